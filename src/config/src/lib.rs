@@ -1,0 +1,1 @@
+//! One typed configuration: embedded default < file < environment < flag.

@@ -1,0 +1,1 @@
+//! What a task is: ids, states, transitions, failures, capabilities, routing need.

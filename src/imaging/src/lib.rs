@@ -1,0 +1,1 @@
+//! Lama Cleaner's pixel pipeline: HD strategy, pad, blend, cast.

@@ -1,0 +1,1 @@
+//! Log lines of every process: stderr and a rotated file.

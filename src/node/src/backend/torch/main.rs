@@ -1,0 +1,2 @@
+//! x
+fn main() { let _ = tch::Cuda::is_available(); }

@@ -1,0 +1,1 @@
+//! A process that works on tasks, one per device.

@@ -1,0 +1,1 @@
+//! Decides which node works on which task, remembers it, and moves the bytes.

@@ -1,0 +1,1 @@
+//! Messages, frames, limits and sockets. The only crate that names zeromq.
