@@ -1,1 +1,25 @@
-//! What a task is: ids, states, transitions, failures, capabilities, routing need.
+//! What a task is: ids, states, transitions, failures, capabilities and the routing need.
+//!
+//! Everything other crates agree on lives here and nowhere else, so that a task means the same in the
+//! scheduler, on a node, in the store and in Python.
+//!
+//! Does not: read a clock, open a file or a socket, draw a random number. Ids are made by their owners
+//! from bytes that the caller drew.
+//!
+//! Invariant: a task leaves [`State::Queued`] and [`State::Assigned`] only through [`State::apply`].
+
+mod blob;
+mod capability;
+mod failure;
+mod ids;
+mod name;
+mod state;
+mod task;
+
+pub use blob::{BlobForm, BlobMeta, Hash, Role};
+pub use capability::{ModelOffer, NodeInfo, NodeKind};
+pub use failure::{Failure, FailureFamily, FailureKind, MAX_MESSAGE_CHARS, Retry};
+pub use ids::{LeaseToken, ParseIdError, SessionId, TaskId};
+pub use name::{ModelName, NameError, NodeName, Owner, QueueName};
+pub use state::{Event, IllegalTransition, State, Status};
+pub use task::{Counters, Durability, Params, ParamsError, Scalar, Stages, TaskSpec};

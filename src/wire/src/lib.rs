@@ -1,1 +1,26 @@
-//! Messages, frames, limits and sockets. The only crate that names zeromq.
+//! Messages, frames, limits and sockets between the processes of one grid.
+//!
+//! Does not: decide anything, remember anything, know what a queue is. Siblings (client, scheduler, node)
+//! meet only here.
+//!
+//! Invariant: the only crate that names `zeromq`, and every frame that leaves [`frame`] was checked against
+//! the limits before it was decoded.
+
+pub mod frame;
+pub mod link;
+pub mod message;
+mod random;
+pub mod request;
+pub mod router;
+pub mod spool;
+
+mod digest;
+mod endpoint;
+mod events;
+mod lane;
+
+pub use digest::{hash, payload_digest};
+pub use endpoint::{Endpoints, SocketError};
+pub use events::{EventPublisher, EventSubscriber};
+pub use lane::{LaneReceiver, LaneSender};
+pub use random::{random_bytes, random_id};

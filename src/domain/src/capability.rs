@@ -1,0 +1,85 @@
+//! What a node says it can do.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{ModelName, NodeName, QueueName};
+
+/// What runs the models.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NodeKind {
+    /// TorchScript through libtorch, in Rust.
+    Torch,
+    /// Lama Cleaner's own models, in Python.
+    Python,
+    /// Answers with its input; for tests and measurements without a model.
+    Echo,
+}
+
+impl NodeKind {
+    /// The word in logs and tables.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Torch => "torch",
+            Self::Python => "python",
+            Self::Echo => "echo",
+        }
+    }
+}
+
+/// One model that a node serves, and the queue its tasks come through.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelOffer {
+    /// As tasks name it.
+    pub model: ModelName,
+    /// The resource class of its tasks.
+    pub queue: QueueName,
+    /// Whether it is in memory now, so that a task starts at once.
+    pub loaded: bool,
+}
+
+/// What a node registers with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeInfo {
+    /// Unique among live nodes.
+    pub name: NodeName,
+    /// What runs the models.
+    pub kind: NodeKind,
+    /// LamaGrid's version on that node.
+    pub version: String,
+    /// `cpu`, `cuda:0`, ...
+    pub device: String,
+    /// The GPU's name, where there is one.
+    pub gpu: Option<String>,
+    /// Memory of the device in bytes, 0 where unknown.
+    pub memory_bytes: u64,
+    /// CPU cores of the host.
+    pub cores: u32,
+    /// What it serves; at most 256.
+    pub models: Vec<ModelOffer>,
+    /// Process id on its host, for people who look for it.
+    pub pid: u32,
+}
+
+impl NodeInfo {
+    /// The queues that this node's models come through, each once, sorted.
+    #[must_use]
+    pub fn queues(&self) -> Vec<QueueName> {
+        let mut queues: Vec<_> = self.models.iter().map(|m| m.queue.clone()).collect();
+        queues.sort();
+        queues.dedup();
+        queues
+    }
+}
+
+impl ModelName {
+    /// The queue of a model that no configuration places: classical ones need no GPU.
+    #[must_use]
+    pub fn default_queue(&self) -> QueueName {
+        match self.as_str() {
+            "cv2" => QueueName::cpu(),
+            _ => QueueName::gpu(),
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! Why an attempt or a task failed: data that is stored, sent, counted and shown.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// Longest message of a failure, in characters; foreign text is cut here.
+pub const MAX_MESSAGE_CHARS: usize = 2_000; // a libtorch message without its C++ stack
+
+/// The closed list of reasons.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureKind {
+    /// The node died or fell silent while it held the task, too often; or no node is connected at all.
+    NodeLost,
+    /// A connection broke and the work could not be taken up again.
+    Disconnected,
+    /// The task's own time limit passed.
+    DeadlineExceeded,
+    /// The device or the host had no memory left.
+    OutOfMemory,
+    /// A disk was full or refused to write.
+    DiskFull,
+    /// A bound was reached: queue, bytes, or eviction by more important work.
+    Overloaded,
+    /// No connected node serves this model.
+    UnknownModel,
+    /// The model's file is missing, broken or of another signature.
+    ModelLoad,
+    /// The model ran and failed.
+    Inference,
+    /// The request itself cannot be worked on.
+    InvalidInput,
+    /// Somebody who may do so cancelled it.
+    Cancelled,
+    /// The two sides speak different versions.
+    Incompatible,
+    /// A defect of ours.
+    Internal,
+}
+
+/// The three families of the requirements, and the rest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum FailureFamily {
+    /// Connections, silence, time limits.
+    Network,
+    /// Memory, disk, bounds.
+    Resource,
+    /// Models and their input.
+    Model,
+    /// Cancelled, incompatible, internal.
+    Other,
+}
+
+/// What to do with a task whose attempt failed this way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Retry {
+    /// Another attempt would fail the same way.
+    Never,
+    /// After a back-off, on any node.
+    Later,
+    /// Only on another node; where there is none, the task fails.
+    Elsewhere,
+}
+
+impl FailureKind {
+    /// All kinds, for tables and tests.
+    pub const ALL: [Self; 13] = [
+        Self::NodeLost,
+        Self::Disconnected,
+        Self::DeadlineExceeded,
+        Self::OutOfMemory,
+        Self::DiskFull,
+        Self::Overloaded,
+        Self::UnknownModel,
+        Self::ModelLoad,
+        Self::Inference,
+        Self::InvalidInput,
+        Self::Cancelled,
+        Self::Incompatible,
+        Self::Internal,
+    ];
+
+    /// The family that the retry strategy and the metrics group by.
+    #[must_use]
+    pub const fn family(self) -> FailureFamily {
+        match self {
+            Self::NodeLost | Self::Disconnected | Self::DeadlineExceeded => FailureFamily::Network,
+            Self::OutOfMemory | Self::DiskFull | Self::Overloaded => FailureFamily::Resource,
+            Self::UnknownModel | Self::ModelLoad | Self::Inference | Self::InvalidInput => {
+                FailureFamily::Model
+            }
+            Self::Cancelled | Self::Incompatible | Self::Internal => FailureFamily::Other,
+        }
+    }
+
+    /// Whether a failure that a node reported is worth another attempt.
+    #[must_use]
+    pub const fn retry(self) -> Retry {
+        match self {
+            Self::Disconnected | Self::NodeLost | Self::Internal => Retry::Later,
+            Self::OutOfMemory
+            | Self::DiskFull
+            | Self::UnknownModel
+            | Self::ModelLoad
+            | Self::Incompatible => Retry::Elsewhere,
+            Self::DeadlineExceeded
+            | Self::Overloaded
+            | Self::Inference
+            | Self::InvalidInput
+            | Self::Cancelled => Retry::Never,
+        }
+    }
+
+    /// The HTTP status that a task API answers with.
+    #[must_use]
+    pub const fn http_status(self) -> u16 {
+        match self {
+            Self::InvalidInput => 400,
+            Self::UnknownModel => 404,
+            Self::Cancelled => 409,
+            Self::Overloaded | Self::NodeLost | Self::Disconnected => 503,
+            Self::DeadlineExceeded => 504,
+            Self::OutOfMemory | Self::DiskFull => 507,
+            Self::ModelLoad | Self::Inference | Self::Incompatible | Self::Internal => 500,
+        }
+    }
+
+    /// The exit code of a command that ends with this failure.
+    #[must_use]
+    pub const fn exit_code(self) -> u8 {
+        match self {
+            Self::InvalidInput => 65,
+            Self::UnknownModel | Self::NodeLost | Self::Disconnected => 69,
+            Self::Internal | Self::Inference | Self::ModelLoad => 70,
+            Self::OutOfMemory | Self::DiskFull => 73,
+            Self::Overloaded | Self::DeadlineExceeded => 75,
+            Self::Incompatible => 76,
+            Self::Cancelled => 130,
+        }
+    }
+
+    /// The class in `lamagrid.errors` that carries this kind.
+    #[must_use]
+    pub const fn python_class(self) -> &'static str {
+        match self {
+            Self::NodeLost => "NodeLostError",
+            Self::Disconnected => "DisconnectedError",
+            Self::DeadlineExceeded => "DeadlineExceededError",
+            Self::OutOfMemory => "OutOfMemoryError",
+            Self::DiskFull => "DiskFullError",
+            Self::Overloaded => "OverloadedError",
+            Self::UnknownModel => "UnknownModelError",
+            Self::ModelLoad => "ModelLoadError",
+            Self::Inference => "InferenceError",
+            Self::InvalidInput => "InvalidInputError",
+            Self::Cancelled => "CancelledError",
+            Self::Incompatible => "IncompatibleError",
+            Self::Internal => "InternalError",
+        }
+    }
+
+    /// The word in logs, metrics and JSON.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NodeLost => "node_lost",
+            Self::Disconnected => "disconnected",
+            Self::DeadlineExceeded => "deadline_exceeded",
+            Self::OutOfMemory => "out_of_memory",
+            Self::DiskFull => "disk_full",
+            Self::Overloaded => "overloaded",
+            Self::UnknownModel => "unknown_model",
+            Self::ModelLoad => "model_load",
+            Self::Inference => "inference",
+            Self::InvalidInput => "invalid_input",
+            Self::Cancelled => "cancelled",
+            Self::Incompatible => "incompatible",
+            Self::Internal => "internal",
+        }
+    }
+}
+
+impl fmt::Display for FailureKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A recorded reason: its kind and one text for people that says what happened, to what, and what to do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    /// The closed kind that decides retry, status and class.
+    pub kind: FailureKind,
+    /// At most [`MAX_MESSAGE_CHARS`] characters.
+    pub message: String,
+}
+
+impl Failure {
+    /// A failure with `message` cut to [`MAX_MESSAGE_CHARS`].
+    #[must_use]
+    pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into() }.bounded()
+    }
+
+    /// The same with its message cut; for failures that came over the wire.
+    #[must_use]
+    pub fn bounded(mut self) -> Self {
+        if let Some((at, _)) = self.message.char_indices().nth(MAX_MESSAGE_CHARS) {
+            self.message.truncate(at);
+        }
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn message_is_cut_at_a_character_border() {
+        let failure = Failure::new(FailureKind::Inference, "é".repeat(MAX_MESSAGE_CHARS + 5));
+        assert_eq!(failure.message.chars().count(), MAX_MESSAGE_CHARS);
+    }
+
+    #[test]
+    fn words_equal_their_serialised_form_and_classes_are_distinct() {
+        let mut classes: Vec<_> = FailureKind::ALL.iter().map(|k| k.python_class()).collect();
+        classes.sort_unstable();
+        classes.dedup();
+        assert_eq!(classes.len(), FailureKind::ALL.len());
+        let mut words: Vec<_> = FailureKind::ALL.iter().map(|k| k.as_str()).collect();
+        words.sort_unstable();
+        words.dedup();
+        assert_eq!(words.len(), FailureKind::ALL.len());
+    }
+}

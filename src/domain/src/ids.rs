@@ -1,0 +1,140 @@
+//! 128-bit identifiers. Names, not secrets, except [`LeaseToken`], which is the fence of an attempt.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// Why a text is not an id.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("id {text:?} is not 32 hexadecimal digits")]
+pub struct ParseIdError {
+    text: String,
+}
+
+fn parse(text: &str) -> Result<[u8; 16], ParseIdError> {
+    // The text may come from anyone: keep only what a person needs to recognise it.
+    let wrong = || ParseIdError { text: text.chars().take(40).collect() };
+    if text.len() != 32 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return Err(wrong());
+    }
+    u128::from_str_radix(text, 16).map(u128::to_be_bytes).map_err(|_| wrong())
+}
+
+struct IdBytes;
+
+impl serde::de::Visitor<'_> for IdBytes {
+    type Value = [u8; 16];
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("16 bytes or 32 hexadecimal digits")
+    }
+
+    fn visit_bytes<E: serde::de::Error>(self, v: &[u8]) -> Result<Self::Value, E> {
+        v.try_into().map_err(|_| E::invalid_length(v.len(), &self))
+    }
+
+    fn visit_str<E: serde::de::Error>(self, v: &str) -> Result<Self::Value, E> {
+        parse(v).map_err(E::custom)
+    }
+}
+
+macro_rules! id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $name([u8; 16]);
+
+        impl $name {
+            /// Wraps 16 bytes that the caller drew at random.
+            #[must_use]
+            pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+                Self(bytes)
+            }
+
+            /// The 16 bytes, big-endian in the printed form.
+            #[must_use]
+            pub const fn as_bytes(&self) -> &[u8; 16] {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{:032x}", u128::from_be_bytes(self.0))
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{}({self})", stringify!($name))
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = ParseIdError;
+
+            fn from_str(text: &str) -> Result<Self, ParseIdError> {
+                parse(text).map(Self)
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                if serializer.is_human_readable() {
+                    serializer.collect_str(self)
+                } else {
+                    serializer.serialize_bytes(&self.0)
+                }
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                if deserializer.is_human_readable() {
+                    deserializer.deserialize_str(IdBytes).map(Self)
+                } else {
+                    deserializer.deserialize_bytes(IdBytes).map(Self)
+                }
+            }
+        }
+    };
+}
+
+id! {
+    /// One task, named by the client that made it. Who may see it is decided by its owner, not by knowing this.
+    TaskId
+}
+id! {
+    /// The fence of one attempt: only its holder can finish the task.
+    LeaseToken
+}
+id! {
+    /// One registered stretch of a node's life.
+    SessionId
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prints_and_parses_back() {
+        let id = TaskId::from_bytes([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 255]);
+        assert_eq!(id.to_string(), "000102030405060708090a0b0c0d0eff");
+        assert_eq!(id.to_string().parse(), Ok(id));
+    }
+
+    #[test]
+    fn refuses_what_is_not_32_hex_digits() {
+        for text in [
+            "",
+            "12",
+            "+00102030405060708090a0b0c0d0eff",
+            "g00102030405060708090a0b0c0d0eff",
+            &"é".repeat(16),
+        ] {
+            assert!(text.parse::<TaskId>().is_err(), "{text:?}");
+        }
+    }
+}

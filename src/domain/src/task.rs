@@ -1,0 +1,226 @@
+//! What a client asks for, and what is counted and timed about it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::{BlobMeta, ModelName, Owner, QueueName, TaskId};
+
+/// Most parameters of one task; Lama Cleaner's form has 34.
+const MAX_PARAMS: usize = 64;
+/// Longest name of a parameter, in bytes.
+const MAX_KEY_BYTES: usize = 64;
+/// Longest text value (a prompt), in bytes.
+const MAX_TEXT_BYTES: usize = 8 * 1024;
+
+/// One parameter's value. Nothing nested: what needs structure gets a field of its own in [`TaskSpec`].
+#[derive(Debug, Clone, PartialEq)]
+pub enum Scalar {
+    /// Absent on purpose.
+    Null,
+    /// `true` or `false`.
+    Bool(bool),
+    /// A whole number.
+    Int(i64),
+    /// Any other number.
+    Float(f64),
+    /// A text.
+    Text(String),
+}
+
+impl Serialize for Scalar {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Null => serializer.serialize_none(),
+            Self::Bool(v) => serializer.serialize_bool(*v),
+            Self::Int(v) => serializer.serialize_i64(*v),
+            Self::Float(v) => serializer.serialize_f64(*v),
+            Self::Text(v) => serializer.serialize_str(v),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Scalar {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Any;
+        impl serde::de::Visitor<'_> for Any {
+            type Value = Scalar;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("null, a boolean, a number or a text")
+            }
+            fn visit_unit<E>(self) -> Result<Scalar, E> {
+                Ok(Scalar::Null)
+            }
+            fn visit_none<E>(self) -> Result<Scalar, E> {
+                Ok(Scalar::Null)
+            }
+            fn visit_bool<E>(self, v: bool) -> Result<Scalar, E> {
+                Ok(Scalar::Bool(v))
+            }
+            fn visit_i64<E>(self, v: i64) -> Result<Scalar, E> {
+                Ok(Scalar::Int(v))
+            }
+            fn visit_u64<E: serde::de::Error>(self, v: u64) -> Result<Scalar, E> {
+                i64::try_from(v).map(Scalar::Int).map_err(|_| E::custom("a whole number above 2^63"))
+            }
+            fn visit_f64<E>(self, v: f64) -> Result<Scalar, E> {
+                Ok(Scalar::Float(v))
+            }
+            fn visit_str<E>(self, v: &str) -> Result<Scalar, E> {
+                Ok(Scalar::Text(v.to_owned()))
+            }
+        }
+        deserializer.deserialize_any(Any)
+    }
+}
+
+/// Why parameters are refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ParamsError {
+    /// More than a task may carry.
+    #[error("{count} parameters, at most {MAX_PARAMS} are allowed")]
+    TooMany {
+        /// How many came.
+        count: usize,
+    },
+    /// A name or text is too long.
+    #[error("parameter {key:?} is too long: names hold {MAX_KEY_BYTES} bytes, texts {MAX_TEXT_BYTES}")]
+    TooLong {
+        /// Which one, cut.
+        key: String,
+    },
+}
+
+/// The parameters of a task by name, as upstream's `Config` names them (`hd_strategy`, `sd_seed`, ...).
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(try_from = "BTreeMap<String, Scalar>", into = "BTreeMap<String, Scalar>")]
+pub struct Params(BTreeMap<String, Scalar>);
+
+impl TryFrom<BTreeMap<String, Scalar>> for Params {
+    type Error = ParamsError;
+
+    fn try_from(map: BTreeMap<String, Scalar>) -> Result<Self, ParamsError> {
+        if map.len() > MAX_PARAMS {
+            return Err(ParamsError::TooMany { count: map.len() });
+        }
+        for (key, value) in &map {
+            let text_len = if let Scalar::Text(text) = value { text.len() } else { 0 };
+            if key.len() > MAX_KEY_BYTES || text_len > MAX_TEXT_BYTES {
+                return Err(ParamsError::TooLong { key: key.chars().take(MAX_KEY_BYTES).collect() });
+            }
+        }
+        Ok(Self(map))
+    }
+}
+
+impl From<Params> for BTreeMap<String, Scalar> {
+    fn from(params: Params) -> Self {
+        params.0
+    }
+}
+
+impl Params {
+    /// The value of `key`, if it was given.
+    #[must_use]
+    pub fn get(&self, key: &str) -> Option<&Scalar> {
+        self.0.get(key)
+    }
+
+    /// The whole number `key`, if it was given as one.
+    #[must_use]
+    pub fn int(&self, key: &str) -> Option<i64> {
+        if let Some(Scalar::Int(v)) = self.get(key) { Some(*v) } else { None }
+    }
+
+    /// The text `key`, if it was given as one.
+    #[must_use]
+    pub fn text(&self, key: &str) -> Option<&str> {
+        if let Some(Scalar::Text(v)) = self.get(key) { Some(v) } else { None }
+    }
+}
+
+/// What an acknowledgement of a task survives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Durability {
+    /// Power loss: on disk and fsynced before the acknowledgement.
+    #[default]
+    Full,
+    /// The death of any process: written before the acknowledgement, not fsynced.
+    Process,
+}
+
+/// One request, as its client made it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TaskSpec {
+    /// Made by the client.
+    pub id: TaskId,
+    /// Who may see and cancel it.
+    pub owner: Owner,
+    /// Which model shall work.
+    pub model: ModelName,
+    /// Which queue it waits in.
+    pub queue: QueueName,
+    /// Upstream's parameters.
+    pub params: Params,
+    /// Higher goes first; 0 is a person waiting at a browser.
+    pub priority: i8,
+    /// What its acknowledgement survives.
+    pub durability: Durability,
+    /// Milliseconds since the Unix epoch after which nobody wants it.
+    pub deadline_wall_ms: Option<u64>,
+    /// Its inputs, each role once.
+    pub blobs: Vec<BlobMeta>,
+}
+
+impl TaskSpec {
+    /// Bytes of all inputs.
+    #[must_use]
+    pub fn input_bytes(&self) -> u64 {
+        self.blobs.iter().fold(0, |sum, b| sum.saturating_add(b.len))
+    }
+}
+
+/// How often a task was tried, and how it went. Only the last two have limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Counters {
+    /// Assignments.
+    pub attempts: u32,
+    /// Attempts whose node was lost after accepting, not by drain, goodbye or a scheduler restart.
+    pub crashes: u32,
+    /// Attempts that reported a failure.
+    pub failures: u32,
+}
+
+/// Where a task's time went, in milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct Stages {
+    /// Acceptance to the last assignment.
+    pub queue_ms: f64,
+    /// Reading and checking the inputs on the node.
+    pub transfer_ms: f64,
+    /// Loading the model, 0 when it was in memory.
+    pub load_ms: f64,
+    /// Inside the model.
+    pub infer_ms: f64,
+    /// The node's pixel work around the model: crop, pad, blend, cast.
+    pub pixels_ms: f64,
+    /// Writing the result on the node.
+    pub store_ms: f64,
+    /// Acceptance to recorded outcome.
+    pub total_ms: f64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn params_are_bounded() {
+        let many: BTreeMap<_, _> = (0..65).map(|i| (i.to_string(), Scalar::Null)).collect();
+        assert_eq!(Params::try_from(many), Err(ParamsError::TooMany { count: 65 }));
+        let long = BTreeMap::from([("prompt".to_owned(), Scalar::Text("x".repeat(8193)))]);
+        assert_eq!(Params::try_from(long), Err(ParamsError::TooLong { key: "prompt".into() }));
+    }
+}

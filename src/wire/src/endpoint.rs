@@ -1,0 +1,113 @@
+//! Where the sockets of one scheduler lie, and what can go wrong with a socket.
+
+use std::path::{Path, PathBuf};
+
+use lamagrid_domain::SessionId;
+
+/// What went wrong with a socket, and which one.
+#[derive(Debug, thiserror::Error)]
+pub enum SocketError {
+    /// The address could not be bound.
+    #[error("cannot listen on {address}: {source}")]
+    Bind {
+        /// The address.
+        address: String,
+        /// What ZeroMQ said.
+        source: zeromq::ZmqError,
+    },
+    /// Nobody listens there, or the connection was refused.
+    #[error("cannot connect to {address}: {source}")]
+    Connect {
+        /// The address.
+        address: String,
+        /// What ZeroMQ said.
+        source: zeromq::ZmqError,
+    },
+    /// A connection that stood broke.
+    #[error("the connection to {address} broke: {reason}")]
+    Broken {
+        /// The address.
+        address: String,
+        /// What happened.
+        reason: String,
+    },
+    /// Nothing came back in time.
+    #[error("{address} did not answer within {waited_ms} ms")]
+    Silent {
+        /// The address.
+        address: String,
+        /// How long was waited.
+        waited_ms: u128,
+    },
+    /// What came was not a frame of this protocol.
+    #[error(transparent)]
+    Frame(#[from] crate::frame::FrameError),
+}
+
+/// The private Unix sockets of one scheduler, all in one directory of mode 0700.
+#[derive(Debug, Clone)]
+pub struct Endpoints {
+    dir: PathBuf,
+}
+
+impl Endpoints {
+    /// The endpoints beneath `dir`, which the configuration made and checked.
+    #[must_use]
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self { dir: dir.into() }
+    }
+
+    /// The directory itself.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    fn ipc(&self, name: &str) -> String {
+        format!("ipc://{}/{name}.sock", self.dir.display())
+    }
+
+    /// `client`: DEALER to ROUTER.
+    #[must_use]
+    pub fn client(&self) -> String {
+        self.ipc("client")
+    }
+
+    /// `control`: REQ to ROUTER.
+    #[must_use]
+    pub fn control(&self) -> String {
+        self.ipc("control")
+    }
+
+    /// `result`: DEALER to ROUTER.
+    #[must_use]
+    pub fn result(&self) -> String {
+        self.ipc("result")
+    }
+
+    /// `node-events`: PUB to SUB.
+    #[must_use]
+    pub fn node_events(&self) -> String {
+        self.ipc("node-events")
+    }
+
+    /// The lane of the `index`-th queue of `session`: PUSH to PULL.
+    #[must_use]
+    pub fn lane(&self, session: SessionId, index: usize) -> String {
+        let session = session.to_string();
+        self.ipc(&format!("lane-{}-{index}", &session[..16]))
+    }
+}
+
+/// The file of an `ipc://` address.
+pub(crate) fn socket_path(address: &str) -> Option<&Path> {
+    address.strip_prefix("ipc://").map(Path::new)
+}
+
+/// Removes the file that a killed process left, so that `bind` succeeds. The caller holds the data directory's lock.
+pub(crate) fn unlink_stale(address: &str) {
+    if let Some(path) = socket_path(address) {
+        // Absent is the usual case; anything else shows in the bind that follows.
+        let _ = std::fs::remove_file(path);
+    }
+}

@@ -1,0 +1,355 @@
+//! The directory that holds blobs: `<aa>/<task>/<name>`, shared by the processes of one host and one user.
+//!
+//! Does not: take a path from anybody. Names are made of a task's id, a closed role or a lease token, and
+//! every directory on the way is opened without following links.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, Mode, OFlags};
+
+use lamagrid_domain::{BlobMeta, LeaseToken, Role, TaskId};
+
+/// Which file of a task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BlobName {
+    /// An input, or the accepted result.
+    Role(Role),
+    /// The result of one attempt, before it is accepted.
+    Attempt(LeaseToken),
+}
+
+impl BlobName {
+    fn file(self) -> String {
+        match self {
+            Self::Role(role) => role.as_str().to_owned(),
+            Self::Attempt(token) => format!("result-{token}"),
+        }
+    }
+}
+
+/// Why a blob could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum SpoolError {
+    /// The file system said no.
+    #[error("cannot {action} {path}: {source}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// What came back.
+        source: io::Error,
+    },
+    /// The file is not what was announced.
+    #[error("blob {path} is not what was announced: {what}")]
+    Mismatch {
+        /// Which file.
+        path: PathBuf,
+        /// What differs.
+        what: &'static str,
+    },
+}
+
+impl SpoolError {
+    /// Whether the disk is full, so that it is the host's trouble and not the task's.
+    #[must_use]
+    pub fn is_disk_full(&self) -> bool {
+        matches!(self, Self::Io { source, .. }
+            if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
+    }
+}
+
+/// A spool directory.
+#[derive(Debug, Clone)]
+pub struct Spool {
+    root: PathBuf,
+}
+
+const DIRECTORY: OFlags = OFlags::DIRECTORY.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+impl Spool {
+    /// The spool at `root`; nothing is touched yet.
+    #[must_use]
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// Creates the directory, mode 0700, where it is missing.
+    ///
+    /// # Errors
+    /// [`SpoolError::Io`].
+    pub fn create(root: impl Into<PathBuf>) -> Result<Self, SpoolError> {
+        use std::os::unix::fs::DirBuilderExt;
+        let spool = Self::new(root);
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&spool.root)
+            .map_err(|source| spool.io("create", spool.root.clone(), source))?;
+        Ok(spool)
+    }
+
+    /// The directory.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    fn path(&self, task: TaskId, name: &str) -> PathBuf {
+        let id = task.to_string();
+        self.root.join(&id[..2]).join(&id).join(name)
+    }
+
+    fn io(&self, action: &'static str, path: PathBuf, source: io::Error) -> SpoolError {
+        SpoolError::Io { action, path, source }
+    }
+
+    /// Opens `<aa>/<task>` step by step, refusing links, making it where `create` says so.
+    fn task_dir(&self, task: TaskId, create: bool) -> io::Result<OwnedFd> {
+        let id = task.to_string();
+        let mut dir = rustix::fs::open(&self.root, DIRECTORY, Mode::empty())?;
+        for name in [&id[..2], &id] {
+            if create {
+                match rustix::fs::mkdirat(&dir, name, Mode::RWXU) {
+                    Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            dir = rustix::fs::openat(&dir, name, DIRECTORY, Mode::empty())?;
+        }
+        Ok(dir)
+    }
+
+    /// Writes a blob under a temporary name and renames it, so that a reader sees all of it or nothing.
+    ///
+    /// # Errors
+    /// [`SpoolError::Io`]; then nothing of that name is left behind.
+    pub fn put(&self, task: TaskId, name: BlobName, bytes: &[u8]) -> Result<(), SpoolError> {
+        let file_name = name.file();
+        let write = || -> io::Result<()> {
+            let dir = self.task_dir(task, true)?;
+            let temporary = format!(".{file_name}.{}", std::process::id());
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let fd = rustix::fs::openat(&dir, temporary.as_str(), flags, Mode::RUSR | Mode::WUSR)?;
+            let written = File::from(fd)
+                .write_all(bytes)
+                .and_then(|()| Ok(rustix::fs::renameat(&dir, temporary.as_str(), &dir, file_name.as_str())?));
+            if written.is_err() {
+                // The first error is the one that matters.
+                let _ = rustix::fs::unlinkat(&dir, temporary.as_str(), AtFlags::empty());
+            }
+            written
+        };
+        write().map_err(|source| self.io("write", self.path(task, &file_name), source))
+    }
+
+    fn open(&self, task: TaskId, file_name: &str) -> Result<File, SpoolError> {
+        let open = || -> io::Result<File> {
+            let dir = self.task_dir(task, false)?;
+            let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+            Ok(File::from(rustix::fs::openat(&dir, file_name, flags, Mode::empty())?))
+        };
+        open().map_err(|source| self.io("open", self.path(task, file_name), source))
+    }
+
+    /// Opens a blob and checks that it is a plain file of the announced length, before a byte of it is allocated.
+    fn open_checked(&self, task: TaskId, name: BlobName, len: u64) -> Result<File, SpoolError> {
+        let file_name = name.file();
+        let file = self.open(task, &file_name)?;
+        let meta =
+            file.metadata().map_err(|source| self.io("inspect", self.path(task, &file_name), source))?;
+        let mismatch = |what| Err(SpoolError::Mismatch { path: self.path(task, &file_name), what });
+        if !meta.is_file() {
+            return mismatch("it is not a plain file");
+        }
+        if meta.len() != len {
+            return mismatch("its length differs");
+        }
+        Ok(file)
+    }
+
+    /// Reads a blob and checks its length and hash.
+    ///
+    /// # Errors
+    /// [`SpoolError::Mismatch`] if it is not what `meta` says, [`SpoolError::Io`].
+    pub fn get(&self, task: TaskId, name: BlobName, meta: &BlobMeta) -> Result<Vec<u8>, SpoolError> {
+        let mut file = self.open_checked(task, name, meta.len)?;
+        let path = || self.path(task, &name.file());
+        let mut bytes = Vec::new();
+        let len = usize::try_from(meta.len)
+            .map_err(|_| SpoolError::Mismatch { path: path(), what: "it does not fit into memory" })?;
+        bytes.reserve_exact(len);
+        file.read_to_end(&mut bytes).map_err(|source| self.io("read", path(), source))?;
+        if crate::hash(&bytes) != meta.hash {
+            return Err(SpoolError::Mismatch { path: path(), what: "its hash differs" });
+        }
+        Ok(bytes)
+    }
+
+    /// Checks that a blob lies there with the announced length and, at `sync`, forces it and its directory to disk.
+    ///
+    /// # Errors
+    /// [`SpoolError::Mismatch`], [`SpoolError::Io`].
+    pub fn seal(&self, task: TaskId, name: BlobName, len: u64, sync: bool) -> Result<(), SpoolError> {
+        let file = self.open_checked(task, name, len)?;
+        if sync {
+            let force = || -> io::Result<()> {
+                file.sync_all()?;
+                rustix::fs::fsync(self.task_dir(task, false)?)?;
+                // The task's own entry, and that of its two-digit parent, which may both be new.
+                let parent = self.path(task, "");
+                for dir in parent.ancestors().skip(1).take(2) {
+                    File::open(dir)?.sync_all()?;
+                }
+                Ok(())
+            };
+            force().map_err(|source| self.io("sync", self.path(task, &name.file()), source))?;
+        }
+        Ok(())
+    }
+
+    /// Makes the result of an attempt the result of its task.
+    ///
+    /// # Errors
+    /// [`SpoolError::Io`].
+    pub fn promote(&self, task: TaskId, token: LeaseToken) -> Result<(), SpoolError> {
+        let from = BlobName::Attempt(token).file();
+        let to = BlobName::Role(Role::Result).file();
+        let rename = || -> io::Result<()> {
+            let dir = self.task_dir(task, false)?;
+            Ok(rustix::fs::renameat(&dir, from.as_str(), &dir, to.as_str())?)
+        };
+        rename().map_err(|source| self.io("rename", self.path(task, &from), source))
+    }
+
+    /// Deletes one blob; absent is fine.
+    ///
+    /// # Errors
+    /// [`SpoolError::Io`].
+    pub fn remove(&self, task: TaskId, name: BlobName) -> Result<(), SpoolError> {
+        let file_name = name.file();
+        let unlink = || -> io::Result<()> {
+            let dir = self.task_dir(task, false)?;
+            Ok(rustix::fs::unlinkat(&dir, file_name.as_str(), AtFlags::empty())?)
+        };
+        match unlink() {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(self.io("delete", self.path(task, &file_name), error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Deletes all blobs of a task; absent is fine.
+    ///
+    /// # Errors
+    /// [`SpoolError::Io`].
+    pub fn remove_task(&self, task: TaskId) -> Result<(), SpoolError> {
+        let dir = self.path(task, "");
+        match std::fs::remove_dir_all(&dir) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(self.io("delete", dir, error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Deletes the blobs of every id that `known` does not hold, and says how many tasks that were.
+    ///
+    /// Called once at start, before anything is accepted.
+    ///
+    /// # Errors
+    /// [`SpoolError::Io`].
+    pub fn sweep(&self, known: &HashSet<TaskId>) -> Result<usize, SpoolError> {
+        let list = |dir: &Path| -> Result<Vec<PathBuf>, SpoolError> {
+            std::fs::read_dir(dir)
+                .and_then(|entries| entries.map(|e| Ok(e?.path())).collect())
+                .map_err(|source| self.io("list", dir.to_path_buf(), source))
+        };
+        let mut removed = 0;
+        for prefix in list(&self.root)?.into_iter().filter(|p| p.is_dir()) {
+            for dir in list(&prefix)? {
+                let id = dir.file_name().and_then(|n| n.to_str()).and_then(|n| n.parse::<TaskId>().ok());
+                // Only what has the shape of a task is ours to delete.
+                if let Some(id) = id.filter(|id| !known.contains(id)) {
+                    self.remove_task(id)?;
+                    removed += 1;
+                }
+            }
+        }
+        Ok(removed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lamagrid_domain::BlobForm;
+
+    fn meta(bytes: &[u8]) -> BlobMeta {
+        BlobMeta {
+            role: Role::Image,
+            len: bytes.len() as u64,
+            hash: crate::hash(bytes),
+            form: BlobForm::Encoded,
+        }
+    }
+
+    fn spool() -> (tempfile::TempDir, Spool, TaskId) {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = Spool::create(dir.path().join("spool")).unwrap();
+        (dir, spool, TaskId::from_bytes([7; 16]))
+    }
+
+    #[test]
+    fn a_blob_comes_back_and_goes_away() {
+        let (_dir, spool, task) = spool();
+        let name = BlobName::Role(Role::Image);
+        spool.put(task, name, b"pixels").unwrap();
+        spool.seal(task, name, 6, true).unwrap();
+        assert_eq!(spool.get(task, name, &meta(b"pixels")).unwrap(), b"pixels");
+        assert!(matches!(spool.get(task, name, &meta(b"pixelz")), Err(SpoolError::Mismatch { .. })));
+        assert!(matches!(spool.get(task, name, &meta(b"pixel")), Err(SpoolError::Mismatch { .. })));
+        spool.remove(task, name).unwrap();
+        spool.remove(task, name).unwrap();
+        assert!(matches!(spool.get(task, name, &meta(b"pixels")), Err(SpoolError::Io { .. })));
+    }
+
+    #[test]
+    fn links_are_not_followed() {
+        let (dir, spool, task) = spool();
+        let secret = dir.path().join("secret");
+        std::fs::write(&secret, b"secret").unwrap();
+        spool.put(task, BlobName::Role(Role::Mask), b"x").unwrap();
+        let link = spool.path(task, "image");
+        std::os::unix::fs::symlink(&secret, &link).unwrap();
+        assert!(spool.get(task, BlobName::Role(Role::Image), &meta(b"secret")).is_err());
+        spool.put(task, BlobName::Role(Role::Image), b"fine").unwrap();
+        assert_eq!(std::fs::read(&secret).unwrap(), b"secret");
+    }
+
+    #[test]
+    fn the_sweep_takes_only_ids_without_a_row() {
+        let (_dir, spool, kept) = spool();
+        let gone = TaskId::from_bytes([8; 16]);
+        for task in [kept, gone] {
+            spool.put(task, BlobName::Role(Role::Image), b"x").unwrap();
+        }
+        std::fs::write(spool.root().join("README"), b"not ours").unwrap();
+        assert_eq!(spool.sweep(&HashSet::from([kept])).unwrap(), 1);
+        assert!(spool.get(kept, BlobName::Role(Role::Image), &meta(b"x")).is_ok());
+        assert!(spool.root().join("README").exists());
+    }
+
+    #[test]
+    fn an_attempt_becomes_the_result() {
+        let (_dir, spool, task) = spool();
+        let token = LeaseToken::from_bytes([9; 16]);
+        spool.put(task, BlobName::Attempt(token), b"out").unwrap();
+        spool.promote(task, token).unwrap();
+        assert_eq!(spool.get(task, BlobName::Role(Role::Result), &meta(b"out")).unwrap(), b"out");
+        assert!(spool.promote(task, token).is_err());
+    }
+}
