@@ -1,1 +1,28 @@
-//! Lama Cleaner's pixel pipeline: HD strategy, pad, blend, cast.
+//! Lama Cleaner's pixel pipeline: HD strategy, pad, resize, blend, cast.
+//!
+//! Everything around a model's forward pass that decides the bytes of the answer, equal byte for byte to
+//! Lama Cleaner 1.2.5 with OpenCV's `setUseIPP(False)` and numpy 1.26 on x86-64. [`inpaint`] is the door;
+//! the parts are public so that each can be compared with upstream alone.
+//!
+//! Does not: read files, decode or encode pictures, start threads, look at the clock, or know a model.
+//! The node calls it, with the model as a closure.
+//!
+//! The invariant worth knowing: colour order is part of the type. A picture enters as [`Rgb`] and an answer
+//! leaves as [`Bgr`], and no function reinterprets one as the other without moving the bytes.
+
+mod blend;
+mod boxes;
+mod cubic;
+mod image;
+mod pad;
+mod resize;
+mod strategy;
+mod tensor;
+
+pub use blend::{blend_f64, wrap_to_u8};
+pub use boxes::{Rect, boxes_from_mask, crop_box};
+pub use image::{Bgr, Gray, Image, ImageError, Layout, Luma, MAX_PIXELS, MAX_SIDE_PX, Rgb};
+pub use pad::{PadRule, pad};
+pub use resize::{resize_cubic, resize_cubic_f64};
+pub use strategy::{HdStrategy, InpaintError, inpaint};
+pub use tensor::{mask_to_i64, nchw_f32_to_bgr, rgb_to_nchw_f32};
