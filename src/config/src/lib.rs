@@ -1,1 +1,34 @@
 //! One typed configuration: embedded default < file < environment < flag.
+//!
+//! Does not: watch files, read command lines, or keep secrets (access tokens have their own way in).
+//!
+//! Every process calls [`Config::load`] once at its start. Each value is checked in the layer that
+//! gives it, so a mistake is reported with its key and its layer even where a stronger layer hides it.
+//! The embedded default, [`default_toml`], names every key and is the documentation.
+//!
+//! This crate is the door for `toml` and `strsim`.
+
+mod check;
+mod choice;
+mod dirs;
+mod error;
+mod key;
+mod load;
+mod model;
+mod runtime;
+mod schema;
+
+pub use choice::{Device, LogFormat, LogLevel};
+pub use error::ConfigError;
+pub use load::{Loaded, Origin, Row, process_env};
+pub use model::{
+    ClientConfig, Config, LimitsConfig, LogConfig, ModelConfig, NodeConfig, QueueConfig, SchedulerConfig,
+    StoreConfig,
+};
+pub use runtime::runtime_dir;
+
+/// The embedded default: every key with its comment and its default value.
+#[must_use]
+pub fn default_toml() -> &'static str {
+    include_str!("default.toml")
+}

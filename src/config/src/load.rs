@@ -1,0 +1,362 @@
+//! Reads the layers, lays them over each other, and remembers where each value came from.
+//!
+//! Does not: know the keys ([`crate::schema`]) or judge a single value ([`crate::check`]).
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize, Serializer};
+use toml::{Table, Value};
+
+use crate::check::{NAME_RULE, Place, described, example, is_name};
+use crate::dirs::BaseDirs;
+use crate::error::ConfigError;
+use crate::key::{ENV_PREFIX, KeyPath, variable_part};
+use crate::model::Config;
+use crate::schema::{self, Kind};
+
+/// The variable that names the configuration file.
+const FILE_VARIABLE: &str = "LAMAGRID_CONFIG";
+
+/// The layer that a value comes from. It displays as words for a sentence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// The embedded default.
+    Default,
+    /// This configuration file.
+    File(PathBuf),
+    /// This environment variable.
+    Env(String),
+    /// A command-line flag.
+    Flag,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File(path) => write!(f, "file {}", path.display()),
+            Self::Env(variable) => write!(f, "environment variable {variable}"),
+            Self::Flag => f.write_str("flag"),
+        }
+    }
+}
+
+impl Serialize for Origin {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// One key with its value and where that came from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Row {
+    /// Dotted path.
+    pub key: String,
+    /// The value as TOML.
+    pub value: String,
+    /// The layer.
+    pub origin: Origin,
+}
+
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}` = {} ({})", self.key, self.value, self.origin)
+    }
+}
+
+/// A configuration and where its values come from.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The values.
+    pub config: Config,
+    /// The layer of each key, by dotted path.
+    pub origins: BTreeMap<String, Origin>,
+    rows: Vec<Row>,
+}
+
+impl Loaded {
+    /// Every key, its value and its origin, ordered by key; for `config show --origin`.
+    #[must_use]
+    pub fn rows(&self) -> Vec<Row> {
+        self.rows.clone()
+    }
+}
+
+/// The variables of this process, for [`Config::load`].
+///
+/// Unlike `std::env::vars` it never panics: other programs' variables that are not Unicode are
+/// left out; in LamaGrid's own the strange bytes are replaced.
+pub fn process_env() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os().filter_map(|(name, value)| {
+        let name = name.into_string().ok()?;
+        if name.starts_with("LAMAGRID") {
+            return Some((name, value.to_string_lossy().into_owned()));
+        }
+        Some((name, value.into_string().ok()?))
+    })
+}
+
+impl Config {
+    /// Lays the layers over each other and checks every value.
+    ///
+    /// `file` is the file named by a flag; without it `LAMAGRID_CONFIG` names one, else
+    /// `$XDG_CONFIG_HOME/lamagrid/config.toml` (or that below `~/.config`) is read if it exists.
+    /// `env` are all variables of the process ([`process_env`]); `flags` are dotted keys with
+    /// values, the last one of a key counts.
+    ///
+    /// # Errors
+    /// [`ConfigError`], for the first mistake found: default, file, environment, flags, then the
+    /// rules between keys.
+    pub fn load(
+        file: Option<&Path>,
+        env: impl Iterator<Item = (String, String)>,
+        flags: &[(String, String)],
+    ) -> Result<Loaded, ConfigError> {
+        let env: BTreeMap<String, String> = env.collect();
+        let mut layers = Layers::embedded()?;
+        layers.dirs = BaseDirs::new(|name| env.get(name).map(PathBuf::from));
+        let named = env.get(FILE_VARIABLE).filter(|path| !path.is_empty());
+        if let Some(path) = file {
+            layers.add_file(path, "the command line")?;
+        } else if let Some(path) = named {
+            layers.add_file(Path::new(path), FILE_VARIABLE)?;
+        } else if let Some(path) = layers.dirs.config_file() {
+            // A file that may not be looked at is reported by the attempt to read it.
+            if path.try_exists().unwrap_or(true) {
+                layers.add_file(&path, "its default place")?;
+            }
+        }
+        for (variable, value) in &env {
+            layers.add_variable(variable, value)?;
+        }
+        for (key, value) in flags {
+            layers.add_text(&KeyPath::parse(key), value, &Origin::Flag)?;
+        }
+        let dirs = layers.dirs.clone();
+        let mut loaded = layers.finish()?;
+        if loaded.config.data_dir.as_os_str().is_empty() {
+            // Without a home it stays empty: not everybody who loads needs it.
+            loaded.config.data_dir = dirs.data_dir().unwrap_or_default();
+        }
+        Ok(loaded)
+    }
+}
+
+/// The layers read so far.
+#[derive(Debug, Default)]
+pub(crate) struct Layers {
+    values: BTreeMap<KeyPath, (Value, Origin)>,
+    /// Section and name of each begun `[queues.NAME]` and `[models.NAME]`, and what began it.
+    names: BTreeMap<(String, String), Origin>,
+    dirs: BaseDirs,
+}
+
+impl Layers {
+    pub(crate) fn embedded() -> Result<Self, ConfigError> {
+        let mut layers = Self::default();
+        let table: Table = crate::default_toml().parse().map_err(internal)?;
+        layers.add_table(&KeyPath(Vec::new()), &table, &Origin::Default)?;
+        Ok(layers)
+    }
+
+    fn add_file(&mut self, path: &Path, named_by: &'static str) -> Result<(), ConfigError> {
+        let read = |source: io::Error| ConfigError::Read { path: path.to_owned(), named_by, source };
+        let text = std::fs::read_to_string(path).map_err(read)?;
+        let table: Table = text.parse().map_err(|error: toml::de::Error| {
+            let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+            ConfigError::Syntax {
+                path: path.to_owned(),
+                line: 1 + before.matches('\n').count(),
+                message: error.message().to_owned(),
+            }
+        })?;
+        let absolute = std::path::absolute(path).map_err(read)?;
+        self.add_table(&KeyPath(Vec::new()), &table, &Origin::File(absolute))
+    }
+
+    fn add_table(&mut self, parent: &KeyPath, table: &Table, layer: &Origin) -> Result<(), ConfigError> {
+        for (segment, value) in table {
+            let path = parent.child(segment);
+            match value {
+                _ if schema::find(&path.segments()).is_some() => self.set(&path, value.clone(), layer)?,
+                _ if !schema::is_section(&path.segments()) => return Err(unknown(&path, layer)),
+                Value::Table(inner) => {
+                    self.begin(&path, layer)?;
+                    self.add_table(&path, inner, layer)?;
+                }
+                other => {
+                    return Err(ConfigError::WrongType {
+                        key: path.to_string(),
+                        layer: layer.clone(),
+                        found: described(other),
+                        wanted: "a table",
+                        example: format!("[{path}]"),
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn add_variable(&mut self, variable: &str, value: &str) -> Result<(), ConfigError> {
+        let Some(rest) = variable.strip_prefix(ENV_PREFIX) else {
+            return Ok(());
+        };
+        let mut path = KeyPath::from_variable(rest);
+        // A variable cannot spell every name; it means the known one that looks like it.
+        if let Some((section, name)) = path.section_and_name() {
+            let known = self.names.keys().find(|(known_section, known)| {
+                known_section == section && variable_part(known) == variable_part(name)
+            });
+            if let Some((_, known)) = known {
+                path.0[1] = known.clone();
+            }
+        }
+        self.add_text(&path, value, &Origin::Env(variable.to_owned()))
+    }
+
+    fn add_text(&mut self, path: &KeyPath, text: &str, layer: &Origin) -> Result<(), ConfigError> {
+        let key = schema::find(&path.segments()).ok_or_else(|| unknown(path, layer))?;
+        let value = Place { key, path, layer }.typed(text)?;
+        self.set(path, value, layer)
+    }
+
+    /// Checks and stores a value of a known key.
+    fn set(&mut self, path: &KeyPath, value: Value, layer: &Origin) -> Result<(), ConfigError> {
+        let key = schema::find(&path.segments()).ok_or_else(|| unknown(path, layer))?;
+        Place { key, path, layer }.check(&value)?;
+        self.begin(path, layer)?;
+        let value = match (key.kind, value) {
+            (Kind::Path | Kind::RequiredPath, Value::String(text)) => {
+                let base = match layer {
+                    Origin::File(file) => file.parent(),
+                    _ => None,
+                };
+                let path = self.dirs.resolve(&text, base)?;
+                Value::String(path.to_string_lossy().into_owned())
+            }
+            (_, value) => value,
+        };
+        self.values.insert(path.clone(), (value, layer.clone()));
+        Ok(())
+    }
+
+    /// Notes the name of a queue or model.
+    fn begin(&mut self, path: &KeyPath, layer: &Origin) -> Result<(), ConfigError> {
+        let Some((section, name)) = path.section_and_name() else {
+            return Ok(());
+        };
+        if !is_name(name) {
+            return Err(ConfigError::OutOfRange {
+                key: path.to_string(),
+                layer: layer.clone(),
+                value: format!("named {name:?}"),
+                allowed: NAME_RULE.to_owned(),
+            });
+        }
+        self.names.entry((section.to_owned(), name.to_owned())).or_insert_with(|| layer.clone());
+        Ok(())
+    }
+
+    /// Completes the named sections, checks the rules between keys, and makes the types.
+    pub(crate) fn finish(mut self) -> Result<Loaded, ConfigError> {
+        self.complete()?;
+        self.check_rules()?;
+        let mut root = Table::new();
+        for (path, (value, _)) in &self.values {
+            insert(&mut root, &path.0, value.clone())?;
+        }
+        let config = Config::deserialize(root).map_err(internal)?;
+        let rows: Vec<Row> = self.values.keys().filter_map(|path| self.row(path)).collect();
+        let origins = rows.iter().map(|row| (row.key.clone(), row.origin.clone())).collect();
+        Ok(Loaded { config, origins, rows })
+    }
+
+    fn complete(&mut self) -> Result<(), ConfigError> {
+        for ((section, name), layer) in &self.names {
+            for key in schema::KEYS.iter().filter(|key| key.path.len() == 3 && key.path[0] == section) {
+                let path = KeyPath(vec![section.clone(), name.clone(), key.path[2].to_owned()]);
+                if self.values.contains_key(&path) {
+                    continue;
+                }
+                if key.is_required() {
+                    let example = match layer {
+                        Origin::Env(_) => format!("{}={}", path.variable(), key.sample.trim_matches('"')),
+                        _ => example(key, &path, layer),
+                    };
+                    return Err(ConfigError::Missing {
+                        key: path.to_string(),
+                        layer: layer.clone(),
+                        example,
+                    });
+                }
+                let sample: Table = format!("value = {}", key.sample).parse().map_err(internal)?;
+                let value = sample.get("value").cloned().ok_or_else(|| internal("no sample"))?;
+                self.values.insert(path, (value, Origin::Default));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_rules(&self) -> Result<(), ConfigError> {
+        for &(left, relation, right) in schema::RULES {
+            let (left, right) = (KeyPath::parse(left), KeyPath::parse(right));
+            let number = |path| self.values.get(path).and_then(|(value, _)| value.as_integer());
+            let (Some(left_value), Some(right_value)) = (number(&left), number(&right)) else {
+                continue;
+            };
+            if relation.holds(left_value, right_value) {
+                continue;
+            }
+            if let (Some(left), Some(right)) = (self.row(&left), self.row(&right)) {
+                let (left, right) = (Box::new(left), Box::new(right));
+                return Err(ConfigError::Conflict { left, rule: relation.words(), right });
+            }
+        }
+        let queues: Vec<&str> =
+            self.names.keys().filter(|(section, _)| section == "queues").map(|(_, n)| n.as_str()).collect();
+        for (path, (value, layer)) in &self.values {
+            let is_queue =
+                schema::find(&path.segments()).is_some_and(|key| matches!(key.kind, Kind::QueueName));
+            if is_queue && !value.as_str().is_some_and(|name| queues.contains(&name)) {
+                return Err(ConfigError::OutOfRange {
+                    key: path.to_string(),
+                    layer: layer.clone(),
+                    value: value.to_string(),
+                    allowed: format!("one of the queues {}; or add its [queues.NAME]", queues.join(", ")),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn row(&self, path: &KeyPath) -> Option<Row> {
+        let (value, origin) = self.values.get(path)?;
+        Some(Row { key: path.to_string(), value: value.to_string(), origin: origin.clone() })
+    }
+}
+
+fn insert(table: &mut Table, path: &[String], value: Value) -> Result<(), ConfigError> {
+    let [segment, rest @ ..] = path else {
+        return Err(internal("a value without a key"));
+    };
+    if rest.is_empty() {
+        table.insert(segment.clone(), value);
+        return Ok(());
+    }
+    match table.entry(segment.clone()).or_insert_with(|| Value::Table(Table::new())) {
+        Value::Table(inner) => insert(inner, rest, value),
+        _ => Err(internal("a value where a section belongs")),
+    }
+}
+
+fn unknown(path: &KeyPath, layer: &Origin) -> ConfigError {
+    ConfigError::UnknownKey { key: path.to_string(), layer: layer.clone(), nearest: schema::nearest(path) }
+}
+
+fn internal(reason: impl fmt::Display) -> ConfigError {
+    ConfigError::Internal { message: reason.to_string() }
+}

@@ -1,0 +1,209 @@
+//! The configuration as types, one per section.
+//!
+//! Does not: check ranges; [`Config::load`] did. What a value means stands in `default.toml`.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+use crate::choice::{Device, LogFormat, LogLevel};
+use crate::dirs::BaseDirs;
+use crate::error::ConfigError;
+use crate::load::Layers;
+
+/// The whole configuration, checked.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Absolute, or empty where the environment names no home. Use [`Config::data_dir()`].
+    pub data_dir: PathBuf,
+    /// Leases, retries and retention.
+    pub scheduler: SchedulerConfig,
+    /// Queues by name; `gpu` and `cpu` always exist.
+    pub queues: BTreeMap<String, QueueConfig>,
+    /// The database and the spool.
+    pub store: StoreConfig,
+    /// What a node offers.
+    pub node: NodeConfig,
+    /// Own model files by model name.
+    #[serde(default)]
+    pub models: BTreeMap<String, ModelConfig>,
+    /// Waiting for results.
+    pub client: ClientConfig,
+    /// What is accepted at all.
+    pub limits: LimitsConfig,
+    /// Log lines.
+    pub log: LogConfig,
+}
+
+/// `[scheduler]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SchedulerConfig {
+    /// A silent node keeps its tasks this long.
+    pub lease_ms: u64,
+    /// A node silent for this long gets no new tasks.
+    pub suspect_after_ms: u64,
+    /// A node accepts an assignment within this time or loses its session.
+    pub accept_timeout_ms: u64,
+    /// A node whose connection closed comes back within this time or is lost.
+    pub closed_grace_ms: u64,
+    /// A task that no known node can run fails after this time.
+    pub no_node_wait_ms: u64,
+    /// Nodes lost under a task before it fails.
+    pub crash_limit: u32,
+    /// Failures reported for a task before it fails.
+    pub failure_limit: u32,
+    /// The wait before the first repetition.
+    pub retry_base_ms: u64,
+    /// The longest wait before a repetition.
+    pub retry_cap_ms: u64,
+    /// A result can be fetched again for this long.
+    pub result_retention_s: u64,
+    /// A removed task's id is remembered for this long.
+    pub tombstone_retention_s: u64,
+    /// Unanswered messages of one connected peer.
+    pub max_outstanding_per_peer: u32,
+}
+
+/// `[queues.NAME]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct QueueConfig {
+    /// Waiting tasks; more are refused.
+    pub max_tasks: u32,
+}
+
+/// `[store]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoreConfig {
+    /// Blobs up to this size live in the database.
+    pub inline_limit_bytes: u64,
+    /// Changes in one commit at most.
+    pub group_commit_max: u32,
+    /// A store that cannot commit for this long ends the process.
+    pub give_up_after_ms: u64,
+}
+
+/// `[node]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeConfig {
+    /// As configured, empty for the host name. Use [`NodeConfig::display_name`].
+    pub name: String,
+    /// Tasks at the same time.
+    pub slots: u32,
+    /// Time between two reports to the scheduler.
+    pub poll_ms: u64,
+    /// As configured, 0 for all cores. Use [`NodeConfig::thread_count`].
+    pub threads: u32,
+    /// Where models run.
+    pub device: Device,
+    /// Names of the models that the node offers; at least one.
+    pub models: Vec<String>,
+}
+
+/// `[models.NAME]`: a TorchScript file with lama's signature.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelConfig {
+    /// The file; absolute.
+    pub path: PathBuf,
+    /// The queue its tasks wait in; one of [`Config::queues`].
+    pub queue: String,
+    /// Image sides are padded to a multiple of this many pixels.
+    pub pad_modulo: u32,
+}
+
+/// `[client]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClientConfig {
+    /// A caller waits this long for a result.
+    pub timeout_ms: u64,
+    /// Time between two signs of life.
+    pub ping_ms: u64,
+    /// After this silence the client connects anew.
+    pub silence_ms: u64,
+}
+
+/// `[limits]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LimitsConfig {
+    /// The largest image, width times height.
+    pub max_pixels: u64,
+}
+
+/// `[log]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogConfig {
+    /// What is logged.
+    pub level: LogLevel,
+    /// How a line looks.
+    pub format: LogFormat,
+    /// As configured: absolute, or empty for the default place. Use [`Config::log_dir()`].
+    pub dir: PathBuf,
+    /// Daily files kept per process.
+    pub keep_files: u32,
+}
+
+impl Config {
+    /// The data directory, absolute: as configured, else `$XDG_DATA_HOME/lamagrid`, else
+    /// `~/.local/share/lamagrid`. It need not exist.
+    ///
+    /// # Errors
+    /// [`ConfigError::NoHome`] if nothing is configured and neither variable is an absolute path.
+    pub fn data_dir(&self) -> Result<PathBuf, ConfigError> {
+        if self.data_dir.as_os_str().is_empty() {
+            BaseDirs::of_process().data_dir()
+        } else {
+            Ok(self.data_dir.clone())
+        }
+    }
+
+    /// The log directory, absolute: as configured, else `logs` in the data directory.
+    ///
+    /// # Errors
+    /// As [`Config::data_dir`].
+    pub fn log_dir(&self) -> Result<PathBuf, ConfigError> {
+        if self.log.dir.as_os_str().is_empty() {
+            Ok(self.data_dir()?.join("logs"))
+        } else {
+            Ok(self.log.dir.clone())
+        }
+    }
+}
+
+impl Default for Config {
+    /// The embedded default, without file, environment and flags.
+    fn default() -> Self {
+        Layers::embedded().and_then(Layers::finish).expect("the embedded default is valid, as tested").config
+    }
+}
+
+impl NodeConfig {
+    /// The configured name, else the host name, else `node`.
+    #[must_use]
+    pub fn display_name(&self) -> String {
+        if !self.name.is_empty() {
+            return self.name.clone();
+        }
+        match rustix::system::uname().nodename().to_str() {
+            Ok(host) if crate::check::is_name(host) => host.to_owned(),
+            _ => "node".to_owned(),
+        }
+    }
+
+    /// The configured number of threads, else one per core that this process may use; at least 1.
+    #[must_use]
+    pub fn thread_count(&self) -> usize {
+        if self.threads > 0 {
+            return self.threads as usize;
+        }
+        std::thread::available_parallelism().map_or(1, usize::from)
+    }
+}

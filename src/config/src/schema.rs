@@ -1,0 +1,284 @@
+//! Which keys exist, of which type and range.
+//!
+//! Does not: hold defaults; those are in `default.toml`. A test keeps the two lists equal.
+
+use crate::choice::{LogFormat, LogLevel};
+use crate::key::KeyPath;
+
+/// Stands for a queue's or model's name in a path.
+pub(crate) const NAME: &str = "*";
+
+/// What a value must be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Kind {
+    /// An integer between both, inclusive.
+    Integer { min: i64, max: i64 },
+    /// One of these words.
+    Choice(&'static [&'static str]),
+    /// See [`crate::Device`].
+    Device,
+    /// A path, made absolute when read; `""` stays empty.
+    Path,
+    /// A path that cannot be empty.
+    RequiredPath,
+    /// A name as for queues and models, or `""`.
+    OptionalName,
+    /// The name of a queue.
+    QueueName,
+    /// A list of at least one name.
+    Names,
+}
+
+impl Kind {
+    /// The wanted type, for a sentence that begins "must be".
+    pub(crate) fn wanted(self) -> &'static str {
+        match self {
+            Self::Integer { .. } => "an integer",
+            Self::Choice(_) | Self::Device | Self::OptionalName | Self::QueueName => "a string",
+            Self::Path | Self::RequiredPath => "a string with a path",
+            Self::Names => "a list of strings",
+        }
+    }
+}
+
+/// One key.
+#[derive(Debug)]
+pub(crate) struct Key {
+    pub(crate) path: &'static [&'static str],
+    pub(crate) kind: Kind,
+    /// A right value, as TOML. Under a name it is also the default, except for a required path.
+    pub(crate) sample: &'static str,
+}
+
+impl Key {
+    /// Whether a section that is begun must hold this key.
+    pub(crate) fn is_required(&self) -> bool {
+        matches!(self.kind, Kind::RequiredPath)
+    }
+
+    fn matches(&self, path: &[&str]) -> bool {
+        self.path.len() == path.len() && self.begins_with(path)
+    }
+
+    fn begins_with(&self, path: &[&str]) -> bool {
+        self.path.len() >= path.len()
+            && self.path.iter().zip(path).all(|(known, given)| *known == NAME || known == given)
+    }
+}
+
+/// Whether this top-level section holds tables by name.
+pub(crate) fn is_named_section(section: &str) -> bool {
+    matches!(section, "queues" | "models")
+}
+
+/// The key at this path.
+pub(crate) fn find(path: &[&str]) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.matches(path))
+}
+
+/// Whether keys lie below this path.
+pub(crate) fn is_section(path: &[&str]) -> bool {
+    KEYS.iter().any(|key| key.path.len() > path.len() && key.begins_with(path))
+}
+
+/// The key or section that is most like an unknown one, if any is like it.
+pub(crate) fn nearest(unknown: &KeyPath) -> Option<String> {
+    // Below this, a suggestion is rather noise; "lease" and "lease_ms" reach 0.62.
+    const LEAST_SIMILARITY: f64 = 0.55;
+    // The right key in the wrong section beats a key of the same section spelled otherwise.
+    const SAME_LEAF: f64 = 0.95;
+    let given = unknown.segments();
+    let name = if given.len() == 3 { given[1] } else { "NAME" };
+    let mut best: Option<(f64, KeyPath)> = None;
+    for key in KEYS {
+        // The key itself, and the section that stands where the unknown one does.
+        for length in [given.len().min(key.path.len()), key.path.len()] {
+            let candidate: Vec<&str> =
+                key.path[..length].iter().map(|part| if *part == NAME { name } else { part }).collect();
+            let (leaf, parents) = (candidate[length - 1], &candidate[..length - 1]);
+            let (given_leaf, given_parents) =
+                (given[given.len() - 1], &given[..given.len().saturating_sub(1)]);
+            let similarity = if parents == given_parents {
+                strsim::normalized_damerau_levenshtein(leaf, given_leaf)
+            } else if leaf == given_leaf && length == key.path.len() {
+                SAME_LEAF
+            } else {
+                strsim::normalized_damerau_levenshtein(&candidate.join("."), &given.join("."))
+            };
+            if similarity >= LEAST_SIMILARITY && best.as_ref().is_none_or(|(most, _)| similarity > *most) {
+                best = Some((similarity, KeyPath(candidate.iter().map(|&part| part.to_owned()).collect())));
+            }
+        }
+    }
+    best.map(|(_, path)| path.to_string())
+}
+
+const fn integer(path: &'static [&'static str], min: i64, max: i64, sample: &'static str) -> Key {
+    Key { path, kind: Kind::Integer { min, max }, sample }
+}
+
+const fn other(path: &'static [&'static str], kind: Kind, sample: &'static str) -> Key {
+    Key { path, kind, sample }
+}
+
+const HOUR_MS: i64 = 3_600_000;
+const DAY_MS: i64 = 24 * HOUR_MS;
+const YEAR_S: i64 = 365 * 24 * 3600;
+
+/// Every key. Upper bounds only stop slips of a digit or a unit, except where a comment says more.
+pub(crate) const KEYS: &[Key] = &[
+    other(&["data_dir"], Kind::Path, "\"/var/lib/lamagrid\""),
+    integer(&["scheduler", "lease_ms"], 100, HOUR_MS, "20000"),
+    integer(&["scheduler", "suspect_after_ms"], 50, 600_000, "3000"),
+    integer(&["scheduler", "accept_timeout_ms"], 10, 60_000, "1000"),
+    integer(&["scheduler", "closed_grace_ms"], 0, 600_000, "1500"),
+    integer(&["scheduler", "no_node_wait_ms"], 0, DAY_MS, "30000"),
+    integer(&["scheduler", "crash_limit"], 1, 100, "3"),
+    integer(&["scheduler", "failure_limit"], 1, 100, "2"),
+    integer(&["scheduler", "retry_base_ms"], 1, 600_000, "500"),
+    integer(&["scheduler", "retry_cap_ms"], 1, HOUR_MS, "10000"),
+    integer(&["scheduler", "result_retention_s"], 1, YEAR_S, "3600"),
+    integer(&["scheduler", "tombstone_retention_s"], 1, YEAR_S, "604800"),
+    integer(&["scheduler", "max_outstanding_per_peer"], 1, 100_000, "64"),
+    integer(&["queues", NAME, "max_tasks"], 1, 10_000_000, "1000"),
+    // A message carries at most this much of an image inline; the store must not expect more.
+    integer(&["store", "inline_limit_bytes"], 0, 262_144, "262144"),
+    integer(&["store", "group_commit_max"], 1, 10_000, "256"),
+    integer(&["store", "give_up_after_ms"], 100, 600_000, "10000"),
+    other(&["node", "name"], Kind::OptionalName, "\"gpu-1\""),
+    integer(&["node", "slots"], 1, 64, "1"),
+    integer(&["node", "poll_ms"], 10, 60_000, "1000"),
+    integer(&["node", "threads"], 0, 1024, "0"),
+    other(&["node", "device"], Kind::Device, "\"auto\""),
+    other(&["node", "models"], Kind::Names, "[\"lama\"]"),
+    other(&["models", NAME, "path"], Kind::RequiredPath, "\"/srv/models/my-lama.pt\""),
+    other(&["models", NAME, "queue"], Kind::QueueName, "\"gpu\""),
+    integer(&["models", NAME, "pad_modulo"], 1, 1024, "8"),
+    integer(&["client", "timeout_ms"], 1, DAY_MS, "600000"),
+    integer(&["client", "ping_ms"], 10, 60_000, "1000"),
+    integer(&["client", "silence_ms"], 50, 600_000, "3000"),
+    integer(&["limits", "max_pixels"], 1, 1_000_000_000, "100000000"),
+    other(&["log", "level"], Kind::Choice(LogLevel::WORDS), "\"info\""),
+    other(&["log", "format"], Kind::Choice(LogFormat::WORDS), "\"text\""),
+    other(&["log", "dir"], Kind::Path, "\"/var/log/lamagrid\""),
+    integer(&["log", "keep_files"], 1, 1000, "7"),
+];
+
+/// How two numbers must stand to each other.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Relation {
+    LessThan,
+    AtMost,
+}
+
+impl Relation {
+    pub(crate) fn holds(self, left: i64, right: i64) -> bool {
+        match self {
+            Self::LessThan => left < right,
+            Self::AtMost => left <= right,
+        }
+    }
+
+    pub(crate) fn words(self) -> &'static str {
+        match self {
+            Self::LessThan => "less than",
+            Self::AtMost => "at most",
+        }
+    }
+}
+
+/// Pairs of keys whose values depend on each other.
+pub(crate) const RULES: &[(&str, Relation, &str)] = &[
+    // A node must become suspect before it is lost, or work is sent into a dead lease.
+    ("scheduler.suspect_after_ms", Relation::LessThan, "scheduler.lease_ms"),
+    ("scheduler.accept_timeout_ms", Relation::LessThan, "scheduler.lease_ms"),
+    ("scheduler.closed_grace_ms", Relation::LessThan, "scheduler.lease_ms"),
+    ("scheduler.retry_base_ms", Relation::AtMost, "scheduler.retry_cap_ms"),
+    // A node that only polls must not look silent between two polls.
+    ("node.poll_ms", Relation::LessThan, "scheduler.suspect_after_ms"),
+    ("client.ping_ms", Relation::LessThan, "client.silence_ms"),
+];
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use super::*;
+
+    /// Each key of `default.toml`, as a path with `*`, and the comment above it. Keys under a name
+    /// that stand there once per name count once; the example of `[models.NAME]` counts too.
+    fn documented() -> BTreeMap<Vec<String>, String> {
+        let (mut keys, mut section, mut comment) = (BTreeMap::new(), Vec::new(), String::new());
+        for line in crate::default_toml().lines() {
+            let example = line.strip_prefix("#   ");
+            let statement = example.unwrap_or(line);
+            if let Some(header) = statement.strip_prefix('[') {
+                section = header.trim_end_matches(']').split('.').map(str::to_owned).collect();
+                if section.len() == 2 {
+                    section[1] = NAME.to_owned();
+                }
+                comment.clear();
+            } else if let Some((key, rest)) =
+                statement.split_once(" = ").filter(|(key, _)| !key.contains(' '))
+            {
+                let mut path = section.clone();
+                path.push(key.to_owned());
+                let beside = rest.split_once('#').map_or("", |(_, text)| text);
+                keys.insert(path, format!("{comment} {beside}"));
+                comment.clear();
+            } else if let Some(text) = line.strip_prefix("# ") {
+                comment.push_str(text);
+            } else {
+                comment.clear();
+            }
+        }
+        keys
+    }
+
+    #[test]
+    fn the_default_and_the_schema_name_the_same_keys() {
+        let known: BTreeSet<Vec<String>> =
+            KEYS.iter().map(|key| key.path.iter().map(|&part| part.to_owned()).collect()).collect();
+        assert_eq!(documented().into_keys().collect::<BTreeSet<_>>(), known);
+    }
+
+    #[test]
+    fn every_key_has_a_comment_and_every_number_its_range() {
+        for (path, comment) in documented() {
+            let path: Vec<&str> = path.iter().map(String::as_str).collect();
+            assert!(comment.trim().len() > 7, "{path:?} has no comment");
+            if let Some(Kind::Integer { min, max }) = find(&path).map(|key| key.kind) {
+                let range = format!("{min} to {max}");
+                assert!(comment.contains(&range), "{path:?}: {range} is not in: {comment}");
+            }
+        }
+    }
+
+    #[test]
+    fn in_a_section_of_names_the_sample_is_the_documented_default() {
+        let text = crate::default_toml();
+        assert!(text.contains("queue = \"gpu\"") && text.contains("pad_modulo = 8"));
+        assert_eq!(find(&["models", "any", "queue"]).unwrap().sample, "\"gpu\"");
+        assert_eq!(find(&["models", "any", "pad_modulo"]).unwrap().sample, "8");
+        assert_eq!(text.matches("max_tasks = 1000").count(), 2);
+        assert_eq!(find(&["queues", "any", "max_tasks"]).unwrap().sample, "1000");
+    }
+
+    #[test]
+    fn the_nearest_key_is_found_in_and_across_sections() {
+        let check = |unknown: &str, expected: Option<&str>| {
+            assert_eq!(nearest(&KeyPath::parse(unknown)).as_deref(), expected, "{unknown}");
+        };
+        check("scheduler.lease_sm", Some("scheduler.lease_ms"));
+        check("scheduler.lease", Some("scheduler.lease_ms"));
+        check("shceduler", Some("scheduler"));
+        check("shceduler.lease_ms", Some("scheduler.lease_ms"));
+        check("slots", Some("node.slots"));
+        check("node.max_pixels", Some("limits.max_pixels"));
+        check("queues.gpu.max_task", Some("queues.gpu.max_tasks"));
+        check("models.sd1.5.modulo", Some("models.\"sd1.5\".pad_modulo"));
+        check("datadir", Some("data_dir"));
+        check("node.hf_access_token", None);
+        check("", None);
+    }
+}

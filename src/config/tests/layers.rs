@@ -1,0 +1,153 @@
+//! Each layer wins over the one before it, and `rows` says so.
+#![expect(clippy::unwrap_used, reason = "a step that fails fails its test")]
+
+use std::path::{Path, PathBuf};
+
+use lamagrid_config::{Config, ConfigError, Device, Loaded, LogFormat, LogLevel, Origin};
+
+type Pairs<'a> = &'a [(&'a str, &'a str)];
+
+fn owned(pairs: Pairs) -> Vec<(String, String)> {
+    pairs.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect()
+}
+
+fn load(file: Option<&Path>, env: Pairs, flags: Pairs) -> Result<Loaded, ConfigError> {
+    Config::load(file, owned(env).into_iter(), &owned(flags))
+}
+
+fn write(dir: &tempfile::TempDir, name: &str, text: &str) -> PathBuf {
+    let path = dir.path().join(name);
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(&path, text).unwrap();
+    path
+}
+
+#[test]
+fn the_default_holds_the_documented_values() {
+    let config = Config::default();
+    let scheduler = &config.scheduler;
+    assert_eq!((scheduler.lease_ms, scheduler.suspect_after_ms), (20_000, 3000));
+    assert_eq!((scheduler.accept_timeout_ms, scheduler.closed_grace_ms), (1000, 1500));
+    assert_eq!((scheduler.no_node_wait_ms, scheduler.crash_limit, scheduler.failure_limit), (30_000, 3, 2));
+    assert_eq!((scheduler.retry_base_ms, scheduler.retry_cap_ms), (500, 10_000));
+    assert_eq!((scheduler.result_retention_s, scheduler.tombstone_retention_s), (3600, 604_800));
+    assert_eq!(scheduler.max_outstanding_per_peer, 64);
+    let queues: Vec<_> = config.queues.iter().map(|(name, queue)| (name.as_str(), queue.max_tasks)).collect();
+    assert_eq!(queues, [("cpu", 1000), ("gpu", 1000)]);
+    let store = &config.store;
+    assert_eq!(
+        (store.inline_limit_bytes, store.group_commit_max, store.give_up_after_ms),
+        (262_144, 256, 10_000)
+    );
+    let node = &config.node;
+    assert_eq!((node.name.as_str(), node.slots, node.poll_ms, node.threads), ("", 1, 1000, 0));
+    assert_eq!((node.device, node.models.as_slice()), (Device::Auto, ["lama".to_owned()].as_slice()));
+    assert!(!node.display_name().is_empty() && node.thread_count() > 0);
+    assert!(config.models.is_empty());
+    let client = &config.client;
+    assert_eq!((client.timeout_ms, client.ping_ms, client.silence_ms), (600_000, 1000, 3000));
+    assert_eq!(config.limits.max_pixels, 100_000_000);
+    assert_eq!((config.log.level, config.log.format), (LogLevel::Info, LogFormat::Text));
+    assert_eq!((config.log.dir.as_path(), config.log.keep_files), (Path::new(""), 7));
+    assert_eq!(load(None, &[], &[]).unwrap().config, config);
+}
+
+#[test]
+fn each_layer_wins_over_the_one_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = write(
+        &dir,
+        "c.toml",
+        "[node]\nslots = 2\npoll_ms = 200\nthreads = 2\n[log]\nformat = \"json\"\n[queues.gpu]\nmax_tasks = 5",
+    );
+    let env = [("LAMAGRID__NODE__POLL_MS", "300"), ("LAMAGRID__NODE__THREADS", "3"), ("PATH", "/bin")];
+    let flags = [("node.threads", "4"), ("limits.max_pixels", "1"), ("limits.max_pixels", "5_000")];
+    let loaded = load(Some(&file), &env, &flags).unwrap();
+    let node = &loaded.config.node;
+    assert_eq!((node.slots, node.poll_ms, node.threads), (2, 300, 4));
+    assert_eq!(loaded.config.log.format, LogFormat::Json);
+    assert_eq!((loaded.config.queues["gpu"].max_tasks, loaded.config.queues["cpu"].max_tasks), (5, 1000));
+    assert_eq!(loaded.config.limits.max_pixels, 5000, "the last flag of a key counts");
+    assert_eq!(loaded.origins["node.device"], Origin::Default);
+    assert_eq!(loaded.origins["node.slots"], Origin::File(file));
+    assert_eq!(loaded.origins["node.poll_ms"], Origin::Env("LAMAGRID__NODE__POLL_MS".to_owned()));
+    assert_eq!(loaded.origins["node.threads"], Origin::Flag);
+}
+
+#[test]
+fn the_file_is_the_flags_then_the_variables_then_the_default_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let home = dir.path().to_str().unwrap();
+    let slots = |file: Option<&Path>, env: Pairs| load(file, env, &[]).unwrap().config.node.slots;
+    assert_eq!(slots(None, &[("HOME", home)]), 1, "a missing file at the default place is no error");
+    write(&dir, ".config/lamagrid/config.toml", "node.slots = 2");
+    assert_eq!(slots(None, &[("HOME", home)]), 2);
+    let xdg = write(&dir, "xdg/lamagrid/config.toml", "node.slots = 3");
+    let xdg = xdg.ancestors().nth(2).unwrap().to_str().unwrap();
+    assert_eq!(slots(None, &[("HOME", home), ("XDG_CONFIG_HOME", xdg)]), 3);
+    let named = write(&dir, "named.toml", "node.slots = 4");
+    let env = [("HOME", home), ("LAMAGRID_CONFIG", named.to_str().unwrap())];
+    assert_eq!(slots(None, &env), 4);
+    let flag = write(&dir, "flag.toml", "node.slots = 5");
+    assert_eq!(slots(Some(&flag), &env), 5);
+    assert_eq!(slots(None, &[("LAMAGRID_CONFIG", "")]), 1, "an empty variable names nothing");
+}
+
+#[test]
+fn text_becomes_the_type_of_its_key() {
+    let env = [
+        ("LAMAGRID__NODE__MODELS", "lama, manga,"),
+        ("LAMAGRID__NODE__NAME", "gpu-1"),
+        ("LAMAGRID__NODE__DEVICE", "cuda:1"),
+        ("LAMAGRID__LOG__LEVEL", "trace"),
+        ("LAMAGRID_LOG", "not a key"),
+        ("HOME", "/home/a"),
+    ];
+    let config = load(None, &env, &[("data_dir", "~/grid")]).unwrap().config;
+    assert_eq!(config.node.models, ["lama", "manga"]);
+    assert_eq!((config.node.name.as_str(), config.node.device), ("gpu-1", Device::Cuda(1)));
+    assert_eq!(config.node.display_name(), "gpu-1");
+    assert_eq!(config.log.level, LogLevel::Trace);
+    assert_eq!(config.data_dir().unwrap(), Path::new("/home/a/grid"));
+    assert_eq!(config.log_dir().unwrap(), Path::new("/home/a/grid/logs"));
+    let config = load(None, &[], &[("node.models", "[\"a\", \"b.1\"]"), ("log.dir", "/l")]).unwrap().config;
+    assert_eq!(config.node.models, ["a", "b.1"]);
+    assert_eq!(config.log_dir().unwrap(), Path::new("/l"));
+}
+
+#[test]
+fn the_data_directory_follows_the_given_environment() {
+    let of = |env: Pairs| load(None, env, &[]).unwrap().config.data_dir().unwrap();
+    assert_eq!(of(&[("HOME", "/nowhere/a")]), Path::new("/nowhere/a/.local/share/lamagrid"));
+    assert_eq!(of(&[("HOME", "/nowhere/a"), ("XDG_DATA_HOME", "/d")]), Path::new("/d/lamagrid"));
+}
+
+#[test]
+fn queues_and_models_are_added_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = write(
+        &dir,
+        "c.toml",
+        "[queues.big]\n[models.lama]\npath = \"own.pt\"\n[models.\"sd1.5-own\"]\npath = \"/m/s.pt\"\nqueue = \"big\"",
+    );
+    let env = [("LAMAGRID__MODELS__SD1_5_OWN__PAD_MODULO", "64"), ("LAMAGRID__QUEUES__TINY__MAX_TASKS", "1")];
+    let loaded = load(Some(&file), &env, &[("models.new.path", "/m/n.pt")]).unwrap();
+    let (queues, models) = (&loaded.config.queues, &loaded.config.models);
+    assert_eq!((queues["big"].max_tasks, queues["tiny"].max_tasks), (1000, 1));
+    assert_eq!(models["lama"].path, dir.path().join("own.pt"), "a relative path begins at its file");
+    assert_eq!((models["lama"].queue.as_str(), models["lama"].pad_modulo), ("gpu", 8));
+    let own = &models["sd1.5-own"];
+    assert_eq!((own.path.as_path(), own.queue.as_str(), own.pad_modulo), (Path::new("/m/s.pt"), "big", 64));
+    assert_eq!(models["new"].path, Path::new("/m/n.pt"));
+    assert_eq!(loaded.origins["queues.big.max_tasks"], Origin::Default);
+}
+
+#[test]
+fn rows_show_every_key_with_value_and_origin() {
+    let env = [("LAMAGRID__NODE__MODELS", "lama,manga")];
+    let flags = [("models.sd1.5.path", "/m/s.pt"), ("node.slots", "2")];
+    let rows: Vec<String> =
+        load(None, &env, &flags).unwrap().rows().iter().map(ToString::to_string).collect();
+    let golden = include_str!("rows.txt");
+    assert_eq!(rows.join("\n"), golden.trim_end());
+}

@@ -1,0 +1,173 @@
+//! A mistake is refused with its key, its layer and what to do.
+#![expect(clippy::unwrap_used, reason = "a step that fails fails its test")]
+
+use std::path::PathBuf;
+
+use lamagrid_config::{Config, ConfigError};
+
+/// Loads with this file text, variables and flags, and gives the error with `FILE` for the file's path.
+fn refusal(file: &str, env: &[(&str, &str)], flags: &[(&str, &str)]) -> String {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("c.toml");
+    std::fs::write(&path, file).unwrap();
+    let owned = |pairs: &[(&str, &str)]| -> Vec<(String, String)> {
+        pairs.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect()
+    };
+    let error = Config::load(Some(&path), owned(env).into_iter(), &owned(flags)).unwrap_err();
+    error.to_string().replace(path.to_str().unwrap(), "FILE")
+}
+
+fn in_file(text: &str) -> String {
+    refusal(text, &[], &[])
+}
+
+fn in_env(variable: &str, value: &str) -> String {
+    refusal("", &[(variable, value)], &[])
+}
+
+fn in_flag(key: &str, value: &str) -> String {
+    refusal("", &[], &[(key, value)])
+}
+
+#[test]
+fn an_unknown_key_is_named_with_its_layer_and_the_nearest_known_one() {
+    assert_eq!(
+        in_file("[scheduler]\nlease_sm = 1"),
+        "unknown key `scheduler.lease_sm` in file FILE; did you mean `scheduler.lease_ms`?"
+    );
+    assert_eq!(
+        in_env("LAMAGRID__SCHEDULER__LEASE_SM", "1"),
+        "unknown key `scheduler.lease_sm` in environment variable LAMAGRID__SCHEDULER__LEASE_SM; \
+         did you mean `scheduler.lease_ms` (LAMAGRID__SCHEDULER__LEASE_MS)?"
+    );
+    assert_eq!(in_flag("slots", "1"), "unknown key `slots` in flag; did you mean `node.slots`?");
+    assert_eq!(
+        in_file("[nodes]\nslots = 1"),
+        "unknown key `nodes` in file FILE; did you mean `node`?",
+        "a section, too"
+    );
+    assert_eq!(
+        in_file("[node]\nhf_access_token = \"x\""),
+        "unknown key `node.hf_access_token` in file FILE; `lamagrid config show` lists the known ones"
+    );
+    assert_eq!(
+        in_file("[models.lama]\npath = \"/x\"\nque = \"gpu\""),
+        "unknown key `models.lama.que` in file FILE; did you mean `models.lama.queue`?"
+    );
+    assert!(in_env("LAMAGRID__NODE", "1").starts_with("unknown key `node` in environment variable"));
+    assert!(in_env("LAMAGRID__", "1").starts_with("unknown key"));
+}
+
+#[test]
+fn a_wrong_type_is_named_with_what_was_found_and_an_example() {
+    assert_eq!(
+        in_file("[scheduler]\nlease_ms = \"20s\""),
+        "`scheduler.lease_ms` in file FILE is the string \"20s\", but must be an integer; \
+         for example: scheduler.lease_ms = 20000"
+    );
+    assert_eq!(
+        in_env("LAMAGRID__SCHEDULER__LEASE_MS", "20s"),
+        "`scheduler.lease_ms` in environment variable LAMAGRID__SCHEDULER__LEASE_MS is the text \"20s\", \
+         but must be an integer; for example: LAMAGRID__SCHEDULER__LEASE_MS=20000"
+    );
+    assert_eq!(
+        in_flag("node.models", "[lama"),
+        "`node.models` in flag is the text \"[lama\", but must be a list of strings; \
+         for example: node.models=lama"
+    );
+    assert_eq!(
+        in_file("log.level = 3"),
+        "`log.level` in file FILE is the integer 3, but must be a string; for example: log.level = \"info\""
+    );
+    assert_eq!(
+        in_file("node.models = [\"lama\", 5]"),
+        "`node.models` in file FILE is a list that holds the integer 5, but must be a list of strings; \
+         for example: node.models = [\"lama\"]"
+    );
+    assert_eq!(
+        in_file("node = 5"),
+        "`node` in file FILE is the integer 5, but must be a table; for example: [node]"
+    );
+    assert!(in_file("node.slots = 1.5").contains("is the float 1.5, but must be an integer"));
+    assert!(in_file("node.slots = true").contains("is the boolean true"));
+    assert!(in_file("[node.slots]").contains("is a table, but must be an integer"));
+    let long = in_flag("node.slots", &"9".repeat(10_000));
+    assert!(long.len() < 300, "foreign text is shortened: {long}");
+}
+
+#[test]
+fn a_value_out_of_its_range_is_named_with_the_range() {
+    assert_eq!(in_file("node.slots = 0"), "`node.slots` in file FILE is 0, but must be between 1 and 64");
+    assert_eq!(
+        in_flag("store.inline_limit_bytes", "262145"),
+        "`store.inline_limit_bytes` in flag is 262145, but must be between 0 and 262144"
+    );
+    assert_eq!(
+        in_flag("log.level", "loud"),
+        "`log.level` in flag is \"loud\", but must be one of error, warn, info, debug, trace"
+    );
+    assert_eq!(
+        in_flag("node.device", "gpu"),
+        "`node.device` in flag is \"gpu\", but must be auto, cpu, cuda or cuda:N"
+    );
+    assert!(in_flag("node.slots", "-1").contains("is -1, but must be between 1 and 64"));
+    assert!(in_flag("node.models", "").contains("a list of at least one name"));
+    assert!(in_flag("node.models", "a/b").contains("is \"a/b\", but must be a list of names"));
+    assert!(in_flag("node.name", "a b").contains("but must be \"\" or a name"));
+    assert!(in_file("[queues.\"a b\"]").contains("`queues.\"a b\"` in file FILE is named \"a b\""));
+    assert!(in_flag("models.m.path", "").contains("the path of a file"));
+    let hidden = refusal("node.slots = 0", &[], &[("node.slots", "1")]);
+    assert!(hidden.contains("file FILE"), "a mistake counts where a stronger layer hides it: {hidden}");
+}
+
+#[test]
+fn values_that_do_not_fit_together_are_both_named() {
+    assert_eq!(
+        refusal("scheduler.suspect_after_ms = 20000", &[], &[("scheduler.lease_ms", "20000")]),
+        "`scheduler.suspect_after_ms` = 20000 (file FILE) must be less than `scheduler.lease_ms` = 20000 \
+         (flag); change one of the two"
+    );
+    assert_eq!(
+        in_flag("scheduler.retry_base_ms", "10001"),
+        "`scheduler.retry_base_ms` = 10001 (flag) must be at most `scheduler.retry_cap_ms` = 10000 \
+         (default); change one of the two"
+    );
+    for (key, value) in [
+        ("scheduler.accept_timeout_ms", "20000"),
+        ("scheduler.closed_grace_ms", "20000"),
+        ("node.poll_ms", "3000"),
+        ("client.ping_ms", "3000"),
+    ] {
+        assert!(in_flag(key, value).contains("must be less than"), "{key}");
+    }
+    assert_eq!(
+        in_file("[models.m]\npath = \"/m\"\nqueue = \"big\""),
+        "`models.m.queue` in file FILE is \"big\", but must be one of the queues cpu, gpu; or add its [queues.NAME]"
+    );
+}
+
+#[test]
+fn a_model_without_a_path_is_refused() {
+    assert_eq!(
+        in_file("[models.m]"),
+        "`models.m.path` is missing, though file FILE begins its section; \
+         add for example: models.m.path = \"/srv/models/my-lama.pt\""
+    );
+    assert!(
+        in_env("LAMAGRID__MODELS__M__PAD_MODULO", "4")
+            .ends_with("add for example: LAMAGRID__MODELS__M__PATH=/srv/models/my-lama.pt")
+    );
+}
+
+#[test]
+fn a_file_that_is_missing_or_not_toml_is_refused() {
+    let missing = PathBuf::from("/nowhere/c.toml");
+    let error = Config::load(Some(&missing), std::iter::empty(), &[]).unwrap_err();
+    assert!(matches!(error, ConfigError::Read { .. }));
+    assert!(error.to_string().contains("`/nowhere/c.toml` (from the command line)"), "{error}");
+    let env = [("LAMAGRID_CONFIG".to_owned(), "/nowhere/d.toml".to_owned())];
+    let error = Config::load(None, env.into_iter(), &[]).unwrap_err();
+    assert!(error.to_string().contains("`/nowhere/d.toml` (from LAMAGRID_CONFIG)"), "{error}");
+    let text = in_file("[node]\nslots = 1\nslots = 2");
+    assert!(text.contains("`FILE` is not valid TOML: line 3: ") && !text.contains('\n'), "{text}");
+}
