@@ -143,7 +143,10 @@ impl Router {
                             return;
                         }
                     }
-                    Err(error) => answers.send(peer, fault(&error)).await,
+                    Err(error) => {
+                        let answer = ControlReply::from(fault(&error)).to_frame(Vec::new());
+                        answers.send(peer, answer.expect("a failure's message is bounded")).await;
+                    }
                 }
             }
         });
@@ -173,6 +176,11 @@ impl Router {
     pub async fn recv(&mut self) -> Option<Incoming> {
         self.incoming.recv().await
     }
+
+    /// The next thing that was heard already, without waiting.
+    pub fn try_recv(&mut self) -> Option<Incoming> {
+        self.incoming.try_recv().ok()
+    }
 }
 
 impl Drop for Router {
@@ -181,18 +189,16 @@ impl Drop for Router {
     }
 }
 
-/// The frame that answers what could not be understood; every channel's replies know it.
+/// The message that answers what could not be understood; every channel's replies know it.
 #[must_use]
-pub fn fault(error: &FrameError) -> Frame {
+pub fn fault(error: &FrameError) -> ProtocolFault {
     let kind = match error {
         FrameError::Version { .. } | FrameError::UnknownKind { .. } => FailureKind::Incompatible,
         FrameError::Malformed { .. } | FrameError::Header { .. } | FrameError::TooLarge { .. } => {
             FailureKind::InvalidInput
         }
     };
-    ControlReply::from(ProtocolFault { failure: Failure::new(kind, error.to_string()) })
-        .to_frame(Vec::new())
-        .expect("a failure's message is bounded far below a header")
+    ProtocolFault { failure: Failure::new(kind, error.to_string()) }
 }
 
 fn unwrap(message: ZmqMessage, peers: Peers) -> Option<(PeerId, Result<Frame, FrameError>)> {

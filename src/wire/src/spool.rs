@@ -212,18 +212,28 @@ impl Spool {
         Ok(())
     }
 
-    /// Makes the result of an attempt the result of its task.
+    /// Makes the result of an attempt the result of its task as well.
+    ///
+    /// The attempt's own name stays until the caller has committed and removes it: a delivery that is
+    /// repeated after a crash in between still finds its file.
     ///
     /// # Errors
     /// [`SpoolError::Io`].
     pub fn promote(&self, task: TaskId, token: LeaseToken) -> Result<(), SpoolError> {
         let from = BlobName::Attempt(token).file();
         let to = BlobName::Role(Role::Result).file();
-        let rename = || -> io::Result<()> {
+        let link = || -> io::Result<()> {
             let dir = self.task_dir(task, false)?;
-            Ok(rustix::fs::renameat(&dir, from.as_str(), &dir, to.as_str())?)
+            let link = || rustix::fs::linkat(&dir, from.as_str(), &dir, to.as_str(), AtFlags::empty());
+            match link() {
+                Err(rustix::io::Errno::EXIST) => {
+                    rustix::fs::unlinkat(&dir, to.as_str(), AtFlags::empty())?;
+                    Ok(link()?)
+                }
+                linked => Ok(linked?),
+            }
         };
-        rename().map_err(|source| self.io("rename", self.path(task, &from), source))
+        link().map_err(|source| self.io("link", self.path(task, &from), source))
     }
 
     /// Deletes one blob; absent is fine.
@@ -349,7 +359,9 @@ mod tests {
         let token = LeaseToken::from_bytes([9; 16]);
         spool.put(task, BlobName::Attempt(token), b"out").unwrap();
         spool.promote(task, token).unwrap();
+        spool.promote(task, token).unwrap();
         assert_eq!(spool.get(task, BlobName::Role(Role::Result), &meta(b"out")).unwrap(), b"out");
+        spool.remove(task, BlobName::Attempt(token)).unwrap();
         assert!(spool.promote(task, token).is_err());
     }
 }

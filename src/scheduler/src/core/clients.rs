@@ -1,0 +1,395 @@
+//! The `client` channel: admission, cancel, status, followers.
+
+use bytes::Bytes;
+
+use lamagrid_domain::{
+    BlobForm, Event, Failure, FailureKind, Hash, ModelName, Owner, QueueName, Role, State, TaskId, TaskSpec,
+};
+use lamagrid_wire::frame::MAX_INLINE_BYTES;
+use lamagrid_wire::message::{
+    Accepted, Action, Cancel, ClientRequest, NodeStatus, Offer, Overview, Pong, QueueStatus, Refused, Send,
+    Submit, Told, Unknown,
+};
+use lamagrid_wire::router::PeerId;
+
+use super::{Core, Effect, Now, StoreOp, Task};
+
+/// Room beside the pixels in an encoded file: metadata, colour profiles.
+const FILE_SLACK_BYTES: u64 = 1 << 20;
+
+impl Core {
+    pub(super) fn on_client(&mut self, now: Now, peer: PeerId, request: ClientRequest, inline: Vec<Bytes>) {
+        match request {
+            ClientRequest::Ping(ping) => {
+                let spool = self.settings.spool.clone();
+                self.reply(
+                    &peer,
+                    Pong { seq: ping.seq, spool, version: env!("CARGO_PKG_VERSION").to_owned() },
+                );
+            }
+            ClientRequest::Offer(offer) => self.on_offer(&peer, &offer),
+            ClientRequest::Submit(submit) => self.on_submit(now, &peer, submit, inline),
+            ClientRequest::Attach(attach) => {
+                if let Some(id) = self.find(&peer, attach.seq, attach.id, &attach.owner, attach.digest) {
+                    self.follow(&peer, id);
+                    self.tell_outcome(&peer, id);
+                }
+            }
+            ClientRequest::Cancel(cancel) => self.on_cancel(now, &peer, &cancel),
+            ClientRequest::Query(query) => {
+                self.find(&peer, query.seq, query.id, &query.owner, None);
+            }
+            ClientRequest::Release(release) => {
+                let Some(ended) = self.ended.get_mut(&release.id).filter(|e| e.owner == release.owner) else {
+                    return;
+                };
+                if ended.result.take().is_some() {
+                    self.emit(Effect::Store(StoreOp::Release { id: release.id }));
+                }
+            }
+            ClientRequest::Survey(survey) => self.on_survey(&peer, survey.seq),
+        }
+    }
+
+    pub(super) fn on_client_gone(&mut self, peer: &PeerId) {
+        for id in self.followed.remove(peer).unwrap_or_default() {
+            if let Some(task) = self.tasks.get_mut(&id) {
+                task.followers.retain(|p| p != peer);
+            }
+        }
+    }
+
+    /// Tells `peer` what is known about `id`, if it may know, and gives the id back then.
+    ///
+    /// Another owner's task and an unknown one are answered alike.
+    fn find(
+        &mut self,
+        peer: &PeerId,
+        seq: u64,
+        id: TaskId,
+        owner: &Owner,
+        digest: Option<Hash>,
+    ) -> Option<TaskId> {
+        let found = match (self.tasks.get(&id), self.ended.get(&id)) {
+            (Some(task), _) => Some((&task.spec.owner, task.digest, self.info(task))),
+            (None, Some(ended)) => Some((&ended.owner, ended.digest, ended.info(id))),
+            (None, None) => None,
+        };
+        match found {
+            Some((owned_by, payload, info)) if owned_by == owner => {
+                if digest.is_some_and(|d| d != payload) {
+                    self.refuse(peer, seq, id_in_use(id), None);
+                    return None;
+                }
+                self.reply(peer, Told { seq, task: info });
+                Some(id)
+            }
+            _ => {
+                let expired = found.is_none() && self.tombstones.contains_key(&id);
+                self.reply(peer, Unknown { seq, id, expired });
+                None
+            }
+        }
+    }
+
+    fn follow(&mut self, peer: &PeerId, id: TaskId) {
+        let Some(task) = self.tasks.get_mut(&id) else { return };
+        if !task.followers.contains(peer) {
+            task.followers.push(peer.clone());
+            self.followed.entry(peer.clone()).or_default().insert(id);
+        }
+    }
+
+    pub(super) fn forget_follower(&mut self, peer: &PeerId, id: TaskId) {
+        if let Some(ids) = self.followed.get_mut(peer) {
+            ids.remove(&id);
+            if ids.is_empty() {
+                self.followed.remove(peer);
+            }
+        }
+    }
+
+    fn tell_outcome(&mut self, peer: &PeerId, id: TaskId) {
+        if let Some(ended) = self.ended.get(&id) {
+            let outcome = ended.outcome(id, peer);
+            self.emit(outcome);
+        }
+    }
+
+    fn refuse(&mut self, peer: &PeerId, seq: u64, failure: Failure, queue: Option<&QueueName>) {
+        let queue_len = queue.and_then(|q| self.queue_len.get(q)).copied().unwrap_or(0);
+        let wait_ms = queue.and_then(|q| self.expected_wait_ms(q));
+        self.reply(peer, Refused { seq, failure, queue_len, wait_ms });
+    }
+
+    /// Waiting tasks times their usual run time over the slots that serve the queue.
+    fn expected_wait_ms(&self, queue: &QueueName) -> Option<u64> {
+        let run_ms = self.run_ms.get(queue)?;
+        let slots: u64 =
+            self.sessions.values().filter(|s| s.lane_of(queue).is_some()).map(|s| u64::from(s.slots)).sum();
+        (slots > 0).then(|| (self.queue_len[queue] as f64 * run_ms / slots as f64) as u64)
+    }
+
+    /// Answers a submission or offer of an id that is known already. False if it is new.
+    fn on_known(&mut self, peer: &PeerId, seq: u64, id: TaskId, owner: &Owner, digest: Hash) -> bool {
+        let known = match (self.tasks.get(&id), self.ended.get(&id)) {
+            (Some(task), _) => task.spec.owner == *owner && task.digest == digest,
+            (None, Some(ended)) => ended.owner == *owner && ended.digest == digest,
+            (None, None) if self.tombstones.contains_key(&id) => {
+                self.reply(peer, Unknown { seq, id, expired: true });
+                return true;
+            }
+            (None, None) => return false,
+        };
+        if known {
+            self.find(peer, seq, id, owner, Some(digest));
+        } else {
+            self.refuse(peer, seq, id_in_use(id), None);
+        }
+        true
+    }
+
+    fn admit(&self, peer: &PeerId, queue: &QueueName) -> Result<(), Failure> {
+        let Some(&max) = self.settings.queues.get(queue) else {
+            let known: Vec<_> = self.settings.queues.keys().map(QueueName::as_str).collect();
+            let text = format!("there is no queue {queue}; the configuration has {}", known.join(", "));
+            return Err(Failure::new(FailureKind::InvalidInput, text));
+        };
+        if self.queue_len[queue] >= max {
+            let text = format!("queue {queue} is full: {max} tasks wait already; try again later");
+            return Err(Failure::new(FailureKind::Overloaded, text));
+        }
+        let outstanding = self.followed.get(peer).map_or(0, std::collections::BTreeSet::len);
+        let limit = self.settings.scheduler.max_outstanding_per_peer;
+        if outstanding >= limit as usize {
+            let text =
+                format!("{outstanding} tasks of this connection are unfinished, at most {limit} are allowed");
+            return Err(Failure::new(FailureKind::Overloaded, text));
+        }
+        Ok(())
+    }
+
+    fn on_offer(&mut self, peer: &PeerId, offer: &Offer) {
+        if self.on_known(peer, offer.seq, offer.id, &offer.owner, offer.digest) {
+            return;
+        }
+        let max_bytes = 3 * self.max_blob_bytes();
+        let admitted = self.admit(peer, &offer.queue).and_then(|()| {
+            if offer.bytes <= max_bytes {
+                return Ok(());
+            }
+            let text = format!(
+                "{} bytes of input are more than the {max_bytes} that max_pixels allows",
+                offer.bytes
+            );
+            Err(Failure::new(FailureKind::InvalidInput, text))
+        });
+        match admitted {
+            Ok(()) => self.reply(peer, Send { seq: offer.seq }),
+            Err(failure) => self.refuse(peer, offer.seq, failure, Some(&offer.queue)),
+        }
+    }
+
+    /// The largest input: raw RGB of `max_pixels`, or a file of that many uncompressed pixels.
+    fn max_blob_bytes(&self) -> u64 {
+        self.settings.max_pixels.saturating_mul(4).saturating_add(FILE_SLACK_BYTES)
+    }
+
+    fn check_blobs(&self, spec: &TaskSpec, inline_roles: &[Role], inline: &[Bytes]) -> Result<(), String> {
+        let mut roles: Vec<Role> = spec.blobs.iter().map(|b| b.role).collect();
+        roles.sort_unstable();
+        let count = roles.len();
+        roles.dedup();
+        if roles.len() != count || roles.contains(&Role::Result) {
+            return Err("a task has each of image, mask and example at most once".to_owned());
+        }
+        if !roles.contains(&Role::Image) {
+            return Err("the image is missing".to_owned());
+        }
+        for blob in &spec.blobs {
+            if blob.len > self.max_blob_bytes() {
+                let max = self.settings.max_pixels;
+                return Err(format!("{} has {} bytes, more than {max} pixels have", blob.role, blob.len));
+            }
+            if let BlobForm::Raw { height, width, channels } = blob.form {
+                let pixels = u64::from(height) * u64::from(width);
+                if blob.form.raw_len() != Some(blob.len) || pixels == 0 || !matches!(channels, 1 | 3) {
+                    return Err(format!(
+                        "{} has {} bytes, which is not {height} x {width} x {channels}",
+                        blob.role, blob.len
+                    ));
+                }
+                if pixels > self.settings.max_pixels {
+                    return Err(format!(
+                        "{} has {pixels} pixels, at most {} are allowed (limits.max_pixels)",
+                        blob.role, self.settings.max_pixels
+                    ));
+                }
+            }
+        }
+        if inline_roles.len() != inline.len() {
+            return Err("the inline frames do not match their roles".to_owned());
+        }
+        for (role, bytes) in inline_roles.iter().zip(inline) {
+            let announced = spec.blobs.iter().find(|b| b.role == *role).map(|b| b.len);
+            if announced != Some(bytes.len() as u64) || bytes.len() > MAX_INLINE_BYTES {
+                return Err(format!("the inline {role} is not what was announced"));
+            }
+        }
+        Ok(())
+    }
+
+    fn on_submit(&mut self, now: Now, peer: &PeerId, submit: Submit, inline: Vec<Bytes>) {
+        let Submit { seq, spec, inline: inline_roles, follow } = submit;
+        let id = spec.id;
+        let digest = lamagrid_wire::payload_digest(&spec);
+        if self.on_known(peer, seq, id, &spec.owner, digest) {
+            let mine = self.tasks.get(&id).is_some_and(|t| t.spec.owner == spec.owner && t.digest == digest)
+                || self.ended.get(&id).is_some_and(|e| e.owner == spec.owner && e.digest == digest);
+            if follow && mine {
+                self.follow(peer, id);
+                self.tell_outcome(peer, id);
+            }
+            return;
+        }
+        let checked = self.admit(peer, &spec.queue).and_then(|()| {
+            self.check_blobs(&spec, &inline_roles, &inline)
+                .map_err(|text| Failure::new(FailureKind::InvalidInput, text))
+        });
+        if let Err(failure) = checked {
+            self.refuse(peer, seq, failure, Some(&spec.queue));
+            return;
+        }
+        let position = self.queue_len[&spec.queue];
+        let task_seq = self.next_seq;
+        self.next_seq += 1;
+        let insert = StoreOp::Insert {
+            spec: Box::new(spec.clone()),
+            digest,
+            seq: task_seq,
+            created_wall_ms: now.wall_ms,
+            inline: inline_roles.iter().copied().zip(inline).collect(),
+        };
+        #[cfg(test)]
+        let forgotten = self.fault == Some(super::simulation::Fault::RowForgotten);
+        #[cfg(not(test))]
+        let forgotten = false;
+        if !forgotten {
+            self.emit(Effect::Store(insert));
+        }
+        self.insert(Task::new(spec, digest, task_seq, now.wall_ms, inline_roles));
+        self.reply(peer, Accepted { seq, id, position });
+        if follow {
+            self.follow(peer, id);
+        }
+        self.place(id);
+    }
+
+    fn on_cancel(&mut self, now: Now, peer: &PeerId, cancel: &Cancel) {
+        let id = cancel.id;
+        if self.tasks.get(&id).is_some_and(|task| task.spec.owner == cancel.owner) {
+            self.stop_attempt(id);
+            self.end(now, id, Event::Cancel, None);
+        }
+        let known = self.tasks.contains_key(&id) || self.ended.contains_key(&id);
+        if !known && !self.tombstones.contains_key(&id) {
+            // A delayed submit of this id must not start.
+            let until_wall_ms = now.wall_ms + self.settings.scheduler.tombstone_retention_s * 1_000;
+            self.remember(id, until_wall_ms);
+            self.emit(Effect::Store(StoreOp::Remember { id, until_wall_ms }));
+            self.reply(peer, Unknown { seq: cancel.seq, id, expired: false });
+            return;
+        }
+        self.find(peer, cancel.seq, id, &cancel.owner, None);
+    }
+
+    /// Tells the node of a running attempt to stop, and forgets that it holds it.
+    pub(super) fn stop_attempt(&mut self, id: TaskId) {
+        let Some(State::Assigned { token, session }) = self.tasks.get(&id).map(|t| t.state.clone()) else {
+            return;
+        };
+        if let Some(session) = self.sessions.get_mut(&session) {
+            session.tokens.remove(&token);
+        }
+        self.command(session, Action::Cancel { token });
+        for orphans in self.orphans.values_mut() {
+            orphans.tokens.retain(|t| *t != token);
+        }
+    }
+
+    fn on_survey(&mut self, peer: &PeerId, seq: u64) {
+        let nodes = self
+            .sessions
+            .values()
+            .map(|s| {
+                let silent_ms = self.clock_ms.saturating_sub(s.last_seen_ms);
+                let state = if s.draining {
+                    "draining"
+                } else if silent_ms >= self.settings.scheduler.suspect_after_ms {
+                    "suspect"
+                } else if s.has_credit() && s.lanes_connected() {
+                    "ready"
+                } else {
+                    "busy"
+                };
+                NodeStatus {
+                    info: s.info.clone(),
+                    running: s.tokens.len() as u32,
+                    slots: u32::from(s.slots),
+                    state: state.to_owned(),
+                }
+            })
+            .collect();
+        let mut running = std::collections::BTreeMap::<&QueueName, u64>::new();
+        for task in self.tasks.values().filter(|t| matches!(t.state, State::Assigned { .. })) {
+            *running.entry(&task.spec.queue).or_default() += 1;
+        }
+        let queues = self
+            .settings
+            .queues
+            .iter()
+            .map(|(queue, &max_tasks)| QueueStatus {
+                queue: queue.clone(),
+                waiting: self.queue_len[queue],
+                running: running.get(queue).copied().unwrap_or(0),
+                max_tasks,
+            })
+            .collect();
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        self.reply(peer, Overview { seq, version, nodes, queues });
+    }
+
+    /// What a task is told when no node can take it.
+    pub(super) fn unserved_failure(&self, model: &ModelName) -> Failure {
+        let waited_s = self.settings.scheduler.no_node_wait_ms / 1_000;
+        if self.sessions.is_empty() {
+            let text = format!(
+                "no node is connected: waited {waited_s} s for one that serves model {model}; \
+                 start one on this host with: lamagrid-node --model {model}"
+            );
+            return Failure::new(FailureKind::NodeLost, text);
+        }
+        let mut served: Vec<&str> =
+            self.sessions.values().flat_map(|s| s.info.models.iter().map(|o| o.model.as_str())).collect();
+        served.sort_unstable();
+        served.dedup();
+        let text = format!(
+            "no connected node serves model {model}: waited {waited_s} s; the {} connected serve {}; \
+             start one with: lamagrid-node --model {model}",
+            if self.sessions.len() == 1 {
+                "one node".to_owned()
+            } else {
+                format!("{} nodes", self.sessions.len())
+            },
+            served.join(", ")
+        );
+        Failure::new(FailureKind::UnknownModel, text)
+    }
+}
+
+fn id_in_use(id: TaskId) -> Failure {
+    Failure::new(
+        FailureKind::InvalidInput,
+        format!("task id {id} is in use for something else; draw a new one"),
+    )
+}

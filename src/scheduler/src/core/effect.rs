@@ -1,0 +1,236 @@
+//! What goes into the core and what comes out of it.
+
+use bytes::Bytes;
+
+use lamagrid_domain::{Counters, Durability, Hash, LeaseToken, NodeName, Role, SessionId, TaskId, TaskSpec};
+use lamagrid_wire::message::{
+    ClientReply, ClientRequest, ControlReply, ControlRequest, LaneMessage, NodeEvent, ResultReply,
+    ResultRequest, TaskInfo,
+};
+use lamagrid_wire::router::PeerId;
+
+use super::Ended;
+
+/// What happened.
+#[derive(Debug)]
+pub(crate) enum Input {
+    /// A client asks. The blobs of a submit are inline here, or were found in the spool with their lengths.
+    Client {
+        /// Whose connection.
+        peer: PeerId,
+        /// What.
+        request: ClientRequest,
+        /// Inline frames.
+        inline: Vec<Bytes>,
+    },
+    /// A client's connection closed.
+    ClientGone {
+        /// Whose.
+        peer: PeerId,
+    },
+    /// A node asks on `control`.
+    Control {
+        /// Whose connection.
+        peer: PeerId,
+        /// What.
+        request: ControlRequest,
+    },
+    /// A node connected one of its lanes.
+    LaneConnected {
+        /// Whose.
+        session: SessionId,
+        /// Which of the session's lanes.
+        index: usize,
+    },
+    /// The lanes of a session could not be bound.
+    LanesFailed {
+        /// Whose.
+        session: SessionId,
+        /// Why.
+        reason: String,
+    },
+    /// A node reports on `result`. A delivery by reference was found in the spool with its length.
+    Result {
+        /// Whose connection.
+        peer: PeerId,
+        /// What.
+        request: ResultRequest,
+        /// The inline result.
+        inline: Option<Bytes>,
+    },
+    /// A node's `result` connection closed.
+    ResultGone {
+        /// Whose.
+        peer: PeerId,
+    },
+    /// A node's event.
+    Event(NodeEvent),
+    /// Time passed; sockets were drained before.
+    Tick,
+}
+
+/// What shall be done. Effects are carried out in order; messages wait for the writes before them.
+#[derive(Debug)]
+pub(crate) enum Effect {
+    /// Write this.
+    Store(StoreOp),
+    /// Answer a client; `attach` names the task and the blobs that go along inline.
+    Client {
+        /// To whom.
+        peer: PeerId,
+        /// What.
+        reply: ClientReply,
+        /// Blobs to read from the store.
+        attach: Option<(TaskId, Vec<Role>)>,
+    },
+    /// Answer a node on `control`. Before a welcome goes out, its lanes are bound.
+    Control {
+        /// To whom.
+        peer: PeerId,
+        /// What.
+        reply: ControlReply,
+    },
+    /// Answer a node on `result`.
+    Result {
+        /// To whom.
+        peer: PeerId,
+        /// What.
+        reply: ResultReply,
+    },
+    /// Push down a lane.
+    Lane {
+        /// Whose.
+        session: SessionId,
+        /// Which of the session's lanes.
+        index: usize,
+        /// What.
+        message: LaneMessage,
+        /// Blobs to read from the store.
+        attach: Option<(TaskId, Vec<Role>)>,
+    },
+    /// Close all lanes of a session.
+    CloseSession {
+        /// Whose.
+        session: SessionId,
+    },
+    /// Write the one log line of a finished task.
+    Finished(Box<TaskInfo>),
+}
+
+/// Where an accepted result is.
+#[derive(Debug, Clone)]
+pub(crate) enum ResultPlace {
+    /// It came inside the delivery and goes into the row.
+    Inline(Bytes),
+    /// It lies in the spool under the attempt's token.
+    Spool(LeaseToken),
+}
+
+/// One change of the store.
+#[derive(Debug, Clone)]
+pub(crate) enum StoreOp {
+    /// A task was accepted.
+    Insert {
+        /// The task.
+        spec: Box<TaskSpec>,
+        /// Its payload.
+        digest: Hash,
+        /// Order of acceptance.
+        seq: u64,
+        /// Wall clock, ms.
+        created_wall_ms: u64,
+        /// Inputs that are kept in the row.
+        inline: Vec<(Role, Bytes)>,
+    },
+    /// An attempt begins.
+    Assign {
+        /// The task.
+        id: TaskId,
+        /// The fence.
+        token: LeaseToken,
+        /// Whose.
+        node: NodeName,
+        /// With this attempt counted.
+        counters: Counters,
+    },
+    /// An attempt ended without an outcome.
+    Requeue {
+        /// The task.
+        id: TaskId,
+        /// With its reason counted.
+        counters: Counters,
+    },
+    /// A task reached its terminal state; its inputs go.
+    End {
+        /// The task.
+        id: TaskId,
+        /// What is kept of it.
+        ended: Box<Ended>,
+        /// The result, where there is one.
+        place: Option<ResultPlace>,
+        /// What the acknowledgement survives.
+        durability: Durability,
+    },
+    /// The client has read the result.
+    Release {
+        /// The task.
+        id: TaskId,
+    },
+    /// Retention is over: the row and its blobs go, the id is remembered.
+    Forget {
+        /// The task.
+        id: TaskId,
+        /// Wall clock, ms.
+        until_wall_ms: u64,
+    },
+    /// An id shall be remembered although it has no row.
+    Remember {
+        /// The task.
+        id: TaskId,
+        /// Wall clock, ms.
+        until_wall_ms: u64,
+    },
+    /// The memory of an id ends.
+    Unremember {
+        /// The task.
+        id: TaskId,
+    },
+}
+
+/// A task as the store gives it back at start.
+#[derive(Debug, Clone)]
+pub(crate) enum StoredTask {
+    /// It has not ended.
+    Live {
+        /// The task.
+        spec: Box<TaskSpec>,
+        /// Its payload.
+        digest: Hash,
+        /// Order of acceptance.
+        seq: u64,
+        /// Wall clock, ms.
+        created_wall_ms: u64,
+        /// How often it was tried.
+        counters: Counters,
+        /// The attempt that ran when the last process ended.
+        assigned: Option<(LeaseToken, NodeName)>,
+        /// Inputs that are kept in the row.
+        inline: Vec<Role>,
+    },
+    /// It has ended and is in retention.
+    Ended {
+        /// The task.
+        id: TaskId,
+        /// What is kept of it.
+        ended: Box<Ended>,
+    },
+}
+
+impl StoredTask {
+    pub(crate) fn seq(&self) -> u64 {
+        match self {
+            Self::Live { seq, .. } => *seq,
+            Self::Ended { .. } => 0,
+        }
+    }
+}

@@ -1,0 +1,393 @@
+//! The core decides: queues, priorities, leases, placement, retries, admission, recovery.
+//!
+//! Does not: open a socket, read a clock, touch a disk. [`Core::handle`] takes what happened and when, and
+//! gives back what shall be done, in order. The shell carries effects out in that order and holds every
+//! message back until all writes before it are committed (the commit barrier).
+//!
+//! Invariant: a task is in exactly one place: waiting in an index, delayed, assigned under a live token, or
+//! ended. [`Core::check`] says so in tests.
+
+mod clients;
+mod effect;
+mod ended;
+mod nodes;
+mod placement;
+mod retry;
+mod sessions;
+#[cfg(test)]
+mod simulation;
+#[cfg(test)]
+mod tests;
+mod timers;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+
+use lamagrid_config::SchedulerConfig;
+use lamagrid_domain::{
+    Counters, Event, Failure, Hash, LeaseToken, ModelName, NodeName, QueueName, Role, SessionId, State,
+    Status, TaskId, TaskSpec,
+};
+use lamagrid_wire::Endpoints;
+use lamagrid_wire::message::{ClientReply, Progress, TaskInfo};
+use lamagrid_wire::router::PeerId;
+
+pub(crate) use effect::{Effect, Input, ResultPlace, StoreOp, StoredTask};
+pub(crate) use ended::Ended;
+use placement::{Rank, Waiting};
+use sessions::{Orphans, Session};
+
+/// The instant at which something happened, on both clocks, in milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Now {
+    /// Monotonic: leases, time-outs, back-off. Never stored.
+    pub(crate) mono_ms: u64,
+    /// Since the Unix epoch: deadlines and retention. Stored, clamped on load.
+    pub(crate) wall_ms: u64,
+}
+
+/// The most that one input moves the lease clock, in milliseconds: a scheduler that was stopped must not
+/// expire leases whose heartbeats lie in its buffers.
+const MAX_CLOCK_STEP_MS: u64 = 500;
+/// This many tombstones are remembered at most, oldest dropped first.
+const MAX_TOMBSTONES: usize = 100_000;
+
+/// What the core is told once, at its start.
+pub(crate) struct Settings {
+    /// Leases, retries and retention.
+    pub(crate) scheduler: SchedulerConfig,
+    /// The bound on waiting tasks, per queue.
+    pub(crate) queues: BTreeMap<QueueName, u64>,
+    /// The largest picture, in pixels.
+    pub(crate) max_pixels: u64,
+    /// How often nodes poll, in milliseconds.
+    pub(crate) poll_ms: u64,
+    /// Where lanes are bound.
+    pub(crate) endpoints: Endpoints,
+    /// The spool's directory, told to peers on this host.
+    pub(crate) spool: String,
+}
+
+/// Draws 16 random bytes: from the operating system, or from a seed in tests.
+pub(crate) type Entropy = Box<dyn FnMut() -> [u8; 16] + Send>;
+
+/// A task that has not ended.
+pub(crate) struct Task {
+    pub(crate) spec: TaskSpec,
+    pub(crate) digest: Hash,
+    pub(crate) state: State,
+    pub(crate) counters: Counters,
+    /// Order of acceptance.
+    pub(crate) seq: u64,
+    pub(crate) created_wall_ms: u64,
+    /// Lease clock at the last time it entered the queue.
+    queued_at_ms: u64,
+    /// Total milliseconds spent in queues so far.
+    queue_ms: u64,
+    /// The running attempt was accepted by its node.
+    accepted: bool,
+    /// Lease clock at which an assignment that is not accepted ends its session.
+    accept_by_ms: u64,
+    /// Inputs that are kept in the row; the others lie in the spool.
+    inline: Vec<Role>,
+    /// Nodes that shall not get it again while another can.
+    avoid: Vec<NodeName>,
+    /// The node of the last attempt.
+    node: Option<NodeName>,
+    followers: Vec<PeerId>,
+    /// Last reported step, memory only.
+    progress: (u32, u32),
+}
+
+impl Task {
+    fn new(spec: TaskSpec, digest: Hash, seq: u64, created_wall_ms: u64, inline: Vec<Role>) -> Self {
+        Self {
+            spec,
+            digest,
+            state: State::Queued { not_before_ms: 0 },
+            counters: Counters::default(),
+            seq,
+            created_wall_ms,
+            queued_at_ms: 0,
+            queue_ms: 0,
+            accepted: false,
+            accept_by_ms: 0,
+            inline,
+            avoid: Vec::new(),
+            node: None,
+            followers: Vec::new(),
+            progress: (0, 0),
+        }
+    }
+}
+
+/// The whole state of a scheduler.
+pub(crate) struct Core {
+    settings: Settings,
+    entropy: Entropy,
+    /// Milliseconds of lease time since the start.
+    clock_ms: u64,
+    last_mono_ms: Option<u64>,
+    next_seq: u64,
+    tasks: HashMap<TaskId, Task>,
+    ended: HashMap<TaskId, Ended>,
+    /// Live tokens, and those of accepted deliveries, which are answered "stored" when they repeat.
+    tokens: HashMap<LeaseToken, TaskId>,
+    /// Remembered ids without a row, and until when (wall clock, ms).
+    tombstones: HashMap<TaskId, u64>,
+    tombstone_order: VecDeque<TaskId>,
+    waiting: BTreeMap<(QueueName, ModelName), Waiting>,
+    /// Waiting and delayed tasks per queue.
+    queue_len: BTreeMap<QueueName, u64>,
+    /// Delayed tasks by the instant at which they may be tried again.
+    delayed: BTreeSet<(u64, TaskId)>,
+    /// Wall-clock deadlines of live tasks.
+    deadlines: BTreeSet<(u64, TaskId)>,
+    /// Ends of retention, wall clock.
+    expiries: BTreeSet<(u64, TaskId)>,
+    /// Unaccepted assignments by the instant at which their session is ended.
+    accept_by: BTreeSet<(u64, LeaseToken)>,
+    /// Who follows what, to bound it and to clean up after a connection.
+    followed: HashMap<PeerId, BTreeSet<TaskId>>,
+    /// How long tasks of a queue run, a moving average in milliseconds; for the expected wait.
+    run_ms: BTreeMap<QueueName, f64>,
+    sessions: BTreeMap<SessionId, Session>,
+    orphans: BTreeMap<NodeName, Orphans>,
+    /// Since when waiting tasks of a model have had no node.
+    unserved: BTreeMap<ModelName, u64>,
+    effects: Vec<Effect>,
+    #[cfg(test)]
+    pub(crate) fault: Option<simulation::Fault>,
+}
+
+impl Core {
+    /// A core that remembers `recovered` tasks and `tombstones` (id and end of memory, wall clock, ms).
+    ///
+    /// Waiting tasks wait again; assigned ones are kept for their node until a fresh lease ends.
+    #[must_use]
+    pub(crate) fn new(
+        settings: Settings,
+        entropy: Entropy,
+        now: Now,
+        recovered: Vec<StoredTask>,
+        tombstones: Vec<(TaskId, u64)>,
+    ) -> Self {
+        let mut core = Self {
+            queue_len: settings.queues.keys().map(|q| (q.clone(), 0)).collect(),
+            settings,
+            entropy,
+            clock_ms: 0,
+            last_mono_ms: Some(now.mono_ms),
+            next_seq: 0,
+            tasks: HashMap::new(),
+            ended: HashMap::new(),
+            tokens: HashMap::new(),
+            tombstones: HashMap::new(),
+            tombstone_order: VecDeque::new(),
+            waiting: BTreeMap::new(),
+            delayed: BTreeSet::new(),
+            deadlines: BTreeSet::new(),
+            expiries: BTreeSet::new(),
+            accept_by: BTreeSet::new(),
+            followed: HashMap::new(),
+            run_ms: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            orphans: BTreeMap::new(),
+            unserved: BTreeMap::new(),
+            effects: Vec::new(),
+            #[cfg(test)]
+            fault: None,
+        };
+        for (id, until) in tombstones {
+            core.remember(id, until);
+        }
+        for stored in recovered {
+            core.recover(stored, now);
+        }
+        core
+    }
+
+    /// Takes what happened and gives what shall be done, in order.
+    pub(crate) fn handle(&mut self, now: Now, input: Input) -> Vec<Effect> {
+        let step = now.mono_ms.saturating_sub(self.last_mono_ms.replace(now.mono_ms).unwrap_or(now.mono_ms));
+        self.clock_ms += step.min(MAX_CLOCK_STEP_MS);
+        match input {
+            Input::Client { peer, request, inline } => self.on_client(now, peer, request, inline),
+            Input::ClientGone { peer } => self.on_client_gone(&peer),
+            Input::Control { peer, request } => self.on_control(now, peer, request),
+            Input::LaneConnected { session, index } => self.on_lane_connected(now, session, index),
+            Input::LanesFailed { session, reason } => self.on_lanes_failed(now, session, &reason),
+            Input::Result { peer, request, inline } => self.on_result(now, peer, request, inline),
+            Input::ResultGone { peer } => self.on_result_gone(now, &peer),
+            Input::Event(event) => self.on_event(event),
+            Input::Tick => self.on_tick(now),
+        }
+        std::mem::take(&mut self.effects)
+    }
+
+    /// Tasks that have not ended.
+    #[must_use]
+    pub(crate) fn unfinished(&self) -> usize {
+        self.tasks.len()
+    }
+
+    /// Whether an id has a row.
+    #[must_use]
+    pub(crate) fn knows(&self, id: TaskId) -> bool {
+        self.tasks.contains_key(&id) || self.ended.contains_key(&id)
+    }
+
+    /// The unfinished task whose attempt `token` fences.
+    #[must_use]
+    pub(crate) fn task_of(&self, token: LeaseToken) -> Option<TaskId> {
+        self.tokens.get(&token).copied().filter(|id| self.tasks.contains_key(id))
+    }
+
+    fn emit(&mut self, effect: Effect) {
+        self.effects.push(effect);
+    }
+
+    fn reply(&mut self, peer: &PeerId, reply: impl Into<ClientReply>) {
+        self.emit(Effect::Client { peer: peer.clone(), reply: reply.into(), attach: None });
+    }
+
+    fn draw(&mut self) -> [u8; 16] {
+        (self.entropy)()
+    }
+
+    fn recover(&mut self, stored: StoredTask, now: Now) {
+        self.next_seq = self.next_seq.max(stored.seq() + 1);
+        match stored {
+            StoredTask::Ended { id, ended } => {
+                let retention_ms = self.settings.scheduler.result_retention_s * 1_000;
+                // Clamped: a clock that was set back must not keep results for years.
+                let expiry = ended.finished_wall_ms.min(now.wall_ms) + retention_ms;
+                self.keep_ended(id, *ended, expiry);
+            }
+            StoredTask::Live { spec, digest, seq, created_wall_ms, counters, assigned, inline } => {
+                let id = spec.id;
+                let mut task = Task::new(*spec, digest, seq, created_wall_ms.min(now.wall_ms), inline);
+                task.counters = counters;
+                self.insert(task);
+                if let Some((token, node)) = assigned {
+                    self.unqueue(id);
+                    let orphans = self.orphans.entry(node.clone()).or_insert_with(|| {
+                        Orphans::after_restart(self.clock_ms + self.settings.scheduler.lease_ms)
+                    });
+                    orphans.tokens.push(token);
+                    self.tokens.insert(token, id);
+                    let task = self.tasks.get_mut(&id).expect("inserted above");
+                    let session = SessionId::from_bytes([0; 16]); // no session: it ended with the last process
+                    task.state = task.state.apply(Event::Assign { token, session }).expect("it was queued");
+                    task.accepted = true;
+                    task.node = Some(node);
+                }
+            }
+        }
+    }
+
+    /// Takes a queued task in and makes it findable.
+    fn insert(&mut self, task: Task) {
+        let id = task.spec.id;
+        if let Some(deadline) = task.spec.deadline_wall_ms {
+            self.deadlines.insert((deadline, id));
+        }
+        self.tasks.insert(id, task);
+        self.enqueue(id);
+    }
+
+    fn remember(&mut self, id: TaskId, until_wall_ms: u64) {
+        if self.tombstones.insert(id, until_wall_ms).is_none() {
+            self.tombstone_order.push_back(id);
+        }
+        while self.tombstones.len() > MAX_TOMBSTONES {
+            let Some(oldest) = self.tombstone_order.pop_front() else { return };
+            self.tombstones.remove(&oldest);
+        }
+    }
+
+    fn info(&self, task: &Task) -> TaskInfo {
+        let status = task.state.status();
+        TaskInfo {
+            id: task.spec.id,
+            model: task.spec.model.clone(),
+            queue: task.spec.queue.clone(),
+            status,
+            failure: None,
+            position: (status == Status::Queued).then(|| self.position(task)),
+            node: task.node.as_ref().map(ToString::to_string),
+            counters: task.counters,
+            stages: lamagrid_domain::Stages { queue_ms: task.queue_ms as f64, ..Default::default() },
+            created_wall_ms: task.created_wall_ms,
+            finished_wall_ms: None,
+        }
+    }
+
+    /// Tasks of the same queue that are ahead of `task`.
+    fn position(&self, task: &Task) -> u64 {
+        let rank = Rank::of(task);
+        self.waiting
+            .iter()
+            .filter(|((queue, _), _)| *queue == task.spec.queue)
+            .map(|(_, waiting)| waiting.ahead_of(&rank))
+            .sum()
+    }
+
+    fn tell_followers(&mut self, id: TaskId) {
+        let Some(task) = self.tasks.get(&id) else { return };
+        let progress =
+            Progress { id, status: task.state.status(), step: task.progress.0, of: task.progress.1 };
+        for peer in task.followers.clone() {
+            self.reply(&peer, progress.clone());
+        }
+    }
+
+    /// Moves a task into its terminal state, writes that, and tells everybody who waits.
+    fn end(&mut self, now: Now, id: TaskId, event: Event, delivered: Option<ended::Delivered>) {
+        self.unqueue(id);
+        let task = self.tasks.remove(&id).expect("the caller holds a live task");
+        if let State::Assigned { token, .. } = task.state {
+            self.tokens.remove(&token);
+            self.accept_by.remove(&(task.accept_by_ms, token));
+        }
+        for peer in &task.followers {
+            self.forget_follower(peer, id);
+        }
+        if let Some(deadline) = task.spec.deadline_wall_ms {
+            self.deadlines.remove(&(deadline, id));
+        }
+        let state =
+            task.state.apply(event).expect("queued and assigned tasks can end in every way asked here");
+        let (ended, place) = Ended::of(&task, &state, now.wall_ms, delivered);
+        if let Some(token) = ended.token {
+            self.tokens.insert(token, id);
+        }
+        let expiry = now.wall_ms + self.settings.scheduler.result_retention_s * 1_000;
+        self.emit(Effect::Store(StoreOp::End {
+            id,
+            ended: Box::new(ended.clone()),
+            place,
+            durability: task.spec.durability,
+        }));
+        for peer in &task.followers {
+            #[cfg(test)]
+            if self.fault == Some(simulation::Fault::OutcomeDropped) {
+                continue;
+            }
+            self.emit(ended.outcome(id, peer));
+        }
+        self.emit(Effect::Finished(Box::new(ended.info(id))));
+        self.keep_ended(id, ended, expiry);
+    }
+
+    fn keep_ended(&mut self, id: TaskId, ended: Ended, expiry_wall_ms: u64) {
+        if let Some(token) = ended.token {
+            self.tokens.insert(token, id);
+        }
+        self.expiries.insert((expiry_wall_ms, id));
+        self.ended.insert(id, ended);
+    }
+
+    fn fail(&mut self, now: Now, id: TaskId, failure: Failure) {
+        self.end(now, id, Event::Fail(failure), None);
+    }
+}

@@ -1,0 +1,339 @@
+//! The `control` and `result` channels: registration, polls, accepts, deliveries, goodbyes.
+
+use bytes::Bytes;
+
+use lamagrid_domain::{Event, Failure, FailureKind, LeaseToken, NodeName, Role, SessionId, State};
+use lamagrid_wire::message::{
+    Abandon, Accept, Action, AttemptOutcome, Commands, ControlReply, ControlRequest, Delivery, Farewell,
+    Hello, Hint, LaneAddress, NodeEvent, Poll, Proceed, Ready, RefusedQueue, Rejected, ResultReply,
+    ResultRequest, SessionGone, Stored, Welcome,
+};
+use lamagrid_wire::router::PeerId;
+
+use super::ended::Delivered;
+use super::sessions::{Orphans, Session};
+use super::{Core, Effect, Now};
+
+/// Most models one node may offer.
+const MAX_MODELS: usize = 256;
+/// Most tasks one node may work on at once.
+const MAX_SLOTS: u16 = 64;
+/// Polls in a row that may miss an accepted attempt before it is requeued; one can overlap its delivery.
+const MAX_MISSED_POLLS: u8 = 3;
+
+impl Core {
+    pub(super) fn on_control(&mut self, now: Now, peer: PeerId, request: ControlRequest) {
+        let reply = match request {
+            ControlRequest::Hello(hello) => self.on_hello(now, hello),
+            ControlRequest::Poll(poll) => self.on_poll(now, poll),
+            ControlRequest::Goodbye(goodbye) => {
+                self.end_session(now, goodbye.session, None);
+                Farewell {}.into()
+            }
+        };
+        // A reply that is a new session's welcome binds its lanes first.
+        self.emit(Effect::Control { peer, reply });
+    }
+
+    fn on_hello(&mut self, now: Now, hello: Hello) -> ControlReply {
+        let Hello { mut info, slots, running, held } = hello;
+        let rejected = |kind, text: String| Rejected { failure: Failure::new(kind, text) }.into();
+        if info.models.is_empty() || info.models.len() > MAX_MODELS || !(1..=MAX_SLOTS).contains(&slots) {
+            let text = format!("a node offers 1 to {MAX_MODELS} models and 1 to {MAX_SLOTS} slots");
+            return rejected(FailureKind::InvalidInput, text);
+        }
+        if let Some(old) = self.sessions.values().find(|s| s.info.name == info.name) {
+            let silent_ms = self.clock_ms.saturating_sub(old.last_seen_ms);
+            if old.info.pid != info.pid && silent_ms < self.settings.scheduler.suspect_after_ms {
+                let text = format!(
+                    "a node named {} is connected already (pid {}): give this one another name with --name",
+                    info.name, old.info.pid
+                );
+                // Not for ever: it may be this node's own predecessor, whose end is about to be noticed.
+                return rejected(FailureKind::Disconnected, text);
+            }
+            let (old, until) = (old.id, self.clock_ms);
+            self.end_session(now, old, Some(until));
+        }
+        let session = SessionId::from_bytes(self.draw());
+        let mut refused = Vec::new();
+        for queue in info.queues() {
+            if !self.settings.queues.contains_key(&queue) {
+                info.models.retain(|o| o.queue != queue);
+                let reason = "the scheduler's configuration has no such queue".to_owned();
+                refused.push(RefusedQueue { queue, reason });
+            }
+        }
+        let name = info.name.clone();
+        let mut fresh = Session::new(session, info, slots, self.clock_ms);
+        let lanes = fresh
+            .lanes
+            .iter()
+            .enumerate()
+            .map(|(i, (queue, _))| LaneAddress {
+                queue: queue.clone(),
+                address: self.settings.endpoints.lane(session, i),
+            })
+            .collect();
+        // What the node still has goes on under the new session; what it lost is started again at once.
+        let orphans = self.orphans.remove(&name);
+        let counts = orphans.as_ref().is_some_and(|o| o.counts);
+        let (kept, lost): (Vec<_>, Vec<_>) = orphans
+            .map(|o| o.tokens)
+            .unwrap_or_default()
+            .into_iter()
+            .partition(|token| running.contains(token) || held.contains(token));
+        for token in &kept {
+            fresh.tokens.insert(*token, 0);
+            let task =
+                self.tokens.get(token).and_then(|id| self.tasks.get_mut(id)).expect("orphans are live");
+            task.state = task.state.apply(Event::Adopt { session }).expect("orphans are assigned");
+        }
+        self.sessions.insert(session, fresh);
+        for token in lost {
+            self.lose(now, token, counts);
+        }
+        let is_done = |t: &LeaseToken| self.tokens.get(t).is_some_and(|id| self.ended.contains_key(id));
+        let abandoned = running
+            .iter()
+            .filter(|t| !kept.contains(t))
+            .chain(held.iter().filter(|t| !kept.contains(t) && !is_done(t)))
+            .copied()
+            .collect();
+        Welcome {
+            session,
+            lanes,
+            refused,
+            lease_ms: self.settings.scheduler.lease_ms,
+            poll_ms: self.settings.poll_ms,
+            spool: self.settings.spool.clone(),
+            abandoned,
+        }
+        .into()
+    }
+
+    fn on_poll(&mut self, now: Now, poll: Poll) -> ControlReply {
+        let Some(session) = self.sessions.get_mut(&poll.session) else {
+            return SessionGone { session: poll.session }.into();
+        };
+        session.last_seen_ms = self.clock_ms;
+        session.acknowledge(poll.acknowledged);
+        for refusal in &poll.refused {
+            let reason: String = refusal.reason.chars().take(200).collect();
+            tracing::warn!(node = %session.info.name, command = refusal.seq, reason, "node refused a command");
+        }
+        let mut missing = Vec::new();
+        for (token, missed) in &mut session.tokens {
+            *missed = if poll.running.contains(token) { 0 } else { *missed + 1 };
+            if *missed >= MAX_MISSED_POLLS {
+                missing.push(*token);
+            }
+        }
+        for token in &poll.running {
+            if !self.tokens.contains_key(token) && !session.has_command_for(*token) {
+                session.command(Action::Cancel { token: *token });
+            }
+        }
+        let commands = session.commands();
+        for token in missing {
+            if let Some(session) = self.sessions.get_mut(&poll.session) {
+                session.tokens.remove(&token);
+            }
+            self.lose(now, token, false);
+        }
+        self.feed(poll.session);
+        Commands { commands }.into()
+    }
+
+    /// Puts a command into a session's outbox and hints down a lane, behind the assignment it may concern.
+    pub(super) fn command(&mut self, session: SessionId, action: Action) {
+        let Some(target) = self.sessions.get_mut(&session) else { return };
+        target.command(action);
+        self.emit(Effect::Lane { session, index: 0, message: Hint {}.into(), attach: None });
+    }
+
+    pub(super) fn on_lane_connected(&mut self, _now: Now, session: SessionId, index: usize) {
+        let Some(target) = self.sessions.get_mut(&session) else { return };
+        if let Some((_, connected)) = target.lanes.get_mut(index) {
+            *connected = true;
+        }
+        self.feed(session);
+    }
+
+    pub(super) fn on_lanes_failed(&mut self, now: Now, session: SessionId, reason: &str) {
+        tracing::error!(%session, reason, "lanes could not be bound");
+        self.end_session(now, session, Some(self.clock_ms + self.settings.scheduler.lease_ms));
+    }
+
+    pub(super) fn on_result(
+        &mut self,
+        now: Now,
+        peer: PeerId,
+        request: ResultRequest,
+        inline: Option<Bytes>,
+    ) {
+        let id = match &request {
+            ResultRequest::Ready(Ready { session, .. })
+            | ResultRequest::Accept(Accept { session, .. })
+            | ResultRequest::Delivery(Delivery { session, .. }) => *session,
+        };
+        let Some(session) = self.sessions.get_mut(&id) else {
+            self.answer(peer, SessionGone { session: id });
+            return;
+        };
+        session.last_seen_ms = self.clock_ms;
+        session.peer = Some(peer.clone());
+        match request {
+            ResultRequest::Ready(ready) => {
+                session.grant(ready.credit);
+                session.set_loaded(&ready.loaded);
+            }
+            ResultRequest::Accept(accept) => self.on_accept(peer, id, accept.token),
+            ResultRequest::Delivery(delivery) => {
+                session.grant(delivery.credit);
+                session.set_loaded(&delivery.loaded);
+                self.on_delivery(now, peer, id, delivery, inline);
+            }
+        }
+        self.feed(id);
+    }
+
+    fn answer(&mut self, peer: PeerId, reply: impl Into<ResultReply>) {
+        self.emit(Effect::Result { peer, reply: reply.into() });
+    }
+
+    fn on_accept(&mut self, peer: PeerId, session: SessionId, token: LeaseToken) {
+        let live = self.tokens.get(&token).and_then(|id| self.tasks.get_mut(id)).filter(|task| {
+            matches!(task.state, State::Assigned { token: t, session: s } if t == token && s == session)
+        });
+        let Some(task) = live else {
+            self.answer(peer, Abandon { token });
+            return;
+        };
+        task.accepted = true;
+        let accept_by = (task.accept_by_ms, token);
+        self.accept_by.remove(&accept_by);
+        self.answer(peer, Proceed { token });
+    }
+
+    fn on_delivery(
+        &mut self,
+        now: Now,
+        peer: PeerId,
+        session: SessionId,
+        delivery: Delivery,
+        inline: Option<Bytes>,
+    ) {
+        let token = delivery.token;
+        if let Some(session) = self.sessions.get_mut(&session) {
+            session.tokens.remove(&token);
+        }
+        let known = self.tokens.get(&token).copied();
+        let held = |core: &Self| {
+            known.filter(|id| {
+                core.tasks.get(id).is_some_and(|task| {
+                    #[cfg(test)]
+                    if core.fault == Some(super::simulation::Fault::StaleAccepted) {
+                        return matches!(task.state, State::Assigned { .. });
+                    }
+                    matches!(task.state, State::Assigned { token: t, session: s } if t == token && s == session)
+                })
+            })
+        };
+        let Some(id) = held(self) else {
+            // On record already, or another attempt or a cancel was first: either way the node may drop it.
+            let accepted =
+                known.is_some_and(|id| self.ended.get(&id).is_some_and(|e| e.token == Some(token)));
+            #[cfg(test)]
+            self.accept_twice(now, known, &delivery);
+            self.answer(peer, Stored { token, accepted });
+            return;
+        };
+        if let Some(task) = self.tasks.get(&id) {
+            self.accept_by.remove(&(task.accept_by_ms, token));
+        }
+        match delivery.outcome {
+            AttemptOutcome::Done { result, inline: is_inline, stages } => {
+                let fits = result.role == Role::Result
+                    && match &inline {
+                        Some(bytes) => is_inline && bytes.len() as u64 == result.len,
+                        None => !is_inline,
+                    };
+                if fits {
+                    self.learn_run_time(id, stages.infer_ms + stages.pixels_ms);
+                    let delivered = Delivered { token, meta: result, inline, stages };
+                    self.end(now, id, Event::Complete, Some(delivered));
+                } else {
+                    let text = "the node delivered a result that is not what it announced";
+                    self.attempt_failed(now, id, Failure::new(FailureKind::Internal, text));
+                }
+            }
+            AttemptOutcome::Failed { failure } => self.attempt_failed(now, id, failure.bounded()),
+            AttemptOutcome::Cancelled => self.lose(now, token, false),
+        }
+        self.answer(peer, Stored { token, accepted: true });
+    }
+
+    fn learn_run_time(&mut self, id: lamagrid_domain::TaskId, ms: f64) {
+        let Some(task) = self.tasks.get(&id) else { return };
+        if ms.is_finite() && ms >= 0.0 {
+            let average = self.run_ms.entry(task.spec.queue.clone()).or_insert(ms);
+            *average += (ms - *average) * 0.1; // about the last ten tasks
+        }
+    }
+
+    pub(super) fn on_event(&mut self, event: NodeEvent) {
+        match event {
+            NodeEvent::Heartbeat(heartbeat) => {
+                if let Some(session) = self.sessions.get_mut(&heartbeat.session) {
+                    session.last_seen_ms = self.clock_ms;
+                }
+            }
+            NodeEvent::Step(step) => {
+                let Some(session) = self.sessions.get_mut(&step.session) else { return };
+                session.last_seen_ms = self.clock_ms;
+                if !session.tokens.contains_key(&step.token) {
+                    return;
+                }
+                let Some(&id) = self.tokens.get(&step.token) else { return };
+                if let Some(task) = self.tasks.get_mut(&id) {
+                    task.progress = (step.step, step.of);
+                    self.tell_followers(id);
+                }
+            }
+        }
+    }
+
+    pub(super) fn on_result_gone(&mut self, now: Now, peer: &PeerId) {
+        let session = self.sessions.values().find(|s| s.peer.as_ref() == Some(peer)).map(|s| s.id);
+        if let Some(session) = session {
+            self.end_session(now, session, Some(self.clock_ms + self.settings.scheduler.closed_grace_ms));
+        }
+    }
+
+    /// Ends a session. Its accepted attempts are kept for the node until `keep_until_ms`; without that the
+    /// node left in peace and they wait again at once.
+    pub(super) fn end_session(&mut self, now: Now, id: SessionId, keep_until_ms: Option<u64>) {
+        let Some(session) = self.sessions.remove(&id) else { return };
+        self.emit(Effect::CloseSession { session: id });
+        let is_accepted = |core: &Self, token: &LeaseToken| {
+            core.tokens.get(token).and_then(|id| core.tasks.get(id)).is_some_and(|task| task.accepted)
+        };
+        for token in session.tokens.into_keys() {
+            match keep_until_ms {
+                Some(until_ms) if is_accepted(self, &token) => {
+                    self.keep_for(session.info.name.clone(), token, until_ms);
+                }
+                _ => self.lose(now, token, false),
+            }
+        }
+    }
+
+    fn keep_for(&mut self, node: NodeName, token: LeaseToken, until_ms: u64) {
+        let orphans =
+            self.orphans.entry(node).or_insert(Orphans { tokens: Vec::new(), until_ms, counts: true });
+        orphans.until_ms = orphans.until_ms.max(until_ms);
+        orphans.counts = true;
+        orphans.tokens.push(token);
+    }
+}

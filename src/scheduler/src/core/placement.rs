@@ -1,0 +1,178 @@
+//! Which task goes to which session: priorities, credit, affinity. No task waits behind a busy node while
+//! another fitting one is idle, because nothing is assigned without credit.
+
+use std::cmp::Reverse;
+use std::collections::BTreeSet;
+
+use lamagrid_domain::{Event, LeaseToken, ModelName, QueueName, SessionId, TaskId};
+use lamagrid_wire::message::Assign;
+
+use super::sessions::Session;
+use super::{Core, Effect, StoreOp, Task};
+
+/// Avoided tasks that are skipped when a session looks for work; more wait for the next look.
+const MAX_SKIPPED: usize = 16;
+
+/// Where a task stands among those of its model: higher priority first, then older first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Rank {
+    priority: Reverse<i8>,
+    seq: u64,
+    id: TaskId,
+}
+
+impl Rank {
+    pub(crate) fn of(task: &Task) -> Self {
+        Self { priority: Reverse(task.spec.priority), seq: task.seq, id: task.spec.id }
+    }
+}
+
+/// The waiting tasks of one model in one queue.
+#[derive(Debug, Default)]
+pub(crate) struct Waiting(BTreeSet<Rank>);
+
+impl Waiting {
+    pub(crate) fn ahead_of(&self, rank: &Rank) -> u64 {
+        self.0.range(..rank).count() as u64
+    }
+
+    pub(crate) fn ids(&self) -> impl Iterator<Item = TaskId> {
+        self.0.iter().map(|rank| rank.id)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+}
+
+impl Core {
+    /// Makes a queued task findable, now or once its delay is over, and counts it.
+    pub(super) fn enqueue(&mut self, id: TaskId) {
+        let task = self.tasks.get_mut(&id).expect("the caller holds a live task");
+        task.queued_at_ms = self.clock_ms;
+        let lamagrid_domain::State::Queued { not_before_ms } = task.state else {
+            unreachable!("only queued tasks are enqueued")
+        };
+        *self.queue_len.entry(task.spec.queue.clone()).or_default() += 1;
+        if not_before_ms > self.clock_ms {
+            self.delayed.insert((not_before_ms, id));
+        } else {
+            let key = (task.spec.queue.clone(), task.spec.model.clone());
+            let rank = Rank::of(task);
+            self.waiting.entry(key).or_default().0.insert(rank);
+        }
+    }
+
+    /// Takes a task out of the indexes of waiting tasks, if it is there.
+    pub(super) fn unqueue(&mut self, id: TaskId) {
+        let Some(task) = self.tasks.get_mut(&id) else { return };
+        let lamagrid_domain::State::Queued { not_before_ms } = task.state else { return };
+        task.queue_ms += self.clock_ms.saturating_sub(task.queued_at_ms);
+        let key = (task.spec.queue.clone(), task.spec.model.clone());
+        let rank = Rank::of(task);
+        if let Some(waiting) = self.waiting.get_mut(&key) {
+            waiting.0.remove(&rank);
+            if waiting.0.is_empty() {
+                self.waiting.remove(&key);
+            }
+        }
+        self.delayed.remove(&(not_before_ms, id));
+        if let Some(len) = self.queue_len.get_mut(&key.0) {
+            *len -= 1;
+        }
+    }
+
+    /// Gives a waiting task to the best idle session, if there is one.
+    pub(super) fn place(&mut self, id: TaskId) {
+        let Some(task) = self.tasks.get(&id) else { return };
+        let best = self
+            .sessions
+            .values()
+            .filter(|s| self.can_take(s) && s.offers(&task.spec.queue, &task.spec.model))
+            .filter(|s| self.may_have(task, s))
+            // A model in memory beats one that must be loaded; then whoever has been idle longest.
+            .min_by_key(|s| (!s.has_loaded(&task.spec.model), s.last_assigned_ms, s.id))
+            .map(|s| s.id);
+        if let Some(session) = best {
+            self.assign(id, session);
+        }
+    }
+
+    /// Gives a session work while it has credit and work waits for it.
+    pub(super) fn feed(&mut self, session: SessionId) {
+        while let Some(id) = self.next_for(session) {
+            self.assign(id, session);
+        }
+    }
+
+    fn next_for(&self, session: SessionId) -> Option<TaskId> {
+        let session = self.sessions.get(&session).filter(|s| self.can_take(s))?;
+        session
+            .info
+            .models
+            .iter()
+            .filter_map(|offer| {
+                let waiting = self.waiting.get(&(offer.queue.clone(), offer.model.clone()))?;
+                let mut ranks = waiting.0.iter().take(MAX_SKIPPED);
+                ranks.find(|rank| self.may_have(&self.tasks[&rank.id], session))
+            })
+            .min()
+            .map(|rank| rank.id)
+    }
+
+    /// Whether a session may be given one more task now.
+    pub(super) fn can_take(&self, session: &Session) -> bool {
+        session.has_credit()
+            && session.lanes_connected()
+            && !session.draining
+            && self.clock_ms.saturating_sub(session.last_seen_ms) < self.settings.scheduler.suspect_after_ms
+    }
+
+    /// A node that failed this task for its own reasons gets it again only where nobody else can.
+    fn may_have(&self, task: &Task, session: &Session) -> bool {
+        !task.avoid.contains(&session.info.name) || !self.has_other_node(task)
+    }
+
+    /// Whether a live node that the task does not avoid serves its model.
+    pub(super) fn has_other_node(&self, task: &Task) -> bool {
+        self.sessions.values().any(|s| {
+            !s.draining && s.offers(&task.spec.queue, &task.spec.model) && !task.avoid.contains(&s.info.name)
+        })
+    }
+
+    /// Whether any live node serves `model` from `queue`.
+    pub(super) fn is_served(&self, queue: &QueueName, model: &ModelName) -> bool {
+        self.sessions.values().any(|s| s.offers(queue, model))
+    }
+
+    fn assign(&mut self, id: TaskId, session: SessionId) {
+        self.unqueue(id);
+        let token = LeaseToken::from_bytes(self.draw());
+        let accept_by = self.clock_ms + self.settings.scheduler.accept_timeout_ms;
+        let task = self.tasks.get_mut(&id).expect("waiting tasks are live");
+        let target = self.sessions.get_mut(&session).expect("the caller chose a live session");
+        task.state = task.state.apply(Event::Assign { token, session }).expect("waiting tasks are queued");
+        task.counters.attempts += 1;
+        task.accepted = false;
+        task.node = Some(target.info.name.clone());
+        task.progress = (0, 0);
+        target.give(token, self.clock_ms);
+        let index = target.lane_of(&task.spec.queue).expect("a session that offers a queue has its lane");
+        self.tokens.insert(token, id);
+        self.accept_by.insert((accept_by, token));
+        task.accept_by_ms = accept_by;
+        let inline = task.inline.clone();
+        let assign = Assign {
+            token,
+            attempt: task.counters.attempts,
+            spec: task.spec.clone(),
+            inline: inline.clone(),
+        };
+        let (node, counters) = (target.info.name.clone(), task.counters);
+        self.emit(Effect::Store(StoreOp::Assign { id, token, node, counters }));
+        let attach = (!inline.is_empty()).then_some((id, inline));
+        self.emit(Effect::Lane { session, index, message: assign.into(), attach });
+        self.tell_followers(id);
+    }
+}

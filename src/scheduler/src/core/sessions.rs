@@ -1,0 +1,126 @@
+//! What is known about a node between its hello and its end, and about the work it may come back for.
+
+use std::collections::BTreeMap;
+
+use lamagrid_domain::{LeaseToken, ModelName, NodeInfo, QueueName, SessionId};
+use lamagrid_wire::message::{Action, Command};
+use lamagrid_wire::router::PeerId;
+
+/// Commands that wait for one session; the oldest is dropped beyond this, a poll's token list repairs it.
+const MAX_OUTBOX: usize = 256;
+
+/// One registered stretch of a node's life.
+pub(crate) struct Session {
+    pub(crate) id: SessionId,
+    pub(crate) info: NodeInfo,
+    pub(crate) slots: u16,
+    /// Lanes in the order of the welcome, and whether the node connected them.
+    pub(crate) lanes: Vec<(QueueName, bool)>,
+    /// Its `result` connection, once it spoke there.
+    pub(crate) peer: Option<PeerId>,
+    /// Tasks that it said it can take, cumulative.
+    granted: u64,
+    /// Tasks that it was given, cumulative.
+    given: u64,
+    /// Attempts it works on, and how many polls in a row did not list them.
+    pub(crate) tokens: BTreeMap<LeaseToken, u8>,
+    pub(crate) last_seen_ms: u64,
+    pub(crate) last_assigned_ms: u64,
+    pub(crate) draining: bool,
+    outbox: Vec<Command>,
+    next_command: u64,
+}
+
+impl Session {
+    pub(crate) fn new(id: SessionId, info: NodeInfo, slots: u16, now_ms: u64) -> Self {
+        let lanes = info.queues().into_iter().map(|q| (q, false)).collect();
+        Self {
+            id,
+            info,
+            slots,
+            lanes,
+            peer: None,
+            granted: 0,
+            given: 0,
+            tokens: BTreeMap::new(),
+            last_seen_ms: now_ms,
+            last_assigned_ms: 0,
+            draining: false,
+            outbox: Vec::new(),
+            next_command: 1,
+        }
+    }
+
+    pub(crate) fn offers(&self, queue: &QueueName, model: &ModelName) -> bool {
+        self.info.models.iter().any(|o| o.model == *model && o.queue == *queue)
+    }
+
+    pub(crate) fn has_loaded(&self, model: &ModelName) -> bool {
+        self.info.models.iter().any(|o| o.model == *model && o.loaded)
+    }
+
+    pub(crate) fn set_loaded(&mut self, loaded: &[ModelName]) {
+        for offer in &mut self.info.models {
+            offer.loaded = loaded.contains(&offer.model);
+        }
+    }
+
+    pub(crate) fn lane_of(&self, queue: &QueueName) -> Option<usize> {
+        self.lanes.iter().position(|(q, _)| q == queue)
+    }
+
+    pub(crate) fn lanes_connected(&self) -> bool {
+        self.lanes.iter().all(|(_, connected)| *connected)
+    }
+
+    /// Credit only rises: a repeated or late message takes nothing back. It never passes what the slots allow.
+    pub(crate) fn grant(&mut self, credit: u64) {
+        let ceiling = self.given + u64::from(self.slots);
+        self.granted = self.granted.max(credit.min(ceiling));
+    }
+
+    pub(crate) fn has_credit(&self) -> bool {
+        self.granted > self.given
+    }
+
+    pub(crate) fn give(&mut self, token: LeaseToken, now_ms: u64) {
+        self.given += 1;
+        self.last_assigned_ms = now_ms;
+        self.tokens.insert(token, 0);
+    }
+
+    pub(crate) fn command(&mut self, action: Action) {
+        if self.outbox.len() >= MAX_OUTBOX {
+            self.outbox.remove(0);
+        }
+        self.outbox.push(Command { seq: self.next_command, action });
+        self.next_command += 1;
+    }
+
+    pub(crate) fn acknowledge(&mut self, seq: u64) {
+        self.outbox.retain(|c| c.seq > seq);
+    }
+
+    pub(crate) fn commands(&self) -> Vec<Command> {
+        self.outbox.clone()
+    }
+
+    pub(crate) fn has_command_for(&self, token: LeaseToken) -> bool {
+        self.outbox.iter().any(|c| c.action == Action::Cancel { token })
+    }
+}
+
+/// Attempts whose session ended and whose node may come back for them.
+pub(crate) struct Orphans {
+    pub(crate) tokens: Vec<LeaseToken>,
+    /// Lease clock; after this the node is lost.
+    pub(crate) until_ms: u64,
+    /// Whether the loss counts as a crash of the task's node, which a restart of the scheduler does not.
+    pub(crate) counts: bool,
+}
+
+impl Orphans {
+    pub(crate) fn after_restart(until_ms: u64) -> Self {
+        Self { tokens: Vec::new(), until_ms, counts: false }
+    }
+}

@@ -1,0 +1,130 @@
+//! What happens because time passed. Everything here runs on a tick, after the sockets were drained.
+
+use lamagrid_domain::State;
+
+use super::{Core, Effect, Now, StoreOp};
+
+/// Results whose retention ends are removed in portions, so that one tick stays short.
+const MAX_FORGOTTEN_PER_TICK: usize = 256;
+
+impl Core {
+    pub(super) fn on_tick(&mut self, now: Now) {
+        self.end_sessions_that_do_not_accept(now);
+        self.end_silent_sessions(now);
+        self.give_up_orphans(now);
+        self.wake_delayed();
+        self.fail_past_deadlines(now);
+        self.fail_unserved(now);
+        self.forget_expired(now);
+    }
+
+    fn end_sessions_that_do_not_accept(&mut self, now: Now) {
+        while let Some(&(at, token)) = self.accept_by.first().filter(|(at, _)| *at <= self.clock_ms) {
+            self.accept_by.remove(&(at, token));
+            let Some(task) = self.tokens.get(&token).and_then(|id| self.tasks.get(id)) else { continue };
+            let State::Assigned { session, .. } = task.state else { continue };
+            if let Some(session) = self.sessions.get(&session) {
+                tracing::warn!(node = %session.info.name, "assignment was not accepted in time, session ends");
+            }
+            self.end_session(now, session, Some(self.clock_ms + self.settings.scheduler.lease_ms));
+        }
+    }
+
+    fn end_silent_sessions(&mut self, now: Now) {
+        let lease_ms = self.settings.scheduler.lease_ms;
+        let silent: Vec<_> = self
+            .sessions
+            .values()
+            .filter(|s| self.clock_ms.saturating_sub(s.last_seen_ms) >= lease_ms)
+            .map(|s| s.id)
+            .collect();
+        for id in silent {
+            if let Some(session) = self.sessions.get(&id) {
+                tracing::warn!(node = %session.info.name, lease_ms, "node was silent for a whole lease, it is lost");
+            }
+            // No grace: the lease is over now. `give_up_orphans` runs right after.
+            self.end_session(now, id, Some(self.clock_ms));
+        }
+    }
+
+    fn give_up_orphans(&mut self, now: Now) {
+        let over: Vec<_> = self
+            .orphans
+            .iter()
+            .filter(|(_, o)| o.until_ms <= self.clock_ms)
+            .map(|(node, _)| node.clone())
+            .collect();
+        for node in over {
+            let orphans = self.orphans.remove(&node).expect("listed above");
+            if !orphans.tokens.is_empty() {
+                tracing::warn!(%node, tasks = orphans.tokens.len(), "node did not come back, its tasks wait again");
+            }
+            for token in orphans.tokens {
+                self.lose(now, token, orphans.counts);
+            }
+        }
+    }
+
+    fn wake_delayed(&mut self) {
+        while let Some(&(at, id)) = self.delayed.first().filter(|(at, _)| *at <= self.clock_ms) {
+            self.unqueue(id);
+            debug_assert!(!self.delayed.contains(&(at, id)), "a delayed task has exactly one entry");
+            self.enqueue(id);
+            self.place(id);
+        }
+    }
+
+    fn fail_past_deadlines(&mut self, now: Now) {
+        while let Some(&(_, id)) = self.deadlines.first().filter(|(at, _)| *at <= now.wall_ms) {
+            self.past_deadline(now, id);
+        }
+    }
+
+    /// Fails tasks whose model no live node has served for long enough: a restart of a node takes less.
+    fn fail_unserved(&mut self, now: Now) {
+        let clock_ms = self.clock_ms;
+        let wait_ms = self.settings.scheduler.no_node_wait_ms;
+        let mut unserved = std::collections::BTreeMap::new();
+        let mut over = Vec::new();
+        for ((queue, model), waiting) in &self.waiting {
+            if self.is_served(queue, model) {
+                continue;
+            }
+            let since = self.unserved.get(model).copied().unwrap_or(clock_ms);
+            unserved.insert(model.clone(), since);
+            if clock_ms.saturating_sub(since) >= wait_ms {
+                let waited = |id: &_| clock_ms.saturating_sub(self.tasks[id].queued_at_ms) >= wait_ms;
+                over.extend(waiting.ids().filter(waited));
+            }
+        }
+        self.unserved = unserved;
+        for id in over {
+            let failure = self.unserved_failure(&self.tasks[&id].spec.model);
+            self.fail(now, id, failure);
+        }
+    }
+
+    fn forget_expired(&mut self, now: Now) {
+        let until_wall_ms = now.wall_ms + self.settings.scheduler.tombstone_retention_s * 1_000;
+        for _ in 0..MAX_FORGOTTEN_PER_TICK {
+            let Some(&(at, id)) = self.expiries.first().filter(|(at, _)| *at <= now.wall_ms) else { break };
+            self.expiries.remove(&(at, id));
+            if let Some(token) = self.ended.remove(&id).and_then(|ended| ended.token) {
+                self.tokens.remove(&token);
+            }
+            self.remember(id, until_wall_ms);
+            self.emit(Effect::Store(StoreOp::Forget { id, until_wall_ms }));
+        }
+        while let Some(id) = self.tombstone_order.front().copied() {
+            match self.tombstones.get(&id) {
+                Some(until) if *until > now.wall_ms => break,
+                Some(_) => {
+                    self.tombstones.remove(&id);
+                    self.emit(Effect::Store(StoreOp::Unremember { id }));
+                }
+                None => {}
+            }
+            self.tombstone_order.pop_front();
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! One scheduler per data directory: an advisory lock that dies with its process.
+
+use std::fs::File;
+use std::io::{Read, Seek, Write};
+use std::path::Path;
+
+use rustix::fs::{FlockOperation, flock};
+
+use crate::service::SchedulerError;
+
+/// Held as long as the process serves the directory.
+#[derive(Debug)]
+pub(crate) struct InstanceLock {
+    _file: File,
+}
+
+impl InstanceLock {
+    /// Creates `dir` (mode 0700) where it is missing, and locks `dir/lock`, which names the owner's pid.
+    pub(crate) fn take(dir: &Path) -> Result<Self, SchedulerError> {
+        use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+        let refused = |source| SchedulerError::DataDir { path: dir.to_path_buf(), source };
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(refused)?;
+        let mut file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false) // the owner's pid is in it
+            .mode(0o600)
+            .open(dir.join("lock"))
+            .map_err(refused)?;
+        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            let mut pid = String::new();
+            // A number of at most ten digits, or whatever a person put there.
+            let read = (&mut file).take(20).read_to_string(&mut pid);
+            let pid = match (read, pid.trim()) {
+                (Ok(_), pid) if !pid.is_empty() => pid.to_owned(),
+                _ => "unknown".to_owned(),
+            };
+            return Err(SchedulerError::SecondInstance { path: dir.to_path_buf(), pid });
+        }
+        let write = |file: &mut File| -> std::io::Result<()> {
+            file.set_len(0)?;
+            file.rewind()?;
+            writeln!(file, "{}", std::process::id())
+        };
+        write(&mut file).map_err(refused)?;
+        Ok(Self { _file: file })
+    }
+}
