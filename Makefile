@@ -1,0 +1,58 @@
+# LamaGrid. `make demo` from a fresh clone needs CPython 3.11, Rust, gcc, g++ and make; see `make deps` for the rest.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PORT ?= 8080
+BIN := $(CURDIR)/.venv/bin
+STAMP := .venv/.stamp
+WITH_VENV := VIRTUAL_ENV="$(CURDIR)/.venv" PATH="$(BIN):$$PATH"
+
+.PHONY: help deps venv build demo run test check parity clean
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{ printf "  make %-8s %s\n", $$1, $$2 }'
+
+deps: ## install the system packages (as root), or name those that are missing
+	@tools/deps.sh
+
+venv: $(STAMP) ## make .venv: Lama Cleaner 1.2.5 with its pins, and the tools
+
+$(STAMP): constraints/lama-cleaner.txt constraints/dev.txt tools/venv.sh
+	@tools/venv.sh
+	@touch $@
+
+build: $(STAMP) ## compile everything and install the Python package into .venv
+	@tools/space.sh 4 . "the build"
+	@$(BIN)/python tools/libraries.py
+	@echo "build: 1/2 programs and libraries (the first time some minutes, most of them libtorch's bindings)"
+	@$(WITH_VENV) cargo build --release --locked
+	@echo "build: 2/2 the Python package"
+	@$(WITH_VENV) maturin develop --release --locked
+
+demo: build ## run the whole stack once on a real photo: target/demo.png
+	@$(BIN)/python -m lamagrid.demo
+
+run: build ## serve the page on PORT (8080) with the demo model in place of lama
+	@echo "run: the demo model, which has no trained weights, stands in for lama (--grid-demo-model)"
+	@echo "run: http://127.0.0.1:$(PORT)   (Ctrl-C ends it)"
+	@exec $(BIN)/lama-cleaner-grid --model lama --grid-demo-model --port $(PORT)
+
+test: build ## all suites, cheapest first, with each one's share of the time
+	@$(BIN)/python tests/suites.py
+
+check: $(STAMP) ## formatting, lints and types
+	@$(WITH_VENV) cargo fmt --all --check
+	@$(WITH_VENV) cargo clippy --release --locked --workspace --all-targets -- -D warnings
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy --strict python/lamagrid
+
+parity: build ## the pixels of stock against those of the grid
+	@$(BIN)/python tests/suites.py parity
+
+clean: ## remove what was built; .venv stays
+	@cargo clean
+	@rm -rf .mypy_cache .ruff_cache .pytest_cache dist
+	@find python tests lama_cleaner_patch -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

@@ -1,0 +1,54 @@
+"""What Linux tells about processes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def parents() -> dict[int, int]:
+    """The parent of each living process."""
+    table = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                # The name in parentheses may hold anything, also spaces.
+                state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
+            except OSError:
+                continue  # ended meanwhile
+            if state != "Z":
+                table[int(entry.name)] = int(parent)
+    return table
+
+
+def descendants(pid: int) -> list[int]:
+    """The living children of a process, their children, and so on."""
+    table = parents()
+    found = [pid]
+    for parent in found:
+        found += [child for child, of in table.items() if of == parent]
+    return found[1:]
+
+
+def started_at(pid: int) -> str | None:
+    """When a living process started, which tells it from a later one of the same number; None if it ended."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] == "Z" else fields[19]
+
+
+def command(pid: int) -> str:
+    """The command line of a process."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def peak_megabytes(pid: int) -> float:
+    """The most memory that a process had resident at a time, in MB (10^6 bytes); shared pages count."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024 / 1e6
+    return 0.0

@@ -1,0 +1,1 @@
+"""Stock against grid, pixel by pixel."""

@@ -1,0 +1,89 @@
+"""The shape of the code base: which crate may name what, and which words are not used (P1)."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+CRATES = ROOT / "src"
+
+DOORS = {
+    "zeromq": ["src/wire/src/"],
+    "rustls": ["src/wire/src/"],
+    "rusqlite": ["src/scheduler/src/store"],
+    "tch": ["src/node/src/backend/torch/"],
+    "pyo3": ["src/bridge/src/"],
+    "pythonize": ["src/bridge/src/"],
+    "clap": ["src/cli/src/", "src/node/src/flags.rs", "src/node/src/main.rs", "src/node/src/backend/torch/main.rs"],
+    "toml": ["src/config/src/"],
+    "strsim": ["src/config/src/"],
+    "tracing_subscriber": ["src/logs/src/"],
+    "tracing_appender": ["src/logs/src/"],
+    "ureq": ["src/node/src/weights"],
+    "comfy_table": ["src/cli/src/"],
+}
+"""Foreign crate, and the only places that may name it."""
+
+ARROWS = {
+    "domain": set(),
+    "imaging": {"domain"},
+    "config": {"domain"},
+    "logs": {"config"},
+    "wire": {"domain"},
+    "client": {"domain", "wire"},
+    "scheduler": {"domain", "config", "wire"},
+    "node": {"domain", "imaging", "config", "logs", "wire"},
+    "cli": {"domain", "config", "logs", "wire", "client", "scheduler"},
+    "bridge": {"domain", "config", "logs", "wire", "client", "node", "scheduler", "cli"},
+}
+"""What each crate may depend on: down only, siblings never."""
+
+
+def rust_files() -> list[Path]:
+    """Every Rust source of the workspace."""
+    return sorted(path for path in CRATES.rglob("*.rs") if "tests" not in path.parts)
+
+
+@pytest.mark.parametrize("crate", sorted(DOORS))
+def test_one_door_per_foreign_crate(crate: str) -> None:
+    uses = re.compile(rf"(?<![\w:.]){crate}::|\buse {crate}\b")
+    named_in = [path.relative_to(ROOT).as_posix() for path in rust_files() if uses.search(path.read_text())]
+    outside = [path for path in named_in if not any(path.startswith(door) for door in DOORS[crate])]
+    assert outside == []
+
+
+def test_dependencies_point_down() -> None:
+    found = {}
+    for manifest in sorted(CRATES.glob("*/Cargo.toml")):
+        dependencies = tomllib.loads(manifest.read_text()).get("dependencies", {})
+        ours = {name.removeprefix("lamagrid-") for name in dependencies if name.startswith("lamagrid-")}
+        found[manifest.parent.name] = ours
+    assert set(found) == set(ARROWS)
+    assert {crate: ours - ARROWS[crate] for crate, ours in found.items() if ours - ARROWS[crate]} == {}
+
+
+def test_no_module_is_a_drawer() -> None:
+    drawers = {"common", "utils", "util", "helpers", "helper", "misc"}
+    places = [*CRATES.rglob("*.rs"), *(ROOT / "python").rglob("*.py"), *(ROOT / "lama_cleaner_patch").rglob("*.py")]
+    assert [str(p) for p in places if p.stem in drawers or drawers & set(p.relative_to(ROOT).parts)] == []
+
+
+def test_the_patch_has_no_logic_of_its_own() -> None:
+    source = (ROOT / "lama_cleaner_patch" / "__init__.py").read_text()
+    assert not re.search(r"^\s*(def|class|if|for|while) ", source, re.MULTILINE)
+
+
+def test_unwrap_and_todo_stay_out_of_the_product() -> None:
+    """Clippy says the same where it looks; this holds for every file, whatever its lints."""
+    wrong = [
+        f"{path.relative_to(ROOT)}: {word}"
+        for path in rust_files()
+        if not path.stem.endswith("tests") and "simulation" not in path.as_posix()
+        for word in ("todo!(", "unimplemented!(", "#[allow(")
+        if word in path.read_text()
+    ]
+    assert wrong == []

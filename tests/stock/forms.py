@@ -1,0 +1,67 @@
+"""The form that Lama Cleaner's page sends to ``/inpaint``."""
+
+from __future__ import annotations
+
+# strategy, resize limit, crop trigger, crop margin: the page's defaults per model.
+HD_DEFAULTS: dict[str, tuple[str, int, int, int]] = {
+    "lama": ("Crop", 2048, 800, 196),
+    "ldm": ("Crop", 1080, 1080, 128),
+    "zits": ("Crop", 1024, 1024, 128),
+    "mat": ("Crop", 1024, 512, 128),
+    "manga": ("Crop", 1280, 1024, 196),
+    "cv2": ("Resize", 1080, 512, 128),
+    "fcf": ("Crop", 512, 512, 128),
+}
+
+
+def stock_form(model: str = "lama", **overrides: object) -> dict[str, str]:
+    """All 34 mandatory fields with the page's defaults for a model.
+
+    ``overrides`` replace values; ``None`` leaves a field out; a field that the page does not know is a
+    ``KeyError``.
+    """
+    strategy, limit, trigger, margin = HD_DEFAULTS.get(model, ("Original", 768, 512, 128))
+    form: dict[str, str] = {
+        "ldmSteps": "25",
+        "ldmSampler": "plms",
+        "zitsWireframe": "true",
+        "hdStrategy": strategy,
+        "hdStrategyCropMargin": str(margin),
+        "hdStrategyCropTrigerSize": str(trigger),
+        "hdStrategyResizeLimit": str(limit),
+        "prompt": "",
+        "negativePrompt": "",
+        "croperX": "0",
+        "croperY": "0",
+        "croperHeight": "512",
+        "croperWidth": "512",
+        "useCroper": "false",
+        "sdScale": "1",
+        "sdMaskBlur": "5",
+        "sdStrength": "0.75",
+        "sdSteps": "50",
+        "sdGuidanceScale": "7.5",
+        "sdSampler": "uni_pc",
+        "sdSeed": "-1",
+        "sdMatchHistograms": "false",
+        "cv2Flag": "INPAINT_NS",
+        "cv2Radius": "5",
+        "paintByExampleSteps": "50",
+        "paintByExampleGuidanceScale": "7.5",
+        "paintByExampleMaskBlur": "5",
+        "paintByExampleSeed": "-1",
+        "paintByExampleMatchHistograms": "false",
+        "p2pSteps": "50",
+        "p2pImageGuidanceScale": "1.5",
+        "p2pGuidanceScale": "7.5",
+        "controlnet_conditioning_scale": "0.4",
+        "controlnet_method": "control_v11p_sd15_canny",
+    }
+    for name, value in overrides.items():
+        if name not in form:
+            raise KeyError(name)
+        if value is None:
+            del form[name]
+        else:
+            form[name] = str(value).lower() if isinstance(value, bool) else str(value)
+    return form

@@ -1,0 +1,147 @@
+"""Runs the test suites, cheapest first, and shows what each costs.
+
+usage: suites.py [NAME...]      all suites, or the named ones, in the order of the list
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+BIN = ROOT / ".venv" / "bin"
+PYTEST = (str(BIN / "python"), "-m", "pytest", "-q", "--color=no")
+CARGO_TEST = ("cargo", "test", "--release", "--locked")
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A command whose exit status decides, and whose output tells how many tests it ran."""
+
+    name: str
+    command: tuple[str, ...]
+    env: dict[str, str] = field(default_factory=dict)
+    single: bool = False
+    """Counts as one test: it prints no summary."""
+
+
+SUITES = (
+    Suite("check", ("make", "--no-print-directory", "check"), single=True),
+    Suite("rust", CARGO_TEST),
+    Suite("simulation", (*CARGO_TEST, "-p", "lamagrid-scheduler", "--test", "simulation", "--", "--ignored")),
+    Suite("binding", (*PYTEST, "tests/binding")),
+    Suite(
+        "stubtest",
+        (str(BIN / "stubtest"), "lamagrid", "--ignore-disjoint-bases"),
+        {"MYPYPATH": "python"},
+        single=True,
+    ),
+    Suite("seam", (*PYTEST, "tests/seam")),
+    Suite("parity", (*PYTEST, "tests/parity")),
+    Suite("e2e", (*PYTEST, "tests/e2e")),
+    Suite("wheels", (*PYTEST, "tests/wheels")),
+    Suite("browser", (*PYTEST, "tests/browser")),
+)
+
+CARGO_LINE = re.compile(r"^test result: \w+\. (\d+) passed; (\d+) failed")
+PYTEST_LINE = re.compile(r"^=*\s*((?:\d+ \w+,? ?)+)in [\d.]+s")
+
+
+@dataclass
+class Count:
+    """Tests of a suite, as its output says."""
+
+    passed: int = 0
+    failed: int = 0
+
+    def read(self, line: str) -> None:
+        """Add what a summary line of cargo or pytest says."""
+        if match := CARGO_LINE.match(line):
+            self.passed += int(match[1])
+            self.failed += int(match[2])
+        elif match := PYTEST_LINE.match(line):
+            for number, word in re.findall(r"(\d+) (\w+)", match[1]):
+                if word in ("passed", "xfailed"):
+                    self.passed += int(number)
+                elif word in ("failed", "error", "errors", "xpassed"):
+                    self.failed += int(number)
+
+
+def run(suite: Suite) -> tuple[int, Count, float]:
+    """Run one suite, passing its output on as it comes."""
+    print(f"== {suite.name}: {' '.join(suite.command)}", flush=True)
+    env = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}", **suite.env}
+    count = Count()
+    begin = time.monotonic()
+    try:
+        child = subprocess.Popen(
+            suite.command,
+            cwd=ROOT,
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
+    except OSError as error:
+        print(
+            f"{suite.name}: cannot start {suite.command[0]}: {error}; run `make build` first",
+            flush=True,
+        )
+        return 1, Count(0, 1), 0.0
+    assert child.stdout is not None
+    for line in child.stdout:
+        sys.stdout.write(line)
+        sys.stdout.flush()
+        count.read(line)
+    status = child.wait()
+    if suite.single:
+        count = Count(int(status == 0), int(status != 0))
+    elif status == 0 and count.passed == 0:
+        print(f"{suite.name}: no test ran", flush=True)
+        status = 1
+    if status != 0 and count.failed == 0:
+        count.failed = 1
+    return status, count, time.monotonic() - begin
+
+
+def main(names: list[str]) -> int:
+    """Run, stop at the first suite that fails, show the shares and the sum."""
+    unknown = set(names) - {suite.name for suite in SUITES}
+    if unknown:
+        print(
+            f"no such suite: {', '.join(sorted(unknown))}",
+            f"there are: {', '.join(suite.name for suite in SUITES)}",
+            sep="; ",
+        )
+        return 2
+    chosen = [suite for suite in SUITES if not names or suite.name in names]
+    total = Count()
+    times: list[tuple[str, float]] = []
+    failed = ""
+    for suite in chosen:
+        status, count, seconds = run(suite)
+        total.passed += count.passed
+        total.failed += count.failed
+        times.append((suite.name, seconds))
+        if status != 0:
+            failed = suite.name
+            break
+    whole = sum(seconds for _, seconds in times) or 1.0
+    print()
+    for name, seconds in times:
+        print(f"suite {name}: {seconds:.1f} s ({100 * seconds / whole:.0f}%)")
+    if failed:
+        left = [suite.name for suite in chosen[len(times) :]]
+        print(f"suite {failed} failed" + (f"; not run: {', '.join(left)}" if left else ""))
+    print(f"{total.passed} passed, {total.failed} failed", flush=True)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
