@@ -48,7 +48,10 @@ class Server:
     def wait_ready(self) -> Server:
         """Wait until it answers."""
         self._processes.wait_until(
-            lambda: self.get("/model").status_code == 200, READY_S, f"an answer of {self.base}", [self.process]
+            lambda: self.get("/model").status_code == 200,
+            READY_S,
+            f"an answer of {self.base}",
+            [self.process],
         )
         return self
 
@@ -63,7 +66,11 @@ class Server:
             return session.post(self.base + path, timeout=ANSWER_S, **kwargs)
 
     def inpaint(
-        self, image: bytes | None, mask: bytes | None, form: Mapping[str, str] | None = None, **overrides: object
+        self,
+        image: bytes | None,
+        mask: bytes | None,
+        form: Mapping[str, str] | None = None,
+        **overrides: object,
     ) -> requests.Response:
         """POST /inpaint as the page does; a part that is None is left out."""
         parts = {"image": ("image", image), "mask": ("mask", mask)}
@@ -86,13 +93,22 @@ class GridServer(Server):
         """The scheduler that was started last, as the launcher says."""
         return int(re.findall(r"scheduler ready \(pid (\d+)\)", self.log)[-1])
 
-    def survey(self) -> dict[str, Any]:
-        """Nodes and queues, as the scheduler sees them."""
-        return lamagrid_json("node", "list", data_dir=self.data_dir)
+    def nodes(self) -> list[dict[str, Any]]:
+        """The connected nodes, as the scheduler sees them."""
+        nodes: list[dict[str, Any]] = lamagrid_json("node", "list", data_dir=self.data_dir)
+        return nodes
+
+    def queues(self) -> dict[str, dict[str, int]]:
+        """How many tasks wait and run, by queue."""
+        shown = lamagrid_json("queue", "show", data_dir=self.data_dir)
+        return {queue["queue"]: queue for queue in shown}
 
     def task(self, answer: requests.Response) -> dict[str, Any]:
         """What the scheduler remembers of the task behind an answer."""
-        return lamagrid_json("task", "show", answer.headers["X-Lamagrid-Task"], data_dir=self.data_dir)
+        task: dict[str, Any] = lamagrid_json(
+            "task", "show", answer.headers["X-Lamagrid-Task"], data_dir=self.data_dir
+        )
+        return task
 
 
 def lamagrid_json(*words: str, data_dir: Path) -> Any:

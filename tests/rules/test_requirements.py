@@ -26,7 +26,10 @@ def named_numbers() -> set[str]:
         if path.parent != UNTESTED.parent or path.name == "test_structure.py"
     ]
     text = "\n".join(path.read_text() for path in sources)
-    return set(re.findall(r"\b(?:R[1-8]\.[1-5]|P1\b(?!\.)|P(?:[2-9]|1[0-2])\.[1-4]|X(?:1[0-2]|[1-9]))\b", text)) & NUMBERS
+    return (
+        set(re.findall(r"\b(?:R[1-8]\.[1-5]|P1\b(?!\.)|P(?:[2-9]|1[0-2])\.[1-4]|X(?:1[0-2]|[1-9]))\b", text))
+        & NUMBERS
+    )
 
 
 def test_every_number_is_tested_or_listed_and_the_list_only_shrinks() -> None:

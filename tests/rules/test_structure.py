@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from pathlib import Path
 
 import pytest
+import tomllib
 
 ROOT = Path(__file__).resolve().parents[2]
 CRATES = ROOT / "src"
@@ -18,7 +18,12 @@ DOORS = {
     "tch": ["src/node/src/backend/torch/"],
     "pyo3": ["src/bridge/src/"],
     "pythonize": ["src/bridge/src/"],
-    "clap": ["src/cli/src/", "src/node/src/flags.rs", "src/node/src/main.rs", "src/node/src/backend/torch/main.rs"],
+    "clap": [
+        "src/cli/src/",
+        "src/node/src/flags.rs",
+        "src/node/src/main.rs",
+        "src/node/src/backend/torch/main.rs",
+    ],
     "toml": ["src/config/src/"],
     "strsim": ["src/config/src/"],
     "tracing_subscriber": ["src/logs/src/"],
@@ -68,7 +73,11 @@ def test_dependencies_point_down() -> None:
 
 def test_no_module_is_a_drawer() -> None:
     drawers = {"common", "utils", "util", "helpers", "helper", "misc"}
-    places = [*CRATES.rglob("*.rs"), *(ROOT / "python").rglob("*.py"), *(ROOT / "lama_cleaner_patch").rglob("*.py")]
+    places = [
+        *CRATES.rglob("*.rs"),
+        *(ROOT / "python").rglob("*.py"),
+        *(ROOT / "lama_cleaner_patch").rglob("*.py"),
+    ]
     assert [str(p) for p in places if p.stem in drawers or drawers & set(p.relative_to(ROOT).parts)] == []
 
 

@@ -1,1 +1,136 @@
-//! The lamagrid command.
+//! The `lamagrid` command: `lamagrid <noun> <verb>`.
+//!
+//! Does not: decide anything about tasks, or end the process; it gives the exit code back.
+//!
+//! The console script calls [`main`] through the Python module. It may be called any number of times.
+//!
+//! Invariant: what a command gives goes to stdout, what went wrong to stderr, and nothing is written elsewhere
+//! in this crate than in `output`.
+//!
+//! This crate is the door for `clap` and `comfy-table`.
+
+mod args;
+mod configuration;
+mod error;
+mod grid;
+mod output;
+mod scheduler;
+mod units;
+mod view;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use clap::Parser;
+
+use lamagrid_config::{Config, ConfigError, Loaded};
+
+use args::{Cli, ConfigVerb, NodeVerb, Noun, QueueVerb, TaskVerb};
+use error::{CliError, USAGE};
+use output::{Streams, Written};
+
+/// Runs one command line, without the program's name, and gives its exit code.
+///
+/// The codes stand in the help: 0 done; 1 refused, or the scheduler could not run; 2 the command line is wrong;
+/// 78 the configuration is wrong; every other one is [`lamagrid_domain::FailureKind::exit_code`].
+pub fn main(args: impl IntoIterator<Item = String>) -> u8 {
+    let (mut out, mut err) = (std::io::stdout(), std::io::stderr());
+    run(args, lamagrid_config::process_env().collect(), &mut Streams { out: &mut out, err: &mut err })
+}
+
+fn run(args: impl IntoIterator<Item = String>, env: BTreeMap<String, String>, streams: &mut Streams) -> u8 {
+    let args = std::iter::once("lamagrid".to_owned()).chain(args);
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) if error.use_stderr() => {
+            streams.say(&error.render().to_string());
+            return USAGE;
+        }
+        // The help or the version was asked for.
+        Err(shown) => return code(streams.write(&shown.render().to_string()), 0, streams),
+    };
+    match dispatch(cli, env) {
+        Ok(answer) => {
+            if let Some(remark) = &answer.remark {
+                streams.say(&format!("{remark}\n"));
+            }
+            code(streams.write(&answer.text), answer.code, streams)
+        }
+        Err(error) => {
+            streams.say(&format!("error: {}\n", error.text()));
+            error.exit_code()
+        }
+    }
+}
+
+/// The exit code once the answer was written: a reader that left early has read what it wanted.
+fn code(written: Written, wanted: u8, streams: &mut Streams) -> u8 {
+    match written {
+        Written::All | Written::ReaderLeft => wanted,
+        Written::Failed(error) => {
+            streams.say(&format!("error: cannot write to stdout: {error}\n"));
+            1
+        }
+    }
+}
+
+/// What a command gives.
+#[derive(Debug, Default)]
+struct Answer {
+    /// For stdout.
+    text: String,
+    /// For stderr: why the code is not 0.
+    remark: Option<String>,
+    code: u8,
+}
+
+impl Answer {
+    fn ok(text: String) -> Self {
+        Self { text, ..Self::default() }
+    }
+}
+
+fn dispatch(cli: Cli, env: BTreeMap<String, String>) -> Result<Answer, CliError> {
+    let place = Place { globals: &cli.globals, env };
+    let format = cli.globals.output;
+    match cli.noun {
+        Noun::Scheduler(options) => {
+            scheduler::run(place.load(&options.set)?.config, options.lifeline).map(|()| Answer::default())
+        }
+        Noun::Config { verb: ConfigVerb::Show { origin } } => {
+            configuration::show(&place.load(&[])?, origin, format)
+        }
+        Noun::Config { verb: ConfigVerb::Check { file } } => configuration::check(&place, file, format),
+        Noun::Config { verb: ConfigVerb::Default } => configuration::default(format),
+        Noun::Task { verb: TaskVerb::Show { id } } => grid::task_show(&place.load(&[])?.config, id, format),
+        Noun::Task { verb: TaskVerb::Cancel { id } } => {
+            grid::task_cancel(&place.load(&[])?.config, id, format)
+        }
+        Noun::Node { verb: NodeVerb::List } => grid::node_list(&place.load(&[])?.config, format),
+        Noun::Queue { verb: QueueVerb::Show } => grid::queue_show(&place.load(&[])?.config, format),
+    }
+}
+
+/// Where the configuration comes from.
+#[derive(Debug)]
+struct Place<'a> {
+    globals: &'a args::Globals,
+    env: BTreeMap<String, String>,
+}
+
+impl Place<'_> {
+    /// The configuration, with `set` and the global flags as its strongest layer.
+    fn load(&self, set: &[(String, String)]) -> Result<Loaded, ConfigError> {
+        self.load_file(self.globals.config.as_deref(), set)
+    }
+
+    fn load_file(&self, file: Option<&Path>, set: &[(String, String)]) -> Result<Loaded, ConfigError> {
+        let mut flags = set.to_vec();
+        // The last one of a key counts.
+        flags.extend(self.globals.data_dir.iter().map(|dir| ("data_dir".to_owned(), dir.clone())));
+        Config::load(file, self.env.clone().into_iter(), &flags)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,36 @@
-//! Submit, wait, cancel, follow.
+//! Submit, wait, cancel, follow: the client's side of a scheduler, for programs that hand tasks over.
+//!
+//! One actor per [`Client`] owns the connection. It pings, notices silence, connects anew with capped and
+//! jittered back-off, asks for every task again that somebody waits for, and sends blobs again only when the
+//! scheduler says that it does not know the task.
+//!
+//! Does not: start a runtime, retry what the scheduler refused, or decide how a failed task goes on.
+//! Called by: the Python module, the command line and the benchmarks.
+//!
+//! Invariant: a task that [`Client::submit`] reported as accepted is followed until its outcome came or the
+//! last clone of the client is dropped, whatever happens to the connection.
+
+mod actor;
+mod asks;
+mod backoff;
+mod client;
+mod error;
+mod follow;
+mod options;
+mod outcome;
+mod task;
+mod tracked;
+
+pub use client::Client;
+pub use error::ClientError;
+pub use follow::{Follow, TaskEvent};
+pub use options::{ClientOptions, local_owner};
+pub use outcome::{Outcome, TaskResult};
+pub use task::{Input, NewTask};
+
+// What the functions above give and take, so that callers need not name the wire.
+pub use lamagrid_wire::message::{NodeStatus, Overview, QueueStatus, TaskInfo};
+pub use lamagrid_wire::{Endpoints, random_id};
+
+/// The protocol that this client speaks, major and minor.
+pub const PROTOCOL: (u8, u8) = (lamagrid_wire::frame::MAJOR, lamagrid_wire::frame::MINOR);

@@ -278,7 +278,7 @@ impl Store {
                     ResultPlace::Inline(_) => self.spool.remove_task(*id),
                 }
             }
-            StoreOp::End { id, place: None, .. } | StoreOp::Release { id } | StoreOp::Forget { id, .. } => {
+            StoreOp::End { id, place: None, .. } | StoreOp::Release { id, .. } | StoreOp::Forget { id, .. } => {
                 self.spool.remove_task(*id)
             }
             StoreOp::Insert { .. }
@@ -345,7 +345,10 @@ fn write_op(transaction: &Transaction<'_>, op: &StoreOp) -> rusqlite::Result<()>
                 Some(ResultPlace::Spool(_)) | None => Ok(()),
             }
         }
-        StoreOp::Release { id } => run("DELETE FROM blobs WHERE task = ?1", &[id.as_bytes()]),
+        StoreOp::Release { id, ended } => {
+            run("UPDATE tasks SET ended = ?2 WHERE id = ?1", &[id.as_bytes(), &pack(ended.as_ref())])?;
+            run("DELETE FROM blobs WHERE task = ?1", &[id.as_bytes()])
+        }
         StoreOp::Forget { id, until_wall_ms } => {
             run("DELETE FROM tasks WHERE id = ?1", &[id.as_bytes()])?;
             run("DELETE FROM blobs WHERE task = ?1", &[id.as_bytes()])?;

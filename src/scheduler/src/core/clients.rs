@@ -44,7 +44,8 @@ impl Core {
                     return;
                 };
                 if ended.result.take().is_some() {
-                    self.emit(Effect::Store(StoreOp::Release { id: release.id }));
+                    let ended = Box::new(ended.clone());
+                    self.emit(Effect::Store(StoreOp::Release { id: release.id, ended }));
                 }
             }
             ClientRequest::Survey(survey) => self.on_survey(&peer, survey.seq),

@@ -175,6 +175,8 @@ pub(crate) enum StoreOp {
     Release {
         /// The task.
         id: TaskId,
+        /// What is kept of it, now without a result: a restart must not promise bytes that are gone.
+        ended: Box<Ended>,
     },
     /// Retention is over: the row and its blobs go, the id is remembered.
     Forget {

@@ -19,9 +19,9 @@ pub(crate) struct Session {
     /// Its `result` connection, once it spoke there.
     pub(crate) peer: Option<PeerId>,
     /// Tasks that it said it can take, cumulative.
-    granted: u64,
+    pub(super) granted: u64,
     /// Tasks that it was given, cumulative.
-    given: u64,
+    pub(super) given: u64,
     /// Attempts it works on, and how many polls in a row did not list them.
     pub(crate) tokens: BTreeMap<LeaseToken, u8>,
     pub(crate) last_seen_ms: u64,

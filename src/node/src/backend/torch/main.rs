@@ -1,2 +1,48 @@
-//! x
-fn main() { let _ = tch::Cuda::is_available(); }
+//! `lamagrid-torch-worker`: runs TorchScript models through libtorch, on one device.
+//!
+//! Does not: restart itself or say how to install libtorch: without that it dies before its `main`. Its
+//! supervisor, `lamagrid-node`, starts it and does both.
+
+mod device;
+mod model;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use lamagrid_domain::NodeKind;
+use lamagrid_node::flags::Flags;
+use lamagrid_node::settings::Settings;
+use lamagrid_node::supervisor::EXIT_CONFIG;
+use lamagrid_node::worker;
+
+use device::Chosen;
+use model::Torch;
+
+fn main() -> ExitCode {
+    let flags = Flags::parse();
+    match run(&flags) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("lamagrid-torch-worker: {error:#}");
+            ExitCode::from(EXIT_CONFIG)
+        }
+    }
+}
+
+fn run(flags: &Flags) -> anyhow::Result<u8> {
+    let settings = Settings::load(flags)?;
+    let _logs = lamagrid_logs::init(&settings.log_name("worker"), &settings.config.log, &settings.log_dir)?;
+    let Chosen { device, info } = device::choose(settings.devices.first().copied())?;
+    // Sums over more than one element may round differently for another number of threads, as in Python torch.
+    // Left alone, torch chooses the same number here as there: one per physical core, or OMP_NUM_THREADS.
+    if let Ok(threads) = i32::try_from(settings.threads)
+        && threads > 0
+    {
+        tch::set_num_threads(threads);
+    }
+    tracing::info!(threads = tch::get_num_threads(), "libtorch is loaded");
+    let info = worker::describe(&settings, NodeKind::Torch, info);
+    let backend = Torch::new(settings.models.clone(), device);
+    worker::run(&settings, info, flags.lifeline, vec![Box::new(backend)])
+}

@@ -1,0 +1,20 @@
+"""LamaGrid: inpainting as tasks that a scheduler hands to nodes on GPU hosts.
+
+``TaskClient`` submits tasks from any Python program. Importing this starts nothing: no thread, no socket and
+no log handler; numpy is imported with the first picture.
+"""
+
+from lamagrid._native import __version__, build_info, protocol_version
+from lamagrid.client import Outcome, Progress, Task, TaskClient
+from lamagrid.errors import LamaGridError
+
+__all__ = [
+    "LamaGridError",
+    "Outcome",
+    "Progress",
+    "Task",
+    "TaskClient",
+    "__version__",
+    "build_info",
+    "protocol_version",
+]

@@ -1,0 +1,110 @@
+"""The native module: private, see ``lamagrid.client`` for the public API."""
+
+import os
+from collections.abc import Sequence
+from typing import Any, TypedDict, final
+
+__all__ = [
+    "Client",
+    "Follow",
+    "Job",
+    "NodeSession",
+    "__version__",
+    "build_info",
+    "config",
+    "failure_kinds",
+    "main",
+    "protocol_version",
+    "raise_failure",
+]
+
+__version__: str
+
+_Dims = tuple[int, int, int]
+_Blob = tuple[str, bytes, _Dims | None]
+
+class _Outcome(TypedDict):
+    task: dict[str, Any]
+    dims: _Dims | None
+    data: bytes
+
+class _Event(TypedDict):
+    status: str
+    step: int
+    of: int
+
+class _Config(TypedDict):
+    data_dir: str
+    runtime_dir: str
+    log_dir: str
+    max_pixels: int
+    timeout_s: float
+    queues: list[str]
+    rows: list[dict[str, str]]
+
+def protocol_version() -> tuple[int, int]: ...
+def build_info() -> dict[str, str]: ...
+def config(
+    file: str | os.PathLike[str] | None = None, flags: Sequence[tuple[str, str]] | None = None
+) -> _Config: ...
+def main(argv: Sequence[str]) -> int: ...
+def failure_kinds() -> list[tuple[str, str]]: ...
+def raise_failure(kind: str, message: str) -> None: ...
+
+@final
+class Client:
+    def __new__(
+        cls,
+        data_dir: str | os.PathLike[str] | None = None,
+        owner: str | None = None,
+        *,
+        runtime_dir: str | os.PathLike[str] | None = None,
+    ) -> Client: ...
+    @property
+    def timeout_s(self) -> float: ...
+    @property
+    def address(self) -> str: ...
+    @property
+    def owner(self) -> str: ...
+    def submit(self, spec: dict[str, Any], blobs: Sequence[_Blob], timeout: float | None = None) -> str: ...
+    def wait(self, id: str, timeout: float | None = None) -> _Outcome | None: ...
+    def cancel(self, id: str, timeout: float | None = None) -> dict[str, Any]: ...
+    def status(self, id: str, timeout: float | None = None) -> dict[str, Any]: ...
+    def follow(self, id: str) -> Follow: ...
+    def survey(self, timeout: float | None = None) -> dict[str, Any]: ...
+    def release(self, id: str, timeout: float | None = None) -> None: ...
+
+@final
+class Follow:
+    def next_event(self, timeout: float | None = None) -> _Event | None: ...
+
+@final
+class NodeSession:
+    def __new__(
+        cls,
+        data_dir: str | os.PathLike[str] | None,
+        name: str,
+        kind: str,
+        device: str,
+        models: Sequence[str],
+        slots: int,
+    ) -> NodeSession: ...
+    def next_job(self, wait: float) -> Job | None: ...
+    @property
+    def closed(self) -> bool: ...
+    def set_loaded(self, models: Sequence[str]) -> None: ...
+    def drain(self) -> None: ...
+    def close(self) -> None: ...
+
+@final
+class Job:
+    @property
+    def spec(self) -> dict[str, Any]: ...
+    @property
+    def attempt(self) -> int: ...
+    @property
+    def cancelled(self) -> bool: ...
+    def input(self, role: str) -> bytes: ...
+    def step(self, step: int, of: int) -> bool: ...
+    def finish(self, data: bytes, form: dict[str, int] | None = None) -> None: ...
+    def fail(self, kind: str, message: str) -> None: ...

@@ -1,0 +1,306 @@
+"""Inpainting from a Python program: submit, wait, cancel, follow.
+
+    client = TaskClient()
+    picture = client.inpaint(image, mask)                 # RGB in, RGB out
+
+    task = client.submit(image, mask, model="lama", hd_strategy="Original")
+    for progress in task.follow():
+        print(progress.status, progress.step, progress.of)
+    picture = task.wait()
+
+A wait lets other threads run and is ended by Ctrl-C. A client may be shared by threads; after a fork it makes
+its own connection in the child.
+
+Does not: decode or encode pictures, or touch a pixel besides the order of its colours.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from lamagrid import _native
+from lamagrid.errors import InvalidInputError, LamaGridError, WaitTimeoutError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Pixels = NDArray[np.uint8]
+    Scalar = bool | int | float | str | None
+
+Durability = Literal["full", "process"]
+
+ACCEPT_TIMEOUT_S = 30.0  # a scheduler that restarts is back within a few seconds
+ANSWER_TIMEOUT_S = 5.0  # a scheduler that runs answers within milliseconds
+TERMINAL = frozenset(["completed", "failed", "cancelled"])
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a task is.
+
+    Attributes:
+        status: ``queued``, ``processing``, ``completed``, ``failed`` or ``cancelled``.
+        step: Steps done.
+        of: Steps in all; 0 where that is unknown or none was begun.
+    """
+
+    status: str
+    step: int
+    of: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a completed task gave.
+
+    Attributes:
+        data: The result's bytes.
+        dims: Height, width and channels of raw BGR pixels; None for an encoded file.
+        task: The task as it ended: ``node``, ``stages`` (milliseconds), ``counters``, ...
+    """
+
+    data: bytes
+    dims: tuple[int, int, int] | None
+    task: Mapping[str, Any]
+
+    def bgr(self) -> Pixels:
+        """``(H, W, 3)`` u8 BGR, as upstream's models give it. Read-only, without a copy."""
+        import numpy as np
+
+        if self.dims is None:
+            raise InvalidInputError(
+                "the result is an encoded file: use Outcome.data", task_id=self.task["id"]
+            )
+        return np.frombuffer(self.data, np.uint8).reshape(self.dims)
+
+    def rgb(self) -> Pixels:
+        """``(H, W, 3)`` u8 RGB, in memory of its own."""
+        return self.bgr()[:, :, ::-1].copy()
+
+
+class Task:
+    """A task that a scheduler has on record; made by :meth:`TaskClient.submit` or :meth:`TaskClient.task`.
+
+    Attributes:
+        id: 32 hexadecimal digits. A name, not a secret.
+    """
+
+    def __init__(self, native: _native.Client, task_id: str) -> None:
+        self._native = native
+        self.id = task_id
+
+    def __repr__(self) -> str:
+        return f"Task({self.id!r})"
+
+    def wait(self, timeout: float | None = None) -> Pixels:
+        """Wait for the picture.
+
+        Args:
+            timeout: Seconds; by default the configured ``client.timeout_ms``.
+
+        Returns:
+            ``(H, W, 3)`` u8 **RGB**, in memory of its own.
+
+        Raises:
+            WaitTimeoutError: It is not ready; the task goes on, and this may be called again.
+            LamaGridError: The task failed, by the class of its kind; or the scheduler cannot be reached.
+        """
+        return self.outcome(timeout).rgb()
+
+    def wait_bgr(self, timeout: float | None = None) -> Pixels:
+        """As :meth:`wait`, but ``(H, W, 3)`` u8 **BGR**, as upstream's models give it. Read-only."""
+        return self.outcome(timeout).bgr()
+
+    def outcome(self, timeout: float | None = None) -> Outcome:
+        """Wait for the result and everything that is known about it; see :meth:`wait`.
+
+        The result stays with the scheduler until :meth:`release` or the end of its retention.
+        """
+        ended = self._native.wait(self.id, timeout)
+        if ended is None:
+            waited = self._native.timeout_s if timeout is None else timeout
+            raise WaitTimeoutError(
+                f"task {self.id} was not ready after {waited:g} s; it goes on, wait again or cancel it",
+                task_id=self.id,
+            )
+        return Outcome(ended["data"], ended["dims"], ended["task"])
+
+    def follow(self, timeout: float | None = None) -> Iterator[Progress]:
+        """Yield where the task is, from now on until it has ended; the last one has a terminal status.
+
+        A slow reader misses steps, never the end. A task that failed does not raise here; :meth:`wait` does.
+
+        Args:
+            timeout: Seconds between two events; by default the configured ``client.timeout_ms``.
+
+        Raises:
+            WaitTimeoutError: Nothing happened in that time; the task goes on.
+        """
+        patience = self._native.timeout_s if timeout is None else timeout
+        events = self._native.follow(self.id)
+        while True:
+            event = events.next_event(patience)
+            if event is None:
+                raise WaitTimeoutError(f"task {self.id} did not move for {patience:g} s", task_id=self.id)
+            yield Progress(event["status"], event["step"], event["of"])
+            if event["status"] in TERMINAL:
+                return
+
+    def cancel(self, timeout: float = ANSWER_TIMEOUT_S) -> str:
+        """Ask that the task be stopped. Returns its status then; a task that has ended stays as it is."""
+        status: str = self._native.cancel(self.id, timeout)["status"]
+        return status
+
+    def status(self, timeout: float = ANSWER_TIMEOUT_S) -> dict[str, Any]:
+        """What the scheduler knows: ``status``, ``position``, ``node``, ``failure``, ``stages``, ..."""
+        return self._native.status(self.id, timeout)
+
+    def release(self, timeout: float = ANSWER_TIMEOUT_S) -> None:
+        """Say that the result is not needed any more; it is gone then."""
+        self._native.release(self.id, timeout)
+
+
+class TaskClient:
+    """Hands tasks to the scheduler of one data directory.
+
+    Args:
+        data_dir: The scheduler's data directory; by default the configured one.
+        owner: Who may see and cancel these tasks; by default everybody who may use the socket directory.
+
+    Raises:
+        ConfigError: The configuration is wrong, or there is no usable socket directory.
+    """
+
+    def __init__(self, data_dir: str | os.PathLike[str] | None = None, owner: str | None = None) -> None:
+        self._native = _native.Client(None if data_dir is None else os.fspath(data_dir), owner)
+
+    @property
+    def address(self) -> str:
+        """Where the scheduler is looked for."""
+        return self._native.address
+
+    def submit(
+        self,
+        image: Pixels,
+        mask: Pixels,
+        *,
+        model: str = "lama",
+        example: Pixels | None = None,
+        priority: int = 0,
+        durability: Durability = "full",
+        deadline: float | None = None,
+        timeout: float | None = None,
+        **params: Scalar,
+    ) -> Task:
+        """Submit a task. It is on the scheduler's record when this returns.
+
+        Args:
+            image: ``(H, W, 3)`` u8 RGB.
+            mask: ``(H, W)`` u8, above 127 in the hole; of the image's height and width.
+            model: As nodes offer it.
+            example: ``(h, w, 3)`` u8 RGB, for paint by example.
+            priority: -128 to 127, higher goes first.
+            durability: What the record survives: ``full``, power loss; ``process``, the death of any process.
+            deadline: Seconds after which nobody wants the result any more; the task fails then.
+            timeout: Seconds to get it on record, a scheduler that is not there yet included; by default 30.
+            params: Fields of Lama Cleaner's ``Config`` by their names: ``hd_strategy="Crop"``, ...
+
+        Raises:
+            InvalidInputError: An argument is wrong; the text names it.
+            OverloadedError: The queue is full; ``queue_len`` and ``wait_s`` say how long to wait.
+            DisconnectedError: No scheduler answered in time; the text says how to start one.
+        """
+        blobs = [_blob("image", image, 3), _blob("mask", mask, 1)]
+        if blobs[0][2][:2] != blobs[1][2][:2]:
+            raise InvalidInputError(
+                f"mask has the shape {mask.shape}, but image has {image.shape}: "
+                f"they must have the same height and width"
+            )
+        if example is not None:
+            blobs.append(_blob("example", example, 3))
+        spec: dict[str, Any] = {
+            "model": model,
+            "priority": _priority(priority),
+            "durability": durability,
+            "params": {key: _scalar(key, value) for key, value in params.items()},
+        }
+        if deadline is not None:
+            spec["deadline_s"] = deadline
+        return Task(
+            self._native, self._native.submit(spec, blobs, ACCEPT_TIMEOUT_S if timeout is None else timeout)
+        )
+
+    def inpaint(self, image: Pixels, mask: Pixels, *, timeout: float | None = None, **options: Any) -> Pixels:
+        """Submit and wait: ``(H, W, 3)`` u8 RGB. Whatever ends the wait early cancels the task.
+
+        Args:
+            image: See :meth:`submit`.
+            mask: See :meth:`submit`.
+            timeout: Seconds for the result; by default the configured ``client.timeout_ms``.
+            options: All other arguments of :meth:`submit`.
+        """
+        task = self.submit(image, mask, **options)
+        try:
+            picture = task.wait(timeout)
+        except BaseException:
+            with contextlib.suppress(LamaGridError):  # the first error is the one that matters
+                task.cancel()
+            raise
+        with contextlib.suppress(LamaGridError):  # the picture is here; retention ends in any case
+            task.release()
+        return picture
+
+    def task(self, task_id: str) -> Task:
+        """A task that was submitted before, perhaps by another process."""
+        return Task(self._native, task_id)
+
+    def survey(self, timeout: float = ANSWER_TIMEOUT_S) -> dict[str, Any]:
+        """What the grid is made of: ``version``, ``nodes`` and ``queues``."""
+        return self._native.survey(timeout)
+
+
+def _blob(name: str, pixels: Any, channels: int) -> tuple[str, bytes, tuple[int, int, int]]:
+    """One input as the grid takes it, after checks whose texts name the argument."""
+    import numpy as np
+
+    wanted = "(height, width, 3) RGB" if channels == 3 else "(height, width)"
+    if not isinstance(pixels, np.ndarray):
+        raise InvalidInputError(
+            f"{name} is a {type(pixels).__name__}, but must be a numpy array {wanted} of uint8"
+        )
+    shape: tuple[int, ...] = pixels.shape
+    fits = len(shape) == 3 and shape[2] == 3 if channels == 3 else len(shape) == 2
+    if not fits:
+        raise InvalidInputError(f"{name} has the shape {shape}, but must be {wanted}")
+    if pixels.dtype != np.uint8:
+        raise InvalidInputError(f"{name} is of {pixels.dtype}, but must be of uint8: 0 to 255, not 0 to 1")
+    if 0 in shape:
+        raise InvalidInputError(f"{name} has the shape {shape}: it holds no pixel")
+    # Row-major, whatever the strides: one copy.
+    return name, pixels.tobytes(), (shape[0], shape[1], channels)
+
+
+def _priority(value: int) -> int:
+    if not -128 <= value <= 127:
+        raise InvalidInputError(f"priority is {value}, but must be between -128 and 127")
+    return value
+
+
+def _scalar(name: str, value: Any) -> Scalar:
+    """A parameter as the grid takes it: numpy's numbers and enumerations become plain ones."""
+    if value is None or type(value) in (bool, int, float, str):
+        plain: Scalar = value
+        return plain
+    for attribute in ("value", "item"):  # an enumeration's member, a number of numpy
+        inner = getattr(value, attribute, None)
+        inner = inner() if callable(inner) else inner
+        if isinstance(inner, (bool, int, float, str)):
+            return inner
+    raise InvalidInputError(
+        f"{name} is a {type(value).__name__}, but must be a text, a number, a boolean or None"
+    )

@@ -1,0 +1,229 @@
+"""Runs a task through upstream's own ``ModelManager``.
+
+Does not: know about sessions, tasks' ids or the grid. One thread at a time.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from lama_cleaner.const import AVAILABLE_MODELS
+from lama_cleaner.model.utils import torch_gc
+from lama_cleaner.model_manager import ModelManager
+from lama_cleaner.schema import Config
+from numpy.typing import NDArray
+from PIL import Image
+
+Pixels = NDArray[np.uint8]
+Step = Callable[[int, int], bool]
+"""Told how many steps are done, and how many there are; False is the wish to stop."""
+
+# What a task may say about how the model is built. The rest of its parameters is upstream's `Config`.
+OPTIONS = frozenset(
+    [
+        "sd_controlnet",
+        "sd_controlnet_method",
+        "no_half",
+        "disable_nsfw",
+        "sd_cpu_textencoder",
+        "sd_run_local",
+        "sd_local_model_path",
+        "local_files_only",
+        "cpu_offload",
+        "enable_xformers",
+    ]
+)
+# Upstream's constructors index these two, given or not.
+OPTION_DEFAULTS: Mapping[str, Any] = {
+    "sd_controlnet": False,
+    "sd_controlnet_method": "control_v11p_sd15_canny",
+    "hf_access_token": "",
+    "disable_nsfw": False,
+    "sd_cpu_textencoder": False,
+    "sd_run_local": False,
+    "sd_local_model_path": None,
+    "local_files_only": False,
+    "cpu_offload": False,
+    "enable_xformers": False,
+    "no_half": False,
+}
+MESSAGE_CHARS = 500
+
+
+class TaskFailure(Exception):
+    """A task that cannot be done, with the kind that the grid knows and one text for people."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.message = message
+
+
+class Stopped(Exception):
+    """The task is not wanted any more."""
+
+
+class UpstreamModels:
+    """One model of upstream in memory at a time, built when a task asks for it.
+
+    Args:
+        device: As torch names it: ``cpu``, ``cuda``, ``cuda:1``.
+        hf_access_token: Upstream's option for models behind a login; it belongs to the node, not to tasks.
+    """
+
+    def __init__(self, device: str, hf_access_token: str = "") -> None:
+        # Closed code of x86 wheels alone, whose resize differs in the last bit from OpenCV's own.
+        if hasattr(cv2, "ipp"):
+            cv2.ipp.setUseIPP(False)
+        self._device = torch.device(device)
+        self._token = hf_access_token
+        self._manager: Any = None
+        self._built: tuple[str, tuple[tuple[str, Any], ...]] | None = None
+        self._step: Step | None = None
+        self._steps = 0
+
+    @property
+    def loaded(self) -> list[str]:
+        """The model in memory, if there is one."""
+        return [self._built[0]] if self._built is not None else []
+
+    def run(
+        self,
+        model: str,
+        params: Mapping[str, Any],
+        image: Pixels,
+        mask: Pixels,
+        example: Pixels | None = None,
+        step: Step | None = None,
+    ) -> Pixels:
+        """Inpaint.
+
+        Args:
+            model: Upstream's name.
+            params: Fields of upstream's ``Config``, and options of its models.
+            image: ``(H, W, 3)`` u8 RGB; some models write into it.
+            mask: ``(H, W)`` u8, 255 in the hole.
+            example: ``(h, w, 3)`` u8 RGB, for paint by example.
+            step: Told each step of a diffusion model.
+
+        Returns:
+            ``(H, W, 3)`` u8 BGR, cast as upstream's server casts.
+
+        Raises:
+            TaskFailure: It cannot be done; the model stays usable.
+            Stopped: ``step`` asked for it.
+        """
+        options = {key: value for key, value in params.items() if key in OPTIONS}
+        config = _config({key: value for key, value in params.items() if key not in OPTIONS}, example)
+        manager = self._manager_for(model, options)
+        self._step, self._steps = step, config.sd_steps
+        try:
+            result = manager(image, mask, config)
+            # Truncates and wraps like upstream's server; the Resize strategy does give values outside u8.
+            with np.errstate(invalid="ignore"):
+                pixels: Pixels = np.ascontiguousarray(result.astype(np.uint8))
+            return pixels
+        except (Stopped, TaskFailure):
+            raise
+        except SystemExit as error:  # upstream's answer to a broken weights file, here of ControlNet
+            raise self._load_failure(model, error) from error
+        except Exception as error:
+            if not hasattr(
+                manager, "model"
+            ):  # upstream dropped it for another controlnet method, then failed
+                self._manager, self._built = None, None
+            raise TaskFailure(_run_kind(error), _text(error)) from error
+        finally:
+            self._step = None
+            torch_gc()
+
+    def _manager_for(self, model: str, options: Mapping[str, Any]) -> Any:
+        # The controlnet method is no part of what is built: upstream changes it within a request.
+        wanted = (model, tuple(sorted((k, v) for k, v in options.items() if k != "sd_controlnet_method")))
+        if self._built == wanted:
+            return self._manager
+        if model not in AVAILABLE_MODELS:
+            raise TaskFailure("unknown_model", f"Not supported model: {model}")
+        # Gone before the next is built: two models may not fit into the device's memory.
+        self._manager, self._built = None, None
+        gc.collect()
+        torch_gc()
+        try:
+            self._manager = ModelManager(
+                name=model,
+                device=self._device,
+                callback=self._on_step,
+                **{**OPTION_DEFAULTS, "hf_access_token": self._token, **options},
+            )
+        except NotImplementedError as error:
+            raise TaskFailure("unknown_model", _text(error)) from error
+        except (Exception, SystemExit) as error:
+            raise self._load_failure(model, error) from error
+        self._built = wanted
+        return self._manager
+
+    def _load_failure(self, model: str, error: BaseException) -> TaskFailure:
+        self._manager, self._built = None, None
+        if _is_out_of_memory(error):
+            return TaskFailure("out_of_memory", _text(error))
+        why = (
+            "its weights are missing or broken, see the node's output"
+            if isinstance(error, SystemExit)
+            else _text(error)
+        )
+        return TaskFailure("model_load", f"{model} cannot be loaded: {why}")
+
+    def _on_step(self, i: int, _t: Any, _latents: Any) -> None:
+        if self._step is not None and not self._step(i + 1, self._steps):
+            raise Stopped
+
+
+def _config(fields: Mapping[str, Any], example: Pixels | None) -> Any:
+    """Upstream's ``Config`` of a task; its required fields have the page's defaults for lama."""
+    unknown = sorted(set(fields) - set(Config.__fields__))
+    if unknown:
+        raise TaskFailure("invalid_input", f"Unknown parameter: {', '.join(unknown)}")
+    whole: dict[str, Any] = {
+        "ldm_steps": 25,
+        "hd_strategy": "Crop",
+        "hd_strategy_crop_margin": 196,
+        "hd_strategy_crop_trigger_size": 800,
+        "hd_strategy_resize_limit": 2048,
+        **fields,
+    }
+    if example is not None:
+        whole["paint_by_example_example_image"] = Image.fromarray(example)
+    try:
+        return Config(**whole)
+    except ValueError as error:  # pydantic's ValidationError is one
+        raise TaskFailure("invalid_input", _text(error)) from error
+
+
+def _run_kind(error: BaseException) -> str:
+    if _is_out_of_memory(error):
+        return "out_of_memory"
+    if isinstance(error, (KeyError, ValueError, TypeError, cv2.error)):
+        return "invalid_input"  # what upstream's models raise for parameters that they do not know
+    return "inference"
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
+        return True
+    text = str(error)
+    return any(
+        mark in text for mark in ("CUDA out of memory", "can't allocate memory", "Insufficient memory")
+    )
+
+
+def _text(error: BaseException) -> str:
+    """One short line: the message, with the class where the message alone says little."""
+    message = " ".join(str(error).split())
+    if not (message and isinstance(error, RuntimeError)):
+        message = f"{type(error).__name__}: {message}"
+    return message[:MESSAGE_CHARS]

@@ -1,0 +1,238 @@
+"""Starts the scheduler and the nodes of one host as child processes, and keeps them running.
+
+Each child's stdin is a pipe whose only write end is held here. Children started with ``--lifeline`` end when
+that pipe closes, so they are gone when this process is gone, however it ended.
+
+Does not: know what the children do, or when they are ready; the launcher asks the scheduler for that.
+"""
+
+from __future__ import annotations
+
+import collections
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+FIRST_BACKOFF_S = 0.5
+BACKOFF_CAP_S = 30.0
+HEALTHY_AFTER_S = 60.0  # a child that ran this long starts again with the first back-off
+STOP_GRACE_S = 10.0  # from SIGTERM to SIGKILL: a node may finish a short task
+START_TRIES = 3  # a child that ends this often before it was ready does not start at all
+TAIL_LINES = 15  # of a child's output, shown when it does not start
+TAIL_LINE_CHARS = 500
+
+
+def say(text: str) -> None:
+    """Print one line for the person who started this, at once, also into a pipe."""
+    print(text, flush=True)
+
+
+@dataclass(frozen=True)
+class Program:
+    """What to start.
+
+    Attributes:
+        name: As people see it, unique among the children: ``scheduler``, ``node torch-0``.
+        command: The program and its arguments.
+        env: The whole environment.
+    """
+
+    name: str
+    command: Sequence[str]
+    env: Mapping[str, str]
+
+
+class StartError(Exception):
+    """A child did not start; the text says which, why, and carries the end of its output."""
+
+
+class Child:
+    """One program that is started again whenever it ends, until :meth:`stop`."""
+
+    def __init__(self, program: Program, report: Callable[[str], None] = say) -> None:
+        self.program = program
+        self._report = report
+        self._lock = threading.Lock()  # guards _process and _stopping: no start after a stop
+        self._process: subprocess.Popen[bytes] | None = None
+        self._stopping = threading.Event()
+        self._gave_up = threading.Event()
+        self._ready = False
+        self._tail: collections.deque[str] = collections.deque(maxlen=TAIL_LINES)
+        self._exit = ""
+        self._thread = threading.Thread(target=self._run, name=f"child {program.name}", daemon=True)
+
+    @property
+    def pid(self) -> int:
+        """Process id of the current run, 0 between two runs."""
+        process = self._process
+        return process.pid if process is not None else 0
+
+    def start(self) -> None:
+        """Start the program and watch over it from now on."""
+        self._thread.start()
+
+    def set_ready(self) -> None:
+        """Take note that the program works: from now on it is restarted for as long as it takes."""
+        self._ready = True
+
+    def check(self) -> None:
+        """Raise StartError if the program ended too often before it was ready."""
+        if self._gave_up.is_set():
+            lines = "\n".join(f"  | {line}" for line in self._tail)
+            raise StartError(
+                f"{self.program.name} did not start: {self._exit}" + (f"\n{lines}" if lines else "")
+            )
+
+    def ask_to_end(self) -> None:
+        """Send SIGTERM, and start it no more."""
+        with self._lock:
+            self._stopping.set()
+            if self._process is not None and self._process.poll() is None:
+                self._process.send_signal(signal.SIGTERM)
+
+    def kill_after(self, deadline: float) -> None:
+        """Wait until the monotonic time ``deadline``, then send SIGKILL. The child is gone on return."""
+        process = self._process
+        if process is not None:
+            try:
+                process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                self._report(f"{self.program.name} (pid {process.pid}) did not end in time: killing it")
+                # It leads a process group of its own: what it started goes with it.
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        if self._thread.is_alive():
+            self._thread.join(timeout=1.0)
+
+    def _run(self) -> None:
+        failures = 0
+        while True:
+            began = time.monotonic()
+            with self._lock:
+                if self._stopping.is_set():
+                    return
+                try:
+                    self._process = self._spawn()
+                except OSError as error:
+                    self._process = None
+                    self._exit = f"cannot run {self.program.command[0]}: {error.strerror or error}"
+            if self._process is not None:
+                self._exit = self._watch(self._process)
+            if self._stopping.is_set():
+                return
+            if time.monotonic() - began >= HEALTHY_AFTER_S:
+                failures = 0
+            failures += 1
+            if not self._ready and failures >= START_TRIES:
+                self._gave_up.set()
+                return
+            wait = backoff(failures)
+            self._report(f"{self.program.name} ended ({self._exit}): starting it again in {wait:.1f} s")
+            if self._stopping.wait(wait):
+                return
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        # close_fds (the default) keeps the pipes of the other children out of this one: their EOF needs it.
+        # An own session keeps a terminal's Ctrl-C for the launcher, which then ends its children in order.
+        return subprocess.Popen(
+            list(self.program.command),
+            env=dict(self.program.env),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    def _watch(self, process: subprocess.Popen[bytes]) -> str:
+        """Wait for the end of a run. Returns how it ended."""
+        reader = threading.Thread(target=self._forward, args=(process,), daemon=True)
+        reader.start()
+        status = process.wait()
+        if process.stdin is not None:
+            process.stdin.close()
+        # What the child started may hold its output open for longer; the last lines are here by then.
+        reader.join(timeout=1.0)
+        return _how_it_ended(status)
+
+    def _forward(self, process: subprocess.Popen[bytes]) -> None:
+        """Pass the child's output on, line by line, until it closes it."""
+        self._tail.clear()
+        assert process.stdout is not None
+        with process.stdout as out:
+            for line in _lines(out.fileno()):
+                self._tail.append(line[:TAIL_LINE_CHARS])
+                try:
+                    sys.stderr.write(f"[{self.program.name}] {line}\n")
+                    sys.stderr.flush()
+                except (OSError, ValueError):
+                    continue  # our own stderr is closed; the pipe must be drained all the same
+
+
+class Children:
+    """All child processes of the launcher, in the order of their start."""
+
+    def __init__(self) -> None:
+        self._children: list[Child] = []
+
+    def __iter__(self) -> Iterator[Child]:
+        return iter(self._children)
+
+    def start(self, program: Program) -> Child:
+        """Start one more program."""
+        child = Child(program)
+        self._children.append(child)
+        child.start()
+        return child
+
+    def check(self) -> None:
+        """Raise StartError if one of them does not start."""
+        for child in self._children:
+            child.check()
+
+    def stop(self) -> None:
+        """End all, the last started first: a node says goodbye to a scheduler that still answers."""
+        deadline = time.monotonic() + STOP_GRACE_S
+        first, others = self._children[:1], self._children[1:]
+        for group in (others, first):
+            for child in group:
+                child.ask_to_end()
+            for child in group:
+                child.kill_after(deadline)
+
+
+def backoff(failures: int, jitter: Callable[[], float] = random.random) -> float:
+    """Seconds before the start after ``failures`` ends in a row (at least 1): doubling, capped, jittered.
+
+    The jitter takes up to half away, so that children which died together do not come back together.
+    """
+    whole = min(BACKOFF_CAP_S, FIRST_BACKOFF_S * 2.0 ** min(failures - 1, 16))
+    return whole * (1.0 - jitter() / 2)
+
+
+def _how_it_ended(status: int) -> str:
+    if status >= 0:
+        return f"exit status {status}"
+    try:
+        return f"signal {signal.Signals(-status).name}"
+    except ValueError:
+        return f"signal {-status}"
+
+
+def _lines(fd: int) -> Iterator[str]:
+    """The lines that come out of ``fd``; a carriage return ends one too, for progress bars."""
+    rest = b""
+    while chunk := os.read(fd, 65536):
+        *whole, rest = re.split(rb"[\r\n]+", rest + chunk)
+        yield from (line.decode(errors="replace") for line in whole if line)
+        if len(rest) > 65536:  # no line end for that long: not text for people
+            yield rest.decode(errors="replace")
+            rest = b""
+    if rest:
+        yield rest.decode(errors="replace")

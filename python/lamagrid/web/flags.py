@@ -1,0 +1,174 @@
+"""The flags of ``lama-cleaner-grid`` that upstream does not know.
+
+Does not: touch upstream's own flags. They stay as they are, and upstream's parser judges them.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+DEFAULT_PYTHON_MODELS = "cv2"
+
+
+@dataclass(frozen=True)
+class GridFlags:
+    """What the ``--grid-*`` flags say.
+
+    Attributes:
+        scheduler: Data directory of a scheduler that runs already; nothing is started then.
+        data_dir: Data directory of the scheduler that is started; None is the configured one.
+        nodes: How many torch nodes to start; None if it was not said.
+        threads: Processor threads per torch node; None is the configured number.
+        demo_model: Whether the packaged demo model takes lama's name.
+        models: TorchScript files by model name.
+        python_models: What the Python node serves.
+        node_command: Path of the node program; None is the one that is found.
+    """
+
+    scheduler: Path | None
+    data_dir: Path | None
+    nodes: int | None
+    threads: int | None
+    demo_model: bool
+    models: dict[str, Path]
+    python_models: tuple[str, ...]
+    node_command: Path | None
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of our flags alone; it has no ``--help`` of its own."""
+    grid = argparse.ArgumentParser(
+        prog="lama-cleaner-grid", add_help=False, allow_abbrev=False, usage=argparse.SUPPRESS
+    )
+    group = grid.add_argument_group("grid")
+    group.add_argument(
+        "--grid-scheduler",
+        type=Path,
+        metavar="DIR",
+        help="use the scheduler that runs on this data directory; start nothing",
+    )
+    group.add_argument(
+        "--grid-data-dir",
+        type=Path,
+        metavar="DIR",
+        help="where the scheduler that is started keeps its tasks (default: data_dir of the configuration)",
+    )
+    group.add_argument(
+        "--grid-nodes",
+        type=_count,
+        metavar="N",
+        help="how many torch nodes to start (default: 1, or 0 when no model needs one)",
+    )
+    group.add_argument(
+        "--grid-threads",
+        type=_positive,
+        metavar="N",
+        help="processor threads per torch node (default: node.threads of the configuration)",
+    )
+    group.add_argument(
+        "--grid-demo-model",
+        action="store_true",
+        help="serve the packaged demo model, which has no trained weights, under the name lama",
+    )
+    group.add_argument(
+        "--grid-model",
+        type=_named_file,
+        action="append",
+        default=[],
+        metavar="NAME=PATH",
+        help="serve this TorchScript file of lama's signature under this name; may be given again",
+    )
+    group.add_argument(
+        "--grid-python-models",
+        type=_names,
+        default=_names(DEFAULT_PYTHON_MODELS),
+        metavar="NAME,...",
+        help=f"models that the Python node serves, empty for none (default: {DEFAULT_PYTHON_MODELS})",
+    )
+    group.add_argument(
+        "--grid-node-command",
+        type=Path,
+        metavar="PATH",
+        help="the node program (default: lamagrid-node beside this Python, then on PATH)",
+    )
+    return grid
+
+
+def split(argv: Sequence[str]) -> tuple[GridFlags, list[str]]:
+    """Take our flags out of ``argv``.
+
+    Returns:
+        Our flags, and the rest in its order, which is upstream's.
+
+    Raises:
+        SystemExit: Status 2, if one of our flags is wrong; the text is on stderr.
+    """
+    grid = parser()
+    seen, rest = grid.parse_known_args(list(argv))
+    for word in rest:
+        if word.startswith("--grid-"):
+            grid.error(f"unknown flag {word.split('=')[0]}; `lama-cleaner-grid --help` lists all")
+    if seen.grid_scheduler is not None:
+        for flag in ("data_dir", "nodes", "threads", "node_command"):
+            if getattr(seen, f"grid_{flag}") is not None:
+                grid.error(f"--grid-scheduler starts nothing: leave --grid-{flag.replace('_', '-')} out")
+        if seen.grid_demo_model or seen.grid_model:
+            grid.error("--grid-scheduler starts nothing: give the model file to the node that serves it")
+    models: dict[str, Path] = {}
+    for name, path in seen.grid_model:
+        if models.setdefault(name, path) != path:
+            grid.error(f"--grid-model names {name} twice")
+        if not path.is_file():
+            grid.error(f"--grid-model {name}={path}: there is no such file")
+    if seen.grid_demo_model and "lama" in models:
+        grid.error("--grid-demo-model and --grid-model lama=... both want the name lama: leave one out")
+    flags = GridFlags(
+        scheduler=seen.grid_scheduler,
+        data_dir=seen.grid_data_dir,
+        nodes=seen.grid_nodes,
+        threads=seen.grid_threads,
+        demo_model=seen.grid_demo_model,
+        models=models,
+        python_models=seen.grid_python_models,
+        node_command=seen.grid_node_command,
+    )
+    return flags, rest
+
+
+def upstream_flag(argv: Sequence[str], *names: str) -> str | None:
+    """The value of one of upstream's flags, as upstream will see it; None if it is not given.
+
+    ``names`` are the flag and those of its abbreviations that upstream's parser takes.
+    """
+    probe = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    probe.add_argument(*names, dest="value", nargs="?")
+    value: str | None = probe.parse_known_args(list(argv))[0].value
+    return value
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if not 0 <= number <= 64:
+        raise argparse.ArgumentTypeError("must be 0 to 64")
+    return number
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if not 1 <= number <= 1024:
+        raise argparse.ArgumentTypeError("must be 1 to 1024")
+    return number
+
+
+def _named_file(text: str) -> tuple[str, Path]:
+    name, equals, path = text.partition("=")
+    if not (name and equals and path):
+        raise argparse.ArgumentTypeError(f"must be NAME=PATH, not {text!r}")
+    return name, Path(path).absolute()
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))

@@ -1,0 +1,330 @@
+"""``lama-cleaner-grid``: the unchanged server of Lama Cleaner, with scheduler and nodes started beside it.
+
+Takes all of upstream's flags and the ``--grid-*`` ones. Starts nothing before every flag is right and the
+port is free; says one line per step; ends everything that it started, in order, when it ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from lamagrid.client import TaskClient
+from lamagrid.errors import ConfigError, LamaGridError
+from lamagrid.pynode.libraries import missing_library
+from lamagrid.web import flags as grid_flags
+from lamagrid.web import plan
+from lamagrid.web.children import Children, StartError, say
+from lamagrid.web.flags import GridFlags
+from lamagrid.web.gpus import cuda_gpus
+from lamagrid.web.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    import argparse
+
+    from lamagrid.web.settings import Settings
+
+OK = 0
+FAILED = 1
+WRONG_FLAGS = 2
+
+SURVEY_EVERY_S = 0.1
+SURVEY_LIMIT_S = 1.0
+STILL_WAITING_EVERY_S = 10.0
+ATTACH_LIMIT_S = 5.0  # a scheduler that runs answers within milliseconds
+
+
+class _End(BaseException):
+    """SIGTERM or SIGHUP arrived."""
+
+
+class LaunchError(Exception):
+    """The launcher cannot go on; the text says why and what to do."""
+
+
+def entry_point() -> None:
+    """What stands for ``lama_cleaner.entry_point``: run with the flags of the command line, then exit."""
+    sys.exit(main())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve until told to end. Returns the exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    flags, rest = grid_flags.split(words)
+    if any(word in ("-h", "--help") for word in rest):
+        return _show_help()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before anything imports torch: GPUs are for the nodes
+    try:
+        args, device = _parse_upstream(rest, visible, attached=flags.scheduler is not None)
+        settings = load_settings(flags.scheduler or flags.data_dir)
+        args.port = _check_port(args.host, args.port)
+    except (LaunchError, ConfigError) as error:
+        return _fail(error)
+    # With --debug Werkzeug runs all of this again in a child, which uses what the first one started.
+    reloaded = os.environ.get("WERKZEUG_RUN_MAIN") == "true"
+    attached = flags.scheduler is not None or reloaded
+    children = Children()
+    with _signals():
+        try:
+            if attached:
+                client = _attach(settings)
+                start = None
+            else:
+                env = plan.child_env(visible)
+                nodes = plan.nodes(flags, args.model, device, settings.data_dir, env)
+                client = _start_scheduler(children, plan.scheduler(settings.data_dir, env), settings)
+                start = _start_nodes(children, nodes, flags)
+            server = _import_server()
+            if start is not None:
+                _wait_for_nodes(children, client, nodes, start)
+            status = _serve(server, args, client, settings)
+        except (LaunchError, StartError, plan.PlanError) as error:
+            status = _fail(error)
+        except (_End, KeyboardInterrupt):
+            status = OK
+        finally:
+            _ignore_signals()
+            children.stop()
+    # Threads that serve browsers may wait inside native code, which a normal exit would tear down under them.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def _fail(error: Exception) -> int:
+    print(f"lama-cleaner-grid: {error}", file=sys.stderr, flush=True)
+    return FAILED
+
+
+def _show_help() -> int:
+    """Upstream's help, which says what it always said, then ours."""
+    sys.argv = ["lama-cleaner-grid", "--help"]
+    with contextlib.suppress(SystemExit):
+        _upstream_parser().parse_args()
+    print("\n" + grid_flags.parser().format_help().strip())
+    return OK
+
+
+def _upstream_parser() -> Any:
+    # By its full name: the package's attribute `parse_args` is the function.
+    try:
+        return importlib.import_module("lama_cleaner.parse_args")
+    except ModuleNotFoundError as error:
+        if error.name != "lama_cleaner":
+            raise
+        raise SystemExit(
+            "lama-cleaner-grid: Lama Cleaner is missing: pip install lama-cleaner==1.2.5"
+        ) from error
+
+
+def _parse_upstream(
+    rest: list[str], visible: str | None, attached: bool
+) -> tuple[argparse.Namespace, str | None]:
+    """Let upstream's own parser judge upstream's flags.
+
+    This process shows no GPU, for which upstream would refuse its default ``--device cuda``. So it is told
+    ``cpu``, and the nodes are told what was asked for.
+
+    Returns:
+        Upstream's arguments, and the device that was asked for (None if none was).
+
+    Raises:
+        SystemExit: Status 2, with upstream's text, for a wrong flag.
+    """
+    upstream = _upstream_parser()
+    device = grid_flags.upstream_flag(rest, "--device", "--devic", "--devi", "--dev")
+    load_config = upstream.load_config
+
+    def load_config_for_cpu(path: str) -> Any:
+        nonlocal device
+        config = load_config(path)
+        device, config.device = config.device, "cpu"
+        return config
+
+    sys.argv = ["lama-cleaner-grid", *rest, "--device", "cpu"]
+    upstream.load_config = load_config_for_cpu
+    try:
+        args: argparse.Namespace = upstream.parse_args()
+    finally:
+        upstream.load_config = load_config
+    if device == "cuda" and not attached and cuda_gpus(visible) == 0:
+        print(
+            "lama-cleaner-grid: error: --device cuda: this host has no NVIDIA GPU that may be used "
+            "(CUDA_VISIBLE_DEVICES, driver); leave --device out or say --device cpu",
+            file=sys.stderr,
+        )
+        raise SystemExit(WRONG_FLAGS)
+    return args, device
+
+
+def _check_port(host: str, port: int) -> int:
+    """The port to serve on: ``port``, or a free one for 0.
+
+    Raises:
+        LaunchError: Nothing can listen there; the text says what to do.
+    """
+    if os.environ.get("WERKZEUG_RUN_MAIN") == "true":
+        return port  # the socket is inherited
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server will
+            probe.bind(address)
+            probe.listen(1)
+            free: int = probe.getsockname()[1]
+            return free
+    except OverflowError as error:
+        raise LaunchError(f"--port {port}: a port is a number up to 65535") from error
+    except OSError as error:
+        if isinstance(error, socket.gaierror):
+            hint = f"--host {host}: {error.strerror}"
+        elif isinstance(error, PermissionError):
+            hint = f"port {port} may only be used by root: choose one from 1024 on with --port"
+        else:
+            hint = (
+                f"port {port} on {host} cannot be used: {error.strerror}. Stop the program that uses it, "
+                f"or choose another with --port"
+            )
+        raise LaunchError(hint) from error
+
+
+def _client(settings: Settings) -> TaskClient:
+    return TaskClient(data_dir=settings.data_dir)
+
+
+def _attach(settings: Settings) -> TaskClient:
+    client = _client(settings)
+    if _survey_within(client, ATTACH_LIMIT_S, lambda: None) is None:
+        raise LaunchError(
+            f"no scheduler answers on {settings.data_dir}: start it with "
+            f"`lamagrid scheduler --data-dir {settings.data_dir}`, or leave --grid-scheduler out"
+        )
+    say(f"scheduler: using the one that runs on {settings.data_dir}")
+    return client
+
+
+def _start_scheduler(children: Children, program: Any, settings: Settings) -> TaskClient:
+    say(f"scheduler: starting on {settings.data_dir}")
+    child = children.start(program)
+    client = _client(settings)
+    if _survey_within(client, None, children.check) is None:
+        raise LaunchError("the scheduler does not answer")
+    child.set_ready()
+    say(f"scheduler ready (pid {child.pid})")
+    return client
+
+
+def _survey_within(
+    client: TaskClient, limit_s: float | None, check: Callable[[], None]
+) -> dict[str, Any] | None:
+    """Ask until the scheduler answers; None if it did not within ``limit_s``. ``check`` may raise."""
+    began = told = time.monotonic()
+    while True:
+        check()
+        with contextlib.suppress(LamaGridError):
+            return client.survey(SURVEY_LIMIT_S)
+        now = time.monotonic()
+        if limit_s is not None and now - began >= limit_s:
+            return None
+        if now - told >= STILL_WAITING_EVERY_S:
+            told = now
+            say(f"scheduler: no answer yet after {now - began:.0f} s")
+        time.sleep(SURVEY_EVERY_S)
+
+
+def _start_nodes(children: Children, nodes: Sequence[plan.Node], flags: GridFlags) -> float:
+    if flags.demo_model:
+        say("demo model: lama is the packaged demo, without trained weights (--grid-demo-model)")
+    for name, path in flags.models.items():
+        say(f"model {name}: {path}")
+    for node in nodes:
+        say(f"node {node.name}: starting, for {', '.join(node.models)}")
+        children.start(node.program)
+    return time.monotonic()
+
+
+def _wait_for_nodes(children: Children, client: TaskClient, nodes: Sequence[plan.Node], began: float) -> None:
+    """Wait until each node is registered, for as long as it lives: it may have weights to fetch."""
+    waiting = {node.name: node for node in nodes}
+    by_program = {child.program.name: child for child in children}
+    told = began
+    while waiting:
+        children.check()
+        live: list[Any] = []
+        with contextlib.suppress(LamaGridError):
+            live = client.survey(SURVEY_LIMIT_S)["nodes"]
+        for status in live:
+            node = waiting.pop(status["info"]["name"], None)
+            if node is not None:
+                by_program[node.program.name].set_ready()
+                say(f"node {node.name} ready: {', '.join(node.models)} on {_where(status['info'], node)}")
+        now = time.monotonic()
+        if waiting and now - told >= STILL_WAITING_EVERY_S:
+            told = now
+            say(f"still waiting for node {', '.join(waiting)} after {now - began:.0f} s")
+        if waiting:
+            time.sleep(SURVEY_EVERY_S)
+
+
+def _where(info: Any, node: plan.Node) -> str:
+    device: str = info["device"]
+    if device != "cpu":
+        return f"{device} ({info['gpu']})" if info.get("gpu") else device
+    return f"cpu, {node.threads} threads" if node.threads else "cpu"
+
+
+def _import_server() -> Any:
+    """Upstream's server module; only now, when upstream's parser has set the environment that it reads."""
+    try:
+        return importlib.import_module("lama_cleaner.server")
+    except ImportError as error:
+        library = missing_library(error)
+        if library is None:
+            raise
+        raise LaunchError(library) from error
+
+
+def _serve(server: Any, args: argparse.Namespace, client: TaskClient, settings: Settings) -> int:
+    from lamagrid.web import pixel_limit
+    from lamagrid.web.model_manager import RemoteModelManager
+
+    server.ModelManager = functools.partial(RemoteModelManager, client=client, timeout_s=settings.timeout_s)
+    pixel_limit.register(server.app, settings.max_pixels)
+    if not _is_loopback(args.host):
+        say(f"warning: everybody who reaches {args.host} can use this server; it has no passwords")
+    host = f"[{args.host}]" if ":" in args.host else args.host
+    say(f"page: http://{host}:{args.port}")
+    server.main(args)
+    return OK
+
+
+def _is_loopback(host: str) -> bool:
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[None]:
+    def end(_number: int, _frame: Any) -> None:
+        raise _End
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, end)
+    yield
+
+
+def _ignore_signals() -> None:
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+
+if __name__ == "__main__":
+    entry_point()

@@ -1,0 +1,263 @@
+"""The face of upstream's ``ModelManager``, with the work done by nodes of the grid.
+
+``server.py`` of Lama Cleaner touches its model through a call, ``name``, ``is_downloaded`` and ``switch``.
+Upstream keeps decoding and encoding: arrays go to the grid and one array comes back.
+
+Does not: load a model; import torch, diffusers or upstream's model code; connect before it is first used.
+Who calls it: upstream's server, or any program that swaps its import of ``ModelManager`` for this one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from lama_cleaner.const import AVAILABLE_MODELS, SD15_MODELS
+from numpy.typing import NDArray
+
+from lamagrid.client import Task, TaskClient
+from lamagrid.errors import DisconnectedError, LamaGridError, UnknownModelError, WaitTimeoutError
+from lamagrid.web.settings import load_settings
+
+if TYPE_CHECKING:
+    from lama_cleaner.schema import Config
+
+TASK_HEADER = "X-Lamagrid-Task"
+
+# Upstream calls its callback for each step of these alone.
+STEPPED_MODELS = frozenset([*SD15_MODELS, "sd2"])
+# Upstream says of these that they are downloaded, whether they are or not.
+ALWAYS_DOWNLOADED = STEPPED_MODELS | {"paint_by_example", "instruct_pix2pix"}
+
+# Upstream's constructor options that change what a model gives. `hf_access_token` is not among them: a secret
+# belongs into the configuration of a node, never into a task.
+TASK_OPTIONS = (
+    "sd_controlnet",
+    "sd_controlnet_method",
+    "no_half",
+    "disable_nsfw",
+    "sd_cpu_textencoder",
+    "sd_run_local",
+    "sd_local_model_path",
+    "local_files_only",
+    "cpu_offload",
+    "enable_xformers",
+)
+
+# A task whose caller was killed is not worked on for ever; a caller that lives gives up before that.
+DEADLINE_BEYOND_S = 10.0
+
+Pixels = NDArray[np.uint8]
+
+
+class RemoteModelManager:
+    """Stands where upstream's ``ModelManager`` stood.
+
+    Args:
+        name: The model that tasks ask for until :meth:`switch`.
+        device: Upstream's; nodes have their own devices, so it is only kept.
+        client: What connects to the scheduler; by default one for the configured data directory, made at the
+            first use.
+        timeout_s: How long a call waits for its picture; by default the configured one.
+        kwargs: Upstream's options; ``callback(i, t, latents)`` is called for each step of a diffusion model,
+            with ``t`` and ``latents`` None: they stay on the node.
+
+    Raises:
+        NotImplementedError: Neither upstream nor a live node knows the model.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        device: Any,
+        client: TaskClient | None = None,
+        timeout_s: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.device = device
+        self.kwargs = kwargs
+        self._client_lock = threading.Lock()  # guards the making of _client
+        self._client = client
+        self._timeout_s = timeout_s
+        if not self._is_known(name):
+            raise NotImplementedError(f"Not supported model: {name}")
+        self.name = name
+
+    def __call__(self, image: Pixels, mask: Pixels, config: Config) -> Pixels:
+        """Inpaint on some node, and wait for it.
+
+        Args:
+            image: ``(H, W, 3)`` u8 RGB; read only.
+            mask: ``(H, W)`` u8, 255 in the hole; read only.
+            config: Upstream's parameters; read only.
+
+        Returns:
+            ``(H, W, 3)`` u8 **BGR**, as upstream's models give it.
+
+        Raises:
+            RuntimeError: Whatever went wrong, in one short text; the classes are those of `lamagrid.errors`.
+        """
+        # As they are now: a switch that comes while this waits changes nothing here.
+        name, options = self.name, dict(self.kwargs)
+        params, example = task_params(config, options)
+        if example is not None:
+            params["example"] = example
+        timeout_s = self._patience()
+        task = self._grid().submit(
+            image,
+            mask,
+            model=name,
+            durability="process",  # the caller holds the picture until the answer and can send it again
+            deadline=timeout_s + DEADLINE_BEYOND_S,
+            **params,
+        )
+        _tell_request(task.id)
+        callback = options.get("callback")
+        return _await_result(task, timeout_s, callback if name in STEPPED_MODELS else None)
+
+    def is_downloaded(self, name: str) -> bool:
+        """Whether a request for the model is answered without a download.
+
+        Raises:
+            NotImplementedError: Neither upstream nor a live node knows the model.
+        """
+        if not self._is_known(name):
+            raise NotImplementedError(f"Not supported model: {name}")
+        return name in ALWAYS_DOWNLOADED or name in self._served()
+
+    def switch(self, new_name: str, **_: Any) -> None:
+        """Let the tasks from now on ask for another model.
+
+        Raises:
+            NotImplementedError: Neither upstream nor a live node knows the model; the current one stays.
+            RuntimeError: No live node serves the model; the current one stays.
+        """
+        if new_name == self.name:
+            return
+        if new_name not in AVAILABLE_MODELS and new_name not in self._served():
+            raise NotImplementedError(f"Not supported model: {new_name}")
+        served = self._survey()
+        if new_name not in served:
+            raise UnknownModelError(
+                f"No live node serves {new_name}; {self.name} stays. {_serve_hint(new_name)} "
+                f"Served now: {', '.join(sorted(served)) or 'nothing'}."
+            )
+        self.name = new_name
+
+    def _is_known(self, name: str) -> bool:
+        return name in AVAILABLE_MODELS or name in self._served()
+
+    def _served(self) -> set[str]:
+        """The models of all live nodes; nothing if the scheduler cannot be asked."""
+        try:
+            return self._survey()
+        except LamaGridError:
+            return set()
+
+    def _survey(self) -> set[str]:
+        return served_models(self._grid().survey())
+
+    def _patience(self) -> float:
+        if self._timeout_s is None:
+            self._timeout_s = load_settings(None).timeout_s
+        return self._timeout_s
+
+    def _grid(self) -> TaskClient:
+        with self._client_lock:
+            if self._client is None:
+                self._client = TaskClient()
+            return self._client
+
+
+def served_models(survey: Mapping[str, Any]) -> set[str]:
+    """The names of the models that some live node of a survey takes tasks for."""
+    return {
+        offer["model"]
+        for node in survey["nodes"]
+        if node["state"] in ("ready", "busy", "suspect")
+        for offer in node["info"]["models"]
+    }
+
+
+def task_params(config: Config, options: Mapping[str, Any]) -> tuple[dict[str, Any], Pixels | None]:
+    """Upstream's ``Config`` and constructor options as the parameters of a task.
+
+    Absent values are left out: the node's ``Config`` has the same defaults.
+
+    Returns:
+        Scalars by upstream's names, and the example picture ``(h, w, 3)`` u8 RGB if there is one.
+    """
+    params: dict[str, Any] = {}
+    example: Pixels | None = None
+    for key in config.__fields__:
+        value = getattr(config, key)
+        if key == "paint_by_example_example_image":
+            if value is not None:
+                example = np.asarray(value.convert("RGB"))
+        elif value is not None:
+            params[key] = value.value if isinstance(value, enum.Enum) else value
+    for key in TASK_OPTIONS:
+        if options.get(key):
+            params[key] = options[key]
+    return params, example
+
+
+def _await_result(task: Task, timeout_s: float, callback: Callable[[int, Any, Any], None] | None) -> Pixels:
+    """Wait for the picture, and say that it may go then. A wait that ends early cancels the task."""
+    give_up = time.monotonic() + timeout_s
+    try:
+        if callback is not None:
+            seen = 0
+            for progress in task.follow(timeout_s):
+                # Steps done, from 1; upstream counts the step that was done, from 0.
+                if progress.step > seen:
+                    seen = progress.step
+                    callback(seen - 1, None, None)
+        # A copy: upstream's callers may write into what they get.
+        picture = task.wait_bgr(max(0.0, give_up - time.monotonic())).copy()
+    except WaitTimeoutError as error:
+        _cancel(task)
+        raise WaitTimeoutError(
+            f"Timed out after {timeout_s:g} s: the picture was not ready, and the task was cancelled. "
+            "Send it again, or let people wait for longer (client.timeout_ms).",
+            task_id=task.id,
+        ) from error
+    except BaseException as error:
+        if not isinstance(error, LamaGridError) or isinstance(error, DisconnectedError):
+            _cancel(task)
+        raise
+    with contextlib.suppress(LamaGridError):  # the picture is here; retention ends in any case
+        task.release()
+    return picture
+
+
+def _cancel(task: Task) -> None:
+    """Take back a task that nobody waits for any more; the reason for that is what the caller is told."""
+    with contextlib.suppress(LamaGridError):
+        task.cancel()
+
+
+def _tell_request(task_id: str) -> None:
+    """Put the task's id on the answer of the HTTP request that this thread serves, if it serves one."""
+    flask = sys.modules.get("flask")  # a program without it gets by without it
+    if flask is None or not flask.has_request_context():
+        return
+
+    def add_header(response: Any) -> Any:
+        response.headers[TASK_HEADER] = task_id
+        return response
+
+    flask.after_this_request(add_header)
+
+
+def _serve_hint(name: str) -> str:
+    if name == "lama":
+        return "Start a node with `lamagrid-node --model lama`."
+    flag = f"--grid-python-models cv2,{name}"
+    return f"Start one with `lamagrid pynode --model {name}`, or the server with `{flag}`."

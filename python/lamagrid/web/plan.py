@@ -1,0 +1,152 @@
+"""Decides what the launcher starts: which programs, with which arguments and environment.
+
+Does not: start anything, or look at anything but the file system.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from lamagrid.web.children import Program
+from lamagrid.web.flags import GridFlags
+
+NODE_PROGRAM = "lamagrid-node"
+DEMO_MODEL = Path(__file__).parent.parent / "demo" / "demo.pt"
+LAMA_FILE = "big-lama.pt"
+
+
+class PlanError(Exception):
+    """What is asked for cannot be started; the text says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node to start.
+
+    Attributes:
+        name: Its name in the grid.
+        models: What it serves.
+        threads: Processor threads it was given, None if the configuration says.
+        program: How it is started.
+    """
+
+    name: str
+    models: tuple[str, ...]
+    threads: int | None
+    program: Program
+
+
+def scheduler(data_dir: Path, env: Mapping[str, str]) -> Program:
+    """The scheduler of this host."""
+    return Program("scheduler", (*_lamagrid("scheduler", data_dir),), env)
+
+
+def nodes(
+    flags: GridFlags, model: str, device: str | None, data_dir: Path, env: Mapping[str, str]
+) -> list[Node]:
+    """The nodes of this host.
+
+    Args:
+        model: What the server starts with; some node serves it.
+        device: Upstream's ``--device``, None if it was not given.
+
+    Raises:
+        PlanError: The model needs the node program, which is not installed.
+    """
+    files = dict(flags.models)
+    if flags.demo_model:
+        files["lama"] = DEMO_MODEL
+    python_models = flags.python_models
+    torch_models = tuple(dict.fromkeys([*files, *([] if "lama" in python_models else ["lama"])]))
+    if model not in torch_models and model not in python_models:
+        python_models = (*python_models, model)
+    count = flags.nodes
+    if count is None:
+        # Upstream loads no model that was not asked for; lama comes along if its weights are here already.
+        useful = model in torch_models or files or ("lama" in torch_models and _lama_cached(env))
+        count = 1 if useful else 0
+    if count == 0 and model not in python_models:
+        raise PlanError(
+            f"--grid-nodes 0 leaves nobody to serve {model}: add --grid-python-models cv2,{model}"
+        )
+    planned = []
+    if count > 0:
+        command = node_command(flags.node_command)
+        wanted = [f"{name}={files[name]}" if name in files else name for name in torch_models]
+        threads = flags.threads
+        if threads is None and count > 1 and device == "cpu":
+            threads = max(1, (os.cpu_count() or 1) // count)
+        for number in range(count):
+            name = f"torch-{number}"
+            arguments = [str(command), "--data-dir", str(data_dir), "--lifeline", "--name", name]
+            for each in wanted:
+                arguments += ["--model", each]
+            if device in ("cpu", "cuda"):
+                arguments += ["--device", device]
+            if threads is not None:
+                arguments += ["--threads", str(threads)]
+            planned.append(Node(name, torch_models, threads, Program(f"node {name}", arguments, env)))
+    if python_models:
+        name = "python-0"
+        arguments = [*_lamagrid("pynode", data_dir), "--name", name]
+        for each in python_models:
+            arguments += ["--model", each]
+        if device is not None:
+            arguments += ["--device", device]
+        planned.append(Node(name, python_models, None, Program(f"node {name}", arguments, env)))
+    return planned
+
+
+def node_command(given: Path | None) -> Path:
+    """The node program: the given one, else beside this Python, on PATH, or in a development checkout.
+
+    Raises:
+        PlanError: There is none.
+    """
+    if given is not None:
+        if not os.access(given, os.X_OK):
+            raise PlanError(f"--grid-node-command {given}: there is no such program")
+        return given.absolute()
+    beside = Path(sys.executable).parent / NODE_PROGRAM
+    if beside.is_file():
+        return beside
+    on_path = shutil.which(NODE_PROGRAM)
+    if on_path is not None:
+        return Path(on_path)
+    built = Path(__file__).resolve().parents[3] / "target" / "release" / NODE_PROGRAM
+    if built.is_file():
+        return built
+    raise PlanError(
+        f"the program {NODE_PROGRAM} is not installed: pip install lamagrid-node (in a development checkout: "
+        "make build), or let the Python node serve lama: --grid-nodes 0 --grid-python-models cv2,lama"
+    )
+
+
+def child_env(cuda_visible_devices: str | None) -> dict[str, str]:
+    """The environment of the children: this process's, with the GPUs as they were before they were hidden."""
+    env = dict(os.environ)
+    env.pop("CUDA_VISIBLE_DEVICES", None)
+    if cuda_visible_devices is not None:
+        env["CUDA_VISIBLE_DEVICES"] = cuda_visible_devices
+    # The node looks for libtorch where `python3` has it: this environment, also where nobody activated it.
+    env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", os.defpath)])
+    if env.get("CACHE_DIR"):
+        env["TORCH_HOME"] = env["CACHE_DIR"]  # as upstream's server does for the models in its own process
+    return env
+
+
+def _lamagrid(verb: str, data_dir: Path) -> tuple[str, ...]:
+    return (sys.executable, "-m", "lamagrid", verb, "--data-dir", str(data_dir), "--lifeline")
+
+
+def _lama_cached(env: Mapping[str, str]) -> bool:
+    url = env.get("LAMA_MODEL_URL", LAMA_FILE)
+    if Path(url).is_file():
+        return True
+    home = env.get("TORCH_HOME") or str(Path(env.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torch")
+    return (Path(home).expanduser() / "hub" / "checkpoints" / url.split("?")[0].rsplit("/", 1)[-1]).is_file()

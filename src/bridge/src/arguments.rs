@@ -1,0 +1,143 @@
+//! What Python gives, as the types of the grid.
+
+use std::collections::BTreeMap;
+use std::str::FromStr;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedBytes;
+use serde::Deserialize;
+
+use lamagrid_client::{Input, NewTask, random_id};
+use lamagrid_domain::{
+    BlobForm, Durability, FailureKind, ModelName, Params, QueueName, Role, Scalar, TaskId,
+};
+
+use crate::errors;
+
+/// Height, width and channels of raw pixels.
+pub(crate) type Dims = (u32, u32, u8);
+
+/// Role, bytes, and for raw pixels their dimensions.
+pub(crate) type Blob = (String, PyBackedBytes, Option<Dims>);
+
+/// A task as Python says it.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Spec {
+    #[serde(default)]
+    id: Option<String>,
+    model: String,
+    #[serde(default)]
+    queue: Option<String>,
+    #[serde(default)]
+    params: BTreeMap<String, Scalar>,
+    #[serde(default)]
+    priority: i8,
+    #[serde(default)]
+    durability: Durability,
+    /// Seconds from now.
+    #[serde(default)]
+    deadline_s: Option<f64>,
+}
+
+/// A task of a dictionary; `queue_of` knows the configured queues of models.
+///
+/// # Errors
+/// `InvalidInputError`.
+pub(crate) fn new_task(
+    spec: &Bound<'_, PyAny>,
+    blobs: Vec<Blob>,
+    queue_of: impl Fn(&ModelName) -> QueueName,
+) -> PyResult<NewTask> {
+    let py = spec.py();
+    let spec: Spec = pythonize::depythonize(spec)
+        .map_err(|error| errors::invalid(py, &format!("the task is wrong: {error}")))?;
+    let id = match &spec.id {
+        Some(text) => parsed(py, text)?,
+        None => TaskId::from_bytes(random_id()),
+    };
+    let model: ModelName = parsed(py, &spec.model)?;
+    let queue = match &spec.queue {
+        Some(text) => parsed(py, text)?,
+        None => queue_of(&model),
+    };
+    let params = Params::try_from(spec.params).map_err(|error| errors::invalid(py, &error.to_string()))?;
+    let deadline_wall_ms = spec.deadline_s.map(|seconds| wall_ms_after(py, seconds)).transpose()?;
+    let inputs = blobs.into_iter().map(|blob| input(py, blob)).collect::<PyResult<_>>()?;
+    Ok(NewTask {
+        id,
+        model,
+        queue,
+        params,
+        priority: spec.priority,
+        durability: spec.durability,
+        deadline_wall_ms,
+        inputs,
+    })
+}
+
+/// Takes the bytes as they are: the Python object stays alive as long as they are needed.
+fn input(py: Python<'_>, (role, bytes, dims): Blob) -> PyResult<Input> {
+    Ok(Input { role: self::role(py, &role)?, form: form(dims), bytes: Bytes::from_owner(bytes) })
+}
+
+pub(crate) fn form(dims: Option<Dims>) -> BlobForm {
+    match dims {
+        Some((height, width, channels)) => BlobForm::Raw { height, width, channels },
+        None => BlobForm::Encoded,
+    }
+}
+
+/// A role of its word.
+///
+/// # Errors
+/// `InvalidInputError`.
+pub(crate) fn role(py: Python<'_>, text: &str) -> PyResult<Role> {
+    [Role::Image, Role::Mask, Role::Example, Role::Result]
+        .into_iter()
+        .find(|role| role.as_str() == text)
+        .ok_or_else(|| errors::invalid(py, &format!("role {text:?} is none of image, mask, example, result")))
+}
+
+/// A kind of its word.
+///
+/// # Errors
+/// `InvalidInputError`.
+pub(crate) fn failure_kind(py: Python<'_>, text: &str) -> PyResult<FailureKind> {
+    FailureKind::ALL.into_iter().find(|kind| kind.as_str() == text).ok_or_else(|| {
+        let known: Vec<_> = FailureKind::ALL.iter().map(|kind| kind.as_str()).collect();
+        errors::invalid(py, &format!("failure kind {text:?} is none of {}", known.join(", ")))
+    })
+}
+
+/// A name or id.
+///
+/// # Errors
+/// `InvalidInputError`.
+pub(crate) fn parsed<T: FromStr<Err: std::fmt::Display>>(py: Python<'_>, text: &str) -> PyResult<T> {
+    text.parse().map_err(|error: T::Err| errors::invalid(py, &error.to_string()))
+}
+
+/// Seconds of a caller's patience; `None` is the given default.
+///
+/// # Errors
+/// `InvalidInputError` for a negative number or none at all.
+pub(crate) fn patience(py: Python<'_>, seconds: Option<f64>, default: Duration) -> PyResult<Duration> {
+    /// Longer than any caller lives; tokio and the clock can add it.
+    const LONGEST: Duration = Duration::from_secs(10 * 365 * 86_400);
+    match seconds {
+        None => Ok(default),
+        Some(seconds) if seconds.is_nan() || seconds < 0.0 => {
+            Err(errors::invalid(py, &format!("timeout must be 0 or more seconds, not {seconds}")))
+        }
+        Some(seconds) => Ok(Duration::try_from_secs_f64(seconds).unwrap_or(LONGEST).min(LONGEST)),
+    }
+}
+
+fn wall_ms_after(py: Python<'_>, seconds: f64) -> PyResult<u64> {
+    let after = patience(py, Some(seconds), Duration::ZERO)?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Ok(u64::try_from((now + after).as_millis()).unwrap_or(u64::MAX))
+}

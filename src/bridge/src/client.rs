@@ -1,0 +1,233 @@
+//! `_native.Client`: what `lamagrid.TaskClient` stands on.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict};
+
+use lamagrid_client::{ClientError, ClientOptions, Endpoints, TaskEvent};
+use lamagrid_config::runtime_dir;
+use lamagrid_domain::{BlobForm, ModelName, QueueName, TaskId};
+
+use crate::arguments::{Blob, new_task, parsed, patience};
+use crate::enter::{enter, wait};
+use crate::process::{Own, runtime};
+use crate::{configuration, errors};
+
+/// A client of one scheduler. It connects at the first call, in each process anew.
+#[pyclass(module = "lamagrid._native", frozen)]
+#[derive(Debug)]
+pub(crate) struct Client {
+    endpoints: Endpoints,
+    options: ClientOptions,
+    /// The configured queues of models.
+    queues: BTreeMap<ModelName, QueueName>,
+    /// How long a call waits that does not say.
+    timeout: Duration,
+    /// The connection of this process; after a fork it is the parent's and is replaced. Held only while
+    /// attached, see `process`.
+    live: Mutex<Option<Own<lamagrid_client::Client>>>,
+}
+
+impl Client {
+    fn live(&self, py: Python<'_>) -> PyResult<lamagrid_client::Client> {
+        let mut slot = self.live.lock();
+        if let Some(client) = slot.as_ref().and_then(Own::get) {
+            return Ok(client.clone());
+        }
+        let _inside = runtime(py)?.enter();
+        let client = lamagrid_client::Client::new(&self.endpoints, self.options.clone());
+        *slot = Some(Own::new(client.clone()));
+        Ok(client)
+    }
+}
+
+#[pymethods]
+impl Client {
+    /// `data_dir` overrides the configuration's; `runtime_dir` names the socket directory itself.
+    #[new]
+    #[pyo3(signature = (data_dir=None, owner=None, *, runtime_dir=None))]
+    fn new(
+        py: Python<'_>,
+        data_dir: Option<PathBuf>,
+        owner: Option<&str>,
+        runtime_dir: Option<PathBuf>,
+    ) -> PyResult<Self> {
+        let wrong = |error| errors::config(py, &error);
+        let loaded = configuration::load(data_dir.as_deref()).map_err(wrong)?;
+        let config = loaded.config;
+        let data_dir = config.data_dir().map_err(wrong)?;
+        let sockets = match runtime_dir {
+            Some(dir) => dir,
+            None => self::runtime_dir(&data_dir).map_err(wrong)?,
+        };
+        let mut options = ClientOptions {
+            ping: Duration::from_millis(config.client.ping_ms),
+            silence: Duration::from_millis(config.client.silence_ms),
+            data_dir: Some(data_dir),
+            ..ClientOptions::default()
+        };
+        if let Some(owner) = owner {
+            options.owner = parsed(py, owner)?;
+        }
+        let queues = config
+            .models
+            .iter()
+            .map(|(model, of)| Ok((parsed(py, model)?, parsed(py, &of.queue)?)))
+            .collect::<PyResult<_>>()?;
+        let timeout = Duration::from_millis(config.client.timeout_ms);
+        Ok(Self { endpoints: Endpoints::new(sockets), options, queues, timeout, live: Mutex::new(None) })
+    }
+
+    /// How long a call waits that does not say, in seconds.
+    #[getter]
+    fn timeout_s(&self) -> f64 {
+        self.timeout.as_secs_f64()
+    }
+
+    /// Where the scheduler is looked for.
+    #[getter]
+    fn address(&self) -> String {
+        self.endpoints.client()
+    }
+
+    /// Who submits.
+    #[getter]
+    fn owner(&self) -> &str {
+        self.options.owner.as_str()
+    }
+
+    /// Submits a task and returns its id once it is on record.
+    #[pyo3(signature = (spec, blobs, timeout=None))]
+    fn submit(&self, spec: &Bound<'_, PyDict>, blobs: Vec<Blob>, timeout: Option<f64>) -> PyResult<String> {
+        let py = spec.py();
+        let queue_of =
+            |model: &ModelName| self.queues.get(model).cloned().unwrap_or_else(|| model.default_queue());
+        let task = new_task(spec, blobs, queue_of)?;
+        let id = task.id;
+        let (client, limit) = (self.live(py)?, patience(py, timeout, self.timeout)?);
+        enter(py, client.submit(task, limit))?;
+        Ok(id.to_string())
+    }
+
+    /// Waits for a task's end: its result, or `None` if the time ran out. A task that failed raises.
+    #[pyo3(signature = (id, timeout=None))]
+    fn wait<'py>(
+        &self,
+        py: Python<'py>,
+        id: &str,
+        timeout: Option<f64>,
+    ) -> PyResult<Option<Bound<'py, PyDict>>> {
+        let id: TaskId = parsed(py, id)?;
+        let (client, limit) = (self.live(py)?, patience(py, timeout, self.timeout)?);
+        let outcome = match wait(py, client.wait(id, limit))? {
+            Ok(outcome) => outcome,
+            Err(ClientError::Timeout { .. }) => return Ok(None),
+            Err(error) => return Err(errors::client(py, &error)),
+        };
+        let dict = PyDict::new(py);
+        dict.set_item("task", pythonize::pythonize(py, &outcome.task)?)?;
+        let result = outcome.into_result().map_err(|failure| errors::ended(py, id, &failure))?;
+        let dims = match result.meta.form {
+            BlobForm::Raw { height, width, channels } => Some((height, width, channels)),
+            BlobForm::Encoded => None,
+        };
+        dict.set_item("dims", dims)?;
+        dict.set_item("data", PyBytes::new(py, &result.bytes))?;
+        Ok(Some(dict))
+    }
+
+    /// Asks that a task be stopped; how it is doing then.
+    #[pyo3(signature = (id, timeout=None))]
+    fn cancel<'py>(&self, py: Python<'py>, id: &str, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
+        let id = parsed(py, id)?;
+        let (client, limit) = (self.live(py)?, patience(py, timeout, self.timeout)?);
+        let task = enter(py, client.cancel(id, limit))?;
+        Ok(pythonize::pythonize(py, &task)?)
+    }
+
+    /// How a task is doing.
+    #[pyo3(signature = (id, timeout=None))]
+    fn status<'py>(&self, py: Python<'py>, id: &str, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
+        let id = parsed(py, id)?;
+        let (client, limit) = (self.live(py)?, patience(py, timeout, self.timeout)?);
+        let task = enter(py, client.query(id, limit))?;
+        Ok(pythonize::pythonize(py, &task)?)
+    }
+
+    /// The events of a task from now on.
+    fn follow(&self, py: Python<'_>, id: &str) -> PyResult<Follow> {
+        let id: TaskId = parsed(py, id)?;
+        let client = self.live(py)?;
+        let follow = enter(py, client.follow(id))?;
+        Ok(Follow { id, inner: Mutex::new(Some(Own::new(follow))) })
+    }
+
+    /// What the grid is made of.
+    #[pyo3(signature = (timeout=None))]
+    fn survey<'py>(&self, py: Python<'py>, timeout: Option<f64>) -> PyResult<Bound<'py, PyDict>> {
+        let (client, limit) = (self.live(py)?, patience(py, timeout, self.timeout)?);
+        let overview = enter(py, client.survey(limit))?;
+        let dict = PyDict::new(py);
+        dict.set_item("version", &overview.version)?;
+        dict.set_item("nodes", pythonize::pythonize(py, &overview.nodes)?)?;
+        dict.set_item("queues", pythonize::pythonize(py, &overview.queues)?)?;
+        Ok(dict)
+    }
+
+    /// The result was read and may go.
+    #[pyo3(signature = (id, timeout=None))]
+    fn release(&self, py: Python<'_>, id: &str, timeout: Option<f64>) -> PyResult<()> {
+        let id = parsed(py, id)?;
+        let (client, limit) = (self.live(py)?, patience(py, timeout, self.timeout)?);
+        enter(py, client.release(id, limit))
+    }
+}
+
+/// The events of one task.
+#[pyclass(module = "lamagrid._native", frozen)]
+#[derive(Debug)]
+pub(crate) struct Follow {
+    id: TaskId,
+    /// Taken out while a call waits. Held only while attached, see `process`.
+    inner: Mutex<Option<Own<lamagrid_client::Follow>>>,
+}
+
+#[pymethods]
+impl Follow {
+    /// The next event, the last one with a terminal status; `None` if the time ran out or none will come.
+    #[pyo3(signature = (timeout=None))]
+    fn next_event<'py>(&self, py: Python<'py>, timeout: Option<f64>) -> PyResult<Option<Bound<'py, PyDict>>> {
+        let limit = patience(py, timeout, Duration::MAX)?;
+        let id = self.id;
+        let Some(mut own) = self.inner.lock().take() else {
+            return Err(errors::invalid(
+                py,
+                &format!("two threads read the events of task {id}; follow it in each"),
+            ));
+        };
+        let event = match own.get_mut() {
+            None => {
+                Err(errors::invalid(py, &format!("task {id} was followed before a fork; follow it again")))
+            }
+            Some(follow) => wait(py, async {
+                // Out of time is no error here.
+                tokio::time::timeout(limit, follow.next()).await.unwrap_or(Ok(None))
+            }),
+        };
+        *self.inner.lock() = Some(own);
+        let event = event?.map_err(|error| errors::client(py, &error))?;
+        event.map(|event| described(py, event)).transpose()
+    }
+}
+
+fn described(py: Python<'_>, event: TaskEvent) -> PyResult<Bound<'_, PyDict>> {
+    let dict = PyDict::new(py);
+    dict.set_item("status", event.status.as_str())?;
+    dict.set_item("step", event.step)?;
+    dict.set_item("of", event.of)?;
+    Ok(dict)
+}

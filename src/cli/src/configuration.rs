@@ -1,0 +1,98 @@
+//! `lamagrid config`: what is configured, by which layer, and whether it is right.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use lamagrid_config::{Config, Loaded, Origin, Row};
+
+use crate::error::CliError;
+use crate::output::{Format, Show, columns};
+use crate::{Answer, Place};
+
+/// Every key. Without origins the text is a configuration file itself.
+#[derive(Serialize)]
+#[serde(transparent)]
+struct Rows {
+    rows: Vec<Row>,
+    #[serde(skip)]
+    origin: bool,
+}
+
+impl Show for Rows {
+    fn table(&self) -> String {
+        if self.origin {
+            let rows =
+                self.rows.iter().map(|row| vec![row.key.clone(), row.value.clone(), row.origin.to_string()]);
+            return columns(&["KEY", "VALUE", "ORIGIN"], rows);
+        }
+        let lines: Vec<_> = self.rows.iter().map(|row| format!("{} = {}", row.key, row.value)).collect();
+        lines.join("\n")
+    }
+}
+
+/// `lamagrid config show`
+pub(crate) fn show(loaded: &Loaded, origin: bool, format: Format) -> Result<Answer, CliError> {
+    format.render(&Rows { rows: loaded.rows(), origin }).map(Answer::ok)
+}
+
+/// `lamagrid config default`
+pub(crate) fn default(format: Format) -> Result<Answer, CliError> {
+    match format {
+        Format::Table => Ok(Answer::ok(lamagrid_config::default_toml().to_owned())),
+        // Without variables there is no home, and so no file either.
+        Format::Json => show(&Config::load(None, std::iter::empty(), &[])?, false, format),
+    }
+}
+
+/// A configuration that is right.
+#[derive(Serialize)]
+struct Checked {
+    ok: bool,
+    /// The file that was named, or the one in its default place if it sets anything.
+    file: Option<PathBuf>,
+    /// How many values come from each layer.
+    values: Layers,
+}
+
+#[derive(Serialize, Default)]
+struct Layers {
+    default: usize,
+    file: usize,
+    environment: usize,
+    flag: usize,
+}
+
+impl Show for Checked {
+    fn table(&self) -> String {
+        let Layers { default, file, environment, flag } = self.values;
+        let named =
+            self.file.as_ref().map_or("no file".to_owned(), |path| format!("file {}", path.display()));
+        format!(
+            "the configuration is right: {named} ({file} values), environment ({environment}), \
+             flags ({flag}), default ({default})"
+        )
+    }
+}
+
+/// `lamagrid config check`
+pub(crate) fn check(place: &Place, file: Option<PathBuf>, format: Format) -> Result<Answer, CliError> {
+    let named = match (file, place.globals.config.clone()) {
+        (Some(file), Some(config)) => return Err(CliError::TwoFiles { file, config }),
+        (file, config) => file.or(config),
+    };
+    let loaded = place.load_file(named.as_deref(), &[])?;
+    let mut checked = Checked { ok: true, file: named, values: Layers::default() };
+    for origin in loaded.origins.values() {
+        match origin {
+            Origin::Default => checked.values.default += 1,
+            Origin::Env(_) => checked.values.environment += 1,
+            Origin::Flag => checked.values.flag += 1,
+            Origin::File(path) => {
+                checked.values.file += 1;
+                checked.file.get_or_insert_with(|| path.clone());
+            }
+        }
+    }
+    format.render(&checked).map(Answer::ok)
+}

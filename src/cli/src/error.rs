@@ -1,0 +1,134 @@
+//! Why a command gave nothing: one text, and one exit code.
+//!
+//! Does not: print.
+
+use std::error::Error;
+use std::io;
+use std::path::PathBuf;
+
+use lamagrid_client::ClientError;
+use lamagrid_config::ConfigError;
+use lamagrid_logs::LogError;
+use lamagrid_scheduler::SchedulerError;
+
+/// The command line cannot be understood; clap's own code.
+pub(crate) const USAGE: u8 = 2;
+/// Refused, or unknown: the text says which.
+pub(crate) const REFUSED: u8 = 1;
+/// The configuration is wrong: `EX_CONFIG` of sysexits.h, like the failures' codes.
+const CONFIGURATION: u8 = 78;
+/// A defect of ours: `EX_SOFTWARE`.
+const INTERNAL: u8 = 70;
+
+/// Why a command gave nothing.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CliError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Log(#[from] LogError),
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error(transparent)]
+    Scheduler(Box<SchedulerError>),
+    #[error("a file is given twice: `{}` and, with --config, `{}`; leave one out", file.display(), config.display())]
+    TwoFiles { file: PathBuf, config: PathBuf },
+    #[error("cannot start the client's runtime; close some programs of this user and try again")]
+    Runtime(#[source] io::Error),
+    #[error("the answer cannot be written as JSON; please report this")]
+    Json(#[from] serde_json::Error),
+}
+
+impl From<SchedulerError> for CliError {
+    fn from(error: SchedulerError) -> Self {
+        match error {
+            SchedulerError::Config(error) => error.into(),
+            other => Self::Scheduler(Box::new(other)),
+        }
+    }
+}
+
+impl CliError {
+    /// What `lamagrid --help` lists.
+    pub(crate) fn exit_code(&self) -> u8 {
+        match self {
+            Self::Config(error) => configuration_code(error),
+            Self::Log(LogError::Filter { .. }) => CONFIGURATION,
+            Self::Log(LogError::ProcessName { .. } | LogError::AlreadySet { .. }) | Self::Json(_) => INTERNAL,
+            Self::Client(ClientError::Unknown { .. }) => REFUSED,
+            Self::Client(error) => error.kind().exit_code(),
+            Self::Scheduler(_) | Self::Runtime(_) => REFUSED,
+            Self::TwoFiles { .. } => USAGE,
+        }
+    }
+
+    /// The texts of the error and its sources on one line.
+    pub(crate) fn text(&self) -> String {
+        let mut text = self.to_string();
+        let mut next = self.source();
+        while let Some(source) = next {
+            let part = source.to_string();
+            // Some errors show their source themselves.
+            if !text.contains(&part) {
+                text.push_str(": ");
+                text.push_str(&part);
+            }
+            next = source.source();
+        }
+        crate::output::one_line(&text)
+    }
+}
+
+fn configuration_code(error: &ConfigError) -> u8 {
+    match error {
+        // The state of the host, not what somebody wrote.
+        ConfigError::PathTooLong { .. } | ConfigError::NotPrivate { .. } | ConfigError::Io { .. } => REFUSED,
+        ConfigError::Internal { .. } => INTERNAL,
+        ConfigError::Read { .. }
+        | ConfigError::Syntax { .. }
+        | ConfigError::UnknownKey { .. }
+        | ConfigError::WrongType { .. }
+        | ConfigError::OutOfRange { .. }
+        | ConfigError::Conflict { .. }
+        | ConfigError::Missing { .. }
+        | ConfigError::NoHome { .. } => CONFIGURATION,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_and_texts_of_what_the_other_tests_cannot_reach() {
+        let long = || ConfigError::PathTooLong {
+            path: "/run/x".into(),
+            length: 60,
+            limit: 47,
+            variable: "XDG_RUNTIME_DIR",
+        };
+        let long_text = "the socket directory `/run/x` is 60 bytes long, at most 47 fit a socket's address; \
+                         set XDG_RUNTIME_DIR to a shorter path";
+        let home =
+            ConfigError::NoHome { what: "the data directory", variable: "HOME", instead: "set `data_dir`" };
+        let io = ConfigError::Io { act: "make", path: "/x".into(), source: io::Error::other("on\nfire") };
+        let timeout = ClientError::Timeout {
+            what: "the overview".into(),
+            waited: std::time::Duration::from_millis(2_500),
+        };
+        for (error, code, text) in [
+            (CliError::from(long()), 1, long_text),
+            (CliError::from(SchedulerError::from(long())), 1, long_text),
+            (
+                home.into(),
+                78,
+                "cannot find the data directory: neither HOME nor HOME is an absolute path; set one of them, or set `data_dir`",
+            ),
+            (io.into(), 1, r"cannot make `/x`: on\nfire"),
+            (timeout.into(), 75, "gave up waiting for the overview after 2.5 s; the scheduler is running"),
+            (ClientError::Closed.into(), 70, "this client was shut down; make a new one"),
+        ] {
+            assert_eq!((error.exit_code(), error.text().as_str()), (code, text));
+        }
+    }
+}

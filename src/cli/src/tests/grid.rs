@@ -1,0 +1,294 @@
+//! `lamagrid task`, `node` and `queue` against a scheduler of the tests' own making, through real sockets.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use lamagrid_client::{Endpoints, NodeStatus, QueueStatus, TaskInfo};
+use lamagrid_domain::{
+    Counters, Failure, FailureKind, ModelOffer, NodeInfo, NodeKind, QueueName, Stages, Status,
+};
+use lamagrid_wire::message::{ClientReply, ClientRequest, Message, Overview, Pong, Refused, Told, Unknown};
+use lamagrid_wire::router::{Incoming, Peers, Router};
+
+use super::{Ran, golden, run};
+
+const ID: &str = "000102030405060708090a0b0c0d0e0f";
+
+/// Answers every question in one way, in a thread of its own, until it is dropped.
+struct Fake {
+    data: tempfile::TempDir,
+    sockets: PathBuf,
+    thread: Option<std::thread::JoinHandle<()>>,
+    stop: Option<oneshot::Sender<()>>,
+}
+
+impl Fake {
+    /// A data directory whose scheduler does not run.
+    fn absent() -> Self {
+        let data = tempfile::tempdir_in("/tmp").unwrap();
+        let sockets = lamagrid_config::runtime_dir(data.path()).unwrap();
+        Self { data, sockets, thread: None, stop: None }
+    }
+
+    fn start(answer: impl Fn(ClientRequest) -> ClientReply + Send + 'static) -> Self {
+        let mut fake = Self::absent();
+        let address = Endpoints::new(&fake.sockets).client();
+        let (stop, stopped) = oneshot::channel();
+        let (bound, is_bound) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let mut router = Router::bind(&address, Peers::Dealer).await.unwrap();
+                bound.send(()).unwrap();
+                let serve = async {
+                    while let Some(heard) = router.recv().await {
+                        let Incoming::Frame { peer, frame } = heard else { continue };
+                        let reply = match ClientRequest::from_frame(&frame).unwrap() {
+                            ClientRequest::Ping(ping) => {
+                                Pong { seq: ping.seq, spool: "/tmp".into(), version: "test".into() }.into()
+                            }
+                            other => answer(other),
+                        };
+                        router.sender().send(peer, reply.to_frame(Vec::new()).unwrap()).await;
+                    }
+                };
+                tokio::select! { () = serve => {}, _ = stopped => {} }
+            });
+        });
+        is_bound.recv().unwrap();
+        (fake.thread, fake.stop) = (Some(thread), Some(stop));
+        fake
+    }
+
+    /// A scheduler that knows this task only.
+    fn with_task(task: TaskInfo) -> Self {
+        Self::start(move |request| match request {
+            ClientRequest::Query(query) => Told { seq: query.seq, task: task.clone() }.into(),
+            ClientRequest::Cancel(cancel) => Told { seq: cancel.seq, task: task.clone() }.into(),
+            other => panic!("{other:?}"),
+        })
+    }
+
+    fn run(&self, args: &[&str]) -> Ran {
+        let data = self.data.path().to_str().unwrap();
+        run(&[args, &["--data-dir", data]].concat(), &[])
+    }
+}
+
+impl Drop for Fake {
+    fn drop(&mut self) {
+        self.stop.take();
+        let thread = self.thread.take().map(std::thread::JoinHandle::join);
+        let _ = std::fs::remove_dir_all(&self.sockets);
+        if !std::thread::panicking() {
+            assert!(thread.is_none_or(|ended| ended.is_ok()), "the fake scheduler panicked");
+        }
+    }
+}
+
+fn task(status: Status, failure: Option<Failure>) -> TaskInfo {
+    TaskInfo {
+        id: ID.parse().unwrap(),
+        model: "lama".parse().unwrap(),
+        queue: QueueName::gpu(),
+        status,
+        failure,
+        position: None,
+        node: Some("gpu-1".into()),
+        counters: Counters { attempts: 3, crashes: 1, failures: 2 },
+        stages: Stages {
+            queue_ms: 12.5,
+            transfer_ms: 3.25,
+            load_ms: 0.0,
+            infer_ms: 1_234.5,
+            pixels_ms: 40.0,
+            store_ms: 8.0,
+            total_ms: 61_298.25,
+        },
+        created_wall_ms: 1_785_500_000_123,
+        finished_wall_ms: Some(1_785_500_061_421),
+    }
+}
+
+fn queued() -> TaskInfo {
+    TaskInfo {
+        position: Some(4),
+        node: None,
+        counters: Counters::default(),
+        stages: Stages::default(),
+        finished_wall_ms: None,
+        ..task(Status::Queued, None)
+    }
+}
+
+fn failed(kind: FailureKind) -> TaskInfo {
+    task(Status::Failed, Some(Failure::new(kind, "the model said:\n\u{1b}[2Jno; free some memory")))
+}
+
+#[test]
+fn the_json_of_a_task_is_a_contract() {
+    for (name, info, code) in [
+        ("task_queued.json", queued(), 0),
+        ("task_completed.json", task(Status::Completed, None), 0),
+        ("task_failed.json", failed(FailureKind::OutOfMemory), 73),
+    ] {
+        let ran = Fake::with_task(info).run(&["task", "show", ID, "--output", "json"]);
+        assert_eq!((ran.code, ran.err.as_str()), (code, ""), "{name}");
+        golden(name, &ran.out);
+    }
+}
+
+#[test]
+fn people_see_a_task_as_a_table() {
+    let ran = Fake::with_task(failed(FailureKind::OutOfMemory)).run(&["task", "show", ID]);
+    assert!(ran.out.contains("state     failed\n"), "{}", ran.out);
+    let text = r"failure   out_of_memory: the model said:\n\u{1b}[2Jno; free some memory";
+    assert!(ran.out.contains(text), "{}", ran.out);
+    assert!(ran.out.contains("infer 1.2 s, pixels 40 ms, store 8.0 ms, total 1 min 1 s\n"), "{}", ran.out);
+    assert!(ran.out.contains("attempts  3 (1 crashed, 2 failed)\n"), "{}", ran.out);
+    let ran = Fake::with_task(queued()).run(&["task", "show", ID]);
+    assert!(ran.out.contains("position  4 before it\n") && !ran.out.contains("stages"), "{}", ran.out);
+    assert!(ran.out.contains("created   2026-07-31 12:13:20 UTC"), "{}", ran.out);
+}
+
+#[test]
+fn a_task_shows_how_it_ended_in_its_exit_code() {
+    for (verb, info, code, remark) in [
+        ("show", task(Status::Completed, None), 0, ""),
+        ("show", task(Status::Cancelled, None), 0, ""),
+        ("show", failed(FailureKind::NodeLost), 69, ""),
+        ("show", failed(FailureKind::InvalidInput), 65, ""),
+        ("cancel", task(Status::Cancelled, None), 0, ""),
+        ("cancel", task(Status::Completed, None), 1, "completed before it could be cancelled"),
+        ("cancel", failed(FailureKind::Inference), 70, "failed before it could be cancelled"),
+    ] {
+        let status = info.status;
+        let ran = Fake::with_task(info).run(&["task", verb, ID]);
+        assert_eq!(ran.code, code, "{verb} {status}");
+        assert!(ran.out.contains(&format!("state     {status}\n")), "{verb} {status}: {}", ran.out);
+        assert_eq!(ran.err.is_empty(), remark.is_empty(), "{verb} {status}: {}", ran.err);
+        assert!(ran.err.contains(remark), "{verb} {status}: {}", ran.err);
+    }
+}
+
+#[test]
+fn an_unknown_and_an_expired_task_are_told_apart() {
+    for (verb, expired, words) in [
+        ("show", false, "knows no task 000102030405060708090a0b0c0d0e0f of this owner"),
+        ("show", true, "past retention"),
+        ("cancel", false, "check the id and the data directory"),
+    ] {
+        let fake = Fake::start(move |request| {
+            let (seq, id, owner) = match request {
+                ClientRequest::Query(query) => (query.seq, query.id, query.owner),
+                ClientRequest::Cancel(cancel) => (cancel.seq, cancel.id, cancel.owner),
+                other => panic!("{other:?}"),
+            };
+            assert_eq!(owner, lamagrid_client::local_owner());
+            Unknown { seq, id, expired }.into()
+        });
+        let ran = fake.run(&["task", verb, ID, "--output", "json"]);
+        assert_eq!((ran.code, ran.out.as_str()), (1, ""), "{verb}");
+        assert!(ran.err.starts_with("error: ") && ran.err.contains(words), "{verb}: {}", ran.err);
+        assert_eq!(ran.err.lines().count(), 1, "{verb}: {}", ran.err);
+    }
+}
+
+#[test]
+fn a_refusal_is_told_with_its_own_code() {
+    let fake = Fake::start(|request| {
+        let ClientRequest::Survey(survey) = request else { panic!("{request:?}") };
+        let failure = Failure::new(FailureKind::Overloaded, "too many requests; try again in a second");
+        Refused { seq: survey.seq, failure, queue_len: 0, wait_ms: None }.into()
+    });
+    let ran = fake.run(&["node", "list"]);
+    assert_eq!((ran.code, ran.out.as_str()), (75, ""));
+    assert_eq!(ran.err, "error: too many requests; try again in a second\n");
+}
+
+fn node(name: &str, gpu: Option<&str>, models: usize) -> NodeStatus {
+    let offer = |index| ModelOffer {
+        model: if index == 0 { "lama".parse().unwrap() } else { format!("m{index}").parse().unwrap() },
+        queue: QueueName::gpu(),
+        loaded: index == 0,
+    };
+    let info = NodeInfo {
+        name: name.parse().unwrap(),
+        kind: if gpu.is_some() { NodeKind::Torch } else { NodeKind::Python },
+        version: "0.1.0".into(),
+        device: if gpu.is_some() { "cuda:0".into() } else { "cpu".into() },
+        gpu: gpu.map(str::to_owned),
+        memory_bytes: if gpu.is_some() { 150_000_000_000 } else { 0 },
+        cores: 16,
+        models: (0..models).map(offer).collect(),
+        pid: 4711,
+    };
+    NodeStatus { info, running: 1, slots: 2, state: "busy".into() }
+}
+
+fn with_overview(nodes: Vec<NodeStatus>, queues: Vec<QueueStatus>) -> Fake {
+    Fake::start(move |request| {
+        let ClientRequest::Survey(survey) = request else { panic!("{request:?}") };
+        let (nodes, queues) = (nodes.clone(), queues.clone());
+        Overview { seq: survey.seq, version: "test".into(), nodes, queues }.into()
+    })
+}
+
+#[test]
+fn nodes_are_listed_for_people_and_programs() {
+    let fake = with_overview(vec![node("b", None, 8), node("a", Some("NVIDIA H200"), 2)], vec![]);
+    let ran = fake.run(&["node", "list"]);
+    assert_eq!((ran.code, ran.err.as_str()), (0, ""));
+    golden("node_list.txt", &ran.out);
+    let ran = fake.run(&["node", "list", "--output", "json"]);
+    golden("node_list.json", &ran.out);
+}
+
+#[test]
+fn queues_are_shown_for_people_and_programs() {
+    let queue = |queue: QueueName, waiting| QueueStatus { queue, waiting, running: 2, max_tasks: 1_000 };
+    let fake = with_overview(vec![], vec![queue(QueueName::gpu(), 12), queue(QueueName::cpu(), 0)]);
+    let ran = fake.run(&["queue", "show"]);
+    assert_eq!((ran.code, ran.err.as_str()), (0, ""));
+    golden("queue_show.txt", &ran.out);
+    let ran = fake.run(&["queue", "show", "--output", "json"]);
+    golden("queue_show.json", &ran.out);
+}
+
+#[test]
+fn an_empty_table_says_so() {
+    let fake = with_overview(vec![], vec![]);
+    let outputs = [["node", "list"], ["queue", "show"]].map(|args| {
+        let [noun, verb] = args;
+        (fake.run(&[noun, verb]).out, fake.run(&[noun, verb, "--output", "json"]).out)
+    });
+    let empty = "[]\n".to_owned();
+    assert_eq!(
+        outputs,
+        [
+            (
+                "no node is connected; start one with `lamagrid-node` or `lamagrid pynode`\n".into(),
+                empty.clone()
+            ),
+            ("no queue is configured; add one with [queues.NAME] in the configuration\n".into(), empty),
+        ]
+    );
+}
+
+#[test]
+fn without_a_scheduler_the_answer_comes_in_three_seconds_and_says_how_to_start_one() {
+    let fake = Fake::absent();
+    let data = fake.data.path().display();
+    let began = Instant::now();
+    let ran = fake.run(&["task", "show", ID]);
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    assert_eq!((ran.code, ran.out.as_str()), (69, ""));
+    assert!(ran.err.starts_with("error: no scheduler answered at ipc://"), "{}", ran.err);
+    assert!(
+        ran.err.ends_with(&format!("start it with: lamagrid scheduler --data-dir {data}\n")),
+        "{}",
+        ran.err
+    );
+}

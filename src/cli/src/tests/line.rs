@@ -1,0 +1,144 @@
+//! What the command line understands, and what it says where it does not.
+
+use clap::{CommandFactory, Parser};
+
+use super::run;
+use crate::args::Cli;
+
+const ID: &str = "000102030405060708090a0b0c0d0e0f";
+
+/// The parsed line in short, or clap's kind of mistake.
+fn parsed(line: &str) -> String {
+    let args = std::iter::once("lamagrid").chain(line.split_whitespace());
+    match Cli::try_parse_from(args) {
+        Ok(cli) => format!("{:?}", cli.noun),
+        Err(error) => format!("{:?}", error.kind()),
+    }
+}
+
+#[test]
+fn a_line_is_a_noun_and_a_verb() {
+    let id = "TaskId(000102030405060708090a0b0c0d0e0f)";
+    for (line, wanted) in [
+        ("scheduler", "Scheduler(SchedulerArgs { lifeline: false, set: [] })"),
+        (
+            "scheduler --lifeline --set a.b=1 --set c==d",
+            r#"Scheduler(SchedulerArgs { lifeline: true, set: [("a.b", "1"), ("c", "=d")] })"#,
+        ),
+        (
+            "scheduler --set log.dir=",
+            r#"Scheduler(SchedulerArgs { lifeline: false, set: [("log.dir", "")] })"#,
+        ),
+        ("scheduler --set =1", "ValueValidation"),
+        ("scheduler --set a.b", "ValueValidation"),
+        ("config show", "Config { verb: Show { origin: false } }"),
+        ("config show --origin", "Config { verb: Show { origin: true } }"),
+        ("config check", "Config { verb: Check { file: None } }"),
+        ("config check a.toml", r#"Config { verb: Check { file: Some("a.toml") } }"#),
+        ("config default", "Config { verb: Default }"),
+        (&format!("task show {ID}"), &format!("Task {{ verb: Show {{ id: {id} }} }}")),
+        (&format!("task cancel {ID}"), &format!("Task {{ verb: Cancel {{ id: {id} }} }}")),
+        ("task show", "MissingRequiredArgument"),
+        ("task show 12", "ValueValidation"),
+        ("node list", "Node { verb: List }"),
+        ("queue show", "Queue { verb: Show }"),
+        ("queue show --output yaml", "InvalidValue"),
+        ("queue show --data-dir=", "InvalidValue"),
+        ("", "DisplayHelpOnMissingArgumentOrSubcommand"),
+        ("task", "DisplayHelpOnMissingArgumentOrSubcommand"),
+        ("nodes list", "InvalidSubcommand"),
+        ("node drain", "InvalidSubcommand"),
+        ("node list extra", "UnknownArgument"),
+        ("--version", "DisplayVersion"),
+        ("queue show --help", "DisplayHelp"),
+    ] {
+        assert_eq!(parsed(line), wanted, "{line}");
+    }
+}
+
+#[test]
+fn global_flags_stand_anywhere() {
+    for line in [
+        "--config c.toml --data-dir /d --output json queue show",
+        "queue --config c.toml --data-dir /d show --output json",
+        "queue show --config=c.toml --data-dir=/d --output=json",
+    ] {
+        let cli = Cli::try_parse_from(std::iter::once("lamagrid").chain(line.split(' '))).unwrap();
+        assert_eq!(
+            format!("{:?}", cli.globals),
+            r#"Globals { config: Some("c.toml"), data_dir: Some("/d"), output: Json }"#,
+            "{line}"
+        );
+    }
+}
+
+#[test]
+fn a_mistake_is_answered_with_what_was_meant() {
+    for (line, words) in [
+        ("nod list", "'node'"),
+        ("task sohw", "'show'"),
+        ("config show --orign", "'--origin'"),
+        ("scheduler --lifelin", "'--lifeline'"),
+        ("queue show --output jsn", "'json'"),
+        ("scheduler --set node.slots", "for example node.slots=2"),
+        ("task show 12", "32 hexadecimal digits"),
+    ] {
+        let ran = run(&line.split(' ').collect::<Vec<_>>(), &[]);
+        assert_eq!((ran.code, ran.out.as_str()), (2, ""), "{line}");
+        assert!(ran.err.starts_with("error: ") && ran.err.contains(words), "{line}: {}", ran.err);
+    }
+    let ran = run(&[], &[]);
+    assert_eq!((ran.code, ran.out.as_str()), (2, ""));
+    assert!(ran.err.contains("Usage: lamagrid"), "{}", ran.err);
+}
+
+#[test]
+fn the_version_names_the_protocol() {
+    let ran = run(&["--version"], &[]);
+    let version = env!("CARGO_PKG_VERSION");
+    assert_eq!((ran.code, ran.out), (0, format!("lamagrid {version} (protocol 1.0)\n")));
+}
+
+#[test]
+fn every_help_has_an_example() {
+    fn check(command: &mut clap::Command) {
+        let help = command.render_long_help().to_string();
+        assert!(help.contains("Example"), "{}: {help}", command.get_name());
+        // The examples of a verb name it.
+        if !command.has_subcommands() {
+            assert!(help.matches(command.get_name()).count() > 1, "{}: {help}", command.get_name());
+        }
+        command.get_subcommands_mut().for_each(check);
+    }
+    let mut command = Cli::command();
+    command.build();
+    check(&mut command);
+    let ran = run(&["--help"], &[]);
+    assert_eq!((ran.code, ran.err.as_str()), (0, ""));
+    assert!(ran.out.contains("lamagrid pynode") && ran.out.contains("Exit codes:"), "{}", ran.out);
+}
+
+#[test]
+fn the_examples_are_understood() {
+    fn examples(command: &clap::Command, found: &mut Vec<String>) {
+        let text = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        let text = text.split("\nOther programs").next().unwrap_or_default().to_owned();
+        found
+            .extend(text.lines().filter_map(|line| line.trim().strip_prefix("lamagrid ").map(str::to_owned)));
+        command.get_subcommands().for_each(|inner| examples(inner, found));
+    }
+    let mut found = Vec::new();
+    examples(&Cli::command(), &mut found);
+    assert!(found.len() > 15, "{found:?}");
+    for example in found {
+        // A remark stands behind several blanks, a redirection behind `>`.
+        let line = example.split("  ").next().unwrap().split(" > ").next().unwrap().replace("ID", ID);
+        let args = std::iter::once("lamagrid").chain(line.split(' '));
+        assert!(Cli::try_parse_from(args).is_ok(), "{line}");
+    }
+}
+
+#[test]
+fn the_definition_is_sound() {
+    Cli::command().debug_assert();
+}

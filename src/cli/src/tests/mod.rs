@@ -1,0 +1,38 @@
+//! Whole command lines, with the environment and both streams in the test's hands.
+
+mod configuration;
+mod grid;
+mod line;
+mod scheduler;
+mod streams;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use crate::output::Streams;
+
+/// What a command line did.
+#[derive(Debug, PartialEq)]
+struct Ran {
+    code: u8,
+    out: String,
+    err: String,
+}
+
+/// Runs a command line in an environment of its own.
+fn run(args: &[&str], env: &[(&str, &str)]) -> Ran {
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let env: BTreeMap<_, _> = env.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
+    let args = args.iter().map(ToString::to_string);
+    let code = crate::run(args, env, &mut Streams { out: &mut out, err: &mut err });
+    Ran { code, out: String::from_utf8(out).unwrap(), err: String::from_utf8(err).unwrap() }
+}
+
+/// Compares with `tests/golden/<name>`; `LAMAGRID_WRITE_GOLDEN=1` writes it anew.
+fn golden(name: &str, found: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+    if std::env::var_os("LAMAGRID_WRITE_GOLDEN").is_some() {
+        std::fs::write(&path, found).unwrap();
+    }
+    assert_eq!(found, std::fs::read_to_string(&path).unwrap(), "{}", path.display());
+}

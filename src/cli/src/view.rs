@@ -1,0 +1,205 @@
+//! Tasks, nodes and queues as people and programs see them. The JSON is a contract: keys are only added.
+//!
+//! Does not: ask anybody; [`crate::grid`] does.
+
+use serde::Serialize;
+
+use lamagrid_client::{NodeStatus, QueueStatus, TaskInfo};
+use lamagrid_domain::{
+    Failure, ModelName, ModelOffer, NodeKind, NodeName, QueueName, Stages, Status, TaskId,
+};
+
+use crate::output::{Show, columns};
+use crate::units::{ago, duration_ms, memory, rfc3339};
+
+/// Models of one node in a table; a node may offer 256.
+const MODELS_SHOWN: usize = 6;
+
+/// One task.
+#[derive(Serialize)]
+pub(crate) struct TaskView {
+    id: TaskId,
+    model: ModelName,
+    queue: QueueName,
+    state: Status,
+    position: Option<u64>,
+    node: Option<String>,
+    failure: Option<Failure>,
+    attempts: u32,
+    crashes: u32,
+    failures: u32,
+    stages: Stages,
+    created: String,
+    finished: Option<String>,
+    #[serde(skip)]
+    people: People,
+}
+
+/// What only the table shows.
+struct People {
+    created: String,
+    finished: Option<String>,
+}
+
+impl TaskView {
+    /// `now_ms` is the wall clock, for how long ago something was.
+    pub(crate) fn new(task: TaskInfo, now_ms: u64) -> Self {
+        Self {
+            id: task.id,
+            model: task.model,
+            queue: task.queue,
+            state: task.status,
+            position: task.position,
+            node: task.node,
+            failure: task.failure.map(Failure::bounded),
+            attempts: task.counters.attempts,
+            crashes: task.counters.crashes,
+            failures: task.counters.failures,
+            stages: task.stages,
+            created: rfc3339(task.created_wall_ms),
+            finished: task.finished_wall_ms.map(rfc3339),
+            people: People {
+                created: ago(task.created_wall_ms, now_ms),
+                finished: task.finished_wall_ms.map(|at| ago(at, now_ms)),
+            },
+        }
+    }
+}
+
+impl Show for TaskView {
+    fn table(&self) -> String {
+        let mut rows = vec![
+            ("task", self.id.to_string()),
+            ("state", self.state.to_string()),
+            ("model", self.model.to_string()),
+            ("queue", self.queue.to_string()),
+        ];
+        match self.position {
+            Some(0) => rows.push(("position", "next".to_owned())),
+            Some(before) => rows.push(("position", format!("{before} before it"))),
+            None => {}
+        }
+        rows.extend(self.node.clone().map(|node| ("node", node)));
+        rows.extend(self.failure.as_ref().map(|failure| ("failure", format!("{}: {failure}", failure.kind))));
+        rows.push((
+            "attempts",
+            format!("{} ({} crashed, {} failed)", self.attempts, self.crashes, self.failures),
+        ));
+        rows.push(("created", self.people.created.clone()));
+        rows.extend(self.people.finished.clone().map(|at| ("finished", at)));
+        let stages = [
+            ("queue", self.stages.queue_ms),
+            ("transfer", self.stages.transfer_ms),
+            ("load", self.stages.load_ms),
+            ("infer", self.stages.infer_ms),
+            ("pixels", self.stages.pixels_ms),
+            ("store", self.stages.store_ms),
+            ("total", self.stages.total_ms),
+        ];
+        // They are complete once the task has ended; until then most are not known.
+        let known = stages.iter().filter(|(_, ms)| self.finished.is_some() || *ms > 0.0);
+        let known: Vec<_> = known.map(|(name, ms)| format!("{name} {}", duration_ms(*ms))).collect();
+        if !known.is_empty() {
+            rows.push(("stages", known.join(", ")));
+        }
+        columns(&[], rows.into_iter().map(|(name, value)| vec![name.to_owned(), value]))
+    }
+}
+
+/// One connected node.
+#[derive(Serialize)]
+pub(crate) struct NodeView {
+    name: NodeName,
+    kind: NodeKind,
+    state: String,
+    running: u32,
+    slots: u32,
+    device: String,
+    gpu: Option<String>,
+    /// Of the device; null where unknown.
+    memory_bytes: Option<u64>,
+    cores: u32,
+    version: String,
+    pid: u32,
+    models: Vec<ModelOffer>,
+}
+
+impl From<NodeStatus> for NodeView {
+    fn from(node: NodeStatus) -> Self {
+        Self {
+            name: node.info.name,
+            kind: node.info.kind,
+            state: node.state,
+            running: node.running,
+            slots: node.slots,
+            device: node.info.device,
+            gpu: node.info.gpu,
+            memory_bytes: Some(node.info.memory_bytes).filter(|bytes| *bytes > 0),
+            cores: node.info.cores,
+            version: node.info.version,
+            pid: node.info.pid,
+            models: node.info.models,
+        }
+    }
+}
+
+impl NodeView {
+    fn row(&self) -> Vec<String> {
+        let loaded = |offer: &ModelOffer| if offer.loaded { " (loaded)" } else { "" };
+        let mut models: Vec<_> =
+            self.models.iter().take(MODELS_SHOWN).map(|m| format!("{}{}", m.model, loaded(m))).collect();
+        if self.models.len() > MODELS_SHOWN {
+            models.push(format!("{} more", self.models.len() - MODELS_SHOWN));
+        }
+        vec![
+            self.name.to_string(),
+            self.kind.as_str().to_owned(),
+            self.state.clone(),
+            format!("{} of {}", self.running, self.slots),
+            self.gpu.as_ref().map_or_else(|| self.device.clone(), |gpu| format!("{} {gpu}", self.device)),
+            self.memory_bytes.map_or_else(|| "-".to_owned(), memory),
+            models.join(", "),
+            self.version.clone(),
+            self.pid.to_string(),
+        ]
+    }
+}
+
+impl Show for Vec<NodeView> {
+    fn table(&self) -> String {
+        if self.is_empty() {
+            return "no node is connected; start one with `lamagrid-node` or `lamagrid pynode`".to_owned();
+        }
+        let header = ["NODE", "KIND", "STATE", "TASKS", "DEVICE", "MEMORY", "MODELS", "VERSION", "PID"];
+        columns(&header, self.iter().map(NodeView::row))
+    }
+}
+
+/// One queue.
+#[derive(Serialize)]
+pub(crate) struct QueueView {
+    queue: QueueName,
+    waiting: u64,
+    running: u64,
+    max_tasks: u64,
+}
+
+impl From<QueueStatus> for QueueView {
+    fn from(queue: QueueStatus) -> Self {
+        let QueueStatus { queue, waiting, running, max_tasks } = queue;
+        Self { queue, waiting, running, max_tasks }
+    }
+}
+
+impl Show for Vec<QueueView> {
+    fn table(&self) -> String {
+        if self.is_empty() {
+            return "no queue is configured; add one with [queues.NAME] in the configuration".to_owned();
+        }
+        let row = |queue: &QueueView| {
+            let counts = [queue.waiting, queue.running, queue.max_tasks].map(|count| count.to_string());
+            std::iter::once(queue.queue.to_string()).chain(counts).collect()
+        };
+        columns(&["QUEUE", "WAITING", "RUNNING", "LIMIT"], self.iter().map(row))
+    }
+}

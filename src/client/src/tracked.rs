@@ -1,0 +1,152 @@
+//! One task that the client follows: how far its submission is, and who is told.
+
+use std::sync::Arc;
+
+use tokio::sync::{broadcast, watch};
+
+use lamagrid_domain::{Hash, Status};
+
+use crate::error::ClientError;
+use crate::follow::{Follow, TaskEvent};
+use crate::outcome::Ended;
+use crate::task::Prepared;
+
+/// Progress events kept for a follower that reads slowly: half a second of the fastest sampler.
+const EVENTS: usize = 64;
+
+/// What callers wait for.
+#[derive(Debug, Clone)]
+pub(crate) enum Phase {
+    /// Not acknowledged yet.
+    Sending,
+    /// On the scheduler's record.
+    Accepted {
+        /// Tasks before it in its queue, at that moment.
+        position: u64,
+    },
+    /// Has an outcome.
+    Ended(Arc<Ended>),
+    /// Cannot be followed any more.
+    Broken(ClientError),
+}
+
+impl Phase {
+    pub(crate) fn is_over(&self) -> bool {
+        matches!(self, Self::Ended(_) | Self::Broken(_))
+    }
+}
+
+/// What has to be said next about a task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// Ask whether its blobs may be written.
+    Offer,
+    /// Nothing: its blobs are being written.
+    Write,
+    /// Submit it.
+    Submit,
+    /// Ask for it by its id.
+    Attach,
+    /// Nothing: its outcome will come.
+    Follow,
+    /// Nothing: its outcome came, or cannot come.
+    Over,
+}
+
+/// One followed task.
+#[derive(Debug)]
+pub(crate) struct Tracked {
+    /// What was submitted here, kept until the outcome; `None` for a task that is only watched.
+    pub(crate) prepared: Option<Arc<Prepared>>,
+    /// The payload's digest, where it is known.
+    pub(crate) digest: Option<Hash>,
+    pub(crate) stage: Stage,
+    /// Whether a thread writes its blobs: two at a time would share a temporary file.
+    pub(crate) writing: bool,
+    /// Which write is the valid one; 0 for none.
+    pub(crate) round: u64,
+    phase: watch::Sender<Phase>,
+    events: broadcast::Sender<TaskEvent>,
+}
+
+impl Tracked {
+    /// A task to submit.
+    pub(crate) fn submitted(prepared: Arc<Prepared>) -> Self {
+        let digest = Some(prepared.digest);
+        let mut tracked = Self::new(Some(prepared), digest);
+        tracked.stage = tracked.first_stage();
+        tracked
+    }
+
+    /// A task that somebody submitted before, perhaps elsewhere.
+    pub(crate) fn watched() -> Self {
+        Self::new(None, None)
+    }
+
+    fn new(prepared: Option<Arc<Prepared>>, digest: Option<Hash>) -> Self {
+        let (phase, _) = watch::channel(Phase::Sending);
+        let (events, _) = broadcast::channel(EVENTS);
+        Self { prepared, digest, stage: Stage::Attach, writing: false, round: 0, phase, events }
+    }
+
+    /// Where a submission begins.
+    pub(crate) fn first_stage(&self) -> Stage {
+        match &self.prepared {
+            None => Stage::Attach,
+            Some(prepared) if prepared.inline => Stage::Submit,
+            Some(_) => Stage::Offer,
+        }
+    }
+
+    /// Where it goes on after a new connection.
+    ///
+    /// A restarted scheduler deletes the blobs of ids that it does not know, so that what was written and not
+    /// yet accepted is written again.
+    pub(crate) fn reconnected(&mut self) {
+        self.round = 0;
+        self.stage = match self.stage {
+            Stage::Offer | Stage::Write | Stage::Submit => self.first_stage(),
+            Stage::Attach | Stage::Follow => Stage::Attach,
+            Stage::Over => Stage::Over,
+        };
+    }
+
+    /// Whether nobody would miss it: never accepted, or only watched, and no caller holds it any more.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        let kept = self.prepared.is_some() && !matches!(*self.phase.borrow(), Phase::Sending);
+        self.stage != Stage::Over && !self.writing && !kept && self.phase.receiver_count() == 0
+    }
+
+    pub(crate) fn phases(&self) -> watch::Receiver<Phase> {
+        self.phase.subscribe()
+    }
+
+    pub(crate) fn follow(&self) -> Follow {
+        Follow { events: self.events.subscribe(), phases: self.phase.subscribe(), done: false }
+    }
+
+    /// The scheduler knows the task.
+    pub(crate) fn accepted(&mut self, position: u64) {
+        self.stage = Stage::Follow;
+        self.phase.send_if_modified(|phase| {
+            let first = matches!(phase, Phase::Sending);
+            if first {
+                *phase = Phase::Accepted { position };
+            }
+            first
+        });
+    }
+
+    /// The task moved.
+    pub(crate) fn moved(&self, status: Status, step: u32, of: u32) {
+        // Nobody follows it: then nobody misses it.
+        let _ = self.events.send(TaskEvent { status, step, of });
+    }
+
+    /// Tells everybody the end; inputs are not needed any more.
+    pub(crate) fn end(&mut self, phase: Phase) {
+        self.stage = Stage::Over;
+        self.prepared = None;
+        self.phase.send_replace(phase);
+    }
+}

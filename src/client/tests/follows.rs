@@ -1,0 +1,336 @@
+//! A client against a scheduler that dies, falls silent, forgets or refuses.
+
+mod fake;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use fake::{Fake, PATIENCE, info, meta, task};
+use lamagrid_client::{ClientError, TaskEvent};
+use lamagrid_domain::{Failure, FailureKind, Role, Status, TaskId};
+use lamagrid_wire::message::{ClientRequest, Outcome, Progress, ProtocolFault, Refused, Send, Told, Unknown};
+use lamagrid_wire::spool::{BlobName, Spool};
+
+/// Larger than what travels inline.
+const LARGE: usize = 300 * 1024;
+
+#[tokio::test]
+async fn small_inputs_travel_inline_and_the_result_comes_back() {
+    let mut fake = Fake::start().await;
+    let client = fake.client();
+    let submit = tokio::spawn({
+        let client = client.clone();
+        async move { client.submit(task(1, 10), PATIENCE).await }
+    });
+    let (id, blobs) = fake.accept().await;
+    assert_eq!(blobs, [Bytes::from(vec![1; 10]), Bytes::from(vec![2; 10])]);
+    assert_eq!(submit.await.unwrap().unwrap(), 3, "tasks before it");
+    fake.complete(id, b"made").await;
+    let outcome = client.wait(id, PATIENCE).await;
+    assert_eq!(outcome.unwrap().into_result().unwrap().bytes, "made");
+    fake.hears_nothing_more().await;
+    // The outcome is kept until it is released.
+    assert!(client.wait(id, PATIENCE).await.is_ok());
+    let (released, (request, _)) = tokio::join!(client.release(id, PATIENCE), async {
+        let heard = fake.hear().await;
+        let _ = tokio::time::timeout(Duration::from_millis(200), fake.hear()).await; // answers the ping
+        heard
+    });
+    released.unwrap();
+    assert!(matches!(request, ClientRequest::Release(r) if r.id == id));
+}
+
+#[tokio::test]
+async fn large_inputs_and_results_go_through_the_spool() {
+    let mut fake = Fake::start().await;
+    let client = fake.client();
+    let (submitted, _) = tokio::join!(client.submit(task(1, LARGE), PATIENCE), async {
+        let (request, blobs) = fake.hear().await;
+        let ClientRequest::Offer(offer) = request else { panic!("{request:?}") };
+        assert_eq!((offer.bytes, blobs.len()), (2 * LARGE as u64, 0));
+        fake.say(Send { seq: offer.seq }).await;
+        let (request, blobs) = fake.hear().await;
+        let ClientRequest::Submit(submit) = request else { panic!("{request:?}") };
+        assert!(submit.inline.is_empty() && blobs.is_empty() && submit.follow);
+        assert_eq!(lamagrid_wire::payload_digest(&submit.spec), offer.digest);
+        let spool = Spool::new(fake.spool());
+        for blob in &submit.spec.blobs {
+            spool.get(submit.spec.id, BlobName::Role(blob.role), blob).unwrap();
+        }
+        let accepted = lamagrid_wire::message::Accepted { seq: submit.seq, id: submit.spec.id, position: 0 };
+        fake.say(accepted).await;
+    });
+    submitted.unwrap();
+    let id = TaskId::from_bytes([1; 16]);
+    let made = vec![9; LARGE];
+    Spool::new(fake.spool()).put(id, BlobName::Role(Role::Result), &made).unwrap();
+    let outcome = |result| Outcome { task: info(id, Status::Completed), result: Some(result) };
+    fake.say(outcome(meta(Role::Result, &made))).await;
+    assert_eq!(client.wait(id, PATIENCE).await.unwrap().result.unwrap().bytes, made);
+}
+
+#[tokio::test]
+async fn a_result_that_is_not_what_was_announced_is_refused() {
+    let mut fake = Fake::start().await;
+    let client = fake.client();
+    let (submitted, (id, _)) = tokio::join!(client.submit(task(1, 10), PATIENCE), fake.accept());
+    submitted.unwrap();
+    let outcome = Outcome { task: info(id, Status::Completed), result: Some(meta(Role::Result, b"made")) };
+    fake.say_with(outcome, vec![Bytes::from_static(b"fake")]).await;
+    let error = client.wait(id, PATIENCE).await.unwrap_err();
+    assert!(error.to_string().contains("its hash differs"), "{error}");
+}
+
+#[tokio::test]
+async fn a_restarted_scheduler_is_asked_for_the_task_and_gets_no_blobs_again() {
+    let mut fake = Fake::start().await;
+    let client = fake.client();
+    let (submitted, (id, _)) = tokio::join!(client.submit(task(1, 10), PATIENCE), fake.accept());
+    submitted.unwrap();
+    let before = fake.peer.clone();
+    fake.kill().await;
+    fake.bind().await;
+    let (outcome, ()) = tokio::join!(client.wait(id, PATIENCE), async {
+        let (request, blobs) = fake.hear().await;
+        let ClientRequest::Attach(attach) = request else { panic!("{request:?}") };
+        assert!(attach.id == id && attach.digest.is_some() && blobs.is_empty());
+        assert_ne!(fake.peer, before, "a fresh identity");
+        fake.say(Told { seq: attach.seq, task: info(id, Status::Processing) }).await;
+        fake.complete(id, b"made").await;
+    });
+    assert_eq!(outcome.unwrap().into_result().unwrap().bytes, "made");
+    fake.hears_nothing_more().await;
+}
+
+#[tokio::test]
+async fn a_silent_scheduler_is_dialled_anew() {
+    let mut fake = Fake::start().await;
+    let client = fake.client();
+    let (submitted, (id, _)) = tokio::join!(client.submit(task(1, 10), PATIENCE), fake.accept());
+    submitted.unwrap();
+    let before = fake.peer.clone();
+    fake.alive = false;
+    let (request, _) = fake.hear().await;
+    assert!(matches!(request, ClientRequest::Attach(attach) if attach.id == id));
+    assert_ne!(fake.peer, before);
+}
+
+#[tokio::test]
+async fn a_scheduler_that_forgot_the_task_gets_it_again_whole() {
+    for size in [10, LARGE] {
+        let mut fake = Fake::start().await;
+        let client = fake.client();
+        let submit = async |fake: &mut Fake| {
+            if size == LARGE {
+                let (request, _) = fake.hear().await;
+                let ClientRequest::Offer(offer) = request else { panic!("{request:?}") };
+                fake.say(Send { seq: offer.seq }).await;
+            }
+            fake.accept().await
+        };
+        let (submitted, (id, first)) =
+            tokio::join!(client.submit(task(1, size), PATIENCE), submit(&mut fake));
+        submitted.unwrap();
+        fake.kill().await;
+        std::fs::remove_dir_all(fake.spool()).unwrap();
+        std::fs::create_dir(fake.spool()).unwrap();
+        fake.bind().await;
+        let (request, _) = fake.hear().await;
+        let ClientRequest::Attach(attach) = request else { panic!("{request:?}") };
+        fake.say(Unknown { seq: attach.seq, id, expired: false }).await;
+        let (_, second) = submit(&mut fake).await;
+        assert_eq!(first, second);
+        if size == LARGE {
+            let image = meta(Role::Image, &vec![1; LARGE]);
+            Spool::new(fake.spool()).get(id, BlobName::Role(Role::Image), &image).unwrap();
+        }
+        fake.complete(id, b"made").await;
+        assert!(client.wait(id, PATIENCE).await.is_ok());
+    }
+}
+
+#[tokio::test]
+async fn blobs_that_were_not_accepted_before_the_cut_are_written_again() {
+    let mut fake = Fake::start().await;
+    let client = fake.client();
+    let submit = tokio::spawn({
+        let client = client.clone();
+        async move { client.submit(task(1, LARGE), PATIENCE).await }
+    });
+    for round in 0..2 {
+        let (request, _) = fake.hear().await;
+        let ClientRequest::Offer(offer) = request else { panic!("{request:?}") };
+        fake.say(Send { seq: offer.seq }).await;
+        if round == 1 {
+            fake.accept().await;
+            continue;
+        }
+        let (request, _) = fake.hear().await;
+        assert!(matches!(request, ClientRequest::Submit(_)));
+        fake.kill().await;
+        Spool::new(fake.spool()).remove_task(TaskId::from_bytes([1; 16])).unwrap(); // as the sweep at start does
+        fake.bind().await;
+    }
+    submit.await.unwrap().unwrap();
+    let image = meta(Role::Image, &vec![1; LARGE]);
+    let id = TaskId::from_bytes([1; 16]);
+    Spool::new(fake.spool()).get(id, BlobName::Role(Role::Image), &image).unwrap();
+}
+
+#[tokio::test]
+async fn a_refusal_carries_the_queue_and_the_wait() {
+    let mut fake = Fake::start().await;
+    let client = fake.client();
+    let (submitted, ()) = tokio::join!(client.submit(task(1, 10), PATIENCE), async {
+        let (request, _) = fake.hear().await;
+        let ClientRequest::Submit(submit) = request else { panic!("{request:?}") };
+        let failure = Failure::new(FailureKind::Overloaded, "queue gpu is full");
+        fake.say(Refused { seq: submit.seq, failure, queue_len: 7, wait_ms: Some(2_500) }).await;
+    });
+    let error = submitted.unwrap_err();
+    assert_eq!(error.kind(), FailureKind::Overloaded);
+    assert_eq!(error.to_string(), "queue gpu is full (7 tasks wait; expected wait 3 s)");
+    fake.hears_nothing_more().await;
+}
+
+#[tokio::test]
+async fn an_expired_or_unknown_id_is_told() {
+    let mut fake = Fake::start().await;
+    let client = fake.client();
+    let id = TaskId::from_bytes([5; 16]);
+    for expired in [true, false] {
+        let (outcome, ()) = tokio::join!(client.wait(id, PATIENCE), async {
+            let (request, _) = fake.hear().await;
+            let ClientRequest::Attach(attach) = request else { panic!("{request:?}") };
+            fake.say(Unknown { seq: attach.seq, id, expired }).await;
+        });
+        assert!(matches!(outcome.unwrap_err(), ClientError::Unknown { expired: e, .. } if e == expired));
+    }
+}
+
+#[tokio::test]
+async fn without_a_scheduler_the_error_says_where_and_how_and_a_late_one_is_found() {
+    let mut fake = Fake::absent();
+    let client = fake.client();
+    let error = client.survey(Duration::from_millis(300)).await.unwrap_err();
+    let text = error.to_string();
+    assert_eq!(error.kind(), FailureKind::Disconnected);
+    assert!(
+        text.contains("client.sock") && text.contains("lamagrid scheduler --data-dir /srv/grid"),
+        "{text}"
+    );
+    let submit = tokio::spawn({
+        let client = client.clone();
+        async move { client.submit(task(1, 10), PATIENCE).await }
+    });
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    fake.bind().await;
+    let (id, _) = fake.accept().await;
+    submit.await.unwrap().unwrap();
+    fake.complete(id, b"made").await;
+    client.wait(id, PATIENCE).await.unwrap();
+    // The survey's caller left long ago; nothing is asked for it.
+    fake.hears_nothing_more().await;
+}
+
+#[tokio::test]
+async fn a_request_that_was_not_answered_is_asked_again_on_the_next_connection() {
+    let mut fake = Fake::start().await;
+    let client = fake.client();
+    let id = TaskId::from_bytes([5; 16]);
+    let (told, ()) = tokio::join!(client.query(id, PATIENCE), async {
+        assert!(matches!(fake.hear().await.0, ClientRequest::Query(_)));
+        fake.kill().await;
+        fake.bind().await;
+        let (request, _) = fake.hear().await;
+        let ClientRequest::Query(query) = request else { panic!("{request:?}") };
+        fake.say(Told { seq: query.seq, task: info(id, Status::Queued) }).await;
+    });
+    assert_eq!(told.unwrap().status, Status::Queued);
+}
+
+#[tokio::test]
+async fn a_submit_that_nobody_waits_for_is_cancelled() {
+    let mut fake = Fake::start().await;
+    let client = fake.client();
+    let error =
+        tokio::join!(client.submit(task(1, 10), Duration::from_millis(300)), fake.hear()).0.unwrap_err();
+    assert!(matches!(error, ClientError::Timeout { .. }), "{error}");
+    let (request, _) = fake.hear().await;
+    assert!(matches!(request, ClientRequest::Cancel(cancel) if cancel.id == TaskId::from_bytes([1; 16])));
+}
+
+#[tokio::test]
+async fn progress_is_followed_to_the_end() {
+    let mut fake = Fake::start().await;
+    let client = fake.client();
+    let (submitted, (id, _)) = tokio::join!(client.submit(task(1, 10), PATIENCE), fake.accept());
+    submitted.unwrap();
+    let mut follow = client.follow(id).await.unwrap();
+    for step in 1..=2 {
+        fake.say(Progress { id, status: Status::Processing, step, of: 2 }).await;
+    }
+    fake.complete(id, b"made").await;
+    let mut seen = Vec::new();
+    while let Some(event) = follow.next().await.unwrap() {
+        seen.push(event);
+    }
+    let event = |status, step, of| TaskEvent { status, step, of };
+    assert_eq!(
+        seen,
+        [event(Status::Processing, 1, 2), event(Status::Processing, 2, 2), event(Status::Completed, 0, 0)]
+    );
+    assert_eq!(follow.next().await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn another_protocol_ends_what_waits() {
+    let mut fake = Fake::start().await;
+    let client = fake.client();
+    let (submitted, (id, _)) = tokio::join!(client.submit(task(1, 10), PATIENCE), fake.accept());
+    submitted.unwrap();
+    let failure = Failure::new(FailureKind::Incompatible, "the peer speaks protocol 2.0");
+    fake.say(ProtocolFault { failure }).await;
+    let error = client.wait(id, PATIENCE).await.unwrap_err();
+    assert_eq!(error.kind(), FailureKind::Incompatible);
+}
+
+#[tokio::test]
+async fn wrong_inputs_never_leave_the_client() {
+    let mut fake = Fake::start().await;
+    let client = fake.client();
+    let mut twice = task(1, 10);
+    twice.inputs[1].role = Role::Image;
+    let mut short = task(2, 10);
+    short.inputs[0].form = lamagrid_domain::BlobForm::Raw { height: 2, width: 2, channels: 3 };
+    for (wrong, word) in [(twice, "two inputs"), (short, "make 12")] {
+        let error = client.submit(wrong, PATIENCE).await.unwrap_err();
+        assert_eq!(error.kind(), FailureKind::InvalidInput);
+        assert!(error.to_string().contains(word), "{error}");
+    }
+    fake.hears_nothing_more().await;
+}
+
+#[tokio::test]
+async fn a_hundred_tasks_at_once_pass_the_window() {
+    let mut fake = Fake::start().await;
+    let client = fake.client();
+    let waits: Vec<_> = (0..100)
+        .map(|id| {
+            let client = client.clone();
+            tokio::spawn(async move {
+                let new = task(id, 10);
+                let id = new.id;
+                client.submit(new, PATIENCE).await.unwrap();
+                client.wait(id, PATIENCE).await.unwrap().into_result().unwrap()
+            })
+        })
+        .collect();
+    for _ in 0..100 {
+        let (id, _) = fake.accept().await;
+        fake.complete(id, b"made").await;
+    }
+    for wait in waits {
+        assert_eq!(wait.await.unwrap().bytes, "made");
+    }
+}

@@ -1,0 +1,61 @@
+//! Answers with the picture as it came: for tests and measurements without a model.
+
+use std::time::{Duration, Instant};
+
+use lamagrid_domain::{Failure, ModelName, ModelOffer, Stages};
+
+use super::{Answer, Backend, Progress, Work, stopped};
+use crate::session::millis;
+
+/// A cancel is noticed this fast.
+const STEP: Duration = Duration::from_millis(10);
+/// Longest delay that a task may ask for.
+const LONGEST: Duration = Duration::from_secs(3_600);
+
+/// The echo backend. The parameter `echo_ms` makes it take that long.
+#[derive(Debug, Clone)]
+pub struct Echo {
+    offers: Vec<ModelOffer>,
+}
+
+impl Echo {
+    /// Echoes for these models, all of which are always ready.
+    #[must_use]
+    pub fn new(mut offers: Vec<ModelOffer>) -> Self {
+        offers.iter_mut().for_each(|offer| offer.loaded = true);
+        Self { offers }
+    }
+}
+
+impl Backend for Echo {
+    fn models(&self) -> Vec<ModelOffer> {
+        self.offers.clone()
+    }
+
+    fn load(&mut self, _model: &ModelName, _progress: &dyn Progress) -> Result<Duration, Failure> {
+        Ok(Duration::ZERO)
+    }
+
+    fn run(&mut self, work: Work<'_>, progress: &dyn Progress) -> Result<Answer, Failure> {
+        let began = Instant::now();
+        let asked = work.spec.params.int("echo_ms").and_then(|ms| u64::try_from(ms).ok()).unwrap_or(0);
+        let delay = Duration::from_millis(asked).min(LONGEST);
+        let of = u32::try_from(delay.as_millis() / STEP.as_millis()).unwrap_or(u32::MAX);
+        for step in 0..of {
+            if progress.step(step, of).is_break() {
+                return Err(stopped());
+            }
+            // Against the clock, so that many short sleeps do not add up to more than was asked for.
+            std::thread::sleep((STEP * (step + 1)).saturating_sub(began.elapsed()));
+        }
+        std::thread::sleep(delay.saturating_sub(began.elapsed()));
+        if progress.step(of, of).is_break() {
+            return Err(stopped());
+        }
+        let infer_ms = millis(began.elapsed());
+        let began = Instant::now();
+        let image = work.image.into_bgr();
+        let stages = Stages { infer_ms, pixels_ms: millis(began.elapsed()), ..Stages::default() };
+        Ok(Answer { image, stages })
+    }
+}

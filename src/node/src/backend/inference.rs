@@ -1,0 +1,72 @@
+//! libtorch's error texts as failures: the lines that say something, without the C++ stack.
+//!
+//! Does not: name libtorch's types, so that it is tested where libtorch is not linked.
+
+use lamagrid_domain::{Failure, FailureKind};
+
+/// Upstream looks for exactly this in an error, and so do its users.
+const CUDA_OOM: &str = "CUDA out of memory. ";
+/// Signs that a device's or the host's allocator gave up.
+const CUDA_SIGNS: [&str; 2] = ["CUDA out of memory", "CUDA error: out of memory"];
+const HOST_SIGNS: [&str; 2] = ["DefaultCPUAllocator", "std::bad_alloc"];
+/// Lines of an error that are kept.
+const KEPT_LINES: usize = 4;
+
+/// The failure that an error text of libtorch stands for.
+#[must_use]
+pub fn inference_failure(text: &str) -> Failure {
+    let holds = |signs: [&str; 2]| signs.iter().any(|sign| text.contains(sign));
+    let gist = gist(text);
+    if holds(CUDA_SIGNS) {
+        let text = if gist.contains(CUDA_OOM) { gist } else { format!("{CUDA_OOM}{gist}") };
+        return Failure::new(FailureKind::OutOfMemory, text);
+    }
+    let kind = if holds(HOST_SIGNS) { FailureKind::OutOfMemory } else { FailureKind::Inference };
+    Failure::new(kind, gist)
+}
+
+/// What a person can use of an error text.
+fn gist(text: &str) -> String {
+    let text = text.strip_prefix("Internal torch error: ").unwrap_or(text);
+    // The interpreter puts the reason last, after the path through the model's source.
+    let reason = text.rfind("RuntimeError: ").map_or(text, |at| &text[at + "RuntimeError: ".len()..]);
+    let lines: Vec<&str> = reason
+        .lines()
+        .take_while(|line| !line.starts_with("Exception raised from"))
+        .filter(|line| !line.trim().is_empty())
+        .take(KEPT_LINES)
+        .collect();
+    if lines.is_empty() { "libtorch gives no reason".into() } else { lines.join("\n") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_stack_goes_and_the_reason_stays() {
+        let text = "Internal torch error: The following operation failed in the TorchScript interpreter.\n\
+            Traceback of TorchScript (most recent call last):\n  File \"x.py\", line 3, in forward\n    return a\n\
+            RuntimeError: shape '[3]' is invalid for input of size 4\n\nException raised from infer at a.cpp:1\n\
+            frame #0: c10::Error";
+        let failure = inference_failure(text);
+        assert_eq!(failure.kind, FailureKind::Inference);
+        assert_eq!(failure.message, "shape '[3]' is invalid for input of size 4");
+        assert_eq!(inference_failure("").message, "libtorch gives no reason");
+    }
+
+    #[test]
+    fn memory_is_told_apart_and_upstreams_words_are_there() {
+        for text in [
+            "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 1 GiB\nException raised from x",
+            "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported",
+        ] {
+            let failure = inference_failure(text);
+            assert_eq!(failure.kind, FailureKind::OutOfMemory);
+            assert!(failure.message.contains("CUDA out of memory. "), "{}", failure.message);
+        }
+        let text = "[enforce fail at alloc_cpu.cpp:1] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.";
+        assert_eq!(inference_failure(text).kind, FailureKind::OutOfMemory);
+        assert!(!inference_failure(text).message.contains(CUDA_OOM));
+    }
+}

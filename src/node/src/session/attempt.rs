@@ -1,0 +1,70 @@
+//! One attempt on this node, and its outcome until that is on record.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+
+use lamagrid_domain::{LeaseToken, Role, TaskId, TaskSpec};
+use lamagrid_wire::message::{Assign, AttemptOutcome};
+use lamagrid_wire::spool::{BlobName, Spool};
+
+/// One assignment that this node took.
+#[derive(Debug)]
+pub(super) struct Attempt {
+    pub(super) token: LeaseToken,
+    pub(super) number: u32,
+    pub(super) spec: TaskSpec,
+    /// Inputs that came inside the message.
+    pub(super) inline: Vec<(Role, Bytes)>,
+    cancelled: AtomicBool,
+    abandoned: AtomicBool,
+}
+
+impl Attempt {
+    pub(super) fn new(assign: Assign, blobs: Vec<Bytes>) -> Self {
+        Self {
+            token: assign.token,
+            number: assign.attempt,
+            spec: assign.spec,
+            inline: assign.inline.into_iter().zip(blobs).collect(),
+            cancelled: AtomicBool::new(false),
+            abandoned: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn abandon(&self) {
+        self.abandoned.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the work shall stop, for whatever reason.
+    pub(super) fn is_stopped(&self) -> bool {
+        self.cancelled.load(Ordering::Relaxed) || self.is_abandoned()
+    }
+
+    /// Whether nobody wants to hear its outcome.
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.abandoned.load(Ordering::Relaxed)
+    }
+}
+
+/// An outcome on its way to the record.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) task: TaskId,
+    pub(super) outcome: AttemptOutcome,
+    pub(super) inline: Option<Bytes>,
+}
+
+/// Deletes the spool file of a result that nobody will take.
+pub(super) fn discard(spool: Option<&Spool>, token: LeaseToken, held: Option<Held>) {
+    let (Some(spool), Some(held)) = (spool, held) else { return };
+    if matches!(held.outcome, AttemptOutcome::Done { inline: false, .. })
+        && let Err(error) = spool.remove(held.task, BlobName::Attempt(token))
+    {
+        tracing::warn!(task.id = %held.task, %error, "an unwanted result stays in the spool");
+    }
+}

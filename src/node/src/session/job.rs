@@ -1,0 +1,191 @@
+//! One attempt in the hands of a backend.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use lamagrid_domain::{BlobForm, BlobMeta, Failure, FailureKind, LeaseToken, Role, Stages, TaskSpec};
+use lamagrid_wire::frame::MAX_INLINE_BYTES;
+use lamagrid_wire::message::{AttemptOutcome, Message, NodeEvent, Step};
+use lamagrid_wire::spool::{BlobName, SpoolError};
+
+use super::attempt::Attempt;
+use super::state::Shared;
+
+/// Progress is published no more often than a person can see.
+const STEP_INTERVAL: Duration = Duration::from_millis(50);
+
+/// What a backend made of a task.
+#[derive(Debug)]
+pub struct Output {
+    /// The result.
+    pub bytes: Vec<u8>,
+    /// How to read it.
+    pub form: BlobForm,
+    /// The backend's share of the times; reading and storing are measured by the [`Job`].
+    pub stages: Stages,
+}
+
+/// A task to work on. Dropping it unfinished reports an internal failure.
+#[derive(Debug)]
+pub struct Job {
+    shared: Arc<Shared>,
+    attempt: Arc<Attempt>,
+    settled: bool,
+    /// Time spent reading inputs, and when progress was last published; a mutex because backends may use
+    /// several threads.
+    notes: Mutex<Notes>,
+}
+
+#[derive(Debug, Default)]
+struct Notes {
+    transfer: Duration,
+    published: Option<Instant>,
+}
+
+pub(crate) fn millis(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1_000.0
+}
+
+impl Job {
+    pub(super) fn new(shared: Arc<Shared>, attempt: Arc<Attempt>) -> Self {
+        Self { shared, attempt, settled: false, notes: Mutex::default() }
+    }
+
+    /// What to do.
+    #[must_use]
+    pub fn spec(&self) -> &TaskSpec {
+        &self.attempt.spec
+    }
+
+    /// For people: the first attempt is 1.
+    #[must_use]
+    pub fn attempt(&self) -> u32 {
+        self.attempt.number
+    }
+
+    /// The fence of this attempt.
+    #[must_use]
+    pub fn token(&self) -> LeaseToken {
+        self.attempt.token
+    }
+
+    /// What the task says about an input, if it has it.
+    #[must_use]
+    pub fn meta(&self, role: Role) -> Option<&BlobMeta> {
+        self.spec().blobs.iter().find(|blob| blob.role == role)
+    }
+
+    /// The bytes of an input, of the announced length and hash.
+    ///
+    /// # Errors
+    /// [`FailureKind::InvalidInput`] if the task has no such input, [`FailureKind::Internal`] if its bytes
+    /// cannot be read or are not what was announced.
+    pub fn input(&self, role: Role) -> Result<Bytes, Failure> {
+        let began = Instant::now();
+        let meta = self
+            .meta(role)
+            .ok_or_else(|| Failure::new(FailureKind::InvalidInput, format!("the task has no {role}")))?;
+        let internal = |text: String| Failure::new(FailureKind::Internal, text);
+        let inline = self.attempt.inline.iter().find(|(of, _)| *of == role);
+        let bytes = if let Some((_, bytes)) = inline {
+            if bytes.len() as u64 != meta.len || lamagrid_wire::hash(bytes) != meta.hash {
+                return Err(internal(format!("the {role} that came is not the one that was announced")));
+            }
+            bytes.clone()
+        } else {
+            let spool = self.shared.spool().ok_or_else(|| internal("the spool is not known yet".into()))?;
+            let blob = spool.get(self.spec().id, BlobName::Role(role), meta);
+            blob.map_err(|error| internal(format!("cannot read the {role} of the task: {error}")))?.into()
+        };
+        self.notes.lock().transfer += began.elapsed();
+        Ok(bytes)
+    }
+
+    /// Whether the work shall stop.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        self.attempt.is_stopped()
+    }
+
+    /// Tells everybody how far the work is; `of` is 0 where the end is unknown.
+    ///
+    /// Breaks when the task was cancelled or its lease is gone; whatever is finished then is not delivered.
+    pub fn step(&self, step: u32, of: u32) -> ControlFlow<()> {
+        if self.is_cancelled() {
+            return ControlFlow::Break(());
+        }
+        let now = Instant::now();
+        let mut notes = self.notes.lock();
+        let due = notes.published.is_none_or(|at| now.duration_since(at) >= STEP_INTERVAL);
+        if due || step == of {
+            notes.published = Some(now);
+            drop(notes);
+            let token = self.token();
+            self.shared
+                .publish(|session| NodeEvent::from(Step { session, token, step, of }).to_frame(Vec::new()));
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// Ends the attempt. A result is stored here, on the caller's thread, and held until it is on record.
+    ///
+    /// Gives the node's share of the times, for the line that is logged.
+    pub fn finish(mut self, result: Result<Output, Failure>) -> Stages {
+        self.settle(result)
+    }
+
+    fn settle(&mut self, result: Result<Output, Failure>) -> Stages {
+        self.settled = true;
+        let (outcome, inline) = if self.is_cancelled() {
+            (AttemptOutcome::Cancelled, None)
+        } else {
+            match result.and_then(|output| self.store(output)) {
+                Ok(stored) => stored,
+                Err(failure) => (AttemptOutcome::Failed { failure: failure.bounded() }, None),
+            }
+        };
+        let stages =
+            if let AttemptOutcome::Done { stages, .. } = &outcome { *stages } else { Stages::default() };
+        self.shared.finished(&self.attempt, outcome, inline);
+        stages
+    }
+
+    fn store(&self, output: Output) -> Result<(AttemptOutcome, Option<Bytes>), Failure> {
+        let began = Instant::now();
+        let Output { bytes, form, mut stages } = output;
+        let hash = lamagrid_wire::hash(&bytes);
+        let result = BlobMeta { role: Role::Result, len: bytes.len() as u64, hash, form };
+        let inline = if bytes.len() <= MAX_INLINE_BYTES {
+            Some(Bytes::from(bytes))
+        } else {
+            let spool = self
+                .shared
+                .spool()
+                .ok_or_else(|| Failure::new(FailureKind::Internal, "the spool is not known yet"))?;
+            spool
+                .put(self.spec().id, BlobName::Attempt(self.token()), &bytes)
+                .map_err(|error| put_failure(&error))?;
+            None
+        };
+        stages.transfer_ms = millis(self.notes.lock().transfer);
+        stages.store_ms = millis(began.elapsed());
+        Ok((AttemptOutcome::Done { result, inline: inline.is_some(), stages }, inline))
+    }
+}
+
+fn put_failure(error: &SpoolError) -> Failure {
+    let kind = if error.is_disk_full() { FailureKind::DiskFull } else { FailureKind::Internal };
+    Failure::new(kind, format!("cannot store the result: {error}"))
+}
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        if !self.settled {
+            self.settle(Err(Failure::new(FailureKind::Internal, "the node gave the task up unfinished")));
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! From hello to hello: one connection after another, until somebody ends it.
+
+use std::time::{Duration, Instant};
+
+use lamagrid_domain::{Failure, FailureKind, SessionId};
+use lamagrid_wire::frame::FrameError;
+use lamagrid_wire::message::{ControlReply, ControlRequest, Goodbye, Message, Welcome};
+use lamagrid_wire::request::Requester;
+use lamagrid_wire::{Endpoints, SocketError};
+
+use super::connection::{self, Ended};
+use super::state::{Phase, Shared};
+use crate::backoff::Backoff;
+
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// A session that lived this long was a success: the next pause is short again.
+const GOOD_LIFE: Duration = Duration::from_secs(5);
+/// A scheduler that recovers its store answers later than one that idles.
+const HELLO_PATIENCE: Duration = Duration::from_secs(2);
+/// Half of what a closing caller waits.
+const GOODBYE_PATIENCE: Duration = Duration::from_millis(500);
+/// A scheduler that stays away is mentioned this often.
+const MENTION_EVERY: Duration = Duration::from_secs(30);
+
+/// Why a hello did not lead to a session.
+enum Refusal {
+    /// Another hello may.
+    Again(String),
+    /// None will.
+    Final(Failure),
+}
+
+/// Runs until the node leaves (`None`) or is refused for good.
+pub(super) async fn run(shared: &Shared, endpoints: &Endpoints) -> Option<Failure> {
+    let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+    let mut mentioned: Option<Instant> = None;
+    loop {
+        if shared.may_leave() {
+            return None;
+        }
+        let mut control = Requester::new(endpoints.control());
+        let reason = tokio::select! {
+            heard = hello(shared, &mut control) => match heard {
+                Ok(welcome) => {
+                    mentioned = None;
+                    let (session, began) = (welcome.session, Instant::now());
+                    let ended = connection::hold(shared, endpoints, control, welcome).await;
+                    shared.lose_connection();
+                    if began.elapsed() >= GOOD_LIFE {
+                        backoff.reset();
+                    }
+                    match ended {
+                        Ended::Leave => {
+                            goodbye(endpoints, session).await;
+                            return None;
+                        }
+                        Ended::Refused(failure) => return Some(failure),
+                        Ended::Gone(reason) => reason,
+                    }
+                }
+                Err(Refusal::Final(failure)) => return Some(failure),
+                Err(Refusal::Again(reason)) => reason,
+            },
+            () = closing(shared) => return None,
+        };
+        if mentioned.is_none_or(|at| at.elapsed() >= MENTION_EVERY) {
+            tracing::warn!(
+                reason,
+                endpoint = endpoints.control(),
+                "no session with the scheduler; trying again"
+            );
+            mentioned = Some(Instant::now());
+        }
+        tokio::select! {
+            () = tokio::time::sleep(backoff.pause()) => {}
+            () = closing(shared) => return None,
+        }
+    }
+}
+
+/// Returns when the node shall leave at once.
+async fn closing(shared: &Shared) {
+    while shared.lock().phase() != Phase::Closing {
+        shared.for_session.notified().await;
+    }
+}
+
+async fn hello(shared: &Shared, control: &mut Requester) -> Result<Welcome, Refusal> {
+    let again = |error: &dyn std::fmt::Display| Refusal::Again(error.to_string());
+    let frame = ControlRequest::from(shared.hello()).to_frame(Vec::new()).map_err(|error| {
+        // Only the list of models has no bound of its own below a header's.
+        Refusal::Final(Failure::new(FailureKind::InvalidInput, format!("cannot introduce the node: {error}")))
+    })?;
+    let answer = match control.request(frame, HELLO_PATIENCE).await {
+        Ok(answer) => answer,
+        Err(SocketError::Frame(error @ FrameError::Version { .. })) => {
+            return Err(Refusal::Final(Failure::new(FailureKind::Incompatible, error.to_string())));
+        }
+        Err(error) => return Err(again(&error)),
+    };
+    match ControlReply::from_frame(&answer).map_err(|error| again(&error))? {
+        ControlReply::Welcome(welcome) => Ok(welcome),
+        ControlReply::Rejected(rejected) => Err(refusal(rejected.failure)),
+        ControlReply::ProtocolFault(fault) => Err(refusal(fault.failure)),
+        ControlReply::Commands(_) | ControlReply::SessionGone(_) | ControlReply::Farewell(_) => {
+            Err(Refusal::Again("the scheduler answered something else to a hello".into()))
+        }
+    }
+}
+
+fn refusal(failure: Failure) -> Refusal {
+    match failure.kind {
+        FailureKind::Incompatible | FailureKind::InvalidInput => Refusal::Final(failure.bounded()),
+        FailureKind::NodeLost
+        | FailureKind::Disconnected
+        | FailureKind::DeadlineExceeded
+        | FailureKind::OutOfMemory
+        | FailureKind::DiskFull
+        | FailureKind::Overloaded
+        | FailureKind::UnknownModel
+        | FailureKind::ModelLoad
+        | FailureKind::Inference
+        | FailureKind::Cancelled
+        | FailureKind::Internal => Refusal::Again(failure.bounded().message),
+    }
+}
+
+async fn goodbye(endpoints: &Endpoints, session: SessionId) {
+    let Ok(frame) = ControlRequest::from(Goodbye { session }).to_frame(Vec::new()) else { return };
+    match Requester::new(endpoints.control()).request(frame, GOODBYE_PATIENCE).await {
+        Ok(_) => tracing::info!(session = %session, "left the scheduler"),
+        Err(error) => tracing::debug!(%error, "the goodbye was not heard; the scheduler finds out by itself"),
+    }
+}

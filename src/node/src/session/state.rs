@@ -1,0 +1,373 @@
+//! What a node remembers across its connections: attempts, held results, cancelled tokens, credit.
+//!
+//! Does not: touch a socket. The backend's threads and the session's thread meet only in here.
+//!
+//! Invariant: an attempt is in `running` from its assignment until it is finished, then in `held` until the
+//! scheduler has its outcome on record; `credit` counts both as used.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use parking_lot::{Condvar, Mutex, MutexGuard};
+use tokio::sync::Notify;
+
+use lamagrid_domain::{Failure, LeaseToken, ModelName, NodeInfo, SessionId};
+use lamagrid_wire::EventPublisher;
+use lamagrid_wire::frame::{Frame, FrameError};
+use lamagrid_wire::message::{
+    Accept, Assign, AttemptOutcome, Delivery, Hello, Message, Ready, ResultRequest,
+};
+use lamagrid_wire::spool::Spool;
+
+use super::attempt::{Attempt, Held, discard};
+
+/// A cancel may overtake its assignment, by a lane that was slow; none is slower than this.
+const CANCELLED_MEMORY: Duration = Duration::from_secs(60);
+/// Bound on remembered cancels.
+const CANCELLED_MAX: usize = 4_096;
+
+/// What waits to be sent on the result channel of the present connection.
+#[derive(Debug)]
+enum Outgoing {
+    Ready,
+    /// A slot came free without a delivery.
+    Freed,
+    Accept(LeaseToken),
+    Deliver(LeaseToken),
+}
+
+/// How far the session's life is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    Serving,
+    /// Finish what runs, then leave.
+    Draining,
+    /// Leave now.
+    Closing,
+}
+
+/// The present connection, as far as backends use it.
+#[derive(Debug)]
+struct Live {
+    session: SessionId,
+    events: EventPublisher,
+}
+
+#[derive(Debug)]
+pub(super) struct State {
+    phase: Phase,
+    /// The outer `Some` once the session's thread ended; the inner one if that was not its own wish.
+    ended: Option<Option<Failure>>,
+    waiting: VecDeque<Arc<Attempt>>,
+    running: BTreeMap<LeaseToken, Arc<Attempt>>,
+    held: BTreeMap<LeaseToken, Held>,
+    outgoing: VecDeque<Outgoing>,
+    cancelled: VecDeque<(LeaseToken, Instant)>,
+    loaded: Vec<ModelName>,
+    /// Signed: right after a reconnect more may be in use than there are slots.
+    credit: i64,
+    live: Option<Live>,
+    spool: Option<Spool>,
+}
+
+/// The state, and how its two sides wake each other.
+#[derive(Debug)]
+pub(super) struct Shared {
+    /// Everything below; held for map operations only, never over a system call but an unlink.
+    state: Mutex<State>,
+    /// A backend has something to take, or the session ended.
+    pub(super) for_backends: Condvar,
+    /// The session's thread has something to send or to end.
+    pub(super) for_session: Notify,
+    info: NodeInfo,
+    slots: u16,
+}
+
+impl Shared {
+    pub(super) fn new(info: NodeInfo, slots: u16) -> Self {
+        let loaded =
+            info.models.iter().filter(|offer| offer.loaded).map(|offer| offer.model.clone()).collect();
+        let state = State {
+            phase: Phase::Serving,
+            ended: None,
+            waiting: VecDeque::new(),
+            running: BTreeMap::new(),
+            held: BTreeMap::new(),
+            outgoing: VecDeque::new(),
+            cancelled: VecDeque::new(),
+            loaded,
+            credit: 0,
+            live: None,
+            spool: None,
+        };
+        Self {
+            state: Mutex::new(state),
+            for_backends: Condvar::new(),
+            for_session: Notify::new(),
+            info,
+            slots,
+        }
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock()
+    }
+
+    pub(super) fn hello(&self) -> Hello {
+        let state = self.lock();
+        let mut info = self.info.clone();
+        for offer in &mut info.models {
+            offer.loaded = state.loaded.contains(&offer.model);
+        }
+        let held = state.held.keys().copied().collect();
+        Hello { info, slots: self.slots, running: state.wanted(), held }
+    }
+
+    /// Starts a session: what was sent before is void, what is held is sent again.
+    pub(super) fn begin(&self, session: SessionId, events: EventPublisher) {
+        let mut state = self.lock();
+        state.live = Some(Live { session, events });
+        // Abandoned attempts that still compute use their slot, too.
+        let used = state.running.len() + state.held.len();
+        state.credit = i64::from(self.slots) - i64::try_from(used).unwrap_or(i64::MAX);
+        if state.phase != Phase::Serving {
+            state.credit = 0;
+        }
+        state.outgoing.clear();
+        state.outgoing.push_back(Outgoing::Ready);
+        let held: Vec<_> = state.held.keys().copied().collect();
+        state.outgoing.extend(held.into_iter().map(Outgoing::Deliver));
+        drop(state);
+        self.for_session.notify_one();
+    }
+
+    /// The connection is gone; work goes on.
+    pub(super) fn lose_connection(&self) {
+        let mut state = self.lock();
+        state.live = None;
+        state.outgoing.clear();
+    }
+
+    pub(super) fn set_spool(&self, root: &str) {
+        self.lock().spool = Some(Spool::new(root));
+    }
+
+    pub(super) fn spool(&self) -> Option<Spool> {
+        self.lock().spool.clone()
+    }
+
+    pub(super) fn set_loaded(&self, loaded: Vec<ModelName>) {
+        let mut state = self.lock();
+        if state.loaded != loaded {
+            state.loaded = loaded;
+            state.outgoing.push_back(Outgoing::Ready);
+            drop(state);
+            self.for_session.notify_one();
+        }
+    }
+
+    /// Takes an assignment; a repeated one is only confirmed again.
+    pub(super) fn assign(&self, assign: Assign, blobs: Vec<Bytes>) {
+        let token = assign.token;
+        let mut state = self.lock();
+        if state.was_cancelled(token, Instant::now()) {
+            let held = Held { task: assign.spec.id, outcome: AttemptOutcome::Cancelled, inline: None };
+            state.hold(token, held);
+        } else {
+            if !state.running.contains_key(&token) && !state.held.contains_key(&token) {
+                let attempt = Arc::new(Attempt::new(assign, blobs));
+                state.running.insert(token, Arc::clone(&attempt));
+                state.waiting.push_back(attempt);
+            }
+            state.outgoing.push_back(Outgoing::Accept(token));
+        }
+        drop(state);
+        self.for_session.notify_one();
+        self.for_backends.notify_one();
+    }
+
+    /// Stops an attempt, and remembers that for an assignment that comes later than its cancel.
+    pub(super) fn cancel(&self, token: LeaseToken) {
+        let mut state = self.lock();
+        state.remember_cancelled(token, Instant::now());
+        if let Some(attempt) = state.running.get(&token).cloned() {
+            attempt.cancel();
+            if state.forget_waiting(token) {
+                let held = Held { task: attempt.spec.id, outcome: AttemptOutcome::Cancelled, inline: None };
+                state.hold(token, held);
+            }
+        }
+        drop(state);
+        self.for_session.notify_one();
+    }
+
+    /// Stops an attempt that is not wanted any more; nothing is delivered.
+    pub(super) fn abandon(&self, token: LeaseToken) {
+        let mut state = self.lock();
+        if let Some(attempt) = state.running.get(&token).cloned() {
+            attempt.abandon();
+            if state.forget_waiting(token) {
+                state.outgoing.push_back(Outgoing::Freed);
+            }
+        }
+        let dropped = state.held.remove(&token);
+        let spool = state.spool.clone();
+        drop(state);
+        discard(spool.as_ref(), token, dropped);
+        self.for_session.notify_one();
+    }
+
+    /// An attempt ended on the backend's side.
+    pub(super) fn finished(&self, attempt: &Attempt, outcome: AttemptOutcome, inline: Option<Bytes>) {
+        let held = Held { task: attempt.spec.id, outcome, inline };
+        let mut state = self.lock();
+        state.running.remove(&attempt.token);
+        let mut dropped = None;
+        if attempt.is_abandoned() {
+            state.outgoing.push_back(Outgoing::Freed);
+            dropped = Some(held);
+        } else {
+            state.hold(attempt.token, held);
+        }
+        let spool = state.spool.clone();
+        drop(state);
+        discard(spool.as_ref(), attempt.token, dropped);
+        self.for_session.notify_one();
+    }
+
+    /// The scheduler has the outcome on record.
+    pub(super) fn stored(&self, token: LeaseToken, accepted: bool) {
+        let mut state = self.lock();
+        let dropped = state.held.remove(&token);
+        let spool = state.spool.clone();
+        drop(state);
+        if !accepted {
+            discard(spool.as_ref(), token, dropped);
+        }
+    }
+
+    /// Publishes progress, if there is a connection.
+    pub(super) fn publish(&self, event: impl FnOnce(SessionId) -> Result<Frame, FrameError>) {
+        if let Some(live) = &self.lock().live
+            && let Ok(frame) = event(live.session)
+        {
+            live.events.publish(frame);
+        }
+    }
+
+    pub(super) fn drain(&self) {
+        let mut state = self.lock();
+        if state.phase == Phase::Serving {
+            state.phase = Phase::Draining;
+        }
+        drop(state);
+        self.for_session.notify_one();
+    }
+
+    pub(super) fn close(&self) {
+        self.lock().phase = Phase::Closing;
+        self.for_session.notify_one();
+    }
+
+    /// Whether the session has nothing left to do and was told to leave.
+    pub(super) fn may_leave(&self) -> bool {
+        let state = self.lock();
+        match state.phase {
+            Phase::Serving => false,
+            Phase::Draining => state.running.is_empty() && state.held.is_empty(),
+            Phase::Closing => true,
+        }
+    }
+
+    pub(super) fn end(&self, failure: Option<Failure>) {
+        self.lock().ended = Some(failure);
+        self.for_backends.notify_all();
+    }
+}
+
+impl State {
+    pub(super) fn take_waiting(&mut self) -> Option<Arc<Attempt>> {
+        self.waiting.pop_front()
+    }
+
+    pub(super) fn ended(&self) -> Option<Option<Failure>> {
+        self.ended.clone()
+    }
+
+    pub(super) fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// Attempts whose outcome somebody waits for.
+    fn wanted(&self) -> Vec<LeaseToken> {
+        self.running.values().filter(|attempt| !attempt.is_abandoned()).map(|attempt| attempt.token).collect()
+    }
+
+    /// What a poll lists: running attempts and held results.
+    pub(super) fn leased(&self) -> Vec<LeaseToken> {
+        let mut tokens = self.wanted();
+        tokens.extend(self.held.keys());
+        tokens
+    }
+
+    fn hold(&mut self, token: LeaseToken, held: Held) {
+        self.held.insert(token, held);
+        self.outgoing.push_back(Outgoing::Deliver(token));
+    }
+
+    /// Takes an attempt that no backend began yet out of the node; false if one did.
+    fn forget_waiting(&mut self, token: LeaseToken) -> bool {
+        let before = self.waiting.len();
+        self.waiting.retain(|attempt| attempt.token != token);
+        let found = self.waiting.len() < before;
+        if found {
+            self.running.remove(&token);
+        }
+        found
+    }
+
+    fn was_cancelled(&self, token: LeaseToken, now: Instant) -> bool {
+        self.cancelled.iter().any(|(seen, at)| *seen == token && now.duration_since(*at) < CANCELLED_MEMORY)
+    }
+
+    fn remember_cancelled(&mut self, token: LeaseToken, now: Instant) {
+        while self.cancelled.len() >= CANCELLED_MAX
+            || self.cancelled.front().is_some_and(|(_, at)| now.duration_since(*at) >= CANCELLED_MEMORY)
+        {
+            self.cancelled.pop_front();
+        }
+        self.cancelled.push_back((token, now));
+    }
+
+    /// The next frame for the result channel; each gives back the credit that its attempt used.
+    pub(super) fn next_frame(&mut self) -> Option<Result<Frame, FrameError>> {
+        loop {
+            let session = self.live.as_ref()?.session;
+            let next = self.outgoing.pop_front()?;
+            if matches!(next, Outgoing::Freed | Outgoing::Deliver(_)) && self.phase == Phase::Serving {
+                self.credit = self.credit.saturating_add(1);
+            }
+            let credit = u64::try_from(self.credit).unwrap_or(0);
+            let loaded = self.loaded.clone();
+            let (message, blobs) = match next {
+                Outgoing::Ready | Outgoing::Freed => {
+                    (ResultRequest::from(Ready { session, credit, loaded }), Vec::new())
+                }
+                Outgoing::Accept(token) => (Accept { session, token }.into(), Vec::new()),
+                Outgoing::Deliver(token) => {
+                    // Abandoned between being queued and being sent: its slot is free all the same.
+                    let Some(held) = self.held.get(&token) else {
+                        self.outgoing.push_front(Outgoing::Ready);
+                        continue;
+                    };
+                    let outcome = held.outcome.clone();
+                    let blobs = held.inline.iter().cloned().collect();
+                    (Delivery { session, token, outcome, credit, loaded }.into(), blobs)
+                }
+            };
+            return Some(message.to_frame(blobs));
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! Flags and configuration, put together into what a node does.
+
+use std::path::{Path, PathBuf};
+
+use lamagrid_config::{Config, ConfigError, Device, process_env, runtime_dir};
+use lamagrid_domain::{ModelName, ModelOffer, NameError, NodeName, QueueName};
+use lamagrid_wire::Endpoints;
+
+use crate::flags::{BackendChoice, Flags};
+
+/// Upstream's modulus for lama.
+const LAMA_MODULO_PX: usize = 8;
+/// The one model that needs no file of its own.
+const LAMA: &str = "lama";
+/// Bound of what a node registers with.
+const MAX_MODELS: usize = 256;
+
+/// Why a node cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// The configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A name is none.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// A device is none.
+    #[error("--device: {0}")]
+    Device(String),
+    /// A model has no file.
+    #[error(
+        "model `{model}` has no file: write --model {model}=FILE or a [models.{model}] section; only lama is fetched"
+    )]
+    NoFile {
+        /// Which.
+        model: ModelName,
+    },
+    /// `--model` is not `NAME` or `NAME=FILE`.
+    #[error("--model {text}: write NAME or NAME=FILE, for example --model mine=/srv/models/mine.pt")]
+    Model {
+        /// What was given.
+        text: String,
+    },
+    /// A path cannot be made absolute.
+    #[error("--model {text}: {source}")]
+    Path {
+        /// What was given.
+        text: String,
+        /// What came back.
+        source: std::io::Error,
+    },
+    /// More models than a node may register.
+    #[error("{count} models, at most {MAX_MODELS} are possible on one node")]
+    TooMany {
+        /// How many.
+        count: usize,
+    },
+}
+
+/// Where a model's file is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// This TorchScript file.
+    File(PathBuf),
+    /// Upstream's lama, found or fetched as upstream does.
+    Lama,
+}
+
+/// A model that a node serves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelPlan {
+    /// As tasks name it.
+    pub name: ModelName,
+    /// The queue of its tasks.
+    pub queue: QueueName,
+    /// Its file.
+    pub source: Source,
+    /// Sides are padded to a multiple of this, pixels.
+    pub pad_modulo: usize,
+}
+
+/// What a node does.
+#[derive(Debug)]
+pub struct Settings {
+    /// Everything that is configured.
+    pub config: Config,
+    /// Where the scheduler's sockets are.
+    pub endpoints: Endpoints,
+    /// Where log files go.
+    pub log_dir: PathBuf,
+    /// The node's name; workers of several devices get a number behind it.
+    pub name: NodeName,
+    /// One worker each.
+    pub devices: Vec<Device>,
+    /// Processor threads of one inference; 0 leaves that to torch.
+    pub threads: u32,
+    /// Tasks that each worker takes at the same time.
+    pub slots: u16,
+    /// What it serves, the eager one first.
+    pub models: Vec<ModelPlan>,
+}
+
+impl Settings {
+    /// Reads the configuration and lays the flags over it.
+    ///
+    /// # Errors
+    /// [`SettingsError`].
+    pub fn load(flags: &Flags) -> Result<Self, SettingsError> {
+        let mut keys: Vec<(String, String)> = Vec::new();
+        let mut set =
+            |key: &str, value: Option<String>| keys.extend(value.map(|value| (key.to_owned(), value)));
+        set("data_dir", flags.data_dir.as_ref().map(|path| path.to_string_lossy().into_owned()));
+        set("node.threads", flags.threads.map(|n| n.to_string()));
+        set("node.slots", flags.slots.map(|n| n.to_string()));
+        let config = Config::load(flags.config.as_deref(), process_env(), &keys)?.config;
+        let name = match &flags.name {
+            Some(name) => name.parse()?,
+            None => config.node.display_name().parse()?,
+        };
+        let devices: Vec<Device> = flags
+            .device
+            .iter()
+            .map(|text| text.parse().map_err(SettingsError::Device))
+            .collect::<Result<_, _>>()?;
+        let models = plan(flags, &config)?;
+        Ok(Self {
+            endpoints: Endpoints::new(runtime_dir(&config.data_dir()?)?),
+            log_dir: config.log_dir()?,
+            name,
+            devices: if devices.is_empty() { vec![config.node.device] } else { devices },
+            threads: config.node.threads,
+            // The configuration allows 1 to 64.
+            slots: u16::try_from(config.node.slots).unwrap_or(1),
+            models,
+            config,
+        })
+    }
+
+    /// What is offered before anything is loaded.
+    #[must_use]
+    pub fn offers(&self) -> Vec<ModelOffer> {
+        let offer = |model: &ModelPlan| ModelOffer {
+            model: model.name.clone(),
+            queue: model.queue.clone(),
+            loaded: false,
+        };
+        self.models.iter().map(offer).collect()
+    }
+
+    /// A log file's name for a process of this node: node names may hold characters that those may not.
+    #[must_use]
+    pub fn log_name(&self, process: &str) -> String {
+        let plain = |c: char| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' };
+        format!("{process}-{}", self.name.as_str().chars().map(plain).collect::<String>())
+    }
+}
+
+/// The models by flag, else by configuration.
+fn plan(flags: &Flags, config: &Config) -> Result<Vec<ModelPlan>, SettingsError> {
+    let wished = if flags.model.is_empty() { &config.node.models } else { &flags.model };
+    let mut models: Vec<ModelPlan> = Vec::new();
+    for text in wished {
+        let (name, file) = match text.split_once('=') {
+            Some((name, file)) if !name.is_empty() && !file.is_empty() => (name, Some(Path::new(file))),
+            Some(_) => return Err(SettingsError::Model { text: text.clone() }),
+            None => (text.as_str(), None),
+        };
+        let name: ModelName = name.parse()?;
+        let configured = config.models.get(name.as_str());
+        let source = match (file, configured) {
+            (Some(file), _) => Source::File(
+                std::path::absolute(file)
+                    .map_err(|source| SettingsError::Path { text: text.clone(), source })?,
+            ),
+            (None, Some(model)) => Source::File(model.path.clone()),
+            (None, None) if name.as_str() == LAMA => Source::Lama,
+            // Echo needs no files, and must be able to play any model.
+            (None, None) if flags.backend == BackendChoice::Echo => Source::File(PathBuf::new()),
+            (None, None) => return Err(SettingsError::NoFile { model: name }),
+        };
+        let queue = match configured {
+            Some(model) => model.queue.parse()?,
+            None => name.default_queue(),
+        };
+        let pad_modulo = configured.map_or(LAMA_MODULO_PX, |model| model.pad_modulo as usize);
+        // The last one of a name counts, as everywhere on a command line.
+        models.retain(|model| model.name != name);
+        models.push(ModelPlan { name, queue, source, pad_modulo });
+    }
+    if models.len() > MAX_MODELS {
+        return Err(SettingsError::TooMany { count: models.len() });
+    }
+    Ok(models)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    fn planned(args: &[&str]) -> Result<Vec<ModelPlan>, SettingsError> {
+        let flags = Flags::parse_from(std::iter::once(&"lamagrid-node").chain(args));
+        plan(&flags, &Config::default())
+    }
+
+    #[test]
+    fn models_come_from_flags_or_else_from_the_configuration() {
+        let lama = &planned(&[]).unwrap()[0];
+        assert_eq!((lama.name.as_str(), &lama.source, lama.pad_modulo), ("lama", &Source::Lama, 8));
+        let models = planned(&["--model", "lama", "--model", "mine=/m.pt", "--model", "lama=/l.pt"]).unwrap();
+        let names: Vec<_> = models.iter().map(|model| (model.name.as_str(), &model.source)).collect();
+        let file = |path: &str| Source::File(path.into());
+        assert_eq!(names, [("mine", &file("/m.pt")), ("lama", &file("/l.pt"))]);
+        assert_eq!(models[0].queue, QueueName::gpu());
+    }
+
+    #[test]
+    fn a_model_without_a_file_is_refused_where_a_file_is_needed() {
+        let text = planned(&["--model", "manga"]).unwrap_err().to_string();
+        assert!(text.contains("--model manga=FILE"), "{text}");
+        assert!(planned(&["--model", "=x"]).is_err());
+        assert_eq!(planned(&["--model", "cv2", "--backend", "echo"]).unwrap()[0].queue, QueueName::cpu());
+    }
+}

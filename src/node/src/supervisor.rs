@@ -1,0 +1,214 @@
+//! Starts one worker process per device, restarts it when it dies, and ends with all of them.
+//!
+//! Does not: speak with the scheduler or link libtorch.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::{ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::process::{Child, Command};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::backoff::Backoff;
+use crate::libtorch::LibtorchError;
+use crate::lifeline;
+
+/// Exit code for what a person must put right before a restart can help (`EX_CONFIG`).
+pub const EXIT_CONFIG: u8 = 78;
+/// Refused input or name, incompatible version, configuration: the next start would end the same way.
+const FINAL_CODES: [u8; 3] = [65, 76, EXIT_CONFIG];
+/// The dynamic loader's own exit code.
+const LOADER_FAILED: i32 = 127;
+/// A worker that the loader refuses ends within this time.
+const LOADING: Duration = Duration::from_secs(30);
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// A worker that lived this long was healthy: its next death is its first one again.
+const GOOD_LIFE: Duration = Duration::from_secs(60);
+/// A worker that is to stop at once says goodbye within this time, or is killed.
+const STOP_PATIENCE: Duration = Duration::from_millis(2_500);
+
+/// A worker process as it is started.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// The node's name.
+    pub name: String,
+    /// The executable.
+    pub program: PathBuf,
+    /// Its arguments.
+    pub args: Vec<OsString>,
+    /// Variables beside the supervisor's own.
+    pub env: Vec<(String, OsString)>,
+    /// Where its libtorch lies, if it links one.
+    pub libtorch: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Phase {
+    Run,
+    Drain,
+    Stop,
+}
+
+/// Keeps the workers alive until they are told to leave; gives the process's exit code.
+///
+/// # Errors
+/// If the host gives no runtime, thread or signal handler.
+pub fn run(plans: Vec<Plan>, watch_lifeline: bool) -> std::io::Result<u8> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let (phase, told) = watch::channel(Phase::Run);
+        if watch_lifeline {
+            let phase = phase.clone();
+            lifeline::watch(move || {
+                tracing::info!("the parent is gone: stopping");
+                phase.send_replace(Phase::Stop);
+            })?;
+        }
+        let mut term = signal(SignalKind::terminate())?;
+        let mut int = signal(SignalKind::interrupt())?;
+        let mut workers = JoinSet::new();
+        for plan in plans {
+            workers.spawn(keep(plan, told.clone()));
+        }
+        let mut code = 0;
+        loop {
+            tokio::select! {
+                ended = workers.join_next() => match ended {
+                    Some(ended) => code = code.max(ended.unwrap_or(1)),
+                    None => return Ok(code),
+                },
+                _ = term.recv() => phase.send_modify(|phase| {
+                    *phase = if *phase == Phase::Run { Phase::Drain } else { Phase::Stop };
+                    tracing::info!(phase = ?phase, "told to end");
+                }),
+                _ = int.recv() => { phase.send_replace(Phase::Stop); }
+            }
+        }
+    })
+}
+
+/// What to do after a worker ended.
+enum Next {
+    Leave(u8),
+    Restart,
+}
+
+/// Runs one worker again and again.
+async fn keep(plan: Plan, mut told: watch::Receiver<Phase>) -> u8 {
+    let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+    let mut deaths = 0_u32;
+    loop {
+        let began = Instant::now();
+        let status = match start(&plan) {
+            Ok(child) => watch_over(child, &mut told).await,
+            Err(error) => {
+                let program = plan.program.display();
+                tracing::error!(%program, %error, "cannot start the worker; reinstall lamagrid-node if its file is missing");
+                return EXIT_CONFIG;
+            }
+        };
+        if *told.borrow() != Phase::Run {
+            return 0;
+        }
+        match judge(&plan, status, began.elapsed()) {
+            Next::Leave(code) => return code,
+            Next::Restart => {}
+        }
+        if began.elapsed() >= GOOD_LIFE {
+            backoff.reset();
+            deaths = 0;
+        }
+        deaths += 1;
+        // The first time at once: its tasks wait for it.
+        let pause = if deaths == 1 { Duration::ZERO } else { backoff.pause() };
+        let pause_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
+        tracing::warn!(node.id = plan.name, %status, deaths, pause_ms, "worker died; restarting it");
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            _ = told.wait_for(|phase| *phase != Phase::Run) => return 0,
+        }
+    }
+}
+
+fn start(plan: &Plan) -> std::io::Result<Child> {
+    let child = Command::new(&plan.program)
+        .args(&plan.args)
+        .envs(plan.env.iter().map(|(name, value)| (name, value)))
+        .stdin(Stdio::piped()) // its lifeline
+        .kill_on_drop(true)
+        .spawn()?;
+    tracing::info!(node.id = plan.name, worker.pid = child.id(), program = %plan.program.display(), "worker started");
+    Ok(child)
+}
+
+/// Waits for the worker's end, passing on what the supervisor is told.
+async fn watch_over(mut child: Child, told: &mut watch::Receiver<Phase>) -> ExitStatus {
+    // Out of the child, whose `wait` would close it.
+    let mut lifeline = child.stdin.take();
+    let mut passed_on = Phase::Run;
+    let mut kill_at: Option<tokio::time::Instant> = None;
+    loop {
+        let wanted = *told.borrow_and_update();
+        if wanted > passed_on {
+            passed_on = wanted;
+            if wanted == Phase::Drain {
+                terminate(&child);
+            } else {
+                // The end of its standard input, upon which it says goodbye.
+                lifeline.take();
+                kill_at = Some(tokio::time::Instant::now() + STOP_PATIENCE);
+            }
+        }
+        let killing = async {
+            match kill_at {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            status = child.wait() => return status.unwrap_or_default(),
+            changed = told.changed() => if changed.is_err() { std::future::pending::<()>().await },
+            () = killing => {
+                kill_at = None;
+                // It may have ended this moment; `wait` tells.
+                let _ = child.start_kill();
+            }
+        }
+    }
+}
+
+fn terminate(child: &Child) {
+    let pid = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
+    if let Some(pid) = pid
+        && let Err(error) = kill_process(pid, Signal::TERM)
+    {
+        tracing::debug!(%error, "the worker ended before it could be told to");
+    }
+}
+
+fn judge(plan: &Plan, status: ExitStatus, lived: Duration) -> Next {
+    match (status.code(), &plan.libtorch) {
+        (Some(0), _) => {
+            tracing::info!(node.id = plan.name, "worker left as it was told");
+            Next::Leave(0)
+        }
+        (Some(LOADER_FAILED), Some(dir)) if lived < LOADING => {
+            let error = LibtorchError::Unloadable { dir: dir.clone() };
+            tracing::error!(node.id = plan.name, %error, "the worker cannot run");
+            Next::Leave(EXIT_CONFIG)
+        }
+        (Some(code), _) => match u8::try_from(code) {
+            Ok(code) if FINAL_CODES.contains(&code) => {
+                tracing::error!(node.id = plan.name, code, "the worker gave up; its reason stands above");
+                Next::Leave(code)
+            }
+            _ => Next::Restart,
+        },
+        (None, _) => Next::Restart,
+    }
+}

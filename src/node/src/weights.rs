@@ -1,0 +1,269 @@
+//! Finds a model's file where Lama Cleaner keeps it, and fetches it when it is missing.
+//!
+//! Does not: load it, or delete anything that was there before.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use md5::{Digest, Md5};
+
+/// Upstream's weights for lama.
+const LAMA_URL: &str = "https://github.com/Sanster/models/releases/download/add_big_lama/big-lama.pt";
+/// Their MD5.
+const LAMA_MD5: &str = "e3aa4aaa15225a33ec84f9f4bc47e500";
+/// A download says how far it is this often.
+const TELL_EVERY: Duration = Duration::from_secs(3);
+/// A server that sends nothing for this long has given up.
+const STALLED: Duration = Duration::from_secs(60);
+const CHUNK_BYTES: usize = 1 << 20;
+
+/// Why a model's file cannot be used. Each text ends with what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum WeightsError {
+    /// Nothing could be fetched.
+    #[error(
+        "cannot fetch {url} to {path}: {reason}. Download it by hand to that path, or point {variable} to a file that is here"
+    )]
+    Fetch {
+        /// From where.
+        url: String,
+        /// To where.
+        path: PathBuf,
+        /// What happened.
+        reason: String,
+        /// The variable that names another place.
+        variable: &'static str,
+    },
+    /// The file is not the one that was asked for.
+    #[error(
+        "{path} (from {origin}) has MD5 {found}, not {wanted}. Replace the file, or correct {variable} if the file is right; nothing was deleted"
+    )]
+    Md5 {
+        /// The file.
+        path: PathBuf,
+        /// Its URL, or that it was found.
+        origin: String,
+        /// Its sum.
+        found: String,
+        /// The sum that was asked for.
+        wanted: String,
+        /// The variable that names the sum.
+        variable: &'static str,
+    },
+    /// The file is there and cannot be read.
+    #[error("cannot read {path}: {source}. Check the file and its permissions")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What came back.
+        source: io::Error,
+    },
+    /// No cache directory can be named.
+    #[error("cannot tell where model files are kept: set TORCH_HOME, XDG_CACHE_HOME or HOME")]
+    NoCache,
+}
+
+/// Where a model's file comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Weights {
+    /// An existing path, or a URL.
+    place: String,
+    /// Checked at every use, because somebody asked for it.
+    explicit_md5: Option<String>,
+    /// Checked after a download only, as upstream does.
+    download_md5: Option<String>,
+    /// `<cache>/hub/checkpoints`.
+    checkpoints: Option<PathBuf>,
+}
+
+const URL_VARIABLE: &str = "LAMA_MODEL_URL";
+const MD5_VARIABLE: &str = "LAMA_MODEL_MD5";
+
+impl Weights {
+    /// Lama's weights, by upstream's variables.
+    ///
+    /// The built-in sum belongs to the built-in URL: another URL without a sum of its own is taken as it comes.
+    #[must_use]
+    pub fn lama(env: impl Fn(&str) -> Option<String>) -> Self {
+        let set = |name| env(name).filter(|value| !value.is_empty());
+        let place = set(URL_VARIABLE);
+        let explicit_md5 = set(MD5_VARIABLE);
+        let built_in = place.is_none().then(|| LAMA_MD5.to_owned());
+        Self {
+            place: place.unwrap_or_else(|| LAMA_URL.to_owned()),
+            download_md5: explicit_md5.clone().or(built_in),
+            explicit_md5,
+            checkpoints: checkpoints(&set),
+        }
+    }
+
+    /// Where the file lies or will lie, and where it comes from, for messages.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        match self.cached() {
+            Ok(path) if path != Path::new(&self.place) => format!("{} (from {})", path.display(), self.place),
+            _ => self.place.clone(),
+        }
+    }
+
+    /// The path that the file has once it is here.
+    fn cached(&self) -> Result<PathBuf, WeightsError> {
+        // Upstream, too, takes a URL that is an existing path as the file itself.
+        if Path::new(&self.place).exists() {
+            return Ok(PathBuf::from(&self.place));
+        }
+        let path = self.place.split(['?', '#']).next().unwrap_or_default();
+        let name = path.rsplit('/').next().unwrap_or_default();
+        Ok(self.checkpoints.as_ref().ok_or(WeightsError::NoCache)?.join(name))
+    }
+
+    /// The file, fetched if it is missing.
+    ///
+    /// # Errors
+    /// [`WeightsError`].
+    pub fn locate(&self) -> Result<PathBuf, WeightsError> {
+        let path = self.cached()?;
+        if !path.exists() {
+            self.fetch(&path)?;
+        } else if let Some(wanted) = &self.explicit_md5 {
+            self.check(&path, wanted)?;
+        }
+        Ok(path)
+    }
+
+    fn check(&self, path: &Path, wanted: &str) -> Result<(), WeightsError> {
+        let found = md5_of(path).map_err(|source| WeightsError::Read { path: path.to_owned(), source })?;
+        if found.eq_ignore_ascii_case(wanted) {
+            return Ok(());
+        }
+        Err(WeightsError::Md5 {
+            path: path.to_owned(),
+            origin: self.place.clone(),
+            found,
+            wanted: wanted.to_owned(),
+            variable: MD5_VARIABLE,
+        })
+    }
+
+    fn fetch(&self, path: &Path) -> Result<(), WeightsError> {
+        let failed = |reason: String| WeightsError::Fetch {
+            url: self.place.clone(),
+            path: path.to_owned(),
+            reason,
+            variable: URL_VARIABLE,
+        };
+        if path.file_name().is_none() || !self.place.contains("://") {
+            return Err(failed("it is neither an existing file nor a URL".into()));
+        }
+        let dir = path.parent().ok_or(WeightsError::NoCache)?;
+        std::fs::create_dir_all(dir)
+            .map_err(|error| failed(format!("cannot make {}: {error}", dir.display())))?;
+        // Beside its final name, so that the rename is atomic and an interrupted download is never loaded.
+        let with_end = |end: String| {
+            let mut name = path.as_os_str().to_owned();
+            name.push(end);
+            PathBuf::from(name)
+        };
+        let partial = with_end(format!(".{}.part", std::process::id()));
+        let copied = open(&self.place).and_then(|(reader, len)| copy(reader, len, &partial, &self.place));
+        if let Err(error) = copied {
+            // The download is what failed; a part left behind is only untidy.
+            let _ = std::fs::remove_file(&partial);
+            return Err(failed(error.to_string()));
+        }
+        if let Some(wanted) = &self.download_md5
+            && self.check(&partial, wanted).is_err()
+        {
+            // Kept for whoever wants to look at it, under a name that is never loaded.
+            let wrong = with_end(".mismatch".into());
+            std::fs::rename(&partial, &wrong).map_err(|error| failed(error.to_string()))?;
+            return self.check(&wrong, wanted);
+        }
+        std::fs::rename(&partial, path).map_err(|error| failed(error.to_string()))?;
+        tracing::info!(path = %path.display(), "model file fetched");
+        Ok(())
+    }
+}
+
+/// Upstream's directory: `CACHE_DIR`, which its server puts into `TORCH_HOME`, then torch's own rules.
+fn checkpoints(set: &impl Fn(&'static str) -> Option<String>) -> Option<PathBuf> {
+    let home = set("HOME").map(PathBuf::from);
+    let expanded = |text: String| match (text.strip_prefix('~'), &home) {
+        (Some(""), Some(home)) => home.clone(),
+        (Some(rest), Some(home)) if rest.starts_with('/') => home.join(rest.trim_start_matches('/')),
+        _ => PathBuf::from(text),
+    };
+    let torch_home = set("CACHE_DIR")
+        .or_else(|| set("TORCH_HOME"))
+        .map(expanded)
+        .or_else(|| set("XDG_CACHE_HOME").map(|cache| expanded(cache).join("torch")))
+        .or_else(|| Some(home.clone()?.join(".cache/torch")))?;
+    Some(torch_home.join("hub/checkpoints"))
+}
+
+/// A reader of what `url` names, and its length where that is known.
+fn open(url: &str) -> io::Result<(Box<dyn Read>, Option<u64>)> {
+    if let Some(path) = url.strip_prefix("file://") {
+        let file = File::open(path)?;
+        let len = file.metadata()?.len();
+        return Ok((Box::new(file), Some(len)));
+    }
+    let agent = ureq::Agent::config_builder()
+        .timeout_connect(Some(Duration::from_secs(30)))
+        .timeout_recv_response(Some(STALLED))
+        .timeout_per_read(Some(STALLED))
+        .build()
+        .new_agent();
+    let answer = agent.get(url).call().map_err(io::Error::other)?;
+    let body = answer.into_body();
+    let len = body.content_length();
+    Ok((Box::new(body.into_reader()), len))
+}
+
+fn copy(mut reader: Box<dyn Read>, len: Option<u64>, path: &Path, url: &str) -> io::Result<()> {
+    tracing::info!(url, path = %path.display(), bytes = len, "fetching a model file");
+    let mut file = File::create(path)?;
+    let mut chunk = vec![0; CHUNK_BYTES];
+    let (mut done, mut told) = (0_u64, Instant::now());
+    loop {
+        let n = match reader.read(&mut chunk) {
+            Ok(0) => break,
+            Ok(n) => n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        file.write_all(&chunk[..n])?;
+        done += n as u64;
+        if told.elapsed() >= TELL_EVERY {
+            told = Instant::now();
+            let percent = len.filter(|len| *len > 0).map(|len| done.saturating_mul(100) / len);
+            tracing::info!(url, mib = done >> 20, percent, "fetching a model file");
+        }
+    }
+    if len.is_some_and(|len| len != done) {
+        return Err(io::Error::new(
+            io::ErrorKind::UnexpectedEof,
+            format!("the connection ended after {done} bytes"),
+        ));
+    }
+    file.sync_all()
+}
+
+fn md5_of(path: &Path) -> io::Result<String> {
+    let mut file = File::open(path)?;
+    let mut md5 = Md5::new();
+    let mut chunk = vec![0; CHUNK_BYTES];
+    loop {
+        match file.read(&mut chunk)? {
+            0 => break,
+            n => md5.update(&chunk[..n]),
+        }
+    }
+    Ok(md5.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+#[cfg(test)]
+#[path = "weights_tests.rs"]
+mod tests;

@@ -1,0 +1,159 @@
+//! What every worker process does around its backend: session, signals, lifeline, loop.
+//!
+//! Does not: restart itself or look for libtorch; its supervisor does.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use lamagrid_domain::{Failure, NodeInfo, NodeKind};
+use rustix::process::{Signal, getpid, kill_process};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::backend::{self, Backend, Unheard};
+use crate::hardware::Hardware;
+use crate::lifeline;
+use crate::session::{Session, SessionOptions};
+use crate::settings::Settings;
+
+/// How long an idle worker may take to return from `main`, once its session is closed.
+const RETURNING: Duration = Duration::from_millis(300);
+
+/// The device that a worker really uses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceInfo {
+    /// `cpu`, `cuda:0`, ...
+    pub device: String,
+    /// The GPU's name, where there is one.
+    pub gpu: Option<String>,
+    /// The GPU's memory, where there is one.
+    pub memory_bytes: Option<u64>,
+}
+
+impl DeviceInfo {
+    /// The processor.
+    #[must_use]
+    pub fn cpu() -> Self {
+        Self { device: "cpu".into(), gpu: None, memory_bytes: None }
+    }
+}
+
+/// What this worker registers with.
+#[must_use]
+pub fn describe(settings: &Settings, kind: NodeKind, device: DeviceInfo) -> NodeInfo {
+    let hardware = Hardware::detect();
+    NodeInfo {
+        name: settings.name.clone(),
+        kind,
+        version: env!("CARGO_PKG_VERSION").into(),
+        device: device.device,
+        gpu: device.gpu,
+        memory_bytes: device.memory_bytes.unwrap_or(hardware.memory_bytes),
+        cores: hardware.cores,
+        models: settings.offers(),
+        pid: std::process::id(),
+    }
+}
+
+/// Works until the session ends; gives the process's exit code.
+///
+/// The first of `backends` runs on the calling thread, each other one on a thread of its own.
+///
+/// # Errors
+/// If the host gives no thread.
+pub fn run(
+    settings: &Settings,
+    info: NodeInfo,
+    watch_lifeline: bool,
+    mut backends: Vec<Box<dyn Backend + Send>>,
+) -> anyhow::Result<u8> {
+    let max_pixels = settings.config.limits.max_pixels;
+    let (name, device, pid) = (info.name.clone(), info.device.clone(), info.pid);
+    let models = info.models.iter().map(|offer| offer.model.as_str()).collect::<Vec<_>>().join(",");
+    tracing::info!(node.id = %name, device, gpu = info.gpu, pid, models, slots = settings.slots, "worker is up");
+    let endpoints = settings.endpoints.clone();
+    let session = Arc::new(Session::start(SessionOptions { endpoints, info, slots: settings.slots })?);
+    heed_signals(Arc::clone(&session))?;
+    if watch_lifeline {
+        let session = Arc::clone(&session);
+        lifeline::watch(move || stop(&session))?;
+    }
+    let mut threads = Vec::new();
+    for (index, mut backend) in backends.drain(1..).enumerate() {
+        let session = Arc::clone(&session);
+        let thread = std::thread::Builder::new()
+            .name(format!("backend-{}", index + 1))
+            .spawn(move || backend::serve(&session, backend.as_mut(), max_pixels))?;
+        threads.push(thread);
+    }
+    let mut first = backends.pop().ok_or_else(|| anyhow::anyhow!("a worker needs a backend"))?;
+    warm_up(&session, first.as_mut());
+    let failure = backend::serve(&session, first.as_mut(), max_pixels);
+    for thread in threads {
+        // Its failure is the session's, which the first loop reported, too.
+        let _ = thread.join();
+    }
+    Ok(concluded(failure.as_ref()))
+}
+
+/// Loads the first model before a task needs it. The node is registered meanwhile, and its first task waits.
+fn warm_up(session: &Session, backend: &mut dyn Backend) {
+    let Some(first) = backend.models().into_iter().next() else { return };
+    let load = std::panic::AssertUnwindSafe(|| backend.load(&first.model, &Unheard));
+    match std::panic::catch_unwind(load) {
+        Ok(Ok(_)) => session.set_loaded(backend::loaded(backend)),
+        Ok(Err(failure)) => {
+            tracing::warn!(model = %first.model, reason = failure.message, "model is not loaded yet; its tasks will try again");
+        }
+        Err(_) => {
+            tracing::warn!(model = %first.model, "loading the model panicked; its tasks will try again")
+        }
+    }
+}
+
+fn concluded(failure: Option<&Failure>) -> u8 {
+    let Some(failure) = failure else { return 0 };
+    tracing::error!(
+        kind = failure.kind.as_str(),
+        reason = failure.message,
+        "the scheduler refused this node"
+    );
+    failure.kind.exit_code()
+}
+
+/// SIGTERM drains, a second one and SIGINT stop at once, on a thread that no computation holds up.
+fn heed_signals(session: Arc<Session>) -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (mut term, mut int) = {
+        let _entered = runtime.enter();
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)
+    };
+    std::thread::Builder::new().name("signals".into()).spawn(move || {
+        runtime.block_on(async {
+            tokio::select! {
+                _ = term.recv() => {
+                    tracing::info!("draining: running tasks are finished, no more are taken");
+                    session.drain();
+                }
+                _ = int.recv() => return,
+            }
+            tokio::select! {
+                _ = term.recv() => {}
+                _ = int.recv() => {}
+            }
+        });
+        tracing::info!("stopping at once");
+        stop(&session);
+    })?;
+    Ok(())
+}
+
+/// Says goodbye and ends the process, a running forward pass included.
+fn stop(session: &Session) {
+    session.close();
+    // An idle backend sees that and returns from `main`.
+    std::thread::sleep(RETURNING);
+    // Not `exit`: it would run libtorch's destructors under the threads that compute.
+    if kill_process(getpid(), Signal::KILL).is_err() {
+        std::process::abort();
+    }
+}

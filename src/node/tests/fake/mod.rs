@@ -1,0 +1,272 @@
+//! A scheduler that does what a test says, and nothing by itself but answer polls.
+
+#![allow(dead_code, reason = "each test file uses its part")]
+#![allow(
+    clippy::allow_attributes,
+    reason = "what is unused differs from file to file, so `expect` cannot hold"
+)]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+
+use lamagrid_domain::{
+    BlobForm, BlobMeta, Durability, Failure, LeaseToken, ModelName, ModelOffer, NodeInfo, NodeKind, Params,
+    QueueName, Role, Scalar, SessionId, TaskId, TaskSpec,
+};
+use lamagrid_wire::message::{
+    Accept, Assign, Command, Commands, ControlReply, ControlRequest, Delivery, Farewell, Hello, LaneAddress,
+    LaneMessage, Message, NodeEvent, Poll, Proceed, Ready, Rejected, ResultReply, ResultRequest, SessionGone,
+    Welcome,
+};
+use lamagrid_wire::router::{Incoming, PeerId, Peers, Router};
+use lamagrid_wire::spool::{BlobName, Spool};
+use lamagrid_wire::{Endpoints, EventSubscriber, LaneSender, hash, random_id};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const POLL_MS: u64 = 100;
+
+/// What a node said.
+#[derive(Debug)]
+pub(crate) enum Heard {
+    Hello(PeerId, Hello),
+    Poll(Poll),
+    Goodbye,
+    Ready(Ready),
+    Accept(Accept),
+    Delivery(Delivery, Vec<Bytes>),
+    Event(NodeEvent),
+}
+
+/// What a poll is answered with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Polls {
+    Commands,
+    SessionGone,
+}
+
+pub(crate) struct Fake {
+    pub(crate) endpoints: Endpoints,
+    pub(crate) spool: Spool,
+    pub(crate) commands: Vec<Command>,
+    pub(crate) polls: Polls,
+    control: Router,
+    result: Router,
+    events: EventSubscriber,
+    lane: Option<LaneSender>,
+    result_peer: Option<PeerId>,
+}
+
+impl Fake {
+    /// A scheduler with its sockets in `dir`.
+    pub(crate) async fn start(dir: &std::path::Path) -> Self {
+        let endpoints = Endpoints::new(dir);
+        Self {
+            spool: Spool::create(dir.join("spool")).unwrap(),
+            commands: Vec::new(),
+            polls: Polls::Commands,
+            control: Router::bind(&endpoints.control(), Peers::Req).await.unwrap(),
+            result: Router::bind(&endpoints.result(), Peers::Dealer).await.unwrap(),
+            events: EventSubscriber::bind(&endpoints.node_events()).await.unwrap(),
+            lane: None,
+            result_peer: None,
+            endpoints,
+        }
+    }
+
+    /// Closes all sockets. Each deletes its file a little later, which a new one of that name must not meet.
+    pub(crate) async fn stop(self) {
+        let dir = self.endpoints.dir().to_owned();
+        drop(self);
+        for name in ["control.sock", "result.sock", "node-events.sock"] {
+            while dir.join(name).exists() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+    }
+
+    async fn answer(&self, peer: PeerId, reply: ControlReply) {
+        self.control.sender().send(peer, reply.to_frame(Vec::new()).unwrap()).await;
+    }
+
+    /// The next thing that a node says; polls and goodbyes are answered.
+    async fn next(&mut self) -> Heard {
+        loop {
+            tokio::select! {
+                Some(incoming) = self.control.recv() => {
+                    let Incoming::Frame { peer, frame } = incoming else { continue };
+                    match ControlRequest::from_frame(&frame).unwrap() {
+                        ControlRequest::Hello(hello) => return Heard::Hello(peer, hello),
+                        ControlRequest::Poll(poll) => {
+                            self.commands.retain(|command| command.seq > poll.acknowledged);
+                            let reply = match self.polls {
+                                Polls::Commands => Commands { commands: self.commands.clone() }.into(),
+                                Polls::SessionGone => SessionGone { session: poll.session }.into(),
+                            };
+                            self.answer(peer, reply).await;
+                            return Heard::Poll(poll);
+                        }
+                        ControlRequest::Goodbye(_) => {
+                            self.answer(peer, Farewell {}.into()).await;
+                            return Heard::Goodbye;
+                        }
+                    }
+                }
+                Some(incoming) = self.result.recv() => {
+                    let Incoming::Frame { peer, frame } = incoming else { continue };
+                    self.result_peer = Some(peer);
+                    return match ResultRequest::from_frame(&frame).unwrap() {
+                        ResultRequest::Ready(ready) => Heard::Ready(ready),
+                        ResultRequest::Accept(accept) => Heard::Accept(accept),
+                        ResultRequest::Delivery(delivery) => Heard::Delivery(delivery, frame.blobs),
+                    };
+                }
+                Some(frame) = self.events.recv() => return Heard::Event(NodeEvent::from_frame(&frame).unwrap()),
+            }
+        }
+    }
+
+    /// What `pick` picks, with everything before it passed over.
+    pub(crate) async fn until<T>(&mut self, mut pick: impl FnMut(Heard) -> Option<T>) -> T {
+        let found = async {
+            loop {
+                let heard = self.next().await;
+                let text = format!("{heard:?}");
+                if let Some(found) = pick(heard) {
+                    return found;
+                }
+                if !text.starts_with("Poll") && !text.starts_with("Event") {
+                    eprintln!("passed over: {}", text.chars().take(200).collect::<String>());
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, found).await.expect("the node did not say what the test waits for")
+    }
+
+    /// Welcomes the next node that says hello, and waits until it is ready.
+    pub(crate) async fn welcome(&mut self, abandoned: Vec<LeaseToken>) -> (SessionId, Hello, Ready) {
+        let (peer, hello) = self.hello().await;
+        let session = SessionId::from_bytes(random_id());
+        let address = self.endpoints.lane(session, 0);
+        let connected = Arc::new(Notify::new());
+        let told = Arc::clone(&connected);
+        self.lane = Some(LaneSender::bind(&address, move || told.notify_one()).await.unwrap());
+        let welcome = Welcome {
+            session,
+            lanes: vec![LaneAddress { queue: QueueName::gpu(), address }],
+            refused: Vec::new(),
+            lease_ms: 20_000,
+            poll_ms: POLL_MS,
+            spool: self.spool.root().display().to_string(),
+            abandoned,
+        };
+        self.answer(peer, welcome.into()).await;
+        let ready = self.ready().await;
+        assert_eq!(ready.session, session);
+        tokio::time::timeout(PATIENCE, connected.notified()).await.expect("the lane is connected");
+        (session, hello, ready)
+    }
+
+    pub(crate) async fn hello(&mut self) -> (PeerId, Hello) {
+        self.until(|heard| if let Heard::Hello(peer, hello) = heard { Some((peer, hello)) } else { None })
+            .await
+    }
+
+    pub(crate) async fn reject(&mut self, failure: Failure) {
+        let (peer, _) = self.hello().await;
+        self.answer(peer, Rejected { failure }.into()).await;
+    }
+
+    pub(crate) async fn ready(&mut self) -> Ready {
+        self.until(|heard| if let Heard::Ready(ready) = heard { Some(ready) } else { None }).await
+    }
+
+    pub(crate) async fn poll(&mut self) -> Poll {
+        self.until(|heard| if let Heard::Poll(poll) = heard { Some(poll) } else { None }).await
+    }
+
+    pub(crate) async fn delivery(&mut self) -> (Delivery, Vec<Bytes>) {
+        self.until(|heard| if let Heard::Delivery(d, blobs) = heard { Some((d, blobs)) } else { None }).await
+    }
+
+    pub(crate) fn push(&self, message: LaneMessage, blobs: Vec<Bytes>) {
+        self.lane.as_ref().unwrap().send(message.to_frame(blobs).unwrap());
+    }
+
+    pub(crate) async fn reply(&self, reply: ResultReply) {
+        let peer = self.result_peer.clone().unwrap();
+        self.result.sender().send(peer, reply.to_frame(Vec::new()).unwrap()).await;
+    }
+
+    /// Assigns a task whose blobs lie in the spool.
+    pub(crate) async fn assign(&mut self, spec: &TaskSpec, token: LeaseToken) {
+        self.push(Assign { token, attempt: 1, spec: spec.clone(), inline: Vec::new() }.into(), Vec::new());
+        let accepted =
+            self.until(|heard| if let Heard::Accept(a) = heard { Some(a.token) } else { None }).await;
+        assert_eq!(accepted, token);
+        self.reply(Proceed { token }.into()).await;
+    }
+
+    /// A task on a picture of `height` x `width`, its blobs in the spool.
+    pub(crate) fn task(&self, height: u32, width: u32, params: &[(&str, i64)]) -> (TaskSpec, LeaseToken) {
+        let id = TaskId::from_bytes(random_id());
+        let image = pattern(height, width);
+        let mask = vec![255; (height * width) as usize];
+        let meta = |role, bytes: &[u8], channels| BlobMeta {
+            role,
+            len: bytes.len() as u64,
+            hash: hash(bytes),
+            form: BlobForm::Raw { height, width, channels },
+        };
+        let blobs = vec![meta(Role::Image, &image, 3), meta(Role::Mask, &mask, 1)];
+        self.spool.put(id, BlobName::Role(Role::Image), &image).unwrap();
+        self.spool.put(id, BlobName::Role(Role::Mask), &mask).unwrap();
+        let params = params.iter().map(|(key, value)| ((*key).to_owned(), Scalar::Int(*value)));
+        let spec = TaskSpec {
+            id,
+            owner: "test".parse().unwrap(),
+            model: "lama".parse().unwrap(),
+            queue: QueueName::gpu(),
+            params: Params::try_from(params.collect::<std::collections::BTreeMap<_, _>>()).unwrap(),
+            priority: 0,
+            durability: Durability::Process,
+            deadline_wall_ms: None,
+            blobs,
+        };
+        (spec, LeaseToken::from_bytes(random_id()))
+    }
+}
+
+/// A picture in which no two channels agree.
+pub(crate) fn pattern(height: u32, width: u32) -> Vec<u8> {
+    (0..height * width * 3).map(|i| (i * 7 % 251) as u8).collect()
+}
+
+pub(crate) fn rgb_to_bgr(rgb: &[u8]) -> Vec<u8> {
+    rgb.chunks_exact(3).flat_map(|pixel| [pixel[2], pixel[1], pixel[0]]).collect()
+}
+
+pub(crate) fn offer(model: &str) -> ModelOffer {
+    ModelOffer { model: model.parse::<ModelName>().unwrap(), queue: QueueName::gpu(), loaded: false }
+}
+
+pub(crate) fn info(name: &str) -> NodeInfo {
+    NodeInfo {
+        name: name.parse().unwrap(),
+        kind: NodeKind::Echo,
+        version: "0".into(),
+        device: "cpu".into(),
+        gpu: None,
+        memory_bytes: 0,
+        cores: 1,
+        models: vec![offer("lama")],
+        pid: std::process::id(),
+    }
+}
+
+/// A directory whose path leaves room for the sockets' names.
+pub(crate) fn short_dir() -> tempfile::TempDir {
+    tempfile::Builder::new().prefix("lgn").tempdir_in("/tmp").unwrap()
+}

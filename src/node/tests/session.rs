@@ -1,0 +1,326 @@
+//! The node's side of the protocol, against a scheduler that misbehaves on demand.
+
+#![expect(clippy::unwrap_used, reason = "a helper of tests fails with its test")]
+
+mod fake;
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use bytes::Bytes;
+use fake::{Fake, Polls, info, pattern, rgb_to_bgr, short_dir};
+use lamagrid_domain::{Failure, FailureKind, LeaseToken, ModelName, ModelOffer, Role};
+use lamagrid_node::backend::{Answer, Echo, Progress, Work, serve};
+use lamagrid_node::{Backend, NextJob, Session, SessionOptions};
+use lamagrid_wire::frame::MAX_INLINE_BYTES;
+use lamagrid_wire::message::{
+    Abandon, Action, Assign, AttemptOutcome, Command, Delivery, Hint, NodeEvent, Stored,
+};
+use lamagrid_wire::random_id;
+use lamagrid_wire::spool::BlobName;
+
+type Served = JoinHandle<Option<Failure>>;
+
+fn start(fake: &Fake, slots: u16) -> Arc<Session> {
+    let options = SessionOptions { endpoints: fake.endpoints.clone(), info: info("node-1"), slots };
+    Arc::new(Session::start(options).unwrap())
+}
+
+fn serving(session: &Arc<Session>, mut backend: impl Backend + Send + 'static) -> Served {
+    let session = Arc::clone(session);
+    std::thread::spawn(move || serve(&session, &mut backend, 1_000_000))
+}
+
+fn echo() -> Echo {
+    Echo::new(info("node-1").models)
+}
+
+fn done(delivery: &Delivery) -> (&lamagrid_domain::BlobMeta, bool) {
+    match &delivery.outcome {
+        AttemptOutcome::Done { result, inline, .. } => (result, *inline),
+        other => panic!("not done: {other:?}"),
+    }
+}
+
+fn failure(delivery: &Delivery) -> &Failure {
+    match &delivery.outcome {
+        AttemptOutcome::Failed { failure } => failure,
+        other => panic!("not failed: {other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_is_accepted_worked_on_and_delivered() {
+    let dir = short_dir();
+    let mut fake = Fake::start(dir.path()).await;
+    let session = start(&fake, 2);
+    let served = serving(&session, echo());
+    let (_, hello, ready) = fake.welcome(vec![]).await;
+    assert_eq!((hello.info.name.as_str(), hello.slots, hello.running.len()), ("node-1", 2, 0));
+    assert_eq!(ready.credit, 2);
+
+    // A small result travels inline.
+    let (spec, token) = fake.task(20, 30, &[]);
+    fake.assign(&spec, token).await;
+    let (delivery, blobs) = fake.delivery().await;
+    assert_eq!((delivery.token, delivery.credit), (token, 3));
+    let (result, inline) = done(&delivery);
+    assert!(inline && result.role == Role::Result);
+    assert_eq!(blobs[0], rgb_to_bgr(&pattern(20, 30)));
+    assert_eq!(result.hash, lamagrid_wire::hash(&blobs[0]));
+    fake.reply(Stored { token, accepted: true }.into()).await;
+
+    // A large one lies in the spool, under the attempt's name.
+    let (spec, token) = fake.task(400, 300, &[]);
+    fake.assign(&spec, token).await;
+    let (delivery, blobs) = fake.delivery().await;
+    let (result, inline) = done(&delivery);
+    assert!(!inline && blobs.is_empty() && result.len as usize > MAX_INLINE_BYTES);
+    assert_eq!(delivery.credit, 4);
+    let bytes = fake.spool.get(spec.id, BlobName::Attempt(token), result).unwrap();
+    assert_eq!(bytes, rgb_to_bgr(&pattern(400, 300)));
+    // Held until it is on record, and removed where nobody wants it.
+    assert_eq!(fake.poll().await.running, [token]);
+    fake.reply(Stored { token, accepted: false }.into()).await;
+    while !fake.poll().await.running.is_empty() {}
+    assert!(fake.spool.get(spec.id, BlobName::Attempt(token), result).is_err());
+
+    session.drain();
+    fake.until(|heard| matches!(heard, fake::Heard::Goodbye).then_some(())).await;
+    assert_eq!(served.join().unwrap(), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn inputs_that_do_not_fit_are_refused_with_upstreams_words() {
+    let dir = short_dir();
+    let mut fake = Fake::start(dir.path()).await;
+    let session = start(&fake, 1);
+    let _served = serving(&session, echo());
+    fake.welcome(vec![]).await;
+    let (mut spec, token) = fake.task(300, 400, &[]);
+    let (other, _) = fake.task(200, 400, &[]);
+    spec.blobs[1] = other.blobs[1].clone();
+    fake.assign(&spec, token).await;
+    let (delivery, _) = fake.delivery().await;
+    assert_eq!(failure(&delivery).kind, FailureKind::InvalidInput);
+    assert_eq!(failure(&delivery).message, "Mask shape(200, 400) not queal to Image shape(300, 400)");
+
+    // Inline blobs are checked against what was announced, too.
+    let (spec, token) = fake.task(2, 2, &[]);
+    let wrong = vec![Bytes::from(vec![9; 12]), Bytes::from(vec![255; 4])];
+    let assign = Assign { token, attempt: 1, spec, inline: vec![Role::Image, Role::Mask] };
+    fake.push(assign.into(), wrong);
+    let (delivery, _) = fake.delivery().await;
+    assert_eq!(failure(&delivery).kind, FailureKind::Internal);
+
+    let (mut spec, token) = fake.task(2, 2, &[]);
+    spec.model = "other".parse().unwrap();
+    fake.assign(&spec, token).await;
+    let (delivery, _) = fake.delivery().await;
+    assert_eq!(failure(&delivery).kind, FailureKind::UnknownModel);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancel_stops_the_work_and_a_late_assignment_is_refused() {
+    let dir = short_dir();
+    let mut fake = Fake::start(dir.path()).await;
+    let session = start(&fake, 1);
+    let _served = serving(&session, echo());
+    fake.welcome(vec![]).await;
+    let (spec, token) = fake.task(10, 10, &[("echo_ms", 60_000)]);
+    fake.assign(&spec, token).await;
+    // It runs: progress is heard.
+    fake.until(|heard| match heard {
+        fake::Heard::Event(NodeEvent::Step(step)) if step.token == token && step.step > 0 => Some(()),
+        _ => None,
+    })
+    .await;
+    let late = LeaseToken::from_bytes(random_id());
+    fake.commands = vec![
+        Command { seq: 1, action: Action::Cancel { token } },
+        Command { seq: 2, action: Action::Cancel { token: late } },
+    ];
+    fake.push(Hint {}.into(), vec![]);
+    let (delivery, _) = fake.delivery().await;
+    assert_eq!((delivery.outcome, delivery.credit), (AttemptOutcome::Cancelled, 2));
+    fake.reply(Stored { token, accepted: true }.into()).await;
+    while !fake.commands.is_empty() {
+        fake.poll().await;
+    }
+    let assign = Assign { token: late, attempt: 1, spec, inline: vec![] };
+    fake.push(assign.into(), vec![]);
+    let (delivery, _) = fake.delivery().await;
+    assert_eq!((delivery.token, delivery.outcome, delivery.credit), (late, AttemptOutcome::Cancelled, 3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_result_is_held_across_a_restart_of_the_scheduler() {
+    let dir = short_dir();
+    let mut fake = Fake::start(dir.path()).await;
+    let session = start(&fake, 1);
+    let _served = serving(&session, echo());
+    fake.welcome(vec![]).await;
+    let (spec, token) = fake.task(10, 10, &[]);
+    fake.assign(&spec, token).await;
+    let (first, _) = fake.delivery().await;
+    // It dies before it answers.
+    fake.stop().await;
+    let mut fake = Fake::start(dir.path()).await;
+    let (_, hello, ready) = fake.welcome(vec![]).await;
+    assert_eq!((hello.held, hello.running.len(), ready.credit), (vec![token], 0, 0));
+    let (again, blobs) = fake.delivery().await;
+    assert_eq!((again.token, again.credit), (token, 1));
+    assert_eq!(again.outcome, first.outcome);
+    assert_eq!(blobs[0], rgb_to_bgr(&pattern(10, 10)));
+    fake.reply(Stored { token, accepted: true }.into()).await;
+    while !fake.poll().await.running.is_empty() {}
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gone_session_is_followed_by_a_hello_with_running_work() {
+    let dir = short_dir();
+    let mut fake = Fake::start(dir.path()).await;
+    let session = start(&fake, 2);
+    let _served = serving(&session, echo());
+    fake.welcome(vec![]).await;
+    let (spec, token) = fake.task(10, 10, &[("echo_ms", 1_500)]);
+    fake.assign(&spec, token).await;
+    fake.polls = Polls::SessionGone;
+    let (_, hello, ready) = fake.welcome(vec![]).await;
+    assert_eq!((hello.running, hello.held.len(), ready.credit), (vec![token], 0, 1));
+    fake.polls = Polls::Commands;
+    let (delivery, _) = fake.delivery().await;
+    assert_eq!((delivery.token, delivery.credit), (token, 2));
+    assert!(done(&delivery).1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn abandoned_work_stops_and_delivers_nothing() {
+    let dir = short_dir();
+    let mut fake = Fake::start(dir.path()).await;
+    let session = start(&fake, 1);
+    let _served = serving(&session, echo());
+    fake.welcome(vec![]).await;
+    // By the answer to an accept.
+    let (spec, token) = fake.task(10, 10, &[("echo_ms", 60_000)]);
+    fake.push(Assign { token, attempt: 1, spec, inline: vec![] }.into(), vec![]);
+    fake.until(|heard| matches!(heard, fake::Heard::Accept(_)).then_some(())).await;
+    fake.reply(Abandon { token }.into()).await;
+    // Its slot is free again.
+    while fake.ready().await.credit != 2 {}
+    // By the welcome of a new session.
+    let (spec, token) = fake.task(10, 10, &[("echo_ms", 60_000)]);
+    fake.assign(&spec, token).await;
+    fake.polls = Polls::SessionGone;
+    let (_, hello, mut ready) = fake.welcome(vec![token]).await;
+    fake.polls = Polls::Commands;
+    assert_eq!(hello.running, [token]);
+    if ready.credit == 0 {
+        ready = fake.ready().await;
+    }
+    assert_eq!(ready.credit, 1);
+    // The next thing delivered is the next task's.
+    let (spec, token) = fake.task(10, 10, &[]);
+    fake.assign(&spec, token).await;
+    let (delivery, _) = fake.delivery().await;
+    assert_eq!((delivery.token, delivery.credit), (token, 2));
+}
+
+struct Panics;
+
+impl Backend for Panics {
+    fn models(&self) -> Vec<ModelOffer> {
+        vec![ModelOffer { loaded: true, ..fake::offer("lama") }]
+    }
+
+    fn load(&mut self, _: &ModelName, _: &dyn Progress) -> Result<Duration, Failure> {
+        Ok(Duration::ZERO)
+    }
+
+    fn run(&mut self, work: Work<'_>, progress: &dyn Progress) -> Result<Answer, Failure> {
+        assert!(work.spec.params.int("panic").is_none(), "on demand");
+        echo().run(work, progress)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_becomes_a_failure_and_the_next_task_works() {
+    let dir = short_dir();
+    let mut fake = Fake::start(dir.path()).await;
+    let session = start(&fake, 1);
+    let _served = serving(&session, Panics);
+    fake.welcome(vec![]).await;
+    let (spec, token) = fake.task(10, 10, &[("panic", 1)]);
+    fake.assign(&spec, token).await;
+    let (delivery, _) = fake.delivery().await;
+    assert_eq!(failure(&delivery).kind, FailureKind::Internal);
+    assert!(failure(&delivery).message.contains("on demand"));
+    assert_eq!(delivery.loaded, ["lama".parse::<ModelName>().unwrap()]);
+    let (spec, token) = fake.task(10, 10, &[]);
+    fake.assign(&spec, token).await;
+    done(&fake.delivery().await.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dropped_job_counts_as_failed() {
+    let dir = short_dir();
+    let mut fake = Fake::start(dir.path()).await;
+    let session = start(&fake, 1);
+    fake.welcome(vec![]).await;
+    let (spec, token) = fake.task(10, 10, &[]);
+    fake.assign(&spec, token).await;
+    assert!(matches!(session.next_job(Duration::from_secs(5)), NextJob::Job(_)));
+    assert_eq!(failure(&fake.delivery().await.0).kind, FailureKind::Internal);
+    assert!(matches!(session.next_job(Duration::from_millis(10)), NextJob::Idle));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_for_good_is_told_and_another_is_retried() {
+    let dir = short_dir();
+    let mut fake = Fake::start(dir.path()).await;
+    let session = start(&fake, 1);
+    fake.reject(Failure::new(FailureKind::Overloaded, "later")).await;
+    fake.reject(Failure::new(FailureKind::InvalidInput, "the name node-1 is taken")).await;
+    match session.next_job(Duration::from_secs(10)) {
+        NextJob::Closed(Some(failure)) => assert_eq!(failure.message, "the name node-1 is taken"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_by_command_finishes_what_runs() {
+    let dir = short_dir();
+    let mut fake = Fake::start(dir.path()).await;
+    let session = start(&fake, 1);
+    let served = serving(&session, echo());
+    fake.welcome(vec![]).await;
+    let (spec, token) = fake.task(10, 10, &[("echo_ms", 600)]);
+    fake.assign(&spec, token).await;
+    fake.commands = vec![Command { seq: 1, action: Action::Drain }];
+    fake.push(Hint {}.into(), vec![]);
+    let (delivery, _) = fake.delivery().await;
+    assert_eq!(delivery.credit, 1, "a draining node takes nothing more");
+    done(&delivery);
+    fake.reply(Stored { token, accepted: true }.into()).await;
+    fake.until(|heard| matches!(heard, fake::Heard::Goodbye).then_some(())).await;
+    assert_eq!(served.join().unwrap(), None);
+}
+
+#[test]
+fn a_session_without_a_scheduler_closes_at_once() {
+    let dir = short_dir();
+    let endpoints = lamagrid_wire::Endpoints::new(dir.path());
+    let session = Session::start(SessionOptions { endpoints, info: info("node-1"), slots: 1 }).unwrap();
+    let began = std::time::Instant::now();
+    session.close();
+    assert!(began.elapsed() < Duration::from_millis(900));
+    assert!(matches!(session.next_job(Duration::ZERO), NextJob::Closed(None)));
+}
+
+#[test]
+fn sessions_and_jobs_may_be_used_from_any_thread() {
+    fn any_thread<T: Send + Sync>() {}
+    any_thread::<Session>();
+    any_thread::<lamagrid_node::Job>();
+}

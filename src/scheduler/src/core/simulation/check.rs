@@ -1,0 +1,161 @@
+//! What must hold inside the core after every step.
+
+use std::collections::BTreeMap;
+
+use lamagrid_domain::{LeaseToken, State};
+use lamagrid_wire::message::{AttemptOutcome, Delivery};
+
+use super::Fault;
+use super::oracle::{Kind, Violation};
+use crate::core::{Core, Effect, Now, StoreOp, Task};
+
+macro_rules! ensure {
+    ($holds:expr, $kind:ident, $($text:tt)+) => {
+        if !$holds {
+            return Err(Violation { kind: Kind::$kind, what: format!($($text)+) });
+        }
+    };
+}
+pub(super) use ensure;
+
+impl Core {
+    /// The structure: every task is in exactly one place, every index says what the tasks say.
+    pub(crate) fn check(&self) -> Result<(), Violation> {
+        let mut assigned = 0;
+        let mut unaccepted = 0;
+        let mut with_deadline = 0;
+        let mut follows = 0;
+        let mut queue_len = BTreeMap::new();
+        for (id, task) in &self.tasks {
+            ensure!(*id == task.spec.id, Structure, "task {id} lies under another id");
+            ensure!(!self.ended.contains_key(id), Structure, "task {id} lives and has ended");
+            ensure!(!self.tombstones.contains_key(id), Structure, "task {id} lives and has a tombstone");
+            with_deadline += usize::from(task.spec.deadline_wall_ms.is_some());
+            follows += task.followers.len();
+            match task.state {
+                State::Queued { .. } => *queue_len.entry(&task.spec.queue).or_insert(0) += 1,
+                State::Assigned { token, .. } => {
+                    assigned += 1;
+                    unaccepted += usize::from(!task.accepted);
+                    self.check_assigned(task, token)?;
+                }
+                State::Completed | State::Failed(_) | State::Cancelled => {
+                    ensure!(false, Structure, "task {id} is {} and still held as live", task.state.status());
+                }
+            }
+        }
+        let held: usize = self.sessions.values().map(|s| s.tokens.len()).sum::<usize>()
+            + self.orphans.values().map(|o| o.tokens.len()).sum::<usize>();
+        ensure!(held == assigned, Structure, "{held} tokens are held for {assigned} assigned tasks");
+        ensure!(self.accept_by.len() == unaccepted, Structure, "accept_by has {} of {unaccepted}", self.accept_by.len());
+        ensure!(self.deadlines.len() == with_deadline, Structure, "deadlines has {} of {with_deadline}", self.deadlines.len());
+        for (queue, len) in &self.queue_len {
+            let counted = queue_len.get(queue).copied().unwrap_or(0);
+            ensure!(*len == counted, Structure, "queue {queue} says {len} and holds {counted}");
+        }
+        self.check_waiting(assigned)?;
+        self.check_sessions()?;
+        self.check_ended(assigned)?;
+        let followed: usize = self.followed.values().map(std::collections::BTreeSet::len).sum();
+        ensure!(followed == follows, Structure, "{follows} followers, {followed} followed");
+        Ok(())
+    }
+
+    fn check_assigned(&self, task: &Task, token: LeaseToken) -> Result<(), Violation> {
+        let id = task.spec.id;
+        ensure!(self.tokens.get(&token) == Some(&id), Structure, "token {token} does not lead to task {id}");
+        let State::Assigned { session, .. } = task.state else { return Ok(()) };
+        let sessions = self.sessions.values().filter(|s| s.tokens.contains_key(&token));
+        let orphaned = self.orphans.values().flat_map(|o| &o.tokens).filter(|t| **t == token).count();
+        let mut held_by = sessions.map(|s| s.id).collect::<Vec<_>>();
+        ensure!(held_by.len() + orphaned == 1, Structure, "token {token} is in {} places", held_by.len() + orphaned);
+        if let Some(holder) = held_by.pop() {
+            ensure!(holder == session, Structure, "token {token} is held by {holder}, its task says {session}");
+            let holder = &self.sessions[&holder];
+            ensure!(holder.offers(&task.spec.queue, &task.spec.model), Structure,
+                "{} works on model {} of queue {} without offering it", holder.info.name, task.spec.model, task.spec.queue);
+            ensure!(task.node.as_ref() == Some(&holder.info.name), Structure, "task {id} names another node");
+        } else {
+            ensure!(task.accepted, Structure, "an orphan was never accepted: task {id}");
+            ensure!(!self.sessions.contains_key(&session), Structure, "task {id} is an orphan of a live session");
+        }
+        let timed = self.accept_by.contains(&(task.accept_by_ms, token));
+        ensure!(timed != task.accepted, Structure, "task {id}: accepted {}, accept timer {timed}", task.accepted);
+        Ok(())
+    }
+
+    fn check_waiting(&self, assigned: usize) -> Result<(), Violation> {
+        let mut waiting = 0;
+        for ((queue, model), ids) in &self.waiting {
+            waiting += ids.len();
+            ensure!(ids.len() > 0, Structure, "an empty index is kept for {queue}/{model}");
+            for id in ids.ids() {
+                let Some(task) = self.tasks.get(&id) else {
+                    return Err(Violation { kind: Kind::Structure, what: format!("{id} waits and is unknown") });
+                };
+                ensure!(task.spec.queue == *queue && task.spec.model == *model, Structure, "task {id} waits elsewhere");
+                ensure!(matches!(task.state, State::Queued { not_before_ms } if not_before_ms <= self.clock_ms),
+                    Structure, "task {id} waits and is {:?}", task.state);
+            }
+        }
+        for (at, id) in &self.delayed {
+            let state = self.tasks.get(id).map(|t| &t.state);
+            ensure!(state == Some(&State::Queued { not_before_ms: *at }), Structure, "task {id} is delayed and {state:?}");
+        }
+        let sum = waiting + self.delayed.len() + assigned;
+        ensure!(sum == self.tasks.len(), Structure, "{waiting} wait, {} are delayed, {assigned} assigned of {} tasks",
+            self.delayed.len(), self.tasks.len());
+        Ok(())
+    }
+
+    fn check_sessions(&self) -> Result<(), Violation> {
+        for (i, session) in self.sessions.values().enumerate() {
+            ensure!(session.given <= session.granted, Structure, "{} was given {} of {} credits", session.info.name,
+                session.given, session.granted);
+            ensure!(session.granted <= session.given + u64::from(session.slots), Structure,
+                "{} was granted more than its slots", session.info.name);
+            let twin = self.sessions.values().skip(i + 1).find(|s| s.info.name == session.info.name);
+            ensure!(twin.is_none(), Structure, "two live sessions are named {}", session.info.name);
+            ensure!(!self.orphans.contains_key(&session.info.name), Structure,
+                "{} is live and has orphans", session.info.name);
+            for (token, _) in &session.tokens {
+                let live = self.tokens.get(token).is_some_and(|id| self.tasks.contains_key(id));
+                ensure!(live, Structure, "{} holds token {token} of no live task", session.info.name);
+            }
+        }
+        Ok(())
+    }
+
+    fn check_ended(&self, assigned: usize) -> Result<(), Violation> {
+        ensure!(self.expiries.len() == self.ended.len(), Structure, "{} ends of retention for {} ended tasks",
+            self.expiries.len(), self.ended.len());
+        let mut tokens = assigned;
+        for (id, ended) in &self.ended {
+            ensure!(ended.status.is_terminal(), Structure, "task {id} ended as {}", ended.status);
+            if let Some(token) = ended.token {
+                tokens += 1;
+                ensure!(self.tokens.get(&token) == Some(id), Structure, "token {token} does not lead to {id}");
+            }
+            ensure!(!self.tombstones.contains_key(id), Structure, "task {id} has ended and has a tombstone");
+        }
+        ensure!(self.tokens.len() == tokens, Structure, "{} tokens are known, {tokens} are in use", self.tokens.len());
+        ensure!(self.tombstone_order.len() == self.tombstones.len(), Structure, "{} tombstones, {} in order",
+            self.tombstones.len(), self.tombstone_order.len());
+        Ok(())
+    }
+
+    /// [`Fault::DoubleAccept`]: a second delivery of an ended task is taken as well.
+    pub(crate) fn accept_twice(&mut self, _now: Now, known: Option<lamagrid_domain::TaskId>, delivery: &Delivery) {
+        if self.fault != Some(Fault::DoubleAccept) {
+            return;
+        }
+        let Some((id, ended)) = known.and_then(|id| Some((id, self.ended.get_mut(&id)?))) else { return };
+        let AttemptOutcome::Done { result, .. } = &delivery.outcome else { return };
+        ended.result = Some(result.clone());
+        ended.finished_wall_ms += 1;
+        let (ended, durability) = (Box::new(ended.clone()), lamagrid_domain::Durability::Full);
+        let info = Box::new(ended.info(id));
+        self.emit(Effect::Store(StoreOp::End { id, ended, place: None, durability }));
+        self.emit(Effect::Finished(info));
+    }
+}

@@ -1,0 +1,97 @@
+//! The durable store, as rows in memory: what a committed operation leaves behind, by the rules of the real one.
+
+use std::collections::BTreeMap;
+
+use lamagrid_domain::{Counters, Hash, LeaseToken, NodeName, Role, TaskId, TaskSpec};
+
+use crate::core::{Ended, StoreOp, StoredTask};
+
+pub(super) struct Row {
+    pub(super) spec: TaskSpec,
+    pub(super) digest: Hash,
+    pub(super) seq: u64,
+    created_wall_ms: u64,
+    counters: Counters,
+    pub(super) assigned: Option<(LeaseToken, NodeName)>,
+    inline: Vec<Role>,
+    pub(super) ended: Option<Ended>,
+}
+
+#[derive(Default)]
+pub(super) struct Disk {
+    pub(super) rows: BTreeMap<TaskId, Row>,
+    pub(super) tombstones: BTreeMap<TaskId, u64>,
+}
+
+impl Disk {
+    /// Carries one operation out. Updates of rows that are not there change nothing, as in SQL.
+    pub(super) fn apply(&mut self, op: &StoreOp) {
+        match op {
+            StoreOp::Insert { spec, digest, seq, created_wall_ms, inline } => {
+                let row = Row {
+                    spec: spec.as_ref().clone(),
+                    digest: *digest,
+                    seq: *seq,
+                    created_wall_ms: *created_wall_ms,
+                    counters: Counters::default(),
+                    assigned: None,
+                    inline: inline.iter().map(|(role, _)| *role).collect(),
+                    ended: None,
+                };
+                self.rows.insert(spec.id, row);
+            }
+            StoreOp::Assign { id, token, node, counters } => {
+                self.update(*id, |row| {
+                    row.assigned = Some((*token, node.clone()));
+                    row.counters = *counters;
+                });
+            }
+            StoreOp::Requeue { id, counters } => self.update(*id, |row| {
+                row.assigned = None;
+                row.counters = *counters;
+            }),
+            StoreOp::End { id, ended, .. } => self.update(*id, |row| {
+                row.ended = Some(ended.as_ref().clone());
+                row.assigned = None;
+            }),
+            StoreOp::Release { id, ended } => self.update(*id, |row| row.ended = Some(ended.as_ref().clone())),
+            StoreOp::Forget { id, until_wall_ms } => {
+                self.rows.remove(id);
+                self.tombstones.insert(*id, *until_wall_ms);
+            }
+            StoreOp::Remember { id, until_wall_ms } => {
+                self.tombstones.insert(*id, *until_wall_ms);
+            }
+            StoreOp::Unremember { id } => {
+                self.tombstones.remove(id);
+            }
+        }
+    }
+
+    fn update(&mut self, id: TaskId, change: impl FnOnce(&mut Row)) {
+        if let Some(row) = self.rows.get_mut(&id) {
+            change(row);
+        }
+    }
+
+    /// What the next process is told.
+    pub(super) fn recover(&self) -> (Vec<StoredTask>, Vec<(TaskId, u64)>) {
+        let mut rows: Vec<_> = self.rows.iter().collect();
+        rows.sort_by_key(|(_, row)| row.seq);
+        let stored = |(id, row): (&TaskId, &Row)| match &row.ended {
+            Some(ended) => StoredTask::Ended { id: *id, ended: Box::new(ended.clone()) },
+            None => StoredTask::Live {
+                spec: Box::new(row.spec.clone()),
+                digest: row.digest,
+                seq: row.seq,
+                created_wall_ms: row.created_wall_ms,
+                counters: row.counters,
+                assigned: row.assigned.clone(),
+                inline: row.inline.clone(),
+            },
+        };
+        let mut tombstones: Vec<_> = self.tombstones.iter().map(|(id, until)| (*id, *until)).collect();
+        tombstones.sort_by_key(|(_, until)| *until);
+        (rows.into_iter().map(stored).collect(), tombstones)
+    }
+}

@@ -1,0 +1,416 @@
+//! A simulated node: hello, lanes, credit, accepts, deliveries that are held until they are on record, polls.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+
+use lamagrid_domain::{
+    BlobForm, BlobMeta, Failure, FailureKind, Hash, LeaseToken, ModelOffer, NodeInfo, NodeKind, Role, SessionId, Stages,
+};
+use lamagrid_wire::message::{
+    Accept, Action, AttemptOutcome, ControlReply, ControlRequest, Delivery, Goodbye, Heartbeat, Hello, LaneMessage,
+    NodeEvent, Poll, Ready, ResultReply, ResultRequest, Step, Welcome,
+};
+
+use super::network::{Conn, Dialler, Event, Network, NodeTimer, Said};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Serving,
+    Draining,
+    /// Said goodbye, or will with the next word.
+    Leaving,
+}
+
+struct Attempt {
+    outcome: AttemptOutcome,
+    inline: Option<Bytes>,
+    cancelled: bool,
+    abandoned: bool,
+}
+
+pub(super) struct Node {
+    index: usize,
+    pub(super) name: String,
+    pid: u32,
+    /// Rises with every process, so that timers of the last one are void.
+    pub(super) life: u32,
+    pub(super) alive: bool,
+    pub(super) frozen_until_ms: u64,
+    offers: Vec<ModelOffer>,
+    pub(super) slots: u16,
+    phase: Phase,
+    pub(super) session: Option<SessionId>,
+    pub(super) link: Option<Conn>,
+    poll_ms: u64,
+    /// The request that is unanswered, and on which connection.
+    request: u32,
+    asked: Option<Conn>,
+    failed_polls: u32,
+    acknowledged: u64,
+    running: BTreeMap<LeaseToken, Attempt>,
+    held: BTreeMap<LeaseToken, (AttemptOutcome, Option<Bytes>)>,
+    cancelled: BTreeSet<LeaseToken>,
+    seen: BTreeSet<LeaseToken>,
+    credit: i64,
+    /// Polls that were sent since the last one on time; a node that is driven round in circles shows here.
+    pub(super) hurried_polls: u32,
+}
+
+impl Node {
+    pub(super) fn new(index: usize, offers: Vec<ModelOffer>, slots: u16) -> Self {
+        Self {
+            index,
+            name: format!("node-{index}"),
+            pid: 100 * index as u32,
+            life: 0,
+            alive: true,
+            frozen_until_ms: 0,
+            offers,
+            slots,
+            phase: Phase::Serving,
+            session: None,
+            link: None,
+            poll_ms: 1_000,
+            request: 0,
+            asked: None,
+            failed_polls: 0,
+            acknowledged: 0,
+            running: BTreeMap::new(),
+            held: BTreeMap::new(),
+            cancelled: BTreeSet::new(),
+            seen: BTreeSet::new(),
+            credit: 0,
+            hurried_polls: 0,
+        }
+    }
+
+    fn timer(&self, timer: NodeTimer) -> Event {
+        Event::NodeTimer { node: self.index, life: self.life, timer }
+    }
+
+    /// The process ends. `loud` when the kernel closes its sockets, else the host is gone with it.
+    pub(super) fn die(&mut self, net: &mut Network, loud: bool) {
+        self.life += 1;
+        self.alive = false;
+        self.session = None;
+        if let Some(conn) = self.link.take().filter(|_| loud) {
+            let peer = net.peer(conn);
+            net.send(conn, Said::ResultGone(peer));
+        }
+        self.running.clear();
+        self.held.clear();
+        self.cancelled.clear();
+        self.asked = None;
+        self.phase = Phase::Serving;
+        let ms = if net.calm { 50 } else { net.random.between(10, 8_000) };
+        net.after(ms, self.timer(NodeTimer::Hello));
+    }
+
+    pub(super) fn drain(&mut self) {
+        if self.phase == Phase::Serving {
+            self.phase = Phase::Draining;
+        }
+    }
+
+    pub(super) fn leave(&mut self, net: &mut Network) {
+        self.phase = Phase::Leaving;
+        if let Some(session) = self.session {
+            self.ask(net, Goodbye { session }.into());
+        }
+    }
+
+    /// The link broke, or the scheduler says that the session is over: work goes on, hello comes soon.
+    pub(super) fn lose_session(&mut self, net: &mut Network) {
+        if self.session.take().is_none() {
+            return;
+        }
+        if let Some(conn) = self.link.take() {
+            // Its sockets are dropped, which the scheduler may notice.
+            let peer = net.peer(conn);
+            net.send(conn, Said::ResultGone(peer));
+        }
+        self.asked = None;
+        let ms = net.random.between(20, 300);
+        net.after(ms, self.timer(NodeTimer::Hello));
+    }
+
+    fn ask(&mut self, net: &mut Network, request: ControlRequest) {
+        self.request += 1;
+        let conn = net.dial(Dialler::Control(self.index, self.life, self.request));
+        self.asked = Some(conn);
+        let peer = net.peer(conn);
+        net.send(conn, Said::Control(peer, request));
+        net.after(1_000, self.timer(NodeTimer::Silence(self.request)));
+    }
+
+    fn say(&mut self, net: &mut Network, request: ResultRequest, inline: Option<Bytes>) {
+        let Some(conn) = self.link else { return };
+        let peer = net.peer(conn);
+        net.send(conn, Said::Result(peer, request, inline));
+    }
+
+    fn wanted(&self) -> Vec<LeaseToken> {
+        self.running.iter().filter(|(_, a)| !a.abandoned).map(|(t, _)| *t).collect()
+    }
+
+    pub(super) fn on_timer(&mut self, net: &mut Network, timer: NodeTimer) {
+        match timer {
+            NodeTimer::Hello => self.hello(net),
+            NodeTimer::Poll => {
+                self.hurried_polls = 0;
+                self.poll(net);
+            }
+            NodeTimer::Silence(request) if self.asked.is_some() && request == self.request => self.on_silence(net),
+            NodeTimer::Silence(_) => {}
+            NodeTimer::Finish(token) => self.finish(net, token),
+            NodeTimer::Heartbeat => {
+                if let Some(session) = self.session {
+                    let step = self.running.keys().next().map(|t| Step { session, token: *t, step: 1, of: 2 });
+                    let event: NodeEvent = step.map_or_else(|| Heartbeat { session }.into(), Into::into);
+                    let conn = self.link.unwrap_or(0);
+                    net.send(conn, Said::Event(event));
+                    net.about(900, self.timer(NodeTimer::Heartbeat));
+                }
+            }
+        }
+    }
+
+    fn hello(&mut self, net: &mut Network) {
+        if !self.alive {
+            self.alive = true;
+            self.pid += 1;
+        }
+        if self.session.is_some() || self.asked.is_some() {
+            return;
+        }
+        if self.phase == Phase::Leaving {
+            return self.die(net, true);
+        }
+        let info = NodeInfo {
+            name: self.name.parse().expect("a plain name"),
+            kind: NodeKind::Echo,
+            version: "0".into(),
+            device: "cpu".into(),
+            gpu: None,
+            memory_bytes: 0,
+            cores: 1,
+            models: self.offers.clone(),
+            pid: self.pid,
+        };
+        let held = self.held.keys().copied().collect();
+        let hello = Hello { info, slots: self.slots, running: self.wanted(), held };
+        self.ask(net, hello.into());
+    }
+
+    fn poll(&mut self, net: &mut Network) {
+        let Some(session) = self.session.filter(|_| self.asked.is_none()) else { return };
+        if self.phase == Phase::Leaving {
+            return self.ask(net, Goodbye { session }.into());
+        }
+        let mut running = self.wanted();
+        running.extend(self.held.keys());
+        let poll = Poll { session, running, acknowledged: self.acknowledged, refused: Vec::new() };
+        self.ask(net, poll.into());
+    }
+
+    fn on_silence(&mut self, net: &mut Network) {
+        self.asked = None;
+        if self.session.is_none() {
+            let ms = net.random.between(50, 500);
+            return net.after(ms, self.timer(NodeTimer::Hello));
+        }
+        self.failed_polls += 1;
+        if self.failed_polls >= 3 {
+            self.failed_polls = 0;
+            self.lose_session(net);
+        } else {
+            self.poll(net);
+        }
+    }
+
+    pub(super) fn on_control(&mut self, net: &mut Network, request: u32, reply: ControlReply) {
+        if self.asked.is_none() || request != self.request {
+            return;
+        }
+        self.asked = None;
+        self.failed_polls = 0;
+        match reply {
+            ControlReply::Welcome(welcome) => self.begin(net, welcome),
+            ControlReply::Rejected(_) => {
+                let ms = net.random.between(50, 500);
+                net.after(ms, self.timer(NodeTimer::Hello));
+            }
+            ControlReply::Commands(told) => {
+                let fresh: Vec<_> = told.commands.into_iter().filter(|c| c.seq > self.acknowledged).collect();
+                for command in &fresh {
+                    self.acknowledged = command.seq;
+                    match command.action {
+                        Action::Cancel { token } => {
+                            self.cancelled.insert(token);
+                            if let Some(attempt) = self.running.get_mut(&token) {
+                                attempt.cancelled = true;
+                            }
+                        }
+                        Action::Drain => self.drain(),
+                    }
+                }
+                if fresh.is_empty() {
+                    net.about(self.poll_ms, self.timer(NodeTimer::Poll));
+                } else {
+                    self.hurried_polls += 1;
+                    self.poll(net);
+                }
+            }
+            ControlReply::SessionGone(_) => self.lose_session(net),
+            ControlReply::Farewell(_) => self.die(net, true),
+            ControlReply::ProtocolFault(_) => unreachable!("the simulation sends well-formed requests"),
+        }
+    }
+
+    fn begin(&mut self, net: &mut Network, welcome: Welcome) {
+        let session = welcome.session;
+        self.poll_ms = welcome.poll_ms;
+        self.session = Some(session);
+        self.acknowledged = 0;
+        for token in welcome.abandoned {
+            self.abandon(net, token);
+        }
+        for index in 0..welcome.lanes.len() {
+            let ms = net.random.between(1, 10);
+            net.after(ms, Event::LaneConnect { node: self.index, session, index });
+        }
+        self.link = Some(net.dial(Dialler::Link(self.index)));
+        let used = (self.running.len() + self.held.len()) as i64;
+        self.credit = if self.phase == Phase::Serving { i64::from(self.slots) - used } else { 0 };
+        self.ready(net);
+        for token in self.held.keys().copied().collect::<Vec<_>>() {
+            self.deliver(net, token);
+        }
+        net.about(self.poll_ms, self.timer(NodeTimer::Poll));
+        net.about(900, self.timer(NodeTimer::Heartbeat));
+    }
+
+    fn credit(&self) -> u64 {
+        u64::try_from(self.credit).unwrap_or(0)
+    }
+
+    fn ready(&mut self, net: &mut Network) {
+        let Some(session) = self.session else { return };
+        let loaded = self.offers.iter().filter(|o| o.loaded).map(|o| o.model.clone()).collect();
+        self.say(net, Ready { session, credit: self.credit(), loaded }.into(), None);
+    }
+
+    fn free_slot(&mut self) {
+        if self.session.is_some() && self.phase == Phase::Serving {
+            self.credit += 1;
+        }
+    }
+
+    fn deliver(&mut self, net: &mut Network, token: LeaseToken) {
+        let (Some(session), Some((outcome, inline))) = (self.session, self.held.get(&token).cloned()) else { return };
+        self.free_slot();
+        let loaded = self.offers.iter().filter(|o| o.loaded).map(|o| o.model.clone()).collect();
+        let delivery = Delivery { session, token, outcome, credit: self.credit(), loaded };
+        self.say(net, delivery.into(), inline);
+    }
+
+    pub(super) fn on_lane(&mut self, net: &mut Network, message: LaneMessage) {
+        match message {
+            LaneMessage::Assign(assign) => {
+                let token = assign.token;
+                let fresh = self.seen.insert(token);
+                if fresh && self.cancelled.contains(&token) {
+                    self.held.insert(token, (AttemptOutcome::Cancelled, None));
+                    return self.deliver(net, token);
+                }
+                if fresh {
+                    let (outcome, inline) = outcome(net, token);
+                    self.running.insert(token, Attempt { outcome, inline, cancelled: false, abandoned: false });
+                    let long = !net.calm && net.random.chance(100);
+                    let ms = if long { net.random.between(500, 9_000) } else { net.random.between(1, 400) };
+                    net.after(ms, self.timer(NodeTimer::Finish(token)));
+                    if let Some(offer) = self.offers.iter_mut().find(|o| o.model == assign.spec.model) {
+                        offer.loaded = true;
+                    }
+                }
+                if let Some(session) = self.session.filter(|_| self.running.contains_key(&token)) {
+                    self.say(net, Accept { session, token }.into(), None);
+                }
+            }
+            LaneMessage::Hint(_) => self.poll(net),
+        }
+    }
+
+    fn abandon(&mut self, net: &mut Network, token: LeaseToken) {
+        if let Some(attempt) = self.running.get_mut(&token) {
+            attempt.abandoned = true;
+            if net.random.chance(300) {
+                // No backend began it yet.
+                self.running.remove(&token);
+                self.free_slot();
+                self.ready(net);
+            }
+        }
+        self.held.remove(&token);
+    }
+
+    fn finish(&mut self, net: &mut Network, token: LeaseToken) {
+        let Some(attempt) = self.running.remove(&token) else { return };
+        if attempt.abandoned {
+            self.free_slot();
+            return self.ready(net);
+        }
+        let outcome = if attempt.cancelled { AttemptOutcome::Cancelled } else { attempt.outcome };
+        let inline = attempt.inline.filter(|_| matches!(outcome, AttemptOutcome::Done { .. }));
+        self.held.insert(token, (outcome, inline));
+        self.deliver(net, token);
+        self.leave_if_drained(net);
+    }
+
+    fn leave_if_drained(&mut self, net: &mut Network) {
+        if self.phase == Phase::Draining && self.running.is_empty() && self.held.is_empty() {
+            self.leave(net);
+        }
+    }
+
+    pub(super) fn on_result(&mut self, net: &mut Network, reply: ResultReply) {
+        match reply {
+            ResultReply::Proceed(_) => {}
+            ResultReply::Abandon(abandon) => self.abandon(net, abandon.token),
+            ResultReply::Stored(stored) => {
+                self.held.remove(&stored.token);
+            }
+            ResultReply::SessionGone(gone) => {
+                if self.session == Some(gone.session) {
+                    self.lose_session(net);
+                }
+            }
+            ResultReply::ProtocolFault(_) => unreachable!("the simulation sends well-formed requests"),
+        }
+        self.leave_if_drained(net);
+    }
+}
+
+/// What an attempt will come to; every attempt's result is its own.
+pub(super) fn outcome(net: &mut Network, token: LeaseToken) -> (AttemptOutcome, Option<Bytes>) {
+    let kinds = [
+        FailureKind::OutOfMemory,
+        FailureKind::Internal,
+        FailureKind::Inference,
+        FailureKind::ModelLoad,
+        FailureKind::Disconnected,
+    ];
+    if !net.calm && net.random.chance(150) {
+        let kind = *net.random.pick(&kinds);
+        return (AttemptOutcome::Failed { failure: Failure::new(kind, "simulated") }, None);
+    }
+    let mut hash = [0; 32];
+    hash[..16].copy_from_slice(token.as_bytes());
+    let inline = net.random.chance(500);
+    let wrong = !net.calm && net.random.chance(10);
+    let len = if wrong { 1 } else { 16 };
+    let result = BlobMeta { role: Role::Result, len, hash: Hash::new(hash), form: BlobForm::Encoded };
+    let bytes = inline.then(|| Bytes::copy_from_slice(token.as_bytes()));
+    (AttemptOutcome::Done { result, inline, stages: Stages::default() }, bytes)
+}

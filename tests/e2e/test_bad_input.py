@@ -1,0 +1,191 @@
+"""Whatever is sent or set wrong: a clear answer, and the next good request works."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from grids.pictures import decoded, encoded, hole, plain
+from grids.server import ORIGINAL, GridServer, start_grid
+from stock.forms import stock_form
+from stock.processes import Processes
+
+pytestmark = pytest.mark.timeout(120)
+
+PHOTO, HOLE = plain(48, 64), hole(48, 64, 10, 10, 12)
+GOOD_PHOTO, GOOD_HOLE = encoded(PHOTO), encoded(HOLE)
+
+
+@pytest.fixture
+def grid(shared_grid: tuple[Processes, GridServer]) -> Iterator[GridServer]:
+    """A running stack, which answers a good request after each test."""
+    _, grid = shared_grid
+    yield grid
+    answer = grid.inpaint(GOOD_PHOTO, GOOD_HOLE, **ORIGINAL)
+    assert answer.status_code == 200, answer.text
+    wanted = PHOTO.copy()
+    wanted[HOLE > 0] = 127
+    assert np.array_equal(decoded(answer.content), wanted)
+
+
+@pytest.mark.parametrize(
+    ("image", "mask"),
+    [(b"", GOOD_HOLE), (b"no picture", GOOD_HOLE), (GOOD_PHOTO, b"no picture"), (GOOD_PHOTO[:60], GOOD_HOLE)],
+)
+def test_an_undecodable_picture_is_upstreams_500(grid: GridServer, image: bytes, mask: bytes) -> None:
+    answer = grid.inpaint(image, mask)
+    assert answer.status_code == 500
+    assert answer.headers["Content-Type"].startswith("text/html")
+    assert "<title>500 Internal Server Error</title>" in answer.text
+
+
+def test_a_mask_of_another_size_is_upstreams_400(grid: GridServer) -> None:
+    answer = grid.inpaint(GOOD_PHOTO, encoded(hole(20, 30, 0, 0, 5)))
+    assert (answer.status_code, answer.text) == (400, "Mask shape(20, 30) not queal to Image shape(48, 64)")
+
+
+@pytest.mark.parametrize("field", sorted(stock_form()))
+def test_a_missing_field_is_upstreams_400(grid: GridServer, field: str) -> None:
+    answer = grid.inpaint(GOOD_PHOTO, GOOD_HOLE, **{field: None})
+    assert answer.status_code == 400
+    assert "Bad Request" in answer.text
+
+
+@pytest.mark.parametrize(("image", "mask"), [(None, GOOD_HOLE), (GOOD_PHOTO, None), (None, None)])
+def test_a_missing_file_is_upstreams_400(grid: GridServer, image: bytes | None, mask: bytes | None) -> None:
+    assert grid.inpaint(image, mask).status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("croperX", "1.5"), ("sdSteps", "many"), ("useCroper", "perhaps")]
+)
+def test_a_malformed_field_is_upstreams_500(grid: GridServer, field: str, value: str) -> None:
+    answer = grid.inpaint(GOOD_PHOTO, GOOD_HOLE, **{field: value})
+    assert answer.status_code == 500
+    assert "<title>500 Internal Server Error</title>" in answer.text
+
+
+def test_what_the_model_refuses_is_a_short_text(grid: GridServer) -> None:
+    assert grid.post("/model", data={"name": "cv2"}).text == "ok, switch to cv2"
+    try:
+        answer = grid.inpaint(GOOD_PHOTO, GOOD_HOLE, cv2Flag="INPAINT_MAGIC")
+        assert answer.status_code == 500
+        assert "INPAINT_MAGIC" in answer.text
+        assert len(answer.text) < 300
+        assert "<" not in answer.text
+        assert grid.inpaint(GOOD_PHOTO, GOOD_HOLE).status_code == 200
+    finally:
+        assert grid.post("/model", data={"name": "lama"}).text == "ok, switch to lama"
+
+
+def test_an_unknown_model_is_403_and_the_current_one_stays(grid: GridServer) -> None:
+    answer = grid.post("/model", data={"name": "nonsense"})
+    assert (answer.status_code, answer.text) == (403, "nonsense not implemented")
+    assert grid.get("/model").text == "lama"
+
+
+def test_a_model_that_no_node_serves_is_refused_and_the_current_one_stays(grid: GridServer) -> None:
+    assert grid.get("/model_downloaded/mat").text == "False"
+    assert grid.post("/model", data={"name": "mat"}).status_code == 500
+    assert grid.get("/model").text == "lama"
+
+
+def test_too_long_a_prompt_is_a_short_text(grid: GridServer) -> None:
+    answer = grid.inpaint(GOOD_PHOTO, GOOD_HOLE, prompt="x" * 9000)
+    assert answer.status_code == 500
+    assert "prompt" in answer.text
+    assert len(answer.text) < 300
+
+
+# Set wrong: each of these starts, or refuses to, with a text that says what to do.
+
+
+def refused(processes: Processes, data_dir: Path, *flags: str, env: dict[str, str] | None = None) -> str:
+    """What a launcher printed that could not start."""
+    grid = start_grid(processes, data_dir, "--grid-python-models", "", *flags, env=env)
+    assert grid.process.wait(60) == 1, grid.log
+    assert "Traceback" not in grid.log
+    return grid.log
+
+
+def test_missing_weights_are_named(processes: Processes, tmp_path: Path) -> None:
+    nowhere = "http://127.0.0.1:9/no-such-lama.pt"  # nobody listens on port 9
+    env = {"TORCH_HOME": str(tmp_path / "torch"), "LAMA_MODEL_URL": nowhere}
+    log = refused(processes, tmp_path / "grid", "--model", "lama", env=env)
+    assert nowhere in log
+    assert "LAMA_MODEL_URL" in log
+
+
+def test_a_broken_model_file_is_named_and_kept(processes: Processes, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.pt"
+    broken.write_bytes(b"no model")
+    log = refused(processes, tmp_path / "grid", "--grid-model", f"lama={broken}")
+    assert str(broken) in log
+    assert broken.read_bytes() == b"no model"
+
+
+def test_a_store_of_a_newer_version_is_left_alone(processes: Processes, tmp_path: Path) -> None:
+    data_dir = tmp_path / "grid"
+    grid = start_grid(processes, data_dir, "--grid-demo-model", "--grid-python-models", "").wait_ready()
+    processes.stop(grid.process)
+    (store,) = data_dir.glob("*.sqlite*") if list(data_dir.glob("*.sqlite")) else data_dir.glob("*.db")
+    with sqlite3.connect(store) as database:
+        database.execute("PRAGMA user_version = 9999")
+    database.close()
+    before = store.read_bytes()
+    log = refused(processes, data_dir, "--grid-demo-model")
+    assert "9999" in log
+    assert "newer" in log
+    assert store.read_bytes() == before
+
+
+def test_a_read_only_data_directory_is_named(processes: Processes, tmp_path: Path) -> None:
+    # A file where the directory should be stands for a read-only home, which root could write to.
+    (tmp_path / "home").write_text("")
+    log = refused(processes, tmp_path / "home" / "grid", "--grid-demo-model")
+    assert str(tmp_path / "home") in log
+
+
+def test_too_long_a_socket_path_is_named_with_what_to_do(processes: Processes, tmp_path: Path) -> None:
+    long = tmp_path / ("x" * 100)
+    long.mkdir(mode=0o700)
+    log = refused(processes, tmp_path / "grid", "--grid-demo-model", env={"XDG_RUNTIME_DIR": str(long)})
+    assert "XDG_RUNTIME_DIR" in log
+
+
+def test_no_scheduler_to_attach_to_is_named(processes: Processes, tmp_path: Path) -> None:
+    grid = start_grid(processes, tmp_path / "unused")
+    processes.stop(grid.process)
+    port = grid.base.rpartition(":")[2]
+    from grids.server import BIN
+
+    command = [BIN / "lama-cleaner-grid", "--port", port, "--grid-scheduler", tmp_path / "nobody"]
+    attached = processes.start("attached", command)
+    assert attached.wait(60) == 1
+    log = processes.log(attached)
+    assert f"lamagrid scheduler --data-dir {tmp_path / 'nobody'}" in log
+
+
+@pytest.mark.skipif(os.environ.get("LAMAGRID_LIBTORCH") is not None, reason="libtorch is set")
+def test_no_node_and_no_time_end_in_a_short_text(processes: Processes, tmp_path: Path) -> None:
+    """A scheduler without nodes, and a caller with little patience; then a node comes, and it works."""
+    from grids.server import BIN, Server, free_port
+
+    data_dir = tmp_path / "grid"
+    env = {"LAMAGRID__SCHEDULER__NO_NODE_WAIT_MS": "300", "LAMAGRID__CLIENT__TIMEOUT_MS": "20000"}
+    scheduler = processes.start("scheduler", [BIN / "lamagrid", "scheduler", "--data-dir", data_dir], env)
+    processes.wait_until(lambda: not scheduler.poll() and any(data_dir.glob("*")), 20, "a data directory")
+    port = free_port()
+    command = [BIN / "lama-cleaner-grid", "--port", str(port), "--model", "cv2", "--grid-scheduler", data_dir]
+    web = Server(processes, processes.start("web", command, env), port).wait_ready()
+    answer = web.inpaint(GOOD_PHOTO, GOOD_HOLE)
+    assert answer.status_code == 500
+    assert "node" in answer.text
+    assert len(answer.text) < 400
+    processes.start("pynode", [BIN / "lamagrid", "pynode", "--data-dir", data_dir, "--model", "cv2"], env)
+    processes.wait_until(lambda: web.inpaint(GOOD_PHOTO, GOOD_HOLE).status_code == 200, 40, "an answer")

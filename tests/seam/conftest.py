@@ -1,0 +1,103 @@
+"""A client that plays the grid, and upstream's server around it."""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from lamagrid.client import Progress
+
+Pixels = NDArray[np.uint8]
+
+with warnings.catch_warnings():  # upstream's, of what it stands on; in a test they would be errors
+    warnings.simplefilter("ignore")
+    SERVER_MODULE = importlib.import_module("lama_cleaner.server")
+
+
+class FakeTask:
+    """A submitted task; what becomes of it was decided before."""
+
+    def __init__(self, id: str, outcome: Pixels | BaseException, steps: int) -> None:
+        self.id = id
+        self.cancelled = self.released = False
+        self._outcome = outcome
+        self._steps = steps
+
+    def follow(self, timeout: float | None = None) -> Iterator[Progress]:
+        """Progress, then the end."""
+        yield Progress("queued", 0, 0)
+        for step in range(self._steps):
+            yield Progress("processing", step + 1, self._steps)
+        yield Progress("completed", 0, 0)
+
+    def wait_bgr(self, timeout: float | None = None) -> Pixels:
+        """The outcome."""
+        if isinstance(self._outcome, BaseException):
+            raise self._outcome
+        return self._outcome
+
+    def cancel(self) -> str:
+        """Take note."""
+        self.cancelled = True
+        return "cancelled"
+
+    def release(self) -> None:
+        """Take note."""
+        self.released = True
+
+
+class FakeClient:
+    """Plays `lamagrid.client.TaskClient`.
+
+    Attributes:
+        work: Gives the outcome of a task from its picture and mask.
+        submitted: The arguments of each submit.
+        tasks: The tasks that came of them.
+        models: What its nodes serve.
+    """
+
+    def __init__(self) -> None:
+        self.work: Callable[[Pixels, Pixels], Pixels | BaseException] = lambda image, mask: image[:, :, ::-1]
+        self.steps = 0
+        self.submitted: list[tuple[Pixels, Pixels, dict[str, Any]]] = []
+        self.tasks: list[FakeTask] = []
+        self.models = ["lama", "cv2"]
+        self.unreachable: BaseException | None = None
+
+    def submit(self, image: Pixels, mask: Pixels, **named: Any) -> FakeTask:
+        """Take a task."""
+        self.submitted.append((image, mask, named))
+        task = FakeTask(f"{len(self.tasks):032x}", self.work(image, mask), self.steps)
+        self.tasks.append(task)
+        return task
+
+    def survey(self, *_: Any, **__: Any) -> dict[str, Any]:
+        """One node."""
+        if self.unreachable is not None:
+            raise self.unreachable
+        offers = [{"model": name, "queue": "gpu", "loaded": False} for name in self.models]
+        node = {
+            "info": {"name": "n", "device": "cpu", "models": offers},
+            "state": "ready",
+            "running": 0,
+            "slots": 1,
+        }
+        return {"version": "0", "nodes": [node], "queues": []}
+
+
+@pytest.fixture
+def client() -> FakeClient:
+    """A grid that answers each picture with itself."""
+    return FakeClient()
+
+
+@pytest.fixture(scope="session")
+def server_module() -> Any:
+    """Upstream's server module, imported unchanged."""
+    return SERVER_MODULE

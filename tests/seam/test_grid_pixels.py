@@ -1,0 +1,186 @@
+"""Pixels through a real grid against stock's: upstream's own cv2 cases, and random requests to a network."""
+
+from __future__ import annotations
+
+import io
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from skimage import data
+
+from grids.pictures import decoded, encoded
+from grids.server import BIN, lamagrid_json
+from lama_cleaner_patch import ModelManager
+from lamagrid.client import TaskClient
+from lamagrid.web.plan import node_command
+from parity.stock import stock_config, stock_inpaint
+from stock.forms import stock_form
+from stock.models import tiny_lama as make_tiny_lama
+from stock.processes import Processes
+
+PHOTOS = Path(__file__).parents[3] / "shared" / "data" / "photos"
+SEED = 20231122
+REQUESTS = 100
+THREADS = "1"  # stock's convolutions in this process use as many
+
+
+@pytest.fixture(scope="module")
+def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small TorchScript of lama's signature."""
+    return make_tiny_lama(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory: pytest.TempPathFactory, model_file: Path) -> Iterator[TaskClient]:
+    """A scheduler, a torch node for lama and a Python node for cv2."""
+    folder = tmp_path_factory.mktemp("grid")
+    data_dir = folder / "data"
+    processes = Processes(folder / "logs")
+    try:
+        lamagrid = [BIN / "lamagrid"]
+        alive = [
+            processes.start("scheduler", [*lamagrid, "scheduler", "--data-dir", data_dir]),
+            processes.start("pynode", [*lamagrid, "pynode", "--data-dir", data_dir, "--model", "cv2"]),
+            processes.start(
+                "node",
+                [
+                    *(node_command(None), "--data-dir", data_dir, "--name", "torch"),
+                    *("--device", "cpu", "--threads", THREADS, "--model", f"lama={model_file}"),
+                ],
+                {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"},  # where the node finds libtorch
+            ),
+        ]
+        processes.wait_until(
+            lambda: len(lamagrid_json("node", "list", data_dir=data_dir)) == 2, 60, "two nodes", alive
+        )
+        yield TaskClient(data_dir=data_dir)
+    finally:
+        processes.close()
+
+
+# Upstream's test_cv2: three strategies, two flags, two radii.
+
+
+def photo_and_mask() -> tuple[Any, Any]:
+    """Upstream's test picture where it lies beside the checkout, else a photo with a painted mask."""
+    if (PHOTOS / "image.png").is_file():
+        photo = np.array(Image.open(PHOTOS / "image.png").convert("RGB"))
+        return photo, np.array(Image.open(PHOTOS / "mask.png").convert("L"))
+    photo = data.astronaut()
+    mask = np.zeros(photo.shape[:2], np.uint8)
+    mask[100:180, 200:300] = 255
+    mask[300:330, 40:400] = 255
+    return photo, mask
+
+
+@pytest.mark.parametrize("strategy", ["Original", "Resize", "Crop"])
+@pytest.mark.parametrize("flag", ["INPAINT_NS", "INPAINT_TELEA"])
+@pytest.mark.parametrize("radius", [3, 15])
+def test_cv2(grid: TaskClient, strategy: str, flag: str, radius: int) -> None:
+    """R8.1: upstream's 12 cases through the swapped import."""
+    fields = {
+        "ldm_steps": 1,
+        "hd_strategy": strategy,
+        "hd_strategy_crop_margin": 32,
+        "hd_strategy_crop_trigger_size": 200,
+        "hd_strategy_resize_limit": 200,
+        "cv2_flag": flag,
+        "cv2_radius": radius,
+    }
+    photo, mask = photo_and_mask()
+    result = ModelManager(name="cv2", device="cpu", client=grid)(photo, mask, stock_config(**fields))
+    assert result.dtype == np.uint8
+    assert np.array_equal(result, stock_inpaint(None, photo, mask, fields, "cv2"))
+
+
+# Random requests.
+
+
+class Request:
+    """One request, drawn from its number alone."""
+
+    def __init__(self, number: int) -> None:
+        dice = random.Random(SEED * 1000 + number)
+        # Mostly small; the borders of the padding are among the small ones.
+        longest = dice.choice([9, 40, 120, 300, 300, 600, 1200])
+        self.width, self.height = dice.randint(1, longest), dice.randint(1, longest)
+        self.alpha = dice.random() < 0.4
+        self.strategy = dice.choice(["Original", "Resize", "Crop"])
+        size = max(self.width, self.height)
+        self.form = stock_form(
+            "lama",
+            hdStrategy=self.strategy,
+            hdStrategyCropMargin=dice.choice([0, 7, 32, 196]),
+            hdStrategyCropTrigerSize=max(1, size // dice.choice([1, 2, 4])),
+            hdStrategyResizeLimit=max(1, size // dice.choice([1, 2, 3])),
+        )
+        pixels = np.random.default_rng(number).integers(0, 256, (self.height, self.width, 4), np.uint8)
+        if dice.random() < 0.5:  # hard edges, at which a cubic overshoots
+            pixels = np.where(pixels > 127, 255, 0).astype(np.uint8)
+        self.image = encoded(pixels if self.alpha else pixels[:, :, :3], compress_level=1)
+        mask = np.zeros((self.height, self.width), np.uint8)
+        for _ in range(dice.randint(0, 5)):
+            top, left = dice.randrange(self.height), dice.randrange(self.width)
+            bottom = top + dice.randint(1, max(1, self.height // 3))
+            right = left + dice.randint(1, max(1, self.width // 3))
+            mask[top:bottom, left:right] = dice.choice([255, 255, 128])
+        self.mask = encoded(mask, compress_level=1)
+
+    def send(self, page: Any) -> Any:
+        """POST it to a server's test client."""
+        body: dict[str, Any] = dict(self.form)
+        body["image"] = (io.BytesIO(self.image), "image.png")
+        body["mask"] = (io.BytesIO(self.mask), "mask.png")
+        return page.post("/inpaint", data=body, content_type="multipart/form-data")
+
+    def __repr__(self) -> str:
+        return f"{self.width}x{self.height} {self.strategy}{' with alpha' if self.alpha else ''}"
+
+
+@pytest.mark.timeout(180)
+def test_random_requests(
+    grid: TaskClient, model_file: Path, server_module: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """X2: the same server code, once with stock's model and once with the grid's: no pixel differs."""
+    import cv2
+    import lama_cleaner.model.lama as lama
+    from lama_cleaner.model_manager import ModelManager as StockModelManager
+
+    cv2.ipp.setUseIPP(False)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(int(THREADS))
+    monkeypatch.setattr(lama, "LAMA_MODEL_URL", str(model_file))
+    stock = StockModelManager(name="lama", device=torch.device("cpu"))
+    ours = ModelManager(name="lama", device="cpu", client=grid)
+    page = server_module.app.test_client()
+    compared = differing = 0
+    try:
+        for number in range(REQUESTS):
+            request = Request(number)
+            monkeypatch.setattr(server_module, "model", stock)
+            expected = request.send(page)
+            monkeypatch.setattr(server_module, "model", ours)
+            answer = request.send(page)
+            assert answer.status_code == expected.status_code, f"{number}: {request} {answer.data[:300]}"
+            if expected.status_code != 200:
+                continue  # a side that is resized to nothing, which OpenCV refuses
+            compared += 1
+            assert "X-Lamagrid-Task" in answer.headers
+            wanted, pixels = decoded(expected.data), decoded(answer.data)
+            assert wanted.shape == (request.height, request.width, 4 if request.alpha else 3)
+            wrong = int((wanted != pixels).any(axis=2).sum())
+            if wrong:
+                print(f"request {number} ({request}): {wrong} pixels differ")
+            differing += wrong
+    finally:
+        torch.set_num_threads(threads)
+    print(f"{compared} of {REQUESTS} requests compared, {differing} pixels differ")
+    assert compared > REQUESTS * 0.9
+    assert differing == 0

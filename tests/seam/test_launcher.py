@@ -1,0 +1,304 @@
+"""The launcher's flags, plan and children, without a grid."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from grids import procfs
+from lamagrid.web import flags, plan
+from lamagrid.web.children import BACKOFF_CAP_S, Children, Program, StartError, backoff
+
+LAUNCHER = Path(sys.executable).parent / "lama-cleaner-grid"
+
+
+def launcher(*words: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run the console script to its end."""
+    return subprocess.run(
+        [LAUNCHER, *words],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, **(env or {})},
+    )
+
+
+def test_help_shows_upstreams_flags_and_ours_and_starts_nothing(tmp_path: Path) -> None:
+    began = time.monotonic()
+    done = launcher("--help", env={"HOME": str(tmp_path), "XDG_DATA_HOME": str(tmp_path / "data")})
+    assert done.returncode == 0
+    assert time.monotonic() - began < 5
+    for flag in ("--model-dir", "--enable-gfpgan", "--grid-scheduler", "--grid-demo-model", "--grid-nodes"):
+        assert flag in done.stdout
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["--modle", "lama"], "--modle"),
+        (["--model", "nonsense"], "nonsense"),
+        (["--device", "tpu"], "tpu"),
+        (["--port", "x"], "--port"),
+        (["--grid-nodse", "1"], "--grid-nodse"),
+        (["--grid-nodes", "-1"], "0 to 64"),
+        (["--grid-threads", "0"], "1 to 1024"),
+        (["--grid-model", "lama"], "NAME=PATH"),
+        (["--grid-model", "lama=/no/such/file.pt"], "no such file"),
+        (["--grid-scheduler", "/x", "--grid-nodes", "1"], "starts nothing"),
+        (["--grid-scheduler", "/x", "--grid-demo-model"], "starts nothing"),
+    ],
+)
+def test_wrong_flags_are_refused_before_anything_starts(words: list[str], text: str, tmp_path: Path) -> None:
+    done = (
+        launcher(*words, "--grid-data-dir", str(tmp_path / "grid"))
+        if words[0] != "--grid-scheduler"
+        else launcher(*words)
+    )
+    assert done.returncode == 2
+    assert text in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "grid").exists()
+
+
+def test_cuda_is_refused_where_there_is_none() -> None:
+    done = launcher("--device", "cuda", env={"CUDA_VISIBLE_DEVICES": ""})
+    assert done.returncode == 2
+    assert "no NVIDIA GPU" in done.stderr
+
+
+def test_a_taken_port_is_named_before_anything_starts(tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        done = launcher("--port", str(port), "--grid-data-dir", str(tmp_path / "grid"))
+    assert done.returncode == 1
+    assert f"port {port} on 127.0.0.1" in done.stderr
+    assert "--port" in done.stderr
+    assert not (tmp_path / "grid").exists()
+
+
+def split(*words: str) -> tuple[flags.GridFlags, list[str]]:
+    return flags.split(words)
+
+
+def test_upstreams_flags_pass_untouched() -> None:
+    words = ["--model", "cv2", "--gui-size", "1", "2", "--no-half", "--port=9", "--input", "a b"]
+    seen, rest = split(*words[:4], "--grid-nodes", "2", *words[4:], "--grid-demo-model")
+    assert rest == words
+    assert seen.nodes == 2
+    assert seen.demo_model
+    assert seen.python_models == ("cv2",)
+    for given in (
+        ["--device", "cuda"],
+        ["--device=cuda"],
+        ["--dev", "cuda"],
+        ["--device", "cpu", "--device", "cuda"],
+    ):
+        assert (
+            flags.upstream_flag([*given, "--model", "cv2"], "--device", "--devic", "--devi", "--dev")
+            == "cuda"
+        )
+    assert flags.upstream_flag(["--model", "cv2"], "--device") is None
+
+
+@pytest.fixture
+def node_program(tmp_path: Path) -> Path:
+    """Something that may be executed."""
+    program = tmp_path / "lamagrid-node"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    return program
+
+
+def planned(node_program: Path, model: str, *words: str, device: str | None = None) -> dict[str, list[str]]:
+    """The arguments of each planned node by its name, from the name of the first model on."""
+    seen, _ = split("--grid-node-command", str(node_program), *words)
+    nodes = plan.nodes(seen, model, device, Path("/d"), {"XDG_CACHE_HOME": "/nowhere"})
+    return {node.name: list(node.program.command) for node in nodes}
+
+
+def models_of(command: list[str]) -> list[str]:
+    return [command[at + 1] for at, word in enumerate(command) if word == "--model"]
+
+
+def test_what_is_started_follows_the_model(node_program: Path) -> None:
+    nodes = planned(node_program, "lama")
+    assert {name: models_of(command) for name, command in nodes.items()} == {
+        "torch-0": ["lama"],
+        "python-0": ["cv2"],
+    }
+    # cv2 alone needs no libtorch; mat is upstream's to run.
+    assert set(planned(node_program, "cv2")) == {"python-0"}
+    assert models_of(planned(node_program, "mat")["python-0"]) == ["cv2", "mat"]
+    nodes = planned(node_program, "lama", "--grid-nodes", "0", "--grid-python-models", "cv2,lama")
+    assert {name: models_of(command) for name, command in nodes.items()} == {"python-0": ["cv2", "lama"]}
+    with pytest.raises(plan.PlanError, match="nobody to serve lama"):
+        planned(node_program, "lama", "--grid-nodes", "0")
+
+
+def test_nodes_are_told_threads_device_and_files(node_program: Path, tmp_path: Path) -> None:
+    file = tmp_path / "m.pt"
+    file.touch()
+    nodes = planned(
+        node_program,
+        "lama",
+        "--grid-nodes",
+        "2",
+        "--grid-threads",
+        "3",
+        "--grid-model",
+        f"mine={file}",
+        device="cpu",
+    )
+    assert set(nodes) == {"torch-0", "torch-1", "python-0"}
+    assert models_of(nodes["torch-1"]) == [f"mine={file}", "lama"]
+    assert " --threads 3" in " ".join(nodes["torch-1"])
+    assert " --device cpu" in " ".join(nodes["torch-1"])
+    assert all("--lifeline" in command for command in nodes.values())
+    demo = planned(node_program, "lama", "--grid-demo-model", "--grid-python-models", "")
+    assert models_of(demo["torch-0"]) == [f"lama={plan.DEMO_MODEL}"]
+    assert plan.DEMO_MODEL.is_file()
+    assert set(demo) == {"torch-0"}
+
+
+def test_a_missing_node_program_is_named_with_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with pytest.raises(plan.PlanError, match="no such program"):
+        plan.node_command(tmp_path / "nothing")
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setattr(plan, "__file__", str(tmp_path / "a" / "b" / "c" / "d.py"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(plan.PlanError, match="pip install lamagrid-node"):
+        plan.node_command(None)
+
+
+def test_children_see_the_gpus_that_the_web_process_hides(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setenv("CACHE_DIR", "/weights")
+    assert "CUDA_VISIBLE_DEVICES" not in plan.child_env(None)
+    assert plan.child_env("1,0")["CUDA_VISIBLE_DEVICES"] == "1,0"
+    assert plan.child_env(None)["TORCH_HOME"] == "/weights"
+
+
+# Children
+
+
+def program(code: str, *words: str) -> Program:
+    """A Python program."""
+    return Program("test", [sys.executable, "-c", code, *words], dict(os.environ))
+
+
+@pytest.fixture
+def children() -> Iterator[Children]:
+    """Children that are gone after the test."""
+    owner = Children()
+    yield owner
+    owner.stop()
+
+
+def until(predicate: Callable[[], object], seconds: float = 10.0) -> None:
+    """Wait for a true value."""
+    end = time.monotonic() + seconds
+    while not predicate():
+        assert time.monotonic() < end, "it did not come"
+        time.sleep(0.02)
+
+
+def test_the_backoff_doubles_is_capped_and_jittered() -> None:
+    assert [backoff(n, lambda: 0.0) for n in (1, 2, 3)] == [0.5, 1.0, 2.0]
+    assert backoff(50, lambda: 0.0) == BACKOFF_CAP_S
+    assert backoff(1, lambda: 1.0) == 0.25
+
+
+def test_a_child_that_dies_is_started_again(children: Children, capfd: pytest.CaptureFixture[str]) -> None:
+    child = children.start(program("import time; time.sleep(60)"))
+    until(lambda: child.pid)
+    child.set_ready()
+    first = child.pid
+    os.kill(first, signal.SIGKILL)
+    until(lambda: child.pid != first and procfs.started_at(child.pid))
+    children.check()
+    assert "test ended (signal SIGKILL): starting it again in" in capfd.readouterr().out
+
+
+def test_a_child_that_never_works_is_given_up_with_its_last_words(children: Children) -> None:
+    child = children.start(program("import sys; print('one'); sys.exit('the data directory is in use')"))
+
+    def given_up() -> bool:
+        try:
+            child.check()
+        except StartError:
+            return True
+        return False
+
+    until(given_up)
+    with pytest.raises(
+        StartError, match=r"(?s)test did not start: exit status 1.*  \| the data directory is in use"
+    ):
+        children.check()
+
+
+def test_a_program_that_is_not_there_is_given_up(children: Children) -> None:
+    child = children.start(Program("test", ["/no/such/program"], {}))
+    with pytest.raises(StartError, match="cannot run /no/such/program: No such file"):
+        until(lambda: child.check())
+
+
+def test_ending_is_asked_for_first_and_forced_then(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("lamagrid.web.children.STOP_GRACE_S", 0.5)
+    owner = Children()
+    stubborn = (
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('on'); time.sleep(60)"
+    )
+    child = owner.start(program(stubborn))
+    until(lambda: "on" in child._tail)
+    pid = child.pid
+    owner.stop()
+    assert procfs.started_at(pid) is None
+    polite = owner.start(
+        program(
+            "import signal, sys, time, pathlib\n"
+            "signal.signal(signal.SIGTERM, lambda *_: (pathlib.Path(sys.argv[1]).touch(), sys.exit()))\n"
+            "print('on', flush=True); time.sleep(60)",
+            str(tmp_path / "said goodbye"),
+        )
+    )
+    until(lambda: "on" in polite._tail)
+    owner.stop()
+    assert (tmp_path / "said goodbye").exists()
+
+
+def test_a_lifeline_ends_with_its_holder_alone() -> None:
+    """Two children: neither holds the other's pipe, so both see the end of a holder that was killed."""
+    code = (
+        "import sys, time\n"
+        "from lamagrid.web.children import Children, Program\n"
+        "owner = Children()\n"
+        "for name in 'ab':\n"
+        "    owner.start(Program(name, [sys.executable, '-c', 'import sys; sys.stdin.read()'], {}))\n"
+        "while not all(child.pid for child in owner): time.sleep(0.01)\n"
+        "print(*[child.pid for child in owner], flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    try:
+        assert holder.stdout is not None
+        pids = [int(word) for word in holder.stdout.readline().split()]
+        assert len(pids) == 2
+        assert all(procfs.started_at(pid) for pid in pids)
+    finally:
+        holder.kill()
+        holder.communicate()
+    until(lambda: not any(procfs.started_at(pid) for pid in pids), 5.0)

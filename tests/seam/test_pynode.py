@@ -1,0 +1,142 @@
+"""The Python node's work on one task, without a session."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from grids.pictures import hole
+from lamagrid.pynode.libraries import missing_library
+from lamagrid.pynode.main import main, work
+from lamagrid.pynode.models import Stopped, UpstreamModels
+from parity.stock import stock_inpaint
+
+PHOTO = np.random.default_rng(9).integers(0, 256, (120, 90, 3), np.uint8)
+MASK = hole(120, 90, 30, 40, 20)
+
+
+class FakeJob:
+    """A task as a session gives it."""
+
+    def __init__(self, model: str, **params: object) -> None:
+        blobs = {"image": PHOTO, "mask": MASK[:, :, np.newaxis]}
+        self._blobs = {role: pixels.tobytes() for role, pixels in blobs.items()}
+        self.spec: dict[str, Any] = {
+            "model": model,
+            "params": params,
+            "blobs": [
+                {
+                    "role": role,
+                    "form": {
+                        "raw": {
+                            "height": pixels.shape[0],
+                            "width": pixels.shape[1],
+                            "channels": pixels.shape[2],
+                        }
+                    },
+                }
+                for role, pixels in blobs.items()
+            ],
+        }
+        self.outcome: Any = None
+
+    def input(self, role: str) -> bytes:
+        return self._blobs[role]
+
+    def step(self, i: int, n: int) -> bool:
+        return True
+
+    def finish(self, data: bytes, form: Any) -> None:
+        assert self.outcome is None
+        self.outcome = np.frombuffer(data, np.uint8).reshape(form["height"], form["width"], form["channels"])
+
+    def fail(self, kind: str, message: str) -> None:
+        assert self.outcome is None
+        self.outcome = (kind, message)
+
+
+@pytest.fixture(scope="module")
+def models() -> UpstreamModels:
+    """Upstream's models on the processor."""
+    return UpstreamModels("cpu")
+
+
+def outcome(models: Any, model: str, **params: object) -> Any:
+    job = FakeJob(model, **params)
+    work(job, models)
+    return job.outcome
+
+
+@pytest.mark.parametrize("strategy", ["Original", "Resize", "Crop"])
+def test_a_task_gives_upstreams_pixels(models: UpstreamModels, strategy: str) -> None:
+    params = {
+        "hd_strategy": strategy,
+        "hd_strategy_crop_trigger_size": 50,
+        "hd_strategy_crop_margin": 8,
+        "hd_strategy_resize_limit": 50,
+        "cv2_flag": "INPAINT_TELEA",
+        "cv2_radius": 5,
+    }
+    assert np.array_equal(outcome(models, "cv2", **params), stock_inpaint(None, PHOTO, MASK, params, "cv2"))
+
+
+def test_what_goes_wrong_is_reported_and_the_next_task_works(
+    models: UpstreamModels, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = outcome(models, "cv2")
+    assert outcome(models, "nonsense") == ("unknown_model", "Not supported model: nonsense")
+    assert outcome(models, "cv2", cv2_flag="x")[0] == "invalid_input"
+    assert outcome(models, "cv2", sd_steps="x")[0] == "invalid_input"
+    assert outcome(models, "cv2", nobody_knows=1) == ("invalid_input", "Unknown parameter: nobody_knows")
+
+    def answers_with(error: BaseException) -> tuple[str, str]:
+        def forward(*_: object) -> None:
+            raise error
+
+        outcome(models, "cv2")
+        with monkeypatch.context() as patch:
+            patch.setattr("lama_cleaner.model.opencv2.OpenCV2.forward", forward)
+            failure: tuple[str, str] = outcome(models, "cv2")
+        assert np.array_equal(outcome(models, "cv2"), good)
+        return failure
+
+    assert answers_with(torch.cuda.OutOfMemoryError("CUDA out of memory. Tried"))[0] == "out_of_memory"
+    assert answers_with(MemoryError())[0] == "out_of_memory"
+    assert answers_with(RuntimeError("the kernel failed")) == ("inference", "the kernel failed")
+    assert answers_with(Stopped())[0] == "cancelled"
+    assert answers_with(RuntimeError("x" * 9999))[1] == "x" * 500
+    assert "Traceback" in capsys.readouterr().err  # for whoever reads the node's log
+
+
+def test_broken_weights_end_the_task_and_not_the_node(
+    models: UpstreamModels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exits(*_: object, **__: object) -> None:
+        raise SystemExit(-1)  # upstream's answer to a wrong hash
+
+    monkeypatch.setattr("lama_cleaner.model.lama.load_jit_model", exits)
+    kind, message = outcome(models, "lama")
+    assert kind == "model_load"
+    assert message.startswith("lama cannot be loaded: its weights are missing or broken")
+    assert isinstance(outcome(models, "cv2"), np.ndarray)
+
+
+def test_a_missing_system_library_is_named_with_its_package() -> None:
+    def hint(text: str) -> str | None:
+        return missing_library(ImportError(text))
+
+    lost = "cannot open shared object file: No such file or directory"
+    assert "apt-get install libgl1 " in (hint(f"libGL.so.1: {lost}") or "")
+    assert "apt-get install libglib2.0-0 " in (hint(f"libgthread-2.0.so.0: {lost}") or "")
+    assert "libfoo.so.3" in (hint(f"libfoo.so.3: {lost}") or "")
+    assert hint("No module named 'cv2'") is None
+
+
+def test_wrong_flags_are_refused() -> None:
+    assert main(["--slots", "2"]) == 2
+    with pytest.raises(SystemExit) as ended:
+        main(["--modle", "x"])
+    assert ended.value.code == 2
