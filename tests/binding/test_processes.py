@@ -121,6 +121,18 @@ def test_the_command_line_is_the_native_one() -> None:
     assert "Traceback" not in wrong.stderr
 
 
+def test_ctrl_c_ends_a_command_without_a_traceback(lonely: Grid) -> None:
+    lonely.kill_scheduler()
+    child = lonely.processes.start(
+        "command", [sys.executable, "-m", "lamagrid", "node", "list", "--data-dir", lonely.data_dir]
+    )
+    time.sleep(0.5)
+    assert child.poll() is None, lonely.processes.log(child)  # it looks for the scheduler
+    child.send_signal(signal.SIGINT)
+    assert child.wait(5) in (-signal.SIGINT, 130)
+    assert "Traceback" not in lonely.processes.log(child)
+
+
 def test_a_reader_that_leaves_is_no_traceback(data_dir: Path) -> None:
     line = f"'{sys.executable}' -m lamagrid config show --data-dir '{data_dir}' | true"
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=60, check=False)

@@ -91,7 +91,7 @@ class GridServer(Server):
     @property
     def scheduler_pid(self) -> int:
         """The scheduler that was started last, as the launcher says."""
-        return int(re.findall(r"scheduler ready \(pid (\d+)\)", self.log)[-1])
+        return int(re.findall(r"^scheduler (?:ready|started again) \(pid (\d+)\)", self.log, re.M)[-1])
 
     def nodes(self) -> list[dict[str, Any]]:
         """The connected nodes, as the scheduler sees them."""

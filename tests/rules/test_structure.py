@@ -21,6 +21,7 @@ DOORS = {
     "clap": [
         "src/cli/src/",
         "src/node/src/flags.rs",
+        "src/node/src/settings.rs",
         "src/node/src/main.rs",
         "src/node/src/backend/torch/main.rs",
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import random
@@ -113,13 +114,14 @@ class Request:
         self.width, self.height = dice.randint(1, longest), dice.randint(1, longest)
         self.alpha = dice.random() < 0.4
         self.strategy = dice.choice(["Original", "Resize", "Crop"])
-        size = max(self.width, self.height)
+        size, small = max(self.width, self.height), min(self.width, self.height)
         self.form = stock_form(
             "lama",
             hdStrategy=self.strategy,
-            hdStrategyCropMargin=dice.choice([0, 7, 32, 196]),
+            hdStrategyCropMargin=dice.choice([1, 7, 32, 196]),
             hdStrategyCropTrigerSize=max(1, size // dice.choice([1, 2, 4])),
-            hdStrategyResizeLimit=max(1, size // dice.choice([1, 2, 3])),
+            # Not so far that the short side vanishes, which OpenCV refuses.
+            hdStrategyResizeLimit=max(size // dice.choice([1, 2, 3]), size // (2 * small) + 1),
         )
         pixels = np.random.default_rng(number).integers(0, 256, (self.height, self.width, 4), np.uint8)
         if dice.random() < 0.5:  # hard edges, at which a cubic overshoots
@@ -144,7 +146,16 @@ class Request:
         return f"{self.width}x{self.height} {self.strategy}{' with alpha' if self.alpha else ''}"
 
 
+@pytest.fixture
+def upstream_leaves_uploads_open() -> Iterator[None]:
+    """Upstream's server leaves the temporary files of large uploads to the garbage collector."""
+    yield
+    gc.collect()
+
+
 @pytest.mark.timeout(180)
+@pytest.mark.usefixtures("upstream_leaves_uploads_open")
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_random_requests(
     grid: TaskClient, model_file: Path, server_module: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,7 +171,7 @@ def test_random_requests(
     stock = StockModelManager(name="lama", device=torch.device("cpu"))
     ours = ModelManager(name="lama", device="cpu", client=grid)
     page = server_module.app.test_client()
-    compared = differing = 0
+    differing = 0
     try:
         for number in range(REQUESTS):
             request = Request(number)
@@ -168,10 +179,8 @@ def test_random_requests(
             expected = request.send(page)
             monkeypatch.setattr(server_module, "model", ours)
             answer = request.send(page)
-            assert answer.status_code == expected.status_code, f"{number}: {request} {answer.data[:300]}"
-            if expected.status_code != 200:
-                continue  # a side that is resized to nothing, which OpenCV refuses
-            compared += 1
+            codes = (expected.status_code, answer.status_code)
+            assert codes == (200, 200), f"{number}: {request} {answer.data[:300]}"
             assert "X-Lamagrid-Task" in answer.headers
             wanted, pixels = decoded(expected.data), decoded(answer.data)
             assert wanted.shape == (request.height, request.width, 4 if request.alpha else 3)
@@ -181,6 +190,5 @@ def test_random_requests(
             differing += wrong
     finally:
         torch.set_num_threads(threads)
-    print(f"{compared} of {REQUESTS} requests compared, {differing} pixels differ")
-    assert compared > REQUESTS * 0.9
+    print(f"{REQUESTS} requests, {differing} pixels differ")
     assert differing == 0

@@ -9,6 +9,7 @@ Does not: know what the children do, or when they are ready; the launcher asks t
 from __future__ import annotations
 
 import collections
+import itertools
 import os
 import random
 import re
@@ -113,7 +114,7 @@ class Child:
 
     def _run(self) -> None:
         failures = 0
-        while True:
+        for start in itertools.count():
             began = time.monotonic()
             with self._lock:
                 if self._stopping.is_set():
@@ -124,6 +125,8 @@ class Child:
                     self._process = None
                     self._exit = f"cannot run {self.program.command[0]}: {error.strerror or error}"
             if self._process is not None:
+                if start > 0:
+                    self._report(f"{self.program.name} started again (pid {self._process.pid})")
                 self._exit = self._watch(self._process)
             if self._stopping.is_set():
                 return

@@ -14,7 +14,8 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lamagrid.client import TaskClient
@@ -22,7 +23,7 @@ from lamagrid.errors import ConfigError, LamaGridError
 from lamagrid.pynode.libraries import missing_library
 from lamagrid.web import flags as grid_flags
 from lamagrid.web import plan
-from lamagrid.web.children import Children, StartError, say
+from lamagrid.web.children import Children, Program, StartError, say
 from lamagrid.web.flags import GridFlags
 from lamagrid.web.gpus import cuda_gpus
 from lamagrid.web.settings import Settings, load_settings
@@ -203,42 +204,50 @@ def _client(settings: Settings) -> TaskClient:
 
 def _attach(settings: Settings) -> TaskClient:
     client = _client(settings)
-    if _survey_within(client, ATTACH_LIMIT_S, lambda: None) is None:
-        raise LaunchError(
-            f"no scheduler answers on {settings.data_dir}: start it with "
-            f"`lamagrid scheduler --data-dir {settings.data_dir}`, or leave --grid-scheduler out"
-        )
+    end = time.monotonic() + ATTACH_LIMIT_S
+    while not _answers(client):
+        if time.monotonic() >= end:
+            raise LaunchError(
+                f"no scheduler answers on {settings.data_dir}: start it with "
+                f"`lamagrid scheduler --data-dir {settings.data_dir}`, or leave --grid-scheduler out"
+            )
+        time.sleep(SURVEY_EVERY_S)
     say(f"scheduler: using the one that runs on {settings.data_dir}")
     return client
 
 
-def _start_scheduler(children: Children, program: Any, settings: Settings) -> TaskClient:
+def _start_scheduler(children: Children, program: Program, settings: Settings) -> TaskClient:
     say(f"scheduler: starting on {settings.data_dir}")
     child = children.start(program)
     client = _client(settings)
-    if _survey_within(client, None, children.check) is None:
-        raise LaunchError("the scheduler does not answer")
+    began = told = time.monotonic()
+    # Another scheduler of this directory would answer, too; ours ends then, and its text is passed on.
+    while not (child.pid and child.pid == _owner(settings.data_dir) and _answers(client)):
+        children.check()
+        now = time.monotonic()
+        if now - told >= STILL_WAITING_EVERY_S:
+            told = now
+            say(f"scheduler: no answer yet after {now - began:.0f} s")
+        time.sleep(SURVEY_EVERY_S)
     child.set_ready()
     say(f"scheduler ready (pid {child.pid})")
     return client
 
 
-def _survey_within(
-    client: TaskClient, limit_s: float | None, check: Callable[[], None]
-) -> dict[str, Any] | None:
-    """Ask until the scheduler answers; None if it did not within ``limit_s``. ``check`` may raise."""
-    began = told = time.monotonic()
-    while True:
-        check()
-        with contextlib.suppress(LamaGridError):
-            return client.survey(SURVEY_LIMIT_S)
-        now = time.monotonic()
-        if limit_s is not None and now - began >= limit_s:
-            return None
-        if now - told >= STILL_WAITING_EVERY_S:
-            told = now
-            say(f"scheduler: no answer yet after {now - began:.0f} s")
-        time.sleep(SURVEY_EVERY_S)
+def _owner(data_dir: Path) -> int:
+    """The process that holds a data directory, as its lock file says; 0 if nobody does."""
+    try:
+        return int((data_dir / "lock").read_text())
+    except (OSError, ValueError):
+        return 0
+
+
+def _answers(client: TaskClient) -> bool:
+    try:
+        client.survey(SURVEY_LIMIT_S)
+    except LamaGridError:
+        return False
+    return True
 
 
 def _start_nodes(children: Children, nodes: Sequence[plan.Node], flags: GridFlags) -> float:

@@ -97,7 +97,7 @@ pub struct NodeConfig {
     pub slots: u32,
     /// Time between two reports to the scheduler.
     pub poll_ms: u64,
-    /// As configured, 0 for all cores. Use [`NodeConfig::thread_count`].
+    /// Threads of one inference; 0 leaves the number to libtorch.
     pub threads: u32,
     /// Where models run.
     pub device: Device,
@@ -196,14 +196,5 @@ impl NodeConfig {
             Ok(host) if crate::check::is_name(host) => host.to_owned(),
             _ => "node".to_owned(),
         }
-    }
-
-    /// The configured number of threads, else one per core that this process may use; at least 1.
-    #[must_use]
-    pub fn thread_count(&self) -> usize {
-        if self.threads > 0 {
-            return self.threads as usize;
-        }
-        std::thread::available_parallelism().map_or(1, usize::from)
     }
 }

@@ -1,10 +1,10 @@
 //! Whatever a form or a model sends, the answer is a picture or an error.
 
-mod common;
+mod inputs;
 
 use std::convert::Infallible;
 
-use common::{fake, mask_of, mix, picture};
+use inputs::{fake, mask_of, mix, picture};
 use lamagrid_imaging::{
     Bgr, Gray, HdStrategy, Image, ImageError, InpaintError, MAX_SIDE_PX, PadRule, Rgb, boxes_from_mask,
     crop_box, inpaint, nchw_f32_to_bgr, pad, resize_cubic, resize_cubic_f64,

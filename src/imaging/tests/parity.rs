@@ -1,11 +1,11 @@
 //! Every line of `golden/cases.txt`: the same bytes as Lama Cleaner 1.2.5.
 
-mod common;
+mod inputs;
 
 use std::convert::Infallible;
 use std::str::{FromStr, SplitWhitespace};
 
-use common::{fake, mask_of, mix, picture};
+use inputs::{fake, mask_of, mix, picture};
 use lamagrid_imaging::{
     Bgr, Gray, HdStrategy, Image, InpaintError, PadRule, blend_f64, boxes_from_mask, crop_box, inpaint,
     mask_to_i64, nchw_f32_to_bgr, pad, resize_cubic, resize_cubic_f64, rgb_to_nchw_f32, wrap_to_u8,

@@ -22,12 +22,15 @@ const WAITING_LINES_MAX: usize = 8192;
 
 /// The filter of `directives` (the environment's), else of the configured level.
 ///
-/// Below `info` only LamaGrid's own lines are let through: a library's debug lines would drown them.
+/// Below `info` only LamaGrid's own lines are let through: a library's debug lines would drown them. Of zeromq
+/// only errors are: it reports every closed connection and every socket file that is gone already.
 pub(crate) fn filter(level: LogLevel, directives: Option<String>) -> Result<EnvFilter, LogError> {
     let value = directives.unwrap_or_else(|| match level {
-        LogLevel::Error | LogLevel::Warn | LogLevel::Info => level.as_str().to_owned(),
+        LogLevel::Error | LogLevel::Warn | LogLevel::Info => {
+            format!("{},zeromq=error", level.as_str())
+        }
         // A directive holds for every target that begins with it: lamagrid_node, lamagrid_wire, ...
-        LogLevel::Debug | LogLevel::Trace => format!("info,lamagrid={}", level.as_str()),
+        LogLevel::Debug | LogLevel::Trace => format!("info,zeromq=error,lamagrid={}", level.as_str()),
     });
     EnvFilter::builder().parse(&value).map_err(|source| LogError::Filter { value, source })
 }

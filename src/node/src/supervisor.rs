@@ -47,6 +47,9 @@ pub struct Plan {
     pub libtorch: Option<PathBuf>,
 }
 
+/// A process group and a parent tell of the same end twice; a person who insists takes longer.
+const SAME_SIGNAL: Duration = Duration::from_secs(1);
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Phase {
     Run,
@@ -76,16 +79,19 @@ pub fn run(plans: Vec<Plan>, watch_lifeline: bool) -> std::io::Result<u8> {
             workers.spawn(keep(plan, told.clone()));
         }
         let mut code = 0;
+        let mut draining_since = None;
         loop {
             tokio::select! {
                 ended = workers.join_next() => match ended {
                     Some(ended) => code = code.max(ended.unwrap_or(1)),
                     None => return Ok(code),
                 },
-                _ = term.recv() => phase.send_modify(|phase| {
-                    *phase = if *phase == Phase::Run { Phase::Drain } else { Phase::Stop };
-                    tracing::info!(phase = ?phase, "told to end");
-                }),
+                _ = term.recv() => {
+                    let first = *draining_since.get_or_insert_with(Instant::now);
+                    let again = first.elapsed() >= SAME_SIGNAL;
+                    tracing::info!(again, "told to end");
+                    phase.send_modify(|phase| *phase = (*phase).max(if again { Phase::Stop } else { Phase::Drain }));
+                }
                 _ = int.recv() => { phase.send_replace(Phase::Stop); }
             }
         }

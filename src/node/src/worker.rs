@@ -72,7 +72,7 @@ pub fn run(
     tracing::info!(node.id = %name, device, gpu = info.gpu, pid, models, slots = settings.slots, "worker is up");
     let endpoints = settings.endpoints.clone();
     let session = Arc::new(Session::start(SessionOptions { endpoints, info, slots: settings.slots })?);
-    heed_signals(Arc::clone(&session))?;
+    heed_signals(Arc::clone(&session), watch_lifeline)?;
     if watch_lifeline {
         let session = Arc::clone(&session);
         lifeline::watch(move || stop(&session))?;
@@ -120,8 +120,11 @@ fn concluded(failure: Option<&Failure>) -> u8 {
     failure.kind.exit_code()
 }
 
-/// SIGTERM drains, a second one and SIGINT stop at once, on a thread that no computation holds up.
-fn heed_signals(session: Arc<Session>) -> std::io::Result<()> {
+/// SIGTERM drains and SIGINT stops at once, on a thread that no computation holds up.
+///
+/// A second SIGTERM stops only a worker that was started by hand: a process group or service manager tells the
+/// worker what its supervisor passes on, too, and a supervisor that wants a stop ends the lifeline.
+fn heed_signals(session: Arc<Session>, is_supervised: bool) -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (mut term, mut int) = {
         let _entered = runtime.enter();
@@ -129,16 +132,20 @@ fn heed_signals(session: Arc<Session>) -> std::io::Result<()> {
     };
     std::thread::Builder::new().name("signals".into()).spawn(move || {
         runtime.block_on(async {
-            tokio::select! {
-                _ = term.recv() => {
-                    tracing::info!("draining: running tasks are finished, no more are taken");
-                    session.drain();
+            let mut is_draining = false;
+            loop {
+                tokio::select! {
+                    _ = term.recv() => match (is_draining, is_supervised) {
+                        (false, _) => {
+                            tracing::info!("draining: running tasks are finished, no more are taken");
+                            session.drain();
+                            is_draining = true;
+                        }
+                        (true, true) => {}
+                        (true, false) => return,
+                    },
+                    _ = int.recv() => return,
                 }
-                _ = int.recv() => return,
-            }
-            tokio::select! {
-                _ = term.recv() => {}
-                _ = int.recv() => {}
             }
         });
         tracing::info!("stopping at once");

@@ -179,7 +179,14 @@ async fn several_devices_are_several_nodes_and_a_second_signal_stops_at_once() {
     assert_eq!(names, ["n-0", "n-1"]);
     node.signal(rustix::process::Signal::TERM);
     node.line(&["draining"]);
-    std::thread::sleep(Duration::from_millis(300));
+    // A service manager tells the supervisor and its workers: that is one end, told twice.
+    node.signal(rustix::process::Signal::TERM);
+    for worker in [one.info.pid, two.info.pid] {
+        // The idle one may be gone already.
+        let pid = rustix::process::Pid::from_raw(worker as i32).unwrap();
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+    }
+    std::thread::sleep(Duration::from_millis(1_200));
     assert!(node.child.try_wait().unwrap().is_none(), "a task still runs");
     node.signal(rustix::process::Signal::TERM);
     node.wait(Duration::from_secs(5));

@@ -4,7 +4,7 @@ Run with the interpreter of the reference environment (lama-cleaner 1.2.5, numpy
 
     python src/imaging/tests/golden/make_golden.py
 
-One line per case: a word for the suite, its parameters, and a hash of upstream's answer. `tests/common`
+One line per case: a word for the suite, its parameters, and a hash of upstream's answer. `tests/inputs`
 makes the same inputs and `tests/parity.rs` the same hash; change neither side alone.
 """
 

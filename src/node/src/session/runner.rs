@@ -68,7 +68,7 @@ pub(super) async fn run(shared: &Shared, endpoints: &Endpoints) -> Option<Failur
             tracing::warn!(
                 reason,
                 endpoint = endpoints.control(),
-                "no session with the scheduler; trying again"
+                "no session with the scheduler, trying again; it must use the same data directory"
             );
             mentioned = Some(Instant::now());
         }

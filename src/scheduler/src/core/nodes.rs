@@ -129,9 +129,10 @@ impl Core {
                 missing.push(*token);
             }
         }
+        session.forget_stopped(&poll.running);
         for token in &poll.running {
-            if !self.tokens.contains_key(token) && !session.has_command_for(*token) {
-                session.command(Action::Cancel { token: *token });
+            if !self.tokens.contains_key(token) {
+                session.stop(*token);
             }
         }
         let commands = session.commands();

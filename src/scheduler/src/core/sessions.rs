@@ -1,6 +1,6 @@
 //! What is known about a node between its hello and its end, and about the work it may come back for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use lamagrid_domain::{LeaseToken, ModelName, NodeInfo, QueueName, SessionId};
 use lamagrid_wire::message::{Action, Command};
@@ -29,6 +29,9 @@ pub(crate) struct Session {
     pub(crate) draining: bool,
     outbox: Vec<Command>,
     next_command: u64,
+    /// Attempts that it was told to stop and may still list: told once, or each poll would bring the next one
+    /// at once.
+    stopped: BTreeSet<LeaseToken>,
 }
 
 impl Session {
@@ -48,6 +51,7 @@ impl Session {
             draining: false,
             outbox: Vec::new(),
             next_command: 1,
+            stopped: BTreeSet::new(),
         }
     }
 
@@ -90,8 +94,13 @@ impl Session {
     }
 
     pub(crate) fn command(&mut self, action: Action) {
-        if self.outbox.len() >= MAX_OUTBOX {
-            self.outbox.remove(0);
+        if self.outbox.len() >= MAX_OUTBOX
+            && let Action::Cancel { token } = self.outbox.remove(0).action
+        {
+            self.stopped.remove(&token);
+        }
+        if let Action::Cancel { token } = &action {
+            self.stopped.insert(*token);
         }
         self.outbox.push(Command { seq: self.next_command, action });
         self.next_command += 1;
@@ -105,8 +114,17 @@ impl Session {
         self.outbox.clone()
     }
 
-    pub(crate) fn has_command_for(&self, token: LeaseToken) -> bool {
-        self.outbox.iter().any(|c| c.action == Action::Cancel { token })
+    /// Stops an attempt that nobody waits for, unless the node was told so already.
+    pub(crate) fn stop(&mut self, token: LeaseToken) {
+        if !self.stopped.contains(&token) {
+            self.command(Action::Cancel { token });
+        }
+    }
+
+    /// Forgets what was told about attempts that a poll does not list (any more).
+    pub(crate) fn forget_stopped(&mut self, listed: &[LeaseToken]) {
+        let pending = |t: &LeaseToken| self.outbox.iter().any(|c| c.action == Action::Cancel { token: *t });
+        self.stopped.retain(|t| listed.contains(t) || pending(t));
     }
 }
 

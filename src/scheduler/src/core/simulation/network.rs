@@ -52,11 +52,11 @@ impl From<Said> for Input {
 pub(super) enum NodeTimer {
     /// Start, or say hello (again).
     Hello,
-    Poll,
+    Poll(u32),
     /// The request of this number was not answered.
     Silence(u32),
     Finish(LeaseToken),
-    Heartbeat,
+    Heartbeat(u32),
 }
 
 /// What happens next.

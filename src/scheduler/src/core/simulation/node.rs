@@ -46,6 +46,11 @@ pub(super) struct Node {
     /// The request that is unanswered, and on which connection.
     request: u32,
     asked: Option<Conn>,
+    /// A hint came while a request was unanswered.
+    hinted: bool,
+    /// Only the newest timers count.
+    poll_number: u32,
+    session_number: u32,
     failed_polls: u32,
     acknowledged: u64,
     running: BTreeMap<LeaseToken, Attempt>,
@@ -74,6 +79,9 @@ impl Node {
             poll_ms: 1_000,
             request: 0,
             asked: None,
+            hinted: false,
+            poll_number: 0,
+            session_number: 0,
             failed_polls: 0,
             acknowledged: 0,
             running: BTreeMap::new(),
@@ -83,6 +91,14 @@ impl Node {
             credit: 0,
             hurried_polls: 0,
         }
+    }
+
+    pub(super) fn index(&self) -> usize {
+        self.index
+    }
+
+    pub(super) fn has(&self, token: LeaseToken) -> bool {
+        self.running.contains_key(&token) || self.held.contains_key(&token)
     }
 
     fn timer(&self, timer: NodeTimer) -> Event {
@@ -105,6 +121,13 @@ impl Node {
         self.phase = Phase::Serving;
         let ms = if net.calm { 50 } else { net.random.between(10, 8_000) };
         net.after(ms, self.timer(NodeTimer::Hello));
+    }
+
+    /// A new process under a new name takes this one's place; the old name never comes back.
+    pub(super) fn die_and_change_name(&mut self, net: &mut Network) {
+        let loud = net.random.chance(500);
+        self.die(net, loud);
+        self.name = format!("node-{}-{}", self.index, self.life);
     }
 
     pub(super) fn drain(&mut self) {
@@ -157,20 +180,22 @@ impl Node {
     pub(super) fn on_timer(&mut self, net: &mut Network, timer: NodeTimer) {
         match timer {
             NodeTimer::Hello => self.hello(net),
-            NodeTimer::Poll => {
+            NodeTimer::Poll(number) if number != self.poll_number => {}
+            NodeTimer::Heartbeat(number) if number != self.session_number => {}
+            NodeTimer::Poll(_) => {
                 self.hurried_polls = 0;
                 self.poll(net);
             }
             NodeTimer::Silence(request) if self.asked.is_some() && request == self.request => self.on_silence(net),
             NodeTimer::Silence(_) => {}
             NodeTimer::Finish(token) => self.finish(net, token),
-            NodeTimer::Heartbeat => {
+            NodeTimer::Heartbeat(number) => {
                 if let Some(session) = self.session {
                     let step = self.running.keys().next().map(|t| Step { session, token: *t, step: 1, of: 2 });
                     let event: NodeEvent = step.map_or_else(|| Heartbeat { session }.into(), Into::into);
                     let conn = self.link.unwrap_or(0);
                     net.send(conn, Said::Event(event));
-                    net.about(900, self.timer(NodeTimer::Heartbeat));
+                    net.about(900, self.timer(NodeTimer::Heartbeat(number)));
                 }
             }
         }
@@ -204,7 +229,16 @@ impl Node {
     }
 
     fn poll(&mut self, net: &mut Network) {
-        let Some(session) = self.session.filter(|_| self.asked.is_none()) else { return };
+        let Some(session) = self.session else { return };
+        if self.asked.is_some() {
+            self.hinted = true;
+            return;
+        }
+        self.hinted = false;
+        self.poll_number += 1;
+        if self.phase == Phase::Draining && self.running.is_empty() && self.held.is_empty() {
+            self.phase = Phase::Leaving;
+        }
         if self.phase == Phase::Leaving {
             return self.ask(net, Goodbye { session }.into());
         }
@@ -255,8 +289,8 @@ impl Node {
                         Action::Drain => self.drain(),
                     }
                 }
-                if fresh.is_empty() {
-                    net.about(self.poll_ms, self.timer(NodeTimer::Poll));
+                if fresh.is_empty() && !self.hinted {
+                    net.about(self.poll_ms, self.timer(NodeTimer::Poll(self.poll_number)));
                 } else {
                     self.hurried_polls += 1;
                     self.poll(net);
@@ -287,8 +321,9 @@ impl Node {
         for token in self.held.keys().copied().collect::<Vec<_>>() {
             self.deliver(net, token);
         }
-        net.about(self.poll_ms, self.timer(NodeTimer::Poll));
-        net.about(900, self.timer(NodeTimer::Heartbeat));
+        net.about(self.poll_ms, self.timer(NodeTimer::Poll(self.poll_number)));
+        self.session_number += 1;
+        net.about(900, self.timer(NodeTimer::Heartbeat(self.session_number)));
     }
 
     fn credit(&self) -> u64 {

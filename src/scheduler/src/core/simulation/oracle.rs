@@ -15,7 +15,7 @@ use lamagrid_wire::router::PeerId;
 use super::check::ensure;
 use super::disk::Disk;
 use super::network::Said;
-use crate::core::{Core, Effect, Ended, Now, Settings, StoreOp};
+use crate::core::{Core, Effect, Ended, Now, StoreOp};
 
 /// What went wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +69,8 @@ struct Over {
     digest: Hash,
     told: Told,
     token: Option<LeaseToken>,
+    /// Wall clock; it is kept until then, by the clock at its end or at the last restart.
+    due_ms: u64,
 }
 
 /// An outcome, as far as two tellings of it must agree.
@@ -135,7 +137,7 @@ pub(super) struct Oracle {
 }
 
 impl Oracle {
-    pub(super) fn new(settings: &Settings) -> Self {
+    pub(super) fn new(retention_ms: u64) -> Self {
         Self {
             live: BTreeMap::new(),
             over: HashMap::new(),
@@ -143,19 +145,19 @@ impl Oracle {
             sessions: BTreeMap::new(),
             tokens: HashSet::new(),
             promises: HashMap::new(),
-            retention_ms: settings.scheduler.result_retention_s * 1_000,
+            retention_ms,
         }
     }
 
     /// The scheduler died and came back with what `disk` holds.
-    pub(super) fn on_restart(&mut self, disk: &Disk, core: &Core) -> Result<(), Violation> {
+    pub(super) fn on_restart(&mut self, now: Now, disk: &Disk, core: &Core) -> Result<(), Violation> {
         self.live.clear();
         self.over.clear();
         self.sessions.clear();
         self.tombstones = disk.tombstones.keys().copied().collect();
         for (id, row) in &disk.rows {
             if let Some(ended) = &row.ended {
-                self.over.insert(*id, over(ended));
+                self.over.insert(*id, over(ended, now, self.retention_ms));
                 continue;
             }
             let state = row.assigned.as_ref().map_or(State::Queued { not_before_ms: 0 }, |(token, _)| {
@@ -192,6 +194,12 @@ impl Oracle {
         if let Said::Result(_, request, _) = said {
             self.hear_credit(request);
         }
+        let held = if let Said::Result(_, ResultRequest::Delivery(d), _) = said {
+            let holds = State::Assigned { token: d.token, session: d.session };
+            self.live.values().any(|t| t.state == holds)
+        } else {
+            false
+        };
         let mut told = Vec::new();
         let mut must_tell = self.followed_by(said);
         let mut assigning = None;
@@ -210,7 +218,7 @@ impl Oracle {
                     }
                 }
                 Effect::Control { reply, .. } => self.on_control(said, reply)?,
-                Effect::Result { reply, .. } => self.on_result(said, reply)?,
+                Effect::Result { reply, .. } => self.on_result(said, reply, held)?,
                 Effect::Lane { session, index, message: LaneMessage::Assign(assign), .. } => {
                     let Some((id, token, node)) = assigning.take() else {
                         return Err(Violation { kind: Kind::Illegal, what: "an assignment without its row".into() });
@@ -334,7 +342,7 @@ impl Oracle {
                 legal(&task.state, event, *id)?;
                 let deadline = task.deadline;
                 self.end_has_a_reason(now, said, *id, ended, deadline)?;
-                self.over.insert(*id, over(ended));
+                self.over.insert(*id, over(ended, now, self.retention_ms));
             }
             StoreOp::Release { id, .. } => {
                 let over = self.over.get_mut(id);
@@ -345,10 +353,7 @@ impl Oracle {
                 let Some(over) = self.over.remove(id) else {
                     return Err(Violation { kind: Kind::Lost, what: format!("task {id} is forgotten and has not ended") });
                 };
-                // A clock that was set back since lets it go earlier; one that was set forward, at once.
-                let due = over.told.finished_wall_ms.unwrap_or(0) + self.retention_ms;
-                ensure!(due <= now.wall_ms || over.told.finished_wall_ms > Some(now.wall_ms), Lost,
-                    "task {id} is forgotten before its retention is over");
+                ensure!(over.due_ms <= now.wall_ms, Lost, "task {id} is forgotten before its retention is over");
                 self.tombstones.insert(*id);
             }
             StoreOp::Remember { id, .. } => {
@@ -467,13 +472,19 @@ impl Oracle {
         Ok(())
     }
 
-    fn on_result(&mut self, said: &Said, reply: &ResultReply) -> Result<(), Violation> {
+    fn on_result(&self, said: &Said, reply: &ResultReply, held: bool) -> Result<(), Violation> {
         let Said::Result(_, request, _) = said else { return Ok(()) };
         match (reply, request) {
             (ResultReply::Proceed(proceed), ResultRequest::Accept(accept)) => {
                 let holds = State::Assigned { token: accept.token, session: accept.session };
                 let live = self.live.values().any(|t| t.state == holds);
                 ensure!(live && proceed.token == accept.token, StaleAccepted, "a stale accept was answered: go on");
+            }
+            (ResultReply::Stored(stored), ResultRequest::Delivery(delivery)) => {
+                let recorded = self.over.values().any(|o| o.token == Some(delivery.token));
+                ensure!(stored.accepted == (held || recorded), StaleAccepted,
+                    "a delivery was answered accepted {}, it held the lease: {held}, is on record: {recorded}",
+                    stored.accepted);
             }
             (ResultReply::Abandon(_), ResultRequest::Accept(accept)) => {
                 let holds = State::Assigned { token: accept.token, session: accept.session };
@@ -590,8 +601,9 @@ impl Oracle {
     }
 }
 
-fn over(ended: &Ended) -> Over {
-    Over { owner: ended.owner.clone(), digest: ended.digest, told: Told::of_ended(ended), token: ended.token }
+fn over(ended: &Ended, now: Now, retention_ms: u64) -> Over {
+    let due_ms = ended.finished_wall_ms.min(now.wall_ms) + retention_ms;
+    Over { owner: ended.owner.clone(), digest: ended.digest, told: Told::of_ended(ended), token: ended.token, due_ms }
 }
 
 fn legal(state: &State, event: Event, id: TaskId) -> Result<State, Violation> {

@@ -1,0 +1,55 @@
+//! Inputs that go by reference: written into the spool on another thread.
+
+use lamagrid_domain::{Failure, FailureKind, TaskId};
+use lamagrid_wire::spool::{BlobName, Spool};
+
+use super::{Actor, Written};
+use crate::asks::Ask;
+use crate::task::Input;
+use crate::tracked::{Phase, Stage};
+
+impl Actor {
+    /// Writes the task's inputs into the spool, on another thread.
+    pub(super) fn write(&mut self, id: TaskId) {
+        let Some(task) = self.tasks.get_mut(&id) else { return };
+        let Some(prepared) = task.prepared.clone() else { return };
+        self.last_round += 1;
+        let round = self.last_round;
+        task.stage = Stage::Write;
+        task.writing = true;
+        task.round = round;
+        let spool = Spool::new(self.spool.to_path_buf());
+        self.writers.spawn_blocking(move || {
+            let put = |input: &Input| spool.put(id, BlobName::Role(input.role), &input.bytes);
+            Written { id, round, result: prepared.inputs.iter().try_for_each(put) }
+        });
+    }
+
+    pub(super) fn on_written(&mut self, written: Option<Written>) {
+        let Some(Written { id, round, result }) = written else {
+            // Only a panic in a write loses its report; its task then ends with its callers' patience.
+            tracing::error!("a thread that wrote blobs panicked");
+            return;
+        };
+        let Some(task) = self.tasks.get_mut(&id) else { return };
+        task.writing = false;
+        if task.stage == Stage::Over {
+            return;
+        }
+        if round != task.round {
+            task.stage = task.first_stage();
+            self.asks.push(Ask::Task(id));
+            return;
+        }
+        match result {
+            Ok(()) => {
+                task.stage = Stage::Submit;
+                self.asks.push(Ask::Task(id));
+            }
+            Err(error) => {
+                let kind = if error.is_disk_full() { FailureKind::DiskFull } else { FailureKind::Internal };
+                self.end(id, Phase::Broken(Failure::new(kind, error.to_string()).into()));
+            }
+        }
+    }
+}

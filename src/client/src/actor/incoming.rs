@@ -1,0 +1,181 @@
+//! What the actor hears, and what it makes of it.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use lamagrid_domain::{Failure, FailureKind, TaskId};
+use lamagrid_wire::frame::{Frame, FrameError};
+use lamagrid_wire::message::{ClientReply, Message, Outcome};
+
+use super::{Actor, Connection, FINISHED};
+use crate::asks::{Ask, Reply};
+use crate::error::ClientError;
+use crate::outcome::Ended;
+use crate::tracked::{Phase, Stage};
+
+impl Actor {
+    pub(super) fn on_frame(&mut self, mut frame: Frame) {
+        let blobs = std::mem::take(&mut frame.blobs);
+        match ClientReply::from_frame(&frame) {
+            Ok(ClientReply::Outcome(outcome)) => self.on_outcome(outcome, blobs),
+            Ok(ClientReply::Progress(moved)) => {
+                if let Some(task) = self.tasks.get(&moved.id) {
+                    task.moved(moved.status, moved.step, moved.of);
+                }
+            }
+            Ok(ClientReply::ProtocolFault(fault)) => self.on_fault(fault.failure.bounded()),
+            Ok(reply) => self.on_reply(reply),
+            Err(error) => self.on_bad_frame(&error),
+        }
+    }
+
+    pub(super) fn on_reply(&mut self, reply: ClientReply) {
+        let seq = match &reply {
+            ClientReply::Pong(pong) => {
+                self.on_pong(&pong.spool);
+                pong.seq
+            }
+            ClientReply::Send(said) => said.seq,
+            ClientReply::Accepted(said) => said.seq,
+            ClientReply::Refused(said) => said.seq,
+            ClientReply::Told(said) => said.seq,
+            ClientReply::Unknown(said) => said.seq,
+            ClientReply::Overview(said) => said.seq,
+            // They are no answers: see `on_frame`.
+            ClientReply::ProtocolFault(_) | ClientReply::Outcome(_) | ClientReply::Progress(_) => return,
+        };
+        match (self.asks.answered(seq), reply) {
+            (None, _) | (Some(Ask::Orphan { .. }), _) => {}
+            (Some(Ask::Task(id)), reply) => self.on_task_reply(id, reply),
+            (Some(Ask::Cancel { reply: to, .. } | Ask::Query { reply: to, .. }), ClientReply::Told(told)) => {
+                answer(to, told.task);
+            }
+            (Some(Ask::Survey { reply: to }), ClientReply::Overview(overview)) => answer(to, overview),
+            (Some(Ask::Release { reply: to, .. }), ClientReply::Pong(_)) => answer(to, ()),
+            (Some(ask), reply) => ask.fail(refusal(reply)),
+        }
+    }
+
+    pub(super) fn on_pong(&mut self, spool: &str) {
+        self.backoff.reset();
+        if self.spool.to_str() != Some(spool) {
+            self.spool = Path::new(spool).into();
+        }
+        if !matches!(*self.connection.borrow(), Connection::Up) {
+            let before = self.connection.send_replace(Connection::Up);
+            if matches!(before, Connection::Down { .. }) {
+                tracing::info!(address = %self.address, tasks = self.tasks.len(), "the scheduler answers again");
+            }
+        }
+    }
+
+    pub(super) fn on_task_reply(&mut self, id: TaskId, reply: ClientReply) {
+        let Some(task) = self.tasks.get_mut(&id) else { return };
+        match (task.stage, reply) {
+            (Stage::Offer, ClientReply::Send(_)) => self.write(id),
+            (Stage::Submit, ClientReply::Accepted(said)) => task.accepted(said.position),
+            // An offer is not followed: ask for the task itself.
+            (Stage::Offer, ClientReply::Told(_)) => {
+                task.stage = Stage::Attach;
+                self.asks.push(Ask::Task(id));
+            }
+            (Stage::Submit | Stage::Attach, ClientReply::Told(said)) => {
+                task.accepted(said.task.position.unwrap_or(0));
+                task.moved(said.task.status, 0, 0);
+            }
+            (Stage::Attach, ClientReply::Unknown(said)) if !said.expired && task.prepared.is_some() => {
+                tracing::info!(task.id = %id, "the scheduler does not know the task; submitting it again");
+                task.stage = task.first_stage();
+                self.asks.push(Ask::Task(id));
+            }
+            // Answers that a new stage has overtaken.
+            (Stage::Write | Stage::Follow | Stage::Over, _) => {}
+            (_, reply) => self.end(id, Phase::Broken(refusal(reply))),
+        }
+    }
+
+    pub(super) fn on_outcome(&mut self, outcome: Outcome, blobs: Vec<Bytes>) {
+        let Outcome { task, result } = outcome;
+        let inline = blobs.into_iter().next();
+        let id = task.id;
+        self.asks.forget_task(id);
+        if self.tasks.get(&id).is_some_and(|task| task.stage != Stage::Over) {
+            let spool = Arc::clone(&self.spool);
+            self.end(id, Phase::Ended(Arc::new(Ended { task, result, inline, spool })));
+        }
+    }
+
+    pub(super) fn end(&mut self, id: TaskId, phase: Phase) {
+        let Some(task) = self.tasks.get_mut(&id) else { return };
+        // Whoever asks again for a task of somebody else wants to know how it is then.
+        let keep = task.prepared.is_some() || matches!(phase, Phase::Ended(_));
+        task.end(phase);
+        if !keep {
+            self.tasks.remove(&id);
+            return;
+        }
+        self.finished.push_back(id);
+        if self.finished.len() > FINISHED
+            && let Some(oldest) = self.finished.pop_front()
+        {
+            self.tasks.remove(&oldest);
+        }
+    }
+
+    /// One side does not understand the other: nothing that waits can be answered.
+    pub(super) fn on_fault(&mut self, failure: Failure) {
+        tracing::warn!(%failure, "the scheduler did not understand a message");
+        let error = ClientError::from(failure);
+        let incompatible = error.kind() == FailureKind::Incompatible;
+        let asks: Vec<Ask> = self.asks.drain().collect();
+        let mut lost: Vec<TaskId> = Vec::new();
+        for ask in asks {
+            match ask {
+                Ask::Task(id) => lost.push(id),
+                other => other.fail(error.clone()),
+            }
+        }
+        if incompatible {
+            lost.extend(self.tasks.iter().filter(|(_, t)| t.stage != Stage::Over).map(|(id, _)| *id));
+            lost.sort_unstable();
+            lost.dedup();
+        }
+        for id in lost {
+            self.end(id, Phase::Broken(error.clone()));
+        }
+    }
+
+    pub(super) fn on_bad_frame(&mut self, error: &FrameError) {
+        match error {
+            FrameError::Version { .. } => {
+                self.on_fault(Failure::new(FailureKind::Incompatible, error.to_string()));
+            }
+            // A newer scheduler may say more than this client knows.
+            FrameError::UnknownKind { .. } => tracing::debug!(%error, "skipped a message"),
+            FrameError::Malformed { .. } | FrameError::Header { .. } | FrameError::TooLarge { .. } => {
+                tracing::warn!(%error, "skipped a message");
+            }
+        }
+    }
+}
+
+fn answer<T>(to: Reply<T>, with: T) {
+    // The caller may have left; then nobody misses the answer.
+    let _ = to.send(Ok(with));
+}
+
+/// What an answer that is no success says.
+fn refusal(reply: ClientReply) -> ClientError {
+    match reply {
+        ClientReply::Refused(said) => ClientError::Refused {
+            failure: said.failure.bounded(),
+            queue_len: said.queue_len,
+            wait: said.wait_ms.map(Duration::from_millis),
+        },
+        ClientReply::Unknown(said) => ClientError::Unknown { id: said.id, expired: said.expired },
+        _ => Failure::new(FailureKind::Incompatible, "the scheduler gave an answer to another question; install the same lamagrid version on both sides").into(),
+    }
+}

@@ -1,0 +1,89 @@
+//! What the actor says.
+
+use bytes::Bytes;
+
+use lamagrid_domain::{Failure, FailureKind, Owner, TaskId};
+use lamagrid_wire::SocketError;
+use lamagrid_wire::link::Link;
+use lamagrid_wire::message::{
+    Attach, Cancel, ClientRequest, Message, Offer, Ping, Query, Release, Submit, Survey,
+};
+
+use super::Actor;
+use crate::asks::Ask;
+use crate::error::ClientError;
+use crate::tracked::{Phase, Stage, Tracked};
+
+impl Actor {
+    pub(super) async fn send(
+        &self,
+        link: &Link,
+        request: ClientRequest,
+        blobs: Vec<bytes::Bytes>,
+    ) -> Result<(), SocketError> {
+        link.send(request.to_frame(blobs)?).await
+    }
+
+    /// Sends what the window admits.
+    pub(super) async fn flush(&mut self, link: &Link) -> Result<(), SocketError> {
+        while let Some(ask) = self.asks.next() {
+            let seq = self.asks.next_seq();
+            let owner = self.options.owner.clone();
+            let (request, blobs): (ClientRequest, _) = match &ask {
+                Ask::Task(id) => match self.tasks.get(id).and_then(|task| request_of(*id, task, seq, &owner))
+                {
+                    Some(said) => said,
+                    None => continue,
+                },
+                Ask::Cancel { id, .. } | Ask::Orphan { id, .. } => {
+                    (Cancel { seq, id: *id, owner }.into(), vec![])
+                }
+                Ask::Query { id, .. } => (Query { seq, id: *id, owner }.into(), vec![]),
+                Ask::Survey { .. } => (Survey { seq }.into(), vec![]),
+                Ask::Release { id, .. } => {
+                    let release = Release { id: *id, owner };
+                    self.send(link, release.into(), Vec::new()).await?;
+                    (Ping { seq }.into(), vec![])
+                }
+            };
+            match self.send(link, request, blobs).await {
+                Ok(()) => self.asks.sent(seq, ask),
+                // Our own message is too large, which another connection would not change.
+                Err(SocketError::Frame(error)) => {
+                    let error = ClientError::from(Failure::new(FailureKind::InvalidInput, error.to_string()));
+                    match ask {
+                        Ask::Task(id) => self.end(id, Phase::Broken(error)),
+                        other => other.fail(error),
+                    }
+                }
+                Err(error) => {
+                    self.asks.sent(seq, ask); // it is asked again on the next connection
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a task's stage says to the scheduler.
+fn request_of(id: TaskId, task: &Tracked, seq: u64, owner: &Owner) -> Option<(ClientRequest, Vec<Bytes>)> {
+    match (task.stage, &task.prepared) {
+        (Stage::Offer, Some(prepared)) => {
+            let (spec, bytes) = (&prepared.spec, prepared.bytes());
+            let (queue, priority) = (spec.queue.clone(), spec.priority);
+            let owner = owner.clone();
+            Some((Offer { seq, id, owner, queue, digest: prepared.digest, bytes, priority }.into(), vec![]))
+        }
+        (Stage::Submit, Some(prepared)) => {
+            let inputs = if prepared.inline { prepared.inputs.as_slice() } else { &[] };
+            let inline = inputs.iter().map(|input| input.role).collect();
+            let blobs = inputs.iter().map(|input| input.bytes.clone()).collect();
+            Some((Submit { seq, spec: prepared.spec.clone(), inline, follow: true }.into(), blobs))
+        }
+        (Stage::Attach, _) => {
+            Some((Attach { seq, id, owner: owner.clone(), digest: task.digest }.into(), vec![]))
+        }
+        (Stage::Offer | Stage::Submit | Stage::Write | Stage::Follow | Stage::Over, _) => None,
+    }
+}
