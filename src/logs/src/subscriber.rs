@@ -205,8 +205,8 @@ mod tests {
     fn the_level_opens_our_lines_and_the_variable_replaces_it() {
         let show =
             |level, variable: Option<&str>| filter(level, variable.map(str::to_owned)).unwrap().to_string();
-        assert_eq!(show(LogLevel::Warn, None), "warn");
-        assert_eq!(show(LogLevel::Debug, None), "lamagrid=debug,info");
+        assert_eq!(show(LogLevel::Warn, None), "zeromq=error,warn");
+        assert_eq!(show(LogLevel::Debug, None), "lamagrid=debug,zeromq=error,info");
         assert_eq!(show(LogLevel::Debug, Some("error")), "error");
         let lines = written(LogFormat::Text, "info,lamagrid=debug", None, || {
             debug!(target: "lamagrid_node::session", "ours");

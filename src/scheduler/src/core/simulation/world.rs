@@ -341,8 +341,10 @@ impl World {
 
     /// A connection is cut; each side notices, or hears nothing of it.
     fn break_connection(&mut self, conn: Conn) {
-        self.net.wounded.remove(&conn);
         let (near, far) = (self.net.calm || self.net.random.chance(800), self.net.calm || self.net.random.chance(800));
+        if !far {
+            self.net.wounded.insert(conn);
+        }
         let peer = self.net.peer(conn);
         match self.net.dialler(conn) {
             Dialler::Client(client) if self.clients[client].conn == Some(conn) => {
