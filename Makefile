@@ -9,7 +9,7 @@ BIN := $(CURDIR)/.venv/bin
 STAMP := .venv/.stamp
 WITH_VENV := VIRTUAL_ENV="$(CURDIR)/.venv" PATH="$(BIN):$$PATH"
 
-.PHONY: help deps venv build demo run test check parity clean
+.PHONY: help deps venv build demo run test check parity chaos clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{ printf "  make %-8s %s\n", $$1, $$2 }'
@@ -50,7 +50,10 @@ check: $(STAMP) ## formatting, lints and types
 	@$(BIN)/mypy --strict python/lamagrid
 
 parity: build ## the pixels of stock against those of the grid
-	@$(BIN)/python tests/suites.py parity
+	@$(BIN)/python -m pytest -q tests/seam/test_grid_pixels.py
+
+chaos: $(STAMP) ## ten million steps of the scheduler's simulation
+	@$(WITH_VENV) SIM_STEPS=10000000 cargo test --release --locked -p lamagrid-scheduler simulation -- --nocapture
 
 clean: ## remove what was built; .venv stays
 	@cargo clean

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -113,20 +114,35 @@ def refused(processes: Processes, data_dir: Path, *flags: str, env: dict[str, st
     return grid.log
 
 
-def test_missing_weights_are_named(processes: Processes, tmp_path: Path) -> None:
-    nowhere = "http://127.0.0.1:9/no-such-lama.pt"  # nobody listens on port 9
+def test_missing_weights_are_named_and_the_server_mends(
+    processes: Processes, tmp_path: Path, slow_model: Path
+) -> None:
+    nowhere = "http://127.0.0.1:9/lama.pt"  # nobody listens on port 9
     env = {"TORCH_HOME": str(tmp_path / "torch"), "LAMA_MODEL_URL": nowhere}
-    log = refused(processes, tmp_path / "grid", "--model", "lama", env=env)
-    assert nowhere in log
-    assert "LAMA_MODEL_URL" in log
+    grid = start_grid(processes, tmp_path / "grid", "--grid-python-models", "", env=env).wait_ready()
+    assert "warning: node torch-0 could not load lama" in grid.log
+    answer = grid.inpaint(GOOD_PHOTO, GOOD_HOLE)
+    assert answer.status_code == 500
+    assert nowhere in answer.text
+    assert "LAMA_MODEL_URL" in answer.text
+    # Its text says where the file belongs.
+    place = tmp_path / "torch" / "hub" / "checkpoints" / "lama.pt"
+    assert str(place) in answer.text
+    place.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(slow_model, place)
+    assert grid.inpaint(GOOD_PHOTO, GOOD_HOLE).status_code == 200
 
 
 def test_a_broken_model_file_is_named_and_kept(processes: Processes, tmp_path: Path) -> None:
     broken = tmp_path / "broken.pt"
     broken.write_bytes(b"no model")
-    log = refused(processes, tmp_path / "grid", "--grid-model", f"lama={broken}")
-    assert str(broken) in log
+    flags = ["--grid-model", f"lama={broken}", "--grid-python-models", ""]
+    grid = start_grid(processes, tmp_path / "grid", *flags).wait_ready()
+    answer = grid.inpaint(GOOD_PHOTO, GOOD_HOLE)
+    assert answer.status_code == 500
+    assert str(broken) in answer.text
     assert broken.read_bytes() == b"no model"
+    assert grid.get("/model").text == "lama"
 
 
 def test_a_store_of_a_newer_version_is_left_alone(processes: Processes, tmp_path: Path) -> None:

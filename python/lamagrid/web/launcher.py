@@ -276,12 +276,23 @@ def _wait_for_nodes(children: Children, client: TaskClient, nodes: Sequence[plan
             if node is not None:
                 by_program[node.program.name].set_ready()
                 say(f"node {node.name} ready: {', '.join(node.models)} on {_where(status['info'], node)}")
+                _warn_unloaded(status["info"])
         now = time.monotonic()
         if waiting and now - told >= STILL_WAITING_EVERY_S:
             told = now
             say(f"still waiting for node {', '.join(waiting)} after {now - began:.0f} s")
         if waiting:
             time.sleep(SURVEY_EVERY_S)
+
+
+def _warn_unloaded(info: Any) -> None:
+    """Say that a torch node could not load its first model, which it tried before it registered."""
+    first = info["models"][0]
+    if info["kind"] == "torch" and not first["loaded"]:
+        say(
+            f"warning: node {info['name']} could not load {first['model']}; its own line says why. "
+            "It tries again with each request, which fails until that is mended."
+        )
 
 
 def _where(info: Any, node: plan.Node) -> str:

@@ -63,7 +63,7 @@ pub struct SchedulerConfig {
     pub result_retention_s: u64,
     /// A removed task's id is remembered for this long.
     pub tombstone_retention_s: u64,
-    /// Unanswered messages of one connected peer.
+    /// Unfinished tasks that one connection may follow.
     pub max_outstanding_per_peer: u32,
 }
 

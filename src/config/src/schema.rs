@@ -139,7 +139,7 @@ pub(crate) const KEYS: &[Key] = &[
     integer(&["scheduler", "retry_cap_ms"], 1, HOUR_MS, "10000"),
     integer(&["scheduler", "result_retention_s"], 1, YEAR_S, "3600"),
     integer(&["scheduler", "tombstone_retention_s"], 1, YEAR_S, "604800"),
-    integer(&["scheduler", "max_outstanding_per_peer"], 1, 100_000, "64"),
+    integer(&["scheduler", "max_outstanding_per_peer"], 1, 100_000, "1024"),
     integer(&["queues", NAME, "max_tasks"], 1, 10_000_000, "1000"),
     // A message carries at most this much of an image inline; the store must not expect more.
     integer(&["store", "inline_limit_bytes"], 0, 262_144, "262144"),

@@ -31,7 +31,7 @@ fn the_default_holds_the_documented_values() {
     assert_eq!((scheduler.no_node_wait_ms, scheduler.crash_limit, scheduler.failure_limit), (30_000, 3, 2));
     assert_eq!((scheduler.retry_base_ms, scheduler.retry_cap_ms), (500, 10_000));
     assert_eq!((scheduler.result_retention_s, scheduler.tombstone_retention_s), (3600, 604_800));
-    assert_eq!(scheduler.max_outstanding_per_peer, 64);
+    assert_eq!(scheduler.max_outstanding_per_peer, 1024);
     let queues: Vec<_> = config.queues.iter().map(|(name, queue)| (name.as_str(), queue.max_tasks)).collect();
     assert_eq!(queues, [("cpu", 1000), ("gpu", 1000)]);
     let store = &config.store;

@@ -85,8 +85,6 @@ pub(crate) struct Task {
     queue_ms: u64,
     /// The running attempt was accepted by its node.
     accepted: bool,
-    /// Lease clock at which an assignment that is not accepted ends its session.
-    accept_by_ms: u64,
     /// Inputs that are kept in the row; the others lie in the spool.
     inline: Vec<Role>,
     /// Nodes that shall not get it again while another can.
@@ -110,7 +108,6 @@ impl Task {
             queued_at_ms: 0,
             queue_ms: 0,
             accepted: false,
-            accept_by_ms: 0,
             inline,
             avoid: Vec::new(),
             node: None,
@@ -144,8 +141,6 @@ pub(crate) struct Core {
     deadlines: BTreeSet<(u64, TaskId)>,
     /// Ends of retention, wall clock.
     expiries: BTreeSet<(u64, TaskId)>,
-    /// Unaccepted assignments by the instant at which their session is ended.
-    accept_by: BTreeSet<(u64, LeaseToken)>,
     /// Who follows what, to bound it and to clean up after a connection.
     followed: HashMap<PeerId, BTreeSet<TaskId>>,
     /// How long tasks of a queue run, a moving average in milliseconds; for the expected wait.
@@ -187,7 +182,6 @@ impl Core {
             delayed: BTreeSet::new(),
             deadlines: BTreeSet::new(),
             expiries: BTreeSet::new(),
-            accept_by: BTreeSet::new(),
             followed: HashMap::new(),
             run_ms: BTreeMap::new(),
             sessions: BTreeMap::new(),
@@ -347,7 +341,6 @@ impl Core {
         let task = self.tasks.remove(&id).expect("the caller holds a live task");
         if let State::Assigned { token, .. } = task.state {
             self.tokens.remove(&token);
-            self.accept_by.remove(&(task.accept_by_ms, token));
         }
         for peer in &task.followers {
             self.forget_follower(peer, id);

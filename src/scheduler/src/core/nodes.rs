@@ -189,8 +189,12 @@ impl Core {
                 session.grant(ready.credit);
                 session.set_loaded(&ready.loaded);
             }
-            ResultRequest::Accept(accept) => self.on_accept(peer, id, accept.token),
+            ResultRequest::Accept(accept) => {
+                session.answered(accept.token);
+                self.on_accept(peer, id, accept.token);
+            }
             ResultRequest::Delivery(delivery) => {
+                session.answered(delivery.token);
                 session.grant(delivery.credit);
                 session.set_loaded(&delivery.loaded);
                 self.on_delivery(now, peer, id, delivery, inline);
@@ -212,8 +216,6 @@ impl Core {
             return;
         };
         task.accepted = true;
-        let accept_by = (task.accept_by_ms, token);
-        self.accept_by.remove(&accept_by);
         self.answer(peer, Proceed { token });
     }
 
@@ -250,9 +252,6 @@ impl Core {
             self.answer(peer, Stored { token, accepted });
             return;
         };
-        if let Some(task) = self.tasks.get(&id) {
-            self.accept_by.remove(&(task.accept_by_ms, token));
-        }
         match delivery.outcome {
             AttemptOutcome::Done { result, inline: is_inline, stages } => {
                 let fits = result.role == Role::Result

@@ -157,11 +157,9 @@ impl Core {
         task.accepted = false;
         task.node = Some(target.info.name.clone());
         task.progress = (0, 0);
-        target.give(token, self.clock_ms);
+        target.give(token, self.clock_ms, accept_by);
         let index = target.lane_of(&task.spec.queue).expect("a session that offers a queue has its lane");
         self.tokens.insert(token, id);
-        self.accept_by.insert((accept_by, token));
-        task.accept_by_ms = accept_by;
         let inline = task.inline.clone();
         let assign = Assign {
             token,

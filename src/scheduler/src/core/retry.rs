@@ -53,7 +53,6 @@ impl Core {
         let task = self.tasks.get_mut(&id).expect("the caller holds a live task");
         if let State::Assigned { token, session } = task.state {
             self.tokens.remove(&token);
-            self.accept_by.remove(&(task.accept_by_ms, token));
             if let Some(session) = self.sessions.get_mut(&session) {
                 session.tokens.remove(&token);
             }

@@ -24,6 +24,9 @@ pub(crate) struct Session {
     pub(super) given: u64,
     /// Attempts it works on, and how many polls in a row did not list them.
     pub(crate) tokens: BTreeMap<LeaseToken, u8>,
+    /// Assignments that it has neither accepted nor delivered, by the lease clock at which that ends the session.
+    /// A cancelled one stays: if it got lost on the lane, so did the credit that it used.
+    unanswered: BTreeMap<LeaseToken, u64>,
     pub(crate) last_seen_ms: u64,
     pub(crate) last_assigned_ms: u64,
     pub(crate) draining: bool,
@@ -46,6 +49,7 @@ impl Session {
             granted: 0,
             given: 0,
             tokens: BTreeMap::new(),
+            unanswered: BTreeMap::new(),
             last_seen_ms: now_ms,
             last_assigned_ms: 0,
             draining: false,
@@ -87,10 +91,25 @@ impl Session {
         self.granted > self.given
     }
 
-    pub(crate) fn give(&mut self, token: LeaseToken, now_ms: u64) {
+    pub(crate) fn give(&mut self, token: LeaseToken, now_ms: u64, accept_by_ms: u64) {
         self.given += 1;
         self.last_assigned_ms = now_ms;
         self.tokens.insert(token, 0);
+        self.unanswered.insert(token, accept_by_ms);
+    }
+
+    /// It spoke of an assignment, so its lane works.
+    pub(crate) fn answered(&mut self, token: LeaseToken) {
+        self.unanswered.remove(&token);
+    }
+
+    pub(crate) fn is_unanswered(&self, token: LeaseToken) -> bool {
+        self.unanswered.contains_key(&token)
+    }
+
+    /// Whether an assignment was not accepted in time.
+    pub(crate) fn is_deaf(&self, now_ms: u64) -> bool {
+        self.unanswered.values().any(|at| *at <= now_ms)
     }
 
     pub(crate) fn command(&mut self, action: Action) {

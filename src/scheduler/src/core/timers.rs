@@ -1,7 +1,5 @@
 //! What happens because time passed. Everything here runs on a tick, after the sockets were drained.
 
-use lamagrid_domain::State;
-
 use super::{Core, Effect, Now, StoreOp};
 
 /// Results whose retention ends are removed in portions, so that one tick stays short.
@@ -19,14 +17,13 @@ impl Core {
     }
 
     fn end_sessions_that_do_not_accept(&mut self, now: Now) {
-        while let Some(&(at, token)) = self.accept_by.first().filter(|(at, _)| *at <= self.clock_ms) {
-            self.accept_by.remove(&(at, token));
-            let Some(task) = self.tokens.get(&token).and_then(|id| self.tasks.get(id)) else { continue };
-            let State::Assigned { session, .. } = task.state else { continue };
-            if let Some(session) = self.sessions.get(&session) {
+        let deaf: Vec<_> =
+            self.sessions.values().filter(|s| s.is_deaf(self.clock_ms)).map(|s| s.id).collect();
+        for id in deaf {
+            if let Some(session) = self.sessions.get(&id) {
                 tracing::warn!(node = %session.info.name, "assignment was not accepted in time, session ends");
             }
-            self.end_session(now, session, Some(self.clock_ms + self.settings.scheduler.lease_ms));
+            self.end_session(now, id, Some(self.clock_ms + self.settings.scheduler.lease_ms));
         }
     }
 

@@ -22,7 +22,6 @@ impl Core {
     /// The structure: every task is in exactly one place, every index says what the tasks say.
     pub(crate) fn check(&self) -> Result<(), Violation> {
         let mut assigned = 0;
-        let mut unaccepted = 0;
         let mut with_deadline = 0;
         let mut follows = 0;
         let mut queue_len = BTreeMap::new();
@@ -36,7 +35,6 @@ impl Core {
                 State::Queued { .. } => *queue_len.entry(&task.spec.queue).or_insert(0) += 1,
                 State::Assigned { token, .. } => {
                     assigned += 1;
-                    unaccepted += usize::from(!task.accepted);
                     self.check_assigned(task, token)?;
                 }
                 State::Completed | State::Failed(_) | State::Cancelled => {
@@ -47,7 +45,6 @@ impl Core {
         let held: usize = self.sessions.values().map(|s| s.tokens.len()).sum::<usize>()
             + self.orphans.values().map(|o| o.tokens.len()).sum::<usize>();
         ensure!(held == assigned, Structure, "{held} tokens are held for {assigned} assigned tasks");
-        ensure!(self.accept_by.len() == unaccepted, Structure, "accept_by has {} of {unaccepted}", self.accept_by.len());
         ensure!(self.deadlines.len() == with_deadline, Structure, "deadlines has {} of {with_deadline}", self.deadlines.len());
         for (queue, len) in &self.queue_len {
             let counted = queue_len.get(queue).copied().unwrap_or(0);
@@ -75,12 +72,12 @@ impl Core {
             ensure!(holder.offers(&task.spec.queue, &task.spec.model), Structure,
                 "{} works on model {} of queue {} without offering it", holder.info.name, task.spec.model, task.spec.queue);
             ensure!(task.node.as_ref() == Some(&holder.info.name), Structure, "task {id} names another node");
+            let timed = holder.is_unanswered(token);
+            ensure!(timed != task.accepted, Structure, "task {id}: accepted {}, accept timer {timed}", task.accepted);
         } else {
             ensure!(task.accepted, Structure, "an orphan was never accepted: task {id}");
             ensure!(!self.sessions.contains_key(&session), Structure, "task {id} is an orphan of a live session");
         }
-        let timed = self.accept_by.contains(&(task.accept_by_ms, token));
-        ensure!(timed != task.accepted, Structure, "task {id}: accepted {}, accept timer {timed}", task.accepted);
         Ok(())
     }
 

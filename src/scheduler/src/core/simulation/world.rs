@@ -564,21 +564,19 @@ impl World {
     /// A node delivers under its own session what another one works on, or what nobody works on any more.
     fn confuse_sessions(&mut self) {
         let Some(core) = &self.core else { return };
-        let mut tokens: Vec<_> = core
-            .tasks
-            .values()
-            .filter_map(|t| if let State::Assigned { token, .. } = t.state { Some(token) } else { None })
-            .collect();
-        tokens.sort_unstable();
         let at = self.net.random.below(self.nodes.len() as u64) as usize;
         let (Some(session), Some(conn)) = (self.nodes[at].session, self.nodes[at].link) else { return };
+        let foreign = |state: &State| match state {
+            State::Assigned { token, session: holder } if *holder != session => Some(*token),
+            _ => None,
+        };
+        let mut tokens: Vec<_> = core.tasks.values().filter_map(|t| foreign(&t.state)).collect();
+        tokens.retain(|t| !self.nodes[at].has(*t));
+        tokens.sort_unstable();
         if tokens.is_empty() {
             return;
         }
         let token = *self.net.random.pick(&tokens);
-        if self.nodes[at].has(token) {
-            return;
-        }
         let (outcome, inline) = super::node::outcome(&mut self.net, token);
         let delivery = Delivery { session, token, outcome, credit: 0, loaded: Vec::new() };
         let peer = self.net.peer(conn);
