@@ -103,7 +103,7 @@ def test_a_painted_stroke_is_cleaned(page: Page, processes: Processes, tmp_path:
         last, box = box, page.locator("canvas").first.bounding_box()
         if box is not None and box == last:
             break
-    x, y = box["x"] + box["width"] * 0.5, box["y"] + box["height"] * 0.3
+    x, y = box["x"] + box["width"] * 0.28, box["y"] + box["height"] * 0.7
     with page.expect_response(lambda reply: reply.url.endswith("/inpaint"), timeout=60_000) as reply:
         page.mouse.move(x, y)
         page.mouse.down()
@@ -125,5 +125,5 @@ def test_a_painted_stroke_is_cleaned(page: Page, processes: Processes, tmp_path:
     # It differs from the photo where the stroke was, and nowhere else.
     rows, columns = np.nonzero((shown != before).any(axis=2))
     assert 500 < len(rows) < shown.shape[0] * shown.shape[1] // 10
-    assert abs(rows.mean() - shown.shape[0] * 0.3) < 40
-    assert abs(columns.mean() - shown.shape[1] * 0.5) < 80
+    assert abs(rows.mean() - shown.shape[0] * 0.7) < 40
+    assert abs(columns.mean() - shown.shape[1] * 0.34) < 60

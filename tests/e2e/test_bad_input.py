@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from grids.pictures import decoded, encoded, hole, plain
-from grids.server import ORIGINAL, GridServer, start_grid
+from grids.server import BIN, ORIGINAL, GridServer, Server, free_port, lamagrid_json, start_grid
 from stock.forms import stock_form
 from stock.processes import Processes
 
 pytestmark = pytest.mark.timeout(120)
 
+Background = Callable[..., Future[Any]]
 PHOTO, HOLE = plain(48, 64), hole(48, 64, 10, 10, 12)
 GOOD_PHOTO, GOOD_HOLE = encoded(PHOTO), encoded(HOLE)
 
@@ -178,8 +180,6 @@ def test_no_scheduler_to_attach_to_is_named(processes: Processes, tmp_path: Path
     grid = start_grid(processes, tmp_path / "unused")
     processes.stop(grid.process)
     port = grid.base.rpartition(":")[2]
-    from grids.server import BIN
-
     command = [BIN / "lama-cleaner-grid", "--port", port, "--grid-scheduler", tmp_path / "nobody"]
     attached = processes.start("attached", command)
     assert attached.wait(60) == 1
@@ -187,11 +187,10 @@ def test_no_scheduler_to_attach_to_is_named(processes: Processes, tmp_path: Path
     assert f"lamagrid scheduler --data-dir {tmp_path / 'nobody'}" in log
 
 
-@pytest.mark.skipif(os.environ.get("LAMAGRID_LIBTORCH") is not None, reason="libtorch is set")
-def test_no_node_and_no_time_end_in_a_short_text(processes: Processes, tmp_path: Path) -> None:
-    """A scheduler without nodes, and a caller with little patience; then a node comes, and it works."""
-    from grids.server import BIN, Server, free_port
-
+def test_no_node_is_a_short_text_and_one_that_comes_works(
+    processes: Processes, tmp_path: Path, background: Background
+) -> None:
+    """The launcher on a scheduler that runs by itself, first without any node."""
     data_dir = tmp_path / "grid"
     env = {"LAMAGRID__SCHEDULER__NO_NODE_WAIT_MS": "300", "LAMAGRID__CLIENT__TIMEOUT_MS": "20000"}
     scheduler = processes.start("scheduler", [BIN / "lamagrid", "scheduler", "--data-dir", data_dir], env)
@@ -203,5 +202,36 @@ def test_no_node_and_no_time_end_in_a_short_text(processes: Processes, tmp_path:
     assert answer.status_code == 500
     assert "node" in answer.text
     assert len(answer.text) < 400
-    processes.start("pynode", [BIN / "lamagrid", "pynode", "--data-dir", data_dir, "--model", "cv2"], env)
+    command = [BIN / "lamagrid", "pynode", "--data-dir", data_dir, "--model", "cv2"]
+    node = processes.start("pynode", command, env)
     processes.wait_until(lambda: web.inpaint(GOOD_PHOTO, GOOD_HOLE).status_code == 200, 40, "an answer")
+
+    # R4.4: told to end while it works, the node finishes, delivers, and leaves.
+    large, wide = encoded(plain(1200, 1200)), encoded(hole(1200, 1200, 200, 200, 800))
+    slow = {"hdStrategy": "Original", "cv2Flag": "INPAINT_TELEA", "cv2Radius": 12}
+    waiting = background(web.inpaint, large, wide, **slow)
+    processes.wait_until(
+        lambda: any(node["running"] for node in lamagrid_json("node", "list", data_dir=data_dir)),
+        30,
+        "a running task",
+        [node],
+    )
+    node.terminate()
+    assert waiting.result(60).status_code == 200
+    assert node.wait(20) == 0
+
+
+def test_a_timeout_is_a_short_text_and_frees_the_node(
+    processes: Processes, tmp_path: Path, slow_flags: list[str]
+) -> None:
+    env = {"LAMAGRID__CLIENT__TIMEOUT_MS": "1000"}
+    grid = start_grid(processes, tmp_path / "grid", *slow_flags, env=env).wait_ready()
+    slow = encoded(plain(48, 64, 255))
+    answer = grid.inpaint(slow, GOOD_HOLE, **ORIGINAL)
+    assert answer.status_code == 500
+    assert answer.text.startswith("Timed out after 1 s")
+    assert len(answer.text) < 300
+    assert grid.task(answer)["state"] == "cancelled"
+    processes.wait_until(
+        lambda: grid.inpaint(GOOD_PHOTO, GOOD_HOLE, **ORIGINAL).status_code == 200, 40, "a good answer"
+    )

@@ -6,6 +6,8 @@ import gc
 import io
 import os
 import random
+import sys
+import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -39,11 +41,15 @@ def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def grid(tmp_path_factory: pytest.TempPathFactory, model_file: Path) -> Iterator[TaskClient]:
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The scheduler's data directory."""
+    return tmp_path_factory.mktemp("grid") / "data"
+
+
+@pytest.fixture(scope="module")
+def grid(data_dir: Path, model_file: Path) -> Iterator[TaskClient]:
     """A scheduler, a torch node for lama and a Python node for cv2."""
-    folder = tmp_path_factory.mktemp("grid")
-    data_dir = folder / "data"
-    processes = Processes(folder / "logs")
+    processes = Processes(data_dir.parent / "logs")
     try:
         lamagrid = [BIN / "lamagrid"]
         alive = [
@@ -99,6 +105,40 @@ def test_cv2(grid: TaskClient, strategy: str, flag: str, radius: int) -> None:
     result = ModelManager(name="cv2", device="cpu", client=grid)(photo, mask, stock_config(**fields))
     assert result.dtype == np.uint8
     assert np.array_equal(result, stock_inpaint(None, photo, mask, fields, "cv2"))
+
+
+def test_one_swapped_import_in_an_otherwise_unchanged_server(
+    grid: TaskClient, data_dir: Path, server_module: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R8.4: way 1. The configuration alone says where the scheduler is."""
+    monkeypatch.setenv("LAMAGRID__DATA_DIR", str(data_dir))
+    source = Path(server_module.__file__).read_text()
+    before = "from lama_cleaner.model_manager import ModelManager"
+    assert source.count(before) == 1
+    swapped: Any = types.ModuleType("swapped_server")
+    swapped.__file__ = server_module.__file__
+    monkeypatch.setitem(sys.modules, "swapped_server", swapped)
+    exec(
+        compile(
+            source.replace(before, "from lama_cleaner_patch import ModelManager"), swapped.__file__, "exec"
+        ),
+        vars(swapped),
+    )
+    assert swapped.ModelManager is ModelManager
+    swapped.model = swapped.ModelManager(
+        name="cv2", device=torch.device("cpu"), callback=swapped.diffuser_callback
+    )
+    photo, mask = photo_and_mask()
+    body: dict[str, Any] = dict(stock_form("cv2"))
+    body["image"] = (io.BytesIO(encoded(photo)), "image.png")
+    body["mask"] = (io.BytesIO(encoded(mask)), "mask.png")
+    answer = swapped.app.test_client().post("/inpaint", data=body, content_type="multipart/form-data")
+    assert answer.status_code == 200, answer.data[:300]
+    assert answer.headers["X-Lamagrid-Task"]
+    hard = np.where(mask > 127, 255, 0).astype(np.uint8)
+    fields = {"hd_strategy": "Resize", "hd_strategy_resize_limit": 1080, "cv2_radius": 5}
+    wanted = stock_inpaint(None, photo, hard, fields, "cv2")
+    assert np.array_equal(decoded(answer.data), wanted[:, :, ::-1])
 
 
 # Random requests.

@@ -172,6 +172,14 @@ def test_nodes_are_told_threads_device_and_files(node_program: Path, tmp_path: P
     assert set(demo) == {"torch-0"}
 
 
+def test_a_token_reaches_the_python_node_alone_and_no_command_line(node_program: Path) -> None:
+    seen, _ = split("--grid-node-command", str(node_program))
+    nodes = plan.nodes(seen, "lama", None, Path("/d"), {"XDG_CACHE_HOME": "/nowhere"})
+    told = [plan.with_token(node, "secret") for node in nodes]
+    assert "secret" not in " ".join(word for node in told for word in node.program.command)
+    assert [node.name for node in told if "secret" in node.program.env.values()] == ["python-0"]
+
+
 def test_a_missing_node_program_is_named_with_what_to_do(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -137,6 +137,7 @@ def test_a_missing_system_library_is_named_with_its_package() -> None:
 
 def test_wrong_flags_are_refused() -> None:
     assert main(["--slots", "2"]) == 2
+    assert main(["--model", "nonsense"]) == 2
     with pytest.raises(SystemExit) as ended:
         main(["--modle", "x"])
     assert ended.value.code == 2

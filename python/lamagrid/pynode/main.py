@@ -30,6 +30,8 @@ POLL_S = 1.0  # how late the wish to end is noticed while no task comes
 DRAIN_LIMIT_S = 60.0  # to deliver the last result, if the scheduler is away just then
 ORPHAN_GRACE_S = 3.0  # to finish the running task once nobody holds the lifeline
 EXIT_CANNOT_START = 1
+EXIT_WRONG_FLAGS = 2
+EXIT_CONFIG = 78  # as the other programs of the grid say it
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,19 +39,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     if options.slots != 1:
         print("pynode: --slots can only be 1: upstream's models keep state", file=sys.stderr)
-        return 2
+        return EXIT_WRONG_FLAGS
     ending = threading.Event()
     _watch_signals(ending)
     if options.lifeline:
         _watch_lifeline(ending)
     try:
         # Seconds and hundreds of megabytes: only once the flags are right.
+        from lama_cleaner.const import AVAILABLE_MODELS
+
         from lamagrid.pynode.models import UpstreamModels
     except ImportError as error:
         library = missing_library(error)
         hint = library or f"{error}; a Python node needs Lama Cleaner: pip install 'lamagrid[web]'"
         print(f"pynode: cannot start: {hint}", file=sys.stderr)
         return EXIT_CANNOT_START
+    unknown = [name for name in options.models or [] if name not in AVAILABLE_MODELS]
+    if unknown:
+        known = ", ".join(AVAILABLE_MODELS)
+        print(f"pynode: --model {unknown[0]}: Lama Cleaner has {known}", file=sys.stderr)
+        return EXIT_WRONG_FLAGS
     models = UpstreamModels(options.device, os.environ.get("HF_ACCESS_TOKEN", ""))
     return _serve(options, models, ending)
 
@@ -74,14 +83,14 @@ def _serve(options: argparse.Namespace, models: UpstreamModels, ending: threadin
     from lamagrid.errors import LamaGridError
 
     name = options.name or f"{socket.gethostname()}-python"
-    session = _native.NodeSession(
-        options.data_dir,
-        name,
-        "python",
-        options.device,
-        options.models or ["cv2"],
-        options.slots,
-    )
+    offered = options.models or ["cv2"]
+    try:
+        session = _native.NodeSession(
+            options.data_dir, name, "python", options.device, offered, options.slots
+        )
+    except LamaGridError as error:
+        print(f"pynode: {error}", file=sys.stderr)
+        return EXIT_CONFIG
     draining = False
     give_up = math.inf
     while True:

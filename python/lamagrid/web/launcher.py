@@ -82,6 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             else:
                 env = plan.child_env(visible)
                 nodes = plan.nodes(flags, args.model, device, settings.data_dir, env)
+                if args.hf_access_token:
+                    nodes = [plan.with_token(node, args.hf_access_token) for node in nodes]
                 client = _start_scheduler(children, plan.scheduler(settings.data_dir, env), settings)
                 start = _start_nodes(children, nodes, flags)
             server = _import_server()
@@ -151,12 +153,13 @@ def _parse_upstream(
         device, config.device = config.device, "cpu"
         return config
 
-    sys.argv = ["lama-cleaner-grid", *rest, "--device", "cpu"]
+    argv, sys.argv = sys.argv, ["lama-cleaner-grid", *rest, "--device", "cpu"]
     upstream.load_config = load_config_for_cpu
     try:
         args: argparse.Namespace = upstream.parse_args()
     finally:
         upstream.load_config = load_config
+        sys.argv = argv  # with --debug Werkzeug runs this command line again
     if device == "cuda" and not attached and cuda_gpus(visible) == 0:
         print(
             "lama-cleaner-grid: error: --device cuda: this host has no NVIDIA GPU that may be used "

@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lamagrid.web.children import Program
@@ -100,6 +100,17 @@ def nodes(
             arguments += ["--device", device]
         planned.append(Node(name, python_models, None, Program(f"node {name}", arguments, env)))
     return planned
+
+
+def with_token(node: Node, hf_access_token: str) -> Node:
+    """The same node with upstream's token for downloads, if it is one in Python.
+
+    In its environment: a command line can be read by everybody on the host, a task by the scheduler's disk.
+    """
+    if not node.name.startswith("python"):
+        return node
+    env = {**node.program.env, "HF_ACCESS_TOKEN": hf_access_token}
+    return replace(node, program=replace(node.program, env=env))
 
 
 def node_command(given: Path | None) -> Path:

@@ -22,10 +22,12 @@ pub(crate) fn run(config: Config, lifeline: bool) -> Result<(), CliError> {
         logs => Some(logs?),
     };
     lamagrid_scheduler::run(Options { config, lifeline }).map_err(|error| {
-        if is_defect(&error) {
-            lamagrid_logs::report(&error, "the scheduler ended");
+        let is_for_the_log = is_for_the_log(&error);
+        let error = CliError::from(error);
+        if is_for_the_log {
+            tracing::error!(error = %error.text(), "scheduler ended");
         }
-        error.into()
+        error
     })
 }
 
@@ -35,8 +37,8 @@ fn make_private(data_dir: &Path) -> Result<(), CliError> {
     made.map_err(|source| SchedulerError::DataDir { path: data_dir.to_owned(), source }.into())
 }
 
-/// Whether somebody will look for the cause in the log file. The others say in one line what to do.
-fn is_defect(error: &SchedulerError) -> bool {
+/// Whether somebody will look for the cause in the log file. The other refusals concern only who just started it.
+fn is_for_the_log(error: &SchedulerError) -> bool {
     match error {
         SchedulerError::Config(_)
         | SchedulerError::DataDir { .. }
