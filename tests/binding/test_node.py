@@ -64,6 +64,7 @@ def test_a_task_is_done_in_python(lonely: Grid, start: Start, picture: Picture) 
 
 
 def test_progress_reaches_a_follower(lonely: Grid, start: Start, picture: Picture) -> None:
+    """R2.4."""
     session = start()
     task = lonely.client.submit(*picture, model="cv2")
     job = job_of(session)
@@ -86,6 +87,7 @@ def test_progress_reaches_a_follower(lonely: Grid, start: Start, picture: Pictur
 
 
 def test_a_cancel_reaches_the_node(lonely: Grid, start: Start, picture: Picture) -> None:
+    """R3.4, P5.3."""
     session = start()
     task = lonely.client.submit(*picture, model="cv2")
     job = job_of(session)

@@ -26,6 +26,7 @@ Picture = tuple[Pixels, Pixels]
 
 
 def test_the_echo_comes_back(grid: Grid, picture: Picture) -> None:
+    """R3.1: the id names the task from the first moment."""
     image, mask = picture
     task = grid.client.submit(image, mask, hd_strategy="Original", hd_strategy_crop_margin=np.int64(32))
     np.testing.assert_array_equal(task.wait(30), image)
@@ -67,6 +68,7 @@ def test_a_wait_times_out_and_may_be_repeated(lonely: Grid, picture: Picture) ->
 
 
 def test_cancel(lonely: Grid, picture: Picture) -> None:
+    """R3.2, R3.3: a queued task is gone at once, and says so."""
     task = lonely.client.submit(*picture)
     threading.Timer(0.2, task.cancel).start()
     with pytest.raises(CancelledError) as info:
@@ -187,6 +189,7 @@ def test_a_wrong_configuration_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_owners_do_not_see_each_other(lonely: Grid, picture: Picture) -> None:
+    """X8: a task is its owner's."""
     task = TaskClient(lonely.data_dir, owner="alice").submit(*picture)
     with pytest.raises(LamaGridError):
         TaskClient(lonely.data_dir, owner="bob").task(task.id).status()

@@ -24,7 +24,7 @@ Background = Callable[..., Future[Any]]
 def test_twenty_requests_on_two_nodes(
     shared_grid: tuple[Processes, GridServer], background: Background
 ) -> None:
-    """R2.3: each waiting browser gets its own picture; both nodes work."""
+    """R1.1, P3.2, P4.3, P7.1: R2.3: each waiting browser gets its own picture; both nodes work."""
     _, grid = shared_grid
 
     def photo_of(number: int) -> Pixels:

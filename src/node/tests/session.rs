@@ -50,6 +50,7 @@ fn failure(delivery: &Delivery) -> &Failure {
     }
 }
 
+/// R2.1, P4.2, X5: registered with what it can do, it is given work by its own credit.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_task_is_accepted_worked_on_and_delivered() {
     let dir = short_dir();

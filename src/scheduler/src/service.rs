@@ -84,6 +84,8 @@ pub struct Options {
 /// # Errors
 /// [`SchedulerError`], each with what to do about it.
 pub fn run(options: Options) -> Result<(), SchedulerError> {
+    // Pictures and prompts are nobody else's business, whatever mode an older data directory has.
+    rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let ended = runtime.block_on(serve(options));
     // Blocking tasks (the lifeline's read) may never return.
@@ -163,23 +165,30 @@ fn stop_signal(lifeline: bool) -> Result<impl Future<Output = &'static str>, std
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let (parent_tx, mut parent_gone) = mpsc::channel::<()>(1);
-    if lifeline {
-        // A plain thread: nothing may wait for this read when the process ends for another reason.
-        std::thread::Builder::new().name("lifeline".into()).spawn(move || {
-            let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
-            let _ = parent_tx.blocking_send(());
-        })?;
-    } else {
-        std::mem::forget(parent_tx); // keeps the branch below silent
-    }
+    let parent = lifeline.then(watch_parent).transpose()?;
+    let parent_gone = async move {
+        match parent {
+            Some(mut parent) => parent.recv().await,
+            None => std::future::pending().await,
+        }
+    };
     Ok(async move {
         tokio::select! {
             _ = terminate.recv() => "SIGTERM",
             _ = interrupt.recv() => "SIGINT",
-            _ = parent_gone.recv() => "parent ended",
+            _ = parent_gone => "parent ended",
         }
     })
+}
+
+/// Hears when standard input ends. A plain thread: nothing may wait for its read when the process ends.
+fn watch_parent() -> Result<mpsc::Receiver<()>, std::io::Error> {
+    let (ended, parent) = mpsc::channel::<()>(1);
+    std::thread::Builder::new().name("lifeline".into()).spawn(move || {
+        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        let _ = ended.blocking_send(());
+    })?;
+    Ok(parent)
 }
 
 struct Clock {

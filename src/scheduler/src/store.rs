@@ -127,7 +127,7 @@ impl Store {
         let is_empty = connection
             .query_row("SELECT count(*) = 0 FROM sqlite_master", [], |row| row.get(0))
             .map_err(failed("read"))?;
-        match (is_empty, application == APPLICATION_ID, found) {
+        match (is_empty && application == 0, application == APPLICATION_ID, found) {
             (true, _, 0) => {
                 connection
                     .execute_batch(&format!(
@@ -278,9 +278,9 @@ impl Store {
                     ResultPlace::Inline(_) => self.spool.remove_task(*id),
                 }
             }
-            StoreOp::End { id, place: None, .. } | StoreOp::Release { id, .. } | StoreOp::Forget { id, .. } => {
-                self.spool.remove_task(*id)
-            }
+            StoreOp::End { id, place: None, .. }
+            | StoreOp::Release { id, .. }
+            | StoreOp::Forget { id, .. } => self.spool.remove_task(*id),
             StoreOp::Insert { .. }
             | StoreOp::Assign { .. }
             | StoreOp::Requeue { .. }
@@ -432,3 +432,6 @@ impl TaskRow {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

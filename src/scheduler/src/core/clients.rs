@@ -261,7 +261,6 @@ impl Core {
             self.refuse(peer, seq, failure, Some(&spec.queue));
             return;
         }
-        let position = self.queue_len[&spec.queue];
         let task_seq = self.next_seq;
         self.next_seq += 1;
         let insert = StoreOp::Insert {
@@ -278,7 +277,9 @@ impl Core {
         if !forgotten {
             self.emit(Effect::Store(insert));
         }
-        self.insert(Task::new(spec, digest, task_seq, now.wall_ms, inline_roles));
+        let task = Task::new(spec, digest, task_seq, now.wall_ms, inline_roles);
+        let position = self.position(&task);
+        self.insert(task);
         self.reply(peer, Accepted { seq, id, position });
         if follow {
             self.follow(peer, id);

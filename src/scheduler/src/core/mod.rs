@@ -295,7 +295,9 @@ impl Core {
         }
         while self.tombstones.len() > MAX_TOMBSTONES {
             let Some(oldest) = self.tombstone_order.pop_front() else { return };
-            self.tombstones.remove(&oldest);
+            if self.tombstones.remove(&oldest).is_some() {
+                self.emit(Effect::Store(StoreOp::Unremember { id: oldest }));
+            }
         }
     }
 

@@ -122,13 +122,7 @@ impl Core {
             let reason: String = refusal.reason.chars().take(200).collect();
             tracing::warn!(node = %session.info.name, command = refusal.seq, reason, "node refused a command");
         }
-        let mut missing = Vec::new();
-        for (token, missed) in &mut session.tokens {
-            *missed = if poll.running.contains(token) { 0 } else { *missed + 1 };
-            if *missed >= MAX_MISSED_POLLS {
-                missing.push(*token);
-            }
-        }
+        let missing = session.missing(&poll.running, MAX_MISSED_POLLS);
         session.forget_stopped(&poll.running);
         for token in &poll.running {
             if !self.tokens.contains_key(token) {
@@ -288,18 +282,18 @@ impl Core {
                 if let Some(session) = self.sessions.get_mut(&heartbeat.session) {
                     session.last_seen_ms = self.clock_ms;
                 }
+                // It may have been suspect: what waits goes before what comes next.
+                self.feed(heartbeat.session);
             }
             NodeEvent::Step(step) => {
                 let Some(session) = self.sessions.get_mut(&step.session) else { return };
                 session.last_seen_ms = self.clock_ms;
-                if !session.tokens.contains_key(&step.token) {
-                    return;
-                }
-                let Some(&id) = self.tokens.get(&step.token) else { return };
-                if let Some(task) = self.tasks.get_mut(&id) {
+                let id = session.tokens.get(&step.token).and_then(|_| self.tokens.get(&step.token).copied());
+                if let Some((id, task)) = id.and_then(|id| Some((id, self.tasks.get_mut(&id)?))) {
                     task.progress = (step.step, step.of);
                     self.tell_followers(id);
                 }
+                self.feed(step.session);
             }
         }
     }

@@ -103,8 +103,24 @@ impl Session {
         self.unanswered.remove(&token);
     }
 
+    #[cfg(test)]
     pub(crate) fn is_unanswered(&self, token: LeaseToken) -> bool {
         self.unanswered.contains_key(&token)
+    }
+
+    /// Takes a poll's list, and gives the accepted attempts that `limit` polls in a row did not list.
+    ///
+    /// An assignment that is still on its way down the lane is not missing: the accept timeout watches it.
+    pub(crate) fn missing(&mut self, listed: &[LeaseToken], limit: u8) -> Vec<LeaseToken> {
+        let mut missing = Vec::new();
+        for (token, missed) in &mut self.tokens {
+            let expected = !listed.contains(token) && !self.unanswered.contains_key(token);
+            *missed = if expected { *missed + 1 } else { 0 };
+            if *missed >= limit {
+                missing.push(*token);
+            }
+        }
+        missing
     }
 
     /// Whether an assignment was not accepted in time.

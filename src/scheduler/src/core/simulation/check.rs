@@ -45,7 +45,12 @@ impl Core {
         let held: usize = self.sessions.values().map(|s| s.tokens.len()).sum::<usize>()
             + self.orphans.values().map(|o| o.tokens.len()).sum::<usize>();
         ensure!(held == assigned, Structure, "{held} tokens are held for {assigned} assigned tasks");
-        ensure!(self.deadlines.len() == with_deadline, Structure, "deadlines has {} of {with_deadline}", self.deadlines.len());
+        ensure!(
+            self.deadlines.len() == with_deadline,
+            Structure,
+            "deadlines has {} of {with_deadline}",
+            self.deadlines.len()
+        );
         for (queue, len) in &self.queue_len {
             let counted = queue_len.get(queue).copied().unwrap_or(0);
             ensure!(*len == counted, Structure, "queue {queue} says {len} and holds {counted}");
@@ -65,18 +70,42 @@ impl Core {
         let sessions = self.sessions.values().filter(|s| s.tokens.contains_key(&token));
         let orphaned = self.orphans.values().flat_map(|o| &o.tokens).filter(|t| **t == token).count();
         let mut held_by = sessions.map(|s| s.id).collect::<Vec<_>>();
-        ensure!(held_by.len() + orphaned == 1, Structure, "token {token} is in {} places", held_by.len() + orphaned);
+        ensure!(
+            held_by.len() + orphaned == 1,
+            Structure,
+            "token {token} is in {} places",
+            held_by.len() + orphaned
+        );
         if let Some(holder) = held_by.pop() {
-            ensure!(holder == session, Structure, "token {token} is held by {holder}, its task says {session}");
+            ensure!(
+                holder == session,
+                Structure,
+                "token {token} is held by {holder}, its task says {session}"
+            );
             let holder = &self.sessions[&holder];
-            ensure!(holder.offers(&task.spec.queue, &task.spec.model), Structure,
-                "{} works on model {} of queue {} without offering it", holder.info.name, task.spec.model, task.spec.queue);
+            ensure!(
+                holder.offers(&task.spec.queue, &task.spec.model),
+                Structure,
+                "{} works on model {} of queue {} without offering it",
+                holder.info.name,
+                task.spec.model,
+                task.spec.queue
+            );
             ensure!(task.node.as_ref() == Some(&holder.info.name), Structure, "task {id} names another node");
             let timed = holder.is_unanswered(token);
-            ensure!(timed != task.accepted, Structure, "task {id}: accepted {}, accept timer {timed}", task.accepted);
+            ensure!(
+                timed != task.accepted,
+                Structure,
+                "task {id}: accepted {}, accept timer {timed}",
+                task.accepted
+            );
         } else {
             ensure!(task.accepted, Structure, "an orphan was never accepted: task {id}");
-            ensure!(!self.sessions.contains_key(&session), Structure, "task {id} is an orphan of a live session");
+            ensure!(
+                !self.sessions.contains_key(&session),
+                Structure,
+                "task {id} is an orphan of a live session"
+            );
         }
         Ok(())
     }
@@ -88,34 +117,68 @@ impl Core {
             ensure!(ids.len() > 0, Structure, "an empty index is kept for {queue}/{model}");
             for id in ids.ids() {
                 let Some(task) = self.tasks.get(&id) else {
-                    return Err(Violation { kind: Kind::Structure, what: format!("{id} waits and is unknown") });
+                    return Err(Violation {
+                        kind: Kind::Structure,
+                        what: format!("{id} waits and is unknown"),
+                    });
                 };
-                ensure!(task.spec.queue == *queue && task.spec.model == *model, Structure, "task {id} waits elsewhere");
-                ensure!(matches!(task.state, State::Queued { not_before_ms } if not_before_ms <= self.clock_ms),
-                    Structure, "task {id} waits and is {:?}", task.state);
+                ensure!(
+                    task.spec.queue == *queue && task.spec.model == *model,
+                    Structure,
+                    "task {id} waits elsewhere"
+                );
+                ensure!(
+                    matches!(task.state, State::Queued { not_before_ms } if not_before_ms <= self.clock_ms),
+                    Structure,
+                    "task {id} waits and is {:?}",
+                    task.state
+                );
             }
         }
         for (at, id) in &self.delayed {
             let state = self.tasks.get(id).map(|t| &t.state);
-            ensure!(state == Some(&State::Queued { not_before_ms: *at }), Structure, "task {id} is delayed and {state:?}");
+            ensure!(
+                state == Some(&State::Queued { not_before_ms: *at }),
+                Structure,
+                "task {id} is delayed and {state:?}"
+            );
         }
         let sum = waiting + self.delayed.len() + assigned;
-        ensure!(sum == self.tasks.len(), Structure, "{waiting} wait, {} are delayed, {assigned} assigned of {} tasks",
-            self.delayed.len(), self.tasks.len());
+        ensure!(
+            sum == self.tasks.len(),
+            Structure,
+            "{waiting} wait, {} are delayed, {assigned} assigned of {} tasks",
+            self.delayed.len(),
+            self.tasks.len()
+        );
         Ok(())
     }
 
     fn check_sessions(&self) -> Result<(), Violation> {
         for (i, session) in self.sessions.values().enumerate() {
-            ensure!(session.given <= session.granted, Structure, "{} was given {} of {} credits", session.info.name,
-                session.given, session.granted);
-            ensure!(session.granted <= session.given + u64::from(session.slots), Structure,
-                "{} was granted more than its slots", session.info.name);
+            ensure!(
+                session.given <= session.granted,
+                Structure,
+                "{} was given {} of {} credits",
+                session.info.name,
+                session.given,
+                session.granted
+            );
+            ensure!(
+                session.granted <= session.given + u64::from(session.slots),
+                Structure,
+                "{} was granted more than its slots",
+                session.info.name
+            );
             let twin = self.sessions.values().skip(i + 1).find(|s| s.info.name == session.info.name);
             ensure!(twin.is_none(), Structure, "two live sessions are named {}", session.info.name);
-            ensure!(!self.orphans.contains_key(&session.info.name), Structure,
-                "{} is live and has orphans", session.info.name);
-            for (token, _) in &session.tokens {
+            ensure!(
+                !self.orphans.contains_key(&session.info.name),
+                Structure,
+                "{} is live and has orphans",
+                session.info.name
+            );
+            for token in session.tokens.keys() {
                 let live = self.tokens.get(token).is_some_and(|id| self.tasks.contains_key(id));
                 ensure!(live, Structure, "{} holds token {token} of no live task", session.info.name);
             }
@@ -124,25 +187,49 @@ impl Core {
     }
 
     fn check_ended(&self, assigned: usize) -> Result<(), Violation> {
-        ensure!(self.expiries.len() == self.ended.len(), Structure, "{} ends of retention for {} ended tasks",
-            self.expiries.len(), self.ended.len());
+        ensure!(
+            self.expiries.len() == self.ended.len(),
+            Structure,
+            "{} ends of retention for {} ended tasks",
+            self.expiries.len(),
+            self.ended.len()
+        );
         let mut tokens = assigned;
         for (id, ended) in &self.ended {
             ensure!(ended.status.is_terminal(), Structure, "task {id} ended as {}", ended.status);
             if let Some(token) = ended.token {
                 tokens += 1;
-                ensure!(self.tokens.get(&token) == Some(id), Structure, "token {token} does not lead to {id}");
+                ensure!(
+                    self.tokens.get(&token) == Some(id),
+                    Structure,
+                    "token {token} does not lead to {id}"
+                );
             }
             ensure!(!self.tombstones.contains_key(id), Structure, "task {id} has ended and has a tombstone");
         }
-        ensure!(self.tokens.len() == tokens, Structure, "{} tokens are known, {tokens} are in use", self.tokens.len());
-        ensure!(self.tombstone_order.len() == self.tombstones.len(), Structure, "{} tombstones, {} in order",
-            self.tombstones.len(), self.tombstone_order.len());
+        ensure!(
+            self.tokens.len() == tokens,
+            Structure,
+            "{} tokens are known, {tokens} are in use",
+            self.tokens.len()
+        );
+        ensure!(
+            self.tombstone_order.len() == self.tombstones.len(),
+            Structure,
+            "{} tombstones, {} in order",
+            self.tombstones.len(),
+            self.tombstone_order.len()
+        );
         Ok(())
     }
 
     /// [`Fault::DoubleAccept`]: a second delivery of an ended task is taken as well.
-    pub(crate) fn accept_twice(&mut self, _now: Now, known: Option<lamagrid_domain::TaskId>, delivery: &Delivery) {
+    pub(crate) fn accept_twice(
+        &mut self,
+        _now: Now,
+        known: Option<lamagrid_domain::TaskId>,
+        delivery: &Delivery,
+    ) {
         if self.fault != Some(Fault::DoubleAccept) {
             return;
         }

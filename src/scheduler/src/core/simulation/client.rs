@@ -3,7 +3,8 @@
 use bytes::Bytes;
 
 use lamagrid_domain::{
-    BlobForm, BlobMeta, Durability, FailureKind, Hash, ModelName, Owner, Params, QueueName, Role, TaskId, TaskSpec,
+    BlobForm, BlobMeta, Durability, FailureKind, Hash, ModelName, Owner, Params, QueueName, Role, TaskId,
+    TaskSpec,
 };
 use lamagrid_wire::message::{
     Attach, Cancel, ClientReply, ClientRequest, Offer, Ping, Query, Release, Submit, Survey,
@@ -207,8 +208,11 @@ impl Client {
         self.mine[at].asked_ms = net.now.mono_ms;
         let (seq, spec) = (self.next_seq(), self.mine[at].spec.clone());
         let inline = net.random.chance(500);
-        let (roles, blobs) =
-            if inline { (vec![Role::Image], vec![Bytes::from_static(b"rgb")]) } else { (Vec::new(), Vec::new()) };
+        let (roles, blobs) = if inline {
+            (vec![Role::Image], vec![Bytes::from_static(b"rgb")])
+        } else {
+            (Vec::new(), Vec::new())
+        };
         let follow = net.calm || net.random.chance(800);
         self.say(net, Submit { seq, spec, inline: roles, follow }, blobs);
     }
@@ -230,7 +234,10 @@ impl Client {
             ClientReply::Unknown(unknown) => (unknown.id, Phase::Done),
             ClientReply::Refused(refused) if refused.failure.kind == FailureKind::InvalidInput => {
                 // A queue that does not exist; the id is not in the answer.
-                self.mine.iter_mut().filter(|m| m.spec.queue.as_str() == "no-queue").for_each(|m| m.phase = Phase::Done);
+                self.mine
+                    .iter_mut()
+                    .filter(|m| m.spec.queue.as_str() == "no-queue")
+                    .for_each(|m| m.phase = Phase::Done);
                 return;
             }
             _ => return,

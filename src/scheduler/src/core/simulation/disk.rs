@@ -11,7 +11,7 @@ pub(super) struct Row {
     pub(super) digest: Hash,
     pub(super) seq: u64,
     created_wall_ms: u64,
-    counters: Counters,
+    pub(super) counters: Counters,
     pub(super) assigned: Option<(LeaseToken, NodeName)>,
     inline: Vec<Role>,
     pub(super) ended: Option<Ended>,
@@ -54,7 +54,9 @@ impl Disk {
                 row.ended = Some(ended.as_ref().clone());
                 row.assigned = None;
             }),
-            StoreOp::Release { id, ended } => self.update(*id, |row| row.ended = Some(ended.as_ref().clone())),
+            StoreOp::Release { id, ended } => {
+                self.update(*id, |row| row.ended = Some(ended.as_ref().clone()))
+            }
             StoreOp::Forget { id, until_wall_ms } => {
                 self.rows.remove(id);
                 self.tombstones.insert(*id, *until_wall_ms);

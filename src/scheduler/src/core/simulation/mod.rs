@@ -16,6 +16,7 @@ mod oracle;
 mod random;
 mod world;
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use oracle::{Kind, Violation};
@@ -39,16 +40,36 @@ const STEPS: u64 = 1_000_000;
 /// Steps within which a planted fault must have been seen.
 const STEPS_TO_SEE: u64 = 100_000;
 
+/// What a million steps must have met.
+const HAPPENS: &[&str] = &[
+    "abandon",
+    "adopted",
+    "cancelled",
+    "commit failed",
+    "completed",
+    "deadline_exceeded",
+    "expired",
+    "farewell",
+    "forgotten",
+    "inference",
+    "internal",
+    "node_lost",
+    "out_of_memory",
+    "refused: invalid_input",
+    "refused: overloaded",
+    "rejected",
+    "requeued",
+    "requeued after a crash",
+    "scheduler starts",
+    "session gone",
+    "stored elsewhere",
+    "unknown_model",
+    "welcome",
+];
+
 fn from_env(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
     Some(text.parse().unwrap_or_else(|_| panic!("{name}={text} is not a whole number")))
-}
-
-/// Runs an episode; after a violation, again with its last events kept.
-fn episode(seed: u64, fault: Option<Fault>) -> (u64, Result<(), Violation>) {
-    let mut world = World::new(seed, fault, false);
-    let ran = world.run();
-    (world.steps, ran)
 }
 
 fn report(seed: u64, violation: &Violation) -> String {
@@ -73,10 +94,14 @@ fn a_million_steps_break_no_promise() {
     let began = Instant::now();
     let only = from_env("SIM_SEED");
     let wanted = if only.is_some() { 1 } else { from_env("SIM_STEPS").unwrap_or(STEPS) };
-    let (mut steps, mut seed) = (0, only.unwrap_or(1));
+    let (mut steps, mut seed, mut tally) = (0, only.unwrap_or(1), BTreeMap::new());
     while steps < wanted {
-        let (done, ran) = episode(seed, None);
-        steps += done;
+        let mut world = World::new(seed, None, false);
+        let ran = world.run();
+        steps += world.steps;
+        for (what, count) in world.tally() {
+            *tally.entry(what.clone()).or_insert(0) += count;
+        }
         if let Err(violation) = ran {
             panic!("{}", report(seed, &violation));
         }
@@ -84,6 +109,12 @@ fn a_million_steps_break_no_promise() {
     }
     let per_second = steps as f64 / began.elapsed().as_secs_f64();
     eprintln!("{steps} steps, seeds {} to {}, {per_second:.0} steps a second", only.unwrap_or(1), seed - 1);
+    eprintln!("{tally:?}");
+    if steps >= STEPS {
+        for what in HAPPENS {
+            assert!(tally.contains_key(*what), "never happened: {what}");
+        }
+    }
 }
 
 #[test]
@@ -102,8 +133,9 @@ fn a_seed_gives_the_same_run_again() {
 fn seen(fault: Fault) -> Violation {
     let mut steps = 0;
     for seed in 1.. {
-        let (done, ran) = episode(seed, Some(fault));
-        steps += done;
+        let mut world = World::new(seed, Some(fault), false);
+        let ran = world.run();
+        steps += world.steps;
         if let Err(violation) = ran {
             return violation;
         }

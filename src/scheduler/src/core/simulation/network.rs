@@ -7,7 +7,8 @@ use bytes::Bytes;
 
 use lamagrid_domain::{LeaseToken, SessionId};
 use lamagrid_wire::message::{
-    ClientReply, ClientRequest, ControlReply, ControlRequest, LaneMessage, NodeEvent, ResultReply, ResultRequest,
+    ClientReply, ClientRequest, ControlReply, ControlRequest, LaneMessage, NodeEvent, ResultReply,
+    ResultRequest,
 };
 use lamagrid_wire::router::PeerId;
 
@@ -63,21 +64,59 @@ pub(super) enum NodeTimer {
 #[derive(Debug, Clone)]
 pub(super) enum Event {
     /// To the scheduler, if that process (`epoch`) still runs.
-    Core { epoch: u32, said: Said },
-    Client { client: usize, conn: Conn, reply: ClientReply },
-    NodeControl { node: usize, life: u32, request: u32, reply: ControlReply },
-    NodeResult { node: usize, conn: Conn, reply: ResultReply },
-    NodeLane { node: usize, session: SessionId, message: LaneMessage },
+    Core {
+        epoch: u32,
+        said: Said,
+    },
+    Client {
+        client: usize,
+        conn: Conn,
+        reply: ClientReply,
+    },
+    NodeControl {
+        node: usize,
+        life: u32,
+        request: u32,
+        reply: ControlReply,
+    },
+    NodeResult {
+        node: usize,
+        conn: Conn,
+        reply: ResultReply,
+    },
+    NodeLane {
+        node: usize,
+        session: SessionId,
+        message: LaneMessage,
+    },
     /// A node's PULL socket reaches a lane.
-    LaneConnect { node: usize, session: SessionId, index: usize },
-    NodeTimer { node: usize, life: u32, timer: NodeTimer },
-    ClientTurn { client: usize },
+    LaneConnect {
+        node: usize,
+        session: SessionId,
+        index: usize,
+    },
+    NodeTimer {
+        node: usize,
+        life: u32,
+        timer: NodeTimer,
+    },
+    ClientTurn {
+        client: usize,
+    },
     /// The other side of a connection notices that it closed.
-    Closed { conn: Conn },
+    Closed {
+        conn: Conn,
+    },
     /// A connection that lost a message breaks.
-    Break { conn: Conn },
-    Tick { epoch: u32 },
-    Commit { epoch: u32 },
+    Break {
+        conn: Conn,
+    },
+    Tick {
+        epoch: u32,
+    },
+    Commit {
+        epoch: u32,
+    },
     Mischief,
     SchedulerStart,
 }

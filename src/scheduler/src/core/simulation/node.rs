@@ -5,11 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 
 use lamagrid_domain::{
-    BlobForm, BlobMeta, Failure, FailureKind, Hash, LeaseToken, ModelOffer, NodeInfo, NodeKind, Role, SessionId, Stages,
+    BlobForm, BlobMeta, Failure, FailureKind, Hash, LeaseToken, ModelOffer, NodeInfo, NodeKind, Role,
+    SessionId, Stages,
 };
 use lamagrid_wire::message::{
-    Accept, Action, AttemptOutcome, ControlReply, ControlRequest, Delivery, Goodbye, Heartbeat, Hello, LaneMessage,
-    NodeEvent, Poll, Ready, ResultReply, ResultRequest, Step, Welcome,
+    Accept, Action, AttemptOutcome, ControlReply, ControlRequest, Delivery, Goodbye, Heartbeat, Hello,
+    LaneMessage, NodeEvent, Poll, Ready, ResultReply, ResultRequest, Step, Welcome,
 };
 
 use super::network::{Conn, Dialler, Event, Network, NodeTimer, Said};
@@ -186,12 +187,15 @@ impl Node {
                 self.hurried_polls = 0;
                 self.poll(net);
             }
-            NodeTimer::Silence(request) if self.asked.is_some() && request == self.request => self.on_silence(net),
+            NodeTimer::Silence(request) if self.asked.is_some() && request == self.request => {
+                self.on_silence(net)
+            }
             NodeTimer::Silence(_) => {}
             NodeTimer::Finish(token) => self.finish(net, token),
             NodeTimer::Heartbeat(number) => {
                 if let Some(session) = self.session {
-                    let step = self.running.keys().next().map(|t| Step { session, token: *t, step: 1, of: 2 });
+                    let step =
+                        self.running.keys().next().map(|t| Step { session, token: *t, step: 1, of: 2 });
                     let event: NodeEvent = step.map_or_else(|| Heartbeat { session }.into(), Into::into);
                     let conn = self.link.unwrap_or(0);
                     net.send(conn, Said::Event(event));
@@ -343,7 +347,9 @@ impl Node {
     }
 
     fn deliver(&mut self, net: &mut Network, token: LeaseToken) {
-        let (Some(session), Some((outcome, inline))) = (self.session, self.held.get(&token).cloned()) else { return };
+        let (Some(session), Some((outcome, inline))) = (self.session, self.held.get(&token).cloned()) else {
+            return;
+        };
         self.free_slot();
         let loaded = self.offers.iter().filter(|o| o.loaded).map(|o| o.model.clone()).collect();
         let delivery = Delivery { session, token, outcome, credit: self.credit(), loaded };
@@ -361,7 +367,8 @@ impl Node {
                 }
                 if fresh {
                     let (outcome, inline) = outcome(net, token);
-                    self.running.insert(token, Attempt { outcome, inline, cancelled: false, abandoned: false });
+                    self.running
+                        .insert(token, Attempt { outcome, inline, cancelled: false, abandoned: false });
                     let long = !net.calm && net.random.chance(100);
                     let ms = if long { net.random.between(500, 9_000) } else { net.random.between(1, 400) };
                     net.after(ms, self.timer(NodeTimer::Finish(token)));

@@ -1,0 +1,198 @@
+//! What the core may say, and to whom.
+
+use super::*;
+
+impl Oracle {
+    pub(super) fn hear_credit(&mut self, request: &ResultRequest) {
+        let (id, credit) = match request {
+            ResultRequest::Ready(ready) => (ready.session, ready.credit),
+            ResultRequest::Delivery(delivery) => (delivery.session, delivery.credit),
+            ResultRequest::Accept(_) => return,
+        };
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.granted = session.granted.max(credit);
+        }
+    }
+
+    /// Who will have to be told at once, because they ask about a task that has ended.
+    pub(super) fn followed_by(&mut self, said: &Said) -> Vec<(PeerId, TaskId)> {
+        let Said::Client(peer, request, _) = said else { return Vec::new() };
+        let (id, owner, digest) = match request {
+            ClientRequest::Submit(s) if s.follow => {
+                (s.spec.id, &s.spec.owner, Some(lamagrid_wire::payload_digest(&s.spec)))
+            }
+            ClientRequest::Attach(a) => (a.id, &a.owner, a.digest),
+            _ => return Vec::new(),
+        };
+        if let Some(task) = self.live.get_mut(&id)
+            && task.owner == *owner
+            && digest.is_none_or(|d| d == task.digest)
+        {
+            task.followers.insert(peer.clone());
+        }
+        match self.over.get(&id) {
+            Some(over) if over.owner == *owner && digest.is_none_or(|d| d == over.digest) => {
+                vec![(peer.clone(), id)]
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    pub(super) fn live_followers_of_ended(&mut self, id: TaskId) -> Vec<(PeerId, TaskId)> {
+        let followers = self.live.remove(&id).map(|t| t.followers).unwrap_or_default();
+        followers.into_iter().map(|peer| (peer, id)).collect()
+    }
+
+    pub(super) fn on_assigned(
+        &mut self,
+        id: TaskId,
+        token: LeaseToken,
+        session: SessionId,
+        index: usize,
+        node: &NodeName,
+        core: &Core,
+    ) -> Result<(), Violation> {
+        let task = self.task(id, "assigned")?;
+        task.state = legal(&task.state, Event::Assign { token, session }, id)?;
+        task.node = Some(node.clone());
+        task.backs_off = false;
+        let (queue, model, rank) = (task.queue.clone(), task.model.clone(), task.rank);
+        let Some(target) = self.sessions.get_mut(&session) else {
+            return Err(Violation {
+                kind: Kind::Structure,
+                what: format!("task {id} went to a session that is over"),
+            });
+        };
+        target.given += 1;
+        ensure!(target.given <= target.granted, Structure, "{node} was given more than its credit");
+        ensure!(target.info.name == *node, Structure, "the row of {id} names another node than its lane");
+        let offered = target.info.models.iter().any(|o| o.model == model && o.queue == queue);
+        ensure!(offered, Structure, "{node} was given {model} of {queue}, which it lacks");
+        ensure!(
+            target.info.queues().get(index) == Some(&queue),
+            Structure,
+            "task {id} went down a wrong lane"
+        );
+        for (other, waits) in &self.live {
+            let better = waits.rank < rank && waits.model == model && waits.queue == queue;
+            if better && matches!(waits.state, State::Queued { .. }) && !waits.backs_off {
+                // A task may shun this node; the core alone knows.
+                let shuns = core.tasks.get(other).is_none_or(|t| t.avoid.contains(node));
+                ensure!(shuns, Order, "task {id} was served before {other}, which is better");
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn on_control(&mut self, said: &Said, reply: &ControlReply) -> Result<(), Violation> {
+        let (ControlReply::Welcome(welcome), Said::Control(_, ControlRequest::Hello(hello))) = (reply, said)
+        else {
+            return Ok(());
+        };
+        let mut info = hello.info.clone();
+        info.models.retain(|o| !welcome.refused.iter().any(|r| r.queue == o.queue));
+        let node = info.name.clone();
+        self.sessions.insert(welcome.session, Session { info, granted: 0, given: 0 });
+        self.note("welcome");
+        let mut adopted = 0;
+        for (id, task) in &mut self.live {
+            let State::Assigned { token, .. } = task.state else { continue };
+            if task.node.as_ref() != Some(&node) {
+                continue;
+            }
+            let listed = hello.running.contains(&token) || hello.held.contains(&token);
+            let kept = listed && !welcome.abandoned.contains(&token);
+            ensure!(
+                kept,
+                Structure,
+                "task {id} stays with {node}, which was told to drop it or never had it"
+            );
+            task.state = legal(&task.state, Event::Adopt { session: welcome.session }, *id)?;
+            adopted += 1;
+        }
+        (0..adopted).for_each(|_| self.note("adopted"));
+        Ok(())
+    }
+
+    pub(super) fn on_result(&self, said: &Said, reply: &ResultReply, held: bool) -> Result<(), Violation> {
+        let Said::Result(_, request, _) = said else { return Ok(()) };
+        match (reply, request) {
+            (ResultReply::Proceed(proceed), ResultRequest::Accept(accept)) => {
+                let holds = State::Assigned { token: accept.token, session: accept.session };
+                let live = self.live.values().any(|t| t.state == holds);
+                ensure!(
+                    live && proceed.token == accept.token,
+                    StaleAccepted,
+                    "a stale accept was answered: go on"
+                );
+            }
+            (ResultReply::Stored(stored), ResultRequest::Delivery(delivery)) => {
+                let recorded = self.over.values().any(|o| o.token == Some(delivery.token));
+                ensure!(
+                    stored.accepted == (held || recorded),
+                    StaleAccepted,
+                    "a delivery was answered accepted {}, it held the lease: {held}, is on record: {recorded}",
+                    stored.accepted
+                );
+            }
+            (ResultReply::Abandon(_), ResultRequest::Accept(accept)) => {
+                let holds = State::Assigned { token: accept.token, session: accept.session };
+                let live = self.live.values().any(|t| t.state == holds);
+                ensure!(!live, Structure, "the holder of a lease was told to stop");
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// An answer to a client: nobody hears about a stranger's task, and nobody hears that an own one is unknown.
+    pub(super) fn on_reply(
+        &mut self,
+        said: &Said,
+        peer: &PeerId,
+        reply: &ClientReply,
+    ) -> Result<(), Violation> {
+        if let ClientReply::Outcome(outcome) = reply {
+            let id = outcome.task.id;
+            let Some(over) = self.over.get(&id) else {
+                return Err(Violation {
+                    kind: Kind::Illegal,
+                    what: format!("an outcome of {id}, which has not ended"),
+                });
+            };
+            let told = Told::of_outcome(outcome);
+            ensure!(
+                over.told.agrees(&told),
+                TwoOutcomes,
+                "task {id} ended as {:?}, told is {told:?}",
+                over.told
+            );
+        }
+        let Said::Client(asker, request, _) = said else { return Ok(()) };
+        if asker != peer {
+            return Ok(());
+        }
+        let (id, owner) = match request {
+            ClientRequest::Submit(s) => (s.spec.id, &s.spec.owner),
+            ClientRequest::Offer(o) => (o.id, &o.owner),
+            ClientRequest::Attach(a) => (a.id, &a.owner),
+            ClientRequest::Cancel(c) => (c.id, &c.owner),
+            ClientRequest::Query(q) => (q.id, &q.owner),
+            ClientRequest::Ping(_) | ClientRequest::Release(_) | ClientRequest::Survey(_) => return Ok(()),
+        };
+        let of = self.live.get(&id).map(|t| &t.owner).or_else(|| self.over.get(&id).map(|t| &t.owner));
+        match reply {
+            ClientReply::Told(_) | ClientReply::Outcome(_) => {
+                ensure!(of == Some(owner), Leak, "{owner} was told about {id}");
+            }
+            ClientReply::Unknown(unknown) => {
+                ensure!(of != Some(owner), Lost, "{owner} was told that its task {id} is unknown");
+                let over = of.is_none() && self.tombstones.contains(&id);
+                let fresh = matches!(request, ClientRequest::Cancel(_));
+                ensure!(fresh || unknown.expired == over, Leak, "expired is {} for {id}", unknown.expired);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,412 @@
+//! An independent model of what the core may do: it reads inputs, effects and commits, and believes no index.
+
+mod messages;
+mod writes;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use lamagrid_domain::{
+    Counters, Event, Failure, FailureKind, Hash, LeaseToken, ModelName, NodeInfo, NodeName, Owner, QueueName,
+    Retry, SessionId, State, Status, TaskId,
+};
+use lamagrid_wire::message::{
+    AttemptOutcome, ClientReply, ClientRequest, ControlReply, ControlRequest, LaneMessage, Outcome,
+    ResultReply, ResultRequest,
+};
+use lamagrid_wire::router::PeerId;
+
+use crate::core::simulation::check::ensure;
+use crate::core::simulation::disk::Disk;
+use crate::core::simulation::network::Said;
+use crate::core::{Core, Effect, Ended, Now, StoreOp};
+
+/// What went wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A client was promised a task that is not on record.
+    Lost,
+    /// One task had two outcomes.
+    TwoOutcomes,
+    /// Somebody who waits was not told.
+    Untold,
+    /// A result was taken from somebody who does not hold the lease.
+    StaleAccepted,
+    /// A task moved as no task may.
+    Illegal,
+    /// The core's indexes contradict each other, or the model.
+    Structure,
+    /// Somebody was told what is not theirs.
+    Leak,
+    /// A worse task was served before a better one.
+    Order,
+    /// Without faults something did not end in time.
+    Stuck,
+}
+
+/// A broken promise.
+#[derive(Debug, Clone)]
+pub(crate) struct Violation {
+    pub(crate) kind: Kind,
+    pub(crate) what: String,
+}
+
+/// A live task, as its effects tell.
+struct Live {
+    owner: Owner,
+    digest: Hash,
+    queue: QueueName,
+    model: ModelName,
+    rank: (i16, u64),
+    deadline: Option<u64>,
+    state: State,
+    node: Option<NodeName>,
+    /// Backs off, or did when the present step began.
+    backs_off: bool,
+    counters: Counters,
+    followers: BTreeSet<PeerId>,
+}
+
+/// An ended task, as its end told.
+#[derive(Clone)]
+struct Over {
+    owner: Owner,
+    digest: Hash,
+    told: Told,
+    token: Option<LeaseToken>,
+    /// Wall clock; it is kept until then, by the clock at its end or at the last restart.
+    due_ms: u64,
+}
+
+/// An outcome, as far as two tellings of it must agree.
+#[derive(Debug, Clone, PartialEq)]
+struct Told {
+    status: Status,
+    failure: Option<Failure>,
+    finished_wall_ms: Option<u64>,
+    /// Absent after a release.
+    result: Option<Hash>,
+}
+
+impl Told {
+    fn of_ended(ended: &Ended) -> Self {
+        Self {
+            status: ended.status,
+            failure: ended.failure.clone(),
+            finished_wall_ms: Some(ended.finished_wall_ms),
+            result: ended.result.as_ref().map(|r| r.hash),
+        }
+    }
+
+    fn of_outcome(outcome: &Outcome) -> Self {
+        Self {
+            status: outcome.task.status,
+            failure: outcome.task.failure.clone(),
+            finished_wall_ms: outcome.task.finished_wall_ms,
+            result: outcome.result.as_ref().map(|r| r.hash),
+        }
+    }
+
+    fn agrees(&self, other: &Self) -> bool {
+        let same_result = self.result.is_none() || other.result.is_none() || self.result == other.result;
+        self.status == other.status
+            && self.failure == other.failure
+            && self.finished_wall_ms == other.finished_wall_ms
+            && same_result
+    }
+}
+
+struct Session {
+    info: NodeInfo,
+    granted: u64,
+    given: u64,
+}
+
+/// What clients were promised, over all lives of the scheduler.
+#[derive(Default)]
+struct Promise {
+    told: Option<Told>,
+    ends: u32,
+    accepted: bool,
+    expired: bool,
+}
+
+pub(in crate::core::simulation) struct Oracle {
+    live: BTreeMap<TaskId, Live>,
+    over: HashMap<TaskId, Over>,
+    tombstones: HashSet<TaskId>,
+    sessions: BTreeMap<SessionId, Session>,
+    tokens: HashSet<LeaseToken>,
+    promises: HashMap<TaskId, Promise>,
+    retention_ms: u64,
+    /// How often what happened: a storm that never rains proves nothing.
+    pub(in crate::core::simulation) tally: BTreeMap<String, u64>,
+}
+
+impl Oracle {
+    pub(in crate::core::simulation) fn new(retention_ms: u64) -> Self {
+        Self {
+            live: BTreeMap::new(),
+            over: HashMap::new(),
+            tombstones: HashSet::new(),
+            sessions: BTreeMap::new(),
+            tokens: HashSet::new(),
+            promises: HashMap::new(),
+            retention_ms,
+            tally: BTreeMap::new(),
+        }
+    }
+
+    /// The scheduler died and came back with what `disk` holds.
+    pub(in crate::core::simulation) fn on_restart(
+        &mut self,
+        now: Now,
+        disk: &Disk,
+        core: &Core,
+    ) -> Result<(), Violation> {
+        self.live.clear();
+        self.over.clear();
+        self.sessions.clear();
+        self.tombstones = disk.tombstones.keys().copied().collect();
+        for (id, row) in &disk.rows {
+            if let Some(ended) = &row.ended {
+                self.over.insert(*id, over(ended, now, self.retention_ms));
+                continue;
+            }
+            let state = row.assigned.as_ref().map_or(State::Queued { not_before_ms: 0 }, |(token, _)| {
+                State::Assigned { token: *token, session: SessionId::from_bytes([0; 16]) }
+            });
+            let spec = &row.spec;
+            let live = Live {
+                owner: spec.owner.clone(),
+                digest: row.digest,
+                queue: spec.queue.clone(),
+                model: spec.model.clone(),
+                rank: (-i16::from(spec.priority), row.seq),
+                deadline: spec.deadline_wall_ms,
+                state,
+                node: row.assigned.as_ref().map(|(_, node)| node.clone()),
+                backs_off: false,
+                counters: row.counters,
+                followers: BTreeSet::new(),
+            };
+            self.live.insert(*id, live);
+        }
+        for (id, promise) in &self.promises {
+            let there = self.live.contains_key(id) || self.over.contains_key(id) || promise.expired;
+            ensure!(there || !promise.accepted, Lost, "task {id} was accepted and is gone after a restart");
+        }
+        self.compare(core)?;
+        for id in self.over.keys() {
+            ensure!(core.ended.contains_key(id), Lost, "ended task {id} was not recovered");
+        }
+        Ok(())
+    }
+
+    /// One step of the core: what it was told, and what it does about that.
+    pub(in crate::core::simulation) fn on_step(
+        &mut self,
+        now: Now,
+        said: &Said,
+        effects: &[Effect],
+        core: &Core,
+    ) -> Result<(), Violation> {
+        if let Said::Result(_, request, _) = said {
+            self.hear_credit(request);
+        }
+        let held = if let Said::Result(_, ResultRequest::Delivery(d), _) = said {
+            let holds = State::Assigned { token: d.token, session: d.session };
+            self.live.values().any(|t| t.state == holds)
+        } else {
+            false
+        };
+        let mut told = Vec::new();
+        let mut must_tell = self.followed_by(said);
+        let mut assigning = None;
+        for effect in effects {
+            match effect {
+                Effect::Store(op) => {
+                    self.on_op(now, said, op, &mut assigning)?;
+                    if let StoreOp::End { id, .. } = op {
+                        must_tell.extend(self.live_followers_of_ended(*id));
+                    }
+                }
+                Effect::Client { peer, reply, .. } => {
+                    self.on_reply(said, peer, reply)?;
+                    if let ClientReply::Outcome(outcome) = reply {
+                        told.push((peer.clone(), outcome.task.id));
+                    }
+                }
+                Effect::Control { reply, .. } => self.on_control(said, reply)?,
+                Effect::Result { reply, .. } => self.on_result(said, reply, held)?,
+                Effect::Lane { session, index, message: LaneMessage::Assign(assign), .. } => {
+                    let Some((id, token, node)) = assigning.take() else {
+                        return Err(Violation {
+                            kind: Kind::Illegal,
+                            what: "an assignment without its row".into(),
+                        });
+                    };
+                    ensure!(
+                        assign.token == token && assign.spec.id == id,
+                        Illegal,
+                        "row and lane disagree about {id}"
+                    );
+                    self.on_assigned(id, token, *session, *index, &node, core)?;
+                }
+                Effect::CloseSession { session } => {
+                    ensure!(
+                        self.sessions.remove(session).is_some(),
+                        Structure,
+                        "session {session} ended twice"
+                    );
+                }
+                Effect::Lane { .. } | Effect::Finished(_) => {}
+            }
+        }
+        ensure!(assigning.is_none(), Illegal, "a task was assigned and never sent");
+        for (peer, id) in must_tell {
+            ensure!(told.contains(&(peer, id)), Untold, "task {id} ended and one who waits was not told");
+        }
+        for effect in effects {
+            match effect {
+                Effect::Client { reply: ClientReply::Refused(r), .. } => {
+                    self.note(&format!("refused: {}", r.failure.kind))
+                }
+                Effect::Client { reply: ClientReply::Unknown(u), .. } if u.expired => self.note("expired"),
+                Effect::Control { reply: ControlReply::Rejected(_), .. } => self.note("rejected"),
+                Effect::Control { reply: ControlReply::Farewell(_), .. } => self.note("farewell"),
+                Effect::Result { reply: ResultReply::Abandon(_), .. } => self.note("abandon"),
+                Effect::Result { reply: ResultReply::SessionGone(_), .. } => self.note("session gone"),
+                Effect::Result { reply: ResultReply::Stored(s), .. } if !s.accepted => {
+                    self.note("stored elsewhere")
+                }
+                _ => {}
+            }
+        }
+        if let Said::ClientGone(peer) = said {
+            self.live.values_mut().for_each(|t| {
+                t.followers.remove(peer);
+            });
+        }
+        self.compare(core)
+    }
+
+    pub(in crate::core::simulation) fn note(&mut self, what: &str) {
+        match self.tally.get_mut(what) {
+            Some(count) => *count += 1,
+            None => drop(self.tally.insert(what.to_owned(), 1)),
+        }
+    }
+
+    /// Model and core agree about every task.
+    fn compare(&mut self, core: &Core) -> Result<(), Violation> {
+        for (id, live) in &mut self.live {
+            let Some(task) = core.tasks.get(id) else {
+                return Err(Violation { kind: Kind::Lost, what: format!("task {id} is gone from the core") });
+            };
+            let same = match (&live.state, &task.state) {
+                (State::Queued { .. }, State::Queued { not_before_ms }) => {
+                    live.backs_off =
+                        *not_before_ms > core.clock_ms || core.delayed.contains(&(*not_before_ms, *id));
+                    true
+                }
+                (State::Assigned { .. }, State::Assigned { .. }) => live.state == task.state,
+                _ => false,
+            };
+            ensure!(
+                same,
+                Structure,
+                "task {id}: by its effects {:?}, in the core {:?}",
+                live.state,
+                task.state
+            );
+        }
+        ensure!(
+            self.live.len() == core.tasks.len(),
+            Lost,
+            "the core holds {} tasks, {} are on record",
+            core.tasks.len(),
+            self.live.len()
+        );
+        ensure!(
+            self.over.len() == core.ended.len(),
+            Structure,
+            "the core remembers {} ended tasks, {} are on record",
+            core.ended.len(),
+            self.over.len()
+        );
+        ensure!(
+            self.sessions.len() == core.sessions.len(),
+            Structure,
+            "{} sessions, {} on record",
+            core.sessions.len(),
+            self.sessions.len()
+        );
+        Ok(())
+    }
+
+    /// An operation became durable.
+    pub(in crate::core::simulation) fn on_committed(&mut self, op: &StoreOp) -> Result<(), Violation> {
+        match op {
+            StoreOp::End { id, .. } => {
+                let promise = self.promises.entry(*id).or_default();
+                promise.ends += 1;
+                ensure!(promise.ends == 1, TwoOutcomes, "task {id} has {} recorded outcomes", promise.ends);
+            }
+            StoreOp::Forget { id, .. } => self.promises.entry(*id).or_default().expired = true,
+            StoreOp::Unremember { id } => {
+                self.promises.remove(id);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// A message left for a client.
+    pub(in crate::core::simulation) fn on_sent(
+        &mut self,
+        reply: &ClientReply,
+        disk: &Disk,
+    ) -> Result<(), Violation> {
+        match reply {
+            ClientReply::Accepted(accepted) => {
+                let id = accepted.id;
+                ensure!(disk.rows.contains_key(&id), Lost, "task {id} is acknowledged and has no row");
+                self.promises.entry(id).or_default().accepted = true;
+            }
+            ClientReply::Outcome(outcome) => {
+                let id = outcome.task.id;
+                let told = Told::of_outcome(outcome);
+                let recorded = disk.rows.get(&id).is_none_or(|row| row.ended.is_some());
+                ensure!(recorded, Lost, "an outcome of {id} left before it was recorded");
+                let promise = self.promises.entry(id).or_default();
+                if let Some(before) = &promise.told {
+                    ensure!(before.agrees(&told), TwoOutcomes, "{id}: told {before:?}, then {told:?}");
+                }
+                promise.told = Some(told);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+fn over(ended: &Ended, now: Now, retention_ms: u64) -> Over {
+    let due_ms = ended.finished_wall_ms.min(now.wall_ms) + retention_ms;
+    Over {
+        owner: ended.owner.clone(),
+        digest: ended.digest,
+        told: Told::of_ended(ended),
+        token: ended.token,
+        due_ms,
+    }
+}
+
+/// Whether a node reported that its attempt failed, or delivered what is not what it announced.
+fn is_failure(said: &Said) -> bool {
+    let Said::Result(_, ResultRequest::Delivery(delivery), _) = said else { return false };
+    matches!(delivery.outcome, AttemptOutcome::Failed { .. } | AttemptOutcome::Done { .. })
+}
+
+fn legal(state: &State, event: Event, id: TaskId) -> Result<State, Violation> {
+    state.apply(event).map_err(|error| Violation { kind: Kind::Illegal, what: format!("task {id}: {error}") })
+}

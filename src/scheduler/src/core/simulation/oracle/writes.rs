@@ -1,0 +1,215 @@
+//! What the core may write, and why.
+
+use super::*;
+
+impl Oracle {
+    pub(super) fn on_op(
+        &mut self,
+        now: Now,
+        said: &Said,
+        op: &StoreOp,
+        assigning: &mut Option<(TaskId, LeaseToken, NodeName)>,
+    ) -> Result<(), Violation> {
+        match op {
+            StoreOp::Insert { spec, digest, seq, .. } => {
+                let id = spec.id;
+                let Said::Client(peer, ClientRequest::Submit(submit), _) = said else {
+                    return Err(Violation {
+                        kind: Kind::Illegal,
+                        what: format!("task {id} came from nowhere"),
+                    });
+                };
+                let known = self.live.contains_key(&id) || self.over.contains_key(&id);
+                ensure!(!known && submit.spec.id == id, Illegal, "task {id} was accepted twice");
+                ensure!(!self.tombstones.contains(&id), Illegal, "task {id} runs although it is over");
+                let followers = if submit.follow { BTreeSet::from([peer.clone()]) } else { BTreeSet::new() };
+                let live = Live {
+                    owner: spec.owner.clone(),
+                    digest: *digest,
+                    queue: spec.queue.clone(),
+                    model: spec.model.clone(),
+                    rank: (-i16::from(spec.priority), *seq),
+                    deadline: spec.deadline_wall_ms,
+                    state: State::Queued { not_before_ms: 0 },
+                    node: None,
+                    backs_off: false,
+                    counters: Counters::default(),
+                    followers,
+                };
+                self.live.insert(id, live);
+            }
+            StoreOp::Assign { id, token, node, counters } => {
+                self.count(said, *id, *counters, (1, 0))?;
+                ensure!(self.tokens.insert(*token), Illegal, "token {token} was used before");
+                *assigning = Some((*id, *token, node.clone()));
+            }
+            StoreOp::Requeue { id, counters } => {
+                self.must_hold_lease(said, *id)?;
+                self.count(said, *id, *counters, (0, u32::from(is_failure(said))))?;
+                let later = matches!(said, Said::Result(_, ResultRequest::Delivery(d), _)
+                if match &d.outcome {
+                    AttemptOutcome::Failed { failure } => failure.kind.retry() == Retry::Later,
+                    AttemptOutcome::Done { .. } => true, // taken as an internal failure
+                    AttemptOutcome::Cancelled => false,
+                });
+                self.note(if counters.crashes > 0 { "requeued after a crash" } else { "requeued" });
+                let task = self.task(*id, "requeued")?;
+                ensure!(
+                    matches!(task.state, State::Assigned { .. }),
+                    Illegal,
+                    "waiting task {id} is requeued"
+                );
+                task.state = legal(&task.state, Event::Requeue { not_before_ms: 0 }, *id)?;
+                task.backs_off = later;
+            }
+            StoreOp::End { id, ended, .. } => {
+                ensure!(!self.over.contains_key(id), TwoOutcomes, "task {id} ended again");
+                self.must_hold_lease(said, *id)?;
+                let failed = ended.status == Status::Failed && is_failure(said);
+                self.count(said, *id, ended.counters, (0, u32::from(failed)))?;
+                let event = match ended.status {
+                    Status::Completed => Event::Complete,
+                    Status::Cancelled => Event::Cancel,
+                    _ => {
+                        Event::Fail(ended.failure.clone().unwrap_or(Failure::new(FailureKind::Internal, "")))
+                    }
+                };
+                let task = self.task(*id, "ended")?;
+                legal(&task.state, event, *id)?;
+                let deadline = task.deadline;
+                self.end_has_a_reason(now, said, *id, ended, deadline)?;
+                self.over.insert(*id, over(ended, now, self.retention_ms));
+                self.note(ended.failure.as_ref().map_or(ended.status.as_str(), |f| f.kind.as_str()));
+            }
+            StoreOp::Release { id, .. } => {
+                let over = self.over.get_mut(id);
+                ensure!(over.is_some(), Illegal, "task {id} is released and has not ended");
+                over.into_iter().for_each(|o| o.told.result = None);
+            }
+            StoreOp::Forget { id, .. } => {
+                let Some(over) = self.over.remove(id) else {
+                    return Err(Violation {
+                        kind: Kind::Lost,
+                        what: format!("task {id} is forgotten and has not ended"),
+                    });
+                };
+                ensure!(
+                    over.due_ms <= now.wall_ms,
+                    Lost,
+                    "task {id} is forgotten before its retention is over"
+                );
+                self.tombstones.insert(*id);
+                self.note("forgotten");
+            }
+            StoreOp::Remember { id, .. } => {
+                let known = self.live.contains_key(id) || self.over.contains_key(id);
+                ensure!(!known, Lost, "task {id} has a row and becomes a tombstone");
+                self.tombstones.insert(*id);
+            }
+            StoreOp::Unremember { id } => {
+                ensure!(self.tombstones.remove(id), Structure, "no tombstone {id} to take away");
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn task(&mut self, id: TaskId, what: &str) -> Result<&mut Live, Violation> {
+        self.live.get_mut(&id).ok_or_else(|| Violation {
+            kind: Kind::Lost,
+            what: format!("task {id} is {what} and was never recorded"),
+        })
+    }
+
+    /// The three counters move for their own reasons only: `more` attempts and failures, and at most one crash.
+    pub(super) fn count(
+        &mut self,
+        said: &Said,
+        id: TaskId,
+        counters: Counters,
+        more: (u32, u32),
+    ) -> Result<(), Violation> {
+        let task = self.task(id, "counted")?;
+        let before = std::mem::replace(&mut task.counters, counters);
+        let lost_with_process =
+            matches!(task.state, State::Assigned { session, .. } if *session.as_bytes() == [0; 16]);
+        let may_crash = match said {
+            Said::Tick => !lost_with_process,
+            Said::Control(_, ControlRequest::Hello(_)) => !lost_with_process,
+            _ => false,
+        };
+        let crashes = counters.crashes - before.crashes;
+        ensure!(
+            crashes <= u32::from(may_crash && more == (0, 0)),
+            Illegal,
+            "task {id}: a crash was counted for no reason"
+        );
+        ensure!(
+            counters.attempts == before.attempts + more.0,
+            Illegal,
+            "task {id}: {before:?}, then {counters:?}"
+        );
+        ensure!(
+            counters.failures == before.failures + more.1,
+            Illegal,
+            "task {id}: {before:?}, then {counters:?}"
+        );
+        Ok(())
+    }
+
+    /// What a delivery changes is its own task's, and its session holds that task's lease.
+    pub(super) fn must_hold_lease(&mut self, said: &Said, id: TaskId) -> Result<(), Violation> {
+        let Said::Result(_, ResultRequest::Delivery(delivery), _) = said else { return Ok(()) };
+        let holds = State::Assigned { token: delivery.token, session: delivery.session };
+        let state = self.task(id, "delivered")?.state.clone();
+        ensure!(state == holds, StaleAccepted, "task {id} is {state:?}, taken was a delivery of {holds:?}");
+        Ok(())
+    }
+
+    pub(super) fn end_has_a_reason(
+        &self,
+        now: Now,
+        said: &Said,
+        id: TaskId,
+        ended: &Ended,
+        deadline: Option<u64>,
+    ) -> Result<(), Violation> {
+        let failed = ended.failure.as_ref().map(|f| f.kind);
+        match (ended.status, said) {
+            (Status::Completed, Said::Result(_, ResultRequest::Delivery(delivery), _)) => {
+                let AttemptOutcome::Done { result, .. } = &delivery.outcome else {
+                    return Err(Violation {
+                        kind: Kind::Illegal,
+                        what: format!("task {id} completed by a failure"),
+                    });
+                };
+                ensure!(
+                    ended.token == Some(delivery.token),
+                    StaleAccepted,
+                    "task {id} names another attempt"
+                );
+                let same = ended.result.as_ref().map(|r| r.hash) == Some(result.hash);
+                ensure!(same, TwoOutcomes, "task {id} keeps another result than was delivered");
+            }
+            (Status::Cancelled, Said::Client(_, ClientRequest::Cancel(cancel), _)) => {
+                ensure!(
+                    cancel.id == id && cancel.owner == ended.owner,
+                    Leak,
+                    "a stranger cancelled task {id}"
+                );
+            }
+            (Status::Failed, Said::Client(..)) | (Status::Completed | Status::Cancelled, _) => {
+                return Err(Violation {
+                    kind: Kind::Illegal,
+                    what: format!("task {id} ended as {} by itself", ended.status),
+                });
+            }
+            (Status::Failed, Said::Tick) => {
+                let early =
+                    failed == Some(FailureKind::DeadlineExceeded) && deadline.is_none_or(|d| d > now.wall_ms);
+                ensure!(!early, Illegal, "task {id} failed before its deadline");
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}

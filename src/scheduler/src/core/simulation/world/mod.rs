@@ -1,0 +1,341 @@
+//! The world around the core: a shell with its commit barrier, nodes, clients, and everything that goes wrong.
+
+mod mischief;
+mod shell;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::hash::{DefaultHasher, Hasher};
+
+use lamagrid_config::SchedulerConfig;
+use lamagrid_domain::{ModelOffer, SessionId, State, TaskId};
+use lamagrid_wire::Endpoints;
+use lamagrid_wire::message::{Accept, ControlReply, Delivery, Rejected};
+
+use crate::core::simulation::Fault;
+use crate::core::simulation::client::Client;
+use crate::core::simulation::disk::Disk;
+use crate::core::simulation::network::{Conn, Dialler, Event, Network, Said, Weather};
+use crate::core::simulation::node::Node;
+use crate::core::simulation::oracle::{Kind, Oracle, Violation};
+use crate::core::simulation::random::Random;
+use crate::core::{Core, Effect, Settings, StoreOp};
+
+/// Steps of one episode before its faults stop.
+const STORM_STEPS: u64 = 2_500;
+/// Events that a report shows.
+const REMEMBERED: usize = 40;
+const TICK_MS: u64 = 100;
+
+struct Group {
+    ops: Vec<StoreOp>,
+    released: Vec<Effect>,
+}
+
+/// The scheduler's end of a lane.
+struct Lane {
+    /// The node's connection, once it connected.
+    conn: Option<(usize, u32, Conn)>,
+    /// A connection that carries nothing and does not know it.
+    dead: bool,
+}
+
+pub(in crate::core::simulation) struct World {
+    net: Network,
+    core: Option<Core>,
+    disk: Disk,
+    pending: VecDeque<Effect>,
+    group: Option<Group>,
+    failing: bool,
+    /// Clients' messages that are not read while a commit fails.
+    unread: VecDeque<Said>,
+    lanes: BTreeMap<SessionId, Vec<Lane>>,
+    nodes: Vec<Node>,
+    clients: Vec<Client>,
+    ids: Vec<TaskId>,
+    oracle: Oracle,
+    fault: Option<Fault>,
+    config: SchedulerConfig,
+    max_tasks: u64,
+    pub(in crate::core::simulation) steps: u64,
+    /// The last events, where somebody wants to read them.
+    log: Option<VecDeque<String>>,
+    trace: DefaultHasher,
+}
+
+fn config(random: &mut Random) -> SchedulerConfig {
+    let swift = random.chance(700);
+    SchedulerConfig {
+        lease_ms: if swift { 4_000 } else { 20_000 },
+        suspect_after_ms: if swift { 1_200 } else { 3_000 },
+        accept_timeout_ms: if swift { 600 } else { 1_000 },
+        closed_grace_ms: if swift { 700 } else { 1_500 },
+        no_node_wait_ms: if swift { 5_000 } else { 30_000 },
+        crash_limit: 3,
+        failure_limit: 2,
+        retry_base_ms: 200,
+        retry_cap_ms: 2_000,
+        result_retention_s: random.between(3, 30),
+        tombstone_retention_s: random.between(5, 60),
+        max_outstanding_per_peer: if random.chance(200) { 4 } else { 64 },
+    }
+}
+
+impl World {
+    pub(in crate::core::simulation) fn new(seed: u64, fault: Option<Fault>, log: bool) -> Self {
+        let mut random = Random::new(seed);
+        let rough = [0, 3, 10, 40];
+        let weather = Weather {
+            lost: *random.pick(&rough),
+            repeated: *random.pick(&rough),
+            late: *random.pick(&rough),
+            commit_fails: *random.pick(&[0, 0, 20, 100]),
+            commit_ms: *random.pick(&[1, 5, 40]),
+            mischief_ms: *random.pick(&[150, 400, 1_500]),
+        };
+        let config = config(&mut random);
+        let max_tasks = *random.pick(&[4, 12, 40]);
+        let nodes = (0..random.between(1, 5) as usize).map(|i| node(i, &mut random)).collect::<Vec<_>>();
+        let clients = (0..random.between(1, 4) as usize).map(Client::new).collect::<Vec<_>>();
+        let mut net = Network::new(random, weather);
+        for node in &nodes {
+            let ms = net.random.between(0, 3_000);
+            let timer = crate::core::simulation::network::NodeTimer::Hello;
+            net.after(ms, Event::NodeTimer { node: node.index(), life: 0, timer });
+        }
+        for client in 0..clients.len() {
+            net.after(1, Event::ClientTurn { client });
+        }
+        net.after(500, Event::Mischief);
+        net.after(0, Event::SchedulerStart);
+        let oracle = Oracle::new(config.result_retention_s * 1_000);
+        Self {
+            net,
+            core: None,
+            disk: Disk::default(),
+            pending: VecDeque::new(),
+            group: None,
+            failing: false,
+            unread: VecDeque::new(),
+            lanes: BTreeMap::new(),
+            nodes,
+            clients,
+            ids: Vec::new(),
+            oracle,
+            fault,
+            config,
+            max_tasks,
+            steps: 0,
+            log: log.then(VecDeque::new),
+            trace: DefaultHasher::new(),
+        }
+    }
+
+    /// The last events, oldest first.
+    pub(in crate::core::simulation) fn last_events(&self) -> impl Iterator<Item = &String> {
+        self.log.iter().flatten()
+    }
+
+    /// A hash over every event so far; only where the log is kept.
+    pub(in crate::core::simulation) fn trace(&self) -> u64 {
+        self.trace.finish()
+    }
+
+    /// How often what happened.
+    pub(in crate::core::simulation) fn tally(&self) -> &BTreeMap<String, u64> {
+        &self.oracle.tally
+    }
+
+    /// A storm, then a calm in which everything must come to its end.
+    pub(in crate::core::simulation) fn run(&mut self) -> Result<(), Violation> {
+        while self.steps < STORM_STEPS {
+            self.happen()?;
+        }
+        self.calm_down();
+        let limit = self.patience_ms();
+        let until = self.net.now.mono_ms + limit;
+        while !self.is_over() {
+            if self.net.now.mono_ms > until {
+                return Err(Violation { kind: Kind::Stuck, what: self.what_is_left(limit) });
+            }
+            self.happen()?;
+        }
+        Ok(())
+    }
+
+    /// Generous, but bounded: every lease, every repetition and every wait once more, one after the other.
+    fn patience_ms(&self) -> u64 {
+        let c = &self.config;
+        let rounds = u64::from(c.crash_limit + c.failure_limit);
+        rounds * (c.lease_ms + c.retry_cap_ms + c.accept_timeout_ms) + c.no_node_wait_ms + 30_000
+    }
+
+    fn calm_down(&mut self) {
+        self.note(|| "--- calm ---".into());
+        self.net.calm = true;
+        for conn in std::mem::take(&mut self.net.wounded) {
+            self.net.after(0, Event::Break { conn });
+        }
+        for node in &mut self.nodes {
+            node.frozen_until_ms = 0;
+        }
+        self.clients.iter_mut().for_each(Client::content_itself);
+    }
+
+    fn is_over(&self) -> bool {
+        let Some(core) = &self.core else { return false };
+        core.tasks.is_empty()
+            && self.clients.iter().all(|c| c.waits().is_none())
+            && core.sessions.len() == self.nodes.len()
+            && core
+                .sessions
+                .values()
+                .all(|s| s.granted == s.given + u64::from(s.slots) && s.tokens.is_empty())
+    }
+
+    fn what_is_left(&self, limit: u64) -> String {
+        let Some(core) = &self.core else { return format!("no scheduler after {limit} ms") };
+        let tasks =
+            core.tasks.values().map(|t| (t.spec.id, &t.state, &t.node, t.accepted)).collect::<Vec<_>>();
+        let waits = self.clients.iter().filter_map(Client::waits).collect::<Vec<_>>();
+        let sessions = core
+            .sessions
+            .values()
+            .map(|s| {
+                format!("{}: {} of {} credits given, {} slots", s.info.name, s.given, s.granted, s.slots)
+            })
+            .collect::<Vec<_>>();
+        format!(
+            "after {limit} ms without faults: tasks {tasks:?}, clients wait for {waits:?}, sessions {sessions:?}"
+        )
+    }
+
+    fn note(&mut self, text: impl FnOnce() -> String) {
+        if let Some(log) = &mut self.log {
+            let text = format!("{:>8} ms  {}", self.net.now.mono_ms, text());
+            self.trace.write(text.as_bytes());
+            if log.len() == REMEMBERED {
+                log.pop_front();
+            }
+            log.push_back(text);
+        }
+    }
+
+    fn happen(&mut self) -> Result<(), Violation> {
+        let event = self.net.pop().expect("ticks never end");
+        if let Some(node) = self.frozen(&event) {
+            let until = self.nodes[node].frozen_until_ms;
+            let ms = until - self.net.now.mono_ms;
+            self.net.after(ms, event);
+            return Ok(());
+        }
+        if self.log.is_some() && !matches!(event, Event::Core { .. } | Event::Tick { .. }) {
+            let text = format!("{event:?}");
+            self.note(|| text);
+        }
+        match event {
+            Event::Core { epoch, said } if epoch == self.net.epoch => return self.hear(said),
+            Event::Tick { epoch } if epoch == self.net.epoch && self.core.is_some() => {
+                self.net.after(TICK_MS, Event::Tick { epoch });
+                return self.hear(Said::Tick);
+            }
+            Event::Commit { epoch } if epoch == self.net.epoch => return self.commit(),
+            Event::Core { .. } | Event::Tick { .. } | Event::Commit { .. } => {}
+            Event::Client { client, conn, reply } => {
+                if self.clients[client].conn == Some(conn) {
+                    self.clients[client].on_reply(&reply);
+                }
+            }
+            Event::NodeControl { node, life, request, reply } => {
+                if self.nodes[node].life == life && self.nodes[node].alive {
+                    self.nodes[node].on_control(&mut self.net, request, reply);
+                    self.check_pace(node)?;
+                }
+            }
+            Event::NodeResult { node, conn, reply } => {
+                if self.nodes[node].link == Some(conn) {
+                    self.nodes[node].on_result(&mut self.net, reply);
+                }
+            }
+            Event::NodeLane { node, session, message } => {
+                if self.nodes[node].session == Some(session) {
+                    self.nodes[node].on_lane(&mut self.net, message);
+                }
+            }
+            Event::LaneConnect { node, session, index } => self.connect_lane(node, session, index),
+            Event::NodeTimer { node, life, timer } => {
+                if self.nodes[node].life == life {
+                    self.nodes[node].on_timer(&mut self.net, timer);
+                }
+            }
+            Event::ClientTurn { client } => self.clients[client].turn(&mut self.net, &self.ids),
+            Event::Closed { conn } => self.far_end_closed(conn),
+            Event::Break { conn } => self.break_connection(conn),
+            Event::Mischief => self.mischief(),
+            Event::SchedulerStart => return self.start_scheduler(),
+        }
+        Ok(())
+    }
+
+    /// The frozen node that an event would reach.
+    fn frozen(&self, event: &Event) -> Option<usize> {
+        let node = match event {
+            Event::NodeControl { node, .. }
+            | Event::NodeResult { node, .. }
+            | Event::NodeLane { node, .. }
+            | Event::LaneConnect { node, .. }
+            | Event::NodeTimer { node, .. } => *node,
+            Event::Closed { conn } => match self.net.dialler(*conn) {
+                Dialler::Link(node) => node,
+                _ => return None,
+            },
+            _ => return None,
+        };
+        (self.nodes[node].frozen_until_ms > self.net.now.mono_ms).then_some(node)
+    }
+
+    /// A node that is told something new at every poll polls without a pause: that must come to an end.
+    fn check_pace(&self, node: usize) -> Result<(), Violation> {
+        let polls = self.nodes[node].hurried_polls;
+        if polls > 50 {
+            let what = format!("{} was driven through {polls} polls in a row", self.nodes[node].name);
+            return Err(Violation { kind: Kind::Stuck, what });
+        }
+        Ok(())
+    }
+
+    fn connect_lane(&mut self, node: usize, session: SessionId, index: usize) {
+        if self.nodes[node].session != Some(session) {
+            return;
+        }
+        let Some(lane) = self.lanes.get_mut(&session).and_then(|lanes| lanes.get_mut(index)) else { return };
+        let conn = self.net.dial(Dialler::Lane);
+        lane.conn = Some((node, self.nodes[node].life, conn));
+        self.net.after(1, Event::Core { epoch: self.net.epoch, said: Said::LaneConnected(session, index) });
+    }
+}
+
+fn node(index: usize, random: &mut Random) -> Node {
+    let all = [("gpu", "lama"), ("gpu", "manga"), ("cpu", "cv2"), ("cpu", "lama")];
+    let mut offers: Vec<_> = all
+        .iter()
+        .filter(|_| random.chance(600))
+        .map(|(queue, model)| ModelOffer {
+            queue: queue.parse().expect("a plain name"),
+            model: model.parse().expect("a plain name"),
+            loaded: false,
+        })
+        .collect();
+    if offers.is_empty() {
+        let model = "lama".parse().expect("a plain name");
+        offers.push(ModelOffer { queue: "gpu".parse().expect("a plain name"), model, loaded: true });
+    }
+    if random.chance(50) {
+        let model = "lama".parse().expect("a plain name");
+        offers.push(ModelOffer {
+            queue: "unknown-queue".parse().expect("a plain name"),
+            model,
+            loaded: false,
+        });
+    }
+    Node::new(index, offers, random.between(1, 3) as u16)
+}

@@ -1,0 +1,187 @@
+//! The scheduler's process around the core: its store, its commit barrier, its sockets.
+
+use super::*;
+
+impl World {
+    pub(super) fn start_scheduler(&mut self) -> Result<(), Violation> {
+        let (tasks, tombstones) = self.disk.recover();
+        let mut random = Random::new(self.net.random.next());
+        let queue = |name: &str| (name.parse().expect("a plain name"), self.max_tasks);
+        let settings = Settings {
+            scheduler: self.config.clone(),
+            queues: [queue("gpu"), queue("cpu")].into(),
+            max_pixels: 100,
+            poll_ms: self.config.suspect_after_ms / 3,
+            endpoints: Endpoints::new("/grid"),
+            spool: "/grid/spool".into(),
+        };
+        let mut core = Core::new(settings, Box::new(move || random.bytes()), self.net.now, tasks, tombstones);
+        core.fault = self.fault;
+        core.check()?;
+        self.oracle.note("scheduler starts");
+        self.oracle.on_restart(self.net.now, &self.disk, &core)?;
+        self.core = Some(core);
+        self.net.after(TICK_MS, Event::Tick { epoch: self.net.epoch });
+        Ok(())
+    }
+
+    /// The process dies: what was not committed is gone, and perhaps the group in hand was not.
+    pub(super) fn kill_scheduler(&mut self) -> Result<(), Violation> {
+        self.core = None;
+        self.net.epoch += 1;
+        if let Some(group) = self.group.take().filter(|_| !self.failing && self.net.random.chance(500)) {
+            self.make_durable(&group.ops)?;
+        }
+        self.pending.clear();
+        self.unread.clear();
+        self.lanes.clear();
+        self.failing = false;
+        let mut closed: Vec<Conn> = self.nodes.iter().filter_map(|n| n.link).collect();
+        closed.extend(self.clients.iter().filter_map(|c| c.conn));
+        for conn in closed {
+            let ms = self.net.random.between(0, 50);
+            self.net.after(ms, Event::Closed { conn });
+        }
+        let ms = self.net.random.between(20, 4_000);
+        self.net.after(ms, Event::SchedulerStart);
+        Ok(())
+    }
+
+    pub(super) fn hear(&mut self, said: Said) -> Result<(), Violation> {
+        if self.failing && matches!(said, Said::Client(..) | Said::ClientGone(..)) {
+            self.unread.push_back(said);
+            return Ok(());
+        }
+        let Some(core) = &mut self.core else { return Ok(()) };
+        self.steps += 1;
+        let effects = core.handle(self.net.now, said.clone().into());
+        if self.log.is_some() {
+            let text = format!("{said:?}\n                -> {effects:?}");
+            self.note(|| text);
+        }
+        let core = self.core.as_ref().expect("it just handled this");
+        self.oracle.on_step(self.net.now, &said, &effects, core)?;
+        core.check()?;
+        for effect in &effects {
+            if let Effect::Store(StoreOp::Insert { spec, .. }) = effect {
+                if self.ids.len() == 64 {
+                    self.ids.clear();
+                }
+                self.ids.push(spec.id);
+            }
+        }
+        self.pending.extend(effects);
+        self.pump()
+    }
+
+    /// As the service does it: what waits for nothing leaves, the rest becomes the next group.
+    pub(super) fn pump(&mut self) -> Result<(), Violation> {
+        if self.group.is_some() {
+            return Ok(());
+        }
+        while let Some(effect) = self.pending.pop_front() {
+            if matches!(effect, Effect::Store(_)) {
+                self.pending.push_front(effect);
+                break;
+            }
+            self.carry_out(effect)?;
+        }
+        if self.pending.is_empty() {
+            return Ok(());
+        }
+        let mut group = Group { ops: Vec::new(), released: Vec::new() };
+        while let Some(effect) = self.pending.pop_front() {
+            match effect {
+                Effect::Store(op) => group.ops.push(op),
+                effect => group.released.push(effect),
+            }
+            if group.ops.len() >= 16 {
+                break;
+            }
+        }
+        self.group = Some(group);
+        let ms = self.net.random.between(0, self.net.weather.commit_ms);
+        self.net.after(ms, Event::Commit { epoch: self.net.epoch });
+        Ok(())
+    }
+
+    pub(super) fn commit(&mut self) -> Result<(), Violation> {
+        if !self.net.calm && self.net.random.chance(self.net.weather.commit_fails) {
+            self.failing = true;
+            self.oracle.note("commit failed");
+            self.net.after(100, Event::Commit { epoch: self.net.epoch });
+            return Ok(());
+        }
+        let Some(group) = self.group.take() else { return Ok(()) };
+        self.make_durable(&group.ops)?;
+        for effect in group.released {
+            self.carry_out(effect)?;
+        }
+        if std::mem::take(&mut self.failing) {
+            for said in std::mem::take(&mut self.unread) {
+                self.hear(said)?;
+            }
+        }
+        self.pump()
+    }
+
+    pub(super) fn make_durable(&mut self, ops: &[StoreOp]) -> Result<(), Violation> {
+        for op in ops {
+            self.disk.apply(op);
+            self.oracle.on_committed(op)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn carry_out(&mut self, effect: Effect) -> Result<(), Violation> {
+        match effect {
+            Effect::Store(_) => unreachable!("writes go into groups"),
+            Effect::Client { peer, reply, .. } => {
+                self.oracle.on_sent(&reply, &self.disk)?;
+                let conn = self.net.conn(&peer);
+                if let Dialler::Client(client) = self.net.dialler(conn) {
+                    self.net.carry(conn, false, Event::Client { client, conn, reply });
+                }
+            }
+            Effect::Control { peer, reply } => {
+                let reply = self.open_lanes(reply);
+                let conn = self.net.conn(&peer);
+                if let Dialler::Control(node, life, request) = self.net.dialler(conn) {
+                    self.net.carry(conn, false, Event::NodeControl { node, life, request, reply });
+                }
+            }
+            Effect::Result { peer, reply } => {
+                let conn = self.net.conn(&peer);
+                if let Dialler::Link(node) = self.net.dialler(conn) {
+                    self.net.carry(conn, false, Event::NodeResult { node, conn, reply });
+                }
+            }
+            Effect::Lane { session, index, message, .. } => {
+                let lane = self.lanes.get(&session).and_then(|lanes| lanes.get(index));
+                if let Some(Lane { conn: Some((node, life, conn)), dead: false }) = lane
+                    && self.nodes[*node].life == *life
+                {
+                    self.net.carry(*conn, false, Event::NodeLane { node: *node, session, message });
+                }
+            }
+            Effect::CloseSession { session } => {
+                self.lanes.remove(&session);
+            }
+            Effect::Finished(_) => {}
+        }
+        Ok(())
+    }
+
+    pub(super) fn open_lanes(&mut self, reply: ControlReply) -> ControlReply {
+        let ControlReply::Welcome(welcome) = &reply else { return reply };
+        let session = welcome.session;
+        if !self.net.calm && self.net.random.chance(10) {
+            self.net.after(0, Event::Core { epoch: self.net.epoch, said: Said::LanesFailed(session) });
+            let kind = lamagrid_domain::FailureKind::Disconnected;
+            return Rejected { failure: lamagrid_domain::Failure::new(kind, "no lane") }.into();
+        }
+        let lanes = welcome.lanes.iter().map(|_| Lane { conn: None, dead: false }).collect();
+        self.lanes.insert(session, lanes);
+        reply
+    }
+}

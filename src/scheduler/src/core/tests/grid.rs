@@ -1,0 +1,393 @@
+//! A core whose effects are read as lines, and the inputs that scenarios are made of.
+
+use std::fmt::Write;
+
+use bytes::Bytes;
+
+use lamagrid_config::SchedulerConfig;
+use lamagrid_domain::{
+    BlobForm, BlobMeta, Durability, Failure, FailureKind, Hash, LeaseToken, ModelName, ModelOffer, NodeInfo,
+    NodeKind, Owner, Params, Role, SessionId, Stages, TaskId, TaskSpec,
+};
+use lamagrid_wire::Endpoints;
+use lamagrid_wire::message::{
+    Accept, Action, Attach, AttemptOutcome, Cancel, ClientReply, ClientRequest, ControlReply, ControlRequest,
+    Delivery, Goodbye, Heartbeat, Hello, LaneMessage, NodeEvent, Poll, Query, Ready, Release, ResultReply,
+    ResultRequest, Submit,
+};
+use lamagrid_wire::router::PeerId;
+
+use crate::core::{Core, Effect, Input, Now, Settings, StoreOp, StoredTask};
+
+/// The wall clock at the start, in milliseconds.
+pub(super) const WALL_MS: u64 = 1_000_000;
+
+/// A core under test.
+pub(super) struct Grid {
+    pub(super) core: Core,
+    now: Now,
+}
+
+fn settings() -> Settings {
+    Settings {
+        scheduler: SchedulerConfig {
+            lease_ms: 20_000,
+            suspect_after_ms: 3_000,
+            accept_timeout_ms: 1_000,
+            closed_grace_ms: 1_500,
+            no_node_wait_ms: 30_000,
+            crash_limit: 3,
+            failure_limit: 2,
+            retry_base_ms: 500,
+            retry_cap_ms: 10_000,
+            result_retention_s: 60,
+            tombstone_retention_s: 600,
+            max_outstanding_per_peer: 8,
+        },
+        queues: [("gpu", 3), ("cpu", 3)].map(|(q, max)| (q.parse().unwrap(), max)).into(),
+        max_pixels: 1_000,
+        poll_ms: 1_000,
+        endpoints: Endpoints::new("/grid"),
+        spool: "/spool".into(),
+    }
+}
+
+impl Grid {
+    pub(super) fn new() -> Self {
+        Self::recovered(Vec::new(), Vec::new())
+    }
+
+    /// A scheduler that finds this in its store. The n-th random number that it draws is all n.
+    pub(super) fn recovered(tasks: Vec<StoredTask>, tombstones: Vec<(TaskId, u64)>) -> Self {
+        let now = Now { mono_ms: 5_000, wall_ms: WALL_MS };
+        let mut drawn = 0;
+        let entropy = move || {
+            drawn += 1;
+            [drawn; 16]
+        };
+        Self { core: Core::new(settings(), Box::new(entropy), now, tasks, tombstones), now }
+    }
+
+    /// The one check: this input has exactly these effects, in this order.
+    #[track_caller]
+    pub(super) fn check(&mut self, input: Input, effects: &[&str]) {
+        let got: Vec<_> = self.core.handle(self.now, input).iter().map(line).collect();
+        assert_eq!(got, effects);
+        self.core.check().unwrap();
+    }
+
+    /// A list of inputs, each with its effects.
+    #[track_caller]
+    pub(super) fn check_all<'a>(&mut self, table: impl IntoIterator<Item = (Input, &'a [&'a str])>) {
+        for (input, effects) in table {
+            self.check(input, effects);
+        }
+    }
+
+    /// Lets `ms` pass in steps that the lease clock follows, without an input.
+    pub(super) fn pass(&mut self, ms: u64) {
+        let mut left = ms;
+        while left > 0 {
+            let step = left.min(500);
+            self.now.mono_ms += step;
+            self.now.wall_ms += step;
+            left -= step;
+            if left > 0 {
+                // Moves the clock and nothing else.
+                let effects = self.core.handle(self.now, ping("clock"));
+                assert_eq!(effects.len(), 1);
+            }
+        }
+    }
+
+    /// Somebody sets the wall clock.
+    pub(super) fn set_wall(&mut self, wall_ms: u64) {
+        self.now.wall_ms = wall_ms;
+    }
+
+    /// Registers a ready node of one model of `gpu`, whose session is the next number that is drawn.
+    #[track_caller]
+    pub(super) fn join(&mut self, name: &str, model: &str, session: u8, slots: u16) {
+        let welcome = format!("{name}: welcome #{session} lanes [gpu] abandoned []");
+        self.check(hello(name, 1, model, slots, &[], &[]), &[&welcome]);
+        self.check(lane_connected(session), &[]);
+        self.check(ready(name, session, u64::from(slots)), &[]);
+    }
+}
+
+pub(super) fn id(n: u8) -> TaskId {
+    TaskId::from_bytes([n; 16])
+}
+
+pub(super) fn token(n: u8) -> LeaseToken {
+    LeaseToken::from_bytes([n; 16])
+}
+
+fn session(n: u8) -> SessionId {
+    SessionId::from_bytes([n; 16])
+}
+
+pub(super) fn peer(name: &str) -> PeerId {
+    PeerId::from_text(name)
+}
+
+fn owner() -> Owner {
+    "alice".parse().unwrap()
+}
+
+pub(super) fn spec(n: u8) -> TaskSpec {
+    let image = BlobMeta { role: Role::Image, len: 9, hash: Hash::new([n; 32]), form: BlobForm::Encoded };
+    TaskSpec {
+        id: id(n),
+        owner: owner(),
+        model: "lama".parse().unwrap(),
+        queue: "gpu".parse().unwrap(),
+        params: Params::default(),
+        priority: 0,
+        durability: Durability::Full,
+        deadline_wall_ms: None,
+        blobs: vec![image],
+    }
+}
+
+pub(super) fn client(name: &str, request: impl Into<ClientRequest>) -> Input {
+    Input::Client { peer: peer(name), request: request.into(), inline: Vec::new() }
+}
+
+pub(super) fn ping(name: &str) -> Input {
+    client(name, lamagrid_wire::message::Ping { seq: 0 })
+}
+
+pub(super) fn submit(n: u8) -> Input {
+    submit_spec(spec(n))
+}
+
+pub(super) fn submit_spec(spec: TaskSpec) -> Input {
+    client("c", Submit { seq: 1, spec, inline: Vec::new(), follow: true })
+}
+
+pub(super) fn attach(n: u8) -> Input {
+    client("c", Attach { seq: 2, id: id(n), owner: owner(), digest: None })
+}
+
+pub(super) fn query(n: u8) -> Input {
+    client("c", Query { seq: 3, id: id(n), owner: owner() })
+}
+
+pub(super) fn cancel(n: u8) -> Input {
+    client("c", Cancel { seq: 4, id: id(n), owner: owner() })
+}
+
+pub(super) fn release(n: u8) -> Input {
+    client("c", Release { id: id(n), owner: owner() })
+}
+
+pub(super) fn info(name: &str, pid: u32, models: &[(&str, &str)]) -> NodeInfo {
+    let offer = |(queue, model): &(&str, &str)| ModelOffer {
+        model: model.parse().unwrap(),
+        queue: queue.parse().unwrap(),
+        loaded: false,
+    };
+    NodeInfo {
+        name: name.parse().unwrap(),
+        kind: NodeKind::Echo,
+        version: "0".into(),
+        device: "cpu".into(),
+        gpu: None,
+        memory_bytes: 0,
+        cores: 1,
+        models: models.iter().map(offer).collect(),
+        pid,
+    }
+}
+
+fn control(name: &str, request: impl Into<ControlRequest>) -> Input {
+    Input::Control { peer: peer(name), request: request.into() }
+}
+
+pub(super) fn hello_of(info: NodeInfo, slots: u16, running: &[u8], held: &[u8]) -> Input {
+    let name = info.name.to_string();
+    let tokens = |list: &[u8]| list.iter().copied().map(token).collect();
+    control(&name, Hello { info, slots, running: tokens(running), held: tokens(held) })
+}
+
+pub(super) fn hello(name: &str, pid: u32, model: &str, slots: u16, running: &[u8], held: &[u8]) -> Input {
+    hello_of(info(name, pid, &[("gpu", model)]), slots, running, held)
+}
+
+pub(super) fn poll(name: &str, s: u8, running: &[u8], acknowledged: u64) -> Input {
+    let running = running.iter().copied().map(token).collect();
+    control(name, Poll { session: session(s), running, acknowledged, refused: Vec::new() })
+}
+
+pub(super) fn goodbye(name: &str, s: u8) -> Input {
+    control(name, Goodbye { session: session(s) })
+}
+
+pub(super) fn lane_connected(s: u8) -> Input {
+    Input::LaneConnected { session: session(s), index: 0 }
+}
+
+pub(super) fn heartbeat(s: u8) -> Input {
+    Input::Event(NodeEvent::from(Heartbeat { session: session(s) }))
+}
+
+pub(super) fn result(name: &str, request: impl Into<ResultRequest>) -> Input {
+    Input::Result { peer: peer(name), request: request.into(), inline: None }
+}
+
+pub(super) fn ready(name: &str, s: u8, credit: u64) -> Input {
+    result(name, Ready { session: session(s), credit, loaded: Vec::new() })
+}
+
+pub(super) fn accept(name: &str, s: u8, t: u8) -> Input {
+    result(name, Accept { session: session(s), token: token(t) })
+}
+
+fn deliver(name: &str, s: u8, t: u8, credit: u64, outcome: AttemptOutcome, inline: Option<Bytes>) -> Input {
+    let delivery = Delivery { session: session(s), token: token(t), outcome, credit, loaded: Vec::new() };
+    Input::Result { peer: peer(name), request: delivery.into(), inline }
+}
+
+pub(super) fn done(name: &str, s: u8, t: u8, credit: u64) -> Input {
+    let result = BlobMeta { role: Role::Result, len: 4, hash: Hash::new([t; 32]), form: BlobForm::Encoded };
+    let outcome = AttemptOutcome::Done { result, inline: true, stages: Stages::default() };
+    deliver(name, s, t, credit, outcome, Some(Bytes::from_static(b"made")))
+}
+
+pub(super) fn failed(name: &str, s: u8, t: u8, credit: u64, kind: FailureKind) -> Input {
+    deliver(name, s, t, credit, AttemptOutcome::Failed { failure: Failure::new(kind, "it broke") }, None)
+}
+
+pub(super) fn stopped(name: &str, s: u8, t: u8, credit: u64) -> Input {
+    deliver(name, s, t, credit, AttemptOutcome::Cancelled, None)
+}
+
+pub(super) fn closed(name: &str) -> Input {
+    Input::ResultGone { peer: peer(name) }
+}
+
+pub(super) fn with_model(n: u8, model: &str) -> TaskSpec {
+    TaskSpec { model: model.parse::<ModelName>().unwrap(), ..spec(n) }
+}
+
+fn task(of: &TaskId) -> String {
+    format!("T{}", of.as_bytes()[0])
+}
+
+fn tokens(list: &[LeaseToken]) -> String {
+    list.iter().map(|t| format!("#{}", t.as_bytes()[0])).collect::<Vec<_>>().join(" ")
+}
+
+/// The peer's name, which its display spells in hexadecimal.
+fn name(peer: &PeerId) -> String {
+    let hex = peer.to_string();
+    let bytes = (0..hex.len()).step_by(2).map(|i| u8::from_str_radix(&hex[i..i + 2], 16).unwrap());
+    String::from_utf8(bytes.collect()).unwrap()
+}
+
+/// One effect as a line.
+pub(super) fn line(effect: &Effect) -> String {
+    match effect {
+        Effect::Store(op) => store_line(op),
+        Effect::Client { peer, reply, attach } => {
+            let mut line = format!("{}: {}", name(peer), client_line(reply));
+            if attach.is_some() {
+                write!(line, " with bytes").unwrap();
+            }
+            line
+        }
+        Effect::Control { peer, reply } => format!("{}: {}", name(peer), control_line(reply)),
+        Effect::Result { peer, reply } => {
+            let told = match reply {
+                ResultReply::Proceed(m) => format!("proceed {}", tokens(&[m.token])),
+                ResultReply::Abandon(m) => format!("abandon {}", tokens(&[m.token])),
+                ResultReply::Stored(m) => format!("stored {} {}", tokens(&[m.token]), m.accepted),
+                ResultReply::SessionGone(m) => format!("gone #{}", m.session.as_bytes()[0]),
+                ResultReply::ProtocolFault(m) => format!("fault {}", m.failure.kind),
+            };
+            format!("{}: {told}", name(peer))
+        }
+        Effect::Lane { session, index, message, .. } => {
+            let sent = match message {
+                LaneMessage::Assign(m) => format!("assign {} {}", task(&m.spec.id), tokens(&[m.token])),
+                LaneMessage::Hint(_) => "hint".to_owned(),
+            };
+            format!("lane #{}/{index}: {sent}", session.as_bytes()[0])
+        }
+        Effect::CloseSession { session } => format!("close #{}", session.as_bytes()[0]),
+        Effect::Finished(info) => format!("finished {}", task(&info.id)),
+    }
+}
+
+fn store_line(op: &StoreOp) -> String {
+    match op {
+        StoreOp::Insert { spec, .. } => format!("insert {}", task(&spec.id)),
+        StoreOp::Assign { id, token, node, counters } => {
+            format!("assign {} {} to {node}, attempt {}", task(id), tokens(&[*token]), counters.attempts)
+        }
+        StoreOp::Requeue { id, counters } => {
+            format!("requeue {}, {} crashes, {} failures", task(id), counters.crashes, counters.failures)
+        }
+        StoreOp::End { id, ended, .. } => {
+            let why = ended.failure.as_ref().map_or(String::new(), |f| format!(" {}", f.kind));
+            format!("end {} {}{why}", task(id), ended.status)
+        }
+        StoreOp::Release { id, .. } => format!("release {}", task(id)),
+        StoreOp::Forget { id, .. } => format!("forget {}", task(id)),
+        StoreOp::Remember { id, .. } => format!("remember {}", task(id)),
+        StoreOp::Unremember { id } => format!("unremember {}", task(id)),
+    }
+}
+
+fn client_line(reply: &ClientReply) -> String {
+    match reply {
+        ClientReply::ProtocolFault(m) => format!("fault {}", m.failure.kind),
+        ClientReply::Pong(_) => "pong".into(),
+        ClientReply::Send(_) => "send".into(),
+        ClientReply::Accepted(m) => format!("accepted {} behind {}", task(&m.id), m.position),
+        ClientReply::Refused(m) => format!("refused {}, {} wait", m.failure.kind, m.queue_len),
+        ClientReply::Told(m) => format!("told {} {}", task(&m.task.id), m.task.status),
+        ClientReply::Unknown(m) => {
+            format!("{} {}", if m.expired { "expired" } else { "unknown" }, task(&m.id))
+        }
+        ClientReply::Outcome(m) => {
+            let why = m.task.failure.as_ref().map_or(String::new(), |f| format!(" {}", f.kind));
+            format!("outcome {} {}{why}", task(&m.task.id), m.task.status)
+        }
+        ClientReply::Progress(m) => format!("progress {} {} {}/{}", task(&m.id), m.status, m.step, m.of),
+        ClientReply::Overview(m) => {
+            let states: Vec<_> = m.nodes.iter().map(|n| format!("{} {}", n.info.name, n.state)).collect();
+            format!("overview {}", states.join(", "))
+        }
+    }
+}
+
+fn control_line(reply: &ControlReply) -> String {
+    match reply {
+        ControlReply::ProtocolFault(m) => format!("fault {}", m.failure.kind),
+        ControlReply::Welcome(m) => {
+            let lanes: Vec<_> = m.lanes.iter().map(|l| l.queue.as_str()).collect();
+            let mut line = format!(
+                "welcome #{} lanes [{}] abandoned [{}]",
+                m.session.as_bytes()[0],
+                lanes.join(" "),
+                tokens(&m.abandoned)
+            );
+            for refused in &m.refused {
+                write!(line, " without {}", refused.queue).unwrap();
+            }
+            line
+        }
+        ControlReply::Rejected(m) => format!("rejected {}", m.failure.kind),
+        ControlReply::Commands(m) => {
+            let command = |c: &lamagrid_wire::message::Command| match c.action {
+                Action::Cancel { token } => format!("{} cancel {}", c.seq, tokens(&[token])),
+                Action::Drain => format!("{} drain", c.seq),
+            };
+            format!("commands [{}]", m.commands.iter().map(command).collect::<Vec<_>>().join(", "))
+        }
+        ControlReply::SessionGone(m) => format!("gone #{}", m.session.as_bytes()[0]),
+        ControlReply::Farewell(_) => "farewell".into(),
+    }
+}

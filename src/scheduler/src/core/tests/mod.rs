@@ -1,0 +1,8 @@
+//! Scenarios: what one input after the other leads to, with the full list of effects. What is not in a list was
+//! not sent and not written.
+
+mod clients;
+mod grid;
+mod lost;
+mod nodes;
+mod retries;

@@ -1,0 +1,248 @@
+//! Registration, assignments, accepts and deliveries.
+
+use lamagrid_domain::FailureKind;
+
+use super::grid::*;
+use crate::core::Input;
+
+#[test]
+fn a_task_goes_its_whole_way() {
+    let mut grid = Grid::new();
+    grid.join("n", "lama", 1, 1);
+    let table: [(Input, &[&str]); 4] = [
+        (
+            submit(1),
+            &[
+                "insert T1",
+                "c: accepted T1 behind 0",
+                "assign T1 #2 to n, attempt 1",
+                "lane #1/0: assign T1 #2",
+                "c: progress T1 processing 0/0",
+            ],
+        ),
+        (accept("n", 1, 2), &["n: proceed #2"]),
+        (
+            done("n", 1, 2, 2),
+            &["end T1 completed", "c: outcome T1 completed with bytes", "finished T1", "n: stored #2 true"],
+        ),
+        (query(1), &["c: told T1 completed"]),
+    ];
+    grid.check_all(table);
+}
+
+#[test]
+fn an_accept_that_comes_after_the_result_is_answered_abandon() {
+    let mut grid = Grid::new();
+    grid.join("n", "lama", 1, 1);
+    grid.core.handle(crate::core::Now { mono_ms: 5_000, wall_ms: WALL_MS }, submit(1));
+    let end = ["end T1 completed", "c: outcome T1 completed with bytes", "finished T1", "n: stored #2 true"];
+    grid.check_all([
+        (done("n", 1, 2, 2), end.as_slice()),
+        (accept("n", 1, 2), &["n: abandon #2"]),
+        (done("n", 1, 2, 2), &["n: stored #2 true"]), // on record already
+        (accept("n", 9, 2), &["n: gone #9"]),
+    ]);
+}
+
+#[test]
+fn a_delivery_without_the_lease_changes_nothing() {
+    let mut grid = Grid::new();
+    grid.join("n", "lama", 1, 1);
+    grid.join("m", "manga", 2, 1);
+    grid.core.handle(crate::core::Now { mono_ms: 5_000, wall_ms: WALL_MS }, submit(1));
+    grid.check_all([
+        (done("m", 2, 3, 1), ["m: stored #3 false"].as_slice()),
+        (accept("m", 2, 3), &["m: abandon #3"]),
+        (accept("n", 1, 3), &["n: proceed #3"]),
+        (done("m", 2, 3, 1), &["m: stored #3 false"]),
+        (query(1), &["c: told T1 processing"]),
+    ]);
+}
+
+/// X5: no prefetch.
+#[test]
+fn nothing_is_assigned_before_lanes_and_credit() {
+    let mut grid = Grid::new();
+    let assigned =
+        ["assign T1 #2 to n, attempt 1", "lane #1/0: assign T1 #2", "c: progress T1 processing 0/0"];
+    grid.check_all([
+        (submit(1), ["insert T1", "c: accepted T1 behind 0"].as_slice()),
+        (hello("n", 1, "lama", 1, &[], &[]), &["n: welcome #1 lanes [gpu] abandoned []"]),
+        (ready("n", 1, 1), &[]),
+        (lane_connected(1), &assigned),
+    ]);
+    // No second task without a second credit; a repeated or older credit is none.
+    grid.check_all([
+        (submit(2), ["insert T2", "c: accepted T2 behind 0"].as_slice()),
+        (ready("n", 1, 1), &[]),
+        (ready("n", 1, 0), &[]),
+        (accept("n", 1, 2), &["n: proceed #2"]),
+    ]);
+}
+
+/// R1.2: a task goes down the lane of its own queue.
+#[test]
+fn one_credit_serves_two_lanes_once() {
+    let mut grid = Grid::new();
+    let both = info("n", 1, &[("gpu", "lama"), ("cpu", "cv2")]);
+    let second_lane =
+        Input::LaneConnected { session: lamagrid_domain::SessionId::from_bytes([1; 16]), index: 1 };
+    let mut on_cpu = with_model(2, "cv2");
+    on_cpu.queue = "cpu".parse().unwrap();
+    grid.check_all([
+        (hello_of(both, 1, &[], &[]), ["n: welcome #1 lanes [cpu gpu] abandoned []"].as_slice()),
+        (lane_connected(1), &[]),
+        (second_lane, &[]),
+        (ready("n", 1, 1), &[]),
+        (
+            submit_spec(on_cpu),
+            &[
+                "insert T2",
+                "c: accepted T2 behind 0",
+                "assign T2 #2 to n, attempt 1",
+                "lane #1/0: assign T2 #2",
+                "c: progress T2 processing 0/0",
+            ],
+        ),
+        (submit(1), &["insert T1", "c: accepted T1 behind 0"]),
+        (
+            done("n", 1, 2, 2),
+            &[
+                "end T2 completed",
+                "c: outcome T2 completed with bytes",
+                "finished T2",
+                "n: stored #2 true",
+                "assign T1 #3 to n, attempt 1",
+                "lane #1/1: assign T1 #3",
+                "c: progress T1 processing 0/0",
+            ],
+        ),
+    ]);
+}
+
+/// P2.1, P2.2.
+#[test]
+fn higher_priority_goes_first_then_older() {
+    let mut grid = Grid::new();
+    let with_priority = |n, priority| submit_spec(lamagrid_domain::TaskSpec { priority, ..spec(n) });
+    grid.check_all([
+        (with_priority(1, -1), ["insert T1", "c: accepted T1 behind 0"].as_slice()),
+        (with_priority(2, 5), &["insert T2", "c: accepted T2 behind 0"]),
+        (with_priority(3, 5), &["insert T3", "c: accepted T3 behind 1"]),
+        (hello("n", 1, "lama", 2, &[], &[]), &["n: welcome #1 lanes [gpu] abandoned []"]),
+        (lane_connected(1), &[]),
+        (
+            ready("n", 1, 2),
+            &[
+                "assign T2 #2 to n, attempt 1",
+                "lane #1/0: assign T2 #2",
+                "c: progress T2 processing 0/0",
+                "assign T3 #3 to n, attempt 1",
+                "lane #1/0: assign T3 #3",
+                "c: progress T3 processing 0/0",
+            ],
+        ),
+    ]);
+}
+
+#[test]
+fn a_second_node_of_the_same_name_is_turned_away_while_the_first_lives() {
+    let mut grid = Grid::new();
+    grid.join("n", "lama", 1, 1);
+    grid.check(hello("n", 2, "lama", 1, &[], &[]), &["n: rejected disconnected"]);
+    // The same process may come again at once, another one once the first is suspect.
+    grid.check(hello("n", 1, "lama", 1, &[], &[]), &["close #1", "n: welcome #2 lanes [gpu] abandoned []"]);
+    grid.pass(3_000);
+    grid.check(hello("n", 2, "lama", 1, &[], &[]), &["close #2", "n: welcome #3 lanes [gpu] abandoned []"]);
+}
+
+/// R2.2: a node gets lanes of the queues it may serve, and of no others.
+#[test]
+fn a_queue_that_is_not_configured_is_refused() {
+    let mut grid = Grid::new();
+    let strange = info("n", 1, &[("gpu", "lama"), ("tpu", "lama")]);
+    grid.check(hello_of(strange, 1, &[], &[]), &["n: welcome #1 lanes [gpu] abandoned [] without tpu"]);
+    let none = info("m", 1, &[]);
+    grid.check(hello_of(none, 1, &[], &[]), &["m: rejected invalid_input"]);
+    grid.check(hello("m", 1, "lama", 0, &[], &[]), &["m: rejected invalid_input"]);
+    grid.check(hello("m", 1, "lama", 65, &[], &[]), &["m: rejected invalid_input"]);
+}
+
+#[test]
+fn a_suspect_gets_no_work_until_it_speaks_and_then_the_oldest_first() {
+    let mut grid = Grid::new();
+    grid.join("n", "lama", 1, 2);
+    grid.pass(3_000);
+    grid.check(client("c", lamagrid_wire::message::Survey { seq: 0 }), &["c: overview n suspect"]);
+    grid.check(submit(1), &["insert T1", "c: accepted T1 behind 0"]);
+    let assigned =
+        ["assign T1 #2 to n, attempt 1", "lane #1/0: assign T1 #2", "c: progress T1 processing 0/0"];
+    grid.check(heartbeat(1), &assigned);
+}
+
+#[test]
+fn a_poll_brings_commands_until_they_are_acknowledged_and_each_once() {
+    let mut grid = Grid::new();
+    grid.join("n", "lama", 1, 1);
+    grid.core.handle(crate::core::Now { mono_ms: 5_000, wall_ms: WALL_MS }, submit(1));
+    let told = [
+        "lane #1/0: hint",
+        "end T1 cancelled",
+        "c: outcome T1 cancelled",
+        "finished T1",
+        "c: told T1 cancelled",
+    ];
+    grid.check_all([
+        (accept("n", 1, 2), ["n: proceed #2"].as_slice()),
+        (cancel(1), &told),
+        (poll("n", 1, &[2], 0), &["n: commands [1 cancel #2]"]),
+        (poll("n", 1, &[2], 0), &["n: commands [1 cancel #2]"]),
+        // The attempt still runs: it was told, and polls at its own pace.
+        (poll("n", 1, &[2], 1), &["n: commands []"]),
+        (poll("n", 1, &[2], 1), &["n: commands []"]),
+        (stopped("n", 1, 2, 2), &["n: stored #2 false"]),
+        (poll("n", 1, &[], 1), &["n: commands []"]),
+        // A token that nobody knows is stopped.
+        (poll("n", 1, &[77], 1), &["n: commands [2 cancel #77]"]),
+        (poll("n", 1, &[77], 2), &["n: commands []"]),
+        (poll("n", 9, &[], 0), &["n: gone #9"]),
+    ]);
+}
+
+#[test]
+fn an_attempt_that_three_polls_do_not_list_waits_again() {
+    let mut grid = Grid::new();
+    grid.join("n", "lama", 1, 1);
+    grid.core.handle(crate::core::Now { mono_ms: 5_000, wall_ms: WALL_MS }, submit(1));
+    grid.check_all([
+        // Not accepted yet: it may be on its way.
+        (poll("n", 1, &[], 0), ["n: commands []"].as_slice()),
+        (poll("n", 1, &[], 0), &["n: commands []"]),
+        (poll("n", 1, &[], 0), &["n: commands []"]),
+        (poll("n", 1, &[], 0), &["n: commands []"]),
+        (accept("n", 1, 2), &["n: proceed #2"]),
+        (poll("n", 1, &[], 0), &["n: commands []"]),
+        (poll("n", 1, &[], 0), &["n: commands []"]),
+        (poll("n", 1, &[2], 0), &["n: commands []"]),
+        (poll("n", 1, &[], 0), &["n: commands []"]),
+        (poll("n", 1, &[], 0), &["n: commands []"]),
+        (
+            poll("n", 1, &[], 0),
+            &["requeue T1, 0 crashes, 0 failures", "c: progress T1 queued 0/0", "n: commands []"],
+        ),
+    ]);
+}
+
+#[test]
+fn a_result_that_is_not_what_it_announces_counts_as_a_failure() {
+    let mut grid = Grid::new();
+    grid.join("n", "lama", 1, 1);
+    grid.core.handle(crate::core::Now { mono_ms: 5_000, wall_ms: WALL_MS }, submit(1));
+    let Input::Result { peer, request, .. } = done("n", 1, 2, 2) else { unreachable!() };
+    let short = Input::Result { peer, request, inline: Some(bytes::Bytes::from_static(b"mad")) };
+    grid.check(
+        short,
+        &["requeue T1, 0 crashes, 1 failures", "c: progress T1 queued 0/0", "n: stored #2 true"],
+    );
+    assert_eq!(FailureKind::Internal.retry(), lamagrid_domain::Retry::Later);
+}

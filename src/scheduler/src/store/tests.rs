@@ -1,0 +1,362 @@
+//! What the store keeps over a restart, what it refuses to open, and what a failed commit leaves behind.
+
+use lamagrid_domain::{
+    BlobForm, BlobMeta, Failure, FailureKind, NodeName, Params, Scalar, Stages, Status, TaskSpec,
+};
+
+use super::*;
+
+fn id(n: u8) -> TaskId {
+    TaskId::from_bytes([n; 16])
+}
+
+fn token(n: u8) -> LeaseToken {
+    LeaseToken::from_bytes([n; 16])
+}
+
+fn meta(role: Role, bytes: &[u8]) -> BlobMeta {
+    BlobMeta { role, len: bytes.len() as u64, hash: lamagrid_wire::hash(bytes), form: BlobForm::Encoded }
+}
+
+fn spec(n: u8, durability: Durability) -> TaskSpec {
+    let params =
+        [("prompt", Scalar::Text("a cat".into())), ("hd", Scalar::Null), ("scale", Scalar::Float(0.5))];
+    TaskSpec {
+        id: id(n),
+        owner: "alice".parse().unwrap(),
+        model: "lama".parse().unwrap(),
+        queue: "gpu".parse().unwrap(),
+        params: Params::try_from(std::collections::BTreeMap::from(params.map(|(k, v)| (k.to_owned(), v))))
+            .unwrap(),
+        priority: -3,
+        durability,
+        deadline_wall_ms: Some(77),
+        blobs: vec![meta(Role::Image, b"image"), meta(Role::Mask, b"mask")],
+    }
+}
+
+fn insert_as(n: u8, durability: Durability, inline: &[(Role, &'static [u8])]) -> StoreOp {
+    let inline = inline.iter().map(|(role, bytes)| (*role, Bytes::from_static(bytes))).collect();
+    let digest = Hash::new([n; 32]);
+    StoreOp::Insert {
+        spec: Box::new(spec(n, durability)),
+        digest,
+        seq: u64::from(n),
+        created_wall_ms: 5,
+        inline,
+    }
+}
+
+fn insert(n: u8) -> StoreOp {
+    insert_as(n, Durability::Process, &[(Role::Image, b"image"), (Role::Mask, b"mask")])
+}
+
+fn ended(status: Status, result: Option<&[u8]>, inline: bool) -> Ended {
+    let failed = status == Status::Failed;
+    Ended {
+        owner: "alice".parse().unwrap(),
+        digest: Hash::new([1; 32]),
+        model: "lama".parse().unwrap(),
+        queue: "gpu".parse().unwrap(),
+        status,
+        failure: failed.then(|| Failure::new(FailureKind::OutOfMemory, "no room")),
+        token: result.map(|_| token(9)),
+        result: result.map(|bytes| meta(Role::Result, bytes)),
+        inline,
+        counters: Counters { attempts: 2, crashes: 1, failures: 0 },
+        stages: Stages { infer_ms: 1.5, ..Stages::default() },
+        node: Some("n".into()),
+        created_wall_ms: 5,
+        finished_wall_ms: 6,
+    }
+}
+
+fn end(n: u8, ended: Ended, place: Option<ResultPlace>) -> StoreOp {
+    StoreOp::End { id: id(n), ended: Box::new(ended), place, durability: Durability::Process }
+}
+
+fn counters(attempts: u32) -> Counters {
+    Counters { attempts, crashes: 1, failures: 2 }
+}
+
+fn assign(n: u8) -> StoreOp {
+    let node = "host:0".parse::<NodeName>().unwrap();
+    StoreOp::Assign { id: id(n), token: token(n), node, counters: counters(1) }
+}
+
+fn open() -> (tempfile::TempDir, Store) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    (dir, store)
+}
+
+/// What the next process finds, as text: stored tasks have no equality of their own.
+fn reopened(dir: &tempfile::TempDir, store: Store) -> (Store, Vec<String>, Vec<(TaskId, u64)>) {
+    drop(store);
+    let store = Store::open(dir.path()).unwrap();
+    let recovered = store.recover().unwrap();
+    let tasks = recovered.tasks.iter().map(|t| format!("{t:?}")).collect();
+    (store, tasks, recovered.tombstones)
+}
+
+fn live(n: u8, counters: Counters, assigned: Option<(LeaseToken, NodeName)>) -> String {
+    let task = StoredTask::Live {
+        spec: Box::new(spec(n, Durability::Process)),
+        digest: Hash::new([n; 32]),
+        seq: u64::from(n),
+        created_wall_ms: 5,
+        counters,
+        assigned,
+        inline: vec![Role::Image, Role::Mask],
+    };
+    format!("{task:?}")
+}
+
+fn over(n: u8, ended: Ended) -> String {
+    format!("{:?}", StoredTask::Ended { id: id(n), ended: Box::new(ended) })
+}
+
+/// R1.3, P3.1: what was accepted is on disk, and comes back.
+#[test]
+fn every_operation_comes_back_after_a_restart() {
+    let (dir, mut store) = open();
+    let done = ended(Status::Completed, Some(b"made"), true);
+    let failed = ended(Status::Failed, None, false);
+    let requeue = StoreOp::Requeue { id: id(3), counters: counters(4) };
+    let until_wall_ms = 99;
+    store
+        .commit(&[
+            insert(1),
+            insert(2),
+            assign(2),
+            insert(3),
+            assign(3),
+            requeue,
+            insert(4),
+            assign(4),
+            end(4, done.clone(), Some(ResultPlace::Inline(Bytes::from_static(b"made")))),
+            insert(5),
+            end(5, failed.clone(), None),
+            insert(6),
+            end(6, done.clone(), Some(ResultPlace::Inline(Bytes::from_static(b"made")))),
+            StoreOp::Release { id: id(6), ended: Box::new(Ended { result: None, ..done.clone() }) },
+            insert(7),
+            end(7, failed.clone(), None),
+            StoreOp::Forget { id: id(7), until_wall_ms },
+            StoreOp::Remember { id: id(8), until_wall_ms: 98 },
+            StoreOp::Remember { id: id(9), until_wall_ms },
+            StoreOp::Unremember { id: id(9) },
+        ])
+        .unwrap();
+    let (store, tasks, tombstones) = reopened(&dir, store);
+    let expected = [
+        live(1, Counters::default(), None),
+        live(2, counters(1), Some((token(2), "host:0".parse().unwrap()))),
+        live(3, counters(4), None),
+        over(4, done.clone()),
+        over(5, failed),
+        over(6, Ended { result: None, ..done }),
+    ];
+    assert_eq!(tasks, expected);
+    assert_eq!(tombstones, [(id(8), 98), (id(7), until_wall_ms)]);
+    assert_eq!(store.blob(id(1), Role::Mask).unwrap().unwrap(), "mask");
+    assert_eq!(store.blob(id(4), Role::Result).unwrap().unwrap(), "made");
+    // An end takes the inputs, a release the result.
+    assert_eq!(store.blob(id(4), Role::Image).unwrap(), None);
+    assert_eq!(store.blob(id(6), Role::Result).unwrap(), None);
+    assert_eq!(store.blob(id(7), Role::Image).unwrap(), None);
+}
+
+#[test]
+fn a_group_that_is_committed_again_leaves_the_same() {
+    let (dir, mut store) = open();
+    let made = || Some(ResultPlace::Inline(Bytes::from_static(b"made")));
+    let group =
+        [insert(1), assign(1), insert(2), end(2, ended(Status::Completed, Some(b"made"), true), made())];
+    store.commit(&group).unwrap();
+    let (mut store, once, _) = reopened(&dir, store);
+    store.commit(&group).unwrap();
+    let (store, twice, _) = reopened(&dir, store);
+    assert_eq!(once, twice);
+    assert_eq!(store.blob(id(2), Role::Result).unwrap().unwrap(), "made");
+}
+
+/// Runs SQL on the closed database.
+fn tamper(dir: &tempfile::TempDir, sql: &str) {
+    Connection::open(dir.path().join("tasks.db")).unwrap().execute_batch(sql).unwrap();
+}
+
+fn bytes(dir: &tempfile::TempDir) -> Vec<u8> {
+    std::fs::read(dir.path().join("tasks.db")).unwrap()
+}
+
+#[test]
+fn a_newer_schema_is_refused_and_stays_untouched() {
+    let (dir, mut store) = open();
+    store.commit(&[insert(1)]).unwrap();
+    drop(store);
+    tamper(&dir, "PRAGMA user_version = 2");
+    let before = bytes(&dir);
+    let error = Store::open(dir.path()).err().unwrap();
+    assert!(matches!(error, StoreError::Newer { found: 2, .. }), "{error}");
+    assert!(error.to_string().contains("upgrade lamagrid"), "{error}");
+    assert_eq!(bytes(&dir), before);
+}
+
+#[test]
+fn another_programs_database_is_refused_and_stays_untouched() {
+    for sql in
+        ["CREATE TABLE songs (title TEXT)", "PRAGMA application_id = 7; CREATE TABLE songs (title TEXT)"]
+    {
+        let dir = tempfile::tempdir().unwrap();
+        tamper(&dir, sql);
+        let before = bytes(&dir);
+        assert!(matches!(Store::open(dir.path()), Err(StoreError::Foreign { .. })), "{sql}");
+        assert_eq!(bytes(&dir), before);
+    }
+}
+
+#[test]
+fn what_is_no_database_or_a_broken_one_is_refused_and_stays_untouched() {
+    let (dir, mut store) = open();
+    let many: Vec<_> = (1..=200).map(insert).collect();
+    store.commit(&many).unwrap();
+    drop(store);
+    let whole = bytes(&dir);
+    let mut holed = whole.clone();
+    // The schema's page stays, the tables' pages do not.
+    holed[4_096..].fill(0x5a);
+    let mut beheaded = whole.clone();
+    beheaded[..100].fill(0x5a);
+    let texts: [&[u8]; 4] =
+        [b"dear diary, this is not a database, and it is a long text", &holed, &beheaded, &whole[..9_000]];
+    for damaged in texts {
+        std::fs::write(dir.path().join("tasks.db"), damaged).unwrap();
+        let refused = Store::open(dir.path()).and_then(|store| store.recover());
+        let error = refused.err().unwrap();
+        assert!(error.to_string().contains("tasks.db"), "{error}");
+        assert_eq!(bytes(&dir), damaged, "{error}");
+    }
+}
+
+#[test]
+fn a_row_that_does_not_decode_names_its_task() {
+    for sql in [
+        "UPDATE tasks SET spec = x'c1'",
+        "UPDATE tasks SET spec = NULL",
+        "UPDATE tasks SET digest = x'00'",
+        "UPDATE tasks SET counters = x'c1'",
+        "UPDATE tasks SET token = x'00', node = 'n'",
+        "UPDATE tasks SET token = zeroblob(16), node = 'not a name'",
+        "UPDATE tasks SET ended = x'c1'",
+    ] {
+        let (dir, mut store) = open();
+        store.commit(&[insert(0xab)]).unwrap();
+        drop(store);
+        tamper(&dir, sql);
+        let error = Store::open(dir.path()).unwrap().recover().err().unwrap();
+        assert!(matches!(&error, StoreError::Row { task, .. } if *task == "ab".repeat(16)), "{sql}: {error}");
+    }
+}
+
+const FAIL: &str =
+    "CREATE TRIGGER full BEFORE INSERT ON tombstones BEGIN SELECT RAISE(ABORT, 'disk full'); END";
+
+#[test]
+fn a_commit_is_all_or_nothing_and_can_be_tried_again() {
+    let (dir, mut store) = open();
+    store.commit(&[insert_as(1, Durability::Process, &[]), insert(2)]).unwrap();
+    for role in [Role::Image, Role::Mask] {
+        store.spool().put(id(1), BlobName::Role(role), role.as_str().as_bytes()).unwrap();
+    }
+    store.connection.execute_batch(FAIL).unwrap();
+    let group = [
+        insert(3),
+        end(1, ended(Status::Cancelled, None, false), None),
+        StoreOp::Remember { id: id(9), until_wall_ms: 9 },
+        assign(2),
+    ];
+    let error = store.commit(&group).unwrap_err();
+    assert!(error.to_string().contains("cannot write the store"), "{error}");
+    // The inputs of a task whose end is not on record are still needed.
+    store.spool().seal(id(1), BlobName::Role(Role::Image), 5, false).unwrap();
+    let (mut store, tasks, tombstones) = reopened(&dir, store);
+    assert_eq!(tasks.len(), 2, "{tasks:?}");
+    assert!(tasks.iter().all(|t| t.starts_with("Live") && t.contains("assigned: None")), "{tasks:?}");
+    assert_eq!(tombstones, []);
+    store.connection.execute_batch("DROP TRIGGER full").unwrap();
+    store.commit(&group).unwrap();
+    assert!(store.spool().seal(id(1), BlobName::Role(Role::Image), 5, false).is_err());
+    let (_store, tasks, tombstones) = reopened(&dir, store);
+    assert_eq!((tasks.len(), tombstones.len()), (3, 1));
+}
+
+#[test]
+fn full_members_fsync_their_group_and_others_do_not() {
+    let (_dir, mut store) = open();
+    let synchronous = |store: &Store| -> i64 {
+        store.connection.query_row("PRAGMA synchronous", [], |row| row.get(0)).unwrap()
+    };
+    let end_full = |n| StoreOp::End {
+        id: id(n),
+        ended: Box::new(ended(Status::Cancelled, None, false)),
+        place: None,
+        durability: Durability::Full,
+    };
+    let (normal, full) = (1, 2);
+    let table: [(Vec<StoreOp>, i64); 5] = [
+        (vec![insert(1)], normal),
+        (
+            vec![
+                insert(2),
+                insert_as(3, Durability::Full, &[(Role::Image, b"image"), (Role::Mask, b"mask")]),
+            ],
+            full,
+        ),
+        (vec![assign(3)], normal),
+        (vec![assign(1), end_full(3)], full),
+        (vec![StoreOp::Remember { id: id(9), until_wall_ms: 1 }], normal),
+    ];
+    for (group, wanted) in table {
+        store.commit(&group).unwrap();
+        assert_eq!(synchronous(&store), wanted, "{group:?}");
+    }
+}
+
+#[test]
+fn files_come_before_their_rows_and_go_after_them() {
+    let (dir, mut store) = open();
+    let there = |store: &Store, n, name, len| store.spool().seal(id(n), name, len, false).is_ok();
+    let attempt = BlobName::Attempt(token(9));
+    for n in 1..=3 {
+        store.spool().put(id(n), BlobName::Role(Role::Image), b"image").unwrap();
+        store.spool().put(id(n), BlobName::Role(Role::Mask), b"mask").unwrap();
+        store.commit(&[insert_as(n, Durability::Full, &[]), assign(n)]).unwrap();
+    }
+    store.spool().put(id(1), attempt, b"made").unwrap();
+    let done = ended(Status::Completed, Some(b"made"), false);
+    let place = Some(ResultPlace::Spool(token(9)));
+    store.commit(&[end(1, done.clone(), place), end(2, ended(Status::Failed, None, false), None)]).unwrap();
+    let result = BlobName::Role(Role::Result);
+    assert!(there(&store, 1, result, 4));
+    assert!(!there(&store, 1, attempt, 4) && !there(&store, 1, BlobName::Role(Role::Image), 5));
+    assert!(!there(&store, 2, BlobName::Role(Role::Image), 5));
+    // Somebody left a blob whose task was never accepted: the next start takes it away, and nothing else.
+    store.spool().put(id(44), BlobName::Role(Role::Image), b"image").unwrap();
+    drop(store);
+    let mut store = Store::open(dir.path()).unwrap();
+    assert_eq!(store.recover().unwrap().swept, 1);
+    assert!(there(&store, 1, result, 4) && there(&store, 3, BlobName::Role(Role::Mask), 4));
+    assert!(!there(&store, 44, BlobName::Role(Role::Image), 5));
+    store.commit(&[StoreOp::Release { id: id(1), ended: Box::new(Ended { result: None, ..done }) }]).unwrap();
+    assert!(!there(&store, 1, result, 4));
+}
+
+#[test]
+fn a_result_that_vanished_does_not_stop_the_store() {
+    let (dir, mut store) = open();
+    let done = ended(Status::Completed, Some(b"made"), false);
+    store.commit(&[insert(1), end(1, done.clone(), Some(ResultPlace::Spool(token(9))))]).unwrap();
+    let (_store, tasks, _) = reopened(&dir, store);
+    assert_eq!(tasks, [over(1, done)]);
+}
