@@ -49,7 +49,9 @@ class FakeJob:
     def step(self, i: int, n: int) -> bool:
         return True
 
-    def finish(self, data: bytes, form: Any) -> None:
+    def finish(self, data: bytes, form: Any, load_ms: float, infer_ms: float) -> None:
+        assert load_ms >= 0
+        assert infer_ms > 0
         assert self.outcome is None
         self.outcome = np.frombuffer(data, np.uint8).reshape(form["height"], form["width"], form["channels"])
 

@@ -117,11 +117,14 @@ def work(job: Any, models: UpstreamModels) -> None:
     try:
         spec = job.spec
         pictures = {blob["role"]: _pixels(job, blob) for blob in spec["blobs"]}
+        image, mask = pictures.get("image"), pictures.get("mask")
+        if image is None or mask is None:
+            raise TaskFailure("invalid_input", "A task needs an image and a mask")
         result = models.run(
             spec["model"],
             spec["params"],
-            pictures["image"],
-            pictures["mask"][:, :, 0],
+            image,
+            mask[:, :, 0],
             pictures.get("example"),
             job.step,
         )
@@ -138,7 +141,8 @@ def work(job: Any, models: UpstreamModels) -> None:
         job.fail("internal", f"{type(error).__name__}: {error}"[:500])
     else:
         height, width = result.shape[:2]
-        job.finish(result.tobytes(), {"height": height, "width": width, "channels": 3})
+        form = {"height": height, "width": width, "channels": 3}
+        job.finish(result.tobytes(), form, models.load_ms, models.infer_ms)
 
 
 def _pixels(job: Any, blob: Any) -> Any:

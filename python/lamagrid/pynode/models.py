@@ -6,6 +6,7 @@ Does not: know about sessions, tasks' ids or the grid. One thread at a time.
 from __future__ import annotations
 
 import gc
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -74,7 +75,14 @@ class UpstreamModels:
     Args:
         device: As torch names it: ``cpu``, ``cuda``, ``cuda:1``.
         hf_access_token: Upstream's option for models behind a login; it belongs to the node, not to tasks.
+
+    Attributes:
+        load_ms: What building the model took for the last task; 0 when it was in memory.
+        infer_ms: What upstream's model took for the last task, its pixel work included.
     """
+
+    load_ms = 0.0
+    infer_ms = 0.0
 
     def __init__(self, device: str, hf_access_token: str = "") -> None:
         # Closed code of x86 wheels alone, whose resize differs in the last bit from OpenCV's own.
@@ -120,10 +128,14 @@ class UpstreamModels:
         """
         options = {key: value for key, value in params.items() if key in OPTIONS}
         config = _config({key: value for key, value in params.items() if key not in OPTIONS}, example)
+        began = time.monotonic()
         manager = self._manager_for(model, options)
+        loaded = time.monotonic()
+        self.load_ms = (loaded - began) * 1_000
         self._step, self._steps = step, config.sd_steps
         try:
             result = manager(image, mask, config)
+            self.infer_ms = (time.monotonic() - loaded) * 1_000
             # Truncates and wraps like upstream's server; the Resize strategy does give values outside u8.
             with np.errstate(invalid="ignore"):
                 pixels: Pixels = np.ascontiguousarray(result.astype(np.uint8))

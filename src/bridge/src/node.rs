@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
@@ -209,15 +210,24 @@ impl Job {
         self.with(py, |job| job.step(step, of) == ControlFlow::Continue(()))
     }
 
-    /// Ends the task with a result: raw BGR pixels with their dimensions, or an encoded file.
-    #[pyo3(signature = (data, form=None))]
-    fn finish(&self, py: Python<'_>, data: PyBackedBytes, form: Option<Raw>) -> PyResult<()> {
+    /// Ends the task with a result: raw BGR pixels with their dimensions, or an encoded file; and with the
+    /// milliseconds that loading the model and running it took.
+    #[pyo3(signature = (data, form=None, load_ms=0.0, infer_ms=0.0))]
+    fn finish(
+        &self,
+        py: Python<'_>,
+        data: PyBackedBytes,
+        form: Option<Raw>,
+        load_ms: f64,
+        infer_ms: f64,
+    ) -> PyResult<()> {
         let form = self::form(form.map(|raw| (raw.height, raw.width, raw.channels) as Dims));
         if let Some(wanted) = form.raw_len().filter(|len| *len != data.len() as u64) {
             let text = format!("the result holds {} bytes, but its form makes {wanted}", data.len());
             return Err(errors::invalid(py, &text));
         }
-        self.settle(py, || Ok(Output { bytes: data.to_vec(), form, stages: Stages::default() }))
+        let stages = Stages { load_ms, infer_ms, ..Stages::default() };
+        self.settle(py, || Ok(Output { bytes: Bytes::from_owner(data), form, stages }))
     }
 
     /// Ends the task with a failure.

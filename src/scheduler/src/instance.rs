@@ -28,7 +28,8 @@ impl InstanceLock {
             .mode(0o600)
             .open(dir.join("lock"))
             .map_err(refused)?;
-        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        let locked = flock(&file, FlockOperation::NonBlockingLockExclusive);
+        if locked == Err(rustix::io::Errno::WOULDBLOCK) {
             let mut pid = String::new();
             // A number of at most ten digits, or whatever a person put there.
             let read = (&mut file).take(20).read_to_string(&mut pid);
@@ -38,6 +39,8 @@ impl InstanceLock {
             };
             return Err(SchedulerError::SecondInstance { path: dir.to_path_buf(), pid });
         }
+        // Such as a network file system without locks.
+        locked.map_err(|error| refused(error.into()))?;
         let write = |file: &mut File| -> std::io::Result<()> {
             file.set_len(0)?;
             file.rewind()?;

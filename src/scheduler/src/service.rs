@@ -13,10 +13,11 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use lamagrid_config::{Config, ConfigError};
-use lamagrid_domain::{QueueName, SessionId};
+use lamagrid_domain::{Failure, FailureKind, QueueName, SessionId, TaskId};
+use lamagrid_wire::frame::{Frame, FrameError, MAX_HEADER_BYTES, MAX_MESSAGE_BYTES};
 use lamagrid_wire::message::{
-    AttemptOutcome, ClientReply, ClientRequest, ControlReply, ControlRequest, Message, NodeEvent, Rejected,
-    ResultRequest, TaskInfo,
+    AttemptOutcome, ClientReply, ClientRequest, ControlReply, ControlRequest, Message, NodeEvent,
+    ProtocolFault, Refused, Rejected, ResultRequest, TaskInfo,
 };
 use lamagrid_wire::router::{Incoming, PeerId, Peers, Router, RouterSender, fault};
 use lamagrid_wire::spool::{BlobName, Spool};
@@ -33,6 +34,17 @@ const TICK: Duration = Duration::from_millis(50);
 const MAX_DRAINED: usize = 4_096;
 /// How long the last group may take when the process is told to end.
 const LAST_COMMIT: Duration = Duration::from_secs(5);
+
+/// Effects that wait for a commit before clients are not read any more: what they hold is kept in memory.
+const MAX_PENDING: usize = 1_024;
+/// Small blobs that are read behind one commit; each read is of one task, at most three times 256 KiB.
+const MAX_READS: usize = 64;
+/// What an assignment says beside what was submitted: its token and number.
+const ASSIGN_BYTES: usize = 256;
+/// After this, blobs that were announced are nobody's, unless their task was accepted: no disk writes that long.
+const ANNOUNCED_MS: u64 = 600_000;
+/// Announcements that are remembered; what is written for more than that, in vain, goes at the next start.
+const MAX_ANNOUNCED: usize = 100_000;
 
 /// Why a scheduler does not start, or ends by itself.
 #[derive(Debug, thiserror::Error)]
@@ -65,8 +77,8 @@ pub enum SchedulerError {
     /// A socket cannot be bound.
     #[error(transparent)]
     Socket(#[from] SocketError),
-    /// The operating system refused a thread, a signal handler or the like.
-    #[error("cannot start: {0}")]
+    /// The operating system refused a thread, a signal handler or the like, or a thread died.
+    #[error("the scheduler cannot run: {0}")]
     System(#[from] std::io::Error),
 }
 
@@ -98,6 +110,7 @@ async fn serve(options: Options) -> Result<(), SchedulerError> {
     let data_dir = config.data_dir()?;
     let _lock = InstanceLock::take(&data_dir)?;
     let endpoints = Endpoints::new(lamagrid_config::runtime_dir(&data_dir)?);
+    endpoints.unlink_stale_lanes()?;
     let store = Store::open(&data_dir)?;
     let recovered = store.recover()?;
     let spool = store.spool().clone();
@@ -137,6 +150,7 @@ async fn serve(options: Options) -> Result<(), SchedulerError> {
         failing: false,
         group_max: config.store.group_commit_max as usize,
         failed_lanes: Vec::new(),
+        announced: VecDeque::new(),
     };
     let stop = stop_signal(lifeline)?;
     let reason = service.serve(Sockets { clients, control, results, events, lane_events }, stop).await?;
@@ -237,6 +251,8 @@ struct Service {
     failing: bool,
     group_max: usize,
     failed_lanes: Vec<(SessionId, String)>,
+    /// Ids whose blobs a client may write before it submits, by the instant at which they are nobody's.
+    announced: VecDeque<(u64, TaskId)>,
 }
 
 impl Service {
@@ -254,8 +270,13 @@ impl Service {
                     self.finish().await;
                     return Ok(reason);
                 }
-                Some(report) = self.committer.report() => self.on_report(report).await?,
-                Some(heard) = sockets.clients.recv(), if !self.failing => self.on_client(heard),
+                report = self.committer.report() => {
+                    let died = || std::io::Error::other("the thread that writes the store died; see the log");
+                    self.on_report(report.ok_or_else(died)?).await?;
+                }
+                Some(heard) = sockets.clients.recv(), if !self.failing && self.pending.len() < MAX_PENDING => {
+                    self.on_client(heard);
+                }
                 Some(heard) = sockets.control.recv() => self.on_control(heard),
                 Some(heard) = sockets.results.recv() => self.on_result(heard),
                 Some(frame) = sockets.events.recv() => self.on_event(&frame),
@@ -265,6 +286,7 @@ impl Service {
                 _ = tick.tick() => {
                     self.drain(&mut sockets);
                     self.handle(Input::Tick);
+                    self.sweep_announced();
                 }
             }
             self.pump().await;
@@ -293,18 +315,75 @@ impl Service {
             Incoming::Gone { peer } => return self.handle(Input::ClientGone { peer }),
             Incoming::Frame { peer, frame } => (peer, frame),
         };
-        match ClientRequest::from_frame(&frame) {
-            Ok(request) => {
-                if let Some(refusal) = self.missing_blob(&request) {
-                    self.pending.push_back(Effect::Client { peer, reply: refusal, attach: None });
-                } else {
-                    self.handle(Input::Client { peer, request, inline: frame.blobs });
-                }
+        let request = match ClientRequest::from_frame(&frame) {
+            Ok(request) => request,
+            Err(error) => {
+                self.pending.push_back(fault_effect(&error, peer, |failure, peer| Effect::Client {
+                    peer,
+                    reply: failure.into(),
+                    attach: None,
+                }));
+                return;
             }
-            Err(error) => self.pending.push_back(fault_effect(&error, peer, |failure, peer| {
-                Effect::Client { peer, reply: failure.into(), attach: None }
-            })),
+        };
+        // Whoever cancels or is refused has written blobs, perhaps, which no task will ever name.
+        let written = match &request {
+            ClientRequest::Submit(submit) => Some(submit.spec.id),
+            ClientRequest::Cancel(cancel) => Some(cancel.id),
+            ClientRequest::Offer(offer) => {
+                self.announce(offer.id);
+                None
+            }
+            _ => None,
+        };
+        if let Some(refusal) = self.unassignable(&request, &frame).or_else(|| self.missing_blob(&request)) {
+            self.pending.push_back(Effect::Client { peer, reply: refusal, attach: None });
+        } else {
+            self.handle(Input::Client { peer, request, inline: frame.blobs });
         }
+        if let Some(id) = written {
+            self.remove_unclaimed(id);
+        }
+    }
+
+    fn announce(&mut self, id: TaskId) {
+        if !self.core.knows(id) && self.announced.len() < MAX_ANNOUNCED {
+            self.announced.push_back((self.clock.now().mono_ms + ANNOUNCED_MS, id));
+        }
+    }
+
+    /// Deletes what clients wrote that died before they submitted.
+    fn sweep_announced(&mut self) {
+        let now_ms = self.clock.now().mono_ms;
+        while let Some((_, id)) = self.announced.pop_front_if(|(at, _)| *at <= now_ms) {
+            self.remove_unclaimed(id);
+        }
+    }
+
+    /// Deletes the blobs of an id without a row. On this thread, so that the answer to a later offer of that id, and
+    /// with it the writing, comes after it.
+    fn remove_unclaimed(&self, id: TaskId) {
+        if !self.core.knows(id)
+            && let Err(error) = self.spool.remove_task(id)
+        {
+            tracing::warn!(task.id = %id, %error, "blobs that nobody claims stay until the next start");
+        }
+    }
+
+    /// A submission that just fits into a message would make an assignment that does not: no node would ever hear of
+    /// it, and each one that it is given to would seem deaf.
+    fn unassignable(&self, request: &ClientRequest, frame: &Frame) -> Option<ClientReply> {
+        let ClientRequest::Submit(submit) = request else { return None };
+        let header = frame.header.len() + ASSIGN_BYTES;
+        let message = header + frame.blobs.iter().map(Bytes::len).sum::<usize>();
+        if (header <= MAX_HEADER_BYTES && message <= MAX_MESSAGE_BYTES) || self.core.knows(submit.spec.id) {
+            return None;
+        }
+        let text = format!(
+            "task {} has more parameters or inline bytes than one message to a node holds; shorten its texts",
+            submit.spec.id
+        );
+        Some(refused(submit.seq, FailureKind::InvalidInput, text))
     }
 
     /// A submission by reference whose blobs do not lie in the spool as announced is refused before it is accepted.
@@ -314,15 +393,12 @@ impl Service {
         let error = by_reference
             .filter_map(|b| self.spool.seal(submit.spec.id, BlobName::Role(b.role), b.len, false).err())
             .next()?;
-        let failure = lamagrid_domain::Failure::new(
-            lamagrid_domain::FailureKind::InvalidInput,
-            format!("a blob of task {} is not in the spool: {error}", submit.spec.id),
-        );
         // A retry of a task that has ended finds its inputs gone, as they should be: the core knows it.
         if self.core.knows(submit.spec.id) {
             return None;
         }
-        Some(lamagrid_wire::message::Refused { seq: submit.seq, failure, queue_len: 0, wait_ms: None }.into())
+        let text = format!("a blob of task {} is not in the spool: {error}", submit.spec.id);
+        Some(refused(submit.seq, FailureKind::InvalidInput, text))
     }
 
     fn on_control(&mut self, heard: Incoming) {
@@ -359,18 +435,13 @@ impl Service {
         let AttemptOutcome::Done { result, inline: false, .. } = &delivery.outcome else { return };
         let Some(task) = self.core.task_of(delivery.token) else { return };
         if let Err(error) = self.spool.seal(task, BlobName::Attempt(delivery.token), result.len, false) {
-            let kind = if error.is_disk_full() {
-                lamagrid_domain::FailureKind::DiskFull
-            } else {
-                lamagrid_domain::FailureKind::Internal
-            };
-            let failure =
-                lamagrid_domain::Failure::new(kind, format!("the result could not be taken over: {error}"));
+            let kind = if error.is_disk_full() { FailureKind::DiskFull } else { FailureKind::Internal };
+            let failure = Failure::new(kind, format!("the result could not be taken over: {error}"));
             delivery.outcome = AttemptOutcome::Failed { failure };
         }
     }
 
-    fn on_event(&mut self, frame: &lamagrid_wire::frame::Frame) {
+    fn on_event(&mut self, frame: &Frame) {
         match NodeEvent::from_frame(frame) {
             Ok(event) => self.handle(Input::Event(event)),
             Err(error) => tracing::debug!(%error, "bad event dropped"),
@@ -426,7 +497,7 @@ impl Service {
                 }
                 effect => released.push(effect),
             }
-            if group.ops.len() >= self.group_max {
+            if group.ops.len() >= self.group_max || group.reads.len() >= MAX_READS {
                 break;
             }
         }
@@ -437,7 +508,9 @@ impl Service {
     async fn carry_out(&mut self, effect: Effect, blobs: Vec<Bytes>) {
         match effect {
             Effect::Store(_) => unreachable!("writes go to the committer"),
-            Effect::Client { peer, reply, .. } => send(&self.senders.clients, peer, &reply, blobs).await,
+            Effect::Client { peer, reply, .. } => {
+                send(&self.senders.clients, peer, &bounded(reply), blobs).await;
+            }
             Effect::Control { peer, reply } => {
                 let reply = self.open_lanes(reply).await;
                 send(&self.senders.control, peer, &reply, blobs).await;
@@ -472,8 +545,7 @@ impl Service {
                 Err(error) => {
                     self.failed_lanes.push((session, error.to_string()));
                     let text = format!("the scheduler cannot open a lane: {error}");
-                    let kind = lamagrid_domain::FailureKind::Disconnected;
-                    return Rejected { failure: lamagrid_domain::Failure::new(kind, text) }.into();
+                    return Rejected { failure: Failure::new(FailureKind::Disconnected, text) }.into();
                 }
             }
         }
@@ -508,13 +580,31 @@ fn has_attachment(effect: &Effect) -> bool {
     matches!(effect, Effect::Client { attach: Some(_), .. } | Effect::Lane { attach: Some(_), .. })
 }
 
+fn refused(seq: u64, kind: FailureKind, text: String) -> ClientReply {
+    Refused { seq, failure: Failure::new(kind, text), queue_len: 0, wait_ms: None }.into()
+}
+
 fn fault_effect(
-    error: &lamagrid_wire::frame::FrameError,
+    error: &FrameError,
     peer: PeerId,
-    effect: impl FnOnce(lamagrid_wire::message::ProtocolFault, PeerId) -> Effect,
+    effect: impl FnOnce(ProtocolFault, PeerId) -> Effect,
 ) -> Effect {
     tracing::debug!(%peer, %error, "bad message");
     effect(fault(error), peer)
+}
+
+/// The reply itself, or the refusal in its place where it fits into no message: a caller who hears nothing would
+/// look for a fault elsewhere.
+fn bounded(reply: ClientReply) -> ClientReply {
+    let ClientReply::Overview(overview) = &reply else { return reply };
+    match reply.to_frame(Vec::new()) {
+        Ok(_) => reply,
+        Err(error) => {
+            let nodes = overview.nodes.len();
+            let text = format!("the overview of {nodes} nodes is too long for one message: {error}");
+            refused(overview.seq, FailureKind::Internal, text)
+        }
+    }
 }
 
 async fn send(sender: &RouterSender, peer: PeerId, message: &impl Message, blobs: Vec<Bytes>) {

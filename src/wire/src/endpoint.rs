@@ -4,6 +4,9 @@ use std::path::{Path, PathBuf};
 
 use lamagrid_domain::SessionId;
 
+/// How the names of all lanes begin.
+const LANE_PREFIX: &str = "lane-";
+
 /// What went wrong with a socket, and which one.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
@@ -95,7 +98,23 @@ impl Endpoints {
     #[must_use]
     pub fn lane(&self, session: SessionId, index: usize) -> String {
         let session = session.to_string();
-        self.ipc(&format!("lane-{}-{index}", &session[..16]))
+        self.ipc(&format!("{LANE_PREFIX}{}-{index}", &session[..16]))
+    }
+
+    /// Removes the lanes that a killed process left: their names never come again, so no bind would. The caller
+    /// holds the data directory's lock.
+    ///
+    /// # Errors
+    /// If the directory cannot be read.
+    pub fn unlink_stale_lanes(&self) -> std::io::Result<()> {
+        for entry in std::fs::read_dir(&self.dir)? {
+            let entry = entry?;
+            if entry.file_name().to_str().is_some_and(|name| name.starts_with(LANE_PREFIX)) {
+                // Untidy, but harmless, where it stays.
+                let _ = std::fs::remove_file(entry.path());
+            }
+        }
+        Ok(())
     }
 }
 

@@ -99,15 +99,16 @@ impl LaneReceiver {
     /// # Errors
     /// [`SocketError::Connect`] or [`SocketError::Silent`].
     pub async fn connect(address: &str, patience: Duration) -> Result<Self, SocketError> {
-        let mut socket = PullSocket::new();
-        tokio::time::timeout(patience, socket.connect(address))
+        // Made first, so that a connection is closed also when its handshake is given up.
+        let mut lane = Self { address: address.to_owned(), socket: PullSocket::new() };
+        tokio::time::timeout(patience, lane.socket.connect(address))
             .await
             .map_err(|_| SocketError::Silent {
                 address: address.to_owned(),
                 waited_ms: patience.as_millis(),
             })?
             .map_err(|source| SocketError::Connect { address: address.to_owned(), source })?;
-        Ok(Self { address: address.to_owned(), socket })
+        Ok(lane)
     }
 
     /// The next frame. A lane whose other end died is silent for ever: the session's poll notices.

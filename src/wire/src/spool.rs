@@ -10,6 +10,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::io::Errno;
 
 use lamagrid_domain::{BlobMeta, LeaseToken, Role, TaskId};
 
@@ -115,7 +116,7 @@ impl Spool {
         for name in [&id[..2], &id] {
             if create {
                 match rustix::fs::mkdirat(&dir, name, Mode::RWXU) {
-                    Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+                    Ok(()) | Err(Errno::EXIST) => {}
                     Err(error) => return Err(error.into()),
                 }
             }
@@ -215,7 +216,8 @@ impl Spool {
     /// Makes the result of an attempt the result of its task as well.
     ///
     /// The attempt's own name stays until the caller has committed and removes it: a delivery that is
-    /// repeated after a crash in between still finds its file.
+    /// repeated after a crash in between still finds its file. On a file system without hard links it goes at
+    /// once, and such a delivery becomes a failure of its attempt.
     ///
     /// # Errors
     /// [`SpoolError::Io`].
@@ -225,13 +227,15 @@ impl Spool {
         let link = || -> io::Result<()> {
             let dir = self.task_dir(task, false)?;
             let link = || rustix::fs::linkat(&dir, from.as_str(), &dir, to.as_str(), AtFlags::empty());
-            match link() {
-                Err(rustix::io::Errno::EXIST) => {
-                    rustix::fs::unlinkat(&dir, to.as_str(), AtFlags::empty())?;
-                    Ok(link()?)
-                }
-                linked => Ok(linked?),
+            let mut linked = link();
+            if linked == Err(Errno::EXIST) {
+                rustix::fs::unlinkat(&dir, to.as_str(), AtFlags::empty())?;
+                linked = link();
             }
+            if let Err(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS) = linked {
+                linked = rustix::fs::renameat(&dir, from.as_str(), &dir, to.as_str());
+            }
+            Ok(linked?)
         };
         link().map_err(|source| self.io("link", self.path(task, &from), source))
     }

@@ -116,7 +116,7 @@ fn attempt(job: &Job, backend: &mut dyn Backend, max_pixels: u64) -> Result<Outp
     let (height, width) = image.shape();
     // An image's sides are at most 2^24.
     let form = BlobForm::Raw { height: height as u32, width: width as u32, channels: 3 };
-    Ok(Output { bytes: image.into_data(), form, stages })
+    Ok(Output { bytes: image.into_data().into(), form, stages })
 }
 
 fn panicked(panic: &(dyn Any + Send)) -> Failure {

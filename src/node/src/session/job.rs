@@ -22,7 +22,7 @@ const STEP_INTERVAL: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub struct Output {
     /// The result.
-    pub bytes: Vec<u8>,
+    pub bytes: Bytes,
     /// How to read it.
     pub form: BlobForm,
     /// The backend's share of the times; reading and storing are measured by the [`Job`].
@@ -160,7 +160,7 @@ impl Job {
         let hash = lamagrid_wire::hash(&bytes);
         let result = BlobMeta { role: Role::Result, len: bytes.len() as u64, hash, form };
         let inline = if bytes.len() <= MAX_INLINE_BYTES {
-            Some(Bytes::from(bytes))
+            Some(bytes)
         } else {
             let spool = self
                 .shared
