@@ -247,9 +247,17 @@ impl Store {
                 .try_for_each(|blob| self.spool.seal(spec.id, BlobName::Role(blob.role), blob.len, true)),
             StoreOp::End { id, ended, place: Some(ResultPlace::Spool(token)), durability } => {
                 let len = ended.result.as_ref().map_or(0, |r| r.len);
-                self.spool
-                    .seal(*id, BlobName::Attempt(*token), len, *durability == Durability::Full)
-                    .and_then(|()| self.spool.promote(*id, *token))
+                // A group that is tried again may find the attempt's name gone and its result in place.
+                match self.spool.promote(*id, *token) {
+                    Err(SpoolError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                        Ok(())
+                    }
+                    promoted => promoted,
+                }
+                // After the new name exists, so that its directory entry is forced to disk as well.
+                .and_then(|()| {
+                    self.spool.seal(*id, BlobName::Role(Role::Result), len, *durability == Durability::Full)
+                })
             }
             _ => Ok(()),
         };

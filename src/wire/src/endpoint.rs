@@ -1,8 +1,10 @@
 //! Where the sockets of one scheduler lie, and what can go wrong with a socket.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use lamagrid_domain::SessionId;
+use zeromq::Socket;
 
 /// How the names of all lanes begin.
 const LANE_PREFIX: &str = "lane-";
@@ -115,6 +117,20 @@ impl Endpoints {
             }
         }
         Ok(())
+    }
+}
+
+/// Connects `socket` to `address`, and gives up after `patience`: ZeroMQ itself would wait for half a minute.
+pub(crate) async fn connect(
+    socket: &mut impl Socket,
+    address: &str,
+    patience: Duration,
+) -> Result<(), SocketError> {
+    match tokio::time::timeout(patience, socket.connect(address)).await {
+        Ok(connected) => {
+            connected.map_err(|source| SocketError::Connect { address: address.to_owned(), source })
+        }
+        Err(_) => Err(SocketError::Silent { address: address.to_owned(), waited_ms: patience.as_millis() }),
     }
 }
 

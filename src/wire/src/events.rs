@@ -7,7 +7,7 @@ use tokio::task::JoinHandle;
 use zeromq::prelude::*;
 use zeromq::{PubSocket, SubSocket, ZmqMessage};
 
-use crate::endpoint::{SocketError, unlink_stale};
+use crate::endpoint::{SocketError, connect, unlink_stale};
 use crate::frame::Frame;
 
 /// Events waiting to be sent; more are dropped.
@@ -29,13 +29,7 @@ impl EventPublisher {
     /// [`SocketError::Connect`] or [`SocketError::Silent`].
     pub async fn connect(address: &str, patience: Duration) -> Result<Self, SocketError> {
         let mut socket = PubSocket::new();
-        tokio::time::timeout(patience, socket.connect(address))
-            .await
-            .map_err(|_| SocketError::Silent {
-                address: address.to_owned(),
-                waited_ms: patience.as_millis(),
-            })?
-            .map_err(|source| SocketError::Connect { address: address.to_owned(), source })?;
+        connect(&mut socket, address, patience).await?;
         let (outgoing, mut outgoing_rx) = mpsc::channel::<Frame>(QUEUED);
         let writer = tokio::spawn(async move {
             while let Some(frame) = outgoing_rx.recv().await {

@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use zeromq::prelude::*;
 use zeromq::{PullSocket, PushSocket, SocketEvent, ZmqMessage};
 
-use crate::endpoint::{SocketError, socket_path, unlink_stale};
+use crate::endpoint::{SocketError, connect, socket_path, unlink_stale};
 use crate::frame::Frame;
 
 /// Assignments and hints on their way; a session's credit keeps the real number near one.
@@ -101,13 +101,7 @@ impl LaneReceiver {
     pub async fn connect(address: &str, patience: Duration) -> Result<Self, SocketError> {
         // Made first, so that a connection is closed also when its handshake is given up.
         let mut lane = Self { address: address.to_owned(), socket: PullSocket::new() };
-        tokio::time::timeout(patience, lane.socket.connect(address))
-            .await
-            .map_err(|_| SocketError::Silent {
-                address: address.to_owned(),
-                waited_ms: patience.as_millis(),
-            })?
-            .map_err(|source| SocketError::Connect { address: address.to_owned(), source })?;
+        connect(&mut lane.socket, address, patience).await?;
         Ok(lane)
     }
 

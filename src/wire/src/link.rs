@@ -12,7 +12,7 @@ use zeromq::prelude::*;
 use zeromq::util::PeerIdentity;
 use zeromq::{DealerSocket, SocketEvent, SocketOptions, ZmqMessage};
 
-use crate::endpoint::SocketError;
+use crate::endpoint::{SocketError, connect};
 use crate::frame::Frame;
 use crate::random::random_id;
 
@@ -41,13 +41,7 @@ impl Link {
         options.peer_identity(identity);
         let mut socket = DealerSocket::with_options(options);
         let mut monitor = socket.monitor();
-        tokio::time::timeout(patience, socket.connect(address))
-            .await
-            .map_err(|_| SocketError::Silent {
-                address: address.to_owned(),
-                waited_ms: patience.as_millis(),
-            })?
-            .map_err(|source| SocketError::Connect { address: address.to_owned(), source })?;
+        connect(&mut socket, address, patience).await?;
         let (mut send_half, mut recv_half) = socket.split();
         let (outgoing, mut outgoing_rx) = mpsc::channel::<Frame>(OUTGOING);
         let (incoming_tx, incoming) = mpsc::channel(INCOMING);

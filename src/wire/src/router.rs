@@ -18,8 +18,8 @@ use crate::message::{ControlReply, Message, ProtocolFault};
 
 /// Frames on their way out; a full channel makes the caller wait, which bounds memory.
 const OUTGOING: usize = 4_096;
-/// Frames on their way in; while it is full nothing is read, which is TCP's and the kernel's backpressure.
-const INCOMING: usize = 1_024;
+/// Frames on their way in, of at most 1 MiB each; while it is full nothing is read, and the peers' sends wait.
+const INCOMING: usize = 128;
 /// Pause after a receive error that is not one peer's, so that a broken socket cannot spin.
 const ERROR_PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
 

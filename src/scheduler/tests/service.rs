@@ -1,0 +1,179 @@
+//! The whole scheduler in this process, through its real sockets: what it leaves on disk and what it refuses.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on shall say where")]
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::Bytes;
+use lamagrid_config::{Config, runtime_dir};
+use lamagrid_domain::{
+    BlobForm, BlobMeta, Durability, FailureKind, LeaseToken, Params, QueueName, Role, Scalar, TaskId,
+    TaskSpec,
+};
+use lamagrid_scheduler::Options;
+use lamagrid_wire::link::Link;
+use lamagrid_wire::message::{Assign, Cancel, ClientReply, ClientRequest, LaneMessage, Message, Submit};
+use lamagrid_wire::spool::{BlobName, Spool};
+use lamagrid_wire::{Endpoints, hash, random_id};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct Grid {
+    data: tempfile::TempDir,
+    sockets: PathBuf,
+    link: Link,
+    seq: u64,
+}
+
+impl Grid {
+    /// A scheduler whose queue for the processor has one place; it runs until this process ends.
+    async fn start(before: impl FnOnce(&Endpoints)) -> Self {
+        let data = tempfile::tempdir_in("/tmp").unwrap();
+        let endpoints = Endpoints::new(runtime_dir(data.path()).unwrap());
+        before(&endpoints);
+        let flags = [
+            ("data_dir".to_owned(), data.path().to_str().unwrap().to_owned()),
+            ("queues.cpu.max_tasks".to_owned(), "1".to_owned()),
+        ];
+        let config = Config::load(None, std::env::vars(), &flags).unwrap().config;
+        std::thread::spawn(move || lamagrid_scheduler::run(Options { config, lifeline: false }).unwrap());
+        let link = tokio::time::timeout(PATIENCE, async {
+            loop {
+                if let Ok(link) = Link::connect(&endpoints.client(), PATIENCE).await {
+                    return link;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+        let link = link.await.unwrap();
+        Self { link, data, sockets: endpoints.dir().to_owned(), seq: 0 }
+    }
+
+    fn spool(&self) -> Spool {
+        Spool::new(self.data.path().join("spool"))
+    }
+
+    /// Where the blobs of a task lie.
+    fn blobs(&self, id: TaskId) -> PathBuf {
+        let id = id.to_string();
+        self.spool().root().join(&id[..2]).join(id)
+    }
+
+    async fn ask(&mut self, request: impl Into<ClientRequest>, blobs: Vec<Bytes>) -> ClientReply {
+        self.link.send(request.into().to_frame(blobs).unwrap()).await.unwrap();
+        loop {
+            let heard = tokio::time::timeout(PATIENCE, self.link.recv()).await.unwrap().unwrap();
+            match ClientReply::from_frame(&heard).unwrap() {
+                ClientReply::Progress(_) | ClientReply::Outcome(_) => {}
+                reply => return reply,
+            }
+        }
+    }
+
+    /// Submits a picture of which each byte lies in the spool already.
+    async fn submit_by_reference(&mut self, id: TaskId) -> ClientReply {
+        let bytes = vec![7; 300];
+        self.spool().put(id, BlobName::Role(Role::Image), &bytes).unwrap();
+        self.seq += 1;
+        let submit = Submit { seq: self.seq, spec: spec(id, &bytes), inline: vec![], follow: false };
+        self.ask(submit, vec![]).await
+    }
+}
+
+impl Drop for Grid {
+    fn drop(&mut self) {
+        // The data directory's own name never comes again.
+        let _ = std::fs::remove_dir_all(&self.sockets);
+    }
+}
+
+fn id() -> TaskId {
+    TaskId::from_bytes(random_id())
+}
+
+fn spec(id: TaskId, image: &[u8]) -> TaskSpec {
+    let form = BlobForm::Raw { height: 10, width: 10, channels: 3 };
+    TaskSpec {
+        id,
+        owner: "local".parse().unwrap(),
+        model: "cv2".parse().unwrap(),
+        queue: QueueName::cpu(),
+        params: Params::default(),
+        priority: 0,
+        durability: Durability::Process,
+        deadline_wall_ms: None,
+        blobs: vec![BlobMeta { role: Role::Image, len: image.len() as u64, hash: hash(image), form }],
+    }
+}
+
+#[tokio::test]
+async fn what_a_refused_task_wrote_is_deleted() {
+    let mut grid = Grid::start(|_| {}).await;
+    let accepted = id();
+    assert!(matches!(grid.submit_by_reference(accepted).await, ClientReply::Accepted(_)));
+    let refused = id();
+    let reply = grid.submit_by_reference(refused).await;
+    assert!(
+        matches!(&reply, ClientReply::Refused(r) if r.failure.kind == FailureKind::Overloaded),
+        "{reply:?}"
+    );
+    assert!(!grid.blobs(refused).exists());
+    assert!(grid.blobs(accepted).join("image").exists());
+    // Refused as the same id with other inputs, which must not cost the task its own.
+    let other = Submit { seq: 90, spec: spec(accepted, &[8; 300]), inline: vec![], follow: false };
+    assert!(matches!(grid.ask(other, vec![]).await, ClientReply::Refused(_)));
+    assert!(grid.blobs(accepted).join("image").exists());
+}
+
+#[tokio::test]
+async fn what_was_written_for_a_task_that_is_given_up_is_deleted() {
+    let mut grid = Grid::start(|_| {}).await;
+    let given_up = id();
+    grid.spool().put(given_up, BlobName::Role(Role::Image), b"pixels").unwrap();
+    let cancel = Cancel { seq: 1, id: given_up, owner: "local".parse().unwrap() };
+    assert!(matches!(grid.ask(cancel, vec![]).await, ClientReply::Unknown(_)));
+    assert!(!grid.blobs(given_up).exists());
+}
+
+#[tokio::test]
+async fn a_task_that_fits_into_no_assignment_is_refused() {
+    let mut grid = Grid::start(|_| {}).await;
+    let image = vec![7; 300];
+    // The longest text of which the submission itself still fits.
+    let of = |len: usize| {
+        let mut spec = spec(id(), &image);
+        let mut left = len;
+        let mut params = BTreeMap::new();
+        for at in 0..9 {
+            let part = left.min(8_000);
+            left -= part;
+            params.insert(format!("p{at}"), Scalar::Text("x".repeat(part)));
+        }
+        spec.params = Params::try_from(params).unwrap();
+        Submit { seq: 1, spec, inline: vec![Role::Image], follow: false }
+    };
+    let fits = |submit: &Submit| ClientRequest::from(submit.clone()).to_frame(vec![]).is_ok();
+    let longest = (60_000..66_000).rev().map(of).find(fits).unwrap();
+    let token = LeaseToken::from_bytes(random_id());
+    let assign = Assign { token, attempt: 1, spec: longest.spec.clone(), inline: vec![Role::Image] };
+    assert!(LaneMessage::from(assign).to_frame(vec![]).is_err());
+    let reply = grid.ask(longest, vec![image.clone().into()]).await;
+    assert!(
+        matches!(&reply, ClientReply::Refused(r) if r.failure.kind == FailureKind::InvalidInput),
+        "{reply:?}"
+    );
+    assert!(matches!(grid.ask(of(60_000), vec![image.clone().into()]).await, ClientReply::Accepted(_)));
+}
+
+#[tokio::test]
+async fn lanes_of_a_killed_scheduler_are_removed() {
+    let mut stale = PathBuf::new();
+    let _grid = Grid::start(|endpoints| {
+        stale = endpoints.dir().join("lane-0011223344556677-0.sock");
+        std::fs::write(&stale, b"").unwrap();
+    })
+    .await;
+    assert!(!stale.exists());
+}
