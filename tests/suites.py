@@ -32,7 +32,10 @@ class Suite:
 SUITES = (
     Suite("rules", (*PYTEST, "tests/rules")),
     Suite("check", ("make", "--no-print-directory", "check"), single=True),
-    Suite("rust", CARGO_TEST),
+    Suite("rust", (*CARGO_TEST, "--", "--skip", "core::simulation")),
+    Suite(
+        "simulation", (*CARGO_TEST, "-p", "lamagrid-scheduler", "--lib", "simulation", "--", "--nocapture")
+    ),
     Suite("binding", (*PYTEST, "tests/binding")),
     Suite("seam", (*PYTEST, "tests/seam")),
     Suite("wheels", (*PYTEST, "tests/wheels")),

@@ -66,19 +66,26 @@ def peaks(grid: GridServer) -> dict[str, float]:
     return found
 
 
-def show(title: str, grid: GridServer) -> dict[str, float]:
-    """Print the peaks; returns them."""
+def show(title: str, grid: GridServer, capsys: pytest.CaptureFixture[str]) -> dict[str, float]:
+    """Print the peaks, also when the test passes; returns them."""
     found = peaks(grid)
-    print(f"{title}: " + ", ".join(f"{name} {peak:.0f} MB" for name, peak in found.items()))
+    with capsys.disabled():
+        print(
+            f"\npeak memory, {title}: " + ", ".join(f"{name} {peak:.0f} MB" for name, peak in found.items())
+        )
     return found
 
 
 def test_large_pictures(
-    processes: Processes, tmp_path: Path, slow_flags: list[str], background: Background
+    processes: Processes,
+    tmp_path: Path,
+    slow_flags: list[str],
+    background: Background,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Pixels go by reference: however large they are, the scheduler stays small."""
     grid = start_grid(processes, tmp_path / "grid", *slow_flags).wait_ready()
-    show("started", grid)
+    show("started", grid, capsys)
 
     # Ten pictures of 12 megapixels at once: one node works, nine tasks wait with their pixels in the spool.
     photo, mask = encoded(plain(3000, 4000), "JPEG"), encoded(hole(3000, 4000, 700, 900, 64))
@@ -87,7 +94,7 @@ def test_large_pictures(
         answer = future.result(170)
         assert answer.status_code == 200, answer.text
         assert decoded(answer.content).shape == (3000, 4000, 3)
-    ten = show("ten of 12 megapixels in flight", grid)
+    ten = show("ten of 12 megapixels in flight", grid, capsys)
 
     for height, width in ((4000, 6000), (10_000, 10_000)):
         photo = encoded(plain(height, width), "JPEG")
@@ -98,7 +105,7 @@ def test_large_pictures(
         assert result.shape == (height, width, 3)
         assert np.abs(result[2100, 3100].astype(int) - 127).max() < 8  # JPEG
         assert abs(int(result[height // 2, 10, 1]) - 200) < 8
-        ten = show(f"{height * width / 1e6:.0f} megapixels", grid)
+        ten = show(f"{height * width / 1e6:.0f} megapixels", grid, capsys)
 
     scheduler = [peak for name, peak in ten.items() if name.startswith("scheduler")]
     assert len(scheduler) == 1

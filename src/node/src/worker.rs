@@ -64,7 +64,7 @@ pub fn run(
     settings: &Settings,
     info: NodeInfo,
     watch_lifeline: bool,
-    mut backends: Vec<Box<dyn Backend + Send>>,
+    backends: Vec<Box<dyn Backend + Send>>,
 ) -> anyhow::Result<u8> {
     let max_pixels = settings.config.limits.max_pixels;
     let (name, device, pid) = (info.name.clone(), info.device.clone(), info.pid);
@@ -77,15 +77,16 @@ pub fn run(
         let session = Arc::clone(&session);
         lifeline::watch(move || stop(&session))?;
     }
+    let mut backends = backends.into_iter();
+    let mut first = backends.next().ok_or_else(|| anyhow::anyhow!("a worker needs a backend"))?;
     let mut threads = Vec::new();
-    for (index, mut backend) in backends.drain(1..).enumerate() {
+    for (index, mut backend) in backends.enumerate() {
         let session = Arc::clone(&session);
         let thread = std::thread::Builder::new()
             .name(format!("backend-{}", index + 1))
             .spawn(move || backend::serve(&session, backend.as_mut(), max_pixels))?;
         threads.push(thread);
     }
-    let mut first = backends.pop().ok_or_else(|| anyhow::anyhow!("a worker needs a backend"))?;
     warm_up(&session, first.as_mut());
     let failure = backend::serve(&session, first.as_mut(), max_pixels);
     for thread in threads {
