@@ -1,0 +1,172 @@
+//! What comes in: frames become inputs of the core, or are answered here because they cannot.
+
+use bytes::Bytes;
+
+use lamagrid_domain::{Failure, FailureKind, TaskId};
+use lamagrid_wire::frame::{Frame, FrameError, MAX_HEADER_BYTES, MAX_MESSAGE_BYTES};
+use lamagrid_wire::message::{
+    AttemptOutcome, ClientReply, ClientRequest, ControlRequest, Message, NodeEvent, ProtocolFault,
+    ResultRequest,
+};
+use lamagrid_wire::router::{Incoming, PeerId, fault};
+use lamagrid_wire::spool::BlobName;
+
+use crate::core::{Effect, Input};
+
+use super::{Service, refused};
+
+/// What an assignment says beside what was submitted: its token and number.
+const ASSIGN_BYTES: usize = 256;
+/// After this, blobs that were announced are nobody's, unless their task was accepted: no disk writes that long.
+const ANNOUNCED_MS: u64 = 600_000;
+/// Announcements that are remembered; what is written for more than that, in vain, goes at the next start.
+const MAX_ANNOUNCED: usize = 100_000;
+
+impl Service {
+    pub(super) fn on_client(&mut self, heard: Incoming) {
+        let (peer, frame) = match heard {
+            Incoming::Gone { peer } => return self.handle(Input::ClientGone { peer }),
+            Incoming::Frame { peer, frame } => (peer, frame),
+        };
+        let request = match ClientRequest::from_frame(&frame) {
+            Ok(request) => request,
+            Err(error) => {
+                self.pending.push_back(fault_effect(&error, peer, |failure, peer| Effect::Client {
+                    peer,
+                    reply: failure.into(),
+                    attach: None,
+                }));
+                return;
+            }
+        };
+        // Whoever cancels or is refused has written blobs, perhaps, which no task will ever name.
+        let written = match &request {
+            ClientRequest::Submit(submit) => Some(submit.spec.id),
+            ClientRequest::Cancel(cancel) => Some(cancel.id),
+            ClientRequest::Offer(offer) => {
+                self.announce(offer.id);
+                None
+            }
+            _ => None,
+        };
+        if let Some(refusal) = self.unassignable(&request, &frame).or_else(|| self.missing_blob(&request)) {
+            self.pending.push_back(Effect::Client { peer, reply: refusal, attach: None });
+        } else {
+            self.handle(Input::Client { peer, request, inline: frame.blobs });
+        }
+        if let Some(id) = written {
+            self.remove_unclaimed(id);
+        }
+    }
+
+    fn announce(&mut self, id: TaskId) {
+        if !self.core.knows(id) && self.announced.len() < MAX_ANNOUNCED {
+            self.announced.push_back((self.clock.now().mono_ms + ANNOUNCED_MS, id));
+        }
+    }
+
+    /// Deletes what clients wrote that died before they submitted.
+    pub(super) fn sweep_announced(&mut self) {
+        let now_ms = self.clock.now().mono_ms;
+        while let Some((_, id)) = self.announced.pop_front_if(|(at, _)| *at <= now_ms) {
+            self.remove_unclaimed(id);
+        }
+    }
+
+    /// Deletes the blobs of an id without a row. On this thread, so that the answer to a later offer of that id, and
+    /// with it the writing, comes after it.
+    fn remove_unclaimed(&self, id: TaskId) {
+        if !self.core.knows(id)
+            && let Err(error) = self.spool.remove_task(id)
+        {
+            tracing::warn!(task.id = %id, %error, "blobs that nobody claims stay until the next start");
+        }
+    }
+
+    /// A submission that just fits into a message would make an assignment that does not: no node would ever hear of
+    /// it, and each one that it is given to would seem deaf.
+    fn unassignable(&self, request: &ClientRequest, frame: &Frame) -> Option<ClientReply> {
+        let ClientRequest::Submit(submit) = request else { return None };
+        let header = frame.header.len() + ASSIGN_BYTES;
+        let message = header + frame.blobs.iter().map(Bytes::len).sum::<usize>();
+        if (header <= MAX_HEADER_BYTES && message <= MAX_MESSAGE_BYTES) || self.core.knows(submit.spec.id) {
+            return None;
+        }
+        let text = format!(
+            "task {} has more parameters or inline bytes than one message to a node holds; shorten its texts",
+            submit.spec.id
+        );
+        Some(refused(submit.seq, FailureKind::InvalidInput, text))
+    }
+
+    /// A submission by reference whose blobs do not lie in the spool as announced is refused before it is accepted.
+    fn missing_blob(&self, request: &ClientRequest) -> Option<ClientReply> {
+        let ClientRequest::Submit(submit) = request else { return None };
+        let by_reference = submit.spec.blobs.iter().filter(|b| !submit.inline.contains(&b.role));
+        let error = by_reference
+            .filter_map(|b| self.spool.seal(submit.spec.id, BlobName::Role(b.role), b.len, false).err())
+            .next()?;
+        // A retry of a task that has ended finds its inputs gone, as they should be: the core knows it.
+        if self.core.knows(submit.spec.id) {
+            return None;
+        }
+        let text = format!("a blob of task {} is not in the spool: {error}", submit.spec.id);
+        Some(refused(submit.seq, FailureKind::InvalidInput, text))
+    }
+
+    pub(super) fn on_control(&mut self, heard: Incoming) {
+        // A control connection says nothing about its node: the result connection does.
+        let Incoming::Frame { peer, frame } = heard else { return };
+        match ControlRequest::from_frame(&frame) {
+            Ok(request) => self.handle(Input::Control { peer, request }),
+            Err(error) => self.pending.push_back(fault_effect(&error, peer, |failure, peer| {
+                Effect::Control { peer, reply: failure.into() }
+            })),
+        }
+    }
+
+    pub(super) fn on_result(&mut self, heard: Incoming) {
+        let (peer, mut frame) = match heard {
+            Incoming::Gone { peer } => return self.handle(Input::ResultGone { peer }),
+            Incoming::Frame { peer, frame } => (peer, frame),
+        };
+        match ResultRequest::from_frame(&frame) {
+            Ok(mut request) => {
+                self.check_delivery(&mut request);
+                let inline = frame.blobs.pop();
+                self.handle(Input::Result { peer, request, inline });
+            }
+            Err(error) => self.pending.push_back(fault_effect(&error, peer, |failure, peer| {
+                Effect::Result { peer, reply: failure.into() }
+            })),
+        }
+    }
+
+    /// A delivery by reference that does not lie in the spool as announced becomes a failure of its attempt.
+    fn check_delivery(&self, request: &mut ResultRequest) {
+        let ResultRequest::Delivery(delivery) = request else { return };
+        let AttemptOutcome::Done { result, inline: false, .. } = &delivery.outcome else { return };
+        let Some(task) = self.core.task_of(delivery.token) else { return };
+        if let Err(error) = self.spool.seal(task, BlobName::Attempt(delivery.token), result.len, false) {
+            let kind = if error.is_disk_full() { FailureKind::DiskFull } else { FailureKind::Internal };
+            let failure = Failure::new(kind, format!("the result could not be taken over: {error}"));
+            delivery.outcome = AttemptOutcome::Failed { failure };
+        }
+    }
+
+    pub(super) fn on_event(&mut self, frame: &Frame) {
+        match NodeEvent::from_frame(frame) {
+            Ok(event) => self.handle(Input::Event(event)),
+            Err(error) => tracing::debug!(%error, "bad event dropped"),
+        }
+    }
+}
+
+fn fault_effect(
+    error: &FrameError,
+    peer: PeerId,
+    effect: impl FnOnce(ProtocolFault, PeerId) -> Effect,
+) -> Effect {
+    tracing::debug!(%peer, %error, "bad message");
+    effect(fault(error), peer)
+}

@@ -1,0 +1,292 @@
+//! The service moves bytes: sockets in, the core decides, the committer remembers, sockets out.
+//!
+//! Does not: decide anything about a task.
+//!
+//! Invariant (commit barrier): effects are carried out in the core's order, and a message leaves only after
+//! every write before it is committed.
+
+mod clock;
+mod intake;
+mod outflow;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use lamagrid_config::{Config, ConfigError};
+use lamagrid_domain::{Failure, FailureKind, QueueName, SessionId, TaskId};
+use lamagrid_wire::message::{ClientReply, Refused};
+use lamagrid_wire::router::{Peers, Router, RouterSender};
+use lamagrid_wire::spool::Spool;
+use lamagrid_wire::{Endpoints, EventSubscriber, LaneSender, SocketError};
+
+use crate::committer::Committer;
+use crate::core::{Core, Effect, Input, Settings};
+use crate::instance::InstanceLock;
+use crate::store::{Store, StoreError};
+
+use clock::Clock;
+
+/// How often timers are looked at; the shortest one that they serve is a second.
+const TICK: Duration = Duration::from_millis(50);
+/// Messages that are taken before a tick, per socket, so that a flood delays timers but never stops them.
+const MAX_DRAINED: usize = 4_096;
+
+/// Effects that wait for a commit before clients are not read any more: what they hold is kept in memory.
+const MAX_PENDING: usize = 1_024;
+
+/// Why a scheduler does not start, or ends by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum SchedulerError {
+    /// The configuration names no usable place.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The data directory cannot be used.
+    #[error("cannot use the data directory {path}: {source}; choose a writable one with --data-dir")]
+    DataDir {
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Another scheduler owns the data directory.
+    #[error(
+        "another scheduler (pid {pid}) runs on the data directory {path}: use that one, stop it, or choose another \
+         directory with --data-dir"
+    )]
+    SecondInstance {
+        /// Which directory.
+        path: PathBuf,
+        /// Who owns it.
+        pid: String,
+    },
+    /// The store cannot be opened, or could not be written for too long.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A socket cannot be bound.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// The operating system refused a thread, a signal handler or the like, or a thread died.
+    #[error("the scheduler cannot run: {0}")]
+    System(#[from] std::io::Error),
+}
+
+/// What one scheduler process runs with.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The checked configuration.
+    pub config: Config,
+    /// End when standard input reaches its end: how children notice their parent's end.
+    pub lifeline: bool,
+}
+
+/// Runs a scheduler until it is told to end by SIGTERM, SIGINT or its lifeline.
+///
+/// # Errors
+/// [`SchedulerError`], each with what to do about it.
+pub fn run(options: Options) -> Result<(), SchedulerError> {
+    // Pictures and prompts are nobody else's business, whatever mode an older data directory has.
+    rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let ended = runtime.block_on(serve(options));
+    // Blocking tasks (the lifeline's read) may never return.
+    runtime.shutdown_background();
+    ended
+}
+
+async fn serve(options: Options) -> Result<(), SchedulerError> {
+    let Options { config, lifeline } = options;
+    let data_dir = config.data_dir()?;
+    let _lock = InstanceLock::take(&data_dir)?;
+    let endpoints = Endpoints::new(lamagrid_config::runtime_dir(&data_dir)?);
+    endpoints.unlink_stale_lanes()?;
+    let store = Store::open(&data_dir)?;
+    let recovered = store.recover()?;
+    let spool = store.spool().clone();
+    let (tasks, swept) = (recovered.tasks.len(), recovered.swept);
+    let clock = Clock::start();
+    let settings = settings(&config, &endpoints, &spool);
+    let core = Core::new(
+        settings,
+        Box::new(lamagrid_wire::random_id),
+        clock.now(),
+        recovered.tasks,
+        recovered.tombstones,
+    );
+    let committer = Committer::start(store, Duration::from_millis(config.store.give_up_after_ms))?;
+
+    let control = Router::bind(&endpoints.control(), Peers::Req).await?;
+    let results = Router::bind(&endpoints.result(), Peers::Dealer).await?;
+    let events = EventSubscriber::bind(&endpoints.node_events()).await?;
+    // Last: a client that can connect finds everything else in place.
+    let clients = Router::bind(&endpoints.client(), Peers::Dealer).await?;
+    let unfinished = core.unfinished();
+    tracing::info!(data_dir = %data_dir.display(), pid = std::process::id(), unfinished, remembered = tasks, swept,
+        "scheduler ready");
+
+    let (lane_connected, lane_events) = mpsc::unbounded_channel();
+    let senders = Senders { clients: clients.sender(), control: control.sender(), results: results.sender() };
+    let mut service = Service {
+        core,
+        clock,
+        spool,
+        committer,
+        senders,
+        lanes: HashMap::new(),
+        lane_connected,
+        pending: VecDeque::new(),
+        waiting: None,
+        failing: false,
+        group_max: config.store.group_commit_max as usize,
+        failed_lanes: Vec::new(),
+        announced: VecDeque::new(),
+    };
+    let stop = stop_signal(lifeline)?;
+    let reason = service.serve(Sockets { clients, control, results, events, lane_events }, stop).await?;
+    tracing::info!(reason, "scheduler ended");
+    Ok(())
+}
+
+fn settings(config: &Config, endpoints: &Endpoints, spool: &Spool) -> Settings {
+    let queues: BTreeMap<QueueName, u64> = config
+        .queues
+        .iter()
+        .filter_map(|(name, queue)| Some((name.parse().ok()?, u64::from(queue.max_tasks))))
+        .collect();
+    Settings {
+        scheduler: config.scheduler.clone(),
+        queues,
+        max_pixels: config.limits.max_pixels,
+        poll_ms: config.node.poll_ms,
+        endpoints: endpoints.clone(),
+        spool: spool.root().display().to_string(),
+    }
+}
+
+/// Resolves with the reason once the process shall end.
+fn stop_signal(lifeline: bool) -> Result<impl Future<Output = &'static str>, std::io::Error> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let parent = lifeline.then(watch_parent).transpose()?;
+    let parent_gone = async move {
+        match parent {
+            Some(mut parent) => parent.recv().await,
+            None => std::future::pending().await,
+        }
+    };
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+            _ = parent_gone => "parent ended",
+        }
+    })
+}
+
+/// Hears when standard input ends. A plain thread: nothing may wait for its read when the process ends.
+fn watch_parent() -> Result<mpsc::Receiver<()>, std::io::Error> {
+    let (ended, parent) = mpsc::channel::<()>(1);
+    std::thread::Builder::new().name("lifeline".into()).spawn(move || {
+        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        let _ = ended.blocking_send(());
+    })?;
+    Ok(parent)
+}
+
+struct Sockets {
+    clients: Router,
+    control: Router,
+    results: Router,
+    events: EventSubscriber,
+    lane_events: mpsc::UnboundedReceiver<(SessionId, usize)>,
+}
+
+struct Senders {
+    clients: RouterSender,
+    control: RouterSender,
+    results: RouterSender,
+}
+
+struct Service {
+    core: Core,
+    clock: Clock,
+    spool: Spool,
+    committer: Committer,
+    senders: Senders,
+    lanes: HashMap<SessionId, Vec<LaneSender>>,
+    /// Unbounded because it carries exactly one event per lane.
+    lane_connected: mpsc::UnboundedSender<(SessionId, usize)>,
+    /// Effects behind the group that is being committed.
+    pending: VecDeque<Effect>,
+    /// Messages that the group in hand releases.
+    waiting: Option<Vec<Effect>>,
+    /// The group in hand failed: no new work is taken until it is durable.
+    failing: bool,
+    group_max: usize,
+    failed_lanes: Vec<(SessionId, String)>,
+    /// Ids whose blobs a client may write before it submits, by the instant at which they are nobody's.
+    announced: VecDeque<(u64, TaskId)>,
+}
+
+impl Service {
+    async fn serve(
+        &mut self,
+        mut sockets: Sockets,
+        stop: impl Future<Output = &'static str>,
+    ) -> Result<&'static str, SchedulerError> {
+        tokio::pin!(stop);
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                reason = &mut stop => {
+                    self.finish().await;
+                    return Ok(reason);
+                }
+                report = self.committer.report() => {
+                    let died = || std::io::Error::other("the thread that writes the store died; see the log");
+                    self.on_report(report.ok_or_else(died)?).await?;
+                }
+                Some(heard) = sockets.clients.recv(), if !self.failing && self.pending.len() < MAX_PENDING => {
+                    self.on_client(heard);
+                }
+                Some(heard) = sockets.control.recv() => self.on_control(heard),
+                Some(heard) = sockets.results.recv() => self.on_result(heard),
+                Some(frame) = sockets.events.recv() => self.on_event(&frame),
+                Some((session, index)) = sockets.lane_events.recv() => {
+                    self.handle(Input::LaneConnected { session, index });
+                }
+                _ = tick.tick() => {
+                    self.drain(&mut sockets);
+                    self.handle(Input::Tick);
+                    self.sweep_announced();
+                }
+            }
+            self.pump().await;
+        }
+    }
+
+    /// Takes what lies in the sockets' buffers, so that no timer fires over a message that had arrived.
+    fn drain(&mut self, sockets: &mut Sockets) {
+        for _ in 0..MAX_DRAINED {
+            let Some(heard) = sockets.control.try_recv() else { break };
+            self.on_control(heard);
+        }
+        for _ in 0..MAX_DRAINED {
+            let Some(heard) = sockets.results.try_recv() else { break };
+            self.on_result(heard);
+        }
+    }
+
+    fn handle(&mut self, input: Input) {
+        let effects = self.core.handle(self.clock.now(), input);
+        self.pending.extend(effects);
+    }
+}
+
+fn refused(seq: u64, kind: FailureKind, text: String) -> ClientReply {
+    Refused { seq, failure: Failure::new(kind, text), queue_len: 0, wait_ms: None }.into()
+}

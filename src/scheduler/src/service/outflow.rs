@@ -1,0 +1,198 @@
+//! What goes out: effects in the core's order, and every message behind the writes before it.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use lamagrid_domain::{Failure, FailureKind};
+use lamagrid_wire::LaneSender;
+use lamagrid_wire::message::{ClientReply, ControlReply, Message, Rejected, TaskInfo};
+use lamagrid_wire::router::{PeerId, RouterSender};
+
+use crate::committer::{Group, Report};
+use crate::core::{Effect, Input};
+
+use super::{SchedulerError, Service, refused};
+
+/// Small blobs that are read behind one commit; each read is of one task, at most three times 256 KiB.
+const MAX_READS: usize = 64;
+/// How long the last group may take when the process is told to end.
+const LAST_COMMIT: Duration = Duration::from_secs(5);
+
+impl Service {
+    pub(super) async fn on_report(&mut self, report: Report) -> Result<(), SchedulerError> {
+        match report {
+            Report::Failing => self.failing = true,
+            Report::GaveUp(error) => return Err(error.into()),
+            Report::Committed(blobs) => {
+                self.clock.commit_ended();
+                if std::mem::take(&mut self.failing) {
+                    tracing::info!("the store can be written again");
+                }
+                let mut blobs = blobs.into_iter();
+                for effect in self.waiting.take().unwrap_or_default() {
+                    let attached =
+                        if has_attachment(&effect) { blobs.next().unwrap_or_default() } else { Vec::new() };
+                    self.carry_out(effect, attached).await;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Carries out what waits for nothing, and hands the next group to the committer.
+    pub(super) async fn pump(&mut self) {
+        for (session, reason) in std::mem::take(&mut self.failed_lanes) {
+            self.handle(Input::LanesFailed { session, reason });
+        }
+        if self.waiting.is_some() {
+            return;
+        }
+        while let Some(effect) = self.pending.pop_front() {
+            if matches!(effect, Effect::Store(_)) || has_attachment(&effect) {
+                self.pending.push_front(effect);
+                break;
+            }
+            self.carry_out(effect, Vec::new()).await;
+        }
+        if self.pending.is_empty() {
+            return;
+        }
+        let mut group = Group::default();
+        let mut released = Vec::new();
+        while let Some(effect) = self.pending.pop_front() {
+            match effect {
+                Effect::Store(op) => group.ops.push(op),
+                Effect::Client { attach: Some(ref attach), .. }
+                | Effect::Lane { attach: Some(ref attach), .. } => {
+                    group.reads.push(attach.clone());
+                    released.push(effect);
+                }
+                effect => released.push(effect),
+            }
+            if group.ops.len() >= self.group_max || group.reads.len() >= MAX_READS {
+                break;
+            }
+        }
+        self.waiting = Some(released);
+        self.clock.commit_begins();
+        self.committer.commit(group);
+    }
+
+    async fn carry_out(&mut self, effect: Effect, blobs: Vec<Bytes>) {
+        match effect {
+            Effect::Store(_) => unreachable!("writes go to the committer"),
+            Effect::Client { peer, reply, .. } => {
+                send(&self.senders.clients, peer, &bounded(reply), blobs).await;
+            }
+            Effect::Control { peer, reply } => {
+                let reply = self.open_lanes(reply).await;
+                send(&self.senders.control, peer, &reply, blobs).await;
+            }
+            Effect::Result { peer, reply } => send(&self.senders.results, peer, &reply, blobs).await,
+            Effect::Lane { session, index, message, .. } => {
+                let Some(lane) = self.lanes.get(&session).and_then(|lanes| lanes.get(index)) else { return };
+                match message.to_frame(blobs) {
+                    Ok(frame) => lane.send(frame),
+                    Err(error) => tracing::error!(%error, "message does not fit"),
+                }
+            }
+            Effect::CloseSession { session } => {
+                self.lanes.remove(&session);
+            }
+            Effect::Finished(task) => log_finished(&task),
+        }
+    }
+
+    /// Binds the lanes of a welcome before it goes out; the node connects them at once.
+    async fn open_lanes(&mut self, reply: ControlReply) -> ControlReply {
+        let ControlReply::Welcome(welcome) = &reply else { return reply };
+        let session = welcome.session;
+        let mut lanes = Vec::with_capacity(welcome.lanes.len());
+        for (index, lane) in welcome.lanes.iter().enumerate() {
+            let connected = self.lane_connected.clone();
+            let on_connected = move || {
+                let _ = connected.send((session, index));
+            };
+            match LaneSender::bind(&lane.address, on_connected).await {
+                Ok(lane) => lanes.push(lane),
+                Err(error) => {
+                    self.failed_lanes.push((session, error.to_string()));
+                    let text = format!("the scheduler cannot open a lane: {error}");
+                    return Rejected { failure: Failure::new(FailureKind::Disconnected, text) }.into();
+                }
+            }
+        }
+        self.lanes.insert(session, lanes);
+        reply
+    }
+
+    /// Makes durable what is pending, so that a clean end leaves nothing for recovery to guess.
+    pub(super) async fn finish(&mut self) {
+        let flush = async {
+            while self.waiting.is_some() || !self.pending.is_empty() {
+                self.pump().await;
+                if self.waiting.is_none() {
+                    continue;
+                }
+                match self.committer.report().await {
+                    Some(report @ Report::Committed(_)) => {
+                        let _ = self.on_report(report).await;
+                    }
+                    Some(Report::Failing) => {}
+                    Some(Report::GaveUp(_)) | None => return,
+                }
+            }
+        };
+        if tokio::time::timeout(LAST_COMMIT, flush).await.is_err() {
+            tracing::error!("the last group could not be committed in time");
+        }
+    }
+}
+
+fn has_attachment(effect: &Effect) -> bool {
+    matches!(effect, Effect::Client { attach: Some(_), .. } | Effect::Lane { attach: Some(_), .. })
+}
+
+/// The reply itself, or the refusal in its place where it fits into no message: a caller who hears nothing would
+/// look for a fault elsewhere.
+fn bounded(reply: ClientReply) -> ClientReply {
+    let ClientReply::Overview(overview) = &reply else { return reply };
+    match reply.to_frame(Vec::new()) {
+        Ok(_) => reply,
+        Err(error) => {
+            let nodes = overview.nodes.len();
+            let text = format!("the overview of {nodes} nodes is too long for one message: {error}");
+            refused(overview.seq, FailureKind::Internal, text)
+        }
+    }
+}
+
+async fn send(sender: &RouterSender, peer: PeerId, message: &impl Message, blobs: Vec<Bytes>) {
+    match message.to_frame(blobs) {
+        Ok(frame) => sender.send(peer, frame).await,
+        Err(error) => tracing::error!(%error, "message does not fit"),
+    }
+}
+
+fn log_finished(task: &TaskInfo) {
+    let stages = &task.stages;
+    let failure = task.failure.as_ref();
+    tracing::info!(
+        task.id = %task.id,
+        model = %task.model,
+        node = task.node.as_deref().unwrap_or(""),
+        outcome = task.status.as_str(),
+        failure = failure.map_or("", |f| f.kind.as_str()),
+        error = failure.map_or("", |f| f.message.as_str()),
+        attempts = task.counters.attempts,
+        queue_ms = stages.queue_ms,
+        transfer_ms = stages.transfer_ms,
+        load_ms = stages.load_ms,
+        infer_ms = stages.infer_ms,
+        pixels_ms = stages.pixels_ms,
+        store_ms = stages.store_ms,
+        total_ms = stages.total_ms,
+        "task finished"
+    );
+}
