@@ -13,9 +13,11 @@ __all__ = [
     "build_info",
     "config",
     "failure_kinds",
+    "log_error",
     "main",
     "protocol_version",
     "raise_failure",
+    "start_logs",
 ]
 
 __version__: str
@@ -42,6 +44,8 @@ class _Config(TypedDict):
     queues: list[str]
     rows: list[dict[str, str]]
 
+def start_logs(process: str, data_dir: str | os.PathLike[str] | None) -> None: ...
+def log_error(message: str, error: str, stack: str) -> None: ...
 def protocol_version() -> tuple[int, int]: ...
 def build_info() -> dict[str, str]: ...
 def config(

@@ -154,3 +154,17 @@ def test_a_second_instance_is_refused_and_the_first_serves_on(
     grid.process.send_signal(signal.SIGTERM)
     assert grid.process.wait(20) == 0
     assert not any(procfs.started_at(pid) for pid in children)
+
+
+def test_every_process_has_a_log_file_of_its_own(grid: GridServer) -> None:
+    """R6.1: one line per finished task with its stages, in a file that stays."""
+    answer = grid.inpaint(encoded(plain(50, 50)), encoded(hole(50, 50, 5, 5, 5)), **ORIGINAL)
+    assert answer.status_code == 200, answer.text
+    logs = grid.data_dir / "logs"
+    kinds = {re.split(r"[-.]", path.name)[0] for path in logs.glob("*.log")}
+    assert kinds >= {"scheduler", "node", "worker", "web"}
+    line = re.search(
+        rf"task\.id={answer.headers['X-Lamagrid-Task']}.*outcome=\"completed\".*infer_ms=.*total_ms=.*",
+        (logs / "scheduler.log").read_text(),
+    )
+    assert line is not None

@@ -86,8 +86,11 @@ def test_a_task_gives_upstreams_pixels(models: UpstreamModels, strategy: str) ->
 
 
 def test_what_goes_wrong_is_reported_and_the_next_task_works(
-    models: UpstreamModels, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    models: UpstreamModels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """R6.3: each with its text and its stack in the node's log."""
+    logged: list[tuple[str, str, str]] = []
+    monkeypatch.setattr("lamagrid._native.log_error", lambda *line: logged.append(line))
     good = outcome(models, "cv2")
     assert outcome(models, "nonsense") == ("unknown_model", "Not supported model: nonsense")
     assert outcome(models, "cv2", cv2_flag="x")[0] == "invalid_input"
@@ -110,7 +113,10 @@ def test_what_goes_wrong_is_reported_and_the_next_task_works(
     assert answers_with(RuntimeError("the kernel failed")) == ("inference", "the kernel failed")
     assert answers_with(Stopped())[0] == "cancelled"
     assert answers_with(RuntimeError("x" * 9999))[1] == "x" * 500
-    assert "Traceback" in capsys.readouterr().err  # for whoever reads the node's log
+    assert len(logged) == 8  # all but the one that was stopped
+    assert {message for message, _, _ in logged} == {"task failed"}
+    assert all(stack.startswith("Traceback") and text in stack for _, text, stack in logged[-1:])
+    assert any("the kernel failed" in text and "in forward" in stack for _, text, stack in logged)
 
 
 def test_broken_weights_end_the_task_and_not_the_node(

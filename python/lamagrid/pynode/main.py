@@ -85,6 +85,7 @@ def _serve(options: argparse.Namespace, models: UpstreamModels, ending: threadin
     name = options.name or f"{socket.gethostname()}-python"
     offered = options.models or ["cv2"]
     try:
+        _native.start_logs(f"pynode-{name}", options.data_dir)
         session = _native.NodeSession(
             options.data_dir, name, "python", options.device, offered, options.slots
         )
@@ -112,7 +113,11 @@ def _serve(options: argparse.Namespace, models: UpstreamModels, ending: threadin
 
 def work(job: Any, models: UpstreamModels) -> None:
     """Do one task and report its outcome, whatever it is."""
+    from lamagrid import _native
     from lamagrid.pynode.models import Stopped, TaskFailure
+
+    def log(error: BaseException) -> None:
+        _native.log_error("task failed", f"{type(error).__name__}: {error}", traceback.format_exc())
 
     try:
         spec = job.spec
@@ -131,13 +136,13 @@ def work(job: Any, models: UpstreamModels) -> None:
     except Stopped:
         job.fail("cancelled", "Cancelled while it was running")
     except TaskFailure as failure:
-        traceback.print_exc()
+        log(failure)
         job.fail(failure.kind, failure.message)
-    except MemoryError:
-        traceback.print_exc()
+    except MemoryError as error:
+        log(error)
         job.fail("out_of_memory", "The node's host has no memory left")
     except Exception as error:
-        traceback.print_exc()
+        log(error)
         job.fail("internal", f"{type(error).__name__}: {error}"[:500])
     else:
         height, width = result.shape[:2]

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lamagrid import _native
 from lamagrid.client import TaskClient
 from lamagrid.errors import ConfigError, LamaGridError
 from lamagrid.pynode.libraries import missing_library
@@ -86,11 +87,12 @@ def main(argv: Sequence[str] | None = None) -> int:
                     nodes = [plan.with_token(node, args.hf_access_token) for node in nodes]
                 client = _start_scheduler(children, plan.scheduler(settings.data_dir, env), settings)
                 start = _start_nodes(children, nodes, flags)
+            _native.start_logs("web", settings.data_dir)
             server = _import_server()
             if start is not None:
                 _wait_for_nodes(children, client, nodes, start)
             status = _serve(server, args, client, settings)
-        except (LaunchError, StartError, plan.PlanError) as error:
+        except (LaunchError, StartError, plan.PlanError, LamaGridError) as error:
             status = _fail(error)
         except (_End, KeyboardInterrupt):
             status = OK

@@ -13,6 +13,7 @@ mod client;
 mod configuration;
 mod enter;
 mod errors;
+mod logs;
 mod node;
 mod process;
 
@@ -28,6 +29,8 @@ mod _native {
     use crate::client::{Client, Follow};
     #[pymodule_export]
     use crate::configuration::config;
+    #[pymodule_export]
+    use crate::logs::{log_error, start_logs};
     #[pymodule_export]
     use crate::node::{Job, NodeSession};
 

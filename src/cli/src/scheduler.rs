@@ -22,12 +22,10 @@ pub(crate) fn run(config: Config, lifeline: bool) -> Result<(), CliError> {
         logs => Some(logs?),
     };
     lamagrid_scheduler::run(Options { config, lifeline }).map_err(|error| {
-        let is_for_the_log = is_for_the_log(&error);
-        let error = CliError::from(error);
-        if is_for_the_log {
-            tracing::error!(error = %error.text(), "scheduler ended");
+        if is_for_the_log(&error) {
+            lamagrid_logs::report(&error, "scheduler ended");
         }
-        error
+        error.into()
     })
 }
 

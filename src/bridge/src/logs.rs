@@ -1,0 +1,37 @@
+//! The log of a Python process of ours, in the same form and place as the Rust ones'.
+//!
+//! Does not: start by itself. A program that imports `lamagrid` keeps the logs that it has.
+
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+use pyo3::prelude::*;
+
+use lamagrid_logs::LogGuard;
+
+use crate::{configuration, errors};
+
+/// Writes the last lines when the process ends; a process has one log.
+static GUARD: OnceLock<LogGuard> = OnceLock::new();
+
+/// Starts this process's log: standard error, and `<log dir>/<process>.log`, rotated.
+#[pyfunction]
+pub(crate) fn start_logs(py: Python<'_>, process: &str, data_dir: Option<PathBuf>) -> PyResult<()> {
+    let config = configuration::load(data_dir.as_deref()).map_err(|error| errors::config(py, &error))?.config;
+    let dir = config.log_dir().map_err(|error| errors::config(py, &error))?;
+    let name: String = process.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+    match lamagrid_logs::init(&name, &config.log, &dir) {
+        Ok(guard) => {
+            // Only the first call gets here: a second one finds a subscriber.
+            let _ = GUARD.set(guard);
+            Ok(())
+        }
+        Err(error) => Err(errors::invalid(py, &error.to_string())),
+    }
+}
+
+/// Logs an exception that was handled: `message` is a constant, `error` its text, `stack` its traceback.
+#[pyfunction]
+pub(crate) fn log_error(message: &str, error: &str, stack: &str) {
+    tracing::error!(error, stack, "{message}");
+}
