@@ -66,6 +66,17 @@ pub enum StoreError {
         /// Which file.
         path: PathBuf,
     },
+    /// SQLite cannot make sense of the file.
+    #[error(
+        "the store {path} is damaged, or no database at all ({source}); nothing was changed: move the file away to \
+         start with an empty store, or put a backup in its place"
+    )]
+    Damaged {
+        /// Which file.
+        path: PathBuf,
+        /// What SQLite said.
+        source: rusqlite::Error,
+    },
     /// A newer version wrote it.
     #[error(
         "the store {path} was written by a newer lamagrid (schema {found}, this one knows {SCHEMA_VERSION}); \
@@ -90,6 +101,16 @@ pub enum StoreError {
     /// The spool refused.
     #[error(transparent)]
     Spool(#[from] SpoolError),
+}
+
+impl StoreError {
+    fn unreadable(action: &'static str, path: PathBuf, source: rusqlite::Error) -> Self {
+        use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
+        match source.sqlite_error_code() {
+            Some(DatabaseCorrupt | NotADatabase) => Self::Damaged { path, source },
+            _ => Self::Database { action, path, source },
+        }
+    }
 }
 
 /// What a store remembers at start.
@@ -117,7 +138,7 @@ impl Store {
         let path = dir.join("tasks.db");
         let failed = |action| {
             let path = path.clone();
-            move |source| StoreError::Database { action, path, source }
+            move |source| StoreError::unreadable(action, path, source)
         };
         let connection = Connection::open(&path).map_err(failed("open"))?;
         let pragma =
@@ -153,7 +174,7 @@ impl Store {
 
     fn failed(&self, action: &'static str) -> impl FnOnce(rusqlite::Error) -> StoreError {
         let path = self.path.clone();
-        move |source| StoreError::Database { action, path, source }
+        move |source| StoreError::unreadable(action, path, source)
     }
 
     /// Everything that is remembered; blobs of ids without a row are deleted.

@@ -234,6 +234,7 @@ fn what_is_no_database_or_a_broken_one_is_refused_and_stays_untouched() {
         std::fs::write(dir.path().join("tasks.db"), damaged).unwrap();
         let refused = Store::open(dir.path()).and_then(|store| store.recover());
         let error = refused.err().unwrap();
+        assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
         assert!(error.to_string().contains("tasks.db"), "{error}");
         assert_eq!(bytes(&dir), damaged, "{error}");
     }
