@@ -151,7 +151,8 @@ def test_a_store_of_a_newer_version_is_left_alone(processes: Processes, tmp_path
     data_dir = tmp_path / "grid"
     grid = start_grid(processes, data_dir, "--grid-demo-model", "--grid-python-models", "").wait_ready()
     processes.stop(grid.process)
-    (store,) = data_dir.glob("*.sqlite*") if list(data_dir.glob("*.sqlite")) else data_dir.glob("*.db")
+    store = data_dir / "tasks.db"
+    assert store.is_file()
     with sqlite3.connect(store) as database:
         database.execute("PRAGMA user_version = 9999")
     database.close()
@@ -177,10 +178,8 @@ def test_too_long_a_socket_path_is_named_with_what_to_do(processes: Processes, t
 
 
 def test_no_scheduler_to_attach_to_is_named(processes: Processes, tmp_path: Path) -> None:
-    grid = start_grid(processes, tmp_path / "unused")
-    processes.stop(grid.process)
-    port = grid.base.rpartition(":")[2]
-    command = [BIN / "lama-cleaner-grid", "--port", port, "--grid-scheduler", tmp_path / "nobody"]
+    port = free_port()
+    command = [BIN / "lama-cleaner-grid", "--port", str(port), "--grid-scheduler", tmp_path / "nobody"]
     attached = processes.start("attached", command)
     assert attached.wait(60) == 1
     log = processes.log(attached)
@@ -194,7 +193,7 @@ def test_no_node_is_a_short_text_and_one_that_comes_works(
     data_dir = tmp_path / "grid"
     env = {"LAMAGRID__SCHEDULER__NO_NODE_WAIT_MS": "300", "LAMAGRID__CLIENT__TIMEOUT_MS": "20000"}
     scheduler = processes.start("scheduler", [BIN / "lamagrid", "scheduler", "--data-dir", data_dir], env)
-    processes.wait_until(lambda: not scheduler.poll() and any(data_dir.glob("*")), 20, "a data directory")
+    processes.wait_until(lambda: any(data_dir.glob("*")), 20, "a data directory", [scheduler])
     port = free_port()
     command = [BIN / "lama-cleaner-grid", "--port", str(port), "--model", "cv2", "--grid-scheduler", data_dir]
     web = Server(processes, processes.start("web", command, env), port).wait_ready()

@@ -54,8 +54,10 @@ def test_help_shows_upstreams_flags_and_ours_and_starts_nothing(tmp_path: Path) 
         (["--grid-threads", "0"], "1 to 1024"),
         (["--grid-model", "lama"], "NAME=PATH"),
         (["--grid-model", "lama=/no/such/file.pt"], "no such file"),
+        (["--grid-python-models", "cv2,nonsense"], "nonsense"),
         (["--grid-scheduler", "/x", "--grid-nodes", "1"], "starts nothing"),
         (["--grid-scheduler", "/x", "--grid-demo-model"], "starts nothing"),
+        (["--grid-scheduler", "/x", "--grid-python-models", "cv2"], "starts nothing"),
     ],
 )
 def test_wrong_flags_are_refused_before_anything_starts(words: list[str], text: str, tmp_path: Path) -> None:
@@ -85,6 +87,13 @@ def test_a_taken_port_is_named_before_anything_starts(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert f"port {port} on 127.0.0.1" in done.stderr
     assert "--port" in done.stderr
+    assert not (tmp_path / "grid").exists()
+
+
+def test_an_address_of_another_host_is_named_before_anything_starts(tmp_path: Path) -> None:
+    done = launcher("--host", "192.0.2.1", "--grid-data-dir", str(tmp_path / "grid"))
+    assert done.returncode == 1
+    assert "--host 192.0.2.1: this host has no such address" in done.stderr
     assert not (tmp_path / "grid").exists()
 
 
@@ -268,7 +277,8 @@ def test_ending_is_asked_for_first_and_forced_then(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("lamagrid.web.children.STOP_GRACE_S", 0.5)
     owner = Children()
     stubborn = (
-        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('on'); time.sleep(60)"
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+        "print('on', flush=True); time.sleep(60)"
     )
     child = owner.start(program(stubborn))
     until(lambda: "on" in child._tail)
@@ -286,6 +296,71 @@ def test_ending_is_asked_for_first_and_forced_then(monkeypatch: pytest.MonkeyPat
     until(lambda: "on" in polite._tail)
     owner.stop()
     assert (tmp_path / "said goodbye").exists()
+
+
+def test_each_is_given_its_own_time_to_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A node that has to be killed takes no time away from the scheduler, which ends after it."""
+    monkeypatch.setattr("lamagrid.web.children.STOP_GRACE_S", 0.3)
+    slow = (
+        "import signal, sys, time, pathlib\n"
+        "def end(*_):\n"
+        "    time.sleep(0.5)\n"
+        "    pathlib.Path(sys.argv[1]).touch()\n"
+        "    sys.exit()\n"
+        "signal.signal(signal.SIGTERM, end)\n"
+        "print('on', flush=True); time.sleep(60)"
+    )
+    owner = Children()
+    first, second = (owner.start(program(slow, str(tmp_path / name))) for name in ("first", "second"))
+    until(lambda: "on" in first._tail and "on" in second._tail)
+    owner.stop()
+    assert [path.name for path in tmp_path.iterdir()] == ["first"]
+
+
+def test_a_reader_that_went_away_does_not_end_the_watch() -> None:
+    code = (
+        "import os, signal, sys, time\n"
+        "from lamagrid.web.children import Children, Program\n"
+        "owner = Children()\n"
+        "child = owner.start(Program('a', [sys.executable, '-c', 'import sys; sys.stdin.read()'], {}))\n"
+        "while not child.pid: time.sleep(0.01)\n"
+        "child.set_ready()\n"
+        "first = child.pid\n"
+        "print(first, flush=True)\n"
+        "sys.stdin.readline()\n"
+        "os.kill(first, signal.SIGKILL)\n"
+        "end = time.monotonic() + 10\n"
+        "while child.pid in (0, first) and time.monotonic() < end: time.sleep(0.02)\n"
+        "again = child.pid not in (0, first)\n"
+        "owner.stop()\n"
+        "os._exit(0 if again else 3)\n"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert holder.stdout is not None
+    assert holder.stdin is not None
+    assert holder.stdout.readline().strip().isdigit()
+    holder.stdout.close()
+    with holder.stdin as go:
+        go.write(b"\n")
+    assert holder.wait(20) == 0
+
+
+def test_a_child_of_a_launcher_that_is_ending_hears_sigterm() -> None:
+    """What the launcher ignores while it ends, a child that it starts just then does not."""
+    code = (
+        "import signal, subprocess, sys\n"
+        "from lamagrid.web.launcher import _ignore_signals\n"
+        "_ignore_signals()\n"
+        "child = subprocess.Popen(['sleep', '60'])\n"
+        "child.terminate()\n"
+        "try:\n"
+        "    status = child.wait(5)\n"
+        "except subprocess.TimeoutExpired:\n"
+        "    child.kill()\n"
+        "    status = 0\n"
+        "sys.exit(0 if status == -signal.SIGTERM else 3)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=30, check=False).returncode == 0
 
 
 def test_a_lifeline_ends_with_its_holder_alone() -> None:

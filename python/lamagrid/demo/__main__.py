@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -165,9 +166,10 @@ def wait_until_ready(server: subprocess.Popen[bytes], base: str, log: Path) -> f
         time.sleep(0.1)
 
 
-def stages_of(task: str) -> dict[str, float]:
+def stages_of(task: str, data_dir: Path) -> dict[str, float]:
     """The time per stage, as the scheduler remembers it."""
     command = [str(program("lamagrid")), "task", "show", task, "--output", "json"]
+    command += ["--data-dir", str(data_dir)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     if done.returncode != 0:
         raise DemoError(f"`lamagrid task show {task}` ended with {done.returncode}: {done.stderr.strip()}")
@@ -214,13 +216,14 @@ def stop(server: subprocess.Popen[bytes]) -> None:
             server.wait()
 
 
-def run(out: Path, log: Path) -> None:
-    """The demo."""
+def run(out: Path, log: Path, data_dir: Path) -> None:
+    """The demo, on a data directory of its own: another grid of this user may run beside it."""
     photo = (HERE / "photo.jpg").read_bytes()
     mask = (HERE / "mask.png").read_bytes()
     port = free_port()
     base = f"http://127.0.0.1:{port}"
-    command = [str(program("lama-cleaner-grid")), "--model", "lama", "--grid-demo-model", "--port", str(port)]
+    command = [str(program("lama-cleaner-grid")), "--model", "lama", "--grid-demo-model"]
+    command += ["--port", str(port), "--grid-data-dir", str(data_dir)]
     say("1. The demo model, which has no trained weights, stands in for lama (--grid-demo-model).")
     say(f"2. Starting the server, scheduler and node on {base} (log: {log})")
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -246,7 +249,7 @@ def run(out: Path, log: Path) -> None:
         if task is None:
             raise DemoError("the answer carries no X-Lamagrid-Task: it did not come through the grid")
         say(f"4. Answered; task {task}:")
-        stages = stages_of(task)
+        stages = stages_of(task, data_dir)
         width = max(len(name) for name in [*stages, "request"])
         for name, value in stages.items():
             say(f"   {name.removesuffix('_ms'):<{width}} {value:>9.1f} ms")
@@ -268,7 +271,8 @@ def main() -> int:
     out: Path = options.out
     log = out.with_suffix(".log")
     try:
-        run(out, log)
+        with tempfile.TemporaryDirectory(prefix="lamagrid-demo-") as data_dir:
+            run(out, log, Path(data_dir))
     except (DemoError, OSError, subprocess.SubprocessError) as error:
         say(f"demo failed: {error}\nlog of the server: {log.resolve()}")
         return 1

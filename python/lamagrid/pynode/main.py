@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 import traceback
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,20 +46,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.lifeline:
         _watch_lifeline(ending)
     try:
-        # Seconds and hundreds of megabytes: only once the flags are right.
         from lama_cleaner.const import AVAILABLE_MODELS
 
-        from lamagrid.pynode.models import UpstreamModels
+        unknown = [name for name in options.models or [] if name not in AVAILABLE_MODELS]
+        if unknown:
+            known = ", ".join(AVAILABLE_MODELS)
+            print(f"pynode: --model {unknown[0]}: Lama Cleaner has {known}", file=sys.stderr)
+            return EXIT_WRONG_FLAGS
+        # Seconds and hundreds of megabytes: only once the flags are right.
+        with warnings.catch_warnings():
+            # What upstream's imports make torch say is of no use to whoever runs the node.
+            warnings.simplefilter("ignore", FutureWarning)
+            from lamagrid.pynode.models import UpstreamModels
     except ImportError as error:
         library = missing_library(error)
         hint = library or f"{error}; a Python node needs Lama Cleaner: pip install 'lamagrid[web]'"
         print(f"pynode: cannot start: {hint}", file=sys.stderr)
         return EXIT_CANNOT_START
-    unknown = [name for name in options.models or [] if name not in AVAILABLE_MODELS]
-    if unknown:
-        known = ", ".join(AVAILABLE_MODELS)
-        print(f"pynode: --model {unknown[0]}: Lama Cleaner has {known}", file=sys.stderr)
-        return EXIT_WRONG_FLAGS
     models = UpstreamModels(options.device, os.environ.get("HF_ACCESS_TOKEN", ""))
     return _serve(options, models, ending)
 

@@ -9,6 +9,7 @@ Does not: know what the children do, or when they are ready; the launcher asks t
 from __future__ import annotations
 
 import collections
+import contextlib
 import itertools
 import os
 import random
@@ -25,14 +26,19 @@ FIRST_BACKOFF_S = 0.5
 BACKOFF_CAP_S = 30.0
 HEALTHY_AFTER_S = 60.0  # a child that ran this long starts again with the first back-off
 STOP_GRACE_S = 10.0  # from SIGTERM to SIGKILL: a node may finish a short task
+LAST_STOP_GRACE_S = 5.0  # the same for the scheduler, once the nodes are gone
 START_TRIES = 3  # a child that ends this often before it was ready does not start at all
 TAIL_LINES = 15  # of a child's output, shown when it does not start
 TAIL_LINE_CHARS = 500
 
 
 def say(text: str) -> None:
-    """Print one line for the person who started this, at once, also into a pipe."""
-    print(text, flush=True)
+    """Print one line for the person who started this, at once, also into a pipe.
+
+    A reader that went away (``| head``) must not end the thread that watches over a child.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        print(text, flush=True)
 
 
 @dataclass(frozen=True)
@@ -73,7 +79,7 @@ class Child:
     def pid(self) -> int:
         """Process id of the current run, 0 between two runs."""
         process = self._process
-        return process.pid if process is not None else 0
+        return process.pid if process is not None and process.returncode is None else 0
 
     def start(self) -> None:
         """Start the program and watch over it from now on."""
@@ -107,7 +113,8 @@ class Child:
             except subprocess.TimeoutExpired:
                 self._report(f"{self.program.name} (pid {process.pid}) did not end in time: killing it")
                 # It leads a process group of its own: what it started goes with it.
-                os.killpg(process.pid, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):  # it ended just now
+                    os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
         if self._thread.is_alive():
             self._thread.join(timeout=1.0)
@@ -201,11 +208,11 @@ class Children:
 
     def stop(self) -> None:
         """End all, the last started first: a node says goodbye to a scheduler that still answers."""
-        deadline = time.monotonic() + STOP_GRACE_S
         first, others = self._children[:1], self._children[1:]
-        for group in (others, first):
+        for group, grace_s in ((others, STOP_GRACE_S), (first, LAST_STOP_GRACE_S)):
             for child in group:
                 child.ask_to_end()
+            deadline = time.monotonic() + grace_s
             for child in group:
                 child.kill_after(deadline)
 

@@ -84,7 +84,6 @@ def parser() -> argparse.ArgumentParser:
     group.add_argument(
         "--grid-python-models",
         type=_names,
-        default=_names(DEFAULT_PYTHON_MODELS),
         metavar="NAME,...",
         help=f"models that the Python node serves, empty for none (default: {DEFAULT_PYTHON_MODELS})",
     )
@@ -112,11 +111,12 @@ def split(argv: Sequence[str]) -> tuple[GridFlags, list[str]]:
         if word.startswith("--grid-"):
             grid.error(f"unknown flag {word.split('=')[0]}; `lama-cleaner-grid --help` lists all")
     if seen.grid_scheduler is not None:
-        for flag in ("data_dir", "nodes", "threads", "node_command"):
+        for flag in ("data_dir", "nodes", "threads", "python_models", "node_command"):
             if getattr(seen, f"grid_{flag}") is not None:
                 grid.error(f"--grid-scheduler starts nothing: leave --grid-{flag.replace('_', '-')} out")
         if seen.grid_demo_model or seen.grid_model:
             grid.error("--grid-scheduler starts nothing: give the model file to the node that serves it")
+    python_models: tuple[str, ...] | None = seen.grid_python_models
     models: dict[str, Path] = {}
     for name, path in seen.grid_model:
         if models.setdefault(name, path) != path:
@@ -132,7 +132,7 @@ def split(argv: Sequence[str]) -> tuple[GridFlags, list[str]]:
         threads=seen.grid_threads,
         demo_model=seen.grid_demo_model,
         models=models,
-        python_models=seen.grid_python_models,
+        python_models=_names(DEFAULT_PYTHON_MODELS) if python_models is None else python_models,
         node_command=seen.grid_node_command,
     )
     return flags, rest

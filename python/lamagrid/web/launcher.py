@@ -7,6 +7,7 @@ port is free; says one line per step; ends everything that it started, in order,
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import importlib
 import os
@@ -14,6 +15,7 @@ import signal
 import socket
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,8 +33,6 @@ from lamagrid.web.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     import argparse
-
-    from lamagrid.web.settings import Settings
 
 OK = 0
 FAILED = 1
@@ -67,6 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before anything imports torch: GPUs are for the nodes
     try:
         args, device = _parse_upstream(rest, visible, attached=flags.scheduler is not None)
+        _check_python_models(flags.python_models)
         settings = load_settings(flags.scheduler or flags.data_dir)
         args.port = _check_port(args.host, args.port)
     except (LaunchError, ConfigError) as error:
@@ -100,8 +101,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             _ignore_signals()
             children.stop()
     # Threads that serve browsers may wait inside native code, which a normal exit would tear down under them.
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # whoever read it has gone
+            stream.flush()
     os._exit(status)
 
 
@@ -172,6 +174,23 @@ def _parse_upstream(
     return args, device
 
 
+def _check_python_models(names: Sequence[str]) -> None:
+    """Refuse at once what the Python node would refuse; it would be started three times for that.
+
+    Raises:
+        SystemExit: Status 2; the text is on stderr.
+    """
+    const = importlib.import_module("lama_cleaner.const")
+    unknown = [name for name in names if name not in const.AVAILABLE_MODELS]
+    if unknown:
+        print(
+            f"lama-cleaner-grid: error: --grid-python-models {unknown[0]}: "
+            f"Lama Cleaner has {', '.join(const.AVAILABLE_MODELS)}",
+            file=sys.stderr,
+        )
+        raise SystemExit(WRONG_FLAGS)
+
+
 def _check_port(host: str, port: int) -> int:
     """The port to serve on: ``port``, or a free one for 0.
 
@@ -193,6 +212,8 @@ def _check_port(host: str, port: int) -> int:
     except OSError as error:
         if isinstance(error, socket.gaierror):
             hint = f"--host {host}: {error.strerror}"
+        elif error.errno == errno.EADDRNOTAVAIL:
+            hint = f"--host {host}: this host has no such address; 127.0.0.1 is for itself, 0.0.0.0 for all"
         elif isinstance(error, PermissionError):
             hint = f"port {port} may only be used by root: choose one from 1024 on with --port"
         else:
@@ -309,8 +330,13 @@ def _where(info: Any, node: plan.Node) -> str:
 
 def _import_server() -> Any:
     """Upstream's server module; only now, when upstream's parser has set the environment that it reads."""
+    # What upstream's imports make torch say is of no use to whoever runs the server. The nodes' environment
+    # was made before.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
-        return importlib.import_module("lama_cleaner.server")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            return importlib.import_module("lama_cleaner.server")
     except ImportError as error:
         library = missing_library(error)
         if library is None:
@@ -341,14 +367,16 @@ def _signals() -> Iterator[None]:
     def end(_number: int, _frame: Any) -> None:
         raise _End
 
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, end)
+    signal.signal(signal.SIGTERM, end)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup leaves it
+        signal.signal(signal.SIGHUP, end)
     yield
 
 
 def _ignore_signals() -> None:
+    # Not SIG_IGN: a child that is just being started would inherit that, and never hear our SIGTERM.
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
+        signal.signal(number, lambda _number, _frame: None)
 
 
 if __name__ == "__main__":
