@@ -145,7 +145,8 @@ impl Actor {
                 self.connection.send_replace(Connection::Down { reason: reason.clone() }),
                 Connection::Up | Connection::Idle
             );
-            if was_up {
+            // Without anybody who waits it is no trouble, such as at the end of a launcher that stops its scheduler.
+            if was_up && self.has_work() {
                 tracing::warn!(address = %self.address, reason, "the scheduler does not answer; trying again");
             }
             self.prune();
