@@ -53,7 +53,7 @@ parity: build ## the pixels of stock against those of the grid
 	@$(BIN)/python -m pytest -q tests/seam/test_grid_pixels.py
 
 chaos: $(STAMP) ## ten million steps of the scheduler's simulation
-	@$(WITH_VENV) SIM_STEPS=10000000 cargo test --release --locked -p lamagrid-scheduler simulation -- --nocapture
+	@$(WITH_VENV) SIM_STEPS=10000000 cargo test --release --locked --lib core::simulation -- --nocapture
 
 clean: ## remove what was built; .venv stays
 	@cargo clean

@@ -33,9 +33,8 @@ SUITES = (
     Suite("rules", (*PYTEST, "tests/rules")),
     Suite("check", ("make", "--no-print-directory", "check"), single=True),
     Suite("rust", (*CARGO_TEST, "--", "--skip", "core::simulation")),
-    Suite(
-        "simulation", (*CARGO_TEST, "-p", "lamagrid-scheduler", "--lib", "simulation", "--", "--nocapture")
-    ),
+    # Not `-p lamagrid-scheduler`: alone it resolves other features, and compiles everything again for them.
+    Suite("simulation", (*CARGO_TEST, "--lib", "core::simulation", "--", "--nocapture")),
     Suite("binding", (*PYTEST, "tests/binding")),
     Suite("seam", (*PYTEST, "tests/seam")),
     Suite("wheels", (*PYTEST, "tests/wheels")),
