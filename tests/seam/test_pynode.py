@@ -11,8 +11,7 @@ import torch
 from grids.pictures import hole
 from lamagrid.pynode.libraries import missing_library
 from lamagrid.pynode.main import main, work
-from lamagrid.pynode.models import OPTIONS, Stopped, UpstreamModels
-from lamagrid.web.model_manager import TASK_OPTIONS
+from lamagrid.pynode.models import Stopped, UpstreamModels
 from parity.stock import stock_inpaint
 
 PHOTO = np.random.default_rng(9).integers(0, 256, (120, 90, 3), np.uint8)
@@ -142,10 +141,6 @@ def test_a_missing_system_library_is_named_with_its_package() -> None:
     assert "apt-get install libglib2.0-0 " in (hint(f"libgthread-2.0.so.0: {lost}") or "")
     assert "libfoo.so.3" in (hint(f"libfoo.so.3: {lost}") or "")
     assert hint("No module named 'cv2'") is None
-
-
-def test_what_the_server_may_say_about_a_model_is_what_the_node_takes() -> None:
-    assert set(TASK_OPTIONS) == OPTIONS
 
 
 def test_wrong_flags_are_refused() -> None:

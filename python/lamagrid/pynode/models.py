@@ -20,25 +20,12 @@ from lama_cleaner.schema import Config
 from numpy.typing import NDArray
 from PIL import Image
 
+from lamagrid.pynode.options import TASK_OPTIONS
+
 Pixels = NDArray[np.uint8]
 Step = Callable[[int, int], bool]
 """Told how many steps are done, and how many there are; False is the wish to stop."""
 
-# What a task may say about how the model is built. The rest of its parameters is upstream's `Config`.
-OPTIONS = frozenset(
-    [
-        "sd_controlnet",
-        "sd_controlnet_method",
-        "no_half",
-        "disable_nsfw",
-        "sd_cpu_textencoder",
-        "sd_run_local",
-        "sd_local_model_path",
-        "local_files_only",
-        "cpu_offload",
-        "enable_xformers",
-    ]
-)
 # Upstream's constructors index these two, given or not.
 OPTION_DEFAULTS: Mapping[str, Any] = {
     "sd_controlnet": False,
@@ -126,8 +113,8 @@ class UpstreamModels:
             TaskFailure: It cannot be done; the model stays usable.
             Stopped: ``step`` asked for it.
         """
-        options = {key: value for key, value in params.items() if key in OPTIONS}
-        config = _config({key: value for key, value in params.items() if key not in OPTIONS}, example)
+        options = {key: value for key, value in params.items() if key in TASK_OPTIONS}
+        config = _config({key: value for key, value in params.items() if key not in TASK_OPTIONS}, example)
         began = time.monotonic()
         manager = self._manager_for(model, options)
         loaded = time.monotonic()

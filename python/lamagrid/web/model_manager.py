@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from lamagrid.client import Task, TaskClient
 from lamagrid.errors import DisconnectedError, LamaGridError, UnknownModelError, WaitTimeoutError
+from lamagrid.pynode.options import TASK_OPTIONS
 from lamagrid.web.settings import load_settings
 
 if TYPE_CHECKING:
@@ -34,21 +35,6 @@ TASK_HEADER = "X-Lamagrid-Task"
 STEPPED_MODELS = frozenset([*SD15_MODELS, "sd2"])
 # Upstream says of these that they are downloaded, whether they are or not.
 ALWAYS_DOWNLOADED = STEPPED_MODELS | {"paint_by_example", "instruct_pix2pix"}
-
-# Upstream's constructor options that change what a model gives. `hf_access_token` is not among them: a secret
-# belongs into the configuration of a node, never into a task.
-TASK_OPTIONS = (
-    "sd_controlnet",
-    "sd_controlnet_method",
-    "no_half",
-    "disable_nsfw",
-    "sd_cpu_textencoder",
-    "sd_run_local",
-    "sd_local_model_path",
-    "local_files_only",
-    "cpu_offload",
-    "enable_xformers",
-)
 
 # A task whose caller was killed is not worked on for ever; a caller that lives gives up before that.
 DEADLINE_BEYOND_S = 10.0

@@ -208,7 +208,7 @@ impl Core {
             Input::Client { peer, request, inline } => self.on_client(now, peer, request, inline),
             Input::ClientGone { peer } => self.on_client_gone(&peer),
             Input::Control { peer, request } => self.on_control(now, peer, request),
-            Input::LaneConnected { session, index } => self.on_lane_connected(now, session, index),
+            Input::LaneConnected { session, index } => self.on_lane_connected(session, index),
             Input::LanesFailed { session, reason } => self.on_lanes_failed(now, session, &reason),
             Input::Result { peer, request, inline } => self.on_result(now, peer, request, inline),
             Input::ResultGone { peer } => self.on_result_gone(now, &peer),

@@ -147,7 +147,7 @@ impl Core {
         self.emit(Effect::Lane { session, index: 0, message: Hint {}.into(), attach: None });
     }
 
-    pub(super) fn on_lane_connected(&mut self, _now: Now, session: SessionId, index: usize) {
+    pub(super) fn on_lane_connected(&mut self, session: SessionId, index: usize) {
         let Some(target) = self.sessions.get_mut(&session) else { return };
         if let Some((_, connected)) = target.lanes.get_mut(index) {
             *connected = true;
