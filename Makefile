@@ -9,10 +9,10 @@ BIN := $(CURDIR)/.venv/bin
 STAMP := .venv/.stamp
 WITH_VENV := VIRTUAL_ENV="$(CURDIR)/.venv" PATH="$(BIN):$$PATH"
 
-.PHONY: help deps venv build demo run test check parity chaos clean
+.PHONY: help deps venv build demo run test check parity bench gpu-check chaos clean
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{ printf "  make %-8s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{ printf "  make %-9s %s\n", $$1, $$2 }'
 
 deps: ## install the system packages (as root), or name those that are missing
 	@tools/deps.sh
@@ -49,8 +49,16 @@ check: $(STAMP) ## formatting, lints and types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy --strict python/lamagrid
 
-parity: build ## the pixels of stock against those of the grid
+parity: build ## stock against the grid: 50,000 calls of its functions, and 2,000 requests
+	@$(WITH_VENV) $(BIN)/python -m pytest -q tests/pure --cases 50000
 	@$(BIN)/python -m pytest -q tests/seam/test_grid_pixels.py
+	@$(BIN)/python -m pytest -q tests/parity --requests 2000
+
+bench: build ## stock and grid side by side: a table, and target/bench.json
+	@$(WITH_VENV) $(BIN)/python bench/run.py
+
+gpu-check: build ## with an NVIDIA GPU: detection, parity and speed there, into docs/gpu.md
+	@$(BIN)/python bench/gpu_check.py
 
 chaos: $(STAMP) ## ten million steps of the scheduler's simulation
 	@$(WITH_VENV) SIM_STEPS=10000000 cargo test --release --locked --lib core::simulation -- --nocapture
@@ -58,4 +66,4 @@ chaos: $(STAMP) ## ten million steps of the scheduler's simulation
 clean: ## remove what was built; .venv stays
 	@cargo clean
 	@rm -rf .mypy_cache .ruff_cache .pytest_cache dist
-	@find python tests lama_cleaner_patch -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+	@find python tests bench lama_cleaner_patch -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

@@ -35,8 +35,10 @@ SUITES = (
     Suite("rust", (*CARGO_TEST, "--", "--skip", "core::simulation")),
     # Not `-p lamagrid-scheduler`: alone it resolves other features, and compiles everything again for them.
     Suite("simulation", (*CARGO_TEST, "--lib", "core::simulation", "--", "--nocapture")),
+    Suite("pure", (*PYTEST, "tests/pure", "--cases", "5000")),
     Suite("binding", (*PYTEST, "tests/binding")),
     Suite("seam", (*PYTEST, "tests/seam")),
+    Suite("parity", (*PYTEST, "tests/parity", "--requests", "150")),
     Suite("wheels", (*PYTEST, "tests/wheels")),
     Suite("browser", (*PYTEST, "tests/browser")),
     Suite("e2e", (*PYTEST, "tests/e2e")),

@@ -15,6 +15,7 @@ __all__ = [
     "failure_kinds",
     "log_error",
     "main",
+    "probe",
     "protocol_version",
     "raise_failure",
     "start_logs",
@@ -28,7 +29,7 @@ _Blob = tuple[str, bytes, _Dims | None]
 class _Outcome(TypedDict):
     task: dict[str, Any]
     dims: _Dims | None
-    data: bytes
+    data: bytes | bytearray
 
 class _Event(TypedDict):
     status: str
@@ -44,6 +45,15 @@ class _Config(TypedDict):
     queues: list[str]
     rows: list[dict[str, str]]
 
+class _Header(TypedDict):
+    format: str
+    mode: str
+    width: int
+    height: int
+    decodes: bool
+    encodes: bool
+
+def probe(data: bytes) -> _Header | None: ...
 def start_logs(process: str, data_dir: str | os.PathLike[str] | None) -> None: ...
 def log_error(message: str, error: str, stack: str) -> None: ...
 def protocol_version() -> tuple[int, int]: ...
@@ -108,13 +118,9 @@ class Job:
     def attempt(self) -> int: ...
     @property
     def cancelled(self) -> bool: ...
-    def input(self, role: str) -> bytes: ...
+    def take(self, role: str) -> tuple[bytearray, _Dims] | None: ...
     def step(self, step: int, of: int) -> bool: ...
     def finish(
-        self,
-        data: bytes,
-        form: dict[str, int] | None = None,
-        load_ms: float = 0.0,
-        infer_ms: float = 0.0,
+        self, data: bytes, height: int, width: int, load_ms: float = 0.0, infer_ms: float = 0.0
     ) -> None: ...
     def fail(self, kind: str, message: str) -> None: ...

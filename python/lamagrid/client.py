@@ -2,6 +2,7 @@
 
     client = TaskClient()
     picture = client.inpaint(image, mask)                 # RGB in, RGB out
+    png = client.inpaint_bytes(photo, mask, output="png")  # files in, a file out
 
     task = client.submit(image, mask, model="lama", hd_strategy="Original")
     for progress in task.follow():
@@ -11,16 +12,16 @@
 A wait lets other threads run and is ended by Ctrl-C. A client may be shared by threads; after a fork it makes
 its own connection in the child.
 
-Does not: decode or encode pictures, or touch a pixel besides the order of its colours.
+Does not: decode or encode pictures (nodes do), or touch a pixel besides the order of its colours.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from lamagrid import _native
 from lamagrid.errors import InvalidInputError, LamaGridError, WaitTimeoutError
@@ -34,7 +35,9 @@ if TYPE_CHECKING:
     Pixels = NDArray[np.uint8]
     Scalar = bool | int | float | str | np.generic | enum.Enum | None
 
+Result = TypeVar("Result")
 Durability = Literal["full", "process"]
+OutputFormat = Literal["png", "jpeg", "webp", "bmp", "tiff"]
 
 ACCEPT_TIMEOUT_S = 30.0  # a scheduler that restarts is back within a few seconds
 ANSWER_TIMEOUT_S = 5.0  # a scheduler that runs answers within milliseconds
@@ -67,17 +70,25 @@ class Outcome:
         task: The task as it ended: ``node``, ``stages`` (milliseconds), ``counters``, ...
     """
 
-    data: bytes
+    data: bytes | bytearray
     dims: tuple[int, int, int] | None
     task: Mapping[str, Any]
 
+    def encoded(self) -> bytes:
+        """The file, of a task that was submitted with an output format."""
+        if not isinstance(self.data, bytes):
+            raise InvalidInputError(
+                "the result is plain pixels: submit with output='png' for a file", task_id=self.task["id"]
+            )
+        return self.data
+
     def bgr(self) -> Pixels:
-        """``(H, W, 3)`` u8 BGR, as upstream's models give it. Read-only, without a copy."""
+        """``(H, W, 3)`` u8 BGR, as upstream's models give it. Writable, in the memory of ``data``."""
         import numpy as np
 
         if self.dims is None:
             raise InvalidInputError(
-                "the result is an encoded file: use Outcome.data", task_id=self.task["id"]
+                "the result is an encoded file: use wait_bytes() or Outcome.data", task_id=self.task["id"]
             )
         return np.frombuffer(self.data, np.uint8).reshape(self.dims)
 
@@ -119,8 +130,12 @@ class Task:
         return self.outcome(timeout).rgb()
 
     def wait_bgr(self, timeout: float | None = None) -> Pixels:
-        """As :meth:`wait`, but ``(H, W, 3)`` u8 **BGR**, as upstream's models give it. Read-only."""
+        """As :meth:`wait`, but ``(H, W, 3)`` u8 **BGR**, as upstream's models give it."""
         return self.outcome(timeout).bgr()
+
+    def wait_bytes(self, timeout: float | None = None) -> bytes:
+        """As :meth:`wait`, but the file, of a task that was submitted with an output format."""
+        return self.outcome(timeout).encoded()
 
     def outcome(self, timeout: float | None = None) -> Outcome:
         """Wait for the result and everything that is known about it; see :meth:`wait`.
@@ -192,11 +207,13 @@ class TaskClient:
 
     def submit(
         self,
-        image: Pixels,
-        mask: Pixels,
+        image: Pixels | bytes,
+        mask: Pixels | bytes,
         *,
         model: str = "lama",
-        example: Pixels | None = None,
+        example: Pixels | bytes | None = None,
+        output: OutputFormat | None = None,
+        quality: int = 95,
         priority: int = 0,
         durability: Durability = "full",
         deadline: float | None = None,
@@ -206,10 +223,14 @@ class TaskClient:
         """Submit a task. It is on the scheduler's record when this returns.
 
         Args:
-            image: ``(H, W, 3)`` u8 RGB.
-            mask: ``(H, W)`` u8, above 127 in the hole; of the image's height and width.
+            image: ``(H, W, 3)`` u8 RGB, or the bytes of a file: PNG, JPEG, WebP, BMP, GIF or TIFF.
+            mask: ``(H, W)`` u8, 255 in the hole, other values blend; or the bytes of a file, which count as
+                255 where their grey is above 127. Of the image's height and width.
             model: As nodes offer it.
-            example: ``(h, w, 3)`` u8 RGB, for paint by example.
+            example: ``(h, w, 3)`` u8 RGB, or the bytes of a file, for paint by example.
+            output: The format of the file that the result shall be, with alpha, EXIF and PNG ``parameters``
+                of an image that is a file; see :meth:`Task.wait_bytes`. Without it the result is pixels.
+            quality: Of that file, 1 to 100, where its format is lossy.
             priority: -128 to 127, higher goes first.
             durability: What the record survives: ``full``, power loss; ``process``, the death of any process.
             deadline: Seconds after which nobody wants the result any more; the task fails then.
@@ -222,10 +243,11 @@ class TaskClient:
             DisconnectedError: No scheduler answered in time; the text says how to start one.
         """
         blobs = [_blob("image", image, 3), _blob("mask", mask, 1)]
-        if blobs[0][2][:2] != blobs[1][2][:2]:
+        sizes = [dims[:2] for _, _, dims in blobs if dims is not None]
+        if len(sizes) == 2 and sizes[0] != sizes[1]:
             raise InvalidInputError(
-                f"mask has the shape {mask.shape}, but image has {image.shape}: "
-                f"they must have the same height and width"
+                f"mask is {sizes[1][0]}x{sizes[1][1]} pixels, but image {sizes[0][0]}x{sizes[0][1]}: "
+                "they must have the same height and width"
             )
         if example is not None:
             blobs.append(_blob("example", example, 3))
@@ -235,31 +257,51 @@ class TaskClient:
             "durability": durability,
             "params": {key: _scalar(key, value) for key, value in params.items()},
         }
+        if output is not None:
+            spec["output"] = output
+            spec["quality"] = _quality(quality)
         if deadline is not None:
             spec["deadline_s"] = deadline
         return Task(
             self._native, self._native.submit(spec, blobs, ACCEPT_TIMEOUT_S if timeout is None else timeout)
         )
 
-    def inpaint(self, image: Pixels, mask: Pixels, *, timeout: float | None = None, **options: Any) -> Pixels:
+    def inpaint(
+        self, image: Pixels | bytes, mask: Pixels | bytes, *, timeout: float | None = None, **options: Any
+    ) -> Pixels:
         """Submit and wait: ``(H, W, 3)`` u8 RGB. Whatever ends the wait early cancels the task.
 
         Args:
             image: See :meth:`submit`.
             mask: See :meth:`submit`.
             timeout: Seconds for the result; by default the configured ``client.timeout_ms``.
-            options: All other arguments of :meth:`submit`.
+            options: All other arguments of :meth:`submit` but ``output``.
         """
-        task = self.submit(image, mask, **options)
+        return self._finish(self.submit(image, mask, **options), lambda task: task.wait(timeout))
+
+    def inpaint_bytes(
+        self,
+        image: Pixels | bytes,
+        mask: Pixels | bytes,
+        *,
+        output: OutputFormat = "png",
+        timeout: float | None = None,
+        **options: Any,
+    ) -> bytes:
+        """As :meth:`inpaint`, but the result is a file of the format ``output``."""
+        task = self.submit(image, mask, output=output, **options)
+        return self._finish(task, lambda task: task.wait_bytes(timeout))
+
+    def _finish(self, task: Task, wait: Callable[[Task], Result]) -> Result:
         try:
-            picture = task.wait(timeout)
+            result = wait(task)
         except BaseException:
             with contextlib.suppress(LamaGridError):  # the first error is the one that matters
                 task.cancel(CANCEL_TIMEOUT_S)
             raise
         with contextlib.suppress(LamaGridError):  # the picture is here; retention ends in any case
             task.release()
-        return picture
+        return result
 
     def task(self, task_id: str) -> Task:
         """A task that was submitted before, perhaps by another process."""
@@ -270,14 +312,18 @@ class TaskClient:
         return self._native.survey(timeout)
 
 
-def _blob(name: str, pixels: Any, channels: int) -> tuple[str, bytes, tuple[int, int, int]]:
+def _blob(name: str, pixels: Any, channels: int) -> tuple[str, bytes, tuple[int, int, int] | None]:
     """One input as the grid takes it, after checks whose texts name the argument."""
     import numpy as np
+
+    if isinstance(pixels, bytes):
+        return name, pixels, None
 
     wanted = "(height, width, 3) RGB" if channels == 3 else "(height, width)"
     if not isinstance(pixels, np.ndarray):
         raise InvalidInputError(
-            f"{name} is a {type(pixels).__name__}, but must be a numpy array {wanted} of uint8"
+            f"{name} is a {type(pixels).__name__}, but must be a numpy array {wanted} of uint8, "
+            "or the bytes of a file"
         )
     shape: tuple[int, ...] = pixels.shape
     fits = len(shape) == 3 and shape[2] == 3 if channels == 3 else len(shape) == 2
@@ -289,6 +335,12 @@ def _blob(name: str, pixels: Any, channels: int) -> tuple[str, bytes, tuple[int,
         raise InvalidInputError(f"{name} has the shape {shape}: it holds no pixel")
     # Row-major, whatever the strides: one copy.
     return name, pixels.tobytes(), (shape[0], shape[1], channels)
+
+
+def _quality(value: int) -> int:
+    if not 1 <= value <= 100:
+        raise InvalidInputError(f"quality is {value}, but must be between 1 and 100")
+    return value
 
 
 def _priority(value: int) -> int:

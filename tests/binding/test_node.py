@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import threading
 import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from grids.pictures import encoded
 from lamagrid import _native
 from lamagrid.errors import InferenceError, InvalidInputError
 
@@ -52,15 +55,58 @@ def test_a_task_is_done_in_python(lonely: Grid, start: Start, picture: Picture) 
     assert spec["params"] == {"cv2_radius": 4, "cv2_flag": "INPAINT_NS"}
     forms = {blob["role"]: blob["form"]["raw"] for blob in spec["blobs"]}
     assert forms["mask"] == {"height": 40, "width": 60, "channels": 1}
-    assert job.input("image") == image.tobytes()
-    assert job.input("mask") == mask.tobytes()
-    with pytest.raises(InvalidInputError, match="no example"):
-        job.input("example")
+    assert job.take("image") == (image.tobytes(), (40, 60, 3))
+    assert job.take("mask") == (mask.tobytes(), (40, 60, 1))
+    assert job.take("example") is None
+    assert job.take("image") is None  # each once
     assert job.step(1, 2)
-    job.finish(image[:, :, ::-1].tobytes(), {"height": 40, "width": 60, "channels": 3})
+    job.finish(image[:, :, ::-1].tobytes(), 40, 60)
     np.testing.assert_array_equal(task.wait(20), image)
     with pytest.raises(InvalidInputError, match="finished before"):
         job.step(2, 2)
+
+
+def test_files_come_as_pixels_and_go_as_a_file(lonely: Grid, start: Start, picture: Picture) -> None:
+    """P7.1: a node in Python sees pixels, whatever the client sent."""
+    image, mask = picture
+    session = start()
+    alpha = np.arange(2400, dtype=np.uint32).reshape(40, 60).astype(np.uint8)
+    photo = encoded(np.dstack([image, alpha]), "PNG")
+    task = lonely.client.submit(photo, encoded(mask, "PNG"), model="cv2", output="png")
+    job = job_of(session)
+    assert job.take("image") == (image.tobytes(), (40, 60, 3))
+    assert job.take("mask") == (mask.tobytes(), (40, 60, 1))
+    job.finish(image[::-1, :, ::-1].tobytes(), 40, 60)
+    with Image.open(io.BytesIO(task.wait_bytes(20))) as made:
+        assert made.format == "PNG"
+        np.testing.assert_array_equal(np.asarray(made), np.dstack([image[::-1], alpha]))
+    with pytest.raises(InvalidInputError, match="encoded file"):
+        task.wait(20)
+
+
+@pytest.mark.parametrize(
+    ("image", "mask", "text"),
+    [
+        (b"no picture", encoded(np.zeros((4, 4), np.uint8), "PNG"), "the image: it is no picture"),
+        (encoded(np.zeros((4, 4, 3), np.uint8), "PNG"), b"", "the mask: it is no picture"),
+        (
+            encoded(np.zeros((4, 5, 3), np.uint8), "PNG"),
+            encoded(np.zeros((5, 4), np.uint8), "PNG"),
+            r"Mask shape\(5, 4\) not queal to Image shape\(4, 5\)",
+        ),
+    ],
+)
+def test_broken_files_are_told_by_name(
+    lonely: Grid, start: Start, picture: Picture, image: bytes, mask: bytes, text: str
+) -> None:
+    session = start()
+    with pytest.raises(InvalidInputError, match=text):
+        lonely.client.inpaint_bytes(image, mask, model="cv2", timeout=20)
+    # The next good one works.
+    task = lonely.client.submit(*picture, model="cv2")
+    job = job_of(session)
+    job.finish(bytes(7200), 40, 60)
+    assert task.wait(20).shape == (40, 60, 3)
 
 
 def test_progress_reaches_a_follower(lonely: Grid, start: Start, picture: Picture) -> None:
@@ -102,8 +148,8 @@ def test_a_wrong_result_is_refused_before_it_leaves(lonely: Grid, start: Start, 
     session = start()
     lonely.client.submit(*picture, model="cv2")
     job = job_of(session)
-    with pytest.raises(InvalidInputError, match="its form makes 7200"):
-        job.finish(b"short", {"height": 40, "width": 60, "channels": 3})
+    with pytest.raises(InvalidInputError, match="40 x 60 x 3 are needed"):
+        job.finish(b"short", 40, 60)
     with pytest.raises(InvalidInputError, match="none of node_lost"):
         job.fail("bad luck", "text")
     job.fail("internal", "text")

@@ -16,7 +16,8 @@ Pixels = NDArray[np.uint8]
 
 
 @lru_cache(maxsize=4)
-def _manager(name: str, model_path: Path | None) -> Any:
+def stock_manager(name: str, model_path: Path | None) -> Any:
+    """Lama Cleaner's ``ModelManager`` on the CPU; ``model_path`` is the TorchScript file for lama."""
     import cv2
     import torch
 
@@ -58,6 +59,6 @@ def stock_inpaint(
     ``model_path`` is the TorchScript file for lama; ``None`` for models without a file (``cv2``).
     The input is copied: the Crop strategy writes into the picture that it is given.
     """
-    result = _manager(model, model_path)(image_rgb.copy(), mask.copy(), stock_config(**config))
+    result = stock_manager(model, model_path)(image_rgb.copy(), mask.copy(), stock_config(**config))
     pixels: Pixels = result.astype(np.uint8)
     return pixels

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from lamagrid.client import Progress
+from lamagrid.client import Outcome, Progress
 
 Pixels = NDArray[np.uint8]
 
@@ -23,7 +23,7 @@ with warnings.catch_warnings():  # upstream's, of what it stands on; in a test t
 class FakeTask:
     """A submitted task; what becomes of it was decided before."""
 
-    def __init__(self, id: str, outcome: Pixels | BaseException, steps: int) -> None:
+    def __init__(self, id: str, outcome: Pixels | bytes | BaseException, steps: int) -> None:
         self.id = id
         self.cancelled = self.released = False
         self._outcome = outcome
@@ -36,11 +36,13 @@ class FakeTask:
             yield Progress("processing", step + 1, self._steps)
         yield Progress("completed", 0, 0)
 
-    def wait_bgr(self, timeout: float | None = None) -> Pixels:
-        """The outcome."""
+    def outcome(self, timeout: float | None = None) -> Outcome:
+        """The outcome: BGR pixels, or a file."""
         if isinstance(self._outcome, BaseException):
             raise self._outcome
-        return self._outcome
+        if isinstance(self._outcome, bytes):
+            return Outcome(self._outcome, None, {})
+        return Outcome(bytearray(self._outcome.tobytes()), self._outcome.shape, {})
 
     def cancel(self) -> str:
         """Take note."""
@@ -63,14 +65,16 @@ class FakeClient:
     """
 
     def __init__(self) -> None:
-        self.work: Callable[[Pixels, Pixels], Pixels | BaseException] = lambda image, mask: image[:, :, ::-1]
+        self.work: Callable[[Any, Any], Pixels | bytes | BaseException] = lambda image, mask: image[
+            :, :, ::-1
+        ]
         self.steps = 0
-        self.submitted: list[tuple[Pixels, Pixels, dict[str, Any]]] = []
+        self.submitted: list[tuple[Any, Any, dict[str, Any]]] = []
         self.tasks: list[FakeTask] = []
         self.models = ["lama", "cv2"]
         self.unreachable: BaseException | None = None
 
-    def submit(self, image: Pixels, mask: Pixels, **named: Any) -> FakeTask:
+    def submit(self, image: Any, mask: Any, **named: Any) -> FakeTask:
         """Take a task."""
         self.submitted.append((image, mask, named))
         task = FakeTask(f"{len(self.tasks):032x}", self.work(image, mask), self.steps)

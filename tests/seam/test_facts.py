@@ -112,6 +112,9 @@ def test_the_callers_arrays_are_only_read(client: FakeClient) -> None:
     assert config == before
 
 
+OF_THE_TASK = ("model", "example", "durability", "deadline")
+
+
 def test_upstreams_parameters_travel_under_upstreams_names(page: Any, client: FakeClient) -> None:
     post(
         page,
@@ -125,7 +128,7 @@ def test_upstreams_parameters_travel_under_upstreams_names(page: Any, client: Fa
     wanted = {"hd_strategy": "Resize", "hd_strategy_resize_limit": 77, "prompt": "a cat", "sd_seed": 11}
     assert wanted.items() <= named.items()
     assert named["cv2_flag"] == "INPAINT_TELEA"
-    params = {key: value for key, value in named.items() if key not in ("model", "durability", "deadline")}
+    params = {key: value for key, value in named.items() if key not in OF_THE_TASK}
     assert {type(value) for value in params.values()} <= {bool, int, float, str}
     assert "paint_by_example_example_image" not in named
 

@@ -22,38 +22,22 @@ class FakeJob:
     """A task as a session gives it."""
 
     def __init__(self, model: str, **params: object) -> None:
-        blobs = {"image": PHOTO, "mask": MASK[:, :, np.newaxis]}
-        self._blobs = {role: pixels.tobytes() for role, pixels in blobs.items()}
-        self.spec: dict[str, Any] = {
-            "model": model,
-            "params": params,
-            "blobs": [
-                {
-                    "role": role,
-                    "form": {
-                        "raw": {
-                            "height": pixels.shape[0],
-                            "width": pixels.shape[1],
-                            "channels": pixels.shape[2],
-                        }
-                    },
-                }
-                for role, pixels in blobs.items()
-            ],
-        }
+        self._pictures = {"image": PHOTO, "mask": MASK[:, :, np.newaxis]}
+        self.spec = {"model": model, "params": params}
         self.outcome: Any = None
 
-    def input(self, role: str) -> bytes:
-        return self._blobs[role]
+    def take(self, role: str) -> tuple[bytearray, tuple[int, ...]] | None:
+        picture = self._pictures.pop(role, None)
+        return None if picture is None else (bytearray(picture.tobytes()), picture.shape)
 
     def step(self, i: int, n: int) -> bool:
         return True
 
-    def finish(self, data: bytes, form: Any, load_ms: float, infer_ms: float) -> None:
+    def finish(self, data: bytes, height: int, width: int, load_ms: float, infer_ms: float) -> None:
         assert load_ms >= 0
         assert infer_ms > 0
         assert self.outcome is None
-        self.outcome = np.frombuffer(data, np.uint8).reshape(form["height"], form["width"], form["channels"])
+        self.outcome = np.frombuffer(data, np.uint8).reshape(height, width, 3)
 
     def fail(self, kind: str, message: str) -> None:
         assert self.outcome is None

@@ -33,3 +33,42 @@ def tiny_lama(folder: Path, seed: int = 7) -> Path:
     path = folder / f"tiny-lama-{seed}.pt"
     torch.jit.save(torch.jit.script(model), str(path))
     return path
+
+
+def wild_lama(folder: Path, seed: int = 11) -> Path:
+    """Write a TorchScript model of lama's signature that does what lama should not.
+
+    The first red sample of what it is given says how (level modulo 4): 0, random convolutions; 1, the same
+    far outside 0..1; 2, nothing but black, white and beyond; 3, the picture upside down. It changes what
+    lies outside the hole too.
+    """
+    import torch
+    from torch import Tensor, nn
+
+    class WildLama(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.Sequential(
+                nn.Conv2d(4, 8, 5, padding=2),
+                nn.ReLU(),
+                nn.Conv2d(8, 3, 3, padding=1),
+            )
+
+        def forward(self, image: Tensor, mask: Tensor) -> Tensor:
+            hole = mask.to(image.dtype)
+            out = self.layers(torch.cat([image * (1 - hole), hole], 1))
+            manner = int(image[0, 0, 0, 0].item() * 255.0 + 0.5) % 4
+            if manner == 0:
+                return hole * (out * 8.0 + 0.5) + (1 - hole) * image
+            if manner == 1:
+                return out * 300.0 - 1.0
+            if manner == 2:
+                return torch.sign(out) * 2.0 - 0.5
+            return torch.flip(image, [2, 3]) * 1.004 - 0.002
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = WildLama().eval()
+    path = folder / f"wild-lama-{seed}.pt"
+    torch.jit.save(torch.jit.script(model), str(path))
+    return path

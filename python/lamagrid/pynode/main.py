@@ -125,18 +125,8 @@ def work(job: Any, models: UpstreamModels) -> None:
 
     try:
         spec = job.spec
-        pictures = {blob["role"]: _pixels(job, blob) for blob in spec["blobs"]}
-        image, mask = pictures.get("image"), pictures.get("mask")
-        if image is None or mask is None:
-            raise TaskFailure("invalid_input", "A task needs an image and a mask")
-        result = models.run(
-            spec["model"],
-            spec["params"],
-            image,
-            mask[:, :, 0],
-            pictures.get("example"),
-            job.step,
-        )
+        image, mask, example = (_pixels(job, role) for role in ("image", "mask", "example"))
+        result = models.run(spec["model"], spec["params"], image, mask[:, :, 0], example, job.step)
     except Stopped:
         job.fail("cancelled", "Cancelled while it was running")
     except TaskFailure as failure:
@@ -150,19 +140,16 @@ def work(job: Any, models: UpstreamModels) -> None:
         job.fail("internal", f"{type(error).__name__}: {error}"[:500])
     else:
         height, width = result.shape[:2]
-        form = {"height": height, "width": width, "channels": 3}
-        job.finish(result.tobytes(), form, models.load_ms, models.infer_ms)
+        job.finish(result.tobytes(), height, width, models.load_ms, models.infer_ms)
 
 
-def _pixels(job: Any, blob: Any) -> Any:
-    """The pixels of one input, ``(H, W, C)`` u8, in memory of their own: upstream writes into the image."""
-    from lamagrid.pynode.models import TaskFailure
-
-    form = blob["form"].get("raw") if isinstance(blob["form"], dict) else None
-    if form is None:
-        raise TaskFailure("invalid_input", f"The {blob['role']} is not raw pixels")
-    flat = np.frombuffer(job.input(blob["role"]), np.uint8)
-    return flat.reshape(form["height"], form["width"], form["channels"]).copy()
+def _pixels(job: Any, role: str) -> Any:
+    """The picture of a role, ``(H, W, C)`` u8, None if there is none. It may be written to; upstream does."""
+    taken = job.take(role)
+    if taken is None:
+        return None
+    data, shape = taken
+    return np.frombuffer(data, np.uint8).reshape(shape)
 
 
 def _watch_signals(ending: threading.Event) -> None:

@@ -345,11 +345,11 @@ def _import_server() -> Any:
 
 
 def _serve(server: Any, args: argparse.Namespace, client: TaskClient, settings: Settings) -> int:
-    from lamagrid.web import pixel_limit
+    from lamagrid.web import inpaint
     from lamagrid.web.model_manager import RemoteModelManager
 
     server.ModelManager = functools.partial(RemoteModelManager, client=client, timeout_s=settings.timeout_s)
-    pixel_limit.register(server.app, settings.max_pixels)
+    inpaint.register(server, settings.max_pixels)
     if not _is_loopback(args.host):
         say(f"warning: everybody who reaches {args.host} can use this server; it has no passwords")
     host = f"[{args.host}]" if ":" in args.host else args.host

@@ -21,7 +21,7 @@ import numpy as np
 from lama_cleaner.const import AVAILABLE_MODELS, SD15_MODELS
 from numpy.typing import NDArray
 
-from lamagrid.client import Task, TaskClient
+from lamagrid.client import Outcome, Task, TaskClient
 from lamagrid.errors import DisconnectedError, LamaGridError, UnknownModelError, WaitTimeoutError
 from lamagrid.pynode.options import TASK_OPTIONS
 from lamagrid.web.settings import load_settings
@@ -89,23 +89,53 @@ class RemoteModelManager:
         Raises:
             RuntimeError: Whatever went wrong, in one short text; the classes are those of `lamagrid.errors`.
         """
+        return self._run(image, mask, None, config, {}).bgr()
+
+    def inpaint_files(
+        self, image: bytes, mask: bytes, example: bytes | None, config: Config, output: str, quality: int
+    ) -> bytes:
+        """As a call, but with files: the node decodes and encodes.
+
+        Args:
+            image: A file that nodes promise Pillow's pixels for.
+            mask: The same; grey above 127 is the hole.
+            example: The same, or None.
+            config: Upstream's parameters, without an example picture; read only.
+            output: The format of the file that is wanted.
+            quality: Of that file, 1 to 100.
+
+        Raises:
+            InvalidInputError: A file is broken, or the sizes of image and mask differ.
+            RuntimeError: As a call.
+        """
+        return self._run(image, mask, example, config, {"output": output, "quality": quality}).encoded()
+
+    def _run(
+        self,
+        image: Pixels | bytes,
+        mask: Pixels | bytes,
+        example: Pixels | bytes | None,
+        config: Config,
+        output: Mapping[str, Any],
+    ) -> Outcome:
         # As they are now: a switch that comes while this waits changes nothing here.
         name, options = self.name, dict(self.kwargs)
-        params, example = task_params(config, options)
-        if example is not None:
-            params["example"] = example
+        params, picture = task_params(config, options)
+        example = picture if example is None else example
         timeout_s = self._patience()
         task = self._grid().submit(
             image,
             mask,
             model=name,
+            example=example,
             durability="process",  # the caller holds the picture until the answer and can send it again
             deadline=timeout_s + DEADLINE_BEYOND_S,
+            **output,
             **params,
         )
         _tell_request(task.id)
         callback = options.get("callback")
-        return _await_result(task, timeout_s, callback if name in STEPPED_MODELS else None)
+        return _await_outcome(task, timeout_s, callback if name in STEPPED_MODELS else None)
 
     def is_downloaded(self, name: str) -> bool:
         """Whether a request for the model is answered without a download.
@@ -194,7 +224,7 @@ def task_params(config: Config, options: Mapping[str, Any]) -> tuple[dict[str, A
     return params, example
 
 
-def _await_result(task: Task, timeout_s: float, callback: Callable[[int, Any, Any], None] | None) -> Pixels:
+def _await_outcome(task: Task, timeout_s: float, callback: Callable[[int, Any, Any], None] | None) -> Outcome:
     """Wait for the picture, and say that it may go then. A wait that ends early cancels the task."""
     give_up = time.monotonic() + timeout_s
     try:
@@ -205,8 +235,7 @@ def _await_result(task: Task, timeout_s: float, callback: Callable[[int, Any, An
                 if progress.step > seen:
                     seen = progress.step
                     callback(seen - 1, None, None)
-        # A copy: upstream's callers may write into what they get.
-        picture = task.wait_bgr(max(0.0, give_up - time.monotonic())).copy()
+        outcome = task.outcome(max(0.0, give_up - time.monotonic()))
     except WaitTimeoutError as error:
         _cancel(task)
         raise WaitTimeoutError(
@@ -220,7 +249,7 @@ def _await_result(task: Task, timeout_s: float, callback: Callable[[int, Any, An
         raise
     with contextlib.suppress(LamaGridError):  # the picture is here; retention ends in any case
         task.release()
-    return picture
+    return outcome
 
 
 def _cancel(task: Task) -> None:

@@ -10,27 +10,22 @@ from typing import Any
 from PIL import Image
 
 
-def register(app: Any, max_pixels: int) -> None:
-    """Let ``app`` answer ``POST /inpaint`` with 413 where a picture has more than ``max_pixels``."""
-    from flask import request
+def set_for_pillow(max_pixels: int) -> None:
+    """Let Pillow refuse what has more than twice ``max_pixels``, on every route.
 
-    # Pillow has a limit of its own, half of ours; up to ours it has no business here, beyond twice ours it
-    # guards the other routes.
+    Pillow has a limit of its own, half of ours; up to ours it has no business here.
+    """
     Image.MAX_IMAGE_PIXELS = max_pixels
 
-    def refuse_large_pictures() -> tuple[str, int] | None:
-        if request.method != "POST" or request.path != "/inpaint":
-            return None
-        for field in ("image", "mask", "paintByExampleImage"):
-            upload = request.files.get(field)
-            if upload is None:
-                continue
-            text = too_large(upload.stream, max_pixels)
-            if text is not None:
-                return f"The {field} is too large: {text}", 413
-        return None
 
-    app.before_request(refuse_large_pictures)
+def over(width: int, height: int, max_pixels: int) -> str | None:
+    """Why a picture of that size is refused, None if it is not."""
+    if width * height <= max_pixels:
+        return None
+    return (
+        f"it has {width} x {height} = {width * height} pixels, at most {max_pixels} are accepted "
+        "(limits.max_pixels). Send a smaller one."
+    )
 
 
 def too_large(stream: Any, max_pixels: int) -> str | None:
@@ -44,9 +39,4 @@ def too_large(stream: Any, max_pixels: int) -> str | None:
         return None
     finally:
         stream.seek(0)
-    if width * height <= max_pixels:
-        return None
-    return (
-        f"it has {width} x {height} = {width * height} pixels, at most {max_pixels} are accepted "
-        "(limits.max_pixels). Send a smaller one."
-    )
+    return over(width, height, max_pixels)

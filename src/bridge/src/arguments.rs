@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use lamagrid_client::{Input, NewTask, random_id};
 use lamagrid_domain::{
-    BlobForm, Durability, FailureKind, ModelName, Params, QueueName, Role, Scalar, TaskId,
+    BlobForm, Durability, FailureKind, ModelName, OutputForm, Params, QueueName, Role, Scalar, TaskId,
 };
 
 use crate::errors;
@@ -40,6 +40,17 @@ struct Spec {
     /// Seconds from now.
     #[serde(default)]
     deadline_s: Option<f64>,
+    /// The format of the file that the result shall be; plain pixels without one.
+    #[serde(default)]
+    output: Option<String>,
+    /// Of that file, for lossy formats.
+    #[serde(default = "default_quality")]
+    quality: u8,
+}
+
+/// Upstream's default of `--quality`.
+fn default_quality() -> u8 {
+    95
 }
 
 /// A task of a dictionary; `queue_of` knows the configured queues of models.
@@ -64,6 +75,10 @@ pub(crate) fn new_task(
         None => queue_of(&model),
     };
     let params = Params::try_from(spec.params).map_err(|error| errors::invalid(py, &error.to_string()))?;
+    let output = match &spec.output {
+        Some(text) => OutputForm::Encoded { format: parsed(py, text)?, quality: spec.quality },
+        None => OutputForm::Raw,
+    };
     let deadline_wall_ms = spec.deadline_s.map(|seconds| wall_ms_after(py, seconds)).transpose()?;
     let inputs = blobs.into_iter().map(|blob| input(py, blob)).collect::<PyResult<_>>()?;
     Ok(NewTask {
@@ -74,6 +89,7 @@ pub(crate) fn new_task(
         priority: spec.priority,
         durability: spec.durability,
         deadline_wall_ms,
+        output,
         inputs,
     })
 }

@@ -15,6 +15,7 @@ mod enter;
 mod errors;
 mod logs;
 mod node;
+mod pictures;
 mod process;
 
 use pyo3::prelude::*;
@@ -33,6 +34,8 @@ mod _native {
     use crate::logs::{log_error, start_logs};
     #[pymodule_export]
     use crate::node::{Job, NodeSession};
+    #[pymodule_export]
+    use crate::pictures::probe;
 
     #[pymodule_export]
     #[expect(non_upper_case_globals, reason = "Python's name")]

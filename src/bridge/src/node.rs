@@ -2,6 +2,7 @@
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -9,32 +10,49 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
-use pyo3::types::PyBytes;
+use pyo3::types::PyByteArray;
 
 use lamagrid_client::Endpoints;
 use lamagrid_config::runtime_dir;
-use lamagrid_domain::{Failure, ModelName, ModelOffer, NodeInfo, NodeKind, Stages};
+use lamagrid_domain::{BlobForm, Failure, ModelName, ModelOffer, NodeInfo, NodeKind, Role, Stages};
+use lamagrid_imaging::{Image, Rgb};
 use lamagrid_node::hardware::Hardware;
-use lamagrid_node::{NextJob, Output, Session, SessionOptions};
+use lamagrid_node::{Entered, Exit, Made, Next, Pictures, Pipeline, Session, SessionOptions};
 
-use crate::arguments::{Dims, failure_kind, form, parsed, patience, role};
+use crate::arguments::{failure_kind, parsed, patience, role};
 use crate::enter::{outside, poll};
 use crate::process::Own;
 use crate::{configuration, errors};
 
-/// A node's conversation with its scheduler, on a thread of its own.
+/// Tasks that are decoded while Python works on one.
+const OVERLAP: u16 = 1;
+
+#[derive(Debug)]
+struct Node {
+    session: Arc<Session>,
+    pipeline: Pipeline,
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        // The pipeline's threads hold the session, too, until it is closed.
+        self.session.close();
+    }
+}
+
+/// A node's conversation with its scheduler, and the pixels of its tasks, on threads of their own.
 #[pyclass(module = "lamagrid._native", frozen)]
 #[derive(Debug)]
 pub(crate) struct NodeSession {
-    session: Own<Session>,
+    node: Own<Node>,
     /// Whether the session told that no task will come any more.
     closed: AtomicBool,
 }
 
 impl NodeSession {
-    fn ours(&self, py: Python<'_>) -> PyResult<&Session> {
+    fn ours(&self, py: Python<'_>) -> PyResult<&Node> {
         let forked = || errors::invalid(py, "this node's session was started before a fork; start another");
-        self.session.get().ok_or_else(forked)
+        self.node.get().ok_or_else(forked)
     }
 }
 
@@ -80,20 +98,23 @@ impl NodeSession {
             models: models.into_iter().map(offer).collect::<PyResult<_>>()?,
             pid: std::process::id(),
         };
-        let options = SessionOptions { endpoints: Endpoints::new(sockets), info, slots };
-        let session = Session::start(options).map_err(|error| errors::internal(py, &error.to_string()))?;
-        Ok(Self { session: Own::new(session), closed: AtomicBool::new(false) })
+        let options = SessionOptions { endpoints: Endpoints::new(sockets), info, slots, overlap: OVERLAP };
+        let internal = |error: &dyn std::fmt::Display| errors::internal(py, &error.to_string());
+        let session = Arc::new(Session::start(options).map_err(|error| internal(&error))?);
+        let pipeline = Pipeline::start(&session, slots, config.limits.max_pixels)
+            .map_err(|error| internal(&format!("cannot start the threads of the node: {error}")))?;
+        Ok(Self { node: Own::new(Node { session, pipeline }), closed: AtomicBool::new(false) })
     }
 
     /// The next task, waiting at most `wait` seconds for it. Raises if the scheduler refused the node for good.
     fn next_job(&self, py: Python<'_>, wait: f64) -> PyResult<Option<Job>> {
-        let session = self.ours(py)?;
+        let pipeline = &self.ours(py)?.pipeline;
         let found =
-            poll(py, patience(py, Some(wait), Duration::ZERO)?, |slice| match session.next_job(slice) {
-                NextJob::Job(job) => Some(Ok(job)),
-                NextJob::Closed(Some(failure)) => Some(Err(failure)),
-                NextJob::Idle => None,
-                NextJob::Closed(None) => {
+            poll(py, patience(py, Some(wait), Duration::ZERO)?, |slice| match pipeline.next(slice) {
+                Next::Task(entered) => Some(Ok(entered)),
+                Next::Closed(Some(failure)) => Some(Err(failure)),
+                Next::Idle => None,
+                Next::Closed(None) => {
                     self.closed.store(true, Ordering::Relaxed);
                     // Whoever asks a closed session again and again must not spin.
                     std::thread::sleep(slice);
@@ -102,7 +123,7 @@ impl NodeSession {
             })?;
         match found {
             None => Ok(None),
-            Some(Ok(job)) => Job::new(py, job).map(Some),
+            Some(Ok(entered)) => Job::new(py, *entered).map(Some),
             Some(Err(failure)) => Err(errors::failure(py, failure.kind, &failure.message)),
         }
     }
@@ -116,40 +137,68 @@ impl NodeSession {
     /// Says which models are in memory now.
     fn set_loaded(&self, py: Python<'_>, models: Vec<String>) -> PyResult<()> {
         let models = models.iter().map(|model| parsed(py, model)).collect::<PyResult<_>>()?;
-        let session = self.ours(py)?;
+        let session = &self.ours(py)?.session;
         outside(py, || session.set_loaded(models));
         Ok(())
     }
 
     /// Takes no more work, finishes and delivers what runs, then says goodbye.
     fn drain(&self, py: Python<'_>) -> PyResult<()> {
-        let session = self.ours(py)?;
+        let session = &self.ours(py)?.session;
         outside(py, || session.drain());
         Ok(())
     }
 
     /// Says goodbye now; the scheduler gives running tasks to others. Waits a second at most.
     fn close(&self, py: Python<'_>) -> PyResult<()> {
-        let session = self.ours(py)?;
+        let session = &self.ours(py)?.session;
         outside(py, || session.close());
         Ok(())
     }
 }
 
-/// One attempt. Dropped unfinished, it fails as an internal defect.
+/// One attempt, in its slot. Dropped unfinished, it fails as an internal defect.
 #[pyclass(module = "lamagrid._native", frozen)]
 #[derive(Debug)]
 pub(crate) struct Job {
     /// `None` once it is finished. Locked only while detached, so that no lock waits for the GIL.
-    job: Own<Mutex<Option<lamagrid_node::Job>>>,
+    job: Own<Mutex<Option<(lamagrid_node::Job, Exit)>>>,
+    /// Each is taken once.
+    pictures: Mutex<Untaken>,
     spec: Py<PyAny>,
     attempt: u32,
 }
 
+/// Samples with their height, width and channels.
+type Samples = (Vec<u8>, usize, usize, usize);
+
+#[derive(Debug)]
+struct Untaken {
+    image: Option<Samples>,
+    mask: Option<Samples>,
+    example: Option<Samples>,
+}
+
+impl Untaken {
+    fn new(Pictures { image, mask, example }: Pictures) -> Self {
+        let colours = |image: Image<Rgb>| {
+            let (height, width) = image.shape();
+            (image.into_data(), height, width, 3)
+        };
+        let (height, width) = mask.shape();
+        Self {
+            image: Some(colours(image)),
+            mask: Some((mask.into_data(), height, width, 1)),
+            example: example.map(colours),
+        }
+    }
+}
+
 impl Job {
-    fn new(py: Python<'_>, job: lamagrid_node::Job) -> PyResult<Self> {
+    fn new(py: Python<'_>, Entered { job, pictures, exit }: Entered) -> PyResult<Self> {
         let spec = pythonize::pythonize(py, job.spec())?.unbind();
-        Ok(Self { spec, attempt: job.attempt(), job: Own::new(Mutex::new(Some(job))) })
+        let (attempt, pictures) = (job.attempt(), Mutex::new(Untaken::new(pictures)));
+        Ok(Self { spec, attempt, pictures, job: Own::new(Mutex::new(Some((job, exit)))) })
     }
 
     /// Does something with the unfinished job, without the GIL.
@@ -159,17 +208,13 @@ impl Job {
         work: impl FnOnce(&lamagrid_node::Job) -> T + Send,
     ) -> PyResult<T> {
         let Some(job) = self.job.get() else { return Err(Self::over(py)) };
-        outside(py, || job.lock().as_ref().map(work)).ok_or_else(|| Self::over(py))
+        outside(py, || job.lock().as_ref().map(|(job, _)| work(job))).ok_or_else(|| Self::over(py))
     }
 
-    fn settle(
-        &self,
-        py: Python<'_>,
-        result: impl FnOnce() -> Result<Output, Failure> + Send,
-    ) -> PyResult<()> {
+    fn settle(&self, py: Python<'_>, result: Result<(Made, Stages), Failure>) -> PyResult<()> {
         let Some(job) = self.job.get() else { return Err(Self::over(py)) };
-        let settled = outside(py, || job.lock().take().map(|job| job.finish(result())));
-        settled.map(drop).ok_or_else(|| Self::over(py))
+        let settled = outside(py, || job.lock().take().map(|(job, exit)| exit.leave(job, result)));
+        settled.ok_or_else(|| Self::over(py))
     }
 
     fn over(py: Python<'_>) -> PyErr {
@@ -197,12 +242,28 @@ impl Job {
         self.with(py, lamagrid_node::Job::is_cancelled)
     }
 
-    /// The bytes of an input, of the announced length and hash.
-    fn input<'py>(&self, py: Python<'py>, role: &str) -> PyResult<Bound<'py, PyBytes>> {
-        let role = self::role(py, role)?;
-        let bytes = self.with(py, |job| job.input(role))?;
-        let bytes = bytes.map_err(|failure| errors::failure(py, failure.kind, &failure.message))?;
-        Ok(PyBytes::new(py, &bytes))
+    /// Takes the picture of a role, upright: its samples, in memory of the caller's, and their height, width and
+    /// channels. `None` if the task has none, or it was taken before.
+    fn take<'py>(
+        &self,
+        py: Python<'py>,
+        role: &str,
+    ) -> PyResult<Option<(Bound<'py, PyByteArray>, (usize, usize, usize))>> {
+        let taken = {
+            let mut pictures = self.pictures.lock();
+            match self::role(py, role)? {
+                Role::Image => pictures.image.take(),
+                Role::Mask => pictures.mask.take(),
+                Role::Example => pictures.example.take(),
+                Role::Result => None,
+            }
+        };
+        let Some((samples, height, width, channels)) = taken else { return Ok(None) };
+        let array = PyByteArray::new_with(py, samples.len(), |out| {
+            outside(py, || out.copy_from_slice(&samples));
+            Ok(())
+        })?;
+        Ok(Some((array, (height, width, channels))))
     }
 
     /// Says how far the work is; false means stop.
@@ -210,38 +271,31 @@ impl Job {
         self.with(py, |job| job.step(step, of) == ControlFlow::Continue(()))
     }
 
-    /// Ends the task with a result: raw BGR pixels with their dimensions, or an encoded file; and with the
-    /// milliseconds that loading the model and running it took.
-    #[pyo3(signature = (data, form=None, load_ms=0.0, infer_ms=0.0))]
+    /// Ends the task with a picture of BGR samples, `(height, width, 3)`, and with the milliseconds that loading
+    /// the model and running it took.
+    #[pyo3(signature = (data, height, width, load_ms=0.0, infer_ms=0.0))]
     fn finish(
         &self,
         py: Python<'_>,
         data: PyBackedBytes,
-        form: Option<Raw>,
+        height: u32,
+        width: u32,
         load_ms: f64,
         infer_ms: f64,
     ) -> PyResult<()> {
-        let form = self::form(form.map(|raw| (raw.height, raw.width, raw.channels) as Dims));
-        if let Some(wanted) = form.raw_len().filter(|len| *len != data.len() as u64) {
-            let text = format!("the result holds {} bytes, but its form makes {wanted}", data.len());
+        let wanted = BlobForm::Raw { height, width, channels: 3 }.raw_len();
+        if wanted != Some(data.len() as u64) {
+            let text =
+                format!("the result holds {} bytes, but {height} x {width} x 3 are needed", data.len());
             return Err(errors::invalid(py, &text));
         }
         let stages = Stages { load_ms, infer_ms, ..Stages::default() };
-        self.settle(py, || Ok(Output { bytes: Bytes::from_owner(data), form, stages }))
+        self.settle(py, Ok((Made::Bgr { bytes: Bytes::from_owner(data), height, width }, stages)))
     }
 
     /// Ends the task with a failure.
     fn fail(&self, py: Python<'_>, kind: &str, message: &str) -> PyResult<()> {
         let kind = failure_kind(py, kind)?;
-        self.settle(py, || Err(Failure::new(kind, message)))
+        self.settle(py, Err(Failure::new(kind, message)))
     }
-}
-
-/// `{"height": ..., "width": ..., "channels": ...}`
-#[derive(FromPyObject)]
-#[pyo3(from_item_all)]
-struct Raw {
-    height: u32,
-    width: u32,
-    channels: u8,
 }

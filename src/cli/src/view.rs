@@ -90,9 +90,11 @@ impl Show for TaskView {
         let stages = [
             ("queue", self.stages.queue_ms),
             ("transfer", self.stages.transfer_ms),
+            ("decode", self.stages.decode_ms),
             ("load", self.stages.load_ms),
             ("infer", self.stages.infer_ms),
             ("pixels", self.stages.pixels_ms),
+            ("encode", self.stages.encode_ms),
             ("store", self.stages.store_ms),
             ("total", self.stages.total_ms),
         ];

@@ -84,11 +84,11 @@ impl Client {
         .await
     }
 
-    /// Waits for a task's end and reads its result. A failed or cancelled task is an outcome, too.
+    /// Waits for a task's end. A failed or cancelled task is an outcome, too.
     ///
     /// # Errors
-    /// [`ClientError::Unknown`], [`ClientError::Refused`], [`ClientError::Result`],
-    /// [`ClientError::NoScheduler`], [`ClientError::Timeout`]; after the last two it may be called again.
+    /// [`ClientError::Unknown`], [`ClientError::Refused`], [`ClientError::NoScheduler`],
+    /// [`ClientError::Timeout`]; after the last two it may be called again.
     ///
     /// # Cancel safety
     /// Safe: the task goes on, and the next call waits on.
@@ -102,7 +102,7 @@ impl Client {
                     Phase::Broken(error) => return Err(error.clone()),
                 };
                 if let Some(ended) = ended {
-                    return ended.read().await;
+                    return Ok(ended.outcome());
                 }
                 phases.changed().await.map_err(|_| ClientError::Closed)?;
             }

@@ -1,23 +1,79 @@
-//! How a task ended, and its result's bytes.
+//! How a task ended, and its result.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use lamagrid_domain::{BlobMeta, Failure, FailureKind, Role, Status};
+use lamagrid_domain::{BlobMeta, Failure, FailureKind, Role, Status, TaskId};
 use lamagrid_wire::message::TaskInfo;
 use lamagrid_wire::spool::{BlobName, Spool, SpoolError};
 
 use crate::error::ClientError;
 
-/// The bytes that a node made, checked against their length and hash.
+/// What a node made. The bytes may still lie in the spool, and are checked against their length and hash when
+/// they are read.
 #[derive(Debug, Clone)]
 pub struct TaskResult {
     /// Length, hash and form.
     pub meta: BlobMeta,
-    /// The bytes.
-    pub bytes: Bytes,
+    id: TaskId,
+    inline: Option<Bytes>,
+    spool: Arc<Path>,
+}
+
+impl TaskResult {
+    /// The bytes. Blocks while it reads a file.
+    ///
+    /// # Errors
+    /// [`ClientError::Result`].
+    pub fn read(&self) -> Result<Bytes, ClientError> {
+        let read = match &self.inline {
+            Some(bytes) => self.check_inline(bytes).map(|()| bytes.clone()),
+            None => Spool::new(self.spool.to_path_buf())
+                .get(self.id, BlobName::Role(Role::Result), &self.meta)
+                .map(Bytes::from),
+        };
+        read.map_err(|source| self.unreadable(source))
+    }
+
+    /// Writes the bytes to memory of the caller's, which is of the length that [`TaskResult::meta`] says. Blocks
+    /// while it reads a file.
+    ///
+    /// # Errors
+    /// [`ClientError::Result`]; then `out` holds anything.
+    pub fn read_into(&self, out: &mut [u8]) -> Result<(), ClientError> {
+        let read = match &self.inline {
+            Some(bytes) => self.check_inline(bytes).and_then(|()| {
+                if out.len() != bytes.len() {
+                    return Err(mismatch("its length differs"));
+                }
+                out.copy_from_slice(bytes);
+                Ok(())
+            }),
+            None => Spool::new(self.spool.to_path_buf()).get_into(
+                self.id,
+                BlobName::Role(Role::Result),
+                &self.meta,
+                out,
+            ),
+        };
+        read.map_err(|source| self.unreadable(source))
+    }
+
+    fn check_inline(&self, bytes: &[u8]) -> Result<(), SpoolError> {
+        if bytes.len() as u64 != self.meta.len {
+            return Err(mismatch("its length differs"));
+        }
+        if lamagrid_wire::hash(bytes) != self.meta.hash {
+            return Err(mismatch("its hash differs"));
+        }
+        Ok(())
+    }
+
+    fn unreadable(&self, source: SpoolError) -> ClientError {
+        ClientError::Result { id: self.id, source: Arc::new(source) }
+    }
 }
 
 /// A task that ended.
@@ -64,34 +120,14 @@ pub(crate) struct Ended {
 }
 
 impl Ended {
-    /// Reads and checks the result.
-    ///
-    /// # Errors
-    /// [`ClientError::Result`].
-    ///
-    /// # Cancel safety
-    /// Safe: nothing is changed, and the next call reads again.
-    pub(crate) async fn read(&self) -> Result<Outcome, ClientError> {
-        let id = self.task.id;
-        let Some(meta) = self.result.clone() else {
-            return Ok(Outcome { task: self.task.clone(), result: None });
-        };
-        let wanted = meta.clone();
-        let inline = self.inline.clone();
-        let spool = Spool::new(self.spool.to_path_buf());
-        let read = move || match inline {
-            Some(bytes) if bytes.len() as u64 != wanted.len => Err(mismatch("its length differs")),
-            Some(bytes) if lamagrid_wire::hash(&bytes) != wanted.hash => Err(mismatch("its hash differs")),
-            Some(bytes) => Ok(bytes),
-            None => spool.get(id, BlobName::Role(Role::Result), &wanted).map(Bytes::from),
-        };
-        let bytes = if self.inline.is_some() {
-            read() // at most 256 KiB
-        } else {
-            tokio::task::spawn_blocking(read).await.map_err(|_| ClientError::Closed)?
-        };
-        let bytes = bytes.map_err(|source| ClientError::Result { id, source: Arc::new(source) })?;
-        Ok(Outcome { task: self.task.clone(), result: Some(TaskResult { meta, bytes }) })
+    pub(crate) fn outcome(&self) -> Outcome {
+        let result = self.result.clone().map(|meta| TaskResult {
+            meta,
+            id: self.task.id,
+            inline: self.inline.clone(),
+            spool: Arc::clone(&self.spool),
+        });
+        Outcome { task: self.task.clone(), result }
     }
 }
 

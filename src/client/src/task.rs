@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use lamagrid_domain::{
-    BlobForm, BlobMeta, Durability, Failure, FailureKind, Hash, ModelName, Owner, Params, ParamsError,
-    QueueName, Role, Scalar, TaskId, TaskSpec,
+    BlobForm, BlobMeta, Durability, Failure, FailureKind, Hash, ModelName, OutputForm, Owner, Params,
+    ParamsError, QueueName, Role, Scalar, TaskId, TaskSpec,
 };
 use lamagrid_wire::frame::{MAX_HEADER_BYTES, MAX_INLINE_BYTES, MAX_MESSAGE_BYTES};
 
@@ -45,6 +45,8 @@ pub struct NewTask {
     pub durability: Durability,
     /// Milliseconds since the Unix epoch after which nobody wants it.
     pub deadline_wall_ms: Option<u64>,
+    /// What the result shall be.
+    pub output: OutputForm,
     /// Each role once.
     pub inputs: Vec<Input>,
 }
@@ -62,6 +64,7 @@ impl NewTask {
             priority: 0,
             durability: Durability::default(),
             deadline_wall_ms: None,
+            output: OutputForm::default(),
             inputs,
         }
     }
@@ -122,6 +125,7 @@ impl Prepared {
             priority: task.priority,
             durability: task.durability,
             deadline_wall_ms: task.deadline_wall_ms,
+            output: task.output,
             blobs,
         };
         let inline =

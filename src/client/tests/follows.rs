@@ -27,7 +27,7 @@ async fn small_inputs_travel_inline_and_the_result_comes_back() {
     assert_eq!(submit.await.unwrap().unwrap(), 3, "tasks before it");
     fake.complete(id, b"made").await;
     let outcome = client.wait(id, PATIENCE).await;
-    assert_eq!(outcome.unwrap().into_result().unwrap().bytes, "made");
+    assert_eq!(outcome.unwrap().into_result().unwrap().read().unwrap(), "made");
     fake.hears_nothing_more().await;
     // The outcome is kept until it is released.
     assert!(client.wait(id, PATIENCE).await.is_ok());
@@ -66,7 +66,7 @@ async fn large_inputs_and_results_go_through_the_spool() {
     Spool::new(fake.spool()).put(id, BlobName::Role(Role::Result), &made).unwrap();
     let outcome = |result| Outcome { task: info(id, Status::Completed), result: Some(result) };
     fake.say(outcome(meta(Role::Result, &made))).await;
-    assert_eq!(client.wait(id, PATIENCE).await.unwrap().result.unwrap().bytes, made);
+    assert_eq!(client.wait(id, PATIENCE).await.unwrap().result.unwrap().read().unwrap(), made);
 }
 
 #[tokio::test]
@@ -77,7 +77,7 @@ async fn a_result_that_is_not_what_was_announced_is_refused() {
     submitted.unwrap();
     let outcome = Outcome { task: info(id, Status::Completed), result: Some(meta(Role::Result, b"made")) };
     fake.say_with(outcome, vec![Bytes::from_static(b"fake")]).await;
-    let error = client.wait(id, PATIENCE).await.unwrap_err();
+    let error = client.wait(id, PATIENCE).await.unwrap().into_result().unwrap().read().unwrap_err();
     assert!(error.to_string().contains("its hash differs"), "{error}");
 }
 
@@ -98,7 +98,7 @@ async fn a_restarted_scheduler_is_asked_for_the_task_and_gets_no_blobs_again() {
         fake.say(Told { seq: attach.seq, task: info(id, Status::Processing) }).await;
         fake.complete(id, b"made").await;
     });
-    assert_eq!(outcome.unwrap().into_result().unwrap().bytes, "made");
+    assert_eq!(outcome.unwrap().into_result().unwrap().read().unwrap(), "made");
     fake.hears_nothing_more().await;
 }
 
@@ -331,6 +331,6 @@ async fn a_hundred_tasks_at_once_pass_the_window() {
         fake.complete(id, b"made").await;
     }
     for wait in waits {
-        assert_eq!(wait.await.unwrap().bytes, "made");
+        assert_eq!(wait.await.unwrap().read().unwrap(), "made");
     }
 }

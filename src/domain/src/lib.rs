@@ -13,6 +13,7 @@ mod capability;
 mod failure;
 mod ids;
 mod name;
+mod picture;
 mod state;
 mod task;
 
@@ -21,5 +22,6 @@ pub use capability::{ModelOffer, NodeInfo, NodeKind};
 pub use failure::{Failure, FailureFamily, FailureKind, MAX_MESSAGE_CHARS, Retry};
 pub use ids::{LeaseToken, ParseIdError, SessionId, TaskId};
 pub use name::{ModelName, NameError, NodeName, Owner, QueueName};
+pub use picture::{OutputForm, PictureFormat, PictureFormatError};
 pub use state::{Event, IllegalTransition, State, Status};
 pub use task::{Counters, Durability, Params, ParamsError, Scalar, Stages, TaskSpec};

@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::{BlobMeta, ModelName, Owner, QueueName, TaskId};
+use crate::{BlobMeta, ModelName, OutputForm, Owner, QueueName, TaskId};
 
 /// Most parameters of one task; Lama Cleaner's form has 34.
 const MAX_PARAMS: usize = 64;
@@ -170,6 +170,9 @@ pub struct TaskSpec {
     pub durability: Durability,
     /// Milliseconds since the Unix epoch after which nobody wants it.
     pub deadline_wall_ms: Option<u64>,
+    /// What the result shall be.
+    #[serde(default)]
+    pub output: OutputForm,
     /// Its inputs, each role once.
     pub blobs: Vec<BlobMeta>,
 }
@@ -200,12 +203,18 @@ pub struct Stages {
     pub queue_ms: f64,
     /// Reading and checking the inputs on the node.
     pub transfer_ms: f64,
+    /// From files to pixels.
+    #[serde(default)]
+    pub decode_ms: f64,
     /// Loading the model, 0 when it was in memory.
     pub load_ms: f64,
     /// Inside the model.
     pub infer_ms: f64,
     /// The node's pixel work around the model: crop, pad, blend, cast.
     pub pixels_ms: f64,
+    /// From pixels to a file.
+    #[serde(default)]
+    pub encode_ms: f64,
     /// Writing the result on the node.
     pub store_ms: f64,
     /// Acceptance to recorded outcome.

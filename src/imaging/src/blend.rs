@@ -1,6 +1,6 @@
 //! Mixing a model's answer with the picture, and numpy's cast to u8.
 //!
-//! Does not: round or saturate; upstream does neither. The strategy calls it per pixel.
+//! Does not: round or saturate; upstream does neither. The strategy calls it per row and per pixel.
 
 /// `mask / 255` and `1 - mask / 255` in float64 for every mask value: division is the slow part.
 const WEIGHTS: [(f64, f64); 256] = {
@@ -20,17 +20,33 @@ const WEIGHTS: [(f64, f64); 256] = {
 /// follows then loses 1 even where both pixels are equal.
 ///
 /// Source: Lama Cleaner `model/base.py` `_pad_forward`, 1.2.5.
-pub fn blend_f64(result_bgr: [u8; 3], image_bgr: [u8; 3], mask: u8) -> [f64; 3] {
+pub fn blend_f64(result: [u8; 3], image: [u8; 3], mask: u8) -> [f64; 3] {
     let (ours, theirs) = WEIGHTS[usize::from(mask)];
-    std::array::from_fn(|c| f64::from(result_bgr[c]) * ours + f64::from(image_bgr[c]) * theirs)
+    std::array::from_fn(|c| mix(result[c], ours, image[c], theirs))
 }
 
-/// [`blend_f64`] followed by [`wrap_to_u8`]; a plain choice where the mask is 0 or 255, which is the same.
-pub(crate) fn blend_u8(result_bgr: [u8; 3], image_bgr: [u8; 3], mask: u8) -> [u8; 3] {
-    match mask {
-        0 => image_bgr,
-        255 => result_bgr,
-        _ => blend_f64(result_bgr, image_bgr, mask).map(wrap_to_u8),
+fn mix(result: u8, ours: f64, image: u8, theirs: f64) -> f64 {
+    f64::from(result) * ours + f64::from(image) * theirs
+}
+
+/// Blends a row of an answer into a row of pixels, both RGB: [`blend_f64`], then [`wrap_to_u8`].
+///
+/// A plain choice where the mask is 0 or 255, which is the same.
+pub(crate) fn blend_row(pixels: &mut [u8], result: &[u8], mask: &[u8]) {
+    let mut start = 0;
+    for run in mask.chunk_by(|left, right| left == right) {
+        let samples = start..start + 3 * run.len();
+        start = samples.end;
+        match run[0] {
+            0 => {}
+            255 => pixels[samples.clone()].copy_from_slice(&result[samples]),
+            mask => {
+                let (ours, theirs) = WEIGHTS[usize::from(mask)];
+                for (pixel, result) in pixels[samples.clone()].iter_mut().zip(&result[samples]) {
+                    *pixel = wrap_to_u8(mix(*result, ours, *pixel, theirs));
+                }
+            }
+        }
     }
 }
 

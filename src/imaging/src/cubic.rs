@@ -14,14 +14,21 @@ pub(crate) struct Tap {
 
 impl Tap {
     /// The four source coordinates, clamped to a side of `from` pixels (border replicate).
+    #[inline]
     pub(crate) fn clamped(&self, from: usize) -> [usize; 4] {
-        match usize::try_from(self.first) {
-            Ok(first) if first + 4 <= from => [first, first + 1, first + 2, first + 3],
+        match self.inside(from) {
+            Some(first) => [first, first + 1, first + 2, first + 3],
             // `from` is at most MAX_SIDE_PX, so that neither cast can lose anything.
-            _ => {
+            None => {
                 std::array::from_fn(|k| (i64::from(self.first) + k as i64).clamp(0, from as i64 - 1) as usize)
             }
         }
+    }
+
+    /// The first of the four source coordinates, if all lie within a side of `from` pixels.
+    #[inline]
+    pub(crate) fn inside(&self, from: usize) -> Option<usize> {
+        usize::try_from(self.first).ok().filter(|first| first + 4 <= from)
     }
 }
 

@@ -191,11 +191,6 @@ impl Image<Rgb> {
         swap_red_blue(&mut self.data);
         self.relabel()
     }
-
-    /// Calls the bytes BGR; the caller has put every pixel in that order.
-    pub(crate) fn assume_bgr(self) -> Image<Bgr> {
-        self.relabel()
-    }
 }
 
 impl Image<Bgr> {

@@ -7,14 +7,16 @@
 //! Does not: read files, decode or encode pictures, start threads, look at the clock, or know a model.
 //! The node calls it, with the model as a closure.
 //!
-//! The invariant worth knowing: colour order is part of the type. A picture enters as [`Rgb`] and an answer
-//! leaves as [`Bgr`], and no function reinterprets one as the other without moving the bytes.
+//! The invariant worth knowing: colour order is part of the type. Everything here is [`Rgb`], and no function
+//! calls a picture [`Bgr`], which is what upstream's models return, without moving the bytes.
 
 mod blend;
 mod boxes;
+pub mod codec;
 mod cubic;
 mod image;
 mod pad;
+mod patch;
 mod resize;
 mod strategy;
 mod tensor;
@@ -23,6 +25,7 @@ pub use blend::{blend_f64, wrap_to_u8};
 pub use boxes::{Rect, boxes_from_mask, crop_box};
 pub use image::{Bgr, Gray, Image, ImageError, Layout, Luma, MAX_PIXELS, MAX_SIDE_PX, Rgb};
 pub use pad::{PadRule, pad};
+pub use patch::Patch;
 pub use resize::{resize_cubic, resize_cubic_f64};
 pub use strategy::{HdStrategy, InpaintError, inpaint};
-pub use tensor::{mask_to_i64, nchw_f32_to_bgr, rgb_to_nchw_f32};
+pub use tensor::{mask_to_i64, nchw_f32_to_rgb, rgb_to_nchw_f32};

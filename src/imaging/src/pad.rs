@@ -1,9 +1,7 @@
 //! Padding to the sizes a model accepts.
 //!
 //! Does not: crop back; the content keeps its place at the origin, so taking `(H, W)` from there undoes it.
-//! The strategy calls it for the picture and for the mask, with the same rule.
-
-use std::borrow::Cow;
+//! A patch calls it for the picture and for the mask, with the same size.
 
 use crate::boxes::Rect;
 use crate::image::{Image, ImageError, Layout, pixels};
@@ -49,7 +47,7 @@ impl PadRule {
     }
 }
 
-/// Pads `image` below and on the right, mirroring with the edge pixel repeated; borrows if nothing is added.
+/// Pads `image` below and on the right, mirroring with the edge pixel repeated.
 ///
 /// Input `(H, W, C)`, output [`PadRule::padded`]. A pad longer than the picture goes on reflecting, as numpy's
 /// `symmetric` does.
@@ -58,36 +56,45 @@ impl PadRule {
 /// As [`PadRule::padded`].
 ///
 /// Source: Lama Cleaner `helper.pad_img_to_modulo`, 1.2.5; parity: `tests/golden`.
-pub fn pad<'a, L: Layout>(image: &'a Image<L>, rule: &PadRule) -> Result<Cow<'a, Image<L>>, ImageError> {
-    pad_region(image, &Rect::whole(image.height(), image.width()), rule)
+pub fn pad<L: Layout>(image: &Image<L>, rule: &PadRule) -> Result<Image<L>, ImageError> {
+    let size = rule.padded(image.height(), image.width())?;
+    padded(image, &Rect::whole(image.height(), image.width()), size)
 }
 
-/// As [`pad`], for the part of `image` inside `rect`, which lies in the picture: one copy, not two.
-pub(crate) fn pad_region<'a, L: Layout>(
-    image: &'a Image<L>,
+/// As [`pad`], for the part of `image` inside `rect`, which lies in the picture, and to a known `size`.
+pub(crate) fn padded<L: Layout>(
+    image: &Image<L>,
     rect: &Rect,
-    rule: &PadRule,
-) -> Result<Cow<'a, Image<L>>, ImageError> {
+    size: (usize, usize),
+) -> Result<Image<L>, ImageError> {
+    let mut data = Vec::with_capacity(size.0 * size.1 * L::CHANNELS);
+    padded_rows(image, rect, size, |_, row| data.extend_from_slice(row));
+    Image::new(size.0, size.1, data)
+}
+
+/// The rows of [`padded`], one after the other, without that picture: `each(y, row)` gets whole padded rows.
+pub(crate) fn padded_rows<L: Layout>(
+    image: &Image<L>,
+    rect: &Rect,
+    size: (usize, usize),
+    mut each: impl FnMut(usize, &[u8]),
+) {
     let (height, width) = (rect.height(), rect.width());
-    let (out_height, out_width) = rule.padded(height, width)?;
-    if (out_height, out_width) == image.shape() && (height, width) == image.shape() {
-        return Ok(Cow::Borrowed(image));
-    }
-    let row_samples = out_width * L::CHANNELS;
-    let mut data = Vec::with_capacity(out_height * row_samples);
-    for y in 0..height {
-        let row = image.span(rect.top + y, rect.left, rect.right);
-        data.extend_from_slice(row);
-        for x in width..out_width {
-            let at = reflect(x, width) * L::CHANNELS;
-            data.extend_from_slice(&row[at..at + L::CHANNELS]);
+    let mut longer = Vec::new();
+    for y in 0..size.0 {
+        let row = image.span(rect.top + reflect(y, height), rect.left, rect.right);
+        if size.1 == width {
+            each(y, row);
+            continue;
         }
+        longer.clear();
+        longer.extend_from_slice(row);
+        for x in width..size.1 {
+            let at = reflect(x, width) * L::CHANNELS;
+            longer.extend_from_slice(&row[at..at + L::CHANNELS]);
+        }
+        each(y, &longer);
     }
-    for y in height..out_height {
-        let at = reflect(y, height) * row_samples;
-        data.extend_from_within(at..at + row_samples);
-    }
-    Image::new(out_height, out_width, data).map(Cow::Owned)
 }
 
 /// The source index of padded index `i` for a side of `n > 0` pixels: `0..n`, then `n-1..=0`, and again.

@@ -55,12 +55,29 @@ pub fn resize_cubic<L: Layout>(
 
 /// One source row times the horizontal coefficients, as exact integers (at most 255 * 2048 * 1.4).
 fn horizontal_u8<L: Layout>(row: &[u8], from: usize, columns: &[([i32; 4], Tap)], sums: &mut [i32]) {
+    // Most rows of most masks.
+    if row.chunks(64).all(|part| part.iter().fold(0, |all, value| all | value) == 0) {
+        return sums.fill(0);
+    }
     for ((coefs, tap), out) in columns.iter().zip(sums.chunks_exact_mut(L::CHANNELS)) {
-        let at = tap.clamped(from);
-        for (channel, sum) in out.iter_mut().enumerate() {
-            *sum = (0..4).map(|k| i32::from(row[at[k] * L::CHANNELS + channel]) * coefs[k]).sum();
+        if let Some(first) = tap.inside(from) {
+            let four = &row[first * L::CHANNELS..(first + 4) * L::CHANNELS];
+            for (channel, sum) in out.iter_mut().enumerate() {
+                *sum = weigh_u8(std::array::from_fn(|k| four[k * L::CHANNELS + channel]), coefs);
+            }
+        } else {
+            let at = tap.clamped(from);
+            for (channel, sum) in out.iter_mut().enumerate() {
+                *sum = weigh_u8(at.map(|x| row[x * L::CHANNELS + channel]), coefs);
+            }
         }
     }
+}
+
+/// Far from an overflow, and hence without a check for one in each of so many steps.
+fn weigh_u8(samples: [u8; 4], coefs: &[i32; 4]) -> i32 {
+    let product = |k: usize| i32::from(samples[k]).wrapping_mul(coefs[k]);
+    product(0).wrapping_add(product(1)).wrapping_add(product(2)).wrapping_add(product(3))
 }
 
 /// Four rows of sums to one row of pixels: whole groups of [`LANES`] samples in float32, the rest in fixed
@@ -121,8 +138,11 @@ impl<const N: usize> RowResizer<N> {
         self.ring.fill(wanted, |row, out| {
             read(row, source);
             for (tap, out) in columns.iter().zip(out) {
-                let at = tap.clamped(width);
-                *out = weigh(at.map(|x| &source[x]), tap.weights);
+                let weights = tap.weights.map(f64::from);
+                *out = match tap.inside(width).and_then(|first| source[first..].first_chunk()) {
+                    Some([p0, p1, p2, p3]) => weigh_pixels([p0, p1, p2, p3], weights),
+                    None => weigh_pixels(tap.clamped(width).map(|x| &source[x]), weights),
+                };
             }
         });
         ResizedRow { first_column: self.first_column, rows: self.ring.rows(wanted), weights: tap.weights }
@@ -138,17 +158,23 @@ pub(crate) struct ResizedRow<'a, const N: usize> {
 }
 
 impl<const N: usize> ResizedRow<'_, N> {
-    /// The pixel in output column `x`, which lies in the range that the resizer was made for.
-    pub(crate) fn pixel(&self, x: usize) -> [f64; N] {
-        weigh(self.rows.map(|row| &row[x - self.first_column]), self.weights)
+    /// The samples of output columns `columns`, which lie in the range that the resizer was made for.
+    pub(crate) fn samples(&self, columns: Range<usize>) -> impl Iterator<Item = f64> {
+        let span = columns.start - self.first_column..columns.end - self.first_column;
+        let [r0, r1, r2, r3] = self.rows.map(|row| row[span.clone()].as_flattened());
+        let weights = self.weights.map(f64::from);
+        let samples = r0.iter().zip(r1).zip(r2.iter().zip(r3));
+        samples.map(move |((s0, s1), (s2, s3))| weigh([*s0, *s1, *s2, *s3], weights))
     }
 }
 
-/// Four pixels times four weights, added from the left: OpenCV's order, without FMA.
-fn weigh<const N: usize>(pixels: [&[f64; N]; 4], weights: [f32; 4]) -> [f64; N] {
-    let [w0, w1, w2, w3] = weights.map(f64::from);
-    let [p0, p1, p2, p3] = pixels;
-    std::array::from_fn(|c| p0[c] * w0 + p1[c] * w1 + p2[c] * w2 + p3[c] * w3)
+fn weigh_pixels<const N: usize>(pixels: [&[f64; N]; 4], weights: [f64; 4]) -> [f64; N] {
+    std::array::from_fn(|c| weigh(pixels.map(|pixel| pixel[c]), weights))
+}
+
+/// Four samples times four weights, added from the left: OpenCV's order, without FMA.
+fn weigh([s0, s1, s2, s3]: [f64; 4], [w0, w1, w2, w3]: [f64; 4]) -> f64 {
+    s0 * w0 + s1 * w1 + s2 * w2 + s3 * w3
 }
 
 /// `source`, `(H, W, N)` float64 of size `from`, resized to `to`, bit for bit as OpenCV does.
@@ -167,15 +193,14 @@ pub fn resize_cubic_f64<const N: usize>(
     if source.len() != expected {
         return Err(ImageError::WrongLength { expected, found: source.len() });
     }
-    let area = pixels(to.0, to.1)?;
+    let mut out = vec![[0.0; N]; pixels(to.0, to.1)?];
     if from == to {
         return Ok(source.to_vec());
     }
-    let mut out = Vec::with_capacity(area);
     let mut resizer = RowResizer::<N>::new(from, to, 0..to.1);
-    for y in 0..to.0 {
+    for (y, out) in out.chunks_exact_mut(to.1).enumerate() {
         let row = resizer.row(y, |y, row| row.copy_from_slice(&source[y * from.1..(y + 1) * from.1]));
-        out.extend((0..to.1).map(|x| row.pixel(x)));
+        out.as_flattened_mut().iter_mut().zip(row.samples(0..to.1)).for_each(|(out, sample)| *out = sample);
     }
     Ok(out)
 }

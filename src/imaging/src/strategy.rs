@@ -3,11 +3,15 @@
 //! Does not: load or run a model; `forward` does. Nodes call [`inpaint`], which is upstream's
 //! `InpaintModel.__call__` and the server's final `astype(uint8)` in one.
 
-use crate::blend::{blend_f64, blend_u8, wrap_to_u8};
+use std::ops::Range;
+
+use crate::blend::{blend_f64, blend_row, wrap_to_u8};
 use crate::boxes::{Rect, boxes_from_mask, crop_box};
-use crate::image::{Bgr, Gray, Image, ImageError, Rgb};
-use crate::pad::{PadRule, pad_region};
+use crate::image::{Gray, Image, ImageError, Rgb};
+use crate::pad::{PadRule, padded};
+use crate::patch::Patch;
 use crate::resize::{RowResizer, resize_cubic};
+use crate::tensor::Nchw;
 
 /// How pictures too large for the model are handled. Numbers are a form's: any value may come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,12 +69,12 @@ pub enum InpaintError<E> {
         margin: i64,
     },
     /// The model's answer does not have the size of what it was given.
-    #[error("model answered {found:?} pixels to {expected:?}")]
-    AnswerShape {
-        /// `(H, W)` given.
-        expected: (usize, usize),
-        /// `(H, W)` received.
-        found: (usize, usize),
+    #[error("model answered {found} values where {expected} are needed")]
+    AnswerLength {
+        /// Three per pixel of the patch.
+        expected: usize,
+        /// What came.
+        found: usize,
     },
     /// A derived picture cannot exist.
     #[error(transparent)]
@@ -80,28 +84,29 @@ pub enum InpaintError<E> {
     Forward(#[source] E),
 }
 
-/// A model's forward pass: padded picture and mask in, a picture of the same size out.
-type Forward<'a, E> = &'a mut dyn FnMut(&Image<Rgb>, &Gray) -> Result<Image<Bgr>, E>;
+/// A model's forward pass: a patch in, as many values out as [`Patch::image_nchw_f32`] gives.
+type Forward<'a, A, E> = &'a mut dyn FnMut(&Patch<'_>) -> Result<A, E>;
 
 /// Fills the masked part of `image` with what `forward` makes of it; `(H, W, 3)` in and out.
 ///
 /// `mask` is `(H, W)`; the server sends 0 and 255 only, other values blend. `forward` sees sizes allowed by
-/// `pad`, and masks with grey edges under Resize. It is called once, except under Crop above the trigger: there
-/// once per blob, never for an empty mask, and always with the picture as it came; where crops overlap, later
-/// ones win. A picture's longer side counts as at least 3, as upstream's maximum includes the channels.
+/// `pad`, and masks with grey edges under Resize; it answers `(1, 3, H, W)` float32 RGB, nominally 0..=1. It is
+/// called once, except under Crop above the trigger: there once per blob, never for an empty mask, and always
+/// with the picture as it came; where crops overlap, later ones win. A picture's longer side counts as at least
+/// 3, as upstream's maximum includes the channels. Pixels outside what the model saw are moved, never touched.
 ///
 /// # Errors
-/// [`InpaintError`]; everything but [`InpaintError::Forward`] and [`InpaintError::AnswerShape`] is found out
+/// [`InpaintError`]; everything but [`InpaintError::Forward`] and [`InpaintError::AnswerLength`] is found out
 /// before the first call of `forward`.
 ///
 /// Source: Lama Cleaner `model/base.py` and `server.py`, 1.2.5; parity: `tests/golden`.
-pub fn inpaint<E>(
+pub fn inpaint<A: AsRef<[f32]>, E>(
     image: Image<Rgb>,
     mask: &Gray,
     hd: &HdStrategy,
     pad: &PadRule,
-    forward: Forward<'_, E>,
-) -> Result<Image<Bgr>, InpaintError<E>> {
+    forward: Forward<'_, A, E>,
+) -> Result<Image<Rgb>, InpaintError<E>> {
     if image.shape() != mask.shape() {
         return Err(InpaintError::MaskShape { image: image.shape(), mask: mask.shape() });
     }
@@ -110,106 +115,111 @@ pub fn inpaint<E>(
     match *hd {
         HdStrategy::Crop { trigger, margin } if longest > trigger => crop(image, mask, margin, pad, forward),
         HdStrategy::Resize { limit } if longest > limit => resize(image, mask, limit, pad, forward),
-        _ => original(image, mask, pad, forward),
-    }
-}
-
-/// Runs the model on the part of the picture inside `rect`; the answer keeps its padding.
-fn run<E>(
-    image: &Image<Rgb>,
-    mask: &Gray,
-    rect: &Rect,
-    rule: &PadRule,
-    forward: Forward<'_, E>,
-) -> Result<Image<Bgr>, InpaintError<E>> {
-    let padded_image = pad_region(image, rect, rule)?;
-    let padded_mask = pad_region(mask, rect, rule)?;
-    let answer = forward(&padded_image, &padded_mask).map_err(InpaintError::Forward)?;
-    if answer.shape() != padded_image.shape() {
-        return Err(InpaintError::AnswerShape { expected: padded_image.shape(), found: answer.shape() });
-    }
-    Ok(answer)
-}
-
-fn rgb_to_bgr(pixel: &[u8]) -> [u8; 3] {
-    [pixel[2], pixel[1], pixel[0]]
-}
-
-fn original<E>(
-    mut image: Image<Rgb>,
-    mask: &Gray,
-    rule: &PadRule,
-    forward: Forward<'_, E>,
-) -> Result<Image<Bgr>, InpaintError<E>> {
-    let (height, width) = image.shape();
-    let answer = run(&image, mask, &Rect::whole(height, width), rule, forward)?;
-    for y in 0..height {
-        let pixels = image.span_mut(y, 0, width).chunks_exact_mut(3);
-        let answers = answer.span(y, 0, width).chunks_exact(3);
-        for ((pixel, ours), mask) in pixels.zip(answers).zip(mask.span(y, 0, width)) {
-            let blended = blend_u8([ours[0], ours[1], ours[2]], rgb_to_bgr(pixel), *mask);
-            pixel.copy_from_slice(&blended);
+        _ => {
+            let whole = Rect::whole(image.height(), image.width());
+            in_place(image, mask, whole, pad, forward)
         }
     }
-    Ok(image.assume_bgr())
 }
 
-fn crop<E>(
+/// The answer to a patch of this size, once it is known to have it.
+fn answered<E>(values: &[f32], (height, width): (usize, usize)) -> Result<Nchw<'_>, InpaintError<E>> {
+    let wrong = InpaintError::AnswerLength { expected: 3 * height * width, found: values.len() };
+    Nchw::new(values, height, width).ok_or(wrong)
+}
+
+/// The only patch of a picture: what comes of it can go straight into the picture.
+fn in_place<A: AsRef<[f32]>, E>(
+    mut image: Image<Rgb>,
+    mask: &Gray,
+    rect: Rect,
+    rule: &PadRule,
+    forward: Forward<'_, A, E>,
+) -> Result<Image<Rgb>, InpaintError<E>> {
+    let patch = Patch::new(&image, mask, rect, rule)?;
+    let size = patch.shape();
+    let answer = forward(&patch).map_err(InpaintError::Forward)?;
+    blend(&mut image, (rect.top, rect.left), &answered(answer.as_ref(), size)?, mask, &rect);
+    Ok(image)
+}
+
+fn crop<A: AsRef<[f32]>, E>(
     image: Image<Rgb>,
     mask: &Gray,
     margin: i64,
     rule: &PadRule,
-    forward: Forward<'_, E>,
-) -> Result<Image<Bgr>, InpaintError<E>> {
+    forward: Forward<'_, A, E>,
+) -> Result<Image<Rgb>, InpaintError<E>> {
     let (height, width) = image.shape();
     let mut rects = boxes_from_mask(mask);
-    let mut padded_pixels = 0u64;
+    let mut area = 0u64;
     for rect in &mut rects {
         *rect = crop_box(rect, height, width, margin).ok_or(InpaintError::EmptyCrop { margin })?;
-        let (rows, columns) = rule.padded(rect.height(), rect.width())?;
-        padded_pixels = padded_pixels.saturating_add((rows * columns) as u64);
+        rule.padded(rect.height(), rect.width())?;
+        area = area.saturating_add((rect.height() * rect.width()) as u64);
     }
-    let answer = |rect: &Rect, forward: Forward<'_, E>| {
-        let mut answer = run(&image, mask, rect, rule, forward)?;
-        blend_crop(&mut answer, &image, mask, rect);
-        Ok(answer)
-    };
-    // The model must see every crop of the untouched picture. Few crops: keep the answers, then turn the
-    // picture itself into the result. More than a picture's worth of them: keep a second picture instead.
-    if padded_pixels > (height * width) as u64 {
-        let mut result = image.clone().into_bgr();
-        for rect in &rects {
-            paste(&mut result, rect, &answer(rect, &mut *forward)?);
+    if let [rect] = *rects {
+        return in_place(image, mask, rect, rule, forward);
+    }
+    // The model must see every crop of the untouched picture. Few crops: keep what comes of them, one after the
+    // other, then paste it into the picture itself. More than a picture's worth: keep a second picture instead.
+    let (mut result, mut kept) = (None, Vec::new());
+    if area > (height * width) as u64 {
+        result = Some(image.clone());
+    } else {
+        kept.reserve_exact(area as usize * 3);
+    }
+    for (pass, rect) in rects.iter().enumerate() {
+        let patch = Patch::new(&image, mask, *rect, rule)?.counted(pass, rects.len());
+        let answer = forward(&patch).map_err(InpaintError::Forward)?;
+        let answer = answered(answer.as_ref(), patch.shape())?;
+        let mut pasted = padded(&image, rect, (rect.height(), rect.width()))?;
+        blend(&mut pasted, (0, 0), &answer, mask, rect);
+        match &mut result {
+            Some(result) => paste(result, rect, pasted.data()),
+            None => kept.extend_from_slice(pasted.data()),
         }
+    }
+    if let Some(result) = result {
         return Ok(result);
     }
-    let answers =
-        rects.iter().map(|rect| answer(rect, &mut *forward)).collect::<Result<Vec<_>, InpaintError<E>>>()?;
-    let mut result = image.into_bgr();
-    for (rect, answer) in rects.iter().zip(&answers) {
-        paste(&mut result, rect, answer);
+    let (mut result, mut kept) = (image, kept.as_slice());
+    for rect in &rects {
+        let (pasted, rest) = kept.split_at(rect.height() * rect.width() * 3);
+        paste(&mut result, rect, pasted);
+        kept = rest;
     }
     Ok(result)
 }
 
-/// Blends the picture inside `rect` into the model's answer for it, whose padding stays as it is.
-fn blend_crop(answer: &mut Image<Bgr>, image: &Image<Rgb>, mask: &Gray, rect: &Rect) {
+/// Blends the answer for `rect` into `pixels`, where the corner of `rect` is at row and column `corner`.
+fn blend(pixels: &mut Image<Rgb>, corner: (usize, usize), answer: &Nchw<'_>, mask: &Gray, rect: &Rect) {
+    let mut row = vec![0; 3 * rect.width()];
     for y in 0..rect.height() {
-        let answers = answer.span_mut(y, 0, rect.width()).chunks_exact_mut(3);
-        let pixels = image.span(rect.top + y, rect.left, rect.right).chunks_exact(3);
         let mask = mask.span(rect.top + y, rect.left, rect.right);
-        for ((ours, pixel), mask) in answers.zip(pixels).zip(mask) {
-            let blended = blend_u8([ours[0], ours[1], ours[2]], rgb_to_bgr(pixel), *mask);
-            ours.copy_from_slice(&blended);
-        }
+        let Some(columns) = columns_where(mask, |value| value > 0) else { continue };
+        let ours = &mut row[..3 * columns.len()];
+        answer.row(y, columns.clone(), ours);
+        let pixels = pixels.span_mut(corner.0 + y, corner.1 + columns.start, corner.1 + columns.end);
+        blend_row(pixels, ours, &mask[columns]);
     }
 }
 
-fn paste(result: &mut Image<Bgr>, rect: &Rect, answer: &Image<Bgr>) {
-    for y in 0..rect.height() {
-        let row = result.span_mut(rect.top + y, rect.left, rect.right);
-        row.copy_from_slice(answer.span(y, 0, rect.width()));
+fn paste(result: &mut Image<Rgb>, rect: &Rect, pasted: &[u8]) {
+    for (y, row) in (rect.top..).zip(pasted.chunks_exact(3 * rect.width())) {
+        result.span_mut(y, rect.left, rect.right).copy_from_slice(row);
     }
+}
+
+/// The columns between the first and the last value of a mask's row that `is`, if there is one.
+fn columns_where(row: &[u8], is: impl Fn(u8) -> bool) -> Option<Range<usize>> {
+    // Most rows of most masks are black, and this finds out many samples at a time.
+    if row.iter().fold(0, |all, value| all | value) == 0 {
+        return None;
+    }
+    let first = row.iter().position(|value| is(*value))?;
+    let last = row.iter().rposition(|value| is(*value))?;
+    Some(first..last + 1)
 }
 
 /// The size of `(height, width)` shrunk to `limit`, if it is one. Python's `int` truncates, so does the cast.
@@ -225,43 +235,49 @@ fn shrunk((height, width): (usize, usize), limit: i64) -> Option<(usize, usize)>
     Some((side(height), side(width))).filter(|(height, width)| *height > 0 && *width > 0)
 }
 
-fn resize<E>(
-    image: Image<Rgb>,
+fn resize<A: AsRef<[f32]>, E>(
+    mut image: Image<Rgb>,
     mask: &Gray,
     limit: i64,
     rule: &PadRule,
-    forward: Forward<'_, E>,
-) -> Result<Image<Bgr>, InpaintError<E>> {
+    forward: Forward<'_, A, E>,
+) -> Result<Image<Rgb>, InpaintError<E>> {
     let size = image.shape();
     let small = shrunk(size, limit).ok_or(InpaintError::EmptyResize { limit, image: size })?;
     let small_image = resize_cubic(&image, small.0, small.1)?;
     let small_mask = resize_cubic(mask, small.0, small.1)?;
-    let answer = run(&small_image, &small_mask, &Rect::whole(small.0, small.1), rule, forward)?;
+    let patch = Patch::new(&small_image, &small_mask, Rect::whole(small.0, small.1), rule)?;
+    let answer = forward(&patch).map_err(InpaintError::Forward)?;
+    let answer = answered(answer.as_ref(), patch.shape())?;
 
-    let mut result = image.into_bgr();
-    let Some(columns) = restored_columns(mask) else { return Ok(result) };
+    let Some(columns) = restored_columns(mask) else { return Ok(image) };
     let mut resizer = RowResizer::<3>::new(small, size, columns.clone());
+    let mut ours = vec![0; 3 * small.1];
     for y in 0..size.0 {
         let mask_row = mask.span(y, columns.start, columns.end);
         if !mask_row.iter().any(|value| is_replaced(*value)) {
             continue;
         }
         let row = resizer.row(y, |y, blended| {
-            let answers = answer.span(y, 0, small.1).chunks_exact(3);
-            let pixels = small_image.span(y, 0, small.1).chunks_exact(3);
+            answer.row(y, 0..small.1, &mut ours);
+            let answers = ours.as_chunks::<3>().0.iter();
+            let pixels = small_image.span(y, 0, small.1).as_chunks::<3>().0.iter();
             let inputs = answers.zip(pixels).zip(small_mask.span(y, 0, small.1));
             for (((ours, pixel), mask), out) in inputs.zip(blended) {
-                *out = blend_f64([ours[0], ours[1], ours[2]], rgb_to_bgr(pixel), *mask);
+                *out = blend_f64(*ours, *pixel, *mask);
             }
         });
-        let pixels = result.span_mut(y, columns.start, columns.end).chunks_exact_mut(3);
-        for ((x, value), pixel) in columns.clone().zip(mask_row).zip(pixels) {
-            if is_replaced(*value) {
-                pixel.copy_from_slice(&row.pixel(x).map(wrap_to_u8));
+        let mut x = columns.start;
+        for run in mask_row.chunk_by(|left, right| is_replaced(*left) == is_replaced(*right)) {
+            let span = x..x + run.len();
+            x = span.end;
+            if is_replaced(run[0]) {
+                let pixels = image.span_mut(y, span.start, span.end).iter_mut();
+                pixels.zip(row.samples(span)).for_each(|(pixel, sample)| *pixel = wrap_to_u8(sample));
             }
         }
     }
-    Ok(result)
+    Ok(image)
 }
 
 /// Whether Resize takes a pixel from the enlarged answer: upstream restores the picture where `mask < 127`.
@@ -270,15 +286,8 @@ fn is_replaced(mask: u8) -> bool {
 }
 
 /// The columns between the first and the last pixel that Resize replaces, if there is one.
-fn restored_columns(mask: &Gray) -> Option<std::ops::Range<usize>> {
-    let mut found: Option<std::ops::Range<usize>> = None;
-    for row in mask.data().chunks_exact(mask.width()) {
-        let Some(first) = row.iter().position(|value| is_replaced(*value)) else { continue };
-        let last = row.iter().rposition(|value| is_replaced(*value)).unwrap_or(first);
-        found = Some(match found {
-            Some(columns) => columns.start.min(first)..columns.end.max(last + 1),
-            None => first..last + 1,
-        });
-    }
-    found
+fn restored_columns(mask: &Gray) -> Option<Range<usize>> {
+    let rows = mask.data().chunks_exact(mask.width());
+    let found = rows.filter_map(|row| columns_where(row, is_replaced));
+    found.reduce(|a, b| a.start.min(b.start)..a.end.max(b.end))
 }

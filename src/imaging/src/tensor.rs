@@ -1,25 +1,45 @@
 //! Pictures to and from the plain arrays that LaMa's network takes and gives.
 //!
-//! Does not: know torch. The node wraps these buffers as tensors of the stated shapes.
+//! Does not: know torch, or own a model's memory: rows are written where the caller says and read where they are.
 
-use crate::image::{Bgr, Gray, Image, ImageError, Rgb, pixels};
+use std::ops::Range;
+
+use crate::image::{Gray, Image, ImageError, Rgb, pixels};
+
+/// Every u8 value divided by 255, in float32.
+///
+/// A true division: a product with the reciprocal gives other bits for 126 of the 256 values.
+const UNIT: [f32; 256] = {
+    let mut table = [0.0; 256];
+    let mut value = 0;
+    while value < 256 {
+        table[value] = value as f32 / 255.0;
+        value += 1;
+    }
+    table
+};
+
+/// One channel of a row of RGB pixels as float32 in 0..=1.
+pub(crate) fn rgb_row_to_f32(row: &[u8], channel: usize, out: &mut [f32]) {
+    for (pixel, value) in row.chunks_exact(3).zip(out) {
+        *value = UNIT[usize::from(pixel[channel])];
+    }
+}
+
+/// A row of a mask as int64: 1 where it is not 0.
+pub(crate) fn mask_row_to_i64(row: &[u8], out: &mut [i64]) {
+    for (mask, value) in row.iter().zip(out) {
+        *value = i64::from(*mask > 0);
+    }
+}
 
 /// `(H, W, 3)` u8 to `(1, 3, H, W)` float32 in 0..=1, contiguous.
 ///
-/// A true division by 255: a product with its reciprocal gives other bits for 126 of the 256 values.
-///
 /// Source: Lama Cleaner `helper.norm_img`, 1.2.5; parity: `tests/golden`.
 pub fn rgb_to_nchw_f32(image: &Image<Rgb>) -> Vec<f32> {
-    let table: [f32; 256] = std::array::from_fn(|value| value as f32 / 255.0);
-    let area = image.height() * image.width();
-    let mut out = vec![0.0; 3 * area];
-    let (red, rest) = out.split_at_mut(area);
-    let (green, blue) = rest.split_at_mut(area);
-    let planes = red.iter_mut().zip(green).zip(blue);
-    for (pixel, ((r, g), b)) in image.data().chunks_exact(3).zip(planes) {
-        *r = table[usize::from(pixel[0])];
-        *g = table[usize::from(pixel[1])];
-        *b = table[usize::from(pixel[2])];
+    let mut out = vec![0.0; image.data().len()];
+    for (channel, plane) in out.chunks_exact_mut(image.height() * image.width()).enumerate() {
+        rgb_row_to_f32(image.data(), channel, plane);
     }
     out
 }
@@ -28,30 +48,92 @@ pub fn rgb_to_nchw_f32(image: &Image<Rgb>) -> Vec<f32> {
 ///
 /// Source: Lama Cleaner `model/lama.py`, `(mask > 0) * 1`, 1.2.5; parity: `tests/golden`.
 pub fn mask_to_i64(mask: &Gray) -> Vec<i64> {
-    mask.data().iter().map(|value| i64::from(*value > 0)).collect()
+    let mut out = vec![0; mask.data().len()];
+    mask_row_to_i64(mask.data(), &mut out);
+    out
 }
 
-/// `(1, 3, H, W)` float32 RGB, nominally 0..=1, to a BGR picture: times 255 in float32, clipped, truncated.
+/// `(1, 3, H, W)` float32 RGB, nominally 0..=1, to be read as rows of u8 pixels.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Nchw<'a> {
+    planes: [&'a [f32]; 3],
+    width: usize,
+}
+
+impl<'a> Nchw<'a> {
+    /// `values` are those of `height * width` pixels; None if they are of more or fewer.
+    pub(crate) fn new(values: &'a [f32], height: usize, width: usize) -> Option<Self> {
+        let (red, rest) = values.split_at_checked(height.checked_mul(width)?)?;
+        let (green, blue) = rest.split_at_checked(red.len())?;
+        (blue.len() == red.len()).then_some(Self { planes: [red, green, blue], width })
+    }
+
+    /// Pixels `columns` of row `y`, as many as `out` has room for: times 255 in float32, clipped, truncated.
+    pub(crate) fn row(&self, y: usize, columns: Range<usize>, out: &mut [u8]) {
+        let from = y * self.width;
+        let [red, green, blue] = self.planes.map(|plane| &plane[from + columns.start..from + columns.end]);
+        let values = red.iter().zip(green).zip(blue);
+        for (pixel, ((r, g), b)) in out.as_chunks_mut::<3>().0.iter_mut().zip(values) {
+            *pixel = [cast(*r), cast(*g), cast(*b)];
+        }
+    }
+}
+
+/// `2^23`: an f32 from here on has no fraction, so that adding it to a small value rounds that to a whole number,
+/// which is then in the low bits.
+const WHOLE: f32 = 8_388_608.0;
+
+/// `clip(value * 255, 0, 255)`, truncated; NaN gives 0, as numpy's `clip` keeps it and its cast then drops it.
 ///
-/// NaN gives 0, as numpy's `clip` keeps it and its cast then drops it.
+/// The same as `as u8` after a clamp, in operations that the compiler does four at a time: rounded, and one less
+/// where that was upwards.
+fn cast(value: f32) -> u8 {
+    let value = value * 255.0;
+    let value = if value > 0.0 { value } else { 0.0 };
+    let value = if value < 255.0 { value } else { 255.0 };
+    let rounded = value + WHOLE;
+    let up = u32::from(rounded - WHOLE > value);
+    rounded.to_bits().wrapping_sub(up) as u8
+}
+
+/// `(1, 3, H, W)` float32, nominally 0..=1, to a picture: times 255 in float32, clipped, truncated; NaN gives 0.
 ///
 /// # Errors
 /// [`ImageError::Empty`] or [`ImageError::TooLarge`] for the size, [`ImageError::WrongLength`] if `nchw` does
 /// not have `3 * H * W` values.
 ///
 /// Source: Lama Cleaner `model/lama.py`, 1.2.5; parity: `tests/golden`.
-pub fn nchw_f32_to_bgr(nchw: &[f32], height: usize, width: usize) -> Result<Image<Bgr>, ImageError> {
-    let area = pixels(height, width)?;
-    if nchw.len() != 3 * area {
-        return Err(ImageError::WrongLength { expected: 3 * area, found: nchw.len() });
-    }
-    // `as u8` truncates, and takes NaN to 0.
-    let cast = |value: f32| (value * 255.0).clamp(0.0, 255.0) as u8;
-    let (red, rest) = nchw.split_at(area);
-    let (green, blue) = rest.split_at(area);
-    let mut data = vec![0; 3 * area];
-    for (pixel, ((r, g), b)) in data.chunks_exact_mut(3).zip(red.iter().zip(green).zip(blue)) {
-        pixel.copy_from_slice(&[cast(*b), cast(*g), cast(*r)]);
+pub fn nchw_f32_to_rgb(nchw: &[f32], height: usize, width: usize) -> Result<Image<Rgb>, ImageError> {
+    let samples = 3 * pixels(height, width)?;
+    let wrong = ImageError::WrongLength { expected: samples, found: nchw.len() };
+    let values = Nchw::new(nchw, height, width).ok_or(wrong)?;
+    let mut data = vec![0; samples];
+    for (y, row) in data.chunks_exact_mut(3 * width).enumerate() {
+        values.row(y, 0..width, row);
     }
     Image::new(height, width, data)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::cast;
+
+    #[test]
+    fn cast_truncates_and_clips() {
+        let mut values: Vec<f32> = (0..=2_000).map(|i| i as f32 / 1_000.0 - 0.5).collect();
+        let around = |v: u8| (-2i32..=2).map(move |d| ((f32::from(v) / 255.0).to_bits() as i32 + d) as u32);
+        values.extend((1..=255).flat_map(around).map(f32::from_bits));
+        values.extend([
+            f32::NAN,
+            f32::INFINITY,
+            f32::NEG_INFINITY,
+            -0.0,
+            f32::MAX,
+            f32::MIN,
+            f32::MIN_POSITIVE,
+        ]);
+        for value in values {
+            assert_eq!(cast(value), (value * 255.0).clamp(0.0, 255.0) as u8, "{value}");
+        }
+    }
 }

@@ -7,8 +7,8 @@ use std::str::{FromStr, SplitWhitespace};
 
 use inputs::{fake, mask_of, mix, picture};
 use lamagrid_imaging::{
-    Bgr, Gray, HdStrategy, Image, InpaintError, PadRule, blend_f64, boxes_from_mask, crop_box, inpaint,
-    mask_to_i64, nchw_f32_to_bgr, pad, resize_cubic, resize_cubic_f64, rgb_to_nchw_f32, wrap_to_u8,
+    Bgr, Gray, HdStrategy, Image, InpaintError, PadRule, Patch, blend_f64, boxes_from_mask, crop_box,
+    inpaint, mask_to_i64, nchw_f32_to_rgb, pad, resize_cubic, resize_cubic_f64, rgb_to_nchw_f32, wrap_to_u8,
 };
 
 /// A position-dependent sum of the values, modulo 2^64.
@@ -57,6 +57,24 @@ fn check(suite: &str, count: usize, same: impl Fn(&mut Words<'_>) -> bool) {
     assert_eq!(cases, count, "cases of {suite}");
 }
 
+/// Whether the rows that a backend writes are those of the padded picture and mask, each value once.
+fn rows_are_whole(patch: &Patch<'_>) -> bool {
+    let (image, mask) = (patch.image().expect("a picture"), patch.mask().expect("a mask"));
+    let (mut colours, mut holes) = (vec![None; image.data().len()], vec![None; mask.data().len()]);
+    let mut once = true;
+    patch.image_nchw_f32(|at, row| {
+        let slots = colours[at..].iter_mut().zip(row);
+        slots.for_each(|(slot, value)| once &= slot.replace(*value).is_none());
+    });
+    patch.mask_nchw_i64(|at, row| {
+        let slots = holes[at..].iter_mut().zip(row);
+        slots.for_each(|(slot, value)| once &= slot.replace(*value).is_none());
+    });
+    once && image.shape() == patch.shape()
+        && colours.into_iter().eq(rgb_to_nchw_f32(&image).into_iter().map(Some))
+        && holes.into_iter().eq(mask_to_i64(&mask).into_iter().map(Some))
+}
+
 #[test]
 fn inpaint_answers_upstreams_bytes() {
     check("inpaint", 585, |words| {
@@ -68,9 +86,12 @@ fn inpaint_answers_upstreams_bytes() {
         let rule = words.rule();
         let mut sizes = Vec::new();
         let mask = mask_of(mask_kind, seed, h, w);
-        let answer = inpaint(picture(picture_kind, seed, h, w), &mask, &hd, &rule, &mut |image, mask| {
-            sizes.extend([image.height() as u64, image.width() as u64]);
-            Ok::<_, Infallible>(fake(model, image, mask))
+        let answer = inpaint(picture(picture_kind, seed, h, w), &mask, &hd, &rule, &mut |patch| {
+            let (height, width) = patch.shape();
+            assert!(rows_are_whole(patch), "rows of a patch of {height}x{width}");
+            assert_eq!(patch.pass().0, sizes.len() / 2);
+            sizes.extend([height as u64, width as u64]);
+            Ok::<_, Infallible>(fake(model, patch))
         });
         match (words.word(), answer) {
             ("fails", Err(InpaintError::EmptyCrop { .. } | InpaintError::EmptyResize { .. })) => {
@@ -80,7 +101,7 @@ fn inpaint_answers_upstreams_bytes() {
                 answer.shape() == (h, w)
                     && calls.parse() == Ok(sizes.len() / 2)
                     && words.number::<u64>() == digest(sizes)
-                    && words.number::<u64>() == digest_u8(answer.data())
+                    && words.number::<u64>() == digest_u8(answer.into_bgr().data())
             }
             _ => false,
         }
@@ -198,9 +219,39 @@ fn tensors_hold_torchs_bits() {
             }
             _ => ((0..768).map(|i| (i / 3) as f32 / 255.0).collect(), 16, 16),
         };
-        let answer = nchw_f32_to_bgr(&values, h, w).expect("an answer");
+        let answer = nchw_f32_to_rgb(&values, h, w).expect("an answer").into_bgr();
         words.number::<u64>() == digest_u8(answer.data())
     });
+}
+
+#[test]
+fn the_picture_itself_becomes_the_answer() {
+    let holes = |at: &[usize]| {
+        let mut mask = vec![0; 40 * 30];
+        at.iter().for_each(|at| mask[*at] = 255);
+        Gray::new(40, 30, mask).expect("a mask")
+    };
+    for (strategy, mask, passes) in [
+        ("Original", holes(&[125]), vec![(0, 1)]),
+        ("Resize", holes(&[125]), vec![(0, 1)]),
+        ("Crop", holes(&[]), vec![]),
+        ("Crop", holes(&[125]), vec![(0, 1)]),
+        ("Crop", holes(&[125, 925]), vec![(0, 2), (1, 2)]),
+    ] {
+        let image = picture("noise", 1, 40, 30);
+        let (before, at) = (image.clone(), image.data().as_ptr());
+        let mut seen = Vec::new();
+        let hd = HdStrategy::from_form(strategy, 20, 20, 4);
+        let answer = inpaint(image, &mask, &hd, &PadRule::multiple_of(8), &mut |patch| {
+            seen.push(patch.pass());
+            Ok::<_, Infallible>(fake("sum", patch))
+        });
+        let answer = answer.expect("an answer");
+        assert_eq!((answer.data().as_ptr(), seen), (at, passes), "{strategy}");
+        let pixels = answer.data().chunks_exact(3).zip(before.data().chunks_exact(3));
+        let changed = pixels.zip(mask.data()).filter(|((after, before), _)| after != before);
+        assert!(changed.into_iter().all(|(_, mask)| *mask > 0), "{strategy}");
+    }
 }
 
 #[test]

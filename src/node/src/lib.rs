@@ -1,7 +1,7 @@
 //! A process that works on tasks, one per device.
 //!
-//! [`Session`] speaks with the scheduler on a thread of its own; [`backend::serve`] pulls tasks from it and
-//! runs them through a [`Backend`]. The supervisor starts one worker process per device and restarts it.
+//! [`Session`] speaks with the scheduler on a thread of its own; a [`Pipeline`] turns its tasks into pixels and
+//! their results into files; [`backend::serve`] runs them through a [`Backend`] in between. The supervisor starts one worker process per device and restarts it.
 //!
 //! Does not: link libtorch or name tch; `lamagrid-torch-worker` does, and the Python node brings a backend
 //! of its own.
@@ -20,7 +20,10 @@ pub mod weights;
 pub mod worker;
 
 mod backoff;
+mod failure;
+mod pipeline;
 mod session;
 
 pub use backend::{Backend, Progress, Work};
+pub use pipeline::{Entered, Exit, Made, Next, Pictures, Pipeline};
 pub use session::{Job, NextJob, Output, Session, SessionError, SessionOptions};

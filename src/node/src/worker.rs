@@ -12,9 +12,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::backend::{self, Backend, Unheard};
 use crate::hardware::Hardware;
 use crate::lifeline;
+use crate::pipeline::Pipeline;
 use crate::session::{Session, SessionOptions};
 use crate::settings::Settings;
 
+/// Tasks that are decoded while the slots work: one keeps the device busy, more would only wait behind it.
+const OVERLAP: u16 = 1;
 /// How long an idle worker may take to return from `main`, once its session is closed.
 const RETURNING: Duration = Duration::from_millis(300);
 
@@ -71,7 +74,9 @@ pub fn run(
     let models = info.models.iter().map(|offer| offer.model.as_str()).collect::<Vec<_>>().join(",");
     tracing::info!(node.id = %name, device, gpu = info.gpu, pid, models, slots = settings.slots, "worker is up");
     let endpoints = settings.endpoints.clone();
-    let session = Arc::new(Session::start(SessionOptions { endpoints, info, slots: settings.slots })?);
+    let options = SessionOptions { endpoints, info, slots: settings.slots, overlap: OVERLAP };
+    let session = Arc::new(Session::start(options)?);
+    let pipeline = Arc::new(Pipeline::start(&session, settings.slots, max_pixels)?);
     heed_signals(Arc::clone(&session), watch_lifeline)?;
     if watch_lifeline {
         let session = Arc::clone(&session);
@@ -81,14 +86,14 @@ pub fn run(
     let mut first = backends.next().ok_or_else(|| anyhow::anyhow!("a worker needs a backend"))?;
     let mut threads = Vec::new();
     for (index, mut backend) in backends.enumerate() {
-        let session = Arc::clone(&session);
+        let (session, pipeline) = (Arc::clone(&session), Arc::clone(&pipeline));
         let thread = std::thread::Builder::new()
             .name(format!("backend-{}", index + 1))
-            .spawn(move || backend::serve(&session, backend.as_mut(), max_pixels))?;
+            .spawn(move || backend::serve(&session, &pipeline, backend.as_mut()))?;
         threads.push(thread);
     }
     warm_up(&session, first.as_mut());
-    let failure = backend::serve(&session, first.as_mut(), max_pixels);
+    let failure = backend::serve(&session, &pipeline, first.as_mut());
     for thread in threads {
         // Its failure is the session's, which the first loop reported, too.
         let _ = thread.join();

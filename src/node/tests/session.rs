@@ -10,9 +10,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fake::{Fake, Polls, info, pattern, rgb_to_bgr, short_dir};
-use lamagrid_domain::{Failure, FailureKind, LeaseToken, ModelName, ModelOffer, Role};
+use lamagrid_domain::{
+    BlobForm, BlobMeta, Failure, FailureKind, LeaseToken, ModelName, ModelOffer, OutputForm, PictureFormat,
+    Role,
+};
+use lamagrid_imaging::codec::{self, Metadata};
+use lamagrid_imaging::{Image, Rgb};
 use lamagrid_node::backend::{Answer, Echo, Progress, Work, serve};
-use lamagrid_node::{Backend, NextJob, Session, SessionOptions};
+use lamagrid_node::{Backend, NextJob, Pipeline, Session, SessionOptions};
 use lamagrid_wire::frame::MAX_INLINE_BYTES;
 use lamagrid_wire::message::{
     Abandon, Action, Assign, AttemptOutcome, Command, Delivery, Hint, NodeEvent, Stored,
@@ -23,13 +28,26 @@ use lamagrid_wire::spool::BlobName;
 type Served = JoinHandle<Option<Failure>>;
 
 fn start(fake: &Fake, slots: u16) -> Arc<Session> {
-    let options = SessionOptions { endpoints: fake.endpoints.clone(), info: info("node-1"), slots };
+    start_with(fake, slots, 0)
+}
+
+fn start_with(fake: &Fake, slots: u16, overlap: u16) -> Arc<Session> {
+    let options = SessionOptions { endpoints: fake.endpoints.clone(), info: info("node-1"), slots, overlap };
     Arc::new(Session::start(options).unwrap())
+}
+
+async fn begun(fake: &mut Fake, token: LeaseToken) {
+    fake.until(|heard| match heard {
+        fake::Heard::Event(NodeEvent::Step(step)) if step.token == token && step.step > 0 => Some(()),
+        _ => None,
+    })
+    .await;
 }
 
 fn serving(session: &Arc<Session>, mut backend: impl Backend + Send + 'static) -> Served {
     let session = Arc::clone(session);
-    std::thread::spawn(move || serve(&session, &mut backend, 1_000_000))
+    let pipeline = Pipeline::start(&session, 1, 1_000_000).unwrap();
+    std::thread::spawn(move || serve(&session, &pipeline, &mut backend))
 }
 
 fn echo() -> Echo {
@@ -92,6 +110,111 @@ async fn a_task_is_accepted_worked_on_and_delivered() {
     assert_eq!(served.join().unwrap(), None);
 }
 
+/// X5: what only waits for its slot goes back when another node is idle; what has begun stays.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prepared_task_is_given_back_and_a_running_one_is_not() {
+    let dir = short_dir();
+    let mut fake = Fake::start(dir.path()).await;
+    let session = start_with(&fake, 1, 1);
+    let _served = serving(&session, echo());
+    let (_, hello, ready) = fake.welcome(vec![]).await;
+    assert_eq!((hello.slots, hello.overlap, ready.credit), (1, 1, 2));
+    let (running, first) = fake.task(10, 10, &[("echo_ms", 1_500)]);
+    let (prepared, second) = fake.task(10, 10, &[]);
+    fake.assign(&running, first).await;
+    begun(&mut fake, first).await;
+    fake.assign(&prepared, second).await;
+    fake.commands = vec![
+        Command { seq: 1, action: Action::Recall { token: first } },
+        Command { seq: 2, action: Action::Recall { token: second } },
+    ];
+    fake.push(Hint {}.into(), Vec::new());
+    let (delivery, _) = fake.delivery().await;
+    assert_eq!((delivery.token, delivery.credit), (second, 3), "given back at once, with its credit");
+    assert_eq!(delivery.outcome, AttemptOutcome::Cancelled);
+    fake.reply(Stored { token: second, accepted: true }.into()).await;
+    let (delivery, _) = fake.delivery().await;
+    assert_eq!((delivery.token, delivery.credit), (first, 4));
+    done(&delivery);
+}
+
+/// X5: the slot has the next task while the last one's picture is still on its way.
+#[tokio::test(flavor = "multi_thread")]
+async fn credit_comes_back_when_the_slot_is_free() {
+    let dir = short_dir();
+    let mut fake = Fake::start(dir.path()).await;
+    let session = start_with(&fake, 1, 1);
+    let _served = serving(&session, echo());
+    fake.welcome(vec![]).await;
+    let (spec, token) = fake.task(10, 10, &[]);
+    fake.assign(&spec, token).await;
+    // Before the delivery, which would be skipped here.
+    while fake.ready().await.credit != 3 {}
+    let (delivery, _) = fake.delivery().await;
+    assert_eq!((delivery.token, delivery.credit), (token, 3), "not a second time with the delivery");
+}
+
+/// P7.1: files in, a file out, with what the model never sees.
+#[tokio::test(flavor = "multi_thread")]
+async fn files_are_decoded_and_the_answer_is_one() {
+    let dir = short_dir();
+    let mut fake = Fake::start(dir.path()).await;
+    let session = start(&fake, 1);
+    let _served = serving(&session, echo());
+    fake.welcome(vec![]).await;
+    let pixels = Image::<Rgb>::new(20, 30, pattern(20, 30)).unwrap();
+    let alpha = Image::new(20, 30, (0..600).map(|i| (i % 256) as u8).collect()).unwrap();
+    let metadata = Metadata { parameters: Some("a photo".into()), ..Metadata::default() };
+    let photo = codec::encode(&pixels, Some(&alpha), PictureFormat::Png, 95, &metadata).unwrap();
+    let black = Image::black(20, 30).unwrap();
+    let mask = codec::encode(&black, None, PictureFormat::Bmp, 95, &Metadata::default()).unwrap();
+    let (mut spec, token) = fake.task(20, 30, &[]);
+    spec.output = OutputForm::Encoded { format: PictureFormat::Png, quality: 95 };
+    let file = |role, bytes: &[u8]| BlobMeta {
+        role,
+        len: bytes.len() as u64,
+        hash: lamagrid_wire::hash(bytes),
+        form: BlobForm::Encoded,
+    };
+    spec.blobs = vec![file(Role::Image, &photo), file(Role::Mask, &mask)];
+    let assign = Assign { token, attempt: 1, spec: spec.clone(), inline: vec![Role::Image, Role::Mask] };
+    fake.push(assign.into(), vec![photo.into(), mask.into()]);
+    let (delivery, blobs) = fake.delivery().await;
+    assert_eq!(done(&delivery).0.form, BlobForm::Encoded);
+    let answer = codec::decode(&blobs[0], 1_000).unwrap();
+    assert_eq!((answer.pixels, answer.alpha, answer.metadata), (pixels, Some(alpha), metadata));
+    fake.reply(Stored { token, accepted: true }.into()).await;
+
+    for (output, blob, text) in [
+        (PictureFormat::Gif, None, "no gif files are written here: ask for another format"),
+        (
+            PictureFormat::Jpeg,
+            None,
+            "the image has an alpha channel, and jpeg has no room for that: ask for png",
+        ),
+        (PictureFormat::Png, Some(&b"no picture"[..]), "the image: it is no picture file of a known format"),
+    ] {
+        let token = LeaseToken::from_bytes(random_id());
+        let mut spec = spec.clone();
+        spec.output = OutputForm::Encoded { format: output, quality: 95 };
+        let photo = codec::encode(
+            &black,
+            Some(&Image::black(20, 30).unwrap()),
+            PictureFormat::Png,
+            95,
+            &Metadata::default(),
+        );
+        let image = blob.map_or_else(|| photo.unwrap(), <[u8]>::to_vec);
+        let mask = codec::encode(&black, None, PictureFormat::Bmp, 95, &Metadata::default()).unwrap();
+        spec.blobs = vec![file(Role::Image, &image), file(Role::Mask, &mask)];
+        let assign = Assign { token, attempt: 1, spec, inline: vec![Role::Image, Role::Mask] };
+        fake.push(assign.into(), vec![image.into(), mask.into()]);
+        let (delivery, _) = fake.delivery().await;
+        assert_eq!(failure(&delivery).message, text);
+        fake.reply(Stored { token, accepted: true }.into()).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn inputs_that_do_not_fit_are_refused_with_upstreams_words() {
     let dir = short_dir();
@@ -131,12 +254,7 @@ async fn a_cancel_stops_the_work_and_a_late_assignment_is_refused() {
     fake.welcome(vec![]).await;
     let (spec, token) = fake.task(10, 10, &[("echo_ms", 60_000)]);
     fake.assign(&spec, token).await;
-    // It runs: progress is heard.
-    fake.until(|heard| match heard {
-        fake::Heard::Event(NodeEvent::Step(step)) if step.token == token && step.step > 0 => Some(()),
-        _ => None,
-    })
-    .await;
+    begun(&mut fake, token).await;
     let late = LeaseToken::from_bytes(random_id());
     fake.commands = vec![
         Command { seq: 1, action: Action::Cancel { token } },
@@ -169,7 +287,7 @@ async fn a_result_is_held_across_a_restart_of_the_scheduler() {
     fake.stop().await;
     let mut fake = Fake::start(dir.path()).await;
     let (_, hello, ready) = fake.welcome(vec![]).await;
-    assert_eq!((hello.held, hello.running.len(), ready.credit), (vec![token], 0, 0));
+    assert_eq!((hello.held, hello.running.len(), ready.credit), (vec![token], 0, 1), "its slot is free");
     let (again, blobs) = fake.delivery().await;
     assert_eq!((again.token, again.credit), (token, 1));
     assert_eq!(again.outcome, first.outcome);
@@ -217,7 +335,7 @@ async fn abandoned_work_stops_and_delivers_nothing() {
     let (_, hello, mut ready) = fake.welcome(vec![token]).await;
     fake.polls = Polls::Commands;
     assert_eq!(hello.running, [token]);
-    if ready.credit == 0 {
+    while ready.credit == 0 {
         ready = fake.ready().await;
     }
     assert_eq!(ready.credit, 1);
@@ -293,15 +411,25 @@ async fn a_refusal_for_good_is_told_and_another_is_retried() {
 async fn a_drain_by_command_finishes_what_runs() {
     let dir = short_dir();
     let mut fake = Fake::start(dir.path()).await;
-    let session = start(&fake, 1);
+    let session = start_with(&fake, 1, 1);
     let served = serving(&session, echo());
     fake.welcome(vec![]).await;
     let (spec, token) = fake.task(10, 10, &[("echo_ms", 600)]);
     fake.assign(&spec, token).await;
+    begun(&mut fake, token).await;
+    let (spec, prepared) = fake.task(10, 10, &[]);
+    fake.assign(&spec, prepared).await;
     fake.commands = vec![Command { seq: 1, action: Action::Drain }];
     fake.push(Hint {}.into(), vec![]);
     let (delivery, _) = fake.delivery().await;
-    assert_eq!(delivery.credit, 1, "a draining node takes nothing more");
+    assert_eq!(
+        (delivery.token, delivery.outcome),
+        (prepared, AttemptOutcome::Cancelled),
+        "given back at once"
+    );
+    fake.reply(Stored { token: prepared, accepted: true }.into()).await;
+    let (delivery, _) = fake.delivery().await;
+    assert_eq!(delivery.credit, 2, "a draining node takes nothing more");
     done(&delivery);
     fake.reply(Stored { token, accepted: true }.into()).await;
     fake.until(|heard| matches!(heard, fake::Heard::Goodbye).then_some(())).await;
@@ -312,7 +440,8 @@ async fn a_drain_by_command_finishes_what_runs() {
 fn a_session_without_a_scheduler_closes_at_once() {
     let dir = short_dir();
     let endpoints = lamagrid_wire::Endpoints::new(dir.path());
-    let session = Session::start(SessionOptions { endpoints, info: info("node-1"), slots: 1 }).unwrap();
+    let session =
+        Session::start(SessionOptions { endpoints, info: info("node-1"), slots: 1, overlap: 0 }).unwrap();
     let began = std::time::Instant::now();
     session.close();
     assert!(began.elapsed() < Duration::from_millis(900));

@@ -104,6 +104,7 @@ fn spec(id: TaskId, image: &[u8]) -> TaskSpec {
         priority: 0,
         durability: Durability::Process,
         deadline_wall_ms: None,
+        output: lamagrid_domain::OutputForm::Raw,
         blobs: vec![BlobMeta { role: Role::Image, len: image.len() as u64, hash: hash(image), form }],
     }
 }

@@ -372,6 +372,9 @@ bodies! {
         info: NodeInfo,
         /// Tasks it can work on at once.
         slots: u16,
+        /// Tasks beyond those that it can prepare while its slots work.
+        #[serde(default)]
+        overlap: u16,
         /// Attempts that it still works on.
         running: Vec<LeaseToken>,
         /// Attempts whose result it still holds.
@@ -544,6 +547,12 @@ bodies! {
 pub enum Action {
     /// Stop an attempt.
     Cancel {
+        /// Which one.
+        token: LeaseToken,
+    },
+    /// Give an attempt back if its slot has not begun with it: another node is idle. The attempt then ends as
+    /// [`AttemptOutcome::Cancelled`]; one that has begun goes on.
+    Recall {
         /// Which one.
         token: LeaseToken,
     },

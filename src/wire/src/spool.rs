@@ -191,6 +191,29 @@ impl Spool {
         Ok(bytes)
     }
 
+    /// As [`Spool::get`], into memory of the caller's.
+    ///
+    /// # Errors
+    /// As [`Spool::get`]; [`SpoolError::Mismatch`], too, if `out` is not of the announced length.
+    pub fn get_into(
+        &self,
+        task: TaskId,
+        name: BlobName,
+        meta: &BlobMeta,
+        out: &mut [u8],
+    ) -> Result<(), SpoolError> {
+        let mut file = self.open_checked(task, name, meta.len)?;
+        let path = || self.path(task, &name.file());
+        if out.len() as u64 != meta.len {
+            return Err(SpoolError::Mismatch { path: path(), what: "its length differs" });
+        }
+        file.read_exact(out).map_err(|source| self.io("read", path(), source))?;
+        if crate::hash(out) != meta.hash {
+            return Err(SpoolError::Mismatch { path: path(), what: "its hash differs" });
+        }
+        Ok(())
+    }
+
     /// Checks that a blob lies there with the announced length and, at `sync`, forces it and its directory to disk.
     ///
     /// # Errors
@@ -324,6 +347,14 @@ mod tests {
         spool.put(task, name, b"pixels").unwrap();
         spool.seal(task, name, 6, true).unwrap();
         assert_eq!(spool.get(task, name, &meta(b"pixels")).unwrap(), b"pixels");
+        let mut read = [0; 6];
+        spool.get_into(task, name, &meta(b"pixels"), &mut read).unwrap();
+        assert_eq!(&read, b"pixels");
+        for (wrong, len) in [(b"pixelz", 6), (b"pixels", 5)] {
+            let mut out = vec![0; len];
+            let read = spool.get_into(task, name, &meta(wrong), &mut out);
+            assert!(matches!(read, Err(SpoolError::Mismatch { .. })));
+        }
         assert!(matches!(spool.get(task, name, &meta(b"pixelz")), Err(SpoolError::Mismatch { .. })));
         assert!(matches!(spool.get(task, name, &meta(b"pixel")), Err(SpoolError::Mismatch { .. })));
         spool.remove(task, name).unwrap();

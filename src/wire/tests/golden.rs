@@ -1,7 +1,8 @@
-//! One stored sample per message kind and channel: what an older peer sent is still understood, and what is no
-//! message is an error and never a panic.
+//! One stored sample per message kind and channel, in a folder per version: what a peer of the minor version before
+//! ours sent is still understood, and what is no message is an error and never a panic.
 //!
-//! `UPDATE_GOLDEN=1` writes the samples anew; a changed file is a changed protocol, so bump its version.
+//! `UPDATE_GOLDEN=1` writes the samples of this version; a changed file of a version that is out is a changed
+//! protocol, so bump its minor version.
 
 mod samples;
 
@@ -18,8 +19,8 @@ use lamagrid_wire::message::{
 
 use samples::{Sample, samples};
 
-fn dir() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
+fn dir(minor: u8) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/{MAJOR}.{minor}"))
 }
 
 /// Each part behind its length, four bytes big-endian.
@@ -37,8 +38,8 @@ fn unpack(mut packed: &[u8]) -> Vec<Bytes> {
     parts
 }
 
-fn stored(sample: &Sample) -> Vec<Bytes> {
-    let path = dir().join(sample.file());
+fn stored(sample: &Sample, minor: u8) -> Vec<Bytes> {
+    let path = dir(minor).join(sample.file());
     let packed = std::fs::read(&path)
         .unwrap_or_else(|e| panic!("{}: {e}; write it with UPDATE_GOLDEN=1", path.display()));
     unpack(&packed)
@@ -48,22 +49,33 @@ fn stored(sample: &Sample) -> Vec<Bytes> {
 fn stored_samples_are_understood_and_written_alike() {
     let samples = samples();
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
-        std::fs::create_dir_all(dir()).unwrap();
+        std::fs::create_dir_all(dir(MINOR)).unwrap();
         for sample in &samples {
-            std::fs::write(dir().join(sample.file()), pack(&sample.parts)).unwrap();
+            std::fs::write(dir(MINOR).join(sample.file()), pack(&sample.parts)).unwrap();
         }
     }
     for sample in &samples {
-        let parts = stored(sample);
+        let parts = stored(sample, MINOR);
         let frame = Frame::from_parts(parts.clone()).unwrap();
         assert_eq!(frame.kind, sample.kind, "{}", sample.file());
         (sample.reads_back)(&frame);
         assert_eq!(parts, sample.parts, "{} is written otherwise now", sample.file());
     }
     let known: BTreeSet<_> = samples.iter().map(Sample::file).collect();
-    let files: BTreeSet<_> =
-        std::fs::read_dir(dir()).unwrap().map(|f| f.unwrap().file_name().into_string().unwrap()).collect();
+    let files: BTreeSet<_> = std::fs::read_dir(dir(MINOR))
+        .unwrap()
+        .map(|f| f.unwrap().file_name().into_string().unwrap())
+        .collect();
     assert_eq!(files, known, "a sample without its message, or two of one name");
+}
+
+#[test]
+fn what_the_minor_version_before_ours_wrote_is_understood() {
+    for sample in samples() {
+        let frame = Frame::from_parts(stored(&sample, MINOR - 1)).unwrap();
+        let decode = CHANNELS.iter().find(|(channel, _)| *channel == sample.channel).unwrap().1;
+        assert_eq!(decode(&frame), Ok(()), "{}", sample.file());
+    }
 }
 
 type Decode = fn(&Frame) -> Result<(), FrameError>;

@@ -101,9 +101,11 @@ fn task(status: Status, failure: Option<Failure>) -> TaskInfo {
         stages: Stages {
             queue_ms: 12.5,
             transfer_ms: 3.25,
+            decode_ms: 20.0,
             load_ms: 0.0,
             infer_ms: 1_234.5,
             pixels_ms: 40.0,
+            encode_ms: 30.0,
             store_ms: 8.0,
             total_ms: 61_298.25,
         },

@@ -1,6 +1,6 @@
 //! The inputs of `golden/make_golden.py`, made again; change neither side alone.
 
-use lamagrid_imaging::{Bgr, Gray, Image, Rgb};
+use lamagrid_imaging::{Bgr, Gray, Image, Patch, Rgb, rgb_to_nchw_f32};
 
 /// Number `i` of stream `seed` (splitmix64, by counter).
 pub(crate) fn mix(seed: u64, i: usize) -> u64 {
@@ -57,9 +57,10 @@ pub(crate) fn mask_of(kind: &str, seed: u64, h: usize, w: usize) -> Gray {
     Image::new(h, w, data).expect("a mask")
 }
 
-/// The golden stand-ins for a model.
-pub(crate) fn fake(kind: &str, image: &Image<Rgb>, mask: &Gray) -> Image<Bgr> {
-    let (h, w) = image.shape();
+/// The golden stand-ins for a model. Their answers are whole 255ths, which survive the way through float32.
+pub(crate) fn fake(kind: &str, patch: &Patch<'_>) -> Vec<f32> {
+    let (h, w) = patch.shape();
+    let (image, mask) = (patch.image().expect("a picture"), patch.mask().expect("a mask"));
     let mut data = Vec::new();
     for (i, pixel) in image.data().chunks_exact(3).enumerate() {
         let (y, x, m) = (i / w, i % w, usize::from(mask.data()[i]));
@@ -75,5 +76,5 @@ pub(crate) fn fake(kind: &str, image: &Image<Rgb>, mask: &Gray) -> Image<Bgr> {
             });
         }
     }
-    Image::new(h, w, data).expect("an answer")
+    rgb_to_nchw_f32(&Image::<Bgr>::new(h, w, data).expect("an answer").into_rgb())
 }

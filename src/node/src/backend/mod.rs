@@ -2,22 +2,24 @@
 //!
 //! Does not: know the protocol ([`crate::Session`]) or any framework.
 
-use std::any::Any;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use lamagrid_domain::{BlobForm, Failure, FailureKind, ModelName, ModelOffer, Stages, TaskSpec};
-use lamagrid_imaging::{Bgr, Gray, Image, Rgb};
+use lamagrid_domain::{Failure, FailureKind, ModelName, ModelOffer, Stages, TaskSpec};
+use lamagrid_imaging::{Gray, Image, Rgb};
 
-use crate::session::{Job, NextJob, Output, Session, millis};
+use crate::failure::panicked;
+use crate::pipeline::{Entered, Made, Next, Pictures, Pipeline};
+use crate::session::{Job, Session, millis};
 
 mod echo;
 mod inference;
-mod pixels;
 
 pub use echo::Echo;
 pub use inference::inference_failure;
+
+pub use crate::failure::stopped;
 
 /// How long the loop waits before it looks again whether the session ended.
 const WAIT: Duration = Duration::from_secs(1);
@@ -59,7 +61,7 @@ pub struct Work<'a> {
 #[derive(Debug)]
 pub struct Answer {
     /// Of the size of [`Work::image`].
-    pub image: Image<Bgr>,
+    pub image: Image<Rgb>,
     /// Only the backend's own share is read.
     pub stages: Stages,
 }
@@ -83,18 +85,18 @@ pub trait Backend {
     fn run(&mut self, work: Work<'_>, progress: &dyn Progress) -> Result<Answer, Failure>;
 }
 
-/// Pulls tasks and runs them until the session ends; gives the reason if it was not the node's own wish.
-pub fn serve(session: &Session, backend: &mut dyn Backend, max_pixels: u64) -> Option<Failure> {
+/// Runs tasks until the session ends; gives the reason if it was not the node's own wish.
+pub fn serve(session: &Session, pipeline: &Pipeline, backend: &mut dyn Backend) -> Option<Failure> {
     loop {
-        let job = match session.next_job(WAIT) {
-            NextJob::Job(job) => job,
-            NextJob::Idle => continue,
-            NextJob::Closed(failure) => return failure,
+        let Entered { job, pictures, exit } = match pipeline.next(WAIT) {
+            Next::Task(entered) => *entered,
+            Next::Idle => continue,
+            Next::Closed(failure) => return failure,
         };
-        let result = catch_unwind(AssertUnwindSafe(|| attempt(&job, backend, max_pixels)))
-            .unwrap_or_else(|panic| Err(panicked(panic.as_ref())));
+        let result = catch_unwind(AssertUnwindSafe(|| attempt(&job, pictures, backend)))
+            .unwrap_or_else(|panic| Err(panicked("backend", panic.as_ref())));
         session.set_loaded(loaded(backend));
-        conclude(job, result);
+        exit.leave(job, result);
     }
 }
 
@@ -103,64 +105,15 @@ pub(crate) fn loaded(backend: &dyn Backend) -> Vec<ModelName> {
     backend.models().into_iter().filter(|offer| offer.loaded).map(|offer| offer.model).collect()
 }
 
-fn attempt(job: &Job, backend: &mut dyn Backend, max_pixels: u64) -> Result<Output, Failure> {
+fn attempt(job: &Job, pictures: Pictures, backend: &mut dyn Backend) -> Result<(Made, Stages), Failure> {
     let model = &job.spec().model;
     if !backend.models().iter().any(|offer| offer.model == *model) {
         let text = format!("this node does not serve the model {model}");
         return Err(Failure::new(FailureKind::UnknownModel, text));
     }
-    let (image, mask) = pixels::read(job, max_pixels)?;
     let load = backend.load(model, job)?;
+    let Pictures { image, mask, .. } = pictures;
     let Answer { image, mut stages } = backend.run(Work { spec: job.spec(), image, mask }, job)?;
     stages.load_ms = millis(load);
-    let (height, width) = image.shape();
-    // An image's sides are at most 2^24.
-    let form = BlobForm::Raw { height: height as u32, width: width as u32, channels: 3 };
-    Ok(Output { bytes: image.into_data().into(), form, stages })
-}
-
-fn panicked(panic: &(dyn Any + Send)) -> Failure {
-    let said = panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("no message");
-    Failure::new(FailureKind::Internal, format!("the node's backend panicked, which is a defect: {said}"))
-}
-
-/// Delivers, and writes the one line of a finished task.
-fn conclude(job: Job, result: Result<Output, Failure>) {
-    let (id, attempt, model) = (job.spec().id, job.attempt(), job.spec().model.clone());
-    let began = Instant::now();
-    let failure = result.as_ref().err().cloned();
-    let cancelled = job.is_cancelled();
-    let stages = job.finish(result);
-    let Stages { transfer_ms, load_ms, infer_ms, pixels_ms, store_ms, .. } = stages;
-    match failure {
-        _ if cancelled => tracing::info!(task.id = %id, attempt, model = %model, "task cancelled"),
-        Some(failure) => {
-            let kind = failure.kind.as_str();
-            tracing::warn!(task.id = %id, attempt, model = %model, kind, reason = failure.message, "task failed");
-        }
-        None => {
-            let (transfer_ms, load_ms, infer_ms) = (tenths(transfer_ms), tenths(load_ms), tenths(infer_ms));
-            let (pixels_ms, store_ms) = (tenths(pixels_ms), tenths(store_ms));
-            tracing::info!(
-                task.id = %id, attempt, model = %model, transfer_ms, load_ms, infer_ms, pixels_ms, store_ms,
-                "task done"
-            );
-        }
-    }
-    tracing::debug!(task.id = %id, deliver_ms = tenths(millis(began.elapsed())), "delivered");
-}
-
-/// Milliseconds as a person wants to read them.
-fn tenths(ms: f64) -> f64 {
-    (ms * 10.0).round() / 10.0
-}
-
-/// The failure of work that was stopped as told; it is not delivered.
-#[must_use]
-pub fn stopped() -> Failure {
-    Failure::new(FailureKind::Cancelled, "stopped as told")
+    Ok((Made::Rgb(image), stages))
 }

@@ -57,6 +57,15 @@ pub(super) struct Held {
     pub(super) task: TaskId,
     pub(super) outcome: AttemptOutcome,
     pub(super) inline: Option<Bytes>,
+    /// Whether it still counts against the credit; false once its slot was freed before its delivery.
+    pub(super) uses_credit: bool,
+}
+
+impl Held {
+    /// The outcome of an attempt that no slot began with.
+    pub(super) fn cancelled(task: TaskId) -> Self {
+        Self { task, outcome: AttemptOutcome::Cancelled, inline: None, uses_credit: true }
+    }
 }
 
 /// Deletes the spool file of a result that nobody will take.

@@ -250,6 +250,10 @@ fn carry_out(shared: &Shared, command: &Command) {
             tracing::info!(seq = command.seq, "told to cancel an attempt");
             shared.cancel(token);
         }
+        Action::Recall { token } => {
+            tracing::debug!(seq = command.seq, "told to give an attempt back");
+            shared.recall(token);
+        }
         Action::Drain => {
             tracing::info!(seq = command.seq, "told to drain");
             shared.drain();

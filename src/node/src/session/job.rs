@@ -105,6 +105,18 @@ impl Job {
         Ok(bytes)
     }
 
+    /// Says that the work proper begins. False if the task was cancelled, or given back to the scheduler, while
+    /// it waited for its slot; then it is to be dropped.
+    #[must_use]
+    pub fn enter_slot(&self) -> bool {
+        self.shared.enter_slot(&self.attempt)
+    }
+
+    /// Says that the slot is free for another task, while this one is still to be finished.
+    pub fn leave_slot(&self) {
+        self.shared.leave_slot(&self.attempt);
+    }
+
     /// Whether the work shall stop.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {

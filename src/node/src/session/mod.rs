@@ -36,6 +36,8 @@ pub struct SessionOptions {
     pub info: NodeInfo,
     /// Tasks it can work on at once.
     pub slots: u16,
+    /// Tasks beyond those that are prepared while the slots work; for callers of [`Job::enter_slot`].
+    pub overlap: u16,
 }
 
 /// Why no session could be started.
@@ -68,8 +70,8 @@ impl Session {
     /// # Errors
     /// [`SessionError`] if the host gives no thread or no runtime.
     pub fn start(options: SessionOptions) -> Result<Self, SessionError> {
-        let SessionOptions { endpoints, info, slots } = options;
-        let shared = Arc::new(Shared::new(info, slots));
+        let SessionOptions { endpoints, info, slots, overlap } = options;
+        let shared = Arc::new(Shared::new(info, slots, overlap));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let theirs = Arc::clone(&shared);
         let thread = std::thread::Builder::new().name("session".into()).spawn(move || {
@@ -109,7 +111,7 @@ impl Session {
         self.shared.set_loaded(models);
     }
 
-    /// Takes no more work, finishes and delivers what runs, then says goodbye.
+    /// Takes no more work, gives back what no slot has begun with, finishes and delivers the rest, says goodbye.
     pub fn drain(&self) {
         self.shared.drain();
     }

@@ -3,7 +3,7 @@
 //! Does not: touch a socket. The backend's threads and the session's thread meet only in here.
 //!
 //! Invariant: an attempt is in `running` from its assignment until it is finished, then in `held` until the
-//! scheduler has its outcome on record; `credit` counts both as used.
+//! scheduler has its outcome on record; `credit` counts both as used, but for those whose slot is free again.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -35,7 +35,28 @@ enum Outgoing {
     /// A slot came free without a delivery.
     Freed,
     Accept(LeaseToken),
-    Deliver(LeaseToken),
+    Deliver {
+        token: LeaseToken,
+        /// Whether the delivery gives the credit back, because no message did before.
+        frees: bool,
+    },
+}
+
+/// How far an attempt is with the slot that it was assigned to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Being prepared, or waiting for the slot: it may be recalled.
+    Before,
+    /// In the slot.
+    In,
+    /// The slot is free again, and the scheduler knows.
+    After,
+}
+
+#[derive(Debug)]
+struct Running {
+    attempt: Arc<Attempt>,
+    stage: Stage,
 }
 
 /// How far the session's life is.
@@ -61,7 +82,7 @@ pub(super) struct State {
     /// The outer `Some` once the session's thread ended; the inner one if that was not its own wish.
     ended: Option<Option<Failure>>,
     waiting: VecDeque<Arc<Attempt>>,
-    running: BTreeMap<LeaseToken, Arc<Attempt>>,
+    running: BTreeMap<LeaseToken, Running>,
     held: BTreeMap<LeaseToken, Held>,
     outgoing: VecDeque<Outgoing>,
     cancelled: VecDeque<(LeaseToken, Instant)>,
@@ -83,10 +104,11 @@ pub(super) struct Shared {
     pub(super) for_session: Notify,
     info: NodeInfo,
     slots: u16,
+    overlap: u16,
 }
 
 impl Shared {
-    pub(super) fn new(info: NodeInfo, slots: u16) -> Self {
+    pub(super) fn new(info: NodeInfo, slots: u16, overlap: u16) -> Self {
         let loaded =
             info.models.iter().filter(|offer| offer.loaded).map(|offer| offer.model.clone()).collect();
         let state = State {
@@ -108,6 +130,7 @@ impl Shared {
             for_session: Notify::new(),
             info,
             slots,
+            overlap,
         }
     }
 
@@ -122,7 +145,7 @@ impl Shared {
             offer.loaded = state.loaded.contains(&offer.model);
         }
         let held = state.held.keys().copied().collect();
-        Hello { info, slots: self.slots, running: state.wanted(), held }
+        Hello { info, slots: self.slots, overlap: self.overlap, running: state.wanted(), held }
     }
 
     /// Starts a session: what was sent before is void, what is held is sent again.
@@ -130,15 +153,21 @@ impl Shared {
         let mut state = self.lock();
         state.live = Some(Live { session, events });
         // Abandoned attempts that still compute use their slot, too.
-        let used = state.running.len() + state.held.len();
-        state.credit = i64::from(self.slots) - i64::try_from(used).unwrap_or(i64::MAX);
+        let used = state.running.values().filter(|running| running.stage != Stage::After).count()
+            + state.held.values().filter(|held| held.uses_credit).count();
+        let capacity = i64::from(self.slots) + i64::from(self.overlap);
+        state.credit = capacity - i64::try_from(used).unwrap_or(i64::MAX);
         if state.phase != Phase::Serving {
             state.credit = 0;
         }
         state.outgoing.clear();
         state.outgoing.push_back(Outgoing::Ready);
-        let held: Vec<_> = state.held.keys().copied().collect();
-        state.outgoing.extend(held.into_iter().map(Outgoing::Deliver));
+        let State { held, outgoing, .. } = &mut *state;
+        let delivered = |(token, held): (&LeaseToken, &Held)| Outgoing::Deliver {
+            token: *token,
+            frees: held.uses_credit,
+        };
+        outgoing.extend(held.iter().map(delivered));
         drop(state);
         self.for_session.notify_one();
     }
@@ -173,12 +202,11 @@ impl Shared {
         let token = assign.token;
         let mut state = self.lock();
         if state.was_cancelled(token, Instant::now()) {
-            let held = Held { task: assign.spec.id, outcome: AttemptOutcome::Cancelled, inline: None };
-            state.hold(token, held);
+            state.hold(token, Held::cancelled(assign.spec.id));
         } else {
             if !state.running.contains_key(&token) && !state.held.contains_key(&token) {
                 let attempt = Arc::new(Attempt::new(assign, blobs));
-                state.running.insert(token, Arc::clone(&attempt));
+                state.running.insert(token, Running { attempt: Arc::clone(&attempt), stage: Stage::Before });
                 state.waiting.push_back(attempt);
             }
             state.outgoing.push_back(Outgoing::Accept(token));
@@ -192,12 +220,37 @@ impl Shared {
     pub(super) fn cancel(&self, token: LeaseToken) {
         let mut state = self.lock();
         state.remember_cancelled(token, Instant::now());
-        if let Some(attempt) = state.running.get(&token).cloned() {
+        if !state.give_back(token)
+            && let Some(Running { attempt, .. }) = state.running.get(&token)
+        {
             attempt.cancel();
-            if state.forget_waiting(token) {
-                let held = Held { task: attempt.spec.id, outcome: AttemptOutcome::Cancelled, inline: None };
-                state.hold(token, held);
-            }
+        }
+        drop(state);
+        self.for_session.notify_one();
+    }
+
+    /// Gives an attempt back that its slot has not begun with.
+    pub(super) fn recall(&self, token: LeaseToken) {
+        self.lock().give_back(token);
+        self.for_session.notify_one();
+    }
+
+    /// An attempt enters its slot; false if nobody wants it any more.
+    pub(super) fn enter_slot(&self, attempt: &Attempt) -> bool {
+        let mut state = self.lock();
+        let Some(running) = state.running.get_mut(&attempt.token) else { return false };
+        running.stage = Stage::In;
+        !attempt.is_stopped()
+    }
+
+    /// An attempt's slot is free again; what is left of it needs no slot.
+    pub(super) fn leave_slot(&self, attempt: &Attempt) {
+        let mut state = self.lock();
+        if let Some(running) = state.running.get_mut(&attempt.token)
+            && running.stage != Stage::After
+        {
+            running.stage = Stage::After;
+            state.outgoing.push_back(Outgoing::Freed);
         }
         drop(state);
         self.for_session.notify_one();
@@ -206,11 +259,10 @@ impl Shared {
     /// Stops an attempt that is not wanted any more; nothing is delivered.
     pub(super) fn abandon(&self, token: LeaseToken) {
         let mut state = self.lock();
-        if let Some(attempt) = state.running.get(&token).cloned() {
+        if state.take_back(token).is_some() {
+            state.outgoing.push_back(Outgoing::Freed);
+        } else if let Some(Running { attempt, .. }) = state.running.get(&token) {
             attempt.abandon();
-            if state.forget_waiting(token) {
-                state.outgoing.push_back(Outgoing::Freed);
-            }
         }
         let dropped = state.held.remove(&token);
         let spool = state.spool.clone();
@@ -221,12 +273,16 @@ impl Shared {
 
     /// An attempt ended on the backend's side.
     pub(super) fn finished(&self, attempt: &Attempt, outcome: AttemptOutcome, inline: Option<Bytes>) {
-        let held = Held { task: attempt.spec.id, outcome, inline };
         let mut state = self.lock();
-        state.running.remove(&attempt.token);
+        let stage = state.running.remove(&attempt.token).map(|running| running.stage);
+        let uses_credit = stage != Some(Stage::After);
+        let held = Held { task: attempt.spec.id, outcome, inline, uses_credit };
         let mut dropped = None;
         if attempt.is_abandoned() {
-            state.outgoing.push_back(Outgoing::Freed);
+            // One that was taken back gave its credit back then.
+            if stage.is_some() && uses_credit {
+                state.outgoing.push_back(Outgoing::Freed);
+            }
             dropped = Some(held);
         } else {
             state.hold(attempt.token, held);
@@ -257,10 +313,15 @@ impl Shared {
         }
     }
 
+    /// Takes no more work; what no slot has begun with goes back.
     pub(super) fn drain(&self) {
         let mut state = self.lock();
         if state.phase == Phase::Serving {
             state.phase = Phase::Draining;
+        }
+        let tokens: Vec<_> = state.running.keys().copied().collect();
+        for token in tokens {
+            state.give_back(token);
         }
         drop(state);
         self.for_session.notify_one();
@@ -302,7 +363,8 @@ impl State {
 
     /// Attempts whose outcome somebody waits for.
     fn wanted(&self) -> Vec<LeaseToken> {
-        self.running.values().filter(|attempt| !attempt.is_abandoned()).map(|attempt| attempt.token).collect()
+        let attempts = self.running.values().map(|running| &running.attempt);
+        attempts.filter(|attempt| !attempt.is_abandoned()).map(|attempt| attempt.token).collect()
     }
 
     /// What a poll lists: running attempts and held results.
@@ -313,19 +375,24 @@ impl State {
     }
 
     fn hold(&mut self, token: LeaseToken, held: Held) {
+        self.outgoing.push_back(Outgoing::Deliver { token, frees: held.uses_credit });
         self.held.insert(token, held);
-        self.outgoing.push_back(Outgoing::Deliver(token));
     }
 
-    /// Takes an attempt that no backend began yet out of the node; false if one did.
-    fn forget_waiting(&mut self, token: LeaseToken) -> bool {
-        let before = self.waiting.len();
+    /// Takes an attempt out of the node that its slot has not begun with; whoever prepares it finds it abandoned.
+    fn take_back(&mut self, token: LeaseToken) -> Option<Arc<Attempt>> {
+        self.running.get(&token).filter(|running| running.stage == Stage::Before)?;
         self.waiting.retain(|attempt| attempt.token != token);
-        let found = self.waiting.len() < before;
-        if found {
-            self.running.remove(&token);
-        }
-        found
+        let attempt = self.running.remove(&token)?.attempt;
+        attempt.abandon();
+        Some(attempt)
+    }
+
+    /// The same, and tells the scheduler; false if it is too late for that.
+    fn give_back(&mut self, token: LeaseToken) -> bool {
+        let Some(attempt) = self.take_back(token) else { return false };
+        self.hold(token, Held::cancelled(attempt.spec.id));
+        true
     }
 
     fn was_cancelled(&self, token: LeaseToken, now: Instant) -> bool {
@@ -346,7 +413,9 @@ impl State {
         loop {
             let session = self.live.as_ref()?.session;
             let next = self.outgoing.pop_front()?;
-            if matches!(next, Outgoing::Freed | Outgoing::Deliver(_)) && self.phase == Phase::Serving {
+            if matches!(next, Outgoing::Freed | Outgoing::Deliver { frees: true, .. })
+                && self.phase == Phase::Serving
+            {
                 self.credit = self.credit.saturating_add(1);
             }
             let credit = u64::try_from(self.credit).unwrap_or(0);
@@ -356,8 +425,8 @@ impl State {
                     (ResultRequest::from(Ready { session, credit, loaded }), Vec::new())
                 }
                 Outgoing::Accept(token) => (Accept { session, token }.into(), Vec::new()),
-                Outgoing::Deliver(token) => {
-                    // Abandoned between being queued and being sent: its slot is free all the same.
+                Outgoing::Deliver { token, .. } => {
+                    // Abandoned between being queued and being sent: what it used is free all the same.
                     let Some(held) = self.held.get(&token) else {
                         self.outgoing.push_front(Outgoing::Ready);
                         continue;

@@ -233,6 +233,7 @@ impl Fake {
             priority: 0,
             durability: Durability::Process,
             deadline_wall_ms: None,
+            output: lamagrid_domain::OutputForm::Raw,
             blobs,
         };
         (spec, LeaseToken::from_bytes(random_id()))

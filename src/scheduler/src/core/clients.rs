@@ -311,12 +311,10 @@ impl Core {
             return;
         };
         if let Some(session) = self.sessions.get_mut(&session) {
-            session.tokens.remove(&token);
+            session.release(token);
         }
         self.command(session, Action::Cancel { token });
-        for orphans in self.orphans.values_mut() {
-            orphans.tokens.retain(|t| *t != token);
-        }
+        self.forget_orphan(token);
     }
 
     fn on_survey(&mut self, peer: &PeerId, seq: u64) {
@@ -324,12 +322,11 @@ impl Core {
             .sessions
             .values()
             .map(|s| {
-                let silent_ms = self.clock_ms.saturating_sub(s.last_seen_ms);
                 let state = if s.draining {
                     "draining"
-                } else if silent_ms >= self.settings.scheduler.suspect_after_ms {
+                } else if self.is_suspect(s) {
                     "suspect"
-                } else if s.has_credit() && s.lanes_connected() {
+                } else if s.idle_slots() > 0 && s.lanes_connected() {
                     "ready"
                 } else {
                     "busy"

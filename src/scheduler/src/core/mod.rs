@@ -10,8 +10,10 @@
 mod clients;
 mod effect;
 mod ended;
+mod line;
 mod nodes;
 mod placement;
+mod recall;
 mod retry;
 mod sessions;
 #[cfg(test)]
@@ -34,7 +36,7 @@ use lamagrid_wire::router::PeerId;
 pub(crate) use effect::{Effect, Input, ResultPlace, StoreOp, StoredTask};
 pub(crate) use ended::Ended;
 use placement::{Rank, Waiting};
-use sessions::{Orphans, Session};
+use sessions::{Orphan, Orphans, Session};
 
 /// The instant at which something happened, on both clocks, in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,11 +149,16 @@ pub(crate) struct Core {
     run_ms: BTreeMap<QueueName, f64>,
     sessions: BTreeMap<SessionId, Session>,
     orphans: BTreeMap<NodeName, Orphans>,
+    /// Tasks whose node was lost while it prepared them: from then on they go to idle slots only.
+    unprepared: BTreeSet<TaskId>,
     /// Since when waiting tasks of a model have had no node.
     unserved: BTreeMap<ModelName, u64>,
     effects: Vec<Effect>,
     #[cfg(test)]
     pub(crate) fault: Option<simulation::Fault>,
+    /// The first decision that was wrong when it was made.
+    #[cfg(test)]
+    wrong: Option<String>,
 }
 
 impl Core {
@@ -186,10 +193,13 @@ impl Core {
             run_ms: BTreeMap::new(),
             sessions: BTreeMap::new(),
             orphans: BTreeMap::new(),
+            unprepared: BTreeSet::new(),
             unserved: BTreeMap::new(),
             effects: Vec::new(),
             #[cfg(test)]
             fault: None,
+            #[cfg(test)]
+            wrong: None,
         };
         for (id, until) in tombstones {
             core.remember(id, until);
@@ -215,6 +225,7 @@ impl Core {
             Input::Event(event) => self.on_event(event),
             Input::Tick => self.on_tick(now),
         }
+        self.recall_for_idle(now);
         std::mem::take(&mut self.effects)
     }
 
@@ -267,7 +278,7 @@ impl Core {
                     let orphans = self.orphans.entry(node.clone()).or_insert_with(|| {
                         Orphans::after_restart(self.clock_ms + self.settings.scheduler.lease_ms)
                     });
-                    orphans.tokens.push(token);
+                    orphans.attempts.push(Orphan { token, waited: false });
                     self.tokens.insert(token, id);
                     let task = self.tasks.get_mut(&id).expect("inserted above");
                     let session = SessionId::from_bytes([0; 16]); // no session: it ended with the last process
@@ -340,6 +351,7 @@ impl Core {
     /// Moves a task into its terminal state, writes that, and tells everybody who waits.
     fn end(&mut self, now: Now, id: TaskId, event: Event, delivered: Option<ended::Delivered>) {
         self.unqueue(id);
+        self.unprepared.remove(&id);
         let task = self.tasks.remove(&id).expect("the caller holds a live task");
         if let State::Assigned { token, .. } = task.state {
             self.tokens.remove(&token);

@@ -11,7 +11,8 @@ use lamagrid_wire::message::{
 use lamagrid_wire::router::PeerId;
 
 use super::ended::Delivered;
-use super::sessions::{Orphans, Session};
+use super::line::Standing;
+use super::sessions::{Orphan, Orphans, Session};
 use super::{Core, Effect, Now};
 
 /// Most models one node may offer.
@@ -36,7 +37,7 @@ impl Core {
     }
 
     fn on_hello(&mut self, now: Now, hello: Hello) -> ControlReply {
-        let Hello { mut info, slots, running, held } = hello;
+        let Hello { mut info, slots, overlap, running, held } = hello;
         let rejected = |kind, text: String| Rejected { failure: Failure::new(kind, text) }.into();
         if info.models.is_empty() || info.models.len() > MAX_MODELS || !(1..=MAX_SLOTS).contains(&slots) {
             let text = format!("a node offers 1 to {MAX_MODELS} models and 1 to {MAX_SLOTS} slots");
@@ -65,7 +66,7 @@ impl Core {
             }
         }
         let name = info.name.clone();
-        let mut fresh = Session::new(session, info, slots, self.clock_ms);
+        let mut fresh = Session::new(session, info, slots, overlap, self.clock_ms);
         let lanes = fresh
             .lanes
             .iter()
@@ -76,28 +77,36 @@ impl Core {
             })
             .collect();
         // What the node still has goes on under the new session; what it lost is started again at once.
-        let orphans = self.orphans.remove(&name);
-        let counts = orphans.as_ref().is_some_and(|o| o.counts);
-        let (kept, lost): (Vec<_>, Vec<_>) = orphans
-            .map(|o| o.tokens)
-            .unwrap_or_default()
-            .into_iter()
-            .partition(|token| running.contains(token) || held.contains(token));
-        for token in &kept {
-            fresh.tokens.insert(*token, 0);
-            let task =
-                self.tokens.get(token).and_then(|id| self.tasks.get_mut(id)).expect("orphans are live");
+        let Orphans { attempts, counts, .. } =
+            self.orphans.remove(&name).unwrap_or_else(|| Orphans::after_restart(self.clock_ms));
+        let (mut kept, lost): (Vec<_>, Vec<_>) =
+            attempts.into_iter().partition(|o| running.contains(&o.token) || held.contains(&o.token));
+        // Results behind what runs. After a restart only the node knows in which order it was given its attempts.
+        kept.sort_by_key(|o| {
+            let place = running.iter().position(|t| *t == o.token);
+            (place.is_none(), place.filter(|_| !counts))
+        });
+        for orphan in &kept {
+            let standing = match (running.contains(&orphan.token), orphan.waited) {
+                (false, _) => Standing::Finished,
+                (true, true) => Standing::Waited,
+                (true, false) => Standing::Given,
+            };
+            fresh.adopt(orphan.token, standing);
+            let id = self.tokens.get(&orphan.token);
+            let task = id.and_then(|id| self.tasks.get_mut(id)).expect("orphans are live");
             task.state = task.state.apply(Event::Adopt { session }).expect("orphans are assigned");
         }
         self.sessions.insert(session, fresh);
-        for token in lost {
-            self.lose(now, token, counts);
+        for orphan in lost {
+            self.lose_orphan(now, orphan, counts);
         }
+        let is_kept = |t: &LeaseToken| kept.iter().any(|o| o.token == *t);
         let is_done = |t: &LeaseToken| self.tokens.get(t).is_some_and(|id| self.ended.contains_key(id));
         let abandoned = running
             .iter()
-            .filter(|t| !kept.contains(t))
-            .chain(held.iter().filter(|t| !kept.contains(t) && !is_done(t)))
+            .filter(|t| !is_kept(t))
+            .chain(held.iter().filter(|t| !is_kept(t) && !is_done(t)))
             .copied()
             .collect();
         Welcome {
@@ -132,7 +141,7 @@ impl Core {
         let commands = session.commands();
         for token in missing {
             if let Some(session) = self.sessions.get_mut(&poll.session) {
-                session.tokens.remove(&token);
+                session.dropped(token);
             }
             self.lose(now, token, false);
         }
@@ -180,16 +189,15 @@ impl Core {
         session.peer = Some(peer.clone());
         match request {
             ResultRequest::Ready(ready) => {
-                session.grant(ready.credit);
+                session.ready(ready.credit);
                 session.set_loaded(&ready.loaded);
             }
             ResultRequest::Accept(accept) => {
-                session.answered(accept.token);
+                session.accepted(accept.token);
                 self.on_accept(peer, id, accept.token);
             }
             ResultRequest::Delivery(delivery) => {
-                session.answered(delivery.token);
-                session.grant(delivery.credit);
+                session.delivered(delivery.token, delivery.credit);
                 session.set_loaded(&delivery.loaded);
                 self.on_delivery(now, peer, id, delivery, inline);
             }
@@ -206,6 +214,9 @@ impl Core {
             matches!(task.state, State::Assigned { token: t, session: s } if t == token && s == session)
         });
         let Some(task) = live else {
+            if let Some(session) = self.sessions.get_mut(&session) {
+                session.dropped(token);
+            }
             self.answer(peer, Abandon { token });
             return;
         };
@@ -222,9 +233,6 @@ impl Core {
         inline: Option<Bytes>,
     ) {
         let token = delivery.token;
-        if let Some(session) = self.sessions.get_mut(&session) {
-            session.tokens.remove(&token);
-        }
         let known = self.tokens.get(&token).copied();
         let held = |core: &Self| {
             known.filter(|id| {
@@ -313,21 +321,25 @@ impl Core {
         let is_accepted = |core: &Self, token: &LeaseToken| {
             core.tokens.get(token).and_then(|id| core.tasks.get(id)).is_some_and(|task| task.accepted)
         };
-        for token in session.tokens.into_keys() {
+        let waiting: Vec<_> = session.on_overlap().into_iter().map(|(token, _)| token).collect();
+        #[cfg(test)]
+        let waiting =
+            if self.fault == Some(super::simulation::Fault::InnocentCounted) { Vec::new() } else { waiting };
+        for token in session.in_line() {
             match keep_until_ms {
                 Some(until_ms) if is_accepted(self, &token) => {
-                    self.keep_for(session.info.name.clone(), token, until_ms);
+                    let orphan = Orphan { token, waited: waiting.contains(&token) };
+                    self.keep_for(session.info.name.clone(), orphan, until_ms);
                 }
                 _ => self.lose(now, token, false),
             }
         }
     }
 
-    fn keep_for(&mut self, node: NodeName, token: LeaseToken, until_ms: u64) {
-        let orphans =
-            self.orphans.entry(node).or_insert(Orphans { tokens: Vec::new(), until_ms, counts: true });
+    fn keep_for(&mut self, node: NodeName, orphan: Orphan, until_ms: u64) {
+        let orphans = self.orphans.entry(node).or_insert(Orphans::new(until_ms));
         orphans.until_ms = orphans.until_ms.max(until_ms);
         orphans.counts = true;
-        orphans.tokens.push(token);
+        orphans.attempts.push(orphan);
     }
 }

@@ -1,10 +1,14 @@
-//! Which task goes to which session: priorities, credit, affinity. No task waits behind a busy node while
-//! another fitting one is idle, because nothing is assigned without credit.
+//! Which task goes to which session: priorities, credit, affinity.
+//!
+//! Nothing is assigned without credit. A session's first credits stand for idle slots; the others, up to its overlap,
+//! for tasks that it prepares meanwhile. A task is given on such an overlap credit only where no session that may have
+//! it has a first one: no task waits behind a busy node while another fitting one is idle. What changes afterwards is
+//! put right by `recall`.
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
-use lamagrid_domain::{Event, LeaseToken, ModelName, QueueName, SessionId, TaskId};
+use lamagrid_domain::{Event, LeaseToken, ModelName, QueueName, SessionId, State, TaskId};
 use lamagrid_wire::message::Assign;
 
 use super::sessions::Session;
@@ -51,7 +55,7 @@ impl Core {
     pub(super) fn enqueue(&mut self, id: TaskId) {
         let task = self.tasks.get_mut(&id).expect("the caller holds a live task");
         task.queued_at_ms = self.clock_ms;
-        let lamagrid_domain::State::Queued { not_before_ms } = task.state else {
+        let State::Queued { not_before_ms } = task.state else {
             unreachable!("only queued tasks are enqueued")
         };
         *self.queue_len.entry(task.spec.queue.clone()).or_default() += 1;
@@ -67,7 +71,7 @@ impl Core {
     /// Takes a task out of the indexes of waiting tasks, if it is there.
     pub(super) fn unqueue(&mut self, id: TaskId) {
         let Some(task) = self.tasks.get_mut(&id) else { return };
-        let lamagrid_domain::State::Queued { not_before_ms } = task.state else { return };
+        let State::Queued { not_before_ms } = task.state else { return };
         task.queue_ms += self.clock_ms.saturating_sub(task.queued_at_ms);
         let key = (task.spec.queue.clone(), task.spec.model.clone());
         let rank = Rank::of(task);
@@ -83,35 +87,58 @@ impl Core {
         }
     }
 
-    /// Gives a waiting task to the best idle session, if there is one.
+    /// Gives a waiting task to the best session that can take it, if there is one, behind tasks that go before it.
     pub(super) fn place(&mut self, id: TaskId) {
-        let Some(task) = self.tasks.get(&id) else { return };
-        let best = self
-            .sessions
-            .values()
-            .filter(|s| self.can_take(s) && s.offers(&task.spec.queue, &task.spec.model))
-            .filter(|s| self.may_have(task, s))
-            // A model in memory beats one that must be loaded; then whoever has been idle longest.
-            .min_by_key(|s| (!s.has_loaded(&task.spec.model), s.last_assigned_ms, s.id))
-            .map(|s| s.id);
-        if let Some(session) = best {
-            self.assign(id, session);
+        while let Some(session) = self.best_for(id) {
+            let next = self.next_for(session).unwrap_or(id);
+            self.assign_best(next);
         }
     }
 
     /// Gives a session work while it has credit and work waits for it.
     pub(super) fn feed(&mut self, session: SessionId) {
         while let Some(id) = self.next_for(session) {
-            self.assign(id, session);
+            self.assign_best(id);
         }
+    }
+
+    fn assign_best(&mut self, id: TaskId) {
+        let session = self.best_for(id).expect("the caller found a session that can take it");
+        #[cfg(test)]
+        self.check_choice(id, session);
+        self.assign(id, session);
+    }
+
+    /// The session that a waiting task goes to now.
+    fn best_for(&self, id: TaskId) -> Option<SessionId> {
+        let task = self.tasks.get(&id).filter(|task| matches!(task.state, State::Queued { .. }))?;
+        let waits = |s: &Session| {
+            #[cfg(test)]
+            if self.fault == Some(super::simulation::Fault::OverlapFirst) {
+                return s.idle_slots() > 0;
+            }
+            s.idle_slots() == 0
+        };
+        let now = |s: &&Session| s.idle_slots() > 0 || !self.unprepared.contains(&id);
+        let can_take = self.sessions.values().filter(|s| self.can_take(s) && self.fits(task, s)).filter(now);
+        // An idle slot beats all else. Then a model in memory beats one that must be loaded; then fewer tasks that
+        // wait for a slot there; then whoever was given nothing for longest.
+        can_take
+            .min_by_key(|s| {
+                (waits(s), !s.has_loaded(&task.spec.model), s.waiting(), s.last_assigned_ms, s.id)
+            })
+            .map(|s| s.id)
+    }
+
+    /// Whether a session serves a task and may have it.
+    pub(super) fn fits(&self, task: &Task, session: &Session) -> bool {
+        session.offers(&task.spec.queue, &task.spec.model) && self.may_have(task, session)
     }
 
     fn next_for(&self, session: SessionId) -> Option<TaskId> {
         let session = self.sessions.get(&session).filter(|s| self.can_take(s))?;
-        session
-            .info
-            .models
-            .iter()
+        let models = session.info.models.iter();
+        models
             .filter_map(|offer| {
                 let waiting = self.waiting.get(&(offer.queue.clone(), offer.model.clone()))?;
                 let mut ranks = waiting.0.iter().take(MAX_SKIPPED);
@@ -126,7 +153,20 @@ impl Core {
         session.has_credit()
             && session.lanes_connected()
             && !session.draining
-            && self.clock_ms.saturating_sub(session.last_seen_ms) < self.settings.scheduler.suspect_after_ms
+            && !self.is_suspect(session)
+            && (session.idle_slots() > 0 || !self.must_keep_free(session))
+    }
+
+    /// Whether a task waits for an idle slot of this session: one that is never prepared beside another. While the
+    /// node prepared others, no slot would become idle.
+    fn must_keep_free(&self, session: &Session) -> bool {
+        let waits = |task: &&Task| matches!(task.state, State::Queued { .. }) && self.fits(task, session);
+        self.unprepared.iter().filter_map(|id| self.tasks.get(id)).any(|task| waits(&task))
+    }
+
+    /// Whether nothing was heard of a session for so long that it gets no new work.
+    pub(super) fn is_suspect(&self, session: &Session) -> bool {
+        self.clock_ms.saturating_sub(session.last_seen_ms) >= self.settings.scheduler.suspect_after_ms
     }
 
     /// A node that failed this task for its own reasons gets it again only where nobody else can.

@@ -2,6 +2,7 @@
 
 use lamagrid_domain::{Event, Failure, FailureKind, LeaseToken, Retry, State, TaskId};
 
+use super::sessions::Orphan;
 use super::{Core, Effect, Now, StoreOp};
 
 impl Core {
@@ -49,12 +50,23 @@ impl Core {
         self.requeue(id, self.clock_ms);
     }
 
+    /// A node did not come back for an attempt.
+    ///
+    /// What ran there may have been its end, which counts. What only waited is innocent, unless its inputs were more
+    /// than the node could bear: it is never prepared beside another task again, so that the next loss says more.
+    pub(super) fn lose_orphan(&mut self, now: Now, orphan: Orphan, counts: bool) {
+        if counts && orphan.waited {
+            self.unprepared.extend(self.task_of(orphan.token));
+        }
+        self.lose(now, orphan.token, counts && !orphan.waited);
+    }
+
     fn requeue(&mut self, id: TaskId, not_before_ms: u64) {
         let task = self.tasks.get_mut(&id).expect("the caller holds a live task");
         if let State::Assigned { token, session } = task.state {
             self.tokens.remove(&token);
             if let Some(session) = self.sessions.get_mut(&session) {
-                session.tokens.remove(&token);
+                session.release(token);
             }
         }
         task.state =

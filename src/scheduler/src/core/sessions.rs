@@ -6,7 +6,10 @@ use lamagrid_domain::{LeaseToken, ModelName, NodeInfo, QueueName, SessionId};
 use lamagrid_wire::message::{Action, Command};
 use lamagrid_wire::router::PeerId;
 
-/// Commands that wait for one session; the oldest is dropped beyond this, a poll's token list repairs it.
+use super::line::{Line, Standing};
+
+/// Commands that wait for one session; beyond this the oldest is dropped. A poll's token list repairs a cancel; a
+/// recall only saves time, so recalls go first.
 const MAX_OUTBOX: usize = 256;
 
 /// One registered stretch of a node's life.
@@ -14,6 +17,10 @@ pub(crate) struct Session {
     pub(crate) id: SessionId,
     pub(crate) info: NodeInfo,
     pub(crate) slots: u16,
+    /// Tasks beyond those that it can prepare while its slots work.
+    pub(crate) overlap: u16,
+    /// What it counts as credit beyond `slots` and `overlap`, and does not get.
+    excess: u64,
     /// Lanes in the order of the welcome, and whether the node connected them.
     pub(crate) lanes: Vec<(QueueName, bool)>,
     /// Its `result` connection, once it spoke there.
@@ -24,6 +31,8 @@ pub(crate) struct Session {
     pub(super) given: u64,
     /// Attempts it works on, and how many polls in a row did not list them.
     pub(crate) tokens: BTreeMap<LeaseToken, u8>,
+    /// The same and what was cancelled, in the order in which slots begin with them.
+    line: Line,
     /// Assignments that it has neither accepted nor delivered, by the lease clock at which that ends the session.
     /// A cancelled one stays: if it got lost on the lane, so did the credit that it used.
     unanswered: BTreeMap<LeaseToken, u64>,
@@ -38,17 +47,21 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    pub(crate) fn new(id: SessionId, info: NodeInfo, slots: u16, now_ms: u64) -> Self {
+    pub(crate) fn new(id: SessionId, info: NodeInfo, slots: u16, overlap: u16, now_ms: u64) -> Self {
         let lanes = info.queues().into_iter().map(|q| (q, false)).collect();
+        let allowed = overlap.min(slots); // more than one prepared task per slot saves no time
         Self {
             id,
             info,
             slots,
+            overlap: allowed,
+            excess: u64::from(overlap - allowed),
             lanes,
             peer: None,
             granted: 0,
             given: 0,
             tokens: BTreeMap::new(),
+            line: Line::default(),
             unanswered: BTreeMap::new(),
             last_seen_ms: now_ms,
             last_assigned_ms: 0,
@@ -81,26 +94,108 @@ impl Session {
         self.lanes.iter().all(|(_, connected)| *connected)
     }
 
-    /// Credit only rises: a repeated or late message takes nothing back. It never passes what the slots allow.
-    pub(crate) fn grant(&mut self, credit: u64) {
-        let ceiling = self.given + u64::from(self.slots);
-        self.granted = self.granted.max(credit.min(ceiling));
+    /// Credit only rises: a repeated or late message takes nothing back. It never passes what slots and overlap
+    /// allow. Gives how much it rose.
+    fn grant(&mut self, credit: u64) -> u64 {
+        let ceiling = self.given + u64::from(self.slots) + u64::from(self.overlap);
+        let before = self.granted;
+        self.granted = before.max(credit.saturating_sub(self.excess).min(ceiling));
+        self.granted - before
+    }
+
+    /// It said how much credit it has: a task has left its slot, or was dropped before.
+    pub(crate) fn ready(&mut self, credit: u64) {
+        let rise = self.grant(credit);
+        self.line.freed(rise);
+    }
+
+    /// An attempt is over on the node; its credit comes with it, unless it came when its slot was left.
+    pub(crate) fn delivered(&mut self, token: LeaseToken, credit: u64) {
+        self.answered(token);
+        let rise = self.grant(credit);
+        self.tokens.remove(&token);
+        self.line.delivered(token);
+        self.line.freed(rise.saturating_sub(1));
+    }
+
+    fn free(&self) -> u64 {
+        self.granted - self.given
     }
 
     pub(crate) fn has_credit(&self) -> bool {
-        self.granted > self.given
+        self.free() > 0
+    }
+
+    /// Tasks that it could begin with at once: its first credits.
+    pub(crate) fn idle_slots(&self) -> u64 {
+        self.free().saturating_sub(u64::from(self.overlap))
+    }
+
+    /// Attempts that no slot has begun with. A task uses its credit until it has left its slot, so whatever uses
+    /// credit beyond the slots waits for one.
+    ///
+    /// A node that drains gives no credit back: its last attempts look as if they waited.
+    pub(crate) fn waiting(&self) -> u64 {
+        u64::from(self.overlap).saturating_sub(self.free())
+    }
+
+    /// Those of them that somebody waits for, and whether it was asked to give them back; oldest first.
+    pub(crate) fn on_overlap(&self) -> Vec<(LeaseToken, bool)> {
+        if self.overlap == 0 {
+            Vec::new()
+        } else if self.peer.is_none() {
+            self.line.left_waiting().collect()
+        } else {
+            self.line.last(self.waiting()).collect()
+        }
+    }
+
+    /// Its live attempts in the order in which they were given.
+    pub(crate) fn in_line(&self) -> Vec<LeaseToken> {
+        self.line.wanted().collect()
     }
 
     pub(crate) fn give(&mut self, token: LeaseToken, now_ms: u64, accept_by_ms: u64) {
         self.given += 1;
         self.last_assigned_ms = now_ms;
         self.tokens.insert(token, 0);
+        self.line.give(token);
         self.unanswered.insert(token, accept_by_ms);
     }
 
+    /// Keeps an attempt of the node's last session, behind those that were kept before.
+    pub(crate) fn adopt(&mut self, token: LeaseToken, standing: Standing) {
+        self.tokens.insert(token, 0);
+        self.line.adopt(token, standing);
+    }
+
+    /// Nobody waits for an attempt any more.
+    pub(crate) fn release(&mut self, token: LeaseToken) {
+        if self.tokens.remove(&token).is_some() {
+            self.line.unwanted(token);
+        }
+    }
+
+    /// The node was told to drop an attempt, or has none of that token.
+    pub(crate) fn dropped(&mut self, token: LeaseToken) {
+        self.tokens.remove(&token);
+        self.line.dropped(token);
+    }
+
     /// It spoke of an assignment, so its lane works.
-    pub(crate) fn answered(&mut self, token: LeaseToken) {
+    fn answered(&mut self, token: LeaseToken) {
         self.unanswered.remove(&token);
+    }
+
+    /// It has an assignment and will begin with it after those that it accepted before.
+    pub(crate) fn accepted(&mut self, token: LeaseToken) {
+        self.answered(token);
+        self.line.accepted(token);
+    }
+
+    #[cfg(test)]
+    pub(crate) fn mark_recalled(&mut self, token: LeaseToken) {
+        self.line.recalled(token);
     }
 
     #[cfg(test)]
@@ -129,13 +224,16 @@ impl Session {
     }
 
     pub(crate) fn command(&mut self, action: Action) {
-        if self.outbox.len() >= MAX_OUTBOX
-            && let Action::Cancel { token } = self.outbox.remove(0).action
-        {
-            self.stopped.remove(&token);
+        if self.outbox.len() >= MAX_OUTBOX {
+            let recall = self.outbox.iter().position(|c| matches!(c.action, Action::Recall { .. }));
+            if let Action::Cancel { token } = self.outbox.remove(recall.unwrap_or(0)).action {
+                self.stopped.remove(&token);
+            }
         }
-        if let Action::Cancel { token } = &action {
-            self.stopped.insert(*token);
+        match action {
+            Action::Cancel { token } => _ = self.stopped.insert(token),
+            Action::Recall { token } => self.line.recalled(token),
+            Action::Drain => {}
         }
         self.outbox.push(Command { seq: self.next_command, action });
         self.next_command += 1;
@@ -163,9 +261,18 @@ impl Session {
     }
 }
 
+/// An attempt whose session ended.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Orphan {
+    pub(crate) token: LeaseToken,
+    /// No slot had begun with it, by the credit that its session had given: its node's end is not its doing.
+    pub(crate) waited: bool,
+}
+
 /// Attempts whose session ended and whose node may come back for them.
 pub(crate) struct Orphans {
-    pub(crate) tokens: Vec<LeaseToken>,
+    /// In the order in which they were given; after a restart, in that of acceptance.
+    pub(crate) attempts: Vec<Orphan>,
     /// Lease clock; after this the node is lost.
     pub(crate) until_ms: u64,
     /// Whether the loss counts as a crash of the task's node, which a restart of the scheduler does not.
@@ -173,7 +280,32 @@ pub(crate) struct Orphans {
 }
 
 impl Orphans {
+    pub(crate) fn new(until_ms: u64) -> Self {
+        Self { attempts: Vec::new(), until_ms, counts: true }
+    }
+
     pub(crate) fn after_restart(until_ms: u64) -> Self {
-        Self { tokens: Vec::new(), until_ms, counts: false }
+        Self { attempts: Vec::new(), until_ms, counts: false }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_outbox_drops_a_recall_rather_than_a_cancel() {
+        let info = crate::core::tests::info("n", 1, &[("gpu", "lama")]);
+        let mut session = Session::new(SessionId::from_bytes([1; 16]), info, 1, 1, 0);
+        let token = |n: usize| LeaseToken::from_bytes((n as u128).to_be_bytes());
+        session.command(Action::Cancel { token: token(0) });
+        session.command(Action::Recall { token: token(1) });
+        (2..MAX_OUTBOX + 1).for_each(|n| session.command(Action::Cancel { token: token(n) }));
+        let left = session.commands();
+        assert_eq!(left.len(), MAX_OUTBOX);
+        assert_eq!(left[0].action, Action::Cancel { token: token(0) });
+        assert!(!left.iter().any(|c| matches!(c.action, Action::Recall { .. })));
+        session.command(Action::Cancel { token: token(0) });
+        assert_eq!(session.commands()[0].action, Action::Cancel { token: token(2) });
     }
 }

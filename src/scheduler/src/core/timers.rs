@@ -53,11 +53,11 @@ impl Core {
             .collect();
         for node in over {
             let orphans = self.orphans.remove(&node).expect("listed above");
-            if !orphans.tokens.is_empty() {
-                tracing::warn!(%node, tasks = orphans.tokens.len(), "node did not come back, its tasks wait again");
+            if !orphans.attempts.is_empty() {
+                tracing::warn!(%node, tasks = orphans.attempts.len(), "node did not come back, its tasks wait again");
             }
-            for token in orphans.tokens {
-                self.lose(now, token, orphans.counts);
+            for orphan in orphans.attempts {
+                self.lose_orphan(now, orphan, orphans.counts);
             }
         }
     }

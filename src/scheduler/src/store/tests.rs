@@ -31,6 +31,7 @@ fn spec(n: u8, durability: Durability) -> TaskSpec {
         priority: -3,
         durability,
         deadline_wall_ms: Some(77),
+        output: lamagrid_domain::OutputForm::Raw,
         blobs: vec![meta(Role::Image, b"image"), meta(Role::Mask, b"mask")],
     }
 }

@@ -77,6 +77,10 @@ fn spec() -> TaskSpec {
         priority: -7,
         durability: Durability::Process,
         deadline_wall_ms: Some(1_700_000_000_123),
+        output: lamagrid_domain::OutputForm::Encoded {
+            format: lamagrid_domain::PictureFormat::Webp,
+            quality: 95,
+        },
         blobs: vec![encoded, blob(Role::Mask), blob(Role::Example)],
     }
 }
@@ -85,9 +89,11 @@ fn stages() -> Stages {
     Stages {
         queue_ms: 1.0,
         transfer_ms: 2.5,
+        decode_ms: 1.25,
         load_ms: 3.0,
         infer_ms: 4.25,
         pixels_ms: 5.0,
+        encode_ms: 2.25,
         store_ms: 6.0,
         total_ms: 21.75,
     }
@@ -189,7 +195,14 @@ fn control() -> Vec<Sample> {
     ];
     vec![
         request(
-            Hello { info: node(), slots: 2, running: vec![token()], held: vec![token(), token()] }.into(),
+            Hello {
+                info: node(),
+                slots: 2,
+                overlap: 1,
+                running: vec![token()],
+                held: vec![token(), token()],
+            }
+            .into(),
         ),
         request(Poll { session: session(), running: vec![token()], acknowledged: 300, refused }.into()),
         request(Goodbye { session: session() }.into()),

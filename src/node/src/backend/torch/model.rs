@@ -2,17 +2,16 @@
 //! f32 `1x3xHxW`.
 
 use std::collections::BTreeMap;
+use std::mem::MaybeUninit;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use lamagrid_domain::{Failure, FailureKind, ModelName, ModelOffer, Params, Scalar, Stages};
-use lamagrid_imaging::{
-    Bgr, Gray, HdStrategy, Image, InpaintError, PadRule, Rgb, boxes_from_mask, inpaint, mask_to_i64,
-    nchw_f32_to_bgr, rgb_to_nchw_f32,
-};
+use lamagrid_imaging::{HdStrategy, InpaintError, PadRule, Patch, inpaint};
 use lamagrid_node::backend::{Answer, Backend, Progress, Work, inference_failure, stopped};
 use lamagrid_node::settings::{ModelPlan, Source};
 use lamagrid_node::weights::Weights;
+use tch::kind::Element;
 use tch::{CModule, Device, Kind, TchError, Tensor};
 
 /// What upstream's page sends for lama: strategy, resize limit, crop trigger, crop margin.
@@ -75,22 +74,23 @@ impl Backend for Torch {
             Failure::new(FailureKind::Internal, format!("the model {} was not loaded", work.spec.model))
         })?;
         let strategy = strategy(&work.spec.params)?;
-        let passes = passes(&strategy, &work);
         let mut inferring = Duration::ZERO;
-        let mut pass = 0;
-        let mut forward = |image: &Image<Rgb>, mask: &Gray| {
-            if progress.step(pass, passes).is_break() {
+        let mut passes = 0;
+        let mut forward = |patch: &Patch<'_>| {
+            let (pass, of) = patch.pass();
+            passes = of;
+            if progress.step(steps(pass), steps(of)).is_break() {
                 return Err(stopped());
             }
+            let inputs = Inputs::of(patch, self.device).map_err(|error| failure(&error))?;
             let began = Instant::now();
-            let answer = tch::no_grad(|| run_module(module, image, mask, self.device));
+            let answer = tch::no_grad(|| inputs.run(module)).map_err(|error| failure(&error));
             inferring += began.elapsed();
-            pass += 1;
-            answer
+            answer?.checked(patch.shape())
         };
         let image =
             inpaint(work.image, &work.mask, &strategy, &pad, &mut forward).map_err(inpaint_failure)?;
-        if progress.step(passes, passes).is_break() {
+        if progress.step(steps(passes), steps(passes)).is_break() {
             return Err(stopped());
         }
         let ms = |duration: Duration| duration.as_secs_f64() * 1_000.0;
@@ -163,49 +163,84 @@ fn strategy(params: &Params) -> Result<HdStrategy, Failure> {
     ))
 }
 
-/// How often the model will run: once, or once per blob of the mask.
-fn passes(strategy: &HdStrategy, work: &Work<'_>) -> u32 {
-    match *strategy {
-        HdStrategy::Crop { trigger, .. } if work.image.height().max(work.image.width()) as i64 > trigger => {
-            u32::try_from(boxes_from_mask(&work.mask).len()).unwrap_or(u32::MAX)
+fn steps(passes: usize) -> u32 {
+    u32::try_from(passes).unwrap_or(u32::MAX)
+}
+
+fn failure(error: &TchError) -> Failure {
+    inference_failure(&error.to_string())
+}
+
+/// What lama's `forward` takes.
+struct Inputs {
+    /// float32 `(1, 3, H, W)`.
+    image: Tensor,
+    /// int64 `(1, 1, H, W)`.
+    mask: Tensor,
+}
+
+impl Inputs {
+    fn of(patch: &Patch<'_>, device: Device) -> Result<Self, TchError> {
+        // A patch's sides are at most 2^24.
+        let (height, width) = (patch.shape().0 as i64, patch.shape().1 as i64);
+        let image = filled([1, 3, height, width], |write| patch.image_nchw_f32(write))?;
+        let mask = filled([1, 1, height, width], |write| patch.mask_nchw_i64(write))?;
+        Ok(Self { image: image.f_to_device(device)?, mask: mask.f_to_device(device)? })
+    }
+
+    fn run(self, module: &CModule) -> Result<Answered, TchError> {
+        let answer = module.forward_ts(&[self.image, self.mask])?;
+        let answer = answer.f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?;
+        answer.f_contiguous()?.f_resolve_neg().map(Answered)
+    }
+}
+
+/// A new CPU tensor of `shape`: `fill` gets what writes rows to it, and writes all of them.
+///
+/// Filled where it lies, in memory of libtorch's own: a copy costs as much again, and memory of ours would have
+/// to outlive a model that keeps its input.
+fn filled<T: Element + Copy>(
+    shape: [i64; 4],
+    fill: impl FnOnce(&mut dyn FnMut(usize, &[T])),
+) -> Result<Tensor, TchError> {
+    let tensor = Tensor::f_empty(shape, (T::KIND, Device::Cpu))?;
+    let first = tensor.data_ptr().cast::<MaybeUninit<T>>();
+    // SAFETY: a tensor just made is contiguous and has `numel` elements of `T::KIND`, which is `T`; no one else
+    // knows of it yet, it lives until the end of this function, and `MaybeUninit` claims nothing of its content.
+    #[expect(unsafe_code, reason = "libtorch lends its memory as a pointer")]
+    let values = unsafe { std::slice::from_raw_parts_mut(first, tensor.numel()) };
+    fill(&mut |at, row| {
+        values[at..at + row.len()].write_copy_of_slice(row);
+    });
+    Ok(tensor)
+}
+
+/// What a model gave: a float32 tensor on the CPU, contiguous, with no lazy sign.
+struct Answered(Tensor);
+
+impl Answered {
+    /// The answer, if it has the shape of what the model was given.
+    fn checked(self, (height, width): (usize, usize)) -> Result<Self, Failure> {
+        let size = self.0.size();
+        if size != [1, 3, height as i64, width as i64] {
+            let text = format!(
+                "the model answered a tensor of shape {size:?} where [1, 3, {height}, {width}] is needed"
+            );
+            return Err(Failure::new(FailureKind::Inference, text));
         }
-        HdStrategy::Crop { .. } | HdStrategy::Resize { .. } | HdStrategy::Original => 1,
+        Ok(self)
     }
 }
 
-fn run_module(
-    module: &CModule,
-    image: &Image<Rgb>,
-    mask: &Gray,
-    device: Device,
-) -> Result<Image<Bgr>, Failure> {
-    let (height, width) = image.shape();
-    let answer =
-        forward(module, image, mask, device).map_err(|error| inference_failure(&error.to_string()))?;
-    let size = answer.size();
-    // An image's sides are at most 2^24.
-    if size != [1, 3, height as i64, width as i64] {
-        let text = format!(
-            "the model answered a tensor of shape {size:?} where [1, 3, {height}, {width}] is needed"
-        );
-        return Err(Failure::new(FailureKind::Inference, text));
+impl AsRef<[f32]> for Answered {
+    fn as_ref(&self) -> &[f32] {
+        let first = self.0.data_ptr().cast::<f32>();
+        // SAFETY: the tensor is as this type says, so that `numel` values lie there in a row, and stays alive as
+        // long as `self`. Nothing writes to it: models run one at a time, and none while an answer is read.
+        #[expect(unsafe_code, reason = "libtorch lends its memory as a pointer")]
+        let values = unsafe { std::slice::from_raw_parts(first, self.0.numel()) };
+        values
     }
-    let values = to_vec(&answer).map_err(|error| inference_failure(&error.to_string()))?;
-    nchw_f32_to_bgr(&values, height, width)
-        .map_err(|error| Failure::new(FailureKind::Internal, error.to_string()))
-}
-
-fn forward(module: &CModule, image: &Image<Rgb>, mask: &Gray, device: Device) -> Result<Tensor, TchError> {
-    let (height, width) = (image.height() as i64, image.width() as i64);
-    let tensor = |tensor: Tensor, channels| tensor.f_view([1, channels, height, width])?.f_to_device(device);
-    let image = tensor(Tensor::f_from_slice(&rgb_to_nchw_f32(image))?, 3)?;
-    let mask = tensor(Tensor::f_from_slice(&mask_to_i64(mask))?, 1)?;
-    module.forward_ts(&[image, mask])
-}
-
-fn to_vec(answer: &Tensor) -> Result<Vec<f32>, TchError> {
-    let flat = answer.f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?.f_contiguous()?.f_view([-1])?;
-    Vec::try_from(&flat)
 }
 
 fn inpaint_failure(error: InpaintError<Failure>) -> Failure {
@@ -215,6 +250,6 @@ fn inpaint_failure(error: InpaintError<Failure>) -> Failure {
         | InpaintError::EmptyResize { .. }
         | InpaintError::EmptyCrop { .. } => Failure::new(FailureKind::InvalidInput, error.to_string()),
         InpaintError::Image(_) => Failure::new(FailureKind::InvalidInput, error.to_string()),
-        InpaintError::AnswerShape { .. } => Failure::new(FailureKind::Inference, error.to_string()),
+        InpaintError::AnswerLength { .. } => Failure::new(FailureKind::Inference, error.to_string()),
     }
 }

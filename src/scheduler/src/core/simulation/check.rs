@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use lamagrid_domain::{LeaseToken, State};
+use lamagrid_domain::{LeaseToken, SessionId, State, TaskId};
 use lamagrid_wire::message::{AttemptOutcome, Delivery};
 
 use super::Fault;
@@ -43,7 +43,7 @@ impl Core {
             }
         }
         let held: usize = self.sessions.values().map(|s| s.tokens.len()).sum::<usize>()
-            + self.orphans.values().map(|o| o.tokens.len()).sum::<usize>();
+            + self.orphans.values().map(|o| o.attempts.len()).sum::<usize>();
         ensure!(held == assigned, Structure, "{held} tokens are held for {assigned} assigned tasks");
         ensure!(
             self.deadlines.len() == with_deadline,
@@ -57,6 +57,7 @@ impl Core {
         }
         self.check_waiting(assigned)?;
         self.check_sessions()?;
+        self.check_overlap()?;
         self.check_ended(assigned)?;
         let followed: usize = self.followed.values().map(std::collections::BTreeSet::len).sum();
         ensure!(followed == follows, Structure, "{follows} followers, {followed} followed");
@@ -68,7 +69,7 @@ impl Core {
         ensure!(self.tokens.get(&token) == Some(&id), Structure, "token {token} does not lead to task {id}");
         let State::Assigned { session, .. } = task.state else { return Ok(()) };
         let sessions = self.sessions.values().filter(|s| s.tokens.contains_key(&token));
-        let orphaned = self.orphans.values().flat_map(|o| &o.tokens).filter(|t| **t == token).count();
+        let orphaned = self.orphans.values().flat_map(|o| &o.attempts).filter(|o| o.token == token).count();
         let mut held_by = sessions.map(|s| s.id).collect::<Vec<_>>();
         ensure!(
             held_by.len() + orphaned == 1,
@@ -165,9 +166,17 @@ impl Core {
                 session.granted
             );
             ensure!(
-                session.granted <= session.given + u64::from(session.slots),
+                session.granted <= session.given + u64::from(session.slots) + u64::from(session.overlap),
                 Structure,
-                "{} was granted more than its slots",
+                "{} was granted more than its slots and overlap",
+                session.info.name
+            );
+            let mut in_line = session.in_line();
+            in_line.sort_unstable();
+            ensure!(
+                in_line.iter().eq(session.tokens.keys()),
+                Structure,
+                "{}: its line is {in_line:?}",
                 session.info.name
             );
             let twin = self.sessions.values().skip(i + 1).find(|s| s.info.name == session.info.name);
@@ -184,6 +193,61 @@ impl Core {
             }
         }
         Ok(())
+    }
+
+    /// No task waits behind a busy node while a fitting slot of another is idle, unless it was asked for or that
+    /// slot will be taken by one that was.
+    fn check_overlap(&self) -> Result<(), Violation> {
+        if let Some(what) = &self.wrong {
+            return Err(Violation { kind: Kind::Waits, what: what.clone() });
+        }
+        let dead = self.unprepared.iter().find(|id| !self.tasks.contains_key(*id));
+        ensure!(dead.is_none(), Structure, "{dead:?} has ended and is never to be prepared");
+        let waiting = self.waiting_on_nodes();
+        for waits in waiting.iter().filter(|w| !w.recalled) {
+            for idle in self.sessions.values().filter(|s| self.can_take(s) && s.idle_slots() > 0) {
+                if !self.fits(&self.tasks[&waits.task], idle) {
+                    continue;
+                }
+                let promised = waiting.iter().filter(|w| w.recalled && self.fits(&self.tasks[&w.task], idle));
+                ensure!(
+                    promised.count() as u64 >= idle.idle_slots(),
+                    Waits,
+                    "task {} waits for a slot while {} is idle",
+                    waits.task,
+                    idle.info.name
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// Called with every assignment just before it: overlap is used where no fitting slot is idle.
+    pub(crate) fn check_choice(&mut self, id: TaskId, chosen: SessionId) {
+        let (task, session) = (&self.tasks[&id], &self.sessions[&chosen]);
+        if session.granted - session.given > u64::from(session.overlap) {
+            return;
+        }
+        if self.unprepared.contains(&id) {
+            self.wrong.get_or_insert(format!("task {id} is prepared again beside another"));
+            return;
+        }
+        let idle = self.sessions.values().find(|s| {
+            let first = s.granted.checked_sub(s.given + u64::from(s.overlap)).is_some_and(|n| n > 0);
+            first && self.can_take(s) && self.fits(task, s)
+        });
+        if let Some(idle) = idle {
+            let what =
+                format!("task {id} was given to busy {} while {} is idle", session.info.name, idle.info.name);
+            self.wrong.get_or_insert(what);
+        }
+    }
+
+    /// [`Fault::RecallUnsent`]: an attempt counts as asked for, and its node never hears of it.
+    pub(crate) fn forget_to_recall(&mut self, holder: SessionId, token: LeaseToken) {
+        if let Some(session) = self.sessions.get_mut(&holder) {
+            session.mark_recalled(token);
+        }
     }
 
     fn check_ended(&self, assigned: usize) -> Result<(), Violation> {
@@ -224,12 +288,7 @@ impl Core {
     }
 
     /// [`Fault::DoubleAccept`]: a second delivery of an ended task is taken as well.
-    pub(crate) fn accept_twice(
-        &mut self,
-        _now: Now,
-        known: Option<lamagrid_domain::TaskId>,
-        delivery: &Delivery,
-    ) {
+    pub(crate) fn accept_twice(&mut self, _now: Now, known: Option<TaskId>, delivery: &Delivery) {
         if self.fault != Some(Fault::DoubleAccept) {
             return;
         }

@@ -83,7 +83,8 @@ impl Client {
 
     /// One turn of the storm, or of the calm after it.
     pub(super) fn turn(&mut self, net: &mut Network, ids: &[TaskId]) {
-        let ms = if net.calm { net.random.between(80, 160) } else { net.random.between(10, 260) };
+        let ms =
+            if net.calm { net.random.between(80, 160) } else { net.random.between(10, net.weather.rest_ms) };
         net.after(ms, Event::ClientTurn { client: self.index });
         if net.now.mono_ms < self.away_until_ms {
             return;
@@ -190,6 +191,7 @@ impl Client {
             priority: [0, 0, 0, -5, 5][net.random.below(5) as usize],
             durability: if net.random.chance(500) { Durability::Full } else { Durability::Process },
             deadline_wall_ms: deadline,
+            output: lamagrid_domain::OutputForm::Raw,
             blobs: vec![image],
         };
         let mine = Mine { spec, phase: Phase::Wanted, asked_ms: net.now.mono_ms };

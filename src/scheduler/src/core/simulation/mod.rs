@@ -33,12 +33,18 @@ pub(crate) enum Fault {
     RowForgotten,
     /// A delivery is taken from somebody who does not hold the lease.
     StaleAccepted,
+    /// Busy nodes are given tasks to prepare while others are idle.
+    OverlapFirst,
+    /// What waits on a busy node is not asked for, though the core believes so.
+    RecallUnsent,
+    /// The end of a node is held against tasks that it had not begun with.
+    InnocentCounted,
 }
 
 /// Steps in the ordinary test run.
 const STEPS: u64 = 1_000_000;
 /// Steps within which a planted fault must have been seen.
-const STEPS_TO_SEE: u64 = 100_000;
+const STEPS_TO_SEE: u64 = 200_000;
 
 /// What a million steps must have met.
 const HAPPENS: &[&str] = &[
@@ -51,10 +57,13 @@ const HAPPENS: &[&str] = &[
     "expired",
     "farewell",
     "forgotten",
+    "given on overlap",
     "inference",
     "internal",
     "node_lost",
     "out_of_memory",
+    "recalled",
+    "recalled too late",
     "refused: invalid_input",
     "refused: overloaded",
     "rejected",
@@ -63,7 +72,9 @@ const HAPPENS: &[&str] = &[
     "scheduler starts",
     "session gone",
     "stored elsewhere",
+    "taken without asking",
     "unknown_model",
+    "waiting known",
     "welcome",
 ];
 
@@ -137,6 +148,7 @@ fn seen(fault: Fault) -> Violation {
         let ran = world.run();
         steps += world.steps;
         if let Err(violation) = ran {
+            eprintln!("{fault:?} was seen after {steps} steps");
             return violation;
         }
         assert!(steps < STEPS_TO_SEE, "{fault:?} was not seen in {steps} steps");
@@ -162,4 +174,19 @@ fn a_forgotten_row_is_seen() {
 #[test]
 fn a_stale_token_is_seen() {
     assert_eq!(seen(Fault::StaleAccepted).kind, Kind::StaleAccepted);
+}
+
+#[test]
+fn overlap_beside_an_idle_node_is_seen() {
+    assert_eq!(seen(Fault::OverlapFirst).kind, Kind::Waits);
+}
+
+#[test]
+fn a_recall_that_is_not_sent_is_seen() {
+    assert_eq!(seen(Fault::RecallUnsent).kind, Kind::Waits);
+}
+
+#[test]
+fn a_crash_that_is_held_against_a_waiting_task_is_seen() {
+    assert_eq!(seen(Fault::InnocentCounted).kind, Kind::Illegal);
 }

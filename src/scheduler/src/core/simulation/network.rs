@@ -56,6 +56,10 @@ pub(super) enum NodeTimer {
     Poll(u32),
     /// The request of this number was not answered.
     Silence(u32),
+    /// The inputs of an attempt are decoded.
+    Prepared(LeaseToken),
+    /// The device is done with an attempt.
+    LeaveSlot(LeaseToken),
     Finish(LeaseToken),
     Heartbeat(u32),
 }
@@ -142,6 +146,17 @@ pub(super) struct Weather {
     pub(super) commit_fails: u64,
     pub(super) commit_ms: u64,
     pub(super) mischief_ms: u64,
+    /// Attempts that take seconds.
+    pub(super) long: u64,
+    /// Clients rest at most so long between two turns.
+    pub(super) rest_ms: u64,
+}
+
+impl Weather {
+    /// Whether what is sent arrives, once and in order, while a connection lasts.
+    pub(super) fn is_fair(&self) -> bool {
+        (self.lost, self.repeated, self.late) == (0, 0, 0)
+    }
 }
 
 struct Entry {

@@ -108,10 +108,38 @@ impl Grid {
     /// Registers a ready node of one model of `gpu`, whose session is the next number that is drawn.
     #[track_caller]
     pub(super) fn join(&mut self, name: &str, model: &str, session: u8, slots: u16) {
+        self.join_with_overlap(name, model, session, (slots, 0), &[]);
+    }
+
+    /// The same with `(slots, overlap)`; its first credit has these effects.
+    #[track_caller]
+    pub(super) fn join_with_overlap(
+        &mut self,
+        name: &str,
+        model: &str,
+        session: u8,
+        (slots, overlap): (u16, u16),
+        effects: &[&str],
+    ) {
         let welcome = format!("{name}: welcome #{session} lanes [gpu] abandoned []");
-        self.check(hello(name, 1, model, slots, &[], &[]), &[&welcome]);
+        let info = info(name, 1, &[("gpu", model)]);
+        self.check(hello_with_overlap(info, (slots, overlap), &[], &[]), &[&welcome]);
         self.check(lane_connected(session), &[]);
-        self.check(ready(name, session, u64::from(slots)), &[]);
+        self.check(ready(name, session, u64::from(slots + overlap)), effects);
+    }
+
+    /// One input with the effects as they are.
+    pub(super) fn handle(&mut self, input: Input) -> Vec<Effect> {
+        let effects = self.core.handle(self.now, input);
+        self.core.check().unwrap();
+        effects
+    }
+
+    /// Inputs whose effects are checked elsewhere.
+    pub(super) fn pass_in(&mut self, inputs: impl IntoIterator<Item = Input>) {
+        for input in inputs {
+            self.handle(input);
+        }
     }
 }
 
@@ -146,6 +174,7 @@ pub(super) fn spec(n: u8) -> TaskSpec {
         priority: 0,
         durability: Durability::Full,
         deadline_wall_ms: None,
+        output: lamagrid_domain::OutputForm::Raw,
         blobs: vec![image],
     }
 }
@@ -182,7 +211,7 @@ pub(super) fn release(n: u8) -> Input {
     client("c", Release { id: id(n), owner: owner() })
 }
 
-pub(super) fn info(name: &str, pid: u32, models: &[(&str, &str)]) -> NodeInfo {
+pub(in crate::core) fn info(name: &str, pid: u32, models: &[(&str, &str)]) -> NodeInfo {
     let offer = |(queue, model): &(&str, &str)| ModelOffer {
         model: model.parse().unwrap(),
         queue: queue.parse().unwrap(),
@@ -206,9 +235,18 @@ fn control(name: &str, request: impl Into<ControlRequest>) -> Input {
 }
 
 pub(super) fn hello_of(info: NodeInfo, slots: u16, running: &[u8], held: &[u8]) -> Input {
+    hello_with_overlap(info, (slots, 0), running, held)
+}
+
+pub(super) fn hello_with_overlap(
+    info: NodeInfo,
+    (slots, overlap): (u16, u16),
+    running: &[u8],
+    held: &[u8],
+) -> Input {
     let name = info.name.to_string();
     let tokens = |list: &[u8]| list.iter().copied().map(token).collect();
-    control(&name, Hello { info, slots, running: tokens(running), held: tokens(held) })
+    control(&name, Hello { info, slots, overlap, running: tokens(running), held: tokens(held) })
 }
 
 pub(super) fn hello(name: &str, pid: u32, model: &str, slots: u16, running: &[u8], held: &[u8]) -> Input {
@@ -238,6 +276,11 @@ pub(super) fn result(name: &str, request: impl Into<ResultRequest>) -> Input {
 
 pub(super) fn ready(name: &str, s: u8, credit: u64) -> Input {
     result(name, Ready { session: session(s), credit, loaded: Vec::new() })
+}
+
+/// Free credit, and which model is in memory.
+pub(super) fn ready_with(name: &str, s: u8, credit: u64, loaded: &str) -> Input {
+    result(name, Ready { session: session(s), credit, loaded: vec![loaded.parse().unwrap()] })
 }
 
 pub(super) fn accept(name: &str, s: u8, t: u8) -> Input {
@@ -383,6 +426,7 @@ fn control_line(reply: &ControlReply) -> String {
         ControlReply::Commands(m) => {
             let command = |c: &lamagrid_wire::message::Command| match c.action {
                 Action::Cancel { token } => format!("{} cancel {}", c.seq, tokens(&[token])),
+                Action::Recall { token } => format!("{} recall {}", c.seq, tokens(&[token])),
                 Action::Drain => format!("{} drain", c.seq),
             };
             format!("commands [{}]", m.commands.iter().map(command).collect::<Vec<_>>().join(", "))

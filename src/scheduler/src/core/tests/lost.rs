@@ -181,7 +181,7 @@ fn lanes_that_cannot_be_bound_end_the_session() {
     grid.check(Input::LanesFailed { session, reason: "no room".into() }, &[]);
 }
 
-fn stored(n: u8, assigned: Option<u8>) -> StoredTask {
+pub(super) fn stored(n: u8, assigned: Option<u8>) -> StoredTask {
     let spec = spec(n);
     StoredTask::Live {
         digest: lamagrid_wire::payload_digest(&spec),

@@ -5,4 +5,7 @@ mod clients;
 mod grid;
 mod lost;
 mod nodes;
+mod overlap;
 mod retries;
+
+pub(super) use grid::info;

@@ -7,9 +7,19 @@ impl Oracle {
         let (id, credit) = match request {
             ResultRequest::Ready(ready) => (ready.session, ready.credit),
             ResultRequest::Delivery(delivery) => (delivery.session, delivery.credit),
-            ResultRequest::Accept(_) => return,
+            ResultRequest::Accept(accept) => {
+                if let Some(session) = self.sessions.get_mut(&accept.session)
+                    && let Some(number @ None) = session.numbers.get_mut(&accept.token)
+                {
+                    session.accepted += 1;
+                    *number = Some(session.accepted);
+                }
+                return;
+            }
         };
         if let Some(session) = self.sessions.get_mut(&id) {
+            let ceiling = session.given + session.slots + session.overlap;
+            let credit = credit.saturating_sub(session.excess).min(ceiling);
             session.granted = session.granted.max(credit);
         }
     }
@@ -64,6 +74,8 @@ impl Oracle {
             });
         };
         target.given += 1;
+        target.numbers.insert(token, None);
+        let on_overlap = target.granted < target.given + target.overlap;
         ensure!(target.given <= target.granted, Structure, "{node} was given more than its credit");
         ensure!(target.info.name == *node, Structure, "the row of {id} names another node than its lane");
         let offered = target.info.models.iter().any(|o| o.model == model && o.queue == queue);
@@ -81,6 +93,9 @@ impl Oracle {
                 ensure!(shuns, Order, "task {id} was served before {other}, which is better");
             }
         }
+        if on_overlap {
+            self.note("given on overlap");
+        }
         Ok(())
     }
 
@@ -92,7 +107,20 @@ impl Oracle {
         let mut info = hello.info.clone();
         info.models.retain(|o| !welcome.refused.iter().any(|r| r.queue == o.queue));
         let node = info.name.clone();
-        self.sessions.insert(welcome.session, Session { info, granted: 0, given: 0 });
+        let (slots, offered) = (u64::from(hello.slots), u64::from(hello.overlap));
+        let overlap = offered.min(slots);
+        let excess = offered - overlap;
+        let session = Session {
+            info,
+            slots,
+            overlap,
+            excess,
+            granted: 0,
+            given: 0,
+            numbers: BTreeMap::new(),
+            accepted: 0,
+        };
+        self.sessions.insert(welcome.session, session);
         self.note("welcome");
         let mut adopted = 0;
         for (id, task) in &mut self.live {
@@ -108,6 +136,7 @@ impl Oracle {
                 "task {id} stays with {node}, which was told to drop it or never had it"
             );
             task.state = legal(&task.state, Event::Adopt { session: welcome.session }, *id)?;
+            self.innocent.remove(&token); // it may have begun since
             adopted += 1;
         }
         (0..adopted).for_each(|_| self.note("adopted"));

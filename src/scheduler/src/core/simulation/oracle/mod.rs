@@ -39,6 +39,8 @@ pub(crate) enum Kind {
     Leak,
     /// A worse task was served before a better one.
     Order,
+    /// A task waits behind a busy node while another one, which may have it, is idle.
+    Waits,
     /// Without faults something did not end in time.
     Stuck,
 }
@@ -117,8 +119,24 @@ impl Told {
 
 struct Session {
     info: NodeInfo,
+    slots: u64,
+    overlap: u64,
+    /// Credit that it counts and does not get, because it offers more overlap than slots.
+    excess: u64,
     granted: u64,
     given: u64,
+    /// Assignments of this session, numbered from 1 as they were accepted.
+    numbers: BTreeMap<LeaseToken, Option<u64>>,
+    accepted: u64,
+}
+
+impl Session {
+    /// Attempts that no slot can have begun with, by their numbers alone: so many were given after each that it
+    /// waits, even if the later ones are over.
+    fn certainly_waiting(&self) -> impl Iterator<Item = LeaseToken> {
+        let waits = |number: &Option<u64>| number.is_some_and(|n| n + self.overlap > self.granted);
+        self.numbers.iter().filter(move |(_, number)| waits(number)).map(|(token, _)| *token)
+    }
 }
 
 /// What clients were promised, over all lives of the scheduler.
@@ -136,6 +154,8 @@ pub(in crate::core::simulation) struct Oracle {
     tombstones: HashSet<TaskId>,
     sessions: BTreeMap<SessionId, Session>,
     tokens: HashSet<LeaseToken>,
+    /// Attempts that no slot had begun with when their session ended.
+    innocent: HashSet<LeaseToken>,
     promises: HashMap<TaskId, Promise>,
     retention_ms: u64,
     /// How often what happened: a storm that never rains proves nothing.
@@ -150,6 +170,7 @@ impl Oracle {
             tombstones: HashSet::new(),
             sessions: BTreeMap::new(),
             tokens: HashSet::new(),
+            innocent: HashSet::new(),
             promises: HashMap::new(),
             retention_ms,
             tally: BTreeMap::new(),
@@ -253,11 +274,13 @@ impl Oracle {
                     self.on_assigned(id, token, *session, *index, &node, core)?;
                 }
                 Effect::CloseSession { session } => {
-                    ensure!(
-                        self.sessions.remove(session).is_some(),
-                        Structure,
-                        "session {session} ended twice"
-                    );
+                    let Some(session) = self.sessions.remove(session) else {
+                        return Err(Violation {
+                            kind: Kind::Structure,
+                            what: format!("session {session} ended twice"),
+                        });
+                    };
+                    self.innocent.extend(session.certainly_waiting());
                 }
                 Effect::Lane { .. } | Effect::Finished(_) => {}
             }

@@ -44,10 +44,19 @@ impl Oracle {
                 *assigning = Some((*id, *token, node.clone()));
             }
             StoreOp::Requeue { id, counters } => {
-                self.must_hold_lease(said, *id)?;
-                self.count(said, *id, *counters, (0, u32::from(is_failure(said))))?;
+                // What waited on a node that is gone is taken from it whenever another one is idle.
+                let is_taken = self.is_left_behind(*id);
+                if is_taken {
+                    self.count(said, *id, *counters, (0, 0))?;
+                    if !matches!(said, Said::Tick | Said::Control(..)) {
+                        self.note("taken without asking");
+                    }
+                } else {
+                    self.must_hold_lease(said, *id)?;
+                    self.count(said, *id, *counters, (0, u32::from(is_failure(said))))?;
+                }
                 let later = matches!(said, Said::Result(_, ResultRequest::Delivery(d), _)
-                if match &d.outcome {
+                if !is_taken && match &d.outcome {
                     AttemptOutcome::Failed { failure } => failure.kind.retry() == Retry::Later,
                     AttemptOutcome::Done { .. } => true, // taken as an internal failure
                     AttemptOutcome::Cancelled => false,
@@ -128,13 +137,14 @@ impl Oracle {
         counters: Counters,
         more: (u32, u32),
     ) -> Result<(), Violation> {
-        let task = self.task(id, "counted")?;
+        let Some(task) = self.live.get_mut(&id) else { return self.task(id, "counted").map(drop) };
         let before = std::mem::replace(&mut task.counters, counters);
         let lost_with_process =
             matches!(task.state, State::Assigned { session, .. } if *session.as_bytes() == [0; 16]);
+        let innocent = matches!(task.state, State::Assigned { token, .. } if self.innocent.contains(&token));
         let may_crash = match said {
-            Said::Tick => !lost_with_process,
-            Said::Control(_, ControlRequest::Hello(_)) => !lost_with_process,
+            Said::Tick => !lost_with_process && !innocent,
+            Said::Control(_, ControlRequest::Hello(_)) => !lost_with_process && !innocent,
             _ => false,
         };
         let crashes = counters.crashes - before.crashes;
@@ -154,6 +164,13 @@ impl Oracle {
             "task {id}: {before:?}, then {counters:?}"
         );
         Ok(())
+    }
+
+    /// Whether a task's session is over, and the node's next one is not there yet.
+    fn is_left_behind(&self, id: TaskId) -> bool {
+        self.live.get(&id).is_some_and(
+            |t| matches!(t.state, State::Assigned { session, .. } if !self.sessions.contains_key(&session)),
+        )
     }
 
     /// What a delivery changes is its own task's, and its session holds that task's lease.

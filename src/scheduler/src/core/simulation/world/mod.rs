@@ -2,20 +2,22 @@
 
 mod mischief;
 mod shell;
+mod waits;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{DefaultHasher, Hasher};
 
 use lamagrid_config::SchedulerConfig;
-use lamagrid_domain::{ModelOffer, SessionId, State, TaskId};
+use lamagrid_domain::{LeaseToken, ModelOffer, SessionId, State, TaskId};
 use lamagrid_wire::Endpoints;
 use lamagrid_wire::message::{Accept, ControlReply, Delivery, Rejected};
 
+use crate::core::sessions::Session;
 use crate::core::simulation::Fault;
 use crate::core::simulation::client::Client;
 use crate::core::simulation::disk::Disk;
 use crate::core::simulation::network::{Conn, Dialler, Event, Network, Said, Weather};
-use crate::core::simulation::node::Node;
+use crate::core::simulation::node::{Capacity, Node};
 use crate::core::simulation::oracle::{Kind, Oracle, Violation};
 use crate::core::simulation::random::Random;
 use crate::core::{Core, Effect, Settings, StoreOp};
@@ -23,7 +25,7 @@ use crate::core::{Core, Effect, Settings, StoreOp};
 /// Steps of one episode before its faults stop.
 const STORM_STEPS: u64 = 2_500;
 /// Events that a report shows.
-const REMEMBERED: usize = 40;
+const REMEMBERED: usize = 6000;
 const TICK_MS: u64 = 100;
 
 struct Group {
@@ -53,6 +55,9 @@ pub(in crate::core::simulation) struct World {
     clients: Vec<Client>,
     ids: Vec<TaskId>,
     oracle: Oracle,
+    watch: waits::Watch,
+    /// When nothing is left of the last fault.
+    settled_ms: u64,
     fault: Option<Fault>,
     config: SchedulerConfig,
     max_tasks: u64,
@@ -83,7 +88,8 @@ fn config(random: &mut Random) -> SchedulerConfig {
 impl World {
     pub(in crate::core::simulation) fn new(seed: u64, fault: Option<Fault>, log: bool) -> Self {
         let mut random = Random::new(seed);
-        let rough = [0, 3, 10, 40];
+        // Some episodes lose no message: there the nodes' own view must agree with the core's.
+        let rough = if random.chance(200) { [0; 4] } else { [0, 3, 10, 40] };
         let weather = Weather {
             lost: *random.pick(&rough),
             repeated: *random.pick(&rough),
@@ -91,6 +97,8 @@ impl World {
             commit_fails: *random.pick(&[0, 0, 20, 100]),
             commit_ms: *random.pick(&[1, 5, 40]),
             mischief_ms: *random.pick(&[150, 400, 1_500]),
+            long: *random.pick(&[100, 100, 600]),
+            rest_ms: *random.pick(&[260, 260, 1_000]),
         };
         let config = config(&mut random);
         let max_tasks = *random.pick(&[4, 12, 40]);
@@ -121,6 +129,8 @@ impl World {
             clients,
             ids: Vec::new(),
             oracle,
+            watch: waits::Watch::default(),
+            settled_ms: u64::MAX,
             fault,
             config,
             max_tasks,
@@ -172,6 +182,9 @@ impl World {
     fn calm_down(&mut self) {
         self.note(|| "--- calm ---".into());
         self.net.calm = true;
+        // Three requests without an answer, and the next hello.
+        self.settled_ms = self.net.now.mono_ms + 3_500;
+        self.watch = waits::Watch::default();
         for conn in std::mem::take(&mut self.net.wounded) {
             self.net.after(0, Event::Break { conn });
         }
@@ -186,10 +199,7 @@ impl World {
         core.tasks.is_empty()
             && self.clients.iter().all(|c| c.waits().is_none())
             && core.sessions.len() == self.nodes.len()
-            && core
-                .sessions
-                .values()
-                .all(|s| s.granted == s.given + u64::from(s.slots) && s.tokens.is_empty())
+            && core.sessions.values().all(|s| s.idle_slots() == u64::from(s.slots) && s.tokens.is_empty())
     }
 
     fn what_is_left(&self, limit: u64) -> String {
@@ -201,7 +211,8 @@ impl World {
             .sessions
             .values()
             .map(|s| {
-                format!("{}: {} of {} credits given, {} slots", s.info.name, s.given, s.granted, s.slots)
+                let Session { info, given, granted, slots, overlap, .. } = s;
+                format!("{}: {given} of {granted} credits given, {slots} + {overlap} slots", info.name)
             })
             .collect::<Vec<_>>();
         format!(
@@ -249,6 +260,9 @@ impl World {
                 if self.nodes[node].life == life && self.nodes[node].alive {
                     self.nodes[node].on_control(&mut self.net, request, reply);
                     self.check_pace(node)?;
+                    for note in std::mem::take(&mut self.nodes[node].notes) {
+                        self.oracle.note(note);
+                    }
                 }
             }
             Event::NodeResult { node, conn, reply } => {
@@ -259,6 +273,7 @@ impl World {
             Event::NodeLane { node, session, message } => {
                 if self.nodes[node].session == Some(session) {
                     self.nodes[node].on_lane(&mut self.net, message);
+                    self.check_room(node)?;
                 }
             }
             Event::LaneConnect { node, session, index } => self.connect_lane(node, session, index),
@@ -303,6 +318,15 @@ impl World {
         Ok(())
     }
 
+    /// A node never holds more than it said it can.
+    fn check_room(&self, node: usize) -> Result<(), Violation> {
+        if self.nodes[node].is_overfull() {
+            let what = format!("{} was given more than it can hold", self.nodes[node].name);
+            return Err(Violation { kind: Kind::Structure, what });
+        }
+        Ok(())
+    }
+
     fn connect_lane(&mut self, node: usize, session: SessionId, index: usize) {
         if self.nodes[node].session != Some(session) {
             return;
@@ -337,5 +361,7 @@ fn node(index: usize, random: &mut Random) -> Node {
             loaded: false,
         });
     }
-    Node::new(index, offers, random.between(1, 3) as u16)
+    let overlap = random.between(0, 2) as u16;
+    let frees_early = overlap > 0 || random.chance(300);
+    Node::new(index, offers, Capacity { slots: random.between(1, 3) as u16, overlap, frees_early })
 }

@@ -21,6 +21,7 @@ impl World {
         self.oracle.note("scheduler starts");
         self.oracle.on_restart(self.net.now, &self.disk, &core)?;
         self.core = Some(core);
+        self.watch = waits::Watch::default();
         self.net.after(TICK_MS, Event::Tick { epoch: self.net.epoch });
         Ok(())
     }
@@ -62,6 +63,7 @@ impl World {
         let core = self.core.as_ref().expect("it just handled this");
         self.oracle.on_step(self.net.now, &said, &effects, core)?;
         core.check()?;
+        self.watch_waits()?;
         for effect in &effects {
             if let Effect::Store(StoreOp::Insert { spec, .. }) = effect {
                 if self.ids.len() == 64 {

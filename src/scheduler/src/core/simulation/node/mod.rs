@@ -1,6 +1,11 @@
-//! A simulated node: hello, lanes, credit, accepts, deliveries that are held until they are on record, polls.
+//! A simulated node: hello, lanes, credit, accepts, slots, deliveries that are held until they are on record, polls.
+//!
+//! Some nodes free a slot before they deliver, and prepare what comes next meanwhile; the others give the credit back
+//! with the delivery.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod slots;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 
@@ -13,7 +18,10 @@ use lamagrid_wire::message::{
     LaneMessage, NodeEvent, Poll, Ready, ResultReply, ResultRequest, Step, Welcome,
 };
 
+use self::slots::{Attempt, Held, Stage};
 use super::network::{Conn, Dialler, Event, Network, NodeTimer, Said};
+
+pub(super) use self::slots::outcome;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -21,13 +29,6 @@ enum Phase {
     Draining,
     /// Said goodbye, or will with the next word.
     Leaving,
-}
-
-struct Attempt {
-    outcome: AttemptOutcome,
-    inline: Option<Bytes>,
-    cancelled: bool,
-    abandoned: bool,
 }
 
 pub(super) struct Node {
@@ -39,7 +40,10 @@ pub(super) struct Node {
     pub(super) alive: bool,
     pub(super) frozen_until_ms: u64,
     offers: Vec<ModelOffer>,
-    pub(super) slots: u16,
+    slots: u16,
+    overlap: u16,
+    /// Whether it frees a slot before it delivers.
+    frees_early: bool,
     phase: Phase,
     pub(super) session: Option<SessionId>,
     pub(super) link: Option<Conn>,
@@ -55,16 +59,28 @@ pub(super) struct Node {
     failed_polls: u32,
     acknowledged: u64,
     running: BTreeMap<LeaseToken, Attempt>,
-    held: BTreeMap<LeaseToken, (AttemptOutcome, Option<Bytes>)>,
+    /// What runs, in the order of assignment.
+    order: VecDeque<LeaseToken>,
+    held: BTreeMap<LeaseToken, Held>,
     cancelled: BTreeSet<LeaseToken>,
     seen: BTreeSet<LeaseToken>,
     credit: i64,
     /// Polls that were sent since the last one on time; a node that is driven round in circles shows here.
     pub(super) hurried_polls: u32,
+    /// What happened here that the tally shall have.
+    pub(super) notes: Vec<&'static str>,
+}
+
+/// What a node can do at once.
+pub(super) struct Capacity {
+    pub(super) slots: u16,
+    pub(super) overlap: u16,
+    pub(super) frees_early: bool,
 }
 
 impl Node {
-    pub(super) fn new(index: usize, offers: Vec<ModelOffer>, slots: u16) -> Self {
+    pub(super) fn new(index: usize, offers: Vec<ModelOffer>, capacity: Capacity) -> Self {
+        let Capacity { slots, overlap, frees_early } = capacity;
         Self {
             index,
             name: format!("node-{index}"),
@@ -74,6 +90,8 @@ impl Node {
             frozen_until_ms: 0,
             offers,
             slots,
+            overlap,
+            frees_early,
             phase: Phase::Serving,
             session: None,
             link: None,
@@ -86,11 +104,13 @@ impl Node {
             failed_polls: 0,
             acknowledged: 0,
             running: BTreeMap::new(),
+            order: VecDeque::new(),
             held: BTreeMap::new(),
             cancelled: BTreeSet::new(),
             seen: BTreeSet::new(),
             credit: 0,
             hurried_polls: 0,
+            notes: Vec::new(),
         }
     }
 
@@ -100,6 +120,11 @@ impl Node {
 
     pub(super) fn has(&self, token: LeaseToken) -> bool {
         self.running.contains_key(&token) || self.held.contains_key(&token)
+    }
+
+    /// Whether its credit says all about its slots: it gives none back once it leaves.
+    pub(super) fn is_serving(&self) -> bool {
+        self.alive && self.phase == Phase::Serving
     }
 
     fn timer(&self, timer: NodeTimer) -> Event {
@@ -116,6 +141,7 @@ impl Node {
             net.send(conn, Said::ResultGone(peer));
         }
         self.running.clear();
+        self.order.clear();
         self.held.clear();
         self.cancelled.clear();
         self.asked = None;
@@ -175,7 +201,7 @@ impl Node {
     }
 
     fn wanted(&self) -> Vec<LeaseToken> {
-        self.running.iter().filter(|(_, a)| !a.abandoned).map(|(t, _)| *t).collect()
+        self.order.iter().filter(|t| !self.running[t].abandoned).copied().collect()
     }
 
     pub(super) fn on_timer(&mut self, net: &mut Network, timer: NodeTimer) {
@@ -191,6 +217,14 @@ impl Node {
                 self.on_silence(net)
             }
             NodeTimer::Silence(_) => {}
+            NodeTimer::Prepared(token) => {
+                if let Some(Attempt { stage: Stage::Before { prepared }, .. }) = self.running.get_mut(&token)
+                {
+                    *prepared = true;
+                }
+                self.fill_slots(net);
+            }
+            NodeTimer::LeaveSlot(token) => self.leave_slot(net, token),
             NodeTimer::Finish(token) => self.finish(net, token),
             NodeTimer::Heartbeat(number) => {
                 if let Some(session) = self.session {
@@ -228,7 +262,8 @@ impl Node {
             pid: self.pid,
         };
         let held = self.held.keys().copied().collect();
-        let hello = Hello { info, slots: self.slots, running: self.wanted(), held };
+        let (slots, overlap) = (self.slots, self.overlap);
+        let hello = Hello { info, slots, overlap, running: self.wanted(), held };
         self.ask(net, hello.into());
     }
 
@@ -286,9 +321,15 @@ impl Node {
                     match command.action {
                         Action::Cancel { token } => {
                             self.cancelled.insert(token);
-                            if let Some(attempt) = self.running.get_mut(&token) {
+                            if !self.give_back(net, token)
+                                && let Some(attempt) = self.running.get_mut(&token)
+                            {
                                 attempt.cancelled = true;
                             }
+                        }
+                        Action::Recall { token } => {
+                            let given_back = self.give_back(net, token);
+                            self.notes.push(if given_back { "recalled" } else { "recalled too late" });
                         }
                         Action::Drain => self.drain(),
                     }
@@ -319,8 +360,10 @@ impl Node {
             net.after(ms, Event::LaneConnect { node: self.index, session, index });
         }
         self.link = Some(net.dial(Dialler::Link(self.index)));
-        let used = (self.running.len() + self.held.len()) as i64;
-        self.credit = if self.phase == Phase::Serving { i64::from(self.slots) - used } else { 0 };
+        let used = self.running.values().filter(|a| a.uses_credit()).count()
+            + self.held.values().filter(|h| h.uses_credit).count();
+        let capacity = i64::from(self.slots) + i64::from(self.overlap);
+        self.credit = if self.phase == Phase::Serving { capacity - used as i64 } else { 0 };
         self.ready(net);
         for token in self.held.keys().copied().collect::<Vec<_>>() {
             self.deliver(net, token);
@@ -338,76 +381,6 @@ impl Node {
         let Some(session) = self.session else { return };
         let loaded = self.offers.iter().filter(|o| o.loaded).map(|o| o.model.clone()).collect();
         self.say(net, Ready { session, credit: self.credit(), loaded }.into(), None);
-    }
-
-    fn free_slot(&mut self) {
-        if self.session.is_some() && self.phase == Phase::Serving {
-            self.credit += 1;
-        }
-    }
-
-    fn deliver(&mut self, net: &mut Network, token: LeaseToken) {
-        let (Some(session), Some((outcome, inline))) = (self.session, self.held.get(&token).cloned()) else {
-            return;
-        };
-        self.free_slot();
-        let loaded = self.offers.iter().filter(|o| o.loaded).map(|o| o.model.clone()).collect();
-        let delivery = Delivery { session, token, outcome, credit: self.credit(), loaded };
-        self.say(net, delivery.into(), inline);
-    }
-
-    pub(super) fn on_lane(&mut self, net: &mut Network, message: LaneMessage) {
-        match message {
-            LaneMessage::Assign(assign) => {
-                let token = assign.token;
-                let fresh = self.seen.insert(token);
-                if fresh && self.cancelled.contains(&token) {
-                    self.held.insert(token, (AttemptOutcome::Cancelled, None));
-                    return self.deliver(net, token);
-                }
-                if fresh {
-                    let (outcome, inline) = outcome(net, token);
-                    self.running
-                        .insert(token, Attempt { outcome, inline, cancelled: false, abandoned: false });
-                    let long = !net.calm && net.random.chance(100);
-                    let ms = if long { net.random.between(500, 9_000) } else { net.random.between(1, 400) };
-                    net.after(ms, self.timer(NodeTimer::Finish(token)));
-                    if let Some(offer) = self.offers.iter_mut().find(|o| o.model == assign.spec.model) {
-                        offer.loaded = true;
-                    }
-                }
-                if let Some(session) = self.session.filter(|_| self.running.contains_key(&token)) {
-                    self.say(net, Accept { session, token }.into(), None);
-                }
-            }
-            LaneMessage::Hint(_) => self.poll(net),
-        }
-    }
-
-    fn abandon(&mut self, net: &mut Network, token: LeaseToken) {
-        if let Some(attempt) = self.running.get_mut(&token) {
-            attempt.abandoned = true;
-            if net.random.chance(300) {
-                // No backend began it yet.
-                self.running.remove(&token);
-                self.free_slot();
-                self.ready(net);
-            }
-        }
-        self.held.remove(&token);
-    }
-
-    fn finish(&mut self, net: &mut Network, token: LeaseToken) {
-        let Some(attempt) = self.running.remove(&token) else { return };
-        if attempt.abandoned {
-            self.free_slot();
-            return self.ready(net);
-        }
-        let outcome = if attempt.cancelled { AttemptOutcome::Cancelled } else { attempt.outcome };
-        let inline = attempt.inline.filter(|_| matches!(outcome, AttemptOutcome::Done { .. }));
-        self.held.insert(token, (outcome, inline));
-        self.deliver(net, token);
-        self.leave_if_drained(net);
     }
 
     fn leave_if_drained(&mut self, net: &mut Network) {
@@ -432,27 +405,4 @@ impl Node {
         }
         self.leave_if_drained(net);
     }
-}
-
-/// What an attempt will come to; every attempt's result is its own.
-pub(super) fn outcome(net: &mut Network, token: LeaseToken) -> (AttemptOutcome, Option<Bytes>) {
-    let kinds = [
-        FailureKind::OutOfMemory,
-        FailureKind::Internal,
-        FailureKind::Inference,
-        FailureKind::ModelLoad,
-        FailureKind::Disconnected,
-    ];
-    if !net.calm && net.random.chance(150) {
-        let kind = *net.random.pick(&kinds);
-        return (AttemptOutcome::Failed { failure: Failure::new(kind, "simulated") }, None);
-    }
-    let mut hash = [0; 32];
-    hash[..16].copy_from_slice(token.as_bytes());
-    let inline = net.random.chance(500);
-    let wrong = !net.calm && net.random.chance(10);
-    let len = if wrong { 1 } else { 16 };
-    let result = BlobMeta { role: Role::Result, len, hash: Hash::new(hash), form: BlobForm::Encoded };
-    let bytes = inline.then(|| Bytes::copy_from_slice(token.as_bytes()));
-    (AttemptOutcome::Done { result, inline, stages: Stages::default() }, bytes)
 }

@@ -1,0 +1,639 @@
+//! EXIF blocks: the orientation they state, and how Pillow writes them back.
+//!
+//! Does not: know formats. The readers hand over the TIFF structure of the block, the writers store it.
+//!
+//! Upstream saves Pillow's `Exif` object, not the block it came from, so what counts is what `Exif.tobytes` makes of
+//! it: tags sorted, types by Pillow's registry or guessed from the values, ratios reduced, no thumbnail. What Pillow
+//! would refuse, or converts in a way not known here, is refused.
+//!
+//! Source: Pillow 10.4 `Image.Exif`, `TiffImagePlugin.ImageFileDirectory_v2`, `TiffTags`.
+
+use std::collections::BTreeMap;
+
+use lamagrid_domain::PictureFormat;
+
+use super::{CodecError, Tags};
+
+/// What stands before the TIFF structure in a JPEG segment.
+pub(super) const PREFIX: &[u8] = b"Exif\0\0";
+
+/// What Pillow writes for an `Exif` that nothing was read into.
+pub(super) const EMPTY: &[u8] = b"MM\0*\0\0\0\x08\0\0\0\0\0\0";
+
+/// Most bytes that a block's values take: entries may share theirs, so a small block could become a very large one.
+const MAX_BYTES: usize = 1 << 22;
+
+const STRIP_OFFSETS: u16 = 273;
+const ORIENTATION: u16 = 274;
+const EXIF_IFD: u16 = 34665;
+const GPS_IFD: u16 = 34853;
+const INTEROP_IFD: u16 = 40965;
+
+/// Types of values, by TIFF's numbers.
+mod kind {
+    pub(super) const BYTE: u16 = 1;
+    pub(super) const ASCII: u16 = 2;
+    pub(super) const SHORT: u16 = 3;
+    pub(super) const LONG: u16 = 4;
+    pub(super) const RATIONAL: u16 = 5;
+    pub(super) const SIGNED_BYTE: u16 = 6;
+    pub(super) const UNDEFINED: u16 = 7;
+    pub(super) const SIGNED_SHORT: u16 = 8;
+    pub(super) const SIGNED_LONG: u16 = 9;
+    pub(super) const SIGNED_RATIONAL: u16 = 10;
+    pub(super) const FLOAT: u16 = 11;
+    pub(super) const DOUBLE: u16 = 12;
+    pub(super) const IFD: u16 = 13;
+    pub(super) const LONG8: u16 = 16;
+
+    /// Bytes of one value; none for a type that Pillow skips.
+    pub(super) fn size(kind: u16) -> Option<usize> {
+        Some(match kind {
+            BYTE | ASCII | SIGNED_BYTE | UNDEFINED => 1,
+            SHORT | SIGNED_SHORT => 2,
+            LONG | SIGNED_LONG | FLOAT | IFD => 4,
+            RATIONAL | SIGNED_RATIONAL | DOUBLE | LONG8 => 8,
+            _ => return None,
+        })
+    }
+}
+
+/// The block without its prefix, if it has one.
+pub(super) fn strip_prefix(block: &[u8]) -> &[u8] {
+    block.strip_prefix(PREFIX).unwrap_or(block)
+}
+
+/// What the tags of a picture say that is kept.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Exif {
+    /// What `ImageOps.exif_transpose` applies: 1 to 8, 1 where nothing valid is stated.
+    pub(super) orientation: u8,
+    /// The TIFF structure that Pillow writes back; `None` where nothing was read, and for PNG, which gets no chunk
+    /// for it, if it has no tags. A TIFF file's own directory is as found: the writer picks from it.
+    pub(super) block: Option<Vec<u8>>,
+}
+
+/// Reads the tags of a picture as Pillow's `getexif` does: XMP counts where EXIF has no orientation.
+///
+/// # Errors
+/// [`CodecError::Malformed`] if Pillow cannot read the block; [`CodecError::Unsupported`] if it cannot write it
+/// back, for then it leaves a picture as it lies, or if it would convert it in a way that is not known here.
+pub(super) fn read(tags: &Tags, format: PictureFormat) -> Result<Exif, CodecError> {
+    let refused = |what: &str| CodecError::Unsupported { format, what: format!("EXIF {what}") };
+    let mut stated = None;
+    let mut written = Directory::new();
+    let mut order = Order::Big;
+    let block = tags.metadata.exif.as_deref().filter(|block| !block.is_empty());
+    if let Some(block) = block {
+        let tiff = Tiff::open(block).ok_or_else(|| CodecError::Malformed {
+            format,
+            reason: "its EXIF block is no TIFF structure".into(),
+        })?;
+        order = tiff.order;
+        stated = tiff.directory(tiff.first).remove(&ORIENTATION).map(|value| tiff.number(value));
+        if format != PictureFormat::Tiff {
+            written = tiff.rewrite(tiff.first, Group::Image, &mut { MAX_BYTES }).map_err(refused)?;
+        }
+    }
+    if let (None, Some(digit)) = (stated, xmp_orientation(tags)) {
+        stated = Some(digit.into());
+        let value = Value::Plain(order.bytes16(digit.into()).to_vec());
+        written.insert(ORIENTATION, Entry { kind: kind::SHORT, value });
+    }
+    let orientation = (2..=8).find(|&known| Some(f64::from(known)) == stated).unwrap_or(1);
+    let block = if format == PictureFormat::Tiff {
+        block.map(<[u8]>::to_vec)
+    } else if written.is_empty() && (block.is_none() || format == PictureFormat::Png) {
+        None
+    } else {
+        let mut out = order.head().to_vec();
+        order.write(&written, &mut out).map_err(refused)?;
+        Some(out)
+    };
+    Ok(Exif { orientation, block })
+}
+
+/// The digit behind `tiff:Orientation="` or `tiff:Orientation>`.
+fn xmp_orientation(tags: &Tags) -> Option<u8> {
+    const NAME: &[u8] = b"tiff:Orientation";
+    let xmp = tags.xmp.as_deref()?;
+    memchr::memmem::find_iter(xmp, NAME).find_map(|at| {
+        let rest = &xmp[at + NAME.len()..];
+        let digit = *rest.strip_prefix(b"=\"").or_else(|| rest.strip_prefix(b">"))?.first()?;
+        digit.is_ascii_digit().then(|| digit - b'0')
+    })
+}
+
+/// Byte order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Order {
+    Little,
+    Big,
+}
+
+impl Order {
+    fn u16(self, bytes: [u8; 2]) -> u16 {
+        if self == Self::Big { u16::from_be_bytes(bytes) } else { u16::from_le_bytes(bytes) }
+    }
+
+    fn u32(self, bytes: [u8; 4]) -> u32 {
+        if self == Self::Big { u32::from_be_bytes(bytes) } else { u32::from_le_bytes(bytes) }
+    }
+
+    fn u64(self, bytes: [u8; 8]) -> u64 {
+        if self == Self::Big { u64::from_be_bytes(bytes) } else { u64::from_le_bytes(bytes) }
+    }
+
+    fn bytes16(self, value: u16) -> [u8; 2] {
+        if self == Self::Big { value.to_be_bytes() } else { value.to_le_bytes() }
+    }
+
+    fn bytes32(self, value: u32) -> [u8; 4] {
+        if self == Self::Big { value.to_be_bytes() } else { value.to_le_bytes() }
+    }
+
+    fn bytes64(self, value: u64) -> [u8; 8] {
+        if self == Self::Big { value.to_be_bytes() } else { value.to_le_bytes() }
+    }
+
+    fn head(self) -> [u8; 8] {
+        if self == Self::Big { *b"MM\0*\0\0\0\x08" } else { *b"II*\0\x08\0\0\0" }
+    }
+}
+
+/// A value as the file has it.
+#[derive(Debug, Clone, Copy)]
+struct Raw<'a> {
+    kind: u16,
+    /// Not empty, whole values.
+    data: &'a [u8],
+}
+
+/// A value as it is written.
+#[derive(Debug)]
+struct Entry {
+    kind: u16,
+    value: Value,
+}
+
+#[derive(Debug)]
+enum Value {
+    Plain(Vec<u8>),
+    Directory(Directory),
+}
+
+/// Entries by tag, the order in which they are written.
+type Directory = BTreeMap<u16, Entry>;
+
+/// Which registry of tags holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Group {
+    Image,
+    Exif,
+    Gps,
+    Interop,
+}
+
+impl Group {
+    /// The type that Pillow's registry gives a tag, and whether it has but one value.
+    fn registered(self, tag: u16) -> Option<(u16, bool)> {
+        Some(match self {
+            Self::Image => match tag {
+                269..=272 | 285 | 305 | 306 | 315 | 316 | 333 | 337 | 33432 => (kind::ASCII, true),
+                255 | 259 | 262..=266 | 274 | 277 | 284 | 290 | 296 | 317 | 332 | 334 | 512 | 515 | 531 => {
+                    (kind::SHORT, true)
+                }
+                50741 => (kind::SHORT, true),
+                258 | 280 | 281 | 291 | 297 | 301 | 320 | 321 | 336 | 338 | 339 | 342 | 517 | 518 | 530 => {
+                    (kind::SHORT, false)
+                }
+                254 | 256 | 257 | 278 | 288 | 289 | 292 | 293 | 322 | 323 | 513 | 514 => (kind::LONG, true),
+                EXIF_IFD | GPS_IFD | INTEROP_IFD | 45057 | 45060 | 45313 | 45569 | 45572 => {
+                    (kind::LONG, true)
+                }
+                STRIP_OFFSETS | 279 | 324 | 325 | 330 | 519..=521 | 50838 => (kind::LONG, false),
+                282 | 283 | 286 | 287 | 45570 | 45571 | 45574 | 50780 => (kind::RATIONAL, true),
+                318 | 319 | 529 | 532 => (kind::RATIONAL, false),
+                45573 | 45575..=45581 => (kind::SIGNED_RATIONAL, true),
+                700 | 34377 => (kind::BYTE, false),
+                347 | 33723 | 34675 | 36864 | 37724 | 40960 | 41730 => (kind::UNDEFINED, true),
+                45056 | 45058 | 45059 | 50839 => (kind::UNDEFINED, true),
+                340 | 341 => (kind::DOUBLE, false),
+                _ => return None,
+            },
+            Self::Exif => match tag {
+                36864 | 40960 | 41730 => (kind::UNDEFINED, true),
+                INTEROP_IFD => (kind::LONG, true),
+                _ => return None,
+            },
+            Self::Gps => match tag {
+                0 | 5 => (kind::BYTE, true),
+                1 | 3 | 8..=10 | 12 | 14 | 16 | 18 | 19 | 21 | 23 | 25 | 29 => (kind::ASCII, true),
+                2 | 4 | 7 | 20 | 22 => (kind::RATIONAL, false),
+                6 | 11 | 13 | 15 | 17 | 24 | 26 => (kind::RATIONAL, true),
+                27 | 28 => (kind::UNDEFINED, true),
+                30 => (kind::SHORT, true),
+                _ => return None,
+            },
+            Self::Interop => match tag {
+                1 => (kind::ASCII, true),
+                2 => (kind::UNDEFINED, true),
+                _ => return None,
+            },
+        })
+    }
+
+    /// The directory that a tag points to.
+    fn below(self, tag: u16) -> Option<Self> {
+        match (self, tag) {
+            (Self::Image, EXIF_IFD) => Some(Self::Exif),
+            (Self::Image, GPS_IFD) => Some(Self::Gps),
+            (Self::Exif, INTEROP_IFD) => Some(Self::Interop),
+            _ => None,
+        }
+    }
+}
+
+/// A TIFF structure.
+#[derive(Debug, Clone, Copy)]
+struct Tiff<'a> {
+    data: &'a [u8],
+    order: Order,
+    /// Where the first directory is.
+    first: u32,
+}
+
+impl<'a> Tiff<'a> {
+    /// None if Pillow raises an error at the first 8 bytes. It takes the magic number in either order; BigTIFF's it
+    /// takes and fails on.
+    fn open(data: &'a [u8]) -> Option<Self> {
+        let (head, rest) = data.split_first_chunk::<4>()?;
+        let order = match head {
+            b"II*\0" | b"II\0*" => Order::Little,
+            b"MM\0*" | b"MM*\0" => Order::Big,
+            _ => return None,
+        };
+        Some(Self { data, order, first: order.u32(*rest.first_chunk()?) })
+    }
+
+    fn bytes<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
+        self.data.get(at..)?.first_chunk().copied()
+    }
+
+    /// A directory's values by tag. As Pillow has it: the last of equal tags holds, unknown types and empty values
+    /// are left out, and the first value that is not inside the block ends it.
+    fn directory(&self, at: u32) -> BTreeMap<u16, Raw<'a>> {
+        let at = at as usize;
+        let mut values = BTreeMap::new();
+        let count = self.bytes(at).map_or(0, |count| self.order.u16(count));
+        for here in (0..usize::from(count)).map(|index| at + 2 + 12 * index) {
+            let Some([t0, t1, k0, k1, c0, c1, c2, c3, offset @ ..]) = self.bytes::<12>(here) else { break };
+            let kind = self.order.u16([k0, k1]);
+            let Some(size) = kind::size(kind) else { continue };
+            let bytes = u64::from(self.order.u32([c0, c1, c2, c3])) * size as u64;
+            let start = if bytes > 4 { u64::from(self.order.u32(offset)) } else { here as u64 + 8 };
+            let (Ok(start), Ok(end)) = (usize::try_from(start), usize::try_from(start + bytes)) else {
+                break;
+            };
+            let Some(data) = self.data.get(start..end) else { break };
+            if !data.is_empty() {
+                values.insert(self.order.u16([t0, t1]), Raw { kind, data });
+            }
+        }
+        values
+    }
+
+    /// The integers of a value that has some.
+    fn integers(&self, raw: Raw<'a>) -> Option<Vec<i64>> {
+        let order = self.order;
+        Some(match raw.kind {
+            kind::SIGNED_BYTE => raw.data.iter().map(|&byte| i64::from(byte.cast_signed())).collect(),
+            kind::SHORT => raw.data.as_chunks().0.iter().map(|&v| order.u16(v).into()).collect(),
+            kind::SIGNED_SHORT => {
+                raw.data.as_chunks().0.iter().map(|&v| order.u16(v).cast_signed().into()).collect()
+            }
+            kind::LONG | kind::IFD => raw.data.as_chunks().0.iter().map(|&v| order.u32(v).into()).collect(),
+            kind::SIGNED_LONG => {
+                raw.data.as_chunks().0.iter().map(|&v| order.u32(v).cast_signed().into()).collect()
+            }
+            // Too large for all types that are written, so that the exact number is no matter.
+            kind::LONG8 => {
+                raw.data.as_chunks().0.iter().map(|&v| order.u64(v).try_into().unwrap_or(i64::MAX)).collect()
+            }
+            _ => return None,
+        })
+    }
+
+    /// The numerators and denominators of a value that has some.
+    fn ratios(&self, raw: Raw<'a>) -> Option<Vec<[i64; 2]>> {
+        let parts = match raw.kind {
+            kind::RATIONAL => self.integers(Raw { kind: kind::LONG, ..raw })?,
+            kind::SIGNED_RATIONAL => self.integers(Raw { kind: kind::SIGNED_LONG, ..raw })?,
+            _ => return None,
+        };
+        Some(parts.as_chunks().0.to_vec())
+    }
+
+    fn floats(&self, raw: Raw<'a>) -> Option<Vec<f64>> {
+        let order = self.order;
+        Some(match raw.kind {
+            kind::FLOAT => {
+                raw.data.as_chunks().0.iter().map(|&v| f32::from_bits(order.u32(v)).into()).collect()
+            }
+            kind::DOUBLE => raw.data.as_chunks().0.iter().map(|&v| f64::from_bits(order.u64(v))).collect(),
+            _ => return None,
+        })
+    }
+
+    /// The first number of a value; NaN for text and bytes, which Pillow finds equal to no number.
+    fn number(&self, raw: Raw<'a>) -> f64 {
+        let integer = self.integers(raw).and_then(|values| Some(*values.first()? as f64));
+        let ratio = || self.ratios(raw).and_then(|values| values.first().map(|&[n, d]| n as f64 / d as f64));
+        let float = || self.floats(raw).and_then(|values| values.first().copied());
+        integer.or_else(ratio).or_else(float).unwrap_or(f64::NAN)
+    }
+
+    /// A directory as it is written, with those below it. `budget` is what values may still take, bytes.
+    fn rewrite(&self, at: u32, group: Group, budget: &mut usize) -> Result<Directory, &'static str> {
+        let mut written = Directory::new();
+        for (tag, mut raw) in self.directory(at) {
+            *budget = budget.checked_sub(raw.data.len()).ok_or("that is too long")?;
+            let registered = group.registered(tag);
+            // Text and bytes are one value, however long.
+            let text = matches!(raw.kind, kind::BYTE | kind::ASCII | kind::UNDEFINED);
+            if let (Some((_, true)), false, Some(size)) = (registered, text, kind::size(raw.kind)) {
+                raw.data = &raw.data[..size];
+            }
+            let entry = if let Some(below) = group.below(tag) {
+                let at = match self.integers(raw).as_deref() {
+                    Some(&[at]) => u32::try_from(at).map_err(|_| "pointer out of range")?,
+                    _ => return Err("pointer that is no number"),
+                };
+                Entry { kind: kind::LONG, value: Value::Directory(self.rewrite(at, below, budget)?) }
+            } else if (group, tag) == (Group::Image, STRIP_OFFSETS) {
+                return Err("with strips");
+            } else {
+                self.convert(raw, registered.map(|(kind, _)| kind))?
+            };
+            written.insert(tag, entry);
+        }
+        Ok(written)
+    }
+
+    /// A value in the type that the registry gives, or that Pillow guesses.
+    fn convert(&self, raw: Raw<'a>, registered: Option<u16>) -> Result<Entry, &'static str> {
+        let (kind, data) = if let Some(values) = self.integers(raw) {
+            let within = |range: std::ops::Range<i64>| values.iter().all(|value| range.contains(value));
+            let guessed = if within(0..1 << 16) {
+                kind::SHORT
+            } else if within(1 - (1 << 15)..1 << 15) {
+                kind::SIGNED_SHORT
+            } else if within(0..i64::MAX) {
+                kind::LONG
+            } else {
+                kind::SIGNED_LONG
+            };
+            let kind = registered.unwrap_or(guessed);
+            (kind, self.pack(kind, &values)?)
+        } else if let Some(values) = self.ratios(raw) {
+            let guessed = if values.iter().all(|&[n, d]| d != 0 && (n == 0 || (n < 0) == (d < 0))) {
+                kind::RATIONAL
+            } else {
+                kind::SIGNED_RATIONAL
+            };
+            match registered.unwrap_or(guessed) {
+                kind @ kind::RATIONAL => (kind, self.pack(kind::LONG, &reduced(&values).concat())?),
+                kind @ kind::SIGNED_RATIONAL => (kind, self.pack(kind::SIGNED_LONG, &values.concat())?),
+                _ => return Err("ratio where none belongs"),
+            }
+        } else if let Some(values) = self.floats(raw) {
+            if !matches!(registered, None | Some(kind::DOUBLE)) {
+                return Err("float where none belongs");
+            }
+            (kind::DOUBLE, values.iter().flat_map(|value| self.order.bytes64(value.to_bits())).collect())
+        } else if raw.kind == kind::ASCII {
+            if !matches!(registered, None | Some(kind::ASCII)) {
+                return Err("text where none belongs");
+            }
+            let text = raw.data.strip_suffix(b"\0").unwrap_or(raw.data);
+            // Read as Latin-1, written as ASCII.
+            let ascii = text.iter().map(|&byte| if byte.is_ascii() { byte } else { b'?' });
+            (kind::ASCII, ascii.chain([0]).collect())
+        } else {
+            let kind = registered.unwrap_or(kind::BYTE);
+            if !matches!(kind, kind::BYTE | kind::UNDEFINED) {
+                return Err("bytes where none belong");
+            }
+            (kind, raw.data.to_vec())
+        };
+        Ok(Entry { kind, value: Value::Plain(data) })
+    }
+
+    /// Integers in a type of 2 or 4 bytes.
+    fn pack(&self, kind: u16, values: &[i64]) -> Result<Vec<u8>, &'static str> {
+        let mut packed = Vec::with_capacity(4 * values.len());
+        for &value in values {
+            let range = "number out of its type's range";
+            match kind {
+                kind::SHORT => packed.extend(self.order.bytes16(u16::try_from(value).map_err(|_| range)?)),
+                kind::SIGNED_SHORT => {
+                    let value = i16::try_from(value).map_err(|_| range)?;
+                    packed.extend(self.order.bytes16(value.cast_unsigned()));
+                }
+                kind::LONG => packed.extend(self.order.bytes32(u32::try_from(value).map_err(|_| range)?)),
+                kind::SIGNED_LONG => {
+                    let value = i32::try_from(value).map_err(|_| range)?;
+                    packed.extend(self.order.bytes32(value.cast_unsigned()));
+                }
+                _ => return Err("number where none belongs"),
+            }
+        }
+        Ok(packed)
+    }
+}
+
+/// In lowest terms, with the sign in the numerator; ratios to 0 as they are.
+fn reduced(ratios: &[[i64; 2]]) -> Vec<[i64; 2]> {
+    let divisor = |mut a: i64, mut b: i64| {
+        while b != 0 {
+            (a, b) = (b, a % b);
+        }
+        a.abs()
+    };
+    let reduce = |&[n, d]: &[i64; 2]| {
+        let by = divisor(n, d) * d.signum();
+        if by == 0 { [n, d] } else { [n / by, d / by] }
+    };
+    ratios.iter().map(reduce).collect()
+}
+
+impl Order {
+    /// Appends a directory to a TIFF structure, `out`, that begins with its header.
+    fn write(self, directory: &Directory, out: &mut Vec<u8>) -> Result<(), &'static str> {
+        let count = u16::try_from(directory.len()).map_err(|_| "with too many tags")?;
+        let mut at = out.len() + 2;
+        out.extend(self.bytes16(count));
+        // And 4 bytes of 0: no directory follows.
+        out.resize(out.len() + 12 * directory.len() + 4, 0);
+        for (&tag, Entry { kind, value }) in directory {
+            let here = u32::try_from(out.len()).map_err(|_| "that is too long")?;
+            let (count, field) = match value {
+                Value::Directory(below) => {
+                    self.write(below, out)?;
+                    (1, self.bytes32(here))
+                }
+                Value::Plain(data) => {
+                    let mut field = [0; 4];
+                    if let Some(short) = field.get_mut(..data.len()) {
+                        short.copy_from_slice(data);
+                    } else {
+                        field = self.bytes32(here);
+                        out.extend(data);
+                        out.resize(out.len().next_multiple_of(2), 0);
+                    }
+                    (data.len() / kind::size(*kind).unwrap_or(1), field)
+                }
+            };
+            let count = u32::try_from(count).map_err(|_| "that is too long")?;
+            out[at..at + 2].copy_from_slice(&self.bytes16(tag));
+            out[at + 2..at + 4].copy_from_slice(&self.bytes16(*kind));
+            out[at + 4..at + 8].copy_from_slice(&self.bytes32(count));
+            out[at + 8..at + 12].copy_from_slice(&field);
+            at += 12;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::Metadata;
+
+    /// A big-endian block with entries of (tag, type, count, 4 bytes), then what follows the directory.
+    fn block(entries: &[(u16, u16, u32, [u8; 4])], rest: &[u8]) -> Vec<u8> {
+        let mut block = b"MM\0*\0\0\0\x08".to_vec();
+        block.extend((entries.len() as u16).to_be_bytes());
+        for (tag, kind, count, field) in entries {
+            block.extend([tag.to_be_bytes(), kind.to_be_bytes()].concat());
+            block.extend(count.to_be_bytes());
+            block.extend(field);
+        }
+        block.extend([0; 4]);
+        block.extend(rest);
+        block
+    }
+
+    fn read_as(exif: Option<&[u8]>, xmp: Option<&[u8]>, format: PictureFormat) -> Result<Exif, CodecError> {
+        let metadata = Metadata { exif: exif.map(<[u8]>::to_vec), parameters: None };
+        read(&Tags { metadata, xmp: xmp.map(<[u8]>::to_vec) }, format)
+    }
+
+    fn read_block(exif: &[u8]) -> Result<Exif, CodecError> {
+        read_as(Some(exif), None, PictureFormat::Jpeg)
+    }
+
+    fn orientation(kind: u16, count: u32, field: [u8; 4], rest: &[u8]) -> Option<u8> {
+        Some(read_block(&block(&[(ORIENTATION, kind, count, field)], rest)).ok()?.orientation)
+    }
+
+    #[test]
+    fn an_orientation_counts_whatever_number_it_is() {
+        for (kind, field, stated) in [
+            (kind::SHORT, [0, 6, 0, 0], 6),
+            (kind::SHORT, [0, 0, 0, 0], 1),
+            (kind::SHORT, [0, 9, 0, 0], 1),
+            (kind::LONG, [0, 0, 0, 8], 8),
+            (kind::SIGNED_BYTE, [3, 0, 0, 0], 3),
+            (kind::SIGNED_SHORT, [0, 5, 0, 0], 5),
+        ] {
+            assert_eq!(orientation(kind, 1, field, &[]), Some(stated), "type {kind}");
+        }
+        assert_eq!(orientation(kind::SHORT, 2, [0, 6, 0, 3], &[]), Some(6), "the first of two");
+        assert_eq!(orientation(99, 1, [0, 6, 0, 0], &[]), Some(1), "a type that is skipped");
+        // Pillow cannot write these back, so that they are not read.
+        assert_eq!(orientation(kind::BYTE, 1, [6, 0, 0, 0], &[]), None);
+        assert_eq!(orientation(kind::FLOAT, 1, 6f32.to_be_bytes(), &[]), None);
+    }
+
+    #[test]
+    fn what_points_outside_ends_its_directory() {
+        let first = (271, kind::ASCII, 2, *b"A\0\0\0");
+        let last = (ORIENTATION, kind::SHORT, 1, [0, 6, 0, 0]);
+        for outside in [
+            (272, kind::ASCII, u32::MAX, [0; 4]),
+            (272, kind::RATIONAL, u32::MAX, [0xff; 4]),
+            (272, kind::ASCII, 9, [0xff; 4]),
+        ] {
+            let exif = read_block(&block(&[first, outside, last], &[])).expect("what comes before");
+            assert_eq!(exif, Exif { orientation: 1, block: Some(block(&[first], &[])) });
+        }
+    }
+
+    #[test]
+    fn directories_that_point_at_themselves_end() {
+        let exif =
+            read_block(&block(&[(EXIF_IFD, kind::LONG, 1, [0, 0, 0, 8])], &[])).expect("two directories");
+        // The directory below has the pointer as a number that means nothing there.
+        let below = [&[0, 1, 0x87, 0x69, 0, 3, 0, 0, 0, 1, 0, 8, 0, 0][..], &[0; 4]].concat();
+        assert_eq!(exif.block, Some(block(&[(EXIF_IFD, kind::LONG, 1, [0, 0, 0, 26])], &below)));
+        for at in [0, 1, 7, 25, 26, u32::MAX] {
+            let block = block(&[(EXIF_IFD, kind::LONG, 1, at.to_be_bytes())], &[]);
+            let _ = read_block(&block);
+        }
+    }
+
+    #[test]
+    fn every_cut_and_every_changed_byte_is_survived() {
+        let entries = [
+            (271, kind::ASCII, 9, [0, 0, 0, 80]),
+            (ORIENTATION, kind::SHORT, 1, [0, 6, 0, 0]),
+            (282, kind::RATIONAL, 1, [0, 0, 0, 90]),
+            (EXIF_IFD, kind::LONG, 1, [0, 0, 0, 8]),
+            (GPS_IFD, kind::LONG, 1, [0, 0, 0, 20]),
+        ];
+        let whole = block(&entries, &[7; 40]);
+        for end in 0..whole.len() {
+            let _ = read_block(&whole[..end]);
+            for value in 0..=255 {
+                let mut changed = whole.clone();
+                changed[end] = value;
+                let _ = read_block(&changed);
+            }
+        }
+    }
+
+    #[test]
+    fn shared_values_do_not_multiply_without_bound() {
+        let rest = vec![1; 1 << 16];
+        let shared = |tag| (tag, kind::ASCII, 1 << 16, [0, 0, 0, 8]);
+        let entries: Vec<_> = (1000..1100).map(shared).collect();
+        let refused = read_block(&block(&entries, &rest));
+        assert!(matches!(refused, Err(CodecError::Unsupported { .. })), "{refused:?}");
+    }
+
+    #[test]
+    fn xmp_counts_where_exif_has_no_orientation() {
+        let png = |exif, xmp: &[u8]| read_as(exif, Some(xmp), PictureFormat::Png).expect("tags");
+        let written = Some(block(&[(ORIENTATION, kind::SHORT, 1, [0, 6, 0, 0])], &[]));
+        for xmp in
+            [&b"tiff:Orientation tiff:Orientation=\"6\""[..], b"<tiff:Orientation>6</tiff:Orientation>"]
+        {
+            assert_eq!(png(None, xmp), Exif { orientation: 6, block: written.clone() });
+        }
+        assert_eq!(png(None, b"tiff:Orientation='6'"), Exif { orientation: 1, block: None });
+        let upright = block(&[(ORIENTATION, kind::SHORT, 1, [0, 1, 0, 0])], &[]);
+        let exif = png(Some(&upright), b"tiff:Orientation=\"6\"");
+        assert_eq!(exif, Exif { orientation: 1, block: Some(upright) });
+    }
+
+    #[test]
+    fn png_gets_no_block_without_tags() {
+        assert_eq!(read_as(Some(EMPTY), None, PictureFormat::Png).expect("no tags").block, None);
+        assert_eq!(read_block(EMPTY).expect("no tags").block.as_deref(), Some(EMPTY));
+        assert_eq!(read_as(None, None, PictureFormat::Jpeg).expect("nothing").block, None);
+        for wrong in [&b"MM\0*"[..], b"JPEG of a cat", b"II+\0\x08\0\0\0\0\0\0\0\0\0\0\0"] {
+            assert!(matches!(read_block(wrong), Err(CodecError::Malformed { .. })));
+        }
+    }
+}

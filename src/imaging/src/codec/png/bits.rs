@@ -1,0 +1,118 @@
+//! Bits into the bytes of `IDAT` chunks, the first bit lowest.
+//!
+//! Does not: know what the bits mean; `deflate` does.
+
+use super::huffman::Code;
+use super::write::{close, open};
+
+/// A chunk ends with the first block that makes it so long, bytes. Some readers dislike chunks of several MiB.
+const CHUNK: usize = 1 << 18;
+
+/// Longest content of a stored block, bytes.
+const STORED: usize = u16::MAX as usize;
+
+/// A file in the making whose last chunk is open, with some bits more.
+pub(super) struct Bits {
+    /// What is written, and room behind it.
+    out: Vec<u8>,
+    /// Where the room begins.
+    end: usize,
+    /// Where the open chunk begins.
+    chunk: usize,
+    /// Less than a byte between two calls.
+    held: u64,
+    count: u32,
+}
+
+impl Bits {
+    /// Bits that follow `out` in a chunk of their own, which begins with `first`.
+    pub(super) fn after(mut out: Vec<u8>, first: &[u8]) -> Self {
+        let chunk = open(&mut out, b"IDAT");
+        out.extend_from_slice(first);
+        Self { end: out.len(), out, chunk, held: 0, count: 0 }
+    }
+
+    /// Begins another chunk if this one is long enough. Bits that are held go into it.
+    pub(super) fn cut(&mut self) {
+        if self.end - self.chunk >= CHUNK {
+            self.out.truncate(self.end);
+            close(&mut self.out, self.chunk);
+            self.chunk = open(&mut self.out, b"IDAT");
+            self.end = self.out.len();
+        }
+    }
+
+    /// Makes room for `bytes` bytes and what is held; the caller writes no more before it asks again.
+    pub(super) fn room(&mut self, bytes: usize) {
+        let needed = self.end + bytes + 16;
+        if self.out.len() < needed {
+            self.out.resize(needed, 0);
+        }
+    }
+
+    #[inline(always)]
+    fn hold(&mut self, code: Code) {
+        self.held |= u64::from(code.bits) << self.count;
+        self.count = self.count.wrapping_add(code.count);
+    }
+
+    /// Moves whole bytes out; at most 63 bits are held.
+    #[inline(always)]
+    fn flush(&mut self) {
+        self.out[self.end..self.end + 8].copy_from_slice(&self.held.to_le_bytes());
+        self.end += (self.count / 8) as usize;
+        self.held >>= self.count & 56;
+        self.count %= 8;
+    }
+
+    /// Writes a code, of at most 32 bits.
+    #[inline(always)]
+    pub(super) fn code(&mut self, code: Code) {
+        self.hold(code);
+        self.flush();
+    }
+
+    /// Writes the codes of `bytes`, none of them longer than 12 bits.
+    #[inline(always)]
+    pub(super) fn literals(&mut self, bytes: &[u8], codes: &[Code; 256]) {
+        let (fours, rest) = bytes.as_chunks::<4>();
+        for [a, b, c, d] in fours {
+            self.hold(codes[usize::from(*a)]);
+            self.hold(codes[usize::from(*b)]);
+            self.hold(codes[usize::from(*c)]);
+            self.hold(codes[usize::from(*d)]);
+            self.flush();
+        }
+        for byte in rest {
+            self.hold(codes[usize::from(*byte)]);
+        }
+        self.flush();
+    }
+
+    /// Writes `bytes` as stored blocks, at least one; ends at a whole byte. The last is the stream's if `last`.
+    pub(super) fn stored(&mut self, bytes: &[u8], last: bool) {
+        let mut rest = bytes;
+        loop {
+            let (block, others) = rest.split_at(rest.len().min(STORED));
+            self.room(block.len() + 8);
+            self.code(Code { bits: u32::from(last && others.is_empty()), count: 3 });
+            self.count = self.count.next_multiple_of(8);
+            self.flush();
+            let length = block.len() as u32;
+            self.code(Code { bits: length | !length << 16, count: 32 });
+            self.out[self.end..self.end + block.len()].copy_from_slice(block);
+            self.end += block.len();
+            rest = others;
+            if rest.is_empty() {
+                return;
+            }
+        }
+    }
+
+    /// The file so far, its last chunk closed; the caller has ended at a whole byte.
+    pub(super) fn finish(mut self) -> Vec<u8> {
+        self.out.truncate(self.end);
+        close(&mut self.out, self.chunk);
+        self.out
+    }
+}

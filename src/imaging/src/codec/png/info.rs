@@ -1,0 +1,331 @@
+//! What the chunks of a PNG file say about it, as Pillow understands them.
+//!
+//! Does not: know where chunks are; `chunks` walks them. Checksums, the order of chunks and chunks that come twice are
+//! no matter here: every [`Fault`] is an exception in Pillow.
+//!
+//! Source: Pillow `PngImagePlugin.PngStream`, 10.4.
+
+use fdeflate::Decompressor;
+
+use super::PARAMETERS;
+use super::kind::Kind;
+use crate::codec::{Mode, exif};
+
+/// Most bytes one compressed text may have, and most that all texts may have: Pillow's `MAX_TEXT_CHUNK` and
+/// `MAX_TEXT_MEMORY`.
+const MAX_TEXT: usize = 1 << 20;
+const MAX_TEXTS: usize = 64 * MAX_TEXT;
+
+/// What Pillow stumbles over.
+pub(super) type Fault = &'static str;
+
+/// What chunks have said, the last of a kind where there are several.
+#[derive(Debug, Default, Clone)]
+pub(super) struct Info<'a> {
+    pub(super) width: u32,
+    pub(super) height: u32,
+    pub(super) kind: Option<Kind>,
+    pub(super) interlaced: bool,
+    /// Colours, three bytes each.
+    pub(super) palette: Option<&'a [u8]>,
+    /// Whether Pillow's `info` has any entry.
+    pub(super) any: bool,
+    pub(super) parameters: Option<String>,
+    /// The text `XML:com.adobe.xmp`.
+    pub(super) xmp: Option<Vec<u8>>,
+    /// With what may stand before the TIFF structure.
+    pub(super) exif: Option<Vec<u8>>,
+    /// The text `Raw profile type exif`.
+    raw_profile: Option<String>,
+    /// Of an animation.
+    pub(super) frames: Option<u32>,
+    sequence: Option<u32>,
+    /// Left, top, right and bottom of its current frame.
+    pub(super) frame: Option<[u64; 4]>,
+    pub(super) default_image: bool,
+    /// Bytes of text so far.
+    texts: usize,
+    /// Something that Pillow takes, but in a way not followed here.
+    pub(super) odd: Option<Fault>,
+}
+
+/// A text's value: Latin-1 as Pillow decodes it from `tEXt` and `zTXt`, or what was UTF-8.
+enum Text<'t> {
+    Latin1(&'t [u8]),
+    Utf8(&'t str),
+}
+
+impl Text<'_> {
+    fn to_string(&self) -> String {
+        match self {
+            Self::Latin1(bytes) => bytes.iter().copied().map(char::from).collect(),
+            Self::Utf8(text) => (*text).to_owned(),
+        }
+    }
+}
+
+/// The number at `at`, in network order.
+pub(super) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_be_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+/// The bytes before the first 0 and those after it.
+fn split_at_nul(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let nul = bytes.iter().position(|byte| *byte == 0)?;
+    Some((&bytes[..nul], &bytes[nul + 1..]))
+}
+
+/// zlib's data of a text or a profile; none if it is damaged.
+fn inflate(data: &[u8], odd: &mut Option<Fault>) -> Result<Option<Vec<u8>>, Fault> {
+    // More than the longest repeat: fdeflate 0.3.7 leaves one that does not fit out of its checksum.
+    const ROOM: usize = 1 << 10;
+    let mut inflater = Decompressor::new();
+    let mut out = vec![0; data.len().clamp(ROOM, MAX_TEXT)];
+    let (mut read, mut written) = (0, 0);
+    while !inflater.is_done() {
+        let Ok((more_read, more_written)) = inflater.read(&data[read..], &mut out, written, false) else {
+            return Ok(None);
+        };
+        read += more_read;
+        written += more_written;
+        if written > MAX_TEXT {
+            return Err("a text of more than 1 MiB");
+        }
+        if written == out.len() {
+            out.resize((2 * written).min(MAX_TEXT + ROOM), 0);
+        } else if !inflater.is_done() {
+            // There is no more of it. Pillow takes what there is, but not always as much of it.
+            if !data.is_empty() {
+                *odd = Some("a text that is cut off");
+            }
+            break;
+        }
+    }
+    out.truncate(written);
+    Ok(Some(out))
+}
+
+impl<'a> Info<'a> {
+    /// Takes a chunk; those of other kinds say nothing. `texts` is whether texts and profiles are looked at.
+    pub(super) fn take(&mut self, kind: [u8; 4], content: &'a [u8], texts: bool) -> Result<(), Fault> {
+        let at_least =
+            |length: usize| if content.len() < length { Err("a chunk is too short") } else { Ok(()) };
+        match &kind {
+            b"IHDR" => self.header(content)?,
+            b"PLTE" if self.kind.is_some_and(|kind| kind.mode() == Mode::P) => {
+                self.palette = Some(content);
+            }
+            b"tRNS" => match self.kind.map(Kind::mode) {
+                Some(Mode::P) => self.any = true,
+                Some(Mode::Bilevel | Mode::L | Mode::I16) => {
+                    at_least(2)?;
+                    self.any = true;
+                }
+                Some(Mode::Rgb) => {
+                    at_least(6)?;
+                    self.any = true;
+                }
+                _ => {}
+            },
+            b"gAMA" => {
+                at_least(4)?;
+                self.any = true;
+            }
+            b"cHRM" => {
+                if !content.len().is_multiple_of(4) {
+                    return Err("a chunk is too short");
+                }
+                self.any = true;
+            }
+            b"sRGB" => {
+                at_least(1)?;
+                self.any = true;
+            }
+            b"pHYs" => {
+                at_least(9)?;
+                self.any |= content[8] <= 1;
+            }
+            b"iCCP" => {
+                self.any = true;
+                if texts {
+                    self.profile(content)?;
+                }
+            }
+            b"tEXt" | b"zTXt" | b"iTXt" if !texts => self.any = true,
+            b"tEXt" => {
+                let (key, value) = split_at_nul(content).unwrap_or((content, &[]));
+                if !key.is_empty() {
+                    self.text(key, &Text::Latin1(value), key == b"exif")?;
+                }
+            }
+            b"zTXt" => {
+                let (key, value) = split_at_nul(content).unwrap_or((content, &[]));
+                if value.first().is_some_and(|method| *method != 0) {
+                    return Err("a text of an unknown compression");
+                }
+                let value = inflate(value.get(1..).unwrap_or_default(), &mut self.odd)?.unwrap_or_default();
+                if !key.is_empty() {
+                    self.text(key, &Text::Latin1(&value), false)?;
+                }
+            }
+            b"iTXt" => self.international_text(content)?,
+            b"eXIf" => {
+                self.exif = Some([exif::PREFIX, content].concat());
+                self.any = true;
+            }
+            b"acTL" => {
+                at_least(8)?;
+                let frames = u32_at(content, 0).filter(|frames| (1..=0x8000_0000).contains(frames));
+                if self.frames.is_some() {
+                    self.frames = None;
+                } else if frames.is_some() {
+                    self.frames = frames;
+                    self.any = true;
+                }
+            }
+            b"fcTL" => {
+                at_least(26)?;
+                self.follow(content, self.sequence.map_or(Some(0), |last| last.checked_add(1)))?;
+                let field = |i: usize| u64::from(u32_at(content, 4 * i).unwrap_or_default());
+                let (right, bottom) = (field(3) + field(1), field(4) + field(2));
+                if right > self.width.into() || bottom > self.height.into() {
+                    return Err("a frame does not fit into the picture");
+                }
+                self.frame = Some([field(3), field(4), right, bottom]);
+                self.any = true;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn header(&mut self, content: &[u8]) -> Result<(), Fault> {
+        let fields = content.get(8..).and_then(<[u8]>::first_chunk);
+        let (Some(width), Some(height), Some(&[depth, colour_type, _, filter, interlace])) =
+            (u32_at(content, 0), u32_at(content, 4), fields)
+        else {
+            return Err("the header is too short");
+        };
+        (self.width, self.height) = (width, height);
+        if let Some(kind) = Kind::of(depth, colour_type) {
+            self.kind = Some(kind);
+        }
+        if interlace != 0 {
+            self.interlaced = true;
+            self.any = true;
+        }
+        if filter != 0 { Err("unknown filters") } else { Ok(()) }
+    }
+
+    /// Takes a chunk of an animation, which begins with its number.
+    fn follow(&mut self, content: &[u8], expected: Option<u32>) -> Result<(), Fault> {
+        let number = u32_at(content, 0);
+        if number.is_none() || number != expected {
+            return Err("the chunks of its animation are out of order");
+        }
+        self.sequence = number;
+        Ok(())
+    }
+
+    /// Takes the first bytes of a later frame's pixels, of which there must have been an earlier one.
+    pub(super) fn frame_data(&mut self, content: &[u8]) -> Result<(), Fault> {
+        self.follow(content, self.sequence.and_then(|last| last.checked_add(1)))
+    }
+
+    /// A colour profile counts for nothing here, but one that is too large does for Pillow.
+    fn profile(&mut self, content: &[u8]) -> Result<(), Fault> {
+        // Where there is no 0, Pillow takes the first byte for the method's.
+        let method = content.iter().position(|byte| *byte == 0).map_or(0, |nul| nul + 1);
+        match content.get(method) {
+            Some(0) => {}
+            _ => return Err("a profile of an unknown compression"),
+        }
+        let profile = inflate(&content[method + 1..], &mut self.odd)?;
+        self.count_text(profile.map_or(0, |profile| profile.len()))
+    }
+
+    fn international_text(&mut self, content: &[u8]) -> Result<(), Fault> {
+        let Some((key, rest)) = split_at_nul(content) else { return Ok(()) };
+        let Some((&[compressed, method], rest)) = rest.split_first_chunk() else { return Ok(()) };
+        let Some((language, rest)) = split_at_nul(rest) else { return Ok(()) };
+        let Some((translated, value)) = split_at_nul(rest) else { return Ok(()) };
+        let inflated;
+        let value = match (compressed, method) {
+            (0, _) => value,
+            (_, 0) => {
+                let Some(text) = inflate(value, &mut self.odd)? else { return Ok(()) };
+                inflated = text;
+                &inflated
+            }
+            _ => return Ok(()),
+        };
+        // Set even where the text is not UTF-8, under a name that nothing here reads.
+        self.any |= key == b"XML:com.adobe.xmp";
+        let utf8 = [language, translated].into_iter().all(|text| std::str::from_utf8(text).is_ok());
+        match std::str::from_utf8(value) {
+            Ok(value) if utf8 => self.text(key, &Text::Utf8(value), false),
+            _ => Ok(()),
+        }
+    }
+
+    fn count_text(&mut self, length: usize) -> Result<(), Fault> {
+        self.texts += length;
+        if self.texts > MAX_TEXTS { Err("more than 64 MiB of text") } else { Ok(()) }
+    }
+
+    /// Takes a text under its name; `raw` is whether the value is kept as bytes.
+    fn text(&mut self, key: &[u8], value: &Text<'_>, raw: bool) -> Result<(), Fault> {
+        self.any = true;
+        match key {
+            PARAMETERS => self.parameters = Some(value.to_string()),
+            b"Raw profile type exif" => self.raw_profile = Some(value.to_string()),
+            b"XML:com.adobe.xmp" => self.xmp = Some(value.to_string().into_bytes()),
+            b"exif" => match value {
+                Text::Latin1(bytes) if raw => self.exif = Some(bytes.to_vec()),
+                _ => self.odd = Some("EXIF as text"),
+            },
+            // Texts share a dictionary with what Pillow reads here.
+            b"interlace" | b"bbox" | b"transparency" | b"default_image" => {
+                self.odd = Some("a text of a name that Pillow uses");
+            }
+            _ => {}
+        }
+        self.count_text(match value {
+            Text::Latin1(bytes) => bytes.len(),
+            Text::Utf8(text) => text.chars().count(),
+        })
+    }
+
+    /// The TIFF structure that `getexif` reads, if there is any.
+    pub(super) fn exif_block(&self) -> Result<Option<Vec<u8>>, Fault> {
+        let block = match (&self.exif, &self.raw_profile) {
+            (Some(exif), _) => exif.clone(),
+            (None, Some(profile)) => from_hex(profile.split('\n').skip(3))?,
+            (None, None) => return Ok(None),
+        };
+        let block = exif::strip_prefix(&block);
+        Ok((!block.is_empty()).then(|| block.to_vec()))
+    }
+
+    /// What `getexif` reads: EXIF, the same as text, XMP.
+    pub(super) fn tags(&self) -> [Option<&[u8]>; 3] {
+        [self.exif.as_deref(), self.raw_profile.as_deref().map(str::as_bytes), self.xmp.as_deref()]
+    }
+
+    pub(super) fn is_animated(&self) -> bool {
+        self.frames.is_some_and(|frames| frames > 1 || self.default_image)
+    }
+}
+
+/// Python's `bytes.fromhex` of lines put together.
+fn from_hex<'t>(lines: impl Iterator<Item = &'t str>) -> Result<Vec<u8>, Fault> {
+    const FAULT: Fault = "an EXIF profile that is not hexadecimal";
+    let is_space = |c: &char| matches!(c, ' ' | '\t'..='\r');
+    let mut digits = lines.flat_map(str::chars);
+    let mut bytes = Vec::new();
+    while let Some(high) = digits.by_ref().find(|c| !is_space(c)) {
+        let low = digits.next().and_then(|c| c.to_digit(16)).ok_or(FAULT)?;
+        bytes.push((high.to_digit(16).ok_or(FAULT)? << 4 | low) as u8);
+    }
+    Ok(bytes)
+}

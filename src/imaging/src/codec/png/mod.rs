@@ -1,0 +1,127 @@
+//! PNG files.
+//!
+//! Does not: follow the PNG specification where Pillow does not. Which chunks count, which checksums are looked at,
+//! what a damaged file gives: all that is Pillow's. Where that cannot be followed, a file is refused as unsupported,
+//! so that Pillow itself can decide; a file is damaged only where Pillow has nothing for it either.
+
+use lamagrid_domain::PictureFormat;
+
+use self::chunks::{Found, Opened};
+use self::info::Fault;
+use self::pixels::{Lack, Layout};
+use super::{CodecError, Header, Metadata, Mode, Raster, Tags};
+use crate::image::{self, Gray, Image, Rgb};
+
+mod bits;
+mod block;
+mod chunks;
+mod deflate;
+mod filter;
+mod huffman;
+mod info;
+mod kind;
+mod pixels;
+#[cfg(test)]
+mod tests;
+mod write;
+
+/// What a file begins with.
+const SIGNATURE: &[u8; 8] = b"\x89PNG\r\n\x1a\n";
+/// The text that upstream carries over to its answer.
+const PARAMETERS: &[u8] = b"parameters";
+/// Most colours of a palette.
+const MAX_COLOURS: usize = 256;
+
+fn malformed(reason: impl Into<String>) -> CodecError {
+    CodecError::Malformed { format: PictureFormat::Png, reason: reason.into() }
+}
+
+fn unsupported(what: impl Into<String>) -> CodecError {
+    CodecError::Unsupported { format: PictureFormat::Png, what: what.into() }
+}
+
+/// Pillow's size and mode.
+///
+/// Source: Pillow `PngImageFile._open`, 10.4.
+pub(super) fn header(bytes: &[u8]) -> Result<Header, CodecError> {
+    let Opened { info, kind, .. } = Opened::open(bytes, false).map_err(malformed)?;
+    let (width, height, mode) = (info.width, info.height, kind.mode());
+    Ok(Header { format: PictureFormat::Png, width, height, mode, decodes: true })
+}
+
+/// All pixels, of an animation its first.
+///
+/// # Errors
+/// [`CodecError::Malformed`], [`CodecError::Unsupported`]; [`CodecError::Image`] for sides that no picture has.
+///
+/// Source: Pillow `ImageFile.load`, `PngImageFile.load_read` and `load_end`, 10.4.
+pub(super) fn read(bytes: &[u8]) -> Result<Raster, CodecError> {
+    let opened = Opened::open(bytes, true).map_err(malformed)?;
+    let (height, width) = (opened.info.height as usize, opened.info.width as usize);
+    image::pixels(height, width)?;
+    match (opened.found, opened.info.frame) {
+        (Found::Nothing, _) => return Err(malformed("it has no pixels")),
+        (Found::Frame, _) => return Err(unsupported("an animation without a first picture")),
+        (Found::Pixels, None) => {}
+        (Found::Pixels, Some(frame)) if frame == [0, 0, width as u64, height as u64] => {}
+        (Found::Pixels, Some(_)) => {
+            return Err(unsupported("an animation whose first picture is a part of it"));
+        }
+    }
+    let (kind, palette) = (opened.kind, opened.info.palette.unwrap_or_default());
+    if kind.mode() != Mode::P && opened.info.palette.is_some() {
+        return Err(unsupported("a palette from before its header"));
+    }
+    if palette.len() / 3 > MAX_COLOURS {
+        return Err(malformed("its palette has more than 256 colours"));
+    }
+
+    if let Some(what) = opened.info.odd {
+        return Err(unsupported(what));
+    }
+    let layout = Layout { height, width, kind, interlaced: opened.info.interlaced };
+    let samples = layout.samples(palette, opened.data(), bytes.len()).map_err(|lack| match lack {
+        Lack::CutOff if opened.goes_on() => unsupported("pixels in chunks of other kinds"),
+        Lack::CutOff => malformed("it ends before its last pixel"),
+        Lack::Damaged => unsupported("damaged pixels"),
+    })?;
+    as_pillow_goes_on(&opened).map_err(unsupported)?;
+    Ok(Raster { height, width, samples })
+}
+
+/// Whether Pillow, which has the pixels now, comes to its end without an exception, and says the same to all who ask.
+fn as_pillow_goes_on(opened: &Opened<'_>) -> Result<(), Fault> {
+    let info = opened.after()?;
+    if let Some(what) = info.odd {
+        return Err(what);
+    }
+    // With EXIF before the pixels, upstream reads a picture's tags before what follows the pixels, a mask's after it.
+    if opened.info.exif.is_some() && opened.info.tags() != info.tags() {
+        return Err("tags before and after its pixels");
+    }
+    info.exif_block().map(drop)
+}
+
+/// `getexif` and the text `parameters`, as upstream asks for them: for EXIF Pillow loads the picture, unless it has
+/// found some before the pixels, and then knows what follows them; but `info` is upstream's only if it was not empty.
+///
+/// Source: Lama Cleaner `helper.load_img`, 1.2.5; Pillow `PngImageFile.getexif`, 10.4.
+pub(super) fn tags(bytes: &[u8]) -> Tags {
+    let Ok(opened) = Opened::open(bytes, true) else { return Tags::default() };
+    let before = &opened.info;
+    let info = if before.exif.is_some() { before.clone() } else { opened.after().unwrap_or_default() };
+    let parameters = info.parameters.clone().filter(|_| before.any);
+    let exif = info.exif_block().unwrap_or_default();
+    Tags { metadata: Metadata { exif, parameters }, xmp: info.xmp }
+}
+
+/// 8 bits, RGB or with alpha RGBA; `parameters` and EXIF as Pillow writes them.
+///
+/// Source: Pillow `PngImagePlugin._save`, 10.4.
+pub(super) fn write(
+    pixels: &Image<Rgb>,
+    alpha: Option<&Gray>,
+    metadata: &Metadata,
+) -> Result<Vec<u8>, CodecError> {
+    Ok(write::write(pixels, alpha, metadata))
+}

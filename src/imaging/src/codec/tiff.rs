@@ -1,0 +1,139 @@
+//! TIFF files: the first picture, and files of one uncompressed strip.
+//!
+//! Does not: read what the format allows but few write (JPEG or fax inside, floats, YCbCr, planes of odd kinds),
+//! or repair broken files as libtiff does; those are left to Pillow.
+//!
+//! A TIFF file's own tags are its EXIF. Pillow turns such pictures upright while it decodes them, and then the
+//! orientation is gone from the tags too; with every other format it stays.
+
+use lamagrid_domain::PictureFormat;
+
+use super::{CodecError, Header, Metadata, Mode, Raster, Samples, Tags};
+use crate::image::{Gray, Image, Rgb};
+
+mod chunks;
+mod ifd;
+mod layout;
+
+use ifd::{Entry, File, Order};
+use layout::{Layout, Pixel};
+
+const ORIENTATION: u16 = 274;
+const STRIP_OFFSETS: u16 = 273;
+const ICC_PROFILE: u16 = 34675;
+
+fn malformed(reason: &str) -> CodecError {
+    CodecError::Malformed { format: PictureFormat::Tiff, reason: reason.into() }
+}
+
+fn unsupported(what: &str) -> CodecError {
+    CodecError::Unsupported { format: PictureFormat::Tiff, what: what.into() }
+}
+
+fn layout(bytes: &[u8]) -> Result<Layout<'_>, CodecError> {
+    let file = File::open(bytes).ok_or_else(|| unsupported("big-endian BigTIFF"))?;
+    layout::layout(bytes, file)
+}
+
+pub(super) fn header(bytes: &[u8]) -> Result<Header, CodecError> {
+    let Layout { width, height, mode, plan } = layout(bytes)?;
+    Ok(Header { format: PictureFormat::Tiff, width, height, mode, decodes: plan.is_some() })
+}
+
+pub(super) fn read(bytes: &[u8]) -> Result<Raster, CodecError> {
+    let Layout { width, height, mode, plan } = layout(bytes)?;
+    let (width, height) = (width as usize, height as usize);
+    let plan = plan.ok_or_else(|| unsupported("layout"))?;
+    let data = chunks::decode(&plan, width, height).ok_or_else(|| unsupported("damaged pixels"))?;
+    let samples = match (mode, plan.pixel) {
+        (_, Pixel::Grey16) => {
+            Samples::I16(data.as_chunks().0.iter().map(|&value| plan.order.u16(value)).collect())
+        }
+        (Mode::La, _) => Samples::La(data),
+        (Mode::Rgb, _) => Samples::Rgb(data),
+        (Mode::Rgba, _) => Samples::Rgba(data),
+        (Mode::P, _) => Samples::P(data, plan.palette),
+        (Mode::Cmyk, _) => Samples::Cmyk(data),
+        _ => Samples::L(data),
+    };
+    Ok(Raster { height, width, samples })
+}
+
+/// The tags as a block of their own: those that say something about the picture, not about how it was stored.
+pub(super) fn tags(bytes: &[u8]) -> Tags {
+    let exif = File::open(bytes).and_then(|file| {
+        // A profile for colours that the picture has no more.
+        let rgb =
+            layout::layout(bytes, file).is_ok_and(|layout| matches!(layout.mode, Mode::Rgb | Mode::Rgba));
+        let directory = file.copy(|tag| !is_structure(tag) && (tag != ICC_PROFILE || rgb));
+        ifd::write(file.order, &directory).ok()
+    });
+    Tags { metadata: Metadata { exif, ..Metadata::default() }, ..Tags::default() }
+}
+
+/// The block without its orientation.
+pub(super) fn without_orientation(block: &[u8]) -> Option<Vec<u8>> {
+    let file = File::open(block)?;
+    ifd::write(file.order, &file.copy(|tag| tag != ORIENTATION)).ok()
+}
+
+/// Tags that describe the file rather than the picture; the written file has its own.
+fn is_structure(tag: u16) -> bool {
+    matches!(
+        tag,
+        254..=259 | 262..=266 | 273 | 277..=281 | 284 | 288..=293 | 297 | 301 | 317 | 320..=334 | 336 | 338..=347
+            | 512..=532 | 559 | 32995..=32998
+    )
+}
+
+/// Writes one uncompressed strip, with the tags of `metadata` that are not about structure.
+///
+/// Laid out as Pillow does it.
+pub(super) fn write(
+    pixels: &Image<Rgb>,
+    alpha: Option<&Gray>,
+    metadata: &Metadata,
+) -> Result<Vec<u8>, CodecError> {
+    let (height, width) = pixels.shape();
+    let samples: u16 = if alpha.is_some() { 4 } else { 3 };
+    let block = metadata.exif.as_deref().and_then(File::open);
+    let order = block.map_or(Order::Little, |block| block.order);
+    let mut directory = block.map(|block| block.copy(|tag| !is_structure(tag))).unwrap_or_default();
+    let number = |number: usize| u32::try_from(number).map_err(|_| malformed("it is over 4 GiB"));
+    let size = height * width * usize::from(samples);
+    directory.extend([
+        (256, Entry::long(order, number(width)?)),
+        (257, Entry::long(order, number(height)?)),
+        (258, Entry::shorts(order, &vec![8; samples.into()])),
+        // No compression.
+        (259, Entry::shorts(order, &[1])),
+        // RGB.
+        (262, Entry::shorts(order, &[2])),
+        (STRIP_OFFSETS, Entry::long(order, 0)),
+        (277, Entry::shorts(order, &[samples])),
+        (278, Entry::long(order, number(height)?)),
+        (279, Entry::long(order, number(size)?)),
+        (284, Entry::shorts(order, &[1])),
+    ]);
+    if alpha.is_some() {
+        // The fourth sample is alpha, and the colours are not multiplied with it.
+        directory.insert(338, Entry::shorts(order, &[2]));
+    }
+    let start = ifd::write(order, &directory)?.len();
+    number(start + size)?;
+    directory.insert(STRIP_OFFSETS, Entry::long(order, number(start)?));
+    let mut file = ifd::write(order, &directory)?;
+    file.reserve_exact(size);
+    match alpha {
+        None => file.extend_from_slice(pixels.data()),
+        Some(alpha) => {
+            file.resize(start + size, 0);
+            let colours = pixels.data().as_chunks().0.iter().zip(alpha.data());
+            for (to, (&[red, green, blue], &alpha)) in file[start..].as_chunks_mut().0.iter_mut().zip(colours)
+            {
+                *to = [red, green, blue, alpha];
+            }
+        }
+    }
+    Ok(file)
+}

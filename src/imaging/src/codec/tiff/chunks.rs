@@ -1,0 +1,242 @@
+//! Strips and tiles: decompressed, added up where they are differences, and put in their places.
+//!
+//! Does not: accept a chunk that gives less than the picture needs. Pillow fails at first too, and upstream then
+//! goes on with what was decoded until there.
+//!
+//! Source: libtiff 4.6, of which Pillow uses the codecs; Pillow 10.4 `Unpack.c`.
+
+use fdeflate::Decompressor;
+use weezl::BitOrder;
+use weezl::decode::{Configuration, Decoder};
+
+use super::ifd::Order;
+use super::layout::{Compression, Pixel, Plan};
+
+/// Decodes all chunks of a picture; its samples are whole bytes, but for 16-bit grey, which stays as in the file.
+pub(super) fn decode(plan: &Plan<'_>, width: usize, height: usize) -> Option<Vec<u8>> {
+    let bytes_per_pixel = if plan.pixel == Pixel::Grey16 { 2 } else { plan.pixel.samples() };
+    let mut picture = vec![0; width * height * bytes_per_pixel];
+    let row_bytes = plan.row_bytes();
+    let mut decompressor = Codec::new(plan.compression);
+    let mut decoded = Vec::new();
+    let as_it_is = is_as_it_is(plan);
+    for chunk in &plan.chunks {
+        if as_it_is && plan.chunk_width == width {
+            // The chunk is a part of the picture.
+            let place = picture.get_mut(chunk.top * row_bytes..)?;
+            let rows = chunk.rows.min(height - chunk.top);
+            let place = place.get_mut(..rows * row_bytes)?;
+            if chunk.rows == rows {
+                decompressor.decode(chunk.data, place)?;
+                add_up(plan, place);
+                continue;
+            }
+        }
+        decoded.resize(chunk.rows * row_bytes, 0);
+        if plan.compression == Compression::None {
+            // The last row of a tile need not be there to its end.
+            let length = chunk.data.len().min(decoded.len());
+            decoded[..length].copy_from_slice(&chunk.data[..length]);
+        } else {
+            decompressor.decode(chunk.data, &mut decoded)?;
+        }
+        add_up(plan, &mut decoded);
+        let columns = plan.chunk_width.min(width - chunk.left);
+        let start = (chunk.top * width + chunk.left) * bytes_per_pixel;
+        let rows = picture[start..].chunks_mut(width * bytes_per_pixel);
+        for (to, from) in rows.zip(decoded.chunks_exact(row_bytes)).take(chunk.rows) {
+            unpack(plan, chunk.plane, from, &mut to[..columns * bytes_per_pixel]);
+        }
+    }
+    Some(picture)
+}
+
+/// Whether a row of a chunk is what it becomes.
+fn is_as_it_is(plan: &Plan<'_>) -> bool {
+    let plain = match plan.pixel {
+        Pixel::Bilevel { .. } | Pixel::Premultiplied => false,
+        Pixel::Grey { inverted } => !inverted,
+        Pixel::Grey16 => return true,
+        Pixel::GreyAlpha | Pixel::Rgb | Pixel::Rgba | Pixel::Index | Pixel::Cmyk => true,
+    };
+    plain && plan.bits == 8 && plan.samples == plan.pixel.samples()
+}
+
+/// A decoder that is made once.
+enum Codec {
+    None,
+    Lzw(Box<Decoder>),
+    Deflate,
+    PackBits,
+}
+
+impl Codec {
+    fn new(compression: Compression) -> Self {
+        match compression {
+            Compression::None => Self::None,
+            Compression::Lzw => {
+                let configuration = Configuration::with_tiff_size_switch(BitOrder::Msb, 8);
+                Self::Lzw(Box::new(configuration.with_yield_on_full_buffer(true).build()))
+            }
+            Compression::Deflate => Self::Deflate,
+            Compression::PackBits => Self::PackBits,
+        }
+    }
+
+    /// Fills `out`. `None` if there is less, or for Deflate more.
+    fn decode(&mut self, data: &[u8], out: &mut [u8]) -> Option<()> {
+        match self {
+            Self::None => out.copy_from_slice(data.get(..out.len())?),
+            Self::Lzw(decoder) => {
+                // libtiff knows an old kind that begins otherwise, and takes nothing else that does not begin with
+                // the code that clears the table.
+                if !matches!(data, [0x80, 0..0x80, ..]) {
+                    return None;
+                }
+                decoder.reset();
+                let (mut data, mut filled) = (data, 0);
+                while filled < out.len() {
+                    let step = decoder.decode_bytes(data, &mut out[filled..]);
+                    data = &data[step.consumed_in..];
+                    filled += step.consumed_out;
+                    if filled < out.len()
+                        && (step.status.is_err() || step.consumed_in + step.consumed_out == 0)
+                    {
+                        return None;
+                    }
+                }
+            }
+            Self::Deflate => {
+                let mut inflater = Decompressor::new();
+                let (mut data, mut filled) = (data, 0);
+                // To the end: whether zlib looks at the checksum depends on where its fast loop stops.
+                while !inflater.is_done() {
+                    let (consumed, produced) = inflater.read(data, out, filled, true).ok()?;
+                    data = &data[consumed..];
+                    filled += produced;
+                    if consumed + produced == 0 {
+                        return None;
+                    }
+                }
+                if filled < out.len() {
+                    return None;
+                }
+            }
+            Self::PackBits => unpack_bits(data, out)?,
+        }
+        Some(())
+    }
+}
+
+/// Runs and literals; what goes beyond `out` is dropped.
+fn unpack_bits(mut data: &[u8], mut out: &mut [u8]) -> Option<()> {
+    while !out.is_empty() {
+        let (&control, rest) = data.split_first()?;
+        data = rest;
+        let count = match control {
+            0..128 => usize::from(control) + 1,
+            128 => continue,
+            129.. => 257 - usize::from(control),
+        };
+        let (place, after) = out.split_at_mut(count.min(out.len()));
+        let taken = if control < 128 {
+            place.copy_from_slice(data.get(..place.len())?);
+            place.len()
+        } else {
+            place.fill(*data.first()?);
+            1
+        };
+        data = &data[taken..];
+        out = after;
+    }
+    Some(())
+}
+
+/// Makes samples of differences, row by row.
+fn add_up(plan: &Plan<'_>, rows: &mut [u8]) {
+    if !plan.differences {
+        return;
+    }
+    for row in rows.chunks_exact_mut(plan.row_bytes()) {
+        match (plan.bits, plan.samples) {
+            (8, 1) => add_up_row::<1>(row),
+            (8, 3) => add_up_row::<3>(row),
+            (8, 4) => add_up_row::<4>(row),
+            (8, samples) => {
+                for at in samples..row.len() {
+                    row[at] = row[at].wrapping_add(row[at - samples]);
+                }
+            }
+            (_, samples) => {
+                let (row, _) = row.as_chunks_mut();
+                for at in samples..row.len() {
+                    let sum = plan.order.u16(row[at]).wrapping_add(plan.order.u16(row[at - samples]));
+                    row[at] = plan.order.u16_bytes(sum);
+                }
+            }
+        }
+    }
+}
+
+fn add_up_row<const SAMPLES: usize>(row: &mut [u8]) {
+    let mut sum = [0_u8; SAMPLES];
+    for pixel in row.as_chunks_mut::<SAMPLES>().0 {
+        for (sum, sample) in sum.iter_mut().zip(pixel.iter_mut()) {
+            *sum = sum.wrapping_add(*sample);
+            *sample = *sum;
+        }
+    }
+}
+
+/// Puts a row of a chunk, or as much of it as `to` has room for, into the picture.
+fn unpack(plan: &Plan<'_>, plane: usize, from: &[u8], to: &mut [u8]) {
+    let kept = plan.pixel.samples();
+    if plan.planar {
+        for (to, &from) in to.chunks_exact_mut(kept).zip(from) {
+            to[plane] = from;
+        }
+        return;
+    }
+    match plan.pixel {
+        Pixel::Bilevel { white } => {
+            let colours = if white == 1 { [0, 255] } else { [255, 0] };
+            split(from, 1, to, |bit| colours[usize::from(bit)]);
+        }
+        Pixel::Grey { inverted } => {
+            let white = 255_u16 >> (8 - plan.bits);
+            let flip = if inverted { 255 } else { 0 };
+            split(from, plan.bits, to, |grey| (u16::from(grey) * (255 / white)) as u8 ^ flip);
+        }
+        Pixel::Index => split(from, plan.bits, to, |index| index),
+        Pixel::Grey16 => to.copy_from_slice(&from[..to.len()]),
+        Pixel::GreyAlpha | Pixel::Rgb | Pixel::Rgba | Pixel::Cmyk => {
+            // Of 16 bits, Pillow keeps the upper 8.
+            let size = plan.bits / 8;
+            let upper = if size == 2 && plan.order == Order::Little { 1 } else { 0 };
+            for (to, from) in to.chunks_exact_mut(kept).zip(from.chunks_exact(plan.samples * size)) {
+                for (to, from) in to.iter_mut().zip(from.chunks_exact(size)) {
+                    *to = from[upper];
+                }
+            }
+        }
+        Pixel::Premultiplied => {
+            for (to, from) in to.as_chunks_mut::<4>().0.iter_mut().zip(from.chunks_exact(plan.samples)) {
+                let alpha = u16::from(from[3]);
+                // Division by 0 is black.
+                let divide =
+                    |colour: u8| (u16::from(colour) * 255).checked_div(alpha).unwrap_or(0).min(255) as u8;
+                *to = [divide(from[0]), divide(from[1]), divide(from[2]), from[3]];
+            }
+        }
+    }
+}
+
+/// Samples of 1, 2, 4 or 8 bits, the highest first.
+fn split(from: &[u8], bits: usize, to: &mut [u8], sample: impl Fn(u8) -> u8) {
+    let mask = (255_u16 >> (8 - bits)) as u8;
+    for (to, &byte) in to.chunks_mut(8 / bits).zip(from) {
+        for (index, to) in to.iter_mut().enumerate() {
+            *to = sample(byte >> (8 - bits * (index + 1)) & mask);
+        }
+    }
+}

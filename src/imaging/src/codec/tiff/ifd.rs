@@ -1,0 +1,275 @@
+//! TIFF's directories of tags: read as Pillow reads them, copied, and written.
+//!
+//! Does not: know what a tag means, but for the two that point to directories of their own. Values stay in the
+//! byte order of the file that they came from, which is why what is written with them has that order too.
+//!
+//! Source: Pillow 10.4 `TiffImagePlugin.ImageFileDirectory_v2`.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use super::malformed;
+use crate::codec::CodecError;
+
+/// Types of values, by their numbers in the format.
+pub(super) mod kind {
+    pub(in super::super) const ASCII: u16 = 2;
+    pub(in super::super) const SHORT: u16 = 3;
+    pub(in super::super) const LONG: u16 = 4;
+    pub(in super::super) const RATIONAL: u16 = 5;
+    pub(in super::super) const IFD: u16 = 13;
+    pub(in super::super) const LONG8: u16 = 16;
+
+    /// Bytes of one value; `None` for a type that Pillow passes over.
+    pub(in super::super) const fn size(kind: u16) -> Option<usize> {
+        Some(match kind {
+            1 | ASCII | 6 | 7 => 1,
+            SHORT | 8 => 2,
+            LONG | 9 | 11 | IFD => 4,
+            RATIONAL | 10 | 12 | LONG8 => 8,
+            _ => return None,
+        })
+    }
+}
+
+/// Tags that point to a directory.
+pub(super) const EXIF_IFD: u16 = 34665;
+const GPS_IFD: u16 = 34853;
+pub(super) const INTEROP_IFD: u16 = 40965;
+
+/// Byte order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Order {
+    Little,
+    Big,
+}
+
+impl Order {
+    pub(super) fn u16(self, bytes: [u8; 2]) -> u16 {
+        if self == Self::Big { u16::from_be_bytes(bytes) } else { u16::from_le_bytes(bytes) }
+    }
+
+    fn u32(self, bytes: [u8; 4]) -> u32 {
+        if self == Self::Big { u32::from_be_bytes(bytes) } else { u32::from_le_bytes(bytes) }
+    }
+
+    fn u64(self, bytes: [u8; 8]) -> u64 {
+        if self == Self::Big { u64::from_be_bytes(bytes) } else { u64::from_le_bytes(bytes) }
+    }
+
+    pub(super) fn u16_bytes(self, value: u16) -> [u8; 2] {
+        if self == Self::Big { value.to_be_bytes() } else { value.to_le_bytes() }
+    }
+
+    fn u32_bytes(self, value: u32) -> [u8; 4] {
+        if self == Self::Big { value.to_be_bytes() } else { value.to_le_bytes() }
+    }
+}
+
+/// A file, or a block of the same structure.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct File<'a> {
+    bytes: &'a [u8],
+    pub(super) order: Order,
+    /// Counts and places have 8 bytes.
+    pub(super) big: bool,
+    /// The magic number is in its place. Pillow does not mind if it is not; libtiff does.
+    pub(super) regular: bool,
+    /// Where the first directory is.
+    pub(super) first: u64,
+}
+
+/// A value as the file has it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Field<'a> {
+    pub(super) kind: u16,
+    /// Whole values, at least one.
+    pub(super) data: &'a [u8],
+}
+
+impl<'a> File<'a> {
+    /// `None` if it does not begin as such a file does. Big-endian BigTIFF is not known: Pillow misreads it.
+    pub(super) fn open(bytes: &'a [u8]) -> Option<Self> {
+        let (order, big, regular) = match bytes.first_chunk()? {
+            b"II*\0" => (Order::Little, false, true),
+            b"MM\0*" => (Order::Big, false, true),
+            b"II\0*" => (Order::Little, false, false),
+            b"MM*\0" => (Order::Big, false, false),
+            b"II+\0" => (Order::Little, true, true),
+            _ => return None,
+        };
+        let file = Self { bytes, order, big, regular, first: 0 };
+        let first = if big { order.u64(file.array(8)?) } else { order.u32(file.array(4)?).into() };
+        Some(Self { first, ..file })
+    }
+
+    fn array<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
+        self.bytes.get(at..)?.first_chunk().copied()
+    }
+
+    /// The values of a directory by tag, and whether it is sound. As Pillow has it: the last of equal tags holds,
+    /// types that are not known and empty values are passed over, and the first value that is not all there ends
+    /// the directory. Where any of that happens it is not sound, and libtiff may have it otherwise.
+    pub(super) fn directory(&self, at: u64) -> (BTreeMap<u16, Field<'a>>, bool) {
+        let mut fields = BTreeMap::new();
+        let (head, entry) = if self.big { (8, 20) } else { (2, 12) };
+        let rest = usize::try_from(at).ok().and_then(|at| self.bytes.get(at..)).unwrap_or_default();
+        let Some(count) = self.word(rest, 2) else { return (fields, false) };
+        let entries = rest.get(head..).unwrap_or_default().chunks_exact(entry);
+        for (_, entry) in (0..count).zip(entries) {
+            let [t0, t1, k0, k1, rest @ ..] = entry else { break };
+            let kind = self.order.u16([*k0, *k1]);
+            let Some(size) = kind::size(kind) else { continue };
+            let Some(data) = self.value(rest, size) else { break };
+            if !data.is_empty() {
+                fields.insert(self.order.u16([*t0, *t1]), Field { kind, data });
+            }
+        }
+        let next = usize::try_from(count).ok().and_then(|count| count.checked_mul(entry)?.checked_add(head));
+        let complete = next.and_then(|next| self.word(rest.get(next..)?, 4)).is_some();
+        let sound = complete && fields.len() as u64 == count;
+        (fields, sound)
+    }
+
+    /// The number that `bytes` begin with: of `length` bytes, or of 8 in a BigTIFF.
+    fn word(&self, bytes: &[u8], length: usize) -> Option<u64> {
+        Some(match (self.big, length) {
+            (true, _) => self.order.u64(*bytes.first_chunk()?),
+            (false, 2) => self.order.u16(*bytes.first_chunk()?).into(),
+            (false, _) => self.order.u32(*bytes.first_chunk()?).into(),
+        })
+    }
+
+    /// The value of an entry whose count and field are given: in the field itself where it has room.
+    fn value(&self, count_and_field: &'a [u8], size: usize) -> Option<&'a [u8]> {
+        let (_, field) = count_and_field.split_at_checked(count_and_field.len() / 2)?;
+        let length = usize::try_from(self.word(count_and_field, 4)?).ok()?.checked_mul(size)?;
+        if length <= field.len() {
+            return field.get(..length);
+        }
+        let start = usize::try_from(self.word(field, 4)?).ok()?;
+        self.bytes.get(start..start.checked_add(length)?)
+    }
+
+    /// The numbers of a value; `None` if it is not of a type for whole numbers from 0 on.
+    pub(super) fn numbers(&self, field: Field<'_>) -> Option<Vec<u64>> {
+        let order = self.order;
+        Some(match field.kind {
+            kind::SHORT => field.data.as_chunks().0.iter().map(|&value| order.u16(value).into()).collect(),
+            kind::LONG | kind::IFD => {
+                field.data.as_chunks().0.iter().map(|&value| order.u32(value).into()).collect()
+            }
+            kind::LONG8 => field.data.as_chunks().0.iter().map(|&value| order.u64(value)).collect(),
+            _ => return None,
+        })
+    }
+
+    /// A copy of the tags that `wanted` names, with the directories of EXIF and GPS under them.
+    ///
+    /// The values take at most the length of the file: several may share a place, which copies cannot.
+    pub(super) fn copy(&self, wanted: impl Fn(u16) -> bool) -> Directory<'a> {
+        let mut budget = self.bytes.len();
+        let mut directory = self.copy_directory(self.first, &[EXIF_IFD, GPS_IFD], &mut budget);
+        directory.retain(|&tag, _| wanted(tag));
+        directory
+    }
+
+    fn copy_directory(&self, at: u64, pointers: &[u16], budget: &mut usize) -> Directory<'a> {
+        let mut directory = Directory::new();
+        for (tag, field) in self.directory(at).0 {
+            let value = if [EXIF_IFD, GPS_IFD, INTEROP_IFD].contains(&tag) {
+                let place = self.numbers(field).and_then(|places| places.first().copied());
+                let (Some(place), true) = (place, pointers.contains(&tag)) else { continue };
+                let below: &[u16] = if tag == EXIF_IFD { &[INTEROP_IFD] } else { &[] };
+                let below = self.copy_directory(place, below, budget);
+                if below.is_empty() {
+                    continue;
+                }
+                Entry { kind: kind::LONG, value: Value::Directory(below) }
+            } else {
+                let Some(left) = budget.checked_sub(field.data.len()) else { continue };
+                *budget = left;
+                Entry { kind: field.kind, value: Value::Plain(Cow::Borrowed(field.data)) }
+            };
+            directory.insert(tag, value);
+        }
+        directory
+    }
+}
+
+/// What is written under a tag.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Entry<'a> {
+    kind: u16,
+    value: Value<'a>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Value<'a> {
+    Plain(Cow<'a, [u8]>),
+    Directory(Directory<'a>),
+}
+
+/// Entries in the order in which they are written.
+pub(super) type Directory<'a> = BTreeMap<u16, Entry<'a>>;
+
+impl Entry<'static> {
+    pub(super) fn shorts(order: Order, values: &[u16]) -> Self {
+        let data = values.iter().flat_map(|&value| order.u16_bytes(value)).collect();
+        Self { kind: kind::SHORT, value: Value::Plain(data) }
+    }
+
+    pub(super) fn long(order: Order, value: u32) -> Self {
+        Self { kind: kind::LONG, value: Value::Plain(order.u32_bytes(value).to_vec().into()) }
+    }
+}
+
+/// The header of a file and its one directory, right behind it; then what else the file has.
+///
+/// # Errors
+/// [`CodecError::Malformed`] beyond 4 GiB or 65,535 tags.
+pub(super) fn write(order: Order, directory: &Directory<'_>) -> Result<Vec<u8>, CodecError> {
+    let mut out = match order {
+        Order::Little => b"II*\0\x08\0\0\0".to_vec(),
+        Order::Big => b"MM\0*\0\0\0\x08".to_vec(),
+    };
+    append(order, directory, &mut out)?;
+    Ok(out)
+}
+
+/// Laid out as Pillow does it: entries, no next directory, then longer values in the order of their tags, each
+/// at an even place.
+fn append(order: Order, directory: &Directory<'_>, out: &mut Vec<u8>) -> Result<(), CodecError> {
+    let number = |length: usize| u32::try_from(length).map_err(|_| malformed("it is over 4 GiB"));
+    let count = u16::try_from(directory.len()).map_err(|_| malformed("it has too many tags"))?;
+    let mut at = out.len() + 2;
+    out.extend(order.u16_bytes(count));
+    out.resize(out.len() + 12 * directory.len() + 4, 0);
+    for (&tag, Entry { kind, value }) in directory {
+        let here = order.u32_bytes(number(out.len())?);
+        let (count, field) = match value {
+            Value::Directory(below) => {
+                append(order, below, out)?;
+                (1, here)
+            }
+            Value::Plain(data) => {
+                let mut field = [0; 4];
+                if let Some(inline) = field.get_mut(..data.len()) {
+                    inline.copy_from_slice(data);
+                } else {
+                    field = here;
+                    out.extend_from_slice(data);
+                    out.resize(out.len().next_multiple_of(2), 0);
+                }
+                (data.len() / kind::size(*kind).unwrap_or(1), field)
+            }
+        };
+        let entry = &mut out[at..at + 12];
+        entry[..2].copy_from_slice(&order.u16_bytes(tag));
+        entry[2..4].copy_from_slice(&order.u16_bytes(*kind));
+        entry[4..8].copy_from_slice(&order.u32_bytes(number(count)?));
+        entry[8..].copy_from_slice(&field);
+        at += 12;
+    }
+    Ok(())
+}

@@ -1,0 +1,445 @@
+//! What a TIFF file's tags say about its pixels.
+//!
+//! Does not: touch the pixels. Where Pillow or libtiff reads a file by other rules than the format's, or guesses
+//! what is missing, [`Layout::decodes`] is false.
+//!
+//! Source: Pillow 10.4 `TiffImageFile._setup` and its table `OPEN_INFO`.
+
+use std::collections::BTreeMap;
+
+use super::ifd::{Field, File, INTEROP_IFD, Order, kind};
+use super::{malformed, unsupported};
+use crate::codec::{CodecError, Mode};
+
+const SUBFILE_TYPE: u16 = 254;
+const WIDTH: u16 = 256;
+const HEIGHT: u16 = 257;
+const BITS_PER_SAMPLE: u16 = 258;
+const COMPRESSION: u16 = 259;
+const PHOTOMETRIC: u16 = 262;
+const FILL_ORDER: u16 = 266;
+const STRIP_OFFSETS: u16 = 273;
+const ORIENTATION: u16 = 274;
+const SAMPLES_PER_PIXEL: u16 = 277;
+const ROWS_PER_STRIP: u16 = 278;
+const STRIP_BYTE_COUNTS: u16 = 279;
+const MIN_VALUE: u16 = 280;
+const MAX_VALUE: u16 = 281;
+const X_RESOLUTION: u16 = 282;
+const Y_RESOLUTION: u16 = 283;
+const PLANAR_CONFIGURATION: u16 = 284;
+const RESOLUTION_UNIT: u16 = 296;
+const PREDICTOR: u16 = 317;
+const COLOR_MAP: u16 = 320;
+const TILE_WIDTH: u16 = 322;
+const TILE_HEIGHT: u16 = 323;
+const TILE_OFFSETS: u16 = 324;
+const TILE_BYTE_COUNTS: u16 = 325;
+const EXTRA_SAMPLES: u16 = 338;
+const SAMPLE_FORMAT: u16 = 339;
+const S_MIN_VALUE: u16 = 340;
+const S_MAX_VALUE: u16 = 341;
+const WINDOWS_MEDIA_PHOTO: u16 = 0xbc01;
+
+/// Pillow's limit.
+const MAX_SAMPLES_PER_PIXEL: usize = 6;
+
+/// Longest side of a tile, pixels; more is a mistake or an attack.
+const MAX_TILE_SIDE: usize = 1 << 14;
+
+/// How the strips or tiles are compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Compression {
+    None,
+    Lzw,
+    Deflate,
+    PackBits,
+}
+
+impl Compression {
+    /// Bytes that one compressed byte can become at most, generously.
+    pub(super) fn most(self) -> u64 {
+        match self {
+            Self::None => 1,
+            Self::Lzw => 4096,
+            Self::Deflate => 1100,
+            Self::PackBits => 64,
+        }
+    }
+}
+
+/// What a pixel is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pixel {
+    /// 1 bit; the bit that is white.
+    Bilevel {
+        white: u8,
+    },
+    /// 2, 4 or 8 bits.
+    Grey {
+        inverted: bool,
+    },
+    Grey16,
+    GreyAlpha,
+    Rgb,
+    Rgba,
+    /// Colours multiplied with alpha.
+    Premultiplied,
+    /// 1, 2, 4 or 8 bits.
+    Index,
+    Cmyk,
+}
+
+impl Pixel {
+    /// Samples of a pixel as it is given on; what else the file has is passed over.
+    pub(super) fn samples(self) -> usize {
+        match self {
+            Self::Bilevel { .. } | Self::Grey { .. } | Self::Grey16 | Self::Index => 1,
+            Self::GreyAlpha => 2,
+            Self::Rgb => 3,
+            Self::Rgba | Self::Premultiplied | Self::Cmyk => 4,
+        }
+    }
+
+    fn mode(self) -> Mode {
+        match self {
+            Self::Bilevel { .. } => Mode::Bilevel,
+            Self::Grey { .. } => Mode::L,
+            Self::Grey16 => Mode::I16,
+            Self::GreyAlpha => Mode::La,
+            Self::Rgb => Mode::Rgb,
+            Self::Rgba | Self::Premultiplied => Mode::Rgba,
+            Self::Index => Mode::P,
+            Self::Cmyk => Mode::Cmyk,
+        }
+    }
+}
+
+/// A strip or tile.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Chunk<'a> {
+    /// From where it begins; to its end if it says one.
+    pub(super) data: &'a [u8],
+    pub(super) left: usize,
+    pub(super) top: usize,
+    /// Rows to decode.
+    pub(super) rows: usize,
+    /// The sample that it has, if each has a plane of its own; else 0.
+    pub(super) plane: usize,
+}
+
+/// Where the pixels are and how to read them.
+#[derive(Debug)]
+pub(super) struct Plan<'a> {
+    pub(super) order: Order,
+    pub(super) pixel: Pixel,
+    /// Per sample: 1, 2, 4, 8 or 16.
+    pub(super) bits: usize,
+    /// Per pixel of a chunk.
+    pub(super) samples: usize,
+    /// Samples have planes of their own.
+    pub(super) planar: bool,
+    pub(super) compression: Compression,
+    /// Samples are differences to those on their left.
+    pub(super) differences: bool,
+    /// Columns of every chunk.
+    pub(super) chunk_width: usize,
+    pub(super) chunks: Vec<Chunk<'a>>,
+    pub(super) palette: Vec<[u8; 3]>,
+}
+
+impl Plan<'_> {
+    /// Bytes of a row of a chunk.
+    pub(super) fn row_bytes(&self) -> usize {
+        (self.chunk_width * self.samples * self.bits).div_ceil(8)
+    }
+}
+
+/// What a file says before its pixels.
+#[derive(Debug)]
+pub(super) struct Layout<'a> {
+    pub(super) width: u32,
+    pub(super) height: u32,
+    pub(super) mode: Mode,
+    /// `None` for files that are not decoded here.
+    pub(super) plan: Option<Plan<'a>>,
+}
+
+struct Tags<'a> {
+    file: File<'a>,
+    fields: BTreeMap<u16, Field<'a>>,
+    sound: bool,
+}
+
+impl Tags<'_> {
+    /// The numbers of a tag, `default` where it is not there; `None` where it has none.
+    fn list(&self, tag: u16, default: &[u64]) -> Option<Vec<u64>> {
+        self.fields.get(&tag).map_or_else(|| Some(default.to_vec()), |&field| self.file.numbers(field))
+    }
+
+    /// The first number, which for tags with one is all that Pillow looks at.
+    fn one(&self, tag: u16, default: u64) -> Option<u64> {
+        self.list(tag, &[default])?.first().copied()
+    }
+}
+
+/// Reads the tags of the first picture.
+///
+/// # Errors
+/// [`CodecError::Malformed`] where Pillow does not open the file.
+pub(super) fn layout<'a>(bytes: &'a [u8], file: File<'a>) -> Result<Layout<'a>, CodecError> {
+    let (fields, sound) = file.directory(file.first);
+    let tags = Tags { file, fields, sound };
+    let side = |tag| match tags.one(tag, 0) {
+        None => Err(unsupported("sizes of an odd type")),
+        Some(number) => match u32::try_from(number) {
+            Ok(number) if number > 0 => Ok(number),
+            _ => Err(malformed("it has no size")),
+        },
+    };
+    let (width, height) = (side(WIDTH)?, side(HEIGHT)?);
+    if tags.fields.contains_key(&WINDOWS_MEDIA_PHOTO) {
+        return Err(malformed("it is a Windows Media Photo"));
+    }
+    let Some(description) = describe(&tags) else {
+        return Ok(Layout { width, height, mode: Mode::Other, plan: None });
+    };
+    let mode = description.pixel.mode();
+    Ok(Layout {
+        width,
+        height,
+        mode,
+        plan: plan(bytes, &tags, (width as usize, height as usize), description),
+    })
+}
+
+struct Description {
+    pixel: Pixel,
+    bits: usize,
+    samples: usize,
+    extra: Vec<u64>,
+}
+
+/// What the pixels are; `None` for all that is not read here, whether Pillow knows it or not.
+fn describe(tags: &Tags<'_>) -> Option<Description> {
+    let photometric = tags.one(PHOTOMETRIC, 0)?;
+    let extra = tags.list(EXTRA_SAMPLES, &[])?;
+    let samples = usize::try_from(tags.one(SAMPLES_PER_PIXEL, 1)?).ok()?;
+    if !(1..=MAX_SAMPLES_PER_PIXEL).contains(&samples) {
+        return None;
+    }
+    let mut depths = tags.list(BITS_PER_SAMPLE, &[1])?;
+    if depths.len() == 1 {
+        depths = vec![depths[0]; samples];
+    }
+    depths.truncate(samples);
+    let bits = depths[0];
+    if depths.len() != samples || depths.iter().any(|&depth| depth != bits) {
+        return None;
+    }
+    let formats = tags.list(SAMPLE_FORMAT, &[1])?;
+    // Signed 8-bit grey is taken as if it were not.
+    let signed = formats == [2] && (photometric, samples, bits) == (1, 1, 8);
+    if formats.iter().any(|&format| format != 1) && !signed {
+        return None;
+    }
+    let rest = |kept: usize, first: &[u64]| {
+        extra
+            .strip_prefix(first)
+            .is_some_and(|extra| samples == kept + extra.len() && extra.iter().all(|&e| e == 0))
+    };
+    let big = tags.file.order == Order::Big;
+    let pixel = match (photometric, bits) {
+        (0 | 1, 1) if samples == 1 && extra.is_empty() => Pixel::Bilevel { white: photometric as u8 },
+        (0 | 1, 2 | 4 | 8) if samples == 1 && extra.is_empty() => Pixel::Grey { inverted: photometric == 0 },
+        (1, 16) if samples == 1 && extra.is_empty() => Pixel::Grey16,
+        // Not inverted there, and not known at all in big-endian files.
+        (0, 16) if samples == 1 && extra.is_empty() && !big => Pixel::Grey16,
+        (1, 8) if samples == 2 && extra == [2] => Pixel::GreyAlpha,
+        (2, 8 | 16) if rest(3, &[]) && (bits == 8 || samples <= 4) => Pixel::Rgb,
+        (2, 8 | 16) if samples == 4 && extra.is_empty() => Pixel::Rgba,
+        (2, 8) if samples == 4 && extra == [999] => Pixel::Rgba,
+        (2, 8 | 16) if rest(4, &[2]) && (bits == 8 || samples == 4) => Pixel::Rgba,
+        (2, 8) if rest(4, &[1]) => Pixel::Premultiplied,
+        (3, 1 | 2 | 4 | 8) if samples == 1 && extra.is_empty() => Pixel::Index,
+        (5, 8) if rest(4, &[]) => Pixel::Cmyk,
+        _ => return None,
+    };
+    Some(Description { pixel, bits: bits as usize, samples, extra })
+}
+
+fn plan<'a>(
+    bytes: &'a [u8],
+    tags: &Tags<'a>,
+    (width, height): (usize, usize),
+    Description { pixel, bits, samples, extra }: Description,
+) -> Option<Plan<'a>> {
+    let compression = match tags.one(COMPRESSION, 1)? {
+        1 => Compression::None,
+        5 => Compression::Lzw,
+        8 | 32946 => Compression::Deflate,
+        32773 => Compression::PackBits,
+        _ => return None,
+    };
+    if tags.one(FILL_ORDER, 1)? != 1 || !ordinary(tags) {
+        return None;
+    }
+    if compression != Compression::None && !suits_libtiff(tags) {
+        return None;
+    }
+    let predictor = match compression {
+        Compression::Lzw | Compression::Deflate => tags.one(PREDICTOR, 1)?,
+        Compression::None | Compression::PackBits => 1,
+    };
+    let differences = match predictor {
+        1 => false,
+        2 if matches!(bits, 8 | 16) => true,
+        _ => return None,
+    };
+    let planar = match tags.one(PLANAR_CONFIGURATION, 1)? {
+        1 => false,
+        2 if samples == 1 => {
+            // No difference for libtiff. For the rest Pillow takes the first letter of the mode alone.
+            let letter = matches!(
+                (pixel, bits),
+                (Pixel::Bilevel { white: 1 }, 1) | (Pixel::Grey { inverted: false } | Pixel::Index, 8)
+            );
+            if compression == Compression::None && !letter {
+                return None;
+            }
+            false
+        }
+        2 => {
+            let exact = match pixel {
+                Pixel::Rgb | Pixel::Cmyk => extra.is_empty(),
+                Pixel::Rgba => extra == [2],
+                _ => false,
+            };
+            if !exact || bits != 8 {
+                return None;
+            }
+            true
+        }
+        _ => return None,
+    };
+    if compression != Compression::None && (pixel, bits, samples) == (Pixel::Rgb, 16, 4) {
+        // Pillow finds no way from libtiff's pixels to its own.
+        return None;
+    }
+    let mut palette = Vec::new();
+    if pixel == Pixel::Index {
+        let map = tags.list(COLOR_MAP, &[])?;
+        let colours = 1 << bits;
+        if map.len() != 3 * colours || map.iter().any(|&value| value > 0xffff) {
+            return None;
+        }
+        let part = |colour: usize| (map[colour] / 256) as u8;
+        palette = (0..colours).map(|index| [0, 1, 2].map(|plane| part(plane * colours + index))).collect();
+    }
+    let mut plan = Plan {
+        order: tags.file.order,
+        pixel,
+        bits,
+        samples: if planar { 1 } else { samples },
+        planar,
+        compression,
+        differences,
+        chunk_width: width,
+        chunks: Vec::new(),
+        palette,
+    };
+    chunks(bytes, tags, (width, height), if planar { samples } else { 1 }, &mut plan)?;
+    Some(plan)
+}
+
+/// Whether the tags are such that nothing of Pillow's or libtiff's own sense of them matters.
+fn ordinary(tags: &Tags<'_>) -> bool {
+    let numeric = |tag: &u16| {
+        tags.fields
+            .get(tag)
+            .is_none_or(|field| field.kind == kind::RATIONAL || tags.file.numbers(*field).is_some())
+    };
+    // A pointer that belongs elsewhere; Pillow trips over it after it has decoded.
+    [X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT].iter().all(numeric)
+        && !tags.fields.contains_key(&INTEROP_IFD)
+}
+
+/// Whether libtiff, which reads the tags of compressed files again, finds the same in them.
+fn suits_libtiff(tags: &Tags<'_>) -> bool {
+    const SINGLE: [u16; 14] = [
+        SUBFILE_TYPE, WIDTH, HEIGHT, COMPRESSION, PHOTOMETRIC, FILL_ORDER, ORIENTATION, SAMPLES_PER_PIXEL,
+        ROWS_PER_STRIP, PLANAR_CONFIGURATION, RESOLUTION_UNIT, PREDICTOR, TILE_WIDTH, TILE_HEIGHT,
+    ];
+    const LISTS: [u16; 12] = [
+        MIN_VALUE, MAX_VALUE, S_MIN_VALUE, S_MAX_VALUE, BITS_PER_SAMPLE, STRIP_OFFSETS, STRIP_BYTE_COUNTS, COLOR_MAP, TILE_OFFSETS, TILE_BYTE_COUNTS, EXTRA_SAMPLES,
+        SAMPLE_FORMAT,
+    ];
+    let typed = |tag: &u16| {
+        tags.fields.get(tag).is_none_or(|field| {
+            matches!(field.kind, kind::SHORT | kind::LONG) || (tags.file.big && field.kind == kind::LONG8)
+        })
+    };
+    let single = |tag: &u16| tags.list(*tag, &[0]).is_some_and(|numbers| numbers.len() == 1);
+    // Pillow counts rows in signed numbers; the largest unsigned one stands for all rows.
+    let rows = tags.one(ROWS_PER_STRIP, 1).is_some_and(|rows| rows == 0xffff_ffff || rows <= 0x7fff_ffff);
+    // It does not take a palette for bits that it has to guess.
+    let palette = !tags.fields.contains_key(&COLOR_MAP) || tags.fields.contains_key(&BITS_PER_SAMPLE);
+    tags.sound
+        && tags.file.regular
+        && palette
+        && rows
+        && SINGLE.iter().chain(&LISTS).all(typed)
+        && SINGLE.iter().all(single)
+}
+
+/// Finds the strips or tiles of `planes` planes. `None` unless there are exactly those that are needed, each with
+/// enough data for what it has to become.
+fn chunks<'a>(
+    bytes: &'a [u8],
+    tags: &Tags<'a>,
+    (width, height): (usize, usize),
+    planes: usize,
+    plan: &mut Plan<'a>,
+) -> Option<()> {
+    let has = |tag| tags.fields.contains_key(&tag);
+    let tiled = has(TILE_OFFSETS);
+    let (tile_tags, strip_tags) = ([TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS], [STRIP_OFFSETS]);
+    let both = if tiled { strip_tags.into_iter().any(has) } else { tile_tags.into_iter().any(has) };
+    if both {
+        return None;
+    }
+    let side = |tag, default| usize::try_from(tags.one(tag, default)?).ok().filter(|&side| side > 0);
+    let (offsets, counts, chunk_height) = if tiled {
+        plan.chunk_width = side(TILE_WIDTH, 0).filter(|&side| side <= MAX_TILE_SIDE)?;
+        // Else Pillow counts the bytes of a row that the picture cuts otherwise than the format.
+        if !(plan.chunk_width * plan.samples * plan.bits).is_multiple_of(8) {
+            return None;
+        }
+        (TILE_OFFSETS, TILE_BYTE_COUNTS, side(TILE_HEIGHT, 0).filter(|&side| side <= MAX_TILE_SIDE)?)
+    } else {
+        (STRIP_OFFSETS, STRIP_BYTE_COUNTS, side(ROWS_PER_STRIP, height as u64)?.min(height))
+    };
+    let offsets = tags.list(offsets, &[])?;
+    let compressed = plan.compression != Compression::None;
+    let counts = if compressed { tags.list(counts, &[])? } else { vec![u64::MAX; offsets.len()] };
+    let (across, down) = (width.div_ceil(plan.chunk_width), height.div_ceil(chunk_height));
+    let needed = across.checked_mul(down)?.checked_mul(planes)?;
+    if offsets.len() != needed || counts.len() != needed {
+        return None;
+    }
+    let row_bytes = plan.row_bytes() as u64;
+    for (index, (&offset, &count)) in offsets.iter().zip(&counts).enumerate() {
+        let (place, plane) = (index % (across * down), index / (across * down));
+        let (left, top) = (place % across * plan.chunk_width, place / across * chunk_height);
+        let rows = if tiled && compressed { chunk_height } else { chunk_height.min(height - top) };
+        let rest = bytes.get(usize::try_from(offset).ok()?..)?;
+        let data = &rest[..usize::try_from(count).unwrap_or(usize::MAX).min(rest.len())];
+        // Data that end before they say so are Pillow's matter, and so is less than the picture can come from.
+        let whole = !compressed || data.len() as u64 == count;
+        if !whole || (data.len() as u64).saturating_mul(plan.compression.most()) < row_bytes * rows as u64 {
+            return None;
+        }
+        plan.chunks.push(Chunk { data, left, top, rows, plane });
+    }
+    Some(())
+}

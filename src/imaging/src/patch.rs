@@ -1,0 +1,90 @@
+//! What a model is given.
+//!
+//! Does not: hold a padded picture. Rows are cut out, padded and converted one at a time, straight into
+//! the memory that the model reads. The strategy makes patches, a backend reads them.
+
+use crate::boxes::Rect;
+use crate::image::{Gray, Image, ImageError, Rgb};
+use crate::pad::{PadRule, padded, padded_rows};
+use crate::tensor::{mask_row_to_i64, rgb_row_to_f32};
+
+/// A part of a picture and of its mask, padded to a size that the model accepts.
+#[derive(Debug)]
+pub struct Patch<'a> {
+    image: &'a Image<Rgb>,
+    mask: &'a Gray,
+    rect: Rect,
+    size: (usize, usize),
+    pass: usize,
+    passes: usize,
+}
+
+impl<'a> Patch<'a> {
+    /// The part of `image` inside `rect`, which lies in the picture; `mask` is of the picture's size.
+    pub(crate) fn new(
+        image: &'a Image<Rgb>,
+        mask: &'a Gray,
+        rect: Rect,
+        rule: &PadRule,
+    ) -> Result<Self, ImageError> {
+        let size = rule.padded(rect.height(), rect.width())?;
+        Ok(Self { image, mask, rect, size, pass: 0, passes: 1 })
+    }
+
+    /// Says which of how many patches of a picture this is.
+    pub(crate) fn counted(self, pass: usize, passes: usize) -> Self {
+        Self { pass, passes, ..self }
+    }
+
+    /// Padded `(H, W)`.
+    pub fn shape(&self) -> (usize, usize) {
+        self.size
+    }
+
+    /// Which patch of the picture this is, from 0, and how many there are.
+    pub fn pass(&self) -> (usize, usize) {
+        (self.pass, self.passes)
+    }
+
+    /// The picture as `(1, 3, H, W)` float32 in 0..=1: `write` gets each row once, with the index of its first
+    /// value, in no particular order.
+    ///
+    /// Source: Lama Cleaner `helper.norm_img`, 1.2.5.
+    pub fn image_nchw_f32(&self, mut write: impl FnMut(usize, &[f32])) {
+        let (height, width) = self.size;
+        let mut values = vec![0.0; width];
+        padded_rows(self.image, &self.rect, self.size, |y, row| {
+            for channel in 0..3 {
+                rgb_row_to_f32(row, channel, &mut values);
+                write((channel * height + y) * width, &values);
+            }
+        });
+    }
+
+    /// The mask as `(1, 1, H, W)` int64, 1 where it is not 0; `write` as for [`Patch::image_nchw_f32`].
+    ///
+    /// Source: Lama Cleaner `model/lama.py`, 1.2.5.
+    pub fn mask_nchw_i64(&self, mut write: impl FnMut(usize, &[i64])) {
+        let mut values = vec![0; self.size.1];
+        padded_rows(self.mask, &self.rect, self.size, |y, row| {
+            mask_row_to_i64(row, &mut values);
+            write(y * self.size.1, &values);
+        });
+    }
+
+    /// The picture, `(H, W, 3)`, padded.
+    ///
+    /// # Errors
+    /// None in practice: the size was checked.
+    pub fn image(&self) -> Result<Image<Rgb>, ImageError> {
+        padded(self.image, &self.rect, self.size)
+    }
+
+    /// The mask, `(H, W)`, padded; as it came, so any value is possible.
+    ///
+    /// # Errors
+    /// As [`Patch::image`].
+    pub fn mask(&self) -> Result<Gray, ImageError> {
+        padded(self.mask, &self.rect, self.size)
+    }
+}

@@ -1,0 +1,1 @@
+"""The imaging crate's functions, one by one, against upstream's own."""
