@@ -44,6 +44,7 @@ BEFORE_ENCODING = frozenset(["JPEG", "MPO", "WEBP", "GIF", "TIFF"])
 """Formats whose pixels are compared before encoding too: they lose some, and what stock writes as TIFF
 is often a file that nothing can read."""
 FALLBACK = "X-Lamagrid-Fallback"
+REFUSED_BY_A_NODE = "refused by a node"
 
 
 @dataclass
@@ -258,12 +259,19 @@ def summary(findings: list[Finding], seconds: float) -> Iterator[str]:
         largest = max((each.largest for each in far), default=0)
         mean = max((each.mean for each in far), default=0.0)
         yield f"{kind} out: {len(far)} pictures, largest difference {largest}, largest mean {mean:.3f}"
-    table = Counter(fallback for finding in findings for fallback in finding.fallbacks)
-    for fallback, count in sorted(table.items()):
-        yield f"left to Pillow: {fallback:16} {count}"
+    left = [finding for finding in pictures if finding.fallbacks]
+    table = Counter(kind for finding in left for kind in left_to_pillow(finding))
+    for kind, count in sorted(table.items()):
+        yield f"left to Pillow: {kind:28} {count}"
     differing = sum(bool(finding.wrong) for finding in findings)
-    told = ", ".join(f"{fallback} {count}" for fallback, count in sorted(table.items()))
-    whole = sum(bool(finding.fallbacks) for finding in findings)
-    yield f"{len(findings)} requests, {differing} differing, {whole} fallbacks" + (
+    told = ", ".join(f"{kind} {count}" for kind, count in sorted(table.items()))
+    yield f"{len(findings)} requests, {differing} differing, {len(left)} fallbacks" + (
         f" ({told})" if told else ""
     )
+
+
+def left_to_pillow(finding: Finding) -> list[str]:
+    """Format and mode of what Pillow decoded or encoded; the picture's where a node found its file odd."""
+    return [
+        f"{finding.opened} (odd file)" if kind == REFUSED_BY_A_NODE else kind for kind in finding.fallbacks
+    ]

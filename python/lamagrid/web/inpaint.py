@@ -67,6 +67,10 @@ FORM_FIELDS: Mapping[str, str] = {
 }
 """Upstream's ``Config`` by the fields of upstream's form, all of them mandatory."""
 
+ANSWERED_BY_PILLOW = frozenset(["gif", "tiff"])
+"""Formats of answers that are left to upstream: Pillow alone chooses a GIF's colours, and the TIFF that
+upstream writes repeats the structure of the one it read, so that it often refuses or cannot be read again."""
+
 FILE_FIELDS = ("image", "mask", "paintByExampleImage")
 
 log = logging.getLogger("lamagrid.web")
@@ -188,7 +192,7 @@ class InpaintRoute:
             if header is None:
                 raise _Unpromised("unknown ?")
             kind = f"{header['format']} {header['mode']}"
-            if not header["decodes"] or (name == "image" and not header["encodes"]):
+            if not header["decodes"] or (name == "image" and header["format"] in ANSWERED_BY_PILLOW):
                 raise _Unpromised(kind)
             if name == "image":
                 extension: str = self._server.get_image_ext(data)

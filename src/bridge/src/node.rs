@@ -171,6 +171,8 @@ pub(crate) struct Job {
 
 /// Samples with their height, width and channels.
 type Samples = (Vec<u8>, usize, usize, usize);
+/// The same in Python's memory.
+type Taken<'py> = (Bound<'py, PyByteArray>, (usize, usize, usize));
 
 #[derive(Debug)]
 struct Untaken {
@@ -244,11 +246,7 @@ impl Job {
 
     /// Takes the picture of a role, upright: its samples, in memory of the caller's, and their height, width and
     /// channels. `None` if the task has none, or it was taken before.
-    fn take<'py>(
-        &self,
-        py: Python<'py>,
-        role: &str,
-    ) -> PyResult<Option<(Bound<'py, PyByteArray>, (usize, usize, usize))>> {
+    fn take<'py>(&self, py: Python<'py>, role: &str) -> PyResult<Option<Taken<'py>>> {
         let taken = {
             let mut pictures = self.pictures.lock();
             match self::role(py, role)? {

@@ -375,7 +375,7 @@ bodies! {
         /// Tasks beyond those that it can prepare while its slots work.
         #[serde(default)]
         overlap: u16,
-        /// Attempts that it still works on.
+        /// Attempts that it still works on, in the order in which they were assigned.
         running: Vec<LeaseToken>,
         /// Attempts whose result it still holds.
         held: Vec<LeaseToken>,
@@ -432,7 +432,8 @@ bodies! {
     /// The goodbye was taken.
     Farewell {}
 
-    /// A connection of a session: its lanes are connected and it can take `credit` tasks in total.
+    /// A connection of a session: its lanes are connected and it can take `credit` tasks in total, which rises
+    /// when a task leaves its slot.
     Ready {
         /// The session.
         session: SessionId,

@@ -100,11 +100,8 @@ fn first_frame(bytes: &[u8]) -> Option<Layout<'_>> {
                 let label = reader.byte()?;
                 let block = reader.block();
                 match (label, block) {
-                    (0xf9, Some(&[flags, _, _, index, ..])) => {
-                        if flags & 1 != 0 {
-                            transparent = Some(index);
-                        }
-                    }
+                    (0xf9, Some(&[flags, _, _, index, ..])) if flags & 1 != 0 => transparent = Some(index),
+                    (0xf9, Some(&[_, _, _, _, ..])) => {}
                     // Without transparency Pillow does not miss the index.
                     (0xf9, Some(&[flags, _, _])) if flags & 1 == 0 => {}
                     (0xf9, Some(_)) => return None,

@@ -49,7 +49,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Raster, CodecError> {
 pub(super) fn tags(bytes: &[u8]) -> Tags {
     let file = File::open(bytes);
     let exif = file.as_ref().and_then(|file| file.chunk(c"EXIF"));
-    let exif = exif.map(|block| exif::strip_prefix(block)).filter(|block| !block.is_empty());
+    let exif = exif.map(exif::strip_prefix).filter(|block| !block.is_empty());
     Tags { metadata: Metadata { exif: exif.map(<[u8]>::to_vec), ..Metadata::default() }, ..Tags::default() }
 }
 

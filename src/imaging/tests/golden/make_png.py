@@ -1,12 +1,12 @@
-"""Writes `png.txt`: what Lama Cleaner 1.2.5 with Pillow 10.4 reads from PNG files of every kind, whole and damaged.
+"""Writes `png.txt`: what Lama Cleaner 1.2.5 with Pillow 10.4 reads from PNG files, whole and damaged.
 
 Run with the interpreter of the reference environment:
 
     python src/imaging/tests/golden/make_png.py
 
-One line per file: its name; `fails`, or height, width and CRC-32 of the picture's RGB samples; the same of its alpha
-plane, or `-`; `fails`, or the CRC-32 of the mask that it makes; the text `parameters` as UTF-8 in hexadecimal, or `-`;
-the file in hexadecimal. `tests/codec_png.rs` reads it.
+One line per file: its name; `fails`, or height, width and CRC-32 of the picture's RGB samples; the same of
+its alpha plane, or `-`; `fails`, or the CRC-32 of the mask that it makes; the text `parameters` as UTF-8 in
+hexadecimal, or `-`; the file in hexadecimal. `tests/codec_png.rs` reads it.
 """
 
 import random
@@ -37,7 +37,9 @@ def chunk(kind: bytes, content: bytes, wrong: int = 0) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
 
 
-def ihdr(width: int, height: int, depth: int = 8, colour: int = 2, interlace: int = 0, filters: int = 0) -> bytes:
+def ihdr(
+    width: int, height: int, depth: int = 8, colour: int = 2, interlace: int = 0, filters: int = 0
+) -> bytes:
     return chunk(b"IHDR", struct.pack(">II", width, height) + bytes([depth, colour, 0, filters, interlace]))
 
 
@@ -118,7 +120,8 @@ def files() -> dict[str, bytes]:
     for depth, colour, content in [(1, 0, b"\0\1"), (8, 0, b"\0\7"), (16, 0, b"\1\0"), (8, 2, bytes(6))]:
         what = (6, 4, depth, colour)
         trns = chunk(b"tRNS", content)
-        out[f"trns_{depth}_{colour}"] = SIGNATURE + ihdr(*what) + trns + idat(zlib.compress(data(*what))) + END
+        body = idat(zlib.compress(data(*what)))
+        out[f"trns_{depth}_{colour}"] = SIGNATURE + ihdr(*what) + trns + body + END
     grey = idat(zlib.compress(data(6, 4, 8, 3)))
     indexed = SIGNATURE + ihdr(6, 4, 8, 3)
     out["palette_none"] = indexed + grey + END
@@ -148,7 +151,8 @@ def files() -> dict[str, bytes]:
     out["fails_chunk_cut"] = head + text(b"a longer text")[:-9]
     out["fails_text_checksum"] = head + chunk(b"tEXt", b"a\0b", 1) + pixels + END
     out["fails_no_chunk"] = head + b"\0\0\0\0<?!>" + pixels + END
-    out["fails_text_bomb"] = head + chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes((1 << 20) + 1))) + pixels + END
+    bomb = chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes((1 << 20) + 1)))
+    out["fails_text_bomb"] = head + bomb + pixels + END
     out["fails_profile_bomb"] = head + chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(1 << 21))) + pixels + END
     out["fails_palette_long"] = indexed + chunk(b"PLTE", bytes(771)) + grey + END
     out["fails_cut"] = (head + pixels + END)[:-40]

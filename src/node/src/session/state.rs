@@ -57,6 +57,8 @@ enum Stage {
 struct Running {
     attempt: Arc<Attempt>,
     stage: Stage,
+    /// Slots begin with attempts in the order in which they were assigned.
+    place: u64,
 }
 
 /// How far the session's life is.
@@ -83,6 +85,7 @@ pub(super) struct State {
     ended: Option<Option<Failure>>,
     waiting: VecDeque<Arc<Attempt>>,
     running: BTreeMap<LeaseToken, Running>,
+    next_place: u64,
     held: BTreeMap<LeaseToken, Held>,
     outgoing: VecDeque<Outgoing>,
     cancelled: VecDeque<(LeaseToken, Instant)>,
@@ -116,6 +119,7 @@ impl Shared {
             ended: None,
             waiting: VecDeque::new(),
             running: BTreeMap::new(),
+            next_place: 0,
             held: BTreeMap::new(),
             outgoing: VecDeque::new(),
             cancelled: VecDeque::new(),
@@ -206,7 +210,10 @@ impl Shared {
         } else {
             if !state.running.contains_key(&token) && !state.held.contains_key(&token) {
                 let attempt = Arc::new(Attempt::new(assign, blobs));
-                state.running.insert(token, Running { attempt: Arc::clone(&attempt), stage: Stage::Before });
+                let place = state.next_place;
+                state.next_place += 1;
+                let running = Running { attempt: Arc::clone(&attempt), stage: Stage::Before, place };
+                state.running.insert(token, running);
                 state.waiting.push_back(attempt);
             }
             state.outgoing.push_back(Outgoing::Accept(token));
@@ -361,10 +368,12 @@ impl State {
         self.phase
     }
 
-    /// Attempts whose outcome somebody waits for.
+    /// Attempts whose outcome somebody waits for, in the order in which they were assigned.
     fn wanted(&self) -> Vec<LeaseToken> {
-        let attempts = self.running.values().map(|running| &running.attempt);
-        attempts.filter(|attempt| !attempt.is_abandoned()).map(|attempt| attempt.token).collect()
+        let mut wanted: Vec<_> =
+            self.running.values().filter(|running| !running.attempt.is_abandoned()).collect();
+        wanted.sort_by_key(|running| running.place);
+        wanted.into_iter().map(|running| running.attempt.token).collect()
     }
 
     /// What a poll lists: running attempts and held results.

@@ -89,24 +89,32 @@ impl Core {
 
     /// Gives a waiting task to the best session that can take it, if there is one, behind tasks that go before it.
     pub(super) fn place(&mut self, id: TaskId) {
-        while let Some(session) = self.best_for(id) {
-            let next = self.next_for(session).unwrap_or(id);
-            self.assign_best(next);
+        while self.best_for(id).is_some() {
+            self.assign_in_order(id);
         }
     }
 
     /// Gives a session work while it has credit and work waits for it.
     pub(super) fn feed(&mut self, session: SessionId) {
         while let Some(id) = self.next_for(session) {
-            self.assign_best(id);
+            self.assign_in_order(id);
         }
     }
 
-    fn assign_best(&mut self, id: TaskId) {
-        let session = self.best_for(id).expect("the caller found a session that can take it");
-        #[cfg(test)]
-        self.check_choice(id, session);
-        self.assign(id, session);
+    /// Assigns a task that some session can take, or one that goes before it where it would go.
+    fn assign_in_order(&mut self, mut id: TaskId) {
+        loop {
+            let session = self.best_for(id).expect("some session can take it");
+            let rank = Rank::of(&self.tasks[&id]);
+            match self.next_for(session).filter(|next| Rank::of(&self.tasks[next]) < rank) {
+                Some(better) => id = better,
+                None => {
+                    #[cfg(test)]
+                    self.check_choice(id, session);
+                    return self.assign(id, session);
+                }
+            }
+        }
     }
 
     /// The session that a waiting task goes to now.

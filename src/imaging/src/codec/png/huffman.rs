@@ -10,8 +10,8 @@ pub(super) fn lengths<const N: usize>(counts: &[u32; N], longest: usize) -> [u8;
     let mut lengths = [0; N];
     let mut leaves: Vec<(u32, usize)> =
         counts.iter().enumerate().filter(|(_, count)| **count > 0).map(|(symbol, n)| (*n, symbol)).collect();
-    for symbol in 0..2 {
-        if leaves.len() < 2 && counts[symbol] == 0 {
+    for (symbol, count) in counts.iter().enumerate().take(2) {
+        if leaves.len() < 2 && *count == 0 {
             leaves.push((0, symbol));
         }
     }

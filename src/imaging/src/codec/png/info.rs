@@ -56,7 +56,7 @@ enum Text<'t> {
 }
 
 impl Text<'_> {
-    fn to_string(&self) -> String {
+    fn decoded(&self) -> String {
         match self {
             Self::Latin1(bytes) => bytes.iter().copied().map(char::from).collect(),
             Self::Utf8(text) => (*text).to_owned(),
@@ -277,9 +277,9 @@ impl<'a> Info<'a> {
     fn text(&mut self, key: &[u8], value: &Text<'_>, raw: bool) -> Result<(), Fault> {
         self.any = true;
         match key {
-            PARAMETERS => self.parameters = Some(value.to_string()),
-            b"Raw profile type exif" => self.raw_profile = Some(value.to_string()),
-            b"XML:com.adobe.xmp" => self.xmp = Some(value.to_string().into_bytes()),
+            PARAMETERS => self.parameters = Some(value.decoded()),
+            b"Raw profile type exif" => self.raw_profile = Some(value.decoded()),
+            b"XML:com.adobe.xmp" => self.xmp = Some(value.decoded().into_bytes()),
             b"exif" => match value {
                 Text::Latin1(bytes) if raw => self.exif = Some(bytes.to_vec()),
                 _ => self.odd = Some("EXIF as text"),

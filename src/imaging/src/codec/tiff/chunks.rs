@@ -19,27 +19,18 @@ pub(super) fn decode(plan: &Plan<'_>, width: usize, height: usize) -> Option<Vec
     let row_bytes = plan.row_bytes();
     let mut decompressor = Codec::new(plan.compression);
     let mut decoded = Vec::new();
-    let as_it_is = is_as_it_is(plan);
+    let whole_rows = is_as_it_is(plan) && plan.chunk_width == width;
     for chunk in &plan.chunks {
-        if as_it_is && plan.chunk_width == width {
+        if whole_rows && chunk.top + chunk.rows <= height {
             // The chunk is a part of the picture.
-            let place = picture.get_mut(chunk.top * row_bytes..)?;
-            let rows = chunk.rows.min(height - chunk.top);
-            let place = place.get_mut(..rows * row_bytes)?;
-            if chunk.rows == rows {
-                decompressor.decode(chunk.data, place)?;
-                add_up(plan, place);
-                continue;
-            }
+            let start = chunk.top * row_bytes;
+            let place = &mut picture[start..start + chunk.rows * row_bytes];
+            decompressor.decode(chunk.data, place)?;
+            add_up(plan, place);
+            continue;
         }
         decoded.resize(chunk.rows * row_bytes, 0);
-        if plan.compression == Compression::None {
-            // The last row of a tile need not be there to its end.
-            let length = chunk.data.len().min(decoded.len());
-            decoded[..length].copy_from_slice(&chunk.data[..length]);
-        } else {
-            decompressor.decode(chunk.data, &mut decoded)?;
-        }
+        decompressor.decode(chunk.data, &mut decoded)?;
         add_up(plan, &mut decoded);
         let columns = plan.chunk_width.min(width - chunk.left);
         let start = (chunk.top * width + chunk.left) * bytes_per_pixel;

@@ -57,6 +57,7 @@ const HAPPENS: &[&str] = &[
     "expired",
     "farewell",
     "forgotten",
+    "given back by a drain",
     "given on overlap",
     "inference",
     "internal",

@@ -157,9 +157,15 @@ impl Node {
         self.name = format!("node-{}-{}", self.index, self.life);
     }
 
-    pub(super) fn drain(&mut self) {
+    /// Takes no more work; what no slot has begun with goes back.
+    pub(super) fn drain(&mut self, net: &mut Network) {
         if self.phase == Phase::Serving {
             self.phase = Phase::Draining;
+        }
+        for token in self.order.clone() {
+            if self.give_back(net, token) {
+                self.notes.push("given back by a drain");
+            }
         }
     }
 
@@ -331,7 +337,7 @@ impl Node {
                             let given_back = self.give_back(net, token);
                             self.notes.push(if given_back { "recalled" } else { "recalled too late" });
                         }
-                        Action::Drain => self.drain(),
+                        Action::Drain => self.drain(net),
                     }
                 }
                 if fresh.is_empty() && !self.hinted {

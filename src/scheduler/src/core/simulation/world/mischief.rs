@@ -46,7 +46,7 @@ impl World {
                 self.net.advance_to(later);
             }
             8 => self.confuse_sessions(),
-            9 => self.nodes[at].drain(),
+            9 => self.nodes[at].drain(&mut self.net),
             10 => self.nodes[at].leave(&mut self.net),
             _ => self.nodes[at].die_and_change_name(&mut self.net),
         }

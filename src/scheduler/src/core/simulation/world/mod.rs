@@ -25,7 +25,7 @@ use crate::core::{Core, Effect, Settings, StoreOp};
 /// Steps of one episode before its faults stop.
 const STORM_STEPS: u64 = 2_500;
 /// Events that a report shows.
-const REMEMBERED: usize = 6000;
+const REMEMBERED: usize = 40;
 const TICK_MS: u64 = 100;
 
 struct Group {
