@@ -5,9 +5,41 @@
 //!
 //! Source: Pillow 10.4 `TiffImageFile._setup` and its table `OPEN_INFO`.
 
+use std::collections::BTreeMap;
+
 use super::ifd::{Field, File, INTEROP_IFD, Order, kind};
 use super::{malformed, unsupported};
 use crate::codec::{CodecError, Mode};
+
+const SUBFILE_TYPE: u16 = 254;
+const WIDTH: u16 = 256;
+const HEIGHT: u16 = 257;
+const BITS_PER_SAMPLE: u16 = 258;
+const COMPRESSION: u16 = 259;
+const PHOTOMETRIC: u16 = 262;
+const FILL_ORDER: u16 = 266;
+const STRIP_OFFSETS: u16 = 273;
+const ORIENTATION: u16 = 274;
+const SAMPLES_PER_PIXEL: u16 = 277;
+const ROWS_PER_STRIP: u16 = 278;
+const STRIP_BYTE_COUNTS: u16 = 279;
+const MIN_VALUE: u16 = 280;
+const MAX_VALUE: u16 = 281;
+const X_RESOLUTION: u16 = 282;
+const Y_RESOLUTION: u16 = 283;
+const PLANAR_CONFIGURATION: u16 = 284;
+const RESOLUTION_UNIT: u16 = 296;
+const PREDICTOR: u16 = 317;
+const COLOR_MAP: u16 = 320;
+const TILE_WIDTH: u16 = 322;
+const TILE_HEIGHT: u16 = 323;
+const TILE_OFFSETS: u16 = 324;
+const TILE_BYTE_COUNTS: u16 = 325;
+const EXTRA_SAMPLES: u16 = 338;
+const SAMPLE_FORMAT: u16 = 339;
+const S_MIN_VALUE: u16 = 340;
+const S_MAX_VALUE: u16 = 341;
+const WINDOWS_MEDIA_PHOTO: u16 = 0xbc01;
 
 /// Pillow's limit.
 const MAX_SAMPLES_PER_PIXEL: usize = 6;
@@ -134,6 +166,24 @@ pub(super) struct Layout<'a> {
     pub(super) mode: Mode,
     /// `None` for files that are not decoded here.
     pub(super) plan: Option<Plan<'a>>,
+}
+
+struct Tags<'a> {
+    file: File<'a>,
+    fields: BTreeMap<u16, Field<'a>>,
+    sound: bool,
+}
+
+impl Tags<'_> {
+    /// The numbers of a tag, `default` where it is not there; `None` where it has none.
+    fn list(&self, tag: u16, default: &[u64]) -> Option<Vec<u64>> {
+        self.fields.get(&tag).map_or_else(|| Some(default.to_vec()), |&field| self.file.numbers(field))
+    }
+
+    /// The first number, which for tags with one is all that Pillow looks at.
+    fn one(&self, tag: u16, default: u64) -> Option<u64> {
+        self.list(tag, &[default])?.first().copied()
+    }
 }
 
 /// Reads the tags of the first picture.
@@ -305,6 +355,46 @@ fn plan<'a>(
     Some(plan)
 }
 
+/// Whether the tags are such that nothing of Pillow's or libtiff's own sense of them matters.
+fn ordinary(tags: &Tags<'_>) -> bool {
+    let numeric = |tag: &u16| {
+        tags.fields
+            .get(tag)
+            .is_none_or(|field| field.kind == kind::RATIONAL || tags.file.numbers(*field).is_some())
+    };
+    // A pointer that belongs elsewhere; Pillow trips over it after it has decoded.
+    [X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT].iter().all(numeric)
+        && !tags.fields.contains_key(&INTEROP_IFD)
+}
+
+/// Whether libtiff, which reads the tags of compressed files again, finds the same in them.
+fn suits_libtiff(tags: &Tags<'_>) -> bool {
+    const SINGLE: [u16; 14] = [
+        SUBFILE_TYPE, WIDTH, HEIGHT, COMPRESSION, PHOTOMETRIC, FILL_ORDER, ORIENTATION, SAMPLES_PER_PIXEL,
+        ROWS_PER_STRIP, PLANAR_CONFIGURATION, RESOLUTION_UNIT, PREDICTOR, TILE_WIDTH, TILE_HEIGHT,
+    ];
+    const LISTS: [u16; 12] = [
+        MIN_VALUE, MAX_VALUE, S_MIN_VALUE, S_MAX_VALUE, BITS_PER_SAMPLE, STRIP_OFFSETS, STRIP_BYTE_COUNTS, COLOR_MAP, TILE_OFFSETS, TILE_BYTE_COUNTS, EXTRA_SAMPLES,
+        SAMPLE_FORMAT,
+    ];
+    let typed = |tag: &u16| {
+        tags.fields.get(tag).is_none_or(|field| {
+            matches!(field.kind, kind::SHORT | kind::LONG) || (tags.file.big && field.kind == kind::LONG8)
+        })
+    };
+    let single = |tag: &u16| tags.list(*tag, &[0]).is_some_and(|numbers| numbers.len() == 1);
+    // Pillow counts rows in signed numbers; the largest unsigned one stands for all rows.
+    let rows = tags.one(ROWS_PER_STRIP, 1).is_some_and(|rows| rows == 0xffff_ffff || rows <= 0x7fff_ffff);
+    // It does not take a palette for bits that it has to guess.
+    let palette = !tags.fields.contains_key(&COLOR_MAP) || tags.fields.contains_key(&BITS_PER_SAMPLE);
+    tags.sound
+        && tags.file.regular
+        && palette
+        && rows
+        && SINGLE.iter().chain(&LISTS).all(typed)
+        && SINGLE.iter().all(single)
+}
+
 /// Finds the strips or tiles of `planes` planes. `None` unless there are exactly those that are needed, each with
 /// enough data for what it has to become.
 fn chunks<'a>(
@@ -344,8 +434,7 @@ fn chunks<'a>(
         return None;
     }
     let row_bytes = plan.row_bytes() as u64;
-    let picture = (width * plan.samples * plan.bits).div_ceil(8) as u64 * height as u64;
-    let largest = picture.saturating_mul(4).max(MAX_TILE_BYTES);
+    let largest = (4 * row_bytes).saturating_mul(height as u64).max(MAX_TILE_BYTES);
     for (index, (&offset, &count)) in offsets.iter().zip(&counts).enumerate() {
         let (place, plane) = (index % (across * down), index / (across * down));
         let (left, top) = (place % across * plan.chunk_width, place / across * chunk_height);
