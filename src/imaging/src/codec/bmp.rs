@@ -43,14 +43,10 @@ enum Packing {
     Rgba,
     Bgra,
     Bgar,
-    /// Runs of indices of 8 bits.
-    Runs8,
-    /// Runs of indices of 4 bits.
-    Runs4,
 }
 
 impl Packing {
-    /// Bits per pixel; 0 for runs.
+    /// Bits per pixel.
     fn bits(self) -> u64 {
         match self {
             Self::Bits => 1,
@@ -58,7 +54,6 @@ impl Packing {
             Self::Bytes => 8,
             Self::Bgr15 | Self::Bgr16 => 16,
             Self::Bgr => 24,
-            Self::Runs8 | Self::Runs4 => 0,
             _ => 32,
         }
     }
@@ -72,6 +67,8 @@ struct Layout {
     top_down: bool,
     mode: Mode,
     packing: Packing,
+    /// The bits of indices that come in runs, and not packed.
+    runs: Option<u8>,
     /// Bytes from row to row.
     stride: u64,
     /// Where the pixels begin.
@@ -164,10 +161,11 @@ fn layout(bytes: &[u8]) -> Result<Layout, CodecError> {
         _ => return Err(malformed("its pixels have an unknown depth")),
     };
     let colours = if colours == 0 { 1 << bits.min(31) } else { colours };
+    let mut runs = None;
     match compression {
         RAW => {}
-        RLE8 => packing = Packing::Runs8,
-        RLE4 => packing = Packing::Runs4,
+        RLE8 => runs = Some(8),
+        RLE4 => runs = Some(4),
         BITFIELDS => {
             // The shortest of these headers has no room for masks: they follow it.
             let masks = if header_size == 40 { bytes.get(position..position + 12) } else { header.get(36..) };
@@ -191,18 +189,16 @@ fn layout(bytes: &[u8]) -> Result<Layout, CodecError> {
         if start == 0 {
             start = (position + rest.len().min(colours as usize * colour_size)) as u64;
         }
-        if matches!(packing, Packing::Bits | Packing::Nibbles | Packing::Bytes) {
-            packing = match mode {
-                Mode::Bilevel => Packing::Bits,
-                Mode::L => Packing::Bytes,
-                _ => packing,
-            };
-        }
+        packing = match mode {
+            Mode::Bilevel => Packing::Bits,
+            Mode::L => Packing::Bytes,
+            _ => packing,
+        };
     } else if start == 0 {
         start = position as u64;
     }
     let stride = ((u64::from(width) * u64::from(bits) + 31) >> 3) & !3;
-    Ok(Layout { width, height, top_down, mode, packing, stride, start, palette: entries })
+    Ok(Layout { width, height, top_down, mode, packing, runs, stride, start, palette: entries })
 }
 
 pub(super) fn header(bytes: &[u8]) -> Result<Header, CodecError> {
@@ -215,11 +211,11 @@ pub(super) fn read(bytes: &[u8]) -> Result<Raster, CodecError> {
     let (width, height) = (layout.width as usize, layout.height as usize);
     let start = usize::try_from(layout.start).unwrap_or(usize::MAX);
     let data = bytes.get(start..).unwrap_or_default();
-    if matches!(layout.packing, Packing::Runs8 | Packing::Runs4) {
+    if let Some(bits) = layout.runs {
         if !matches!(layout.mode, Mode::P | Mode::L) {
             return Err(malformed("it has runs, but no palette"));
         }
-        let mut rows = unroll(data, start % 2 == 1, width, height, layout.packing == Packing::Runs4)?;
+        let mut rows = unroll(data, start % 2 == 1, width, height, bits == 4)?;
         if !layout.top_down {
             turn_over(&mut rows, width);
         }
@@ -264,7 +260,6 @@ pub(super) fn read(bytes: &[u8]) -> Result<Raster, CodecError> {
         Packing::Rgba => Samples::Rgba(rows.concat()),
         Packing::Bgra => Samples::Rgba(unpack(&rows, |&[b, g, r, a]| [r, g, b, a])),
         Packing::Bgar => Samples::Rgba(unpack(&rows, |&[b, g, a, r]| [r, g, b, a])),
-        Packing::Runs8 | Packing::Runs4 => return Err(unsupported("runs")),
     };
     Ok(Raster { height, width, samples })
 }

@@ -8,7 +8,7 @@
 
 use lamagrid_domain::PictureFormat;
 
-use crate::image::{Gray, Image, ImageError, Rgb};
+use crate::image::{Gray, Image, ImageError, MAX_PIXELS, Rgb};
 
 mod bmp;
 mod convert;
@@ -201,7 +201,8 @@ pub fn probe(bytes: &[u8]) -> Result<Header, CodecError> {
 fn admit(bytes: &[u8], max_pixels: u64) -> Result<Header, CodecError> {
     let header = probe(bytes)?;
     let Header { width, height, format, mode, decodes } = header;
-    if u64::from(width) * u64::from(height) > max_pixels {
+    // Beyond the second limit no picture exists, and what readers reckon with sizes may overflow.
+    if u64::from(width) * u64::from(height) > max_pixels.min(MAX_PIXELS as u64) {
         return Err(CodecError::TooLarge { width, height, max_pixels });
     }
     if !decodes {

@@ -14,12 +14,12 @@ use crate::image::{Gray, Image, Rgb};
 mod chunks;
 mod ifd;
 mod layout;
+mod tags;
 
 use ifd::{Entry, File, Order};
 use layout::{Layout, Pixel};
+use tags::tag;
 
-const ORIENTATION: u16 = 274;
-const STRIP_OFFSETS: u16 = 273;
 const ICC_PROFILE: u16 = 34675;
 
 fn malformed(reason: &str) -> CodecError {
@@ -74,7 +74,7 @@ pub(super) fn tags(bytes: &[u8]) -> Tags {
 /// The block without its orientation.
 pub(super) fn without_orientation(block: &[u8]) -> Option<Vec<u8>> {
     let file = File::open(block)?;
-    ifd::write(file.order, &file.copy(|tag| tag != ORIENTATION)).ok()
+    ifd::write(file.order, &file.copy(|tag| tag != tag::ORIENTATION)).ok()
 }
 
 /// Tags that describe the file rather than the picture; the written file has its own.
@@ -102,26 +102,26 @@ pub(super) fn write(
     let number = |number: usize| u32::try_from(number).map_err(|_| malformed("it is over 4 GiB"));
     let size = height * width * usize::from(samples);
     directory.extend([
-        (256, Entry::long(order, number(width)?)),
-        (257, Entry::long(order, number(height)?)),
-        (258, Entry::shorts(order, &vec![8; samples.into()])),
+        (tag::WIDTH, Entry::long(order, number(width)?)),
+        (tag::HEIGHT, Entry::long(order, number(height)?)),
+        (tag::BITS_PER_SAMPLE, Entry::shorts(order, &vec![8; samples.into()])),
         // No compression.
-        (259, Entry::shorts(order, &[1])),
+        (tag::COMPRESSION, Entry::shorts(order, &[1])),
         // RGB.
-        (262, Entry::shorts(order, &[2])),
-        (STRIP_OFFSETS, Entry::long(order, 0)),
-        (277, Entry::shorts(order, &[samples])),
-        (278, Entry::long(order, number(height)?)),
-        (279, Entry::long(order, number(size)?)),
-        (284, Entry::shorts(order, &[1])),
+        (tag::PHOTOMETRIC, Entry::shorts(order, &[2])),
+        (tag::STRIP_OFFSETS, Entry::long(order, 0)),
+        (tag::SAMPLES_PER_PIXEL, Entry::shorts(order, &[samples])),
+        (tag::ROWS_PER_STRIP, Entry::long(order, number(height)?)),
+        (tag::STRIP_BYTE_COUNTS, Entry::long(order, number(size)?)),
+        (tag::PLANAR_CONFIGURATION, Entry::shorts(order, &[1])),
     ]);
     if alpha.is_some() {
         // The fourth sample is alpha, and the colours are not multiplied with it.
-        directory.insert(338, Entry::shorts(order, &[2]));
+        directory.insert(tag::EXTRA_SAMPLES, Entry::shorts(order, &[2]));
     }
     let start = ifd::write(order, &directory)?.len();
     number(start + size)?;
-    directory.insert(STRIP_OFFSETS, Entry::long(order, number(start)?));
+    directory.insert(tag::STRIP_OFFSETS, Entry::long(order, number(start)?));
     let mut file = ifd::write(order, &directory)?;
     file.reserve_exact(size);
     match alpha {

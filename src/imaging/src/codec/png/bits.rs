@@ -5,7 +5,8 @@
 use super::huffman::Code;
 use super::write::{close, open};
 
-/// A chunk ends with the first block that makes it so long, bytes. Some readers dislike chunks of several MiB.
+/// A chunk ends with the first block that makes it so long, bytes. Some readers dislike chunks of several
+/// MiB.
 const CHUNK: usize = 1 << 18;
 
 /// Longest content of a stored block, bytes.
@@ -89,7 +90,8 @@ impl Bits {
         self.flush();
     }
 
-    /// Writes `bytes` as stored blocks, at least one; ends at a whole byte. The last is the stream's if `last`.
+    /// Writes `bytes` as stored blocks, at least one; ends at a whole byte. The last is the stream's if
+    /// `last`.
     pub(super) fn stored(&mut self, bytes: &[u8], last: bool) {
         let mut rest = bytes;
         loop {

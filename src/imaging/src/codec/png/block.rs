@@ -10,7 +10,8 @@ use super::huffman::{Code, codes, lengths};
 pub(super) const WINDOW: usize = 1 << 15;
 /// Longest repeat, bytes.
 pub(super) const LONGEST: usize = 258;
-/// Longest code for a literal or a length: four literals fit into one write, and decoders look them up at once.
+/// Longest code for a literal or a length: four literals fit into one write, and decoders look them up at
+/// once.
 const LITERAL_BITS: usize = 12;
 
 /// Symbol, extra bits and first length of a repeat's length.

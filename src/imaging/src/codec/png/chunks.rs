@@ -2,8 +2,8 @@
 //!
 //! Does not: look at pixel data. It says where that is, and what the chunks before and after it say.
 //!
-//! Pillow asks less of a file than the specification: any order, chunks that come twice, no checksum after the first
-//! pixel data. So does this.
+//! Pillow asks less of a file than the specification: any order, chunks that come twice, no checksum after
+//! the first pixel data. So does this.
 //!
 //! Source: Pillow `PngImagePlugin`, 10.4: `ChunkStream`, `PngImageFile`.
 

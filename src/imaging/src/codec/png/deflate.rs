@@ -3,8 +3,8 @@
 //! Does not: search for the best repeat, look further back than 32 KiB, or make the zlib header and checksum.
 //! `write` gives it rows, in one or several streams that follow each other in the file.
 //!
-//! The invariant worth knowing: a filtered photo hardly repeats, so nearly all of the gain is in each block's own
-//! code. A repeat is taken only where it is shorter than the bytes it stands for, by their frequency.
+//! The invariant worth knowing: a filtered photo hardly repeats, so nearly all of the gain is in each block's
+//! own code. A repeat is taken only where it is shorter than the bytes it stands for, by their frequency.
 //!
 //! Source: RFC 1951.
 
@@ -119,8 +119,8 @@ pub(super) struct Deflate {
 }
 
 impl Deflate {
-    /// A stream in chunks that follow `out`, of rows of `row_length` bytes: a filter's number, then pixels of `bpp`
-    /// bytes, 3 or 4.
+    /// A stream in chunks that follow `out`, of rows of `row_length` bytes: a filter's number, then pixels of
+    /// `bpp` bytes, 3 or 4.
     pub(super) fn new(out: Bits, row_length: usize, bpp: usize) -> Self {
         Self {
             out,
@@ -158,8 +158,8 @@ impl Deflate {
         }
     }
 
-    /// The file so far, up to a whole byte and with its last chunk closed: the end of the data if `last`, else so
-    /// that another stream can follow.
+    /// The file so far, up to a whole byte and with its last chunk closed: the end of the data if `last`,
+    /// else so that another stream can follow.
     pub(super) fn finish(mut self, last: bool) -> Vec<u8> {
         if self.searched < self.bytes.len() {
             self.piece(self.bytes.len());
@@ -203,8 +203,8 @@ impl Deflate {
         }
     }
 
-    /// Makes tokens of the bytes up to `end`: repeats of at least `least` bytes, found by `N` bytes (the lesser of
-    /// `least` and 8) at the beginnings of pixels of `B` bytes.
+    /// Makes tokens of the bytes up to `end`: repeats of at least `least` bytes, found by `N` bytes (the
+    /// lesser of `least` and 8) at the beginnings of pixels of `B` bytes.
     fn search<const B: usize, const N: u32>(&mut self, end: usize, least: usize) {
         let bytes = &self.bytes[..end];
         let start = self.searched;
@@ -277,7 +277,8 @@ impl Deflate {
         (self.searched, self.next_row) = (end, next_row);
     }
 
-    /// Counts the symbols of the tokens from number `tokens` on, whose bytes begin at `start` and have `counts`.
+    /// Counts the symbols of the tokens from number `tokens` on, whose bytes begin at `start` and have
+    /// `counts`.
     fn tally(&mut self, tokens: usize, start: usize, counts: &[u32; 256]) {
         let tokens = &self.tokens[tokens..];
         let repeated: usize = tokens.iter().map(|token| usize::from(token.length)).sum();

@@ -1,7 +1,7 @@
 //! What the chunks of a PNG file say about it, as Pillow understands them.
 //!
-//! Does not: know where chunks are; `chunks` walks them. Checksums, the order of chunks and chunks that come twice are
-//! no matter here: every [`Fault`] is an exception in Pillow.
+//! Does not: know where chunks are; `chunks` walks them. Checksums, the order of chunks and chunks that come
+//! twice are no matter here: every [`Fault`] is an exception in Pillow.
 //!
 //! Source: Pillow `PngImagePlugin.PngStream`, 10.4.
 

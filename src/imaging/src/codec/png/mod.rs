@@ -1,8 +1,9 @@
 //! PNG files.
 //!
-//! Does not: follow the PNG specification where Pillow does not. Which chunks count, which checksums are looked at,
-//! what a damaged file gives: all that is Pillow's. Where that cannot be followed, a file is refused as unsupported,
-//! so that Pillow itself can decide; a file is damaged only where Pillow has nothing for it either.
+//! Does not: follow the PNG specification where Pillow does not. Which chunks count, which checksums are
+//! looked at, what a damaged file gives: all that is Pillow's. Where that cannot be followed, a file is
+//! refused as unsupported, so that Pillow itself can decide; a file is damaged only where Pillow has nothing
+//! for it either.
 
 use lamagrid_domain::PictureFormat;
 
@@ -21,8 +22,6 @@ mod huffman;
 mod info;
 mod kind;
 mod pixels;
-#[cfg(test)]
-mod tests;
 mod write;
 
 /// What a file begins with.
@@ -52,7 +51,8 @@ pub(super) fn header(bytes: &[u8]) -> Result<Header, CodecError> {
 /// All pixels, of an animation its first.
 ///
 /// # Errors
-/// [`CodecError::Malformed`], [`CodecError::Unsupported`]; [`CodecError::Image`] for sides that no picture has.
+/// [`CodecError::Malformed`], [`CodecError::Unsupported`]; [`CodecError::Image`] for sides that no picture
+/// has.
 ///
 /// Source: Pillow `ImageFile.load`, `PngImageFile.load_read` and `load_end`, 10.4.
 pub(super) fn read(bytes: &[u8]) -> Result<Raster, CodecError> {
@@ -89,21 +89,24 @@ pub(super) fn read(bytes: &[u8]) -> Result<Raster, CodecError> {
     Ok(Raster { height, width, samples })
 }
 
-/// Whether Pillow, which has the pixels now, comes to its end without an exception, and says the same to all who ask.
+/// Whether Pillow, which has the pixels now, comes to its end without an exception, and says the same to all
+/// who ask.
 fn as_pillow_goes_on(opened: &Opened<'_>) -> Result<(), Fault> {
     let info = opened.after()?;
     if let Some(what) = info.odd {
         return Err(what);
     }
-    // With EXIF before the pixels, upstream reads a picture's tags before what follows the pixels, a mask's after it.
+    // With EXIF before the pixels, upstream reads a picture's tags before what follows the pixels, a mask's
+    // after it.
     if opened.info.exif.is_some() && opened.info.tags() != info.tags() {
         return Err("tags before and after its pixels");
     }
     info.exif_block().map(drop)
 }
 
-/// `getexif` and the text `parameters`, as upstream asks for them: for EXIF Pillow loads the picture, unless it has
-/// found some before the pixels, and then knows what follows them; but `info` is upstream's only if it was not empty.
+/// `getexif` and the text `parameters`, as upstream asks for them: for EXIF Pillow loads the picture, unless
+/// it has found some before the pixels, and then knows what follows them; but `info` is upstream's only if it
+/// was not empty.
 ///
 /// Source: Lama Cleaner `helper.load_img`, 1.2.5; Pillow `PngImageFile.getexif`, 10.4.
 pub(super) fn tags(bytes: &[u8]) -> Tags {

@@ -1,7 +1,7 @@
 //! The pixels of a PNG file: inflate, undo the filters, unpack.
 //!
-//! Does not: inflate more than the picture needs, or hold memory for pixels that the file has no data for: its
-//! buffers grow with what was decoded.
+//! Does not: inflate more than the picture needs, or hold memory for pixels that the file has no data for:
+//! its buffers grow with what was decoded.
 //!
 //! Source: Pillow `ZipDecode.c` and `Unpack.c`, 10.4.
 
@@ -19,8 +19,8 @@ const BUFFER: usize = 4 * WINDOW;
 /// Most bytes that one byte of deflate's data can stand for.
 const MOST_PER_BYTE: usize = 1032;
 
-/// fdeflate keeps its last bits until it has seen some more. With these it has given everything that zlib would, so
-/// that a picture that is not complete then is not complete for Pillow.
+/// fdeflate keeps its last bits until it has seen some more. With these it has given everything that zlib
+/// would, so that a picture that is not complete then is not complete for Pillow.
 static PADDING: [u8; 8] = [0; 8];
 
 /// Columns and rows of Adam7's passes: the first, and how far it is to the next.
@@ -108,8 +108,9 @@ impl<'a> Inflated<'a> {
         Ok(())
     }
 
-    /// Whether Pillow takes what follows the last pixel: the end with the right checksum, or data that it does not look
-    /// at. Not if the file ends there: it has all of the data then, and waits for more before it takes the rest out.
+    /// Whether Pillow takes what follows the last pixel: the end with the right checksum, or data that it
+    /// does not look at. Not if the file ends there: it has all of the data then, and waits for more before
+    /// it takes the rest out.
     fn ends_well(&mut self) -> bool {
         let more = self.start < self.end || self.more().is_ok();
         !self.padded && (self.inflater.is_done() || (more && !self.input.is_empty()))
@@ -126,8 +127,8 @@ fn unpacked(kind: Kind) -> usize {
     }
 }
 
-/// Appends a row of `width` pixels, whose filter is undone, to `out` as [`Samples`] has it; 16-bit grey stays as the
-/// file has it, the upper byte first.
+/// Appends a row of `width` pixels, whose filter is undone, to `out` as [`Samples`] has it; 16-bit grey stays
+/// as the file has it, the upper byte first.
 fn unpack(kind: Kind, row: &[u8], width: usize, out: &mut Vec<u8>) {
     let small = |depth: u8, scale: u8, out: &mut Vec<u8>| {
         let depth = usize::from(depth);
@@ -163,7 +164,8 @@ pub(super) struct Layout {
 }
 
 impl Layout {
-    /// The samples by mode, from the chunks' data. `size` is the file's, bytes: it says how much data there can be.
+    /// The samples by mode, from the chunks' data. `size` is the file's, bytes: it says how much data there
+    /// can be.
     pub(super) fn samples(self, palette: &[u8], data: Data<'_>, size: usize) -> Result<Samples, Lack> {
         let Self { height, width, kind, interlaced } = self;
         let mut inflated = Inflated::new(data);

@@ -1,45 +1,15 @@
 //! What a TIFF file's tags say about its pixels.
 //!
 //! Does not: touch the pixels. Where Pillow or libtiff reads a file by other rules than the format's, or guesses
-//! what is missing, [`Layout::decodes`] is false.
+//! what is missing, there is no [`Layout::plan`].
 //!
 //! Source: Pillow 10.4 `TiffImageFile._setup` and its table `OPEN_INFO`.
 
-use std::collections::BTreeMap;
-
-use super::ifd::{Field, File, INTEROP_IFD, Order, kind};
+use super::ifd::{File, Order};
+use super::tags::{Tags, tag};
 use super::{malformed, unsupported};
 use crate::codec::{CodecError, Mode};
-
-const SUBFILE_TYPE: u16 = 254;
-const WIDTH: u16 = 256;
-const HEIGHT: u16 = 257;
-const BITS_PER_SAMPLE: u16 = 258;
-const COMPRESSION: u16 = 259;
-const PHOTOMETRIC: u16 = 262;
-const FILL_ORDER: u16 = 266;
-const STRIP_OFFSETS: u16 = 273;
-const ORIENTATION: u16 = 274;
-const SAMPLES_PER_PIXEL: u16 = 277;
-const ROWS_PER_STRIP: u16 = 278;
-const STRIP_BYTE_COUNTS: u16 = 279;
-const MIN_VALUE: u16 = 280;
-const MAX_VALUE: u16 = 281;
-const X_RESOLUTION: u16 = 282;
-const Y_RESOLUTION: u16 = 283;
-const PLANAR_CONFIGURATION: u16 = 284;
-const RESOLUTION_UNIT: u16 = 296;
-const PREDICTOR: u16 = 317;
-const COLOR_MAP: u16 = 320;
-const TILE_WIDTH: u16 = 322;
-const TILE_HEIGHT: u16 = 323;
-const TILE_OFFSETS: u16 = 324;
-const TILE_BYTE_COUNTS: u16 = 325;
-const EXTRA_SAMPLES: u16 = 338;
-const SAMPLE_FORMAT: u16 = 339;
-const S_MIN_VALUE: u16 = 340;
-const S_MAX_VALUE: u16 = 341;
-const WINDOWS_MEDIA_PHOTO: u16 = 0xbc01;
+use crate::image::MAX_PIXELS;
 
 /// Pillow's limit.
 const MAX_SAMPLES_PER_PIXEL: usize = 6;
@@ -168,31 +138,12 @@ pub(super) struct Layout<'a> {
     pub(super) plan: Option<Plan<'a>>,
 }
 
-struct Tags<'a> {
-    file: File<'a>,
-    fields: BTreeMap<u16, Field<'a>>,
-    sound: bool,
-}
-
-impl Tags<'_> {
-    /// The numbers of a tag, `default` where it is not there; `None` where it has none.
-    fn list(&self, tag: u16, default: &[u64]) -> Option<Vec<u64>> {
-        self.fields.get(&tag).map_or_else(|| Some(default.to_vec()), |&field| self.file.numbers(field))
-    }
-
-    /// The first number, which for tags with one is all that Pillow looks at.
-    fn one(&self, tag: u16, default: u64) -> Option<u64> {
-        self.list(tag, &[default])?.first().copied()
-    }
-}
-
 /// Reads the tags of the first picture.
 ///
 /// # Errors
 /// [`CodecError::Malformed`] where Pillow does not open the file.
 pub(super) fn layout<'a>(bytes: &'a [u8], file: File<'a>) -> Result<Layout<'a>, CodecError> {
-    let (fields, sound) = file.directory(file.first);
-    let tags = Tags { file, fields, sound };
+    let tags = Tags::of(file);
     let side = |tag| match tags.one(tag, 0) {
         None => Err(unsupported("sizes of an odd type")),
         Some(number) => match u32::try_from(number) {
@@ -200,20 +151,18 @@ pub(super) fn layout<'a>(bytes: &'a [u8], file: File<'a>) -> Result<Layout<'a>, 
             _ => Err(malformed("it has no size")),
         },
     };
-    let (width, height) = (side(WIDTH)?, side(HEIGHT)?);
-    if tags.fields.contains_key(&WINDOWS_MEDIA_PHOTO) {
+    let (width, height) = (side(tag::WIDTH)?, side(tag::HEIGHT)?);
+    if tags.has(tag::WINDOWS_MEDIA_PHOTO) {
         return Err(malformed("it is a Windows Media Photo"));
     }
     let Some(description) = describe(&tags) else {
         return Ok(Layout { width, height, mode: Mode::Other, plan: None });
     };
     let mode = description.pixel.mode();
-    Ok(Layout {
-        width,
-        height,
-        mode,
-        plan: plan(bytes, &tags, (width as usize, height as usize), description),
-    })
+    let exists = u64::from(width) * u64::from(height) <= MAX_PIXELS as u64;
+    let sides = (width as usize, height as usize);
+    let plan = if exists { plan(bytes, &tags, sides, description) } else { None };
+    Ok(Layout { width, height, mode, plan })
 }
 
 struct Description {
@@ -225,13 +174,13 @@ struct Description {
 
 /// What the pixels are; `None` for all that is not read here, whether Pillow knows it or not.
 fn describe(tags: &Tags<'_>) -> Option<Description> {
-    let photometric = tags.one(PHOTOMETRIC, 0)?;
-    let extra = tags.list(EXTRA_SAMPLES, &[])?;
-    let samples = usize::try_from(tags.one(SAMPLES_PER_PIXEL, 1)?).ok()?;
+    let photometric = tags.one(tag::PHOTOMETRIC, 0)?;
+    let extra = tags.list(tag::EXTRA_SAMPLES, &[])?;
+    let samples = usize::try_from(tags.one(tag::SAMPLES_PER_PIXEL, 1)?).ok()?;
     if !(1..=MAX_SAMPLES_PER_PIXEL).contains(&samples) {
         return None;
     }
-    let mut depths = tags.list(BITS_PER_SAMPLE, &[1])?;
+    let mut depths = tags.list(tag::BITS_PER_SAMPLE, &[1])?;
     if depths.len() == 1 {
         depths = vec![depths[0]; samples];
     }
@@ -240,7 +189,7 @@ fn describe(tags: &Tags<'_>) -> Option<Description> {
     if depths.len() != samples || depths.iter().any(|&depth| depth != bits) {
         return None;
     }
-    let formats = tags.list(SAMPLE_FORMAT, &[1])?;
+    let formats = tags.list(tag::SAMPLE_FORMAT, &[1])?;
     // Signed 8-bit grey is taken as if it were not.
     let signed = formats == [2] && (photometric, samples, bits) == (1, 1, 8);
     if formats.iter().any(|&format| format != 1) && !signed {
@@ -251,7 +200,7 @@ fn describe(tags: &Tags<'_>) -> Option<Description> {
             .strip_prefix(first)
             .is_some_and(|extra| samples == kept + extra.len() && extra.iter().all(|&e| e == 0))
     };
-    let big = tags.file.order == Order::Big;
+    let big = tags.order() == Order::Big;
     let pixel = match (photometric, bits) {
         (0 | 1, 1) if samples == 1 && extra.is_empty() => Pixel::Bilevel { white: photometric as u8 },
         (0 | 1, 2 | 4 | 8) if samples == 1 && extra.is_empty() => Pixel::Grey { inverted: photometric == 0 },
@@ -277,21 +226,21 @@ fn plan<'a>(
     (width, height): (usize, usize),
     Description { pixel, bits, samples, extra }: Description,
 ) -> Option<Plan<'a>> {
-    let compression = match tags.one(COMPRESSION, 1)? {
+    let compression = match tags.one(tag::COMPRESSION, 1)? {
         1 => Compression::None,
         5 => Compression::Lzw,
         8 | 32946 => Compression::Deflate,
         32773 => Compression::PackBits,
         _ => return None,
     };
-    if tags.one(FILL_ORDER, 1)? != 1 || !ordinary(tags) {
+    if tags.one(tag::FILL_ORDER, 1)? != 1 || !tags.are_ordinary() {
         return None;
     }
-    if compression != Compression::None && !suits_libtiff(tags) {
+    if compression != Compression::None && !tags.suit_libtiff() {
         return None;
     }
     let predictor = match compression {
-        Compression::Lzw | Compression::Deflate => tags.one(PREDICTOR, 1)?,
+        Compression::Lzw | Compression::Deflate => tags.one(tag::PREDICTOR, 1)?,
         Compression::None | Compression::PackBits => 1,
     };
     let differences = match predictor {
@@ -299,7 +248,7 @@ fn plan<'a>(
         2 if matches!(bits, 8 | 16) => true,
         _ => return None,
     };
-    let planar = match tags.one(PLANAR_CONFIGURATION, 1)? {
+    let planar = match tags.one(tag::PLANAR_CONFIGURATION, 1)? {
         1 => false,
         2 if samples == 1 => {
             // No difference for libtiff. For the rest Pillow takes the first letter of the mode alone.
@@ -331,7 +280,7 @@ fn plan<'a>(
     }
     let mut palette = Vec::new();
     if pixel == Pixel::Index {
-        let map = tags.list(COLOR_MAP, &[])?;
+        let map = tags.list(tag::COLOR_MAP, &[])?;
         let colours = 1 << bits;
         if map.len() != 3 * colours || map.iter().any(|&value| value > 0xffff) {
             return None;
@@ -340,7 +289,7 @@ fn plan<'a>(
         palette = (0..colours).map(|index| [0, 1, 2].map(|plane| part(plane * colours + index))).collect();
     }
     let mut plan = Plan {
-        order: tags.file.order,
+        order: tags.order(),
         pixel,
         bits,
         samples: if planar { 1 } else { samples },
@@ -355,46 +304,6 @@ fn plan<'a>(
     Some(plan)
 }
 
-/// Whether the tags are such that nothing of Pillow's or libtiff's own sense of them matters.
-fn ordinary(tags: &Tags<'_>) -> bool {
-    let numeric = |tag: &u16| {
-        tags.fields
-            .get(tag)
-            .is_none_or(|field| field.kind == kind::RATIONAL || tags.file.numbers(*field).is_some())
-    };
-    // A pointer that belongs elsewhere; Pillow trips over it after it has decoded.
-    [X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT].iter().all(numeric)
-        && !tags.fields.contains_key(&INTEROP_IFD)
-}
-
-/// Whether libtiff, which reads the tags of compressed files again, finds the same in them.
-fn suits_libtiff(tags: &Tags<'_>) -> bool {
-    const SINGLE: [u16; 14] = [
-        SUBFILE_TYPE, WIDTH, HEIGHT, COMPRESSION, PHOTOMETRIC, FILL_ORDER, ORIENTATION, SAMPLES_PER_PIXEL,
-        ROWS_PER_STRIP, PLANAR_CONFIGURATION, RESOLUTION_UNIT, PREDICTOR, TILE_WIDTH, TILE_HEIGHT,
-    ];
-    const LISTS: [u16; 12] = [
-        MIN_VALUE, MAX_VALUE, S_MIN_VALUE, S_MAX_VALUE, BITS_PER_SAMPLE, STRIP_OFFSETS, STRIP_BYTE_COUNTS, COLOR_MAP, TILE_OFFSETS, TILE_BYTE_COUNTS, EXTRA_SAMPLES,
-        SAMPLE_FORMAT,
-    ];
-    let typed = |tag: &u16| {
-        tags.fields.get(tag).is_none_or(|field| {
-            matches!(field.kind, kind::SHORT | kind::LONG) || (tags.file.big && field.kind == kind::LONG8)
-        })
-    };
-    let single = |tag: &u16| tags.list(*tag, &[0]).is_some_and(|numbers| numbers.len() == 1);
-    // Pillow counts rows in signed numbers; the largest unsigned one stands for all rows.
-    let rows = tags.one(ROWS_PER_STRIP, 1).is_some_and(|rows| rows == 0xffff_ffff || rows <= 0x7fff_ffff);
-    // It does not take a palette for bits that it has to guess.
-    let palette = !tags.fields.contains_key(&COLOR_MAP) || tags.fields.contains_key(&BITS_PER_SAMPLE);
-    tags.sound
-        && tags.file.regular
-        && palette
-        && rows
-        && SINGLE.iter().chain(&LISTS).all(typed)
-        && SINGLE.iter().all(single)
-}
-
 /// Finds the strips or tiles of `planes` planes. `None` unless there are exactly those that are needed, each with
 /// enough data for what it has to become.
 fn chunks<'a>(
@@ -404,26 +313,29 @@ fn chunks<'a>(
     planes: usize,
     plan: &mut Plan<'a>,
 ) -> Option<()> {
-    let has = |tag| tags.fields.contains_key(&tag);
-    let tiled = has(TILE_OFFSETS);
+    let tiled = tags.has(tag::TILE_OFFSETS);
     let foreign: &[u16] = if tiled {
-        &[STRIP_OFFSETS, STRIP_BYTE_COUNTS]
+        &[tag::STRIP_OFFSETS, tag::STRIP_BYTE_COUNTS]
     } else {
-        &[TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_BYTE_COUNTS]
+        &[tag::TILE_WIDTH, tag::TILE_HEIGHT, tag::TILE_OFFSETS, tag::TILE_BYTE_COUNTS]
     };
-    if foreign.iter().any(|&tag| has(tag)) {
+    if foreign.iter().any(|&tag| tags.has(tag)) {
         return None;
     }
     let side = |tag, default| usize::try_from(tags.one(tag, default)?).ok().filter(|&side| side > 0);
     let (offsets, counts, chunk_height) = if tiled {
-        plan.chunk_width = side(TILE_WIDTH, 0).filter(|&side| side <= MAX_TILE_SIDE)?;
+        plan.chunk_width = side(tag::TILE_WIDTH, 0).filter(|&side| side <= MAX_TILE_SIDE)?;
         // Else Pillow counts the bytes of a row that the picture cuts otherwise than the format.
         if !(plan.chunk_width * plan.samples * plan.bits).is_multiple_of(8) {
             return None;
         }
-        (TILE_OFFSETS, TILE_BYTE_COUNTS, side(TILE_HEIGHT, 0).filter(|&side| side <= MAX_TILE_SIDE)?)
+        (
+            tag::TILE_OFFSETS,
+            tag::TILE_BYTE_COUNTS,
+            side(tag::TILE_HEIGHT, 0).filter(|&side| side <= MAX_TILE_SIDE)?,
+        )
     } else {
-        (STRIP_OFFSETS, STRIP_BYTE_COUNTS, side(ROWS_PER_STRIP, height as u64)?.min(height))
+        (tag::STRIP_OFFSETS, tag::STRIP_BYTE_COUNTS, side(tag::ROWS_PER_STRIP, height as u64)?.min(height))
     };
     let offsets = tags.list(offsets, &[])?;
     let compressed = plan.compression != Compression::None;
@@ -434,7 +346,8 @@ fn chunks<'a>(
         return None;
     }
     let row_bytes = plan.row_bytes() as u64;
-    let largest = (4 * row_bytes).saturating_mul(height as u64).max(MAX_TILE_BYTES);
+    let picture = (width * plan.samples * plan.bits).div_ceil(8) as u64 * height as u64;
+    let largest = picture.saturating_mul(4).max(MAX_TILE_BYTES);
     for (index, (&offset, &count)) in offsets.iter().zip(&counts).enumerate() {
         let (place, plane) = (index % (across * down), index / (across * down));
         let (left, top) = (place % across * plan.chunk_width, place / across * chunk_height);
