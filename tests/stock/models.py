@@ -2,7 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def _saved(network: Callable[[], nn.Module], path: Path, seed: int) -> Path:
+    """Write a network with random weights of a seed, as TorchScript."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = network().eval()
+    torch.jit.save(torch.jit.script(model), str(path))
+    return path
 
 
 def tiny_lama(folder: Path, seed: int = 7) -> Path:
@@ -27,12 +43,7 @@ def tiny_lama(folder: Path, seed: int = 7) -> Path:
             mixed: Tensor = hole * (out * 16.0 + 0.5) + (1 - hole) * image
             return mixed
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = TinyLama().eval()
-    path = folder / f"tiny-lama-{seed}.pt"
-    torch.jit.save(torch.jit.script(model), str(path))
-    return path
+    return _saved(TinyLama, folder / f"tiny-lama-{seed}.pt", seed)
 
 
 def wild_lama(folder: Path, seed: int = 11) -> Path:
@@ -66,9 +77,4 @@ def wild_lama(folder: Path, seed: int = 11) -> Path:
                 return torch.sign(out) * 2.0 - 0.5
             return torch.flip(image, [2, 3]) * 1.004 - 0.002
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = WildLama().eval()
-    path = folder / f"wild-lama-{seed}.pt"
-    torch.jit.save(torch.jit.script(model), str(path))
-    return path
+    return _saved(WildLama, folder / f"wild-lama-{seed}.pt", seed)

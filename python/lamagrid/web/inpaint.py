@@ -25,6 +25,8 @@ from lamagrid.web import pixel_limit
 if TYPE_CHECKING:
     from lamagrid.web.model_manager import RemoteModelManager
 
+    Header = Mapping[str, Any] | None  # what `_native.probe` says
+
 FALLBACK_HEADER = "X-Lamagrid-Fallback"
 UPLOADS_BYTES = 512 * 1024 * 1024
 """Uploads of all requests together that are held in memory; beyond it Werkzeug puts them on disk, as ever."""
@@ -67,9 +69,9 @@ FORM_FIELDS: Mapping[str, str] = {
 }
 """Upstream's ``Config`` by the fields of upstream's form, all of them mandatory."""
 
-ANSWERED_BY_PILLOW = frozenset(["gif", "tiff"])
-"""Formats of answers that are left to upstream: Pillow alone chooses a GIF's colours, and the TIFF that
-upstream writes repeats the structure of the one it read, so that it often refuses or cannot be read again."""
+BROKEN_UPSTREAM = frozenset(["tiff"])
+"""Formats whose answers stay upstream's although nodes write them: the TIFF that upstream writes repeats the
+structure of the one it read, so that it often refuses or cannot be read again."""
 
 FILE_FIELDS = ("image", "mask", "paintByExampleImage")
 
@@ -136,13 +138,14 @@ class InpaintRoute:
 
     def _answer(self, files: Mapping[str, bytes], form: Mapping[str, str]) -> Any:
         server = self._server
+        headers = {name: _native.probe(data) for name, data in files.items()}
         for name, data in files.items():
-            text = self._too_large(data)
+            text = self._too_large(headers[name], data)
             if text is not None:
                 return f"The {name} is too large: {text}", 413
         if "image" not in files or "mask" not in files:
             raise _Unpromised(None)
-        extension = self._extension(files)
+        extension = self._extension(headers, files["image"])
         config = self._config(form)
         began = time.monotonic()
         manager: RemoteModelManager = server.model
@@ -175,29 +178,27 @@ class InpaintRoute:
         server.socketio.emit("diffusion_finish")
         return response
 
-    def _too_large(self, data: bytes) -> str | None:
-        header = _native.probe(data)
+    def _too_large(self, header: Header, data: bytes) -> str | None:
         if header is None:  # of a format that Pillow may know
             return pixel_limit.too_large(io.BytesIO(data), self._max_pixels)
         return pixel_limit.over(header["width"], header["height"], self._max_pixels)
 
-    def _extension(self, files: Mapping[str, bytes]) -> str:
+    def _extension(self, headers: Mapping[str, Header], image: bytes) -> str:
         """What upstream calls the answer's format.
 
         Raises:
             _Unpromised: Nodes do not promise Pillow's pixels for one of these files.
         """
-        for name, data in files.items():
-            header = _native.probe(data)
+        extension: str = self._server.get_image_ext(image)
+        for name, header in headers.items():
             if header is None:
                 raise _Unpromised("unknown ?")
-            kind = f"{header['format']} {header['mode']}"
-            if not header["decodes"] or (name == "image" and header["format"] in ANSWERED_BY_PILLOW):
-                raise _Unpromised(kind)
+            promised = header["decodes"]
             if name == "image":
-                extension: str = self._server.get_image_ext(data)
-                if extension != header["format"]:
-                    raise _Unpromised(kind)
+                form = header["format"]
+                promised &= header["encodes"] and form not in BROKEN_UPSTREAM and form == extension
+            if not promised:
+                raise _Unpromised(f"{header['format']} {header['mode']}")
         return extension
 
     def _config(self, form: Mapping[str, str]) -> Any:

@@ -1,13 +1,13 @@
 //! Every line of `golden/formats.txt`: BMP, GIF, TIFF and WebP as Lama Cleaner 1.2.5 with Pillow 10.4 reads and writes
 //! them; and what is damaged or lies about itself is an error, at a bounded cost.
 
+mod counting;
 #[expect(dead_code, reason = "its models are for other tests")]
 mod inputs;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::time::{Duration, Instant};
 
+use counting::held;
 use inputs::{mask_of, mix, picture};
 use lamagrid_domain::PictureFormat;
 use lamagrid_imaging::codec::{CodecError, Metadata, decode, decode_mask, encode, probe, sniff};
@@ -19,43 +19,6 @@ const MUTATIONS: usize = 200_000;
 
 /// Bytes that decoding may hold at a time: some copies of the largest picture, for 16 bits or four samples each.
 const MAX_HELD: usize = 12 * MAX_PIXELS as usize + (1 << 25);
-
-thread_local! {
-    /// Bytes that this thread holds, and the most that it has held.
-    static HELD: Cell<(usize, usize)> = const { Cell::new((0, 0)) };
-}
-
-struct Counting;
-
-#[expect(unsafe_code, reason = "the only way to see what is allocated")]
-// SAFETY: everything is the system's allocator's work.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        HELD.with(|held| {
-            let now = held.get().0 + layout.size();
-            held.set((now, now.max(held.get().1)));
-        });
-        // SAFETY: as the caller promises.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        HELD.with(|held| held.set((held.get().0.saturating_sub(layout.size()), held.get().1)));
-        // SAFETY: as the caller promises.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-/// What `work` gives, and the most bytes that it held.
-fn held<T>(work: impl FnOnce() -> T) -> (T, usize) {
-    let before = HELD.get().0;
-    HELD.set((before, before));
-    let result = work();
-    (result, HELD.get().1 - before)
-}
 
 /// The hash of `make_golden.py`.
 fn digest(values: &[u8]) -> String {

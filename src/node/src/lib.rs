@@ -1,7 +1,8 @@
 //! A process that works on tasks, one per device.
 //!
 //! [`Session`] speaks with the scheduler on a thread of its own; a [`Pipeline`] turns its tasks into pixels and
-//! their results into files; [`backend::serve`] runs them through a [`Backend`] in between. The supervisor starts one worker process per device and restarts it.
+//! their results into files; [`backend::serve`] runs them through a [`Backend`] in between. The supervisor starts
+//! one worker process per device and restarts it.
 //!
 //! Does not: link libtorch or name tch; `lamagrid-torch-worker` does, and the Python node brings a backend
 //! of its own.
