@@ -8,10 +8,11 @@
 //!
 //! Source: Pillow 10.4 `Image.Exif`, `TiffImagePlugin.ImageFileDirectory_v2`, `TiffTags`.
 
-use std::collections::BTreeMap;
-
 use lamagrid_domain::PictureFormat;
 
+use super::ifd::{
+    self, Directory, EXIF_IFD, Entry, Field, File, GPS_IFD, INTEROP_IFD, Order, Overflow, Value, kind,
+};
 use super::{CodecError, Tags};
 
 /// What stands before the TIFF structure in a JPEG segment.
@@ -25,38 +26,6 @@ const MAX_BYTES: usize = 1 << 22;
 
 const STRIP_OFFSETS: u16 = 273;
 const ORIENTATION: u16 = 274;
-const EXIF_IFD: u16 = 34665;
-const GPS_IFD: u16 = 34853;
-const INTEROP_IFD: u16 = 40965;
-
-/// Types of values, by TIFF's numbers.
-mod kind {
-    pub(super) const BYTE: u16 = 1;
-    pub(super) const ASCII: u16 = 2;
-    pub(super) const SHORT: u16 = 3;
-    pub(super) const LONG: u16 = 4;
-    pub(super) const RATIONAL: u16 = 5;
-    pub(super) const SIGNED_BYTE: u16 = 6;
-    pub(super) const UNDEFINED: u16 = 7;
-    pub(super) const SIGNED_SHORT: u16 = 8;
-    pub(super) const SIGNED_LONG: u16 = 9;
-    pub(super) const SIGNED_RATIONAL: u16 = 10;
-    pub(super) const FLOAT: u16 = 11;
-    pub(super) const DOUBLE: u16 = 12;
-    pub(super) const IFD: u16 = 13;
-    pub(super) const LONG8: u16 = 16;
-
-    /// Bytes of one value; none for a type that Pillow skips.
-    pub(super) fn size(kind: u16) -> Option<usize> {
-        Some(match kind {
-            BYTE | ASCII | SIGNED_BYTE | UNDEFINED => 1,
-            SHORT | SIGNED_SHORT => 2,
-            LONG | SIGNED_LONG | FLOAT | IFD => 4,
-            RATIONAL | SIGNED_RATIONAL | DOUBLE | LONG8 => 8,
-            _ => return None,
-        })
-    }
-}
 
 /// The block without its prefix, if it has one.
 pub(super) fn strip_prefix(block: &[u8]) -> &[u8] {
@@ -85,19 +54,19 @@ pub(super) fn read(tags: &Tags, format: PictureFormat) -> Result<Exif, CodecErro
     let mut order = Order::Big;
     let block = tags.metadata.exif.as_deref().filter(|block| !block.is_empty());
     if let Some(block) = block {
-        let tiff = Tiff::open(block).ok_or_else(|| CodecError::Malformed {
+        let tiff = open(block).ok_or_else(|| CodecError::Malformed {
             format,
             reason: "its EXIF block is no TIFF structure".into(),
         })?;
         order = tiff.order;
-        stated = tiff.directory(tiff.first).remove(&ORIENTATION).map(|value| tiff.number(value));
+        stated = tiff.directory(tiff.first).0.remove(&ORIENTATION).map(|value| tiff.number(value));
         if format != PictureFormat::Tiff {
             written = tiff.rewrite(tiff.first, Group::Image, &mut { MAX_BYTES }).map_err(refused)?;
         }
     }
     if let (None, Some(digit)) = (stated, xmp_orientation(tags)) {
         stated = Some(digit.into());
-        let value = Value::Plain(order.bytes16(digit.into()).to_vec());
+        let value = Value::Plain(order.u16_bytes(digit.into()).to_vec().into());
         written.insert(ORIENTATION, Entry { kind: kind::SHORT, value });
     }
     let orientation = (2..=8).find(|&known| Some(f64::from(known)) == stated).unwrap_or(1);
@@ -106,9 +75,11 @@ pub(super) fn read(tags: &Tags, format: PictureFormat) -> Result<Exif, CodecErro
     } else if written.is_empty() && (block.is_none() || format == PictureFormat::Png) {
         None
     } else {
-        let mut out = order.head().to_vec();
-        order.write(&written, &mut out).map_err(refused)?;
-        Some(out)
+        let written = ifd::write(order, &written).map_err(|overflow| match overflow {
+            Overflow::Bytes => refused("that is too long"),
+            Overflow::Tags => refused("with too many tags"),
+        })?;
+        Some(written)
     };
     Ok(Exif { orientation, block })
 }
@@ -123,67 +94,6 @@ fn xmp_orientation(tags: &Tags) -> Option<u8> {
         digit.is_ascii_digit().then(|| digit - b'0')
     })
 }
-
-/// Byte order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Order {
-    Little,
-    Big,
-}
-
-impl Order {
-    fn u16(self, bytes: [u8; 2]) -> u16 {
-        if self == Self::Big { u16::from_be_bytes(bytes) } else { u16::from_le_bytes(bytes) }
-    }
-
-    fn u32(self, bytes: [u8; 4]) -> u32 {
-        if self == Self::Big { u32::from_be_bytes(bytes) } else { u32::from_le_bytes(bytes) }
-    }
-
-    fn u64(self, bytes: [u8; 8]) -> u64 {
-        if self == Self::Big { u64::from_be_bytes(bytes) } else { u64::from_le_bytes(bytes) }
-    }
-
-    fn bytes16(self, value: u16) -> [u8; 2] {
-        if self == Self::Big { value.to_be_bytes() } else { value.to_le_bytes() }
-    }
-
-    fn bytes32(self, value: u32) -> [u8; 4] {
-        if self == Self::Big { value.to_be_bytes() } else { value.to_le_bytes() }
-    }
-
-    fn bytes64(self, value: u64) -> [u8; 8] {
-        if self == Self::Big { value.to_be_bytes() } else { value.to_le_bytes() }
-    }
-
-    fn head(self) -> [u8; 8] {
-        if self == Self::Big { *b"MM\0*\0\0\0\x08" } else { *b"II*\0\x08\0\0\0" }
-    }
-}
-
-/// A value as the file has it.
-#[derive(Debug, Clone, Copy)]
-struct Raw<'a> {
-    kind: u16,
-    /// Not empty, whole values.
-    data: &'a [u8],
-}
-
-/// A value as it is written.
-#[derive(Debug)]
-struct Entry {
-    kind: u16,
-    value: Value,
-}
-
-#[derive(Debug)]
-enum Value {
-    Plain(Vec<u8>),
-    Directory(Directory),
-}
-
-/// Entries by tag, the order in which they are written.
-type Directory = BTreeMap<u16, Entry>;
 
 /// Which registry of tags holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -254,126 +164,89 @@ impl Group {
     }
 }
 
-/// A TIFF structure.
-#[derive(Debug, Clone, Copy)]
-struct Tiff<'a> {
-    data: &'a [u8],
-    order: Order,
-    /// Where the first directory is.
-    first: u32,
+/// A block that Pillow does not raise an error at: BigTIFF's number it takes, and fails on what follows.
+fn open(block: &[u8]) -> Option<File<'_>> {
+    File::open(block).filter(|file| !file.big)
 }
 
-impl<'a> Tiff<'a> {
-    /// None if Pillow raises an error at the first 8 bytes. It takes the magic number in either order; BigTIFF's it
-    /// takes and fails on.
-    fn open(data: &'a [u8]) -> Option<Self> {
-        let (head, rest) = data.split_first_chunk::<4>()?;
-        let order = match head {
-            b"II*\0" | b"II\0*" => Order::Little,
-            b"MM\0*" | b"MM*\0" => Order::Big,
-            _ => return None,
-        };
-        Some(Self { data, order, first: order.u32(*rest.first_chunk()?) })
-    }
-
-    fn bytes<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
-        self.data.get(at..)?.first_chunk().copied()
-    }
-
-    /// A directory's values by tag. As Pillow has it: the last of equal tags holds, unknown types and empty values
-    /// are left out, and the first value that is not inside the block ends it.
-    fn directory(&self, at: u32) -> BTreeMap<u16, Raw<'a>> {
-        let at = at as usize;
-        let mut values = BTreeMap::new();
-        let count = self.bytes(at).map_or(0, |count| self.order.u16(count));
-        for here in (0..usize::from(count)).map(|index| at + 2 + 12 * index) {
-            let Some([t0, t1, k0, k1, c0, c1, c2, c3, offset @ ..]) = self.bytes::<12>(here) else { break };
-            let kind = self.order.u16([k0, k1]);
-            let Some(size) = kind::size(kind) else { continue };
-            let bytes = u64::from(self.order.u32([c0, c1, c2, c3])) * size as u64;
-            let start = if bytes > 4 { u64::from(self.order.u32(offset)) } else { here as u64 + 8 };
-            let (Ok(start), Ok(end)) = (usize::try_from(start), usize::try_from(start + bytes)) else {
-                break;
-            };
-            let Some(data) = self.data.get(start..end) else { break };
-            if !data.is_empty() {
-                values.insert(self.order.u16([t0, t1]), Raw { kind, data });
-            }
-        }
-        values
-    }
-
+/// What the registry and Pillow's guesses make of values.
+impl<'a> File<'a> {
     /// The integers of a value that has some.
-    fn integers(&self, raw: Raw<'a>) -> Option<Vec<i64>> {
+    fn integers(&self, field: Field<'a>) -> Option<Vec<i64>> {
         let order = self.order;
-        Some(match raw.kind {
-            kind::SIGNED_BYTE => raw.data.iter().map(|&byte| i64::from(byte.cast_signed())).collect(),
-            kind::SHORT => raw.data.as_chunks().0.iter().map(|&v| order.u16(v).into()).collect(),
+        Some(match field.kind {
+            kind::SIGNED_BYTE => field.data.iter().map(|&byte| i64::from(byte.cast_signed())).collect(),
+            kind::SHORT => field.data.as_chunks().0.iter().map(|&v| order.u16(v).into()).collect(),
             kind::SIGNED_SHORT => {
-                raw.data.as_chunks().0.iter().map(|&v| order.u16(v).cast_signed().into()).collect()
+                field.data.as_chunks().0.iter().map(|&v| order.u16(v).cast_signed().into()).collect()
             }
-            kind::LONG | kind::IFD => raw.data.as_chunks().0.iter().map(|&v| order.u32(v).into()).collect(),
+            kind::LONG | kind::IFD => field.data.as_chunks().0.iter().map(|&v| order.u32(v).into()).collect(),
             kind::SIGNED_LONG => {
-                raw.data.as_chunks().0.iter().map(|&v| order.u32(v).cast_signed().into()).collect()
+                field.data.as_chunks().0.iter().map(|&v| order.u32(v).cast_signed().into()).collect()
             }
             // Too large for all types that are written, so that the exact number is no matter.
-            kind::LONG8 => {
-                raw.data.as_chunks().0.iter().map(|&v| order.u64(v).try_into().unwrap_or(i64::MAX)).collect()
-            }
+            kind::LONG8 => field
+                .data
+                .as_chunks()
+                .0
+                .iter()
+                .map(|&v| order.u64(v).try_into().unwrap_or(i64::MAX))
+                .collect(),
             _ => return None,
         })
     }
 
     /// The numerators and denominators of a value that has some.
-    fn ratios(&self, raw: Raw<'a>) -> Option<Vec<[i64; 2]>> {
-        let parts = match raw.kind {
-            kind::RATIONAL => self.integers(Raw { kind: kind::LONG, ..raw })?,
-            kind::SIGNED_RATIONAL => self.integers(Raw { kind: kind::SIGNED_LONG, ..raw })?,
+    fn ratios(&self, field: Field<'a>) -> Option<Vec<[i64; 2]>> {
+        let parts = match field.kind {
+            kind::RATIONAL => self.integers(Field { kind: kind::LONG, ..field })?,
+            kind::SIGNED_RATIONAL => self.integers(Field { kind: kind::SIGNED_LONG, ..field })?,
             _ => return None,
         };
         Some(parts.as_chunks().0.to_vec())
     }
 
-    fn floats(&self, raw: Raw<'a>) -> Option<Vec<f64>> {
+    fn floats(&self, field: Field<'a>) -> Option<Vec<f64>> {
         let order = self.order;
-        Some(match raw.kind {
+        Some(match field.kind {
             kind::FLOAT => {
-                raw.data.as_chunks().0.iter().map(|&v| f32::from_bits(order.u32(v)).into()).collect()
+                field.data.as_chunks().0.iter().map(|&v| f32::from_bits(order.u32(v)).into()).collect()
             }
-            kind::DOUBLE => raw.data.as_chunks().0.iter().map(|&v| f64::from_bits(order.u64(v))).collect(),
+            kind::DOUBLE => field.data.as_chunks().0.iter().map(|&v| f64::from_bits(order.u64(v))).collect(),
             _ => return None,
         })
     }
 
     /// The first number of a value; NaN for text and bytes, which Pillow finds equal to no number.
-    fn number(&self, raw: Raw<'a>) -> f64 {
-        let integer = self.integers(raw).and_then(|values| Some(*values.first()? as f64));
-        let ratio = || self.ratios(raw).and_then(|values| values.first().map(|&[n, d]| n as f64 / d as f64));
-        let float = || self.floats(raw).and_then(|values| values.first().copied());
+    fn number(&self, field: Field<'a>) -> f64 {
+        let integer = self.integers(field).and_then(|values| Some(*values.first()? as f64));
+        let ratio =
+            || self.ratios(field).and_then(|values| values.first().map(|&[n, d]| n as f64 / d as f64));
+        let float = || self.floats(field).and_then(|values| values.first().copied());
         integer.or_else(ratio).or_else(float).unwrap_or(f64::NAN)
     }
 
     /// A directory as it is written, with those below it. `budget` is what values may still take, bytes.
-    fn rewrite(&self, at: u32, group: Group, budget: &mut usize) -> Result<Directory, &'static str> {
+    fn rewrite(&self, at: u64, group: Group, budget: &mut usize) -> Result<Directory<'a>, &'static str> {
         let mut written = Directory::new();
-        for (tag, mut raw) in self.directory(at) {
-            *budget = budget.checked_sub(raw.data.len()).ok_or("that is too long")?;
+        for (tag, mut field) in self.directory(at).0 {
+            *budget = budget.checked_sub(field.data.len()).ok_or("that is too long")?;
             let registered = group.registered(tag);
             // Text and bytes are one value, however long.
-            let text = matches!(raw.kind, kind::BYTE | kind::ASCII | kind::UNDEFINED);
-            if let (Some((_, true)), false, Some(size)) = (registered, text, kind::size(raw.kind)) {
-                raw.data = &raw.data[..size];
+            let text = matches!(field.kind, kind::BYTE | kind::ASCII | kind::UNDEFINED);
+            if let (Some((_, true)), false, Some(size)) = (registered, text, kind::size(field.kind)) {
+                field.data = &field.data[..size];
             }
             let entry = if let Some(below) = group.below(tag) {
-                let at = match self.integers(raw).as_deref() {
-                    Some(&[at]) => u32::try_from(at).map_err(|_| "pointer out of range")?,
+                let at = match self.integers(field).as_deref() {
+                    Some(&[at]) => u32::try_from(at).map_err(|_| "pointer out of range")?.into(),
                     _ => return Err("pointer that is no number"),
                 };
                 Entry { kind: kind::LONG, value: Value::Directory(self.rewrite(at, below, budget)?) }
             } else if (group, tag) == (Group::Image, STRIP_OFFSETS) {
                 return Err("with strips");
             } else {
-                self.convert(raw, registered.map(|(kind, _)| kind))?
+                self.convert(field, registered.map(|(kind, _)| kind))?
             };
             written.insert(tag, entry);
         }
@@ -381,8 +254,8 @@ impl<'a> Tiff<'a> {
     }
 
     /// A value in the type that the registry gives, or that Pillow guesses.
-    fn convert(&self, raw: Raw<'a>, registered: Option<u16>) -> Result<Entry, &'static str> {
-        let (kind, data) = if let Some(values) = self.integers(raw) {
+    fn convert(&self, field: Field<'a>, registered: Option<u16>) -> Result<Entry<'static>, &'static str> {
+        let (kind, data) = if let Some(values) = self.integers(field) {
             let within = |range: std::ops::Range<i64>| values.iter().all(|value| range.contains(value));
             let guessed = if within(0..1 << 16) {
                 kind::SHORT
@@ -395,7 +268,7 @@ impl<'a> Tiff<'a> {
             };
             let kind = registered.unwrap_or(guessed);
             (kind, self.pack(kind, &values)?)
-        } else if let Some(values) = self.ratios(raw) {
+        } else if let Some(values) = self.ratios(field) {
             let guessed = if values.iter().all(|&[n, d]| d != 0 && (n == 0 || (n < 0) == (d < 0))) {
                 kind::RATIONAL
             } else {
@@ -406,16 +279,16 @@ impl<'a> Tiff<'a> {
                 kind @ kind::SIGNED_RATIONAL => (kind, self.pack(kind::SIGNED_LONG, &values.concat())?),
                 _ => return Err("ratio where none belongs"),
             }
-        } else if let Some(values) = self.floats(raw) {
+        } else if let Some(values) = self.floats(field) {
             if !matches!(registered, None | Some(kind::DOUBLE)) {
                 return Err("float where none belongs");
             }
-            (kind::DOUBLE, values.iter().flat_map(|value| self.order.bytes64(value.to_bits())).collect())
-        } else if raw.kind == kind::ASCII {
+            (kind::DOUBLE, values.iter().flat_map(|value| self.order.u64_bytes(value.to_bits())).collect())
+        } else if field.kind == kind::ASCII {
             if !matches!(registered, None | Some(kind::ASCII)) {
                 return Err("text where none belongs");
             }
-            let text = raw.data.strip_suffix(b"\0").unwrap_or(raw.data);
+            let text = field.data.strip_suffix(b"\0").unwrap_or(field.data);
             // Read as Latin-1, written as ASCII.
             let ascii = text.iter().map(|&byte| if byte.is_ascii() { byte } else { b'?' });
             (kind::ASCII, ascii.chain([0]).collect())
@@ -424,9 +297,9 @@ impl<'a> Tiff<'a> {
             if !matches!(kind, kind::BYTE | kind::UNDEFINED) {
                 return Err("bytes where none belong");
             }
-            (kind, raw.data.to_vec())
+            (kind, field.data.to_vec())
         };
-        Ok(Entry { kind, value: Value::Plain(data) })
+        Ok(Entry { kind, value: Value::Plain(data.into()) })
     }
 
     /// Integers in a type of 2 or 4 bytes.
@@ -435,15 +308,15 @@ impl<'a> Tiff<'a> {
         for &value in values {
             let range = "number out of its type's range";
             match kind {
-                kind::SHORT => packed.extend(self.order.bytes16(u16::try_from(value).map_err(|_| range)?)),
+                kind::SHORT => packed.extend(self.order.u16_bytes(u16::try_from(value).map_err(|_| range)?)),
                 kind::SIGNED_SHORT => {
                     let value = i16::try_from(value).map_err(|_| range)?;
-                    packed.extend(self.order.bytes16(value.cast_unsigned()));
+                    packed.extend(self.order.u16_bytes(value.cast_unsigned()));
                 }
-                kind::LONG => packed.extend(self.order.bytes32(u32::try_from(value).map_err(|_| range)?)),
+                kind::LONG => packed.extend(self.order.u32_bytes(u32::try_from(value).map_err(|_| range)?)),
                 kind::SIGNED_LONG => {
                     let value = i32::try_from(value).map_err(|_| range)?;
-                    packed.extend(self.order.bytes32(value.cast_unsigned()));
+                    packed.extend(self.order.u32_bytes(value.cast_unsigned()));
                 }
                 _ => return Err("number where none belongs"),
             }
@@ -465,44 +338,6 @@ fn reduced(ratios: &[[i64; 2]]) -> Vec<[i64; 2]> {
         if by == 0 { [n, d] } else { [n / by, d / by] }
     };
     ratios.iter().map(reduce).collect()
-}
-
-impl Order {
-    /// Appends a directory to a TIFF structure, `out`, that begins with its header.
-    fn write(self, directory: &Directory, out: &mut Vec<u8>) -> Result<(), &'static str> {
-        let count = u16::try_from(directory.len()).map_err(|_| "with too many tags")?;
-        let mut at = out.len() + 2;
-        out.extend(self.bytes16(count));
-        // And 4 bytes of 0: no directory follows.
-        out.resize(out.len() + 12 * directory.len() + 4, 0);
-        for (&tag, Entry { kind, value }) in directory {
-            let here = u32::try_from(out.len()).map_err(|_| "that is too long")?;
-            let (count, field) = match value {
-                Value::Directory(below) => {
-                    self.write(below, out)?;
-                    (1, self.bytes32(here))
-                }
-                Value::Plain(data) => {
-                    let mut field = [0; 4];
-                    if let Some(short) = field.get_mut(..data.len()) {
-                        short.copy_from_slice(data);
-                    } else {
-                        field = self.bytes32(here);
-                        out.extend(data);
-                        out.resize(out.len().next_multiple_of(2), 0);
-                    }
-                    (data.len() / kind::size(*kind).unwrap_or(1), field)
-                }
-            };
-            let count = u32::try_from(count).map_err(|_| "that is too long")?;
-            out[at..at + 2].copy_from_slice(&self.bytes16(tag));
-            out[at + 2..at + 4].copy_from_slice(&self.bytes16(*kind));
-            out[at + 4..at + 8].copy_from_slice(&self.bytes32(count));
-            out[at + 8..at + 12].copy_from_slice(&field);
-            at += 12;
-        }
-        Ok(())
-    }
 }
 
 #[cfg(test)]

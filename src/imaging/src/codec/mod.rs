@@ -14,6 +14,7 @@ mod bmp;
 mod convert;
 mod exif;
 mod gif;
+mod ifd;
 mod jpeg;
 mod orient;
 mod png;

@@ -8,15 +8,14 @@
 
 use lamagrid_domain::PictureFormat;
 
+use super::ifd::{self, Entry, File, Order, Overflow};
 use super::{CodecError, Header, Metadata, Mode, Raster, Samples, Tags};
 use crate::image::{Gray, Image, Rgb};
 
 mod chunks;
-mod ifd;
 mod layout;
 mod tags;
 
-use ifd::{Entry, File, Order};
 use layout::{Layout, Pixel};
 use tags::tag;
 
@@ -28,6 +27,13 @@ fn malformed(reason: &str) -> CodecError {
 
 fn unsupported(what: &str) -> CodecError {
     CodecError::Unsupported { format: PictureFormat::Tiff, what: what.into() }
+}
+
+fn overflown(overflow: Overflow) -> CodecError {
+    malformed(match overflow {
+        Overflow::Bytes => "it is over 4 GiB",
+        Overflow::Tags => "it has too many tags",
+    })
 }
 
 fn layout(bytes: &[u8]) -> Result<Layout<'_>, CodecError> {
@@ -119,10 +125,10 @@ pub(super) fn write(
         // The fourth sample is alpha, and the colours are not multiplied with it.
         directory.insert(tag::EXTRA_SAMPLES, Entry::shorts(order, &[2]));
     }
-    let start = ifd::write(order, &directory)?.len();
+    let start = ifd::write(order, &directory).map_err(overflown)?.len();
     number(start + size)?;
     directory.insert(tag::STRIP_OFFSETS, Entry::long(order, number(start)?));
-    let mut file = ifd::write(order, &directory)?;
+    let mut file = ifd::write(order, &directory).map_err(overflown)?;
     file.reserve_exact(size);
     match alpha {
         None => file.extend_from_slice(pixels.data()),

@@ -9,8 +9,8 @@ use fdeflate::Decompressor;
 use weezl::BitOrder;
 use weezl::decode::{Configuration, Decoder};
 
-use super::ifd::Order;
 use super::layout::{Compression, Pixel, Plan};
+use crate::codec::ifd::Order;
 
 /// Decodes all chunks of a picture; its samples are whole bytes, but for 16-bit grey, which stays as in the file.
 pub(super) fn decode(plan: &Plan<'_>, width: usize, height: usize) -> Option<Vec<u8>> {

@@ -5,9 +5,9 @@
 //!
 //! Source: Pillow 10.4 `TiffImageFile._setup` and its table `OPEN_INFO`.
 
-use super::ifd::{File, Order};
 use super::tags::{Tags, tag};
 use super::{malformed, unsupported};
+use crate::codec::ifd::{File, Order};
 use crate::codec::{CodecError, Mode};
 use crate::image::MAX_PIXELS;
 

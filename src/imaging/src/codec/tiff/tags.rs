@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use super::ifd::{Field, File, INTEROP_IFD, Order, kind};
+use crate::codec::ifd::{Field, File, INTEROP_IFD, Order, kind};
 
 /// The tags by their numbers in the format.
 pub(super) mod tag {

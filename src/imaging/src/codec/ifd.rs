@@ -1,4 +1,4 @@
-//! TIFF's directories of tags: read as Pillow reads them, copied, and written.
+//! TIFF's directories of tags, which EXIF blocks are made of too: read as Pillow reads them, copied, and written.
 //!
 //! Does not: know what a tag means, but for the two that point to directories of their own. Values stay in the
 //! byte order of the file that they came from, which is why what is written with them has that order too.
@@ -8,25 +8,30 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use super::malformed;
-use crate::codec::CodecError;
-
 /// Types of values, by their numbers in the format.
 pub(super) mod kind {
-    pub(in super::super) const ASCII: u16 = 2;
-    pub(in super::super) const SHORT: u16 = 3;
-    pub(in super::super) const LONG: u16 = 4;
-    pub(in super::super) const RATIONAL: u16 = 5;
-    pub(in super::super) const IFD: u16 = 13;
-    pub(in super::super) const LONG8: u16 = 16;
+    pub(in crate::codec) const BYTE: u16 = 1;
+    pub(in crate::codec) const ASCII: u16 = 2;
+    pub(in crate::codec) const SHORT: u16 = 3;
+    pub(in crate::codec) const LONG: u16 = 4;
+    pub(in crate::codec) const RATIONAL: u16 = 5;
+    pub(in crate::codec) const SIGNED_BYTE: u16 = 6;
+    pub(in crate::codec) const UNDEFINED: u16 = 7;
+    pub(in crate::codec) const SIGNED_SHORT: u16 = 8;
+    pub(in crate::codec) const SIGNED_LONG: u16 = 9;
+    pub(in crate::codec) const SIGNED_RATIONAL: u16 = 10;
+    pub(in crate::codec) const FLOAT: u16 = 11;
+    pub(in crate::codec) const DOUBLE: u16 = 12;
+    pub(in crate::codec) const IFD: u16 = 13;
+    pub(in crate::codec) const LONG8: u16 = 16;
 
     /// Bytes of one value; `None` for a type that Pillow passes over.
-    pub(in super::super) const fn size(kind: u16) -> Option<usize> {
+    pub(in crate::codec) const fn size(kind: u16) -> Option<usize> {
         Some(match kind {
-            1 | ASCII | 6 | 7 => 1,
-            SHORT | 8 => 2,
-            LONG | 9 | 11 | IFD => 4,
-            RATIONAL | 10 | 12 | LONG8 => 8,
+            BYTE | ASCII | SIGNED_BYTE | UNDEFINED => 1,
+            SHORT | SIGNED_SHORT => 2,
+            LONG | SIGNED_LONG | FLOAT | IFD => 4,
+            RATIONAL | SIGNED_RATIONAL | DOUBLE | LONG8 => 8,
             _ => return None,
         })
     }
@@ -34,7 +39,7 @@ pub(super) mod kind {
 
 /// Tags that point to a directory.
 pub(super) const EXIF_IFD: u16 = 34665;
-const GPS_IFD: u16 = 34853;
+pub(super) const GPS_IFD: u16 = 34853;
 pub(super) const INTEROP_IFD: u16 = 40965;
 
 /// Byte order.
@@ -49,11 +54,11 @@ impl Order {
         if self == Self::Big { u16::from_be_bytes(bytes) } else { u16::from_le_bytes(bytes) }
     }
 
-    fn u32(self, bytes: [u8; 4]) -> u32 {
+    pub(super) fn u32(self, bytes: [u8; 4]) -> u32 {
         if self == Self::Big { u32::from_be_bytes(bytes) } else { u32::from_le_bytes(bytes) }
     }
 
-    fn u64(self, bytes: [u8; 8]) -> u64 {
+    pub(super) fn u64(self, bytes: [u8; 8]) -> u64 {
         if self == Self::Big { u64::from_be_bytes(bytes) } else { u64::from_le_bytes(bytes) }
     }
 
@@ -61,7 +66,11 @@ impl Order {
         if self == Self::Big { value.to_be_bytes() } else { value.to_le_bytes() }
     }
 
-    fn u32_bytes(self, value: u32) -> [u8; 4] {
+    pub(super) fn u64_bytes(self, value: u64) -> [u8; 8] {
+        if self == Self::Big { value.to_be_bytes() } else { value.to_le_bytes() }
+    }
+
+    pub(super) fn u32_bytes(self, value: u32) -> [u8; 4] {
         if self == Self::Big { value.to_be_bytes() } else { value.to_le_bytes() }
     }
 }
@@ -200,12 +209,12 @@ impl<'a> File<'a> {
 /// What is written under a tag.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Entry<'a> {
-    kind: u16,
-    value: Value<'a>,
+    pub(super) kind: u16,
+    pub(super) value: Value<'a>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Value<'a> {
+pub(super) enum Value<'a> {
     Plain(Cow<'a, [u8]>),
     Directory(Directory<'a>),
 }
@@ -224,11 +233,20 @@ impl Entry<'static> {
     }
 }
 
+/// Why directories cannot be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Overflow {
+    /// More than 4 GiB.
+    Bytes,
+    /// More than 65,535 tags in one directory.
+    Tags,
+}
+
 /// The header of a file and its one directory, right behind it; then what else the file has.
 ///
 /// # Errors
-/// [`CodecError::Malformed`] beyond 4 GiB or 65,535 tags.
-pub(super) fn write(order: Order, directory: &Directory<'_>) -> Result<Vec<u8>, CodecError> {
+/// [`Overflow`].
+pub(super) fn write(order: Order, directory: &Directory<'_>) -> Result<Vec<u8>, Overflow> {
     let mut out = match order {
         Order::Little => b"II*\0\x08\0\0\0".to_vec(),
         Order::Big => b"MM\0*\0\0\0\x08".to_vec(),
@@ -239,9 +257,9 @@ pub(super) fn write(order: Order, directory: &Directory<'_>) -> Result<Vec<u8>, 
 
 /// Laid out as Pillow does it: entries, no next directory, then longer values in the order of their tags, each
 /// at an even place.
-fn append(order: Order, directory: &Directory<'_>, out: &mut Vec<u8>) -> Result<(), CodecError> {
-    let number = |length: usize| u32::try_from(length).map_err(|_| malformed("it is over 4 GiB"));
-    let count = u16::try_from(directory.len()).map_err(|_| malformed("it has too many tags"))?;
+fn append(order: Order, directory: &Directory<'_>, out: &mut Vec<u8>) -> Result<(), Overflow> {
+    let number = |length: usize| u32::try_from(length).map_err(|_| Overflow::Bytes);
+    let count = u16::try_from(directory.len()).map_err(|_| Overflow::Tags)?;
     let mut at = out.len() + 2;
     out.extend(order.u16_bytes(count));
     out.resize(out.len() + 12 * directory.len() + 4, 0);
