@@ -130,10 +130,13 @@ async fn a_killed_worker_is_replaced_and_a_drained_node_leaves() {
     let (_, second, ready) = fake.welcome(vec![]).await;
     assert!(began.elapsed() < Duration::from_secs(2), "the first restart is immediate");
     assert_ne!(second.info.pid, first.info.pid);
-    assert_eq!((second.info.name, second.running.len(), ready.credit), (first.info.name, 0, 1));
+    // A slot, and a task that is prepared meanwhile.
+    assert_eq!((second.slots, second.overlap, ready.credit), (1, 1, 2));
+    assert_eq!((second.info.name, second.running.len()), (first.info.name, 0));
 
     let (spec, token) = fake.task(10, 10, &[("echo_ms", 500)]);
     fake.assign(&spec, token).await;
+    fake.begun(token).await;
     node.signal(rustix::process::Signal::TERM);
     let (delivery, blobs) = fake.delivery().await;
     assert!(matches!(delivery.outcome, AttemptOutcome::Done { inline: true, .. }));

@@ -19,9 +19,7 @@ use lamagrid_imaging::{Image, Rgb};
 use lamagrid_node::backend::{Answer, Echo, Progress, Work, serve};
 use lamagrid_node::{Backend, NextJob, Pipeline, Session, SessionOptions};
 use lamagrid_wire::frame::MAX_INLINE_BYTES;
-use lamagrid_wire::message::{
-    Abandon, Action, Assign, AttemptOutcome, Command, Delivery, Hint, NodeEvent, Stored,
-};
+use lamagrid_wire::message::{Abandon, Action, Assign, AttemptOutcome, Command, Delivery, Hint, Stored};
 use lamagrid_wire::random_id;
 use lamagrid_wire::spool::BlobName;
 
@@ -34,14 +32,6 @@ fn start(fake: &Fake, slots: u16) -> Arc<Session> {
 fn start_with(fake: &Fake, slots: u16, overlap: u16) -> Arc<Session> {
     let options = SessionOptions { endpoints: fake.endpoints.clone(), info: info("node-1"), slots, overlap };
     Arc::new(Session::start(options).unwrap())
-}
-
-async fn begun(fake: &mut Fake, token: LeaseToken) {
-    fake.until(|heard| match heard {
-        fake::Heard::Event(NodeEvent::Step(step)) if step.token == token && step.step > 0 => Some(()),
-        _ => None,
-    })
-    .await;
 }
 
 fn serving(session: &Arc<Session>, mut backend: impl Backend + Send + 'static) -> Served {
@@ -122,7 +112,7 @@ async fn a_prepared_task_is_given_back_and_a_running_one_is_not() {
     let (running, first) = fake.task(10, 10, &[("echo_ms", 1_500)]);
     let (prepared, second) = fake.task(10, 10, &[]);
     fake.assign(&running, first).await;
-    begun(&mut fake, first).await;
+    fake.begun(first).await;
     fake.assign(&prepared, second).await;
     fake.commands = vec![
         Command { seq: 1, action: Action::Recall { token: first } },
@@ -254,7 +244,7 @@ async fn a_cancel_stops_the_work_and_a_late_assignment_is_refused() {
     fake.welcome(vec![]).await;
     let (spec, token) = fake.task(10, 10, &[("echo_ms", 60_000)]);
     fake.assign(&spec, token).await;
-    begun(&mut fake, token).await;
+    fake.begun(token).await;
     let late = LeaseToken::from_bytes(random_id());
     fake.commands = vec![
         Command { seq: 1, action: Action::Cancel { token } },
@@ -416,7 +406,7 @@ async fn a_drain_by_command_finishes_what_runs() {
     fake.welcome(vec![]).await;
     let (spec, token) = fake.task(10, 10, &[("echo_ms", 600)]);
     fake.assign(&spec, token).await;
-    begun(&mut fake, token).await;
+    fake.begun(token).await;
     let (spec, prepared) = fake.task(10, 10, &[]);
     fake.assign(&spec, prepared).await;
     fake.commands = vec![Command { seq: 1, action: Action::Drain }];

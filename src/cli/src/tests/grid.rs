@@ -148,7 +148,11 @@ fn people_see_a_task_as_a_table() {
     assert!(ran.out.contains("state     failed\n"), "{}", ran.out);
     let text = r"failure   out_of_memory: the model said:\n\u{1b}[2Jno; free some memory";
     assert!(ran.out.contains(text), "{}", ran.out);
-    assert!(ran.out.contains("infer 1.2 s, pixels 40 ms, store 8.0 ms, total 1 min 1 s\n"), "{}", ran.out);
+    assert!(
+        ran.out.contains("infer 1.2 s, pixels 40 ms, encode 30 ms, store 8.0 ms, total 1 min 1 s\n"),
+        "{}",
+        ran.out
+    );
     assert!(ran.out.contains("attempts  3 (1 crashed, 2 failed)\n"), "{}", ran.out);
     let ran = Fake::with_task(queued()).run(&["task", "show", ID]);
     assert!(ran.out.contains("position  4 before it\n") && !ran.out.contains("stages"), "{}", ran.out);

@@ -183,6 +183,15 @@ impl Fake {
         self.until(|heard| if let Heard::Ready(ready) = heard { Some(ready) } else { None }).await
     }
 
+    /// Waits until a task is in its slot: progress is heard.
+    pub(crate) async fn begun(&mut self, token: LeaseToken) {
+        self.until(|heard| match heard {
+            Heard::Event(NodeEvent::Step(step)) if step.token == token && step.step > 0 => Some(()),
+            _ => None,
+        })
+        .await;
+    }
+
     pub(crate) async fn poll(&mut self) -> Poll {
         self.until(|heard| if let Heard::Poll(poll) = heard { Some(poll) } else { None }).await
     }
