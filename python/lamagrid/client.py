@@ -217,6 +217,9 @@ class TaskClient:
         priority: int = 0,
         durability: Durability = "full",
         deadline: float | None = None,
+        wait_limit: float | None = None,
+        run_limit: float | None = None,
+        client: str | None = None,
         timeout: float | None = None,
         **params: Scalar,
     ) -> Task:
@@ -234,6 +237,11 @@ class TaskClient:
             priority: -128 to 127, higher goes first.
             durability: What the record survives: ``full``, power loss; ``process``, the death of any process.
             deadline: Seconds after which nobody wants the result any more; the task fails then.
+            wait_limit: Seconds that it may wait for a node; by default the scheduler's ``wait_limit_ms``.
+            run_limit: Seconds that one attempt may take; then it is stopped and tried again. By default the
+                scheduler's ``run_limit_ms``.
+            client: On whose behalf, up to 128 letters, digits and ``-_.:@/%``: shares are fair and limits
+                hold between clients. Without it everybody of this program is one client.
             timeout: Seconds to get it on record, a scheduler that is not there yet included; by default 30.
             params: Fields of Lama Cleaner's ``Config`` by their names: ``hd_strategy="Crop"``, ...
 
@@ -262,6 +270,9 @@ class TaskClient:
             spec["quality"] = _quality(quality)
         if deadline is not None:
             spec["deadline_s"] = deadline
+        for name, value in (("wait_limit_s", wait_limit), ("run_limit_s", run_limit), ("client", client)):
+            if value is not None:
+                spec[name] = value
         return Task(
             self._native, self._native.submit(spec, blobs, ACCEPT_TIMEOUT_S if timeout is None else timeout)
         )

@@ -61,6 +61,18 @@ class DeadlineExceededError(LamaGridError, TimeoutError):
     kind = "deadline_exceeded"
 
 
+class WaitedTooLongError(DeadlineExceededError):
+    """No node took the task within its limit on waiting."""
+
+    kind = "waited_too_long"
+
+
+class RanTooLongError(DeadlineExceededError):
+    """Each attempt took longer than the task's limit on running."""
+
+    kind = "ran_too_long"
+
+
 class WaitTimeoutError(DeadlineExceededError):
     """The caller's patience ended while the scheduler was there. A task that was accepted goes on."""
 

@@ -40,6 +40,13 @@ struct Spec {
     /// Seconds from now.
     #[serde(default)]
     deadline_s: Option<f64>,
+    #[serde(default)]
+    wait_limit_s: Option<f64>,
+    #[serde(default)]
+    run_limit_s: Option<f64>,
+    /// On whose behalf.
+    #[serde(default)]
+    client: Option<String>,
     /// The format of the file that the result shall be; plain pixels without one.
     #[serde(default)]
     output: Option<String>,
@@ -80,6 +87,12 @@ pub(crate) fn new_task(
         None => OutputForm::Raw,
     };
     let deadline_wall_ms = spec.deadline_s.map(|seconds| wall_ms_after(py, seconds)).transpose()?;
+    let limit = |seconds: Option<f64>| -> PyResult<Option<u64>> {
+        let limit = seconds.map(|s| patience(py, Some(s), Duration::ZERO)).transpose()?;
+        Ok(limit.map(|limit| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX)))
+    };
+    let (wait_limit_ms, run_limit_ms) = (limit(spec.wait_limit_s)?, limit(spec.run_limit_s)?);
+    let client = spec.client.map(|text| parsed(py, &text)).transpose()?;
     let inputs = blobs.into_iter().map(|blob| input(py, blob)).collect::<PyResult<_>>()?;
     Ok(NewTask {
         id,
@@ -89,6 +102,9 @@ pub(crate) fn new_task(
         priority: spec.priority,
         durability: spec.durability,
         deadline_wall_ms,
+        wait_limit_ms,
+        run_limit_ms,
+        client,
         output,
         inputs,
     })

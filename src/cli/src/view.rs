@@ -184,12 +184,13 @@ pub(crate) struct QueueView {
     waiting: u64,
     running: u64,
     max_tasks: u64,
+    paused: bool,
 }
 
 impl From<QueueStatus> for QueueView {
     fn from(queue: QueueStatus) -> Self {
-        let QueueStatus { queue, waiting, running, max_tasks } = queue;
-        Self { queue, waiting, running, max_tasks }
+        let QueueStatus { queue, waiting, running, max_tasks, paused } = queue;
+        Self { queue, waiting, running, max_tasks, paused }
     }
 }
 
@@ -200,8 +201,9 @@ impl Show for Vec<QueueView> {
         }
         let row = |queue: &QueueView| {
             let counts = [queue.waiting, queue.running, queue.max_tasks].map(|count| count.to_string());
-            std::iter::once(queue.queue.to_string()).chain(counts).collect()
+            let state = if queue.paused { "paused" } else { "open" };
+            std::iter::once(queue.queue.to_string()).chain(counts).chain([state.to_owned()]).collect()
         };
-        columns(&["QUEUE", "WAITING", "RUNNING", "LIMIT"], self.iter().map(row))
+        columns(&["QUEUE", "WAITING", "RUNNING", "LIMIT", "STATE"], self.iter().map(row))
     }
 }

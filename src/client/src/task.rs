@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use lamagrid_domain::{
-    BlobForm, BlobMeta, Durability, Failure, FailureKind, Hash, ModelName, OutputForm, Owner, Params,
-    ParamsError, QueueName, Role, Scalar, TaskId, TaskSpec,
+    BlobForm, BlobMeta, ClientName, Durability, Failure, FailureKind, Hash, ModelName, OutputForm, Owner,
+    Params, ParamsError, QueueName, Role, Scalar, TaskId, TaskSpec,
 };
 use lamagrid_wire::frame::{MAX_HEADER_BYTES, MAX_INLINE_BYTES, MAX_MESSAGE_BYTES};
 
@@ -45,6 +45,12 @@ pub struct NewTask {
     pub durability: Durability,
     /// Milliseconds since the Unix epoch after which nobody wants it.
     pub deadline_wall_ms: Option<u64>,
+    /// How long it may wait for a node, in milliseconds.
+    pub wait_limit_ms: Option<u64>,
+    /// How long one attempt may take, in milliseconds.
+    pub run_limit_ms: Option<u64>,
+    /// On whose behalf, for fair shares and limits; absent for this client's owner.
+    pub client: Option<ClientName>,
     /// What the result shall be.
     pub output: OutputForm,
     /// Each role once.
@@ -63,7 +69,10 @@ impl NewTask {
             params: Params::default(),
             priority: 0,
             durability: Durability::default(),
+            client: None,
             deadline_wall_ms: None,
+            wait_limit_ms: None,
+            run_limit_ms: None,
             output: OutputForm::default(),
             inputs,
         }
@@ -119,12 +128,16 @@ impl Prepared {
         let spec = TaskSpec {
             id: task.id,
             owner,
+            client: task.client,
             model: task.model,
             queue: task.queue,
             params: task.params,
             priority: task.priority,
             durability: task.durability,
             deadline_wall_ms: task.deadline_wall_ms,
+            wait_limit_ms: task.wait_limit_ms,
+            run_limit_ms: task.run_limit_ms,
+            replay_of: None,
             output: task.output,
             blobs,
         };

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
+use lamagrid_domain::FailureFamily;
+
 use crate::choice::{Device, LogFormat, LogLevel};
 use crate::dirs::BaseDirs;
 use crate::error::ConfigError;
@@ -20,6 +22,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Leases, retries and retention.
     pub scheduler: SchedulerConfig,
+    /// Repetitions.
+    pub retry: RetryConfig,
     /// Queues by name; `gpu` and `cpu` always exist.
     pub queues: BTreeMap<String, QueueConfig>,
     /// The database and the spool.
@@ -53,18 +57,63 @@ pub struct SchedulerConfig {
     pub no_node_wait_ms: u64,
     /// Nodes lost under a task before it fails.
     pub crash_limit: u32,
-    /// Failures reported for a task before it fails.
-    pub failure_limit: u32,
-    /// The wait before the first repetition.
-    pub retry_base_ms: u64,
-    /// The longest wait before a repetition.
-    pub retry_cap_ms: u64,
+    /// A task may wait this long; 0 is for ever.
+    pub wait_limit_ms: u64,
+    /// An attempt may take this long; 0 is for ever.
+    pub run_limit_ms: u64,
+    /// A task below priority 0 rises by one after each such wait; 0 is never.
+    pub ageing_ms: u64,
+    /// A node that failed this many tasks in a row is set aside; 0 is never.
+    pub set_aside_after: u32,
+    /// A node that was set aside gets a task again after this time.
+    pub probe_after_ms: u64,
     /// A result can be fetched again for this long.
     pub result_retention_s: u64,
+    /// A dead letter can be replayed for this long.
+    pub dead_retention_s: u64,
     /// A removed task's id is remembered for this long.
     pub tombstone_retention_s: u64,
     /// Unfinished tasks that one connection may follow.
     pub max_outstanding_per_peer: u32,
+}
+
+/// `[retry]`: what happens after a failure that a node reported, by its family.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RetryConfig {
+    /// Connections and time limits.
+    pub network: RetryPolicy,
+    /// Memory and disk.
+    pub resource: RetryPolicy,
+    /// Models.
+    pub model: RetryPolicy,
+    /// All else.
+    pub other: RetryPolicy,
+}
+
+/// `[retry.FAMILY]`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RetryPolicy {
+    /// Failures reported for a task before it fails.
+    pub failure_limit: u32,
+    /// Bound of the random wait before the first repetition; it doubles.
+    pub base_ms: u64,
+    /// The longest wait before a repetition.
+    pub cap_ms: u64,
+}
+
+impl RetryConfig {
+    /// The policy of a family.
+    #[must_use]
+    pub const fn of(&self, family: FailureFamily) -> RetryPolicy {
+        match family {
+            FailureFamily::Network => self.network,
+            FailureFamily::Resource => self.resource,
+            FailureFamily::Model => self.model,
+            FailureFamily::Other => self.other,
+        }
+    }
 }
 
 /// `[queues.NAME]`
@@ -135,6 +184,12 @@ pub struct ClientConfig {
 pub struct LimitsConfig {
     /// The largest image, width times height.
     pub max_pixels: u64,
+    /// Inputs and results of all tasks.
+    pub max_spool_bytes: u64,
+    /// Unfinished tasks of one client.
+    pub max_client_tasks: u64,
+    /// Inputs of one client's unfinished tasks.
+    pub max_client_bytes: u64,
 }
 
 /// `[log]`

@@ -134,12 +134,27 @@ pub(crate) const KEYS: &[Key] = &[
     integer(&["scheduler", "closed_grace_ms"], 0, 600_000, "1500"),
     integer(&["scheduler", "no_node_wait_ms"], 0, DAY_MS, "30000"),
     integer(&["scheduler", "crash_limit"], 1, 100, "3"),
-    integer(&["scheduler", "failure_limit"], 1, 100, "2"),
-    integer(&["scheduler", "retry_base_ms"], 1, 600_000, "500"),
-    integer(&["scheduler", "retry_cap_ms"], 1, HOUR_MS, "10000"),
+    integer(&["scheduler", "wait_limit_ms"], 0, YEAR_S * 1_000, "3600000"),
+    integer(&["scheduler", "run_limit_ms"], 0, YEAR_S * 1_000, "3600000"),
+    integer(&["scheduler", "ageing_ms"], 0, DAY_MS, "30000"),
+    integer(&["scheduler", "set_aside_after"], 0, 1000, "3"),
+    integer(&["scheduler", "probe_after_ms"], 1, HOUR_MS, "5000"),
     integer(&["scheduler", "result_retention_s"], 1, YEAR_S, "3600"),
+    integer(&["scheduler", "dead_retention_s"], 1, YEAR_S, "604800"),
     integer(&["scheduler", "tombstone_retention_s"], 1, YEAR_S, "604800"),
     integer(&["scheduler", "max_outstanding_per_peer"], 1, 100_000, "1024"),
+    integer(&["retry", "network", "failure_limit"], 1, 100, "3"),
+    integer(&["retry", "network", "base_ms"], 1, 600_000, "500"),
+    integer(&["retry", "network", "cap_ms"], 1, HOUR_MS, "10000"),
+    integer(&["retry", "resource", "failure_limit"], 1, 100, "3"),
+    integer(&["retry", "resource", "base_ms"], 1, 600_000, "1000"),
+    integer(&["retry", "resource", "cap_ms"], 1, HOUR_MS, "30000"),
+    integer(&["retry", "model", "failure_limit"], 1, 100, "2"),
+    integer(&["retry", "model", "base_ms"], 1, 600_000, "500"),
+    integer(&["retry", "model", "cap_ms"], 1, HOUR_MS, "10000"),
+    integer(&["retry", "other", "failure_limit"], 1, 100, "2"),
+    integer(&["retry", "other", "base_ms"], 1, 600_000, "500"),
+    integer(&["retry", "other", "cap_ms"], 1, HOUR_MS, "10000"),
     integer(&["queues", NAME, "max_tasks"], 1, 10_000_000, "1000"),
     // A message carries at most this much of an image inline; the store must not expect more.
     integer(&["store", "inline_limit_bytes"], 0, 262_144, "262144"),
@@ -158,6 +173,9 @@ pub(crate) const KEYS: &[Key] = &[
     integer(&["client", "ping_ms"], 10, 60_000, "1000"),
     integer(&["client", "silence_ms"], 50, 600_000, "3000"),
     integer(&["limits", "max_pixels"], 1, 1_000_000_000, "100000000"),
+    integer(&["limits", "max_spool_bytes"], 1, i64::MAX, "17179869184"),
+    integer(&["limits", "max_client_tasks"], 1, 10_000_000, "500"),
+    integer(&["limits", "max_client_bytes"], 1, i64::MAX, "4294967296"),
     other(&["log", "level"], Kind::Choice(LogLevel::WORDS), "\"info\""),
     other(&["log", "format"], Kind::Choice(LogFormat::WORDS), "\"text\""),
     other(&["log", "dir"], Kind::Path, "\"/var/log/lamagrid\""),
@@ -193,7 +211,11 @@ pub(crate) const RULES: &[(&str, Relation, &str)] = &[
     ("scheduler.suspect_after_ms", Relation::LessThan, "scheduler.lease_ms"),
     ("scheduler.accept_timeout_ms", Relation::LessThan, "scheduler.lease_ms"),
     ("scheduler.closed_grace_ms", Relation::LessThan, "scheduler.lease_ms"),
-    ("scheduler.retry_base_ms", Relation::AtMost, "scheduler.retry_cap_ms"),
+    ("retry.network.base_ms", Relation::AtMost, "retry.network.cap_ms"),
+    ("retry.resource.base_ms", Relation::AtMost, "retry.resource.cap_ms"),
+    ("retry.model.base_ms", Relation::AtMost, "retry.model.cap_ms"),
+    ("retry.other.base_ms", Relation::AtMost, "retry.other.cap_ms"),
+    ("limits.max_client_bytes", Relation::AtMost, "limits.max_spool_bytes"),
     // A node that only polls must not look silent between two polls.
     ("node.poll_ms", Relation::LessThan, "scheduler.suspect_after_ms"),
     ("client.ping_ms", Relation::LessThan, "client.silence_ms"),
@@ -214,7 +236,7 @@ mod tests {
             let statement = example.unwrap_or(line);
             if let Some(header) = statement.strip_prefix('[') {
                 section = header.trim_end_matches(']').split('.').map(str::to_owned).collect();
-                if section.len() == 2 {
+                if section.len() == 2 && is_named_section(&section[0]) {
                     section[1] = NAME.to_owned();
                 }
                 comment.clear();

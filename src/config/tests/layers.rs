@@ -28,8 +28,9 @@ fn the_default_holds_the_documented_values() {
     let scheduler = &config.scheduler;
     assert_eq!((scheduler.lease_ms, scheduler.suspect_after_ms), (20_000, 3000));
     assert_eq!((scheduler.accept_timeout_ms, scheduler.closed_grace_ms), (1000, 1500));
-    assert_eq!((scheduler.no_node_wait_ms, scheduler.crash_limit, scheduler.failure_limit), (30_000, 3, 2));
-    assert_eq!((scheduler.retry_base_ms, scheduler.retry_cap_ms), (500, 10_000));
+    assert_eq!((scheduler.no_node_wait_ms, scheduler.crash_limit), (30_000, 3));
+    let network = config.retry.of(lamagrid_domain::FailureFamily::Network);
+    assert_eq!((network.failure_limit, network.base_ms, network.cap_ms), (3, 500, 10_000));
     assert_eq!((scheduler.result_retention_s, scheduler.tombstone_retention_s), (3600, 604_800));
     assert_eq!(scheduler.max_outstanding_per_peer, 1024);
     let queues: Vec<_> = config.queues.iter().map(|(name, queue)| (name.as_str(), queue.max_tasks)).collect();

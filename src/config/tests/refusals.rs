@@ -128,8 +128,8 @@ fn values_that_do_not_fit_together_are_both_named() {
          (flag); change one of the two"
     );
     assert_eq!(
-        in_flag("scheduler.retry_base_ms", "10001"),
-        "`scheduler.retry_base_ms` = 10001 (flag) must be at most `scheduler.retry_cap_ms` = 10000 \
+        in_flag("retry.network.base_ms", "10001"),
+        "`retry.network.base_ms` = 10001 (flag) must be at most `retry.network.cap_ms` = 10000 \
          (default); change one of the two"
     );
     for (key, value) in [

@@ -2,13 +2,13 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// Longest message of a failure, in characters; foreign text is cut here.
 pub const MAX_MESSAGE_CHARS: usize = 2_000; // a libtorch message without its C++ stack
 
 /// The closed list of reasons.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FailureKind {
     /// The node died or fell silent while it held the task, too often; or no node is connected at all.
@@ -17,6 +17,10 @@ pub enum FailureKind {
     Disconnected,
     /// The task's own time limit passed.
     DeadlineExceeded,
+    /// It waited for a node longer than it may.
+    WaitedTooLong,
+    /// One attempt took longer than it may.
+    RanTooLong,
     /// The device or the host had no memory left.
     OutOfMemory,
     /// A disk was full or refused to write.
@@ -39,8 +43,16 @@ pub enum FailureKind {
     Internal,
 }
 
+impl<'de> Deserialize<'de> for FailureKind {
+    /// A word that this version does not know, from a newer one, is a defect as far as it can tell.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let word = std::borrow::Cow::<str>::deserialize(deserializer)?;
+        Ok(Self::ALL.into_iter().find(|kind| kind.as_str() == word).unwrap_or(Self::Internal))
+    }
+}
+
 /// The three families of the requirements, and the rest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum FailureFamily {
     /// Connections, silence, time limits.
     Network,
@@ -65,10 +77,12 @@ pub enum Retry {
 
 impl FailureKind {
     /// All kinds, for tables and tests.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::NodeLost,
         Self::Disconnected,
         Self::DeadlineExceeded,
+        Self::WaitedTooLong,
+        Self::RanTooLong,
         Self::OutOfMemory,
         Self::DiskFull,
         Self::Overloaded,
@@ -85,7 +99,11 @@ impl FailureKind {
     #[must_use]
     pub const fn family(self) -> FailureFamily {
         match self {
-            Self::NodeLost | Self::Disconnected | Self::DeadlineExceeded => FailureFamily::Network,
+            Self::NodeLost
+            | Self::Disconnected
+            | Self::DeadlineExceeded
+            | Self::WaitedTooLong
+            | Self::RanTooLong => FailureFamily::Network,
             Self::OutOfMemory | Self::DiskFull | Self::Overloaded => FailureFamily::Resource,
             Self::UnknownModel | Self::ModelLoad | Self::Inference | Self::InvalidInput => {
                 FailureFamily::Model
@@ -94,17 +112,40 @@ impl FailureKind {
         }
     }
 
+    /// Whether it says something about the node rather than about the task.
+    #[must_use]
+    pub const fn blames_node(self) -> bool {
+        match self {
+            Self::OutOfMemory
+            | Self::DiskFull
+            | Self::ModelLoad
+            | Self::Inference
+            | Self::RanTooLong
+            | Self::Incompatible
+            | Self::Internal => true,
+            Self::NodeLost
+            | Self::Disconnected
+            | Self::DeadlineExceeded
+            | Self::WaitedTooLong
+            | Self::Overloaded
+            | Self::UnknownModel
+            | Self::InvalidInput
+            | Self::Cancelled => false,
+        }
+    }
+
     /// Whether a failure that a node reported is worth another attempt.
     #[must_use]
     pub const fn retry(self) -> Retry {
         match self {
-            Self::Disconnected | Self::NodeLost | Self::Internal => Retry::Later,
+            Self::Disconnected | Self::NodeLost | Self::RanTooLong | Self::Internal => Retry::Later,
             Self::OutOfMemory
             | Self::DiskFull
             | Self::UnknownModel
             | Self::ModelLoad
             | Self::Incompatible => Retry::Elsewhere,
             Self::DeadlineExceeded
+            | Self::WaitedTooLong
             | Self::Overloaded
             | Self::Inference
             | Self::InvalidInput
@@ -120,7 +161,7 @@ impl FailureKind {
             Self::UnknownModel => 404,
             Self::Cancelled => 409,
             Self::Overloaded | Self::NodeLost | Self::Disconnected => 503,
-            Self::DeadlineExceeded => 504,
+            Self::DeadlineExceeded | Self::WaitedTooLong | Self::RanTooLong => 504,
             Self::OutOfMemory | Self::DiskFull => 507,
             Self::ModelLoad | Self::Inference | Self::Incompatible | Self::Internal => 500,
         }
@@ -134,7 +175,7 @@ impl FailureKind {
             Self::UnknownModel | Self::NodeLost | Self::Disconnected => 69,
             Self::Internal | Self::Inference | Self::ModelLoad => 70,
             Self::OutOfMemory | Self::DiskFull => 73,
-            Self::Overloaded | Self::DeadlineExceeded => 75,
+            Self::Overloaded | Self::DeadlineExceeded | Self::WaitedTooLong | Self::RanTooLong => 75,
             Self::Incompatible => 76,
             Self::Cancelled => 130,
         }
@@ -147,6 +188,8 @@ impl FailureKind {
             Self::NodeLost => "NodeLostError",
             Self::Disconnected => "DisconnectedError",
             Self::DeadlineExceeded => "DeadlineExceededError",
+            Self::WaitedTooLong => "WaitedTooLongError",
+            Self::RanTooLong => "RanTooLongError",
             Self::OutOfMemory => "OutOfMemoryError",
             Self::DiskFull => "DiskFullError",
             Self::Overloaded => "OverloadedError",
@@ -167,6 +210,8 @@ impl FailureKind {
             Self::NodeLost => "node_lost",
             Self::Disconnected => "disconnected",
             Self::DeadlineExceeded => "deadline_exceeded",
+            Self::WaitedTooLong => "waited_too_long",
+            Self::RanTooLong => "ran_too_long",
             Self::OutOfMemory => "out_of_memory",
             Self::DiskFull => "disk_full",
             Self::Overloaded => "overloaded",

@@ -11,6 +11,7 @@
 mod blob;
 mod capability;
 mod failure;
+mod history;
 mod ids;
 mod name;
 mod picture;
@@ -20,8 +21,9 @@ mod task;
 pub use blob::{BlobForm, BlobMeta, Hash, Role};
 pub use capability::{ModelOffer, NodeInfo, NodeKind};
 pub use failure::{Failure, FailureFamily, FailureKind, MAX_MESSAGE_CHARS, Retry};
+pub use history::{Entry, Milestone};
 pub use ids::{LeaseToken, ParseIdError, SessionId, TaskId};
-pub use name::{ModelName, NameError, NodeName, Owner, QueueName};
+pub use name::{ClientName, ModelName, NameError, NodeName, Owner, QueueName};
 pub use picture::{OutputForm, PictureFormat, PictureFormatError};
 pub use state::{Event, IllegalTransition, State, Status};
 pub use task::{Counters, Durability, Params, ParamsError, Scalar, Stages, TaskSpec};

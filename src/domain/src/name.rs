@@ -90,6 +90,11 @@ name! {
     /// Who submitted a task and so may see and cancel it.
     Owner, "owner", max 128, extra "-_.:@/"
 }
+name! {
+    /// On whose behalf a task was submitted: shares are fair and limits hold between clients. A web server names each
+    /// browser's address here; who does not say it is one client with everybody of the same owner.
+    ClientName, "client", max 128, extra "-_.:@/%"
+}
 
 impl QueueName {
     /// The queue of neural networks, which want a GPU and run on a CPU where a node offers that.

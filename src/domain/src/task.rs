@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::{BlobMeta, ModelName, OutputForm, Owner, QueueName, TaskId};
+use crate::{BlobMeta, ClientName, ModelName, OutputForm, Owner, QueueName, TaskId};
 
 /// Most parameters of one task; Lama Cleaner's form has 34.
 const MAX_PARAMS: usize = 64;
@@ -158,6 +158,9 @@ pub struct TaskSpec {
     pub id: TaskId,
     /// Who may see and cancel it.
     pub owner: Owner,
+    /// On whose behalf; absent for the owner itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client: Option<ClientName>,
     /// Which model shall work.
     pub model: ModelName,
     /// Which queue it waits in.
@@ -170,6 +173,15 @@ pub struct TaskSpec {
     pub durability: Durability,
     /// Milliseconds since the Unix epoch after which nobody wants it.
     pub deadline_wall_ms: Option<u64>,
+    /// How long it may wait for a node before it fails, in milliseconds, all waits together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wait_limit_ms: Option<u64>,
+    /// How long one attempt may take from its acceptance by a node, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_limit_ms: Option<u64>,
+    /// The dead letter that it repeats. Set by the scheduler; ignored in a submission.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replay_of: Option<TaskId>,
     /// What the result shall be.
     #[serde(default)]
     pub output: OutputForm,

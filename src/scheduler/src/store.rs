@@ -11,15 +11,15 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
-use lamagrid_domain::{Counters, Durability, Hash, LeaseToken, Role, TaskId, TaskSpec};
+use lamagrid_domain::{Counters, Durability, Entry, Hash, LeaseToken, Role, TaskId, TaskSpec};
 use lamagrid_wire::spool::{BlobName, Spool, SpoolError};
 
-use crate::core::{Ended, ResultPlace, StoreOp, StoredTask};
+use crate::core::{Ended, Recovered, ResultPlace, StoreOp, StoredTask};
 
 /// Marks a database file as ours ("LGrd").
 const APPLICATION_ID: i64 = 0x4c47_7264;
 /// The schema that this version writes and reads.
-const SCHEMA_VERSION: i64 = 1;
+const SCHEMA_VERSION: i64 = 2;
 
 const SCHEMA: &str = "
 CREATE TABLE tasks (
@@ -31,7 +31,8 @@ CREATE TABLE tasks (
     counters BLOB NOT NULL,     -- MessagePack Counters
     token    BLOB,              -- the running attempt
     node     TEXT,
-    ended    BLOB               -- MessagePack Ended, once the task has ended
+    ended    BLOB,              -- MessagePack Ended, once the task has ended
+    history  BLOB               -- MessagePack list of Entry, once an attempt has failed
 ) WITHOUT ROWID;
 CREATE TABLE blobs (
     task  BLOB NOT NULL,
@@ -43,7 +44,15 @@ CREATE TABLE tombstones (
     id    BLOB PRIMARY KEY,
     until INTEGER NOT NULL      -- wall clock, ms
 ) WITHOUT ROWID;
+CREATE TABLE paused (
+    queue TEXT PRIMARY KEY
+) WITHOUT ROWID;
 ";
+
+/// What makes the next version's schema of each version's, from version 1 on.
+const MIGRATIONS: &[&str] = &[
+    "ALTER TABLE tasks ADD COLUMN history BLOB; CREATE TABLE paused (queue TEXT PRIMARY KEY) WITHOUT ROWID;",
+];
 
 /// Why the store cannot be opened or written.
 #[derive(Debug, thiserror::Error)]
@@ -113,14 +122,6 @@ impl StoreError {
     }
 }
 
-/// What a store remembers at start.
-#[derive(Debug, Default)]
-pub(crate) struct Recovered {
-    pub(crate) tasks: Vec<StoredTask>,
-    pub(crate) tombstones: Vec<(TaskId, u64)>,
-    pub(crate) swept: usize,
-}
-
 /// The open store.
 pub(crate) struct Store {
     path: PathBuf,
@@ -161,6 +162,15 @@ impl Store {
             (_, true, SCHEMA_VERSION) => {
                 connection.execute_batch("PRAGMA journal_mode = WAL").map_err(failed("open"))?;
             }
+            (_, true, found @ 1..SCHEMA_VERSION) => {
+                let steps = MIGRATIONS[found as usize - 1..].concat();
+                connection
+                    .execute_batch(&format!(
+                        "PRAGMA journal_mode = WAL; BEGIN; {steps} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+                    ))
+                    .map_err(failed("migrate"))?;
+                tracing::info!(path = %path.display(), from = found, to = SCHEMA_VERSION, "store migrated");
+            }
             (_, true, found) => return Err(StoreError::Newer { path, found }),
         }
         connection.set_prepared_statement_cache_capacity(32);
@@ -177,13 +187,13 @@ impl Store {
         move |source| StoreError::unreadable(action, path, source)
     }
 
-    /// Everything that is remembered; blobs of ids without a row are deleted.
-    pub(crate) fn recover(&self) -> Result<Recovered, StoreError> {
+    /// Everything that is remembered. Blobs of ids without a row are deleted: of so many tasks.
+    pub(crate) fn recover(&self) -> Result<(Recovered, usize), StoreError> {
         let mut recovered = Recovered::default();
         let mut known = HashSet::new();
         let rows = || -> rusqlite::Result<Vec<TaskRow>> {
             let mut statement = self.connection.prepare(
-                "SELECT id, seq, created, digest, spec, counters, token, node, ended FROM tasks ORDER BY seq",
+                "SELECT id, seq, created, digest, spec, counters, token, node, ended, history FROM tasks ORDER BY seq",
             )?;
             statement.query_map([], TaskRow::read)?.collect()
         };
@@ -209,8 +219,13 @@ impl Store {
                 recovered.tombstones.push((TaskId::from_bytes(id), until.max(0) as u64));
             }
         }
-        recovered.swept = self.spool.sweep(&known)?;
-        Ok(recovered)
+        let paused = || -> rusqlite::Result<Vec<String>> {
+            self.connection.prepare("SELECT queue FROM paused")?.query_map([], |row| row.get(0))?.collect()
+        };
+        let paused = paused().map_err(self.failed("read"))?;
+        recovered.paused = paused.iter().filter_map(|queue| queue.parse().ok()).collect();
+        let swept = self.spool.sweep(&known)?;
+        Ok((recovered, swept))
     }
 
     fn inline_roles(&self) -> Result<std::collections::HashMap<Vec<u8>, Vec<Role>>, StoreError> {
@@ -228,11 +243,7 @@ impl Store {
 
     /// Makes `ops` durable, all or none; fsynced if one of them belongs to a task of durability `full`.
     pub(crate) fn commit(&mut self, ops: &[StoreOp]) -> Result<(), StoreError> {
-        let full = ops.iter().any(|op| match op {
-            StoreOp::Insert { spec, .. } => spec.durability == Durability::Full,
-            StoreOp::End { durability, .. } => *durability == Durability::Full,
-            _ => false,
-        });
+        let full = ops.iter().any(is_full);
         for op in ops {
             self.place_files(op)?;
         }
@@ -261,6 +272,8 @@ impl Store {
     /// Brings the files that an operation names to where their row will look for them.
     fn place_files(&self, op: &StoreOp) -> Result<(), StoreError> {
         let placed = match op {
+            StoreOp::Together(ops) => return ops.iter().try_for_each(|op| self.place_files(op)),
+            StoreOp::Insert { spec, inherits: Some(dead), .. } => self.spool.inherit(*dead, spec),
             StoreOp::Insert { spec, inline, .. } if spec.durability == Durability::Full => spec
                 .blobs
                 .iter()
@@ -298,6 +311,8 @@ impl Store {
 
     fn remove_files(&self, op: &StoreOp) -> Result<(), SpoolError> {
         match op {
+            StoreOp::Together(ops) => ops.iter().try_for_each(|op| self.remove_files(op)),
+            StoreOp::End { ended, .. } if ended.dead.is_some() => Ok(()),
             StoreOp::End { id, place: Some(place), .. } => {
                 for role in [Role::Image, Role::Mask, Role::Example] {
                     self.spool.remove(*id, BlobName::Role(role))?;
@@ -314,7 +329,8 @@ impl Store {
             | StoreOp::Assign { .. }
             | StoreOp::Requeue { .. }
             | StoreOp::Remember { .. }
-            | StoreOp::Unremember { .. } => Ok(()),
+            | StoreOp::Unremember { .. }
+            | StoreOp::Pause { .. } => Ok(()),
         }
     }
 
@@ -330,6 +346,16 @@ impl Store {
     }
 }
 
+/// Whether an operation must survive power loss.
+fn is_full(op: &StoreOp) -> bool {
+    match op {
+        StoreOp::Insert { spec, .. } => spec.durability == Durability::Full,
+        StoreOp::End { durability, .. } => *durability == Durability::Full,
+        StoreOp::Together(ops) => ops.iter().any(is_full),
+        _ => false,
+    }
+}
+
 fn write_op(transaction: &Transaction<'_>, op: &StoreOp) -> rusqlite::Result<()> {
     let run = |sql: &str, values: &[&dyn rusqlite::ToSql]| {
         transaction.prepare_cached(sql)?.execute(values).map(|_| ())
@@ -341,7 +367,7 @@ fn write_op(transaction: &Transaction<'_>, op: &StoreOp) -> rusqlite::Result<()>
         )
     };
     match op {
-        StoreOp::Insert { spec, digest, seq, created_wall_ms, inline } => {
+        StoreOp::Insert { spec, digest, seq, created_wall_ms, inline, inherits } => {
             run(
                 "INSERT OR REPLACE INTO tasks (id, seq, created, digest, spec, counters) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
                 &[
@@ -353,21 +379,29 @@ fn write_op(transaction: &Transaction<'_>, op: &StoreOp) -> rusqlite::Result<()>
                     &pack(&Counters::default()),
                 ],
             )?;
+            if let Some(dead) = inherits {
+                let copy =
+                    "INSERT INTO blobs (task, role, bytes) SELECT ?1, role, bytes FROM blobs WHERE task = ?2";
+                run(copy, &[spec.id.as_bytes(), dead.as_bytes()])?;
+            }
             inline.iter().try_for_each(|(role, bytes)| put_blob(&spec.id, *role, bytes))
         }
         StoreOp::Assign { id, token, node, counters } => run(
             "UPDATE tasks SET token = ?2, node = ?3, counters = ?4 WHERE id = ?1",
             &[id.as_bytes(), token.as_bytes(), &node.as_str(), &pack(counters)],
         ),
-        StoreOp::Requeue { id, counters } => run(
-            "UPDATE tasks SET token = NULL, node = NULL, counters = ?2 WHERE id = ?1",
-            &[id.as_bytes(), &pack(counters)],
+        StoreOp::Requeue { id, counters, history } => run(
+            "UPDATE tasks SET token = NULL, node = NULL, counters = ?2, history = ?3 WHERE id = ?1",
+            &[id.as_bytes(), &pack(counters), &pack(history)],
         ),
         StoreOp::End { id, ended, place, .. } => {
             run(
-                "UPDATE tasks SET ended = ?2, spec = NULL, token = NULL WHERE id = ?1",
+                "UPDATE tasks SET ended = ?2, spec = NULL, token = NULL, history = NULL WHERE id = ?1",
                 &[id.as_bytes(), &pack(ended.as_ref())],
             )?;
+            if ended.dead.is_some() {
+                return Ok(());
+            }
             run("DELETE FROM blobs WHERE task = ?1", &[id.as_bytes()])?;
             match place {
                 Some(ResultPlace::Inline(bytes)) => put_blob(id, Role::Result, bytes),
@@ -385,6 +419,13 @@ fn write_op(transaction: &Transaction<'_>, op: &StoreOp) -> rusqlite::Result<()>
         }
         StoreOp::Remember { id, until_wall_ms } => remember(transaction, id, *until_wall_ms),
         StoreOp::Unremember { id } => run("DELETE FROM tombstones WHERE id = ?1", &[id.as_bytes()]),
+        StoreOp::Pause { queue, paused: true } => {
+            run("INSERT OR IGNORE INTO paused (queue) VALUES (?1)", &[&queue.as_str()])
+        }
+        StoreOp::Pause { queue, paused: false } => {
+            run("DELETE FROM paused WHERE queue = ?1", &[&queue.as_str()])
+        }
+        StoreOp::Together(ops) => ops.iter().try_for_each(|op| write_op(transaction, op)),
     }
 }
 
@@ -405,6 +446,7 @@ struct TaskRow {
     token: Option<Vec<u8>>,
     node: Option<String>,
     ended: Option<Vec<u8>>,
+    history: Option<Vec<u8>>,
 }
 
 impl TaskRow {
@@ -419,6 +461,7 @@ impl TaskRow {
             token: row.get(6)?,
             node: row.get(7)?,
             ended: row.get(8)?,
+            history: row.get(9)?,
         })
     }
 
@@ -455,6 +498,7 @@ impl TaskRow {
             seq: self.seq.max(0) as u64,
             created_wall_ms: self.created.max(0) as u64,
             counters: unpack(&self.counters)?,
+            history: self.history.as_deref().map_or_else(|| Ok(Vec::new()), unpack::<Vec<Entry>>)?,
             assigned,
             inline: inline.remove(&self.id).unwrap_or_default(),
             spec: Box::new(spec),

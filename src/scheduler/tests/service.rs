@@ -98,12 +98,16 @@ fn spec(id: TaskId, image: &[u8]) -> TaskSpec {
     TaskSpec {
         id,
         owner: "local".parse().unwrap(),
+        client: None,
         model: "cv2".parse().unwrap(),
         queue: QueueName::cpu(),
         params: Params::default(),
         priority: 0,
         durability: Durability::Process,
         deadline_wall_ms: None,
+        wait_limit_ms: None,
+        run_limit_ms: None,
+        replay_of: None,
         output: lamagrid_domain::OutputForm::Raw,
         blobs: vec![BlobMeta { role: Role::Image, len: image.len() as u64, hash: hash(image), form }],
     }

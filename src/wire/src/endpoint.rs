@@ -78,6 +78,12 @@ impl Endpoints {
         self.ipc("client")
     }
 
+    /// `admin`: REQ to ROUTER.
+    #[must_use]
+    pub fn admin(&self) -> String {
+        self.ipc("admin")
+    }
+
     /// `control`: REQ to ROUTER.
     #[must_use]
     pub fn control(&self) -> String {

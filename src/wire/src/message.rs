@@ -6,8 +6,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use lamagrid_domain::{
-    BlobMeta, Counters, Failure, Hash, LeaseToken, ModelName, NodeInfo, Owner, QueueName, Role, SessionId,
-    Stages, Status, TaskId, TaskSpec,
+    BlobMeta, ClientName, Counters, Failure, Hash, LeaseToken, ModelName, NodeInfo, Owner, QueueName, Role,
+    SessionId, Stages, Status, TaskId, TaskSpec,
 };
 
 use crate::frame::{Frame, FrameError};
@@ -140,6 +140,10 @@ channel! {
     }
 }
 
+mod admin;
+
+pub use admin::*;
+
 channel! {
     /// A lane, from the scheduler.
     LaneMessage {
@@ -184,6 +188,9 @@ bodies! {
         bytes: u64,
         /// Where it will stand in its queue.
         priority: i8,
+        /// On whose behalf.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        client: Option<ClientName>,
     }
     /// A task; blobs that are not inline lie in the spool already.
     Submit {
@@ -351,7 +358,7 @@ bodies! {
         running: u32,
         /// Tasks it can take at once.
         slots: u32,
-        /// `ready`, `busy`, `suspect` or `draining`.
+        /// `ready`, `busy`, `suspect`, `draining` or `aside`.
         state: String,
     }
     /// One queue.
@@ -364,6 +371,9 @@ bodies! {
         running: u64,
         /// The bound on waiting tasks.
         max_tasks: u64,
+        /// An administrator stopped it: tasks are accepted and wait.
+        #[serde(default)]
+        paused: bool,
     }
 
     /// A node introduces itself, or comes back.

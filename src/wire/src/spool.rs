@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
-use lamagrid_domain::{BlobMeta, LeaseToken, Role, TaskId};
+use lamagrid_domain::{BlobMeta, Durability, LeaseToken, Role, TaskId, TaskSpec};
 
 /// Which file of a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -261,6 +261,31 @@ impl Spool {
             Ok(linked?)
         };
         link().map_err(|source| self.io("link", self.path(task, &from), source))
+    }
+
+    /// Gives the inputs of `from` to the task of `spec` as well, and forces their new names to disk where that task's
+    /// durability asks for it. Repeated, it changes nothing.
+    ///
+    /// # Errors
+    /// [`SpoolError::Io`].
+    pub fn inherit(&self, from: TaskId, spec: &TaskSpec) -> Result<(), SpoolError> {
+        for blob in &spec.blobs {
+            let name = BlobName::Role(blob.role).file();
+            let link = || -> io::Result<()> {
+                let (old, new) = (self.task_dir(from, false)?, self.task_dir(spec.id, true)?);
+                match rustix::fs::linkat(&old, name.as_str(), &new, name.as_str(), AtFlags::empty()) {
+                    Ok(()) | Err(Errno::EXIST) => Ok(()),
+                    Err(error) => Err(error.into()),
+                }
+            };
+            match link() {
+                // It is in the row, or went with an earlier try of the same commit.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                linked => linked.map_err(|source| self.io("link", self.path(spec.id, &name), source))?,
+            }
+            self.seal(spec.id, BlobName::Role(blob.role), blob.len, spec.durability == Durability::Full)?;
+        }
+        Ok(())
     }
 
     /// Deletes one blob; absent is fine.

@@ -13,8 +13,8 @@ use bytes::Bytes;
 
 use lamagrid_wire::frame::{Frame, FrameError, MAJOR, MAX_HEADER_BYTES, MAX_INLINE_BYTES, MINOR};
 use lamagrid_wire::message::{
-    ClientReply, ClientRequest, ControlReply, ControlRequest, LaneMessage, Message, NodeEvent, ResultReply,
-    ResultRequest,
+    AdminReply, AdminRequest, ClientReply, ClientRequest, ControlReply, ControlRequest, LaneMessage, Message,
+    NodeEvent, ResultReply, ResultRequest,
 };
 
 use samples::{Sample, samples};
@@ -71,7 +71,8 @@ fn stored_samples_are_understood_and_written_alike() {
 
 #[test]
 fn what_the_minor_version_before_ours_wrote_is_understood() {
-    for sample in samples() {
+    let before = dir(MINOR - 1);
+    for sample in samples().into_iter().filter(|sample| before.join(sample.file()).exists()) {
         let frame = Frame::from_parts(stored(&sample, MINOR - 1)).unwrap();
         let decode = CHANNELS.iter().find(|(channel, _)| *channel == sample.channel).unwrap().1;
         assert_eq!(decode(&frame), Ok(()), "{}", sample.file());
@@ -80,9 +81,11 @@ fn what_the_minor_version_before_ours_wrote_is_understood() {
 
 type Decode = fn(&Frame) -> Result<(), FrameError>;
 
-const CHANNELS: [(&str, Decode); 8] = [
+const CHANNELS: [(&str, Decode); 10] = [
     ("client-request", |f| ClientRequest::from_frame(f).map(drop)),
     ("client-reply", |f| ClientReply::from_frame(f).map(drop)),
+    ("admin-request", |f| AdminRequest::from_frame(f).map(drop)),
+    ("admin-reply", |f| AdminReply::from_frame(f).map(drop)),
     ("control-request", |f| ControlRequest::from_frame(f).map(drop)),
     ("control-reply", |f| ControlReply::from_frame(f).map(drop)),
     ("result-request", |f| ResultRequest::from_frame(f).map(drop)),

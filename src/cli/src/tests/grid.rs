@@ -254,7 +254,13 @@ fn nodes_are_listed_for_people_and_programs() {
 
 #[test]
 fn queues_are_shown_for_people_and_programs() {
-    let queue = |queue: QueueName, waiting| QueueStatus { queue, waiting, running: 2, max_tasks: 1_000 };
+    let queue = |queue: QueueName, waiting| QueueStatus {
+        queue,
+        waiting,
+        running: 2,
+        max_tasks: 1_000,
+        paused: false,
+    };
     let fake = with_overview(vec![], vec![queue(QueueName::gpu(), 12), queue(QueueName::cpu(), 0)]);
     let ran = fake.run(&["queue", "show"]);
     assert_eq!((ran.code, ran.err.as_str()), (0, ""));

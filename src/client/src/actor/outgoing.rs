@@ -71,9 +71,10 @@ fn request_of(id: TaskId, task: &Tracked, seq: u64, owner: &Owner) -> Option<(Cl
     match (task.stage, &task.prepared) {
         (Stage::Offer, Some(prepared)) => {
             let (spec, bytes) = (&prepared.spec, prepared.bytes());
-            let (queue, priority) = (spec.queue.clone(), spec.priority);
+            let (queue, priority, client) = (spec.queue.clone(), spec.priority, spec.client.clone());
             let owner = owner.clone();
-            Some((Offer { seq, id, owner, queue, digest: prepared.digest, bytes, priority }.into(), vec![]))
+            let digest = prepared.digest;
+            Some((Offer { seq, id, owner, queue, digest, bytes, priority, client }.into(), vec![]))
         }
         (Stage::Submit, Some(prepared)) => {
             let inputs = if prepared.inline { prepared.inputs.as_slice() } else { &[] };

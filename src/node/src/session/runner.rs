@@ -115,6 +115,8 @@ fn refusal(failure: Failure) -> Refusal {
         FailureKind::NodeLost
         | FailureKind::Disconnected
         | FailureKind::DeadlineExceeded
+        | FailureKind::WaitedTooLong
+        | FailureKind::RanTooLong
         | FailureKind::OutOfMemory
         | FailureKind::DiskFull
         | FailureKind::Overloaded

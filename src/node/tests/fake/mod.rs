@@ -236,12 +236,16 @@ impl Fake {
         let spec = TaskSpec {
             id,
             owner: "test".parse().unwrap(),
+            client: None,
             model: "lama".parse().unwrap(),
             queue: QueueName::gpu(),
             params: Params::try_from(params.collect::<std::collections::BTreeMap<_, _>>()).unwrap(),
             priority: 0,
             durability: Durability::Process,
             deadline_wall_ms: None,
+            wait_limit_ms: None,
+            run_limit_ms: None,
+            replay_of: None,
             output: lamagrid_domain::OutputForm::Raw,
             blobs,
         };

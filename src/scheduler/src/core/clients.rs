@@ -2,20 +2,15 @@
 
 use bytes::Bytes;
 
-use lamagrid_domain::{
-    BlobForm, Event, Failure, FailureKind, Hash, ModelName, Owner, QueueName, Role, State, TaskId, TaskSpec,
-};
-use lamagrid_wire::frame::MAX_INLINE_BYTES;
+use lamagrid_domain::{Failure, FailureKind, Hash, ModelName, Owner, QueueName, Role, State, TaskId};
 use lamagrid_wire::message::{
     Accepted, Action, Cancel, ClientRequest, NodeStatus, Offer, Overview, Pong, QueueStatus, Refused, Send,
     Submit, Told, Unknown,
 };
 use lamagrid_wire::router::PeerId;
 
-use super::{Core, Effect, Now, StoreOp, Task};
-
-/// Room beside the pixels in an encoded file: metadata, colour profiles.
-const FILE_SLACK_BYTES: u64 = 1 << 20;
+use super::admission::Wish;
+use super::{Core, Effect, Now, StoreOp, Task, shares};
 
 impl Core {
     pub(super) fn on_client(&mut self, now: Now, peer: PeerId, request: ClientRequest, inline: Vec<Bytes>) {
@@ -43,8 +38,9 @@ impl Core {
                 let Some(ended) = self.ended.get_mut(&release.id).filter(|e| e.owner == release.owner) else {
                     return;
                 };
-                if ended.result.take().is_some() {
+                if let Some(result) = ended.result.take() {
                     let ended = Box::new(ended.clone());
+                    self.usage.released(result.len);
                     self.emit(Effect::Store(StoreOp::Release { id: release.id, ended }));
                 }
             }
@@ -150,98 +146,32 @@ impl Core {
         true
     }
 
-    fn admit(&self, peer: &PeerId, queue: &QueueName) -> Result<(), Failure> {
-        let Some(&max) = self.settings.queues.get(queue) else {
-            let known: Vec<_> = self.settings.queues.keys().map(QueueName::as_str).collect();
-            let text = format!("there is no queue {queue}; the configuration has {}", known.join(", "));
-            return Err(Failure::new(FailureKind::InvalidInput, text));
-        };
-        if self.queue_len[queue] >= max {
-            let text = format!("queue {queue} is full: {max} tasks wait already; try again later");
-            return Err(Failure::new(FailureKind::Overloaded, text));
-        }
-        let outstanding = self.followed.get(peer).map_or(0, std::collections::BTreeSet::len);
-        let limit = self.settings.scheduler.max_outstanding_per_peer;
-        if outstanding >= limit as usize {
-            let text =
-                format!("{outstanding} tasks of this connection are unfinished, at most {limit} are allowed");
-            return Err(Failure::new(FailureKind::Overloaded, text));
-        }
-        Ok(())
-    }
-
     fn on_offer(&mut self, peer: &PeerId, offer: &Offer) {
         if self.on_known(peer, offer.seq, offer.id, &offer.owner, offer.digest) {
             return;
         }
         let max_bytes = 3 * self.max_blob_bytes();
-        let admitted = self.admit(peer, &offer.queue).and_then(|()| {
-            if offer.bytes <= max_bytes {
-                return Ok(());
-            }
+        let holder = shares::holder(&offer.owner, offer.client.as_ref());
+        let wish = Wish { queue: &offer.queue, holder, bytes: offer.bytes, priority: offer.priority };
+        let admitted = if offer.bytes <= max_bytes {
+            self.admit(peer, &wish)
+        } else {
             let text = format!(
                 "{} bytes of input are more than the {max_bytes} that max_pixels allows",
                 offer.bytes
             );
             Err(Failure::new(FailureKind::InvalidInput, text))
-        });
+        };
         match admitted {
-            Ok(()) => self.reply(peer, Send { seq: offer.seq }),
+            // What would make room for it is ended when it comes, not before.
+            Ok(_) => self.reply(peer, Send { seq: offer.seq }),
             Err(failure) => self.refuse(peer, offer.seq, failure, Some(&offer.queue)),
         }
     }
 
-    /// The largest input: raw RGB of `max_pixels`, or a file of that many uncompressed pixels.
-    fn max_blob_bytes(&self) -> u64 {
-        self.settings.max_pixels.saturating_mul(4).saturating_add(FILE_SLACK_BYTES)
-    }
-
-    fn check_blobs(&self, spec: &TaskSpec, inline_roles: &[Role], inline: &[Bytes]) -> Result<(), String> {
-        let mut roles: Vec<Role> = spec.blobs.iter().map(|b| b.role).collect();
-        roles.sort_unstable();
-        let count = roles.len();
-        roles.dedup();
-        if roles.len() != count || roles.contains(&Role::Result) {
-            return Err("a task has each of image, mask and example at most once".to_owned());
-        }
-        if !roles.contains(&Role::Image) {
-            return Err("the image is missing".to_owned());
-        }
-        for blob in &spec.blobs {
-            if blob.len > self.max_blob_bytes() {
-                let max = self.settings.max_pixels;
-                return Err(format!("{} has {} bytes, more than {max} pixels have", blob.role, blob.len));
-            }
-            if let BlobForm::Raw { height, width, channels } = blob.form {
-                let pixels = u64::from(height) * u64::from(width);
-                if blob.form.raw_len() != Some(blob.len) || pixels == 0 || !matches!(channels, 1 | 3) {
-                    return Err(format!(
-                        "{} has {} bytes, which is not {height} x {width} x {channels}",
-                        blob.role, blob.len
-                    ));
-                }
-                if pixels > self.settings.max_pixels {
-                    return Err(format!(
-                        "{} has {pixels} pixels, at most {} are allowed (limits.max_pixels)",
-                        blob.role, self.settings.max_pixels
-                    ));
-                }
-            }
-        }
-        if inline_roles.len() != inline.len() {
-            return Err("the inline frames do not match their roles".to_owned());
-        }
-        for (role, bytes) in inline_roles.iter().zip(inline) {
-            let announced = spec.blobs.iter().find(|b| b.role == *role).map(|b| b.len);
-            if announced != Some(bytes.len() as u64) || bytes.len() > MAX_INLINE_BYTES {
-                return Err(format!("the inline {role} is not what was announced"));
-            }
-        }
-        Ok(())
-    }
-
     fn on_submit(&mut self, now: Now, peer: &PeerId, submit: Submit, inline: Vec<Bytes>) {
-        let Submit { seq, spec, inline: inline_roles, follow } = submit;
+        let Submit { seq, mut spec, inline: inline_roles, follow } = submit;
+        spec.replay_of = None;
         let id = spec.id;
         let digest = lamagrid_wire::payload_digest(&spec);
         if self.on_known(peer, seq, id, &spec.owner, digest) {
@@ -253,22 +183,35 @@ impl Core {
             }
             return;
         }
-        let checked = self.admit(peer, &spec.queue).and_then(|()| {
-            self.check_blobs(&spec, &inline_roles, &inline)
-                .map_err(|text| Failure::new(FailureKind::InvalidInput, text))
-        });
-        if let Err(failure) = checked {
-            self.refuse(peer, seq, failure, Some(&spec.queue));
-            return;
+        let checked = self
+            .check_blobs(&spec, &inline_roles, &inline)
+            .map_err(|text| Failure::new(FailureKind::InvalidInput, text))
+            .and_then(|()| self.admit(peer, &Wish::of(&spec)));
+        let evicted = match checked {
+            Ok(evicted) => evicted,
+            Err(failure) => return self.refuse(peer, seq, failure, Some(&spec.queue)),
+        };
+        let inline: Vec<_> = inline_roles.iter().copied().zip(inline).collect();
+        let task = Task::new(spec, digest, self.next_seq, now.wall_ms, inline_roles);
+        self.make_room(now, evicted, |core| core.take_in(task, inline, None));
+        let position = self.position(&self.tasks[&id]);
+        self.reply(peer, Accepted { seq, id, position });
+        if follow {
+            self.follow(peer, id);
         }
-        let task_seq = self.next_seq;
-        self.next_seq += 1;
+        self.place(id);
+    }
+
+    /// Writes a new task, and makes it findable.
+    pub(super) fn take_in(&mut self, task: Task, inline: Vec<(Role, Bytes)>, inherits: Option<TaskId>) {
+        self.next_seq = task.seq + 1;
         let insert = StoreOp::Insert {
-            spec: Box::new(spec.clone()),
-            digest,
-            seq: task_seq,
-            created_wall_ms: now.wall_ms,
-            inline: inline_roles.iter().copied().zip(inline).collect(),
+            spec: Box::new(task.spec.clone()),
+            digest: task.digest,
+            seq: task.seq,
+            created_wall_ms: task.created_wall_ms,
+            inline,
+            inherits,
         };
         #[cfg(test)]
         let forgotten = self.fault == Some(super::simulation::Fault::RowForgotten);
@@ -277,21 +220,13 @@ impl Core {
         if !forgotten {
             self.emit(Effect::Store(insert));
         }
-        let task = Task::new(spec, digest, task_seq, now.wall_ms, inline_roles);
-        let position = self.position(&task);
         self.insert(task);
-        self.reply(peer, Accepted { seq, id, position });
-        if follow {
-            self.follow(peer, id);
-        }
-        self.place(id);
     }
 
     fn on_cancel(&mut self, now: Now, peer: &PeerId, cancel: &Cancel) {
         let id = cancel.id;
         if self.tasks.get(&id).is_some_and(|task| task.spec.owner == cancel.owner) {
-            self.stop_attempt(id);
-            self.end(now, id, Event::Cancel, None);
+            self.cancel(now, id);
         }
         let known = self.tasks.contains_key(&id) || self.ended.contains_key(&id);
         if !known && !self.tombstones.contains_key(&id) {
@@ -324,6 +259,8 @@ impl Core {
             .map(|s| {
                 let state = if s.draining {
                     "draining"
+                } else if self.health.is_aside(&s.info.name) {
+                    "aside"
                 } else if self.is_suspect(s) {
                     "suspect"
                 } else if s.idle_slots() > 0 && s.lanes_connected() {
@@ -352,6 +289,7 @@ impl Core {
                 waiting: self.queue_len[queue],
                 running: running.get(queue).copied().unwrap_or(0),
                 max_tasks,
+                paused: self.paused.contains(queue),
             })
             .collect();
         let version = env!("CARGO_PKG_VERSION").to_owned();

@@ -2,14 +2,16 @@
 
 use bytes::Bytes;
 
-use lamagrid_domain::{Counters, Durability, Hash, LeaseToken, NodeName, Role, SessionId, TaskId, TaskSpec};
+use lamagrid_domain::{
+    Counters, Durability, Entry, Hash, LeaseToken, NodeName, QueueName, Role, SessionId, TaskId, TaskSpec,
+};
 use lamagrid_wire::message::{
-    ClientReply, ClientRequest, ControlReply, ControlRequest, LaneMessage, NodeEvent, ResultReply,
-    ResultRequest, TaskInfo,
+    AdminReply, AdminRequest, ClientReply, ClientRequest, ControlReply, ControlRequest, LaneMessage,
+    NodeEvent, ResultReply, ResultRequest, TaskInfo,
 };
 use lamagrid_wire::router::PeerId;
 
-use super::Ended;
+use super::{Ended, Level};
 
 /// What happened.
 #[derive(Debug)]
@@ -27,6 +29,13 @@ pub(crate) enum Input {
     ClientGone {
         /// Whose.
         peer: PeerId,
+    },
+    /// An administrator asks.
+    Admin {
+        /// Whose connection.
+        peer: PeerId,
+        /// What.
+        request: AdminRequest,
     },
     /// A node asks on `control`.
     Control {
@@ -83,6 +92,13 @@ pub(crate) enum Effect {
         /// Blobs to read from the store.
         attach: Option<(TaskId, Vec<Role>)>,
     },
+    /// Answer an administrator.
+    Admin {
+        /// To whom.
+        peer: PeerId,
+        /// What.
+        reply: AdminReply,
+    },
     /// Answer a node on `control`. Before a welcome goes out, its lanes are bound.
     Control {
         /// To whom.
@@ -115,6 +131,8 @@ pub(crate) enum Effect {
     },
     /// Write the one log line of a finished task.
     Finished(Box<TaskInfo>),
+    /// A bound is nearly or fully reached, or is not any more: for logs and metrics.
+    Level(Level),
 }
 
 /// Where an accepted result is.
@@ -141,6 +159,8 @@ pub(crate) enum StoreOp {
         created_wall_ms: u64,
         /// Inputs that are kept in the row.
         inline: Vec<(Role, Bytes)>,
+        /// The dead letter whose inputs it has in place of its own.
+        inherits: Option<TaskId>,
     },
     /// An attempt begins.
     Assign {
@@ -159,8 +179,10 @@ pub(crate) enum StoreOp {
         id: TaskId,
         /// With its reason counted.
         counters: Counters,
+        /// With its reason told.
+        history: Vec<Entry>,
     },
-    /// A task reached its terminal state; its inputs go.
+    /// A task reached its terminal state; its inputs go, unless it is a dead letter.
     End {
         /// The task.
         id: TaskId,
@@ -171,11 +193,11 @@ pub(crate) enum StoreOp {
         /// What the acknowledgement survives.
         durability: Durability,
     },
-    /// The client has read the result.
+    /// The client has read the result, or a dead letter was replayed: its blobs go.
     Release {
         /// The task.
         id: TaskId,
-        /// What is kept of it, now without a result: a restart must not promise bytes that are gone.
+        /// What is kept of it, now without them: a restart must not promise bytes that are gone.
         ended: Box<Ended>,
     },
     /// Retention is over: the row and its blobs go, the id is remembered.
@@ -197,6 +219,15 @@ pub(crate) enum StoreOp {
         /// The task.
         id: TaskId,
     },
+    /// A queue stands still, or goes on.
+    Pause {
+        /// Which one.
+        queue: QueueName,
+        /// It stands still.
+        paused: bool,
+    },
+    /// All of these or none.
+    Together(Vec<StoreOp>),
 }
 
 /// A task as the store gives it back at start.
@@ -214,6 +245,8 @@ pub(crate) enum StoredTask {
         created_wall_ms: u64,
         /// How often it was tried.
         counters: Counters,
+        /// What happened to it.
+        history: Vec<Entry>,
         /// The attempt that ran when the last process ended.
         assigned: Option<(LeaseToken, NodeName)>,
         /// Inputs that are kept in the row.

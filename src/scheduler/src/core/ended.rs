@@ -4,8 +4,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use lamagrid_domain::{
-    BlobMeta, Counters, Failure, Hash, LeaseToken, ModelName, Owner, QueueName, Role, Stages, State, Status,
-    TaskId,
+    BlobMeta, ClientName, Counters, Entry, Failure, Hash, LeaseToken, Milestone, ModelName, Owner, QueueName,
+    Role, Stages, State, Status, TaskId, TaskSpec,
 };
 use lamagrid_wire::message::{Outcome, TaskInfo};
 use lamagrid_wire::router::PeerId;
@@ -18,6 +18,15 @@ pub(crate) struct Delivered {
     pub(crate) meta: BlobMeta,
     pub(crate) inline: Option<Bytes>,
     pub(crate) stages: Stages,
+}
+
+/// What a dead letter can be replayed from; its inputs are kept, too.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Dead {
+    /// As it was submitted.
+    pub(crate) spec: TaskSpec,
+    /// Inputs that are in the row; the others lie in the spool.
+    pub(crate) inline: Vec<Role>,
 }
 
 /// A task that ended.
@@ -51,6 +60,24 @@ pub(crate) struct Ended {
     pub(crate) created_wall_ms: u64,
     /// Wall clock, ms.
     pub(crate) finished_wall_ms: u64,
+    /// On whose behalf it was submitted.
+    #[serde(default)]
+    pub(crate) client: Option<ClientName>,
+    /// As it was submitted.
+    #[serde(default)]
+    pub(crate) priority: i8,
+    /// The dead letter that it repeated.
+    #[serde(default)]
+    pub(crate) replay_of: Option<TaskId>,
+    /// It is a dead letter.
+    #[serde(default)]
+    pub(crate) dead: Option<Box<Dead>>,
+    /// What happened to it after its acceptance.
+    #[serde(default)]
+    pub(crate) history: Vec<Entry>,
+    /// End of retention by the wall clock, ms.
+    #[serde(skip)]
+    pub(crate) expiry_wall_ms: u64,
 }
 
 impl Ended {
@@ -65,6 +92,12 @@ impl Ended {
         let mut stages = delivered.as_ref().map_or_else(Stages::default, |d| d.stages);
         stages.queue_ms = task.queue_ms as f64;
         stages.total_ms = (finished_wall_ms - task.created_wall_ms) as f64;
+        let mut history = task.history.clone();
+        let what = Milestone::Ended { status: state.status() };
+        super::note(
+            &mut history,
+            Entry { at_wall_ms: finished_wall_ms, attempt: task.counters.attempts, what },
+        );
         let token = delivered.as_ref().map(|d| d.token);
         let inline = delivered.as_ref().is_some_and(|d| d.inline.is_some());
         let result = delivered.as_ref().map(|d| d.meta.clone());
@@ -87,8 +120,20 @@ impl Ended {
             node: task.node.as_ref().map(ToString::to_string),
             created_wall_ms: task.created_wall_ms,
             finished_wall_ms,
+            client: task.spec.client.clone(),
+            priority: task.spec.priority,
+            replay_of: task.spec.replay_of,
+            dead: None,
+            history,
+            expiry_wall_ms: 0,
         };
         (ended, place)
+    }
+
+    /// Bytes of its blobs that are still there.
+    pub(super) fn kept_bytes(&self) -> u64 {
+        let inputs = self.dead.as_ref().map_or(0, |dead| dead.spec.input_bytes());
+        self.result.as_ref().map_or(0, |result| result.len).saturating_add(inputs)
     }
 
     pub(crate) fn info(&self, id: TaskId) -> TaskInfo {

@@ -7,15 +7,20 @@
 //! Invariant: a task is in exactly one place: waiting in an index, delayed, assigned under a live token, or
 //! ended. [`Core::check`] says so in tests.
 
+mod admin;
+mod admission;
 mod clients;
 mod effect;
 mod ended;
+mod health;
+mod limits;
 mod line;
 mod nodes;
 mod placement;
 mod recall;
 mod retry;
 mod sessions;
+mod shares;
 #[cfg(test)]
 mod simulation;
 #[cfg(test)]
@@ -24,19 +29,24 @@ mod timers;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
-use lamagrid_config::SchedulerConfig;
+use lamagrid_config::{LimitsConfig, RetryConfig, SchedulerConfig};
 use lamagrid_domain::{
-    Counters, Event, Failure, Hash, LeaseToken, ModelName, NodeName, QueueName, Role, SessionId, State,
-    Status, TaskId, TaskSpec,
+    Counters, Entry, Event, Failure, Hash, LeaseToken, Milestone, ModelName, NodeName, QueueName, Role,
+    SessionId, State, Status, TaskId, TaskSpec,
 };
 use lamagrid_wire::Endpoints;
 use lamagrid_wire::message::{ClientReply, Progress, TaskInfo};
 use lamagrid_wire::router::PeerId;
 
+pub(crate) use admission::Level;
+use admission::Usage;
 pub(crate) use effect::{Effect, Input, ResultPlace, StoreOp, StoredTask};
 pub(crate) use ended::Ended;
+use health::Health;
+use limits::{Dues, Timers};
 use placement::{Rank, Waiting};
 use sessions::{Orphan, Orphans, Session};
+use shares::Shares;
 
 /// The instant at which something happened, on both clocks, in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,21 +62,36 @@ pub(crate) struct Now {
 const MAX_CLOCK_STEP_MS: u64 = 500;
 /// This many tombstones are remembered at most, oldest dropped first.
 const MAX_TOMBSTONES: usize = 100_000;
+/// This many ended tasks are kept at most, however long their retention: about half a kilobyte of memory each.
+const MAX_ENDED: usize = 200_000;
+/// Entries of a task's history: the first and the last ones are kept.
+const MAX_HISTORY: usize = 64;
 
 /// What the core is told once, at its start.
 pub(crate) struct Settings {
     /// Leases, retries and retention.
     pub(crate) scheduler: SchedulerConfig,
+    /// What happens after a failure, by its family.
+    pub(crate) retry: RetryConfig,
+    /// The largest picture, and what all tasks and those of one client may use.
+    pub(crate) limits: LimitsConfig,
     /// The bound on waiting tasks, per queue.
     pub(crate) queues: BTreeMap<QueueName, u64>,
-    /// The largest picture, in pixels.
-    pub(crate) max_pixels: u64,
     /// How often nodes poll, in milliseconds.
     pub(crate) poll_ms: u64,
     /// Where lanes are bound.
     pub(crate) endpoints: Endpoints,
     /// The spool's directory, told to peers on this host.
     pub(crate) spool: String,
+}
+
+/// What a store remembers at start.
+#[derive(Debug, Default)]
+pub(crate) struct Recovered {
+    pub(crate) tasks: Vec<StoredTask>,
+    /// Id, and end of its memory by the wall clock, ms.
+    pub(crate) tombstones: Vec<(TaskId, u64)>,
+    pub(crate) paused: Vec<QueueName>,
 }
 
 /// Draws 16 random bytes: from the operating system, or from a seed in tests.
@@ -80,7 +105,14 @@ pub(crate) struct Task {
     pub(crate) counters: Counters,
     /// Order of acceptance.
     pub(crate) seq: u64,
+    /// Its priority with what it has gained by waiting.
+    priority: i8,
+    /// Where it stands among those of its priority, by its client's share. See [`shares`].
+    tag: u64,
     pub(crate) created_wall_ms: u64,
+    /// What happened to it since its acceptance.
+    pub(crate) history: Vec<Entry>,
+    dues: Dues,
     /// Lease clock at the last time it entered the queue.
     queued_at_ms: u64,
     /// Total milliseconds spent in queues so far.
@@ -101,12 +133,16 @@ pub(crate) struct Task {
 impl Task {
     fn new(spec: TaskSpec, digest: Hash, seq: u64, created_wall_ms: u64, inline: Vec<Role>) -> Self {
         Self {
+            priority: spec.priority,
+            tag: 0,
             spec,
             digest,
             state: State::Queued { not_before_ms: 0 },
             counters: Counters::default(),
             seq,
             created_wall_ms,
+            history: Vec::new(),
+            dues: Dues::default(),
             queued_at_ms: 0,
             queue_ms: 0,
             accepted: false,
@@ -117,6 +153,25 @@ impl Task {
             progress: (0, 0),
         }
     }
+
+    fn note(&mut self, now: Now, what: Milestone) {
+        let attempt = self.counters.attempts;
+        note(&mut self.history, Entry { at_wall_ms: now.wall_ms, attempt, what });
+    }
+}
+
+/// Adds an entry, and leaves out one in the middle where there are too many.
+fn note(history: &mut Vec<Entry>, entry: Entry) {
+    const KEPT_FIRST: usize = MAX_HISTORY / 4;
+    if history.len() >= MAX_HISTORY {
+        let gone = history.remove(KEPT_FIRST + 1);
+        let before = &mut history[KEPT_FIRST];
+        match &mut before.what {
+            Milestone::Skipped { entries } => *entries += 1,
+            _ => *before = Entry { what: Milestone::Skipped { entries: 2 }, ..gone },
+        }
+    }
+    history.push(entry);
 }
 
 /// The whole state of a scheduler.
@@ -125,7 +180,8 @@ pub(crate) struct Core {
     entropy: Entropy,
     /// Milliseconds of lease time since the start.
     clock_ms: u64,
-    last_mono_ms: Option<u64>,
+    /// Of the input in hand.
+    now: Now,
     next_seq: u64,
     tasks: HashMap<TaskId, Task>,
     ended: HashMap<TaskId, Ended>,
@@ -135,6 +191,13 @@ pub(crate) struct Core {
     tombstones: HashMap<TaskId, u64>,
     tombstone_order: VecDeque<TaskId>,
     waiting: BTreeMap<(QueueName, ModelName), Waiting>,
+    /// Queues whose tasks are given to nobody.
+    paused: BTreeSet<QueueName>,
+    shares: Shares,
+    usage: Usage,
+    health: Health,
+    /// Limits on waiting and running, and ageing.
+    timers: Timers,
     /// Waiting and delayed tasks per queue.
     queue_len: BTreeMap<QueueName, u64>,
     /// Delayed tasks by the instant at which they may be tried again.
@@ -162,23 +225,17 @@ pub(crate) struct Core {
 }
 
 impl Core {
-    /// A core that remembers `recovered` tasks and `tombstones` (id and end of memory, wall clock, ms).
+    /// A core that remembers what was recovered.
     ///
     /// Waiting tasks wait again; assigned ones are kept for their node until a fresh lease ends.
     #[must_use]
-    pub(crate) fn new(
-        settings: Settings,
-        entropy: Entropy,
-        now: Now,
-        recovered: Vec<StoredTask>,
-        tombstones: Vec<(TaskId, u64)>,
-    ) -> Self {
+    pub(crate) fn new(settings: Settings, entropy: Entropy, now: Now, recovered: Recovered) -> Self {
         let mut core = Self {
             queue_len: settings.queues.keys().map(|q| (q.clone(), 0)).collect(),
             settings,
             entropy,
             clock_ms: 0,
-            last_mono_ms: Some(now.mono_ms),
+            now,
             next_seq: 0,
             tasks: HashMap::new(),
             ended: HashMap::new(),
@@ -186,6 +243,11 @@ impl Core {
             tombstones: HashMap::new(),
             tombstone_order: VecDeque::new(),
             waiting: BTreeMap::new(),
+            paused: recovered.paused.into_iter().collect(),
+            shares: Shares::default(),
+            usage: Usage::default(),
+            health: Health::default(),
+            timers: Timers::default(),
             delayed: BTreeSet::new(),
             deadlines: BTreeSet::new(),
             expiries: BTreeSet::new(),
@@ -201,10 +263,10 @@ impl Core {
             #[cfg(test)]
             wrong: None,
         };
-        for (id, until) in tombstones {
+        for (id, until) in recovered.tombstones {
             core.remember(id, until);
         }
-        for stored in recovered {
+        for stored in recovered.tasks {
             core.recover(stored, now);
         }
         core
@@ -212,11 +274,13 @@ impl Core {
 
     /// Takes what happened and gives what shall be done, in order.
     pub(crate) fn handle(&mut self, now: Now, input: Input) -> Vec<Effect> {
-        let step = now.mono_ms.saturating_sub(self.last_mono_ms.replace(now.mono_ms).unwrap_or(now.mono_ms));
+        let step = now.mono_ms.saturating_sub(self.now.mono_ms);
         self.clock_ms += step.min(MAX_CLOCK_STEP_MS);
+        self.now = now;
         match input {
             Input::Client { peer, request, inline } => self.on_client(now, peer, request, inline),
             Input::ClientGone { peer } => self.on_client_gone(&peer),
+            Input::Admin { peer, request } => self.on_admin(now, peer, request),
             Input::Control { peer, request } => self.on_control(now, peer, request),
             Input::LaneConnected { session, index } => self.on_lane_connected(session, index),
             Input::LanesFailed { session, reason } => self.on_lanes_failed(now, session, &reason),
@@ -226,6 +290,7 @@ impl Core {
             Input::Tick => self.on_tick(now),
         }
         self.recall_for_idle(now);
+        self.watch_levels();
         std::mem::take(&mut self.effects)
     }
 
@@ -263,15 +328,15 @@ impl Core {
         self.next_seq = self.next_seq.max(stored.seq() + 1);
         match stored {
             StoredTask::Ended { id, ended } => {
-                let retention_ms = self.settings.scheduler.result_retention_s * 1_000;
                 // Clamped: a clock that was set back must not keep results for years.
-                let expiry = ended.finished_wall_ms.min(now.wall_ms) + retention_ms;
+                let expiry = ended.finished_wall_ms.min(now.wall_ms) + self.retention_ms(&ended);
                 self.keep_ended(id, *ended, expiry);
             }
-            StoredTask::Live { spec, digest, seq, created_wall_ms, counters, assigned, inline } => {
+            StoredTask::Live { spec, digest, seq, created_wall_ms, counters, history, assigned, inline } => {
                 let id = spec.id;
                 let mut task = Task::new(*spec, digest, seq, created_wall_ms.min(now.wall_ms), inline);
                 task.counters = counters;
+                task.history = history;
                 self.insert(task);
                 if let Some((token, node)) = assigned {
                     self.unqueue(id);
@@ -284,15 +349,19 @@ impl Core {
                     let session = SessionId::from_bytes([0; 16]); // no session: it ended with the last process
                     task.state = task.state.apply(Event::Assign { token, session }).expect("it was queued");
                     task.accepted = true;
+                    task.note(now, Milestone::Assigned { node: node.clone() });
                     task.node = Some(node);
+                    self.watch_run(id);
                 }
             }
         }
     }
 
     /// Takes a queued task in and makes it findable.
-    fn insert(&mut self, task: Task) {
+    fn insert(&mut self, mut task: Task) {
         let id = task.spec.id;
+        task.tag = self.shares.draw(&task.spec);
+        self.usage.enter(&task.spec);
         if let Some(deadline) = task.spec.deadline_wall_ms {
             self.deadlines.insert((deadline, id));
         }
@@ -350,11 +419,31 @@ impl Core {
 
     /// Moves a task into its terminal state, writes that, and tells everybody who waits.
     fn end(&mut self, now: Now, id: TaskId, event: Event, delivered: Option<ended::Delivered>) {
+        let task = self.take_out(id);
+        let state =
+            task.state.apply(event).expect("queued and assigned tasks can end in every way asked here");
+        let (ended, place) = Ended::of(&task, &state, now.wall_ms, delivered);
+        self.record_end(now, &task, ended, place);
+    }
+
+    /// Ends a task that was tried and is given up. It is kept with its inputs, so that it can be replayed.
+    fn bury(&mut self, now: Now, id: TaskId, failure: Failure) {
+        let task = self.take_out(id);
+        let state = task.state.apply(Event::Fail(failure)).expect("every live task can fail");
+        let (mut ended, place) = Ended::of(&task, &state, now.wall_ms, None);
+        ended.dead = Some(Box::new(ended::Dead { spec: task.spec.clone(), inline: task.inline.clone() }));
+        self.record_end(now, &task, ended, place);
+    }
+
+    /// Takes a live task out of every index.
+    fn take_out(&mut self, id: TaskId) -> Task {
         self.unqueue(id);
         self.unprepared.remove(&id);
+        self.forget_run(id);
         let task = self.tasks.remove(&id).expect("the caller holds a live task");
         if let State::Assigned { token, .. } = task.state {
             self.tokens.remove(&token);
+            self.health.undecided(token);
         }
         for peer in &task.followers {
             self.forget_follower(peer, id);
@@ -362,13 +451,12 @@ impl Core {
         if let Some(deadline) = task.spec.deadline_wall_ms {
             self.deadlines.remove(&(deadline, id));
         }
-        let state =
-            task.state.apply(event).expect("queued and assigned tasks can end in every way asked here");
-        let (ended, place) = Ended::of(&task, &state, now.wall_ms, delivered);
-        if let Some(token) = ended.token {
-            self.tokens.insert(token, id);
-        }
-        let expiry = now.wall_ms + self.settings.scheduler.result_retention_s * 1_000;
+        self.usage.leave(&task.spec);
+        task
+    }
+
+    fn record_end(&mut self, now: Now, task: &Task, ended: Ended, place: Option<ResultPlace>) {
+        let id = task.spec.id;
         self.emit(Effect::Store(StoreOp::End {
             id,
             ended: Box::new(ended.clone()),
@@ -383,13 +471,21 @@ impl Core {
             self.emit(ended.outcome(id, peer));
         }
         self.emit(Effect::Finished(Box::new(ended.info(id))));
+        let expiry = now.wall_ms + self.retention_ms(&ended);
         self.keep_ended(id, ended, expiry);
     }
 
-    fn keep_ended(&mut self, id: TaskId, ended: Ended, expiry_wall_ms: u64) {
+    fn retention_ms(&self, ended: &Ended) -> u64 {
+        let scheduler = &self.settings.scheduler;
+        1_000 * if ended.dead.is_some() { scheduler.dead_retention_s } else { scheduler.result_retention_s }
+    }
+
+    fn keep_ended(&mut self, id: TaskId, mut ended: Ended, expiry_wall_ms: u64) {
+        ended.expiry_wall_ms = expiry_wall_ms;
         if let Some(token) = ended.token {
             self.tokens.insert(token, id);
         }
+        self.usage.keep(&ended);
         self.expiries.insert((expiry_wall_ms, id));
         self.ended.insert(id, ended);
     }

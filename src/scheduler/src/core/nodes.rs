@@ -12,6 +12,7 @@ use lamagrid_wire::router::PeerId;
 
 use super::ended::Delivered;
 use super::line::Standing;
+use super::retry::Loss;
 use super::sessions::{Orphan, Orphans, Session};
 use super::{Core, Effect, Now};
 
@@ -143,7 +144,7 @@ impl Core {
             if let Some(session) = self.sessions.get_mut(&poll.session) {
                 session.dropped(token);
             }
-            self.lose(now, token, false);
+            self.lose(now, token, Loss::Innocent);
         }
         self.feed(poll.session);
         Commands { commands }.into()
@@ -220,8 +221,19 @@ impl Core {
             self.answer(peer, Abandon { token });
             return;
         };
-        task.accepted = true;
+        let is_first = !std::mem::replace(&mut task.accepted, true);
+        if is_first {
+            let id = task.spec.id;
+            self.watch_run(id);
+        }
         self.answer(peer, Proceed { token });
+    }
+
+    fn node_worked(&mut self, session: SessionId) {
+        let Some(node) = self.sessions.get(&session).map(|s| s.info.name.clone()) else { return };
+        if self.health.worked(&node) {
+            tracing::info!(%node, "node works again and is taken back");
+        }
     }
 
     fn on_delivery(
@@ -263,6 +275,7 @@ impl Core {
                     };
                 if fits {
                     self.learn_run_time(id, stages.infer_ms + stages.pixels_ms);
+                    self.node_worked(session);
                     let delivered = Delivered { token, meta: result, inline, stages };
                     self.end(now, id, Event::Complete, Some(delivered));
                 } else {
@@ -271,7 +284,7 @@ impl Core {
                 }
             }
             AttemptOutcome::Failed { failure } => self.attempt_failed(now, id, failure.bounded()),
-            AttemptOutcome::Cancelled => self.lose(now, token, false),
+            AttemptOutcome::Cancelled => self.lose(now, token, Loss::GivenBack),
         }
         self.answer(peer, Stored { token, accepted: true });
     }
@@ -331,7 +344,7 @@ impl Core {
                     let orphan = Orphan { token, waited: waiting.contains(&token) };
                     self.keep_for(session.info.name.clone(), orphan, until_ms);
                 }
-                _ => self.lose(now, token, false),
+                _ => self.lose(now, token, Loss::GivenBack),
             }
         }
     }

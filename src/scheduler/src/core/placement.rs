@@ -8,7 +8,7 @@
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
-use lamagrid_domain::{Event, LeaseToken, ModelName, QueueName, SessionId, State, TaskId};
+use lamagrid_domain::{Event, LeaseToken, Milestone, ModelName, QueueName, SessionId, State, TaskId};
 use lamagrid_wire::message::Assign;
 
 use super::sessions::Session;
@@ -16,18 +16,30 @@ use super::{Core, Effect, StoreOp, Task};
 
 /// Avoided tasks that are skipped when a session looks for work; more wait for the next look.
 const MAX_SKIPPED: usize = 16;
+/// Longer queues are not counted through to tell a task its position.
+const MAX_COUNTED: usize = 1_000;
 
-/// Where a task stands among those of its model: higher priority first, then older first.
+/// Where a task stands among those of its model: higher priority first, then by its client's share, then older first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Rank {
     priority: Reverse<i8>,
+    tag: u64,
     seq: u64,
     id: TaskId,
 }
 
 impl Rank {
     pub(crate) fn of(task: &Task) -> Self {
-        Self { priority: Reverse(task.spec.priority), seq: task.seq, id: task.spec.id }
+        Self { priority: Reverse(task.priority), tag: task.tag, seq: task.seq, id: task.spec.id }
+    }
+
+    /// Ahead of all tasks of this priority and of lower ones.
+    pub(super) fn first_of(priority: i8) -> Self {
+        Self { priority: Reverse(priority), tag: 0, seq: 0, id: TaskId::from_bytes([0; 16]) }
+    }
+
+    pub(super) fn task(&self) -> TaskId {
+        self.id
     }
 }
 
@@ -36,8 +48,24 @@ impl Rank {
 pub(crate) struct Waiting(BTreeSet<Rank>);
 
 impl Waiting {
+    /// How many go before `rank`, at most: a long queue is not counted through.
     pub(crate) fn ahead_of(&self, rank: &Rank) -> u64 {
-        self.0.range(..rank).count() as u64
+        let all = self.0.len();
+        let is_last = self.0.last().is_none_or(|last| last < rank);
+        let ahead = if is_last || all > MAX_COUNTED { all } else { self.0.range(..rank).count() };
+        ahead as u64
+    }
+
+    pub(super) fn replace(&mut self, before: &Rank, after: Rank) {
+        if self.0.remove(before) {
+            self.0.insert(after);
+        }
+    }
+
+    /// Those of a priority below `priority`, the last of all first.
+    pub(super) fn below(&self, priority: i8) -> impl Iterator<Item = &Rank> {
+        let lower = priority.checked_sub(1).map(Rank::first_of);
+        lower.into_iter().flat_map(|from| self.0.range(from..).rev())
     }
 
     pub(crate) fn ids(&self) -> impl Iterator<Item = TaskId> {
@@ -66,10 +94,12 @@ impl Core {
             let rank = Rank::of(task);
             self.waiting.entry(key).or_default().0.insert(rank);
         }
+        self.watch_wait(id);
     }
 
     /// Takes a task out of the indexes of waiting tasks, if it is there.
     pub(super) fn unqueue(&mut self, id: TaskId) {
+        self.forget_wait(id);
         let Some(task) = self.tasks.get_mut(&id) else { return };
         let State::Queued { not_before_ms } = task.state else { return };
         task.queue_ms += self.clock_ms.saturating_sub(task.queued_at_ms);
@@ -120,6 +150,9 @@ impl Core {
     /// The session that a waiting task goes to now.
     fn best_for(&self, id: TaskId) -> Option<SessionId> {
         let task = self.tasks.get(&id).filter(|task| matches!(task.state, State::Queued { .. }))?;
+        if self.paused.contains(&task.spec.queue) {
+            return None;
+        }
         let waits = |s: &Session| {
             #[cfg(test)]
             if self.fault == Some(super::simulation::Fault::OverlapFirst) {
@@ -147,6 +180,7 @@ impl Core {
         let session = self.sessions.get(&session).filter(|s| self.can_take(s))?;
         let models = session.info.models.iter();
         models
+            .filter(|offer| !self.paused.contains(&offer.queue))
             .filter_map(|offer| {
                 let waiting = self.waiting.get(&(offer.queue.clone(), offer.model.clone()))?;
                 let mut ranks = waiting.0.iter().take(MAX_SKIPPED);
@@ -162,6 +196,7 @@ impl Core {
             && session.lanes_connected()
             && !session.draining
             && !self.is_suspect(session)
+            && self.health.may_work(&session.info.name, self.clock_ms)
             && (session.idle_slots() > 0 || !self.must_keep_free(session))
     }
 
@@ -185,7 +220,10 @@ impl Core {
     /// Whether a live node that the task does not avoid serves its model.
     pub(super) fn has_other_node(&self, task: &Task) -> bool {
         self.sessions.values().any(|s| {
-            !s.draining && s.offers(&task.spec.queue, &task.spec.model) && !task.avoid.contains(&s.info.name)
+            !s.draining
+                && s.offers(&task.spec.queue, &task.spec.model)
+                && !task.avoid.contains(&s.info.name)
+                && !self.health.is_aside(&s.info.name)
         })
     }
 
@@ -203,7 +241,11 @@ impl Core {
         task.state = task.state.apply(Event::Assign { token, session }).expect("waiting tasks are queued");
         task.counters.attempts += 1;
         task.accepted = false;
-        task.node = Some(target.info.name.clone());
+        let node = target.info.name.clone();
+        task.note(self.now, Milestone::Assigned { node: node.clone() });
+        task.node = Some(node.clone());
+        self.shares.given(task.tag);
+        self.health.given(&node, token);
         task.progress = (0, 0);
         target.give(token, self.clock_ms, accept_by);
         let index = target.lane_of(&task.spec.queue).expect("a session that offers a queue has its lane");
@@ -215,7 +257,7 @@ impl Core {
             spec: task.spec.clone(),
             inline: inline.clone(),
         };
-        let (node, counters) = (target.info.name.clone(), task.counters);
+        let counters = task.counters;
         self.emit(Effect::Store(StoreOp::Assign { id, token, node, counters }));
         let attach = (!inline.is_empty()).then_some((id, inline));
         self.emit(Effect::Lane { session, index, message: assign.into(), attach });

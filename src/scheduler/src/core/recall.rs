@@ -11,6 +11,7 @@ use lamagrid_domain::{LeaseToken, SessionId, TaskId};
 use lamagrid_wire::message::Action;
 
 use super::placement::Rank;
+use super::retry::Loss;
 use super::{Core, Now, Task};
 
 /// A task that a node accepted and no slot has begun with.
@@ -30,7 +31,7 @@ impl Core {
         // What is taken at once may go to another slot than the one it was meant for, hence again.
         while let Some(orphan) = self.recall_once() {
             self.forget_orphan(orphan);
-            self.lose(now, orphan, false);
+            self.lose(now, orphan, Loss::GivenBack);
         }
     }
 

@@ -1,40 +1,85 @@
 //! What becomes of a task whose attempt ended without a result.
 
-use lamagrid_domain::{Event, Failure, FailureKind, LeaseToken, Retry, State, TaskId};
+use lamagrid_config::RetryPolicy;
+use lamagrid_domain::{Event, Failure, FailureKind, LeaseToken, Milestone, NodeName, Retry, State, TaskId};
 
+use super::health::Policy;
 use super::sessions::Orphan;
 use super::{Core, Effect, Now, StoreOp};
+
+/// How an attempt ended without a verdict.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Loss {
+    /// Its node was lost while it worked on it: held against the task, which may have been the reason.
+    Crash,
+    /// Its node was lost, and that says nothing about the task.
+    Innocent,
+    /// Its node does without it: it drains, said goodbye, or gave it back to an idle one.
+    GivenBack,
+}
 
 impl Core {
     /// An attempt reported a failure.
     pub(super) fn attempt_failed(&mut self, now: Now, id: TaskId, failure: Failure) {
-        let task = self.tasks.get_mut(&id).expect("the caller holds a live task");
-        task.counters.failures += 1;
-        let spent = task.counters.failures >= self.settings.scheduler.failure_limit;
-        let node = task.node.clone();
-        let retry = failure.kind.retry();
-        if retry == Retry::Elsewhere {
-            task.avoid.extend(node);
-        }
         let task = &self.tasks[&id];
-        match retry {
-            Retry::Later if !spent => {
-                let not_before_ms = self.clock_ms + self.back_off_ms(id);
-                self.requeue(id, not_before_ms);
-            }
-            Retry::Elsewhere if !spent && self.has_other_node(task) => self.requeue(id, self.clock_ms),
-            Retry::Never | Retry::Later | Retry::Elsewhere => self.fail(now, id, failure),
+        let policy = self.settings.retry.of(failure.kind.family());
+        let retry = failure.kind.retry();
+        let mut free_of_charge = false;
+        if let (State::Assigned { token, .. }, Some(node)) = (&task.state, &task.node) {
+            // A probe says something about the node; where the task can go elsewhere, it is not held against it.
+            free_of_charge = failure.kind.blames_node() && self.health.is_probe(node, *token);
+            self.judge(&node.clone(), *token, &failure);
+        }
+        let task = self.tasks.get_mut(&id).expect("the caller holds a live task");
+        if retry == Retry::Elsewhere || free_of_charge {
+            task.avoid.extend(task.node.clone().filter(|node| !task.avoid.contains(node)));
+        }
+        let elsewhere = self.has_other_node(&self.tasks[&id]);
+        let task = self.tasks.get_mut(&id).expect("the caller holds a live task");
+        if free_of_charge && elsewhere {
+            task.note(now, Milestone::Failed { failure, retry_in_ms: Some(0) });
+            return self.requeue(id, self.clock_ms);
+        }
+        task.counters.failures += 1;
+        let spent = task.counters.failures >= policy.failure_limit;
+        let wait_ms = match retry {
+            Retry::Later if !spent => Some(self.back_off_ms(id, policy)),
+            Retry::Elsewhere if !spent && elsewhere => Some(0),
+            Retry::Never | Retry::Later | Retry::Elsewhere => None,
+        };
+        let task = self.tasks.get_mut(&id).expect("the caller holds a live task");
+        task.note(now, Milestone::Failed { failure: failure.clone(), retry_in_ms: wait_ms });
+        match wait_ms {
+            Some(wait_ms) => self.requeue(id, self.clock_ms + wait_ms),
+            None if retry == Retry::Never => self.fail(now, id, failure),
+            None => self.bury(now, id, failure),
         }
     }
 
-    /// An attempt is lost with its node or its session. `counts` says whether that is held against the task.
-    pub(super) fn lose(&mut self, now: Now, token: LeaseToken, counts: bool) {
+    /// Takes a failure as a sign of its node's health.
+    fn judge(&mut self, node: &NodeName, token: LeaseToken, failure: &Failure) {
+        if !failure.kind.blames_node() {
+            return self.health.undecided(token);
+        }
+        let scheduler = &self.settings.scheduler;
+        let policy = Policy { after: scheduler.set_aside_after, rest_ms: scheduler.probe_after_ms };
+        if self.health.failed(node, token, self.clock_ms, policy) {
+            tracing::warn!(%node, failures = policy.after, last = %failure,
+                "node fails task after task: it is set aside and tried again from time to time");
+        }
+    }
+
+    /// An attempt ended without a verdict.
+    pub(super) fn lose(&mut self, now: Now, token: LeaseToken, loss: Loss) {
         let Some(id) = self.tokens.get(&token).copied() else { return };
         let Some(task) = self.tasks.get_mut(&id) else { return };
         if !matches!(task.state, State::Assigned { token: t, .. } if t == token) {
             return;
         }
-        if counts && task.accepted {
+        let counts = loss == Loss::Crash && task.accepted;
+        let gave_back = loss == Loss::GivenBack;
+        task.note(now, if gave_back { Milestone::GivenBack } else { Milestone::NodeLost { counts } });
+        if counts {
             task.counters.crashes += 1;
             if task.counters.crashes >= self.settings.scheduler.crash_limit {
                 let node = task.node.as_ref().map_or("?", |n| n.as_str());
@@ -43,7 +88,7 @@ impl Core {
                      see that node's log",
                     task.counters.crashes
                 );
-                self.fail(now, id, Failure::new(FailureKind::NodeLost, text));
+                self.bury(now, id, Failure::new(FailureKind::NodeLost, text));
                 return;
             }
         }
@@ -58,13 +103,14 @@ impl Core {
         if counts && orphan.waited {
             self.unprepared.extend(self.task_of(orphan.token));
         }
-        self.lose(now, orphan.token, counts && !orphan.waited);
+        self.lose(now, orphan.token, if counts && !orphan.waited { Loss::Crash } else { Loss::Innocent });
     }
 
     fn requeue(&mut self, id: TaskId, not_before_ms: u64) {
         let task = self.tasks.get_mut(&id).expect("the caller holds a live task");
         if let State::Assigned { token, session } = task.state {
             self.tokens.remove(&token);
+            self.health.undecided(token);
             if let Some(session) = self.sessions.get_mut(&session) {
                 session.release(token);
             }
@@ -72,8 +118,9 @@ impl Core {
         task.state =
             task.state.apply(Event::Requeue { not_before_ms }).expect("assigned tasks can be requeued");
         task.accepted = false;
-        let counters = task.counters;
-        self.emit(Effect::Store(StoreOp::Requeue { id, counters }));
+        let (counters, history) = (task.counters, task.history.clone());
+        self.emit(Effect::Store(StoreOp::Requeue { id, counters, history }));
+        self.forget_run(id);
         self.enqueue(id);
         self.tell_followers(id);
         if not_before_ms <= self.clock_ms {
@@ -82,11 +129,9 @@ impl Core {
     }
 
     /// Exponential with full jitter, so that tasks which failed together do not come back together.
-    fn back_off_ms(&mut self, id: TaskId) -> u64 {
-        let scheduler = &self.settings.scheduler;
+    fn back_off_ms(&mut self, id: TaskId, policy: RetryPolicy) -> u64 {
         let exponent = self.tasks[&id].counters.failures.saturating_sub(1).min(20);
-        let ceiling =
-            scheduler.retry_base_ms.saturating_mul(1 << exponent).min(scheduler.retry_cap_ms).max(1);
+        let ceiling = policy.base_ms.saturating_mul(1 << exponent).min(policy.cap_ms).max(1);
         let random = u64::from_le_bytes(self.draw()[..8].try_into().expect("8 of 16 bytes"));
         random % ceiling + 1
     }

@@ -1,17 +1,21 @@
 //! What happens because time passed. Everything here runs on a tick, after the sockets were drained.
 
-use super::{Core, Effect, Now, StoreOp};
+use super::{Core, Effect, MAX_ENDED, Now, StoreOp};
+use lamagrid_domain::TaskId;
 
 /// Results whose retention ends are removed in portions, so that one tick stays short.
 const MAX_FORGOTTEN_PER_TICK: usize = 256;
 
 impl Core {
     pub(super) fn on_tick(&mut self, now: Now) {
+        self.raise_old();
         self.end_sessions_that_do_not_accept(now);
         self.end_silent_sessions(now);
         self.give_up_orphans(now);
         self.wake_delayed();
         self.fail_past_deadlines(now);
+        self.fail_long_waits(now);
+        self.stop_long_runs(now);
         self.fail_unserved(now);
         self.forget_expired(now);
     }
@@ -102,15 +106,10 @@ impl Core {
     }
 
     fn forget_expired(&mut self, now: Now) {
-        let until_wall_ms = now.wall_ms + self.settings.scheduler.tombstone_retention_s * 1_000;
         for _ in 0..MAX_FORGOTTEN_PER_TICK {
-            let Some(&(at, id)) = self.expiries.first().filter(|(at, _)| *at <= now.wall_ms) else { break };
-            self.expiries.remove(&(at, id));
-            if let Some(token) = self.ended.remove(&id).and_then(|ended| ended.token) {
-                self.tokens.remove(&token);
-            }
-            self.remember(id, until_wall_ms);
-            self.emit(Effect::Store(StoreOp::Forget { id, until_wall_ms }));
+            let is_over = |at: u64| at <= now.wall_ms || self.ended.len() > MAX_ENDED;
+            let Some(&(_, id)) = self.expiries.first().filter(|(at, _)| is_over(*at)) else { break };
+            self.forget(now, id);
         }
         while let Some(id) = self.tombstone_order.front().copied() {
             match self.tombstones.get(&id) {
@@ -123,5 +122,18 @@ impl Core {
             }
             self.tombstone_order.pop_front();
         }
+    }
+
+    /// Removes an ended task before or at the end of its retention.
+    pub(super) fn forget(&mut self, now: Now, id: TaskId) {
+        let Some(ended) = self.ended.remove(&id) else { return };
+        self.expiries.remove(&(ended.expiry_wall_ms, id));
+        self.usage.give_up(&ended);
+        if let Some(token) = ended.token {
+            self.tokens.remove(&token);
+        }
+        let until_wall_ms = now.wall_ms + self.settings.scheduler.tombstone_retention_s * 1_000;
+        self.remember(id, until_wall_ms);
+        self.emit(Effect::Store(StoreOp::Forget { id, until_wall_ms }));
     }
 }

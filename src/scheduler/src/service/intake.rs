@@ -5,8 +5,8 @@ use bytes::Bytes;
 use lamagrid_domain::{Failure, FailureKind, TaskId};
 use lamagrid_wire::frame::{Frame, FrameError, MAX_HEADER_BYTES, MAX_MESSAGE_BYTES};
 use lamagrid_wire::message::{
-    AttemptOutcome, ClientReply, ClientRequest, ControlRequest, Message, NodeEvent, ProtocolFault,
-    ResultRequest,
+    AdminRequest, AttemptOutcome, ClientReply, ClientRequest, ControlRequest, Message, NodeEvent,
+    ProtocolFault, ResultRequest,
 };
 use lamagrid_wire::router::{Incoming, PeerId, fault};
 use lamagrid_wire::spool::BlobName;
@@ -112,6 +112,17 @@ impl Service {
         }
         let text = format!("a blob of task {} is not in the spool: {error}", submit.spec.id);
         Some(refused(submit.seq, FailureKind::InvalidInput, text))
+    }
+
+    pub(super) fn on_admin(&mut self, heard: Incoming) {
+        let Incoming::Frame { peer, frame } = heard else { return };
+        match AdminRequest::from_frame(&frame) {
+            Ok(request) => self.handle(Input::Admin { peer, request }),
+            Err(error) => self.pending.push_back(fault_effect(&error, peer, |failure, peer| Effect::Admin {
+                peer,
+                reply: failure.into(),
+            })),
+        }
     }
 
     pub(super) fn on_control(&mut self, heard: Incoming) {

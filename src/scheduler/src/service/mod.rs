@@ -103,21 +103,16 @@ async fn serve(options: Options) -> Result<(), SchedulerError> {
     let endpoints = Endpoints::new(lamagrid_config::runtime_dir(&data_dir)?);
     endpoints.unlink_stale_lanes()?;
     let store = Store::open(&data_dir)?;
-    let recovered = store.recover()?;
+    let (recovered, swept) = store.recover()?;
     let spool = store.spool().clone();
-    let (tasks, swept) = (recovered.tasks.len(), recovered.swept);
+    let tasks = recovered.tasks.len();
     let clock = Clock::start();
     let settings = settings(&config, &endpoints, &spool);
-    let core = Core::new(
-        settings,
-        Box::new(lamagrid_wire::random_id),
-        clock.now(),
-        recovered.tasks,
-        recovered.tombstones,
-    );
+    let core = Core::new(settings, Box::new(lamagrid_wire::random_id), clock.now(), recovered);
     let committer = Committer::start(store, Duration::from_millis(config.store.give_up_after_ms))?;
 
     let control = Router::bind(&endpoints.control(), Peers::Req).await?;
+    let admin = Router::bind(&endpoints.admin(), Peers::Req).await?;
     let results = Router::bind(&endpoints.result(), Peers::Dealer).await?;
     let events = EventSubscriber::bind(&endpoints.node_events()).await?;
     // Last: a client that can connect finds everything else in place.
@@ -127,7 +122,12 @@ async fn serve(options: Options) -> Result<(), SchedulerError> {
         "scheduler ready");
 
     let (lane_connected, lane_events) = mpsc::unbounded_channel();
-    let senders = Senders { clients: clients.sender(), control: control.sender(), results: results.sender() };
+    let senders = Senders {
+        clients: clients.sender(),
+        admin: admin.sender(),
+        control: control.sender(),
+        results: results.sender(),
+    };
     let mut service = Service {
         core,
         clock,
@@ -144,7 +144,8 @@ async fn serve(options: Options) -> Result<(), SchedulerError> {
         announced: VecDeque::new(),
     };
     let stop = stop_signal(lifeline)?;
-    let reason = service.serve(Sockets { clients, control, results, events, lane_events }, stop).await?;
+    let reason =
+        service.serve(Sockets { clients, admin, control, results, events, lane_events }, stop).await?;
     tracing::info!(reason, "scheduler ended");
     Ok(())
 }
@@ -158,7 +159,8 @@ fn settings(config: &Config, endpoints: &Endpoints, spool: &Spool) -> Settings {
     Settings {
         scheduler: config.scheduler.clone(),
         queues,
-        max_pixels: config.limits.max_pixels,
+        retry: config.retry.clone(),
+        limits: config.limits.clone(),
         poll_ms: config.node.poll_ms,
         endpoints: endpoints.clone(),
         spool: spool.root().display().to_string(),
@@ -198,6 +200,7 @@ fn watch_parent() -> Result<mpsc::Receiver<()>, std::io::Error> {
 
 struct Sockets {
     clients: Router,
+    admin: Router,
     control: Router,
     results: Router,
     events: EventSubscriber,
@@ -206,6 +209,7 @@ struct Sockets {
 
 struct Senders {
     clients: RouterSender,
+    admin: RouterSender,
     control: RouterSender,
     results: RouterSender,
 }
@@ -252,6 +256,9 @@ impl Service {
                 }
                 Some(heard) = sockets.clients.recv(), if !self.failing && self.pending.len() < MAX_PENDING => {
                     self.on_client(heard);
+                }
+                Some(heard) = sockets.admin.recv(), if !self.failing && self.pending.len() < MAX_PENDING => {
+                    self.on_admin(heard);
                 }
                 Some(heard) = sockets.control.recv() => self.on_control(heard),
                 Some(heard) = sockets.results.recv() => self.on_result(heard),

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use lamagrid_domain::{Failure, FailureKind};
+use lamagrid_domain::{Failure, FailureKind, QueueName};
 use lamagrid_wire::LaneSender;
 use lamagrid_wire::message::{ClientReply, ControlReply, Message, Rejected, TaskInfo};
 use lamagrid_wire::router::{PeerId, RouterSender};
 
 use crate::committer::{Group, Report};
-use crate::core::{Effect, Input};
+use crate::core::{Effect, Input, Level};
 
 use super::{SchedulerError, Service, refused};
 
@@ -85,6 +85,7 @@ impl Service {
             Effect::Client { peer, reply, .. } => {
                 send(&self.senders.clients, peer, &bounded(reply), blobs).await;
             }
+            Effect::Admin { peer, reply } => send(&self.senders.admin, peer, &reply, blobs).await,
             Effect::Control { peer, reply } => {
                 let reply = self.open_lanes(reply).await;
                 send(&self.senders.control, peer, &reply, blobs).await;
@@ -101,6 +102,7 @@ impl Service {
                 self.lanes.remove(&session);
             }
             Effect::Finished(task) => log_finished(&task),
+            Effect::Level(level) => log_level(&level),
         }
     }
 
@@ -172,6 +174,21 @@ async fn send(sender: &RouterSender, peer: PeerId, message: &impl Message, blobs
     match message.to_frame(blobs) {
         Ok(frame) => sender.send(peer, frame).await,
         Err(error) => tracing::error!(%error, "message does not fit"),
+    }
+}
+
+fn log_level(level: &Level) {
+    let Level { percent, used, limit, .. } = *level;
+    let what = level.queue.as_ref().map_or("spool", QueueName::as_str);
+    match percent {
+        0 => tracing::info!(what, used, limit, "there is room again"),
+        100.. => tracing::error!(
+            what,
+            used,
+            limit,
+            "full: what comes is refused, or takes the place of less important work"
+        ),
+        _ => tracing::warn!(what, used, limit, percent, "nearly full"),
     }
 }
 

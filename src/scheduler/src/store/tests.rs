@@ -24,6 +24,7 @@ fn spec(n: u8, durability: Durability) -> TaskSpec {
     TaskSpec {
         id: id(n),
         owner: "alice".parse().unwrap(),
+        client: None,
         model: "lama".parse().unwrap(),
         queue: "gpu".parse().unwrap(),
         params: Params::try_from(std::collections::BTreeMap::from(params.map(|(k, v)| (k.to_owned(), v))))
@@ -31,6 +32,9 @@ fn spec(n: u8, durability: Durability) -> TaskSpec {
         priority: -3,
         durability,
         deadline_wall_ms: Some(77),
+        wait_limit_ms: None,
+        run_limit_ms: None,
+        replay_of: None,
         output: lamagrid_domain::OutputForm::Raw,
         blobs: vec![meta(Role::Image, b"image"), meta(Role::Mask, b"mask")],
     }
@@ -40,6 +44,7 @@ fn insert_as(n: u8, durability: Durability, inline: &[(Role, &'static [u8])]) ->
     let inline = inline.iter().map(|(role, bytes)| (*role, Bytes::from_static(bytes))).collect();
     let digest = Hash::new([n; 32]);
     StoreOp::Insert {
+        inherits: None,
         spec: Box::new(spec(n, durability)),
         digest,
         seq: u64::from(n),
@@ -55,6 +60,12 @@ fn insert(n: u8) -> StoreOp {
 fn ended(status: Status, result: Option<&[u8]>, inline: bool) -> Ended {
     let failed = status == Status::Failed;
     Ended {
+        client: None,
+        priority: 0,
+        replay_of: None,
+        dead: None,
+        history: Vec::new(),
+        expiry_wall_ms: 0,
         owner: "alice".parse().unwrap(),
         digest: Hash::new([1; 32]),
         model: "lama".parse().unwrap(),
@@ -95,13 +106,14 @@ fn open() -> (tempfile::TempDir, Store) {
 fn reopened(dir: &tempfile::TempDir, store: Store) -> (Store, Vec<String>, Vec<(TaskId, u64)>) {
     drop(store);
     let store = Store::open(dir.path()).unwrap();
-    let recovered = store.recover().unwrap();
+    let (recovered, _) = store.recover().unwrap();
     let tasks = recovered.tasks.iter().map(|t| format!("{t:?}")).collect();
     (store, tasks, recovered.tombstones)
 }
 
 fn live(n: u8, counters: Counters, assigned: Option<(LeaseToken, NodeName)>) -> String {
     let task = StoredTask::Live {
+        history: Vec::new(),
         spec: Box::new(spec(n, Durability::Process)),
         digest: Hash::new([n; 32]),
         seq: u64::from(n),
@@ -123,7 +135,7 @@ fn every_operation_comes_back_after_a_restart() {
     let (dir, mut store) = open();
     let done = ended(Status::Completed, Some(b"made"), true);
     let failed = ended(Status::Failed, None, false);
-    let requeue = StoreOp::Requeue { id: id(3), counters: counters(4) };
+    let requeue = StoreOp::Requeue { id: id(3), counters: counters(4), history: Vec::new() };
     let until_wall_ms = 99;
     store
         .commit(&[
@@ -196,10 +208,10 @@ fn a_newer_schema_is_refused_and_stays_untouched() {
     let (dir, mut store) = open();
     store.commit(&[insert(1)]).unwrap();
     drop(store);
-    tamper(&dir, "PRAGMA user_version = 2");
+    tamper(&dir, "PRAGMA user_version = 99");
     let before = bytes(&dir);
     let error = Store::open(dir.path()).err().unwrap();
-    assert!(matches!(error, StoreError::Newer { found: 2, .. }), "{error}");
+    assert!(matches!(error, StoreError::Newer { found: 99, .. }), "{error}");
     assert!(error.to_string().contains("upgrade lamagrid"), "{error}");
     assert_eq!(bytes(&dir), before);
 }
@@ -347,7 +359,7 @@ fn files_come_before_their_rows_and_go_after_them() {
     store.spool().put(id(44), BlobName::Role(Role::Image), b"image").unwrap();
     drop(store);
     let mut store = Store::open(dir.path()).unwrap();
-    assert_eq!(store.recover().unwrap().swept, 1);
+    assert_eq!(store.recover().unwrap().1, 1);
     assert!(there(&store, 1, result, 4) && there(&store, 3, BlobName::Role(Role::Mask), 4));
     assert!(!there(&store, 44, BlobName::Role(Role::Image), 5));
     store.commit(&[StoreOp::Release { id: id(1), ended: Box::new(Ended { result: None, ..done }) }]).unwrap();

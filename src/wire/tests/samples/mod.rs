@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use lamagrid_domain::{
-    BlobForm, BlobMeta, Counters, Durability, Failure, FailureKind, Hash, LeaseToken, ModelOffer, NodeInfo,
-    NodeKind, Params, Role, Scalar, SessionId, Stages, Status, TaskId, TaskSpec,
+    BlobForm, BlobMeta, Counters, Durability, Entry, Failure, FailureKind, Hash, LeaseToken, Milestone,
+    ModelOffer, NodeInfo, NodeKind, Params, Role, Scalar, SessionId, Stages, Status, TaskId, TaskSpec,
 };
 use lamagrid_wire::frame::Frame;
 use lamagrid_wire::message::*;
@@ -71,12 +71,16 @@ fn spec() -> TaskSpec {
     TaskSpec {
         id: id(),
         owner: "alice@example".parse().unwrap(),
+        client: Some("10.0.0.7".parse().unwrap()),
         model: "sd1.5".parse().unwrap(),
         queue: "gpu".parse().unwrap(),
         params: Params::try_from(params).unwrap(),
         priority: -7,
         durability: Durability::Process,
         deadline_wall_ms: Some(1_700_000_000_123),
+        wait_limit_ms: Some(60_000),
+        run_limit_ms: Some(120_000),
+        replay_of: Some(TaskId::from_bytes([9; 16])),
         output: lamagrid_domain::OutputForm::Encoded {
             format: lamagrid_domain::PictureFormat::Webp,
             quality: 95,
@@ -135,7 +139,7 @@ fn node() -> NodeInfo {
 
 /// Every kind of every channel.
 pub(crate) fn samples() -> Vec<Sample> {
-    [client_requests(), client_replies(), control(), results(), lane_and_events()]
+    [client_requests(), client_replies(), admin(), control(), results(), lane_and_events()]
         .into_iter()
         .flatten()
         .collect()
@@ -147,8 +151,17 @@ fn client_requests() -> Vec<Sample> {
     let of = |message: ClientRequest| sample("client-request", message);
     vec![
         of(Ping { seq: 1 }.into()),
-        of(Offer { seq: 2, id: id(), owner: owner.clone(), queue, digest, bytes: 1 << 33, priority: 5 }
-            .into()),
+        of(Offer {
+            seq: 2,
+            id: id(),
+            owner: owner.clone(),
+            queue,
+            digest,
+            bytes: 1 << 33,
+            priority: 5,
+            client: Some("10.0.0.7".parse().unwrap()),
+        }
+        .into()),
         of(Submit { seq: 3, spec: spec(), inline: vec![Role::Image, Role::Mask], follow: true }.into()),
         of(Attach { seq: 4, id: id(), owner: owner.clone(), digest: Some(digest) }.into()),
         of(Cancel { seq: 5, id: id(), owner: owner.clone() }.into()),
@@ -160,7 +173,13 @@ fn client_requests() -> Vec<Sample> {
 
 fn client_replies() -> Vec<Sample> {
     let of = |message: ClientReply| sample("client-reply", message);
-    let queues = vec![QueueStatus { queue: "gpu".parse().unwrap(), waiting: 1, running: 2, max_tasks: 3 }];
+    let queues = vec![QueueStatus {
+        queue: "gpu".parse().unwrap(),
+        waiting: 1,
+        running: 2,
+        max_tasks: 3,
+        paused: true,
+    }];
     let nodes = vec![NodeStatus { info: node(), running: 1, slots: 2, state: "ready".into() }];
     vec![
         of(ProtocolFault { failure: failure() }.into()),
@@ -173,6 +192,77 @@ fn client_replies() -> Vec<Sample> {
         of(Outcome { task: task(), result: Some(blob(Role::Result)) }.into()),
         of(Progress { id: id(), status: Status::Processing, step: 3, of: 50 }.into()),
         of(Overview { seq: 7, version: "0.1.0".into(), nodes, queues }.into()),
+    ]
+}
+
+fn admin() -> Vec<Sample> {
+    let request = |message: AdminRequest| sample("admin-request", message);
+    let reply = |message: AdminReply| sample("admin-reply", message);
+    let cursor = Cursor { created_wall_ms: 1_700_000_000_000, id: id() };
+    let spec = spec();
+    let list = ListTasks {
+        states: vec![Status::Queued, Status::Failed],
+        dead: true,
+        queue: Some(spec.queue.clone()),
+        model: Some(spec.model.clone()),
+        client: spec.client.clone(),
+        after: Some(cursor.clone()),
+        limit: 50,
+    };
+    let line = TaskLine {
+        id: id(),
+        model: spec.model,
+        queue: spec.queue.clone(),
+        client: spec.client.clone(),
+        status: Status::Failed,
+        failure: Some(FailureKind::RanTooLong),
+        node: Some("host:0".into()),
+        attempts: 3,
+        dead: true,
+        created_wall_ms: 1_700_000_000_000,
+        finished_wall_ms: Some(1_700_000_000_022),
+    };
+    let node = || "host:0".parse().unwrap();
+    let milestones = [
+        Milestone::Accepted,
+        Milestone::Replays { task: id() },
+        Milestone::Assigned { node: node() },
+        Milestone::Failed { failure: failure(), retry_in_ms: Some(500) },
+        Milestone::NodeLost { counts: true },
+        Milestone::GivenBack,
+        Milestone::Ended { status: Status::Failed },
+        Milestone::ReplayedAs { task: id() },
+        Milestone::Skipped { entries: 7 },
+    ];
+    let history = milestones.map(|what| Entry { at_wall_ms: 1_700_000_000_001, attempt: 2, what }).to_vec();
+    let story = Story {
+        task: task(),
+        owner: spec.owner,
+        client: spec.client,
+        priority: -7,
+        input_bytes: 18,
+        dead: true,
+        replay_of: spec.replay_of,
+        history,
+    };
+    let queue = || spec.queue.clone();
+    vec![
+        request(list.into()),
+        request(TellStory { id: id() }.into()),
+        request(CancelTask { id: id() }.into()),
+        request(RetryTask { id: id() }.into()),
+        request(PauseQueue { queue: queue(), paused: true }.into()),
+        request(DrainNode { node: node() }.into()),
+        request(Purge { older_than_ms: 60_000, dead: true }.into()),
+        reply(ProtocolFault { failure: failure() }.into()),
+        reply(Refused { seq: 0, failure: failure(), queue_len: 1, wait_ms: Some(2) }.into()),
+        reply(Unknown { seq: 0, id: id(), expired: true }.into()),
+        reply(Page { tasks: vec![line], next: Some(cursor), total: 12 }.into()),
+        reply(story.into()),
+        reply(Retried { id: id(), runs_as: TaskId::from_bytes([8; 16]) }.into()),
+        reply(Paused { queue: queue(), paused: true, waiting: 4 }.into()),
+        reply(Draining { node: node(), running: 2 }.into()),
+        reply(Purged { tasks: 3, bytes: 4_096 }.into()),
     ]
 }
 

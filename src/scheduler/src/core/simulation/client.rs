@@ -149,7 +149,11 @@ impl Client {
                 let spec = &self.mine[at].spec;
                 let (id, queue, bytes) = (spec.id, spec.queue.clone(), spec.input_bytes());
                 let digest = lamagrid_wire::payload_digest(spec);
-                self.say(net, Offer { seq, id, owner, queue, digest, bytes, priority: 0 }, Vec::new());
+                self.say(
+                    net,
+                    Offer { seq, id, owner, queue, digest, bytes, priority: 0, client: None },
+                    Vec::new(),
+                );
             }
             (10, _) => self.say(net, Survey { seq }, Vec::new()),
             (11, _) => self.close(net),
@@ -185,12 +189,17 @@ impl Client {
         let spec = TaskSpec {
             id: TaskId::from_bytes(net.random.bytes()),
             owner: self.owner.clone(),
+            client: (net.random.chance(300))
+                .then(|| net.random.pick(&["a", "b"]).parse().expect("a plain name")),
             model,
             queue,
             params: Params::default(),
             priority: [0, 0, 0, -5, 5][net.random.below(5) as usize],
             durability: if net.random.chance(500) { Durability::Full } else { Durability::Process },
             deadline_wall_ms: deadline,
+            wait_limit_ms: net.random.chance(50).then(|| net.random.between(1, 4_000)),
+            run_limit_ms: net.random.chance(50).then(|| net.random.between(1, 1_500)),
+            replay_of: None,
             output: lamagrid_domain::OutputForm::Raw,
             blobs: vec![image],
         };

@@ -1,10 +1,10 @@
 //! The durable store, as rows in memory: what a committed operation leaves behind, by the rules of the real one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use lamagrid_domain::{Counters, Hash, LeaseToken, NodeName, Role, TaskId, TaskSpec};
+use lamagrid_domain::{Counters, Entry, Hash, LeaseToken, NodeName, QueueName, Role, TaskId, TaskSpec};
 
-use crate::core::{Ended, StoreOp, StoredTask};
+use crate::core::{Ended, Recovered, StoreOp, StoredTask};
 
 pub(super) struct Row {
     pub(super) spec: TaskSpec,
@@ -12,6 +12,7 @@ pub(super) struct Row {
     pub(super) seq: u64,
     created_wall_ms: u64,
     pub(super) counters: Counters,
+    history: Vec<Entry>,
     pub(super) assigned: Option<(LeaseToken, NodeName)>,
     inline: Vec<Role>,
     pub(super) ended: Option<Ended>,
@@ -21,21 +22,24 @@ pub(super) struct Row {
 pub(super) struct Disk {
     pub(super) rows: BTreeMap<TaskId, Row>,
     pub(super) tombstones: BTreeMap<TaskId, u64>,
+    paused: BTreeSet<QueueName>,
 }
 
 impl Disk {
     /// Carries one operation out. Updates of rows that are not there change nothing, as in SQL.
     pub(super) fn apply(&mut self, op: &StoreOp) {
         match op {
-            StoreOp::Insert { spec, digest, seq, created_wall_ms, inline } => {
+            StoreOp::Insert { spec, digest, seq, created_wall_ms, inline, inherits } => {
+                let inherited = inherits.and_then(|dead| self.rows.get(&dead)).map(|row| row.inline.clone());
                 let row = Row {
                     spec: spec.as_ref().clone(),
                     digest: *digest,
                     seq: *seq,
                     created_wall_ms: *created_wall_ms,
                     counters: Counters::default(),
+                    history: Vec::new(),
                     assigned: None,
-                    inline: inline.iter().map(|(role, _)| *role).collect(),
+                    inline: inherited.unwrap_or_else(|| inline.iter().map(|(role, _)| *role).collect()),
                     ended: None,
                 };
                 self.rows.insert(spec.id, row);
@@ -46,8 +50,9 @@ impl Disk {
                     row.counters = *counters;
                 });
             }
-            StoreOp::Requeue { id, counters } => self.update(*id, |row| {
+            StoreOp::Requeue { id, counters, history } => self.update(*id, |row| {
                 row.assigned = None;
+                row.history.clone_from(history);
                 row.counters = *counters;
             }),
             StoreOp::End { id, ended, .. } => self.update(*id, |row| {
@@ -67,6 +72,9 @@ impl Disk {
             StoreOp::Unremember { id } => {
                 self.tombstones.remove(id);
             }
+            StoreOp::Pause { queue, paused: true } => _ = self.paused.insert(queue.clone()),
+            StoreOp::Pause { queue, paused: false } => _ = self.paused.remove(queue),
+            StoreOp::Together(ops) => ops.iter().for_each(|op| self.apply(op)),
         }
     }
 
@@ -77,7 +85,7 @@ impl Disk {
     }
 
     /// What the next process is told.
-    pub(super) fn recover(&self) -> (Vec<StoredTask>, Vec<(TaskId, u64)>) {
+    pub(super) fn recover(&self) -> Recovered {
         let mut rows: Vec<_> = self.rows.iter().collect();
         rows.sort_by_key(|(_, row)| row.seq);
         let stored = |(id, row): (&TaskId, &Row)| match &row.ended {
@@ -88,12 +96,14 @@ impl Disk {
                 seq: row.seq,
                 created_wall_ms: row.created_wall_ms,
                 counters: row.counters,
+                history: row.history.clone(),
                 assigned: row.assigned.clone(),
                 inline: row.inline.clone(),
             },
         };
         let mut tombstones: Vec<_> = self.tombstones.iter().map(|(id, until)| (*id, *until)).collect();
         tombstones.sort_by_key(|(_, until)| *until);
-        (rows.into_iter().map(stored).collect(), tombstones)
+        let tasks = rows.into_iter().map(stored).collect();
+        Recovered { tasks, tombstones, paused: self.paused.iter().cloned().collect() }
     }
 }

@@ -50,6 +50,9 @@ const STEPS_TO_SEE: u64 = 200_000;
 const HAPPENS: &[&str] = &[
     "abandon",
     "adopted",
+    "alarm 0",
+    "alarm 100",
+    "alarm 80",
     "cancelled",
     "commit failed",
     "completed",
@@ -63,6 +66,9 @@ const HAPPENS: &[&str] = &[
     "internal",
     "node_lost",
     "out_of_memory",
+    "overloaded",
+    "ran too long",
+    "ran_too_long",
     "recalled",
     "recalled too late",
     "refused: invalid_input",
@@ -75,6 +81,7 @@ const HAPPENS: &[&str] = &[
     "stored elsewhere",
     "taken without asking",
     "unknown_model",
+    "waited_too_long",
     "waiting known",
     "welcome",
 ];

@@ -74,24 +74,39 @@ fn a_full_queue_refuses_with_its_length() {
     let mut grid = Grid::new();
     for n in 1..=3 {
         let behind = format!("c: accepted T{n} behind {}", n - 1);
-        grid.check(submit(n), &[&format!("insert T{n}"), &behind]);
+        let alarm = if n == 3 { &["alarm gpu 100"][..] } else { &[] };
+        grid.check(submit(n), &[&[format!("insert T{n}").as_str(), &behind], alarm].concat());
     }
     let spec_4 = spec(4);
     let digest = lamagrid_wire::payload_digest(&spec_4);
     let TaskSpec { id, owner, queue, .. } = spec_4;
-    let offer =
-        |bytes| Offer { seq: 1, id, owner: owner.clone(), queue: queue.clone(), digest, bytes, priority: 0 };
+    let offer = |bytes| Offer {
+        seq: 1,
+        id,
+        owner: owner.clone(),
+        queue: queue.clone(),
+        digest,
+        bytes,
+        priority: 0,
+        client: None,
+    };
     grid.check(submit(4), &["c: refused overloaded, 3 wait"]);
     grid.check(client("c", offer(9)), &["c: refused overloaded, 3 wait"]);
     // Known ones are answered all the same, and a place that came free is given away.
     grid.check(submit(2), &["c: told T2 queued"]);
     grid.check(
         cancel(2),
-        &["end T2 cancelled", "c: outcome T2 cancelled", "finished T2", "c: told T2 cancelled"],
+        &[
+            "end T2 cancelled",
+            "c: outcome T2 cancelled",
+            "finished T2",
+            "c: told T2 cancelled",
+            "alarm gpu 0",
+        ],
     );
     grid.check(client("c", offer(9)), &["c: send"]);
     grid.check(client("c", offer(1 << 40)), &["c: refused invalid_input, 2 wait"]);
-    grid.check(submit(4), &["insert T4", "c: accepted T4 behind 2"]);
+    grid.check(submit(4), &["insert T4", "c: accepted T4 behind 2", "alarm gpu 100"]);
 }
 
 #[test]

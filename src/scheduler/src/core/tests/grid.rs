@@ -4,20 +4,20 @@ use std::fmt::Write;
 
 use bytes::Bytes;
 
-use lamagrid_config::SchedulerConfig;
+use lamagrid_config::{LimitsConfig, RetryConfig, RetryPolicy, SchedulerConfig};
 use lamagrid_domain::{
     BlobForm, BlobMeta, Durability, Failure, FailureKind, Hash, LeaseToken, ModelName, ModelOffer, NodeInfo,
     NodeKind, Owner, Params, Role, SessionId, Stages, TaskId, TaskSpec,
 };
 use lamagrid_wire::Endpoints;
 use lamagrid_wire::message::{
-    Accept, Action, Attach, AttemptOutcome, Cancel, ClientReply, ClientRequest, ControlReply, ControlRequest,
-    Delivery, Goodbye, Heartbeat, Hello, LaneMessage, NodeEvent, Poll, Query, Ready, Release, ResultReply,
-    ResultRequest, Submit,
+    Accept, Action, AdminReply, Attach, AttemptOutcome, Cancel, ClientReply, ClientRequest, ControlReply,
+    ControlRequest, Delivery, Goodbye, Heartbeat, Hello, LaneMessage, NodeEvent, Poll, Query, Ready, Release,
+    ResultReply, ResultRequest, Submit,
 };
 use lamagrid_wire::router::PeerId;
 
-use crate::core::{Core, Effect, Input, Now, Settings, StoreOp, StoredTask};
+use crate::core::{Core, Effect, Input, Now, Recovered, Settings, StoreOp, StoredTask};
 
 /// The wall clock at the start, in milliseconds.
 pub(super) const WALL_MS: u64 = 1_000_000;
@@ -28,6 +28,8 @@ pub(super) struct Grid {
     now: Now,
 }
 
+const RETRY: RetryPolicy = RetryPolicy { failure_limit: 2, base_ms: 500, cap_ms: 10_000 };
+
 fn settings() -> Settings {
     Settings {
         scheduler: SchedulerConfig {
@@ -37,15 +39,24 @@ fn settings() -> Settings {
             closed_grace_ms: 1_500,
             no_node_wait_ms: 30_000,
             crash_limit: 3,
-            failure_limit: 2,
-            retry_base_ms: 500,
-            retry_cap_ms: 10_000,
+            wait_limit_ms: 0,
+            run_limit_ms: 0,
+            ageing_ms: 10_000,
+            set_aside_after: 3,
+            probe_after_ms: 5_000,
             result_retention_s: 60,
+            dead_retention_s: 120,
             tombstone_retention_s: 600,
             max_outstanding_per_peer: 8,
         },
         queues: [("gpu", 3), ("cpu", 3)].map(|(q, max)| (q.parse().unwrap(), max)).into(),
-        max_pixels: 1_000,
+        retry: RetryConfig { network: RETRY, resource: RETRY, model: RETRY, other: RETRY },
+        limits: LimitsConfig {
+            max_pixels: 1_000,
+            max_spool_bytes: 1 << 20,
+            max_client_tasks: 100,
+            max_client_bytes: 1 << 20,
+        },
         poll_ms: 1_000,
         endpoints: Endpoints::new("/grid"),
         spool: "/spool".into(),
@@ -65,7 +76,8 @@ impl Grid {
             drawn += 1;
             [drawn; 16]
         };
-        Self { core: Core::new(settings(), Box::new(entropy), now, tasks, tombstones), now }
+        let recovered = Recovered { tasks, tombstones, paused: Vec::new() };
+        Self { core: Core::new(settings(), Box::new(entropy), now, recovered), now }
     }
 
     /// The one check: this input has exactly these effects, in this order.
@@ -168,12 +180,16 @@ pub(super) fn spec(n: u8) -> TaskSpec {
     TaskSpec {
         id: id(n),
         owner: owner(),
+        client: None,
         model: "lama".parse().unwrap(),
         queue: "gpu".parse().unwrap(),
         params: Params::default(),
         priority: 0,
         durability: Durability::Full,
         deadline_wall_ms: None,
+        wait_limit_ms: None,
+        run_limit_ms: None,
+        replay_of: None,
         output: lamagrid_domain::OutputForm::Raw,
         blobs: vec![image],
     }
@@ -360,6 +376,33 @@ pub(super) fn line(effect: &Effect) -> String {
         }
         Effect::CloseSession { session } => format!("close #{}", session.as_bytes()[0]),
         Effect::Finished(info) => format!("finished {}", task(&info.id)),
+        Effect::Admin { peer, reply } => format!("{}: {}", name(peer), admin_line(reply)),
+        Effect::Level(level) => {
+            let what = level.queue.as_ref().map_or("spool", |queue| queue.as_str());
+            format!("alarm {what} {}", level.percent)
+        }
+    }
+}
+
+fn admin_line(reply: &AdminReply) -> String {
+    match reply {
+        AdminReply::ProtocolFault(m) => format!("fault {}", m.failure.kind),
+        AdminReply::Refused(m) => format!("refused {}", m.failure.message),
+        AdminReply::Unknown(m) => {
+            format!("{} {}", if m.expired { "expired" } else { "unknown" }, task(&m.id))
+        }
+        AdminReply::Page(m) => {
+            let ids: Vec<_> = m.tasks.iter().map(|line| task(&line.id)).collect();
+            format!("page {} of {}{}", ids.join(" "), m.total, if m.next.is_some() { ", more" } else { "" })
+        }
+        AdminReply::Story(m) => {
+            let dead = if m.dead { ", dead" } else { "" };
+            format!("story {} {}{dead}, {} entries", task(&m.task.id), m.task.status, m.history.len())
+        }
+        AdminReply::Retried(m) => format!("retried {} as {}", task(&m.id), task(&m.runs_as)),
+        AdminReply::Paused(m) => format!("queue {} paused {}, {} wait", m.queue, m.paused, m.waiting),
+        AdminReply::Draining(m) => format!("draining {} with {}", m.node, m.running),
+        AdminReply::Purged(m) => format!("purged {} tasks, {} bytes", m.tasks, m.bytes),
     }
 }
 
@@ -369,17 +412,20 @@ fn store_line(op: &StoreOp) -> String {
         StoreOp::Assign { id, token, node, counters } => {
             format!("assign {} {} to {node}, attempt {}", task(id), tokens(&[*token]), counters.attempts)
         }
-        StoreOp::Requeue { id, counters } => {
+        StoreOp::Requeue { id, counters, .. } => {
             format!("requeue {}, {} crashes, {} failures", task(id), counters.crashes, counters.failures)
         }
         StoreOp::End { id, ended, .. } => {
             let why = ended.failure.as_ref().map_or(String::new(), |f| format!(" {}", f.kind));
-            format!("end {} {}{why}", task(id), ended.status)
+            let dead = if ended.dead.is_some() { ", dead" } else { "" };
+            format!("end {} {}{why}{dead}", task(id), ended.status)
         }
         StoreOp::Release { id, .. } => format!("release {}", task(id)),
         StoreOp::Forget { id, .. } => format!("forget {}", task(id)),
         StoreOp::Remember { id, .. } => format!("remember {}", task(id)),
         StoreOp::Unremember { id } => format!("unremember {}", task(id)),
+        StoreOp::Pause { queue, paused } => format!("pause {queue} {paused}"),
+        StoreOp::Together(ops) => ops.iter().map(store_line).collect::<Vec<_>>().join(" + "),
     }
 }
 

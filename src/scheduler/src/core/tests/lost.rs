@@ -147,7 +147,10 @@ fn the_third_lost_node_ends_the_task() {
         session += 2;
     }
     grid.pass(1_500);
-    grid.check(Input::Tick, &["end T1 failed node_lost", "c: outcome T1 failed node_lost", "finished T1"]);
+    grid.check(
+        Input::Tick,
+        &["end T1 failed node_lost, dead", "c: outcome T1 failed node_lost", "finished T1"],
+    );
 }
 
 #[test]
@@ -184,6 +187,7 @@ fn lanes_that_cannot_be_bound_end_the_session() {
 pub(super) fn stored(n: u8, assigned: Option<u8>) -> StoredTask {
     let spec = spec(n);
     StoredTask::Live {
+        history: Vec::new(),
         digest: lamagrid_wire::payload_digest(&spec),
         spec: Box::new(spec),
         seq: u64::from(n),

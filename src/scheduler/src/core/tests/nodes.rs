@@ -128,7 +128,7 @@ fn higher_priority_goes_first_then_older() {
     grid.check_all([
         (with_priority(1, -1), ["insert T1", "c: accepted T1 behind 0"].as_slice()),
         (with_priority(2, 5), &["insert T2", "c: accepted T2 behind 0"]),
-        (with_priority(3, 5), &["insert T3", "c: accepted T3 behind 1"]),
+        (with_priority(3, 5), &["insert T3", "c: accepted T3 behind 1", "alarm gpu 100"]),
         (hello("n", 1, "lama", 2, &[], &[]), &["n: welcome #1 lanes [gpu] abandoned []"]),
         (lane_connected(1), &[]),
         (
@@ -140,6 +140,7 @@ fn higher_priority_goes_first_then_older() {
                 "assign T3 #3 to n, attempt 1",
                 "lane #1/0: assign T3 #3",
                 "c: progress T3 processing 0/0",
+                "alarm gpu 0",
             ],
         ),
     ]);

@@ -29,7 +29,12 @@ fn later_waits_at_most_the_base_and_the_second_failure_is_the_last() {
     );
     grid.check(
         failed("n", 1, 4, 3, FailureKind::Internal),
-        &["end T1 failed internal", "c: outcome T1 failed internal", "finished T1", "n: stored #4 true"],
+        &[
+            "end T1 failed internal, dead",
+            "c: outcome T1 failed internal",
+            "finished T1",
+            "n: stored #4 true",
+        ],
     );
 }
 
@@ -76,7 +81,7 @@ fn elsewhere_fails_where_there_is_no_other_node() {
     let mut grid = assigned();
     grid.join("m", "manga", 3, 1);
     let end = [
-        "end T1 failed out_of_memory",
+        "end T1 failed out_of_memory, dead",
         "c: outcome T1 failed out_of_memory",
         "finished T1",
         "n: stored #2 true",

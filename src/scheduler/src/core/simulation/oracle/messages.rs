@@ -1,6 +1,7 @@
 //! What the core may say, and to whom.
 
 use super::*;
+use crate::core::placement::Rank;
 
 impl Oracle {
     pub(super) fn hear_credit(&mut self, request: &ResultRequest) {
@@ -66,7 +67,8 @@ impl Oracle {
         task.state = legal(&task.state, Event::Assign { token, session }, id)?;
         task.node = Some(node.clone());
         task.backs_off = false;
-        let (queue, model, rank) = (task.queue.clone(), task.model.clone(), task.rank);
+        let (queue, model) = (task.queue.clone(), task.model.clone());
+        let rank = |id: &TaskId| core.tasks.get(id).map(Rank::of);
         let Some(target) = self.sessions.get_mut(&session) else {
             return Err(Violation {
                 kind: Kind::Structure,
@@ -86,7 +88,7 @@ impl Oracle {
             "task {id} went down a wrong lane"
         );
         for (other, waits) in &self.live {
-            let better = waits.rank < rank && waits.model == model && waits.queue == queue;
+            let better = rank(other) < rank(&id) && waits.model == model && waits.queue == queue;
             if better && matches!(waits.state, State::Queued { .. }) && !waits.backs_off {
                 // A task may shun this node; the core alone knows.
                 let shuns = core.tasks.get(other).is_none_or(|t| t.avoid.contains(node));

@@ -5,6 +5,7 @@ mod writes;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
+use lamagrid_config::SchedulerConfig;
 use lamagrid_domain::{
     Counters, Event, Failure, FailureKind, Hash, LeaseToken, ModelName, NodeInfo, NodeName, Owner, QueueName,
     Retry, SessionId, State, Status, TaskId,
@@ -58,8 +59,8 @@ struct Live {
     digest: Hash,
     queue: QueueName,
     model: ModelName,
-    rank: (i16, u64),
     deadline: Option<u64>,
+    has_run_limit: bool,
     state: State,
     node: Option<NodeName>,
     /// Backs off, or did when the present step began.
@@ -158,12 +159,15 @@ pub(in crate::core::simulation) struct Oracle {
     innocent: HashSet<LeaseToken>,
     promises: HashMap<TaskId, Promise>,
     retention_ms: u64,
+    dead_retention_ms: u64,
+    has_run_limit: bool,
+    has_probes: bool,
     /// How often what happened: a storm that never rains proves nothing.
     pub(in crate::core::simulation) tally: BTreeMap<String, u64>,
 }
 
 impl Oracle {
-    pub(in crate::core::simulation) fn new(retention_ms: u64) -> Self {
+    pub(in crate::core::simulation) fn new(config: &SchedulerConfig) -> Self {
         Self {
             live: BTreeMap::new(),
             over: HashMap::new(),
@@ -172,7 +176,10 @@ impl Oracle {
             tokens: HashSet::new(),
             innocent: HashSet::new(),
             promises: HashMap::new(),
-            retention_ms,
+            retention_ms: config.result_retention_s * 1_000,
+            dead_retention_ms: config.dead_retention_s * 1_000,
+            has_run_limit: config.run_limit_ms > 0,
+            has_probes: config.set_aside_after > 0,
             tally: BTreeMap::new(),
         }
     }
@@ -190,7 +197,7 @@ impl Oracle {
         self.tombstones = disk.tombstones.keys().copied().collect();
         for (id, row) in &disk.rows {
             if let Some(ended) = &row.ended {
-                self.over.insert(*id, over(ended, now, self.retention_ms));
+                self.over.insert(*id, self.over(ended, now));
                 continue;
             }
             let state = row.assigned.as_ref().map_or(State::Queued { not_before_ms: 0 }, |(token, _)| {
@@ -202,8 +209,8 @@ impl Oracle {
                 digest: row.digest,
                 queue: spec.queue.clone(),
                 model: spec.model.clone(),
-                rank: (-i16::from(spec.priority), row.seq),
                 deadline: spec.deadline_wall_ms,
+                has_run_limit: self.has_run_limit || spec.run_limit_ms.is_some(),
                 state,
                 node: row.assigned.as_ref().map(|(_, node)| node.clone()),
                 backs_off: false,
@@ -221,6 +228,17 @@ impl Oracle {
             ensure!(core.ended.contains_key(id), Lost, "ended task {id} was not recovered");
         }
         Ok(())
+    }
+
+    fn over(&self, ended: &Ended, now: Now) -> Over {
+        let retention_ms = if ended.dead.is_some() { self.dead_retention_ms } else { self.retention_ms };
+        Over {
+            owner: ended.owner.clone(),
+            digest: ended.digest,
+            told: Told::of_ended(ended),
+            token: ended.token,
+            due_ms: ended.finished_wall_ms.min(now.wall_ms) + retention_ms,
+        }
     }
 
     /// One step of the core: what it was told, and what it does about that.
@@ -246,9 +264,11 @@ impl Oracle {
         for effect in effects {
             match effect {
                 Effect::Store(op) => {
-                    self.on_op(now, said, op, &mut assigning)?;
-                    if let StoreOp::End { id, .. } = op {
-                        must_tell.extend(self.live_followers_of_ended(*id));
+                    for op in each(op) {
+                        self.on_op(now, said, op, &mut assigning)?;
+                        if let StoreOp::End { id, .. } = op {
+                            must_tell.extend(self.live_followers_of_ended(*id));
+                        }
                     }
                 }
                 Effect::Client { peer, reply, .. } => {
@@ -282,7 +302,8 @@ impl Oracle {
                     };
                     self.innocent.extend(session.certainly_waiting());
                 }
-                Effect::Lane { .. } | Effect::Finished(_) => {}
+                Effect::Lane { .. } | Effect::Finished(_) | Effect::Admin { .. } => {}
+                Effect::Level(level) => self.note(&format!("alarm {}", level.percent)),
             }
         }
         ensure!(assigning.is_none(), Illegal, "a task was assigned and never sent");
@@ -369,6 +390,10 @@ impl Oracle {
 
     /// An operation became durable.
     pub(in crate::core::simulation) fn on_committed(&mut self, op: &StoreOp) -> Result<(), Violation> {
+        each(op).try_for_each(|op| self.on_one_committed(op))
+    }
+
+    fn on_one_committed(&mut self, op: &StoreOp) -> Result<(), Violation> {
         match op {
             StoreOp::End { id, .. } => {
                 let promise = self.promises.entry(*id).or_default();
@@ -413,15 +438,9 @@ impl Oracle {
     }
 }
 
-fn over(ended: &Ended, now: Now, retention_ms: u64) -> Over {
-    let due_ms = ended.finished_wall_ms.min(now.wall_ms) + retention_ms;
-    Over {
-        owner: ended.owner.clone(),
-        digest: ended.digest,
-        told: Told::of_ended(ended),
-        token: ended.token,
-        due_ms,
-    }
+/// The operations of one transaction.
+fn each(op: &StoreOp) -> impl Iterator<Item = &StoreOp> {
+    if let StoreOp::Together(ops) = op { ops.iter() } else { std::slice::from_ref(op).iter() }
 }
 
 /// Whether a node reported that its attempt failed, or delivered what is not what it announced.

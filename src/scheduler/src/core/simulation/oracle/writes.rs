@@ -1,5 +1,7 @@
 //! What the core may write, and why.
 
+use std::ops::RangeInclusive;
+
 use super::*;
 
 impl Oracle {
@@ -11,7 +13,7 @@ impl Oracle {
         assigning: &mut Option<(TaskId, LeaseToken, NodeName)>,
     ) -> Result<(), Violation> {
         match op {
-            StoreOp::Insert { spec, digest, seq, .. } => {
+            StoreOp::Insert { spec, digest, .. } => {
                 let id = spec.id;
                 let Said::Client(peer, ClientRequest::Submit(submit), _) = said else {
                     return Err(Violation {
@@ -28,8 +30,8 @@ impl Oracle {
                     digest: *digest,
                     queue: spec.queue.clone(),
                     model: spec.model.clone(),
-                    rank: (-i16::from(spec.priority), *seq),
                     deadline: spec.deadline_wall_ms,
+                    has_run_limit: self.has_run_limit || spec.run_limit_ms.is_some(),
                     state: State::Queued { not_before_ms: 0 },
                     node: None,
                     backs_off: false,
@@ -39,28 +41,41 @@ impl Oracle {
                 self.live.insert(id, live);
             }
             StoreOp::Assign { id, token, node, counters } => {
-                self.count(said, *id, *counters, (1, 0))?;
+                self.count(said, *id, *counters, 1, 0..=0)?;
                 ensure!(self.tokens.insert(*token), Illegal, "token {token} was used before");
                 *assigning = Some((*id, *token, node.clone()));
             }
-            StoreOp::Requeue { id, counters } => {
+            StoreOp::Requeue { id, counters, .. } => {
                 // What waited on a node that is gone is taken from it whenever another one is idle.
-                let is_taken = self.is_left_behind(*id);
-                if is_taken {
-                    self.count(said, *id, *counters, (0, 0))?;
+                let ran_too_long = matches!(said, Said::Tick) && self.failed_once_more(*id, *counters);
+                let is_taken = !ran_too_long && self.is_left_behind(*id);
+                if ran_too_long {
+                    ensure!(
+                        self.live.get(id).is_some_and(|t| t.has_run_limit),
+                        Illegal,
+                        "{id} has no run limit"
+                    );
+                    self.count(said, *id, *counters, 0, 1..=1)?;
+                    self.note("ran too long");
+                } else if is_taken {
+                    self.count(said, *id, *counters, 0, 0..=0)?;
                     if !matches!(said, Said::Tick | Said::Control(..)) {
                         self.note("taken without asking");
                     }
                 } else {
                     self.must_hold_lease(said, *id)?;
-                    self.count(said, *id, *counters, (0, u32::from(is_failure(said))))?;
+                    let failures = u32::from(is_failure(said));
+                    // What a probe fails is not held against it.
+                    let least = if self.has_probes { 0 } else { failures };
+                    self.count(said, *id, *counters, 0, least..=failures)?;
                 }
-                let later = matches!(said, Said::Result(_, ResultRequest::Delivery(d), _)
-                if !is_taken && match &d.outcome {
-                    AttemptOutcome::Failed { failure } => failure.kind.retry() == Retry::Later,
-                    AttemptOutcome::Done { .. } => true, // taken as an internal failure
-                    AttemptOutcome::Cancelled => false,
-                });
+                let later = ran_too_long
+                    || matches!(said, Said::Result(_, ResultRequest::Delivery(d), _)
+                    if !is_taken && match &d.outcome {
+                        AttemptOutcome::Failed { failure } => failure.kind.retry() == Retry::Later,
+                        AttemptOutcome::Done { .. } => true, // taken as an internal failure
+                        AttemptOutcome::Cancelled => false,
+                    });
                 self.note(if counters.crashes > 0 { "requeued after a crash" } else { "requeued" });
                 let task = self.task(*id, "requeued")?;
                 ensure!(
@@ -74,8 +89,9 @@ impl Oracle {
             StoreOp::End { id, ended, .. } => {
                 ensure!(!self.over.contains_key(id), TwoOutcomes, "task {id} ended again");
                 self.must_hold_lease(said, *id)?;
-                let failed = ended.status == Status::Failed && is_failure(said);
-                self.count(said, *id, ended.counters, (0, u32::from(failed)))?;
+                let ran_too_long = ended.failure.as_ref().is_some_and(|f| f.kind == FailureKind::RanTooLong);
+                let failed = ended.status == Status::Failed && (is_failure(said) || ran_too_long);
+                self.count(said, *id, ended.counters, 0, u32::from(failed)..=u32::from(failed))?;
                 let event = match ended.status {
                     Status::Completed => Event::Complete,
                     Status::Cancelled => Event::Cancel,
@@ -87,7 +103,7 @@ impl Oracle {
                 legal(&task.state, event, *id)?;
                 let deadline = task.deadline;
                 self.end_has_a_reason(now, said, *id, ended, deadline)?;
-                self.over.insert(*id, over(ended, now, self.retention_ms));
+                self.over.insert(*id, self.over(ended, now));
                 self.note(ended.failure.as_ref().map_or(ended.status.as_str(), |f| f.kind.as_str()));
             }
             StoreOp::Release { id, .. } => {
@@ -118,6 +134,10 @@ impl Oracle {
             StoreOp::Unremember { id } => {
                 ensure!(self.tombstones.remove(id), Structure, "no tombstone {id} to take away");
             }
+            StoreOp::Pause { .. } => {}
+            StoreOp::Together(_) => {
+                return Err(Violation { kind: Kind::Illegal, what: "a transaction in a transaction".into() });
+            }
         }
         Ok(())
     }
@@ -129,13 +149,14 @@ impl Oracle {
         })
     }
 
-    /// The three counters move for their own reasons only: `more` attempts and failures, and at most one crash.
+    /// The three counters move for their own reasons only: by so many attempts and failures, and at most one crash.
     pub(super) fn count(
         &mut self,
         said: &Said,
         id: TaskId,
         counters: Counters,
-        more: (u32, u32),
+        attempts: u32,
+        failures: RangeInclusive<u32>,
     ) -> Result<(), Violation> {
         let Some(task) = self.live.get_mut(&id) else { return self.task(id, "counted").map(drop) };
         let before = std::mem::replace(&mut task.counters, counters);
@@ -149,21 +170,25 @@ impl Oracle {
         };
         let crashes = counters.crashes - before.crashes;
         ensure!(
-            crashes <= u32::from(may_crash && more == (0, 0)),
+            crashes <= u32::from(may_crash && attempts == 0 && *failures.end() == 0),
             Illegal,
             "task {id}: a crash was counted for no reason"
         );
         ensure!(
-            counters.attempts == before.attempts + more.0,
+            counters.attempts == before.attempts + attempts,
             Illegal,
             "task {id}: {before:?}, then {counters:?}"
         );
         ensure!(
-            counters.failures == before.failures + more.1,
+            failures.contains(&(counters.failures - before.failures)),
             Illegal,
             "task {id}: {before:?}, then {counters:?}"
         );
         Ok(())
+    }
+
+    fn failed_once_more(&self, id: TaskId, counters: Counters) -> bool {
+        self.live.get(&id).is_some_and(|t| t.counters.failures < counters.failures)
     }
 
     /// Whether a task's session is over, and the node's next one is not there yet.
@@ -212,6 +237,16 @@ impl Oracle {
                     cancel.id == id && cancel.owner == ended.owner,
                     Leak,
                     "a stranger cancelled task {id}"
+                );
+            }
+            (Status::Failed, Said::Client(_, ClientRequest::Submit(submit), _)) => {
+                ensure!(failed == Some(FailureKind::Overloaded), Illegal, "task {id} failed by a submission");
+                ensure!(
+                    ended.priority < submit.spec.priority,
+                    Illegal,
+                    "task {id} of priority {} was evicted by one of {}",
+                    ended.priority,
+                    submit.spec.priority
                 );
             }
             (Status::Failed, Said::Client(..)) | (Status::Completed | Status::Cancelled, _) => {

@@ -7,8 +7,8 @@ mod waits;
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{DefaultHasher, Hasher};
 
-use lamagrid_config::SchedulerConfig;
-use lamagrid_domain::{LeaseToken, ModelOffer, SessionId, State, TaskId};
+use lamagrid_config::{LimitsConfig, RetryConfig, RetryPolicy, SchedulerConfig};
+use lamagrid_domain::{LeaseToken, ModelOffer, SessionId, State, TaskId, TaskSpec};
 use lamagrid_wire::Endpoints;
 use lamagrid_wire::message::{Accept, ControlReply, Delivery, Rejected};
 
@@ -60,6 +60,7 @@ pub(in crate::core::simulation) struct World {
     settled_ms: u64,
     fault: Option<Fault>,
     config: SchedulerConfig,
+    limits: LimitsConfig,
     max_tasks: u64,
     pub(in crate::core::simulation) steps: u64,
     /// The last events, where somebody wants to read them.
@@ -76,12 +77,27 @@ fn config(random: &mut Random) -> SchedulerConfig {
         closed_grace_ms: if swift { 700 } else { 1_500 },
         no_node_wait_ms: if swift { 5_000 } else { 30_000 },
         crash_limit: 3,
-        failure_limit: 2,
-        retry_base_ms: 200,
-        retry_cap_ms: 2_000,
+        wait_limit_ms: *random.pick(&[0, 0, 6_000]),
+        run_limit_ms: *random.pick(&[0, 0, 2_500]),
+        ageing_ms: *random.pick(&[0, 700]),
+        set_aside_after: *random.pick(&[0, 2, 4]),
+        probe_after_ms: 400,
         result_retention_s: random.between(3, 30),
+        dead_retention_s: random.between(10, 60),
         tombstone_retention_s: random.between(5, 60),
         max_outstanding_per_peer: if random.chance(200) { 4 } else { 64 },
+    }
+}
+
+const RETRY: RetryPolicy = RetryPolicy { failure_limit: 2, base_ms: 200, cap_ms: 2_000 };
+
+fn limits(random: &mut Random) -> LimitsConfig {
+    LimitsConfig {
+        max_pixels: 100,
+        // A picture has three bytes.
+        max_spool_bytes: *random.pick(&[60, 1 << 20]),
+        max_client_tasks: *random.pick(&[6, 100]),
+        max_client_bytes: *random.pick(&[30, 1 << 20]),
     }
 }
 
@@ -101,6 +117,7 @@ impl World {
             rest_ms: *random.pick(&[260, 260, 1_000]),
         };
         let config = config(&mut random);
+        let limits = limits(&mut random);
         let max_tasks = *random.pick(&[4, 12, 40]);
         let nodes = (0..random.between(1, 5) as usize).map(|i| node(i, &mut random)).collect::<Vec<_>>();
         let clients = (0..random.between(1, 4) as usize).map(Client::new).collect::<Vec<_>>();
@@ -115,7 +132,7 @@ impl World {
         }
         net.after(500, Event::Mischief);
         net.after(0, Event::SchedulerStart);
-        let oracle = Oracle::new(config.result_retention_s * 1_000);
+        let oracle = Oracle::new(&config);
         Self {
             net,
             core: None,
@@ -133,6 +150,7 @@ impl World {
             settled_ms: u64::MAX,
             fault,
             config,
+            limits,
             max_tasks,
             steps: 0,
             log: log.then(VecDeque::new),
@@ -175,8 +193,9 @@ impl World {
     /// Generous, but bounded: every lease, every repetition and every wait once more, one after the other.
     fn patience_ms(&self) -> u64 {
         let c = &self.config;
-        let rounds = u64::from(c.crash_limit + c.failure_limit);
-        rounds * (c.lease_ms + c.retry_cap_ms + c.accept_timeout_ms) + c.no_node_wait_ms + 30_000
+        let rounds = u64::from(c.crash_limit + RETRY.failure_limit);
+        let rest_ms = 32 * c.probe_after_ms;
+        rounds * (c.lease_ms + RETRY.cap_ms + rest_ms + c.accept_timeout_ms) + c.no_node_wait_ms + 30_000
     }
 
     fn calm_down(&mut self) {

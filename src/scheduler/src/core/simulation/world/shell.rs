@@ -4,18 +4,19 @@ use super::*;
 
 impl World {
     pub(super) fn start_scheduler(&mut self) -> Result<(), Violation> {
-        let (tasks, tombstones) = self.disk.recover();
+        let recovered = self.disk.recover();
         let mut random = Random::new(self.net.random.next());
         let queue = |name: &str| (name.parse().expect("a plain name"), self.max_tasks);
         let settings = Settings {
             scheduler: self.config.clone(),
             queues: [queue("gpu"), queue("cpu")].into(),
-            max_pixels: 100,
+            retry: RetryConfig { network: RETRY, resource: RETRY, model: RETRY, other: RETRY },
+            limits: self.limits.clone(),
             poll_ms: self.config.suspect_after_ms / 3,
             endpoints: Endpoints::new("/grid"),
             spool: "/grid/spool".into(),
         };
-        let mut core = Core::new(settings, Box::new(move || random.bytes()), self.net.now, tasks, tombstones);
+        let mut core = Core::new(settings, Box::new(move || random.bytes()), self.net.now, recovered);
         core.fault = self.fault;
         core.check()?;
         self.oracle.note("scheduler starts");
@@ -64,13 +65,11 @@ impl World {
         self.oracle.on_step(self.net.now, &said, &effects, core)?;
         core.check()?;
         self.watch_waits()?;
-        for effect in &effects {
-            if let Effect::Store(StoreOp::Insert { spec, .. }) = effect {
-                if self.ids.len() == 64 {
-                    self.ids.clear();
-                }
-                self.ids.push(spec.id);
+        for spec in effects.iter().filter_map(inserted) {
+            if self.ids.len() == 64 {
+                self.ids.clear();
             }
+            self.ids.push(spec.id);
         }
         self.pending.extend(effects);
         self.pump()
@@ -169,7 +168,9 @@ impl World {
             Effect::CloseSession { session } => {
                 self.lanes.remove(&session);
             }
-            Effect::Finished(_) => {}
+            // A program on the same host: it is gone before it could lose anything.
+            Effect::Admin { .. } => {}
+            Effect::Finished(_) | Effect::Level(_) => {}
         }
         Ok(())
     }
@@ -185,5 +186,17 @@ impl World {
         let lanes = welcome.lanes.iter().map(|_| Lane { conn: None, dead: false }).collect();
         self.lanes.insert(session, lanes);
         reply
+    }
+}
+
+/// The task that an effect records as accepted.
+fn inserted(effect: &Effect) -> Option<&TaskSpec> {
+    fn of(op: &StoreOp) -> Option<&TaskSpec> {
+        if let StoreOp::Insert { spec, .. } = op { Some(spec) } else { None }
+    }
+    match effect {
+        Effect::Store(StoreOp::Together(ops)) => ops.iter().find_map(of),
+        Effect::Store(op) => of(op),
+        _ => None,
     }
 }

@@ -1,0 +1,254 @@
+//! The `admin` channel: lists, stories, and what an administrator does to tasks, queues and nodes.
+//!
+//! Does not: ask who owns a task. Whoever reaches this channel may read the data directory anyway.
+
+use std::cmp::Reverse;
+
+use lamagrid_domain::{Entry, Event, Failure, FailureKind, Milestone, State, Status, TaskId};
+use lamagrid_wire::message::{
+    Action, AdminReply, AdminRequest, Cursor, Draining, ListTasks, PAGE_TASKS, Page, Paused, Purged, Refused,
+    Retried, Story, TaskLine, Unknown,
+};
+use lamagrid_wire::router::PeerId;
+
+use super::admission::Wish;
+use super::{Core, Effect, Ended, Now, StoreOp, Task};
+
+/// Tasks that one request removes, so that it holds up nobody; the caller asks again.
+const MAX_PURGED: usize = 10_000;
+
+impl Core {
+    pub(super) fn on_admin(&mut self, now: Now, peer: PeerId, request: AdminRequest) {
+        let reply = match request {
+            AdminRequest::ListTasks(list) => self.list(&list).into(),
+            AdminRequest::TellStory(tell) => self.tell_story(tell.id),
+            AdminRequest::CancelTask(cancel) => {
+                self.cancel(now, cancel.id);
+                self.tell_story(cancel.id)
+            }
+            AdminRequest::RetryTask(retry) => self.retry_now(now, &peer, retry.id),
+            AdminRequest::PauseQueue(pause) => match self.queue_len.get(&pause.queue).copied() {
+                Some(waiting) => {
+                    self.pause(pause.queue.clone(), pause.paused);
+                    Paused { queue: pause.queue, paused: pause.paused, waiting }.into()
+                }
+                None => {
+                    let known: Vec<_> = self.queue_len.keys().map(|queue| queue.as_str()).collect();
+                    refused(format!("there is no queue {}; there are {}", pause.queue, known.join(", ")))
+                }
+            },
+            AdminRequest::DrainNode(drain) => {
+                let session = self.sessions.values_mut().find(|s| s.info.name == drain.node);
+                match session {
+                    Some(session) => {
+                        let told_already = std::mem::replace(&mut session.draining, true);
+                        let (id, running) = (session.id, session.tokens.len() as u32);
+                        if !told_already {
+                            self.command(id, Action::Drain);
+                        }
+                        Draining { node: drain.node, running }.into()
+                    }
+                    None => {
+                        let text = format!("no node {} is connected; see: lamagrid node list", drain.node);
+                        refused(text)
+                    }
+                }
+            }
+            AdminRequest::Purge(purge) => self.purge(now, purge.older_than_ms, purge.dead).into(),
+        };
+        self.emit(Effect::Admin { peer, reply });
+    }
+
+    /// Cancels a live task; one that has ended stays as it is.
+    pub(super) fn cancel(&mut self, now: Now, id: TaskId) {
+        if self.tasks.contains_key(&id) {
+            self.stop_attempt(id);
+            self.end(now, id, Event::Cancel, None);
+        }
+    }
+
+    fn list(&self, wanted: &ListTasks) -> Page {
+        let live = self.tasks.values().map(line);
+        let ended = self.ended.iter().map(|(id, ended)| ended_line(*id, ended));
+        let fits = |line: &TaskLine| {
+            (wanted.states.is_empty() || wanted.states.contains(&line.status))
+                && (!wanted.dead || line.dead)
+                && wanted.queue.as_ref().is_none_or(|queue| *queue == line.queue)
+                && wanted.model.as_ref().is_none_or(|model| *model == line.model)
+                && (wanted.client.is_none() || wanted.client == line.client)
+        };
+        let key = |line: &TaskLine| (line.created_wall_ms, line.id);
+        let mut total = 0;
+        let mut rest: Vec<_> = live
+            .chain(ended)
+            .filter(fits)
+            .inspect(|_| total += 1)
+            .filter(|line| {
+                wanted.after.as_ref().is_none_or(|after| key(line) < (after.created_wall_ms, after.id))
+            })
+            .collect();
+        let limit = (wanted.limit as usize).clamp(1, PAGE_TASKS);
+        let more = rest.len() > limit;
+        if more {
+            rest.select_nth_unstable_by_key(limit, |line| Reverse(key(line)));
+            rest.truncate(limit);
+        }
+        rest.sort_unstable_by_key(|line| Reverse(key(line)));
+        let last = rest.last().filter(|_| more);
+        let next = last.map(|line| Cursor { created_wall_ms: line.created_wall_ms, id: line.id });
+        Page { tasks: rest, next, total }
+    }
+
+    fn tell_story(&self, id: TaskId) -> AdminReply {
+        let (task, owner, client, priority, input_bytes, dead, replay_of, history) =
+            match (self.tasks.get(&id), self.ended.get(&id)) {
+                (Some(task), _) => {
+                    let spec = &task.spec;
+                    let (owner, client) = (spec.owner.clone(), spec.client.clone());
+                    let bytes = spec.input_bytes();
+                    (
+                        self.info(task),
+                        owner,
+                        client,
+                        spec.priority,
+                        bytes,
+                        false,
+                        spec.replay_of,
+                        &task.history,
+                    )
+                }
+                (None, Some(e)) => {
+                    let bytes = e.dead.as_ref().map_or(0, |dead| dead.spec.input_bytes());
+                    let (owner, client) = (e.owner.clone(), e.client.clone());
+                    (e.info(id), owner, client, e.priority, bytes, e.dead.is_some(), e.replay_of, &e.history)
+                }
+                (None, None) => return self.unknown(id),
+            };
+        let what = replay_of.map_or(Milestone::Accepted, |task| Milestone::Replays { task });
+        let accepted = Entry { at_wall_ms: task.created_wall_ms, attempt: 0, what };
+        let history = std::iter::once(accepted).chain(history.iter().cloned()).collect();
+        Story { task, owner, client, priority, input_bytes, dead, replay_of, history }.into()
+    }
+
+    fn unknown(&self, id: TaskId) -> AdminReply {
+        Unknown { seq: 0, id, expired: self.tombstones.contains_key(&id) }.into()
+    }
+
+    fn retry_now(&mut self, now: Now, peer: &PeerId, id: TaskId) -> AdminReply {
+        if let Some(task) = self.tasks.get_mut(&id) {
+            let State::Queued { not_before_ms } = task.state else {
+                return refused(format!("task {id} is on a node now"));
+            };
+            if not_before_ms > self.clock_ms {
+                self.unqueue(id);
+                self.tasks.get_mut(&id).expect("looked up above").state = State::Queued { not_before_ms: 0 };
+                self.enqueue(id);
+                self.place(id);
+            }
+            return Retried { id, runs_as: id }.into();
+        }
+        let Some(ended) = self.ended.get(&id) else { return self.unknown(id) };
+        let Some(dead) = &ended.dead else {
+            let text = match ended.status {
+                Status::Failed => {
+                    format!("the inputs of task {id} are gone: only dead letters keep them; submit it again")
+                }
+                status => format!("task {id} is {status}; only what failed can be tried again"),
+            };
+            return refused(text);
+        };
+        let mut spec = dead.spec.clone();
+        let inline = dead.inline.clone();
+        let (digest, new) = (ended.digest, TaskId::from_bytes(self.draw()));
+        (spec.id, spec.replay_of, spec.deadline_wall_ms) = (new, Some(id), None);
+        // Its inputs are in the spool already: only its place in the queue is new.
+        let wish = Wish { bytes: 0, ..Wish::of(&spec) };
+        let evicted = match self.admit(peer, &wish) {
+            Ok(evicted) => evicted,
+            Err(failure) => {
+                return AdminReply::from(Refused { seq: 0, failure, queue_len: 0, wait_ms: None });
+            }
+        };
+        let task = Task::new(spec, digest, self.next_seq, now.wall_ms, inline);
+        self.make_room(now, evicted, |core| core.take_over(now, id, task));
+        self.place(new);
+        Retried { id, runs_as: new }.into()
+    }
+
+    /// Gives a dead letter's inputs to the task that repeats it.
+    fn take_over(&mut self, now: Now, dead: TaskId, task: Task) {
+        let new = task.spec.id;
+        let ended = self.ended.get_mut(&dead).expect("the caller looked it up");
+        self.usage.give_up(ended);
+        ended.dead = None;
+        let what = Milestone::ReplayedAs { task: new };
+        let attempt = ended.counters.attempts;
+        super::note(&mut ended.history, Entry { at_wall_ms: now.wall_ms, attempt, what });
+        let release = StoreOp::Release { id: dead, ended: Box::new(ended.clone()) };
+        let before = self.effects.len();
+        self.take_in(task, Vec::new(), Some(dead));
+        let writes = self.effects.split_off(before);
+        let inserted =
+            writes.into_iter().filter_map(|w| if let Effect::Store(op) = w { Some(op) } else { None });
+        let together = inserted.chain([release]).collect();
+        self.emit(Effect::Store(StoreOp::Together(together)));
+    }
+
+    fn pause(&mut self, queue: lamagrid_domain::QueueName, paused: bool) {
+        let changed = if paused { self.paused.insert(queue.clone()) } else { self.paused.remove(&queue) };
+        if changed {
+            self.emit(Effect::Store(StoreOp::Pause { queue, paused }));
+            let sessions: Vec<_> = self.sessions.keys().copied().collect();
+            sessions.into_iter().for_each(|session| self.feed(session));
+        }
+    }
+
+    fn purge(&mut self, now: Now, older_than_ms: u64, dead: bool) -> Purged {
+        let until = now.wall_ms.saturating_sub(older_than_ms);
+        let over = self.ended.iter().filter(|(_, e)| e.dead.is_some() == dead && e.finished_wall_ms <= until);
+        let ids: Vec<TaskId> = over.map(|(id, _)| *id).take(MAX_PURGED).collect();
+        let mut bytes = 0_u64;
+        for id in &ids {
+            bytes = bytes.saturating_add(self.ended[id].kept_bytes());
+            self.forget(now, *id);
+        }
+        Purged { tasks: ids.len() as u64, bytes }
+    }
+}
+
+fn refused(text: String) -> AdminReply {
+    let failure = Failure::new(FailureKind::InvalidInput, text);
+    Refused { seq: 0, failure, queue_len: 0, wait_ms: None }.into()
+}
+
+fn line(task: &Task) -> TaskLine {
+    TaskLine {
+        id: task.spec.id,
+        model: task.spec.model.clone(),
+        queue: task.spec.queue.clone(),
+        client: task.spec.client.clone(),
+        status: task.state.status(),
+        failure: None,
+        node: task.node.as_ref().map(ToString::to_string),
+        attempts: task.counters.attempts,
+        dead: false,
+        created_wall_ms: task.created_wall_ms,
+        finished_wall_ms: None,
+    }
+}
+
+fn ended_line(id: TaskId, ended: &Ended) -> TaskLine {
+    TaskLine {
+        id,
+        model: ended.model.clone(),
+        queue: ended.queue.clone(),
+        client: ended.client.clone(),
+        status: ended.status,
+        failure: ended.failure.as_ref().map(|failure| failure.kind),
+        node: ended.node.clone(),
+        attempts: ended.counters.attempts,
+        dead: ended.dead.is_some(),
+        created_wall_ms: ended.created_wall_ms,
+        finished_wall_ms: Some(ended.finished_wall_ms),
+    }
+}
