@@ -1,8 +1,11 @@
 //! Scenarios: what one input after the other leads to, with the full list of effects. What is not in a list was
 //! not sent and not written.
 
+mod admin;
+mod admission;
 mod clients;
 mod grid;
+mod limits;
 mod lost;
 mod nodes;
 mod overlap;
