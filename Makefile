@@ -54,8 +54,10 @@ parity: build ## stock against the grid: 50,000 calls of its functions, and 2,00
 	@$(BIN)/python -m pytest -q tests/seam/test_grid_pixels.py
 	@$(BIN)/python -m pytest -q tests/parity --requests 2000
 
-bench: build ## stock and grid side by side: a table, and target/bench.json
+bench: build ## stock and grid side by side, and what tasks cost: tables, target/bench.json and bench-tasks.json
 	@$(WITH_VENV) $(BIN)/python bench/run.py
+	@$(WITH_VENV) cargo build --release --locked --examples
+	@$(WITH_VENV) $(BIN)/python bench/tasks.py
 
 gpu-check: build ## with an NVIDIA GPU: detection, parity and speed there, into docs/gpu.md
 	@$(BIN)/python bench/gpu_check.py

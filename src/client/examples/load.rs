@@ -1,0 +1,241 @@
+//! Loads a scheduler for `bench/tasks.py`, which starts it, its nodes and this.
+//!
+//! usage: load DATA_DIR run TASKS IN_FLIGHT BYTES full|process ECHO_MS
+//!        load DATA_DIR queue TASKS BYTES full|process
+//!        load DATA_DIR cancel TASKS
+//!        load DATA_DIR overload PER_SECOND SECONDS ECHO_MS
+//!
+//! Each prints one line of JSON; times are in milliseconds.
+//!
+//! `run` keeps so many tasks in flight. `queue` submits and leaves. `cancel` cancels a task that the only slot works
+//! on while another one waits for it, and times from the cancel to the end of the other: what is measured is that the
+//! node has stopped. `overload` submits at a fixed rate, whatever the answers, and waits for all that was accepted.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use bytes::Bytes;
+use lamagrid_client::{Client, ClientError, ClientOptions, Endpoints, Input, NewTask, random_id};
+use lamagrid_domain::{BlobForm, Durability, Role, Scalar, Status, TaskId};
+
+const PATIENCE: Duration = Duration::from_secs(120);
+
+#[derive(Clone)]
+struct Load {
+    client: Client,
+    bytes: usize,
+    durability: Durability,
+    echo_ms: i64,
+}
+
+impl Load {
+    fn task(&self) -> Result<NewTask> {
+        let pixels = self.bytes.max(4) / 4;
+        // Not all alike: a store that shared equal blobs would look better than it is.
+        let blob = |role, channels: u8| {
+            let form = BlobForm::Raw { height: 1, width: pixels as u32, channels };
+            let mut bytes = vec![0; pixels * usize::from(channels)];
+            bytes.iter_mut().zip(random_id()).for_each(|(byte, random)| *byte = random);
+            Input { role, form, bytes: Bytes::from(bytes) }
+        };
+        let inputs = vec![blob(Role::Image, 3), blob(Role::Mask, 1)];
+        let mut task = NewTask::new(TaskId::from_bytes(random_id()), "lama".parse()?, inputs);
+        task.durability = self.durability;
+        let params = BTreeMap::from([("echo_ms".to_owned(), Scalar::Int(self.echo_ms))]);
+        Ok(if self.echo_ms > 0 { task.with_params(params)? } else { task })
+    }
+
+    async fn submit(&self) -> Result<TaskId> {
+        let task = self.task()?;
+        let id = task.id;
+        self.client.submit(task, PATIENCE).await?;
+        Ok(id)
+    }
+
+    async fn finish(&self, id: TaskId) -> Result<()> {
+        let outcome = self.client.wait(id, PATIENCE).await?;
+        ensure!(outcome.task.status == Status::Completed, "task {id} ended as {:?}", outcome.task);
+        Ok(())
+    }
+
+    async fn run(self, tasks: u64, in_flight: u64) -> Result<String> {
+        let left = Arc::new(AtomicU64::new(tasks));
+        let began = Instant::now();
+        let workers: Vec<_> = (0..in_flight)
+            .map(|_| {
+                let (load, left) = (self.clone(), left.clone());
+                tokio::spawn(async move {
+                    let mut times = Vec::new();
+                    while left
+                        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1))
+                        .is_ok()
+                    {
+                        let began = Instant::now();
+                        let id = load.submit().await?;
+                        load.finish(id).await?;
+                        times.push(ms(began.elapsed()));
+                        // As a caller that has its picture: what is kept for nobody is not the scheduler's load.
+                        load.client.release(id, PATIENCE).await?;
+                    }
+                    anyhow::Ok(times)
+                })
+            })
+            .collect();
+        let mut times = Vec::new();
+        for worker in workers {
+            times.extend(worker.await??);
+        }
+        let seconds = began.elapsed().as_secs_f64();
+        let rate = times.len() as f64 / seconds;
+        Ok(format!("{{\"tasks\": {}, \"per_second\": {rate:.1}, {}}}", times.len(), quantiles(times)))
+    }
+
+    async fn queue(self, tasks: u64) -> Result<String> {
+        let began = Instant::now();
+        let left = Arc::new(AtomicU64::new(tasks));
+        let workers: Vec<_> = (0..64)
+            .map(|_| {
+                let (load, left) = (self.clone(), left.clone());
+                tokio::spawn(async move {
+                    while left
+                        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1))
+                        .is_ok()
+                    {
+                        load.submit().await?;
+                    }
+                    anyhow::Ok(())
+                })
+            })
+            .collect();
+        for worker in workers {
+            worker.await??;
+        }
+        Ok(format!(
+            "{{\"tasks\": {tasks}, \"per_second\": {:.1}}}",
+            tasks as f64 / began.elapsed().as_secs_f64()
+        ))
+    }
+
+    async fn cancel(self, tasks: u64) -> Result<String> {
+        let (long, short) = (Self { echo_ms: 60_000, ..self.clone() }, Self { echo_ms: 0, ..self });
+        let mut times = Vec::new();
+        for _ in 0..tasks {
+            let task = long.task()?;
+            let id = task.id;
+            long.client.submit(task, PATIENCE).await?;
+            let mut events = long.client.follow(id).await?;
+            loop {
+                let event = tokio::time::timeout(PATIENCE, events.next()).await??;
+                let event = event.context("the task ended by itself")?;
+                ensure!(!event.status.is_terminal(), "the task ended by itself: {}", event.status);
+                if event.step > 0 {
+                    break;
+                }
+            }
+            let next = short.submit().await?;
+            let began = Instant::now();
+            let told = long.client.cancel(id, PATIENCE).await?;
+            ensure!(told.status == Status::Cancelled, "the cancelled task is {}", told.status);
+            short.finish(next).await?;
+            times.push(ms(began.elapsed()));
+        }
+        Ok(format!("{{\"tasks\": {tasks}, {}}}", quantiles(times)))
+    }
+
+    async fn overload(self, per_second: f64, seconds: f64) -> Result<String> {
+        let mut ticks = tokio::time::interval(Duration::from_secs_f64(1.0 / per_second));
+        let began = Instant::now();
+        let mut waits = tokio::task::JoinSet::new();
+        while began.elapsed().as_secs_f64() < seconds {
+            ticks.tick().await;
+            let load = self.clone();
+            waits.spawn(async move {
+                let began = Instant::now();
+                let task = load.task()?;
+                let id = task.id;
+                match load.client.submit(task, PATIENCE).await {
+                    Ok(_) => {}
+                    Err(ClientError::Refused { .. }) => return anyhow::Ok(Some(ms(began.elapsed()))),
+                    Err(error) => return Err(error.into()),
+                }
+                load.finish(id).await?;
+                load.client.release(id, PATIENCE).await?;
+                Ok(None)
+            });
+        }
+        let (mut refused, mut accepted) = (Vec::new(), 0);
+        while let Some(told) = waits.join_next().await {
+            match told?? {
+                Some(ms) => refused.push(ms),
+                None => accepted += 1,
+            }
+        }
+        Ok(format!("{{\"accepted\": {accepted}, \"refused\": {}, {}}}", refused.len(), quantiles(refused)))
+    }
+}
+
+fn ms(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+fn quantiles(mut values: Vec<f64>) -> String {
+    values.sort_unstable_by(f64::total_cmp);
+    let at = |share: f64| {
+        let last = values.len().saturating_sub(1);
+        values.get((share * last as f64).round() as usize).map_or("null".to_owned(), |ms| format!("{ms:.3}"))
+    };
+    format!("\"p50\": {}, \"p99\": {}, \"max\": {}", at(0.5), at(0.99), at(1.0))
+}
+
+#[tokio::main(flavor = "multi_thread", worker_threads = 2)]
+async fn main() -> Result<()> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let text =
+        |n: usize| args.get(n).map(String::as_str).context("an argument is missing; see the source's head");
+    let number = |n: usize| -> Result<u64> { Ok(text(n)?.parse()?) };
+    let durability = |n: usize| {
+        Ok::<_, anyhow::Error>(match text(n)? {
+            "full" => Durability::Full,
+            "process" => Durability::Process,
+            other => bail!("durability is full or process, not {other}"),
+        })
+    };
+    let data_dir = Path::new(text(0)?);
+    let endpoints = Endpoints::new(lamagrid_config::runtime_dir(data_dir)?);
+    let options = ClientOptions {
+        data_dir: Some(data_dir.to_path_buf()),
+        max_tasks: 1_000_000,
+        ..ClientOptions::default()
+    };
+    let client = Client::new(&endpoints, options);
+    let load = Load { client, bytes: 200, durability: Durability::Process, echo_ms: 0 };
+    let line = match text(1)? {
+        "run" => {
+            let load = Load {
+                bytes: number(4)? as usize,
+                durability: durability(5)?,
+                echo_ms: number(6)? as i64,
+                ..load
+            };
+            load.run(number(2)?, number(3)?).await?
+        }
+        "queue" => {
+            Load { bytes: number(3)? as usize, durability: durability(4)?, ..load }.queue(number(2)?).await?
+        }
+        "cancel" => load.cancel(number(2)?).await?,
+        "overload" => {
+            let load = Load { echo_ms: number(4)? as i64, ..load };
+            load.overload(number(2)? as f64, number(3)? as f64).await?
+        }
+        other => bail!("{other} is no load; see the source's head"),
+    };
+    #[expect(clippy::print_stdout, reason = "the caller reads it")]
+    {
+        println!("{line}");
+    }
+    Ok(())
+}
