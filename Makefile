@@ -62,8 +62,8 @@ bench: build ## stock and grid side by side, and what tasks cost: tables, target
 gpu-check: build ## with an NVIDIA GPU: detection, parity and speed there, into docs/gpu.md
 	@$(BIN)/python bench/gpu_check.py
 
-chaos: $(STAMP) ## ten million steps of the scheduler's simulation
-	@$(WITH_VENV) SIM_STEPS=10000000 cargo test --release --locked --lib core::simulation -- --nocapture
+chaos: build ## kill, freeze, cancel and drain for half an hour; SABOTAGE=drop-outcome, ...: does the checker see it?
+	@$(WITH_VENV) $(BIN)/python tests/chaos.py $(if $(SABOTAGE),--sabotage $(SABOTAGE))
 
 clean: ## remove what was built; .venv stays
 	@cargo clean

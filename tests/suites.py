@@ -41,6 +41,7 @@ SUITES = (
     Suite("parity", (*PYTEST, "tests/parity", "--requests", "150")),
     Suite("wheels", (*PYTEST, "tests/wheels")),
     Suite("browser", (*PYTEST, "tests/browser")),
+    Suite("faults", (*PYTEST, "tests/faults")),
     Suite("e2e", (*PYTEST, "tests/e2e")),
 )
 

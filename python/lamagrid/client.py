@@ -220,6 +220,7 @@ class TaskClient:
         wait_limit: float | None = None,
         run_limit: float | None = None,
         client: str | None = None,
+        task_id: str | None = None,
         timeout: float | None = None,
         **params: Scalar,
     ) -> Task:
@@ -242,6 +243,8 @@ class TaskClient:
                 scheduler's ``run_limit_ms``.
             client: On whose behalf, up to 128 letters, digits and ``-_.:@/%``: shares are fair and limits
                 hold between clients. Without it everybody of this program is one client.
+            task_id: 32 hexadecimal digits, drawn at random by the caller: who submits the same task under
+                the same id again is told how the first one is doing, and nothing runs twice.
             timeout: Seconds to get it on record, a scheduler that is not there yet included; by default 30.
             params: Fields of Lama Cleaner's ``Config`` by their names: ``hd_strategy="Crop"``, ...
 
@@ -270,9 +273,8 @@ class TaskClient:
             spec["quality"] = _quality(quality)
         if deadline is not None:
             spec["deadline_s"] = deadline
-        for name, value in (("wait_limit_s", wait_limit), ("run_limit_s", run_limit), ("client", client)):
-            if value is not None:
-                spec[name] = value
+        options = {"wait_limit_s": wait_limit, "run_limit_s": run_limit, "client": client, "id": task_id}
+        spec |= {name: value for name, value in options.items() if value is not None}
         return Task(
             self._native, self._native.submit(spec, blobs, ACCEPT_TIMEOUT_S if timeout is None else timeout)
         )

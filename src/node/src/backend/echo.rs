@@ -12,7 +12,8 @@ const STEP: Duration = Duration::from_millis(10);
 /// Longest delay that a task may ask for.
 const LONGEST: Duration = Duration::from_secs(3_600);
 
-/// The echo backend. The parameter `echo_ms` makes it take that long.
+/// The echo backend. The parameter `echo_ms` makes it take that long, and `echo_abort` ends the process on the way: a
+/// task that kills its nodes.
 #[derive(Debug, Clone)]
 pub struct Echo {
     offers: Vec<ModelOffer>,
@@ -38,6 +39,10 @@ impl Backend for Echo {
 
     fn run(&mut self, work: Work<'_>, progress: &dyn Progress) -> Result<Answer, Failure> {
         let began = Instant::now();
+        if work.spec.params.int("echo_abort").is_some() {
+            tracing::error!(task.id = %work.spec.id, "aborting, as the task asks");
+            std::process::abort();
+        }
         let asked = work.spec.params.int("echo_ms").and_then(|ms| u64::try_from(ms).ok()).unwrap_or(0);
         let delay = Duration::from_millis(asked).min(LONGEST);
         let of = u32::try_from(delay.as_millis() / STEP.as_millis()).unwrap_or(u32::MAX);

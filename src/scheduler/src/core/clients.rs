@@ -213,9 +213,9 @@ impl Core {
             inline,
             inherits,
         };
-        #[cfg(test)]
-        let forgotten = self.fault == Some(super::simulation::Fault::RowForgotten);
-        #[cfg(not(test))]
+        #[cfg(any(test, feature = "sabotage"))]
+        let forgotten = self.is_planted(super::Fault::RowForgotten, task.spec.id);
+        #[cfg(not(any(test, feature = "sabotage")))]
         let forgotten = false;
         if !forgotten {
             self.emit(Effect::Store(insert));

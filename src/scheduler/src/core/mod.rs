@@ -12,6 +12,8 @@ mod admission;
 mod clients;
 mod effect;
 mod ended;
+#[cfg(any(test, feature = "sabotage"))]
+mod fault;
 mod health;
 mod limits;
 mod line;
@@ -42,6 +44,8 @@ pub(crate) use admission::Level;
 use admission::Usage;
 pub(crate) use effect::{Effect, Input, ResultPlace, StoreOp, StoredTask};
 pub(crate) use ended::Ended;
+#[cfg(any(test, feature = "sabotage"))]
+pub(crate) use fault::Fault;
 use health::Health;
 use limits::{Dues, Timers};
 use placement::{Rank, Waiting};
@@ -217,8 +221,8 @@ pub(crate) struct Core {
     /// Since when waiting tasks of a model have had no node.
     unserved: BTreeMap<ModelName, u64>,
     effects: Vec<Effect>,
-    #[cfg(test)]
-    pub(crate) fault: Option<simulation::Fault>,
+    #[cfg(any(test, feature = "sabotage"))]
+    pub(crate) fault: Option<Fault>,
     /// The first decision that was wrong when it was made.
     #[cfg(test)]
     wrong: Option<String>,
@@ -258,7 +262,7 @@ impl Core {
             unprepared: BTreeSet::new(),
             unserved: BTreeMap::new(),
             effects: Vec::new(),
-            #[cfg(test)]
+            #[cfg(any(test, feature = "sabotage"))]
             fault: None,
             #[cfg(test)]
             wrong: None,
@@ -464,8 +468,8 @@ impl Core {
             durability: task.spec.durability,
         }));
         for peer in &task.followers {
-            #[cfg(test)]
-            if self.fault == Some(simulation::Fault::OutcomeDropped) {
+            #[cfg(any(test, feature = "sabotage"))]
+            if self.is_planted(Fault::OutcomeDropped, id) {
                 continue;
             }
             self.emit(ended.outcome(id, peer));

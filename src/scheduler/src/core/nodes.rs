@@ -109,7 +109,10 @@ impl Core {
             .filter(|t| !is_kept(t))
             .chain(held.iter().filter(|t| !is_kept(t) && !is_done(t)))
             .copied()
-            .collect();
+            .collect::<Vec<_>>();
+        #[cfg(feature = "sabotage")]
+        let abandoned =
+            abandoned.into_iter().filter(|t| !self.is_planted_at(super::Fault::StaleAccepted, *t)).collect();
         Welcome {
             session,
             lanes,
@@ -249,8 +252,8 @@ impl Core {
         let held = |core: &Self| {
             known.filter(|id| {
                 core.tasks.get(id).is_some_and(|task| {
-                    #[cfg(test)]
-                    if core.fault == Some(super::simulation::Fault::StaleAccepted) {
+                    #[cfg(any(test, feature = "sabotage"))]
+                    if core.is_planted(super::Fault::StaleAccepted, task.spec.id) {
                         return matches!(task.state, State::Assigned { .. });
                     }
                     matches!(task.state, State::Assigned { token: t, session: s } if t == token && s == session)
@@ -261,11 +264,15 @@ impl Core {
             // On record already, or another attempt or a cancel was first: either way the node may drop it.
             let accepted =
                 known.is_some_and(|id| self.ended.get(&id).is_some_and(|e| e.token == Some(token)));
-            #[cfg(test)]
-            self.accept_twice(now, known, &delivery);
+            #[cfg(any(test, feature = "sabotage"))]
+            self.accept_twice(known, &delivery);
             self.answer(peer, Stored { token, accepted });
             return;
         };
+        #[cfg(feature = "sabotage")]
+        if self.is_planted_at(super::Fault::StaleAccepted, token) {
+            self.stop_attempt(id); // of whoever holds the lease now
+        }
         match delivery.outcome {
             AttemptOutcome::Done { result, inline: is_inline, stages } => {
                 let fits = result.role == Role::Result
@@ -336,8 +343,7 @@ impl Core {
         };
         let waiting: Vec<_> = session.on_overlap().into_iter().map(|(token, _)| token).collect();
         #[cfg(test)]
-        let waiting =
-            if self.fault == Some(super::simulation::Fault::InnocentCounted) { Vec::new() } else { waiting };
+        let waiting = if self.fault == Some(super::Fault::InnocentCounted) { Vec::new() } else { waiting };
         for token in session.in_line() {
             match keep_until_ms {
                 Some(until_ms) if is_accepted(self, &token) => {

@@ -155,7 +155,7 @@ impl Core {
         }
         let waits = |s: &Session| {
             #[cfg(test)]
-            if self.fault == Some(super::simulation::Fault::OverlapFirst) {
+            if self.fault == Some(super::Fault::OverlapFirst) {
                 return s.idle_slots() > 0;
             }
             s.idle_slots() == 0

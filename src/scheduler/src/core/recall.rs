@@ -69,7 +69,7 @@ impl Core {
 
     fn recall(&mut self, holder: SessionId, token: LeaseToken) {
         #[cfg(test)]
-        if self.fault == Some(super::simulation::Fault::RecallUnsent) {
+        if self.fault == Some(super::Fault::RecallUnsent) {
             return self.forget_to_recall(holder, token);
         }
         self.command(holder, Action::Recall { token });

@@ -109,6 +109,7 @@ impl Core {
     fn requeue(&mut self, id: TaskId, not_before_ms: u64) {
         let task = self.tasks.get_mut(&id).expect("the caller holds a live task");
         if let State::Assigned { token, session } = task.state {
+            #[cfg(not(feature = "sabotage"))] // there a late delivery can be taken
             self.tokens.remove(&token);
             self.health.undecided(token);
             if let Some(session) = self.sessions.get_mut(&session) {

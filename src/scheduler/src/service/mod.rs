@@ -109,6 +109,14 @@ async fn serve(options: Options) -> Result<(), SchedulerError> {
     let clock = Clock::start();
     let settings = settings(&config, &endpoints, &spool);
     let core = Core::new(settings, Box::new(lamagrid_wire::random_id), clock.now(), recovered);
+    #[cfg(feature = "sabotage")]
+    let core = {
+        let mut core = core;
+        let word = std::env::var("LAMAGRID_SABOTAGE").unwrap_or_default();
+        core.fault = crate::core::Fault::of_word(&word);
+        tracing::error!(fault = ?core.fault, "this scheduler breaks a promise on purpose");
+        core
+    };
     let committer = Committer::start(store, Duration::from_millis(config.store.give_up_after_ms))?;
 
     let control = Router::bind(&endpoints.control(), Peers::Req).await?;

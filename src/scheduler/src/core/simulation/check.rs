@@ -3,11 +3,9 @@
 use std::collections::BTreeMap;
 
 use lamagrid_domain::{LeaseToken, SessionId, State, TaskId};
-use lamagrid_wire::message::{AttemptOutcome, Delivery};
 
-use super::Fault;
 use super::oracle::{Kind, Violation};
-use crate::core::{Core, Effect, Now, StoreOp, Task};
+use crate::core::{Core, Task};
 
 macro_rules! ensure {
     ($holds:expr, $kind:ident, $($text:tt)+) => {
@@ -285,20 +283,5 @@ impl Core {
             self.tombstone_order.len()
         );
         Ok(())
-    }
-
-    /// [`Fault::DoubleAccept`]: a second delivery of an ended task is taken as well.
-    pub(crate) fn accept_twice(&mut self, _now: Now, known: Option<TaskId>, delivery: &Delivery) {
-        if self.fault != Some(Fault::DoubleAccept) {
-            return;
-        }
-        let Some((id, ended)) = known.and_then(|id| Some((id, self.ended.get_mut(&id)?))) else { return };
-        let AttemptOutcome::Done { result, .. } = &delivery.outcome else { return };
-        ended.result = Some(result.clone());
-        ended.finished_wall_ms += 1;
-        let (ended, durability) = (Box::new(ended.clone()), lamagrid_domain::Durability::Full);
-        let info = Box::new(ended.info(id));
-        self.emit(Effect::Store(StoreOp::End { id, ended, place: None, durability }));
-        self.emit(Effect::Finished(info));
     }
 }

@@ -19,27 +19,9 @@ mod world;
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use super::fault::Fault;
 use oracle::{Kind, Violation};
 use world::World;
-
-/// A defect that is planted on purpose: the simulation must see it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Fault {
-    /// Followers are not told how their task ended.
-    OutcomeDropped,
-    /// A second delivery of an ended task is taken as well.
-    DoubleAccept,
-    /// An accepted task is not written.
-    RowForgotten,
-    /// A delivery is taken from somebody who does not hold the lease.
-    StaleAccepted,
-    /// Busy nodes are given tasks to prepare while others are idle.
-    OverlapFirst,
-    /// What waits on a busy node is not asked for, though the core believes so.
-    RecallUnsent,
-    /// The end of a node is held against tasks that it had not begun with.
-    InnocentCounted,
-}
 
 /// Steps in the ordinary test run.
 const STEPS: u64 = 1_000_000;

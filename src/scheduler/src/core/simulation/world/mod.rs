@@ -12,8 +12,8 @@ use lamagrid_domain::{LeaseToken, ModelOffer, SessionId, State, TaskId, TaskSpec
 use lamagrid_wire::Endpoints;
 use lamagrid_wire::message::{Accept, ControlReply, Delivery, Rejected};
 
+use crate::core::Fault;
 use crate::core::sessions::Session;
-use crate::core::simulation::Fault;
 use crate::core::simulation::client::Client;
 use crate::core::simulation::disk::Disk;
 use crate::core::simulation::network::{Conn, Dialler, Event, Network, Said, Weather};

@@ -1,0 +1,7 @@
+//! `lamagrid` with a scheduler that breaks the promise named by `$LAMAGRID_SABOTAGE`; see `make chaos SABOTAGE=...`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ExitCode::from(lamagrid_cli::main(std::env::args().skip(1)))
+}

@@ -1,0 +1,75 @@
+"""All faults, as often as it takes to believe it: the simulation, then real processes under real signals.
+
+usage: chaos.py                     ends with: faults N lost 0 duplicated 0 unexpected 0 unfinished 0
+       chaos.py --sabotage FAULT    a scheduler that breaks a promise: that line must not say 0 everywhere
+
+Ends with 1 unless the four counts are 0 and every test passed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PYTEST = (sys.executable, "-m", "pytest", "-q", "--color=no", "-s")
+SABOTAGES = {
+    # The fault, the counter that must show it, and the test that meets it soonest.
+    "drop-outcome": ("unfinished", "test_drains.py"),
+    "double-accept": ("duplicated", "test_scheduler_kills.py"),
+    "forget-row": ("lost", "test_scheduler_kills.py"),
+    "stale-accept": ("unexpected", "test_freezes.py"),
+}
+NAMES = ("lost", "duplicated", "unexpected", "unfinished")
+
+
+def simulate() -> int:
+    """Ten million steps of the scheduler's core."""
+    command = ("cargo", "test", "--release", "--locked", "--lib", "core::simulation", "--", "--nocapture")
+    return subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "SIM_STEPS": "10000000"}, check=False
+    ).returncode
+
+
+def sabotaged(fault: str) -> dict[str, str]:
+    """Build the scheduler that does this, and say how the tests find it."""
+    target = ROOT / "target" / "sabotage"
+    command = ("cargo", "build", "--release", "--locked", "-p", "lamagrid-cli", "--example", "sabotaged")
+    env = {**os.environ, "CARGO_TARGET_DIR": str(target)}
+    subprocess.run((*command, "--features", "sabotage"), cwd=ROOT, env=env, check=True)
+    program = target / "release" / "examples" / "sabotaged"
+    return {"LAMAGRID_SABOTAGED_SCHEDULER": f"{program} scheduler", "LAMAGRID_SABOTAGE": fault}
+
+
+def main() -> int:
+    """Run it all, add the verdicts up, and print their line last."""
+    parser = argparse.ArgumentParser(prog="chaos.py", description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--sabotage", choices=sorted(SABOTAGES), help="break a promise on purpose")
+    sabotage = parser.parse_args().sabotage
+    failed = 0
+    if sabotage is None:
+        failed = simulate()
+        env, options = {}, ("--chaos", "tests/faults")
+    else:
+        # As often as it takes: a result that is delivered twice is rare.
+        often = ("--chaos",) if sabotage == "double-accept" else ()
+        env, options = sabotaged(sabotage), (*often, f"tests/faults/{SABOTAGES[sabotage][1]}")
+    verdicts = ROOT / "target" / "verdicts.jsonl"
+    verdicts.unlink(missing_ok=True)
+    command = (*PYTEST, *options, "--verdicts", str(verdicts))
+    failed |= subprocess.run(command, cwd=ROOT, env={**os.environ, **env}, check=False).returncode
+    told = [json.loads(line) for line in verdicts.read_text().splitlines()] if verdicts.exists() else []
+    counts = [sum(column) for column in zip(*(one["counts"] for one in told))] or [0] * len(NAMES)
+    if sabotage is not None and not counts[NAMES.index(SABOTAGES[sabotage][0])]:
+        print(f"the sabotage {sabotage} was not seen as {SABOTAGES[sabotage][0]}")
+    faults = sum(one["faults"] for one in told)
+    print(f"faults {faults} " + " ".join(f"{name} {count}" for name, count in zip(NAMES, counts)))
+    return int(failed != 0 or any(counts) or not told)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
