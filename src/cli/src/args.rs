@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand};
 
-use lamagrid_domain::TaskId;
+use lamagrid_domain::{ClientName, ModelName, NodeName, QueueName, Status, TaskId};
 
 use crate::output::Format;
 
@@ -22,7 +22,9 @@ const AFTER_HELP: &str = "\
 Examples:
   lamagrid scheduler                     run the scheduler of the default data directory
   lamagrid node list                     which nodes are connected, and what they serve
-  lamagrid task show ID --output json    how a task is doing, for a program
+  lamagrid task list --state failed      which tasks failed, newest first
+  lamagrid task show ID                  what happened to a task, and when
+  lamagrid dead list                     tasks that were given up, and can be replayed
 
 Other programs:
   lamagrid pynode     run a Python node: Lama Cleaner's own models behind the grid (see its --help)
@@ -103,7 +105,7 @@ Examples:
         #[command(subcommand)]
         verb: ConfigVerb,
     },
-    /// Show or cancel a task.
+    /// List, show, cancel or retry tasks.
     #[command(
         after_help = "Example:\n  lamagrid task show 000102030405060708090a0b0c0d0e0f",
         arg_required_else_help = true,
@@ -115,7 +117,25 @@ Examples:
         #[command(subcommand)]
         verb: TaskVerb,
     },
-    /// List nodes.
+    /// List, show or replay dead letters: tasks that were tried and given up.
+    #[command(
+        after_help = "Example:\n  lamagrid dead list",
+        arg_required_else_help = true,
+        subcommand_value_name = "VERB",
+        subcommand_help_heading = "Verbs",
+        disable_help_subcommand = true
+    )]
+    Dead {
+        #[command(subcommand)]
+        verb: DeadVerb,
+    },
+    /// Remove ended tasks with their pictures before their retention is over.
+    #[command(after_help = "\
+Examples:
+  lamagrid purge --older-than 10m --yes           what ended at least ten minutes ago
+  lamagrid purge --older-than 30d --dead --yes    dead letters of more than a month")]
+    Purge(PurgeArgs),
+    /// List or drain nodes.
     #[command(
         after_help = "Example:\n  lamagrid node list",
         arg_required_else_help = true,
@@ -127,7 +147,7 @@ Examples:
         #[command(subcommand)]
         verb: NodeVerb,
     },
-    /// Show queues.
+    /// Show, pause or resume queues.
     #[command(
         after_help = "Example:\n  lamagrid queue show",
         arg_required_else_help = true,
@@ -185,7 +205,14 @@ Example:
 /// `lamagrid task`
 #[derive(Debug, Subcommand)]
 pub(crate) enum TaskVerb {
-    /// Show how a task is doing. The exit code is the failure's if it failed.
+    /// List tasks, the newest first: those that live, and those that ended and are in retention.
+    #[command(after_help = "\
+Examples:
+  lamagrid task list
+  lamagrid task list --state queued --state processing --queue gpu
+  lamagrid task list --client 10.0.0.7 --limit 1000 --output json")]
+    List(ListArgs),
+    /// Show how a task is doing, and what happened to it. The exit code is the failure's if it failed.
     #[command(after_help = "\
 Examples:
   lamagrid task show 000102030405060708090a0b0c0d0e0f
@@ -202,6 +229,79 @@ Example:
         /// The task's id: 32 hexadecimal digits.
         id: TaskId,
     },
+    /// Try a task again now: one that waits after a failure is due at once, a dead letter is submitted again.
+    #[command(after_help = "\
+Example:
+  lamagrid task retry 000102030405060708090a0b0c0d0e0f")]
+    Retry {
+        /// The task's id: 32 hexadecimal digits.
+        id: TaskId,
+    },
+}
+
+/// Which tasks are listed.
+#[derive(Debug, Args)]
+pub(crate) struct ListArgs {
+    /// Only tasks in this state: queued, processing, completed, failed or cancelled. May be repeated.
+    #[arg(long, value_name = "STATE", value_parser = state)]
+    pub(crate) state: Vec<Status>,
+    /// Only tasks of this queue.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) queue: Option<QueueName>,
+    /// Only tasks of this model.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) model: Option<ModelName>,
+    /// Only tasks that were submitted on behalf of this client.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) client: Option<ClientName>,
+    /// List this many at most.
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) limit: u32,
+}
+
+/// `lamagrid dead`
+#[derive(Debug, Subcommand)]
+pub(crate) enum DeadVerb {
+    /// List dead letters, the newest first.
+    #[command(after_help = "\
+Examples:
+  lamagrid dead list
+  lamagrid dead list --output json")]
+    List {
+        /// List this many at most.
+        #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
+        limit: u32,
+    },
+    /// Show a dead letter with the reason of every attempt.
+    #[command(after_help = "\
+Example:
+  lamagrid dead show 000102030405060708090a0b0c0d0e0f")]
+    Show {
+        /// The task's id: 32 hexadecimal digits.
+        id: TaskId,
+    },
+    /// Submit a dead letter again, as a new task with the same inputs.
+    #[command(after_help = "\
+Example:
+  lamagrid dead replay 000102030405060708090a0b0c0d0e0f")]
+    Replay {
+        /// The task's id: 32 hexadecimal digits.
+        id: TaskId,
+    },
+}
+
+/// `lamagrid purge`
+#[derive(Debug, Args)]
+pub(crate) struct PurgeArgs {
+    /// What ended at least this long ago: 90s, 10m, 2h or 30d.
+    #[arg(long, value_name = "TIME", value_parser = span)]
+    pub(crate) older_than: std::time::Duration,
+    /// Dead letters, and nothing else.
+    #[arg(long)]
+    pub(crate) dead: bool,
+    /// Do it: what is removed cannot be had again.
+    #[arg(long, required = true)]
+    pub(crate) yes: bool,
 }
 
 /// `lamagrid node`
@@ -209,10 +309,25 @@ Example:
 pub(crate) enum NodeVerb {
     /// List the nodes that are connected, with what they serve and how busy they are.
     #[command(after_help = "\
+States:
+  ready     it can take a task now
+  busy      all its slots work
+  suspect   nothing was heard of it for a while: it gets no new tasks
+  aside     it failed task after task: it gets one from time to time, to see whether it works again
+  draining  it finishes what it has begun, and leaves
+
 Examples:
   lamagrid node list
   lamagrid node list --output json")]
     List,
+    /// Let a node finish what it has begun, and leave; other nodes do the rest.
+    #[command(after_help = "\
+Example:
+  lamagrid node drain gpu-host-1")]
+    Drain {
+        /// The node's name, as `lamagrid node list` shows it.
+        name: NodeName,
+    },
 }
 
 /// `lamagrid queue`
@@ -224,6 +339,43 @@ Examples:
   lamagrid queue show
   lamagrid queue show --output json")]
     Show,
+    /// Give none of a queue's tasks to nodes any more. What runs goes on, and new tasks are accepted.
+    #[command(after_help = "\
+Example:
+  lamagrid queue pause gpu")]
+    Pause {
+        /// The queue's name.
+        name: QueueName,
+    },
+    /// Give the tasks of a paused queue to nodes again.
+    #[command(after_help = "\
+Example:
+  lamagrid queue resume gpu")]
+    Resume {
+        /// The queue's name.
+        name: QueueName,
+    },
+}
+
+fn state(text: &str) -> Result<Status, String> {
+    let states = [Status::Queued, Status::Processing, Status::Completed, Status::Failed, Status::Cancelled];
+    let found = states.into_iter().find(|state| state.as_str() == text);
+    found.ok_or_else(|| format!("a state is one of {}", states.map(Status::as_str).join(", ")))
+}
+
+/// A number with its unit.
+fn span(text: &str) -> Result<std::time::Duration, String> {
+    let wrong = || "write a number with its unit: 90s, 10m, 2h or 30d".to_owned();
+    let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(wrong)?;
+    let seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3_600,
+        "d" => 86_400,
+        _ => return Err(wrong()),
+    };
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    number.checked_mul(seconds).map(std::time::Duration::from_secs).ok_or_else(wrong)
 }
 
 /// `KEY=VALUE`; the value may be empty and may hold more equal signs.

@@ -9,12 +9,14 @@
 //!
 //! This crate is the door for `clap` and `comfy-table`.
 
+mod admin;
 mod args;
 mod configuration;
 mod error;
 mod grid;
 mod output;
 mod scheduler;
+mod story;
 mod units;
 mod view;
 
@@ -25,7 +27,7 @@ use clap::Parser;
 
 use lamagrid_config::{Config, ConfigError, Loaded};
 
-use args::{Cli, ConfigVerb, NodeVerb, Noun, QueueVerb, TaskVerb};
+use args::{Cli, ConfigVerb, DeadVerb, NodeVerb, Noun, QueueVerb, TaskVerb};
 use error::{CliError, USAGE};
 use output::{Streams, Written};
 
@@ -102,12 +104,35 @@ fn dispatch(cli: Cli, env: BTreeMap<String, String>) -> Result<Answer, CliError>
         }
         Noun::Config { verb: ConfigVerb::Check { file } } => configuration::check(&place, file, format),
         Noun::Config { verb: ConfigVerb::Default } => configuration::default(format),
-        Noun::Task { verb: TaskVerb::Show { id } } => grid::task_show(&place.load(&[])?.config, id, format),
-        Noun::Task { verb: TaskVerb::Cancel { id } } => {
-            grid::task_cancel(&place.load(&[])?.config, id, format)
-        }
         Noun::Node { verb: NodeVerb::List } => grid::node_list(&place.load(&[])?.config, format),
         Noun::Queue { verb: QueueVerb::Show } => grid::queue_show(&place.load(&[])?.config, format),
+        Noun::Task { verb } => {
+            let admin = admin::Admin::new(&place.load(&[])?.config, format)?;
+            match verb {
+                TaskVerb::List(args) => admin.list(args, false),
+                TaskVerb::Show { id } => admin.show(id),
+                TaskVerb::Cancel { id } => admin.cancel(id),
+                TaskVerb::Retry { id } => admin.retry(id),
+            }
+        }
+        Noun::Dead { verb } => {
+            let admin = admin::Admin::new(&place.load(&[])?.config, format)?;
+            match verb {
+                DeadVerb::List { limit } => admin.list_dead(limit),
+                DeadVerb::Show { id } => admin.show(id),
+                DeadVerb::Replay { id } => admin.retry(id),
+            }
+        }
+        Noun::Queue { verb: QueueVerb::Pause { name } } => {
+            admin::Admin::new(&place.load(&[])?.config, format)?.pause(name, true)
+        }
+        Noun::Queue { verb: QueueVerb::Resume { name } } => {
+            admin::Admin::new(&place.load(&[])?.config, format)?.pause(name, false)
+        }
+        Noun::Node { verb: NodeVerb::Drain { name } } => {
+            admin::Admin::new(&place.load(&[])?.config, format)?.drain(name)
+        }
+        Noun::Purge(args) => admin::Admin::new(&place.load(&[])?.config, format)?.purge(&args),
     }
 }
 

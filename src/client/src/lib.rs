@@ -11,6 +11,7 @@
 //! last clone of the client is dropped, whatever happens to the connection.
 
 mod actor;
+mod admin;
 mod asks;
 mod backoff;
 mod client;
@@ -21,6 +22,7 @@ mod outcome;
 mod task;
 mod tracked;
 
+pub use admin::admin;
 pub use client::Client;
 pub use error::ClientError;
 pub use follow::{Follow, TaskEvent};
@@ -29,7 +31,10 @@ pub use outcome::{Outcome, TaskResult};
 pub use task::{Input, NewTask};
 
 // What the functions above give and take, so that callers need not name the wire.
-pub use lamagrid_wire::message::{NodeStatus, Overview, QueueStatus, TaskInfo};
+pub use lamagrid_wire::message::{
+    AdminReply, AdminRequest, CancelTask, Cursor, DrainNode, ListTasks, NodeStatus, Overview, Page,
+    PauseQueue, Purge, QueueStatus, RetryTask, Story, TaskInfo, TaskLine, TellStory,
+};
 pub use lamagrid_wire::{Endpoints, random_id};
 
 /// The protocol that this client speaks, major and minor.

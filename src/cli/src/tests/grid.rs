@@ -5,19 +5,20 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use lamagrid_client::{Endpoints, NodeStatus, QueueStatus, TaskInfo};
+use lamagrid_client::{AdminReply, AdminRequest, Endpoints, NodeStatus, QueueStatus, Story, TaskInfo};
 use lamagrid_domain::{
-    Counters, Failure, FailureKind, ModelOffer, NodeInfo, NodeKind, QueueName, Stages, Status,
+    Counters, Entry, Failure, FailureKind, Milestone, ModelOffer, NodeInfo, NodeKind, QueueName, Stages,
+    Status,
 };
-use lamagrid_wire::message::{ClientReply, ClientRequest, Message, Overview, Pong, Refused, Told, Unknown};
+use lamagrid_wire::message::{ClientReply, ClientRequest, Message, Overview, Pong, Refused, Unknown};
 use lamagrid_wire::router::{Incoming, Peers, Router};
 
 use super::{Ran, golden, run};
 
-const ID: &str = "000102030405060708090a0b0c0d0e0f";
+pub(super) const ID: &str = "000102030405060708090a0b0c0d0e0f";
 
 /// Answers every question in one way, in a thread of its own, until it is dropped.
-struct Fake {
+pub(super) struct Fake {
     data: tempfile::TempDir,
     sockets: PathBuf,
     thread: Option<std::thread::JoinHandle<()>>,
@@ -33,15 +34,35 @@ impl Fake {
     }
 
     fn start(answer: impl Fn(ClientRequest) -> ClientReply + Send + 'static) -> Self {
+        Self::start_both(answer, |request| panic!("{request:?}"))
+    }
+
+    /// For those who ask as administrators.
+    pub(super) fn admin(answer: impl Fn(AdminRequest) -> AdminReply + Send + 'static) -> Self {
+        Self::start_both(|request| panic!("{request:?}"), answer)
+    }
+
+    fn start_both(
+        answer: impl Fn(ClientRequest) -> ClientReply + Send + 'static,
+        admin_answer: impl Fn(AdminRequest) -> AdminReply + Send + 'static,
+    ) -> Self {
         let mut fake = Self::absent();
-        let address = Endpoints::new(&fake.sockets).client();
+        let endpoints = Endpoints::new(&fake.sockets);
         let (stop, stopped) = oneshot::channel();
         let (bound, is_bound) = std::sync::mpsc::channel();
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
-                let mut router = Router::bind(&address, Peers::Dealer).await.unwrap();
+                let mut router = Router::bind(&endpoints.client(), Peers::Dealer).await.unwrap();
+                let mut admins = Router::bind(&endpoints.admin(), Peers::Req).await.unwrap();
                 bound.send(()).unwrap();
+                let administer = async {
+                    while let Some(heard) = admins.recv().await {
+                        let Incoming::Frame { peer, frame } = heard else { continue };
+                        let reply = admin_answer(AdminRequest::from_frame(&frame).unwrap());
+                        admins.sender().send(peer, reply.to_frame(Vec::new()).unwrap()).await;
+                    }
+                };
                 let serve = async {
                     while let Some(heard) = router.recv().await {
                         let Incoming::Frame { peer, frame } = heard else { continue };
@@ -54,7 +75,7 @@ impl Fake {
                         router.sender().send(peer, reply.to_frame(Vec::new()).unwrap()).await;
                     }
                 };
-                tokio::select! { () = serve => {}, _ = stopped => {} }
+                tokio::select! { () = serve => {}, () = administer => {}, _ = stopped => {} }
             });
         });
         is_bound.recv().unwrap();
@@ -64,14 +85,13 @@ impl Fake {
 
     /// A scheduler that knows this task only.
     fn with_task(task: TaskInfo) -> Self {
-        Self::start(move |request| match request {
-            ClientRequest::Query(query) => Told { seq: query.seq, task: task.clone() }.into(),
-            ClientRequest::Cancel(cancel) => Told { seq: cancel.seq, task: task.clone() }.into(),
+        Self::admin(move |request| match request {
+            AdminRequest::TellStory(_) | AdminRequest::CancelTask(_) => story(task.clone()).into(),
             other => panic!("{other:?}"),
         })
     }
 
-    fn run(&self, args: &[&str]) -> Ran {
+    pub(super) fn run(&self, args: &[&str]) -> Ran {
         let data = self.data.path().to_str().unwrap();
         run(&[args, &["--data-dir", data]].concat(), &[])
     }
@@ -88,7 +108,32 @@ impl Drop for Fake {
     }
 }
 
-fn task(status: Status, failure: Option<Failure>) -> TaskInfo {
+/// A task that failed once and was done by another node.
+pub(super) fn story(task: TaskInfo) -> Story {
+    let at = |ms: u64, attempt, what| Entry { at_wall_ms: task.created_wall_ms + ms, attempt, what };
+    let failure = Failure::new(FailureKind::OutOfMemory, "no room on cuda:0; use a smaller picture");
+    let node = |name: &str| Milestone::Assigned { node: name.parse().unwrap() };
+    let history = vec![
+        at(0, 0, Milestone::Accepted),
+        at(4, 1, node("gpu-1")),
+        at(1_250, 1, Milestone::Failed { failure, retry_in_ms: Some(640) }),
+        at(1_900, 2, node("gpu-2")),
+        at(2_500, 2, Milestone::NodeLost { counts: true }),
+        at(61_298, 2, Milestone::Ended { status: task.status }),
+    ];
+    Story {
+        owner: "local".parse().unwrap(),
+        client: Some("10.0.0.7".parse().unwrap()),
+        priority: -5,
+        input_bytes: 4_096,
+        dead: task.status == Status::Failed,
+        replay_of: None,
+        history,
+        task,
+    }
+}
+
+pub(super) fn task(status: Status, failure: Option<Failure>) -> TaskInfo {
     TaskInfo {
         id: ID.parse().unwrap(),
         model: "lama".parse().unwrap(),
@@ -186,14 +231,13 @@ fn an_unknown_and_an_expired_task_are_told_apart() {
         ("show", true, "past retention"),
         ("cancel", false, "check the id and the data directory"),
     ] {
-        let fake = Fake::start(move |request| {
-            let (seq, id, owner) = match request {
-                ClientRequest::Query(query) => (query.seq, query.id, query.owner),
-                ClientRequest::Cancel(cancel) => (cancel.seq, cancel.id, cancel.owner),
+        let fake = Fake::admin(move |request| {
+            let id = match request {
+                AdminRequest::TellStory(tell) => tell.id,
+                AdminRequest::CancelTask(cancel) => cancel.id,
                 other => panic!("{other:?}"),
             };
-            assert_eq!(owner, lamagrid_client::local_owner());
-            Unknown { seq, id, expired }.into()
+            Unknown { seq: 0, id, expired }.into()
         });
         let ran = fake.run(&["task", verb, ID, "--output", "json"]);
         assert_eq!((ran.code, ran.out.as_str()), (1, ""), "{verb}");

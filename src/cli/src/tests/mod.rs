@@ -1,5 +1,6 @@
 //! Whole command lines, with the environment and both streams in the test's hands.
 
+mod admin;
 mod configuration;
 mod grid;
 mod line;

@@ -1,0 +1,218 @@
+//! What asks on the `admin` channel: lists and stories of tasks, and what is done to tasks, queues and nodes.
+//!
+//! Does not: ask who owns a task; whoever runs this may read the data directory.
+
+use std::path::PathBuf;
+use std::time::SystemTime;
+
+use serde::Serialize;
+
+use lamagrid_client::{
+    AdminReply, AdminRequest, CancelTask, ClientError, DrainNode, Endpoints, ListTasks, Page, PauseQueue,
+    Purge, RetryTask, Story, TellStory,
+};
+use lamagrid_config::Config;
+use lamagrid_domain::{Failure, FailureKind, NodeName, QueueName, Status, TaskId};
+
+use crate::Answer;
+use crate::args::{ListArgs, PurgeArgs};
+use crate::error::{CliError, REFUSED};
+use crate::grid::PATIENCE;
+use crate::output::{Format, Show};
+use crate::story::{StoryView, TaskLines};
+use crate::units;
+
+/// The scheduler of the configured data directory, and how to answer.
+pub(crate) struct Admin {
+    data_dir: PathBuf,
+    endpoints: Endpoints,
+    format: Format,
+}
+
+impl Admin {
+    pub(crate) fn new(config: &Config, format: Format) -> Result<Self, CliError> {
+        let data_dir = config.data_dir()?;
+        let endpoints = Endpoints::new(lamagrid_config::runtime_dir(&data_dir)?);
+        Ok(Self { data_dir, endpoints, format })
+    }
+
+    fn ask(&self, request: impl Into<AdminRequest>) -> Result<AdminReply, CliError> {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(CliError::Runtime)?;
+        let asked = lamagrid_client::admin(&self.endpoints, &self.data_dir, request, PATIENCE);
+        Ok(runtime.block_on(asked)?)
+    }
+
+    /// `lamagrid task list`: page after page up to the limit.
+    pub(crate) fn list(&self, args: ListArgs, dead: bool) -> Result<Answer, CliError> {
+        let mut request = ListTasks {
+            states: args.state,
+            dead,
+            queue: args.queue,
+            model: args.model,
+            client: args.client,
+            after: None,
+            limit: args.limit,
+        };
+        let mut lines = Vec::new();
+        let total = loop {
+            let AdminReply::Page(Page { tasks, next, total }) = self.ask(request.clone())? else {
+                return Err(unexpected());
+            };
+            lines.extend(tasks);
+            request.limit = args.limit.saturating_sub(u32::try_from(lines.len()).unwrap_or(u32::MAX));
+            // The first page counts all; later ones what is left after it.
+            match next {
+                Some(next) if request.limit > 0 => request.after = Some(next),
+                Some(_) | None => break total.max(lines.len() as u64),
+            }
+        };
+        let more = total.saturating_sub(lines.len() as u64);
+        let view = TaskLines::new(lines, dead, units::wall_ms(SystemTime::now()));
+        let remark = (more > 0).then(|| format!("{more} more; see them with --limit {total}"));
+        Ok(Answer { text: self.format.render(&view)?, remark, code: 0 })
+    }
+
+    /// `lamagrid dead list`
+    pub(crate) fn list_dead(&self, limit: u32) -> Result<Answer, CliError> {
+        let all = ListArgs { state: Vec::new(), queue: None, model: None, client: None, limit };
+        self.list(all, true)
+    }
+
+    /// `lamagrid task show`
+    pub(crate) fn show(&self, id: TaskId) -> Result<Answer, CliError> {
+        let story = self.story(TellStory { id })?;
+        let code = failure_code(&story).unwrap_or(0);
+        Ok(Answer { text: self.told(story)?, remark: None, code })
+    }
+
+    /// `lamagrid task cancel`
+    pub(crate) fn cancel(&self, id: TaskId) -> Result<Answer, CliError> {
+        let story = self.story(CancelTask { id })?;
+        let (code, remark) = match story.task.status {
+            Status::Cancelled | Status::Queued | Status::Processing => (0, None),
+            Status::Completed => {
+                (REFUSED, Some(format!("error: task {id} completed before it could be cancelled")))
+            }
+            Status::Failed => {
+                let code = failure_code(&story).unwrap_or(REFUSED);
+                (code, Some(format!("error: task {id} failed before it could be cancelled")))
+            }
+        };
+        Ok(Answer { text: self.told(story)?, remark, code })
+    }
+
+    /// `lamagrid task retry`, `lamagrid dead replay`
+    pub(crate) fn retry(&self, id: TaskId) -> Result<Answer, CliError> {
+        let AdminReply::Retried(retried) = self.ask(RetryTask { id })? else { return Err(unexpected()) };
+        let text = if retried.runs_as == id {
+            format!("task {id} is due now")
+        } else {
+            format!("task {id} was submitted again as {}", retried.runs_as)
+        };
+        #[derive(Serialize)]
+        struct View {
+            id: TaskId,
+            runs_as: TaskId,
+        }
+        self.done(View { id, runs_as: retried.runs_as }, text)
+    }
+
+    /// `lamagrid queue pause`, `lamagrid queue resume`
+    pub(crate) fn pause(&self, queue: QueueName, paused: bool) -> Result<Answer, CliError> {
+        let AdminReply::Paused(now) = self.ask(PauseQueue { queue, paused })? else {
+            return Err(unexpected());
+        };
+        let state = if now.paused { "paused: its tasks wait" } else { "open: its tasks are given to nodes" };
+        let text = format!("queue {} is {state} ({} waiting)", now.queue, now.waiting);
+        #[derive(Serialize)]
+        struct View {
+            queue: QueueName,
+            paused: bool,
+            waiting: u64,
+        }
+        self.done(View { queue: now.queue, paused: now.paused, waiting: now.waiting }, text)
+    }
+
+    /// `lamagrid node drain`
+    pub(crate) fn drain(&self, node: NodeName) -> Result<Answer, CliError> {
+        let AdminReply::Draining(now) = self.ask(DrainNode { node })? else { return Err(unexpected()) };
+        let text = format!(
+            "node {} leaves once it has finished what it has begun ({} running)",
+            now.node, now.running
+        );
+        #[derive(Serialize)]
+        struct View {
+            node: NodeName,
+            running: u32,
+        }
+        self.done(View { node: now.node, running: now.running }, text)
+    }
+
+    /// `lamagrid purge`: the scheduler removes a portion per request, until nothing is left.
+    pub(crate) fn purge(&self, args: &PurgeArgs) -> Result<Answer, CliError> {
+        let older_than_ms = u64::try_from(args.older_than.as_millis()).unwrap_or(u64::MAX);
+        let (mut tasks, mut bytes) = (0_u64, 0_u64);
+        loop {
+            let AdminReply::Purged(now) = self.ask(Purge { older_than_ms, dead: args.dead })? else {
+                return Err(unexpected());
+            };
+            if now.tasks == 0 {
+                break;
+            }
+            tasks += now.tasks;
+            bytes = bytes.saturating_add(now.bytes);
+        }
+        let what = if args.dead { "dead letters" } else { "ended tasks" };
+        let text = format!("{tasks} {what} removed, with {} of pictures", units::memory(bytes));
+        #[derive(Serialize)]
+        struct View {
+            tasks: u64,
+            bytes: u64,
+        }
+        self.done(View { tasks, bytes }, text)
+    }
+
+    fn story(&self, request: impl Into<AdminRequest>) -> Result<Story, CliError> {
+        match self.ask(request)? {
+            AdminReply::Story(story) => Ok(story),
+            _ => Err(unexpected()),
+        }
+    }
+
+    fn told(&self, story: Story) -> Result<String, CliError> {
+        self.format.render(&StoryView::new(story, units::wall_ms(SystemTime::now())))
+    }
+
+    fn done(&self, view: impl Serialize, text: String) -> Result<Answer, CliError> {
+        self.format.render(&Done { view, text }).map(Answer::ok)
+    }
+}
+
+/// Something was done: a sentence for people, its figures for programs.
+struct Done<V> {
+    view: V,
+    text: String,
+}
+
+impl<V: Serialize> Serialize for Done<V> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.view.serialize(serializer)
+    }
+}
+
+impl<V: Serialize> Show for Done<V> {
+    fn table(&self) -> String {
+        self.text.clone()
+    }
+}
+
+fn unexpected() -> CliError {
+    let text = "the scheduler answered something else than was asked; is it of the same version?";
+    ClientError::from(Failure::new(FailureKind::Incompatible, text)).into()
+}
+
+fn failure_code(story: &Story) -> Option<u8> {
+    let failed = story.task.failure.as_ref().filter(|_| story.task.status == Status::Failed);
+    failed.map(|failure| failure.kind.exit_code())
+}

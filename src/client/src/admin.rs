@@ -1,0 +1,63 @@
+//! One question on the `admin` channel, which only programs of this host and user reach.
+//!
+//! Does not: keep a connection, or ask again; a person asks again.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use lamagrid_wire::message::{AdminReply, AdminRequest, Message};
+use lamagrid_wire::request::Requester;
+use lamagrid_wire::{Endpoints, SocketError};
+
+use crate::error::ClientError;
+
+/// Asks the scheduler behind `endpoints`, whose data directory is `data_dir`.
+///
+/// # Errors
+/// [`ClientError::Refused`], [`ClientError::Unknown`], [`ClientError::NoScheduler`]; [`ClientError::Failed`] if the two
+/// sides speak different versions.
+///
+/// # Cancel safety
+/// The request may or may not have been carried out.
+pub async fn admin(
+    endpoints: &Endpoints,
+    data_dir: &Path,
+    request: impl Into<AdminRequest>,
+    patience: Duration,
+) -> Result<AdminReply, ClientError> {
+    let request = request.into();
+    let address = endpoints.admin();
+    let frame = request.to_frame(Vec::new()).map_err(|error| lamagrid_wire::router::fault(&error).failure)?;
+    let until = Instant::now() + patience;
+    let mut requester = Requester::new(&*address);
+    let absent = |reason: String| ClientError::NoScheduler {
+        address: address.clone(),
+        reason,
+        waited: patience,
+        data_dir: Some(data_dir.to_path_buf()),
+    };
+    // A scheduler that restarts is back before a person's patience ends.
+    while !Path::new(address.strip_prefix("ipc://").unwrap_or(&address)).exists() {
+        if Instant::now() >= until {
+            return Err(absent("nobody listens there".to_owned()));
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let left = until.saturating_duration_since(Instant::now()).max(Duration::from_millis(100));
+    let answer = requester.request(frame, left).await.map_err(|error| match error {
+        SocketError::Frame(error) => ClientError::Failed(lamagrid_wire::router::fault(&error).failure),
+        other => absent(other.to_string()),
+    })?;
+    match AdminReply::from_frame(&answer).map_err(|error| lamagrid_wire::router::fault(&error).failure)? {
+        AdminReply::ProtocolFault(fault) => Err(fault.failure.into()),
+        AdminReply::Refused(refused) => Err(ClientError::Refused {
+            failure: refused.failure.bounded(),
+            queue_len: refused.queue_len,
+            wait: refused.wait_ms.map(Duration::from_millis),
+        }),
+        AdminReply::Unknown(unknown) => {
+            Err(ClientError::Unknown { id: unknown.id, expired: unknown.expired })
+        }
+        reply => Ok(reply),
+    }
+}
