@@ -2,6 +2,8 @@
 //!
 //! Does not: change values, except that text from environment and flags becomes the key's type.
 
+use std::net::SocketAddr;
+
 use toml::Value;
 
 use crate::choice::Device;
@@ -55,7 +57,8 @@ impl Place<'_> {
             | Kind::Path
             | Kind::RequiredPath
             | Kind::OptionalName
-            | Kind::QueueName => Ok(Value::String(text.to_owned())),
+            | Kind::QueueName
+            | Kind::Loopback => Ok(Value::String(text.to_owned())),
         }
     }
 
@@ -82,6 +85,15 @@ impl Place<'_> {
             (Kind::OptionalName, Value::String(text)) => {
                 self.allow(text.is_empty() || is_name(text), value, || format!("\"\" or {NAME_RULE}"))
             }
+            (Kind::Loopback, Value::String(text)) => self.allow(
+                text.is_empty() || text.parse::<SocketAddr>().is_ok_and(|address| address.ip().is_loopback()),
+                value,
+                || {
+                    "\"\" or a loopback address with its port, such as 127.0.0.1:8871: for other hosts put a proxy \
+                     with TLS in front"
+                        .to_owned()
+                },
+            ),
             (Kind::QueueName, Value::String(text)) => {
                 self.allow(is_name(text), value, || NAME_RULE.to_owned())
             }

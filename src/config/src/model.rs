@@ -37,6 +37,8 @@ pub struct Config {
     pub client: ClientConfig,
     /// What is accepted at all.
     pub limits: LimitsConfig,
+    /// The scheduler's page for machines.
+    pub http: HttpConfig,
     /// Log lines.
     pub log: LogConfig,
 }
@@ -190,6 +192,16 @@ pub struct LimitsConfig {
     pub max_client_tasks: u64,
     /// Inputs of one client's unfinished tasks.
     pub max_client_bytes: u64,
+}
+
+/// `[http]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HttpConfig {
+    /// A loopback address with its port, or empty for none.
+    pub listen: String,
+    /// A file with the token that every request must bring, or empty for none.
+    pub token_file: PathBuf,
 }
 
 /// `[log]`

@@ -27,6 +27,8 @@ pub(crate) enum Kind {
     QueueName,
     /// A list of at least one name.
     Names,
+    /// A loopback address with a port, or `""`.
+    Loopback,
 }
 
 impl Kind {
@@ -34,7 +36,9 @@ impl Kind {
     pub(crate) fn wanted(self) -> &'static str {
         match self {
             Self::Integer { .. } => "an integer",
-            Self::Choice(_) | Self::Device | Self::OptionalName | Self::QueueName => "a string",
+            Self::Choice(_) | Self::Device | Self::OptionalName | Self::QueueName | Self::Loopback => {
+                "a string"
+            }
             Self::Path | Self::RequiredPath => "a string with a path",
             Self::Names => "a list of strings",
         }
@@ -176,6 +180,8 @@ pub(crate) const KEYS: &[Key] = &[
     integer(&["limits", "max_spool_bytes"], 1, i64::MAX, "17179869184"),
     integer(&["limits", "max_client_tasks"], 1, 10_000_000, "500"),
     integer(&["limits", "max_client_bytes"], 1, i64::MAX, "4294967296"),
+    other(&["http", "listen"], Kind::Loopback, "\"127.0.0.1:8871\""),
+    other(&["http", "token_file"], Kind::Path, "\"/etc/lamagrid/http-token\""),
     other(&["log", "level"], Kind::Choice(LogLevel::WORDS), "\"info\""),
     other(&["log", "format"], Kind::Choice(LogFormat::WORDS), "\"text\""),
     other(&["log", "dir"], Kind::Path, "\"/var/log/lamagrid\""),

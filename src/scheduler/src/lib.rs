@@ -1,9 +1,10 @@
 //! The scheduler: decides which node works on which task, remembers it, and moves the bytes.
 //!
-//! `core` decides, `store` remembers, `service` moves. Only `store` names `rusqlite`.
+//! `core` decides, `store` remembers, `service` moves, `http` shows. Only `store` names `rusqlite`.
 
 mod committer;
 mod core;
+mod http;
 mod instance;
 mod service;
 mod store;

@@ -53,6 +53,10 @@ pub(super) struct Usage {
 }
 
 impl Usage {
+    pub(super) fn spool_bytes(&self) -> u64 {
+        self.spool_bytes
+    }
+
     pub(super) fn enter(&mut self, spec: &TaskSpec) {
         let held = self.held.entry(shares::holder(&spec.owner, spec.client.as_ref())).or_default();
         held.0 += 1;

@@ -10,6 +10,7 @@ use lamagrid_wire::message::{
 use lamagrid_wire::router::PeerId;
 
 use super::admission::Wish;
+use super::sessions::Session;
 use super::{Core, Effect, Now, StoreOp, Task, shares};
 
 impl Core {
@@ -252,22 +253,27 @@ impl Core {
         self.forget_orphan(token);
     }
 
+    /// The word that people read about a session.
+    pub(super) fn state_of(&self, session: &Session) -> &'static str {
+        if session.draining {
+            "draining"
+        } else if self.health.is_aside(&session.info.name) {
+            "aside"
+        } else if self.is_suspect(session) {
+            "suspect"
+        } else if session.idle_slots() > 0 && session.lanes_connected() {
+            "ready"
+        } else {
+            "busy"
+        }
+    }
+
     fn on_survey(&mut self, peer: &PeerId, seq: u64) {
         let nodes = self
             .sessions
             .values()
             .map(|s| {
-                let state = if s.draining {
-                    "draining"
-                } else if self.health.is_aside(&s.info.name) {
-                    "aside"
-                } else if self.is_suspect(s) {
-                    "suspect"
-                } else if s.idle_slots() > 0 && s.lanes_connected() {
-                    "ready"
-                } else {
-                    "busy"
-                };
+                let state = self.state_of(s);
                 NodeStatus {
                     info: s.info.clone(),
                     running: s.tokens.len() as u32,

@@ -14,6 +14,7 @@ mod effect;
 mod ended;
 #[cfg(any(test, feature = "sabotage"))]
 mod fault;
+mod figures;
 mod health;
 mod limits;
 mod line;
@@ -46,6 +47,7 @@ pub(crate) use effect::{Effect, Input, ResultPlace, StoreOp, StoredTask};
 pub(crate) use ended::Ended;
 #[cfg(any(test, feature = "sabotage"))]
 pub(crate) use fault::Fault;
+pub(crate) use figures::Figures;
 use health::Health;
 use limits::{Dues, Timers};
 use placement::{Rank, Waiting};

@@ -38,9 +38,11 @@ impl Clock {
         self.committing = Some(Instant::now());
     }
 
-    pub(super) fn commit_ended(&mut self) {
-        self.held_back += self.stall(Instant::now());
-        self.committing = None;
+    /// Gives how long it took.
+    pub(super) fn commit_ended(&mut self) -> Duration {
+        let now = Instant::now();
+        self.held_back += self.stall(now);
+        self.committing.take().map_or(Duration::ZERO, |since| now.duration_since(since))
     }
 }
 

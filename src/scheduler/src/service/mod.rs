@@ -11,7 +11,8 @@ mod outflow;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
@@ -24,6 +25,7 @@ use lamagrid_wire::{Endpoints, EventSubscriber, LaneSender, SocketError};
 
 use crate::committer::Committer;
 use crate::core::{Core, Effect, Input, Settings};
+use crate::http::Metrics;
 use crate::instance::InstanceLock;
 use crate::store::{Store, StoreError};
 
@@ -36,6 +38,8 @@ const MAX_DRAINED: usize = 4_096;
 
 /// Effects that wait for a commit before clients are not read any more: what they hold is kept in memory.
 const MAX_PENDING: usize = 1_024;
+/// How often gauges are set anew; Prometheus asks every few seconds.
+const SHOWN_EVERY: Duration = Duration::from_secs(1);
 
 /// Why a scheduler does not start, or ends by itself.
 #[derive(Debug, thiserror::Error)]
@@ -150,8 +154,11 @@ async fn serve(options: Options) -> Result<(), SchedulerError> {
         group_max: config.store.group_commit_max as usize,
         failed_lanes: Vec::new(),
         announced: VecDeque::new(),
+        metrics: Arc::new(Metrics::new()),
+        shown: None,
     };
     let stop = stop_signal(lifeline)?;
+    crate::http::serve(&config.http, service.metrics.clone()).await;
     let reason =
         service.serve(Sockets { clients, admin, control, results, events, lane_events }, stop).await?;
     tracing::info!(reason, "scheduler ended");
@@ -241,6 +248,9 @@ struct Service {
     failed_lanes: Vec<(SessionId, String)>,
     /// Ids whose blobs a client may write before it submits, by the instant at which they are nobody's.
     announced: VecDeque<(u64, TaskId)>,
+    metrics: Arc<Metrics>,
+    /// When the gauges were set last.
+    shown: Option<Instant>,
 }
 
 impl Service {
@@ -278,6 +288,7 @@ impl Service {
                     self.drain(&mut sockets);
                     self.handle(Input::Tick);
                     self.sweep_announced();
+                    self.show();
                 }
             }
             self.pump().await;
@@ -293,6 +304,14 @@ impl Service {
         for _ in 0..MAX_DRAINED {
             let Some(heard) = sockets.results.try_recv() else { break };
             self.on_result(heard);
+        }
+    }
+
+    fn show(&mut self) {
+        self.metrics.turned();
+        if self.shown.is_none_or(|at| at.elapsed() >= SHOWN_EVERY) {
+            self.metrics.show(&self.core.figures());
+            self.shown = Some(Instant::now());
         }
     }
 

@@ -22,10 +22,13 @@ const LAST_COMMIT: Duration = Duration::from_secs(5);
 impl Service {
     pub(super) async fn on_report(&mut self, report: Report) -> Result<(), SchedulerError> {
         match report {
-            Report::Failing => self.failing = true,
+            Report::Failing => {
+                self.failing = true;
+                self.metrics.failing(true);
+            }
             Report::GaveUp(error) => return Err(error.into()),
             Report::Committed(blobs) => {
-                self.clock.commit_ended();
+                self.metrics.committed(self.clock.commit_ended().as_secs_f64());
                 if std::mem::take(&mut self.failing) {
                     tracing::info!("the store can be written again");
                 }
@@ -83,6 +86,9 @@ impl Service {
         match effect {
             Effect::Store(_) => unreachable!("writes go to the committer"),
             Effect::Client { peer, reply, .. } => {
+                if let ClientReply::Refused(refused) = &reply {
+                    self.metrics.refused(refused.failure.kind.as_str());
+                }
                 send(&self.senders.clients, peer, &bounded(reply), blobs).await;
             }
             Effect::Admin { peer, reply } => send(&self.senders.admin, peer, &reply, blobs).await,
@@ -101,8 +107,14 @@ impl Service {
             Effect::CloseSession { session } => {
                 self.lanes.remove(&session);
             }
-            Effect::Finished(task) => log_finished(&task),
-            Effect::Level(level) => log_level(&level),
+            Effect::Finished(task) => {
+                self.metrics.finished(&task);
+                log_finished(&task);
+            }
+            Effect::Level(level) => {
+                self.metrics.level(&level);
+                log_level(&level);
+            }
         }
     }
 

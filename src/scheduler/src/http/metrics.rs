@@ -1,0 +1,257 @@
+//! Every metric of a scheduler, in one table.
+//!
+//! Base units, closed label sets: never a task id or a client. `docs/metrics.md` is written from here by a test.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+use lamagrid_domain::Status;
+use lamagrid_wire::message::TaskInfo;
+
+use crate::core::{Figures, Level};
+
+type Labels = Vec<(&'static str, String)>;
+type Gauges = Family<Labels, Gauge>;
+type Counters = Family<Labels, Counter>;
+
+/// Seconds from a millisecond to an hour.
+const SECONDS: [f64; 12] = [0.001, 0.005, 0.02, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0, 600.0, 3_600.0];
+
+fn seconds() -> Histogram {
+    Histogram::new(SECONDS)
+}
+
+/// The loop is stuck if it has not turned for this long; a commit that is tried again does not stop it.
+const STUCK_MS: u64 = 5_000;
+
+/// What a scheduler has to show. Shared between the service, which writes, and the HTTP side, which reads.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    registry: Registry,
+    began: Instant,
+    /// Milliseconds after `began` at which the service's loop turned last.
+    turned_ms: AtomicU64,
+    failing: AtomicBool,
+    queue_waiting: Gauges,
+    queue_running: Gauges,
+    queue_limit: Gauges,
+    queue_paused: Gauges,
+    alarm: Gauges,
+    nodes: Gauges,
+    ended_kept: Gauge,
+    dead: Gauge,
+    spool: Gauge,
+    spool_limit: Gauge,
+    store_failing: Gauge,
+    tasks: Counters,
+    refusals: Counters,
+    attempts: Counter,
+    crashes: Counter,
+    failures: Counter,
+    commits: Counter,
+    commit_seconds: Histogram,
+    stage_seconds: Family<Labels, Histogram, fn() -> Histogram>,
+}
+
+impl Metrics {
+    pub(crate) fn new() -> Self {
+        let stage_seconds = Family::new_with_constructor(seconds as fn() -> Histogram);
+        let mut metrics = Self {
+            registry: Registry::with_prefix("lamagrid"),
+            began: Instant::now(),
+            turned_ms: AtomicU64::new(0),
+            failing: AtomicBool::new(false),
+            queue_waiting: Gauges::default(),
+            queue_running: Gauges::default(),
+            queue_limit: Gauges::default(),
+            queue_paused: Gauges::default(),
+            alarm: Gauges::default(),
+            nodes: Gauges::default(),
+            ended_kept: Gauge::default(),
+            dead: Gauge::default(),
+            spool: Gauge::default(),
+            spool_limit: Gauge::default(),
+            store_failing: Gauge::default(),
+            tasks: Counters::default(),
+            refusals: Counters::default(),
+            attempts: Counter::default(),
+            crashes: Counter::default(),
+            failures: Counter::default(),
+            commits: Counter::default(),
+            commit_seconds: seconds(),
+            stage_seconds,
+        };
+        let mut r = std::mem::take(&mut metrics.registry);
+        let m = &metrics;
+        r.register("queue_waiting_tasks", "Tasks that wait in a queue", m.queue_waiting.clone());
+        r.register("queue_running_tasks", "Tasks of a queue that nodes have", m.queue_running.clone());
+        r.register("queue_limit_tasks", "How many tasks may wait in a queue", m.queue_limit.clone());
+        r.register("queue_paused", "1 while a queue is paused", m.queue_paused.clone());
+        r.register(
+            "alarm_percent",
+            "100 while a queue, or the spool, is full, 80 while it is nearly full, else 0",
+            m.alarm.clone(),
+        );
+        r.register("nodes", "Connected nodes by state", m.nodes.clone());
+        r.register("ended_tasks_kept", "Ended tasks that are in retention", m.ended_kept.clone());
+        r.register("dead_letters", "Tasks that were given up and can be replayed", m.dead.clone());
+        r.register_with_unit("spool", "Inputs and results of all tasks", Unit::Bytes, m.spool.clone());
+        r.register_with_unit("spool_limit", "How much those may be", Unit::Bytes, m.spool_limit.clone());
+        r.register("store_failing", "1 while the store cannot be written", m.store_failing.clone());
+        r.register("tasks", "Tasks that ended, by state and kind of failure", m.tasks.clone());
+        r.register(
+            "refusals",
+            "Requests of clients that were refused, by kind of failure",
+            m.refusals.clone(),
+        );
+        r.register("attempts", "Attempts of tasks that ended", m.attempts.clone());
+        r.register("crashes", "Attempts of tasks that ended whose node was lost", m.crashes.clone());
+        r.register("failures", "Attempts of tasks that ended that reported a failure", m.failures.clone());
+        r.register("commits", "Groups of writes that became durable", m.commits.clone());
+        r.register_with_unit("commit", "How long a group took", Unit::Seconds, m.commit_seconds.clone());
+        r.register_with_unit(
+            "task_stage",
+            "Where the time of completed tasks went: queue, infer, or total",
+            Unit::Seconds,
+            m.stage_seconds.clone(),
+        );
+        metrics.registry = r;
+        metrics
+    }
+
+    /// The service's loop turned.
+    pub(crate) fn turned(&self) {
+        self.turned_ms.store(self.began.elapsed().as_millis() as u64, Ordering::Relaxed);
+    }
+
+    /// What the gauges show from now on.
+    pub(crate) fn show(&self, figures: &Figures) {
+        let set = |gauges: &Gauges, label: &'static str, value: &str, n: u64| {
+            gauges.get_or_create(&vec![(label, value.to_owned())]).set(i64::try_from(n).unwrap_or(i64::MAX));
+        };
+        for (queue, of) in &figures.queues {
+            set(&self.queue_waiting, "queue", queue.as_str(), of.waiting);
+            set(&self.queue_running, "queue", queue.as_str(), of.running);
+            set(&self.queue_limit, "queue", queue.as_str(), of.limit);
+            set(&self.queue_paused, "queue", queue.as_str(), u64::from(of.paused));
+        }
+        for (state, count) in &figures.nodes {
+            set(&self.nodes, "state", state, *count);
+        }
+        let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+        self.ended_kept.set(number(figures.ended));
+        self.dead.set(number(figures.dead));
+        self.spool.set(number(figures.spool_bytes));
+        self.spool_limit.set(number(figures.spool_limit_bytes));
+    }
+
+    pub(crate) fn level(&self, level: &Level) {
+        let what = level.queue.as_ref().map_or("spool".to_owned(), |queue| format!("queue/{queue}"));
+        self.alarm.get_or_create(&vec![("what", what)]).set(i64::from(level.percent));
+    }
+
+    pub(crate) fn refused(&self, kind: &str) {
+        self.refusals.get_or_create(&vec![("failure", kind.to_owned())]).inc();
+    }
+
+    pub(crate) fn finished(&self, task: &TaskInfo) {
+        let failure = task.failure.as_ref().map_or("", |failure| failure.kind.as_str());
+        let labels = vec![("state", task.status.as_str().to_owned()), ("failure", failure.to_owned())];
+        self.tasks.get_or_create(&labels).inc();
+        self.attempts.inc_by(u64::from(task.counters.attempts));
+        self.crashes.inc_by(u64::from(task.counters.crashes));
+        self.failures.inc_by(u64::from(task.counters.failures));
+        if task.status == Status::Completed {
+            let stages = &task.stages;
+            for (stage, ms) in
+                [("queue", stages.queue_ms), ("infer", stages.infer_ms), ("total", stages.total_ms)]
+            {
+                self.stage_seconds.get_or_create(&vec![("stage", stage.to_owned())]).observe(ms / 1e3);
+            }
+        }
+    }
+
+    /// A group became durable, after so long.
+    pub(crate) fn committed(&self, seconds: f64) {
+        self.failing(false);
+        self.commits.inc();
+        self.commit_seconds.observe(seconds);
+    }
+
+    /// The store cannot be written, or can be again.
+    pub(crate) fn failing(&self, failing: bool) {
+        self.failing.store(failing, Ordering::Relaxed);
+        self.store_failing.set(i64::from(failing));
+    }
+
+    /// Whether the process does its work.
+    pub(super) fn is_alive(&self) -> bool {
+        let now_ms = self.began.elapsed().as_millis() as u64;
+        now_ms.saturating_sub(self.turned_ms.load(Ordering::Relaxed)) < STUCK_MS
+    }
+
+    /// Whether tasks are accepted.
+    pub(super) fn is_ready(&self) -> bool {
+        self.is_alive() && !self.failing.load(Ordering::Relaxed)
+    }
+
+    /// The text format of Prometheus.
+    pub(super) fn text(&self) -> String {
+        let mut text = String::new();
+        encode(&mut text, &self.registry).expect("a string takes everything");
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The page lists what the registry has: `UPDATE_DOCS=1` writes it.
+    #[test]
+    fn the_page_lists_every_metric() {
+        let metrics = Metrics::new();
+        // A family without a member is not written.
+        let m = &metrics;
+        for gauges in
+            [&m.queue_waiting, &m.queue_running, &m.queue_limit, &m.queue_paused, &m.alarm, &m.nodes]
+        {
+            gauges.get_or_create(&Labels::new());
+        }
+        for counters in [&m.tasks, &m.refusals] {
+            counters.get_or_create(&Labels::new());
+        }
+        m.stage_seconds.get_or_create(&Labels::new());
+        let text = metrics.text();
+        let mut page = "# Metrics\n\nThe scheduler serves them at `http.listen` (127.0.0.1:8871) as `/metrics`, in \
+                        Prometheus' text format.\n\n| name | type | what |\n| --- | --- | --- |\n"
+            .to_owned();
+        for line in text.lines() {
+            if let Some(help) = line.strip_prefix("# HELP ") {
+                let (name, what) = help.split_once(' ').unwrap();
+                let kind = text
+                    .lines()
+                    .find_map(|l| l.strip_prefix(&format!("# TYPE {name} ")))
+                    .expect("a metric with a help has a type");
+                let total = if kind == "counter" { "_total" } else { "" };
+                page.push_str(&format!("| `{name}{total}` | {kind} | {} |\n", what.trim_end_matches('.')));
+            }
+        }
+        page.push_str(
+            "\n`/healthz` answers 200 while the scheduler's loop turns, else 503. `/readyz` answers 200 while tasks are \
+             accepted, and 503 while the\nstore cannot be written.\n",
+        );
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/metrics.md");
+        if std::env::var_os("UPDATE_DOCS").is_some() {
+            std::fs::write(&path, &page).unwrap();
+        }
+        assert_eq!(page, std::fs::read_to_string(path).unwrap());
+    }
+}

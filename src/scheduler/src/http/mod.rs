@@ -1,0 +1,252 @@
+//! What a scheduler shows to other programs: `/metrics`, `/healthz` and `/readyz`, on a loopback address.
+//!
+//! Does not: touch the core. The service writes into [`Metrics`]; a slow reader waits for itself only.
+//!
+//! This module is the door for `axum`, `hyper` and `prometheus-client`.
+
+mod metrics;
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::{StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+
+use lamagrid_config::HttpConfig;
+
+pub(crate) use metrics::Metrics;
+
+/// Connections at a time; whoever comes later waits in the kernel's queue.
+const CONNECTIONS: usize = 32;
+/// Bytes of a request's head.
+const HEAD_BYTES: usize = 16 * 1024;
+/// A request's head comes within this time, and a connection lasts no longer than the second.
+const HEAD_PATIENCE: Duration = Duration::from_secs(5);
+const CONNECTION_LIFE: Duration = Duration::from_secs(60);
+
+#[derive(Clone)]
+struct Shown {
+    metrics: Arc<Metrics>,
+    /// What a request must bring; none is asked for where it is absent.
+    token: Option<Arc<str>>,
+}
+
+/// Serves `metrics` until the runtime ends. What stands in the way is told in the log; the scheduler works without.
+pub(crate) async fn serve(config: &HttpConfig, metrics: Arc<Metrics>) {
+    if config.listen.is_empty() {
+        return;
+    }
+    let token = match token(&config.token_file) {
+        Ok(token) => token.map(Arc::from),
+        Err(error) => {
+            tracing::error!(file = %config.token_file.display(), %error,
+                "no metrics and health checks: the token of http.token_file cannot be read");
+            return;
+        }
+    };
+    let listener = match listen(&config.listen).await {
+        Ok(listener) => listener,
+        Err(error) => {
+            tracing::warn!(address = config.listen, %error,
+                "no metrics and health checks: another program has the address, perhaps another scheduler; set http.listen");
+            return;
+        }
+    };
+    tracing::info!(address = config.listen, "metrics and health checks are served");
+    let app = router(Shown { metrics, token });
+    tokio::spawn(accept(listener, app));
+}
+
+/// The first line of the token file, if one is configured.
+fn token(file: &Path) -> std::io::Result<Option<String>> {
+    if file.as_os_str().is_empty() {
+        return Ok(None);
+    }
+    let text = std::fs::read_to_string(file)?;
+    match text.lines().next().map(str::trim).filter(|line| !line.is_empty()) {
+        Some(line) => Ok(Some(line.to_owned())),
+        None => Err(std::io::Error::other("its first line is empty")),
+    }
+}
+
+async fn listen(address: &str) -> std::io::Result<TcpListener> {
+    let address: SocketAddr = address.parse().map_err(std::io::Error::other)?;
+    TcpListener::bind(address).await
+}
+
+fn router(shown: Shown) -> Router {
+    Router::new()
+        .route("/metrics", get(metrics_text))
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .fallback(async || (StatusCode::NOT_FOUND, "there are /metrics, /healthz and /readyz\n"))
+        .layer(middleware::from_fn_with_state(shown.clone(), authorize))
+        .with_state(shown)
+}
+
+async fn accept(listener: TcpListener, app: Router) {
+    let connections = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let Ok(permit) = connections.clone().acquire_owned().await else { return };
+        let Ok((stream, _)) = listener.accept().await else {
+            tokio::time::sleep(Duration::from_millis(100)).await; // out of descriptors, most likely
+            continue;
+        };
+        let service = TowerToHyperService::new(app.clone());
+        tokio::spawn(async move {
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEAD_PATIENCE)
+                .max_buf_size(HEAD_BYTES)
+                .serve_connection(TokioIo::new(stream), service);
+            // How a stranger's connection ends is its own affair.
+            let _ = tokio::time::timeout(CONNECTION_LIFE, connection).await;
+            drop(permit);
+        });
+    }
+}
+
+async fn authorize(State(shown): State<Shown>, request: Request, next: Next) -> Response {
+    let given = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let given = given.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
+    match &shown.token {
+        Some(token) if !is_same(token.as_bytes(), given.as_bytes()) => {
+            let challenge = [(header::WWW_AUTHENTICATE, "Bearer")];
+            (StatusCode::UNAUTHORIZED, challenge, "bring the token of http.token_file as a Bearer token\n")
+                .into_response()
+        }
+        _ => next.run(request).await,
+    }
+}
+
+/// Compares in a time that says nothing about where they differ: the hashes are what is compared.
+fn is_same(token: &[u8], given: &[u8]) -> bool {
+    lamagrid_wire::hash(token) == lamagrid_wire::hash(given)
+}
+
+async fn metrics_text(State(shown): State<Shown>) -> impl IntoResponse {
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(header::CONTENT_TYPE, kind)], shown.metrics.text())
+}
+
+async fn healthz(State(shown): State<Shown>) -> (StatusCode, &'static str) {
+    if shown.metrics.is_alive() {
+        (StatusCode::OK, "ok\n")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "the scheduler's loop stands still; see its log, or restart it\n")
+    }
+}
+
+async fn readyz(State(shown): State<Shown>) -> (StatusCode, &'static str) {
+    if shown.metrics.is_ready() {
+        (StatusCode::OK, "ready\n")
+    } else {
+        (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the store cannot be written; is the disk full? see the scheduler's log\n",
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+
+    use super::*;
+
+    async fn started(token: Option<&str>) -> (SocketAddr, Arc<Metrics>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let metrics = Arc::new(Metrics::new());
+        let shown = Shown { metrics: metrics.clone(), token: token.map(Arc::from) };
+        tokio::spawn(accept(listener, router(shown)));
+        (address, metrics)
+    }
+
+    async fn answer(address: SocketAddr, request: &str) -> String {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        // The other side may answer, and close, before it has read it all.
+        let _ = stream.write_all(request.as_bytes()).await;
+        let mut text = Vec::new();
+        let _ = stream.read_to_end(&mut text).await;
+        String::from_utf8(text).unwrap()
+    }
+
+    async fn get(address: SocketAddr, path: &str, head: &str) -> String {
+        answer(address, &format!("GET {path} HTTP/1.1\r\nhost: h\r\nconnection: close\r\n{head}\r\n")).await
+    }
+
+    #[tokio::test]
+    async fn pages_say_how_the_scheduler_is() {
+        let (address, metrics) = started(None).await;
+        metrics.turned();
+        metrics.committed(0.002);
+        assert!(get(address, "/healthz", "").await.starts_with("HTTP/1.1 200"));
+        assert!(get(address, "/readyz", "").await.ends_with("ready\n"));
+        metrics.failing(true);
+        assert!(get(address, "/healthz", "").await.starts_with("HTTP/1.1 200"));
+        let failing = get(address, "/readyz", "").await;
+        assert!(failing.starts_with("HTTP/1.1 503") && failing.contains("disk full"), "{failing}");
+        let text = get(address, "/metrics", "").await;
+        assert!(
+            text.contains("lamagrid_store_failing 1\n") && text.contains("lamagrid_commits_total 1\n"),
+            "{text}"
+        );
+    }
+
+    #[tokio::test]
+    async fn what_is_wrong_is_answered_and_the_next_request_is_served() {
+        let (address, metrics) = started(None).await;
+        metrics.turned();
+        for (request, code) in [
+            ("GET /nowhere HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n".to_owned(), "404"),
+            (
+                "POST /metrics HTTP/1.1\r\nhost: h\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+                    .to_owned(),
+                "405",
+            ),
+            (format!("GET /metrics HTTP/1.1\r\nx: {}\r\n\r\n", "y".repeat(2 * HEAD_BYTES)), "431"),
+            ("nonsense\r\n\r\n".to_owned(), "400"),
+        ] {
+            let told = answer(address, &request).await;
+            assert!(told.starts_with(&format!("HTTP/1.1 {code}")), "{code}: {told}");
+        }
+        // Those who say nothing take no place for ever, and no more places than there are.
+        let mut silent = Vec::new();
+        for _ in 0..CONNECTIONS / 2 {
+            silent.push(TcpStream::connect(address).await.unwrap());
+        }
+        assert!(get(address, "/healthz", "").await.ends_with("ok\n"));
+    }
+
+    #[tokio::test]
+    async fn a_token_is_asked_for() {
+        let (address, metrics) = started(Some("s3cret")).await;
+        metrics.turned();
+        for head in ["", "authorization: Bearer wrong\r\n", "authorization: s3cret\r\n"] {
+            assert!(get(address, "/metrics", head).await.starts_with("HTTP/1.1 401"), "{head}");
+        }
+        assert!(get(address, "/healthz", "authorization: Bearer s3cret\r\n").await.ends_with("ok\n"));
+    }
+
+    #[test]
+    fn a_token_file_without_a_token_is_an_error() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        assert!(token(file.path()).is_err());
+        std::fs::write(file.path(), " s3cret \nmore\n").unwrap();
+        assert_eq!(token(file.path()).unwrap().as_deref(), Some("s3cret"));
+        assert_eq!(token(Path::new("")).unwrap(), None);
+    }
+}
