@@ -112,7 +112,7 @@ def test_the_callers_arrays_are_only_read(client: FakeClient) -> None:
     assert config == before
 
 
-OF_THE_TASK = ("model", "example", "durability", "deadline")
+OF_THE_TASK = ("model", "example", "durability", "deadline", "client")
 
 
 def test_upstreams_parameters_travel_under_upstreams_names(page: Any, client: FakeClient) -> None:

@@ -22,8 +22,15 @@ from lama_cleaner.const import AVAILABLE_MODELS, SD15_MODELS
 from numpy.typing import NDArray
 
 from lamagrid.client import Outcome, Task, TaskClient
-from lamagrid.errors import DisconnectedError, LamaGridError, UnknownModelError, WaitTimeoutError
+from lamagrid.errors import (
+    CancelledError,
+    DisconnectedError,
+    LamaGridError,
+    UnknownModelError,
+    WaitTimeoutError,
+)
 from lamagrid.pynode.options import TASK_OPTIONS
+from lamagrid.web.caller import Caller
 from lamagrid.web.settings import load_settings
 
 if TYPE_CHECKING:
@@ -38,6 +45,8 @@ ALWAYS_DOWNLOADED = STEPPED_MODELS | {"paint_by_example", "instruct_pix2pix"}
 
 # A task whose caller was killed is not worked on for ever; a caller that lives gives up before that.
 DEADLINE_BEYOND_S = 10.0
+# How often a waiting request looks whether its caller is still there.
+LOOK_S = 0.25
 
 Pixels = NDArray[np.uint8]
 
@@ -123,6 +132,7 @@ class RemoteModelManager:
         params, picture = task_params(config, options)
         example = picture if example is None else example
         timeout_s = self._patience()
+        caller = Caller.of_request()
         task = self._grid().submit(
             image,
             mask,
@@ -130,12 +140,13 @@ class RemoteModelManager:
             example=example,
             durability="process",  # the caller holds the picture until the answer and can send it again
             deadline=timeout_s + DEADLINE_BEYOND_S,
+            client=caller.client,
             **output,
             **params,
         )
         _tell_request(task.id)
         callback = options.get("callback")
-        return _await_outcome(task, timeout_s, callback if name in STEPPED_MODELS else None)
+        return _await_outcome(task, timeout_s, caller, callback if name in STEPPED_MODELS else None)
 
     def is_downloaded(self, name: str) -> bool:
         """Whether a request for the model is answered without a download.
@@ -224,32 +235,54 @@ def task_params(config: Config, options: Mapping[str, Any]) -> tuple[dict[str, A
     return params, example
 
 
-def _await_outcome(task: Task, timeout_s: float, callback: Callable[[int, Any, Any], None] | None) -> Outcome:
+def _await_outcome(
+    task: Task, timeout_s: float, caller: Caller, callback: Callable[[int, Any, Any], None] | None
+) -> Outcome:
     """Wait for the picture, and say that it may go then. A wait that ends early cancels the task."""
     give_up = time.monotonic() + timeout_s
+    seen = 0
     try:
-        if callback is not None:
-            seen = 0
-            for progress in task.follow(timeout_s):
-                # Steps done, from 1; upstream counts the step that was done, from 0.
-                if progress.step > seen:
-                    seen = progress.step
-                    callback(seen - 1, None, None)
-        outcome = task.outcome(max(0.0, give_up - time.monotonic()))
-    except WaitTimeoutError as error:
-        _cancel(task)
-        raise WaitTimeoutError(
-            f"Timed out after {timeout_s:g} s: the picture was not ready, and the task was cancelled. "
-            "Send it again, or let people wait for longer (client.timeout_ms).",
-            task_id=task.id,
-        ) from error
+        while True:
+            left_s = max(0.0, give_up - time.monotonic())
+            look_s = min(LOOK_S, left_s) if caller.can_leave else left_s
+            try:
+                if callback is not None:
+                    for progress in task.follow(look_s):
+                        _check_caller(task, caller)
+                        # Steps done, from 1; upstream counts the step that was done, from 0.
+                        if progress.step > seen:
+                            seen = progress.step
+                            callback(seen - 1, None, None)
+                outcome = task.outcome(look_s)
+                break
+            except WaitTimeoutError as error:
+                _check_caller(task, caller)
+                if time.monotonic() >= give_up:
+                    raise WaitTimeoutError(
+                        f"Timed out after {timeout_s:g} s: the picture was not ready, and the task was "
+                        "cancelled. Send it again, or let people wait for longer (client.timeout_ms).",
+                        task_id=task.id,
+                    ) from error
     except BaseException as error:
-        if not isinstance(error, LamaGridError) or isinstance(error, DisconnectedError):
+        if not isinstance(error, LamaGridError) or isinstance(error, (DisconnectedError, WaitTimeoutError)):
             _cancel(task)
         raise
     with contextlib.suppress(LamaGridError):  # the picture is here; retention ends in any case
         task.release()
     return outcome
+
+
+def _check_caller(task: Task, caller: Caller) -> None:
+    """Cancel a task whose caller has left.
+
+    Raises:
+        CancelledError: It has.
+    """
+    if caller.has_left():
+        _cancel(task)
+        raise CancelledError(
+            f"The browser went away while it waited: task {task.id} was cancelled.", task_id=task.id
+        )
 
 
 def _cancel(task: Task) -> None:
