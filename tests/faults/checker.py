@@ -103,6 +103,11 @@ class History:
             records = list(self._records.values())
         return sum(record.has("accepted") and not record.has("outcome") for record in records)
 
+    def entries(self, task: str) -> list[Entry]:
+        """What happened to a task so far."""
+        with self._lock:
+            return list(self._records[task].entries)
+
     def accepted(self) -> list[str]:
         """The tasks that were acknowledged."""
         with self._lock:

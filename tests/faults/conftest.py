@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,8 @@ SHARES = {
     "cancels": (500, 10_000),
     "drains": (10, 200),
     "everything": (3, 50),
+    "disk_step": (7, 1),
+    "power_losses": (10, 50),
 }
 
 
@@ -58,14 +61,14 @@ def history() -> History:
 @pytest.fixture
 def new_grid(processes: Processes, tmp_path: Path) -> Callable[..., FaultGrid]:
     """``new_grid(nodes=.., slots=.., settings=..)``."""
-    return lambda **options: FaultGrid(processes, tmp_path, **options)
+    return lambda folder=tmp_path, **options: FaultGrid(processes, folder, **options)
 
 
 @pytest.fixture
-def judge(request: pytest.FixtureRequest, history: History) -> Callable[[FaultGrid], Verdict]:
-    """``judge(grid)``: asks about every task, and fails unless all four counts are 0."""
+def judge(request: pytest.FixtureRequest, history: History) -> Callable[..., Verdict]:
+    """``judge(grid, history)``: asks about every task, and fails unless all four counts are 0."""
 
-    def judged(grid: FaultGrid) -> Verdict:
+    def judged(grid: FaultGrid, history: History = history) -> Verdict:
         settle(grid, history)
         verdict = history.verdict()
         print(f"{request.node.name}: {verdict}, {verdict.tasks} tasks, {dict(history.outcomes())}")
@@ -77,3 +80,31 @@ def judge(request: pytest.FixtureRequest, history: History) -> Callable[[FaultGr
         return verdict
 
     return judged
+
+
+@pytest.fixture
+def judge_all(request: pytest.FixtureRequest) -> Callable[[list[History]], None]:
+    """``judge_all(histories)``: fails unless all counts of all of them are 0."""
+
+    def judged(histories: list[History]) -> None:
+        verdicts = [history.verdict() for history in histories]
+        counts = [sum(column) for column in zip(*(verdict.counts for verdict in verdicts))]
+        faults = sum(verdict.faults for verdict in verdicts)
+        print(f"{request.node.name}: faults {faults}, lost, duplicated, unexpected, unfinished: {counts}")
+        file: Path | None = request.config.getoption("--verdicts")
+        if file is not None:
+            with file.open("a") as lines:
+                lines.write(json.dumps({"faults": faults, "counts": counts}) + "\n")
+        reasons = [reason for verdict in verdicts for reason in verdict.reasons]
+        assert not any(counts), "\n".join(reasons[:20])
+
+    return judged
+
+
+@pytest.fixture(scope="session")
+def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The disk that fails, for LD_PRELOAD."""
+    library = tmp_path_factory.mktemp("shim") / "disk.so"
+    source = Path(__file__).with_name("disk.c")
+    subprocess.run(["gcc", "-O2", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
+    return library

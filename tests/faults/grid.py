@@ -54,6 +54,8 @@ class FaultGrid:
         nodes: int = 4,
         slots: int = 8,
         settings: dict[str, str] | None = None,
+        preload: Path | None = None,
+        restarts: bool = False,
     ) -> None:
         self.processes = processes
         self.data_dir = folder / "data"
@@ -61,6 +63,8 @@ class FaultGrid:
         self.env = {f"LAMAGRID__{key}": value for key, value in chosen.items()}
         self.lease_ms = int(chosen["SCHEDULER__LEASE_MS"])
         self._scheduler_command = SABOTAGE.split() or [str(BIN / "lamagrid"), "scheduler"]
+        self._preload = {} if preload is None else {"LD_PRELOAD": str(preload)}
+        self._restarts = restarts
         self.schedulers: list[subprocess.Popen[bytes]] = []
         self.nodes: dict[str, subprocess.Popen[bytes]] = {}
         self.start_scheduler()
@@ -78,7 +82,8 @@ class FaultGrid:
     def start_scheduler(self) -> None:
         """Start one on the data directory; it need not be ready."""
         command = [*self._scheduler_command, "--data-dir", self.data_dir]
-        self.schedulers.append(self.processes.start("scheduler", command, self.env))
+        env = {**self.env, **(self._preload if not self.schedulers else {})}
+        self.schedulers.append(self.processes.start("scheduler", command, env))
 
     def start_node(self, name: str) -> None:
         """Start a node; it need not be ready."""
@@ -102,15 +107,22 @@ class FaultGrid:
         return self._watching
 
     def wait_ready(self, timeout: float = 30) -> None:
-        """Wait until every node is connected."""
+        """Wait until every node is connected; where the grid restarts, a scheduler that ended is replaced."""
 
         def connected() -> bool:
+            if self._restarts and self.schedulers[-1].poll() is not None:
+                self.start_scheduler()
             try:
                 return {node["info"]["name"] for node in self.survey()} >= set(self.nodes)
             except LamaGridError:
                 return False
 
         self.processes.wait_until(connected, timeout, f"the nodes {', '.join(self.nodes)}")
+
+    def stop(self) -> None:
+        """End everything that still runs."""
+        for process in (*self.nodes.values(), self.schedulers[-1]):
+            self.processes.stop(process)
 
     def kill_scheduler(self) -> None:
         """SIGKILL, and start the next one."""

@@ -26,8 +26,8 @@ pub(crate) struct Group {
 pub(crate) enum Report {
     /// The group is durable; its blobs, one list per read.
     Committed(Vec<Vec<Bytes>>),
-    /// The group failed and is tried again.
-    Failing,
+    /// The group failed for this reason and is tried again.
+    Failing(String),
     /// The group failed for too long: the disk is the truth, the process ends.
     GaveUp(StoreError),
 }
@@ -79,13 +79,15 @@ fn commit(
 ) -> Report {
     let mut failing_since = None;
     loop {
-        let error = match store.commit(&group.ops).and_then(|()| read(store, group)) {
+        let reopened = if failing_since.is_some() { store.reopen() } else { Ok(()) };
+        let done = reopened.and_then(|()| store.commit(&group.ops)).and_then(|()| read(store, group));
+        let error = match done {
             Ok(blobs) => return Report::Committed(blobs),
             Err(error) => error,
         };
         let since = *failing_since.get_or_insert_with(|| {
             tracing::error!(%error, "commit failed, trying again");
-            let _ = reports.send(Report::Failing);
+            let _ = reports.send(Report::Failing(error.to_string()));
             Instant::now()
         });
         if since.elapsed() >= give_up_after {

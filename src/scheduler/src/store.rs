@@ -133,6 +133,11 @@ pub(crate) struct Store {
     spool: Spool,
 }
 
+fn tune(connection: &Connection) -> rusqlite::Result<()> {
+    connection.set_prepared_statement_cache_capacity(32);
+    connection.execute_batch(&format!("PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}"))
+}
+
 fn pack<T: serde::Serialize>(value: &T) -> Vec<u8> {
     rmp_serde::to_vec_named(value).expect("rows have no maps with non-text keys")
 }
@@ -177,12 +182,27 @@ impl Store {
             }
             (_, true, found) => return Err(StoreError::Newer { path, found }),
         }
-        connection.set_prepared_statement_cache_capacity(32);
-        connection
-            .execute_batch(&format!("PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}"))
-            .map_err(failed("open"))?;
+        tune(&connection).map_err(failed("open"))?;
         let spool = Spool::create(dir.join("spool"))?;
         Ok(Self { path, connection, spool })
+    }
+
+    /// Begins anew after a failed commit: what the kernel could not write it may forget, so nothing is built on what this
+    /// connection believes to be in the files.
+    ///
+    /// # Errors
+    /// If the disk is not back.
+    pub(crate) fn reopen(&mut self) -> Result<(), StoreError> {
+        let open = || -> rusqlite::Result<Connection> {
+            let connection = Connection::open(&self.path)?;
+            tune(&connection)?;
+            // Reads the log back and copies what is whole of it into the database.
+            connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+            Ok(connection)
+        };
+        let opened = open();
+        self.connection = opened.map_err(self.failed("reopen"))?;
+        Ok(())
     }
 
     pub(crate) fn spool(&self) -> &Spool {

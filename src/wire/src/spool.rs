@@ -91,6 +91,11 @@ impl Spool {
             .mode(0o700)
             .create(&spool.root)
             .map_err(|source| spool.io("create", spool.root.clone(), source))?;
+        if let Some(parent) = spool.root.parent() {
+            // What is forced to disk below it shall be found there again.
+            let force = File::open(parent).and_then(|dir| dir.sync_all());
+            force.map_err(|source| spool.io("sync", parent.to_path_buf(), source))?;
+        }
         Ok(spool)
     }
 
@@ -222,8 +227,11 @@ impl Spool {
         let file = self.open_checked(task, name, len)?;
         if sync {
             let force = || -> io::Result<()> {
-                file.sync_all()?;
-                rustix::fs::fsync(self.task_dir(task, false)?)?;
+                if file.sync_all().is_err() {
+                    // What the kernel could not write it may forget: a second try on the same file says nothing.
+                    self.rewrite(task, name, len)?;
+                }
+                File::from(self.task_dir(task, false)?).sync_all()?;
                 // The task's own entry, and that of its two-digit parent, which may both be new.
                 let parent = self.path(task, "");
                 for dir in parent.ancestors().skip(1).take(2) {
@@ -234,6 +242,28 @@ impl Spool {
             force().map_err(|source| self.io("sync", self.path(task, &name.file()), source))?;
         }
         Ok(())
+    }
+
+    /// Puts a new file with the same bytes in the place of one that could not be forced to disk.
+    fn rewrite(&self, task: TaskId, name: BlobName, len: u64) -> io::Result<()> {
+        let file_name = name.file();
+        let mut old = self.open(task, &file_name).map_err(io::Error::other)?;
+        let dir = self.task_dir(task, false)?;
+        let temporary = format!(".{file_name}.again");
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(&dir, temporary.as_str(), flags, Mode::RUSR | Mode::WUSR)?;
+        let mut new = File::from(fd);
+        let written = io::copy(&mut old, &mut new).and_then(|copied| {
+            if copied != len {
+                return Err(io::Error::other("the blob could not be read back"));
+            }
+            new.sync_all()?;
+            Ok(rustix::fs::renameat(&dir, temporary.as_str(), &dir, file_name.as_str())?)
+        });
+        if written.is_err() {
+            let _ = rustix::fs::unlinkat(&dir, temporary.as_str(), AtFlags::empty());
+        }
+        written
     }
 
     /// Makes the result of an attempt the result of its task as well.

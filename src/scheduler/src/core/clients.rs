@@ -17,11 +17,8 @@ impl Core {
     pub(super) fn on_client(&mut self, now: Now, peer: PeerId, request: ClientRequest, inline: Vec<Bytes>) {
         match request {
             ClientRequest::Ping(ping) => {
-                let spool = self.settings.spool.clone();
-                self.reply(
-                    &peer,
-                    Pong { seq: ping.seq, spool, version: env!("CARGO_PKG_VERSION").to_owned() },
-                );
+                let pong = self.pong(ping.seq);
+                self.reply(&peer, pong);
             }
             ClientRequest::Offer(offer) => self.on_offer(&peer, &offer),
             ClientRequest::Submit(submit) => self.on_submit(now, &peer, submit, inline),
@@ -47,6 +44,11 @@ impl Core {
             }
             ClientRequest::Survey(survey) => self.on_survey(&peer, survey.seq),
         }
+    }
+
+    /// The answer to a ping; it says nothing about any task.
+    pub(crate) fn pong(&self, seq: u64) -> Pong {
+        Pong { seq, spool: self.settings.spool.clone(), version: env!("CARGO_PKG_VERSION").to_owned() }
     }
 
     pub(super) fn on_client_gone(&mut self, peer: &PeerId) {

@@ -223,16 +223,17 @@ mod tests {
         for gauges in
             [&m.queue_waiting, &m.queue_running, &m.queue_limit, &m.queue_paused, &m.alarm, &m.nodes]
         {
-            gauges.get_or_create(&Labels::new());
+            drop(gauges.get_or_create(&Labels::new()));
         }
         for counters in [&m.tasks, &m.refusals] {
-            counters.get_or_create(&Labels::new());
+            drop(counters.get_or_create(&Labels::new()));
         }
-        m.stage_seconds.get_or_create(&Labels::new());
+        drop(m.stage_seconds.get_or_create(&Labels::new()));
         let text = metrics.text();
-        let mut page = "# Metrics\n\nThe scheduler serves them at `http.listen` (127.0.0.1:8871) as `/metrics`, in \
+        let mut page =
+            "# Metrics\n\nThe scheduler serves them at `http.listen` (127.0.0.1:8871) as `/metrics`, in \
                         Prometheus' text format.\n\n| name | type | what |\n| --- | --- | --- |\n"
-            .to_owned();
+                .to_owned();
         for line in text.lines() {
             if let Some(help) = line.strip_prefix("# HELP ") {
                 let (name, what) = help.split_once(' ').unwrap();

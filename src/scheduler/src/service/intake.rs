@@ -59,6 +59,37 @@ impl Service {
         }
     }
 
+    /// While the store cannot be written: signs of life are given, new tasks are refused at once, the rest waits. Neither
+    /// answer says anything about what is on record, so neither has to wait for it.
+    pub(super) async fn put_off(&mut self, heard: Incoming) {
+        let reply = match &heard {
+            Incoming::Frame { frame, .. } => match ClientRequest::from_frame(frame) {
+                Ok(ClientRequest::Ping(ping)) => Some(self.core.pong(ping.seq).into()),
+                Ok(ClientRequest::Submit(submit)) if !self.core.knows(submit.spec.id) => {
+                    self.remove_unclaimed(submit.spec.id);
+                    Some(self.disk_trouble(submit.seq))
+                }
+                Ok(ClientRequest::Offer(offer)) if !self.core.knows(offer.id) => {
+                    Some(self.disk_trouble(offer.seq))
+                }
+                _ => None,
+            },
+            Incoming::Gone { .. } => None,
+        };
+        match (reply, heard) {
+            (Some(reply), Incoming::Frame { peer, .. }) => self.answer(peer, reply).await,
+            (_, heard) => self.unheard.push_back(heard),
+        }
+    }
+
+    fn disk_trouble(&self, seq: u64) -> ClientReply {
+        let reason = self.failing.as_deref().unwrap_or_default();
+        let text = format!(
+            "the scheduler cannot record tasks now: {reason}; free some space there, or try again later"
+        );
+        refused(seq, FailureKind::DiskFull, text)
+    }
+
     fn announce(&mut self, id: TaskId) {
         if !self.core.knows(id) && self.announced.len() < MAX_ANNOUNCED {
             self.announced.push_back((self.clock.now().mono_ms + ANNOUNCED_MS, id));

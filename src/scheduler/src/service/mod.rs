@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use lamagrid_config::{Config, ConfigError};
 use lamagrid_domain::{Failure, FailureKind, QueueName, SessionId, TaskId};
 use lamagrid_wire::message::{ClientReply, Refused};
-use lamagrid_wire::router::{Peers, Router, RouterSender};
+use lamagrid_wire::router::{Incoming, Peers, Router, RouterSender};
 use lamagrid_wire::spool::Spool;
 use lamagrid_wire::{Endpoints, EventSubscriber, LaneSender, SocketError};
 
@@ -150,7 +150,8 @@ async fn serve(options: Options) -> Result<(), SchedulerError> {
         lane_connected,
         pending: VecDeque::new(),
         waiting: None,
-        failing: false,
+        failing: None,
+        unheard: VecDeque::new(),
         group_max: config.store.group_commit_max as usize,
         failed_lanes: Vec::new(),
         announced: VecDeque::new(),
@@ -242,8 +243,10 @@ struct Service {
     pending: VecDeque<Effect>,
     /// Messages that the group in hand releases.
     waiting: Option<Vec<Effect>>,
-    /// The group in hand failed: no new work is taken until it is durable.
-    failing: bool,
+    /// Why the group in hand failed: no new work is taken until it is durable.
+    failing: Option<String>,
+    /// What clients said meanwhile.
+    unheard: VecDeque<Incoming>,
     group_max: usize,
     failed_lanes: Vec<(SessionId, String)>,
     /// Ids whose blobs a client may write before it submits, by the instant at which they are nobody's.
@@ -272,10 +275,14 @@ impl Service {
                     let died = || std::io::Error::other("the thread that writes the store died; see the log");
                     self.on_report(report.ok_or_else(died)?).await?;
                 }
-                Some(heard) = sockets.clients.recv(), if !self.failing && self.pending.len() < MAX_PENDING => {
-                    self.on_client(heard);
+                Some(heard) = sockets.clients.recv(), if self.hears_clients() => {
+                    if self.failing.is_some() {
+                        self.put_off(heard).await;
+                    } else {
+                        self.on_client(heard);
+                    }
                 }
-                Some(heard) = sockets.admin.recv(), if !self.failing && self.pending.len() < MAX_PENDING => {
+                Some(heard) = sockets.admin.recv(), if self.failing.is_none() && self.pending.len() < MAX_PENDING => {
                     self.on_admin(heard);
                 }
                 Some(heard) = sockets.control.recv() => self.on_control(heard),
@@ -305,6 +312,10 @@ impl Service {
             let Some(heard) = sockets.results.try_recv() else { break };
             self.on_result(heard);
         }
+    }
+
+    fn hears_clients(&self) -> bool {
+        self.pending.len() < MAX_PENDING && (self.failing.is_none() || self.unheard.len() < MAX_PENDING)
     }
 
     fn show(&mut self) {

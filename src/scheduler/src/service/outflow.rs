@@ -22,14 +22,14 @@ const LAST_COMMIT: Duration = Duration::from_secs(5);
 impl Service {
     pub(super) async fn on_report(&mut self, report: Report) -> Result<(), SchedulerError> {
         match report {
-            Report::Failing => {
-                self.failing = true;
+            Report::Failing(reason) => {
+                self.failing = Some(reason);
                 self.metrics.failing(true);
             }
             Report::GaveUp(error) => return Err(error.into()),
             Report::Committed(blobs) => {
                 self.metrics.committed(self.clock.commit_ended().as_secs_f64());
-                if std::mem::take(&mut self.failing) {
+                if self.failing.take().is_some() {
                     tracing::info!("the store can be written again");
                 }
                 let mut blobs = blobs.into_iter();
@@ -37,6 +37,9 @@ impl Service {
                     let attached =
                         if has_attachment(&effect) { blobs.next().unwrap_or_default() } else { Vec::new() };
                     self.carry_out(effect, attached).await;
+                }
+                for heard in std::mem::take(&mut self.unheard) {
+                    self.on_client(heard);
                 }
             }
         }
@@ -80,6 +83,14 @@ impl Service {
         self.waiting = Some(released);
         self.clock.commit_begins();
         self.committer.commit(group);
+    }
+
+    /// Answers a client at once, past everything that waits.
+    pub(super) async fn answer(&self, peer: PeerId, reply: ClientReply) {
+        if let ClientReply::Refused(refused) = &reply {
+            self.metrics.refused(refused.failure.kind.as_str());
+        }
+        send(&self.senders.clients, peer, &reply, Vec::new()).await;
     }
 
     async fn carry_out(&mut self, effect: Effect, blobs: Vec<Bytes>) {
@@ -153,7 +164,7 @@ impl Service {
                     Some(report @ Report::Committed(_)) => {
                         let _ = self.on_report(report).await;
                     }
-                    Some(Report::Failing) => {}
+                    Some(Report::Failing(_)) => {}
                     Some(Report::GaveUp(_)) | None => return,
                 }
             }
