@@ -150,6 +150,10 @@ pub struct NodeConfig {
     pub poll_ms: u64,
     /// Threads of one inference; 0 leaves the number to libtorch.
     pub threads: u32,
+    /// A cancelled task may go on for this long before ending its process is considered.
+    pub cancel_grace_ms: u64,
+    /// How often a node's process may be ended for that.
+    pub cancel_restarts_per_minute: u32,
     /// Where models run.
     pub device: Device,
     /// Names of the models that the node offers; at least one.

@@ -168,6 +168,8 @@ pub(crate) const KEYS: &[Key] = &[
     integer(&["node", "slots"], 1, 64, "1"),
     integer(&["node", "poll_ms"], 10, 60_000, "1000"),
     integer(&["node", "threads"], 0, 1024, "0"),
+    integer(&["node", "cancel_grace_ms"], 0, 600_000, "2000"),
+    integer(&["node", "cancel_restarts_per_minute"], 0, 60, "2"),
     other(&["node", "device"], Kind::Device, "\"auto\""),
     other(&["node", "models"], Kind::Names, "[\"lama\"]"),
     other(&["models", NAME, "path"], Kind::RequiredPath, "\"/srv/models/my-lama.pt\""),

@@ -22,6 +22,7 @@ pub mod worker;
 
 mod backoff;
 mod failure;
+mod impatience;
 mod pipeline;
 mod session;
 

@@ -78,7 +78,8 @@ fn plans(flags: &Flags, settings: &Settings) -> anyhow::Result<Vec<Plan>> {
             args.push("--worker-echo".into());
         }
         let (program, env, libtorch) = (program.clone(), env.clone(), libtorch.clone());
-        Plan { name, program, args, env, libtorch }
+        let cancel_restarts_per_minute = settings.config.node.cancel_restarts_per_minute;
+        Plan { name, program, args, env, cancel_restarts_per_minute, libtorch }
     };
     Ok(settings.devices.iter().enumerate().map(plan).collect())
 }

@@ -2,7 +2,9 @@
 //!
 //! Does not: speak with the scheduler or link libtorch.
 
+use std::collections::VecDeque;
 use std::ffi::OsString;
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -14,6 +16,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::backoff::Backoff;
+use crate::impatience;
 use crate::libtorch::LibtorchError;
 use crate::lifeline;
 
@@ -43,6 +46,8 @@ pub struct Plan {
     pub args: Vec<OsString>,
     /// Variables beside the supervisor's own.
     pub env: Vec<(String, OsString)>,
+    /// How often it may end itself to stop a task.
+    pub cancel_restarts_per_minute: u32,
     /// Where its libtorch lies, if it links one.
     pub libtorch: Option<PathBuf>,
 }
@@ -108,9 +113,10 @@ enum Next {
 async fn keep(plan: Plan, mut told: watch::Receiver<Phase>) -> u8 {
     let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
     let mut deaths = 0_u32;
+    let mut patience = Patience::new(plan.cancel_restarts_per_minute);
     loop {
         let began = Instant::now();
-        let status = match start(&plan) {
+        let status = match start(&plan, patience.left()) {
             Ok(child) => watch_over(child, &mut told).await,
             Err(error) => {
                 let program = plan.program.display();
@@ -124,6 +130,11 @@ async fn keep(plan: Plan, mut told: watch::Receiver<Phase>) -> u8 {
         match judge(&plan, status, began.elapsed()) {
             Next::Leave(code) => return code,
             Next::Restart => {}
+        }
+        if status.signal() == Some(impatience::ENDED_ITSELF.as_raw()) {
+            tracing::info!(node.id = plan.name, "worker ended itself to stop a task; starting it again");
+            patience.used();
+            continue;
         }
         if began.elapsed() >= GOOD_LIFE {
             backoff.reset();
@@ -141,10 +152,41 @@ async fn keep(plan: Plan, mut told: watch::Receiver<Phase>) -> u8 {
     }
 }
 
-fn start(plan: &Plan) -> std::io::Result<Child> {
+/// How often a worker may end itself: it is told how long it must not.
+#[derive(Debug)]
+struct Patience {
+    per_minute: usize,
+    ends: VecDeque<Instant>,
+}
+
+impl Patience {
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    fn new(per_minute: u32) -> Self {
+        Self { per_minute: per_minute as usize, ends: VecDeque::new() }
+    }
+
+    fn used(&mut self) {
+        self.ends.push_back(Instant::now());
+    }
+
+    /// How long the next worker must be patient.
+    fn left(&mut self) -> Duration {
+        self.ends.retain(|at| at.elapsed() < Self::MINUTE);
+        if self.per_minute == 0 {
+            return Duration::MAX;
+        }
+        let over = self.ends.len().checked_sub(self.per_minute);
+        over.map_or(Duration::ZERO, |index| Self::MINUTE.saturating_sub(self.ends[index].elapsed()))
+    }
+}
+
+fn start(plan: &Plan, patient_for: Duration) -> std::io::Result<Child> {
+    let patient_ms = u64::try_from(patient_for.as_millis()).unwrap_or(u64::MAX);
     let child = Command::new(&plan.program)
         .args(&plan.args)
         .envs(plan.env.iter().map(|(name, value)| (name, value)))
+        .env(impatience::PATIENT_FOR, patient_ms.to_string())
         .stdin(Stdio::piped()) // its lifeline
         .kill_on_drop(true)
         .spawn()?;

@@ -3,7 +3,7 @@
 //! Does not: restart itself or look for libtorch; its supervisor does.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lamagrid_domain::{Failure, NodeInfo, NodeKind};
 use rustix::process::{Signal, getpid, kill_process};
@@ -11,6 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::backend::{self, Backend, Unheard};
 use crate::hardware::Hardware;
+use crate::impatience::{self, Reload};
 use crate::lifeline;
 use crate::pipeline::Pipeline;
 use crate::session::{Session, SessionOptions};
@@ -69,6 +70,7 @@ pub fn run(
     watch_lifeline: bool,
     backends: Vec<Box<dyn Backend + Send>>,
 ) -> anyhow::Result<u8> {
+    let (began, reload) = (Instant::now(), Arc::new(Reload::default()));
     let max_pixels = settings.config.limits.max_pixels;
     let (name, device, pid) = (info.name.clone(), info.device.clone(), info.pid);
     let models = info.models.iter().map(|offer| offer.model.as_str()).collect::<Vec<_>>().join(",");
@@ -92,7 +94,13 @@ pub fn run(
             .spawn(move || backend::serve(&session, &pipeline, backend.as_mut()))?;
         threads.push(thread);
     }
-    warm_up(&session, first.as_mut());
+    if watch_lifeline {
+        let grace = Duration::from_millis(settings.config.node.cancel_grace_ms);
+        impatience::watch(Arc::clone(&session), grace, Arc::clone(&reload))?;
+    }
+    if warm_up(&session, first.as_mut()) {
+        reload.measured(began.elapsed());
+    }
     let failure = backend::serve(&session, &pipeline, first.as_mut());
     for thread in threads {
         // Its failure is the session's, which the first loop reported, too.
@@ -102,16 +110,23 @@ pub fn run(
 }
 
 /// Loads the first model before a task needs it. The node is registered meanwhile, and its first task waits.
-fn warm_up(session: &Session, backend: &mut dyn Backend) {
-    let Some(first) = backend.models().into_iter().next() else { return };
+///
+/// Says whether it is in memory.
+fn warm_up(session: &Session, backend: &mut dyn Backend) -> bool {
+    let Some(first) = backend.models().into_iter().next() else { return false };
     let load = std::panic::AssertUnwindSafe(|| backend.load(&first.model, &Unheard));
     match std::panic::catch_unwind(load) {
-        Ok(Ok(_)) => session.set_loaded(backend::loaded(backend)),
+        Ok(Ok(_)) => {
+            session.set_loaded(backend::loaded(backend));
+            true
+        }
         Ok(Err(failure)) => {
             tracing::warn!(model = %first.model, reason = failure.message, "model is not loaded yet; its tasks will try again");
+            false
         }
         Err(_) => {
-            tracing::warn!(model = %first.model, "loading the model panicked; its tasks will try again")
+            tracing::warn!(model = %first.model, "loading the model panicked; its tasks will try again");
+            false
         }
     }
 }

@@ -1,6 +1,8 @@
 //! One attempt on this node, and its outcome until that is on record.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use bytes::Bytes;
 
@@ -18,6 +20,8 @@ pub(super) struct Attempt {
     pub(super) inline: Vec<(Role, Bytes)>,
     cancelled: AtomicBool,
     abandoned: AtomicBool,
+    stopped_at: OnceLock<Instant>,
+    entered_at: OnceLock<Instant>,
 }
 
 impl Attempt {
@@ -29,15 +33,34 @@ impl Attempt {
             inline: assign.inline.into_iter().zip(blobs).collect(),
             cancelled: AtomicBool::new(false),
             abandoned: AtomicBool::new(false),
+            stopped_at: OnceLock::new(),
+            entered_at: OnceLock::new(),
         }
     }
 
     pub(super) fn cancel(&self) {
+        self.stopped_at.get_or_init(Instant::now);
         self.cancelled.store(true, Ordering::Relaxed);
     }
 
     pub(super) fn abandon(&self) {
+        self.stopped_at.get_or_init(Instant::now);
         self.abandoned.store(true, Ordering::Relaxed);
+    }
+
+    /// When it was stopped first.
+    pub(super) fn stopped_at(&self) -> Option<Instant> {
+        self.stopped_at.get().copied()
+    }
+
+    /// It is in its slot from now on.
+    pub(super) fn enter(&self) {
+        self.entered_at.get_or_init(Instant::now);
+    }
+
+    /// When it came into its slot.
+    pub(super) fn entered_at(&self) -> Option<Instant> {
+        self.entered_at.get().copied()
     }
 
     /// Whether the work shall stop, for whatever reason.

@@ -17,11 +17,13 @@ use lamagrid_wire::Endpoints;
 mod attempt;
 mod connection;
 mod job;
+mod overdue;
 mod runner;
 mod state;
 
 pub(crate) use job::millis;
 pub use job::{Job, Output};
+pub(crate) use overdue::Overdue;
 use state::Shared;
 
 /// How long [`Session::close`] waits for its thread, which says goodbye within half of it.

@@ -44,7 +44,7 @@ enum Outgoing {
 
 /// How far an attempt is with the slot that it was assigned to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
+pub(super) enum Stage {
     /// Being prepared, or waiting for the slot: it may be recalled.
     Before,
     /// In the slot.
@@ -54,9 +54,9 @@ enum Stage {
 }
 
 #[derive(Debug)]
-struct Running {
-    attempt: Arc<Attempt>,
-    stage: Stage,
+pub(super) struct Running {
+    pub(super) attempt: Arc<Attempt>,
+    pub(super) stage: Stage,
     /// Slots begin with attempts in the order in which they were assigned.
     place: u64,
 }
@@ -94,6 +94,22 @@ pub(super) struct State {
     credit: i64,
     live: Option<Live>,
     spool: Option<Spool>,
+    /// How long tasks of a model are in their slot, a moving average in seconds.
+    slot_s: BTreeMap<ModelName, f64>,
+}
+
+impl State {
+    pub(super) fn running(&self) -> impl Iterator<Item = &Running> {
+        self.running.values()
+    }
+
+    pub(super) fn has_held(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    pub(super) fn slot_time(&self, model: &ModelName) -> Option<Duration> {
+        self.slot_s.get(model).map(|seconds| Duration::from_secs_f64(*seconds))
+    }
 }
 
 /// The state, and how its two sides wake each other.
@@ -127,6 +143,7 @@ impl Shared {
             credit: 0,
             live: None,
             spool: None,
+            slot_s: BTreeMap::new(),
         };
         Self {
             state: Mutex::new(state),
@@ -247,6 +264,7 @@ impl Shared {
         let mut state = self.lock();
         let Some(running) = state.running.get_mut(&attempt.token) else { return false };
         running.stage = Stage::In;
+        attempt.enter();
         !attempt.is_stopped()
     }
 
@@ -258,6 +276,11 @@ impl Shared {
         {
             running.stage = Stage::After;
             state.outgoing.push_back(Outgoing::Freed);
+            if let Some(entered) = attempt.entered_at().filter(|_| !attempt.is_stopped()) {
+                let seconds = entered.elapsed().as_secs_f64();
+                let average = state.slot_s.entry(attempt.spec.model.clone()).or_insert(seconds);
+                *average += (seconds - *average) * 0.2; // about the last five tasks
+            }
         }
         drop(state);
         self.for_session.notify_one();
