@@ -1,4 +1,4 @@
-"""R4.2, R4.4: a node that is told to leave finishes what it has, and nothing counts as a crash."""
+"""R4.4: a node that is told to leave finishes what it has, and nothing counts as a crash."""
 
 from __future__ import annotations
 

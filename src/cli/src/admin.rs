@@ -163,7 +163,12 @@ impl Admin {
             tasks += now.tasks;
             bytes = bytes.saturating_add(now.bytes);
         }
-        let what = if args.dead { "dead letters" } else { "ended tasks" };
+        let what = match (args.dead, tasks) {
+            (true, 1) => "dead letter",
+            (true, _) => "dead letters",
+            (false, 1) => "ended task",
+            (false, _) => "ended tasks",
+        };
         let text = format!("{tasks} {what} removed, with {} of pictures", units::memory(bytes));
         #[derive(Serialize)]
         struct View {

@@ -84,9 +84,12 @@ impl Core {
             if task.counters.crashes >= self.settings.scheduler.crash_limit {
                 let node = task.node.as_ref().map_or("?", |n| n.as_str());
                 let text = format!(
-                    "the task was given up: {} nodes were lost while working on it, the last one {node}; \
-                     see that node's log",
-                    task.counters.crashes
+                    "the task was given up: {} lost while working on it, the last one {node}; see that node's log",
+                    if task.counters.crashes == 1 {
+                        "1 node was".to_owned()
+                    } else {
+                        format!("{} nodes were", task.counters.crashes)
+                    }
                 );
                 self.bury(now, id, Failure::new(FailureKind::NodeLost, text));
                 return;
