@@ -31,7 +31,7 @@ def submit(client: TaskClient, history: History, large: bool, timeout: float = 3
         task = client.submit(image, np.zeros(shape, np.uint8), task_id=task_id, echo_ms=10, timeout=timeout)
     except DiskFullError as error:
         history.note(task_id, "refused", detail=str(error))
-        if not re.search(r"cannot record tasks now: .*/data/", str(error)):
+        if not re.search(r"takes nothing new: .*/data/", str(error)):
             history.strange(f"a refusal that does not say what cannot be written: {error}")
         return task_id
     history.note(task_id, "accepted")

@@ -26,7 +26,7 @@ pub(crate) struct Group {
 pub(crate) enum Report {
     /// The group is durable; its blobs, one list per read.
     Committed(Vec<Vec<Bytes>>),
-    /// The group failed for this reason and is tried again.
+    /// The group failed, for this reason, and is tried again.
     Failing(String),
     /// The group failed for too long: the disk is the truth, the process ends.
     GaveUp(StoreError),
@@ -79,9 +79,7 @@ fn commit(
 ) -> Report {
     let mut failing_since = None;
     loop {
-        let reopened = if failing_since.is_some() { store.reopen() } else { Ok(()) };
-        let done = reopened.and_then(|()| store.commit(&group.ops)).and_then(|()| read(store, group));
-        let error = match done {
+        let error = match store.commit(&group.ops).and_then(|()| read(store, group)) {
             Ok(blobs) => return Report::Committed(blobs),
             Err(error) => error,
         };
@@ -97,15 +95,21 @@ fn commit(
     }
 }
 
+/// The blobs that a group's messages carry. One that is damaged or gone is empty in its message: whoever reads it sees
+/// that it is not what was announced, and the others go on.
 fn read(store: &Store, group: &Group) -> Result<Vec<Vec<Bytes>>, StoreError> {
-    group
-        .reads
-        .iter()
-        .map(|(task, roles)| {
-            roles
-                .iter()
-                .filter_map(|role| store.blob(*task, *role).transpose())
-                .collect::<Result<Vec<_>, _>>()
-        })
-        .collect()
+    let blob = |task: TaskId, role: Role| match store.blob(task, role) {
+        Ok(Some(bytes)) => Ok(bytes),
+        Ok(None) => {
+            tracing::error!(task.id = %task, %role, "a blob is missing in the store");
+            Ok(Bytes::new())
+        }
+        Err(error @ StoreError::Damaged { .. }) => {
+            tracing::error!(task.id = %task, %role, %error, "a blob cannot be read");
+            Ok(Bytes::new())
+        }
+        Err(error) => Err(error),
+    };
+    let of_task = |(task, roles): &(TaskId, Vec<Role>)| roles.iter().map(|role| blob(*task, *role)).collect();
+    group.reads.iter().map(of_task).collect()
 }

@@ -5,25 +5,26 @@
 //! Invariant: a blob's file is there before the row that names it, and goes only after the commit that
 //! removes that row.
 
+mod connection;
+mod files;
+mod rows;
+
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
-use lamagrid_domain::{Counters, Durability, Entry, Hash, LeaseToken, Role, TaskId, TaskSpec};
-use lamagrid_wire::spool::{BlobName, Spool, SpoolError};
+use lamagrid_domain::{Counters, Durability, Role, TaskId};
+use lamagrid_wire::spool::{Spool, SpoolError};
 
-use crate::core::{Ended, Recovered, ResultPlace, StoreOp, StoredTask};
+use crate::core::{Ended, ResultPlace, StoreOp};
 
 /// Marks a database file as ours ("LGrd").
 const APPLICATION_ID: i64 = 0x4c47_7264;
 /// The schema that this version writes and reads.
 const SCHEMA_VERSION: i64 = 2;
-
-/// The write-ahead log is copied into the database when it has this many pages, of 4 KiB. SQLite's own 1,000 copy pages
-/// that change again within the second, four times as often; more would make the next start read more.
-const CHECKPOINT_PAGES: u32 = 4_000;
 
 const SCHEMA: &str = "
 CREATE TABLE tasks (
@@ -101,15 +102,15 @@ pub enum StoreError {
         /// Its schema.
         found: i64,
     },
-    /// A row does not decode.
-    #[error("the store {path} holds a row that does not decode (task {task}): {reason}")]
-    Row {
-        /// Which file.
+    /// A file or directory of the database refused.
+    #[error("cannot {action} {path}: {source}")]
+    File {
+        /// What was tried.
+        action: &'static str,
+        /// On which file.
         path: PathBuf,
-        /// Which task.
-        task: String,
-        /// Why.
-        reason: String,
+        /// What came back.
+        source: std::io::Error,
     },
     /// The spool refused.
     #[error(transparent)]
@@ -117,6 +118,19 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Whether there is no room, so that nothing was written, rather than a write that failed.
+    fn is_disk_full(&self) -> bool {
+        use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+        match self {
+            Self::Database { source, .. } => {
+                source.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull)
+            }
+            Self::File { source, .. } => matches!(source.kind(), StorageFull | QuotaExceeded),
+            Self::Spool(error) => error.is_disk_full(),
+            Self::Foreign { .. } | Self::Damaged { .. } | Self::Newer { .. } => false,
+        }
+    }
+
     fn unreadable(action: &'static str, path: PathBuf, source: rusqlite::Error) -> Self {
         use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
         match source.sqlite_error_code() {
@@ -131,11 +145,12 @@ pub(crate) struct Store {
     path: PathBuf,
     connection: Connection,
     spool: Spool,
-}
-
-fn tune(connection: &Connection) -> rusqlite::Result<()> {
-    connection.set_prepared_statement_cache_capacity(32);
-    connection.execute_batch(&format!("PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}"))
+    /// What is older may have been forced to disk in vain by the process before.
+    opened: SystemTime,
+    /// The last try failed, and an fsync of it may have: what it covered is written anew before it counts.
+    doubtful: bool,
+    /// Tasks whose rows do not decode, and stay as they are.
+    aside: HashSet<TaskId>,
 }
 
 fn pack<T: serde::Serialize>(value: &T) -> Vec<u8> {
@@ -146,63 +161,16 @@ impl Store {
     /// Opens or creates `<dir>/tasks.db` and `<dir>/spool`.
     pub(crate) fn open(dir: &Path) -> Result<Self, StoreError> {
         let path = dir.join("tasks.db");
-        let failed = |action| {
-            let path = path.clone();
-            move |source| StoreError::unreadable(action, path, source)
-        };
-        let connection = Connection::open(&path).map_err(failed("open"))?;
-        let pragma =
-            |name: &str| connection.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, i64>(0));
-        let found = pragma("user_version").map_err(failed("read"))?;
-        let application = pragma("application_id").map_err(failed("read"))?;
-        let is_empty = connection
-            .query_row("SELECT count(*) = 0 FROM sqlite_master", [], |row| row.get(0))
-            .map_err(failed("read"))?;
-        match (is_empty && application == 0, application == APPLICATION_ID, found) {
-            (true, _, 0) => {
-                connection
-                    .execute_batch(&format!(
-                        "PRAGMA journal_mode = WAL; BEGIN; {SCHEMA} PRAGMA application_id = {APPLICATION_ID}; \
-                         PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
-                    ))
-                    .map_err(failed("create"))?;
-            }
-            (_, false, _) => return Err(StoreError::Foreign { path }),
-            (_, true, SCHEMA_VERSION) => {
-                connection.execute_batch("PRAGMA journal_mode = WAL").map_err(failed("open"))?;
-            }
-            (_, true, found @ 1..SCHEMA_VERSION) => {
-                let steps = MIGRATIONS[found as usize - 1..].concat();
-                connection
-                    .execute_batch(&format!(
-                        "PRAGMA journal_mode = WAL; BEGIN; {steps} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
-                    ))
-                    .map_err(failed("migrate"))?;
-                tracing::info!(path = %path.display(), from = found, to = SCHEMA_VERSION, "store migrated");
-            }
-            (_, true, found) => return Err(StoreError::Newer { path, found }),
-        }
-        tune(&connection).map_err(failed("open"))?;
+        let connection = connection::connect(&path)?;
         let spool = Spool::create(dir.join("spool"))?;
-        Ok(Self { path, connection, spool })
-    }
-
-    /// Begins anew after a failed commit: what the kernel could not write it may forget, so nothing is built on what this
-    /// connection believes to be in the files.
-    ///
-    /// # Errors
-    /// If the disk is not back.
-    pub(crate) fn reopen(&mut self) -> Result<(), StoreError> {
-        let open = || -> rusqlite::Result<Connection> {
-            let connection = Connection::open(&self.path)?;
-            tune(&connection)?;
-            // Reads the log back and copies what is whole of it into the database.
-            connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
-            Ok(connection)
-        };
-        let opened = open();
-        self.connection = opened.map_err(self.failed("reopen"))?;
-        Ok(())
+        Ok(Self {
+            path,
+            connection,
+            spool,
+            opened: SystemTime::now(),
+            doubtful: false,
+            aside: HashSet::new(),
+        })
     }
 
     pub(crate) fn spool(&self) -> &Spool {
@@ -214,79 +182,16 @@ impl Store {
         move |source| StoreError::unreadable(action, path, source)
     }
 
-    /// Everything that is remembered. Blobs of ids without a row are deleted: of so many tasks.
-    pub(crate) fn recover(&self) -> Result<(Recovered, usize), StoreError> {
-        let mut recovered = Recovered::default();
-        let mut known = HashSet::new();
-        let rows = || -> rusqlite::Result<Vec<TaskRow>> {
-            let mut statement = self.connection.prepare(
-                "SELECT id, seq, created, digest, spec, counters, token, node, ended, history FROM tasks ORDER BY seq",
-            )?;
-            statement.query_map([], TaskRow::read)?.collect()
-        };
-        let mut inline = self.inline_roles()?;
-        for row in rows().map_err(self.failed("read"))? {
-            let task = row.decode(&mut inline).map_err(|reason| StoreError::Row {
-                path: self.path.clone(),
-                task: row.id.iter().map(|b| format!("{b:02x}")).collect(),
-                reason,
-            })?;
-            known.insert(match &task {
-                StoredTask::Live { spec, .. } => spec.id,
-                StoredTask::Ended { id, .. } => *id,
-            });
-            recovered.tasks.push(task);
-        }
-        let tombstones = || -> rusqlite::Result<Vec<(Vec<u8>, i64)>> {
-            let mut statement = self.connection.prepare("SELECT id, until FROM tombstones ORDER BY until")?;
-            statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
-        };
-        for (id, until) in tombstones().map_err(self.failed("read"))? {
-            if let Ok(id) = <[u8; 16]>::try_from(id.as_slice()) {
-                recovered.tombstones.push((TaskId::from_bytes(id), until.max(0) as u64));
-            }
-        }
-        let paused = || -> rusqlite::Result<Vec<String>> {
-            self.connection.prepare("SELECT queue FROM paused")?.query_map([], |row| row.get(0))?.collect()
-        };
-        let paused = paused().map_err(self.failed("read"))?;
-        recovered.paused = paused.iter().filter_map(|queue| queue.parse().ok()).collect();
-        let swept = self.spool.sweep(&known)?;
-        Ok((recovered, swept))
-    }
-
-    fn inline_roles(&self) -> Result<std::collections::HashMap<Vec<u8>, Vec<Role>>, StoreError> {
-        let read = || -> rusqlite::Result<Vec<(Vec<u8>, String)>> {
-            let mut statement = self.connection.prepare("SELECT task, role FROM blobs")?;
-            statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
-        };
-        let mut roles = std::collections::HashMap::<_, Vec<Role>>::new();
-        for (task, role) in read().map_err(self.failed("read"))? {
-            let known = [Role::Image, Role::Mask, Role::Example].into_iter().find(|r| r.as_str() == role);
-            roles.entry(task).or_default().extend(known);
-        }
-        Ok(roles)
-    }
-
     /// Makes `ops` durable, all or none; fsynced if one of them belongs to a task of durability `full`.
+    ///
+    /// After an error the same group is to be given again.
     pub(crate) fn commit(&mut self, ops: &[StoreOp]) -> Result<(), StoreError> {
-        let full = ops.iter().any(is_full);
-        for op in ops {
-            self.place_files(op)?;
+        let written = self.write(ops);
+        if let Err(error) = &written {
+            self.doubtful |= !error.is_disk_full();
+            return written;
         }
-        let write = |connection: &mut Connection| -> rusqlite::Result<()> {
-            // The pragma is a no-op inside a transaction, so it comes before.
-            connection.execute_batch(if full {
-                "PRAGMA synchronous = FULL"
-            } else {
-                "PRAGMA synchronous = NORMAL"
-            })?;
-            let transaction = connection.transaction()?;
-            ops.iter().try_for_each(|op| write_op(&transaction, op))?;
-            transaction.commit()
-        };
-        let written = write(&mut self.connection);
-        written.map_err(self.failed("write"))?;
+        self.doubtful = false;
         for op in ops {
             if let Err(error) = self.remove_files(op) {
                 // The rows are gone, so the next start's sweep deletes what is left here.
@@ -296,69 +201,38 @@ impl Store {
         Ok(())
     }
 
-    /// Brings the files that an operation names to where their row will look for them.
-    fn place_files(&self, op: &StoreOp) -> Result<(), StoreError> {
-        let placed = match op {
-            StoreOp::Together(ops) => return ops.iter().try_for_each(|op| self.place_files(op)),
-            StoreOp::Insert { spec, inherits: Some(dead), .. } => self.spool.inherit(*dead, spec),
-            StoreOp::Insert { spec, inline, .. } if spec.durability == Durability::Full => spec
-                .blobs
-                .iter()
-                .filter(|blob| !inline.iter().any(|(role, _)| *role == blob.role))
-                .try_for_each(|blob| self.spool.seal(spec.id, BlobName::Role(blob.role), blob.len, true)),
-            StoreOp::End { id, ended, place: Some(ResultPlace::Spool(token)), durability } => {
-                let len = ended.result.as_ref().map_or(0, |r| r.len);
-                // A group that is tried again may find the attempt's name gone and its result in place.
-                match self.spool.promote(*id, *token) {
-                    Err(SpoolError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
-                        Ok(())
-                    }
-                    promoted => promoted,
-                }
-                // After the new name exists, so that its directory entry is forced to disk as well.
-                .and_then(|()| {
-                    self.spool.seal(*id, BlobName::Role(Role::Result), len, *durability == Durability::Full)
-                })
-            }
-            _ => Ok(()),
-        };
-        match placed {
-            // Its owner took the file away after it was announced: the task's trouble, not the store's.
-            Err(SpoolError::Mismatch { path, what }) => {
-                tracing::error!(path = %path.display(), what, "blob vanished before its row was written");
-                Ok(())
-            }
-            Err(SpoolError::Io { path, source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
-                tracing::error!(path = %path.display(), "blob vanished before its row was written");
-                Ok(())
-            }
-            placed => Ok(placed?),
+    fn write(&mut self, ops: &[StoreOp]) -> Result<(), StoreError> {
+        if self.doubtful {
+            self.reopen()?;
         }
+        let mut gone = HashSet::new();
+        for op in ops {
+            self.place_files(op, &mut gone)?;
+        }
+        let full = ops.iter().any(is_full);
+        let rows = Rows { gone, aside: &self.aside };
+        let write = |connection: &mut Connection| -> rusqlite::Result<()> {
+            // The pragma is a no-op inside a transaction, so it comes before.
+            connection.execute_batch(if full {
+                "PRAGMA synchronous = FULL"
+            } else {
+                "PRAGMA synchronous = NORMAL"
+            })?;
+            let transaction = connection.transaction()?;
+            ops.iter().try_for_each(|op| write_op(&transaction, op, &rows))?;
+            transaction.commit()
+        };
+        let written = write(&mut self.connection);
+        written.map_err(self.failed("write"))
     }
 
-    fn remove_files(&self, op: &StoreOp) -> Result<(), SpoolError> {
-        match op {
-            StoreOp::Together(ops) => ops.iter().try_for_each(|op| self.remove_files(op)),
-            StoreOp::End { ended, .. } if ended.dead.is_some() => Ok(()),
-            StoreOp::End { id, place: Some(place), .. } => {
-                for role in [Role::Image, Role::Mask, Role::Example] {
-                    self.spool.remove(*id, BlobName::Role(role))?;
-                }
-                match place {
-                    ResultPlace::Spool(token) => self.spool.remove(*id, BlobName::Attempt(*token)),
-                    ResultPlace::Inline(_) => self.spool.remove_task(*id),
-                }
-            }
-            StoreOp::End { id, place: None, .. }
-            | StoreOp::Release { id, .. }
-            | StoreOp::Forget { id, .. } => self.spool.remove_task(*id),
-            StoreOp::Insert { .. }
-            | StoreOp::Assign { .. }
-            | StoreOp::Requeue { .. }
-            | StoreOp::Remember { .. }
-            | StoreOp::Unremember { .. }
-            | StoreOp::Pause { .. } => Ok(()),
-        }
+    /// A closed database in place of one that failed, then what the file and its log hold.
+    fn reopen(&mut self) -> Result<(), StoreError> {
+        let closed = Connection::open_in_memory().map_err(self.failed("close"))?;
+        let failed = std::mem::replace(&mut self.connection, closed);
+        connection::disconnect(failed).map_err(self.failed("close"))?;
+        self.connection = connection::connect(&self.path)?;
+        Ok(())
     }
 
     /// One blob that is kept beside its row.
@@ -383,7 +257,15 @@ fn is_full(op: &StoreOp) -> bool {
     }
 }
 
-fn write_op(transaction: &Transaction<'_>, op: &StoreOp) -> rusqlite::Result<()> {
+/// What a write must know of the files and rows that it meets.
+struct Rows<'a> {
+    /// Tasks whose results vanished before they were on record.
+    gone: HashSet<TaskId>,
+    /// Tasks whose rows are not touched.
+    aside: &'a HashSet<TaskId>,
+}
+
+fn write_op(transaction: &Transaction<'_>, op: &StoreOp, rows: &Rows<'_>) -> rusqlite::Result<()> {
     let run = |sql: &str, values: &[&dyn rusqlite::ToSql]| {
         transaction.prepare_cached(sql)?.execute(values).map(|_| ())
     };
@@ -407,8 +289,7 @@ fn write_op(transaction: &Transaction<'_>, op: &StoreOp) -> rusqlite::Result<()>
                 ],
             )?;
             if let Some(dead) = inherits {
-                let copy =
-                    "INSERT INTO blobs (task, role, bytes) SELECT ?1, role, bytes FROM blobs WHERE task = ?2";
+                let copy = "INSERT OR REPLACE INTO blobs (task, role, bytes) SELECT ?1, role, bytes FROM blobs WHERE task = ?2";
                 run(copy, &[spec.id.as_bytes(), dead.as_bytes()])?;
             }
             inline.iter().try_for_each(|(role, bytes)| put_blob(&spec.id, *role, bytes))
@@ -422,9 +303,11 @@ fn write_op(transaction: &Transaction<'_>, op: &StoreOp) -> rusqlite::Result<()>
             &[id.as_bytes(), &pack(counters), &pack(history)],
         ),
         StoreOp::End { id, ended, place, .. } => {
+            let without = rows.gone.contains(id).then(|| Ended { result: None, ..ended.as_ref().clone() });
+            let ended = without.as_ref().unwrap_or(ended);
             run(
                 "UPDATE tasks SET ended = ?2, spec = NULL, token = NULL, history = NULL WHERE id = ?1",
-                &[id.as_bytes(), &pack(ended.as_ref())],
+                &[id.as_bytes(), &pack(ended)],
             )?;
             if ended.dead.is_some() {
                 return Ok(());
@@ -439,6 +322,9 @@ fn write_op(transaction: &Transaction<'_>, op: &StoreOp) -> rusqlite::Result<()>
             run("UPDATE tasks SET ended = ?2 WHERE id = ?1", &[id.as_bytes(), &pack(ended.as_ref())])?;
             run("DELETE FROM blobs WHERE task = ?1", &[id.as_bytes()])
         }
+        StoreOp::Forget { id, until_wall_ms } if rows.aside.contains(id) => {
+            remember(transaction, id, *until_wall_ms)
+        }
         StoreOp::Forget { id, until_wall_ms } => {
             run("DELETE FROM tasks WHERE id = ?1", &[id.as_bytes()])?;
             run("DELETE FROM blobs WHERE task = ?1", &[id.as_bytes()])?;
@@ -452,7 +338,7 @@ fn write_op(transaction: &Transaction<'_>, op: &StoreOp) -> rusqlite::Result<()>
         StoreOp::Pause { queue, paused: false } => {
             run("DELETE FROM paused WHERE queue = ?1", &[&queue.as_str()])
         }
-        StoreOp::Together(ops) => ops.iter().try_for_each(|op| write_op(transaction, op)),
+        StoreOp::Together(ops) => ops.iter().try_for_each(|op| write_op(transaction, op, rows)),
     }
 }
 
@@ -461,76 +347,6 @@ fn remember(transaction: &Transaction<'_>, id: &TaskId, until_wall_ms: u64) -> r
         .prepare_cached("INSERT OR REPLACE INTO tombstones (id, until) VALUES (?1, ?2)")?
         .execute(params![id.as_bytes(), until_wall_ms as i64])
         .map(|_| ())
-}
-
-struct TaskRow {
-    id: Vec<u8>,
-    seq: i64,
-    created: i64,
-    digest: Vec<u8>,
-    spec: Option<Vec<u8>>,
-    counters: Vec<u8>,
-    token: Option<Vec<u8>>,
-    node: Option<String>,
-    ended: Option<Vec<u8>>,
-    history: Option<Vec<u8>>,
-}
-
-impl TaskRow {
-    fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<Self> {
-        Ok(Self {
-            id: row.get(0)?,
-            seq: row.get(1)?,
-            created: row.get(2)?,
-            digest: row.get(3)?,
-            spec: row.get(4)?,
-            counters: row.get(5)?,
-            token: row.get(6)?,
-            node: row.get(7)?,
-            ended: row.get(8)?,
-            history: row.get(9)?,
-        })
-    }
-
-    fn decode(
-        &self,
-        inline: &mut std::collections::HashMap<Vec<u8>, Vec<Role>>,
-    ) -> Result<StoredTask, String> {
-        fn unpack<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
-            rmp_serde::from_slice(bytes).map_err(|error| error.to_string())
-        }
-        let id = <[u8; 16]>::try_from(self.id.as_slice()).map_err(|_| "its id is not 16 bytes".to_owned())?;
-        if let Some(ended) = &self.ended {
-            return Ok(StoredTask::Ended {
-                id: TaskId::from_bytes(id),
-                ended: Box::new(unpack::<Ended>(ended)?),
-            });
-        }
-        let spec: TaskSpec = unpack(self.spec.as_deref().ok_or("it has neither a spec nor an end")?)?;
-        let digest =
-            <[u8; 32]>::try_from(self.digest.as_slice()).map_err(|_| "its digest is not 32 bytes")?;
-        let assigned = match (&self.token, &self.node) {
-            (Some(token), Some(node)) => {
-                let token =
-                    <[u8; 16]>::try_from(token.as_slice()).map_err(|_| "its token is not 16 bytes")?;
-                Some((
-                    LeaseToken::from_bytes(token),
-                    node.parse().map_err(|e: lamagrid_domain::NameError| e.to_string())?,
-                ))
-            }
-            _ => None,
-        };
-        Ok(StoredTask::Live {
-            digest: Hash::new(digest),
-            seq: self.seq.max(0) as u64,
-            created_wall_ms: self.created.max(0) as u64,
-            counters: unpack(&self.counters)?,
-            history: self.history.as_deref().map_or_else(|| Ok(Vec::new()), unpack::<Vec<Entry>>)?,
-            assigned,
-            inline: inline.remove(&self.id).unwrap_or_default(),
-            spec: Box::new(spec),
-        })
-    }
 }
 
 #[cfg(test)]

@@ -14,7 +14,9 @@ use lamagrid_domain::{
 };
 use lamagrid_scheduler::Options;
 use lamagrid_wire::link::Link;
-use lamagrid_wire::message::{Assign, Cancel, ClientReply, ClientRequest, LaneMessage, Message, Submit};
+use lamagrid_wire::message::{
+    Assign, Cancel, ClientReply, ClientRequest, LaneMessage, Message, Ping, Submit,
+};
 use lamagrid_wire::spool::{BlobName, Spool};
 use lamagrid_wire::{Endpoints, hash, random_id};
 
@@ -66,7 +68,7 @@ impl Grid {
         loop {
             let heard = tokio::time::timeout(PATIENCE, self.link.recv()).await.unwrap().unwrap();
             match ClientReply::from_frame(&heard).unwrap() {
-                ClientReply::Progress(_) | ClientReply::Outcome(_) => {}
+                ClientReply::Progress(_) | ClientReply::Outcome(_) | ClientReply::Pong(_) => {}
                 reply => return reply,
             }
         }
@@ -181,4 +183,48 @@ async fn lanes_of_a_killed_scheduler_are_removed() {
     })
     .await;
     assert!(!stale.exists());
+}
+
+/// R7.1: while the disk refuses, a new task is refused at once with the reason, signs of life are answered, everything
+/// else waits; then it goes on by itself.
+#[tokio::test]
+async fn while_the_store_cannot_be_written_new_tasks_are_refused() {
+    let mut grid = Grid::start(|_| {}).await;
+    let database = rusqlite::Connection::open(grid.data.path().join("tasks.db")).unwrap();
+    database
+        .execute_batch(
+            "CREATE TRIGGER broken BEFORE INSERT ON tombstones BEGIN SELECT RAISE(ABORT, 'broken'); END",
+        )
+        .unwrap();
+    let cancel = Cancel { seq: 1, id: id(), owner: "local".parse().unwrap() };
+    grid.link.send(ClientRequest::from(cancel).to_frame(vec![]).unwrap()).await.unwrap();
+    // What comes before the scheduler knows waits behind the write; the first sign of life shows that it does.
+    let mut heard = None;
+    for seq in 50..450 {
+        grid.link.send(ClientRequest::from(Ping { seq }).to_frame(vec![]).unwrap()).await.unwrap();
+        heard = tokio::time::timeout(Duration::from_millis(50), grid.link.recv()).await.ok();
+        if heard.is_some() {
+            break;
+        }
+    }
+    let pong = ClientReply::from_frame(&heard.unwrap().unwrap()).unwrap();
+    assert!(matches!(pong, ClientReply::Pong(_)), "{pong:?}");
+    let task = id();
+    let reply = grid.submit_by_reference(task).await;
+    let ClientReply::Refused(refused) = reply else { panic!("{reply:?}") };
+    assert_eq!(refused.failure.kind, FailureKind::DiskFull);
+    let text = refused.failure.message;
+    assert!(text.contains("tasks.db") && text.contains("broken") && text.contains("try again"), "{text}");
+    assert!(!grid.blobs(task).exists());
+    database.execute_batch("DROP TRIGGER broken").unwrap();
+    let answer = loop {
+        let heard = tokio::time::timeout(PATIENCE, grid.link.recv()).await.unwrap().unwrap();
+        match ClientReply::from_frame(&heard).unwrap() {
+            ClientReply::Pong(_) => {}
+            reply => break reply,
+        }
+    };
+    assert!(matches!(&answer, ClientReply::Unknown(u) if u.seq == 1), "{answer:?}");
+    let accepted = grid.submit_by_reference(id()).await;
+    assert!(matches!(accepted, ClientReply::Accepted(_)), "{accepted:?}");
 }

@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
@@ -135,14 +136,20 @@ impl Spool {
     /// # Errors
     /// [`SpoolError::Io`]; then nothing of that name is left behind.
     pub fn put(&self, task: TaskId, name: BlobName, bytes: &[u8]) -> Result<(), SpoolError> {
+        self.write(task, name, bytes, false)
+    }
+
+    fn write(&self, task: TaskId, name: BlobName, bytes: &[u8], sync: bool) -> Result<(), SpoolError> {
         let file_name = name.file();
         let write = || -> io::Result<()> {
             let dir = self.task_dir(task, true)?;
             let temporary = format!(".{file_name}.{}", std::process::id());
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let fd = rustix::fs::openat(&dir, temporary.as_str(), flags, Mode::RUSR | Mode::WUSR)?;
-            let written = File::from(fd)
+            let mut file = File::from(fd);
+            let written = file
                 .write_all(bytes)
+                .and_then(|()| if sync { file.sync_all() } else { Ok(()) })
                 .and_then(|()| Ok(rustix::fs::renameat(&dir, temporary.as_str(), &dir, file_name.as_str())?));
             if written.is_err() {
                 // The first error is the one that matters.
@@ -227,10 +234,7 @@ impl Spool {
         let file = self.open_checked(task, name, len)?;
         if sync {
             let force = || -> io::Result<()> {
-                if file.sync_all().is_err() {
-                    // What the kernel could not write it may forget: a second try on the same file says nothing.
-                    self.rewrite(task, name, len)?;
-                }
+                file.sync_all()?;
                 File::from(self.task_dir(task, false)?).sync_all()?;
                 // The task's own entry, and that of its two-digit parent, which may both be new.
                 let parent = self.path(task, "");
@@ -244,26 +248,37 @@ impl Spool {
         Ok(())
     }
 
-    /// Puts a new file with the same bytes in the place of one that could not be forced to disk.
-    fn rewrite(&self, task: TaskId, name: BlobName, len: u64) -> io::Result<()> {
+    /// Whether a blob's bytes were last changed before `instant`.
+    ///
+    /// # Errors
+    /// [`SpoolError::Io`].
+    pub fn written_before(
+        &self,
+        task: TaskId,
+        name: BlobName,
+        instant: SystemTime,
+    ) -> Result<bool, SpoolError> {
         let file_name = name.file();
-        let mut old = self.open(task, &file_name).map_err(io::Error::other)?;
-        let dir = self.task_dir(task, false)?;
-        let temporary = format!(".{file_name}.again");
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(&dir, temporary.as_str(), flags, Mode::RUSR | Mode::WUSR)?;
-        let mut new = File::from(fd);
-        let written = io::copy(&mut old, &mut new).and_then(|copied| {
-            if copied != len {
-                return Err(io::Error::other("the blob could not be read back"));
+        let changed = self.open(task, &file_name)?.metadata().and_then(|meta| meta.modified());
+        let changed = changed.map_err(|source| self.io("inspect", self.path(task, &file_name), source))?;
+        Ok(changed < instant)
+    }
+
+    /// Writes a blob anew, from its own bytes, and forces the new file to disk before it takes the old one's place.
+    ///
+    /// After an fsync that failed this is the only way to know that the bytes are on disk: the next fsync of the same
+    /// file succeeds without them.
+    ///
+    /// # Errors
+    /// [`SpoolError::Mismatch`] if they are not what `meta` says any more, or cannot be read; [`SpoolError::Io`].
+    pub fn rewrite(&self, task: TaskId, name: BlobName, meta: &BlobMeta) -> Result<(), SpoolError> {
+        let bytes = match self.get(task, name, meta) {
+            Err(SpoolError::Io { action: "read", path, .. }) => {
+                return Err(SpoolError::Mismatch { path, what: "it cannot be read back from the disk" });
             }
-            new.sync_all()?;
-            Ok(rustix::fs::renameat(&dir, temporary.as_str(), &dir, file_name.as_str())?)
-        });
-        if written.is_err() {
-            let _ = rustix::fs::unlinkat(&dir, temporary.as_str(), AtFlags::empty());
-        }
-        written
+            bytes => bytes?,
+        };
+        self.write(task, name, &bytes, true)
     }
 
     /// Makes the result of an attempt the result of its task as well.

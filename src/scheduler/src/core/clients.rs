@@ -4,8 +4,8 @@ use bytes::Bytes;
 
 use lamagrid_domain::{Failure, FailureKind, Hash, ModelName, Owner, QueueName, Role, State, TaskId};
 use lamagrid_wire::message::{
-    Accepted, Action, Cancel, ClientRequest, NodeStatus, Offer, Overview, Pong, QueueStatus, Refused, Send,
-    Submit, Told, Unknown,
+    Accepted, Action, Cancel, ClientReply, ClientRequest, NodeStatus, Offer, Overview, Pong, QueueStatus,
+    Refused, Send, Submit, Told, Unknown,
 };
 use lamagrid_wire::router::PeerId;
 
@@ -46,9 +46,11 @@ impl Core {
         }
     }
 
-    /// The answer to a ping; it says nothing about any task.
-    pub(crate) fn pong(&self, seq: u64) -> Pong {
-        Pong { seq, spool: self.settings.spool.clone(), version: env!("CARGO_PKG_VERSION").to_owned() }
+    /// A sign of life, which depends on nothing.
+    #[must_use]
+    pub(crate) fn pong(&self, seq: u64) -> ClientReply {
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        Pong { seq, spool: self.settings.spool.clone(), version }.into()
     }
 
     pub(super) fn on_client_gone(&mut self, peer: &PeerId) {

@@ -24,6 +24,45 @@ const MAX_ANNOUNCED: usize = 100_000;
 
 impl Service {
     pub(super) fn on_client(&mut self, heard: Incoming) {
+        if let Some(heard) = self.answer_unbarred(heard) {
+            self.take_client(heard);
+        }
+    }
+
+    /// While the store cannot be written: new work is refused, signs of life are answered, the rest is held back.
+    fn answer_unbarred(&mut self, heard: Incoming) -> Option<Incoming> {
+        let Some(reason) = &self.failing else { return Some(heard) };
+        if let Incoming::Frame { peer, frame } = &heard {
+            let refusal = |seq| {
+                let text = format!(
+                    "the scheduler cannot write to its disk, so that it takes nothing new: {reason}; it goes on by itself \
+                     once the disk can be written, try again later"
+                );
+                refused(seq, FailureKind::DiskFull, text)
+            };
+            let (reply, written) = match ClientRequest::from_frame(frame) {
+                Ok(ClientRequest::Submit(submit)) if !self.core.knows(submit.spec.id) => {
+                    (Some(refusal(submit.seq)), Some(submit.spec.id))
+                }
+                Ok(ClientRequest::Offer(offer)) if !self.core.knows(offer.id) => {
+                    (Some(refusal(offer.seq)), None)
+                }
+                Ok(ClientRequest::Ping(ping)) => (Some(self.core.pong(ping.seq)), None),
+                _ => (None, None),
+            };
+            if let Some(id) = written {
+                self.remove_unclaimed(id);
+            }
+            if let Some(reply) = reply {
+                self.unbarred.push((peer.clone(), reply));
+                return None;
+            }
+        }
+        self.held_back.push(heard);
+        None
+    }
+
+    fn take_client(&mut self, heard: Incoming) {
         let (peer, frame) = match heard {
             Incoming::Gone { peer } => return self.handle(Input::ClientGone { peer }),
             Incoming::Frame { peer, frame } => (peer, frame),
@@ -57,37 +96,6 @@ impl Service {
         if let Some(id) = written {
             self.remove_unclaimed(id);
         }
-    }
-
-    /// While the store cannot be written: signs of life are given, new tasks are refused at once, the rest waits. Neither
-    /// answer says anything about what is on record, so neither has to wait for it.
-    pub(super) async fn put_off(&mut self, heard: Incoming) {
-        let reply = match &heard {
-            Incoming::Frame { frame, .. } => match ClientRequest::from_frame(frame) {
-                Ok(ClientRequest::Ping(ping)) => Some(self.core.pong(ping.seq).into()),
-                Ok(ClientRequest::Submit(submit)) if !self.core.knows(submit.spec.id) => {
-                    self.remove_unclaimed(submit.spec.id);
-                    Some(self.disk_trouble(submit.seq))
-                }
-                Ok(ClientRequest::Offer(offer)) if !self.core.knows(offer.id) => {
-                    Some(self.disk_trouble(offer.seq))
-                }
-                _ => None,
-            },
-            Incoming::Gone { .. } => None,
-        };
-        match (reply, heard) {
-            (Some(reply), Incoming::Frame { peer, .. }) => self.answer(peer, reply).await,
-            (_, heard) => self.unheard.push_back(heard),
-        }
-    }
-
-    fn disk_trouble(&self, seq: u64) -> ClientReply {
-        let reason = self.failing.as_deref().unwrap_or_default();
-        let text = format!(
-            "the scheduler cannot record tasks now: {reason}; free some space there, or try again later"
-        );
-        refused(seq, FailureKind::DiskFull, text)
     }
 
     fn announce(&mut self, id: TaskId) {

@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use lamagrid_config::{Config, ConfigError};
 use lamagrid_domain::{Failure, FailureKind, QueueName, SessionId, TaskId};
 use lamagrid_wire::message::{ClientReply, Refused};
-use lamagrid_wire::router::{Incoming, Peers, Router, RouterSender};
+use lamagrid_wire::router::{Incoming, PeerId, Peers, Router, RouterSender};
 use lamagrid_wire::spool::Spool;
 use lamagrid_wire::{Endpoints, EventSubscriber, LaneSender, SocketError};
 
@@ -40,6 +40,9 @@ const MAX_DRAINED: usize = 4_096;
 const MAX_PENDING: usize = 1_024;
 /// How often gauges are set anew; Prometheus asks every few seconds.
 const SHOWN_EVERY: Duration = Duration::from_secs(1);
+
+/// What clients said while the store could not be written; more stays in their connections.
+const MAX_HELD_BACK: usize = 1_024;
 
 /// Why a scheduler does not start, or ends by itself.
 #[derive(Debug, thiserror::Error)]
@@ -106,7 +109,7 @@ async fn serve(options: Options) -> Result<(), SchedulerError> {
     let _lock = InstanceLock::take(&data_dir)?;
     let endpoints = Endpoints::new(lamagrid_config::runtime_dir(&data_dir)?);
     endpoints.unlink_stale_lanes()?;
-    let store = Store::open(&data_dir)?;
+    let mut store = Store::open(&data_dir)?;
     let (recovered, swept) = store.recover()?;
     let spool = store.spool().clone();
     let tasks = recovered.tasks.len();
@@ -151,7 +154,8 @@ async fn serve(options: Options) -> Result<(), SchedulerError> {
         pending: VecDeque::new(),
         waiting: None,
         failing: None,
-        unheard: VecDeque::new(),
+        held_back: Vec::new(),
+        unbarred: Vec::new(),
         group_max: config.store.group_commit_max as usize,
         failed_lanes: Vec::new(),
         announced: VecDeque::new(),
@@ -246,7 +250,9 @@ struct Service {
     /// Why the group in hand failed: no new work is taken until it is durable.
     failing: Option<String>,
     /// What clients said meanwhile.
-    unheard: VecDeque<Incoming>,
+    held_back: Vec<Incoming>,
+    /// Replies that say nothing of any write, and wait for none.
+    unbarred: Vec<(PeerId, ClientReply)>,
     group_max: usize,
     failed_lanes: Vec<(SessionId, String)>,
     /// Ids whose blobs a client may write before it submits, by the instant at which they are nobody's.
@@ -276,11 +282,7 @@ impl Service {
                     self.on_report(report.ok_or_else(died)?).await?;
                 }
                 Some(heard) = sockets.clients.recv(), if self.hears_clients() => {
-                    if self.failing.is_some() {
-                        self.put_off(heard).await;
-                    } else {
-                        self.on_client(heard);
-                    }
+                    self.on_client(heard);
                 }
                 Some(heard) = sockets.admin.recv(), if self.failing.is_none() && self.pending.len() < MAX_PENDING => {
                     self.on_admin(heard);
@@ -302,6 +304,10 @@ impl Service {
         }
     }
 
+    fn hears_clients(&self) -> bool {
+        self.pending.len() < MAX_PENDING && self.held_back.len() < MAX_HELD_BACK
+    }
+
     /// Takes what lies in the sockets' buffers, so that no timer fires over a message that had arrived.
     fn drain(&mut self, sockets: &mut Sockets) {
         for _ in 0..MAX_DRAINED {
@@ -312,10 +318,6 @@ impl Service {
             let Some(heard) = sockets.results.try_recv() else { break };
             self.on_result(heard);
         }
-    }
-
-    fn hears_clients(&self) -> bool {
-        self.pending.len() < MAX_PENDING && (self.failing.is_none() || self.unheard.len() < MAX_PENDING)
     }
 
     fn show(&mut self) {

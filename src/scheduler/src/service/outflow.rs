@@ -29,17 +29,18 @@ impl Service {
             Report::GaveUp(error) => return Err(error.into()),
             Report::Committed(blobs) => {
                 self.metrics.committed(self.clock.commit_ended().as_secs_f64());
-                if self.failing.take().is_some() {
-                    tracing::info!("the store can be written again");
-                }
+                let was_failing = self.failing.take().is_some();
                 let mut blobs = blobs.into_iter();
                 for effect in self.waiting.take().unwrap_or_default() {
                     let attached =
                         if has_attachment(&effect) { blobs.next().unwrap_or_default() } else { Vec::new() };
                     self.carry_out(effect, attached).await;
                 }
-                for heard in std::mem::take(&mut self.unheard) {
-                    self.on_client(heard);
+                if was_failing {
+                    tracing::info!(waited = self.held_back.len(), "the store can be written again");
+                    for heard in std::mem::take(&mut self.held_back) {
+                        self.on_client(heard);
+                    }
                 }
             }
         }
@@ -48,6 +49,12 @@ impl Service {
 
     /// Carries out what waits for nothing, and hands the next group to the committer.
     pub(super) async fn pump(&mut self) {
+        for (peer, reply) in std::mem::take(&mut self.unbarred) {
+            if let ClientReply::Refused(refused) = &reply {
+                self.metrics.refused(refused.failure.kind.as_str());
+            }
+            send(&self.senders.clients, peer, &reply, Vec::new()).await;
+        }
         for (session, reason) in std::mem::take(&mut self.failed_lanes) {
             self.handle(Input::LanesFailed { session, reason });
         }
@@ -83,14 +90,6 @@ impl Service {
         self.waiting = Some(released);
         self.clock.commit_begins();
         self.committer.commit(group);
-    }
-
-    /// Answers a client at once, past everything that waits.
-    pub(super) async fn answer(&self, peer: PeerId, reply: ClientReply) {
-        if let ClientReply::Refused(refused) = &reply {
-            self.metrics.refused(refused.failure.kind.as_str());
-        }
-        send(&self.senders.clients, peer, &reply, Vec::new()).await;
     }
 
     async fn carry_out(&mut self, effect: Effect, blobs: Vec<Bytes>) {

@@ -4,7 +4,11 @@ use lamagrid_domain::{
     BlobForm, BlobMeta, Failure, FailureKind, NodeName, Params, Scalar, Stages, Status, TaskSpec,
 };
 
+use lamagrid_domain::{Hash, LeaseToken};
+use lamagrid_wire::spool::BlobName;
+
 use super::*;
+use crate::core::StoredTask;
 
 fn id(n: u8) -> TaskId {
     TaskId::from_bytes([n; 16])
@@ -105,7 +109,7 @@ fn open() -> (tempfile::TempDir, Store) {
 /// What the next process finds, as text: stored tasks have no equality of their own.
 fn reopened(dir: &tempfile::TempDir, store: Store) -> (Store, Vec<String>, Vec<(TaskId, u64)>) {
     drop(store);
-    let store = Store::open(dir.path()).unwrap();
+    let mut store = Store::open(dir.path()).unwrap();
     let (recovered, _) = store.recover().unwrap();
     let tasks = recovered.tasks.iter().map(|t| format!("{t:?}")).collect();
     (store, tasks, recovered.tombstones)
@@ -245,7 +249,7 @@ fn what_is_no_database_or_a_broken_one_is_refused_and_stays_untouched() {
         [b"dear diary, this is not a database, and it is a long text", &holed, &beheaded, &whole[..9_000]];
     for damaged in texts {
         std::fs::write(dir.path().join("tasks.db"), damaged).unwrap();
-        let refused = Store::open(dir.path()).and_then(|store| store.recover());
+        let refused = Store::open(dir.path()).and_then(|mut store| store.recover());
         let error = refused.err().unwrap();
         assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
         assert!(error.to_string().contains("tasks.db"), "{error}");
@@ -254,23 +258,95 @@ fn what_is_no_database_or_a_broken_one_is_refused_and_stays_untouched() {
 }
 
 #[test]
-fn a_row_that_does_not_decode_names_its_task() {
+fn a_row_that_does_not_decode_is_set_aside_and_stays() {
     for sql in [
-        "UPDATE tasks SET spec = x'c1'",
-        "UPDATE tasks SET spec = NULL",
-        "UPDATE tasks SET digest = x'00'",
-        "UPDATE tasks SET counters = x'c1'",
-        "UPDATE tasks SET token = x'00', node = 'n'",
-        "UPDATE tasks SET token = zeroblob(16), node = 'not a name'",
-        "UPDATE tasks SET ended = x'c1'",
+        "UPDATE tasks SET spec = x'c1' WHERE seq = 171",
+        "UPDATE tasks SET spec = NULL WHERE seq = 171",
+        "UPDATE tasks SET digest = x'00' WHERE seq = 171",
+        "UPDATE tasks SET counters = x'c1' WHERE seq = 171",
+        "UPDATE tasks SET counters = 'text' WHERE seq = 171",
+        "UPDATE tasks SET token = x'00', node = 'n' WHERE seq = 171",
+        "UPDATE tasks SET token = zeroblob(16), node = 'not a name' WHERE seq = 171",
+        "UPDATE tasks SET ended = x'c1' WHERE seq = 171",
     ] {
         let (dir, mut store) = open();
-        store.commit(&[insert(0xab)]).unwrap();
+        store.commit(&[insert(0xab), insert(2)]).unwrap();
+        store.spool().put(id(0xab), BlobName::Role(Role::Image), b"image").unwrap();
         drop(store);
         tamper(&dir, sql);
-        let error = Store::open(dir.path()).unwrap().recover().err().unwrap();
-        assert!(matches!(&error, StoreError::Row { task, .. } if *task == "ab".repeat(16)), "{sql}: {error}");
+        let row = |store: &Store| -> String {
+            let columns =
+                "hex(id) || quote(spec) || quote(digest) || quote(counters) || quote(token) || quote(ended)";
+            let sql = format!("SELECT {columns} FROM tasks WHERE seq = 171");
+            store.connection.query_row(&sql, [], |row| row.get(0)).unwrap()
+        };
+        let mut store = Store::open(dir.path()).unwrap();
+        let before = row(&store);
+        let (recovered, swept) = store.recover().unwrap();
+        assert_eq!((recovered.tasks.len(), swept), (2, 0), "{sql}");
+        let failed = recovered.tasks.iter().find_map(|task| match task {
+            StoredTask::Ended { id: of, ended } if *of == id(0xab) => ended.failure.clone(),
+            _ => None,
+        });
+        let failure = failed.unwrap();
+        assert_eq!(failure.kind, FailureKind::Internal, "{sql}");
+        assert!(failure.message.contains("submit it again"), "{failure}");
+        // Not even the end of its retention takes it away.
+        store.commit(&[StoreOp::Forget { id: id(0xab), until_wall_ms: 9 }]).unwrap();
+        assert_eq!(row(&store), before, "{sql}");
+        store.spool().seal(id(0xab), BlobName::Role(Role::Image), 5, false).unwrap();
     }
+}
+
+/// R1.3: what version 1 of the schema wrote: a waiting, a running, a completed and a failed task, and a tombstone.
+#[test]
+fn a_store_of_version_1_is_migrated_and_recovered() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("tasks.db"), include_bytes!("../../tests/golden/v1/tasks.db")).unwrap();
+    for _ in ["migrated", "as it is then"] {
+        let mut store = Store::open(dir.path()).unwrap();
+        let (recovered, _) = store.recover().unwrap();
+        let tasks: Vec<_> = recovered.tasks.iter().map(|t| format!("{t:?}")).collect();
+        let expected = [
+            live(1, Counters::default(), None),
+            live(2, counters(1), Some((token(2), "host:0".parse().unwrap()))),
+            over(3, ended(Status::Completed, Some(b"made"), true)),
+            over(4, ended(Status::Failed, None, false)),
+        ];
+        assert_eq!(tasks, expected);
+        assert_eq!(recovered.tombstones, [(id(8), 98)]);
+        assert_eq!(store.blob(id(1), Role::Mask).unwrap().unwrap(), "mask");
+        assert_eq!(store.blob(id(3), Role::Result).unwrap().unwrap(), "made");
+    }
+}
+
+/// A commit whose fsync failed is given again: the database is opened anew, and its blobs are written anew.
+#[test]
+fn after_a_failed_write_nothing_rests_on_the_same_file() {
+    use std::os::unix::fs::MetadataExt;
+    let (dir, mut store) = open();
+    let image = dir.path().join(format!("spool/01/{}/image", id(1)));
+    for role in [Role::Image, Role::Mask] {
+        store.spool().put(id(1), BlobName::Role(role), role.as_str().as_bytes()).unwrap();
+    }
+    let first = std::fs::metadata(&image).unwrap().ino();
+    store.commit(&[insert(2)]).unwrap();
+    store.doubtful = true;
+    store.commit(&[insert_as(1, Durability::Full, &[])]).unwrap();
+    assert!(!store.doubtful);
+    assert_ne!(std::fs::metadata(&image).unwrap().ino(), first);
+    let (_store, tasks, _) = reopened(&dir, store);
+    assert_eq!(tasks.len(), 2);
+}
+
+#[test]
+fn a_blob_that_cannot_be_written_anew_is_its_tasks_trouble() {
+    let (_dir, mut store) = open();
+    for bytes in [b"image", b"imagE"] {
+        store.spool().put(id(1), BlobName::Role(Role::Image), bytes).unwrap();
+    }
+    store.doubtful = true;
+    store.commit(&[insert_as(1, Durability::Full, &[])]).unwrap();
 }
 
 const FAIL: &str =
@@ -372,5 +448,5 @@ fn a_result_that_vanished_does_not_stop_the_store() {
     let done = ended(Status::Completed, Some(b"made"), false);
     store.commit(&[insert(1), end(1, done.clone(), Some(ResultPlace::Spool(token(9))))]).unwrap();
     let (_store, tasks, _) = reopened(&dir, store);
-    assert_eq!(tasks, [over(1, done)]);
+    assert_eq!(tasks, [over(1, Ended { result: None, ..done })]);
 }

@@ -1,0 +1,97 @@
+//! Files of the spool around a commit: there before the row that names them, gone after the one that does not.
+
+use std::collections::HashSet;
+use std::io;
+
+use lamagrid_domain::{BlobMeta, Durability, Role, TaskId};
+use lamagrid_wire::spool::{BlobName, SpoolError};
+
+use crate::core::{ResultPlace, StoreOp};
+
+use super::{Store, StoreError};
+
+impl Store {
+    /// Brings the files that an operation names to where their row will look for them; results that are not there any
+    /// more go into `gone`.
+    pub(super) fn place_files(&self, op: &StoreOp, gone: &mut HashSet<TaskId>) -> Result<(), StoreError> {
+        let placed = match op {
+            StoreOp::Together(ops) => return ops.iter().try_for_each(|op| self.place_files(op, gone)),
+            StoreOp::Insert { spec, inherits: Some(dead), .. } => self.spool.inherit(*dead, spec),
+            StoreOp::Insert { spec, inline, .. } if spec.durability == Durability::Full => spec
+                .blobs
+                .iter()
+                .filter(|blob| !inline.iter().any(|(role, _)| *role == blob.role))
+                .try_for_each(|blob| self.force(spec.id, blob)),
+            StoreOp::End { id, ended, place: Some(ResultPlace::Spool(token)), durability } => {
+                // A group that is tried again may find the attempt's name gone and its result in place.
+                match self.spool.promote(*id, *token) {
+                    Err(SpoolError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(()),
+                    promoted => promoted,
+                }
+                // After the new name exists, so that its directory entry is forced to disk as well.
+                .and_then(|()| match &ended.result {
+                    Some(result) if *durability == Durability::Full => self.force(*id, result),
+                    Some(result) => self.spool.seal(*id, BlobName::Role(Role::Result), result.len, false),
+                    None => Ok(()),
+                })
+            }
+            _ => Ok(()),
+        };
+        let lost = match &placed {
+            Err(SpoolError::Mismatch { .. }) => true,
+            Err(SpoolError::Io { source, .. }) => source.kind() == io::ErrorKind::NotFound,
+            Ok(()) => false,
+        };
+        if !lost {
+            return Ok(placed?);
+        }
+        // Its owner took it away after it was announced, or the disk lost it: the task's trouble, not the store's.
+        if let (Err(error), StoreOp::End { id, .. }) = (&placed, op) {
+            tracing::error!(task.id = %id, %error, "a result vanished before it was on record");
+            gone.insert(*id);
+        } else if let (Err(error), StoreOp::Insert { spec, .. }) = (&placed, op) {
+            tracing::error!(task.id = %spec.id, %error, "an input vanished before its task was on record");
+        }
+        Ok(())
+    }
+
+    /// Forces a blob to disk. One whose fsync may have failed before is written anew: another fsync of the same file
+    /// would succeed without its bytes.
+    fn force(&self, task: TaskId, blob: &BlobMeta) -> Result<(), SpoolError> {
+        let name = BlobName::Role(blob.role);
+        if self.doubtful || self.spool.written_before(task, name, self.opened)? {
+            self.spool.rewrite(task, name, blob)?;
+        }
+        self.spool.seal(task, name, blob.len, true)
+    }
+
+    pub(super) fn remove_files(&self, op: &StoreOp) -> Result<(), SpoolError> {
+        match op {
+            StoreOp::Together(ops) => ops.iter().try_for_each(|op| self.remove_files(op)),
+            StoreOp::End { ended, .. } if ended.dead.is_some() => Ok(()),
+            StoreOp::End { id, place: Some(place), .. } => {
+                for role in [Role::Image, Role::Mask, Role::Example] {
+                    self.spool.remove(*id, BlobName::Role(role))?;
+                }
+                match place {
+                    ResultPlace::Spool(token) => self.spool.remove(*id, BlobName::Attempt(*token)),
+                    ResultPlace::Inline(_) => self.spool.remove_task(*id),
+                }
+            }
+            StoreOp::End { id, place: None, .. }
+            | StoreOp::Release { id, .. }
+            | StoreOp::Forget { id, .. }
+                if !self.aside.contains(id) =>
+            {
+                self.spool.remove_task(*id)
+            }
+            StoreOp::End { .. } | StoreOp::Release { .. } | StoreOp::Forget { .. } => Ok(()),
+            StoreOp::Insert { .. }
+            | StoreOp::Assign { .. }
+            | StoreOp::Requeue { .. }
+            | StoreOp::Remember { .. }
+            | StoreOp::Unremember { .. }
+            | StoreOp::Pause { .. } => Ok(()),
+        }
+    }
+}
