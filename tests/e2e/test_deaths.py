@@ -15,7 +15,7 @@ import pytest
 
 from grids import procfs
 from grids.pictures import Pixels, decoded, encoded, hole, plain
-from grids.server import ORIGINAL, GridServer, start_grid
+from grids.server import ORIGINAL, GridServer, lamagrid_json, start_grid
 from stock.processes import Processes
 
 pytestmark = pytest.mark.timeout(180)
@@ -168,3 +168,15 @@ def test_every_process_has_a_log_file_of_its_own(grid: GridServer) -> None:
         (logs / "scheduler.log").read_text(),
     )
     assert line is not None
+
+
+def test_a_node_that_was_drained_stays_away(grid: GridServer, processes: Processes) -> None:
+    """R4.4: the launcher does not start it again; what comes then waits."""
+    name = grid.nodes()[0]["name"]
+    told = lamagrid_json("node", "drain", name, data_dir=grid.data_dir)
+    assert told == {"node": name, "running": 0}
+    processes.wait_until(
+        lambda: f"node {name} left as it was told; it is not started again" in grid.log, 20, "the node's end"
+    )
+    assert grid.nodes() == []
+    assert grid.get("/model").status_code == 200

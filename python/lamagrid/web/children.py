@@ -49,11 +49,13 @@ class Program:
         name: As people see it, unique among the children: ``scheduler``, ``node torch-0``.
         command: The program and its arguments.
         env: The whole environment.
+        may_leave: Once it was ready, it ends with status 0 when somebody told it to leave, and stays away.
     """
 
     name: str
     command: Sequence[str]
     env: Mapping[str, str]
+    may_leave: bool = False
 
 
 class StartError(Exception):
@@ -136,6 +138,10 @@ class Child:
                     self._report(f"{self.program.name} started again (pid {self._process.pid})")
                 self._exit = self._watch(self._process)
             if self._stopping.is_set():
+                return
+            process = self._process
+            if self.program.may_leave and self._ready and process is not None and process.returncode == 0:
+                self._report(f"{self.program.name} left as it was told; it is not started again")
                 return
             if time.monotonic() - began >= HEALTHY_AFTER_S:
                 failures = 0

@@ -90,7 +90,9 @@ def nodes(
                 arguments += ["--device", device]
             if threads is not None:
                 arguments += ["--threads", str(threads)]
-            planned.append(Node(name, torch_models, threads, Program(f"node {name}", arguments, env)))
+            planned.append(
+                Node(name, torch_models, threads, Program(f"node {name}", arguments, env, may_leave=True))
+            )
     if python_models:
         name = "python-0"
         arguments = [*_lamagrid("pynode", data_dir), "--name", name]
@@ -98,7 +100,9 @@ def nodes(
             arguments += ["--model", each]
         if device is not None:
             arguments += ["--device", device]
-        planned.append(Node(name, python_models, None, Program(f"node {name}", arguments, env)))
+        planned.append(
+            Node(name, python_models, None, Program(f"node {name}", arguments, env, may_leave=True))
+        )
     return planned
 
 

@@ -206,7 +206,7 @@ fn decode_all(
 fn finish(leaving: Leaving) {
     let Leaving { job, made, mut stages, carried } = leaving;
     // Here and not before: a slot is free once an encoder has time for what it made.
-    job.leave_slot();
+    job.leave_slot(Duration::from_secs_f64(stages.load_ms.max(0.0) / 1e3));
     if job.is_cancelled() {
         return conclude(job, Err(stopped()));
     }

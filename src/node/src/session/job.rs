@@ -112,9 +112,10 @@ impl Job {
         self.shared.enter_slot(&self.attempt)
     }
 
-    /// Says that the slot is free for another task, while this one is still to be finished.
-    pub fn leave_slot(&self) {
-        self.shared.leave_slot(&self.attempt);
+    /// Says that the slot is free for another task, while this one is still to be finished. `load` of its time there went
+    /// into loading the model.
+    pub fn leave_slot(&self, load: Duration) {
+        self.shared.leave_slot(&self.attempt, load);
     }
 
     /// Whether the work shall stop.

@@ -20,6 +20,8 @@ const GOOD_LIFE: Duration = Duration::from_secs(5);
 const HELLO_PATIENCE: Duration = Duration::from_secs(2);
 /// Half of what a closing caller waits.
 const GOODBYE_PATIENCE: Duration = Duration::from_millis(500);
+/// The configuration's default.
+const LEASE: Duration = Duration::from_secs(20);
 /// A scheduler that stays away is mentioned this often.
 const MENTION_EVERY: Duration = Duration::from_secs(30);
 
@@ -35,8 +37,20 @@ enum Refusal {
 pub(super) async fn run(shared: &Shared, endpoints: &Endpoints) -> Option<Failure> {
     let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
     let mut mentioned: Option<Instant> = None;
+    // Until the scheduler says how long a lease is.
+    let (mut lease, mut alone_since) = (LEASE, Instant::now());
     loop {
         if shared.may_leave() {
+            return None;
+        }
+        let undelivered = shared.left_to_deliver();
+        if undelivered > 0 && alone_since.elapsed() >= lease {
+            let lease_ms = lease.as_millis();
+            tracing::error!(
+                undelivered,
+                lease_ms,
+                "leaving without the scheduler: it was away for a whole lease; it will give these tasks to other nodes"
+            );
             return None;
         }
         let mut control = Requester::new(endpoints.control());
@@ -44,9 +58,11 @@ pub(super) async fn run(shared: &Shared, endpoints: &Endpoints) -> Option<Failur
             heard = hello(shared, &mut control) => match heard {
                 Ok(welcome) => {
                     mentioned = None;
+                    lease = Duration::from_millis(welcome.lease_ms);
                     let (session, began) = (welcome.session, Instant::now());
                     let ended = connection::hold(shared, endpoints, control, welcome).await;
                     shared.lose_connection();
+                    alone_since = Instant::now();
                     if began.elapsed() >= GOOD_LIFE {
                         backoff.reset();
                     }

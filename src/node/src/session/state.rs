@@ -269,7 +269,7 @@ impl Shared {
     }
 
     /// An attempt's slot is free again; what is left of it needs no slot.
-    pub(super) fn leave_slot(&self, attempt: &Attempt) {
+    pub(super) fn leave_slot(&self, attempt: &Attempt, load: Duration) {
         let mut state = self.lock();
         if let Some(running) = state.running.get_mut(&attempt.token)
             && running.stage != Stage::After
@@ -277,7 +277,7 @@ impl Shared {
             running.stage = Stage::After;
             state.outgoing.push_back(Outgoing::Freed);
             if let Some(entered) = attempt.entered_at().filter(|_| !attempt.is_stopped()) {
-                let seconds = entered.elapsed().as_secs_f64();
+                let seconds = entered.elapsed().saturating_sub(load).as_secs_f64();
                 let average = state.slot_s.entry(attempt.spec.model.clone()).or_insert(seconds);
                 *average += (seconds - *average) * 0.2; // about the last five tasks
             }
@@ -370,6 +370,13 @@ impl Shared {
             Phase::Draining => state.running.is_empty() && state.held.is_empty(),
             Phase::Closing => true,
         }
+    }
+
+    /// How many outcomes wait for their record on a node that was told to leave; 0 while it serves.
+    pub(super) fn left_to_deliver(&self) -> usize {
+        let state = self.lock();
+        let done = state.phase != Phase::Serving && state.running.is_empty();
+        if done { state.held.len() } else { 0 }
     }
 
     pub(super) fn end(&self, failure: Option<Failure>) {
