@@ -50,10 +50,7 @@ impl Service {
     /// Carries out what waits for nothing, and hands the next group to the committer.
     pub(super) async fn pump(&mut self) {
         for (peer, reply) in std::mem::take(&mut self.unbarred) {
-            if let ClientReply::Refused(refused) = &reply {
-                self.metrics.refused(refused.failure.kind.as_str());
-            }
-            send(&self.senders.clients, peer, &reply, Vec::new()).await;
+            self.tell_client(peer, reply, Vec::new()).await;
         }
         for (session, reason) in std::mem::take(&mut self.failed_lanes) {
             self.handle(Input::LanesFailed { session, reason });
@@ -92,15 +89,18 @@ impl Service {
         self.committer.commit(group);
     }
 
+    async fn tell_client(&self, peer: PeerId, reply: ClientReply, blobs: Vec<Bytes>) {
+        let reply = bounded(reply);
+        if let ClientReply::Refused(refused) = &reply {
+            self.metrics.refused(refused.failure.kind.as_str());
+        }
+        send(&self.senders.clients, peer, &reply, blobs).await;
+    }
+
     async fn carry_out(&mut self, effect: Effect, blobs: Vec<Bytes>) {
         match effect {
             Effect::Store(_) => unreachable!("writes go to the committer"),
-            Effect::Client { peer, reply, .. } => {
-                if let ClientReply::Refused(refused) = &reply {
-                    self.metrics.refused(refused.failure.kind.as_str());
-                }
-                send(&self.senders.clients, peer, &bounded(reply), blobs).await;
-            }
+            Effect::Client { peer, reply, .. } => self.tell_client(peer, reply, blobs).await,
             Effect::Admin { peer, reply } => send(&self.senders.admin, peer, &reply, blobs).await,
             Effect::Control { peer, reply } => {
                 let reply = self.open_lanes(reply).await;
