@@ -165,9 +165,7 @@ impl Core {
         let wish = Wish { bytes: 0, ..Wish::of(&spec) };
         let evicted = match self.admit(peer, &wish) {
             Ok(evicted) => evicted,
-            Err(failure) => {
-                return AdminReply::from(Refused { seq: 0, failure, queue_len: 0, wait_ms: None });
-            }
+            Err(failure) => return refusal(failure),
         };
         let task = Task::new(spec, digest, self.next_seq, now.wall_ms, inline);
         self.make_room(now, evicted, |core| core.take_over(now, id, task));
@@ -185,13 +183,10 @@ impl Core {
         let attempt = ended.counters.attempts;
         super::note(&mut ended.history, Entry { at_wall_ms: now.wall_ms, attempt, what });
         let release = StoreOp::Release { id: dead, ended: Box::new(ended.clone()) };
-        let before = self.effects.len();
-        self.take_in(task, Vec::new(), Some(dead));
-        let writes = self.effects.split_off(before);
-        let inserted =
-            writes.into_iter().filter_map(|w| if let Effect::Store(op) = w { Some(op) } else { None });
-        let together = inserted.chain([release]).collect();
-        self.emit(Effect::Store(StoreOp::Together(together)));
+        self.together(|core| {
+            core.take_in(task, Vec::new(), Some(dead));
+            core.emit(Effect::Store(release));
+        });
     }
 
     fn pause(&mut self, queue: lamagrid_domain::QueueName, paused: bool) {
@@ -217,7 +212,10 @@ impl Core {
 }
 
 fn refused(text: String) -> AdminReply {
-    let failure = Failure::new(FailureKind::InvalidInput, text);
+    refusal(Failure::new(FailureKind::InvalidInput, text))
+}
+
+fn refusal(failure: Failure) -> AdminReply {
     Refused { seq: 0, failure, queue_len: 0, wait_ms: None }.into()
 }
 

@@ -48,13 +48,20 @@ pub(super) struct Usage {
     spool_bytes: u64,
     /// Unfinished tasks and their bytes, by holder.
     held: HashMap<Box<str>, (u64, u64)>,
-    /// The last alarm of each bound; none is calm.
-    alarms: BTreeMap<Option<QueueName>, u8>,
+    /// Ended tasks that can be replayed.
+    dead: u64,
+    /// The last alarm of each queue, and of the spool; none is 0.
+    queue_alarms: BTreeMap<QueueName, u8>,
+    spool_alarm: u8,
 }
 
 impl Usage {
     pub(super) fn spool_bytes(&self) -> u64 {
         self.spool_bytes
+    }
+
+    pub(super) fn dead_letters(&self) -> u64 {
+        self.dead
     }
 
     pub(super) fn enter(&mut self, spec: &TaskSpec) {
@@ -78,10 +85,13 @@ impl Usage {
 
     /// A task has ended and leaves this much behind.
     pub(super) fn keep(&mut self, ended: &Ended) {
+        self.dead += u64::from(ended.dead.is_some());
         self.spool_bytes = self.spool_bytes.saturating_add(ended.kept_bytes());
     }
 
+    /// It is removed, or a dead letter's inputs go over to another task.
     pub(super) fn give_up(&mut self, ended: &Ended) {
+        self.dead -= u64::from(ended.dead.is_some());
         self.released(ended.kept_bytes());
     }
 
@@ -99,6 +109,14 @@ pub(crate) struct Level {
     pub(crate) percent: u8,
     pub(crate) used: u64,
     pub(crate) limit: u64,
+}
+
+/// The alarm that a bound changes to, if it changes.
+fn next_alarm(last: u8, used: u64, limit: u64) -> Option<u8> {
+    let percent = u128::from(used) * 100 / u128::from(limit.max(1));
+    let reached = ALARMS.into_iter().find(|alarm| percent >= u128::from(*alarm)).unwrap_or(0);
+    let calms = last > 0 && percent < u128::from(CALM);
+    (reached > last || calms).then_some(reached)
 }
 
 impl Core {
@@ -173,40 +191,59 @@ impl Core {
 
     /// Ends `evicted` and does `enter`, in one transaction.
     pub(super) fn make_room(&mut self, now: Now, evicted: Vec<TaskId>, enter: impl FnOnce(&mut Self)) {
+        self.together(|core| {
+            for id in evicted {
+                let text = "the task was given up unbegun: the grid is full, and more important work came";
+                let failure = Failure::new(FailureKind::Overloaded, text);
+                core.end(now, id, Event::Fail(failure), None);
+            }
+            enter(core);
+        });
+    }
+
+    /// Does `act`; what it writes becomes durable together, before any message of it leaves.
+    pub(super) fn together(&mut self, act: impl FnOnce(&mut Self)) {
         let before = self.effects.len();
-        for id in &evicted {
-            let text = "the task was given up unbegun: the grid is full, and more important work came";
-            let failure = Failure::new(FailureKind::Overloaded, text);
-            self.end(now, *id, Event::Fail(failure), None);
+        act(self);
+        let (mut ops, mut others) = (Vec::new(), Vec::new());
+        for effect in self.effects.split_off(before) {
+            match effect {
+                Effect::Store(StoreOp::Together(inner)) => ops.extend(inner),
+                Effect::Store(op) => ops.push(op),
+                other => others.push(other),
+            }
         }
-        enter(self);
-        if evicted.is_empty() {
-            return;
+        match ops.len() {
+            0 => {}
+            1 => self.effects.extend(ops.into_iter().map(Effect::Store)),
+            _ => self.emit(Effect::Store(StoreOp::Together(ops))),
         }
-        let effects = self.effects.split_off(before);
-        let (writes, others): (Vec<_>, Vec<_>) =
-            effects.into_iter().partition(|effect| matches!(effect, Effect::Store(_)));
-        let ops = writes.into_iter().filter_map(|w| if let Effect::Store(op) = w { Some(op) } else { None });
-        self.emit(Effect::Store(StoreOp::Together(ops.collect())));
         self.effects.extend(others);
     }
 
-    /// Raises and ends alarms.
+    /// Raises and ends alarms. Looked at after every input, so nothing is copied while nothing changes.
     pub(super) fn watch_levels(&mut self) {
-        let queues = self.settings.queues.iter().map(|(q, max)| (Some(q), self.queue_len[q], *max));
-        let spool = (None, self.usage.spool_bytes, self.settings.limits.max_spool_bytes);
         let mut changed = Vec::new();
-        for (queue, used, limit) in queues.chain([spool]) {
-            let percent = u128::from(used) * 100 / u128::from(limit.max(1));
-            let last = self.usage.alarms.get(&queue.cloned()).copied().unwrap_or(0);
-            let reached = ALARMS.into_iter().find(|alarm| percent >= u128::from(*alarm)).unwrap_or(0);
-            let calm = percent < u128::from(CALM);
-            if reached > last || (calm && last > 0) {
-                changed.push(Level { queue: queue.cloned(), percent: reached, used, limit });
-            }
+        let usage = &self.usage;
+        for (queue, limit) in &self.settings.queues {
+            let last = usage.queue_alarms.get(queue).copied().unwrap_or(0);
+            let used = self.queue_len[queue];
+            let percent = next_alarm(last, used, *limit);
+            changed.extend(percent.map(|percent| Level {
+                queue: Some(queue.clone()),
+                percent,
+                used,
+                limit: *limit,
+            }));
         }
+        let (used, limit) = (usage.spool_bytes, self.settings.limits.max_spool_bytes);
+        let percent = next_alarm(usage.spool_alarm, used, limit);
+        changed.extend(percent.map(|percent| Level { queue: None, percent, used, limit }));
         for level in changed {
-            self.usage.alarms.insert(level.queue.clone(), level.percent);
+            match &level.queue {
+                Some(queue) => _ = self.usage.queue_alarms.insert(queue.clone(), level.percent),
+                None => self.usage.spool_alarm = level.percent,
+            }
             self.emit(Effect::Level(level));
         }
     }

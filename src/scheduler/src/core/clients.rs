@@ -286,10 +286,7 @@ impl Core {
                 }
             })
             .collect();
-        let mut running = std::collections::BTreeMap::<&QueueName, u64>::new();
-        for task in self.tasks.values().filter(|t| matches!(t.state, State::Assigned { .. })) {
-            *running.entry(&task.spec.queue).or_default() += 1;
-        }
+        let running = self.running();
         let queues = self
             .settings
             .queues

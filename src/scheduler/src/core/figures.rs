@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use lamagrid_domain::{QueueName, State};
+use lamagrid_domain::QueueName;
 
 use super::Core;
 
@@ -28,22 +28,31 @@ pub(crate) struct Figures {
 }
 
 impl Core {
-    /// Counts everything anew: cheap for some thousand tasks, and asked once a second.
+    /// Tasks on nodes, by queue. Only what nodes have is looked at, however many wait.
+    pub(super) fn running(&self) -> BTreeMap<&QueueName, u64> {
+        let held = self.sessions.values().flat_map(|session| session.tokens.keys());
+        let orphaned =
+            self.orphans.values().flat_map(|orphans| &orphans.attempts).map(|orphan| &orphan.token);
+        let mut running = BTreeMap::new();
+        for task in held.chain(orphaned).filter_map(|token| self.tasks.get(self.tokens.get(token)?)) {
+            *running.entry(&task.spec.queue).or_default() += 1;
+        }
+        running
+    }
+
+    /// Asked once a second.
     pub(crate) fn figures(&self) -> Figures {
-        let mut queues: BTreeMap<_, _> = self
+        let running = self.running();
+        let queues = self
             .settings
             .queues
             .iter()
             .map(|(queue, limit)| {
                 let (waiting, paused) = (self.queue_len[queue], self.paused.contains(queue));
-                (queue.clone(), QueueFigures { waiting, running: 0, limit: *limit, paused })
+                let running = running.get(queue).copied().unwrap_or(0);
+                (queue.clone(), QueueFigures { waiting, running, limit: *limit, paused })
             })
             .collect();
-        for task in self.tasks.values().filter(|task| matches!(task.state, State::Assigned { .. })) {
-            if let Some(queue) = queues.get_mut(&task.spec.queue) {
-                queue.running += 1;
-            }
-        }
         let mut nodes =
             BTreeMap::from(["ready", "busy", "suspect", "aside", "draining"].map(|state| (state, 0)));
         for session in self.sessions.values() {
@@ -53,7 +62,7 @@ impl Core {
             queues,
             nodes,
             ended: self.ended.len() as u64,
-            dead: self.ended.values().filter(|ended| ended.dead.is_some()).count() as u64,
+            dead: self.usage.dead_letters(),
             spool_bytes: self.usage.spool_bytes(),
             spool_limit_bytes: self.settings.limits.max_spool_bytes,
         }

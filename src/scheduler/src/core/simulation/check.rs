@@ -256,6 +256,16 @@ impl Core {
             self.expiries.len(),
             self.ended.len()
         );
+        let dead = self.ended.values().filter(|ended| ended.dead.is_some()).count() as u64;
+        let figures = self.figures();
+        ensure!(
+            figures.dead == dead,
+            Structure,
+            "{} dead letters are counted, {dead} are there",
+            figures.dead
+        );
+        let running: u64 = figures.queues.values().map(|queue| queue.running).sum();
+        ensure!(running == assigned as u64, Structure, "{running} tasks run, {assigned} are assigned");
         let mut tokens = assigned;
         for (id, ended) in &self.ended {
             ensure!(ended.status.is_terminal(), Structure, "task {id} ended as {}", ended.status);
