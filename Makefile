@@ -62,7 +62,7 @@ bench: build ## stock and grid side by side, and what tasks cost: tables, target
 gpu-check: build ## with an NVIDIA GPU: detection, parity and speed there, into docs/gpu.md
 	@$(BIN)/python bench/gpu_check.py
 
-chaos: build ## kill, freeze, cancel and drain for half an hour; SABOTAGE=drop-outcome, ...: does the checker see it?
+chaos: build ## kill, freeze, cancel, drain and lose power for a quarter of an hour; SABOTAGE=drop-outcome, ...: does the checker see it?
 	@$(WITH_VENV) $(BIN)/python tests/chaos.py $(if $(SABOTAGE),--sabotage $(SABOTAGE))
 
 clean: ## remove what was built; .venv stays

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::SystemTime;
 
 use serde::Serialize;
+use tokio::runtime::Runtime;
 
 use lamagrid_client::{
     AdminReply, AdminRequest, CancelTask, ClientError, DrainNode, Endpoints, ListTasks, Page, PauseQueue,
@@ -26,6 +27,8 @@ use crate::units;
 pub(crate) struct Admin {
     data_dir: PathBuf,
     endpoints: Endpoints,
+    /// For all questions of one command.
+    runtime: Runtime,
     format: Format,
 }
 
@@ -33,14 +36,14 @@ impl Admin {
     pub(crate) fn new(config: &Config, format: Format) -> Result<Self, CliError> {
         let data_dir = config.data_dir()?;
         let endpoints = Endpoints::new(lamagrid_config::runtime_dir(&data_dir)?);
-        Ok(Self { data_dir, endpoints, format })
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(CliError::Runtime)?;
+        Ok(Self { data_dir, endpoints, runtime, format })
     }
 
     fn ask(&self, request: impl Into<AdminRequest>) -> Result<AdminReply, CliError> {
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(CliError::Runtime)?;
         let asked = lamagrid_client::admin(&self.endpoints, &self.data_dir, request, PATIENCE);
-        Ok(runtime.block_on(asked)?)
+        Ok(self.runtime.block_on(asked)?)
     }
 
     /// `lamagrid task list`: page after page up to the limit.
@@ -61,9 +64,9 @@ impl Admin {
             };
             lines.extend(tasks);
             request.limit = args.limit.saturating_sub(u32::try_from(lines.len()).unwrap_or(u32::MAX));
-            // The first page counts all; later ones what is left after it.
             match next {
                 Some(next) if request.limit > 0 => request.after = Some(next),
+                // Every page counts all; tasks may have come and gone since the first.
                 Some(_) | None => break total.max(lines.len() as u64),
             }
         };

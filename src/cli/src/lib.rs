@@ -27,6 +27,7 @@ use clap::Parser;
 
 use lamagrid_config::{Config, ConfigError, Loaded};
 
+use admin::Admin;
 use args::{Cli, ConfigVerb, DeadVerb, NodeVerb, Noun, QueueVerb, TaskVerb};
 use error::{CliError, USAGE};
 use output::{Streams, Written};
@@ -107,7 +108,7 @@ fn dispatch(cli: Cli, env: BTreeMap<String, String>) -> Result<Answer, CliError>
         Noun::Node { verb: NodeVerb::List } => grid::node_list(&place.load(&[])?.config, format),
         Noun::Queue { verb: QueueVerb::Show } => grid::queue_show(&place.load(&[])?.config, format),
         Noun::Task { verb } => {
-            let admin = admin::Admin::new(&place.load(&[])?.config, format)?;
+            let admin = place.admin()?;
             match verb {
                 TaskVerb::List(args) => admin.list(args, false),
                 TaskVerb::Show { id } => admin.show(id),
@@ -116,23 +117,17 @@ fn dispatch(cli: Cli, env: BTreeMap<String, String>) -> Result<Answer, CliError>
             }
         }
         Noun::Dead { verb } => {
-            let admin = admin::Admin::new(&place.load(&[])?.config, format)?;
+            let admin = place.admin()?;
             match verb {
                 DeadVerb::List { limit } => admin.list_dead(limit),
                 DeadVerb::Show { id } => admin.show(id),
                 DeadVerb::Replay { id } => admin.retry(id),
             }
         }
-        Noun::Queue { verb: QueueVerb::Pause { name } } => {
-            admin::Admin::new(&place.load(&[])?.config, format)?.pause(name, true)
-        }
-        Noun::Queue { verb: QueueVerb::Resume { name } } => {
-            admin::Admin::new(&place.load(&[])?.config, format)?.pause(name, false)
-        }
-        Noun::Node { verb: NodeVerb::Drain { name } } => {
-            admin::Admin::new(&place.load(&[])?.config, format)?.drain(name)
-        }
-        Noun::Purge(args) => admin::Admin::new(&place.load(&[])?.config, format)?.purge(&args),
+        Noun::Queue { verb: QueueVerb::Pause { name } } => place.admin()?.pause(name, true),
+        Noun::Queue { verb: QueueVerb::Resume { name } } => place.admin()?.pause(name, false),
+        Noun::Node { verb: NodeVerb::Drain { name } } => place.admin()?.drain(name),
+        Noun::Purge(args) => place.admin()?.purge(&args),
     }
 }
 
@@ -144,6 +139,11 @@ struct Place<'a> {
 }
 
 impl Place<'_> {
+    /// Who asks the scheduler of the configured data directory.
+    fn admin(&self) -> Result<Admin, CliError> {
+        Admin::new(&self.load(&[])?.config, self.globals.output)
+    }
+
     /// The configuration, with `set` and the global flags as its strongest layer.
     fn load(&self, set: &[(String, String)]) -> Result<Loaded, ConfigError> {
         self.load_file(self.globals.config.as_deref(), set)

@@ -26,6 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 #[derive(Clone)]
 struct Load {
+    endpoints: Endpoints,
     client: Client,
     bytes: usize,
     durability: Durability,
@@ -99,7 +100,9 @@ impl Load {
         let left = Arc::new(AtomicU64::new(tasks));
         let workers: Vec<_> = (0..64)
             .map(|_| {
-                let (load, left) = (self.clone(), left.clone());
+                // A client looks at all its tasks with each new one: so many are for many of them.
+                let (mut load, left) = (self.clone(), left.clone());
+                load.client = Client::new(&self.endpoints, load.client.options().clone());
                 tokio::spawn(async move {
                     while left
                         .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1))
@@ -212,7 +215,7 @@ async fn main() -> Result<()> {
         ..ClientOptions::default()
     };
     let client = Client::new(&endpoints, options);
-    let load = Load { client, bytes: 200, durability: Durability::Process, echo_ms: 0 };
+    let load = Load { endpoints, client, bytes: 200, durability: Durability::Process, echo_ms: 0 };
     let line = match text(1)? {
         "run" => {
             let load = Load {

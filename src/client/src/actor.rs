@@ -304,6 +304,6 @@ impl Actor {
 }
 
 /// Whether a Unix socket's file is missing.
-fn is_absent(address: &str) -> bool {
+pub(crate) fn is_absent(address: &str) -> bool {
     address.strip_prefix("ipc://").is_some_and(|path| !Path::new(path).exists())
 }

@@ -9,6 +9,7 @@ use lamagrid_wire::message::{AdminReply, AdminRequest, Message};
 use lamagrid_wire::request::Requester;
 use lamagrid_wire::{Endpoints, SocketError};
 
+use crate::actor::is_absent;
 use crate::error::ClientError;
 
 /// Asks the scheduler behind `endpoints`, whose data directory is `data_dir`.
@@ -37,7 +38,7 @@ pub async fn admin(
         data_dir: Some(data_dir.to_path_buf()),
     };
     // A scheduler that restarts is back before a person's patience ends.
-    while !Path::new(address.strip_prefix("ipc://").unwrap_or(&address)).exists() {
+    while is_absent(&address) {
         if Instant::now() >= until {
             return Err(absent("nobody listens there".to_owned()));
         }

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Signal, getpid, kill_process};
+use rustix::process::Signal;
 
 use crate::session::{Overdue, Session};
+use crate::worker::end_process;
 
 /// How often it looks.
 const LOOK: Duration = Duration::from_millis(100);
@@ -65,10 +66,7 @@ pub(crate) fn watch(session: Arc<Session>, grace: Duration, reload: Arc<Reload>)
                 "a cancelled task goes on: ending this worker, which is faster"
             );
             session.close();
-            // Not `exit`: it would run libtorch's destructors under the threads that compute.
-            if kill_process(getpid(), ENDED_ITSELF).is_err() {
-                std::process::abort();
-            }
+            end_process(ENDED_ITSELF);
         }
     })?;
     Ok(())

@@ -180,8 +180,12 @@ fn stop(session: &Session) {
     session.close();
     // An idle backend sees that and returns from `main`.
     std::thread::sleep(RETURNING);
-    // Not `exit`: it would run libtorch's destructors under the threads that compute.
-    if kill_process(getpid(), Signal::KILL).is_err() {
+    end_process(Signal::KILL);
+}
+
+/// Ends this process by a signal. Not by `exit`: it would run libtorch's destructors under the threads that compute.
+pub(crate) fn end_process(signal: Signal) {
+    if kill_process(getpid(), signal).is_err() {
         std::process::abort();
     }
 }
