@@ -73,6 +73,21 @@ pub struct Spool {
 
 const DIRECTORY: OFlags = OFlags::DIRECTORY.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
+/// How often a step is repeated that another process undid: a client may write a task's first blob while a starting
+/// scheduler, which has no row of it yet, deletes what it finds.
+const TRIES: usize = 20;
+
+/// Does `step` again while it fails with `undone`, a bounded number of times.
+fn repeated<T>(undone: io::ErrorKind, mut step: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    for _ in 1..TRIES {
+        match step() {
+            Err(error) if error.kind() == undone => {}
+            done => return done,
+        }
+    }
+    step()
+}
+
 impl Spool {
     /// The spool at `root`; nothing is touched yet.
     #[must_use]
@@ -157,7 +172,8 @@ impl Spool {
             }
             written
         };
-        write().map_err(|source| self.io("write", self.path(task, &file_name), source))
+        repeated(io::ErrorKind::NotFound, write)
+            .map_err(|source| self.io("write", self.path(task, &file_name), source))
     }
 
     fn open(&self, task: TaskId, file_name: &str) -> Result<File, SpoolError> {
@@ -357,7 +373,7 @@ impl Spool {
     /// [`SpoolError::Io`].
     pub fn remove_task(&self, task: TaskId) -> Result<(), SpoolError> {
         let dir = self.path(task, "");
-        match std::fs::remove_dir_all(&dir) {
+        match repeated(io::ErrorKind::DirectoryNotEmpty, || std::fs::remove_dir_all(&dir)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(self.io("delete", dir, error)),
             _ => Ok(()),
         }
@@ -380,9 +396,13 @@ impl Spool {
             for dir in list(&prefix)? {
                 let id = dir.file_name().and_then(|n| n.to_str()).and_then(|n| n.parse::<TaskId>().ok());
                 // Only what has the shape of a task is ours to delete.
-                if let Some(id) = id.filter(|id| !known.contains(id)) {
-                    self.remove_task(id)?;
-                    removed += 1;
+                let Some(id) = id.filter(|id| !known.contains(id)) else { continue };
+                match self.remove_task(id) {
+                    Ok(()) => removed += 1,
+                    // Somebody writes there right now, and will submit it.
+                    Err(SpoolError::Io { source, .. })
+                        if source.kind() == io::ErrorKind::DirectoryNotEmpty => {}
+                    Err(error) => return Err(error),
                 }
             }
         }
@@ -456,6 +476,27 @@ mod tests {
         assert_eq!(spool.sweep(&HashSet::from([kept])).unwrap(), 1);
         assert!(spool.get(kept, BlobName::Role(Role::Image), &meta(b"x")).is_ok());
         assert!(spool.root().join("README").exists());
+    }
+
+    #[test]
+    fn a_write_and_a_sweep_meet() {
+        let (_dir, spool, task) = spool();
+        let sweeper = spool.clone();
+        let over = std::sync::atomic::AtomicBool::new(false);
+        let ends = || over.load(std::sync::atomic::Ordering::Relaxed);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !ends() {
+                    sweeper.sweep(&HashSet::new()).unwrap();
+                    std::thread::sleep(std::time::Duration::from_micros(50));
+                }
+            });
+            let put = (0..5_000).try_for_each(|_| spool.put(task, BlobName::Role(Role::Image), b"pixels"));
+            over.store(true, std::sync::atomic::Ordering::Relaxed);
+            put.unwrap();
+        });
+        std::fs::remove_dir_all(spool.root()).unwrap();
+        assert!(matches!(spool.put(task, BlobName::Role(Role::Image), b"x"), Err(SpoolError::Io { .. })));
     }
 
     #[test]
