@@ -180,8 +180,14 @@ impl Actor {
     async fn serve(&mut self, mut link: Link) -> Lost {
         self.on_connected();
         let mut heard = Instant::now();
-        let mut ping = tokio::time::interval(self.options.ping.max(Duration::from_millis(10)));
+        let period = self.options.ping.max(Duration::from_millis(10));
+        let mut ping = tokio::time::interval_at(heard + period, period);
         ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // The first message on every connection, before any request: its answer says where blobs go. A timer that is
+        // due at once may still lose against a command.
+        if let Err(error) = self.ping(&link).await {
+            return Lost::Link(error.to_string());
+        }
         loop {
             let event = tokio::select! {
                 biased; // what was heard counts before the silence
@@ -193,11 +199,7 @@ impl Actor {
                 () = tokio::time::sleep_until(heard + self.options.silence) => {
                     return Lost::Link(format!("silent for {} ms", heard.elapsed().as_millis()));
                 }
-                _ = ping.tick() => { // at once the first time: the first message on every connection
-                    self.prune();
-                    let seq = self.asks.next_seq();
-                    self.send(&link, Ping { seq }.into(), Vec::new()).await
-                }
+                _ = ping.tick() => self.ping(&link).await,
                 Some(written) = self.writers.join_next() => { self.on_written(written.ok()); Ok(()) }
                 command = self.commands.recv() => match command {
                     Some(command) => { self.on_command(command); Ok(()) }
@@ -212,6 +214,12 @@ impl Actor {
                 return Lost::Link(error.to_string());
             }
         }
+    }
+
+    async fn ping(&mut self, link: &Link) -> Result<(), SocketError> {
+        self.prune();
+        let seq = self.asks.next_seq();
+        self.send(link, Ping { seq }.into(), Vec::new()).await
     }
 
     fn on_connected(&mut self) {
