@@ -334,3 +334,19 @@ async fn a_hundred_tasks_at_once_pass_the_window() {
         assert_eq!(wait.await.unwrap().read().unwrap(), "made");
     }
 }
+
+#[tokio::test]
+async fn the_ping_goes_first_whenever_the_tasks_come() {
+    for round in 0..40 {
+        let mut fake = Fake::start().await;
+        let client = fake.client();
+        for id in 0..8 {
+            let client = client.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_micros(u64::from(id) * round * 20)).await;
+                client.submit(task(id, LARGE), PATIENCE).await
+            });
+        }
+        fake.hear().await; // and checks what came before it
+    }
+}
