@@ -24,6 +24,8 @@ BIN = Path(sys.executable).parent
 MATURIN = BIN / "maturin"
 WITHOUT_RUST = "/usr/bin:/bin"
 BUILD_S = 600
+# The first test builds all three packages, with the compiler: minutes on a slow machine.
+pytestmark = pytest.mark.timeout(3 * BUILD_S)
 
 SUBMIT = """
 import sys
@@ -133,7 +135,6 @@ def test_develop_install(processes: Processes, tmp_path: Path) -> None:
     print(run(sys.executable, "-c", SUBMIT, tmp_path / "data", str(ROOT / "python"), "echo"))
 
 
-@pytest.mark.timeout(BUILD_S)
 @pytest.mark.parametrize("package", ["lamagrid-*.whl", "lamagrid-*.tar.gz"])
 def test_a_new_environment(
     package: str, dist: Path, fresh: Callable[[Path], Path], processes: Processes, tmp_path: Path
@@ -144,7 +145,6 @@ def test_a_new_environment(
     run(bin_dir / "python", "-c", SUBMIT, tmp_path / "data", str(bin_dir.parent), "echo", cwd=tmp_path)
 
 
-@pytest.mark.timeout(BUILD_S)
 def test_the_node_wheel_serves_without_rust(
     dist: Path, fresh: Callable[[Path], Path], processes: Processes, tmp_path: Path
 ) -> None:

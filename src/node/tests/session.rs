@@ -19,7 +19,9 @@ use lamagrid_imaging::{Image, Rgb};
 use lamagrid_node::backend::{Answer, Echo, Progress, Work, serve};
 use lamagrid_node::{Backend, NextJob, Pipeline, Session, SessionOptions};
 use lamagrid_wire::frame::MAX_INLINE_BYTES;
-use lamagrid_wire::message::{Abandon, Action, Assign, AttemptOutcome, Command, Delivery, Hint, Stored};
+use lamagrid_wire::message::{
+    Abandon, Action, Assign, AttemptOutcome, Command, Delivery, Hint, Proceed, Stored,
+};
 use lamagrid_wire::random_id;
 use lamagrid_wire::spool::BlobName;
 
@@ -168,7 +170,7 @@ async fn files_are_decoded_and_the_answer_is_one() {
     };
     spec.blobs = vec![file(Role::Image, &photo), file(Role::Mask, &mask)];
     let assign = Assign { token, attempt: 1, spec: spec.clone(), inline: vec![Role::Image, Role::Mask] };
-    fake.push(assign.into(), vec![photo.into(), mask.into()]);
+    fake.give(assign, vec![photo.into(), mask.into()]).await;
     let (delivery, blobs) = fake.delivery().await;
     assert_eq!(done(&delivery).0.form, BlobForm::Encoded);
     let answer = codec::decode(&blobs[0], 1_000).unwrap();
@@ -198,7 +200,7 @@ async fn files_are_decoded_and_the_answer_is_one() {
         let mask = codec::encode(&black, None, PictureFormat::Bmp, 95, &Metadata::default()).unwrap();
         spec.blobs = vec![file(Role::Image, &image), file(Role::Mask, &mask)];
         let assign = Assign { token, attempt: 1, spec, inline: vec![Role::Image, Role::Mask] };
-        fake.push(assign.into(), vec![image.into(), mask.into()]);
+        fake.give(assign, vec![image.into(), mask.into()]).await;
         let (delivery, _) = fake.delivery().await;
         assert_eq!(failure(&delivery).message, text);
         fake.reply(Stored { token, accepted: true }.into()).await;
@@ -224,7 +226,7 @@ async fn inputs_that_do_not_fit_are_refused_with_upstreams_words() {
     let (spec, token) = fake.task(2, 2, &[]);
     let wrong = vec![Bytes::from(vec![9; 12]), Bytes::from(vec![255; 4])];
     let assign = Assign { token, attempt: 1, spec, inline: vec![Role::Image, Role::Mask] };
-    fake.push(assign.into(), wrong);
+    fake.give(assign, wrong).await;
     let (delivery, _) = fake.delivery().await;
     assert_eq!(failure(&delivery).kind, FailureKind::Internal);
 
@@ -233,6 +235,40 @@ async fn inputs_that_do_not_fit_are_refused_with_upstreams_words() {
     fake.assign(&spec, token).await;
     let (delivery, _) = fake.delivery().await;
     assert_eq!(failure(&delivery).kind, FailureKind::UnknownModel);
+}
+
+/// R7.5: whatever a task does to its node, the scheduler knows before that who had it.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_begins_before_the_scheduler_knows_that_it_is_here() {
+    let dir = short_dir();
+    let mut fake = Fake::start(dir.path()).await;
+    let session = start(&fake, 2);
+    fake.welcome(vec![]).await;
+    let begins = |wait_ms| match session.next_job(Duration::from_millis(wait_ms)) {
+        NextJob::Job(job) => Some(job.token()),
+        NextJob::Idle | NextJob::Closed(_) => None,
+    };
+    let (spec, token) = fake.task(10, 10, &[]);
+    let assign = Assign { token, attempt: 1, spec: spec.clone(), inline: vec![] };
+    fake.push(assign.clone().into(), vec![]);
+    fake.accept(token).await;
+    assert_eq!(begins(100), None);
+    // A repeated one is accepted again, and nothing else.
+    fake.push(assign.into(), vec![]);
+    fake.accept(token).await;
+    assert_eq!(begins(100), None);
+    fake.reply(Proceed { token }.into()).await;
+    assert_eq!(begins(5_000), Some(token));
+
+    // A session that goes on with it says so by its welcome.
+    let (spec, token) = fake.task(10, 10, &[]);
+    fake.push(Assign { token, attempt: 1, spec, inline: vec![] }.into(), vec![]);
+    fake.accept(token).await;
+    fake.polls = Polls::SessionGone;
+    let (_, hello, _) = fake.welcome(vec![]).await;
+    fake.polls = Polls::Commands;
+    assert!(hello.running.contains(&token));
+    assert_eq!(begins(5_000), Some(token));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -314,7 +350,7 @@ async fn abandoned_work_stops_and_delivers_nothing() {
     // By the answer to an accept.
     let (spec, token) = fake.task(10, 10, &[("echo_ms", 60_000)]);
     fake.push(Assign { token, attempt: 1, spec, inline: vec![] }.into(), vec![]);
-    fake.until(|heard| matches!(heard, fake::Heard::Accept(_)).then_some(())).await;
+    fake.accept(token).await;
     fake.reply(Abandon { token }.into()).await;
     // Its slot is free again.
     while fake.ready().await.credit != 2 {}

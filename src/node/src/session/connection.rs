@@ -171,7 +171,7 @@ async fn exchange(shared: &Shared, link: &mut Link) -> Ended {
             () = shared.for_session.notified() => continue,
         };
         match ResultReply::from_frame(&frame) {
-            Ok(ResultReply::Proceed(_)) => {}
+            Ok(ResultReply::Proceed(proceed)) => shared.proceed(proceed.token),
             Ok(ResultReply::Abandon(abandon)) => shared.abandon(abandon.token),
             Ok(ResultReply::Stored(stored)) => shared.stored(stored.token, stored.accepted),
             Ok(ResultReply::SessionGone(_)) => return Ended::Gone("the scheduler ended the session".into()),

@@ -4,6 +4,8 @@
 //!
 //! Invariant: an attempt is in `running` from its assignment until it is finished, then in `held` until the
 //! scheduler has its outcome on record; `credit` counts both as used, but for those whose slot is free again.
+//! A backend gets an attempt only once the scheduler knows that it is here: if that attempt is the node's end, it is
+//! held against the task, however fast that end comes.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -45,6 +47,8 @@ enum Outgoing {
 /// How far an attempt is with the slot that it was assigned to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stage {
+    /// The scheduler has not said that it knows: no backend has it.
+    Announced,
     /// Being prepared, or waiting for the slot: it may be recalled.
     Before,
     /// In the slot.
@@ -176,6 +180,12 @@ impl Shared {
         // Abandoned attempts that still compute use their slot, too.
         let used = state.running.values().filter(|running| running.stage != Stage::After).count()
             + state.held.values().filter(|held| held.uses_credit).count();
+        // What the welcome left here is known to the scheduler, whichever of its answers were lost.
+        let announced =
+            state.wanted().into_iter().filter(|token| state.running[token].stage == Stage::Announced);
+        for token in announced.collect::<Vec<_>>() {
+            state.proceed(token);
+        }
         let capacity = i64::from(self.slots) + i64::from(self.overlap);
         state.credit = capacity - i64::try_from(used).unwrap_or(i64::MAX);
         if state.phase != Phase::Serving {
@@ -191,6 +201,7 @@ impl Shared {
         outgoing.extend(held.iter().map(delivered));
         drop(state);
         self.for_session.notify_one();
+        self.for_backends.notify_all();
     }
 
     /// The connection is gone; work goes on.
@@ -229,14 +240,17 @@ impl Shared {
                 let attempt = Arc::new(Attempt::new(assign, blobs));
                 let place = state.next_place;
                 state.next_place += 1;
-                let running = Running { attempt: Arc::clone(&attempt), stage: Stage::Before, place };
-                state.running.insert(token, running);
-                state.waiting.push_back(attempt);
+                state.running.insert(token, Running { attempt, stage: Stage::Announced, place });
             }
             state.outgoing.push_back(Outgoing::Accept(token));
         }
         drop(state);
         self.for_session.notify_one();
+    }
+
+    /// The scheduler knows that an attempt is here: a backend may have it.
+    pub(super) fn proceed(&self, token: LeaseToken) {
+        self.lock().proceed(token);
         self.for_backends.notify_one();
     }
 
@@ -386,6 +400,15 @@ impl Shared {
 }
 
 impl State {
+    fn proceed(&mut self, token: LeaseToken) {
+        if let Some(running) = self.running.get_mut(&token)
+            && running.stage == Stage::Announced
+        {
+            running.stage = Stage::Before;
+            self.waiting.push_back(Arc::clone(&running.attempt));
+        }
+    }
+
     pub(super) fn take_waiting(&mut self) -> Option<Arc<Attempt>> {
         self.waiting.pop_front()
     }
@@ -420,7 +443,9 @@ impl State {
 
     /// Takes an attempt out of the node that its slot has not begun with; whoever prepares it finds it abandoned.
     fn take_back(&mut self, token: LeaseToken) -> Option<Arc<Attempt>> {
-        self.running.get(&token).filter(|running| running.stage == Stage::Before)?;
+        self.running
+            .get(&token)
+            .filter(|running| matches!(running.stage, Stage::Announced | Stage::Before))?;
         self.waiting.retain(|attempt| attempt.token != token);
         let attempt = self.running.remove(&token)?.attempt;
         attempt.abandon();

@@ -211,11 +211,21 @@ impl Fake {
 
     /// Assigns a task whose blobs lie in the spool.
     pub(crate) async fn assign(&mut self, spec: &TaskSpec, token: LeaseToken) {
-        self.push(Assign { token, attempt: 1, spec: spec.clone(), inline: Vec::new() }.into(), Vec::new());
+        self.give(Assign { token, attempt: 1, spec: spec.clone(), inline: Vec::new() }, Vec::new()).await;
+    }
+
+    /// Assigns a task and lets the node begin with it.
+    pub(crate) async fn give(&mut self, assign: Assign, blobs: Vec<Bytes>) {
+        let token = assign.token;
+        self.push(assign.into(), blobs);
+        self.accept(token).await;
+        self.reply(Proceed { token }.into()).await;
+    }
+
+    pub(crate) async fn accept(&mut self, token: LeaseToken) {
         let accepted =
             self.until(|heard| if let Heard::Accept(a) = heard { Some(a.token) } else { None }).await;
         assert_eq!(accepted, token);
-        self.reply(Proceed { token }.into()).await;
     }
 
     /// A task on a picture of `height` x `width`, its blobs in the spool.

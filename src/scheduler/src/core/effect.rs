@@ -135,6 +135,15 @@ pub(crate) enum Effect {
     Level(Level),
 }
 
+impl Effect {
+    /// Whether it goes ahead of the writes in hand: what it rests on was durable before it was asked for.
+    ///
+    /// A node begins only when it is told to proceed; with a slow disk it would idle meanwhile.
+    pub(crate) fn is_unbarred(&self) -> bool {
+        matches!(self, Self::Result { reply: ResultReply::Proceed(_), .. })
+    }
+}
+
 /// Where an accepted result is.
 #[derive(Debug, Clone)]
 pub(crate) enum ResultPlace {

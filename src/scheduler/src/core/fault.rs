@@ -29,6 +29,9 @@ pub(crate) enum Fault {
     /// The end of a node is held against tasks that it had not begun with.
     #[cfg(test)]
     InnocentCounted,
+    /// The end of a node is held against none.
+    #[cfg(test)]
+    CrashUncounted,
 }
 
 impl Fault {

@@ -77,6 +77,8 @@ impl Core {
             return;
         }
         let counts = loss == Loss::Crash && task.accepted;
+        #[cfg(test)]
+        let counts = counts && self.fault != Some(super::Fault::CrashUncounted);
         let gave_back = loss == Loss::GivenBack;
         task.note(now, if gave_back { Milestone::GivenBack } else { Milestone::NodeLost { counts } });
         if counts {

@@ -54,7 +54,7 @@ impl Service {
                 self.remove_unclaimed(id);
             }
             if let Some(reply) = reply {
-                self.unbarred.push((peer.clone(), reply));
+                self.unbarred.push(Effect::Client { peer: peer.clone(), reply, attach: None });
                 return None;
             }
         }

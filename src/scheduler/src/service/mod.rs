@@ -3,7 +3,7 @@
 //! Does not: decide anything about a task.
 //!
 //! Invariant (commit barrier): effects are carried out in the core's order, and a message leaves only after
-//! every write before it is committed.
+//! every write before it is committed. Only what rests on no write of its own goes ahead.
 
 mod clock;
 mod intake;
@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use lamagrid_config::{Config, ConfigError};
 use lamagrid_domain::{Failure, FailureKind, QueueName, SessionId, TaskId};
 use lamagrid_wire::message::{ClientReply, Refused};
-use lamagrid_wire::router::{Incoming, PeerId, Peers, Router, RouterSender};
+use lamagrid_wire::router::{Incoming, Peers, Router, RouterSender};
 use lamagrid_wire::spool::Spool;
 use lamagrid_wire::{Endpoints, EventSubscriber, LaneSender, SocketError};
 
@@ -251,8 +251,8 @@ struct Service {
     failing: Option<String>,
     /// What clients said meanwhile.
     held_back: Vec<Incoming>,
-    /// Replies that say nothing of any write, and wait for none.
-    unbarred: Vec<(PeerId, ClientReply)>,
+    /// Replies that rest on no write in hand, and wait for none.
+    unbarred: Vec<Effect>,
     group_max: usize,
     failed_lanes: Vec<(SessionId, String)>,
     /// Ids whose blobs a client may write before it submits, by the instant at which they are nobody's.
@@ -329,8 +329,13 @@ impl Service {
     }
 
     fn handle(&mut self, input: Input) {
-        let effects = self.core.handle(self.clock.now(), input);
-        self.pending.extend(effects);
+        for effect in self.core.handle(self.clock.now(), input) {
+            if effect.is_unbarred() {
+                self.unbarred.push(effect);
+            } else {
+                self.pending.push_back(effect);
+            }
+        }
     }
 }
 

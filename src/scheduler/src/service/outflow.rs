@@ -49,8 +49,8 @@ impl Service {
 
     /// Carries out what waits for nothing, and hands the next group to the committer.
     pub(super) async fn pump(&mut self) {
-        for (peer, reply) in std::mem::take(&mut self.unbarred) {
-            self.tell_client(peer, reply, Vec::new()).await;
+        for effect in std::mem::take(&mut self.unbarred) {
+            self.carry_out(effect, Vec::new()).await;
         }
         for (session, reason) in std::mem::take(&mut self.failed_lanes) {
             self.handle(Input::LanesFailed { session, reason });

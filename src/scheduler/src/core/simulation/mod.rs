@@ -180,3 +180,8 @@ fn a_recall_that_is_not_sent_is_seen() {
 fn a_crash_that_is_held_against_a_waiting_task_is_seen() {
     assert_eq!(seen(Fault::InnocentCounted).kind, Kind::Illegal);
 }
+
+#[test]
+fn a_crash_that_is_held_against_nobody_is_seen() {
+    assert_eq!(seen(Fault::CrashUncounted).kind, Kind::Illegal);
+}

@@ -361,6 +361,9 @@ impl Node {
         for token in welcome.abandoned {
             self.abandon(net, token);
         }
+        for token in self.wanted() {
+            self.proceed(net, token);
+        }
         for index in 0..welcome.lanes.len() {
             let ms = net.random.between(1, 10);
             net.after(ms, Event::LaneConnect { node: self.index, session, index });
@@ -397,7 +400,7 @@ impl Node {
 
     pub(super) fn on_result(&mut self, net: &mut Network, reply: ResultReply) {
         match reply {
-            ResultReply::Proceed(_) => {}
+            ResultReply::Proceed(proceed) => self.proceed(net, proceed.token),
             ResultReply::Abandon(abandon) => self.abandon(net, abandon.token),
             ResultReply::Stored(stored) => {
                 self.held.remove(&stored.token);

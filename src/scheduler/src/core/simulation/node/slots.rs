@@ -6,6 +6,8 @@ use super::*;
 /// How far an attempt is with its slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stage {
+    /// The scheduler has not said that it knows.
+    Announced,
     /// In line for one.
     Before {
         prepared: bool,
@@ -24,6 +26,11 @@ pub(super) struct Attempt {
 }
 
 impl Attempt {
+    /// Whether no slot has begun with it.
+    fn stands_in_line(&self) -> bool {
+        matches!(self.stage, Stage::Announced | Stage::Before { .. })
+    }
+
     pub(super) fn uses_credit(&self) -> bool {
         self.stage != Stage::After
     }
@@ -41,12 +48,19 @@ impl Node {
     /// Attempts that wait for a slot which another one has, oldest first.
     pub(in crate::core::simulation) fn waiting(&self) -> Vec<LeaseToken> {
         let idle = usize::from(self.slots).saturating_sub(self.in_slots());
-        let before = self.order.iter().filter(|t| matches!(self.running[t].stage, Stage::Before { .. }));
+        let before = self.order.iter().filter(|t| self.running[t].stands_in_line());
         before.skip(idle).copied().collect()
     }
 
     fn in_slots(&self) -> usize {
         self.running.values().filter(|a| a.stage == Stage::In).count()
+    }
+
+    /// What a death now would be held against. A node that prepares tasks beside others leaves that open: the scheduler
+    /// hears of a change of places a moment later.
+    pub(in crate::core::simulation) fn surely_begun(&self) -> impl Iterator<Item = LeaseToken> {
+        let begun = |a: &Attempt| self.overlap == 0 && a.stage == Stage::In && !a.cancelled;
+        self.running.iter().filter(move |(_, attempt)| begun(attempt)).map(|(token, _)| *token)
     }
 
     /// Whether it was given more than it said it can take.
@@ -83,12 +97,10 @@ impl Node {
                 }
                 if fresh {
                     let (outcome, inline) = outcome(net, token);
-                    let stage = Stage::Before { prepared: false };
+                    let stage = Stage::Announced;
                     let attempt = Attempt { outcome, inline, cancelled: false, abandoned: false, stage };
                     self.running.insert(token, attempt);
                     self.order.push_back(token);
-                    let ms = net.random.between(0, 20);
-                    net.after(ms, self.timer(NodeTimer::Prepared(token)));
                     if let Some(offer) = self.offers.iter_mut().find(|o| o.model == assign.spec.model) {
                         offer.loaded = true;
                     }
@@ -101,11 +113,19 @@ impl Node {
         }
     }
 
+    /// The scheduler knows that an attempt is here.
+    pub(super) fn proceed(&mut self, net: &mut Network, token: LeaseToken) {
+        if let Some(Attempt { stage: stage @ Stage::Announced, .. }) = self.running.get_mut(&token) {
+            *stage = Stage::Before { prepared: false };
+            let ms = net.random.between(0, 20);
+            net.after(ms, self.timer(NodeTimer::Prepared(token)));
+        }
+    }
+
     /// Begins with what stands first, as long as it is prepared and a slot is free.
     pub(super) fn fill_slots(&mut self, net: &mut Network) {
         while self.in_slots() < usize::from(self.slots) {
-            let next =
-                self.order.iter().find(|t| matches!(self.running[t].stage, Stage::Before { .. })).copied();
+            let next = self.order.iter().find(|t| self.running[t].stands_in_line()).copied();
             let Some(token) = next.filter(|t| self.running[t].stage == Stage::Before { prepared: true })
             else {
                 return;
@@ -135,7 +155,7 @@ impl Node {
 
     /// Takes an attempt out that no slot has begun with.
     fn take_back(&mut self, net: &mut Network, token: LeaseToken) -> bool {
-        let found = matches!(self.running.get(&token), Some(Attempt { stage: Stage::Before { .. }, .. }));
+        let found = self.running.get(&token).is_some_and(Attempt::stands_in_line);
         if found {
             self.remove_running(token);
             self.fill_slots(net);

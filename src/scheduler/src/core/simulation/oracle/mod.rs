@@ -157,6 +157,8 @@ pub(in crate::core::simulation) struct Oracle {
     tokens: HashSet<LeaseToken>,
     /// Attempts that no slot had begun with when their session ended.
     innocent: HashSet<LeaseToken>,
+    /// Attempts with which a node died.
+    begun_at_death: HashSet<LeaseToken>,
     promises: HashMap<TaskId, Promise>,
     retention_ms: u64,
     dead_retention_ms: u64,
@@ -175,6 +177,7 @@ impl Oracle {
             sessions: BTreeMap::new(),
             tokens: HashSet::new(),
             innocent: HashSet::new(),
+            begun_at_death: HashSet::new(),
             promises: HashMap::new(),
             retention_ms: config.result_retention_s * 1_000,
             dead_retention_ms: config.dead_retention_s * 1_000,
@@ -242,6 +245,11 @@ impl Oracle {
     }
 
     /// One step of the core: what it was told, and what it does about that.
+    /// A node died while it worked on these.
+    pub(in crate::core::simulation) fn on_death(&mut self, begun: impl Iterator<Item = LeaseToken>) {
+        self.begun_at_death.extend(begun);
+    }
+
     pub(in crate::core::simulation) fn on_step(
         &mut self,
         now: Now,

@@ -58,7 +58,13 @@ impl Oracle {
                     self.count(said, *id, *counters, 0, 1..=1)?;
                     self.note("ran too long");
                 } else if is_taken {
+                    let (due, before) = (self.is_crash_due(said, *id), self.task(*id, "requeued")?.counters);
                     self.count(said, *id, *counters, 0, 0..=0)?;
+                    ensure!(
+                        !due || counters.crashes == before.crashes + 1,
+                        Illegal,
+                        "the node of task {id} died while it worked on it, and no crash was counted"
+                    );
                     if !matches!(said, Said::Tick | Said::Control(..)) {
                         self.note("taken without asking");
                     }
@@ -160,14 +166,8 @@ impl Oracle {
     ) -> Result<(), Violation> {
         let Some(task) = self.live.get_mut(&id) else { return self.task(id, "counted").map(drop) };
         let before = std::mem::replace(&mut task.counters, counters);
-        let lost_with_process =
-            matches!(task.state, State::Assigned { session, .. } if *session.as_bytes() == [0; 16]);
         let innocent = matches!(task.state, State::Assigned { token, .. } if self.innocent.contains(&token));
-        let may_crash = match said {
-            Said::Tick => !lost_with_process && !innocent,
-            Said::Control(_, ControlRequest::Hello(_)) => !lost_with_process && !innocent,
-            _ => false,
-        };
+        let may_crash = may_tell_a_loss(said) && !task.was_lost_with_its_scheduler() && !innocent;
         let crashes = counters.crashes - before.crashes;
         ensure!(
             crashes <= u32::from(may_crash && attempts == 0 && *failures.end() == 0),
@@ -185,6 +185,13 @@ impl Oracle {
             "task {id}: {before:?}, then {counters:?}"
         );
         Ok(())
+    }
+
+    /// Whether a task's node died while it worked on it, and this is when the scheduler finds out.
+    fn is_crash_due(&self, said: &Said, id: TaskId) -> bool {
+        let task = self.live.get(&id).filter(|task| !task.was_lost_with_its_scheduler());
+        let was_begun = |task: &Live| matches!(task.state, State::Assigned { token, .. } if self.begun_at_death.contains(&token));
+        may_tell_a_loss(said) && task.is_some_and(was_begun)
     }
 
     fn failed_once_more(&self, id: TaskId, counters: Counters) -> bool {
@@ -264,4 +271,15 @@ impl Oracle {
         }
         Ok(())
     }
+}
+
+impl Live {
+    fn was_lost_with_its_scheduler(&self) -> bool {
+        matches!(self.state, State::Assigned { session, .. } if *session.as_bytes() == [0; 16])
+    }
+}
+
+/// A node that is lost shows by its silence, or by its next process.
+fn may_tell_a_loss(said: &Said) -> bool {
+    matches!(said, Said::Tick | Said::Control(_, ControlRequest::Hello(_)))
 }

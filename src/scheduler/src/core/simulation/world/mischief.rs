@@ -11,8 +11,10 @@ impl World {
         let at = self.net.random.below(self.nodes.len() as u64) as usize;
         let weights = [12, 8, 14, 12, 8, 6, 3, 5, 20, 5, 4, 3];
         match self.net.random.weighted(&weights) {
-            0 => self.nodes[at].die(&mut self.net, true),
-            1 => self.nodes[at].die(&mut self.net, false),
+            loud @ (0 | 1) => {
+                self.oracle.on_death(self.nodes[at].surely_begun());
+                self.nodes[at].die(&mut self.net, loud == 0);
+            }
             2 => {
                 let ms = self.net.random.between(100, 2 * self.config.lease_ms);
                 self.nodes[at].frozen_until_ms = self.net.now.mono_ms + ms;
@@ -48,7 +50,10 @@ impl World {
             8 => self.confuse_sessions(),
             9 => self.nodes[at].drain(&mut self.net),
             10 => self.nodes[at].leave(&mut self.net),
-            _ => self.nodes[at].die_and_change_name(&mut self.net),
+            _ => {
+                self.oracle.on_death(self.nodes[at].surely_begun());
+                self.nodes[at].die_and_change_name(&mut self.net);
+            }
         }
     }
 

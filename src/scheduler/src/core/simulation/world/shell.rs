@@ -71,7 +71,13 @@ impl World {
             }
             self.ids.push(spec.id);
         }
-        self.pending.extend(effects);
+        for effect in effects {
+            if effect.is_unbarred() {
+                self.carry_out(effect)?;
+            } else {
+                self.pending.push_back(effect);
+            }
+        }
         self.pump()
     }
 
