@@ -35,9 +35,9 @@ impl Shared {
             stopped.filter_map(|r| Some((r.attempt.stopped_at()?, r))).min_by_key(|(at, _)| *at)?;
         let usual = state.slot_time(&running.attempt.spec.model);
         let rest = usual.zip(running.attempt.entered_at()).map(|(usual, at)| usual.saturating_sub(since(at)));
-        let is_wanted = |stage| stage != Stage::Before; // what has not begun goes back without harm
+        let has_begun = |stage| matches!(stage, Stage::In | Stage::After); // what has not goes back without harm
         let is_alone =
-            !state.has_held() && !state.running().any(|r| is_wanted(r.stage) && !r.attempt.is_stopped());
+            !state.has_held() && !state.running().any(|r| has_begun(r.stage) && !r.attempt.is_stopped());
         Some(Overdue { since: since(stopped_at), rest, is_alone })
     }
 }
