@@ -71,7 +71,7 @@ def test_a_short_rest_is_waited_for(grid: GridServer, processes: Processes) -> N
     before = grid.nodes()[0]["pid"]
     began = time.monotonic()
     client.inpaint(plain(64, 96, 10), HOLE, hd_strategy="Original")
-    # Less than any worker needs to start again, and enough for a cancel to come in the middle, on any machine.
+    # On any machine less than a worker needs to start again, and enough to be cancelled in the middle.
     work = max(1, min(round(10 * 0.8 / (time.monotonic() - began)), 255))
     cancel_when_running(processes, client, work)
     client.inpaint(plain(64, 96), HOLE, hd_strategy="Original")
