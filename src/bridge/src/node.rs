@@ -10,14 +10,14 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
-use pyo3::types::PyByteArray;
+use pyo3::types::{PyByteArray, PyBytes};
 
 use lamagrid_client::Endpoints;
 use lamagrid_config::runtime_dir;
 use lamagrid_domain::{BlobForm, Failure, ModelName, ModelOffer, NodeInfo, NodeKind, Role, Stages};
 use lamagrid_imaging::{Image, Rgb};
 use lamagrid_node::hardware::Hardware;
-use lamagrid_node::{Entered, Exit, Made, Next, Pictures, Pipeline, Session, SessionOptions};
+use lamagrid_node::{Entered, Exit, Files, Inputs, Made, Next, Pictures, Pipeline, Session, SessionOptions};
 
 use crate::arguments::{failure_kind, parsed, patience, role};
 use crate::enter::{outside, poll};
@@ -164,25 +164,38 @@ pub(crate) struct Job {
     /// `None` once it is finished. Locked only while detached, so that no lock waits for the GIL.
     job: Own<Mutex<Option<(lamagrid_node::Job, Exit)>>>,
     /// Each is taken once.
-    pictures: Mutex<Untaken>,
+    untaken: Mutex<Untaken>,
     spec: Py<PyAny>,
     attempt: u32,
 }
 
 /// Samples with their height, width and channels.
 type Samples = (Vec<u8>, usize, usize, usize);
+
 /// The same in Python's memory.
 type Taken<'py> = (Bound<'py, PyByteArray>, (usize, usize, usize));
 
-#[derive(Debug)]
+/// Of a model's task, pictures; of a plugin's, files.
+#[derive(Debug, Default)]
 struct Untaken {
     image: Option<Samples>,
     mask: Option<Samples>,
     example: Option<Samples>,
+    image_file: Option<Bytes>,
+    example_file: Option<Bytes>,
 }
 
 impl Untaken {
-    fn new(Pictures { image, mask, example }: Pictures) -> Self {
+    fn new(inputs: Inputs) -> Self {
+        match inputs {
+            Inputs::Pictures(pictures) => Self::pictures(pictures),
+            Inputs::Files(Files { image, example }) => {
+                Self { image_file: Some(image), example_file: example, ..Self::default() }
+            }
+        }
+    }
+
+    fn pictures(Pictures { image, mask, example }: Pictures) -> Self {
         let colours = |image: Image<Rgb>| {
             let (height, width) = image.shape();
             (image.into_data(), height, width, 3)
@@ -192,15 +205,16 @@ impl Untaken {
             image: Some(colours(image)),
             mask: Some((mask.into_data(), height, width, 1)),
             example: example.map(colours),
+            ..Self::default()
         }
     }
 }
 
 impl Job {
-    fn new(py: Python<'_>, Entered { job, pictures, exit }: Entered) -> PyResult<Self> {
+    fn new(py: Python<'_>, Entered { job, inputs, exit }: Entered) -> PyResult<Self> {
         let spec = pythonize::pythonize(py, job.spec())?.unbind();
-        let (attempt, pictures) = (job.attempt(), Mutex::new(Untaken::new(pictures)));
-        Ok(Self { spec, attempt, pictures, job: Own::new(Mutex::new(Some((job, exit)))) })
+        let (attempt, untaken) = (job.attempt(), Mutex::new(Untaken::new(inputs)));
+        Ok(Self { spec, attempt, untaken, job: Own::new(Mutex::new(Some((job, exit)))) })
     }
 
     /// Does something with the unfinished job, without the GIL.
@@ -248,11 +262,11 @@ impl Job {
     /// channels. `None` if the task has none, or it was taken before.
     fn take<'py>(&self, py: Python<'py>, role: &str) -> PyResult<Option<Taken<'py>>> {
         let taken = {
-            let mut pictures = self.pictures.lock();
+            let mut untaken = self.untaken.lock();
             match self::role(py, role)? {
-                Role::Image => pictures.image.take(),
-                Role::Mask => pictures.mask.take(),
-                Role::Example => pictures.example.take(),
+                Role::Image => untaken.image.take(),
+                Role::Mask => untaken.mask.take(),
+                Role::Example => untaken.example.take(),
                 Role::Result => None,
             }
         };
@@ -262,6 +276,24 @@ impl Job {
             Ok(())
         })?;
         Ok(Some((array, (height, width, channels))))
+    }
+
+    /// Takes the file of a role, of a plugin's task. `None` if the task has none, or it was taken before.
+    fn take_file<'py>(&self, py: Python<'py>, role: &str) -> PyResult<Option<Bound<'py, PyBytes>>> {
+        let file = {
+            let mut untaken = self.untaken.lock();
+            match self::role(py, role)? {
+                Role::Image => untaken.image_file.take(),
+                Role::Example => untaken.example_file.take(),
+                Role::Mask | Role::Result => None,
+            }
+        };
+        let Some(file) = file else { return Ok(None) };
+        let bytes = PyBytes::new_with(py, file.len(), |out| {
+            outside(py, || out.copy_from_slice(&file));
+            Ok(())
+        })?;
+        Ok(Some(bytes))
     }
 
     /// Says how far the work is; false means stop.
@@ -289,6 +321,13 @@ impl Job {
         }
         let stages = Stages { load_ms, infer_ms, ..Stages::default() };
         self.settle(py, Ok((Made::Bgr { bytes: Bytes::from_owner(data), height, width }, stages)))
+    }
+
+    /// Ends a plugin's task with the file that it made.
+    #[pyo3(signature = (data, load_ms=0.0, infer_ms=0.0))]
+    fn finish_file(&self, py: Python<'_>, data: PyBackedBytes, load_ms: f64, infer_ms: f64) -> PyResult<()> {
+        let stages = Stages { load_ms, infer_ms, ..Stages::default() };
+        self.settle(py, Ok((Made::File(Bytes::from_owner(data)), stages)))
     }
 
     /// Ends the task with a failure.

@@ -74,12 +74,35 @@ impl NodeInfo {
 }
 
 impl ModelName {
-    /// The queue of a model that no configuration places: classical ones need no GPU.
+    /// The plugin's name, if this is not a model that inpaints but one of Lama Cleaner's plugins: `plugin/RemoveBG`.
+    ///
+    /// A plugin gets the files of its task as they came and gives a file of its own making.
+    #[must_use]
+    pub fn plugin(&self) -> Option<&str> {
+        self.as_str().strip_prefix("plugin/")
+    }
+
+    /// The queue of a model that no configuration places: classical ones need no GPU, and upstream runs some plugins
+    /// on the processor alone.
     #[must_use]
     pub fn default_queue(&self) -> QueueName {
         match self.as_str() {
-            "cv2" => QueueName::cpu(),
+            "cv2" | "plugin/RemoveBG" | "plugin/AnimeSeg" | "plugin/MakeGIF" => QueueName::cpu(),
             _ => QueueName::gpu(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plugin_is_told_from_a_model() {
+        let name = |text: &str| text.parse::<ModelName>().unwrap();
+        assert_eq!(name("plugin/RealESRGAN").plugin(), Some("RealESRGAN"));
+        assert_eq!(name("sd1.5").plugin(), None);
+        assert_eq!(name("plugin/MakeGIF").default_queue(), QueueName::cpu());
+        assert_eq!(name("plugin/RealESRGAN").default_queue(), QueueName::gpu());
     }
 }

@@ -27,5 +27,5 @@ mod pipeline;
 mod session;
 
 pub use backend::{Backend, Progress, Work};
-pub use pipeline::{Entered, Exit, Made, Next, Pictures, Pipeline};
+pub use pipeline::{Entered, Exit, Files, Inputs, Made, Next, Pictures, Pipeline};
 pub use session::{Job, NextJob, Output, Session, SessionError, SessionOptions};

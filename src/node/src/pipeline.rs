@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
-use lamagrid_domain::{BlobForm, Failure, FailureKind, OutputForm, Stages};
+use lamagrid_domain::{BlobForm, Failure, FailureKind, OutputForm, PictureFormat, Stages};
 use lamagrid_imaging::codec::{self, CodecError, Metadata};
 use lamagrid_imaging::{Bgr, Gray, Image, Rgb};
 
@@ -33,6 +33,24 @@ pub struct Pictures {
     pub mask: Gray,
     /// Of any size, for models that take one.
     pub example: Option<Image<Rgb>>,
+}
+
+/// The files of a plugin's task, as they came.
+#[derive(Debug)]
+pub struct Files {
+    /// The picture to work on.
+    pub image: Bytes,
+    /// For plugins that take a second one.
+    pub example: Option<Bytes>,
+}
+
+/// What a task works on.
+#[derive(Debug)]
+pub enum Inputs {
+    /// Of a model.
+    Pictures(Pictures),
+    /// Of a plugin.
+    Files(Files),
 }
 
 /// What does not go through the model and is in the answer again.
@@ -57,6 +75,8 @@ pub enum Made {
         /// Columns.
         width: u32,
     },
+    /// What a plugin answers, whatever it is.
+    File(Bytes),
 }
 
 /// A task in its slot.
@@ -65,7 +85,7 @@ pub struct Entered {
     /// What to do, and whom to tell about it.
     pub job: Job,
     /// The inputs.
-    pub pictures: Pictures,
+    pub inputs: Inputs,
     /// The way out.
     pub exit: Exit,
 }
@@ -83,7 +103,7 @@ pub enum Next {
 
 struct Prepared {
     job: Job,
-    pictures: Pictures,
+    inputs: Inputs,
     carried: Carried,
 }
 
@@ -136,10 +156,10 @@ impl Pipeline {
         let deadline = Instant::now() + wait;
         loop {
             match self.prepared.recv_deadline(deadline) {
-                Ok(Prepared { job, pictures, carried }) => {
+                Ok(Prepared { job, inputs, carried }) => {
                     if job.enter_slot() {
                         let exit = Exit { carried, encoders: self.encoders.clone() };
-                        return Next::Task(Box::new(Entered { job, pictures, exit }));
+                        return Next::Task(Box::new(Entered { job, inputs, exit }));
                     }
                     job.finish(Err(stopped()));
                 }
@@ -193,8 +213,8 @@ fn decode_all(
         match std::panic::catch_unwind(prepare)
             .unwrap_or_else(|panic| Err(panicked("decoder", panic.as_ref())))
         {
-            Ok((pictures, carried)) => {
-                if ready.send(Prepared { job, pictures, carried }).is_err() {
+            Ok((inputs, carried)) => {
+                if ready.send(Prepared { job, inputs, carried }).is_err() {
                     return; // nobody works here any more; the job says so when it is dropped
                 }
             }
@@ -221,30 +241,40 @@ fn finish(leaving: Leaving) {
 }
 
 fn encode(made: Made, output: OutputForm, carried: &Carried) -> Result<(Bytes, BlobForm), Failure> {
-    let OutputForm::Encoded { format, quality } = output else {
-        return Ok(match made {
-            Made::Rgb(image) => {
-                let (height, width) = image.shape();
-                // An image's sides are at most 2^24.
-                (image.into_bgr().into_data().into(), raw(height as u32, width as u32))
-            }
-            Made::Bgr { bytes, height, width } => (bytes, raw(height, width)),
-        });
-    };
-    let internal = |error: &dyn std::fmt::Display| Failure::new(FailureKind::Internal, error.to_string());
-    let image = match made {
-        Made::Rgb(image) => image,
-        Made::Bgr { bytes, height, width } => {
-            let image = Image::<Bgr>::new(height as usize, width as usize, bytes.into());
-            image.map_err(|error| internal(&error))?.into_rgb()
+    match (made, output) {
+        (Made::File(file), _) => Ok((file, BlobForm::Encoded)),
+        (Made::Rgb(image), OutputForm::Raw) => {
+            let (height, width) = image.shape();
+            // An image's sides are at most 2^24.
+            Ok((image.into_bgr().into_data().into(), raw(height as u32, width as u32)))
         }
-    };
-    let file = codec::encode(&image, carried.alpha.as_ref(), format, quality, &carried.metadata);
+        (Made::Bgr { bytes, height, width }, OutputForm::Raw) => Ok((bytes, raw(height, width))),
+        (Made::Rgb(image), OutputForm::Encoded { format, quality }) => {
+            write(&image, format, quality, carried)
+        }
+        (Made::Bgr { bytes, height, width }, OutputForm::Encoded { format, quality }) => {
+            let image = Image::<Bgr>::new(height as usize, width as usize, bytes.into());
+            write(&image.map_err(|error| internal(&error))?.into_rgb(), format, quality, carried)
+        }
+    }
+}
+
+fn write(
+    image: &Image<Rgb>,
+    format: PictureFormat,
+    quality: u8,
+    carried: &Carried,
+) -> Result<(Bytes, BlobForm), Failure> {
+    let file = codec::encode(image, carried.alpha.as_ref(), format, quality, &carried.metadata);
     let file = file.map_err(|error| match error {
         CodecError::Unsupported { .. } => unreadable("result", &error),
         _ => internal(&format!("the result cannot be written as {format}: {error}")),
     })?;
     Ok((file.into(), BlobForm::Encoded))
+}
+
+fn internal(error: &dyn std::fmt::Display) -> Failure {
+    Failure::new(FailureKind::Internal, error.to_string())
 }
 
 fn raw(height: u32, width: u32) -> BlobForm {

@@ -24,8 +24,10 @@ use crate::core::{Ended, ResultPlace, StoreOp};
 /// Marks a database file as ours ("LGrd").
 const APPLICATION_ID: i64 = 0x4c47_7264;
 /// The schema that this version writes and reads.
-const SCHEMA_VERSION: i64 = 2;
+const SCHEMA_VERSION: i64 = 3;
 
+/// Tasks lie in the order of their arrival and not in that of their random ids: those that live at the same time share
+/// pages, and a commit writes few of them.
 const SCHEMA: &str = "
 CREATE TABLE tasks (
     id       BLOB PRIMARY KEY,
@@ -38,7 +40,7 @@ CREATE TABLE tasks (
     node     TEXT,
     ended    BLOB,              -- MessagePack Ended, once the task has ended
     history  BLOB               -- MessagePack list of Entry, once an attempt has failed
-) WITHOUT ROWID;
+);
 CREATE TABLE blobs (
     task  BLOB NOT NULL,
     role  TEXT NOT NULL,
@@ -57,6 +59,13 @@ CREATE TABLE paused (
 /// What makes the next version's schema of each version's, from version 1 on.
 const MIGRATIONS: &[&str] = &[
     "ALTER TABLE tasks ADD COLUMN history BLOB; CREATE TABLE paused (queue TEXT PRIMARY KEY) WITHOUT ROWID;",
+    "ALTER TABLE tasks RENAME TO by_id;
+     CREATE TABLE tasks (
+         id BLOB PRIMARY KEY, seq INTEGER NOT NULL, created INTEGER NOT NULL, digest BLOB NOT NULL, spec BLOB,
+         counters BLOB NOT NULL, token BLOB, node TEXT, ended BLOB, history BLOB
+     );
+     INSERT INTO tasks SELECT id, seq, created, digest, spec, counters, token, node, ended, history FROM by_id ORDER BY seq;
+     DROP TABLE by_id;",
 ];
 
 /// Why the store cannot be opened or written.

@@ -339,6 +339,9 @@ bodies! {
         failure: Option<Failure>,
         /// Tasks before it, while it waits.
         position: Option<u64>,
+        /// How long it will wait, in milliseconds, where that can be told.
+        #[serde(default)]
+        wait_ms: Option<u64>,
         /// The node that worked or works on it.
         node: Option<String>,
         /// How often it was tried.

@@ -141,6 +141,7 @@ pub(super) fn task(status: Status, failure: Option<Failure>) -> TaskInfo {
         status,
         failure,
         position: None,
+        wait_ms: None,
         node: Some("gpu-1".into()),
         counters: Counters { attempts: 3, crashes: 1, failures: 2 },
         stages: Stages {
@@ -162,6 +163,7 @@ pub(super) fn task(status: Status, failure: Option<Failure>) -> TaskInfo {
 fn queued() -> TaskInfo {
     TaskInfo {
         position: Some(4),
+        wait_ms: None,
         node: None,
         counters: Counters::default(),
         stages: Stages::default(),

@@ -135,6 +135,7 @@ pub(crate) fn info(id: TaskId, status: Status) -> TaskInfo {
         status,
         failure: None,
         position: Some(3),
+        wait_ms: None,
         node: None,
         counters: Counters::default(),
         stages: Stages::default(),

@@ -10,7 +10,7 @@ use lamagrid_domain::{Failure, FailureKind, ModelName, ModelOffer, Stages, TaskS
 use lamagrid_imaging::{Gray, Image, Rgb};
 
 use crate::failure::panicked;
-use crate::pipeline::{Entered, Made, Next, Pictures, Pipeline};
+use crate::pipeline::{Entered, Inputs, Made, Next, Pictures, Pipeline};
 use crate::session::{Job, Session, millis};
 
 mod echo;
@@ -88,12 +88,12 @@ pub trait Backend {
 /// Runs tasks until the session ends; gives the reason if it was not the node's own wish.
 pub fn serve(session: &Session, pipeline: &Pipeline, backend: &mut dyn Backend) -> Option<Failure> {
     loop {
-        let Entered { job, pictures, exit } = match pipeline.next(WAIT) {
+        let Entered { job, inputs, exit } = match pipeline.next(WAIT) {
             Next::Task(entered) => *entered,
             Next::Idle => continue,
             Next::Closed(failure) => return failure,
         };
-        let result = catch_unwind(AssertUnwindSafe(|| attempt(&job, pictures, backend)))
+        let result = catch_unwind(AssertUnwindSafe(|| attempt(&job, inputs, backend)))
             .unwrap_or_else(|panic| Err(panicked("backend", panic.as_ref())));
         session.set_loaded(loaded(backend));
         exit.leave(job, result);
@@ -105,14 +105,18 @@ pub(crate) fn loaded(backend: &dyn Backend) -> Vec<ModelName> {
     backend.models().into_iter().filter(|offer| offer.loaded).map(|offer| offer.model).collect()
 }
 
-fn attempt(job: &Job, pictures: Pictures, backend: &mut dyn Backend) -> Result<(Made, Stages), Failure> {
+fn attempt(job: &Job, inputs: Inputs, backend: &mut dyn Backend) -> Result<(Made, Stages), Failure> {
     let model = &job.spec().model;
     if !backend.models().iter().any(|offer| offer.model == *model) {
         let text = format!("this node does not serve the model {model}");
         return Err(Failure::new(FailureKind::UnknownModel, text));
     }
+    let Inputs::Pictures(Pictures { image, mask, .. }) = inputs else {
+        let text =
+            format!("{model} is a plugin, and only Python nodes run those: lamagrid pynode --plugin NAME");
+        return Err(Failure::new(FailureKind::UnknownModel, text));
+    };
     let load = backend.load(model, job)?;
-    let Pictures { image, mask, .. } = pictures;
     let Answer { image, mut stages } = backend.run(Work { spec: job.spec(), image, mask }, job)?;
     stages.load_ms = millis(load);
     Ok((Made::Rgb(image), stages))

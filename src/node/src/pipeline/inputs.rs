@@ -1,4 +1,5 @@
-//! From the blobs of a task to pictures, whose sizes are checked before a byte of them is allocated.
+//! From the blobs of a task to pictures, whose sizes are checked before a byte of them is allocated; or, for a
+//! plugin, to the files as they came.
 
 use std::time::Instant;
 
@@ -8,22 +9,43 @@ use lamagrid_domain::{BlobForm, BlobMeta, Failure, FailureKind, OutputForm, Pict
 use lamagrid_imaging::codec;
 use lamagrid_imaging::{Image, Layout, Rgb};
 
-use super::{Carried, Pictures, unreadable};
+use super::{Carried, Files, Inputs, Pictures, unreadable};
 use crate::failure::stopped;
 use crate::session::Job;
 
 /// From this many bytes on, a picture and its mask are decoded side by side; below, a thread costs more.
 const APART_BYTES: usize = 64 * 1024;
 
-/// The pictures of a task, and what its answer shall carry.
+/// What a task works on, and what its answer shall carry.
 ///
 /// # Errors
-/// [`FailureKind::InvalidInput`] if they are not pictures of one size within `max_pixels`, or cannot be answered
-/// in the wanted form.
-pub(super) fn read(job: &Job, max_pixels: u64) -> Result<(Pictures, Carried), Failure> {
+/// [`FailureKind::InvalidInput`] if its pictures are not of one size within `max_pixels`, or cannot be answered in
+/// the wanted form; or if a plugin's are no files.
+pub(super) fn read(job: &Job, max_pixels: u64) -> Result<(Inputs, Carried), Failure> {
     if job.is_cancelled() {
         return Err(stopped());
     }
+    if job.spec().model.plugin().is_some() {
+        return Ok((Inputs::Files(files(job)?), Carried::default()));
+    }
+    let (pictures, carried) = pictures(job, max_pixels)?;
+    Ok((Inputs::Pictures(pictures), carried))
+}
+
+/// A plugin decodes by itself: its answer depends on how, and on the file's bytes.
+fn files(job: &Job) -> Result<Files, Failure> {
+    let file = |role| match job.meta(role) {
+        None => Ok(None),
+        Some(BlobMeta { form: BlobForm::Encoded, .. }) => job.input(role).map(Some),
+        Some(BlobMeta { form: BlobForm::Raw { .. }, .. }) => {
+            Err(invalid(format!("the {role} of a plugin's task must be a file, not plain pixels")))
+        }
+    };
+    let image = file(Role::Image)?.ok_or_else(|| invalid("the task has no image".into()))?;
+    Ok(Files { image, example: file(Role::Example)? })
+}
+
+fn pictures(job: &Job, max_pixels: u64) -> Result<(Pictures, Carried), Failure> {
     let meta = |role| job.meta(role).ok_or_else(|| invalid(format!("the task has no {role}")));
     let (image_meta, mask_meta) = (meta(Role::Image)?, meta(Role::Mask)?);
     if let OutputForm::Encoded { format, .. } = job.spec().output

@@ -120,16 +120,16 @@ impl Core {
 
     fn refuse(&mut self, peer: &PeerId, seq: u64, failure: Failure, queue: Option<&QueueName>) {
         let queue_len = queue.and_then(|q| self.queue_len.get(q)).copied().unwrap_or(0);
-        let wait_ms = queue.and_then(|q| self.expected_wait_ms(q));
+        let wait_ms = queue.and_then(|q| self.expected_wait_ms(q, queue_len));
         self.reply(peer, Refused { seq, failure, queue_len, wait_ms });
     }
 
-    /// Waiting tasks times their usual run time over the slots that serve the queue.
-    fn expected_wait_ms(&self, queue: &QueueName) -> Option<u64> {
+    /// How long a task waits with so many `ahead` of it: their usual run time over the slots that serve the queue.
+    pub(super) fn expected_wait_ms(&self, queue: &QueueName, ahead: u64) -> Option<u64> {
         let run_ms = self.run_ms.get(queue)?;
         let slots: u64 =
             self.sessions.values().filter(|s| s.lane_of(queue).is_some()).map(|s| u64::from(s.slots)).sum();
-        (slots > 0).then(|| (self.queue_len[queue] as f64 * run_ms / slots as f64) as u64)
+        (slots > 0).then(|| (ahead as f64 * run_ms / slots as f64) as u64)
     }
 
     /// Answers a submission or offer of an id that is known already. False if it is new.

@@ -144,6 +144,7 @@ impl Ended {
             status: self.status,
             failure: self.failure.clone(),
             position: None,
+            wait_ms: None,
             node: self.node.clone(),
             counters: self.counters,
             stages: self.stages,

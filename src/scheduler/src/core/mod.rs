@@ -389,13 +389,15 @@ impl Core {
 
     fn info(&self, task: &Task) -> TaskInfo {
         let status = task.state.status();
+        let position = (status == Status::Queued).then(|| self.position(task));
         TaskInfo {
             id: task.spec.id,
             model: task.spec.model.clone(),
             queue: task.spec.queue.clone(),
             status,
             failure: None,
-            position: (status == Status::Queued).then(|| self.position(task)),
+            position,
+            wait_ms: position.and_then(|ahead| self.expected_wait_ms(&task.spec.queue, ahead)),
             node: task.node.as_ref().map(ToString::to_string),
             counters: task.counters,
             stages: lamagrid_domain::Stages { queue_ms: task.queue_ms as f64, ..Default::default() },

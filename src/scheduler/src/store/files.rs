@@ -69,15 +69,13 @@ impl Store {
         match op {
             StoreOp::Together(ops) => ops.iter().try_for_each(|op| self.remove_files(op)),
             StoreOp::End { ended, .. } if ended.dead.is_some() => Ok(()),
-            StoreOp::End { id, place: Some(place), .. } => {
+            StoreOp::End { id, place: Some(ResultPlace::Spool(token)), .. } => {
                 for role in [Role::Image, Role::Mask, Role::Example] {
                     self.spool.remove(*id, BlobName::Role(role))?;
                 }
-                match place {
-                    ResultPlace::Spool(token) => self.spool.remove(*id, BlobName::Attempt(*token)),
-                    ResultPlace::Inline(_) => self.spool.remove_task(*id),
-                }
+                self.spool.remove(*id, BlobName::Attempt(*token))
             }
+            StoreOp::End { id, place: Some(ResultPlace::Inline(_)), .. } => self.spool.remove_task(*id),
             StoreOp::End { id, place: None, .. }
             | StoreOp::Release { id, .. }
             | StoreOp::Forget { id, .. }

@@ -111,6 +111,7 @@ fn task() -> TaskInfo {
         status: Status::Failed,
         failure: Some(failure()),
         position: Some(3),
+        wait_ms: Some(4_500),
         node: Some("host:0".into()),
         counters: Counters { attempts: 3, crashes: 2, failures: 1 },
         stages: stages(),
