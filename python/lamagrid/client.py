@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     Pixels = NDArray[np.uint8]
     Scalar = bool | int | float | str | np.generic | enum.Enum | None
+    _Blob = tuple[str, bytes, tuple[int, int, int] | None]
 
 Result = TypeVar("Result")
 Durability = Literal["full", "process"]
@@ -100,6 +101,22 @@ class Outcome:
         return np.take(self.bgr(), (2, 1, 0), axis=2)
 
 
+class TaskEvents:
+    """What happens to a task, from its making on."""
+
+    def __init__(self, native: _native.Follow) -> None:
+        self._native = native
+
+    def next(self, timeout: float) -> Progress | None:
+        """The next thing that happens, the last one with a terminal status; None after so many seconds.
+
+        Raises:
+            LamaGridError: The task cannot be followed any more, as when its scheduler forgot it.
+        """
+        event = self._native.next_event(timeout)
+        return None if event is None else Progress(event["status"], event["step"], event["of"])
+
+
 class Task:
     """A task that a scheduler has on record; made by :meth:`TaskClient.submit` or :meth:`TaskClient.task`.
 
@@ -163,14 +180,18 @@ class Task:
             WaitTimeoutError: Nothing happened in that time; the task goes on.
         """
         patience = self._native.timeout_s if timeout is None else timeout
-        events = self._native.follow(self.id)
+        events = self.events()
         while True:
-            event = events.next_event(patience)
-            if event is None:
+            progress = events.next(patience)
+            if progress is None:
                 raise WaitTimeoutError(f"task {self.id} did not move for {patience:g} s", task_id=self.id)
-            yield Progress(event["status"], event["step"], event["of"])
-            if event["status"] in TERMINAL:
+            yield progress
+            if progress.status in TERMINAL:
                 return
+
+    def events(self) -> TaskEvents:
+        """As :meth:`follow`, for a reader that has something else to do at times."""
+        return TaskEvents(self._native.follow(self.id))
 
     def cancel(self, timeout: float = ANSWER_TIMEOUT_S) -> str:
         """Ask that the task be stopped. Returns its status then; a task that has ended stays as it is."""
@@ -262,18 +283,60 @@ class TaskClient:
             )
         if example is not None:
             blobs.append(_blob("example", example, 3))
-        spec: dict[str, Any] = {
-            "model": model,
-            "priority": _priority(priority),
-            "durability": durability,
-            "params": {key: _scalar(key, value) for key, value in params.items()},
-        }
+        spec: dict[str, Any] = {"model": model, "priority": _priority(priority), "durability": durability}
         if output is not None:
-            spec["output"] = output
-            spec["quality"] = _quality(quality)
-        if deadline is not None:
-            spec["deadline_s"] = deadline
-        options = {"wait_limit_s": wait_limit, "run_limit_s": run_limit, "client": client, "id": task_id}
+            spec |= {"output": output, "quality": _quality(quality)}
+        options = {
+            "deadline_s": deadline,
+            "wait_limit_s": wait_limit,
+            "run_limit_s": run_limit,
+            "client": client,
+            "id": task_id,
+        }
+        return self._submit(spec, options, params, blobs, timeout)
+
+    def submit_plugin(
+        self,
+        plugin: str,
+        image: bytes,
+        *,
+        example: bytes | None = None,
+        durability: Durability = "full",
+        deadline: float | None = None,
+        client: str | None = None,
+        timeout: float | None = None,
+        **params: Scalar,
+    ) -> Task:
+        """Submit a task for one of Lama Cleaner's plugins; its file comes from :meth:`Task.wait_bytes`.
+
+        Args:
+            plugin: Upstream's name: ``RemoveBG``, ``RealESRGAN``, ...
+            image: The bytes of a file.
+            example: The bytes of the file that MakeGIF compares with.
+            durability: See :meth:`submit`.
+            deadline: See :meth:`submit`.
+            client: See :meth:`submit`.
+            timeout: See :meth:`submit`.
+            params: The fields of upstream's form: ``upscale=2``, ``clicks="[[10, 20, 1, 0]]"``; and how the
+                plugin is built: ``realesrgan_model``, ``realesrgan_no_half``, ``interactive_seg_model``,
+                ``background``.
+
+        Raises:
+            LamaGridError: As :meth:`submit`.
+        """
+        blobs = [_file("image", image)] + ([] if example is None else [_file("example", example)])
+        spec: dict[str, Any] = {"model": f"plugin/{plugin}", "durability": durability}
+        return self._submit(spec, {"deadline_s": deadline, "client": client}, params, blobs, timeout)
+
+    def _submit(
+        self,
+        spec: dict[str, Any],
+        options: Mapping[str, Any],
+        params: Mapping[str, Scalar],
+        blobs: list[_Blob],
+        timeout: float | None,
+    ) -> Task:
+        spec["params"] = {key: _scalar(key, value) for key, value in params.items()}
         spec |= {name: value for name, value in options.items() if value is not None}
         return Task(
             self._native, self._native.submit(spec, blobs, ACCEPT_TIMEOUT_S if timeout is None else timeout)
@@ -325,7 +388,13 @@ class TaskClient:
         return self._native.survey(timeout)
 
 
-def _blob(name: str, pixels: Any, channels: int) -> tuple[str, bytes, tuple[int, int, int] | None]:
+def _file(name: str, data: Any) -> _Blob:
+    if not isinstance(data, bytes):
+        raise InvalidInputError(f"{name} is a {type(data).__name__}, but must be the bytes of a file")
+    return name, data, None
+
+
+def _blob(name: str, pixels: Any, channels: int) -> _Blob:
     """One input as the grid takes it, after checks whose texts name the argument."""
     import numpy as np
 

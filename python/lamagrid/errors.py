@@ -14,6 +14,9 @@ OUT_OF_MEMORY_TEXT = "CUDA out of memory. "
 """What Lama Cleaner's server looks for in the text of a ``RuntimeError``."""
 
 
+UNREADABLE_PICTURE_TEXT = "The picture cannot be read: it is no image file of a kind that Pillow knows."
+
+
 class LamaGridError(RuntimeError):
     """Something went wrong in the grid; the text says what, to what, and what to do.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from lamagrid.client import Outcome, Progress
+from lamagrid.errors import WaitTimeoutError
 
 Pixels = NDArray[np.uint8]
 
@@ -28,13 +29,20 @@ class FakeTask:
         self.cancelled = self.released = False
         self._outcome = outcome
         self._steps = steps
+        self._step = 0
 
-    def follow(self, timeout: float | None = None) -> Iterator[Progress]:
-        """Progress, then the end."""
-        yield Progress("queued", 0, 0)
-        for step in range(self._steps):
-            yield Progress("processing", step + 1, self._steps)
-        yield Progress("completed", 0, 0)
+    def events(self) -> FakeTask:
+        """Itself: what happens to it."""
+        return self
+
+    def next(self, _timeout: float) -> Progress | None:
+        """Progress, then the end; nothing of a task that does not get ready."""
+        if isinstance(self._outcome, WaitTimeoutError):
+            return None
+        self._step += 1
+        if self._step <= self._steps:
+            return Progress("processing", self._step, self._steps)
+        return Progress("completed", 0, 0)
 
     def outcome(self, timeout: float | None = None) -> Outcome:
         """The outcome: BGR pixels, or a file."""
@@ -43,6 +51,10 @@ class FakeTask:
         if isinstance(self._outcome, bytes):
             return Outcome(self._outcome, None, {})
         return Outcome(bytearray(self._outcome.tobytes()), self._outcome.shape, {})
+
+    def status(self, timeout: float | None = None) -> dict[str, Any]:
+        """It waits."""
+        return {"position": 4, "wait_ms": 12_500, "node": None}
 
     def cancel(self) -> str:
         """Take note."""

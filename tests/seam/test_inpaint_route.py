@@ -207,13 +207,13 @@ def test_uploads_are_held_in_memory_within_a_budget(
     seen: list[type[Any]] = []
     monkeypatch.setattr(inpaint, "UPLOADS_BYTES", 2_000_000)
     monkeypatch.setattr(server_module.app, "request_class", inpaint._request_class(flask.Request))
-    content = inpaint._content
+    content = inpaint.content
 
     def look(stream: Any) -> bytes:
         seen.append(type(stream))
         return content(stream)
 
-    monkeypatch.setattr(inpaint, "_content", look)
+    monkeypatch.setattr(inpaint, "content", look)
     big = encoded(PHOTO, "BMP") + bytes(2_500_000)
     small = encoded(PHOTO)
     for photo in (big, small, big, small):

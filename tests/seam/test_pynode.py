@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from grids.pictures import hole
+from lamagrid.pynode.failures import Stopped
 from lamagrid.pynode.libraries import missing_library
-from lamagrid.pynode.main import main, work
-from lamagrid.pynode.models import Stopped, UpstreamModels
+from lamagrid.pynode.main import Serving, main, work
+from lamagrid.pynode.models import UpstreamModels
 from parity.stock import stock_inpaint
 
 PHOTO = np.random.default_rng(9).integers(0, 256, (120, 90, 3), np.uint8)
@@ -52,7 +53,7 @@ def models() -> UpstreamModels:
 
 def outcome(models: Any, model: str, **params: object) -> Any:
     job = FakeJob(model, **params)
-    work(job, models)
+    work(job, Serving(models, None, ("cv2",)))
     return job.outcome
 
 
@@ -77,6 +78,7 @@ def test_what_goes_wrong_is_reported_and_the_next_task_works(
     monkeypatch.setattr("lamagrid._native.log_error", lambda *line: logged.append(line))
     good = outcome(models, "cv2")
     assert outcome(models, "nonsense") == ("unknown_model", "Not supported model: nonsense")
+    assert outcome(models, "plugin/RemoveBG") == ("unknown_model", "this node does not serve RemoveBG")
     assert outcome(models, "cv2", cv2_flag="x")[0] == "invalid_input"
     assert outcome(models, "cv2", sd_steps="x")[0] == "invalid_input"
     assert outcome(models, "cv2", nobody_knows=1) == ("invalid_input", "Unknown parameter: nobody_knows")
@@ -97,7 +99,7 @@ def test_what_goes_wrong_is_reported_and_the_next_task_works(
     assert answers_with(RuntimeError("the kernel failed")) == ("inference", "the kernel failed")
     assert answers_with(Stopped())[0] == "cancelled"
     assert answers_with(RuntimeError("x" * 9999))[1] == "x" * 500
-    assert len(logged) == 8  # all but the one that was stopped
+    assert len(logged) == 9  # all but the one that was stopped
     assert {message for message, _, _ in logged} == {"task failed"}
     assert all(stack.startswith("Traceback") and text in stack for _, text, stack in logged[-1:])
     assert any("the kernel failed" in text and "in forward" in stack for _, text, stack in logged)
@@ -130,6 +132,8 @@ def test_a_missing_system_library_is_named_with_its_package() -> None:
 def test_wrong_flags_are_refused() -> None:
     assert main(["--slots", "2"]) == 2
     assert main(["--model", "nonsense"]) == 2
+    assert main(["--plugin", "nonsense"]) == 2
+    assert main(["--plugin", "RemoveBG"]) == 2, "its package is not installed here"
     with pytest.raises(SystemExit) as ended:
         main(["--modle", "x"])
     assert ended.value.code == 2

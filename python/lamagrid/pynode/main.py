@@ -7,6 +7,7 @@ within seconds when its stdin closes.
 from __future__ import annotations
 
 import argparse
+import importlib
 import math
 import os
 import signal
@@ -16,7 +17,8 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +28,7 @@ from lamagrid.pynode.libraries import missing_library
 
 if TYPE_CHECKING:
     from lamagrid.pynode.models import UpstreamModels
+    from lamagrid.pynode.plugins import UpstreamPlugins
 
 POLL_S = 1.0  # how late the wish to end is noticed while no task comes
 DRAIN_LIMIT_S = 60.0  # to deliver the last result, if the scheduler is away just then
@@ -33,6 +36,35 @@ ORPHAN_GRACE_S = 3.0  # to finish the running task once nobody holds the lifelin
 EXIT_CANNOT_START = 1
 EXIT_WRONG_FLAGS = 2
 EXIT_CONFIG = 78  # as the other programs of the grid say it
+
+
+PLUGIN_PREFIX = "plugin/"
+
+
+class _WrongFlags(Exception):
+    """The text says which, and what there is."""
+
+
+@dataclass(frozen=True)
+class Serving:
+    """What a node runs.
+
+    Attributes:
+        models: For the models, None if it serves none.
+        plugins: For the plugins, None if it serves none.
+        offers: What it serves, as tasks name it.
+    """
+
+    models: UpstreamModels | None
+    plugins: UpstreamPlugins | None
+    offers: tuple[str, ...]
+
+    @property
+    def loaded(self) -> list[str]:
+        """What of that is in memory."""
+        models = self.models.loaded if self.models is not None else []
+        plugins = self.plugins.loaded if self.plugins is not None else []
+        return models + [PLUGIN_PREFIX + name for name in plugins if PLUGIN_PREFIX + name in self.offers]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,35 +78,38 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.lifeline:
         _watch_lifeline(ending)
     try:
-        from lama_cleaner.const import AVAILABLE_MODELS
-
-        unknown = [name for name in options.models or [] if name not in AVAILABLE_MODELS]
-        if unknown:
-            known = ", ".join(AVAILABLE_MODELS)
-            print(f"pynode: --model {unknown[0]}: Lama Cleaner has {known}", file=sys.stderr)
-            return EXIT_WRONG_FLAGS
-        # Seconds and hundreds of megabytes: only once the flags are right.
-        with warnings.catch_warnings():
-            # What upstream's imports make torch say is of no use to whoever runs the node.
-            warnings.simplefilter("ignore", FutureWarning)
-            from lamagrid.pynode.models import UpstreamModels
+        serving = _serving(options)
+    except _WrongFlags as error:
+        print(f"pynode: {error}", file=sys.stderr)
+        return EXIT_WRONG_FLAGS
     except ImportError as error:
         library = missing_library(error)
         hint = library or f"{error}; a Python node needs Lama Cleaner: pip install 'lamagrid[web]'"
         print(f"pynode: cannot start: {hint}", file=sys.stderr)
         return EXIT_CANNOT_START
-    models = UpstreamModels(options.device, os.environ.get("HF_ACCESS_TOKEN", ""))
-    return _serve(options, models, ending)
+    return _serve(options, serving, ending)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="lamagrid pynode", description="Serve Lama Cleaner's own models, in Python, to the grid."
+        prog="lamagrid pynode",
+        description="Serve Lama Cleaner's own models and plugins, in Python, to the grid. "
+        "Example: lamagrid pynode --model cv2 --model zits --plugin RemoveBG",
     )
     parser.add_argument("--data-dir", type=Path, help="the scheduler's data directory (default: configured)")
     parser.add_argument("--name", default="", help="the node's name (default: the host's name, -python)")
     parser.add_argument(
         "--model", action="append", dest="models", metavar="NAME", help="a model to serve; may be given again"
+    )
+    parser.add_argument(
+        "--plugin",
+        action="append",
+        dest="plugins",
+        default=[],
+        type=_plugin,
+        metavar="NAME[=DEVICE]",
+        help="a plugin to serve, on the processor if no device is named: RemoveBG, RealESRGAN=cuda; "
+        "may be given again",
     )
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: %(default)s)")
     parser.add_argument("--slots", type=int, default=1, help="tasks at the same time; only 1 is possible")
@@ -82,16 +117,55 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _serve(options: argparse.Namespace, models: UpstreamModels, ending: threading.Event) -> int:
+def _plugin(text: str) -> tuple[str, str]:
+    name, _, device = text.partition("=")
+    return name, device or "cpu"
+
+
+def _serving(options: argparse.Namespace) -> Serving:
+    """Import what the flags ask for.
+
+    Raises:
+        _WrongFlags: Upstream has no such model or plugin, or the package of a plugin is missing.
+        ImportError: Upstream, or a library that it needs, is missing.
+    """
+    const = importlib.import_module("lama_cleaner.const")
+    devices: dict[str, str] = dict(options.plugins)
+    names = options.models or ([] if devices else ["cv2"])
+    for name in names:
+        if name not in const.AVAILABLE_MODELS:
+            raise _WrongFlags(f"--model {name}: Lama Cleaner has {', '.join(const.AVAILABLE_MODELS)}")
+    models, plugins = None, None
+    # Seconds and hundreds of megabytes: only once the flags are right, and only what is asked for.
+    with warnings.catch_warnings():
+        # What upstream's imports make torch say is of no use to whoever runs the node.
+        warnings.simplefilter("ignore", FutureWarning)
+        if devices:
+            from lamagrid.pynode.plugins import PLUGINS, UpstreamPlugins, missing_package
+
+            for name in devices:
+                if name not in PLUGINS:
+                    raise _WrongFlags(f"--plugin {name}: Lama Cleaner has {', '.join(PLUGINS)}")
+                missing = missing_package(name)
+                if missing is not None:
+                    raise _WrongFlags(f"--plugin {name}: {missing}")
+            plugins = UpstreamPlugins(devices)
+        if names:
+            from lamagrid.pynode.models import UpstreamModels
+
+            models = UpstreamModels(options.device, os.environ.get("HF_ACCESS_TOKEN", ""))
+    return Serving(models, plugins, (*names, *(PLUGIN_PREFIX + name for name in devices)))
+
+
+def _serve(options: argparse.Namespace, serving: Serving, ending: threading.Event) -> int:
     from lamagrid import _native
     from lamagrid.errors import LamaGridError
 
     name = options.name or f"{socket.gethostname()}-python"
-    offered = options.models or ["cv2"]
     try:
         _native.start_logs(f"pynode-{name}", options.data_dir)
         session = _native.NodeSession(
-            options.data_dir, name, "python", options.device, offered, options.slots
+            options.data_dir, name, "python", options.device, serving.offers, options.slots
         )
     except LamaGridError as error:
         print(f"pynode: {error}", file=sys.stderr)
@@ -109,24 +183,26 @@ def _serve(options: argparse.Namespace, models: UpstreamModels, ending: threadin
             print(f"pynode: the scheduler refuses this node: {error}", file=sys.stderr)
             return EXIT_CANNOT_START
         if job is not None:
-            work(job, models)
-            session.set_loaded(models.loaded)
+            work(job, serving)
+            session.set_loaded(serving.loaded)
         elif session.closed or time.monotonic() >= give_up:
             return 0
 
 
-def work(job: Any, models: UpstreamModels) -> None:
+def work(job: Any, serving: Serving) -> None:
     """Do one task and report its outcome, whatever it is."""
     from lamagrid import _native
-    from lamagrid.pynode.models import Stopped, TaskFailure
+    from lamagrid.pynode.failures import Stopped, TaskFailure
 
     def log(error: BaseException) -> None:
         _native.log_error("task failed", f"{type(error).__name__}: {error}", traceback.format_exc())
 
     try:
-        spec = job.spec
-        image, mask, example = (_pixels(job, role) for role in ("image", "mask", "example"))
-        result = models.run(spec["model"], spec["params"], image, mask[:, :, 0], example, job.step)
+        name: str = job.spec["model"]
+        if name.startswith(PLUGIN_PREFIX):
+            finish = _run_plugin(job, name.removeprefix(PLUGIN_PREFIX), serving.plugins)
+        else:
+            finish = _run_model(job, name, serving.models)
     except Stopped:
         job.fail("cancelled", "Cancelled while it was running")
     except TaskFailure as failure:
@@ -139,8 +215,31 @@ def work(job: Any, models: UpstreamModels) -> None:
         log(error)
         job.fail("internal", f"{type(error).__name__}: {error}"[:500])
     else:
-        height, width = result.shape[:2]
-        job.finish(result.tobytes(), height, width, models.load_ms, models.infer_ms)
+        finish()
+
+
+def _not_served(name: str) -> Exception:
+    from lamagrid.pynode.failures import TaskFailure
+
+    return TaskFailure("unknown_model", f"this node does not serve {name}")
+
+
+def _run_model(job: Any, name: str, models: UpstreamModels | None) -> Callable[[], None]:
+    """Inpaint. Returns what reports the picture."""
+    if models is None:
+        raise _not_served(name)
+    image, mask, example = (_pixels(job, role) for role in ("image", "mask", "example"))
+    result = models.run(name, job.spec["params"], image, mask[:, :, 0], example, job.step)
+    height, width = result.shape[:2]
+    return lambda: job.finish(result.tobytes(), height, width, models.load_ms, models.infer_ms)
+
+
+def _run_plugin(job: Any, name: str, plugins: UpstreamPlugins | None) -> Callable[[], None]:
+    """Run a plugin. Returns what reports its file."""
+    if plugins is None:
+        raise _not_served(name)
+    file = plugins.run(name, job.spec["params"], job.take_file("image"), job.take_file("example"))
+    return lambda: job.finish_file(file, plugins.load_ms, plugins.infer_ms)
 
 
 def _pixels(job: Any, role: str) -> Any:

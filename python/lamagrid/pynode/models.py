@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from lama_cleaner.const import AVAILABLE_MODELS
@@ -20,6 +19,8 @@ from lama_cleaner.schema import Config
 from numpy.typing import NDArray
 from PIL import Image
 
+from lamagrid.pynode.failures import Stopped, TaskFailure, load_failure, message, run_failure
+from lamagrid.pynode.opencv import without_ipp
 from lamagrid.pynode.options import TASK_OPTIONS
 
 Pixels = NDArray[np.uint8]
@@ -40,20 +41,6 @@ OPTION_DEFAULTS: Mapping[str, Any] = {
     "enable_xformers": False,
     "no_half": False,
 }
-MESSAGE_CHARS = 500
-
-
-class TaskFailure(Exception):
-    """A task that cannot be done, with the kind that the grid knows and one text for people."""
-
-    def __init__(self, kind: str, message: str) -> None:
-        super().__init__(message)
-        self.kind = kind
-        self.message = message
-
-
-class Stopped(Exception):
-    """The task is not wanted any more."""
 
 
 class UpstreamModels:
@@ -72,9 +59,7 @@ class UpstreamModels:
     infer_ms = 0.0
 
     def __init__(self, device: str, hf_access_token: str = "") -> None:
-        # Closed code of x86 wheels alone, whose resize differs in the last bit from OpenCV's own.
-        if hasattr(cv2, "ipp"):
-            cv2.ipp.setUseIPP(False)
+        without_ipp()
         self._device = torch.device(device)
         self._token = hf_access_token
         self._manager: Any = None
@@ -136,7 +121,7 @@ class UpstreamModels:
                 manager, "model"
             ):  # upstream dropped it for another controlnet method, then failed
                 self._manager, self._built = None, None
-            raise TaskFailure(_run_kind(error), _text(error)) from error
+            raise run_failure(error) from error
         finally:
             self._step = None
             torch_gc()
@@ -160,7 +145,7 @@ class UpstreamModels:
                 **{**OPTION_DEFAULTS, "hf_access_token": self._token, **options},
             )
         except NotImplementedError as error:
-            raise TaskFailure("unknown_model", _text(error)) from error
+            raise TaskFailure("unknown_model", message(error)) from error
         except (Exception, SystemExit) as error:
             raise self._load_failure(model, error) from error
         self._built = wanted
@@ -168,14 +153,7 @@ class UpstreamModels:
 
     def _load_failure(self, model: str, error: BaseException) -> TaskFailure:
         self._manager, self._built = None, None
-        if _is_out_of_memory(error):
-            return TaskFailure("out_of_memory", _text(error))
-        why = (
-            "its weights are missing or broken, see the node's output"
-            if isinstance(error, SystemExit)
-            else _text(error)
-        )
-        return TaskFailure("model_load", f"{model} cannot be loaded: {why}")
+        return load_failure(model, error)
 
     def _on_step(self, i: int, _t: Any, _latents: Any) -> None:
         if self._step is not None and not self._step(i + 1, self._steps):
@@ -200,29 +178,4 @@ def _config(fields: Mapping[str, Any], example: Pixels | None) -> Any:
     try:
         return Config(**whole)
     except ValueError as error:  # pydantic's ValidationError is one
-        raise TaskFailure("invalid_input", _text(error)) from error
-
-
-def _run_kind(error: BaseException) -> str:
-    if _is_out_of_memory(error):
-        return "out_of_memory"
-    if isinstance(error, (KeyError, ValueError, TypeError, cv2.error)):
-        return "invalid_input"  # what upstream's models raise for parameters that they do not know
-    return "inference"
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
-        return True
-    text = str(error)
-    return any(
-        mark in text for mark in ("CUDA out of memory", "can't allocate memory", "Insufficient memory")
-    )
-
-
-def _text(error: BaseException) -> str:
-    """One short line: the message, with the class where the message alone says little."""
-    message = " ".join(str(error).split())
-    if not (message and isinstance(error, RuntimeError)):
-        message = f"{type(error).__name__}: {message}"
-    return message[:MESSAGE_CHARS]
+        raise TaskFailure("invalid_input", message(error)) from error

@@ -26,6 +26,7 @@ class GridFlags:
         models: TorchScript files by model name.
         python_models: What the Python node serves.
         node_command: Path of the node program; None is the one that is found.
+        strict: Whether answers are upstream's also where upstream's are of no use.
     """
 
     scheduler: Path | None
@@ -36,6 +37,7 @@ class GridFlags:
     models: dict[str, Path]
     python_models: tuple[str, ...]
     node_command: Path | None
+    strict: bool
 
 
 def parser() -> argparse.ArgumentParser:
@@ -93,6 +95,12 @@ def parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="the node program (default: lamagrid-node beside this Python, then on PATH)",
     )
+    group.add_argument(
+        "--grid-strict",
+        action="store_true",
+        help="answer as upstream does also where that is of no use: pages of HTML as error texts, "
+        "reasons that are hidden (docs/compatibility.md)",
+    )
     return grid
 
 
@@ -134,6 +142,7 @@ def split(argv: Sequence[str]) -> tuple[GridFlags, list[str]]:
         models=models,
         python_models=_names(DEFAULT_PYTHON_MODELS) if python_models is None else python_models,
         node_command=seen.grid_node_command,
+        strict=seen.grid_strict,
     )
     return flags, rest
 

@@ -19,8 +19,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from lamagrid import _native
-from lamagrid.errors import InvalidInputError, OverloadedError
-from lamagrid.web import pixel_limit
+from lamagrid.errors import InvalidInputError
+from lamagrid.web import answers, pixel_limit
 
 if TYPE_CHECKING:
     from lamagrid.web.model_manager import RemoteModelManager
@@ -119,7 +119,7 @@ class InpaintRoute:
         from flask import request
 
         uploads = request.files
-        files = {name: _content(uploads[name].stream) for name in FILE_FIELDS if name in uploads}
+        files = {name: content(uploads[name].stream) for name in FILE_FIELDS if name in uploads}
         try:
             return self._answer(files, request.form)
         except _Unpromised as fallback:
@@ -160,15 +160,8 @@ class InpaintRoute:
             )
         except InvalidInputError:
             raise
-        except OverloadedError as error:
-            response = server.make_response(str(error), 503)
-            response.headers["Retry-After"] = str(max(1, round(error.wait_s or 1)))
-            return response
         except RuntimeError as error:
-            if "CUDA out of memory. " in str(error):
-                return "CUDA out of memory", 500
-            log.warning("no picture: %s", error)
-            return str(error), 500
+            return answers.failed(server, error)
         server.logger.info(f"process time: {(time.monotonic() - began) * 1000}ms")
         response = server.make_response(result)
         # What upstream's send_file sets.
@@ -214,7 +207,7 @@ class InpaintRoute:
         return config
 
 
-def _content(stream: Any) -> bytes:
+def content(stream: Any) -> bytes:
     """All bytes of an upload: without a copy, if it is in memory."""
     if isinstance(stream, io.BytesIO):
         return stream.getvalue()

@@ -25,7 +25,7 @@ from lamagrid.client import TaskClient
 from lamagrid.errors import ConfigError, LamaGridError
 from lamagrid.pynode.libraries import missing_library
 from lamagrid.web import flags as grid_flags
-from lamagrid.web import plan
+from lamagrid.web import plan, plugins
 from lamagrid.web.children import Children, Program, StartError, say
 from lamagrid.web.flags import GridFlags
 from lamagrid.web.gpus import cuda_gpus
@@ -84,6 +84,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             else:
                 env = plan.child_env(visible)
                 nodes = plan.nodes(flags, args.model, device, settings.data_dir, env)
+                if enabled := plugins.enabled(args):
+                    nodes.append(plan.plugin_node(enabled, settings.data_dir, env))
                 if args.hf_access_token:
                     nodes = [plan.with_token(node, args.hf_access_token) for node in nodes]
                 client = _start_scheduler(children, plan.scheduler(settings.data_dir, env), settings)
@@ -92,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             server = _import_server()
             if start is not None:
                 _wait_for_nodes(children, client, nodes, start)
-            status = _serve(server, args, client, settings)
+            status = _serve(server, args, client, settings, flags.strict)
         except (LaunchError, StartError, plan.PlanError, LamaGridError) as error:
             status = _fail(error)
         except (_End, KeyboardInterrupt):
@@ -344,16 +346,31 @@ def _import_server() -> Any:
         raise LaunchError(library) from error
 
 
-def _serve(server: Any, args: argparse.Namespace, client: TaskClient, settings: Settings) -> int:
-    from lamagrid.web import inpaint
+def _serve(
+    server: Any, args: argparse.Namespace, client: TaskClient, settings: Settings, strict: bool
+) -> int:
+    from lamagrid.web import answers, inpaint, page
+    from lamagrid.web.browsers import Browsers
     from lamagrid.web.model_manager import RemoteModelManager
 
-    server.ModelManager = functools.partial(RemoteModelManager, client=client, timeout_s=settings.timeout_s)
+    watch = None
+    if not strict:
+        browsers = Browsers(server.socketio)
+        browsers.register(server.app)
+        page.register(server.app, browsers)
+        answers.register(server.app)
+        watch = browsers.watch
+    server.ModelManager = functools.partial(
+        RemoteModelManager, client=client, timeout_s=settings.timeout_s, watch=watch
+    )
     inpaint.register(server, settings.max_pixels)
+    plugins.register(server, plugins.enabled(args), settings.max_pixels, strict)
     if not _is_loopback(args.host):
         say(f"warning: everybody who reaches {args.host} can use this server; it has no passwords")
     host = f"[{args.host}]" if ":" in args.host else args.host
     say(f"page: http://{host}:{args.port}")
+    if not strict:
+        say(f"my tasks: http://{host}:{args.port}/grid")
     server.main(args)
     return OK
 

@@ -21,7 +21,7 @@ import numpy as np
 from lama_cleaner.const import AVAILABLE_MODELS, SD15_MODELS
 from numpy.typing import NDArray
 
-from lamagrid.client import Outcome, Task, TaskClient
+from lamagrid.client import TERMINAL, Outcome, Progress, Task, TaskClient
 from lamagrid.errors import (
     CancelledError,
     DisconnectedError,
@@ -36,6 +36,8 @@ from lamagrid.web.settings import load_settings
 if TYPE_CHECKING:
     from lama_cleaner.schema import Config
 
+    from lamagrid.web.browsers import Watch
+
 TASK_HEADER = "X-Lamagrid-Task"
 
 # Upstream calls its callback for each step of these alone.
@@ -47,6 +49,8 @@ ALWAYS_DOWNLOADED = STEPPED_MODELS | {"paint_by_example", "instruct_pix2pix"}
 DEADLINE_BEYOND_S = 10.0
 # How often a waiting request looks whether its caller is still there.
 LOOK_S = 0.25
+# For the result of a task that has ended; the scheduler sends it with the end.
+FETCH_LIMIT_S = 30.0
 
 Pixels = NDArray[np.uint8]
 
@@ -60,6 +64,7 @@ class RemoteModelManager:
         client: What connects to the scheduler; by default one for the configured data directory, made at the
             first use.
         timeout_s: How long a call waits for its picture; by default the configured one.
+        watch: Called with each task and what it is for, in the thread that waits for it.
         kwargs: Upstream's options; ``callback(i, t, latents)`` is called for each step of a diffusion model,
             with ``t`` and ``latents`` None: they stay on the node.
 
@@ -73,9 +78,11 @@ class RemoteModelManager:
         device: Any,
         client: TaskClient | None = None,
         timeout_s: float | None = None,
+        watch: Callable[[Task, str], Watch] | None = None,
         **kwargs: Any,
     ) -> None:
         self.device = device
+        self._watch = watch
         self.kwargs = kwargs
         self._client_lock = threading.Lock()  # guards the making of _client
         self._client = client
@@ -119,6 +126,31 @@ class RemoteModelManager:
         """
         return self._run(image, mask, example, config, {"output": output, "quality": quality}).encoded()
 
+    def run_plugin(self, name: str, image: bytes, example: bytes | None, params: Mapping[str, Any]) -> bytes:
+        """Run one of upstream's plugins on some node, and wait for its file.
+
+        Args:
+            name: Upstream's.
+            image: A file.
+            example: Another one, for MakeGIF.
+            params: See :meth:`TaskClient.submit_plugin`.
+
+        Raises:
+            RuntimeError: As a call.
+        """
+        timeout_s = self._patience()
+        caller = Caller.of_request()
+        task = self._grid().submit_plugin(
+            name,
+            image,
+            example=example,
+            durability="process",
+            deadline=timeout_s + DEADLINE_BEYOND_S,
+            client=caller.client,
+            **params,
+        )
+        return self._wait(task, name, timeout_s, caller, None).encoded()
+
     def _run(
         self,
         image: Pixels | bytes,
@@ -144,9 +176,39 @@ class RemoteModelManager:
             **output,
             **params,
         )
+        callback = options.get("callback") if name in STEPPED_MODELS else None
+        return self._wait(task, name, timeout_s, caller, callback)
+
+    def _wait(
+        self,
+        task: Task,
+        what: str,
+        timeout_s: float,
+        caller: Caller,
+        callback: Callable[[int, Any, Any], None] | None,
+    ) -> Outcome:
         _tell_request(task.id)
-        callback = options.get("callback")
-        return _await_outcome(task, timeout_s, caller, callback if name in STEPPED_MODELS else None)
+        watch = None if self._watch is None else self._watch(task, what)
+        seen = 0
+
+        def told(progress: Progress | None) -> None:
+            nonlocal seen
+            if watch is not None:
+                watch.told(progress)
+            # Steps done, from 1; upstream counts the step that was done, from 0.
+            if callback is not None and progress is not None and progress.step > seen:
+                seen = progress.step
+                callback(seen - 1, None, None)
+
+        try:
+            outcome = _await_outcome(task, timeout_s, caller, told)
+        except Exception as error:
+            if watch is not None:
+                watch.failed(error)
+            raise
+        if watch is not None:
+            watch.ended(outcome)
+        return outcome
 
     def is_downloaded(self, name: str) -> bool:
         """Whether a request for the model is answered without a download.
@@ -236,39 +298,39 @@ def task_params(config: Config, options: Mapping[str, Any]) -> tuple[dict[str, A
 
 
 def _await_outcome(
-    task: Task, timeout_s: float, caller: Caller, callback: Callable[[int, Any, Any], None] | None
+    task: Task, timeout_s: float, caller: Caller, told: Callable[[Progress | None], None]
 ) -> Outcome:
-    """Wait for the picture, and say that it may go then. A wait that ends early cancels the task."""
+    """Wait for the picture, and say that it may go then. A wait that ends early cancels the task.
+
+    Args:
+        told: Called with each thing that happens, and with None when nothing did for a while.
+    """
     give_up = time.monotonic() + timeout_s
-    seen = 0
+    events = task.events()
     try:
         while True:
             began = time.monotonic()
-            left_s = max(0.0, give_up - began)
-            look_s = min(LOOK_S, left_s) if caller.can_leave else left_s
+            look_s = min(LOOK_S, max(0.0, give_up - began))
             try:
-                if callback is not None:
-                    for progress in task.follow(look_s):
-                        _check_caller(task, caller)
-                        # Steps done, from 1; upstream counts the step that was done, from 0.
-                        if progress.step > seen:
-                            seen = progress.step
-                            callback(seen - 1, None, None)
-                outcome = task.outcome(look_s)
-                break
-            except (WaitTimeoutError, DisconnectedError) as error:
+                progress = events.next(look_s)
+                _check_caller(task, caller)
+                told(progress)
+                if progress is not None and progress.status in TERMINAL:
+                    outcome = task.outcome(FETCH_LIMIT_S)
+                    break
+            except DisconnectedError:
                 _check_caller(task, caller)
                 now = time.monotonic()
                 # One look of many: who is away comes back. What came at once is the task's failure.
-                if now < give_up and now - began >= look_s / 2:
-                    continue
-                if isinstance(error, DisconnectedError):
+                if now >= give_up or now - began < look_s / 2:
                     raise
+                events = task.events()
+            if time.monotonic() >= give_up:
                 raise WaitTimeoutError(
                     f"Timed out after {timeout_s:g} s: the picture was not ready, and the task was "
                     "cancelled. Send it again, or let people wait for longer (client.timeout_ms).",
                     task_id=task.id,
-                ) from error
+                )
     except BaseException as error:
         if not isinstance(error, LamaGridError) or isinstance(error, (DisconnectedError, WaitTimeoutError)):
             _cancel(task)

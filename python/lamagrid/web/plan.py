@@ -14,6 +14,7 @@ from pathlib import Path
 
 from lamagrid.web.children import Program
 from lamagrid.web.flags import GridFlags
+from lamagrid.web.plugins import RemotePlugin
 
 NODE_PROGRAM = "lamagrid-node"
 DEMO_MODEL = Path(__file__).parent.parent / "demo" / "demo.pt"
@@ -104,6 +105,15 @@ def nodes(
             Node(name, python_models, None, Program(f"node {name}", arguments, env, may_leave=True))
         )
     return planned
+
+
+def plugin_node(plugins: Mapping[str, RemotePlugin], data_dir: Path, env: Mapping[str, str]) -> Node:
+    """The node of this host that runs plugins, apart from the models: a click does not wait for a picture."""
+    name = "plugins-0"
+    arguments = [*_lamagrid("pynode", data_dir), "--name", name]
+    for plugin in plugins.values():
+        arguments += ["--plugin", f"{plugin.name}={plugin.device}"]
+    return Node(name, tuple(plugins), None, Program(f"node {name}", arguments, env, may_leave=True))
 
 
 def with_token(node: Node, hf_access_token: str) -> Node:

@@ -1,0 +1,69 @@
+"""What went wrong in upstream's code, in the grid's words.
+
+Does not: decide what is tried again; the scheduler does, by the kind.
+"""
+
+from __future__ import annotations
+
+import cv2
+import torch
+from PIL import UnidentifiedImageError
+
+from lamagrid.errors import UNREADABLE_PICTURE_TEXT
+
+MESSAGE_CHARS = 500
+OUT_OF_MEMORY_MARKS = ("CUDA out of memory", "can't allocate memory", "Insufficient memory")
+# What upstream raises for parameters and files that it does not understand.
+INVALID_INPUT = (KeyError, ValueError, TypeError, IndexError, cv2.error, UnidentifiedImageError)
+
+
+class TaskFailure(Exception):
+    """A task that cannot be done, with the kind that the grid knows and one text for people."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.message = message
+
+
+class Stopped(Exception):
+    """The task is not wanted any more."""
+
+
+def run_failure(error: BaseException) -> TaskFailure:
+    """The failure of a model or plugin that was loaded."""
+    if _is_out_of_memory(error):
+        kind = "out_of_memory"
+    else:
+        kind = "invalid_input" if isinstance(error, INVALID_INPUT) else "inference"
+    return TaskFailure(kind, message(error))
+
+
+def load_failure(what: str, error: BaseException, missing: str | None = None) -> TaskFailure:
+    """The failure to build ``what``; ``missing`` says what is not installed."""
+    if _is_out_of_memory(error):
+        return TaskFailure("out_of_memory", message(error))
+    if missing is not None:
+        why = missing
+    elif isinstance(error, SystemExit):
+        why = "its weights are missing or broken, see the node's output"
+    else:
+        why = message(error)
+    return TaskFailure("model_load", f"{what} cannot be loaded: {why}")
+
+
+def message(error: BaseException) -> str:
+    """One short line: the message, with the class where the message alone says little."""
+    if isinstance(error, UnidentifiedImageError):
+        return UNREADABLE_PICTURE_TEXT
+    text = " ".join(str(error).split())
+    if not (text and isinstance(error, RuntimeError)):
+        text = f"{type(error).__name__}: {text}"
+    return text[:MESSAGE_CHARS]
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
+        return True
+    text = str(error)
+    return any(mark in text for mark in OUT_OF_MEMORY_MARKS)

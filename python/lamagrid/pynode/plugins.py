@@ -1,0 +1,219 @@
+"""Runs a task through one of upstream's own plugins.
+
+Does not: know about sessions, tasks' ids or the grid. One thread at a time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import io
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import cv2
+import numpy as np
+from lama_cleaner.helper import load_img, numpy_to_bytes, pil_to_bytes
+from lama_cleaner.model.utils import torch_gc
+from lama_cleaner.plugins import (
+    AnimeSeg,
+    GFPGANPlugin,
+    InteractiveSeg,
+    MakeGIF,
+    RealESRGANUpscaler,
+    RemoveBG,
+    RestoreFormerPlugin,
+)
+from PIL import Image
+
+from lamagrid.pynode.failures import TaskFailure, load_failure, run_failure
+from lamagrid.pynode.opencv import without_ipp
+
+PLUGINS: Mapping[str, Any] = {
+    each.name: each
+    for each in (
+        InteractiveSeg,
+        RemoveBG,
+        AnimeSeg,
+        RealESRGANUpscaler,
+        GFPGANPlugin,
+        RestoreFormerPlugin,
+        MakeGIF,
+    )
+}
+"""Upstream's plugins by the names of its page."""
+
+ANSWERS_PNG = (RemoveBG.name, AnimeSeg.name)
+EMBEDDINGS = 16
+"""Pictures whose embedding InteractiveSeg keeps: 4 MiB each."""
+
+
+class UpstreamPlugins:
+    """Upstream's plugins, each built when a task asks for it, with the options of that task.
+
+    Args:
+        devices: The device of each plugin that is served; upstream runs the others on the processor.
+
+    Attributes:
+        load_ms: What building the plugin took for the last task; 0 when it was in memory.
+        infer_ms: What the plugin took for the last task, its decoding and encoding included.
+    """
+
+    load_ms = 0.0
+    infer_ms = 0.0
+
+    def __init__(self, devices: Mapping[str, str]) -> None:
+        without_ipp()
+        self._devices = devices
+        self._built: dict[str, tuple[Mapping[str, Any], Any]] = {}
+        self._embeddings = Embeddings(EMBEDDINGS)
+
+    @property
+    def loaded(self) -> list[str]:
+        """Those in memory."""
+        return list(self._built)
+
+    def run(self, name: str, params: Mapping[str, Any], image: bytes, example: bytes | None = None) -> bytes:
+        """Work on one picture.
+
+        Args:
+            name: Upstream's name of the plugin.
+            params: The fields of upstream's form that it reads; how it is built: ``interactive_seg_model``,
+                ``realesrgan_model``, ``realesrgan_no_half``, ``background`` (whether RealESRGAN makes the
+                background of faces); ``quality`` of a lossy answer.
+            image: The picture's file, as it was uploaded.
+            example: The file that MakeGIF compares with.
+
+        Returns:
+            A file: PNG, GIF or of the picture's format.
+
+        Raises:
+            TaskFailure: It cannot be done; the plugin stays usable.
+
+        Source: Lama Cleaner 1.2.5, ``server.run_plugin``.
+        """
+        began = time.monotonic()
+        plugin = self._plugin(name, params)
+        loaded = time.monotonic()
+        self.load_ms = (loaded - began) * 1_000
+        try:
+            rgb, alpha, exif = load_img(image, return_exif=True)
+            form = {**params, "img_md5": hashlib.md5(image, usedforsecurity=False).hexdigest()}
+            files = {} if example is None else {"clean_img": io.BytesIO(example)}
+            if name == InteractiveSeg.name:
+                made = self._embeddings.around(plugin, form["img_md5"], lambda: plugin(rgb, files, form))
+            else:
+                made = plugin(rgb, files, form)
+            answer = _encoded(name, made, alpha, exif, image, int(params.get("quality", 95)))
+        except Exception as error:
+            raise run_failure(error) from error
+        finally:
+            torch_gc()
+        self.infer_ms = (time.monotonic() - loaded) * 1_000
+        return answer
+
+    def _plugin(self, name: str, params: Mapping[str, Any]) -> Any:
+        if name not in PLUGINS:
+            raise TaskFailure("unknown_model", f"Plugin not found: {name}")
+        options = {key: params[key] for key in OPTIONS.get(name, ()) if key in params}
+        if name in self._built and self._built[name][0] == options:
+            return self._built[name][1]
+        self._built.pop(name, None)
+        if name == InteractiveSeg.name:
+            self._embeddings.clear()
+        try:
+            plugin = self._build(name, options)
+        except (Exception, SystemExit) as error:  # upstream exits where a package or a file is missing
+            raise load_failure(f"the plugin {name}", error, missing_package(name)) from error
+        self._built[name] = (options, plugin)
+        return plugin
+
+    def _build(self, name: str, options: Mapping[str, Any]) -> Any:
+        device = self._devices.get(name, "cpu")
+        if name == InteractiveSeg.name:
+            return InteractiveSeg(options.get("interactive_seg_model", "vit_l"), device)
+        if name == RealESRGANUpscaler.name:
+            model = options.get("realesrgan_model", "realesr-general-x4v3")
+            return RealESRGANUpscaler(model, device, no_half=options.get("realesrgan_no_half", False))
+        if name in (GFPGANPlugin.name, RestoreFormerPlugin.name):
+            upscaler = self._plugin(RealESRGANUpscaler.name, options) if options.get("background") else None
+            return PLUGINS[name](device, upscaler=upscaler)
+        return PLUGINS[name]()
+
+
+# How a plugin is built, by the parameters that say so.
+_UPSCALER = ("realesrgan_model", "realesrgan_no_half")
+OPTIONS: Mapping[str, tuple[str, ...]] = {
+    InteractiveSeg.name: ("interactive_seg_model",),
+    RealESRGANUpscaler.name: _UPSCALER,
+    GFPGANPlugin.name: ("background", *_UPSCALER),
+    RestoreFormerPlugin.name: ("background", *_UPSCALER),
+}
+
+
+class Embeddings:
+    """What InteractiveSeg computed of the last pictures, so that people who click by turns do not wait again.
+
+    Upstream keeps one, in ``predictor`` and ``prev_img_md5``; this changes those two around a call.
+    """
+
+    KEYS = ("features", "original_size", "input_size", "is_image_set")
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._kept: OrderedDict[str, dict[str, Any]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def clear(self) -> None:
+        """Forget all: they belong to a network that is gone."""
+        self._kept.clear()
+
+    def around(self, plugin: Any, key: str, call: Callable[[], Any]) -> Any:
+        """Make the call with the picture ``key`` in the plugin's slot, if it is known."""
+        predictor = plugin.predictor
+        known = self._kept.get(key)
+        if known is not None:
+            self._kept.move_to_end(key)
+            vars(predictor).update(known)
+            plugin.prev_img_md5 = key
+        try:
+            return call()
+        except BaseException:
+            plugin.prev_img_md5 = None  # upstream takes note of a picture before it has computed it
+            raise
+        finally:
+            if plugin.prev_img_md5 == key and known is None:
+                self._kept[key] = {name: getattr(predictor, name) for name in self.KEYS}
+                while len(self._kept) > self._limit:
+                    self._kept.popitem(last=False)
+
+
+def missing_package(name: str) -> str | None:
+    """What upstream says where a plugin's package is not installed; None if it is."""
+    text: str | None = PLUGINS[name].check_dep(None)
+    return text
+
+
+def _encoded(name: str, made: Any, alpha: Any, exif: Any, image: bytes, quality: int) -> bytes:
+    """The answer's file, as upstream's server makes it."""
+    if name == MakeGIF.name:
+        gif: bytes = made
+        return gif
+    if name == InteractiveSeg.name:
+        mask: bytes = numpy_to_bytes(made, "png")
+        return mask
+    if name in ANSWERS_PNG:
+        rgb, form = made, "png"
+    else:
+        rgb = cv2.cvtColor(made, cv2.COLOR_BGR2RGB)
+        form = importlib.import_module("imghdr").what("", image) or "jpeg"
+        if alpha is not None:
+            if alpha.shape[:2] != rgb.shape[:2]:
+                alpha = cv2.resize(alpha, dsize=(rgb.shape[1], rgb.shape[0]))
+            rgb = np.concatenate((rgb, alpha[:, :, np.newaxis]), axis=-1)
+    file: bytes = pil_to_bytes(Image.fromarray(rgb), form, quality=quality, exif_infos=exif)
+    return file

@@ -1,0 +1,338 @@
+"""The ``/run_plugin`` route: upstream's own view against ours, with the Python node's own code behind it.
+
+R8.1, P7.1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import io
+import json
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+
+from grids.pictures import decoded, encoded
+from lamagrid import errors
+from lamagrid.client import Outcome, Progress
+from lamagrid.pynode.main import Serving, work
+from lamagrid.pynode.plugins import PLUGINS, Embeddings, UpstreamPlugins
+from lamagrid.web import answers, plugins
+from lamagrid.web.model_manager import RemoteModelManager
+from lamagrid.web.plugins import RemotePlugin
+from stock.plugins import small_plugins
+
+PHOTO = np.random.default_rng(4).integers(0, 256, (40, 70, 3), np.uint8)
+CLEAN = np.random.default_rng(5).integers(0, 256, (40, 70, 3), np.uint8)
+CLICKS = json.dumps([[20, 15, 1, 0], [60, 30, 0, 1]])
+SERVED = ("InteractiveSeg", "AnimeSeg", "MakeGIF")
+REMOTE = {
+    "InteractiveSeg": RemotePlugin("InteractiveSeg", options={"interactive_seg_model": "vit_b"}),
+    "AnimeSeg": RemotePlugin("AnimeSeg"),
+    "MakeGIF": RemotePlugin("MakeGIF"),
+}
+
+
+class FakeJob:
+    """A plugin's task as a session gives it."""
+
+    def __init__(self, name: str, image: bytes, example: bytes | None, params: Mapping[str, Any]) -> None:
+        self.spec = {"model": f"plugin/{name}", "params": dict(params)}
+        self._files = {"image": image, "example": example}
+        self.file: bytes | None = None
+        self.failure: tuple[str, str] | None = None
+
+    def take_file(self, role: str) -> bytes | None:
+        return self._files.pop(role)
+
+    def finish_file(self, data: bytes, load_ms: float, infer_ms: float) -> None:
+        assert load_ms >= 0
+        assert infer_ms > 0
+        self.file = data
+
+    def fail(self, kind: str, message: str) -> None:
+        self.failure = (kind, message)
+
+
+class FakeTask:
+    """Ended before it is asked for."""
+
+    id = "0" * 32
+
+    def __init__(self, job: FakeJob) -> None:
+        self._job = job
+
+    def events(self) -> FakeTask:
+        return self
+
+    def next(self, _timeout: float) -> Progress:
+        return Progress("completed" if self._job.failure is None else "failed", 0, 0)
+
+    def outcome(self, _timeout: float | None = None) -> Outcome:
+        if self._job.failure is not None:
+            kind, message = self._job.failure
+            classes = (each for each in vars(errors).values() if getattr(each, "kind", None) == kind)
+            raise next(classes)(message)
+        assert self._job.file is not None
+        return Outcome(self._job.file, None, {})
+
+    def cancel(self) -> None:
+        """Nothing to cancel."""
+
+    def release(self) -> None:
+        """Nothing to release."""
+
+
+class Node:
+    """Plays the client, and does the work at once with the node's own code."""
+
+    def __init__(self, serving: Serving) -> None:
+        self._serving = serving
+        self.jobs: list[FakeJob] = []
+        self.failure: tuple[str, str] | None = None
+
+    def survey(self, *_: Any) -> dict[str, Any]:
+        return {"nodes": []}
+
+    def submit_plugin(
+        self,
+        name: str,
+        image: bytes,
+        *,
+        example: bytes | None,
+        durability: str,
+        deadline: float,
+        client: Any,
+        **params: Any,
+    ) -> FakeTask:
+        job = FakeJob(name, image, example, params)
+        self.jobs.append(job)
+        if self.failure is None:
+            work(job, self._serving)
+        job.failure = self.failure or job.failure
+        return FakeTask(job)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with small_plugins(tmp_path_factory.mktemp("torch")):
+        yield
+
+
+@pytest.fixture(scope="module")
+def upstreams(small: None) -> dict[str, Any]:
+    """Upstream's plugins as its server builds them."""
+    return {
+        "InteractiveSeg": PLUGINS["InteractiveSeg"]("vit_b", "cpu"),
+        "AnimeSeg": PLUGINS["AnimeSeg"](),
+        "MakeGIF": PLUGINS["MakeGIF"](),
+    }
+
+
+@pytest.fixture(scope="module")
+def node(small: None) -> Node:
+    offers = tuple(f"plugin/{name}" for name in SERVED)
+    return Node(Serving(None, UpstreamPlugins(dict.fromkeys(SERVED, "cpu")), offers))
+
+
+@pytest.fixture
+def both(
+    server_module: Any, upstreams: dict[str, Any], node: Node, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Any]:
+    """Posts to upstream's view and to ours; gives both answers."""
+    app = server_module.app
+    stock_view, build = app.view_functions["run_plugin"], server_module.build_plugins
+    monkeypatch.setattr(server_module, "model", RemoteModelManager("cv2", "cpu", client=node))  # type: ignore[arg-type]
+    monkeypatch.setattr(server_module, "plugins", {})
+    node.failure = None
+
+    def post(files: Mapping[str, bytes], strict: bool = True, **form: str) -> tuple[Any, Any]:
+        plugins.register(server_module, REMOTE, 100_000, strict)
+        monkeypatch.setattr(server_module, "plugins", {})
+        server_module.build_plugins(None)
+        view = app.view_functions["run_plugin"]
+        told = []
+        for this_view, these in ((stock_view, upstreams), (view, dict(server_module.plugins))):
+            app.view_functions["run_plugin"] = this_view
+            monkeypatch.setattr(server_module, "plugins", these)
+            data: dict[str, Any] = dict(form)
+            data |= {name: (io.BytesIO(content), f"{name}.png") for name, content in files.items()}
+            told.append(app.test_client().post("/run_plugin", data=data))
+        return told[0], told[1]
+
+    yield post
+    app.view_functions["run_plugin"], server_module.build_plugins = stock_view, build
+
+
+def same(stock: Any, grid: Any) -> Any:
+    """The answer, once both are known to be the same one."""
+    assert (stock.status_code, stock.data) == (grid.status_code, grid.data)
+    ours = {name: value for name, value in grid.headers.items() if name != "X-Lamagrid-Task"}
+    assert dict(stock.headers) == ours
+    return grid
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP"])
+def test_a_click_gives_upstreams_mask(both: Any, node: Node, form: str) -> None:
+    answer = same(*both({"image": encoded(PHOTO, form)}, name="InteractiveSeg", clicks=CLICKS))
+    assert (answer.status_code, answer.mimetype) == (200, "image/png")
+    assert decoded(answer.data).shape == (40, 70, 4)
+    assert node.jobs[-1].spec["params"]["clicks"] == CLICKS
+
+
+def test_a_cut_out_is_upstreams(both: Any) -> None:
+    answer = same(*both({"image": encoded(PHOTO, "JPEG")}, name="AnimeSeg"))
+    assert (answer.status_code, answer.mimetype) == (200, "image/png")
+    assert len(set(decoded(answer.data)[:, :, 3].flat)) > 1, "the network sees no difference"
+
+
+def test_a_gif_is_upstreams_and_has_its_name(both: Any) -> None:
+    files = {"image": encoded(PHOTO), "clean_img": encoded(CLEAN, "JPEG")}
+    answer = same(*both(files, name="MakeGIF", filename="before and after.gif"))
+    assert (answer.status_code, answer.mimetype) == (200, "image/gif")
+    assert answer.headers["Content-Disposition"] == 'attachment; filename="before and after.gif"'
+
+
+@pytest.mark.parametrize(
+    ("files", "form", "status", "text"),
+    [
+        ({"image": encoded(PHOTO)}, {}, 400, "The request has no field name"),
+        ({"image": encoded(PHOTO)}, {"name": "RemoveBG"}, 500, "Plugin not found"),
+        ({}, {"name": "AnimeSeg"}, 400, "The request has no field image"),
+        ({"image": b"no picture"}, {"name": "AnimeSeg"}, 500, "cannot be read"),
+        ({"image": encoded(PHOTO)}, {"name": "InteractiveSeg"}, 500, "clicks"),
+        ({"image": encoded(PHOTO)}, {"name": "InteractiveSeg", "clicks": "[[1"}, 500, "JSONDecodeError"),
+        ({"image": encoded(PHOTO)}, {"name": "MakeGIF", "filename": "x"}, 400, "clean_img"),
+        (
+            {"image": encoded(PHOTO), "clean_img": b"no picture"},
+            {"name": "MakeGIF", "filename": "x"},
+            500,
+            "cannot be read",
+        ),
+        ({"image": encoded(PHOTO), "clean_img": encoded(CLEAN)}, {"name": "MakeGIF"}, 500, "filename"),
+    ],
+)
+def test_what_goes_wrong_has_upstreams_status_and_with_strict_its_text(
+    both: Any,
+    server_module: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    files: dict[str, bytes],
+    form: dict[str, str],
+    status: int,
+    text: str,
+) -> None:
+    assert same(*both(files, **form)).status_code == status
+    # Handlers are registered before the first request, as a start does.
+    monkeypatch.setattr(server_module.app, "_got_first_request", False)
+    monkeypatch.setattr(
+        server_module.app, "error_handler_spec", copy.deepcopy(server_module.app.error_handler_spec)
+    )
+    answers.register(server_module.app)
+    _, grid = both(files, strict=False, **form)
+    said = grid.get_data(as_text=True)
+    assert (grid.status_code, grid.mimetype) == (status, "text/html")
+    assert text in said
+    assert "<" not in said
+    assert len(said.splitlines()) == 1
+
+
+def test_a_failure_of_the_grid_is_told_unless_strict(both: Any, node: Node) -> None:
+    node.failure = ("node_lost", "3 nodes died under this task")
+    _, grid = both({"image": encoded(PHOTO)}, strict=False, name="AnimeSeg")
+    assert (grid.status_code, grid.get_data(as_text=True)) == (500, "3 nodes died under this task")
+    _, grid = both({"image": encoded(PHOTO)}, strict=True, name="AnimeSeg")
+    assert (grid.status_code, grid.get_data(as_text=True)) == (500, "Internal Server Error")
+    for strict in (False, True):
+        node.failure = ("out_of_memory", "the device is full")
+        _, grid = both({"image": encoded(PHOTO)}, strict=strict, name="AnimeSeg")
+        assert (grid.status_code, grid.get_data(as_text=True)) == (500, "CUDA out of memory")
+
+
+def test_what_is_too_large_is_refused_by_its_header(both: Any, node: Node) -> None:
+    before = len(node.jobs)
+    large = encoded(np.zeros((400, 300, 3), np.uint8))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's of a bomb, in upstream's view
+        _, grid = both({"image": large}, name="AnimeSeg")
+        assert grid.status_code == 413
+        assert "limits.max_pixels" in grid.get_data(as_text=True)
+        _, grid = both({"image": encoded(PHOTO), "clean_img": large}, name="MakeGIF", filename="x")
+        assert grid.status_code == 413
+    assert len(node.jobs) == before
+
+
+def test_people_who_click_by_turns_do_not_wait_for_the_embedding_again(small: None) -> None:
+    """Upstream keeps one; here each of the last pictures is computed once, and none on another's."""
+    served = UpstreamPlugins({"InteractiveSeg": "cpu"})
+    options = {"interactive_seg_model": "vit_b", "clicks": CLICKS}
+    one, two = encoded(PHOTO), encoded(CLEAN)
+    wanted = {file: served.run("InteractiveSeg", options, file) for file in (one, two)}
+    computed: list[Any] = []
+    predictor = served._built["InteractiveSeg"][1].predictor
+    set_image = predictor.set_image
+    predictor.set_image = lambda image: (computed.append(image), set_image(image))
+    for file in (one, two, one, two):
+        assert served.run("InteractiveSeg", options, file) == wanted[file]
+    assert not computed
+    assert len(served._embeddings) == 2
+
+
+def test_few_embeddings_are_kept_and_none_of_a_picture_that_failed() -> None:
+    class Plugin:
+        prev_img_md5: str | None = None
+
+        class predictor:
+            features = original_size = input_size = is_image_set = None
+
+    plugin, kept = Plugin(), Embeddings(2)
+
+    def compute(key: str) -> None:
+        plugin.prev_img_md5 = key
+        plugin.predictor.features = key  # type: ignore[assignment]
+
+    plugin.predictor = Plugin.predictor()  # type: ignore[misc, assignment]
+    for key in ("a", "b", "c"):
+        kept.around(plugin, key, lambda key=key: compute(key))  # type: ignore[misc]
+    assert len(kept) == 2
+    seen = kept.around(plugin, "b", lambda: (plugin.prev_img_md5, plugin.predictor.features))
+    assert seen == ("b", "b")
+
+    def fail() -> None:
+        plugin.prev_img_md5 = "d"
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        kept.around(plugin, "d", fail)
+    assert plugin.prev_img_md5 is None
+    assert len(kept) == 2
+
+
+def test_upstreams_flags_say_which_plugins_there_are() -> None:
+    args = argparse.Namespace(
+        enable_interactive_seg=True,
+        interactive_seg_model="vit_b",
+        interactive_seg_device="cuda",
+        enable_remove_bg=True,
+        enable_anime_seg=False,
+        enable_realesrgan=True,
+        realesrgan_model="RealESRGAN_x4plus",
+        realesrgan_device="cpu",
+        realesrgan_no_half=True,
+        enable_gfpgan=True,
+        gfpgan_device="cuda",
+        enable_restoreformer=False,
+        restoreformer_device="cpu",
+        enable_gif=True,
+    )
+    found = plugins.enabled(args)
+    assert list(found) == ["InteractiveSeg", "RemoveBG", "RealESRGAN", "GFPGAN", "MakeGIF"]
+    assert found["InteractiveSeg"].device == "cuda"
+    assert found["GFPGAN"].options == {
+        "background": True,
+        "realesrgan_model": "RealESRGAN_x4plus",
+        "realesrgan_no_half": True,
+    }
