@@ -1,4 +1,4 @@
-"""The unchanged page in a real browser: a photo uploaded, a stroke painted, the cleaned picture shown."""
+"""The pages in a real browser: upstream's, unchanged, and our own of a browser's tasks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from skimage import data
 
-from grids.server import start_grid
+from grids.models import slow_lama
+from grids.pictures import encoded, hole, plain
+from grids.server import ORIGINAL, lamagrid_json, start_grid
+from stock.forms import stock_form
 from stock.processes import Processes
 
 if TYPE_CHECKING:
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(240)]
 
 SCREENSHOT = Path(__file__).parents[2] / "target" / "browser.png"
+TASKS_SCREENSHOT = SCREENSHOT.with_name("browser-tasks.png")
 FLAGS = (
     "--headless",
     "--no-sandbox",
@@ -46,6 +50,19 @@ window.fetch = async (...request) => {
   }
   return reply;
 };
+"""
+# What upstream's page does, for a picture that is told how long to take.
+SEND = """
+([fields, image, mask]) => {
+  const form = new FormData();
+  for (const [name, value] of Object.entries(fields)) form.append(name, value);
+  const file = text => new Blob([Uint8Array.from(atob(text), letter => letter.charCodeAt(0))]);
+  form.append('image', file(image), 'image.png');
+  form.append('mask', file(mask), 'mask.png');
+  window.answers = window.answers || [];
+  fetch('/inpaint', {method: 'POST', body: form})
+    .then(async reply => window.answers.push([reply.status, await reply.text()]));
+}
 """
 CANVAS_URL = "document.querySelector('canvas').toDataURL('image/png')"
 
@@ -127,3 +144,46 @@ def test_a_painted_stroke_is_cleaned(page: Page, processes: Processes, tmp_path:
     assert 500 < len(rows) < shown.shape[0] * shown.shape[1] // 10
     assert abs(rows.mean() - shown.shape[0] * 0.7) < 40
     assert abs(columns.mean() - shown.shape[1] * 0.34) < 60
+
+
+def test_a_browser_sees_its_tasks_and_cancels_them(page: Page, processes: Processes, tmp_path: Path) -> None:
+    """One is worked on and done, two wait and are cancelled; whoever waits for them is told so."""
+    flags = ("--model", "lama", "--grid-model", f"lama={slow_lama(tmp_path)}", "--grid-python-models", "")
+    grid = start_grid(processes, tmp_path / "grid", *flags)
+    grid.wait_ready()
+    troubles: list[str] = []
+    page.on("console", lambda line: troubles.append(line.text) if line.type == "error" else None)
+    page.on("pageerror", lambda error: troubles.append(str(error)))
+    page.goto(f"{grid.base}/grid")
+    page.get_by_text("Nothing yet").wait_for()
+
+    files = [
+        base64.b64encode(encoded(each)).decode() for each in (plain(64, 96, 255), hole(64, 96, 9, 9, 20))
+    ]
+    request = [stock_form(**ORIGINAL), *files]
+    page.evaluate(SEND, request)
+    page.locator("li", has_text="being worked on, by torch-0").wait_for()
+    lamagrid_json("queue", "pause", "gpu", data_dir=grid.data_dir)
+    for _ in range(2):
+        page.evaluate(SEND, request)
+    next_one = page.locator("li", has_text="waits, and is the next one")
+    last_one = page.locator("li", has_text="waits, 1 before it")
+    last_one.wait_for()
+    next_one.wait_for()
+    page.locator("li[data-state=completed]").wait_for()
+    TASKS_SCREENSHOT.parent.mkdir(exist_ok=True)
+    page.screenshot(path=str(TASKS_SCREENSHOT))
+    assert grid.get("/grid/tasks").json() == {"tasks": []}, "somebody without the cookie"
+
+    next_one.get_by_role("button", name="Cancel").click()
+    page.locator("li[data-state=cancelled]").wait_for()
+    next_one.get_by_role("button", name="Cancel").click()
+    page.wait_for_function("document.querySelectorAll('li[data-state=cancelled]').length === 2")
+    page.wait_for_function("window.answers.length === 3")
+    answers = page.evaluate("window.answers")
+    assert [status for status, _ in answers] == [200, 500, 500]
+    for _, text in answers[1:]:
+        assert "cancel" in text.lower()
+        assert "<" not in text
+    assert page.get_by_role("button").count() == 0
+    assert [line for line in troubles if "500" not in line] == []
