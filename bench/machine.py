@@ -1,4 +1,4 @@
-"""The machine and the versions that figures belong to, and the processor time of one process."""
+"""The machine and the versions that figures belong to."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 BUSY_SHARE = 0.25
 """Of the cores, by the load average: above it other programs disturb the figures."""
 
@@ -61,13 +60,3 @@ def versions(*packages: str) -> dict[str, str]:
     except (OSError, subprocess.TimeoutExpired):
         pass
     return found
-
-
-def cpu_seconds(pid: int) -> float:
-    """The processor time that a process spent so far, in user and kernel, by all its threads.
-
-    Its children do not count. Of the resolution of the kernel's clock tick, mostly 10 ms.
-    """
-    # The name in parentheses may hold anything, also spaces.
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS_PER_S

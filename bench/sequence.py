@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from forward import Forward
-from machine import cpu_seconds
+from grids.procfs import cpu_seconds
 from pictures import decoded
 from servers import Pair
 from spread import Spread, figure

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 def parents() -> dict[int, int]:
@@ -60,3 +63,13 @@ def rss_bytes(pid: int) -> int:
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) * 1024
     return 0
+
+
+def cpu_seconds(pid: int) -> float:
+    """The processor time that a process spent so far, in user and kernel, by all its threads.
+
+    Its children do not count. Of the resolution of the kernel's clock tick, mostly 10 ms.
+    """
+    # The name in parentheses may hold anything, also spaces.
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
