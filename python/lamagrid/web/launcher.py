@@ -349,7 +349,7 @@ def _import_server() -> Any:
 def _serve(
     server: Any, args: argparse.Namespace, client: TaskClient, settings: Settings, strict: bool
 ) -> int:
-    from lamagrid.web import answers, inpaint, page
+    from lamagrid.web import answers, inpaint, page, saving
     from lamagrid.web.browsers import Browsers
     from lamagrid.web.model_manager import RemoteModelManager
 
@@ -364,6 +364,7 @@ def _serve(
         RemoteModelManager, client=client, timeout_s=settings.timeout_s, watch=watch
     )
     inpaint.register(server, settings.max_pixels)
+    saving.register(server.app)
     plugins.register(server, plugins.enabled(args), settings.max_pixels, strict)
     if not _is_loopback(args.host):
         say(f"warning: everybody who reaches {args.host} can use this server; it has no passwords")

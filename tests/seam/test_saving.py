@@ -1,0 +1,62 @@
+"""No request writes outside of the output directory."""
+
+from __future__ import annotations
+
+import copy
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from grids.pictures import encoded
+from lamagrid.web import saving
+
+PHOTO = encoded(np.full((4, 4, 3), 9, np.uint8))
+
+
+@pytest.fixture
+def page(server_module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    views = copy.copy(server_module.app.view_functions)
+    (tmp_path / "out").mkdir()
+    monkeypatch.setattr(server_module, "output_dir", str(tmp_path / "out"))
+    saving.register(server_module.app)
+    yield server_module.app.test_client()
+    server_module.app.view_functions = views
+
+
+def save(page: Any, name: str | None) -> tuple[int, str]:
+    form: dict[str, Any] = {"image": (io.BytesIO(PHOTO), "x.png")}
+    if name is not None:
+        form["filename"] = name
+    answer = page.post("/save_image", data=form)
+    return answer.status_code, answer.get_data(as_text=True)
+
+
+def test_a_name_is_saved_as_upstream_does(page: Any, tmp_path: Path) -> None:
+    for name in ("photo.png", "with space.png", "..almost.png", "über.png"):
+        assert save(page, name) == (200, "ok")
+        assert (tmp_path / "out" / name).is_file()
+    assert save(page, None)[0] == 400
+
+
+def test_a_path_is_refused_and_nothing_is_written(page: Any, tmp_path: Path) -> None:
+    (tmp_path / "precious.png").write_bytes(b"as it was")
+    for name in (
+        "../precious.png",
+        str(tmp_path / "precious.png"),
+        "a/../../precious.png",
+        "..\\precious.png",
+        "c:\\precious.png",
+        "folder/x.png",
+        "..",
+        ".",
+        "",
+        "a\0b.png",
+    ):
+        status, text = save(page, name)
+        assert (status, "a name alone" in text) == (400, True), name
+    assert (tmp_path / "precious.png").read_bytes() == b"as it was"
+    assert list((tmp_path / "out").iterdir()) == []
