@@ -5,6 +5,9 @@ Does not: decide what is tried again; the scheduler does, by the kind.
 
 from __future__ import annotations
 
+import traceback
+from pathlib import Path
+
 import cv2
 import torch
 from PIL import UnidentifiedImageError
@@ -57,9 +60,16 @@ def message(error: BaseException) -> str:
     if isinstance(error, UnidentifiedImageError):
         return UNREADABLE_PICTURE_TEXT
     text = " ".join(str(error).split())
-    if not (text and isinstance(error, RuntimeError)):
+    if not text:
+        text = f"{type(error).__name__}, without a reason{_where(error)}"
+    elif not isinstance(error, RuntimeError):
         text = f"{type(error).__name__}: {text}"
     return text[:MESSAGE_CHARS]
+
+
+def _where(error: BaseException) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    return f", in {frames[-1].name} of {Path(frames[-1].filename).name}" if frames else ""
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from lama_cleaner.const import AVAILABLE_MODELS
-from lama_cleaner.model.utils import torch_gc
+from lama_cleaner.model.utils import set_seed, torch_gc
 from lama_cleaner.model_manager import ModelManager
 from lama_cleaner.schema import Config
 from numpy.typing import NDArray
@@ -26,6 +26,10 @@ from lamagrid.pynode.options import TASK_OPTIONS
 Pixels = NDArray[np.uint8]
 Step = Callable[[int, int], bool]
 """Told how many steps are done, and how many there are; False is the wish to stop."""
+
+# Some models draw from the generators of the whole process, so that upstream's own answers depend on what ran
+# before: ldm its first noise, mat its dropout. Here each task starts from a seed: upstream's of that model.
+SEEDS: Mapping[str, int] = {"ldm": 42, "manga": 42, "mat": 240, "fcf": 0, "*": 42}
 
 # Upstream's constructors index these two, given or not.
 OPTION_DEFAULTS: Mapping[str, Any] = {
@@ -105,6 +109,7 @@ class UpstreamModels:
         loaded = time.monotonic()
         self.load_ms = (loaded - began) * 1_000
         self._step, self._steps = step, config.sd_steps
+        set_seed(SEEDS.get(model, SEEDS["*"]))
         try:
             result = manager(image, mask, config)
             self.infer_ms = (time.monotonic() - loaded) * 1_000

@@ -1,0 +1,105 @@
+"""Lama Cleaner's models on a Python node, against the same models in this process: the same pixels.
+
+A real scheduler and a real node; upstream's own loading and calling code on both sides, on files with random
+weights. R3.1, R8.1, P7.1.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from grids.pictures import hole
+from lamagrid import TaskClient
+from lamagrid.errors import InvalidInputError
+from lamagrid.pynode.models import SEEDS
+from lamagrid.pynode.opencv import without_ipp
+from parity.stock import stock_config
+from stock.networks import point_upstream_at, write_networks
+from stock.processes import Processes
+
+pytestmark = pytest.mark.timeout(300)
+
+MODELS = ("cv2", "manga", "ldm", "zits", "mat", "fcf")
+RNG = np.random.default_rng(21)
+SOFT = np.kron(RNG.integers(0, 256, (12, 14, 3), np.uint8), np.ones((16, 16, 1), np.uint8))  # 192 x 224
+ANSWER_S = 240.0
+
+
+@pytest.fixture(scope="module")
+def networks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return write_networks(tmp_path_factory.mktemp("networks"))
+
+
+@pytest.fixture(scope="module")
+def client(networks: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[TaskClient]:
+    """A client of a grid whose one node serves all of them."""
+    folder = tmp_path_factory.mktemp("grid")
+    processes = Processes(folder / "logs")
+    try:
+        command = [sys.executable, "-m", "lamagrid"]
+        data_dir = folder / "data"
+        scheduler = processes.start("scheduler", [*command, "scheduler", "--data-dir", data_dir])
+        made = TaskClient(data_dir)
+        processes.wait_until(lambda: made.survey() is not None, 60, "the scheduler", [scheduler])
+        models = [word for name in MODELS for word in ("--model", name)]
+        node = processes.start("pynode", [*command, "pynode", "--data-dir", data_dir, *models], networks)
+        processes.wait_until(lambda: made.survey()["nodes"], 120, "the node", [node])
+        yield made
+    finally:
+        processes.close()
+
+
+def stock(networks: dict[str, str], model: str, image: Any, mask: Any, **fields: Any) -> Any:
+    """Upstream's answer in this process, BGR; the generators seeded as the node seeds them."""
+    without_ipp()
+    with pytest.MonkeyPatch.context() as patch:
+        point_upstream_at(networks, patch)
+        manager = importlib.import_module("lama_cleaner.model_manager")
+        made = manager.ModelManager(model, torch.device("cpu"))
+    seed(SEEDS.get(model, SEEDS["*"]))
+    return made(image.copy(), mask.copy(), stock_config(**fields)).astype(np.uint8)
+
+
+def seed(number: int) -> None:
+    importlib.import_module("lama_cleaner.model.utils").set_seed(number)
+
+
+@pytest.mark.filterwarnings("ignore")  # upstream's, of what it stands on
+@pytest.mark.parametrize(
+    ("model", "fields"),
+    [
+        ("manga", {}),
+        ("manga", {"hd_strategy": "Resize", "hd_strategy_resize_limit": 100}),
+        ("ldm", {"ldm_steps": 4, "ldm_sampler": "plms"}),
+        ("ldm", {"ldm_steps": 4, "ldm_sampler": "ddim", "hd_strategy": "Original"}),
+        ("zits", {"zits_wireframe": True}),
+        ("zits", {"zits_wireframe": False}),
+        ("zits", {"hd_strategy": "Crop", "hd_strategy_crop_trigger_size": 64, "hd_strategy_crop_margin": 24}),
+        ("mat", {}),
+        ("fcf", {}),
+    ],
+)
+def test_a_model_gives_upstreams_pixels(
+    client: TaskClient, networks: dict[str, str], model: str, fields: dict[str, Any]
+) -> None:
+    mask = hole(*SOFT.shape[:2], 60, 70, 50)
+    wanted = stock(networks, model, SOFT, mask, **fields)
+    # A second answer does not depend on what ran before it.
+    for _ in range(1 if model == "fcf" else 2):
+        got = client.inpaint(SOFT, mask, model=model, timeout=ANSWER_S, **fields)[:, :, ::-1]
+        assert np.array_equal(got, wanted), f"{(got != wanted).mean():.2%} of the samples differ"
+    assert not np.array_equal(wanted[:, :, ::-1], SOFT), "nothing was done"
+
+
+def test_a_sampler_that_there_is_not_is_told_and_the_model_stays(client: TaskClient) -> None:
+    mask = hole(*SOFT.shape[:2], 60, 70, 50)
+    with pytest.raises(InvalidInputError, match=r"ValueError, without a reason, in forward of ldm\.py"):
+        client.inpaint(SOFT, mask, model="ldm", ldm_sampler="euler", timeout=ANSWER_S)
+    assert client.inpaint(SOFT, mask, model="ldm", ldm_steps=2, timeout=ANSWER_S).shape == SOFT.shape
