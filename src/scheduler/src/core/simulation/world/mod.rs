@@ -195,20 +195,23 @@ impl World {
         let c = &self.config;
         let rounds = u64::from(c.crash_limit + RETRY.failure_limit);
         let rest_ms = 32 * c.probe_after_ms;
-        rounds * (c.lease_ms + RETRY.cap_ms + rest_ms + c.accept_timeout_ms) + c.no_node_wait_ms + 30_000
+        let frozen_ms = 2 * c.lease_ms;
+        frozen_ms
+            + rounds * (c.lease_ms + RETRY.cap_ms + rest_ms + c.accept_timeout_ms)
+            + c.no_node_wait_ms
+            + 30_000
     }
 
     fn calm_down(&mut self) {
         self.note(|| "--- calm ---".into());
         self.net.calm = true;
+        // Who stands still goes on when it would have: what has reached it meanwhile waits until then.
+        let thawed_ms = self.nodes.iter().map(|n| n.frozen_until_ms).max().unwrap_or(0);
         // Three requests without an answer, and the next hello.
-        self.settled_ms = self.net.now.mono_ms + 3_500;
+        self.settled_ms = self.net.now.mono_ms.max(thawed_ms) + 3_500;
         self.watch = waits::Watch::default();
         for conn in std::mem::take(&mut self.net.wounded) {
             self.net.after(0, Event::Break { conn });
-        }
-        for node in &mut self.nodes {
-            node.frozen_until_ms = 0;
         }
         self.clients.iter_mut().for_each(Client::content_itself);
     }
