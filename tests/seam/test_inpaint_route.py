@@ -198,6 +198,9 @@ def test_failures_are_upstreams_answers_and_a_full_queue_says_when_to_come_back(
     answer = answer_to(full)
     assert told(answer) == (503, "1000 tasks wait")
     assert answer.headers["Retry-After"] == "12"
+    full.queue_len = 1_000
+    wanted = "1000 tasks wait. 1000 before you, try again in 12 s."
+    assert told(answer_to(full)) == (503, wanted)
 
 
 def test_uploads_are_held_in_memory_within_a_budget(

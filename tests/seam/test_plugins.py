@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from grids.pictures import decoded, encoded
 from lamagrid import errors
@@ -134,9 +135,11 @@ def upstreams(small: None) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def node(small: None) -> Node:
+def node(small: None) -> Iterator[Node]:
     offers = tuple(f"plugin/{name}" for name in SERVED)
-    return Node(Serving(None, UpstreamPlugins(dict.fromkeys(SERVED, "cpu")), offers))
+    limit = Image.MAX_IMAGE_PIXELS
+    yield Node(Serving(None, UpstreamPlugins(dict.fromkeys(SERVED, "cpu"), 200_000), offers))
+    Image.MAX_IMAGE_PIXELS = limit
 
 
 @pytest.fixture
@@ -265,9 +268,21 @@ def test_what_is_too_large_is_refused_by_its_header(both: Any, node: Node) -> No
     assert len(node.jobs) == before
 
 
+def test_a_node_refuses_what_is_too_large_by_its_header(node: Node) -> None:
+    """Also of a program that asks no web server."""
+    for width, told in ((600, "240000 pixels, more than the 200000"), (3_000, "far more than the 200000")):
+        large = encoded(np.zeros((400, width, 3), np.uint8))
+        for image, example in ((large, None), (encoded(PHOTO), large)):
+            job = FakeJob("MakeGIF", image, example, {})
+            work(job, node._serving)
+            assert job.failure is not None
+            assert job.failure[0] == "invalid_input"
+            assert told in job.failure[1]
+
+
 def test_people_who_click_by_turns_do_not_wait_for_the_embedding_again(small: None) -> None:
     """Upstream keeps one; here each of the last pictures is computed once, and none on another's."""
-    served = UpstreamPlugins({"InteractiveSeg": "cpu"})
+    served = UpstreamPlugins({"InteractiveSeg": "cpu"}, 200_000)
     options = {"interactive_seg_model": "vit_b", "clicks": CLICKS}
     one, two = encoded(PHOTO), encoded(CLEAN)
     wanted = {file: served.run("InteractiveSeg", options, file) for file in (one, two)}

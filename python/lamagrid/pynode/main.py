@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lamagrid.errors import ConfigError
 from lamagrid.pynode.libraries import missing_library
 
 if TYPE_CHECKING:
@@ -79,9 +80,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         _watch_lifeline(ending)
     try:
         serving = _serving(options)
-    except _WrongFlags as error:
+    except (_WrongFlags, ConfigError) as error:
         print(f"pynode: {error}", file=sys.stderr)
-        return EXIT_WRONG_FLAGS
+        return EXIT_WRONG_FLAGS if isinstance(error, _WrongFlags) else EXIT_CONFIG
     except ImportError as error:
         library = missing_library(error)
         hint = library or f"{error}; a Python node needs Lama Cleaner: pip install 'lamagrid[web]'"
@@ -127,8 +128,11 @@ def _serving(options: argparse.Namespace) -> Serving:
 
     Raises:
         _WrongFlags: Upstream has no such model or plugin, or the package of a plugin is missing.
+        ConfigError: The configuration is wrong.
         ImportError: Upstream, or a library that it needs, is missing.
     """
+    from lamagrid import _native
+
     const = importlib.import_module("lama_cleaner.const")
     devices: dict[str, str] = dict(options.plugins)
     names = options.models or ([] if devices else ["cv2"])
@@ -149,7 +153,8 @@ def _serving(options: argparse.Namespace) -> Serving:
                 missing = missing_package(name)
                 if missing is not None:
                     raise _WrongFlags(f"--plugin {name}: {missing}")
-            plugins = UpstreamPlugins(devices)
+            flags = [] if options.data_dir is None else [("data_dir", str(options.data_dir.absolute()))]
+            plugins = UpstreamPlugins(devices, _native.config(None, flags)["max_pixels"])
         if names:
             from lamagrid.pynode.models import UpstreamModels
 

@@ -9,6 +9,7 @@ import hashlib
 import importlib
 import io
 import time
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -55,6 +56,7 @@ class UpstreamPlugins:
 
     Args:
         devices: The device of each plugin that is served; upstream runs the others on the processor.
+        max_pixels: Of one picture; one with more is refused by its header.
 
     Attributes:
         load_ms: What building the plugin took for the last task; 0 when it was in memory.
@@ -64,8 +66,9 @@ class UpstreamPlugins:
     load_ms = 0.0
     infer_ms = 0.0
 
-    def __init__(self, devices: Mapping[str, str]) -> None:
+    def __init__(self, devices: Mapping[str, str], max_pixels: int) -> None:
         without_ipp()
+        Image.MAX_IMAGE_PIXELS = max_pixels
         self._devices = devices
         self._built: dict[str, tuple[Mapping[str, Any], Any]] = {}
         self._embeddings = Embeddings(EMBEDDINGS)
@@ -99,6 +102,9 @@ class UpstreamPlugins:
         loaded = time.monotonic()
         self.load_ms = (loaded - began) * 1_000
         try:
+            check_size(image)
+            if example is not None:
+                check_size(example)
             rgb, alpha, exif = load_img(image, return_exif=True)
             form = {**params, "img_md5": hashlib.md5(image, usedforsecurity=False).hexdigest()}
             files = {} if example is None else {"clean_img": io.BytesIO(example)}
@@ -107,6 +113,8 @@ class UpstreamPlugins:
             else:
                 made = plugin(rgb, files, form)
             answer = _encoded(name, made, alpha, exif, image, int(params.get("quality", 95)))
+        except TaskFailure:
+            raise
         except Exception as error:
             raise run_failure(error) from error
         finally:
@@ -190,6 +198,27 @@ class Embeddings:
                 self._kept[key] = {name: getattr(predictor, name) for name in self.KEYS}
                 while len(self._kept) > self._limit:
                     self._kept.popitem(last=False)
+
+
+def check_size(file: bytes) -> None:
+    """Refuse a picture of more pixels than Pillow was told to take, where it would only warn.
+
+    Raises:
+        TaskFailure: It has more.
+        Exception: Whatever Pillow says of a file that is no picture.
+    """
+    limit = Image.MAX_IMAGE_PIXELS
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        try:
+            with Image.open(io.BytesIO(file)) as picture:
+                pixels = picture.width * picture.height
+        except Image.DecompressionBombError:
+            pixels = None
+    if limit is not None and (pixels is None or pixels > limit):
+        told = "far more" if pixels is None else f"{pixels} pixels, more"
+        text = f"a picture has {told} than the {limit} pixels that limits.max_pixels allows"
+        raise TaskFailure("invalid_input", text)
 
 
 def missing_package(name: str) -> str | None:

@@ -21,8 +21,12 @@ log = logging.getLogger("lamagrid.web")
 def failed(server: Any, error: RuntimeError) -> Any:
     """The answer to a request whose task failed; ``server`` is upstream's module."""
     if isinstance(error, OverloadedError):
-        response = server.make_response(str(error), 503)
-        response.headers["Retry-After"] = str(max(1, round(error.wait_s or 1)))
+        wait_s = max(1, round(error.wait_s or 1))
+        text = str(error)
+        if error.queue_len and error.wait_s is not None:
+            text = f"{text.rstrip('.')}. {error.queue_len} before you, try again in {wait_s} s."
+        response = server.make_response(text, 503)
+        response.headers["Retry-After"] = str(wait_s)
         return response
     if "CUDA out of memory. " in str(error):
         return "CUDA out of memory", 500

@@ -151,7 +151,8 @@ class Browsers:
         with self._lock:
             if watched.browser is not None and watched.browser in self._listening:
                 return True
-        return _task_room(watched.task.id) in self._socketio.server.manager.rooms.get("/", {})
+        manager = self._socketio.server.manager
+        return any(True for _ in manager.get_participants("/", _task_room(watched.task.id)))
 
     def tell(self, watched: Watched) -> None:
         """Send where a task is to those whom it concerns."""
@@ -237,8 +238,12 @@ class Watch:
                     if watched.position != before:
                         self._browsers.tell(watched)
         elif progress.status not in ENDED:  # the end has a reason, and comes with it
+            is_new = progress.status != watched.state
             watched.state, watched.step, watched.of = progress.status, progress.step, progress.of
-            self.tell()
+            if is_new:
+                self.tell()
+            elif self._browsers.is_heard(watched):
+                self._browsers.tell(watched)
 
     def ended(self, outcome: Outcome) -> None:
         """The task gave its picture."""
