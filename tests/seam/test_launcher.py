@@ -55,6 +55,7 @@ def test_help_shows_upstreams_flags_and_ours_and_starts_nothing(tmp_path: Path) 
         (["--grid-model", "lama"], "NAME=PATH"),
         (["--grid-model", "lama=/no/such/file.pt"], "no such file"),
         (["--grid-python-models", "cv2,nonsense"], "nonsense"),
+        (["--model", "cv2", "--enable-remove-bg"], "pip install rembg"),
         (["--grid-scheduler", "/x", "--grid-nodes", "1"], "starts nothing"),
         (["--grid-scheduler", "/x", "--grid-demo-model"], "starts nothing"),
         (["--grid-scheduler", "/x", "--grid-python-models", "cv2"], "starts nothing"),

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import functools
 import importlib
+import importlib.util
 import os
 import signal
 import socket
@@ -68,6 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args, device = _parse_upstream(rest, visible, attached=flags.scheduler is not None)
         _check_python_models(flags.python_models)
+        if flags.scheduler is None:
+            _check_plugins(args)
         settings = load_settings(flags.scheduler or flags.data_dir)
         args.port = _check_port(args.host, args.port)
     except (LaunchError, ConfigError) as error:
@@ -191,6 +194,23 @@ def _check_python_models(names: Sequence[str]) -> None:
             file=sys.stderr,
         )
         raise SystemExit(WRONG_FLAGS)
+
+
+def _check_plugins(args: argparse.Namespace) -> None:
+    """Refuse at once a plugin whose package the node that is started here would miss.
+
+    Raises:
+        SystemExit: Status 2; the text is on stderr.
+    """
+    for name in plugins.enabled(args):
+        package = plugins.PACKAGES.get(name)
+        if package is not None and importlib.util.find_spec(package) is None:
+            print(
+                f"lama-cleaner-grid: error: the plugin {name} needs a package that is not installed here: "
+                f"pip install {package}",
+                file=sys.stderr,
+            )
+            raise SystemExit(WRONG_FLAGS)
 
 
 def _check_port(host: str, port: int) -> int:

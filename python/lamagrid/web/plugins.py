@@ -31,6 +31,13 @@ MAKE_GIF = "MakeGIF"
 
 FORM_FIELDS: Mapping[str, tuple[str, ...]] = {INTERACTIVE_SEG: ("clicks",), REALESRGAN: ("upscale",)}
 """Fields of upstream's form that a plugin cannot do without."""
+PACKAGES: Mapping[str, str] = {
+    REMOVE_BG: "rembg",
+    REALESRGAN: "realesrgan",
+    GFPGAN: "gfpgan",
+    RESTOREFORMER: "gfpgan",
+}
+"""What upstream's plugins need beside Lama Cleaner, where they run."""
 ANSWERS_PNG = (INTERACTIVE_SEG, REMOVE_BG, ANIME_SEG)
 
 
