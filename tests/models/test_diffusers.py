@@ -6,7 +6,6 @@ Small pipelines with random weights; upstream's own code around them on both sid
 from __future__ import annotations
 
 import importlib
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,9 +20,9 @@ from lamagrid import TaskClient
 from lamagrid.errors import CancelledError
 from lamagrid.pynode.models import OPTION_DEFAULTS, SEEDS
 from lamagrid.pynode.opencv import without_ipp
+from models.conftest import python_grid
 from parity.stock import stock_config
 from stock.pipelines import write_pipelines
-from stock.processes import Processes
 
 pytestmark = [
     pytest.mark.timeout(300),
@@ -49,25 +48,9 @@ def pipelines(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def client(pipelines: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TaskClient]:
     """A client of a grid whose one node serves all of them."""
-    folder = tmp_path_factory.mktemp("grid")
-    processes = Processes(folder / "logs")
-    try:
-        command = [sys.executable, "-m", "lamagrid"]
-        data_dir = folder / "data"
-        scheduler = processes.start("scheduler", [*command, "scheduler", "--data-dir", data_dir])
-        made = TaskClient(data_dir)
-        processes.wait_until(lambda: made.survey() is not None, 60, "the scheduler", [scheduler])
-        models = [word for name in MODELS for word in ("--model", name)]
-        node = processes.start(
-            "pynode",
-            [*command, "pynode", "--data-dir", data_dir, *models],
-            {"HF_HUB_OFFLINE": "1"},
-            cwd=pipelines,
-        )
-        processes.wait_until(lambda: made.survey()["nodes"], 120, "the node", [node])
+    env = {"HF_HUB_OFFLINE": "1"}
+    with python_grid(tmp_path_factory.mktemp("grid"), MODELS, env, pipelines) as made:
         yield made
-    finally:
-        processes.close()
 
 
 def stock(pipelines: Path, model: str, fields: dict[str, Any], **options: Any) -> Any:

@@ -7,7 +7,6 @@ weights. R3.1, R8.1, P7.1.
 from __future__ import annotations
 
 import importlib
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,9 +19,9 @@ from lamagrid import TaskClient
 from lamagrid.errors import InvalidInputError
 from lamagrid.pynode.models import SEEDS
 from lamagrid.pynode.opencv import without_ipp
+from models.conftest import python_grid
 from parity.stock import stock_config
 from stock.networks import point_upstream_at, write_networks
-from stock.processes import Processes
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -40,20 +39,8 @@ def networks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def client(networks: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[TaskClient]:
     """A client of a grid whose one node serves all of them."""
-    folder = tmp_path_factory.mktemp("grid")
-    processes = Processes(folder / "logs")
-    try:
-        command = [sys.executable, "-m", "lamagrid"]
-        data_dir = folder / "data"
-        scheduler = processes.start("scheduler", [*command, "scheduler", "--data-dir", data_dir])
-        made = TaskClient(data_dir)
-        processes.wait_until(lambda: made.survey() is not None, 60, "the scheduler", [scheduler])
-        models = [word for name in MODELS for word in ("--model", name)]
-        node = processes.start("pynode", [*command, "pynode", "--data-dir", data_dir, *models], networks)
-        processes.wait_until(lambda: made.survey()["nodes"], 120, "the node", [node])
+    with python_grid(tmp_path_factory.mktemp("grid"), MODELS, networks) as made:
         yield made
-    finally:
-        processes.close()
 
 
 def stock(networks: dict[str, str], model: str, image: Any, mask: Any, **fields: Any) -> Any:
