@@ -43,6 +43,7 @@ OutputFormat = Literal["png", "jpeg", "webp", "bmp", "tiff"]
 ACCEPT_TIMEOUT_S = 30.0  # a scheduler that restarts is back within a few seconds
 ANSWER_TIMEOUT_S = 5.0  # a scheduler that runs answers within milliseconds
 CANCEL_TIMEOUT_S = 1.0  # for a caller that wants to leave
+PLUGIN_PREFIX = "plugin/"  # before a plugin's name, where tasks and nodes name a model
 TERMINAL = frozenset(["completed", "failed", "cancelled"])
 
 
@@ -325,7 +326,7 @@ class TaskClient:
             LamaGridError: As :meth:`submit`.
         """
         blobs = [_file("image", image)] + ([] if example is None else [_file("example", example)])
-        spec: dict[str, Any] = {"model": f"plugin/{plugin}", "durability": durability}
+        spec: dict[str, Any] = {"model": PLUGIN_PREFIX + plugin, "durability": durability}
         return self._submit(spec, {"deadline_s": deadline, "client": client}, params, blobs, timeout)
 
     def _submit(

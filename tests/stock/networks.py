@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 SEED = 11
-MODULES = {"manga": "manga", "ldm": "ldm", "zits": "zits", "mat": "mat", "fcf": "fcf"}
+MODULES = ("manga", "ldm", "zits", "mat", "fcf")
 """The modules of ``lama_cleaner.model`` whose constants name the files."""
 
 
@@ -156,7 +156,7 @@ def write_networks(folder: Path) -> dict[str, str]:
 
 def point_upstream_at(env: Mapping[str, str], patch: Any) -> None:
     """The same for upstream's code in this process, which reads its environment once."""
-    for name in MODULES.values():
+    for name in MODULES:
         module = importlib.import_module(f"lama_cleaner.model.{name}")
         for variable, path in env.items():
             if hasattr(module, variable):

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lamagrid.client import PLUGIN_PREFIX
 from lamagrid.errors import ConfigError
 from lamagrid.pynode.libraries import missing_library
 
@@ -37,9 +38,6 @@ ORPHAN_GRACE_S = 3.0  # to finish the running task once nobody holds the lifelin
 EXIT_CANNOT_START = 1
 EXIT_WRONG_FLAGS = 2
 EXIT_CONFIG = 78  # as the other programs of the grid say it
-
-
-PLUGIN_PREFIX = "plugin/"
 
 
 class _WrongFlags(Exception):

@@ -23,6 +23,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from lamagrid.client import TERMINAL
 from lamagrid.errors import LamaGridError
 
 if TYPE_CHECKING:
@@ -37,7 +38,6 @@ SUBSCRIPTIONS = 32
 """Of one connection."""
 ASK_EVERY_S = 1.0
 STATUS_LIMIT_S = 1.0
-ENDED = frozenset(["completed", "failed", "cancelled"])
 OF_ONE_REQUEST = frozenset(["diffusion_progress", "diffusion_finish"])
 
 _BROWSER = re.compile(r"[0-9a-f]{32}")
@@ -82,7 +82,7 @@ class Watched:
 
     def ask(self) -> None:
         """Ask the scheduler where it is, if it has not ended."""
-        if self.state in ENDED:
+        if self.state in TERMINAL:
             return
         try:
             known = self.task.status(STATUS_LIMIT_S)
@@ -237,7 +237,7 @@ class Watch:
                     self._asked = time.monotonic()
                     if watched.position != before:
                         self._browsers.tell(watched)
-        elif progress.status not in ENDED:  # the end has a reason, and comes with it
+        elif progress.status not in TERMINAL:  # the end has a reason, and comes with it
             is_new = progress.status != watched.state
             watched.state, watched.step, watched.of = progress.status, progress.step, progress.of
             if is_new:

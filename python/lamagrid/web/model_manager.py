@@ -138,18 +138,8 @@ class RemoteModelManager:
         Raises:
             RuntimeError: As a call.
         """
-        timeout_s = self._patience()
-        caller = Caller.of_request()
-        task = self._grid().submit_plugin(
-            name,
-            image,
-            example=example,
-            durability="process",
-            deadline=timeout_s + DEADLINE_BEYOND_S,
-            client=caller.client,
-            **params,
-        )
-        return self._wait(task, name, timeout_s, caller, None).encoded()
+        submit = self._grid().submit_plugin
+        return self._finish(name, None, submit, name, image, example=example, **params).encoded()
 
     def _run(
         self,
@@ -163,30 +153,30 @@ class RemoteModelManager:
         name, options = self.name, dict(self.kwargs)
         params, picture = task_params(config, options)
         example = picture if example is None else example
+        callback = options.get("callback") if name in STEPPED_MODELS else None
+        submit = self._grid().submit
+        return self._finish(
+            name, callback, submit, image, mask, model=name, example=example, **output, **params
+        )
+
+    def _finish(
+        self,
+        what: str,
+        callback: Callable[[int, Any, Any], None] | None,
+        submit: Callable[..., Task],
+        *inputs: Any,
+        **named: Any,
+    ) -> Outcome:
+        """Submit on behalf of the caller of this thread's request, and wait."""
         timeout_s = self._patience()
         caller = Caller.of_request()
-        task = self._grid().submit(
-            image,
-            mask,
-            model=name,
-            example=example,
+        task = submit(
+            *inputs,
             durability="process",  # the caller holds the picture until the answer and can send it again
             deadline=timeout_s + DEADLINE_BEYOND_S,
             client=caller.client,
-            **output,
-            **params,
+            **named,
         )
-        callback = options.get("callback") if name in STEPPED_MODELS else None
-        return self._wait(task, name, timeout_s, caller, callback)
-
-    def _wait(
-        self,
-        task: Task,
-        what: str,
-        timeout_s: float,
-        caller: Caller,
-        callback: Callable[[int, Any, Any], None] | None,
-    ) -> Outcome:
         _tell_request(task.id)
         watch = None if self._watch is None else self._watch(task, what)
         seen = 0
