@@ -74,7 +74,8 @@ pub struct Spool {
 const DIRECTORY: OFlags = OFlags::DIRECTORY.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// How often a step is repeated that another process undid: a client may write a task's first blob while a starting
-/// scheduler, which has no row of it yet, deletes what it finds.
+/// scheduler, which has no row of it yet, deletes what it finds. One deletion undoes a write twice at most (its file,
+/// then its directory), and a start deletes once.
 const TRIES: usize = 20;
 
 /// Does `step` again while it fails with `undone`, a bounded number of times.
@@ -372,10 +373,14 @@ impl Spool {
     /// # Errors
     /// [`SpoolError::Io`].
     pub fn remove_task(&self, task: TaskId) -> Result<(), SpoolError> {
-        let dir = self.path(task, "");
-        match repeated(io::ErrorKind::DirectoryNotEmpty, || std::fs::remove_dir_all(&dir)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(self.io("delete", dir, error)),
-            _ => Ok(()),
+        repeated(io::ErrorKind::DirectoryNotEmpty, || self.delete(task))
+            .map_err(|source| self.io("delete", self.path(task, ""), source))
+    }
+
+    fn delete(&self, task: TaskId) -> io::Result<()> {
+        match std::fs::remove_dir_all(self.path(task, "")) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            deleted => deleted,
         }
     }
 
@@ -397,12 +402,11 @@ impl Spool {
                 let id = dir.file_name().and_then(|n| n.to_str()).and_then(|n| n.parse::<TaskId>().ok());
                 // Only what has the shape of a task is ours to delete.
                 let Some(id) = id.filter(|id| !known.contains(id)) else { continue };
-                match self.remove_task(id) {
+                match self.delete(id) {
                     Ok(()) => removed += 1,
                     // Somebody writes there right now, and will submit it.
-                    Err(SpoolError::Io { source, .. })
-                        if source.kind() == io::ErrorKind::DirectoryNotEmpty => {}
-                    Err(error) => return Err(error),
+                    Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {}
+                    Err(source) => return Err(self.io("delete", dir, source)),
                 }
             }
         }
@@ -481,20 +485,24 @@ mod tests {
     #[test]
     fn a_write_and_a_sweep_meet() {
         let (_dir, spool, task) = spool();
-        let sweeper = spool.clone();
-        let over = std::sync::atomic::AtomicBool::new(false);
-        let ends = || over.load(std::sync::atomic::Ordering::Relaxed);
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                while !ends() {
-                    sweeper.sweep(&HashSet::new()).unwrap();
-                    std::thread::sleep(std::time::Duration::from_micros(50));
-                }
-            });
-            let put = (0..5_000).try_for_each(|_| spool.put(task, BlobName::Role(Role::Image), b"pixels"));
-            over.store(true, std::sync::atomic::Ordering::Relaxed);
-            put.unwrap();
+        // Several schedulers that start one after the other during one write; more than happen.
+        let (rounds, sweeps) = (5_000, TRIES / 4);
+        let together = std::sync::Barrier::new(2);
+        // Neither side stops at an error, for the other one waits for it in each round.
+        let sweep = |_| {
+            together.wait();
+            (0..sweeps).find_map(|_| spool.sweep(&HashSet::new()).err())
+        };
+        let write = |_| {
+            together.wait();
+            spool.put(task, BlobName::Role(Role::Image), b"pixels").err()
+        };
+        let failed: Vec<SpoolError> = std::thread::scope(|scope| {
+            let sweeper = scope.spawn(|| (0..rounds).filter_map(sweep).collect::<Vec<_>>());
+            let failed = (0..rounds).filter_map(write).collect::<Vec<_>>();
+            failed.into_iter().chain(sweeper.join().unwrap()).collect()
         });
+        assert!(failed.is_empty(), "{} of {rounds}, the first: {}", failed.len(), failed[0]);
         std::fs::remove_dir_all(spool.root()).unwrap();
         assert!(matches!(spool.put(task, BlobName::Role(Role::Image), b"x"), Err(SpoolError::Io { .. })));
     }
