@@ -152,6 +152,11 @@ def start_stock(processes: Processes, *flags: str) -> Server:
     return Server(processes, processes.start("stock", command), port)
 
 
+def is_one_line(body: bytes) -> bool:
+    """Whether an answer is what stands for upstream's page of HTML (docs/compatibility.md)."""
+    return 0 < len(body) <= 500 and b"<" not in body and b"\n" not in body
+
+
 def free_port() -> int:
     """A loopback port that nobody listens on now."""
     with socket.socket() as probe:

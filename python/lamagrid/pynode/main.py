@@ -27,6 +27,7 @@ import numpy as np
 from lamagrid.client import PLUGIN_PREFIX
 from lamagrid.errors import ConfigError
 from lamagrid.pynode.libraries import missing_library
+from lamagrid.settings import load_settings
 
 if TYPE_CHECKING:
     from lamagrid.pynode.models import UpstreamModels
@@ -129,8 +130,6 @@ def _serving(options: argparse.Namespace) -> Serving:
         ConfigError: The configuration is wrong.
         ImportError: Upstream, or a library that it needs, is missing.
     """
-    from lamagrid import _native
-
     const = importlib.import_module("lama_cleaner.const")
     devices: dict[str, str] = dict(options.plugins)
     names = options.models or ([] if devices else ["cv2"])
@@ -151,8 +150,7 @@ def _serving(options: argparse.Namespace) -> Serving:
                 missing = missing_package(name)
                 if missing is not None:
                     raise _WrongFlags(f"--plugin {name}: {missing}")
-            flags = [] if options.data_dir is None else [("data_dir", str(options.data_dir.absolute()))]
-            plugins = UpstreamPlugins(devices, _native.config(None, flags)["max_pixels"])
+            plugins = UpstreamPlugins(devices, load_settings(options.data_dir).max_pixels)
         if names:
             from lamagrid.pynode.models import UpstreamModels
 

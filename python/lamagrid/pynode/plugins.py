@@ -68,7 +68,8 @@ class UpstreamPlugins:
 
     def __init__(self, devices: Mapping[str, str], max_pixels: int) -> None:
         without_ipp()
-        Image.MAX_IMAGE_PIXELS = max_pixels
+        Image.MAX_IMAGE_PIXELS = max_pixels  # for what upstream opens itself
+        self._max_pixels = max_pixels
         self._devices = devices
         self._built: dict[str, tuple[Mapping[str, Any], Any]] = {}
         self._embeddings = Embeddings(EMBEDDINGS)
@@ -102,9 +103,9 @@ class UpstreamPlugins:
         loaded = time.monotonic()
         self.load_ms = (loaded - began) * 1_000
         try:
-            check_size(image)
-            if example is not None:
-                check_size(example)
+            for file in (image, example):
+                if file is not None:
+                    check_size(file, self._max_pixels)
             rgb, alpha, exif = load_img(image, return_exif=True)
             form = {**params, "img_md5": hashlib.md5(image, usedforsecurity=False).hexdigest()}
             files = {} if example is None else {"clean_img": io.BytesIO(example)}
@@ -200,14 +201,13 @@ class Embeddings:
                     self._kept.popitem(last=False)
 
 
-def check_size(file: bytes) -> None:
-    """Refuse a picture of more pixels than Pillow was told to take, where it would only warn.
+def check_size(file: bytes, limit: int) -> None:
+    """Refuse a picture of more pixels than ``limit``, where Pillow would only warn.
 
     Raises:
         TaskFailure: It has more.
         Exception: Whatever Pillow says of a file that is no picture.
     """
-    limit = Image.MAX_IMAGE_PIXELS
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         try:
@@ -215,7 +215,7 @@ def check_size(file: bytes) -> None:
                 pixels = picture.width * picture.height
         except Image.DecompressionBombError:
             pixels = None
-    if limit is not None and (pixels is None or pixels > limit):
+    if pixels is None or pixels > limit:
         told = "far more" if pixels is None else f"{pixels} pixels, more"
         text = f"a picture has {told} than the {limit} pixels that limits.max_pixels allows"
         raise TaskFailure("invalid_input", text)

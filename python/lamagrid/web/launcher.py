@@ -25,12 +25,12 @@ from lamagrid import _native
 from lamagrid.client import TaskClient
 from lamagrid.errors import ConfigError, LamaGridError
 from lamagrid.pynode.libraries import missing_library
+from lamagrid.settings import Settings, load_settings
 from lamagrid.web import flags as grid_flags
 from lamagrid.web import plan, plugins
 from lamagrid.web.children import Children, Program, StartError, say
 from lamagrid.web.flags import GridFlags
 from lamagrid.web.gpus import cuda_gpus
-from lamagrid.web.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     import argparse

@@ -30,8 +30,8 @@ from lamagrid.errors import (
     WaitTimeoutError,
 )
 from lamagrid.pynode.options import TASK_OPTIONS
+from lamagrid.settings import load_settings
 from lamagrid.web.caller import Caller
-from lamagrid.web.settings import load_settings
 
 if TYPE_CHECKING:
     from lama_cleaner.schema import Config
@@ -87,8 +87,7 @@ class RemoteModelManager:
         self._client_lock = threading.Lock()  # guards the making of _client
         self._client = client
         self._timeout_s = timeout_s
-        if not self._is_known(name):
-            raise NotImplementedError(f"Not supported model: {name}")
+        self._check_known(name)
         self.name = name
 
     def __call__(self, image: Pixels, mask: Pixels, config: Config) -> Pixels:
@@ -206,8 +205,7 @@ class RemoteModelManager:
         Raises:
             NotImplementedError: Neither upstream nor a live node knows the model.
         """
-        if not self._is_known(name):
-            raise NotImplementedError(f"Not supported model: {name}")
+        self._check_known(name)
         return name in ALWAYS_DOWNLOADED or name in self._served()
 
     def switch(self, new_name: str, **_: Any) -> None:
@@ -219,8 +217,7 @@ class RemoteModelManager:
         """
         if new_name == self.name:
             return
-        if new_name not in AVAILABLE_MODELS and new_name not in self._served():
-            raise NotImplementedError(f"Not supported model: {new_name}")
+        self._check_known(new_name)
         served = self._survey()
         if new_name not in served:
             raise UnknownModelError(
@@ -229,8 +226,10 @@ class RemoteModelManager:
             )
         self.name = new_name
 
-    def _is_known(self, name: str) -> bool:
-        return name in AVAILABLE_MODELS or name in self._served()
+    def _check_known(self, name: str) -> None:
+        if name not in AVAILABLE_MODELS and name not in self._served():
+            # Upstream's class and text: its server catches it, and says that the model is not implemented.
+            raise NotImplementedError(f"Not supported model: {name}")
 
     def _served(self) -> set[str]:
         """The models of all live nodes; nothing if the scheduler cannot be asked."""

@@ -1,4 +1,4 @@
-"""What the web process takes from the configuration."""
+"""What programs in Python take from the configuration."""
 
 from __future__ import annotations
 
