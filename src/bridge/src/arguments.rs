@@ -9,9 +9,9 @@ use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use serde::Deserialize;
 
-use lamagrid_client::{Input, NewTask, random_id};
+use lamagrid_client::{Input, NewTask, new_task_id};
 use lamagrid_domain::{
-    BlobForm, Durability, FailureKind, ModelName, OutputForm, Params, QueueName, Role, Scalar, TaskId,
+    BlobForm, Durability, FailureKind, ModelName, OutputForm, Params, QueueName, Role, Scalar,
 };
 
 use crate::errors;
@@ -74,7 +74,7 @@ pub(crate) fn new_task(
         .map_err(|error| errors::invalid(py, &format!("the task is wrong: {error}")))?;
     let id = match &spec.id {
         Some(text) => parsed(py, text)?,
-        None => TaskId::from_bytes(random_id()),
+        None => new_task_id(),
     };
     let model: ModelName = parsed(py, &spec.model)?;
     let queue = match &spec.queue {

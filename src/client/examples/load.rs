@@ -19,8 +19,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
-use lamagrid_client::{Client, ClientError, ClientOptions, Endpoints, Input, NewTask, random_id};
+use lamagrid_client::{Client, ClientError, ClientOptions, Endpoints, Input, NewTask, new_task_id};
 use lamagrid_domain::{BlobForm, Durability, Role, Scalar, Status, TaskId};
+use lamagrid_wire::random_id;
 
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -44,7 +45,7 @@ impl Load {
             Input { role, form, bytes: Bytes::from(bytes) }
         };
         let inputs = vec![blob(Role::Image, 3), blob(Role::Mask, 1)];
-        let mut task = NewTask::new(TaskId::from_bytes(random_id()), "lama".parse()?, inputs);
+        let mut task = NewTask::new(new_task_id(), "lama".parse()?, inputs);
         task.durability = self.durability;
         let params = BTreeMap::from([("echo_ms".to_owned(), Scalar::Int(self.echo_ms))]);
         Ok(if self.echo_ms > 0 { task.with_params(params)? } else { task })

@@ -35,7 +35,7 @@ pub use lamagrid_wire::message::{
     AdminReply, AdminRequest, CancelTask, Cursor, DrainNode, ListTasks, NodeStatus, Overview, Page,
     PauseQueue, Purge, QueueStatus, RetryTask, Story, TaskInfo, TaskLine, TellStory,
 };
-pub use lamagrid_wire::{Endpoints, random_id};
+pub use lamagrid_wire::{Endpoints, new_task_id};
 
 /// The protocol that this client speaks, major and minor.
 pub const PROTOCOL: (u8, u8) = (lamagrid_wire::frame::MAJOR, lamagrid_wire::frame::MINOR);

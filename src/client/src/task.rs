@@ -31,7 +31,7 @@ pub struct Input {
 /// What to do, as a caller says it.
 #[derive(Debug, Clone)]
 pub struct NewTask {
-    /// Drawn at random by the caller: see [`crate::random_id`].
+    /// Drawn by the caller: see [`crate::new_task_id`].
     pub id: TaskId,
     /// Which model shall work.
     pub model: ModelName,

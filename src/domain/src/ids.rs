@@ -46,7 +46,7 @@ macro_rules! id {
         pub struct $name([u8; 16]);
 
         impl $name {
-            /// Wraps 16 bytes that the caller drew at random.
+            /// Wraps 16 bytes that the caller drew.
             #[must_use]
             pub const fn from_bytes(bytes: [u8; 16]) -> Self {
                 Self(bytes)

@@ -24,10 +24,10 @@ use crate::core::{Ended, ResultPlace, StoreOp};
 /// Marks a database file as ours ("LGrd").
 const APPLICATION_ID: i64 = 0x4c47_7264;
 /// The schema that this version writes and reads.
-const SCHEMA_VERSION: i64 = 3;
+const SCHEMA_VERSION: i64 = 4;
 
-/// Tasks lie in the order of their arrival and not in that of their random ids: those that live at the same time share
-/// pages, and a commit writes few of them.
+/// Tasks lie in the order of their arrival, whatever their ids: those that live at the same time share pages, and a
+/// commit writes few of them. Blobs lie in the order of their tasks' ids, which is nearly the same.
 const SCHEMA: &str = "
 CREATE TABLE tasks (
     id       BLOB PRIMARY KEY,
@@ -46,7 +46,7 @@ CREATE TABLE blobs (
     role  TEXT NOT NULL,
     bytes BLOB NOT NULL,
     PRIMARY KEY (task, role)
-);
+) WITHOUT ROWID;
 CREATE TABLE tombstones (
     id    BLOB PRIMARY KEY,
     until INTEGER NOT NULL      -- wall clock, ms
@@ -66,6 +66,12 @@ const MIGRATIONS: &[&str] = &[
      );
      INSERT INTO tasks SELECT id, seq, created, digest, spec, counters, token, node, ended, history FROM by_id ORDER BY seq;
      DROP TABLE by_id;",
+    "ALTER TABLE blobs RENAME TO by_arrival;
+     CREATE TABLE blobs (
+         task BLOB NOT NULL, role TEXT NOT NULL, bytes BLOB NOT NULL, PRIMARY KEY (task, role)
+     ) WITHOUT ROWID;
+     INSERT INTO blobs SELECT task, role, bytes FROM by_arrival;
+     DROP TABLE by_arrival;",
 ];
 
 /// Why the store cannot be opened or written.
@@ -158,12 +164,14 @@ pub(crate) struct Store {
     opened: SystemTime,
     /// The last try failed, and an fsync of it may have: what it covered is written anew before it counts.
     doubtful: bool,
+    /// Whether this connection's commits end with an fsync; `None` before its first.
+    syncs: Option<bool>,
     /// Tasks whose rows do not decode, and stay as they are.
     aside: HashSet<TaskId>,
 }
 
 fn pack<T: serde::Serialize>(value: &T) -> Vec<u8> {
-    rmp_serde::to_vec_named(value).expect("rows have no maps with non-text keys")
+    lamagrid_wire::pack(value).expect("rows have no maps with non-text keys")
 }
 
 impl Store {
@@ -178,6 +186,7 @@ impl Store {
             spool,
             opened: SystemTime::now(),
             doubtful: false,
+            syncs: None,
             aside: HashSet::new(),
         })
     }
@@ -220,18 +229,18 @@ impl Store {
         }
         let full = ops.iter().any(is_full);
         let rows = Rows { gone, aside: &self.aside };
-        let write = |connection: &mut Connection| -> rusqlite::Result<()> {
-            // The pragma is a no-op inside a transaction, so it comes before.
-            connection.execute_batch(if full {
-                "PRAGMA synchronous = FULL"
-            } else {
-                "PRAGMA synchronous = NORMAL"
-            })?;
+        let write = |connection: &mut Connection, syncs: &mut Option<bool>| -> rusqlite::Result<()> {
+            if *syncs != Some(full) {
+                // A no-op inside a transaction, so it comes before.
+                let level = if full { "FULL" } else { "NORMAL" };
+                connection.execute_batch(&format!("PRAGMA synchronous = {level}"))?;
+                *syncs = Some(full);
+            }
             let transaction = connection.transaction()?;
             ops.iter().try_for_each(|op| write_op(&transaction, op, &rows))?;
             transaction.commit()
         };
-        let written = write(&mut self.connection);
+        let written = write(&mut self.connection, &mut self.syncs);
         written.map_err(self.failed("write"))
     }
 
@@ -241,6 +250,7 @@ impl Store {
         let failed = std::mem::replace(&mut self.connection, closed);
         connection::disconnect(failed).map_err(self.failed("close"))?;
         self.connection = connection::connect(&self.path)?;
+        self.syncs = None;
         Ok(())
     }
 

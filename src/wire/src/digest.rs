@@ -2,6 +2,8 @@
 
 use lamagrid_domain::{Hash, TaskSpec};
 
+use crate::pack;
+
 /// BLAKE3 of `bytes`.
 #[must_use]
 pub fn hash(bytes: &[u8]) -> Hash {
@@ -14,6 +16,6 @@ pub fn hash(bytes: &[u8]) -> Hash {
 #[must_use]
 pub fn payload_digest(spec: &TaskSpec) -> Hash {
     let payload = (&spec.model, &spec.params, &spec.blobs);
-    let bytes = rmp_serde::to_vec_named(&payload).expect("a task's parts have no maps with non-text keys");
+    let bytes = pack(&payload).expect("a task's parts have no maps with non-text keys");
     hash(&bytes)
 }

@@ -6,6 +6,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::pack;
+
 /// First two bytes of every prelude.
 const MAGIC: [u8; 2] = *b"LG";
 /// Peers of another major version are refused.
@@ -85,8 +87,8 @@ impl Frame {
     /// # Errors
     /// [`FrameError::TooLarge`] if a bound of the protocol is passed.
     pub fn encode<T: Serialize>(kind: u16, header: &T, blobs: Vec<Bytes>) -> Result<Self, FrameError> {
-        let header = rmp_serde::to_vec_named(header)
-            .map_err(|error| FrameError::Header { kind, reason: cut(&error.to_string()) })?;
+        let header =
+            pack(header).map_err(|error| FrameError::Header { kind, reason: cut(&error.to_string()) })?;
         if header.len() > MAX_HEADER_BYTES {
             return Err(FrameError::TooLarge { kind, len: header.len(), max: MAX_HEADER_BYTES });
         }

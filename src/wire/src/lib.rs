@@ -18,9 +18,11 @@ mod digest;
 mod endpoint;
 mod events;
 mod lane;
+mod pack;
 
 pub use digest::{hash, payload_digest};
 pub use endpoint::{Endpoints, SocketError};
 pub use events::{EventPublisher, EventSubscriber};
 pub use lane::{LaneReceiver, LaneSender};
-pub use random::{random_bytes, random_id};
+pub use pack::pack;
+pub use random::{new_task_id, random_bytes, random_id};

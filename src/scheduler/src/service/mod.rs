@@ -300,6 +300,7 @@ impl Service {
                     self.show();
                 }
             }
+            self.drain(&mut sockets);
             self.pump().await;
         }
     }
@@ -308,7 +309,8 @@ impl Service {
         self.pending.len() < MAX_PENDING && self.held_back.len() < MAX_HELD_BACK
     }
 
-    /// Takes what lies in the sockets' buffers, so that no timer fires over a message that had arrived.
+    /// Takes what lies in the sockets' buffers, so that one commit holds it all, and no timer fires over a message that
+    /// had arrived.
     fn drain(&mut self, sockets: &mut Sockets) {
         for _ in 0..MAX_DRAINED {
             let Some(heard) = sockets.control.try_recv() else { break };
@@ -317,6 +319,13 @@ impl Service {
         for _ in 0..MAX_DRAINED {
             let Some(heard) = sockets.results.try_recv() else { break };
             self.on_result(heard);
+        }
+        for _ in 0..MAX_DRAINED {
+            if !self.hears_clients() {
+                return;
+            }
+            let Some(heard) = sockets.clients.try_recv() else { return };
+            self.on_client(heard);
         }
     }
 
