@@ -19,7 +19,7 @@ deps: ## install the system packages (as root), or name those that are missing
 
 venv: $(STAMP) ## make .venv: Lama Cleaner 1.2.5 with its pins, and the tools
 
-$(STAMP): constraints/lama-cleaner.txt constraints/dev.txt tools/venv.sh
+$(STAMP): constraints/lama-cleaner.txt constraints/plugins.txt constraints/dev.txt tools/venv.sh
 	@tools/venv.sh
 	@touch $@
 

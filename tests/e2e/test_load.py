@@ -47,7 +47,10 @@ def test_twenty_requests_on_two_nodes(
         wanted[mask_of(number) > 0] = 127
         assert np.array_equal(decoded(answer.content), wanted)
         task = grid.task(answer)
-        assert (task["state"], task["attempts"]) == ("completed", 1)
+        events = [entry["event"] for entry in task["history"]]
+        given_back = events.count("given_back")  # unbegun, for a node that had become idle
+        assert events == ["accepted", *["assigned", "given_back"] * given_back, "assigned", "ended"]
+        assert (task["state"], task["attempts"]) == ("completed", 1 + given_back)
         nodes.add(task["node"])
         ids.add(task["id"])
     assert nodes == {"torch-0", "torch-1"}

@@ -55,7 +55,6 @@ def test_help_shows_upstreams_flags_and_ours_and_starts_nothing(tmp_path: Path) 
         (["--grid-model", "lama"], "NAME=PATH"),
         (["--grid-model", "lama=/no/such/file.pt"], "no such file"),
         (["--grid-python-models", "cv2,nonsense"], "nonsense"),
-        (["--model", "cv2", "--enable-remove-bg"], "pip install rembg"),
         (["--grid-scheduler", "/x", "--grid-nodes", "1"], "starts nothing"),
         (["--grid-scheduler", "/x", "--grid-demo-model"], "starts nothing"),
         (["--grid-scheduler", "/x", "--grid-python-models", "cv2"], "starts nothing"),
@@ -70,6 +69,21 @@ def test_wrong_flags_are_refused_before_anything_starts(words: list[str], text: 
     assert done.returncode == 2
     assert text in done.stderr
     assert "Traceback" not in done.stderr
+    assert not (tmp_path / "grid").exists()
+
+
+def test_a_plugin_whose_package_is_missing_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    hidden = "import sys; sys.modules['realesrgan'] = None; from lamagrid.web.launcher import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", hidden, "--enable-realesrgan", "--grid-data-dir", tmp_path / "grid"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "RealESRGAN needs the package realesrgan" in done.stderr
+    assert "pip install 'lamagrid[plugins]'" in done.stderr
     assert not (tmp_path / "grid").exists()
 
 

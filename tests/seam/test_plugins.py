@@ -9,33 +9,35 @@ import argparse
 import copy
 import io
 import json
-import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import pytest
+from lama_cleaner.model.utils import set_seed
 from PIL import Image
 
 from grids.pictures import decoded, encoded
 from lamagrid import errors
 from lamagrid.client import Outcome, Progress
 from lamagrid.pynode.main import Serving, work
-from lamagrid.pynode.plugins import PLUGINS, Embeddings, UpstreamPlugins
+from lamagrid.pynode.plugins import PLUGINS, SEED, Embeddings, UpstreamPlugins
 from lamagrid.web import answers, plugins
 from lamagrid.web.model_manager import RemoteModelManager
 from lamagrid.web.plugins import RemotePlugin
-from stock.plugins import small_plugins
+from stock.plugins import FACE_PX, small_plugins
 
 PHOTO = np.random.default_rng(4).integers(0, 256, (40, 70, 3), np.uint8)
 CLEAN = np.random.default_rng(5).integers(0, 256, (40, 70, 3), np.uint8)
 CLICKS = json.dumps([[20, 15, 1, 0], [60, 30, 0, 1]])
-SERVED = ("InteractiveSeg", "AnimeSeg", "MakeGIF")
+FACE = np.random.default_rng(6).integers(0, 256, (FACE_PX, FACE_PX + 30, 3), np.uint8)
+SERVED = tuple(PLUGINS)
+UPSCALER = {"realesrgan_model": "realesr-general-x4v3", "realesrgan_no_half": True}
 REMOTE = {
     "InteractiveSeg": RemotePlugin("InteractiveSeg", options={"interactive_seg_model": "vit_b"}),
-    "AnimeSeg": RemotePlugin("AnimeSeg"),
-    "MakeGIF": RemotePlugin("MakeGIF"),
-}
+    "RealESRGAN": RemotePlugin("RealESRGAN", options=UPSCALER),
+    "GFPGAN": RemotePlugin("GFPGAN", options={"background": True, **UPSCALER}),
+} | {name: RemotePlugin(name) for name in ("RemoveBG", "AnimeSeg", "RestoreFormer", "MakeGIF")}
 
 
 class FakeJob:
@@ -127,11 +129,13 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def upstreams(small: None) -> dict[str, Any]:
     """Upstream's plugins as its server builds them."""
+    upscaler = PLUGINS["RealESRGAN"](UPSCALER["realesrgan_model"], "cpu", no_half=True)
     return {
         "InteractiveSeg": PLUGINS["InteractiveSeg"]("vit_b", "cpu"),
-        "AnimeSeg": PLUGINS["AnimeSeg"](),
-        "MakeGIF": PLUGINS["MakeGIF"](),
-    }
+        "RealESRGAN": upscaler,
+        "GFPGAN": PLUGINS["GFPGAN"]("cpu", upscaler=upscaler),
+        "RestoreFormer": PLUGINS["RestoreFormer"]("cpu", upscaler=None),
+    } | {name: PLUGINS[name]() for name in ("RemoveBG", "AnimeSeg", "MakeGIF")}
 
 
 @pytest.fixture(scope="module")
@@ -146,20 +150,26 @@ def node(small: None) -> Iterator[Node]:
 def both(
     server_module: Any, upstreams: dict[str, Any], node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Any]:
-    """Posts to upstream's view and to ours; gives both answers."""
+    """Posts to upstream's view and to ours; gives both answers. For ``only_grid`` the first is None."""
     app = server_module.app
     stock_view, build = app.view_functions["run_plugin"], server_module.build_plugins
     monkeypatch.setattr(server_module, "model", RemoteModelManager("cv2", "cpu", client=node))  # type: ignore[arg-type]
     monkeypatch.setattr(server_module, "plugins", {})
     node.failure = None
 
-    def post(files: Mapping[str, bytes], strict: bool = True, **form: str) -> tuple[Any, Any]:
+    def post(
+        files: Mapping[str, bytes], strict: bool = True, only_grid: bool = False, **form: str
+    ) -> tuple[Any, Any]:
         plugins.register(server_module, REMOTE, 100_000, strict)
         monkeypatch.setattr(server_module, "plugins", {})
         server_module.build_plugins(None)
         view = app.view_functions["run_plugin"]
-        told = []
+        told: list[Any] = []
         for this_view, these in ((stock_view, upstreams), (view, dict(server_module.plugins))):
+            if only_grid and these is upstreams:
+                told.append(None)
+                continue
+            set_seed(SEED)  # the node does so before each task
             app.view_functions["run_plugin"] = this_view
             monkeypatch.setattr(server_module, "plugins", these)
             data: dict[str, Any] = dict(form)
@@ -187,10 +197,43 @@ def test_a_click_gives_upstreams_mask(both: Any, node: Node, form: str) -> None:
     assert node.jobs[-1].spec["params"]["clicks"] == CLICKS
 
 
-def test_a_cut_out_is_upstreams(both: Any) -> None:
-    answer = same(*both({"image": encoded(PHOTO, "JPEG")}, name="AnimeSeg"))
+@pytest.mark.parametrize("name", ["AnimeSeg", "RemoveBG"])
+def test_a_cut_out_is_upstreams(both: Any, name: str) -> None:
+    answer = same(*both({"image": encoded(PHOTO, "JPEG")}, name=name))
     assert (answer.status_code, answer.mimetype) == (200, "image/png")
     assert len(set(decoded(answer.data)[:, :, 3].flat)) > 1, "the network sees no difference"
+
+
+@pytest.mark.parametrize(("scale", "shape"), [("4", (160, 280)), ("1.5", (60, 105))])
+def test_a_picture_is_enlarged_as_upstream_does_it(both: Any, scale: str, shape: tuple[int, int]) -> None:
+    answer = same(*both({"image": encoded(PHOTO, "JPEG")}, name="RealESRGAN", upscale=scale))
+    assert (answer.status_code, answer.mimetype) == (200, "image/jpeg")
+    assert decoded(answer.data).shape[:2] == shape
+    alpha = np.dstack((PHOTO, PHOTO[:, :, 0]))
+    assert decoded(same(*both({"image": encoded(alpha)}, name="RealESRGAN", upscale=scale)).data).shape == (
+        *shape,
+        4,
+    )
+
+
+def test_the_larger_upscaler_is_upstreams(small: None) -> None:
+    served = UpstreamPlugins({"RealESRGAN": "cpu"}, 200_000)
+    model = "RealESRGAN_x4plus"
+    made = served.run("RealESRGAN", {"realesrgan_model": model, "upscale": "2"}, encoded(PHOTO))
+    stock = PLUGINS["RealESRGAN"](model, "cpu")(PHOTO, {}, {"upscale": "2"})
+    assert np.array_equal(decoded(made), stock[:, :, ::-1])
+
+
+@pytest.mark.parametrize("name", ["GFPGAN", "RestoreFormer"])
+def test_a_face_is_restored_as_upstream_does_it(both: Any, name: str) -> None:
+    """GFPGAN with RealESRGAN's background, as upstream's flags give it, and RestoreFormer without."""
+    answer = same(*both({"image": encoded(FACE)}, name=name))
+    assert (answer.status_code, answer.mimetype) == (200, "image/png")
+    changed = np.abs(decoded(answer.data).astype(int) - FACE).max(2) > 0
+    assert changed[60:-60, 60:-60].mean() > 0.5, "the face is as it was"
+    if name == "RestoreFormer":
+        assert not changed[:8].any(), "its surroundings are not"
+        assert decoded(same(*both({"image": encoded(PHOTO)}, name=name)).data).tolist() == PHOTO.tolist()
 
 
 def test_a_gif_is_upstreams_and_has_its_name(both: Any) -> None:
@@ -204,7 +247,9 @@ def test_a_gif_is_upstreams_and_has_its_name(both: Any) -> None:
     ("files", "form", "status", "text"),
     [
         ({"image": encoded(PHOTO)}, {}, 400, "The request has no field name"),
-        ({"image": encoded(PHOTO)}, {"name": "RemoveBG"}, 500, "Plugin not found"),
+        ({"image": encoded(PHOTO)}, {"name": "Nonsense"}, 500, "Plugin not found"),
+        ({"image": encoded(PHOTO)}, {"name": "RealESRGAN"}, 500, "upscale"),
+        ({"image": encoded(PHOTO)}, {"name": "RealESRGAN", "upscale": "x"}, 500, "ValueError"),
         ({}, {"name": "AnimeSeg"}, 400, "The request has no field image"),
         ({"image": b"no picture"}, {"name": "AnimeSeg"}, 500, "cannot be read"),
         ({"image": encoded(PHOTO)}, {"name": "InteractiveSeg"}, 500, "clicks"),
@@ -258,13 +303,13 @@ def test_a_failure_of_the_grid_is_told_unless_strict(both: Any, node: Node) -> N
 def test_what_is_too_large_is_refused_by_its_header(both: Any, node: Node) -> None:
     before = len(node.jobs)
     large = encoded(np.zeros((400, 300, 3), np.uint8))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's of a bomb, in upstream's view
-        _, grid = both({"image": large}, name="AnimeSeg")
+    for files, form in (
+        ({"image": large}, {"name": "AnimeSeg"}),
+        ({"image": encoded(PHOTO), "clean_img": large}, {"name": "MakeGIF", "filename": "x"}),
+    ):
+        _, grid = both(files, only_grid=True, **form)
         assert grid.status_code == 413
         assert "limits.max_pixels" in grid.get_data(as_text=True)
-        _, grid = both({"image": encoded(PHOTO), "clean_img": large}, name="MakeGIF", filename="x")
-        assert grid.status_code == 413
     assert len(node.jobs) == before
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -129,11 +130,18 @@ def test_a_missing_system_library_is_named_with_its_package() -> None:
     assert hint("No module named 'cv2'") is None
 
 
+def test_a_plugin_whose_package_is_missing_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "rembg", None)
+    assert main(["--plugin", "RemoveBG"]) == 2
+    assert "pip install 'lamagrid[plugins]'" in capsys.readouterr().err
+
+
 def test_wrong_flags_are_refused() -> None:
     assert main(["--slots", "2"]) == 2
     assert main(["--model", "nonsense"]) == 2
     assert main(["--plugin", "nonsense"]) == 2
-    assert main(["--plugin", "RemoveBG"]) == 2, "its package is not installed here"
     with pytest.raises(SystemExit) as ended:
         main(["--modle", "x"])
     assert ended.value.code == 2

@@ -17,7 +17,7 @@ from typing import Any
 import cv2
 import numpy as np
 from lama_cleaner.helper import load_img, numpy_to_bytes, pil_to_bytes
-from lama_cleaner.model.utils import torch_gc
+from lama_cleaner.model.utils import set_seed, torch_gc
 from lama_cleaner.plugins import (
     AnimeSeg,
     GFPGANPlugin,
@@ -30,6 +30,7 @@ from lama_cleaner.plugins import (
 from PIL import Image
 
 from lamagrid.pynode.failures import TaskFailure, load_failure, run_failure
+from lamagrid.pynode.functional_tensor import supply_functional_tensor
 from lamagrid.pynode.opencv import without_ipp
 
 PLUGINS: Mapping[str, Any] = {
@@ -47,6 +48,8 @@ PLUGINS: Mapping[str, Any] = {
 """Upstream's plugins by the names of its page."""
 
 ANSWERS_PNG = (RemoveBG.name, AnimeSeg.name)
+SEED = 42
+"""Of each task: GFPGAN draws noise from the process's generators, whose state depends on what ran before."""
 EMBEDDINGS = 16
 """Pictures whose embedding InteractiveSeg keeps: 4 MiB each."""
 
@@ -68,6 +71,7 @@ class UpstreamPlugins:
 
     def __init__(self, devices: Mapping[str, str], max_pixels: int) -> None:
         without_ipp()
+        supply_functional_tensor()
         Image.MAX_IMAGE_PIXELS = max_pixels  # for what upstream opens itself
         self._max_pixels = max_pixels
         self._devices = devices
@@ -108,6 +112,7 @@ class UpstreamPlugins:
                     check_size(file, self._max_pixels)
             rgb, alpha, exif = load_img(image, return_exif=True)
             form = {**params, "img_md5": hashlib.md5(image, usedforsecurity=False).hexdigest()}
+            set_seed(SEED)
             files = {} if example is None else {"clean_img": io.BytesIO(example)}
             if name == InteractiveSeg.name:
                 made = self._embeddings.around(plugin, form["img_md5"], lambda: plugin(rgb, files, form))
@@ -222,9 +227,11 @@ def check_size(file: bytes, limit: int) -> None:
 
 
 def missing_package(name: str) -> str | None:
-    """What upstream says where a plugin's package is not installed; None if it is."""
-    text: str | None = PLUGINS[name].check_dep(None)
-    return text
+    """What to do where upstream cannot import a plugin's package; None if it can."""
+    supply_functional_tensor()
+    if PLUGINS[name].check_dep(None) is None:
+        return None
+    return "its package is not installed here: pip install 'lamagrid[plugins]'"
 
 
 def _encoded(name: str, made: Any, alpha: Any, exif: Any, image: bytes, quality: int) -> bytes:

@@ -206,8 +206,8 @@ def _check_plugins(args: argparse.Namespace) -> None:
         package = plugins.PACKAGES.get(name)
         if package is not None and importlib.util.find_spec(package) is None:
             print(
-                f"lama-cleaner-grid: error: the plugin {name} needs a package that is not installed here: "
-                f"pip install {package}",
+                f"lama-cleaner-grid: error: the plugin {name} needs the package {package}, which is not "
+                "installed here: pip install 'lamagrid[plugins]'",
                 file=sys.stderr,
             )
             raise SystemExit(WRONG_FLAGS)
