@@ -15,6 +15,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -52,7 +53,7 @@ static int fault(int fd, int writes) {
 }
 
 /* What this fsync makes durable, under a temporary name first: power may go at any time. */
-static void keep(int fd) {
+static void copy(int fd) {
     const char *shadow = getenv("FAULT_SHADOW");
     struct stat of;
     char from[64], to[PATH_MAX], temporary[PATH_MAX + 8];
@@ -76,6 +77,14 @@ static void keep(int fd) {
         if (out >= 0) close(out);
     }
     rename(temporary, to);
+}
+
+/* One at a time: of two copies of a file the later one stays. */
+static void keep(int fd) {
+    static pthread_mutex_t one = PTHREAD_MUTEX_INITIALIZER;
+    pthread_mutex_lock(&one);
+    copy(fd);
+    pthread_mutex_unlock(&one);
 }
 
 #define REAL(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))

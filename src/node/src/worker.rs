@@ -17,8 +17,6 @@ use crate::pipeline::Pipeline;
 use crate::session::{Session, SessionOptions};
 use crate::settings::Settings;
 
-/// Tasks that are decoded while the slots work: one keeps the device busy, more would only wait behind it.
-const OVERLAP: u16 = 1;
 /// How long an idle worker may take to return from `main`, once its session is closed.
 const RETURNING: Duration = Duration::from_millis(300);
 
@@ -76,7 +74,9 @@ pub fn run(
     let models = info.models.iter().map(|offer| offer.model.as_str()).collect::<Vec<_>>().join(",");
     tracing::info!(node.id = %name, device, gpu = info.gpu, pid, models, slots = settings.slots, "worker is up");
     let endpoints = settings.endpoints.clone();
-    let options = SessionOptions { endpoints, info, slots: settings.slots, overlap: OVERLAP };
+    // One task for each slot is there, decoded, when the slot's own ends; more would only wait behind it.
+    let overlap = settings.slots;
+    let options = SessionOptions { endpoints, info, slots: settings.slots, overlap };
     let session = Arc::new(Session::start(options)?);
     let pipeline = Arc::new(Pipeline::start(&session, settings.slots, max_pixels)?);
     heed_signals(Arc::clone(&session), watch_lifeline)?;

@@ -8,6 +8,7 @@
 mod connection;
 mod files;
 mod rows;
+mod writeback;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -20,6 +21,8 @@ use lamagrid_domain::{Counters, Durability, Role, TaskId};
 use lamagrid_wire::spool::{Spool, SpoolError};
 
 use crate::core::{Ended, ResultPlace, StoreOp};
+
+use writeback::Writeback;
 
 /// Marks a database file as ours ("LGrd").
 const APPLICATION_ID: i64 = 0x4c47_7264;
@@ -159,6 +162,7 @@ impl StoreError {
 pub(crate) struct Store {
     path: PathBuf,
     connection: Connection,
+    writeback: Writeback,
     spool: Spool,
     /// What is older may have been forced to disk in vain by the process before.
     opened: SystemTime,
@@ -174,15 +178,26 @@ fn pack<T: serde::Serialize>(value: &T) -> Vec<u8> {
     lamagrid_wire::pack(value).expect("rows have no maps with non-text keys")
 }
 
+/// The database, and the thread that forces its log.
+fn connect(path: &Path) -> Result<(Connection, Writeback), StoreError> {
+    let connection = connection::connect(path)?;
+    let log = connection::log(path);
+    match Writeback::start(&log) {
+        Ok(writeback) => Ok((connection, writeback)),
+        Err(source) => Err(StoreError::File { action: "open", path: log, source }),
+    }
+}
+
 impl Store {
     /// Opens or creates `<dir>/tasks.db` and `<dir>/spool`.
     pub(crate) fn open(dir: &Path) -> Result<Self, StoreError> {
         let path = dir.join("tasks.db");
-        let connection = connection::connect(&path)?;
+        let (connection, writeback) = connect(&path)?;
         let spool = Spool::create(dir.join("spool"))?;
         Ok(Self {
             path,
             connection,
+            writeback,
             spool,
             opened: SystemTime::now(),
             doubtful: false,
@@ -210,6 +225,7 @@ impl Store {
             return written;
         }
         self.doubtful = false;
+        self.writeback.wrote(ops.len());
         for op in ops {
             if let Err(error) = self.remove_files(op) {
                 // The rows are gone, so the next start's sweep deletes what is left here.
@@ -222,6 +238,10 @@ impl Store {
     fn write(&mut self, ops: &[StoreOp]) -> Result<(), StoreError> {
         if self.doubtful {
             self.reopen()?;
+        }
+        if let Some(source) = self.writeback.failure() {
+            self.doubtful = true; // also of a full disk: these bytes were accepted before
+            return Err(StoreError::File { action: "sync", path: connection::log(&self.path), source });
         }
         let mut gone = HashSet::new();
         for op in ops {
@@ -249,7 +269,7 @@ impl Store {
         let closed = Connection::open_in_memory().map_err(self.failed("close"))?;
         let failed = std::mem::replace(&mut self.connection, closed);
         connection::disconnect(failed).map_err(self.failed("close"))?;
-        self.connection = connection::connect(&self.path)?;
+        (self.connection, self.writeback) = connect(&self.path)?;
         self.syncs = None;
         Ok(())
     }

@@ -54,7 +54,7 @@ pub(super) fn connect(path: &Path) -> Result<Connection, StoreError> {
         (_, true, found) => return Err(StoreError::Newer { path: path.to_path_buf(), found }),
     }
     connection.set_prepared_statement_cache_capacity(32);
-    let log = sibling(path, "-wal");
+    let log = log(path);
     rewrite(&log).map_err(|source| StoreError::File { action: "rewrite", path: log, source })?;
     connection.wal_checkpoint_v2(Some("main"), CheckpointMode::TRUNCATE).map_err(failed("checkpoint"))?;
     // SQLite forces the new log's name to disk as well, but says nothing when that fails.
@@ -94,8 +94,9 @@ fn rewrite(path: &Path) -> io::Result<()> {
     file.sync_all()
 }
 
-fn sibling(path: &Path, suffix: &str) -> PathBuf {
+/// Where SQLite keeps the write-ahead log of a database.
+pub(super) fn log(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
+    name.push("-wal");
     name.into()
 }

@@ -340,6 +340,33 @@ fn after_a_failed_write_nothing_rests_on_the_same_file() {
 }
 
 #[test]
+fn a_log_that_cannot_be_forced_to_disk_fails_the_next_commit_and_is_written_anew() {
+    let (dir, mut store) = open();
+    // Nothing can be forced there.
+    store.writeback = Writeback::start(std::path::Path::new("/dev/null")).unwrap();
+    store.commit(&[insert(1)]).unwrap();
+    store.writeback.wrote(1_000);
+    let (mut n, began) = (2, std::time::Instant::now());
+    let error = loop {
+        if let Err(error) = store.commit(&[insert(n)]) {
+            break error.to_string();
+        }
+        assert!(began.elapsed().as_secs() < 10, "no commit heard of it");
+        n = 2 + n % 100;
+    };
+    assert!(error.starts_with("cannot sync /") && error.contains("tasks.db-wal: "), "{error}");
+    assert!(store.doubtful);
+    store.commit(&[insert(200)]).unwrap();
+    assert!(!store.doubtful);
+    let (_store, tasks, _) = reopened(&dir, store);
+    assert!(
+        [live(1, Counters::default(), None), live(200, Counters::default(), None)]
+            .iter()
+            .all(|t| tasks.contains(t))
+    );
+}
+
+#[test]
 fn a_blob_that_cannot_be_written_anew_is_its_tasks_trouble() {
     let (_dir, mut store) = open();
     for bytes in [b"image", b"imagE"] {
