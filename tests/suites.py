@@ -39,6 +39,7 @@ SUITES = (
     Suite("binding", (*PYTEST, "tests/binding")),
     Suite("seam", (*PYTEST, "tests/seam")),
     Suite("parity", (*PYTEST, "tests/parity", "--requests", "150")),
+    Suite("contract", (*PYTEST, "tests/contract")),
     Suite("models", (*PYTEST, "tests/models")),
     Suite("wheels", (*PYTEST, "tests/wheels")),
     Suite("browser", (*PYTEST, "tests/browser")),

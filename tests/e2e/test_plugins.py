@@ -1,6 +1,6 @@
 """Plugins on a node of their own, beside the unchanged server that runs them in its own process.
 
-R3.1, R8.1.
+R3.1, R8.1, P7.3.
 """
 
 from __future__ import annotations

@@ -131,25 +131,31 @@ def start_grid(
     *flags: str | os.PathLike[str],
     env: Mapping[str, str] | None = None,
     name: str = "server",
+    cwd: Path | None = None,
 ) -> GridServer:
     """Start ``lama-cleaner-grid`` on a free port; it may not be ready yet."""
     port = free_port()
+    where = () if "--grid-scheduler" in flags else ("--grid-data-dir", data_dir)
     command: Sequence[str | os.PathLike[str]] = [
         BIN / "lama-cleaner-grid",
         "--port",
         str(port),
-        "--grid-data-dir",
-        data_dir,
+        *where,
         *flags,
     ]
-    return GridServer(processes, processes.start(name, command, env), port, data_dir)
+    return GridServer(processes, processes.start(name, command, env, cwd), port, data_dir)
 
 
-def start_stock(processes: Processes, *flags: str) -> Server:
+def start_stock(
+    processes: Processes,
+    *flags: str | os.PathLike[str],
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+) -> Server:
     """Start the unchanged server on a free port."""
     port = free_port()
     command = [BIN / "lama-cleaner", "--device", "cpu", "--port", str(port), *flags]
-    return Server(processes, processes.start("stock", command), port)
+    return Server(processes, processes.start("stock", command, env, cwd), port)
 
 
 def is_one_line(body: bytes) -> bool:

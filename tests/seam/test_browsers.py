@@ -1,6 +1,6 @@
 """Which browser hears what: upstream's unchanged server, and clients of Socket.IO of two browsers.
 
-R8.2.
+R3.5, R8.2, P5.2.
 """
 
 from __future__ import annotations

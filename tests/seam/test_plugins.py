@@ -236,6 +236,16 @@ def test_a_face_is_restored_as_upstream_does_it(both: Any, name: str) -> None:
         assert decoded(same(*both({"image": encoded(PHOTO)}, name=name)).data).tolist() == PHOTO.tolist()
 
 
+def test_the_same_face_is_restored_alike(upstreams: dict[str, Any], node: Node) -> None:
+    """Upstream's own answer depends on what was drawn before."""
+    one, other = (upstreams["GFPGAN"](FACE, {}, {}) for _ in range(2))
+    assert not np.array_equal(one, other)
+    served = node._serving.plugins
+    assert served is not None
+    made = {served.run("GFPGAN", {"background": True, **UPSCALER}, encoded(FACE)) for _ in range(2)}
+    assert len(made) == 1
+
+
 def test_a_gif_is_upstreams_and_has_its_name(both: Any) -> None:
     files = {"image": encoded(PHOTO), "clean_img": encoded(CLEAN, "JPEG")}
     answer = same(*both(files, name="MakeGIF", filename="before and after.gif"))

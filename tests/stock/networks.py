@@ -138,15 +138,24 @@ SCRIPTED: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-def write_networks(folder: Path) -> dict[str, str]:
-    """Write all of them. Returns the environment that makes upstream load them."""
+def write_scripted(folder: Path, model: str = "") -> dict[str, str]:
+    """Write those that are TorchScript, or one model's. Returns what makes upstream load them."""
     env = {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         for name, network in SCRIPTED.items():
-            path = folder / f"{name.lower()}.pt"
-            torch.jit.save(torch.jit.script(network().eval()), str(path))  # type: ignore[no-untyped-call]
-            env[f"{name}_MODEL_URL"] = str(path)
+            if name.startswith(model):
+                path = folder / f"{name.lower()}.pt"
+                torch.jit.save(torch.jit.script(network().eval()), str(path))  # type: ignore[no-untyped-call]
+                env[f"{name}_MODEL_URL"] = str(path)
+    return env
+
+
+def write_networks(folder: Path) -> dict[str, str]:
+    """Write all of them. Returns the environment that makes upstream load them."""
+    env = write_scripted(folder)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
         for name in ("mat", "fcf"):
             path = folder / f"{name}.pth"
             torch.save(_class_of(name).state_dict(), path)

@@ -91,7 +91,7 @@ def _face_network(draws: bool) -> Any:
     return Restorer()
 
 
-def _write_salient_network(path: Path) -> None:
+def write_salient_network(path: Path) -> None:
     """Of U-2-Net's signature, in ONNX: (1, 3, 320, 320), normalised, to (1, 1, 320, 320) in 0..1."""
     from onnx import TensorProto, checker, helper, numpy_helper, save
 
@@ -176,5 +176,5 @@ def small_plugins(torch_home: Path) -> Iterator[None]:
             torch.save(_face_parser(512, 512, 19).state_dict(), folder / "parsing_parsenet.pth")
             torch.save({"params_ema": _face_network(True).state_dict()}, folder / "GFPGANv1.4.pth")
             torch.save({"params": _face_network(False).state_dict()}, folder / "RestoreFormer.pth")
-        _write_salient_network(folder / "u2net.onnx")
+        write_salient_network(folder / "u2net.onnx")
         yield

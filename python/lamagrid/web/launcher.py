@@ -381,7 +381,7 @@ def _serve(
         answers.register(server.app)
         watch = browsers.watch
     server.ModelManager = functools.partial(
-        RemoteModelManager, client=client, timeout_s=settings.timeout_s, watch=watch
+        RemoteModelManager, client=client, timeout_s=settings.timeout_s, watch=watch, strict=strict
     )
     inpaint.register(server, settings.max_pixels)
     saving.register(server.app)

@@ -25,6 +25,7 @@ from lamagrid.client import TERMINAL, Outcome, Progress, Task, TaskClient
 from lamagrid.errors import (
     CancelledError,
     DisconnectedError,
+    InvalidInputError,
     LamaGridError,
     UnknownModelError,
     WaitTimeoutError,
@@ -65,6 +66,8 @@ class RemoteModelManager:
             first use.
         timeout_s: How long a call waits for its picture; by default the configured one.
         watch: Called with each task and what it is for, in the thread that waits for it.
+        strict: Whether a call raises ``ValueError`` for a parameter that the model cannot use. Upstream's
+            models raise something of this kind, for which its server has no text.
         kwargs: Upstream's options; ``callback(i, t, latents)`` is called for each step of a diffusion model,
             with ``t`` and ``latents`` None: they stay on the node.
 
@@ -79,9 +82,11 @@ class RemoteModelManager:
         client: TaskClient | None = None,
         timeout_s: float | None = None,
         watch: Callable[[Task, str], Watch] | None = None,
+        strict: bool = False,
         **kwargs: Any,
     ) -> None:
         self.device = device
+        self._strict = strict
         self._watch = watch
         self.kwargs = kwargs
         self._client_lock = threading.Lock()  # guards the making of _client
@@ -103,8 +108,14 @@ class RemoteModelManager:
 
         Raises:
             RuntimeError: Whatever went wrong, in one short text; the classes are those of `lamagrid.errors`.
+            ValueError: Where this is strict, a parameter that the model cannot use.
         """
-        return self._run(image, mask, None, config, {}).bgr()
+        try:
+            return self._run(image, mask, None, config, {}).bgr()
+        except InvalidInputError as error:
+            if self._strict:
+                raise ValueError(str(error)) from error
+            raise
 
     def inpaint_files(
         self, image: bytes, mask: bytes, example: bytes | None, config: Config, output: str, quality: int
