@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import base64
-import io
-import os
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from PIL import Image
 from skimage import data
 
+from browser.conftest import CANVAS_URL, paint, pixels_of, upload_picture
 from grids.models import slow_lama
 from grids.pictures import encoded, hole, plain
 from grids.server import ORIGINAL, lamagrid_json, start_grid
@@ -29,16 +25,6 @@ pytestmark = [pytest.mark.browser, pytest.mark.timeout(240)]
 
 SCREENSHOT = Path(__file__).parents[2] / "target" / "browser.png"
 TASKS_SCREENSHOT = SCREENSHOT.with_name("browser-tasks.png")
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
 # The page takes the answer as a blob, which the browser's own tools do not hand out: keep a copy.
 KEEP_ANSWER = """
 const plain = window.fetch;
@@ -64,37 +50,6 @@ SEND = """
     .then(async reply => window.answers.push([reply.status, await reply.text()]));
 }
 """
-CANVAS_URL = "document.querySelector('canvas').toDataURL('image/png')"
-
-
-@pytest.fixture
-def page(tmp_path: Path) -> Iterator[Page]:
-    """A page of Debian's Chromium with a fresh profile."""
-    program = shutil.which("chromium")
-    if program is None:
-        reason = "no browser: chromium is missing (apt-get install chromium)"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        context = playwright.chromium.launch_persistent_context(
-            str(tmp_path / "profile"),
-            executable_path=program,
-            args=list(FLAGS),
-            viewport={"width": 1280, "height": 900},
-        )
-        try:
-            yield context.new_page()
-        finally:
-            context.close()
-
-
-def pixels_of(file: str) -> NDArray[np.int64]:
-    """The pixels of a file in base64, with or without a data URL before it."""
-    with Image.open(io.BytesIO(base64.b64decode(file.rpartition(",")[2]))) as picture:
-        return np.array(picture.convert("RGB")).astype(np.int64)
 
 
 def test_a_painted_stroke_is_cleaned(page: Page, processes: Processes, tmp_path: Path) -> None:
@@ -107,25 +62,14 @@ def test_a_painted_stroke_is_cleaned(page: Page, processes: Processes, tmp_path:
 
     page.add_init_script(KEEP_ANSWER)
     page.goto(grid.base)
-    page.locator("input[type=file]").first.set_input_files(str(upload))
-    page.wait_for_function(f"document.querySelector('canvas')?.width === {photo.shape[1]}")
+    upload_picture(page, upload, photo.shape[1])
     blank = np.zeros_like(photo)
     while np.array_equal(before := pixels_of(page.evaluate(CANVAS_URL)), blank):
         page.wait_for_timeout(50)  # the picture is drawn a moment after the canvas has its size
     assert np.array_equal(before, photo)
 
-    box = page.locator("canvas").first.bounding_box()
-    while True:  # the page fits the picture into the window, with an animation
-        page.wait_for_timeout(200)
-        last, box = box, page.locator("canvas").first.bounding_box()
-        if box is not None and box == last:
-            break
-    x, y = box["x"] + box["width"] * 0.28, box["y"] + box["height"] * 0.7
-    with page.expect_response(lambda reply: reply.url.endswith("/inpaint"), timeout=60_000) as reply:
-        page.mouse.move(x, y)
-        page.mouse.down()
-        page.mouse.move(x + 60, y + 10, steps=10)
-        page.mouse.up()
+    with page.expect_response(lambda reply: reply.url.endswith("/inpaint")) as reply:
+        paint(page, 0.28, 0.7)
     assert reply.value.status == 200, grid.log
     assert reply.value.headers["x-lamagrid-task"]
     page.wait_for_function("window.answered")

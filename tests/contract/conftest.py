@@ -12,11 +12,8 @@ import pytest
 
 from grids.pictures import encoded
 from grids.server import GridServer, Server, start_grid, start_stock
-from stock.models import tiny_lama
-from stock.networks import write_scripted
-from stock.pipelines import write_pipelines
-from stock.plugins import CHECKPOINTS, write_salient_network
 from stock.processes import Processes
+from stock.small import small_models
 
 RNG = np.random.default_rng(31)
 PHOTO = RNG.integers(0, 256, (48, 64, 3), np.uint8)
@@ -39,26 +36,10 @@ class Servers:
         return self.stock, self.grid, self.strict
 
 
-def _environment(folder: Path) -> dict[str, str]:
-    """Small models in the places of the real ones, for all servers alike."""
-    checkpoints = folder / "torch" / CHECKPOINTS
-    checkpoints.mkdir(parents=True)
-    write_salient_network(checkpoints / "u2net.onnx")
-    return {
-        **write_scripted(folder, "MANGA"),
-        "LAMA_MODEL_URL": str(tiny_lama(folder)),
-        "TORCH_HOME": str(folder / "torch"),
-        "MODEL_CHECKSUM_DISABLED": "1",  # rembg's own switch
-        "HF_HUB_OFFLINE": "1",
-        "LAMAGRID__LIMITS__MAX_PIXELS": str(MAX_PIXELS),
-    }
-
-
 @pytest.fixture(scope="package")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pipelines by the names that upstream asks a hub for, and a picture to begin with."""
+    """Two pictures to begin with; the servers' working directory."""
     made = tmp_path_factory.mktemp("contract")
-    write_pipelines(made)
     (made / "input").mkdir()
     (made / "input" / "photo.png").write_bytes(encoded(PHOTO))
     (made / "input" / "other.jpg").write_bytes(encoded(PHOTO[:, ::-1], "JPEG"))
@@ -67,7 +48,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="package")
 def environment(folder: Path) -> dict[str, str]:
-    return _environment(folder)
+    """Small models, for all servers alike."""
+    return {**small_models(folder), "LAMAGRID__LIMITS__MAX_PIXELS": str(MAX_PIXELS)}
 
 
 @pytest.fixture(scope="package")
