@@ -58,6 +58,7 @@ bench: build ## stock and grid side by side, and what tasks cost: tables, target
 	@$(WITH_VENV) $(BIN)/python bench/run.py
 	@$(WITH_VENV) cargo build --release --locked --examples
 	@$(WITH_VENV) $(BIN)/python bench/tasks.py
+	@$(WITH_VENV) $(BIN)/python bench/crowd.py
 
 gpu-check: build ## with an NVIDIA GPU: detection, parity and speed there, into docs/gpu.md
 	@$(BIN)/python bench/gpu_check.py

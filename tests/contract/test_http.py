@@ -5,6 +5,7 @@ R3.1, R8.1, R8.4. What differs is what docs/compatibility.md says, and nothing e
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from PIL import Image
 
 from contract.conftest import MAX_PIXELS, PHOTO, RNG, Servers
 from contract.differences import differences
+from grids import procfs
 from grids.pictures import encoded, hole
 from grids.server import ORIGINAL, Server, is_one_line
 from stock.forms import stock_form
@@ -355,6 +357,25 @@ def test_manga_leaves_the_seeds_of_others_alone(servers: Servers) -> None:
         drawn = [inpaint(sdSeed=-1)(server).headers["X-Seed"] for _ in range(3)]
         assert (drawn[1] == drawn[2]) is frozen
         assert post("/model", {"name": "cv2"})(server).status_code == 200
+
+
+def test_the_web_process_holds_no_model(servers: Servers, environment: dict[str, str], capsys: Any) -> None:
+    """After it served them all: no model file is mapped or open, and no device of a GPU."""
+    web = servers.grid.process.pid
+    held = Path(f"/proc/{web}/maps").read_text()
+    for descriptor in Path(f"/proc/{web}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            held += f"\n{descriptor.readlink()}"
+    assert "libtorch_cpu" in held, "upstream's server imports torch, so this would see it"
+    files = [value for name, value in environment.items() if name.endswith("_MODEL_URL")]
+    assert len(files) == 3
+    for file in (*files, "u2net.onnx"):
+        assert file not in held
+    assert "/dev/nvidia" not in held
+    sizes = {name: procfs.rss_bytes(getattr(servers, name).process.pid) / 1e6 for name in ("stock", "grid")}
+    with capsys.disabled():
+        print(f"\nresident memory after all this: stock {sizes['stock']:.0f} MB, grid {sizes['grid']:.0f} MB")
+    assert sizes["grid"] < sizes["stock"]
 
 
 def test_every_row_of_the_table_is_shown_here_or_by_a_named_test() -> None:
