@@ -1,10 +1,11 @@
 """The imports to swap.
 
 ``from lama_cleaner_patch import ModelManager`` stands for the same name from ``lama_cleaner.model_manager``,
-``from lama_cleaner_patch import entry_point`` for the one from ``lama_cleaner``.
+``from lama_cleaner_patch import entry_point`` for the one from ``lama_cleaner``. ``application``
+makes what a production server serves.
 """
 
-from lamagrid.web.launcher import entry_point
+from lamagrid.web.launcher import application, entry_point
 from lamagrid.web.model_manager import RemoteModelManager as ModelManager
 
-__all__ = ["ModelManager", "entry_point"]
+__all__ = ["ModelManager", "application", "entry_point"]

@@ -37,8 +37,10 @@ class Caller:
         flask = sys.modules.get("flask")  # a program without it gets by without it
         if flask is None or not flask.has_request_context():
             return cls(None, None)
-        # The server that Lama Cleaner runs on names the socket; another one may not.
-        return cls(flask.request.environ.get("werkzeug.socket"), flask.request.remote_addr)
+        environ = flask.request.environ
+        # The server that Lama Cleaner runs on names the socket, gunicorn does, and another one may not.
+        connection = environ.get("werkzeug.socket") or environ.get("gunicorn.socket")
+        return cls(connection, flask.request.remote_addr)
 
     @property
     def can_leave(self) -> bool:

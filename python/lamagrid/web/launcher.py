@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 OK = 0
 FAILED = 1
 WRONG_FLAGS = 2
+NEVER_BOOTS = 3  # gunicorn's
 
 SURVEY_EVERY_S = 0.1
 SURVEY_LIMIT_S = 1.0
@@ -110,6 +111,46 @@ def main(argv: Sequence[str] | None = None) -> int:
         with contextlib.suppress(OSError, ValueError):  # whoever read it has gone
             stream.flush()
     os._exit(status)
+
+
+def application(*words: str) -> Any:
+    """Upstream's Flask application, for a production server, with a scheduler that runs already.
+
+    ``gunicorn --workers 1 --threads 120 "lama_cleaner_patch:application('--grid-scheduler', 'DIR')"``. One
+    process has all browsers' connections of Socket.IO; a request that waits has a thread, as has a WebSocket.
+
+    Args:
+        words: The flags of ``lama-cleaner-grid``, ``--grid-scheduler DIR`` among them.
+
+    Raises:
+        SystemExit: It cannot serve; the text is on stderr. gunicorn does not try such a worker again.
+    """
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before anything imports torch: GPUs are for the nodes
+    try:
+        flags, rest = grid_flags.split(words)
+        if flags.scheduler is None:
+            raise LaunchError(
+                "a production server's processes start no nodes: start `lamagrid scheduler` and nodes beside "
+                "it, and name the scheduler's data directory by --grid-scheduler"
+            )
+        args, _ = _parse_upstream(rest, None, attached=True)
+        settings = load_settings(flags.scheduler)
+        client = _attach(settings)
+        _native.start_logs("web", settings.data_dir)
+        server = _import_server()
+        _prepare(server, args, client, settings, flags.strict)
+    except (LaunchError, ConfigError, LamaGridError) as error:
+        _fail(error)
+        raise SystemExit(NEVER_BOOTS) from error
+    except SystemExit as error:  # of the two parsers
+        raise SystemExit(NEVER_BOOTS) from error
+    # Upstream's main sets what its routes use, and then serves.
+    run, server.socketio.run = server.socketio.run, lambda *_, **__: None
+    try:
+        server.main(args)
+    finally:
+        server.socketio.run = run
+    return server.app
 
 
 def _fail(error: Exception) -> int:
@@ -366,9 +407,10 @@ def _import_server() -> Any:
         raise LaunchError(library) from error
 
 
-def _serve(
+def _prepare(
     server: Any, args: argparse.Namespace, client: TaskClient, settings: Settings, strict: bool
-) -> int:
+) -> None:
+    """Put our routes and our stand-in for the models into upstream's module."""
     from lamagrid.web import answers, inpaint, page, saving
     from lamagrid.web.browsers import Browsers
     from lamagrid.web.model_manager import RemoteModelManager
@@ -386,6 +428,12 @@ def _serve(
     inpaint.register(server, settings.max_pixels)
     saving.register(server.app)
     plugins.register(server, plugins.enabled(args), settings.max_pixels, strict)
+
+
+def _serve(
+    server: Any, args: argparse.Namespace, client: TaskClient, settings: Settings, strict: bool
+) -> int:
+    _prepare(server, args, client, settings, strict)
     if not _is_loopback(args.host):
         say(f"warning: everybody who reaches {args.host} can use this server; it has no passwords")
     host = f"[{args.host}]" if ":" in args.host else args.host

@@ -1,0 +1,115 @@
+"""Upstream's page under gunicorn, beside a scheduler and a node that were started by hand.
+
+R8.4, P7.2: each request waits in a thread of its own; its end, a failure and a leaving browser free it.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import requests
+import socketio
+
+from e2e.test_callers import leave
+from grids.pictures import decoded, encoded, hole, plain
+from grids.server import BIN, ORIGINAL, GridServer, free_port, lamagrid_json
+from stock.processes import Processes
+
+pytestmark = pytest.mark.timeout(240)
+
+WAITING = 30
+PROGRAMS = Path(__file__).parents[2] / "target" / "release"
+MORE_THREADS = 20
+"""What the web process may have besides a thread for each request that waits."""
+HOLE = hole(64, 96, 20, 30, 16)
+
+
+def gunicorn(*words: str | Path) -> list[str | Path]:
+    """Its command line; the words are the application's."""
+    told = ", ".join(repr(str(word)) for word in words)
+    flags = ["--workers", "1", "--threads", "120", "--no-control-socket"]
+    return [BIN / "gunicorn", *flags, f"lama_cleaner_patch:application({told})"]
+
+
+@pytest.fixture
+def grid(processes: Processes, tmp_path: Path, slow_model: Path) -> GridServer:
+    """A page under gunicorn."""
+    data_dir, port = tmp_path / "data", free_port()
+    lamagrid = [sys.executable, "-m", "lamagrid"]
+    processes.start("scheduler", [*lamagrid, "scheduler", "--data-dir", data_dir])
+    flags = ["--model", f"lama={slow_model}", "--threads", "1", "--data-dir", data_dir]
+    path = {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}  # for the Python whose torch it takes
+    processes.start("node", [PROGRAMS / "lamagrid-node", *flags], path)
+    command = gunicorn("--grid-scheduler", data_dir, "--model", "lama")
+    process = processes.start("gunicorn", [*command, "--bind", f"127.0.0.1:{port}"])
+    server = GridServer(processes, process, port, data_dir)
+    server.wait_ready()
+    processes.wait_until(lambda: server.nodes() != [], 60, "the node")
+    return server
+
+
+def threads(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/task").iterdir()))
+
+
+def test_many_wait_in_a_thread_each_and_one_that_leaves_is_cancelled(
+    grid: GridServer, processes: Processes, background: Callable[..., Future[Any]]
+) -> None:
+    worker = int(Path(f"/proc/{grid.process.pid}/task/{grid.process.pid}/children").read_text().split()[0])
+    heard: list[str] = []
+    browser = socketio.Client(reconnection=False)
+    browser.on("*", lambda event, *_: heard.append(event))
+    browser.connect(grid.base, transports=["polling"], wait_timeout=20)
+
+    lamagrid_json("queue", "pause", "gpu", data_dir=grid.data_dir)
+    waiting = [
+        background(grid.inpaint, encoded(plain(64, 96, 0)), encoded(HOLE), **ORIGINAL) for _ in range(WAITING)
+    ]
+    processes.wait_until(lambda: grid.queues()["gpu"]["waiting"] == WAITING, 60, "all of them to wait")
+    assert threads(worker) <= WAITING + MORE_THREADS
+    assert grid.get("/model").text == "lama", "the page answers meanwhile"
+
+    def one_more_waits() -> bool:
+        return grid.queues()["gpu"]["waiting"] == WAITING + 1
+
+    leave(grid, "lama", lambda: processes.wait_until(one_more_waits, 30, "one more"))
+    processes.wait_until(lambda: grid.queues()["gpu"]["waiting"] == WAITING, 10, "its end")
+
+    lamagrid_json("queue", "resume", "gpu", data_dir=grid.data_dir)
+    expected = plain(64, 96, 0)
+    expected[HOLE > 0] = 127
+    for future in waiting:
+        answer = future.result(120)
+        assert answer.status_code == 200, answer.text
+        assert np.array_equal(decoded(answer.content), expected)
+    processes.wait_until(lambda: heard.count("diffusion_finish") == WAITING, 20, "the events")
+    browser.disconnect()
+    bad = grid.inpaint(b"no picture", encoded(HOLE))
+    assert bad.status_code == 500
+    assert requests.get(f"{grid.base}/grid", timeout=30).status_code == 200
+
+
+def test_it_says_what_it_needs(tmp_path: Path) -> None:
+    for words, text in (
+        ((), "--grid-scheduler"),
+        (("--grid-scheduler", tmp_path / "nobody"), "no scheduler answers"),
+        (("--grid-scheduler", tmp_path, "--modle", "lama"), "--modle"),
+    ):
+        done = subprocess.run(
+            [*gunicorn(*words), "--bind", f"127.0.0.1:{free_port()}"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode != 0
+        assert text in done.stderr
+        assert "Traceback" not in done.stderr
