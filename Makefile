@@ -9,7 +9,7 @@ BIN := $(CURDIR)/.venv/bin
 STAMP := .venv/.stamp
 WITH_VENV := VIRTUAL_ENV="$(CURDIR)/.venv" PATH="$(BIN):$$PATH"
 
-.PHONY: help deps venv build demo run test check parity bench gpu-check chaos clean
+.PHONY: help deps venv build demo run test check parity bench gpu-check chaos upgrade clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{ printf "  make %-9s %s\n", $$1, $$2 }'
@@ -65,6 +65,9 @@ gpu-check: build ## with an NVIDIA GPU: detection, parity and speed there, into 
 
 chaos: build ## kill, freeze, cancel, drain and lose power for a quarter of an hour; SABOTAGE=drop-outcome, ...: does the checker see it?
 	@$(WITH_VENV) $(BIN)/python tests/chaos.py $(if $(SABOTAGE),--sabotage $(SABOTAGE))
+
+upgrade: build ## mix this version with the protocol's minor version before it, under load (builds that, too; needs git's history)
+	@$(WITH_VENV) $(BIN)/python -m pytest -q tests/upgrade
 
 clean: ## remove what was built; .venv stays
 	@cargo clean

@@ -22,7 +22,7 @@ from lamagrid.pynode.models import OPTION_DEFAULTS, SEEDS
 from lamagrid.pynode.opencv import without_ipp
 from models.conftest import python_grid
 from parity.stock import stock_config
-from stock.pipelines import write_pipelines
+from stock.pipelines import CONTROLNETS, write_pipelines
 
 pytestmark = [
     pytest.mark.timeout(300),
@@ -35,7 +35,7 @@ SOFT = np.kron(
 )  # 128 x 160
 MASK = hole(128, 160, 40, 50, 40)
 ANSWER_S = 240.0
-STEPS = {"sd_seed": 7, "sd_steps": 3, "prompt": "a red cat", "hd_strategy": "Original"}
+STEPS = {"sd_seed": 7, "sd_steps": 2, "prompt": "a red cat", "hd_strategy": "Original"}
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +61,9 @@ def stock(pipelines: Path, model: str, fields: dict[str, Any], **options: Any) -
         patch.setenv("HF_HUB_OFFLINE", "1")
         manager = importlib.import_module("lama_cleaner.model_manager")
         made = manager.ModelManager(model, torch.device("cpu"), **{**OPTION_DEFAULTS, **options})
-    importlib.import_module("lama_cleaner.model.utils").set_seed(SEEDS["*"])
-    return made(SOFT.copy(), MASK.copy(), stock_config(**fields)).astype(np.uint8)
+        importlib.import_module("lama_cleaner.model.utils").set_seed(SEEDS["*"])
+        # Some of it loads more when it is called.
+        return made(SOFT.copy(), MASK.copy(), stock_config(**fields)).astype(np.uint8)
 
 
 @pytest.mark.parametrize(
@@ -71,6 +72,10 @@ def stock(pipelines: Path, model: str, fields: dict[str, Any], **options: Any) -
         ("sd1.5", STEPS, {}),
         ("sd1.5", {**STEPS, "sd_sampler": "ddim", "sd_match_histograms": True, "sd_mask_blur": 0}, {}),
         ("sd1.5", {**STEPS, "controlnet_conditioning_scale": 0.7}, {"sd_controlnet": True}),
+        *(
+            ("sd1.5", STEPS, {"sd_controlnet": True, "sd_controlnet_method": method})
+            for method in CONTROLNETS[1:]
+        ),
         ("anything4", STEPS, {}),
         ("realisticVision1.4", STEPS, {}),
         ("sd2", STEPS, {"disable_nsfw": True}),

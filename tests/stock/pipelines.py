@@ -19,6 +19,7 @@ INPAINTING = (
     "stabilityai/stable-diffusion-2-inpainting",
 )
 """One pipeline under the names of sd1.5, anything4, realisticVision1.4 and sd2."""
+CONTROLNETS = ("control_v11p_sd15_canny", "control_v11p_sd15_inpaint", "control_v11f1p_sd15_depth")
 WIDTHS = (16, 32)
 BLOCKS: dict[str, Any] = {
     "block_out_channels": WIDTHS,
@@ -35,6 +36,7 @@ def write_pipelines(folder: Path) -> None:
         ControlNetModel,
         StableDiffusionInpaintPipeline,
         StableDiffusionInstructPix2PixPipeline,
+        StableDiffusionPipeline,
     )
 
     with torch.random.fork_rng(devices=[]):
@@ -57,8 +59,14 @@ def write_pipelines(folder: Path) -> None:
         StableDiffusionInstructPix2PixPipeline(unet=_unet(8), **common).save_pretrained(
             folder / "timbrooks" / "instruct-pix2pix"
         )
+        # What the method for inpainting stands on.
+        StableDiffusionPipeline(unet=_unet(4), **common).save_pretrained(
+            folder / "runwayml" / "stable-diffusion-v1-5"
+        )
         control = ControlNetModel(in_channels=4, cross_attention_dim=32, **BLOCKS)
-        control.save_pretrained(folder / "lllyasviel" / "control_v11p_sd15_canny")
+        for method in CONTROLNETS:
+            control.save_pretrained(folder / "lllyasviel" / method)
+        _depth_estimator(folder / "Intel" / "dpt-large")
         _paint_by_example(folder / "Fantasy-Studio" / "Paint-by-Example")
 
 
@@ -120,6 +128,24 @@ def _text(folder: Path) -> tuple[Any, Any]:
         eos_token_id=len(words) - 1,
     )
     return tokenizer, CLIPTextModel(config).eval()
+
+
+def _depth_estimator(path: Path) -> None:
+    """What transformers' ``depth-estimation`` loads where no model is named."""
+    from transformers import DPTConfig, DPTFeatureExtractor, DPTForDepthEstimation
+
+    config = DPTConfig(
+        hidden_size=32,
+        intermediate_size=37,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        image_size=64,
+        backbone_out_indices=[0, 1, 2, 3],
+        neck_hidden_sizes=[8, 8, 8, 8],
+        fusion_hidden_size=8,
+    )
+    DPTForDepthEstimation(config).eval().save_pretrained(path)
+    DPTFeatureExtractor(size={"height": 64, "width": 64}).save_pretrained(path)
 
 
 def _paint_by_example(path: Path) -> None:

@@ -1,0 +1,86 @@
+"""The newest commit that speaks the protocol's minor version before ours, built beside us."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+WORK = ROOT / "target" / "upgrade"
+FRAME = "src/wire/src/frame.rs"
+
+
+@dataclass(frozen=True)
+class Version:
+    """What a version is started with.
+
+    Attributes:
+        name: For logs.
+        node: Its node program.
+        path: Where its Python package lies; None for the one that is installed.
+    """
+
+    name: str
+    node: Path
+    path: Path | None
+
+    @property
+    def env(self) -> dict[str, str]:
+        """For its processes."""
+        return {} if self.path is None else {"PYTHONPATH": str(self.path)}
+
+
+def _git(*words: str) -> str:
+    return subprocess.run(["git", *words], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+
+
+def _minor(commit: str) -> int:
+    found = re.search(r"pub const MINOR: u8 = (\d+);", _git("show", f"{commit}:{FRAME}"))
+    assert found is not None
+    return int(found[1])
+
+
+def _previous_commit() -> str:
+    """The parent of the commit that raised the minor version last."""
+    for commit in _git("log", "--format=%H", "--", FRAME).split():
+        if _minor(f"{commit}^") == _minor("HEAD") - 1:
+            return _git("rev-parse", f"{commit}^").strip()
+    raise AssertionError("no commit of the minor version before; is this a shallow clone?")
+
+
+@pytest.fixture(scope="session")
+def current() -> Version:
+    """This version."""
+    return Version("new", ROOT / "target" / "release" / "lamagrid-node", None)
+
+
+@pytest.fixture(scope="session")
+def previous() -> Version:
+    """The one before, without libtorch: its echo nodes need none. Built once per commit, in some minutes."""
+    commit = _previous_commit()
+    source, site = WORK / "source", WORK / f"site-{commit[:12]}"
+    target = WORK / "target"
+    if not site.exists():
+        shutil.rmtree(source, ignore_errors=True)
+        source.mkdir(parents=True)
+        archive = subprocess.Popen(["git", "archive", commit], cwd=ROOT, stdout=subprocess.PIPE)
+        subprocess.run(["tar", "-x", "-C", source], stdin=archive.stdout, check=True)
+        assert archive.wait() == 0
+        env = {**os.environ, "CARGO_TARGET_DIR": str(target)}
+        cargo = ["cargo", "build", "--release", "--locked", "-p", "lamagrid-node", "--no-default-features"]
+        subprocess.run(cargo, cwd=source, env=env, check=True)
+        wheels = WORK / "wheels"
+        maturin = [Path(sys.executable).parent / "maturin", "build", "--release", "--locked", "--out", wheels]
+        subprocess.run(maturin, cwd=source, env=env, check=True)
+        wheel = max(wheels.glob("lamagrid-*.whl"), key=lambda path: path.stat().st_mtime)
+        pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", f"{site}.part", wheel]
+        subprocess.run(pip, check=True)
+        Path(f"{site}.part").rename(site)
+    return Version("old", target / "release" / "lamagrid-node", site)
