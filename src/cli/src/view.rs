@@ -23,6 +23,8 @@ pub(crate) struct TaskView {
     queue: QueueName,
     state: Status,
     position: Option<u64>,
+    /// Until it begins, by how long tasks of its queue took; null where nothing is known.
+    expected_wait_ms: Option<u64>,
     node: Option<String>,
     failure: Option<Failure>,
     attempts: u32,
@@ -50,6 +52,7 @@ impl TaskView {
             queue: task.queue,
             state: task.status,
             position: task.position,
+            expected_wait_ms: task.wait_ms,
             node: task.node,
             failure: task.failure.map(Failure::bounded),
             attempts: task.counters.attempts,
@@ -79,6 +82,9 @@ impl Show for TaskView {
             Some(before) => rows.push(("position", format!("{before} before it"))),
             None => {}
         }
+        rows.extend(
+            self.expected_wait_ms.map(|ms| ("begins", format!("in about {}", duration_ms(ms as f64)))),
+        );
         rows.extend(self.node.clone().map(|node| ("node", node)));
         rows.extend(self.failure.as_ref().map(|failure| ("failure", format!("{}: {failure}", failure.kind))));
         rows.push((

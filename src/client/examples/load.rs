@@ -195,7 +195,7 @@ fn quantiles(mut values: Vec<f64>) -> String {
     format!("\"p50\": {}, \"p99\": {}, \"max\": {}", at(0.5), at(0.99), at(1.0))
 }
 
-#[tokio::main(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let text =

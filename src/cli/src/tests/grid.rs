@@ -163,7 +163,7 @@ pub(super) fn task(status: Status, failure: Option<Failure>) -> TaskInfo {
 fn queued() -> TaskInfo {
     TaskInfo {
         position: Some(4),
-        wait_ms: None,
+        wait_ms: Some(41_000),
         node: None,
         counters: Counters::default(),
         stages: Stages::default(),
@@ -202,7 +202,8 @@ fn people_see_a_task_as_a_table() {
     );
     assert!(ran.out.contains("attempts  3 (1 crashed, 2 failed)\n"), "{}", ran.out);
     let ran = Fake::with_task(queued()).run(&["task", "show", ID]);
-    assert!(ran.out.contains("position  4 before it\n") && !ran.out.contains("stages"), "{}", ran.out);
+    assert!(ran.out.contains("position  4 before it\nbegins    in about 41.0 s\n"), "{}", ran.out);
+    assert!(!ran.out.contains("stages"), "{}", ran.out);
     assert!(ran.out.contains("created   2026-07-31 12:13:20 UTC"), "{}", ran.out);
 }
 

@@ -96,7 +96,8 @@ pub struct Options {
 pub fn run(options: Options) -> Result<(), SchedulerError> {
     // Pictures and prompts are nobody else's business, whatever mode an older data directory has.
     rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    // One thread has the core and all its sockets: handing each message to another one costs more than to read it.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let ended = runtime.block_on(serve(options));
     // Blocking tasks (the lifeline's read) may never return.
     runtime.shutdown_background();
