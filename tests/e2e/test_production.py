@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import requests
 import socketio
+from engineio.payload import Payload
 
 from e2e.test_callers import leave
 from grids.pictures import decoded, encoded, hole, plain
@@ -61,8 +62,14 @@ def threads(pid: int) -> int:
 
 
 def test_many_wait_in_a_thread_each_and_one_that_leaves_is_cancelled(
-    grid: GridServer, processes: Processes, background: Callable[..., Future[Any]]
+    grid: GridServer,
+    processes: Processes,
+    background: Callable[..., Future[Any]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(
+        Payload, "max_decode_packets", 2 * WAITING
+    )  # this client's own limit; browsers have none
     worker = int(Path(f"/proc/{grid.process.pid}/task/{grid.process.pid}/children").read_text().split()[0])
     heard: list[str] = []
     browser = socketio.Client(reconnection=False)
