@@ -132,7 +132,7 @@ def _text(folder: Path) -> tuple[Any, Any]:
 
 def _depth_estimator(path: Path) -> None:
     """What transformers' ``depth-estimation`` loads where no model is named."""
-    from transformers import DPTConfig, DPTFeatureExtractor, DPTForDepthEstimation
+    from transformers import DPTConfig, DPTImageProcessor, DPTForDepthEstimation
 
     config = DPTConfig(
         hidden_size=32,
@@ -145,7 +145,7 @@ def _depth_estimator(path: Path) -> None:
         fusion_hidden_size=8,
     )
     DPTForDepthEstimation(config).eval().save_pretrained(path)
-    DPTFeatureExtractor(size={"height": 64, "width": 64}).save_pretrained(path)
+    DPTImageProcessor(size={"height": 64, "width": 64}).save_pretrained(path)
 
 
 def _paint_by_example(path: Path) -> None:
