@@ -132,7 +132,7 @@ def _text(folder: Path) -> tuple[Any, Any]:
 
 def _depth_estimator(path: Path) -> None:
     """What transformers' ``depth-estimation`` loads where no model is named."""
-    from transformers import DPTConfig, DPTImageProcessor, DPTForDepthEstimation
+    from transformers import DPTConfig, DPTForDepthEstimation, DPTImageProcessor
 
     config = DPTConfig(
         hidden_size=32,
