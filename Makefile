@@ -54,7 +54,7 @@ parity: build ## stock against the grid: 50,000 calls of its functions, and 2,00
 	@$(BIN)/python -m pytest -q tests/seam/test_grid_pixels.py
 	@$(BIN)/python -m pytest -q tests/parity --requests 2000
 
-bench: build ## stock and grid side by side, and what tasks cost: tables, target/bench.json and bench-tasks.json
+bench: build ## stock and grid side by side, what tasks cost, a hundred clients: tables, target/bench*.json
 	@$(WITH_VENV) $(BIN)/python bench/run.py
 	@$(WITH_VENV) cargo build --release --locked --examples
 	@$(WITH_VENV) $(BIN)/python bench/tasks.py

@@ -49,9 +49,8 @@ def page(tmp_path: Path) -> Iterator[Page]:
             args=list(FLAGS),
             viewport={"width": 1280, "height": 900},
         )
-        context.set_default_timeout(
-            120_000
-        )  # of a busy machine; whoever waits in vain fails by the test's own limit
+        # Of a busy machine; whoever waits in vain fails by the test's own limit.
+        context.set_default_timeout(120_000)
         try:
             yield context.new_page()
         finally:

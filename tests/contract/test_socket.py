@@ -9,13 +9,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import requests
-import socketio
 
 from contract.conftest import Servers
 from contract.test_http import FIXED, MASK, PHOTO, ROUND, inpaint, post, same
+from grids.browser import SOON_S, Browser
 from grids.pictures import encoded, hole
-from grids.server import Server
 from stock.forms import stock_form
 from stock.processes import Processes
 
@@ -23,29 +21,6 @@ pytestmark = pytest.mark.timeout(300)
 
 FINISH = ("diffusion_finish",)
 MINE, THEIRS = "1" * 32, "2" * 32
-SOON_S = 20
-
-
-class Browser:
-    """A connection that keeps all events it hears, in their order."""
-
-    def __init__(self, server: Server, cookie: str | None = None) -> None:
-        session = requests.Session()
-        session.trust_env = False
-        if cookie is not None:
-            session.headers["Cookie"] = f"lamagrid={cookie}"
-        self.heard: list[tuple[Any, ...]] = []
-        self._client = socketio.Client(http_session=session, reconnection=False)
-        self._client.on("*", lambda event, *payload: self.heard.append((event, *payload)))
-        self._client.connect(server.base, transports=["polling"], wait_timeout=SOON_S)
-
-    def hear_out(self) -> None:
-        """Wait for what was on its way when this was called: our servers' answers come behind it."""
-        self._client.call("unsubscribe_task", "0" * 32, timeout=SOON_S)
-
-    def close(self) -> None:
-        """Leave."""
-        self._client.disconnect()
 
 
 @pytest.fixture

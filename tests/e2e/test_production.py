@@ -16,18 +16,17 @@ from typing import Any
 import numpy as np
 import pytest
 import requests
-import socketio
 from engineio.payload import Payload
 
 from e2e.test_callers import leave
+from grids.browser import Browser
 from grids.pictures import decoded, encoded, hole, plain
-from grids.server import BIN, ORIGINAL, GridServer, free_port, lamagrid_json
+from grids.server import BIN, ORIGINAL, PROGRAMS, GridServer, free_port, lamagrid_json
 from stock.processes import Processes
 
 pytestmark = pytest.mark.timeout(240)
 
 WAITING = 30
-PROGRAMS = Path(__file__).parents[2] / "target" / "release"
 MORE_THREADS = 20
 """What the web process may have besides a thread for each request that waits."""
 HOLE = hole(64, 96, 20, 30, 16)
@@ -67,14 +66,10 @@ def test_many_wait_in_a_thread_each_and_one_that_leaves_is_cancelled(
     background: Callable[..., Future[Any]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(
-        Payload, "max_decode_packets", 2 * WAITING
-    )  # this client's own limit; browsers have none
+    # The client's own limit; browsers have none.
+    monkeypatch.setattr(Payload, "max_decode_packets", 2 * WAITING)
     worker = int(Path(f"/proc/{grid.process.pid}/task/{grid.process.pid}/children").read_text().split()[0])
-    heard: list[str] = []
-    browser = socketio.Client(reconnection=False)
-    browser.on("*", lambda event, *_: heard.append(event))
-    browser.connect(grid.base, transports=["polling"], wait_timeout=20)
+    browser = Browser(grid)
 
     lamagrid_json("queue", "pause", "gpu", data_dir=grid.data_dir)
     waiting = [
@@ -97,8 +92,8 @@ def test_many_wait_in_a_thread_each_and_one_that_leaves_is_cancelled(
         answer = future.result(120)
         assert answer.status_code == 200, answer.text
         assert np.array_equal(decoded(answer.content), expected)
-    processes.wait_until(lambda: heard.count("diffusion_finish") == WAITING, 20, "the events")
-    browser.disconnect()
+    processes.wait_until(lambda: browser.heard.count(("diffusion_finish",)) == WAITING, 20, "the events")
+    browser.close()
     bad = grid.inpaint(b"no picture", encoded(HOLE))
     assert bad.status_code == 500
     assert requests.get(f"{grid.base}/grid", timeout=30).status_code == 200

@@ -19,12 +19,11 @@ import numpy as np
 
 from faults.checker import History
 from grids import procfs
-from grids.server import BIN
+from grids.server import BIN, PROGRAMS
 from lamagrid import TaskClient
 from lamagrid.errors import CancelledError, LamaGridError, OverloadedError, UnknownTaskError
 from stock.processes import Processes
 
-PROGRAMS = BIN.parent.parent / "target" / "release"
 SETTINGS = {
     "SCHEDULER__LEASE_MS": "1500",
     "SCHEDULER__SUSPECT_AFTER_MS": "700",

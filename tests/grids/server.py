@@ -18,6 +18,8 @@ from stock.forms import stock_form
 from stock.processes import Processes
 
 BIN = Path(sys.executable).parent
+PROGRAMS = Path(__file__).parents[2] / "target" / "release"
+"""The programs in Rust, as built here."""
 READY_S = 90.0
 ANSWER_S = 110.0
 

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from grids.server import PROGRAMS
+
 ROOT = Path(__file__).parents[2]
 WORK = ROOT / "target" / "upgrade"
 FRAME = "src/wire/src/frame.rs"
@@ -58,7 +60,7 @@ def _previous_commit() -> str:
 @pytest.fixture(scope="session")
 def current() -> Version:
     """This version."""
-    return Version("new", ROOT / "target" / "release" / "lamagrid-node", None)
+    return Version("new", PROGRAMS / "lamagrid-node", None)
 
 
 @pytest.fixture(scope="session")
