@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 import numpy as np
 
 from grids import procfs
-from grids.server import BIN, lamagrid_json
+from grids.server import BIN, PROGRAMS, lamagrid_json
 from lamagrid import TaskClient
 from machine import machine
 from spread import figure, quantile
@@ -36,7 +36,6 @@ from stock.processes import Processes
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "target" / "bench-tasks.json"
 LOGS = ROOT / "target" / "bench"
-PROGRAMS = ROOT / "target" / "release"
 UNBOUNDED = {
     "LAMAGRID__QUEUES__GPU__MAX_TASKS": "1000000",
     "LAMAGRID__LIMITS__MAX_CLIENT_TASKS": "1000000",
