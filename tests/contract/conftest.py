@@ -85,7 +85,7 @@ def servers(running: Processes, folder: Path, grid_dir: Path, environment: dict[
         grid_dir,
         *flags("grid"),
         *("--grid-nodes", "1", "--grid-model", f"lama={environment['LAMA_MODEL_URL']}"),
-        *("--grid-python-models", "cv2,sd1.5,manga"),
+        *("--grid-python-models", "cv2,sd1.5"),
         env=environment,
         cwd=folder,
     )

@@ -1,4 +1,4 @@
-"""A real scheduler and one Python node."""
+"""A real scheduler and one node."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from grids.server import PROGRAMS
 from lamagrid import TaskClient
 from stock.processes import Processes
 
@@ -15,17 +16,32 @@ from stock.processes import Processes
 def python_grid(
     folder: Path, models: Sequence[str], env: Mapping[str, str], cwd: Path | None = None
 ) -> Iterator[TaskClient]:
-    """A client of a grid whose one node serves the models, with this environment and in that folder."""
+    """A client of a grid whose Python node serves the models, with this environment, in that folder."""
+    with _grid(folder, (sys.executable, "-m", "lamagrid", "pynode"), models, env, cwd) as client:
+        yield client
+
+
+@contextlib.contextmanager
+def torch_grid(folder: Path, models: Sequence[str], env: Mapping[str, str]) -> Iterator[TaskClient]:
+    """The same with one Rust node."""
+    with _grid(folder, (PROGRAMS / "lamagrid-node", "--device", "cpu"), models, env, None) as client:
+        yield client
+
+
+@contextlib.contextmanager
+def _grid(
+    folder: Path, node: Sequence[str | Path], models: Sequence[str], env: Mapping[str, str], cwd: Path | None
+) -> Iterator[TaskClient]:
     processes = Processes(folder / "logs")
     try:
-        command = [sys.executable, "-m", "lamagrid"]
         data_dir = folder / "data"
-        scheduler = processes.start("scheduler", [*command, "scheduler", "--data-dir", data_dir])
+        command = [sys.executable, "-m", "lamagrid", "scheduler", "--data-dir", data_dir]
+        scheduler = processes.start("scheduler", command)
         client = TaskClient(data_dir)
         processes.wait_until(lambda: client.survey() is not None, 60, "the scheduler", [scheduler])
         flags = [word for name in models for word in ("--model", name)]
-        node = processes.start("pynode", [*command, "pynode", "--data-dir", data_dir, *flags], env, cwd)
-        processes.wait_until(lambda: client.survey()["nodes"], 120, "the node", [node])
+        started = processes.start("node", [*node, "--data-dir", data_dir, *flags], env, cwd)
+        processes.wait_until(lambda: client.survey()["nodes"], 120, "the node", [started])
         yield client
     finally:
         processes.close()

@@ -1,4 +1,4 @@
-"""Lama Cleaner's models on a Python node, against the same models in this process: the same pixels.
+"""Lama Cleaner's models on a node, against the same models in this process: the same pixels.
 
 A real scheduler and a real node; upstream's own loading and calling code on both sides, on files with random
 weights. R3.1, R8.1, P7.1.
@@ -16,10 +16,10 @@ import torch
 
 from grids.pictures import hole
 from lamagrid import TaskClient
-from lamagrid.errors import InvalidInputError
+from lamagrid.errors import InvalidInputError, LamaGridError
 from lamagrid.pynode.models import SEEDS
 from lamagrid.pynode.opencv import without_ipp
-from models.conftest import python_grid
+from models.conftest import python_grid, torch_grid
 from parity.stock import stock_config
 from stock.networks import point_upstream_at, write_networks
 
@@ -83,6 +83,44 @@ def test_a_model_gives_upstreams_pixels(
         got = client.inpaint(SOFT, mask, model=model, timeout=ANSWER_S, **fields)[:, :, ::-1]
         assert np.array_equal(got, wanted), f"{(got != wanted).mean():.2%} of the samples differ"
     assert not np.array_equal(wanted[:, :, ::-1], SOFT), "nothing was done"
+
+
+@pytest.mark.filterwarnings("ignore")  # upstream's, of what it stands on
+def test_manga_on_a_rust_node_gives_upstreams_pixels(
+    networks: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    odd = np.ascontiguousarray(SOFT[:181, :205])  # of sides that are padded
+    with torch_grid(tmp_path_factory.mktemp("torch"), ["manga"], networks) as client:
+        for image, fields in [
+            (SOFT, {"hd_strategy": "Original"}),
+            (odd, {"hd_strategy": "Original"}),
+            (odd, {"hd_strategy": "Resize", "hd_strategy_resize_limit": 100}),
+            (
+                odd,
+                {"hd_strategy": "Crop", "hd_strategy_crop_trigger_size": 64, "hd_strategy_crop_margin": 24},
+            ),
+        ]:
+            mask = hole(*image.shape[:2], 60, 70, 50) | hole(*image.shape[:2], 130, 20, 20)
+            wanted = stock(networks, "manga", image, mask, **fields)
+            got = client.inpaint(image, mask, model="manga", timeout=ANSWER_S, **fields)[:, :, ::-1]
+            assert np.array_equal(got, wanted), (
+                f"{fields}: {(got != wanted).mean():.2%} of the samples differ"
+            )
+            assert not np.array_equal(wanted[:, :, ::-1], image), "nothing was done"
+
+
+def test_manga_without_its_files_says_what_to_do(
+    networks: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    env = {**networks, "MANGA_LINE_MODEL_URL": "no-such-file.jit"}
+    mask = hole(*SOFT.shape[:2], 60, 70, 50)
+    with (
+        torch_grid(tmp_path_factory.mktemp("torch"), ["manga"], env) as client,
+        pytest.raises(
+            LamaGridError, match=r"model manga: cannot fetch no-such-file\.jit .*MANGA_LINE_MODEL_URL"
+        ),
+    ):
+        client.inpaint(SOFT, mask, model="manga", timeout=ANSWER_S)
 
 
 def test_a_sampler_that_there_is_not_is_told_and_the_model_stays(client: TaskClient) -> None:

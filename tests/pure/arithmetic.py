@@ -14,6 +14,7 @@ import torch
 from lama_cleaner.helper import boxes_from_mask, norm_img, pad_img_to_modulo, resize_max_size
 from lama_cleaner.model.base import InpaintModel
 from lama_cleaner.model.lama import LaMa
+from lama_cleaner.model.manga import Manga
 from numpy.typing import NDArray
 
 from parity import content
@@ -122,7 +123,7 @@ def boxes(dice: random.Random, rng: np.random.Generator) -> Trial:
 
 
 class Numbers(InpaintModel):
-    """A model without weights, as the example's two networks are."""
+    """A model without weights, as the example's networks are."""
 
     name = "numbers"
 
@@ -146,9 +147,11 @@ class Numbers(InpaintModel):
         y, x = np.arange(height)[:, np.newaxis, np.newaxis], np.arange(width)[np.newaxis, :, np.newaxis]
         channel = np.arange(3)[np.newaxis, np.newaxis, :]
         level = mask.reshape(height, width, 1).astype(np.int64)
-        if self.network == 0:
+        if self.network in (0, 2):
             total = 5 * image.astype(np.int64) + 31 * channel + 3 * y + 7 * x + 97 * (level > 0) + level
             out = (total % 512).astype(np.float32) / np.float32(256) - np.float32(0.5)
+            if self.network == 2:
+                return _manga(torch.from_numpy(2 * out[:, :, :1]).permute(2, 0, 1)[None], image)
         else:
             squares = ((x // 2 + y // 2) % 2).astype(np.float32) * np.float32(2) - np.float32(0.5)
             out = np.where(level > 0, squares, image.astype(np.float32) / np.float32(255))
@@ -297,6 +300,41 @@ def to_mask_tensor(dice: random.Random, rng: np.random.Generator) -> Trial:
     return Trial(11, pixels(mask), _same_bytes(wanted), f"{mask.shape}")
 
 
+def _manga(answer: torch.Tensor, image: Pixels, seen: list[torch.Tensor] | None = None) -> Pixels:
+    """What upstream's ``Manga.forward`` makes of its network's answer, BGR; `seen` takes the grey picture."""
+    manga: Manga = Manga.__new__(Manga)
+    manga.device, manga.seed = torch.device("cpu"), 42
+    manga.line_model = lambda grey: (seen if seen is not None else []).append(grey) or grey
+    manga.inpaintor_model = lambda *_: answer
+    with np.errstate(invalid="ignore"):
+        result: Pixels = manga.forward(image, np.zeros((*image.shape[:2], 1), np.uint8), None)
+    return result
+
+
+def to_gray(dice: random.Random, rng: np.random.Generator) -> Trial:
+    """The grey picture that `Manga.forward` gives its first model."""
+    picture, seen = _picture(dice, rng), list[torch.Tensor]()
+    _manga(torch.zeros(1, 1, 1, 1), picture, seen)
+    return Trial(18, pixels(picture), _same_bytes(seen[0].numpy()), f"{picture.shape}")
+
+
+def from_gray(dice: random.Random, rng: np.random.Generator) -> Trial:
+    """What `Manga.forward` makes of its model's answer."""
+    height, width = _side(dice, 60), _side(dice, 60)
+    span = dice.choice([(-1, 1), (-1.02, 1.02), (-5, 5), (-1e10, 1e10)])
+    values = rng.uniform(*span, (1, 1, height, width)).astype(np.float32)
+    if dice.random() < 0.5:  # near whole numbers, where rounding shows
+        values = ((rng.integers(-2, 259, values.shape) - np.float32(127.5)) / np.float32(127.5)).astype(
+            np.float32
+        )
+        values = np.nextafter(values, dice.choice([-9, 9])).astype(np.float32)
+    if dice.random() < 0.1:
+        values[0, 0, 0, 0] = dice.choice([np.inf, -np.inf, np.nan])
+    bgr = _manga(torch.from_numpy(values), np.zeros((height, width, 3), np.uint8))
+    fields = struct.pack("<BII", 1, height, width) + values.tobytes()
+    return Trial(12, fields, _same_pixels(bgr[:, :, ::-1]), f"{height}x{width} in {span}")
+
+
 def from_tensor(dice: random.Random, rng: np.random.Generator) -> Trial:
     """What `LaMa.forward` makes of its model's answer."""
     height, width = _side(dice, 60), _side(dice, 60)
@@ -309,7 +347,7 @@ def from_tensor(dice: random.Random, rng: np.random.Generator) -> Trial:
         values[0, 0, 0, 0] = dice.choice([np.inf, -np.inf])
     lama = _lama(lambda *_: torch.from_numpy(values))
     bgr = lama.forward(np.zeros((height, width, 3), np.uint8), np.zeros((height, width, 1), np.uint8), None)
-    fields = struct.pack("<II", height, width) + values.tobytes()
+    fields = struct.pack("<BII", 0, height, width) + values.tobytes()
     return Trial(12, fields, _same_pixels(bgr[:, :, ::-1]), f"{height}x{width} in {span}")
 
 
@@ -326,7 +364,7 @@ def inpaint(dice: random.Random, rng: np.random.Generator) -> Trial:
     trigger = dice.choice([0, 2, 3, longest // 2, longest - 1, longest, -1])
     margin = dice.choice([0, 1, 2, 7, 8, 33, 196, dice.choice([5000, -1, -3, -20])])
     modulo = dice.choice([8, 8, 8, 1, 16, 32])
-    network = dice.randrange(2)
+    network = dice.randrange(3)
     model = Numbers(network, modulo)
     config = stock_config(
         hd_strategy=strategy,

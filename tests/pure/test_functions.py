@@ -26,10 +26,10 @@ ALL = 50_000
 SHOWN = 60
 
 SHARES: dict[str, tuple[Draw, int]] = {
-    "pad": (arithmetic.pad, 10),
+    "pad": (arithmetic.pad, 9),
     "pad_mask": (arithmetic.pad_mask, 5),
-    "boxes_from_mask": (arithmetic.boxes, 12),
-    "crop_box": (arithmetic.crop_box, 12),
+    "boxes_from_mask": (arithmetic.boxes, 11),
+    "crop_box": (arithmetic.crop_box, 10),
     "resize_cubic": (arithmetic.resize, 8),
     "resize_cubic_mask": (arithmetic.resize_mask, 6),
     "resize_cubic_f64": (arithmetic.resize_float, 5),
@@ -38,6 +38,8 @@ SHARES: dict[str, tuple[Draw, int]] = {
     "rgb_to_nchw_f32": (arithmetic.to_tensor, 3),
     "mask_to_i64": (arithmetic.to_mask_tensor, 2),
     "nchw_f32_to_rgb": (arithmetic.from_tensor, 4),
+    "rgb_to_gray_f32": (arithmetic.to_gray, 2),
+    "gray_nchw_to_rgb": (arithmetic.from_gray, 2),
     "inpaint": (arithmetic.inpaint, 8),
     "probe": (pictures.probe, 2),
     "decode": (pictures.decode, 7),

@@ -159,12 +159,17 @@ def models_of(command: list[str]) -> list[str]:
 def test_what_is_started_follows_the_model(node_program: Path) -> None:
     nodes = planned(node_program, "lama")
     assert {name: models_of(command) for name, command in nodes.items()} == {
-        "torch-0": ["lama"],
+        "torch-0": ["lama", "manga"],
         "python-0": ["cv2"],
     }
+    assert models_of(planned(node_program, "manga")["torch-0"]) == ["manga", "lama"]
     # cv2 alone needs no libtorch; mat is upstream's to run.
     assert set(planned(node_program, "cv2")) == {"python-0"}
     assert models_of(planned(node_program, "mat")["python-0"]) == ["cv2", "mat"]
+    nodes = planned(node_program, "manga", "--grid-python-models", "cv2,manga,lama")
+    assert {name: models_of(command) for name, command in nodes.items()} == {
+        "python-0": ["cv2", "manga", "lama"]
+    }
     nodes = planned(node_program, "lama", "--grid-nodes", "0", "--grid-python-models", "cv2,lama")
     assert {name: models_of(command) for name, command in nodes.items()} == {"python-0": ["cv2", "lama"]}
     with pytest.raises(plan.PlanError, match="nobody to serve lama"):
@@ -186,12 +191,12 @@ def test_nodes_are_told_threads_device_and_files(node_program: Path, tmp_path: P
         device="cpu",
     )
     assert set(nodes) == {"torch-0", "torch-1", "python-0"}
-    assert models_of(nodes["torch-1"]) == [f"mine={file}", "lama"]
+    assert models_of(nodes["torch-1"]) == ["lama", f"mine={file}", "manga"]
     assert " --threads 3" in " ".join(nodes["torch-1"])
     assert " --device cpu" in " ".join(nodes["torch-1"])
     assert all("--lifeline" in command for command in nodes.values())
     demo = planned(node_program, "lama", "--grid-demo-model", "--grid-python-models", "")
-    assert models_of(demo["torch-0"]) == [f"lama={plan.DEMO_MODEL}"]
+    assert models_of(demo["torch-0"]) == [f"lama={plan.DEMO_MODEL}", "manga"]
     assert plan.DEMO_MODEL.is_file()
     assert set(demo) == {"torch-0"}
 

@@ -33,6 +33,7 @@ from lamagrid.errors import (
 from lamagrid.pynode.options import TASK_OPTIONS
 from lamagrid.settings import load_settings
 from lamagrid.web.caller import Caller
+from lamagrid.web.plan import TORCH_MODELS
 
 if TYPE_CHECKING:
     from lama_cleaner.schema import Config
@@ -373,7 +374,7 @@ def _tell_request(task_id: str) -> None:
 
 
 def _serve_hint(name: str) -> str:
-    if name == "lama":
-        return "Start a node with `lamagrid-node --model lama`."
+    if name in TORCH_MODELS:
+        return f"Start a node with `lamagrid-node --model {name}`."
     flag = f"--grid-python-models cv2,{name}"
     return f"Start one with `lamagrid pynode --model {name}`, or the server with `{flag}`."

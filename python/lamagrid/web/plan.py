@@ -19,6 +19,8 @@ from lamagrid.web.plugins import RemotePlugin
 NODE_PROGRAM = "lamagrid-node"
 DEMO_MODEL = Path(__file__).parent.parent / "demo" / "demo.pt"
 LAMA_FILE = "big-lama.pt"
+TORCH_MODELS = ("lama", "manga")
+"""Upstream's models that the node program finds the files of by itself."""
 
 
 class PlanError(Exception):
@@ -63,7 +65,10 @@ def nodes(
     if flags.demo_model:
         files["lama"] = DEMO_MODEL
     python_models = flags.python_models
-    torch_models = tuple(dict.fromkeys([*files, *([] if "lama" in python_models else ["lama"])]))
+    own = [name for name in TORCH_MODELS if name not in python_models]
+    torch_models = tuple(dict.fromkeys([*files, *own]))
+    if model in torch_models:  # the first one is loaded at once
+        torch_models = tuple(dict.fromkeys([model, *torch_models]))
     if model not in torch_models and model not in python_models:
         python_models = (*python_models, model)
     count = flags.nodes

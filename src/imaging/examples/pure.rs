@@ -7,7 +7,8 @@
 //! Field types: `blob` is `u32` length and bytes; `text` a blob of UTF-8; `opt T` is `u8` 0, or 1 and a `T`;
 //! `rgb` is `u32` H, `u32` W, `H*W*3` bytes; `grey` is `u32` H, `u32` W, `H*W` bytes; `rule` is `u32` modulo,
 //! `u8` square, `u32` least side (0: none); `rect` is four `u32`: left, top, right, bottom (half-open);
-//! `meta` is `opt blob` exif, `opt text` parameters.
+//! `meta` is `opt blob` exif, `opt text` parameters; `tones` is `u8` 0 for RGB in 0..=1 (C is 3), or 1 for grey
+//! in -1..=1 (C is 1).
 //!
 //! | op | request | answer |
 //! |---|---|---|
@@ -22,25 +23,27 @@
 //! | 9 wrap_to_u8 | u32 n, n f64 | n u8 |
 //! | 10 rgb_to_nchw_f32 | rgb | 3\*H\*W f32 |
 //! | 11 mask_to_i64 | grey | H\*W i64 |
-//! | 12 nchw_f32_to_rgb | u32 H, u32 W, 3\*H\*W f32 | rgb |
+//! | 12 nchw_f32_to_rgb | tones, u32 H, u32 W, C\*H\*W f32 | rgb |
 //! | 13 inpaint | text strategy, i64 resize limit, i64 crop trigger, i64 crop margin, rule, u8 network, rgb, grey | rgb, u32 calls, per call u32 H, u32 W of what the network saw |
 //! | 14 probe | blob | text format, text mode, u32 H, u32 W, u8 decodes |
 //! | 15 decode | u64 max_pixels, blob | rgb, opt grey alpha, meta |
 //! | 16 decode_mask | u64 max_pixels, blob | grey |
 //! | 17 encode | text format, u8 quality, rgb, opt grey alpha, meta | blob |
+//! | 18 rgb_to_gray_f32 | rgb | H\*W f32 |
 //!
-//! The networks of op 13 give float32 `(3, h, w)` from the padded picture `p` and mask `m` (u8), y and x counted
+//! The networks of op 13 give float32 `(C, h, w)` from the padded picture `p` and mask `m` (u8), y and x counted
 //! in the padded picture, which then go the way of op 12:
 //! 0: `((5*p[c] + 31*c + 3*y + 7*x + 97*(m > 0) + m) % 512) / 256 - 0.5`, exact, leaves 0..1 on both sides;
-//! 1: where `m > 0` `((x/2 + y/2) % 2) * 2 - 0.5` (whole-number divisions), elsewhere `p[c] / 255` in float32.
+//! 1: where `m > 0` `((x/2 + y/2) % 2) * 2 - 0.5` (whole-number divisions), elsewhere `p[c] / 255` in float32;
+//! 2: that of 0 with `c` 0, doubled, as grey: leaves -1..1 on both sides.
 
 use std::io::{self, Read, Write};
 
 use lamagrid_imaging::codec::{self, Metadata};
 use lamagrid_imaging::{
-    HdStrategy, Image, ImageError, Layout, Luma, PadRule, Patch, Rect, Rgb, blend_f64, boxes_from_mask,
-    crop_box, inpaint, mask_to_i64, nchw_f32_to_rgb, pad, resize_cubic, resize_cubic_f64, rgb_to_nchw_f32,
-    wrap_to_u8,
+    HdStrategy, Image, ImageError, Layout, Luma, Model, PadRule, Patch, Rect, Rgb, Tones, blend_f64,
+    boxes_from_mask, crop_box, inpaint, mask_to_i64, nchw_f32_to_rgb, pad, resize_cubic, resize_cubic_f64,
+    rgb_to_gray_f32, rgb_to_nchw_f32, wrap_to_u8,
 };
 
 /// Why a request has no result.
@@ -174,7 +177,9 @@ impl Answer {
 
 /// Sample `c` of what one of the networks answers at row `y` and column `x`.
 fn sample(network: u8, pixel: &[u8], mask: u8, c: usize, y: usize, x: usize) -> f32 {
-    if network == 0 {
+    if network == 2 {
+        2.0 * sample(0, pixel, mask, c, y, x)
+    } else if network == 0 {
         let mask = usize::from(mask);
         let sum = 5 * usize::from(pixel[c]) + 31 * c + 3 * y + 7 * x + 97 * usize::from(mask > 0) + mask;
         (sum % 512) as f32 / 256.0 - 0.5
@@ -185,11 +190,15 @@ fn sample(network: u8, pixel: &[u8], mask: u8, c: usize, y: usize, x: usize) -> 
     }
 }
 
+fn tones_of(network: u8) -> Tones {
+    if network == 2 { Tones::SignedGray } else { Tones::UnitRgb }
+}
+
 fn forward(network: u8, patch: &Patch<'_>) -> Result<Vec<f32>, ImageError> {
     let (image, mask) = (patch.image()?, patch.mask()?);
     let width = image.width();
     let mut values = Vec::with_capacity(image.data().len());
-    for c in 0..3 {
+    for c in 0..tones_of(network).channels() {
         let pixels = image.data().chunks_exact(3).zip(mask.data()).enumerate();
         values
             .extend(pixels.map(|(i, (pixel, mask))| sample(network, pixel, *mask, c, i / width, i % width)));
@@ -203,10 +212,19 @@ fn inpaint_once(request: &mut Request<'_>, answer: &mut Answer) -> Result<(), Re
     let (rule, network) = (request.rule()?, request.u8()?);
     let (image, mask) = (request.image()?, request.image()?);
     let mut calls = Vec::new();
-    let result = inpaint(image, &mask, &hd, &rule, &mut |patch| {
-        calls.push(patch.shape());
-        forward(network, patch)
-    })?;
+    let result = inpaint(
+        image,
+        &mask,
+        &hd,
+        Model {
+            pad: rule,
+            tones: tones_of(network),
+            forward: &mut |patch| {
+                calls.push(patch.shape());
+                forward(network, patch)
+            },
+        },
+    )?;
     answer.image(&result);
     answer.number(calls.len());
     for (height, width) in calls {
@@ -304,10 +322,11 @@ fn answer(request: &mut Request<'_>) -> Result<Answer, Refusal> {
         }
         11 => answer.values(mask_to_i64(&request.image()?).into_iter().map(i64::to_le_bytes)),
         12 => {
+            let tones = if request.u8()? == 0 { Tones::UnitRgb } else { Tones::SignedGray };
             let (height, width) = (request.usize()?, request.usize()?);
-            let count = height.saturating_mul(width).saturating_mul(3);
+            let count = height.saturating_mul(width).saturating_mul(tones.channels());
             let values = request.values(count, f32::from_le_bytes)?;
-            answer.image(&nchw_f32_to_rgb(&values, height, width)?);
+            answer.image(&nchw_f32_to_rgb(&values, tones, height, width)?);
         }
         13 => inpaint_once(request, &mut answer)?,
         14 => probe(request, &mut answer)?,
@@ -317,6 +336,10 @@ fn answer(request: &mut Request<'_>) -> Result<Answer, Refusal> {
             answer.image(&codec::decode_mask(request.blob()?, max_pixels)?);
         }
         17 => encode(request, &mut answer)?,
+        18 => {
+            let values = rgb_to_gray_f32(&request.image()?);
+            answer.values(values.into_iter().map(f32::to_le_bytes));
+        }
         _ => return Err(Refusal::Senseless("there is no such op")),
     }
     Ok(answer)

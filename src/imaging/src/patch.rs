@@ -6,7 +6,7 @@
 use crate::boxes::Rect;
 use crate::image::{Gray, Image, ImageError, Rgb};
 use crate::pad::{PadRule, padded, padded_rows};
-use crate::tensor::{mask_row_to_i64, rgb_row_to_f32};
+use crate::tensor::{mask_row_to_i64, rgb_row_to_f32, rgb_row_to_gray_f32};
 
 /// A part of a picture and of its mask, padded to a size that the model accepts.
 #[derive(Debug)]
@@ -58,6 +58,17 @@ impl<'a> Patch<'a> {
                 rgb_row_to_f32(row, channel, &mut values);
                 write((channel * height + y) * width, &values);
             }
+        });
+    }
+
+    /// The picture as `(1, 1, H, W)` float32 grey in 0..=255; `write` as for [`Patch::image_nchw_f32`].
+    ///
+    /// Source: Lama Cleaner `model/manga.py`, 1.2.5.
+    pub fn gray_nchw_f32(&self, mut write: impl FnMut(usize, &[f32])) {
+        let mut values = vec![0.0; self.size.1];
+        padded_rows(self.image, &self.rect, self.size, |y, row| {
+            rgb_row_to_gray_f32(row, &mut values);
+            write(y * self.size.1, &values);
         });
     }
 

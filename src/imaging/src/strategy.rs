@@ -11,7 +11,7 @@ use crate::image::{Gray, Image, ImageError, Rgb};
 use crate::pad::{PadRule, padded};
 use crate::patch::Patch;
 use crate::resize::{RowResizer, resize_cubic};
-use crate::tensor::Nchw;
+use crate::tensor::{Nchw, Tones};
 
 /// How pictures too large for the model are handled. Numbers are a form's: any value may come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,7 +71,7 @@ pub enum InpaintError<E> {
     /// The model's answer does not have the size of what it was given.
     #[error("model answered {found} values where {expected} are needed")]
     AnswerLength {
-        /// Three per pixel of the patch.
+        /// As many as [`Tones`] has for the pixels of the patch.
         expected: usize,
         /// What came.
         found: usize,
@@ -84,14 +84,34 @@ pub enum InpaintError<E> {
     Forward(#[source] E),
 }
 
-/// A model's forward pass: a patch in, as many values out as [`Patch::image_nchw_f32`] gives.
-type Forward<'a, A, E> = &'a mut dyn FnMut(&Patch<'_>) -> Result<A, E>;
+/// A model: what sizes it takes, what its values mean, and its forward pass from a patch to those values.
+pub struct Model<'a, A, E> {
+    /// The sizes that it takes.
+    pub pad: PadRule,
+    /// What it answers with.
+    pub tones: Tones,
+    /// A patch in, [`Tones::channels`] values per pixel of it out.
+    pub forward: &'a mut dyn FnMut(&Patch<'_>) -> Result<A, E>,
+}
 
-/// Fills the masked part of `image` with what `forward` makes of it; `(H, W, 3)` in and out.
+impl<A: AsRef<[f32]>, E> Model<'_, A, E> {
+    fn run(&mut self, patch: &Patch<'_>) -> Result<A, InpaintError<E>> {
+        (self.forward)(patch).map_err(InpaintError::Forward)
+    }
+
+    /// The values for a patch of this size, once they are known to be as many.
+    fn read<'v>(&self, answer: &'v A, (height, width): (usize, usize)) -> Result<Nchw<'v>, InpaintError<E>> {
+        let values = answer.as_ref();
+        let expected = self.tones.channels() * height * width;
+        let wrong = InpaintError::AnswerLength { expected, found: values.len() };
+        Nchw::new(values, self.tones, height, width).ok_or(wrong)
+    }
+}
+
+/// Fills the masked part of `image` with what `model` makes of it; `(H, W, 3)` in and out.
 ///
-/// `mask` is `(H, W)`; the server sends 0 and 255 only, other values blend. `forward` sees sizes allowed by
-/// `pad`, and masks with grey edges under Resize; it answers `(1, 3, H, W)` float32 RGB, nominally 0..=1. It is
-/// called once, except under Crop above the trigger: there once per blob, never for an empty mask, and always
+/// `mask` is `(H, W)`; the server sends 0 and 255 only, other values blend. The model sees sizes allowed by its
+/// `pad`, and masks with grey edges under Resize. It is called once, except under Crop above the trigger: there once per blob, never for an empty mask, and always
 /// with the picture as it came; where crops overlap, later ones win. A picture's longer side counts as at least
 /// 3, as upstream's maximum includes the channels. Pixels outside what the model saw are moved, never touched.
 ///
@@ -104,28 +124,22 @@ pub fn inpaint<A: AsRef<[f32]>, E>(
     image: Image<Rgb>,
     mask: &Gray,
     hd: &HdStrategy,
-    pad: &PadRule,
-    forward: Forward<'_, A, E>,
+    mut model: Model<'_, A, E>,
 ) -> Result<Image<Rgb>, InpaintError<E>> {
+    let model = &mut model;
     if image.shape() != mask.shape() {
         return Err(InpaintError::MaskShape { image: image.shape(), mask: mask.shape() });
     }
     // At most MAX_SIDE_PX, so the cast is exact.
     let longest = image.height().max(image.width()).max(3) as i64;
     match *hd {
-        HdStrategy::Crop { trigger, margin } if longest > trigger => crop(image, mask, margin, pad, forward),
-        HdStrategy::Resize { limit } if longest > limit => resize(image, mask, limit, pad, forward),
+        HdStrategy::Crop { trigger, margin } if longest > trigger => crop(image, mask, margin, model),
+        HdStrategy::Resize { limit } if longest > limit => resize(image, mask, limit, model),
         _ => {
             let whole = Rect::whole(image.height(), image.width());
-            in_place(image, mask, whole, pad, forward)
+            in_place(image, mask, whole, model)
         }
     }
-}
-
-/// The answer to a patch of this size, once it is known to have it.
-fn answered<E>(values: &[f32], (height, width): (usize, usize)) -> Result<Nchw<'_>, InpaintError<E>> {
-    let wrong = InpaintError::AnswerLength { expected: 3 * height * width, found: values.len() };
-    Nchw::new(values, height, width).ok_or(wrong)
 }
 
 /// The only patch of a picture: what comes of it can go straight into the picture.
@@ -133,13 +147,12 @@ fn in_place<A: AsRef<[f32]>, E>(
     mut image: Image<Rgb>,
     mask: &Gray,
     rect: Rect,
-    rule: &PadRule,
-    forward: Forward<'_, A, E>,
+    model: &mut Model<'_, A, E>,
 ) -> Result<Image<Rgb>, InpaintError<E>> {
-    let patch = Patch::new(&image, mask, rect, rule)?;
+    let patch = Patch::new(&image, mask, rect, &model.pad)?;
     let size = patch.shape();
-    let answer = forward(&patch).map_err(InpaintError::Forward)?;
-    blend(&mut image, (rect.top, rect.left), &answered(answer.as_ref(), size)?, mask, &rect);
+    let answer = model.run(&patch)?;
+    blend(&mut image, (rect.top, rect.left), &model.read(&answer, size)?, mask, &rect);
     Ok(image)
 }
 
@@ -147,19 +160,18 @@ fn crop<A: AsRef<[f32]>, E>(
     image: Image<Rgb>,
     mask: &Gray,
     margin: i64,
-    rule: &PadRule,
-    forward: Forward<'_, A, E>,
+    model: &mut Model<'_, A, E>,
 ) -> Result<Image<Rgb>, InpaintError<E>> {
     let (height, width) = image.shape();
     let mut rects = boxes_from_mask(mask);
     let mut area = 0u64;
     for rect in &mut rects {
         *rect = crop_box(rect, height, width, margin).ok_or(InpaintError::EmptyCrop { margin })?;
-        rule.padded(rect.height(), rect.width())?;
+        model.pad.padded(rect.height(), rect.width())?;
         area = area.saturating_add((rect.height() * rect.width()) as u64);
     }
     if let [rect] = *rects {
-        return in_place(image, mask, rect, rule, forward);
+        return in_place(image, mask, rect, model);
     }
     // The model must see every crop of the untouched picture. Few crops: keep what comes of them, one after the
     // other, then paste it into the picture itself. More than a picture's worth: keep a second picture instead.
@@ -170,9 +182,9 @@ fn crop<A: AsRef<[f32]>, E>(
         kept.reserve_exact(area as usize * 3);
     }
     for (pass, rect) in rects.iter().enumerate() {
-        let patch = Patch::new(&image, mask, *rect, rule)?.counted(pass, rects.len());
-        let answer = forward(&patch).map_err(InpaintError::Forward)?;
-        let answer = answered(answer.as_ref(), patch.shape())?;
+        let patch = Patch::new(&image, mask, *rect, &model.pad)?.counted(pass, rects.len());
+        let answer = model.run(&patch)?;
+        let answer = model.read(&answer, patch.shape())?;
         let mut pasted = padded(&image, rect, (rect.height(), rect.width()))?;
         blend(&mut pasted, (0, 0), &answer, mask, rect);
         match &mut result {
@@ -239,16 +251,15 @@ fn resize<A: AsRef<[f32]>, E>(
     mut image: Image<Rgb>,
     mask: &Gray,
     limit: i64,
-    rule: &PadRule,
-    forward: Forward<'_, A, E>,
+    model: &mut Model<'_, A, E>,
 ) -> Result<Image<Rgb>, InpaintError<E>> {
     let size = image.shape();
     let small = shrunk(size, limit).ok_or(InpaintError::EmptyResize { limit, image: size })?;
     let small_image = resize_cubic(&image, small.0, small.1)?;
     let small_mask = resize_cubic(mask, small.0, small.1)?;
-    let patch = Patch::new(&small_image, &small_mask, Rect::whole(small.0, small.1), rule)?;
-    let answer = forward(&patch).map_err(InpaintError::Forward)?;
-    let answer = answered(answer.as_ref(), patch.shape())?;
+    let patch = Patch::new(&small_image, &small_mask, Rect::whole(small.0, small.1), &model.pad)?;
+    let answer = model.run(&patch)?;
+    let answer = model.read(&answer, patch.shape())?;
 
     let Some(columns) = restored_columns(mask) else { return Ok(image) };
     let mut resizer = RowResizer::<3>::new(small, size, columns.clone());

@@ -1,9 +1,10 @@
-//! Pictures to and from the plain arrays that LaMa's network takes and gives.
+//! Pictures to and from the plain arrays that networks take and give.
 //!
 //! Does not: know torch, or own a model's memory: rows are written where the caller says and read where they are.
 
 use std::ops::Range;
 
+use crate::blend::wrap_to_u8;
 use crate::image::{Gray, Image, ImageError, Rgb, pixels};
 
 /// Every u8 value divided by 255, in float32.
@@ -23,6 +24,19 @@ const UNIT: [f32; 256] = {
 pub(crate) fn rgb_row_to_f32(row: &[u8], channel: usize, out: &mut [f32]) {
     for (pixel, value) in row.chunks_exact(3).zip(out) {
         *value = UNIT[usize::from(pixel[channel])];
+    }
+}
+
+/// OpenCV's weights of red, green and blue in a grey value, in units of `2^-15`.
+const GRAY: [u32; 3] = [9_798, 19_235, 3_735];
+
+/// A row of RGB pixels as float32 grey in 0..=255, whole numbers.
+///
+/// Source: OpenCV `cvtColor(COLOR_RGB2GRAY)` of u8.
+pub(crate) fn rgb_row_to_gray_f32(row: &[u8], out: &mut [f32]) {
+    for ([red, green, blue], value) in row.as_chunks::<3>().0.iter().zip(out) {
+        let sum = u32::from(*red) * GRAY[0] + u32::from(*green) * GRAY[1] + u32::from(*blue) * GRAY[2];
+        *value = ((sum + (1 << 14)) >> 15) as f32;
     }
 }
 
@@ -53,28 +67,76 @@ pub fn mask_to_i64(mask: &Gray) -> Vec<i64> {
     out
 }
 
-/// `(1, 3, H, W)` float32 RGB, nominally 0..=1, to be read as rows of u8 pixels.
+/// `(H, W, 3)` u8 to `(1, 1, H, W)` float32 grey in 0..=255.
+///
+/// Source: Lama Cleaner `model/manga.py`, 1.2.5; parity: `tests/pure`.
+pub fn rgb_to_gray_f32(image: &Image<Rgb>) -> Vec<f32> {
+    let mut out = vec![0.0; image.data().len() / 3];
+    rgb_row_to_gray_f32(image.data(), &mut out);
+    out
+}
+
+/// What a model's float32 values mean, and how they become u8 samples.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tones {
+    /// `(1, 3, H, W)` RGB, nominally 0..=1: times 255, clipped, truncated; NaN gives 0.
+    ///
+    /// Source: Lama Cleaner `model/lama.py`, 1.2.5.
+    UnitRgb,
+    /// `(1, 1, H, W)` grey, nominally -1..=1: times 127.5, plus 127.5, then [`wrap_to_u8`].
+    ///
+    /// Source: Lama Cleaner `model/manga.py`, 1.2.5.
+    SignedGray,
+}
+
+impl Tones {
+    /// Values per pixel.
+    #[must_use]
+    pub const fn channels(self) -> usize {
+        match self {
+            Self::UnitRgb => 3,
+            Self::SignedGray => 1,
+        }
+    }
+}
+
+/// `(1, C, H, W)` float32 to be read as rows of u8 pixels.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Nchw<'a> {
-    planes: [&'a [f32]; 3],
+    values: &'a [f32],
+    tones: Tones,
     width: usize,
+    /// Pixels.
+    len: usize,
 }
 
 impl<'a> Nchw<'a> {
     /// `values` are those of `height * width` pixels; None if they are of more or fewer.
-    pub(crate) fn new(values: &'a [f32], height: usize, width: usize) -> Option<Self> {
-        let (red, rest) = values.split_at_checked(height.checked_mul(width)?)?;
-        let (green, blue) = rest.split_at_checked(red.len())?;
-        (blue.len() == red.len()).then_some(Self { planes: [red, green, blue], width })
+    pub(crate) fn new(values: &'a [f32], tones: Tones, height: usize, width: usize) -> Option<Self> {
+        let len = height.checked_mul(width)?;
+        (values.len() == len.checked_mul(tones.channels())?).then_some(Self { values, tones, width, len })
     }
 
-    /// Pixels `columns` of row `y`, as many as `out` has room for: times 255 in float32, clipped, truncated.
+    /// Pixels `columns` of row `y`, as many as `out` has room for.
     pub(crate) fn row(&self, y: usize, columns: Range<usize>, out: &mut [u8]) {
         let from = y * self.width;
-        let [red, green, blue] = self.planes.map(|plane| &plane[from + columns.start..from + columns.end]);
-        let values = red.iter().zip(green).zip(blue);
-        for (pixel, ((r, g), b)) in out.as_chunks_mut::<3>().0.iter_mut().zip(values) {
-            *pixel = [cast(*r), cast(*g), cast(*b)];
+        let plane = |c: usize| {
+            let start = c * self.len + from;
+            &self.values[start + columns.start..start + columns.end]
+        };
+        let out = out.as_chunks_mut::<3>().0.iter_mut();
+        match self.tones {
+            Tones::UnitRgb => {
+                let values = plane(0).iter().zip(plane(1)).zip(plane(2));
+                for (pixel, ((r, g), b)) in out.zip(values) {
+                    *pixel = [cast(*r), cast(*g), cast(*b)];
+                }
+            }
+            Tones::SignedGray => {
+                for (pixel, value) in out.zip(plane(0)) {
+                    *pixel = [wrap_to_u8(f64::from(value * 127.5 + 127.5)); 3];
+                }
+            }
         }
     }
 }
@@ -96,18 +158,23 @@ fn cast(value: f32) -> u8 {
     rounded.to_bits().wrapping_sub(up) as u8
 }
 
-/// `(1, 3, H, W)` float32, nominally 0..=1, to a picture: times 255 in float32, clipped, truncated; NaN gives 0.
+/// `(1, C, H, W)` float32 to a picture, as `tones` says.
 ///
 /// # Errors
 /// [`ImageError::Empty`] or [`ImageError::TooLarge`] for the size, [`ImageError::WrongLength`] if `nchw` does
-/// not have `3 * H * W` values.
+/// not have `C * H * W` values.
 ///
-/// Source: Lama Cleaner `model/lama.py`, 1.2.5; parity: `tests/golden`.
-pub fn nchw_f32_to_rgb(nchw: &[f32], height: usize, width: usize) -> Result<Image<Rgb>, ImageError> {
-    let samples = 3 * pixels(height, width)?;
-    let wrong = ImageError::WrongLength { expected: samples, found: nchw.len() };
-    let values = Nchw::new(nchw, height, width).ok_or(wrong)?;
-    let mut data = vec![0; samples];
+/// Source: as [`Tones`]; parity: `tests/golden`, `tests/pure`.
+pub fn nchw_f32_to_rgb(
+    nchw: &[f32],
+    tones: Tones,
+    height: usize,
+    width: usize,
+) -> Result<Image<Rgb>, ImageError> {
+    let pixels = pixels(height, width)?;
+    let wrong = ImageError::WrongLength { expected: tones.channels() * pixels, found: nchw.len() };
+    let values = Nchw::new(nchw, tones, height, width).ok_or(wrong)?;
+    let mut data = vec![0; 3 * pixels];
     for (y, row) in data.chunks_exact_mut(3 * width).enumerate() {
         values.row(y, 0..width, row);
     }

@@ -6,8 +6,8 @@ use std::convert::Infallible;
 
 use inputs::{fake, mask_of, mix, picture};
 use lamagrid_imaging::{
-    Bgr, Gray, HdStrategy, Image, ImageError, InpaintError, MAX_SIDE_PX, PadRule, Rgb, boxes_from_mask,
-    crop_box, inpaint, nchw_f32_to_rgb, pad, resize_cubic, resize_cubic_f64,
+    Bgr, Gray, HdStrategy, Image, ImageError, InpaintError, MAX_SIDE_PX, Model, PadRule, Rgb, Tones,
+    boxes_from_mask, crop_box, inpaint, nchw_f32_to_rgb, pad, resize_cubic, resize_cubic_f64,
 };
 
 const RULE: PadRule = PadRule::multiple_of(8);
@@ -37,10 +37,19 @@ fn any_form_gets_an_answer_or_an_error() {
         let rule = PadRule { modulo: draw(7) % 12, square: draw(8) % 2 == 0, min_size: least };
         let image = picture("noise", seed, h, w);
         let calls = &mut 0;
-        let answer = inpaint(image.clone(), &mask, &hd, &rule, &mut |patch| {
-            *calls += 1;
-            Ok::<_, Infallible>(fake("sum", patch))
-        });
+        let answer = inpaint(
+            image.clone(),
+            &mask,
+            &hd,
+            Model {
+                pad: rule,
+                tones: Tones::UnitRgb,
+                forward: &mut |patch| {
+                    *calls += 1;
+                    Ok::<_, Infallible>(fake("sum", patch))
+                },
+            },
+        );
         match answer {
             Ok(answer) => {
                 answers += 1;
@@ -82,7 +91,7 @@ fn impossible_pictures_are_refused() {
         let refused = Err(ImageError::TooLarge { height, width });
         assert_eq!(Image::<Bgr>::new(height, width, vec![]), refused);
         assert_eq!(
-            nchw_f32_to_rgb(&[], height, width).map(drop),
+            nchw_f32_to_rgb(&[], Tones::UnitRgb, height, width).map(drop),
             Err(ImageError::TooLarge { height, width })
         );
         let image = picture("noise", 1, 2, 2);
@@ -92,7 +101,7 @@ fn impossible_pictures_are_refused() {
     }
     let short = resize_cubic_f64(&[[0.0; 3]; 3], (2, 2), (4, 4));
     assert_eq!(short, Err(ImageError::WrongLength { expected: 4, found: 3 }));
-    let short = nchw_f32_to_rgb(&[0.0; 11], 2, 2);
+    let short = nchw_f32_to_rgb(&[0.0; 11], Tones::UnitRgb, 2, 2);
     assert_eq!(short, Err(ImageError::WrongLength { expected: 12, found: 11 }));
 }
 
@@ -112,13 +121,23 @@ fn impossible_pads_are_refused() {
 #[test]
 fn mismatched_shapes_are_refused() {
     let mask = mask_of("full", 1, 4, 6);
-    let refused = inpaint(picture("noise", 1, 6, 4), &mask, &HdStrategy::Original, &RULE, &mut |_| {
-        Err::<Vec<f32>, _>(std::fmt::Error)
-    });
+    let refused = inpaint(
+        picture("noise", 1, 6, 4),
+        &mask,
+        &HdStrategy::Original,
+        Model { pad: RULE, tones: Tones::UnitRgb, forward: &mut |_| Err::<Vec<f32>, _>(std::fmt::Error) },
+    );
     assert!(matches!(refused, Err(InpaintError::MaskShape { image: (6, 4), mask: (4, 6) })));
-    let small = inpaint(picture("noise", 1, 4, 6), &mask, &HdStrategy::Original, &RULE, &mut |_| {
-        Ok::<_, Infallible>(vec![0.0; 3 * 4 * 6])
-    });
+    let small = inpaint(
+        picture("noise", 1, 4, 6),
+        &mask,
+        &HdStrategy::Original,
+        Model {
+            pad: RULE,
+            tones: Tones::UnitRgb,
+            forward: &mut |_| Ok::<_, Infallible>(vec![0.0; 3 * 4 * 6]),
+        },
+    );
     assert!(matches!(small, Err(InpaintError::AnswerLength { expected: 192, found: 72 })));
 }
 
@@ -128,9 +147,12 @@ fn a_failure_of_the_model_is_handed_on() {
         [HdStrategy::Original, HdStrategy::Crop { trigger: 1, margin: 1 }, HdStrategy::Resize { limit: 3 }]
     {
         let mask = mask_of("full", 1, 9, 9);
-        let failed = inpaint(picture("noise", 1, 9, 9), &mask, &hd, &RULE, &mut |_| {
-            Err::<Vec<f32>, _>(std::fmt::Error)
-        });
+        let failed = inpaint(
+            picture("noise", 1, 9, 9),
+            &mask,
+            &hd,
+            Model { pad: RULE, tones: Tones::UnitRgb, forward: &mut |_| Err::<Vec<f32>, _>(std::fmt::Error) },
+        );
         let failure = failed.expect_err("no answer");
         assert!(matches!(failure, InpaintError::Forward(std::fmt::Error)));
         assert!(std::error::Error::source(&failure).is_some());
@@ -142,6 +164,11 @@ fn an_empty_mask_needs_no_model_under_crop() {
     let image = picture("noise", 1, 9, 9);
     let mask = mask_of("empty", 1, 9, 9);
     let hd = HdStrategy::Crop { trigger: 8, margin: 4 };
-    let answer = inpaint(image.clone(), &mask, &hd, &RULE, &mut |_| Err::<Vec<f32>, _>(std::fmt::Error));
+    let answer = inpaint(
+        image.clone(),
+        &mask,
+        &hd,
+        Model { pad: RULE, tones: Tones::UnitRgb, forward: &mut |_| Err::<Vec<f32>, _>(std::fmt::Error) },
+    );
     assert_eq!(answer.ok(), Some(image));
 }

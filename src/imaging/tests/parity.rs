@@ -7,8 +7,9 @@ use std::str::{FromStr, SplitWhitespace};
 
 use inputs::{fake, mask_of, mix, picture};
 use lamagrid_imaging::{
-    Bgr, Gray, HdStrategy, Image, InpaintError, PadRule, Patch, blend_f64, boxes_from_mask, crop_box,
-    inpaint, mask_to_i64, nchw_f32_to_rgb, pad, resize_cubic, resize_cubic_f64, rgb_to_nchw_f32, wrap_to_u8,
+    Bgr, Gray, HdStrategy, Image, InpaintError, Model, PadRule, Patch, Tones, blend_f64, boxes_from_mask,
+    crop_box, inpaint, mask_to_i64, nchw_f32_to_rgb, pad, resize_cubic, resize_cubic_f64, rgb_to_gray_f32,
+    rgb_to_nchw_f32, wrap_to_u8,
 };
 
 /// A position-dependent sum of the values, modulo 2^64.
@@ -61,6 +62,7 @@ fn check(suite: &str, count: usize, same: impl Fn(&mut Words<'_>) -> bool) {
 fn rows_are_whole(patch: &Patch<'_>) -> bool {
     let (image, mask) = (patch.image().expect("a picture"), patch.mask().expect("a mask"));
     let (mut colours, mut holes) = (vec![None; image.data().len()], vec![None; mask.data().len()]);
+    let mut greys = vec![None; mask.data().len()];
     let mut once = true;
     patch.image_nchw_f32(|at, row| {
         let slots = colours[at..].iter_mut().zip(row);
@@ -70,7 +72,12 @@ fn rows_are_whole(patch: &Patch<'_>) -> bool {
         let slots = holes[at..].iter_mut().zip(row);
         slots.for_each(|(slot, value)| once &= slot.replace(*value).is_none());
     });
+    patch.gray_nchw_f32(|at, row| {
+        let slots = greys[at..].iter_mut().zip(row);
+        slots.for_each(|(slot, value)| once &= slot.replace(*value).is_none());
+    });
     once && image.shape() == patch.shape()
+        && greys.into_iter().eq(rgb_to_gray_f32(&image).into_iter().map(Some))
         && colours.into_iter().eq(rgb_to_nchw_f32(&image).into_iter().map(Some))
         && holes.into_iter().eq(mask_to_i64(&mask).into_iter().map(Some))
 }
@@ -86,13 +93,22 @@ fn inpaint_answers_upstreams_bytes() {
         let rule = words.rule();
         let mut sizes = Vec::new();
         let mask = mask_of(mask_kind, seed, h, w);
-        let answer = inpaint(picture(picture_kind, seed, h, w), &mask, &hd, &rule, &mut |patch| {
-            let (height, width) = patch.shape();
-            assert!(rows_are_whole(patch), "rows of a patch of {height}x{width}");
-            assert_eq!(patch.pass().0, sizes.len() / 2);
-            sizes.extend([height as u64, width as u64]);
-            Ok::<_, Infallible>(fake(model, patch))
-        });
+        let answer = inpaint(
+            picture(picture_kind, seed, h, w),
+            &mask,
+            &hd,
+            Model {
+                pad: rule,
+                tones: Tones::UnitRgb,
+                forward: &mut |patch| {
+                    let (height, width) = patch.shape();
+                    assert!(rows_are_whole(patch), "rows of a patch of {height}x{width}");
+                    assert_eq!(patch.pass().0, sizes.len() / 2);
+                    sizes.extend([height as u64, width as u64]);
+                    Ok::<_, Infallible>(fake(model, patch))
+                },
+            },
+        );
         match (words.word(), answer) {
             ("fails", Err(InpaintError::EmptyCrop { .. } | InpaintError::EmptyResize { .. })) => {
                 sizes.is_empty()
@@ -219,7 +235,7 @@ fn tensors_hold_torchs_bits() {
             }
             _ => ((0..768).map(|i| (i / 3) as f32 / 255.0).collect(), 16, 16),
         };
-        let answer = nchw_f32_to_rgb(&values, h, w).expect("an answer").into_bgr();
+        let answer = nchw_f32_to_rgb(&values, Tones::UnitRgb, h, w).expect("an answer").into_bgr();
         words.number::<u64>() == digest_u8(answer.data())
     });
 }
@@ -242,10 +258,19 @@ fn the_picture_itself_becomes_the_answer() {
         let (before, at) = (image.clone(), image.data().as_ptr());
         let mut seen = Vec::new();
         let hd = HdStrategy::from_form(strategy, 20, 20, 4);
-        let answer = inpaint(image, &mask, &hd, &PadRule::multiple_of(8), &mut |patch| {
-            seen.push(patch.pass());
-            Ok::<_, Infallible>(fake("sum", patch))
-        });
+        let answer = inpaint(
+            image,
+            &mask,
+            &hd,
+            Model {
+                pad: PadRule::multiple_of(8),
+                tones: Tones::UnitRgb,
+                forward: &mut |patch| {
+                    seen.push(patch.pass());
+                    Ok::<_, Infallible>(fake("sum", patch))
+                },
+            },
+        );
         let answer = answer.expect("an answer");
         assert_eq!((answer.data().as_ptr(), seen), (at, passes), "{strategy}");
         let pixels = answer.data().chunks_exact(3).zip(before.data().chunks_exact(3));

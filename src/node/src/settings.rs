@@ -8,10 +8,12 @@ use lamagrid_wire::Endpoints;
 
 use crate::flags::{BackendChoice, Flags};
 
-/// Upstream's modulus for lama.
+/// Upstream's moduli.
 const LAMA_MODULO_PX: usize = 8;
-/// The one model that needs no file of its own.
+const MANGA_MODULO_PX: usize = 16;
+/// The models that need no file of their own.
 const LAMA: &str = "lama";
+const MANGA: &str = "manga";
 /// Bound of what a node registers with.
 const MAX_MODELS: usize = 256;
 
@@ -29,12 +31,17 @@ pub enum SettingsError {
     Device(String),
     /// A model has no file.
     #[error(
-        "model `{model}` has no file: write --model {model}=FILE or a [models.{model}] section; only lama is fetched"
+        "model `{model}` has no file: write --model {model}=FILE or a [models.{model}] section; only lama and manga are fetched"
     )]
     NoFile {
         /// Which.
         model: ModelName,
     },
+    /// One file for the model of two.
+    #[error(
+        "model `manga` has two files, of upstream's signatures: write --model manga and set MANGA_INPAINTOR_MODEL_URL and MANGA_LINE_MODEL_URL to their paths"
+    )]
+    MangaFile,
     /// `--model` is not `NAME` or `NAME=FILE`.
     #[error("--model {text}: write NAME or NAME=FILE, for example --model mine=/srv/models/mine.pt")]
     Model {
@@ -64,6 +71,8 @@ pub enum Source {
     File(PathBuf),
     /// Upstream's lama, found or fetched as upstream does.
     Lama,
+    /// Upstream's manga, whose two files are found or fetched the same way.
+    Manga,
 }
 
 /// A model that a node serves.
@@ -168,6 +177,8 @@ fn plan(flags: &Flags, config: &Config) -> Result<Vec<ModelPlan>, SettingsError>
         let name: ModelName = name.parse()?;
         let configured = config.models.get(name.as_str());
         let source = match (file, configured) {
+            (None, None) if name.as_str() == MANGA => Source::Manga,
+            _ if name.as_str() == MANGA => return Err(SettingsError::MangaFile),
             (Some(file), _) => Source::File(
                 std::path::absolute(file)
                     .map_err(|source| SettingsError::Path { text: text.clone(), source })?,
@@ -182,7 +193,11 @@ fn plan(flags: &Flags, config: &Config) -> Result<Vec<ModelPlan>, SettingsError>
             Some(model) => model.queue.parse()?,
             None => name.default_queue(),
         };
-        let pad_modulo = configured.map_or(LAMA_MODULO_PX, |model| model.pad_modulo as usize);
+        let pad_modulo = match (&source, configured) {
+            (Source::Manga, _) => MANGA_MODULO_PX,
+            (_, Some(model)) => model.pad_modulo as usize,
+            (_, None) => LAMA_MODULO_PX,
+        };
         // The last one of a name counts, as everywhere on a command line.
         models.retain(|model| model.name != name);
         models.push(ModelPlan { name, queue, source, pad_modulo });
@@ -215,9 +230,17 @@ mod tests {
     }
 
     #[test]
+    fn manga_is_upstreams_two_files_and_no_other() {
+        let manga = &planned(&["--model", "manga"]).unwrap()[0];
+        assert_eq!((&manga.source, manga.pad_modulo), (&Source::Manga, 16));
+        let text = planned(&["--model", "manga=/m.pt"]).unwrap_err().to_string();
+        assert!(text.contains("MANGA_LINE_MODEL_URL"), "{text}");
+    }
+
+    #[test]
     fn a_model_without_a_file_is_refused_where_a_file_is_needed() {
-        let text = planned(&["--model", "manga"]).unwrap_err().to_string();
-        assert!(text.contains("--model manga=FILE"), "{text}");
+        let text = planned(&["--model", "mine"]).unwrap_err().to_string();
+        assert!(text.contains("--model mine=FILE"), "{text}");
         assert!(planned(&["--model", "=x"]).is_err());
         assert_eq!(planned(&["--model", "cv2", "--backend", "echo"]).unwrap()[0].queue, QueueName::cpu());
     }

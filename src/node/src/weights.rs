@@ -9,10 +9,39 @@ use std::time::{Duration, Instant};
 
 use md5::{Digest, Md5};
 
-/// Upstream's weights for lama.
-const LAMA_URL: &str = "https://github.com/Sanster/models/releases/download/add_big_lama/big-lama.pt";
-/// Their MD5.
-const LAMA_MD5: &str = "e3aa4aaa15225a33ec84f9f4bc47e500";
+/// A file of one of upstream's models: where it comes from, its sum, and upstream's variables for both.
+#[derive(Debug)]
+pub struct UpstreamFile {
+    url: &'static str,
+    md5: &'static str,
+    url_variable: &'static str,
+    md5_variable: &'static str,
+}
+
+/// Lama's network.
+pub const LAMA: UpstreamFile = UpstreamFile {
+    url: "https://github.com/Sanster/models/releases/download/add_big_lama/big-lama.pt",
+    md5: "e3aa4aaa15225a33ec84f9f4bc47e500",
+    url_variable: "LAMA_MODEL_URL",
+    md5_variable: "LAMA_MODEL_MD5",
+};
+
+/// What finds the lines of a manga's page.
+pub const MANGA_LINE: UpstreamFile = UpstreamFile {
+    url: "https://github.com/Sanster/models/releases/download/manga/erika.jit",
+    md5: "0c926d5a4af8450b0d00bc5b9a095644",
+    url_variable: "MANGA_LINE_MODEL_URL",
+    md5_variable: "MANGA_LINE_MODEL_MD5",
+};
+
+/// What paints between them.
+pub const MANGA_INPAINTOR: UpstreamFile = UpstreamFile {
+    url: "https://github.com/Sanster/models/releases/download/manga/manga_inpaintor.jit",
+    md5: "7d8b269c4613b6b3768af714610da86c",
+    url_variable: "MANGA_INPAINTOR_MODEL_URL",
+    md5_variable: "MANGA_INPAINTOR_MODEL_MD5",
+};
+
 /// A download says how far it is this often.
 const TELL_EVERY: Duration = Duration::from_secs(3);
 /// A server that sends nothing for this long has given up.
@@ -66,7 +95,7 @@ pub enum WeightsError {
 }
 
 /// Where a model's file comes from.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Weights {
     /// An existing path, or a URL.
     place: String,
@@ -76,26 +105,25 @@ pub struct Weights {
     download_md5: Option<String>,
     /// `<cache>/hub/checkpoints`.
     checkpoints: Option<PathBuf>,
+    file: &'static UpstreamFile,
 }
 
-const URL_VARIABLE: &str = "LAMA_MODEL_URL";
-const MD5_VARIABLE: &str = "LAMA_MODEL_MD5";
-
 impl Weights {
-    /// Lama's weights, by upstream's variables.
+    /// The file, by upstream's variables.
     ///
     /// The built-in sum belongs to the built-in URL: another URL without a sum of its own is taken as it comes.
     #[must_use]
-    pub fn lama(env: impl Fn(&str) -> Option<String>) -> Self {
+    pub fn new(file: &'static UpstreamFile, env: impl Fn(&str) -> Option<String>) -> Self {
         let set = |name| env(name).filter(|value| !value.is_empty());
-        let place = set(URL_VARIABLE);
-        let explicit_md5 = set(MD5_VARIABLE);
-        let built_in = place.is_none().then(|| LAMA_MD5.to_owned());
+        let place = set(file.url_variable);
+        let explicit_md5 = set(file.md5_variable);
+        let built_in = place.is_none().then(|| file.md5.to_owned());
         Self {
-            place: place.unwrap_or_else(|| LAMA_URL.to_owned()),
+            place: place.unwrap_or_else(|| file.url.to_owned()),
             download_md5: explicit_md5.clone().or(built_in),
             explicit_md5,
             checkpoints: checkpoints(&set),
+            file,
         }
     }
 
@@ -143,7 +171,7 @@ impl Weights {
             origin: self.place.clone(),
             found,
             wanted: wanted.to_owned(),
-            variable: MD5_VARIABLE,
+            variable: self.file.md5_variable,
         })
     }
 
@@ -152,7 +180,7 @@ impl Weights {
             url: self.place.clone(),
             path: path.to_owned(),
             reason,
-            variable: URL_VARIABLE,
+            variable: self.file.url_variable,
         };
         if path.file_name().is_none() || !self.place.contains("://") {
             return Err(failed("it is neither an existing file nor a URL".into()));

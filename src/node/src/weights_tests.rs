@@ -8,7 +8,7 @@ const HELLO_MD5: &str = "5d41402abc4b2a76b9719d911017c592";
 
 fn weights(pairs: &[(&str, &str)]) -> Weights {
     let env: BTreeMap<String, String> = pairs.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
-    Weights::lama(|name| env.get(name).cloned())
+    Weights::new(&LAMA, |name| env.get(name).cloned())
 }
 
 /// Answers one GET with `body`, of which it says `announced` bytes.
@@ -47,7 +47,7 @@ fn the_cache_is_upstreams() {
     assert_eq!(place(&[]), None);
     assert!(matches!(weights(&[]).locate(), Err(WeightsError::NoCache)));
     let said = weights(&[("HOME", "/h")]).describe();
-    assert_eq!(said, format!("/h/.cache/torch/hub/checkpoints/big-lama.pt (from {LAMA_URL})"));
+    assert_eq!(said, format!("/h/.cache/torch/hub/checkpoints/big-lama.pt (from {})", LAMA.url));
 }
 
 #[test]

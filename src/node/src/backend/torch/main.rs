@@ -5,6 +5,7 @@
 
 mod device;
 mod model;
+mod network;
 
 use std::process::ExitCode;
 

@@ -1,0 +1,190 @@
+//! The networks that libtorch runs: their files, and what each takes and gives.
+//!
+//! Does not: cut, pad or blend; a patch comes in, and what comes out goes to the pixel pipeline.
+
+use std::mem::MaybeUninit;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use lamagrid_domain::{Failure, FailureKind, ModelName};
+use lamagrid_imaging::{Patch, Tones};
+use lamagrid_node::backend::{Progress, inference_failure, stopped};
+use lamagrid_node::settings::{ModelPlan, Source};
+use lamagrid_node::weights::{LAMA, MANGA_INPAINTOR, MANGA_LINE, UpstreamFile, Weights};
+use tch::kind::Element;
+use tch::{CModule, Device, Kind, TchError, Tensor};
+
+/// What upstream seeds torch with before each pass of manga.
+const MANGA_SEED: i64 = 42;
+
+/// A model in memory.
+pub(crate) enum Network {
+    /// `m(image f32 1x3xHxW in 0..=1, mask i64 1x1xHxW of 0 and 1)` gives f32 `1x3xHxW`, nominally 0..=1.
+    Lama(CModule),
+    /// `lines(grey f32 1x1xHxW in 0..=255)` gives the same, and `inpaintor(grey, lines, mask, noise, ones)`, all of
+    /// that shape and the first two in -1..=1, gives grey in -1..=1.
+    ///
+    /// Source: Lama Cleaner `model/manga.py`, 1.2.5; parity: `tests/models`.
+    Manga { lines: CModule, inpaintor: CModule },
+}
+
+impl Network {
+    /// Finds or fetches the files, and reads them onto `device`.
+    pub(crate) fn load(plan: &ModelPlan, device: Device, progress: &dyn Progress) -> Result<Self, Failure> {
+        let model = &plan.name;
+        let read = |path: PathBuf| {
+            // A download may have taken minutes.
+            if progress.step(0, 0).is_break() {
+                return Err(stopped());
+            }
+            load_module(model, &path, device)
+        };
+        Ok(match &plan.source {
+            Source::File(path) => Self::Lama(read(own(model, path)?)?),
+            Source::Lama => Self::Lama(read(upstreams(model, &LAMA)?)?),
+            Source::Manga => Self::Manga {
+                inpaintor: read(upstreams(model, &MANGA_INPAINTOR)?)?,
+                lines: read(upstreams(model, &MANGA_LINE)?)?,
+            },
+        })
+    }
+
+    /// What its values mean.
+    pub(crate) fn tones(&self) -> Tones {
+        match self {
+            Self::Lama(_) => Tones::UnitRgb,
+            Self::Manga { .. } => Tones::SignedGray,
+        }
+    }
+
+    /// One pass.
+    pub(crate) fn forward(&self, patch: &Patch<'_>, device: Device) -> Result<Answered, Failure> {
+        let failure = |error: TchError| inference_failure(&error.to_string());
+        // A patch's sides are at most 2^24.
+        let (height, width) = (patch.shape().0 as i64, patch.shape().1 as i64);
+        let mask = || filled([1, 1, height, width], |write| patch.mask_nchw_i64(write))?.f_to_device(device);
+        let run = || match self {
+            Self::Lama(module) => {
+                let image = filled([1, 3, height, width], |write| patch.image_nchw_f32(write))?;
+                let inputs = [image.f_to_device(device)?, mask()?];
+                let began = Instant::now();
+                Answered::new(&module.forward_ts(&inputs)?, began)
+            }
+            Self::Manga { lines, inpaintor } => {
+                let grey = filled([1, 1, height, width], |write| patch.gray_nchw_f32(write))?;
+                let (grey, mask) = (grey.f_to_device(device)?, mask()?);
+                let began = Instant::now();
+                Answered::new(&manga(lines, inpaintor, &grey, &mask)?, began)
+            }
+        };
+        let wanted = [1, self.tones().channels() as i64, height, width];
+        tch::no_grad(run).map_err(failure)?.checked(wanted)
+    }
+}
+
+/// Upstream's steps in upstream's order: the generator is seeded first, and the networks may draw from it, too.
+fn manga(lines: &CModule, inpaintor: &CModule, grey: &Tensor, mask: &Tensor) -> Result<Tensor, TchError> {
+    tch::manual_seed(MANGA_SEED);
+    let signed = |tones: &Tensor| tones.f_div_scalar(255)?.f_mul_scalar(2)?.f_sub_scalar(1);
+    let lines = lines.forward_ts(&[grey])?.f_clamp(0, 255)?;
+    let mask = mask.f_to_kind(Kind::Float)?;
+    let (noise, ones) = (mask.f_randn_like()?, mask.f_ones_like()?);
+    inpaintor.forward_ts(&[signed(grey)?, signed(&lines)?, mask, noise, ones])
+}
+
+/// A model's own file.
+fn own(model: &ModelName, path: &Path) -> Result<PathBuf, Failure> {
+    if path.is_file() {
+        return Ok(path.to_owned());
+    }
+    let text = format!(
+        "model {model}: there is no file {}. Put it there, or start the node with --model {model}=FILE",
+        path.display()
+    );
+    Err(Failure::new(FailureKind::ModelLoad, text))
+}
+
+/// One of upstream's files, fetched if it is missing.
+fn upstreams(model: &ModelName, file: &'static UpstreamFile) -> Result<PathBuf, Failure> {
+    let weights = Weights::new(file, |name| std::env::var(name).ok());
+    tracing::debug!(%model, file = weights.describe(), "looking for weights");
+    weights.locate().map_err(|error| Failure::new(FailureKind::ModelLoad, format!("model {model}: {error}")))
+}
+
+/// Reads the file onto `device`, for inference.
+fn load_module(model: &ModelName, path: &Path, device: Device) -> Result<CModule, Failure> {
+    let read = || {
+        let mut module = CModule::load_on_device(path, device)?;
+        module.f_set_eval()?;
+        Ok(module)
+    };
+    read().map_err(|error: TchError| {
+        let failure = inference_failure(&error.to_string());
+        if failure.kind == FailureKind::OutOfMemory {
+            return failure;
+        }
+        let text = format!(
+            "model {model}: {} is not a TorchScript file that libtorch can read: {}. Replace the file (upstream's are fetched again once they are gone)",
+            path.display(),
+            failure.message.trim_end_matches('.')
+        );
+        Failure::new(FailureKind::ModelLoad, text)
+    })
+}
+
+/// A new CPU tensor of `shape`: `fill` gets what writes rows to it, and writes all of them.
+///
+/// Filled where it lies, in memory of libtorch's own: a copy costs as much again, and memory of ours would have
+/// to outlive a model that keeps its input.
+fn filled<T: Element + Copy>(
+    shape: [i64; 4],
+    fill: impl FnOnce(&mut dyn FnMut(usize, &[T])),
+) -> Result<Tensor, TchError> {
+    let tensor = Tensor::f_empty(shape, (T::KIND, Device::Cpu))?;
+    let first = tensor.data_ptr().cast::<MaybeUninit<T>>();
+    // SAFETY: a tensor just made is contiguous and has `numel` elements of `T::KIND`, which is `T`; no one else
+    // knows of it yet, it lives until the end of this function, and `MaybeUninit` claims nothing of its content.
+    #[expect(unsafe_code, reason = "libtorch lends its memory as a pointer")]
+    let values = unsafe { std::slice::from_raw_parts_mut(first, tensor.numel()) };
+    fill(&mut |at, row| {
+        values[at..at + row.len()].write_copy_of_slice(row);
+    });
+    Ok(tensor)
+}
+
+/// What a model gave: a float32 tensor on the CPU, contiguous, with no lazy sign.
+pub(crate) struct Answered {
+    values: Tensor,
+    /// From its inputs on the device to its answer on the CPU.
+    pub(crate) took: Duration,
+}
+
+impl Answered {
+    /// Brings the answer to the CPU.
+    fn new(answer: &Tensor, began: Instant) -> Result<Self, TchError> {
+        let answer = answer.f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?;
+        let values = answer.f_contiguous()?.f_resolve_neg()?;
+        Ok(Self { values, took: began.elapsed() })
+    }
+
+    /// The answer, if it has the shape of what the model was given.
+    fn checked(self, wanted: [i64; 4]) -> Result<Self, Failure> {
+        let size = self.values.size();
+        if size != wanted {
+            let text = format!("the model answered a tensor of shape {size:?} where {wanted:?} is needed");
+            return Err(Failure::new(FailureKind::Inference, text));
+        }
+        Ok(self)
+    }
+}
+
+impl AsRef<[f32]> for Answered {
+    fn as_ref(&self) -> &[f32] {
+        let first = self.values.data_ptr().cast::<f32>();
+        // SAFETY: the tensor is as this type says, so that `numel` values lie there in a row, and stays alive as
+        // long as `self`. Nothing writes to it: models run one at a time, and none while an answer is read.
+        #[expect(unsafe_code, reason = "libtorch lends its memory as a pointer")]
+        let values = unsafe { std::slice::from_raw_parts(first, self.values.numel()) };
+        values
+    }
+}
