@@ -1,6 +1,6 @@
 """The command ``lamagrid``.
 
-Does not: do anything itself; the Python node is written in Python, every other noun in Rust.
+Does not: do anything itself; what concerns upstream's models is written in Python, every other noun in Rust.
 """
 
 from __future__ import annotations
@@ -22,6 +22,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from lamagrid.pynode.main import main as pynode
 
             return pynode(args[1:])
+        if args[:1] == ["model"]:
+            from lamagrid.weights.command import main as model
+
+            return model(args[1:])
         from lamagrid import _native
 
         # Python's handler would only run once the command is over. The scheduler brings its own.

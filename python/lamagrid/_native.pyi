@@ -1,7 +1,7 @@
 """The native module: private, see ``lamagrid.client`` for the public API."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypedDict, final
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "build_info",
     "config",
     "failure_kinds",
+    "fetch_weights",
     "log_error",
     "main",
     "probe",
@@ -33,6 +34,7 @@ class _Outcome(TypedDict):
 
 class _Event(TypedDict):
     status: str
+    activity: str
     step: int
     of: int
 
@@ -63,6 +65,13 @@ def config(
 ) -> _Config: ...
 def main(argv: Sequence[str]) -> int: ...
 def failure_kinds() -> list[tuple[str, str]]: ...
+def fetch_weights(
+    url: str,
+    md5: str | None,
+    checkpoints: str | os.PathLike[str],
+    variables: tuple[str, str] | None,
+    told: Callable[[int, int | None], None],
+) -> str: ...
 def raise_failure(kind: str, message: str) -> None: ...
 
 @final
@@ -102,6 +111,7 @@ class NodeSession:
         device: str,
         models: Sequence[str],
         slots: int,
+        missing: Sequence[str] = ...,
     ) -> NodeSession: ...
     def next_job(self, wait: float) -> Job | None: ...
     @property
@@ -120,6 +130,7 @@ class Job:
     def cancelled(self) -> bool: ...
     def take(self, role: str) -> tuple[bytearray, _Dims] | None: ...
     def take_file(self, role: str) -> bytes | None: ...
+    def loading(self) -> bool: ...
     def step(self, step: int, of: int) -> bool: ...
     def finish(
         self, data: bytes, height: int, width: int, load_ms: float = 0.0, infer_ms: float = 0.0

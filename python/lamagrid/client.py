@@ -53,13 +53,15 @@ class Progress:
 
     Attributes:
         status: ``queued``, ``processing``, ``completed``, ``failed`` or ``cancelled``.
-        step: Steps done.
+        step: Steps done; of a fetch of the model's files, hundredths of it.
         of: Steps in all; 0 where that is unknown or none was begun.
+        activity: What a node that processes it does: ``loading`` the model, or ``running`` it.
     """
 
     status: str
     step: int
     of: int
+    activity: str = "running"
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,9 @@ class TaskEvents:
             LamaGridError: The task cannot be followed any more, as when its scheduler forgot it.
         """
         event = self._native.next_event(timeout)
-        return None if event is None else Progress(event["status"], event["step"], event["of"])
+        if event is None:
+            return None
+        return Progress(event["status"], event["step"], event["of"], event["activity"])
 
 
 class Task:

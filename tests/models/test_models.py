@@ -6,8 +6,12 @@ weights. R3.1, R8.1, P7.1.
 
 from __future__ import annotations
 
+import http.server
 import importlib
+import threading
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,9 +20,11 @@ import torch
 
 from grids.pictures import hole
 from lamagrid import TaskClient
+from lamagrid.client import TERMINAL
 from lamagrid.errors import InvalidInputError, LamaGridError
 from lamagrid.pynode.models import SEEDS
 from lamagrid.pynode.opencv import without_ipp
+from lamagrid.web.model_manager import RemoteModelManager
 from models.conftest import python_grid, torch_grid
 from parity.stock import stock_config
 from stock.networks import point_upstream_at, write_networks
@@ -121,6 +127,61 @@ def test_manga_without_its_files_says_what_to_do(
         ),
     ):
         client.inpaint(SOFT, mask, model="manga", timeout=ANSWER_S)
+
+
+class Slowly(http.server.BaseHTTPRequestHandler):
+    """Serves one file: byte by byte until it is told to hurry."""
+
+    def do_GET(self) -> None:
+        content: bytes = self.server.content  # type: ignore[attr-defined]
+        hurry: threading.Event = self.server.hurry  # type: ignore[attr-defined]
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        sent = 0
+        while sent < len(content) // 2 or (sent < len(content) - 1 and not hurry.is_set()):
+            step = max(1, len(content) // 100)
+            self.wfile.write(content[sent : sent + step])
+            sent = min(sent + step, len(content))
+            time.sleep(0.02)
+        self.wfile.write(content[sent:])
+
+    def log_message(self, *_: Any) -> None:
+        """Nothing."""
+
+
+def test_a_fetch_shows_as_loading_with_its_progress(
+    networks: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """And the grid knows from then on that the files are there."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Slowly) as server:
+        server.content = Path(networks["MANGA_LINE_MODEL_URL"]).read_bytes()  # type: ignore[attr-defined]
+        server.hurry = threading.Event()  # type: ignore[attr-defined]
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        folder = tmp_path_factory.mktemp("torch")
+        url = f"http://127.0.0.1:{server.server_port}/erika.jit"
+        env = {**networks, "MANGA_LINE_MODEL_URL": url, "TORCH_HOME": str(folder)}
+        # Another model first: the first one is loaded before a task comes.
+        with torch_grid(folder, ["lama", "manga"], {**env, "LAMA_MODEL_URL": __file__}) as client:
+            manager = RemoteModelManager("manga", "cpu", client=client)
+            assert not manager.is_downloaded("manga")
+            task = client.submit(SOFT, hole(*SOFT.shape[:2], 60, 70, 50), model="manga")
+            events, seen = task.events(), []
+            while not seen or seen[-1].status not in TERMINAL:
+                progress = events.next(ANSWER_S)
+                assert progress is not None
+                seen.append(progress)
+                if progress.activity == "loading" and 0 < progress.step < 100:
+                    server.hurry.set()  # type: ignore[attr-defined]
+            task.wait(ANSWER_S)
+            assert manager.is_downloaded("manga")
+        server.shutdown()
+    assert seen[-1].status == "completed", seen
+    activities = [each.activity for each in seen if each.status == "processing"]
+    assert activities.index("loading") < len(activities) - activities[::-1].index("running")
+    part = [each for each in seen if each.activity == "loading" and 0 < each.step < 100]
+    assert part
+    assert {each.of for each in part} == {100}
 
 
 def test_a_sampler_that_there_is_not_is_told_and_the_model_stays(client: TaskClient) -> None:

@@ -24,11 +24,14 @@ with warnings.catch_warnings():  # upstream's, of what it stands on; in a test t
 class FakeTask:
     """A submitted task; what becomes of it was decided before."""
 
-    def __init__(self, id: str, outcome: Pixels | bytes | BaseException, steps: int) -> None:
+    def __init__(
+        self, id: str, outcome: Pixels | bytes | BaseException, steps: int, loading: bool = False
+    ) -> None:
         self.id = id
         self.cancelled = self.released = False
         self._outcome = outcome
         self._steps = steps
+        self._loading = loading
         self._step = 0
 
     def events(self) -> FakeTask:
@@ -39,6 +42,9 @@ class FakeTask:
         """Progress, then the end; nothing of a task that does not get ready."""
         if isinstance(self._outcome, WaitTimeoutError):
             return None
+        if self._loading:
+            self._loading = False
+            return Progress("processing", 40, 100, "loading")
         self._step += 1
         if self._step <= self._steps:
             return Progress("processing", self._step, self._steps)
@@ -74,6 +80,8 @@ class FakeClient:
         submitted: The arguments of each submit.
         tasks: The tasks that came of them.
         models: What its nodes serve.
+        missing: Those of them whose files are not there.
+        loading: Whether its nodes load the model before the first step.
     """
 
     def __init__(self) -> None:
@@ -81,15 +89,17 @@ class FakeClient:
             :, :, ::-1
         ]
         self.steps = 0
+        self.loading = False
         self.submitted: list[tuple[Any, Any, dict[str, Any]]] = []
         self.tasks: list[FakeTask] = []
         self.models = ["lama", "cv2"]
+        self.missing: list[str] = []
         self.unreachable: BaseException | None = None
 
     def submit(self, image: Any, mask: Any, **named: Any) -> FakeTask:
         """Take a task."""
         self.submitted.append((image, mask, named))
-        task = FakeTask(f"{len(self.tasks):032x}", self.work(image, mask), self.steps)
+        task = FakeTask(f"{len(self.tasks):032x}", self.work(image, mask), self.steps, self.loading)
         self.tasks.append(task)
         return task
 
@@ -97,7 +107,10 @@ class FakeClient:
         """One node."""
         if self.unreachable is not None:
             raise self.unreachable
-        offers = [{"model": name, "queue": "gpu", "loaded": False} for name in self.models]
+        offers = [
+            {"model": name, "queue": "gpu", "loaded": False, "present": name not in self.missing}
+            for name in self.models
+        ]
         node = {
             "info": {"name": "n", "device": "cpu", "models": offers},
             "state": "ready",

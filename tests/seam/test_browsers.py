@@ -98,6 +98,26 @@ def test_a_browser_hears_of_its_own_tasks_alone(
     assert other.get_received() == []
 
 
+def test_loading_the_model_is_told_as_such_and_is_no_step(
+    browsers: Browsers, client: FakeClient, server_module: Any
+) -> None:
+    steps: list[int] = []
+    server_module.model.kwargs["callback"] = lambda step, *_: steps.append(step)
+    server_module.model.name = "sd1.5"
+    mine = listener(server_module, ONE)
+    client.loading, client.steps = True, 2
+    assert post(web(server_module, ONE), PHOTO, MASK).status_code == 200
+    told = [args[0] for args in events(mine, "task_status")]
+    assert [(each["activity"], each["step"], each["of"]) for each in told] == [
+        (None, 0, 0),
+        ("loading", 40, 100),
+        ("running", 1, 2),
+        ("running", 2, 2),
+        (None, 2, 2),
+    ]
+    assert steps == [0, 1]
+
+
 def test_upstreams_events_go_to_the_browser_that_listens_else_to_all(
     browsers: Browsers, server_module: Any
 ) -> None:

@@ -179,13 +179,17 @@ def test_a_model_that_no_live_node_serves_is_not_switched_to(client: FakeClient)
     assert model.name == "lama"
 
 
-def test_downloaded_means_served(page: Any, client: FakeClient) -> None:
+def test_downloaded_means_that_a_live_node_has_the_files(page: Any, client: FakeClient) -> None:
     def downloaded(name: str) -> Any:
         return page.get(f"/model_downloaded/{name}")
 
     assert downloaded("lama").data == b"True"
     assert downloaded("mat").data == b"False"
-    assert downloaded("sd1.5").data == b"True"  # as upstream says of all diffusers' models
+    assert downloaded("sd1.5").data == b"False"  # upstream says True of all diffusers' models
+    client.models.append("sd1.5")
+    assert downloaded("sd1.5").data == b"True"
+    client.missing.append("sd1.5")
+    assert downloaded("sd1.5").data == b"False"
     assert downloaded("nonsense").status_code == 500
     client.unreachable = errors.DisconnectedError("no scheduler answered")
     assert downloaded("lama").data == b"False"

@@ -27,12 +27,18 @@ class FakeJob:
         self._pictures = {"image": PHOTO, "mask": MASK[:, :, np.newaxis]}
         self.spec = {"model": model, "params": params}
         self.outcome: Any = None
+        self.activities: list[str] = []
 
     def take(self, role: str) -> tuple[bytearray, tuple[int, ...]] | None:
         picture = self._pictures.pop(role, None)
         return None if picture is None else (bytearray(picture.tobytes()), picture.shape)
 
+    def loading(self) -> bool:
+        self.activities.append("loading")
+        return True
+
     def step(self, i: int, n: int) -> bool:
+        self.activities.append("running")
         return True
 
     def finish(self, data: bytes, height: int, width: int, load_ms: float, infer_ms: float) -> None:
@@ -56,6 +62,14 @@ def outcome(models: Any, model: str, **params: object) -> Any:
     job = FakeJob(model, **params)
     work(job, Serving(models, None, ("cv2",)))
     return job.outcome
+
+
+def test_loading_is_told_before_the_first_task_of_a_model() -> None:
+    models = UpstreamModels("cpu")
+    jobs = [FakeJob("cv2"), FakeJob("cv2")]
+    for job in jobs:
+        work(job, Serving(models, None, ("cv2",)))
+    assert [job.activities for job in jobs] == [["loading", "running"], []]
 
 
 @pytest.mark.parametrize("strategy", ["Original", "Resize", "Crop"])

@@ -28,6 +28,7 @@ from lamagrid.client import PLUGIN_PREFIX
 from lamagrid.errors import ConfigError
 from lamagrid.pynode.libraries import missing_library
 from lamagrid.settings import load_settings
+from lamagrid.weights.table import is_present
 
 if TYPE_CHECKING:
     from lamagrid.pynode.models import UpstreamModels
@@ -165,8 +166,9 @@ def _serve(options: argparse.Namespace, serving: Serving, ending: threading.Even
     name = options.name or f"{socket.gethostname()}-python"
     try:
         _native.start_logs(f"pynode-{name}", options.data_dir)
+        missing = [offer for offer in serving.offers if not is_present(offer, os.environ)]
         session = _native.NodeSession(
-            options.data_dir, name, "python", options.device, serving.offers, options.slots
+            options.data_dir, name, "python", options.device, serving.offers, options.slots, missing
         )
     except LamaGridError as error:
         print(f"pynode: {error}", file=sys.stderr)
@@ -230,7 +232,7 @@ def _run_model(job: Any, name: str, models: UpstreamModels | None) -> Callable[[
     if models is None:
         raise _not_served(name)
     image, mask, example = (_pixels(job, role) for role in ("image", "mask", "example"))
-    result = models.run(name, job.spec["params"], image, mask[:, :, 0], example, job.step)
+    result = models.run(name, job.spec["params"], image, mask[:, :, 0], example, job.step, _loading(job))
     height, width = result.shape[:2]
     return lambda: job.finish(result.tobytes(), height, width, models.load_ms, models.infer_ms)
 
@@ -239,8 +241,13 @@ def _run_plugin(job: Any, name: str, plugins: UpstreamPlugins | None) -> Callabl
     """Run a plugin. Returns what reports its file."""
     if plugins is None:
         raise _not_served(name)
-    file = plugins.run(name, job.spec["params"], job.take_file("image"), job.take_file("example"))
+    image, example = job.take_file("image"), job.take_file("example")
+    file = plugins.run(name, job.spec["params"], image, example, _loading(job))
     return lambda: job.finish_file(file, plugins.load_ms, plugins.infer_ms)
+
+
+def _loading(job: Any) -> Callable[[bool], object]:
+    return lambda begins: job.loading() if begins else job.step(0, 0)
 
 
 def _pixels(job: Any, role: str) -> Any:

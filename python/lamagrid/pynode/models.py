@@ -26,6 +26,8 @@ from lamagrid.pynode.options import TASK_OPTIONS
 Pixels = NDArray[np.uint8]
 Step = Callable[[int, int], bool]
 """Told how many steps are done, and how many there are; False is the wish to stop."""
+Loading = Callable[[bool], object]
+"""Told True before something is brought into memory, and False after that."""
 
 # Some models draw from the generators of the whole process, so that upstream's own answers depend on what ran
 # before: ldm its first noise, mat its dropout. Here each task starts from a seed: upstream's of that model.
@@ -84,6 +86,7 @@ class UpstreamModels:
         mask: Pixels,
         example: Pixels | None = None,
         step: Step | None = None,
+        loading: Loading | None = None,
     ) -> Pixels:
         """Inpaint.
 
@@ -94,6 +97,7 @@ class UpstreamModels:
             mask: ``(H, W)`` u8, 255 in the hole.
             example: ``(h, w, 3)`` u8 RGB, for paint by example.
             step: Told each step of a diffusion model.
+            loading: Told when the model is built, and when it has been.
 
         Returns:
             ``(H, W, 3)`` u8 BGR, cast as upstream's server casts.
@@ -105,7 +109,7 @@ class UpstreamModels:
         options = {key: value for key, value in params.items() if key in TASK_OPTIONS}
         config = _config({key: value for key, value in params.items() if key not in TASK_OPTIONS}, example)
         began = time.monotonic()
-        manager = self._manager_for(model, options)
+        manager = self._manager_for(model, options, loading)
         loaded = time.monotonic()
         self.load_ms = (loaded - began) * 1_000
         self._step, self._steps = step, config.sd_steps
@@ -131,13 +135,15 @@ class UpstreamModels:
             self._step = None
             torch_gc()
 
-    def _manager_for(self, model: str, options: Mapping[str, Any]) -> Any:
+    def _manager_for(self, model: str, options: Mapping[str, Any], loading: Loading | None) -> Any:
         # The controlnet method is no part of what is built: upstream changes it within a request.
         wanted = (model, tuple(sorted((k, v) for k, v in options.items() if k != "sd_controlnet_method")))
         if self._built == wanted:
             return self._manager
         if model not in AVAILABLE_MODELS:
             raise TaskFailure("unknown_model", f"Not supported model: {model}")
+        if loading is not None:
+            loading(True)
         # Gone before the next is built: two models may not fit into the device's memory.
         self._manager, self._built = None, None
         gc.collect()
@@ -153,6 +159,8 @@ class UpstreamModels:
             raise TaskFailure("unknown_model", message(error)) from error
         except (Exception, SystemExit) as error:
             raise self._load_failure(model, error) from error
+        if loading is not None:
+            loading(False)
         self._built = wanted
         return self._manager
 

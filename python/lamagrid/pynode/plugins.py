@@ -9,7 +9,6 @@ import hashlib
 import importlib
 import io
 import time
-import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -29,6 +28,7 @@ from lama_cleaner.plugins import (
 )
 from PIL import Image
 
+from lamagrid.pixel_limit import set_for_pillow, too_large
 from lamagrid.pynode.failures import TaskFailure, load_failure, run_failure
 from lamagrid.pynode.functional_tensor import supply_functional_tensor
 from lamagrid.pynode.opencv import without_ipp
@@ -72,7 +72,7 @@ class UpstreamPlugins:
     def __init__(self, devices: Mapping[str, str], max_pixels: int) -> None:
         without_ipp()
         supply_functional_tensor()
-        Image.MAX_IMAGE_PIXELS = max_pixels  # for what upstream opens itself
+        set_for_pillow(max_pixels)
         self._max_pixels = max_pixels
         self._devices = devices
         self._built: dict[str, tuple[Mapping[str, Any], Any]] = {}
@@ -83,7 +83,14 @@ class UpstreamPlugins:
         """Those in memory."""
         return list(self._built)
 
-    def run(self, name: str, params: Mapping[str, Any], image: bytes, example: bytes | None = None) -> bytes:
+    def run(
+        self,
+        name: str,
+        params: Mapping[str, Any],
+        image: bytes,
+        example: bytes | None = None,
+        loading: Callable[[bool], object] | None = None,
+    ) -> bytes:
         """Work on one picture.
 
         Args:
@@ -93,6 +100,7 @@ class UpstreamPlugins:
                 background of faces); ``quality`` of a lossy answer.
             image: The picture's file, as it was uploaded.
             example: The file that MakeGIF compares with.
+            loading: Told True before the plugin is built, and False after that.
 
         Returns:
             A file: PNG, GIF or of the picture's format.
@@ -103,13 +111,14 @@ class UpstreamPlugins:
         Source: Lama Cleaner 1.2.5, ``server.run_plugin``.
         """
         began = time.monotonic()
-        plugin = self._plugin(name, params)
+        plugin = self._plugin(name, params, loading)
         loaded = time.monotonic()
         self.load_ms = (loaded - began) * 1_000
         try:
             for file in (image, example):
-                if file is not None:
-                    check_size(file, self._max_pixels)
+                text = None if file is None else too_large(io.BytesIO(file), self._max_pixels)
+                if text is not None:
+                    raise TaskFailure("invalid_input", f"A picture is refused: {text}")
             rgb, alpha, exif = load_img(image, return_exif=True)
             form = {**params, "img_md5": hashlib.md5(image, usedforsecurity=False).hexdigest()}
             set_seed(SEED)
@@ -128,12 +137,16 @@ class UpstreamPlugins:
         self.infer_ms = (time.monotonic() - loaded) * 1_000
         return answer
 
-    def _plugin(self, name: str, params: Mapping[str, Any]) -> Any:
+    def _plugin(
+        self, name: str, params: Mapping[str, Any], loading: Callable[[bool], object] | None = None
+    ) -> Any:
         if name not in PLUGINS:
             raise TaskFailure("unknown_model", f"Plugin not found: {name}")
         options = {key: params[key] for key in OPTIONS.get(name, ()) if key in params}
         if name in self._built and self._built[name][0] == options:
             return self._built[name][1]
+        if loading is not None:
+            loading(True)
         self._built.pop(name, None)
         if name == InteractiveSeg.name:
             self._embeddings.clear()
@@ -141,6 +154,8 @@ class UpstreamPlugins:
             plugin = self._build(name, options)
         except (Exception, SystemExit) as error:  # upstream exits where a package or a file is missing
             raise load_failure(f"the plugin {name}", error, missing_package(name)) from error
+        if loading is not None:
+            loading(False)
         self._built[name] = (options, plugin)
         return plugin
 
@@ -204,26 +219,6 @@ class Embeddings:
                 self._kept[key] = {name: getattr(predictor, name) for name in self.KEYS}
                 while len(self._kept) > self._limit:
                     self._kept.popitem(last=False)
-
-
-def check_size(file: bytes, limit: int) -> None:
-    """Refuse a picture of more pixels than ``limit``, where Pillow would only warn.
-
-    Raises:
-        TaskFailure: It has more.
-        Exception: Whatever Pillow says of a file that is no picture.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        try:
-            with Image.open(io.BytesIO(file)) as picture:
-                pixels = picture.width * picture.height
-        except Image.DecompressionBombError:
-            pixels = None
-    if pixels is None or pixels > limit:
-        told = "far more" if pixels is None else f"{pixels} pixels, more"
-        text = f"a picture has {told} than the {limit} pixels that limits.max_pixels allows"
-        raise TaskFailure("invalid_input", text)
 
 
 def missing_package(name: str) -> str | None:

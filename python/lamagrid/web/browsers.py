@@ -5,7 +5,8 @@ browser, where the cookie says which it is and it listens; to everybody otherwis
 
 Events besides upstream's:
     ``task_status`` to the browser of a task and to who subscribed: ``id``, ``what``, ``state``, ``position``,
-    ``expected_wait_s``, ``step``, ``of``, ``node``, ``failure``.
+    ``expected_wait_s``, ``activity`` (``loading`` or ``running``, while it is processed), ``step``, ``of``,
+    ``node``, ``failure``.
     ``subscribe_task`` and ``unsubscribe_task`` from a browser, with a task's id; the answer is what
     ``task_status`` tells, or ``{"error": text}``.
 
@@ -60,6 +61,7 @@ class Watched:
     state: str = "queued"
     position: int | None = None
     expected_wait_s: float | None = None
+    activity: str | None = None
     step: int = 0
     of: int = 0
     node: str | None = None
@@ -73,6 +75,7 @@ class Watched:
             "state": self.state,
             "position": self.position,
             "expected_wait_s": self.expected_wait_s,
+            "activity": self.activity,
             "step": self.step,
             "of": self.of,
             "node": self.node,
@@ -238,8 +241,10 @@ class Watch:
                     if watched.position != before:
                         self._browsers.tell(watched)
         elif progress.status not in TERMINAL:  # the end has a reason, and comes with it
-            is_new = progress.status != watched.state
-            watched.state, watched.step, watched.of = progress.status, progress.step, progress.of
+            activity = progress.activity if progress.status == "processing" else None
+            is_new = (progress.status, activity) != (watched.state, watched.activity)
+            watched.state, watched.activity = progress.status, activity
+            watched.step, watched.of = progress.step, progress.of
             if is_new:
                 self.tell()
             elif self._browsers.is_heard(watched):
@@ -257,7 +262,7 @@ class Watch:
     def _end(self, state: str, failure: str | None) -> None:
         watched = self._watched
         watched.state, watched.failure = state, failure
-        watched.position = watched.expected_wait_s = None
+        watched.position = watched.expected_wait_s = watched.activity = None
         self._browsers.tell(watched)
 
 

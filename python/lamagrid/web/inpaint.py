@@ -18,9 +18,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from lamagrid import _native
+from lamagrid import _native, pixel_limit
 from lamagrid.errors import InvalidInputError
-from lamagrid.web import answers, pixel_limit
+from lamagrid.web import answers
 
 if TYPE_CHECKING:
     from lamagrid.web.model_manager import RemoteModelManager

@@ -44,8 +44,6 @@ TASK_HEADER = "X-Lamagrid-Task"
 
 # Upstream calls its callback for each step of these alone.
 STEPPED_MODELS = frozenset([*SD15_MODELS, "sd2"])
-# Upstream says of these that they are downloaded, whether they are or not.
-ALWAYS_DOWNLOADED = STEPPED_MODELS | {"paint_by_example", "instruct_pix2pix"}
 
 # A task whose caller was killed is not worked on for ever; a caller that lives gives up before that.
 DEADLINE_BEYOND_S = 10.0
@@ -197,7 +195,9 @@ class RemoteModelManager:
             if watch is not None:
                 watch.told(progress)
             # Steps done, from 1; upstream counts the step that was done, from 0.
-            if callback is not None and progress is not None and progress.step > seen:
+            if callback is None or progress is None or progress.activity != "running":
+                return
+            if progress.step > seen:
                 seen = progress.step
                 callback(seen - 1, None, None)
 
@@ -212,13 +212,18 @@ class RemoteModelManager:
         return outcome
 
     def is_downloaded(self, name: str) -> bool:
-        """Whether a request for the model is answered without a download.
+        """Whether some live node has the model's files, so that a request is answered without a download.
 
         Raises:
             NotImplementedError: Neither upstream nor a live node knows the model.
         """
-        self._check_known(name)
-        return name in ALWAYS_DOWNLOADED or name in self._served()
+        try:
+            offers = _live_offers(self._grid().survey())
+        except LamaGridError:
+            offers = []
+        if name not in AVAILABLE_MODELS and all(offer["model"] != name for offer in offers):
+            raise _not_supported(name)
+        return any(offer["model"] == name and offer["present"] for offer in offers)
 
     def switch(self, new_name: str, **_: Any) -> None:
         """Let the tasks from now on ask for another model.
@@ -240,8 +245,7 @@ class RemoteModelManager:
 
     def _check_known(self, name: str) -> None:
         if name not in AVAILABLE_MODELS and name not in self._served():
-            # Upstream's class and text: its server catches it, and says that the model is not implemented.
-            raise NotImplementedError(f"Not supported model: {name}")
+            raise _not_supported(name)
 
     def _served(self) -> set[str]:
         """The models of all live nodes; nothing if the scheduler cannot be asked."""
@@ -267,12 +271,17 @@ class RemoteModelManager:
 
 def served_models(survey: Mapping[str, Any]) -> set[str]:
     """The names of the models that some live node of a survey takes tasks for."""
-    return {
-        offer["model"]
-        for node in survey["nodes"]
-        if node["state"] in ("ready", "busy", "suspect")
-        for offer in node["info"]["models"]
-    }
+    return {offer["model"] for offer in _live_offers(survey)}
+
+
+def _live_offers(survey: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    nodes = (node for node in survey["nodes"] if node["state"] in ("ready", "busy", "suspect"))
+    return [offer for node in nodes for offer in node["info"]["models"]]
+
+
+def _not_supported(name: str) -> NotImplementedError:
+    """Of upstream's class and text: its server catches it, and says that the model is not implemented."""
+    return NotImplementedError(f"Not supported model: {name}")
 
 
 def task_params(config: Config, options: Mapping[str, Any]) -> tuple[dict[str, Any], Pixels | None]:

@@ -15,10 +15,10 @@ from pathlib import Path
 from lamagrid.web.children import Program
 from lamagrid.web.flags import GridFlags
 from lamagrid.web.plugins import RemotePlugin
+from lamagrid.weights.table import is_present
 
 NODE_PROGRAM = "lamagrid-node"
 DEMO_MODEL = Path(__file__).parent.parent / "demo" / "demo.pt"
-LAMA_FILE = "big-lama.pt"
 TORCH_MODELS = ("lama", "manga")
 """Upstream's models that the node program finds the files of by itself."""
 
@@ -74,7 +74,7 @@ def nodes(
     count = flags.nodes
     if count is None:
         # Upstream loads no model that was not asked for; lama comes along if its weights are here already.
-        useful = model in torch_models or files or ("lama" in torch_models and _lama_cached(env))
+        useful = model in torch_models or files or ("lama" in torch_models and is_present("lama", env))
         count = 1 if useful else 0
     if count == 0 and model not in python_models:
         raise PlanError(
@@ -172,11 +172,3 @@ def child_env(cuda_visible_devices: str | None) -> dict[str, str]:
 
 def _lamagrid(verb: str, data_dir: Path) -> tuple[str, ...]:
     return (sys.executable, "-m", "lamagrid", verb, "--data-dir", str(data_dir), "--lifeline")
-
-
-def _lama_cached(env: Mapping[str, str]) -> bool:
-    url = env.get("LAMA_MODEL_URL", LAMA_FILE)
-    if Path(url).is_file():
-        return True
-    home = env.get("TORCH_HOME") or str(Path(env.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torch")
-    return (Path(home).expanduser() / "hub" / "checkpoints" / url.split("?")[0].rsplit("/", 1)[-1]).is_file()

@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from lamagrid import pixel_limit
 from lamagrid.errors import InvalidInputError
-from lamagrid.web import answers, pixel_limit
+from lamagrid.web import answers
 from lamagrid.web.inpaint import content
 
 if TYPE_CHECKING:

@@ -238,7 +238,8 @@ impl Follow {
 fn described(py: Python<'_>, event: TaskEvent) -> PyResult<Bound<'_, PyDict>> {
     let dict = PyDict::new(py);
     dict.set_item("status", event.status.as_str())?;
-    dict.set_item("step", event.step)?;
-    dict.set_item("of", event.of)?;
+    dict.set_item("activity", event.advance.activity.as_str())?;
+    dict.set_item("step", event.advance.step)?;
+    dict.set_item("of", event.advance.of)?;
     Ok(dict)
 }

@@ -17,6 +17,7 @@ mod logs;
 mod node;
 mod pictures;
 mod process;
+mod weights;
 
 use pyo3::prelude::*;
 
@@ -36,6 +37,8 @@ mod _native {
     use crate::node::{Job, NodeSession};
     #[pymodule_export]
     use crate::pictures::probe;
+    #[pymodule_export]
+    use crate::weights::fetch_weights;
 
     #[pymodule_export]
     #[expect(non_upper_case_globals, reason = "Python's name")]

@@ -58,8 +58,11 @@ impl NodeSession {
 
 #[pymethods]
 impl NodeSession {
-    /// Registers a node and keeps it registered, over any number of connections.
+    /// Registers a node and keeps it registered, over any number of connections. `missing` are those of `models` whose
+    /// files are not on this host.
     #[new]
+    #[pyo3(signature = (data_dir, name, kind, device, models, slots, missing=Vec::new()))]
+    #[expect(clippy::too_many_arguments, reason = "Python names them")]
     fn new(
         py: Python<'_>,
         data_dir: Option<PathBuf>,
@@ -68,6 +71,7 @@ impl NodeSession {
         device: &str,
         models: Vec<String>,
         slots: u16,
+        missing: Vec<String>,
     ) -> PyResult<Self> {
         let wrong = |error| errors::config(py, &error);
         let config = configuration::load(data_dir.as_deref()).map_err(wrong)?.config;
@@ -78,7 +82,7 @@ impl NodeSession {
                 Some(configured) => parsed(py, &configured.queue)?,
                 None => model.default_queue(),
             };
-            Ok(ModelOffer { model, queue, loaded: false })
+            Ok(ModelOffer { model, queue, loaded: false, present: !missing.contains(&text) })
         };
         let kind = [NodeKind::Torch, NodeKind::Python, NodeKind::Echo]
             .into_iter()
@@ -294,6 +298,11 @@ impl Job {
             Ok(())
         })?;
         Ok(Some(bytes))
+    }
+
+    /// Says that the model is loaded; false means stop.
+    fn loading(&self, py: Python<'_>) -> PyResult<bool> {
+        self.with(py, |job| job.loading(0, 0) == ControlFlow::Continue(()))
     }
 
     /// Says how far the work is; false means stop.

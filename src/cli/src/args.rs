@@ -27,6 +27,7 @@ Examples:
   lamagrid dead list                     tasks that were given up, and can be replayed
 
 Other programs:
+  lamagrid model      list, fetch and check the files of Lama Cleaner's models (see its --help)
   lamagrid pynode     run a Python node: Lama Cleaner's own models behind the grid (see its --help)
   lamagrid-node       run a Rust node, which needs libtorch
   lama-cleaner-grid   run Lama Cleaner's server, with a scheduler and the nodes of this host

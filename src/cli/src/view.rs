@@ -153,7 +153,11 @@ impl From<NodeStatus> for NodeView {
 
 impl NodeView {
     fn row(&self) -> Vec<String> {
-        let loaded = |offer: &ModelOffer| if offer.loaded { " (loaded)" } else { "" };
+        let loaded = |offer: &ModelOffer| match (offer.loaded, offer.present) {
+            (true, _) => " (loaded)",
+            (false, true) => "",
+            (false, false) => " (not fetched yet)",
+        };
         let mut models: Vec<_> =
             self.models.iter().take(MODELS_SHOWN).map(|m| format!("{}{}", m.model, loaded(m))).collect();
         if self.models.len() > MODELS_SHOWN {

@@ -136,7 +136,7 @@ impl Load {
                 let event = tokio::time::timeout(PATIENCE, events.next()).await??;
                 let event = event.context("the task ended by itself")?;
                 ensure!(!event.status.is_terminal(), "the task ended by itself: {}", event.status);
-                if event.step > 0 {
+                if event.advance.step > 0 {
                     break;
                 }
             }

@@ -2,7 +2,7 @@
 
 use tokio::sync::{broadcast, watch};
 
-use lamagrid_domain::Status;
+use lamagrid_domain::{Advance, Status};
 
 use crate::error::ClientError;
 use crate::tracked::Phase;
@@ -12,10 +12,8 @@ use crate::tracked::Phase;
 pub struct TaskEvent {
     /// What people are told.
     pub status: Status,
-    /// Steps done.
-    pub step: u32,
-    /// Steps in all, 0 where unknown.
-    pub of: u32,
+    /// How far the work is.
+    pub advance: Advance,
 }
 
 /// The events of one task, oldest first, until it has ended.
@@ -51,7 +49,7 @@ impl Follow {
                 Phase::Sending | Phase::Accepted { .. } => {}
                 Phase::Ended(ended) => {
                     self.done = true;
-                    return Ok(Some(TaskEvent { status: ended.task.status, step: 0, of: 0 }));
+                    return Ok(Some(TaskEvent { status: ended.task.status, advance: Advance::default() }));
                 }
                 Phase::Broken(error) => {
                     self.done = true;

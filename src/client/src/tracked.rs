@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::{broadcast, watch};
 
-use lamagrid_domain::{Hash, Status};
+use lamagrid_domain::{Advance, Hash, Status};
 
 use crate::error::ClientError;
 use crate::follow::{Follow, TaskEvent};
@@ -138,9 +138,9 @@ impl Tracked {
     }
 
     /// The task moved.
-    pub(crate) fn moved(&self, status: Status, step: u32, of: u32) {
+    pub(crate) fn moved(&self, status: Status, advance: Advance) {
         // Nobody follows it: then nobody misses it.
-        let _ = self.events.send(TaskEvent { status, step, of });
+        let _ = self.events.send(TaskEvent { status, advance });
     }
 
     /// Tells everybody the end; inputs are not needed any more.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use fake::{Fake, PATIENCE, info, meta, task};
 use lamagrid_client::{ClientError, TaskEvent};
-use lamagrid_domain::{Failure, FailureKind, Role, Status, TaskId};
+use lamagrid_domain::{Activity, Advance, Failure, FailureKind, Role, Status, TaskId};
 use lamagrid_wire::message::{ClientRequest, Outcome, Progress, ProtocolFault, Refused, Send, Told, Unknown};
 use lamagrid_wire::spool::{BlobName, Spool};
 
@@ -267,18 +267,25 @@ async fn progress_is_followed_to_the_end() {
     let (submitted, (id, _)) = tokio::join!(client.submit(task(1, 10), PATIENCE), fake.accept());
     submitted.unwrap();
     let mut follow = client.follow(id).await.unwrap();
-    for step in 1..=2 {
-        fake.say(Progress { id, status: Status::Processing, step, of: 2 }).await;
+    for (activity, step, of) in
+        [(Activity::Loading, 40, 100), (Activity::Running, 1, 2), (Activity::Running, 2, 2)]
+    {
+        fake.say(Progress { id, status: Status::Processing, step, of, activity }).await;
     }
     fake.complete(id, b"made").await;
     let mut seen = Vec::new();
     while let Some(event) = follow.next().await.unwrap() {
         seen.push(event);
     }
-    let event = |status, step, of| TaskEvent { status, step, of };
+    let event = |status, activity, step, of| TaskEvent { status, advance: Advance { activity, step, of } };
     assert_eq!(
         seen,
-        [event(Status::Processing, 1, 2), event(Status::Processing, 2, 2), event(Status::Completed, 0, 0)]
+        [
+            event(Status::Processing, Activity::Loading, 40, 100),
+            event(Status::Processing, Activity::Running, 1, 2),
+            event(Status::Processing, Activity::Running, 2, 2),
+            event(Status::Completed, Activity::Running, 0, 0)
+        ]
     );
     assert_eq!(follow.next().await.unwrap(), None);
 }

@@ -37,6 +37,14 @@ pub struct ModelOffer {
     pub queue: QueueName,
     /// Whether it is in memory now, so that a task starts at once.
     pub loaded: bool,
+    /// Whether its files are on the node's host, so that no task waits for a download.
+    #[serde(default = "is_present")]
+    pub present: bool,
+}
+
+/// Nodes of the protocol's minor versions before 4 do not say.
+const fn is_present() -> bool {
+    true
 }
 
 /// What a node registers with.

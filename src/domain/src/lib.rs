@@ -25,5 +25,5 @@ pub use history::{Entry, Milestone};
 pub use ids::{LeaseToken, ParseIdError, SessionId, TaskId};
 pub use name::{ClientName, ModelName, NameError, NodeName, Owner, QueueName};
 pub use picture::{OutputForm, PictureFormat, PictureFormatError};
-pub use state::{Event, IllegalTransition, State, Status};
+pub use state::{Activity, Advance, Event, IllegalTransition, State, Status};
 pub use task::{Counters, Durability, Params, ParamsError, Scalar, Stages, TaskSpec};

@@ -53,6 +53,45 @@ pub enum Event {
     Cancel,
 }
 
+/// What a node does with a task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activity {
+    /// It fetches the model's files or brings them into memory.
+    Loading,
+    /// It works on the picture.
+    #[default]
+    Running,
+}
+
+impl Activity {
+    /// The word in events.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Loading => "loading",
+            Self::Running => "running",
+        }
+    }
+
+    /// Whether this is what every node of the protocol's minor versions before 4 does.
+    #[must_use]
+    pub const fn is_running(&self) -> bool {
+        matches!(self, Self::Running)
+    }
+}
+
+/// How far the work on a task is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Advance {
+    /// What is done.
+    pub activity: Activity,
+    /// Steps done; of a fetch, hundredths of it.
+    pub step: u32,
+    /// Steps in all, 0 where unknown.
+    pub of: u32,
+}
+
 /// What people see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]

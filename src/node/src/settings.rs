@@ -7,6 +7,7 @@ use lamagrid_domain::{ModelName, ModelOffer, NameError, NodeName, QueueName};
 use lamagrid_wire::Endpoints;
 
 use crate::flags::{BackendChoice, Flags};
+use crate::weights::{LAMA as LAMA_FILE, MANGA_INPAINTOR, MANGA_LINE, Weights};
 
 /// Upstream's moduli.
 const LAMA_MODULO_PX: usize = 8;
@@ -88,6 +89,20 @@ pub struct ModelPlan {
     pub pad_modulo: usize,
 }
 
+impl ModelPlan {
+    /// Whether its files are on this host.
+    #[must_use]
+    pub fn is_present(&self) -> bool {
+        match &self.source {
+            Source::File(path) => path.is_file(),
+            Source::Lama => Weights::of_process(&LAMA_FILE).is_present(),
+            Source::Manga => {
+                [&MANGA_LINE, &MANGA_INPAINTOR].map(Weights::of_process).iter().all(Weights::is_present)
+            }
+        }
+    }
+}
+
 /// What a node does.
 #[derive(Debug)]
 pub struct Settings {
@@ -152,6 +167,7 @@ impl Settings {
             model: model.name.clone(),
             queue: model.queue.clone(),
             loaded: false,
+            present: model.is_present(),
         };
         self.models.iter().map(offer).collect()
     }

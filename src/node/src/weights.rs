@@ -4,6 +4,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -42,8 +43,8 @@ pub const MANGA_INPAINTOR: UpstreamFile = UpstreamFile {
     md5_variable: "MANGA_INPAINTOR_MODEL_MD5",
 };
 
-/// A download says how far it is this often.
-const TELL_EVERY: Duration = Duration::from_secs(3);
+/// A download logs how far it is this often.
+const LOG_EVERY: Duration = Duration::from_secs(3);
 /// A server that sends nothing for this long has given up.
 const STALLED: Duration = Duration::from_secs(60);
 const CHUNK_BYTES: usize = 1 << 20;
@@ -52,9 +53,7 @@ const CHUNK_BYTES: usize = 1 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum WeightsError {
     /// Nothing could be fetched.
-    #[error(
-        "cannot fetch {url} to {path}: {reason}. Download it by hand to that path, or point {variable} to a file that is here"
-    )]
+    #[error("cannot fetch {url} to {path}: {reason}. Download it by hand to that path{instead}")]
     Fetch {
         /// From where.
         url: String,
@@ -62,12 +61,12 @@ pub enum WeightsError {
         path: PathBuf,
         /// What happened.
         reason: String,
-        /// The variable that names another place.
-        variable: &'static str,
+        /// What else would do.
+        instead: String,
     },
     /// The file is not the one that was asked for.
     #[error(
-        "{path} (from {origin}) has MD5 {found}, not {wanted}. Replace the file, or correct {variable} if the file is right; nothing was deleted"
+        "{path} (from {origin}) has MD5 {found}, not {wanted}. Replace the file{instead}; nothing was deleted"
     )]
     Md5 {
         /// The file.
@@ -78,8 +77,8 @@ pub enum WeightsError {
         found: String,
         /// The sum that was asked for.
         wanted: String,
-        /// The variable that names the sum.
-        variable: &'static str,
+        /// What else would do.
+        instead: String,
     },
     /// The file is there and cannot be read.
     #[error("cannot read {path}: {source}. Check the file and its permissions")]
@@ -105,7 +104,8 @@ pub struct Weights {
     download_md5: Option<String>,
     /// `<cache>/hub/checkpoints`.
     checkpoints: Option<PathBuf>,
-    file: &'static UpstreamFile,
+    /// Upstream's names of place and sum, where it has some.
+    variables: Option<(String, String)>,
 }
 
 impl Weights {
@@ -123,8 +123,31 @@ impl Weights {
             download_md5: explicit_md5.clone().or(built_in),
             explicit_md5,
             checkpoints: checkpoints(&set),
-            file,
+            variables: Some((file.url_variable.to_owned(), file.md5_variable.to_owned())),
         }
+    }
+
+    /// Any other file that upstream keeps in `checkpoints`; `md5` is checked after a download.
+    #[must_use]
+    pub fn other(
+        place: String,
+        md5: Option<String>,
+        checkpoints: PathBuf,
+        variables: Option<(String, String)>,
+    ) -> Self {
+        Self { place, explicit_md5: None, download_md5: md5, checkpoints: Some(checkpoints), variables }
+    }
+
+    /// The same, by the variables of this process.
+    #[must_use]
+    pub fn of_process(file: &'static UpstreamFile) -> Self {
+        Self::new(file, |name| std::env::var(name).ok())
+    }
+
+    /// Whether the file is here.
+    #[must_use]
+    pub fn is_present(&self) -> bool {
+        self.cached().is_ok_and(|path| path.is_file())
     }
 
     /// Where the file lies or will lie, and where it comes from, for messages.
@@ -149,16 +172,25 @@ impl Weights {
 
     /// The file, fetched if it is missing.
     ///
+    /// A fetch tells `told` how many bytes it has, and of how many where that is known; it ends early if that breaks.
+    ///
     /// # Errors
     /// [`WeightsError`].
-    pub fn locate(&self) -> Result<PathBuf, WeightsError> {
+    pub fn locate(
+        &self,
+        mut told: impl FnMut(u64, Option<u64>) -> ControlFlow<()>,
+    ) -> Result<PathBuf, WeightsError> {
         let path = self.cached()?;
         if !path.exists() {
-            self.fetch(&path)?;
+            self.fetch(&path, &mut told)?;
         } else if let Some(wanted) = &self.explicit_md5 {
             self.check(&path, wanted)?;
         }
         Ok(path)
+    }
+
+    fn instead(&self, say: impl FnOnce(&(String, String)) -> String) -> String {
+        self.variables.as_ref().map_or_else(String::new, |names| format!(", or {}", say(names)))
     }
 
     fn check(&self, path: &Path, wanted: &str) -> Result<(), WeightsError> {
@@ -171,16 +203,16 @@ impl Weights {
             origin: self.place.clone(),
             found,
             wanted: wanted.to_owned(),
-            variable: self.file.md5_variable,
+            instead: self.instead(|(_, md5)| format!("correct {md5} if the file is right")),
         })
     }
 
-    fn fetch(&self, path: &Path) -> Result<(), WeightsError> {
+    fn fetch(&self, path: &Path, told: Told<'_>) -> Result<(), WeightsError> {
         let failed = |reason: String| WeightsError::Fetch {
             url: self.place.clone(),
             path: path.to_owned(),
             reason,
-            variable: self.file.url_variable,
+            instead: self.instead(|(url, _)| format!("point {url} to a file that is here")),
         };
         if path.file_name().is_none() || !self.place.contains("://") {
             return Err(failed("it is neither an existing file nor a URL".into()));
@@ -195,7 +227,8 @@ impl Weights {
             PathBuf::from(name)
         };
         let partial = with_end(format!(".{}.part", std::process::id()));
-        let copied = open(&self.place).and_then(|(reader, len)| copy(reader, len, &partial, &self.place));
+        let copied =
+            open(&self.place).and_then(|(reader, len)| copy(reader, len, &partial, &self.place, told));
         if let Err(error) = copied {
             // The download is what failed; a part left behind is only untidy.
             let _ = std::fs::remove_file(&partial);
@@ -250,11 +283,20 @@ fn open(url: &str) -> io::Result<(Box<dyn Read>, Option<u64>)> {
     Ok((Box::new(body.into_reader()), len))
 }
 
-fn copy(mut reader: Box<dyn Read>, len: Option<u64>, path: &Path, url: &str) -> io::Result<()> {
+/// Hears how many bytes of how many are there; breaks to end it.
+type Told<'a> = &'a mut dyn FnMut(u64, Option<u64>) -> ControlFlow<()>;
+
+fn copy(
+    mut reader: Box<dyn Read>,
+    len: Option<u64>,
+    path: &Path,
+    url: &str,
+    told: Told<'_>,
+) -> io::Result<()> {
     tracing::info!(url, path = %path.display(), bytes = len, "fetching a model file");
     let mut file = File::create(path)?;
     let mut chunk = vec![0; CHUNK_BYTES];
-    let (mut done, mut told) = (0_u64, Instant::now());
+    let (mut done, mut logged) = (0_u64, Instant::now());
     loop {
         let n = match reader.read(&mut chunk) {
             Ok(0) => break,
@@ -264,8 +306,11 @@ fn copy(mut reader: Box<dyn Read>, len: Option<u64>, path: &Path, url: &str) -> 
         };
         file.write_all(&chunk[..n])?;
         done += n as u64;
-        if told.elapsed() >= TELL_EVERY {
-            told = Instant::now();
+        if told(done, len).is_break() {
+            return Err(io::Error::other("it was stopped"));
+        }
+        if logged.elapsed() >= LOG_EVERY {
+            logged = Instant::now();
             let percent = len.filter(|len| *len > 0).map(|len| done.saturating_mul(100) / len);
             tracing::info!(url, mib = done >> 20, percent, "fetching a model file");
         }

@@ -11,6 +11,10 @@ fn weights(pairs: &[(&str, &str)]) -> Weights {
     Weights::new(&LAMA, |name| env.get(name).cloned())
 }
 
+fn go_on(_done: u64, _len: Option<u64>) -> ControlFlow<()> {
+    ControlFlow::Continue(())
+}
+
 /// Answers one GET with `body`, of which it says `announced` bytes.
 fn serve_once(body: &'static [u8], announced: usize) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -45,7 +49,7 @@ fn the_cache_is_upstreams() {
     );
     assert_eq!(place(&[("CACHE_DIR", "/c"), ("TORCH_HOME", "/t")]), path("/c/hub/checkpoints"));
     assert_eq!(place(&[]), None);
-    assert!(matches!(weights(&[]).locate(), Err(WeightsError::NoCache)));
+    assert!(matches!(weights(&[]).locate(go_on), Err(WeightsError::NoCache)));
     let said = weights(&[("HOME", "/h")]).describe();
     assert_eq!(said, format!("/h/.cache/torch/hub/checkpoints/big-lama.pt (from {})", LAMA.url));
 }
@@ -56,9 +60,12 @@ fn an_existing_path_is_the_file_itself() {
     let file = dir.path().join("x.pt");
     std::fs::write(&file, b"hello").unwrap();
     let url = file.to_str().unwrap();
-    assert_eq!(weights(&[("LAMA_MODEL_URL", url)]).locate().unwrap(), file);
-    assert_eq!(weights(&[("LAMA_MODEL_URL", url), ("LAMA_MODEL_MD5", HELLO_MD5)]).locate().unwrap(), file);
-    let error = weights(&[("LAMA_MODEL_URL", url), ("LAMA_MODEL_MD5", "00")]).locate().unwrap_err();
+    assert_eq!(weights(&[("LAMA_MODEL_URL", url)]).locate(go_on).unwrap(), file);
+    assert_eq!(
+        weights(&[("LAMA_MODEL_URL", url), ("LAMA_MODEL_MD5", HELLO_MD5)]).locate(go_on).unwrap(),
+        file
+    );
+    let error = weights(&[("LAMA_MODEL_URL", url), ("LAMA_MODEL_MD5", "00")]).locate(go_on).unwrap_err();
     assert!(matches!(error, WeightsError::Md5 { .. }), "{error}");
     assert!(file.exists(), "a bad file is reported, not deleted");
 }
@@ -70,11 +77,11 @@ fn a_missing_file_is_fetched_once_and_checked() {
     let checkpoints = dir.path().join("hub/checkpoints");
     let url = serve_once(b"hello", 5);
     let found = weights(&[("TORCH_HOME", home), ("LAMA_MODEL_URL", &url), ("LAMA_MODEL_MD5", HELLO_MD5)]);
-    let path = found.locate().unwrap();
+    let path = found.locate(go_on).unwrap();
     assert_eq!(path, checkpoints.join("model.pt"));
     assert_eq!(std::fs::read(&path).unwrap(), b"hello");
     // The server is gone: this is the cached file.
-    assert_eq!(found.locate().unwrap(), path);
+    assert_eq!(found.locate(go_on).unwrap(), path);
     assert_eq!(names(&checkpoints), ["model.pt"]);
 }
 
@@ -86,11 +93,11 @@ fn a_file_url_is_copied_and_a_wrong_sum_is_kept_aside() {
     let home = dir.path().to_str().unwrap();
     let url = format!("file://{}", source.display());
     let error = weights(&[("TORCH_HOME", home), ("LAMA_MODEL_URL", &url), ("LAMA_MODEL_MD5", "00")])
-        .locate()
+        .locate(go_on)
         .unwrap_err();
     assert!(error.to_string().contains("demo.pt.mismatch"), "{error}");
     assert_eq!(names(&dir.path().join("hub/checkpoints")), ["demo.pt.mismatch"]);
-    let path = weights(&[("TORCH_HOME", home), ("LAMA_MODEL_URL", &url)]).locate().unwrap();
+    let path = weights(&[("TORCH_HOME", home), ("LAMA_MODEL_URL", &url)]).locate(go_on).unwrap();
     assert_eq!(std::fs::read(path).unwrap(), b"hello");
 }
 
@@ -99,10 +106,27 @@ fn a_download_that_breaks_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let home = dir.path().to_str().unwrap();
     for url in [serve_once(b"hel", 5), "http://127.0.0.1:1/model.pt".into(), "no-such-file.pt".into()] {
-        let error = weights(&[("TORCH_HOME", home), ("LAMA_MODEL_URL", &url)]).locate().unwrap_err();
+        let error = weights(&[("TORCH_HOME", home), ("LAMA_MODEL_URL", &url)]).locate(go_on).unwrap_err();
         let text = error.to_string();
         assert!(text.contains(&url) && text.contains("LAMA_MODEL_URL"), "{text}");
         let left = dir.path().join("hub/checkpoints");
         assert!(!left.exists() || names(&left).is_empty(), "{url}");
     }
+}
+
+#[test]
+fn a_fetch_tells_how_far_it_is_and_can_be_stopped() {
+    let dir = tempfile::tempdir().unwrap();
+    let home = dir.path().to_str().unwrap();
+    let url = serve_once(b"hello", 5);
+    let found = weights(&[("TORCH_HOME", home), ("LAMA_MODEL_URL", &url)]);
+    assert!(!found.is_present());
+    let mut heard = Vec::new();
+    let error = found.locate(|done, len| {
+        heard.push((done, len));
+        ControlFlow::Break(())
+    });
+    assert!(error.unwrap_err().to_string().contains("it was stopped"));
+    assert_eq!((heard, names(&dir.path().join("hub/checkpoints"))), (vec![(5, Some(5))], vec![]));
+    assert!(!found.is_present());
 }

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use lamagrid_domain::{
-    BlobMeta, ClientName, Counters, Failure, Hash, LeaseToken, ModelName, NodeInfo, Owner, QueueName, Role,
-    SessionId, Stages, Status, TaskId, TaskSpec,
+    Activity, BlobMeta, ClientName, Counters, Failure, Hash, LeaseToken, ModelName, NodeInfo, Owner,
+    QueueName, Role, SessionId, Stages, Status, TaskId, TaskSpec,
 };
 
 use crate::frame::{Frame, FrameError};
@@ -312,6 +312,9 @@ bodies! {
         step: u32,
         /// Steps in all, 0 where unknown.
         of: u32,
+        /// What the steps are of.
+        #[serde(default, skip_serializing_if = "Activity::is_running")]
+        activity: Activity,
     }
     /// What the grid is made of.
     Overview {
@@ -523,6 +526,9 @@ bodies! {
         step: u32,
         /// Steps in all, 0 where unknown.
         of: u32,
+        /// What the steps are of.
+        #[serde(default, skip_serializing_if = "Activity::is_running")]
+        activity: Activity,
     }
 
     /// Where the tasks of one queue come from.

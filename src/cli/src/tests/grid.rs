@@ -266,6 +266,7 @@ fn node(name: &str, gpu: Option<&str>, models: usize) -> NodeStatus {
         model: if index == 0 { "lama".parse().unwrap() } else { format!("m{index}").parse().unwrap() },
         queue: QueueName::gpu(),
         loaded: index == 0,
+        present: true,
     };
     let info = NodeInfo {
         name: name.parse().unwrap(),

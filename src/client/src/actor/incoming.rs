@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use lamagrid_domain::{Failure, FailureKind, TaskId};
+use lamagrid_domain::{Advance, Failure, FailureKind, TaskId};
 use lamagrid_wire::frame::{Frame, FrameError};
-use lamagrid_wire::message::{ClientReply, Message, Outcome};
+use lamagrid_wire::message::{ClientReply, Message, Outcome, Progress};
 
 use super::{Actor, Connection, FINISHED};
 use crate::asks::{Ask, Reply};
@@ -23,7 +23,8 @@ impl Actor {
             Ok(ClientReply::Outcome(outcome)) => self.on_outcome(outcome, blobs),
             Ok(ClientReply::Progress(moved)) => {
                 if let Some(task) = self.tasks.get(&moved.id) {
-                    task.moved(moved.status, moved.step, moved.of);
+                    let Progress { status, step, of, activity, .. } = moved;
+                    task.moved(status, Advance { activity, step, of });
                 }
             }
             Ok(ClientReply::ProtocolFault(fault)) => self.on_fault(fault.failure.bounded()),
@@ -84,7 +85,7 @@ impl Actor {
             }
             (Stage::Submit | Stage::Attach, ClientReply::Told(said)) => {
                 task.accepted(said.task.position.unwrap_or(0));
-                task.moved(said.task.status, 0, 0);
+                task.moved(said.task.status, Advance::default());
             }
             (Stage::Attach, ClientReply::Unknown(said)) if !said.expired && task.prepared.is_some() => {
                 tracing::info!(task.id = %id, "the scheduler does not know the task; submitting it again");

@@ -28,11 +28,18 @@ const WAIT: Duration = Duration::from_secs(1);
 pub trait Progress: Sync {
     /// How far the work is; `of` is 0 where the end is unknown. Breaks when nobody wants it any more.
     fn step(&self, step: u32, of: u32) -> ControlFlow<()>;
+
+    /// The same of loading the model, in hundredths of a fetch.
+    fn loading(&self, step: u32, of: u32) -> ControlFlow<()>;
 }
 
 impl Progress for Job {
     fn step(&self, step: u32, of: u32) -> ControlFlow<()> {
         Self::step(self, step, of)
+    }
+
+    fn loading(&self, step: u32, of: u32) -> ControlFlow<()> {
+        Self::loading(self, step, of)
     }
 }
 
@@ -42,6 +49,10 @@ pub struct Unheard;
 
 impl Progress for Unheard {
     fn step(&self, _step: u32, _of: u32) -> ControlFlow<()> {
+        ControlFlow::Continue(())
+    }
+
+    fn loading(&self, _step: u32, _of: u32) -> ControlFlow<()> {
         ControlFlow::Continue(())
     }
 }
@@ -107,15 +118,18 @@ pub(crate) fn loaded(backend: &dyn Backend) -> Vec<ModelName> {
 
 fn attempt(job: &Job, inputs: Inputs, backend: &mut dyn Backend) -> Result<(Made, Stages), Failure> {
     let model = &job.spec().model;
-    if !backend.models().iter().any(|offer| offer.model == *model) {
+    let Some(offer) = backend.models().into_iter().find(|offer| offer.model == *model) else {
         let text = format!("this node does not serve the model {model}");
         return Err(Failure::new(FailureKind::UnknownModel, text));
-    }
+    };
     let Inputs::Pictures(Pictures { image, mask, .. }) = inputs else {
         let text =
             format!("{model} is a plugin, and only Python nodes run those: lamagrid pynode --plugin NAME");
         return Err(Failure::new(FailureKind::UnknownModel, text));
     };
+    if !offer.loaded && job.loading(0, 0).is_break() {
+        return Err(stopped());
+    }
     let load = backend.load(model, job)?;
     let Answer { image, mut stages } = backend.run(Work { spec: job.spec(), image, mask }, job)?;
     stages.load_ms = millis(load);

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use lamagrid_domain::{BlobForm, BlobMeta, Failure, FailureKind, LeaseToken, Role, Stages, TaskSpec};
+use lamagrid_domain::{
+    Activity, BlobForm, BlobMeta, Failure, FailureKind, LeaseToken, Role, Stages, TaskSpec,
+};
 use lamagrid_wire::frame::MAX_INLINE_BYTES;
 use lamagrid_wire::message::{AttemptOutcome, Message, NodeEvent, Step};
 use lamagrid_wire::spool::{BlobName, SpoolError};
@@ -128,6 +130,15 @@ impl Job {
     ///
     /// Breaks when the task was cancelled or its lease is gone; whatever is finished then is not delivered.
     pub fn step(&self, step: u32, of: u32) -> ControlFlow<()> {
+        self.tell(Activity::Running, step, of)
+    }
+
+    /// The same of loading the model, in hundredths of a fetch.
+    pub fn loading(&self, step: u32, of: u32) -> ControlFlow<()> {
+        self.tell(Activity::Loading, step, of)
+    }
+
+    fn tell(&self, activity: Activity, step: u32, of: u32) -> ControlFlow<()> {
         if self.is_cancelled() {
             return ControlFlow::Break(());
         }
@@ -138,8 +149,9 @@ impl Job {
             notes.published = Some(now);
             drop(notes);
             let token = self.token();
-            self.shared
-                .publish(|session| NodeEvent::from(Step { session, token, step, of }).to_frame(Vec::new()));
+            self.shared.publish(|session| {
+                NodeEvent::from(Step { session, token, step, of, activity }).to_frame(Vec::new())
+            });
         }
         ControlFlow::Continue(())
     }

@@ -168,6 +168,7 @@ impl Shared {
         let mut info = self.info.clone();
         for offer in &mut info.models {
             offer.loaded = state.loaded.contains(&offer.model);
+            offer.present |= offer.loaded;
         }
         let held = state.held.keys().copied().collect();
         Hello { info, slots: self.slots, overlap: self.overlap, running: state.wanted(), held }

@@ -273,7 +273,12 @@ pub(crate) fn rgb_to_bgr(rgb: &[u8]) -> Vec<u8> {
 }
 
 pub(crate) fn offer(model: &str) -> ModelOffer {
-    ModelOffer { model: model.parse::<ModelName>().unwrap(), queue: QueueName::gpu(), loaded: false }
+    ModelOffer {
+        model: model.parse::<ModelName>().unwrap(),
+        queue: QueueName::gpu(),
+        loaded: false,
+        present: true,
+    }
 }
 
 pub(crate) fn info(name: &str) -> NodeInfo {

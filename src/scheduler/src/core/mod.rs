@@ -34,8 +34,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use lamagrid_config::{LimitsConfig, RetryConfig, SchedulerConfig};
 use lamagrid_domain::{
-    Counters, Entry, Event, Failure, Hash, LeaseToken, Milestone, ModelName, NodeName, QueueName, Role,
-    SessionId, State, Status, TaskId, TaskSpec,
+    Advance, Counters, Entry, Event, Failure, Hash, LeaseToken, Milestone, ModelName, NodeName, QueueName,
+    Role, SessionId, State, Status, TaskId, TaskSpec,
 };
 use lamagrid_wire::Endpoints;
 use lamagrid_wire::message::{ClientReply, Progress, TaskInfo};
@@ -133,7 +133,7 @@ pub(crate) struct Task {
     node: Option<NodeName>,
     followers: Vec<PeerId>,
     /// Last reported step, memory only.
-    progress: (u32, u32),
+    progress: Advance,
 }
 
 impl Task {
@@ -156,7 +156,7 @@ impl Task {
             avoid: Vec::new(),
             node: None,
             followers: Vec::new(),
-            progress: (0, 0),
+            progress: Advance::default(),
         }
     }
 
@@ -418,8 +418,8 @@ impl Core {
 
     fn tell_followers(&mut self, id: TaskId) {
         let Some(task) = self.tasks.get(&id) else { return };
-        let progress =
-            Progress { id, status: task.state.status(), step: task.progress.0, of: task.progress.1 };
+        let Advance { activity, step, of } = task.progress;
+        let progress = Progress { id, status: task.state.status(), step, of, activity };
         for peer in task.followers.clone() {
             self.reply(&peer, progress.clone());
         }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use lamagrid_domain::{Event, Failure, FailureKind, LeaseToken, NodeName, Role, SessionId, State};
+use lamagrid_domain::{Advance, Event, Failure, FailureKind, LeaseToken, NodeName, Role, SessionId, State};
 use lamagrid_wire::message::{
     Abandon, Accept, Action, AttemptOutcome, Commands, ControlReply, ControlRequest, Delivery, Farewell,
     Hello, Hint, LaneAddress, NodeEvent, Poll, Proceed, Ready, RefusedQueue, Rejected, ResultReply,
@@ -318,7 +318,7 @@ impl Core {
                 session.last_seen_ms = self.clock_ms;
                 let id = session.tokens.get(&step.token).and_then(|_| self.tokens.get(&step.token).copied());
                 if let Some((id, task)) = id.and_then(|id| Some((id, self.tasks.get_mut(&id)?))) {
-                    task.progress = (step.step, step.of);
+                    task.progress = Advance { activity: step.activity, step: step.step, of: step.of };
                     self.tell_followers(id);
                 }
                 self.feed(step.session);

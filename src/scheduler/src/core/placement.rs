@@ -8,7 +8,9 @@
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
-use lamagrid_domain::{Event, LeaseToken, Milestone, ModelName, QueueName, SessionId, State, TaskId};
+use lamagrid_domain::{
+    Advance, Event, LeaseToken, Milestone, ModelName, QueueName, SessionId, State, TaskId,
+};
 use lamagrid_wire::message::Assign;
 
 use super::sessions::Session;
@@ -246,7 +248,7 @@ impl Core {
         task.node = Some(node.clone());
         self.shares.given(task.tag);
         self.health.given(&node, token);
-        task.progress = (0, 0);
+        task.progress = Advance::default();
         target.give(token, self.clock_ms, accept_by);
         let index = target.lane_of(&task.spec.queue).expect("a session that offers a queue has its lane");
         self.tokens.insert(token, id);

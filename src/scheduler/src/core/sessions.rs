@@ -83,6 +83,7 @@ impl Session {
     pub(crate) fn set_loaded(&mut self, loaded: &[ModelName]) {
         for offer in &mut self.info.models {
             offer.loaded = loaded.contains(&offer.model);
+            offer.present |= offer.loaded;
         }
     }
 

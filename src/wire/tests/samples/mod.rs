@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use lamagrid_domain::{
-    BlobForm, BlobMeta, Counters, Durability, Entry, Failure, FailureKind, Hash, LeaseToken, Milestone,
-    ModelOffer, NodeInfo, NodeKind, Params, Role, Scalar, SessionId, Stages, Status, TaskId, TaskSpec,
+    Activity, BlobForm, BlobMeta, Counters, Durability, Entry, Failure, FailureKind, Hash, LeaseToken,
+    Milestone, ModelOffer, NodeInfo, NodeKind, Params, Role, Scalar, SessionId, Stages, Status, TaskId,
+    TaskSpec,
 };
 use lamagrid_wire::frame::Frame;
 use lamagrid_wire::message::*;
@@ -133,6 +134,7 @@ fn node() -> NodeInfo {
             model: "lama".parse().unwrap(),
             queue: "gpu".parse().unwrap(),
             loaded: true,
+            present: true,
         }],
         pid: 4_242,
     }
@@ -191,7 +193,8 @@ fn client_replies() -> Vec<Sample> {
         of(Told { seq: 5, task: task() }.into()),
         of(Unknown { seq: 6, id: id(), expired: true }.into()),
         of(Outcome { task: task(), result: Some(blob(Role::Result)) }.into()),
-        of(Progress { id: id(), status: Status::Processing, step: 3, of: 50 }.into()),
+        of(Progress { id: id(), status: Status::Processing, step: 3, of: 50, activity: Activity::Running }
+            .into()),
         of(Overview { seq: 7, version: "0.1.0".into(), nodes, queues }.into()),
     ]
 }
@@ -330,6 +333,8 @@ fn lane_and_events() -> Vec<Sample> {
         lane(Assign { token: token(), attempt: 2, spec: spec(), inline: vec![Role::Image] }.into()),
         lane(Hint {}.into()),
         event(Heartbeat { session: session() }.into()),
-        event(Step { session: session(), token: token(), step: 1, of: 0 }.into()),
+        event(
+            Step { session: session(), token: token(), step: 1, of: 0, activity: Activity::Loading }.into(),
+        ),
     ]
 }

@@ -44,6 +44,7 @@ impl Backend for Torch {
             model: plan.name.clone(),
             queue: plan.queue.clone(),
             loaded: self.loaded.contains_key(&plan.name),
+            present: plan.is_present(),
         };
         self.plans.iter().map(offer).collect()
     }

@@ -33,18 +33,18 @@ impl Network {
     pub(crate) fn load(plan: &ModelPlan, device: Device, progress: &dyn Progress) -> Result<Self, Failure> {
         let model = &plan.name;
         let read = |path: PathBuf| {
-            // A download may have taken minutes.
-            if progress.step(0, 0).is_break() {
+            if progress.loading(0, 0).is_break() {
                 return Err(stopped());
             }
             load_module(model, &path, device)
         };
+        let upstreams = |file| upstreams(model, file, progress);
         Ok(match &plan.source {
             Source::File(path) => Self::Lama(read(own(model, path)?)?),
-            Source::Lama => Self::Lama(read(upstreams(model, &LAMA)?)?),
+            Source::Lama => Self::Lama(read(upstreams(&LAMA)?)?),
             Source::Manga => Self::Manga {
-                inpaintor: read(upstreams(model, &MANGA_INPAINTOR)?)?,
-                lines: read(upstreams(model, &MANGA_LINE)?)?,
+                inpaintor: read(upstreams(&MANGA_INPAINTOR)?)?,
+                lines: read(upstreams(&MANGA_LINE)?)?,
             },
         })
     }
@@ -105,10 +105,18 @@ fn own(model: &ModelName, path: &Path) -> Result<PathBuf, Failure> {
 }
 
 /// One of upstream's files, fetched if it is missing.
-fn upstreams(model: &ModelName, file: &'static UpstreamFile) -> Result<PathBuf, Failure> {
-    let weights = Weights::new(file, |name| std::env::var(name).ok());
+fn upstreams(
+    model: &ModelName,
+    file: &'static UpstreamFile,
+    progress: &dyn Progress,
+) -> Result<PathBuf, Failure> {
+    let weights = Weights::of_process(file);
     tracing::debug!(%model, file = weights.describe(), "looking for weights");
-    weights.locate().map_err(|error| Failure::new(FailureKind::ModelLoad, format!("model {model}: {error}")))
+    let located = weights.locate(|done, len| match len.filter(|len| *len > 0) {
+        Some(len) => progress.loading((done.min(len) * 100 / len) as u32, 100), // at most 100
+        None => progress.loading(0, 0),
+    });
+    located.map_err(|error| Failure::new(FailureKind::ModelLoad, format!("model {model}: {error}")))
 }
 
 /// Reads the file onto `device`, for inference.

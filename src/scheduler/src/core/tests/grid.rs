@@ -232,6 +232,7 @@ pub(in crate::core) fn info(name: &str, pid: u32, models: &[(&str, &str)]) -> No
         model: model.parse().unwrap(),
         queue: queue.parse().unwrap(),
         loaded: false,
+        present: true,
     };
     NodeInfo {
         name: name.parse().unwrap(),

@@ -10,8 +10,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use bytes::Bytes;
 
 use lamagrid_domain::{
-    BlobForm, BlobMeta, Failure, FailureKind, Hash, LeaseToken, ModelOffer, NodeInfo, NodeKind, Role,
-    SessionId, Stages,
+    Activity, BlobForm, BlobMeta, Failure, FailureKind, Hash, LeaseToken, ModelOffer, NodeInfo, NodeKind,
+    Role, SessionId, Stages,
 };
 use lamagrid_wire::message::{
     Accept, Action, AttemptOutcome, ControlReply, ControlRequest, Delivery, Goodbye, Heartbeat, Hello,
@@ -234,8 +234,13 @@ impl Node {
             NodeTimer::Finish(token) => self.finish(net, token),
             NodeTimer::Heartbeat(number) => {
                 if let Some(session) = self.session {
-                    let step =
-                        self.running.keys().next().map(|t| Step { session, token: *t, step: 1, of: 2 });
+                    let step = self.running.keys().next().map(|t| Step {
+                        session,
+                        token: *t,
+                        step: 1,
+                        of: 2,
+                        activity: Activity::Running,
+                    });
                     let event: NodeEvent = step.map_or_else(|| Heartbeat { session }.into(), Into::into);
                     let conn = self.link.unwrap_or(0);
                     net.send(conn, Said::Event(event));

@@ -369,11 +369,17 @@ fn node(index: usize, random: &mut Random) -> Node {
             queue: queue.parse().expect("a plain name"),
             model: model.parse().expect("a plain name"),
             loaded: false,
+            present: true,
         })
         .collect();
     if offers.is_empty() {
         let model = "lama".parse().expect("a plain name");
-        offers.push(ModelOffer { queue: "gpu".parse().expect("a plain name"), model, loaded: true });
+        offers.push(ModelOffer {
+            queue: "gpu".parse().expect("a plain name"),
+            model,
+            loaded: true,
+            present: true,
+        });
     }
     if random.chance(50) {
         let model = "lama".parse().expect("a plain name");
@@ -381,6 +387,7 @@ fn node(index: usize, random: &mut Random) -> Node {
             queue: "unknown-queue".parse().expect("a plain name"),
             model,
             loaded: false,
+            present: true,
         });
     }
     let overlap = random.between(0, 2) as u16;

@@ -1,0 +1,336 @@
+"""``lamagrid model list|pull|verify``: which files are on this host, and which nodes serve what.
+
+Does not: start or change nodes; a node finds a file that was pulled when it loads the model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lamagrid import _native
+from lamagrid.client import TaskClient
+from lamagrid.errors import LamaGridError
+from lamagrid.weights import table
+from lamagrid.weights.table import HubFolder, Source, WebFile
+
+DONE = 0
+EXIT_WRONG = 1
+EXIT_WRONG_FLAGS = 2
+SURVEY_S = 2.0
+TELL_EVERY_S = 3.0
+"""A download says how far it is so often, where it writes to a file."""
+REDRAW_EVERY_S = 0.2
+CHUNK_BYTES = 1 << 20
+
+Told = Callable[[int, int | None], None]
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one command, without ``lamagrid model``. Returns the exit status."""
+    options = _parser().parse_args(argv)
+    verb: Callable[[argparse.Namespace], int] = options.verb
+    return verb(options)
+
+
+def _parser() -> argparse.ArgumentParser:
+    whole = argparse.ArgumentParser(
+        prog="lamagrid model",
+        description="The files of Lama Cleaner's models and plugins.",
+        epilog="Example: lamagrid model pull lama manga",
+    )
+    verbs = whole.add_subparsers(title="verbs", metavar="VERB", required=True)
+    listing = verbs.add_parser(
+        "list",
+        help="which models and plugins there are, what is on this host, and which nodes serve them",
+        description="List models and plugins: their files on this host, and the nodes that serve them.",
+        epilog="Example: lamagrid model list --output json",
+    )
+    listing.add_argument("--data-dir", type=Path, help="the scheduler's data directory (default: configured)")
+    listing.set_defaults(verb=_list)
+    pull = verbs.add_parser(
+        "pull",
+        help="fetch the files of models to this host",
+        description="Fetch what is missing of the files of models or plugins to where the nodes of this host "
+        "look for them: TORCH_HOME, XDG_CACHE_HOME and upstream's variables count, as they do for nodes.",
+        epilog="Example: lamagrid model pull lama plugin/RealESRGAN",
+    )
+    pull.add_argument("names", nargs="+", metavar="NAME", help="as `lamagrid model list` shows it")
+    pull.add_argument(
+        "--half",
+        action="store_true",
+        help="of diffusers' models, the half-precision files that a GPU's node loads",
+    )
+    pull.set_defaults(verb=_pull)
+    verify = verbs.add_parser(
+        "verify",
+        help="check the files of models on this host",
+        description="Compare the files on this host with upstream's MD5, or with the sums that the hub gave: "
+        "exit status 1 if one differs, or one of a model that was named is missing.",
+        epilog="Example: lamagrid model verify lama",
+    )
+    verify.add_argument("names", nargs="*", metavar="NAME", help="without one, whatever is on this host")
+    verify.set_defaults(verb=_verify)
+    for each in (listing, pull, verify):
+        each.add_argument(
+            "--output",
+            choices=("table", "json"),
+            default="table",
+            help="text for people, or JSON for programs",
+        )
+    return whole
+
+
+def _chosen(names: Sequence[str]) -> dict[str, tuple[Source, ...]] | None:
+    """The named entries of the table; None, and a line on stderr, if there is none of such a name."""
+    known = table.sources()
+    for name in names:
+        if name not in known:
+            print(f"lamagrid model: there is no {name}; there are {', '.join(known)}", file=sys.stderr)
+            return None
+    return {name: known[name] for name in dict.fromkeys(names)}
+
+
+def _list(options: argparse.Namespace) -> int:
+    served = _served(options.data_dir)
+    rows: list[dict[str, Any]] = []
+    for name, sources in table.sources().items():
+        files = [_described(source) for source in sources]
+        # A plugin's other network is a choice of its tasks, not a name that nodes offer.
+        offered = None if served is None else served.get(name, [])
+        rows.append({"model": name, "files": files, "nodes": offered})
+    if options.output == "json":
+        print(json.dumps(rows, indent=2))
+        return DONE
+    lines = [("MODEL", "ON THIS HOST", "NODES")]
+    for row in rows:
+        names = ", ".join(_of_node(node) for node in row["nodes"] or []) or "-"
+        lines.append((row["model"], _of_files(row["files"]), names))
+    widths = [max(len(line[column]) for line in lines) for column in range(2)]
+    for line in lines:
+        print(f"{line[0]:{widths[0]}}  {line[1]:{widths[1]}}  {line[2]}")
+    if served is None:
+        print("no scheduler answers, so nodes are not shown (--data-dir DIR names another)", file=sys.stderr)
+    return DONE
+
+
+def _served(data_dir: Path | None) -> dict[str, list[dict[str, Any]]] | None:
+    """The nodes that offer each model; None if no scheduler answers."""
+    try:
+        survey = TaskClient(data_dir).survey(SURVEY_S)
+    except LamaGridError:
+        return None
+    found: dict[str, list[dict[str, Any]]] = {}
+    for node in survey["nodes"]:
+        for offer in node["info"]["models"]:
+            told = {"name": node["info"]["name"], "loaded": offer["loaded"], "present": offer["present"]}
+            found.setdefault(offer["model"], []).append({**told, "state": node["state"]})
+    return found
+
+
+def _described(source: Source) -> dict[str, Any]:
+    path, present = source.path(os.environ), source.is_present(os.environ)
+    size = _size(path) if present else None
+    if isinstance(source, HubFolder):
+        return {"repo": source.repo, "path": str(path), "present": present, "bytes": size}
+    url, md5 = source.source(os.environ)
+    return {"url": url, "md5": md5, "path": str(path), "present": present, "bytes": size}
+
+
+def _size(path: Path) -> int:
+    if path.is_file():
+        return path.stat().st_size
+    blobs = path / "blobs"  # snapshots only point there
+    folder = blobs if blobs.is_dir() else path
+    return sum(each.stat().st_size for each in folder.rglob("*") if each.is_file())
+
+
+def _of_files(files: Sequence[Mapping[str, Any]]) -> str:
+    if not files:
+        return "needs none"
+    here = [file["bytes"] for file in files if file["present"]]
+    if not here:
+        return "-"
+    part = "" if len(here) == len(files) else f"{len(here)} of {len(files)}, "
+    return f"{part}{_amount(sum(here))}"
+
+
+def _of_node(node: Mapping[str, Any]) -> str:
+    how = "loaded" if node["loaded"] else "here" if node["present"] else "not fetched yet"
+    return f"{node['name']} ({how})"
+
+
+def _amount(count: int) -> str:
+    return f"{count / (1 << 20):.1f} MiB" if count >= 1 << 20 else f"{count / (1 << 10):.1f} KiB"
+
+
+class _Report:
+    """One thing per file: a line at once for people, or JSON at the end for programs."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._rows: list[dict[str, Any]] | None = [] if options.output == "json" else None
+
+    def tell(self, model: str, text: str, **facts: Any) -> None:
+        if self._rows is None:
+            print(f"{model}: {text}", flush=True)
+        else:
+            self._rows.append({"model": model, **facts})
+
+    def close(self, status: int) -> int:
+        if self._rows is not None:
+            print(json.dumps(self._rows, indent=2))
+        return status
+
+
+def _pull(options: argparse.Namespace) -> int:
+    chosen = _chosen(options.names)
+    if chosen is None:
+        return EXIT_WRONG_FLAGS
+    report = _Report(options)
+    for name, sources in chosen.items():
+        for source in sources:
+            path, fetched = source.path(os.environ), not source.is_present(os.environ)
+            if fetched:
+                try:
+                    path = _fetch(source, options.half)
+                except (LamaGridError, ImportError, OSError) as error:
+                    print(f"lamagrid model: {name}: {error}", file=sys.stderr)
+                    return report.close(EXIT_WRONG)
+            size = _size(path)
+            text = f"{path} is here now, {_amount(size)}" if fetched else f"{path} is here"
+            report.tell(name, text, path=str(path), fetched=fetched, bytes=size)
+        if not sources:
+            report.tell(name, "needs no file", path=None, fetched=False, bytes=0)
+    return report.close(DONE)
+
+
+def _fetch(source: Source, half: bool) -> Path:
+    if isinstance(source, HubFolder):
+        return _fetch_folder(source, half)
+    url, md5 = source.source(os.environ)
+    variables = None if source.variables is None else (f"{source.variables}_URL", f"{source.variables}_MD5")
+    with _Meter(url.rsplit("/", 1)[-1]) as meter:
+        return Path(_native.fetch_weights(url, md5, table.checkpoints(os.environ), variables, meter.told))
+
+
+def _fetch_folder(folder: HubFolder, half: bool) -> Path:
+    """As upstream's own call does it, so that the very files come that it will look for.
+
+    Raises:
+        ImportError: diffusers is not installed here.
+        OSError: The hub cannot be reached, or has no such repository.
+    """
+    try:
+        diffusers = importlib.import_module("diffusers")
+    except ImportError as error:
+        raise ImportError(f"{folder.repo} is fetched by diffusers: pip install 'lamagrid[web]'") from error
+    token = os.environ.get("HF_ACCESS_TOKEN") or None
+    if folder.marker == "config.json":
+        diffusers.ControlNetModel.from_pretrained(folder.repo)
+    else:
+        revision = "fp16" if half and folder.has_half else "main"
+        diffusers.DiffusionPipeline.download(folder.repo, revision=revision, use_auth_token=token)
+    return folder.path(os.environ)
+
+
+class _Meter:
+    """How far something of any length is: a changing line on a terminal, else one now and then."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._is_terminal = sys.stderr.isatty()
+        self._began = self._drawn = time.monotonic()
+
+    def __enter__(self) -> _Meter:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        if self._is_terminal:
+            sys.stderr.write("\r\033[K")
+
+    def told(self, done: int, whole: int | None) -> None:
+        now = time.monotonic()
+        if now - self._drawn < (REDRAW_EVERY_S if self._is_terminal else TELL_EVERY_S):
+            return
+        self._drawn = now
+        part = f"{done * 100 // whole} % of {_amount(whole)}" if whole else _amount(done)
+        line = f"{self._what}: {part}, {_amount(int(done / (now - self._began)))} per second"
+        sys.stderr.write(f"\r\033[K{line}" if self._is_terminal else f"{line}\n")
+        sys.stderr.flush()
+
+
+def _verify(options: argparse.Namespace) -> int:
+    chosen = _chosen(options.names)
+    if chosen is None:
+        return EXIT_WRONG_FLAGS
+    report = _Report(options)
+    verdict, seen = DONE, set[Path]()
+    for name, sources in (chosen or table.sources()).items():
+        for source in sources:
+            path = source.path(os.environ)
+            if not source.is_present(os.environ):
+                if options.names:
+                    text = f"{path} is missing: lamagrid model pull {name}"
+                    report.tell(name, text, path=str(path), right=False)
+                    verdict = EXIT_WRONG
+                continue
+            if path in seen:  # of two plugins
+                continue
+            seen.add(path)
+            checked = _check_file(source) if isinstance(source, WebFile) else _check_folder(path)
+            for place, text, is_right in checked:
+                hint = "" if is_right else f": remove it, then lamagrid model pull {name}"
+                report.tell(name, f"{place} {text}{hint}", path=str(place), right=is_right)
+                verdict = verdict if is_right else EXIT_WRONG
+    if not seen and not options.names and options.output == "table":
+        print("no model's file is on this host")
+    return report.close(verdict)
+
+
+def _check_file(file: WebFile) -> Iterator[tuple[Path, str, bool]]:
+    path, (_, wanted) = file.path(os.environ), file.source(os.environ)
+    if wanted is None:
+        yield path, "is here; upstream names no sum of it", True
+        return
+    found = _digest(path, hashlib.md5(usedforsecurity=False))
+    if found == wanted.lower():
+        yield path, "is right", True
+    else:
+        yield path, f"has MD5 {found}, not {wanted}", False
+
+
+def _check_folder(path: Path) -> Iterator[tuple[Path, str, bool]]:
+    """The cache names each file by its sum: SHA-256 of a large one, git's of a small one."""
+    blobs = sorted(each for each in (path / "blobs").glob("*") if each.is_file())
+    wrong = 0
+    for blob in blobs:
+        if len(blob.name) == 64:
+            found = _digest(blob, hashlib.sha256())
+        else:
+            found = _digest(
+                blob, hashlib.sha1(f"blob {blob.stat().st_size}\0".encode(), usedforsecurity=False)
+            )
+        if found != blob.name:
+            wrong += 1
+            yield blob, f"has the sum {found}", False
+    if not wrong:
+        yield path, f"is right ({len(blobs)} files)" if blobs else "is here, without sums", True
+
+
+def _digest(path: Path, digest: Any) -> str:
+    size, done = path.stat().st_size, 0
+    with path.open("rb") as file, _Meter(path.name) as meter:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+            done += len(chunk)
+            meter.told(done, size)
+    text: str = digest.hexdigest()
+    return text
