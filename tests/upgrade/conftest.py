@@ -72,9 +72,9 @@ def previous() -> Version:
     if not site.exists():
         shutil.rmtree(source, ignore_errors=True)
         source.mkdir(parents=True)
-        archive = subprocess.Popen(["git", "archive", commit], cwd=ROOT, stdout=subprocess.PIPE)
-        subprocess.run(["tar", "-x", "-C", source], stdin=archive.stdout, check=True)
-        assert archive.wait() == 0
+        with subprocess.Popen(["git", "archive", commit], cwd=ROOT, stdout=subprocess.PIPE) as archive:
+            subprocess.run(["tar", "-x", "-C", source], stdin=archive.stdout, check=True)
+        assert archive.returncode == 0
         env = {**os.environ, "CARGO_TARGET_DIR": str(target)}
         cargo = ["cargo", "build", "--release", "--locked", "-p", "lamagrid-node", "--no-default-features"]
         subprocess.run(cargo, cwd=source, env=env, check=True)
