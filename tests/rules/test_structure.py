@@ -13,7 +13,9 @@ CRATES = ROOT / "src"
 
 DOORS = {
     "zeromq": ["src/wire/src/"],
-    "rustls": ["src/wire/src/"],
+    "rustls": ["src/wire/src/gate/"],
+    "tokio_rustls": ["src/wire/src/gate/"],
+    "webpki": ["src/wire/src/gate/"],
     "rusqlite": ["src/scheduler/src/store"],
     "tch": ["src/node/src/backend/torch/"],
     "pyo3": ["src/bridge/src/"],

@@ -23,7 +23,7 @@ pub const MAX_INLINE_BYTES: usize = 256 * 1024;
 /// Largest message, in bytes: a connection's write buffer keeps the size of its largest message for good.
 pub const MAX_MESSAGE_BYTES: usize = 1024 * 1024;
 /// Most frames of one message: prelude, header, and the inputs and result of one task.
-const MAX_FRAMES: usize = 6;
+pub(crate) const MAX_FRAMES: usize = 6;
 
 /// Why bytes are not a message of this protocol.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

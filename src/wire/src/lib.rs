@@ -7,6 +7,7 @@
 //! the limits before it was decoded.
 
 pub mod frame;
+pub mod gate;
 pub mod link;
 pub mod message;
 mod random;

@@ -28,6 +28,11 @@ const ERROR_PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
 pub struct PeerId(Bytes);
 
 impl PeerId {
+    /// The identity that a gate gives.
+    pub(crate) const fn from_bytes(bytes: Bytes) -> Self {
+        Self(bytes)
+    }
+
     /// A peer of tests and simulations.
     #[must_use]
     pub fn from_text(text: &str) -> Self {

@@ -1,0 +1,297 @@
+//! The accepting gate: TLS on the network, the scheduler's private sockets behind it.
+//!
+//! Does not: know messages. A peer is known by its certificate; what it may reach, its role decides.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use lamagrid_domain::FailureKind;
+
+use super::credentials::{Certificate, Credentials, CredentialsError};
+use super::line::{self, Channel, Refused};
+use super::relay::{relay, tune};
+use super::zmtp::{DIALLING, Handshake};
+use crate::random::random_id;
+use crate::router::PeerId;
+
+/// From the first byte to the end of the line before ZMTP.
+const HANDSHAKE: Duration = Duration::from_secs(5);
+/// Connections of one address, and of all.
+const MOST_OF_ONE: usize = 256;
+const MOST: usize = 8_192;
+/// After an accept that failed for want of descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+/// Why a gate does not open.
+#[derive(Debug, thiserror::Error)]
+pub enum GateError {
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// What came back.
+        source: io::Error,
+    },
+    /// The scheduler's own credentials are of no use.
+    #[error("the scheduler's certificate: {0}")]
+    Credentials(#[from] CredentialsError),
+}
+
+/// Who is connected, and which lanes are whose. Cheap to clone; the scheduler writes lanes, the gate peers.
+#[derive(Debug, Clone, Default)]
+pub struct Registry(Arc<Mutex<Known>>);
+
+#[derive(Debug, Default)]
+struct Known {
+    peers: BTreeMap<PeerId, Arc<Certificate>>,
+    /// Names of lanes with the name of the certificate that may reach them.
+    lanes: BTreeMap<String, String>,
+}
+
+impl Registry {
+    /// The certificate of a connection; `None` for one of this host.
+    #[must_use]
+    pub fn certificate(&self, peer: &PeerId) -> Option<Arc<Certificate>> {
+        self.0.lock().peers.get(peer).cloned()
+    }
+
+    /// Lets the holder of a certificate reach a lane, by the name of its socket.
+    pub fn open_lane(&self, lane: &str, certificate: &Certificate) {
+        self.0.lock().lanes.insert(lane.to_owned(), certificate.name.clone());
+    }
+
+    /// The lane is over.
+    pub fn close_lane(&self, lane: &str) {
+        self.0.lock().lanes.remove(lane);
+    }
+
+    fn may_reach(&self, certificate: &Certificate, channel: &Channel) -> Result<(), Refused> {
+        let refused = |text: String| Err(Refused::new(FailureKind::InvalidInput, text));
+        if !channel.is_for(certificate.role) {
+            return refused(format!(
+                "a certificate of the role {} does not open the channel {}: issue one with another --role",
+                certificate.role,
+                channel.socket()
+            ));
+        }
+        match channel {
+            Channel::Lane(lane) if self.0.lock().lanes.get(lane) != Some(&certificate.name) => {
+                refused(format!("the lane {lane} is not yours, or its session is over"))
+            }
+            Channel::Lane(_) | Channel::Named(_) => Ok(()),
+        }
+    }
+}
+
+/// The accepting gate. Dropping it closes every connection.
+#[derive(Debug)]
+pub struct Gate {
+    address: SocketAddr,
+    accepting: JoinHandle<()>,
+    revoked: watch::Sender<BTreeSet<String>>,
+}
+
+impl Gate {
+    /// Listens on `address`, in front of the sockets in `dir`.
+    ///
+    /// # Errors
+    /// [`GateError`].
+    pub async fn open(
+        address: SocketAddr,
+        credentials: &Credentials,
+        dir: PathBuf,
+        registry: Registry,
+    ) -> Result<Self, GateError> {
+        let acceptor = TlsAcceptor::from(credentials.server()?);
+        let listen = |source| GateError::Listen { address, source };
+        let listener = TcpListener::bind(address).await.map_err(listen)?;
+        let address = listener.local_addr().map_err(listen)?;
+        let (revoked, revocations) = watch::channel(BTreeSet::new());
+        let desk = Desk { acceptor, dir: dir.into(), registry, revocations };
+        let accepting = tokio::spawn(accept(listener, desk));
+        Ok(Self { address, accepting, revoked })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Ends and refuses connections with certificates of these names from now on.
+    pub fn revoke(&self, names: BTreeSet<String>) {
+        self.revoked.send_if_modified(|revoked| {
+            let is_new = *revoked != names;
+            *revoked = names;
+            is_new
+        });
+    }
+}
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+/// What every connection needs.
+#[derive(Clone)]
+struct Desk {
+    acceptor: TlsAcceptor,
+    dir: Arc<std::path::Path>,
+    registry: Registry,
+    revocations: watch::Receiver<BTreeSet<String>>,
+}
+
+async fn accept(listener: TcpListener, desk: Desk) {
+    // Ends with this task, and every connection with it.
+    let mut connections = JoinSet::new();
+    let mut of_one: BTreeMap<IpAddr, usize> = BTreeMap::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            Some(ended) = connections.join_next() => {
+                // A connection does not panic; if one did, its address keeps one place less.
+                if let Ok(from) = ended && let Some(count) = of_one.get_mut(&from) {
+                    *count -= 1;
+                    if *count == 0 {
+                        of_one.remove(&from);
+                    }
+                }
+                continue;
+            }
+        };
+        let (stream, from) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "the gate cannot accept a connection; it waits a moment");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let count = of_one.entry(from.ip()).or_default();
+        if *count >= MOST_OF_ONE || connections.len() >= MOST {
+            tracing::warn!(%from, connections = *count, "the gate has no room for another connection");
+            if *count == 0 {
+                of_one.remove(&from.ip());
+            }
+            continue;
+        }
+        *count += 1;
+        let desk = desk.clone();
+        connections.spawn(async move {
+            desk.serve(stream, from).await;
+            from.ip()
+        });
+    }
+}
+
+impl Desk {
+    async fn serve(mut self, stream: TcpStream, from: SocketAddr) {
+        if let Err(error) = tune(&stream) {
+            tracing::debug!(%from, %error, "a socket option is not to be had");
+        }
+        let greeted = match tokio::time::timeout(HANDSHAKE, self.greet(stream)).await {
+            Ok(Ok(greeted)) => greeted,
+            Ok(Err(reason)) => {
+                tracing::warn!(%from, reason, "the gate refused a connection");
+                return;
+            }
+            Err(_) => {
+                tracing::warn!(%from, limit_s = HANDSHAKE.as_secs(), "the gate gave up a handshake");
+                return;
+            }
+        };
+        let Greeted { tls, local, certificate, channel } = greeted;
+        let identity = identity(&certificate);
+        let peer = PeerId::from_bytes(identity.clone());
+        self.registry.0.lock().peers.insert(peer.clone(), Arc::clone(&certificate));
+        tracing::debug!(%from, peer = %certificate, channel = channel.socket(), "connected");
+        let handshake = Handshake::new(DIALLING, identity);
+        let revoked = async {
+            let is_revoked = |names: &BTreeSet<String>| names.contains(&certificate.name);
+            if self.revocations.wait_for(is_revoked).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        let channel = channel.socket();
+        tokio::select! {
+            ended = relay(tls, local, handshake) => match ended {
+                Ok(()) => tracing::debug!(%from, peer = %certificate, channel, "closed"),
+                Err(error) => {
+                    tracing::warn!(%from, peer = %certificate, channel, %error, "the gate dropped a peer");
+                }
+            },
+            () = revoked => tracing::warn!(%from, peer = %certificate, channel, "closed: it was revoked"),
+        }
+        self.registry.0.lock().peers.remove(&peer);
+    }
+
+    /// TLS, and the line before ZMTP.
+    async fn greet(&self, stream: TcpStream) -> Result<Greeted, String> {
+        let mut tls = self.acceptor.accept(stream).await.map_err(|error| format!("TLS: {error}"))?;
+        let presented = tls.get_ref().1.peer_certificates().and_then(<[_]>::first);
+        let certificate = presented.ok_or("no certificate")?;
+        let certificate = Arc::new(Certificate::of(certificate).map_err(|error| error.to_string())?);
+        let text = line::read(&mut tls).await.map_err(|error| format!("{certificate}: {error}"))?;
+        let verdict = self.admit(&certificate, &text).await;
+        let said = line::answer(verdict.as_ref().map(|_| ()));
+        let sent = async {
+            tls.write_all(said.as_bytes()).await?;
+            tls.flush().await
+        };
+        sent.await.map_err(|error| format!("{certificate}: {error}"))?;
+        match verdict {
+            Ok((channel, local)) => Ok(Greeted { tls, local, certificate, channel }),
+            Err(refused) => {
+                // Its sender reads why before the connection closes.
+                let _ = tls.shutdown().await;
+                Err(format!("{certificate}: {refused}"))
+            }
+        }
+    }
+
+    async fn admit(&self, certificate: &Certificate, text: &str) -> Result<(Channel, UnixStream), Refused> {
+        let channel = line::parse(text)?;
+        if self.revocations.borrow().contains(&certificate.name) {
+            let text = format!("the certificate {} was revoked: ask for a new bundle", certificate.name);
+            return Err(Refused::new(FailureKind::InvalidInput, text));
+        }
+        self.registry.may_reach(certificate, &channel)?;
+        let path = self.dir.join(format!("{}.sock", channel.socket()));
+        match UnixStream::connect(&path).await {
+            Ok(local) => Ok((channel, local)),
+            Err(error) => {
+                let text = format!("the channel {} is closed just now: {error}", channel.socket());
+                Err(Refused::new(FailureKind::Disconnected, text))
+            }
+        }
+    }
+}
+
+struct Greeted {
+    tls: TlsStream<TcpStream>,
+    local: UnixStream,
+    certificate: Arc<Certificate>,
+    channel: Channel,
+}
+
+/// Of one connection: no peer of this host has one of this length.
+fn identity(certificate: &Certificate) -> Bytes {
+    let instance = random_id().iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    format!("{}/{instance}", certificate.name).into()
+}

@@ -1,0 +1,221 @@
+//! The dialling gate: private sockets like a scheduler's on this host, TLS to the scheduler behind them.
+//!
+//! Does not: reconnect by itself. Whoever uses a local socket finds it closed, and connects again.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpStream, UnixListener, UnixStream};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use lamagrid_domain::{Failure, FailureKind};
+
+use super::credentials::{Credentials, CredentialsError, SCHEDULER_NAME};
+use super::line::{self, NAMED};
+use super::relay::{relay, tune};
+use super::zmtp::{ACCEPTING, Handshake};
+
+/// From the first packet to the scheduler's answer to the line.
+const HANDSHAKE: Duration = Duration::from_secs(5);
+/// A scheduler that cannot be reached is mentioned this often.
+const MENTION_EVERY: Duration = Duration::from_secs(30);
+
+/// Local sockets that lead to a scheduler elsewhere. Dropping it closes them.
+#[derive(Debug)]
+pub struct Dialler {
+    shared: Arc<Shared>,
+    listening: Mutex<BTreeMap<String, JoinHandle<()>>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    dir: PathBuf,
+    /// `host:port`
+    scheduler: String,
+    config: Arc<ClientConfig>,
+    /// Why the scheduler refused this side for good.
+    refused: Mutex<Option<Failure>>,
+    mentioned: Mutex<Option<Instant>>,
+}
+
+impl Dialler {
+    /// Makes the sockets of all channels in `dir`, which is private; each connection to one goes to `scheduler`
+    /// (`host:port`).
+    ///
+    /// # Errors
+    /// [`DiallerError`].
+    pub fn open(credentials: &Credentials, scheduler: &str, dir: &Path) -> Result<Self, DiallerError> {
+        let shared = Arc::new(Shared {
+            dir: dir.to_owned(),
+            scheduler: scheduler.to_owned(),
+            config: credentials.client()?,
+            refused: Mutex::new(None),
+            mentioned: Mutex::new(None),
+        });
+        let dialler = Self { shared, listening: Mutex::default() };
+        for channel in NAMED {
+            dialler.listen(channel)?;
+        }
+        Ok(dialler)
+    }
+
+    /// Makes the socket of one channel, which may be a lane.
+    ///
+    /// # Errors
+    /// [`DiallerError::Socket`].
+    pub fn listen(&self, channel: &str) -> Result<(), DiallerError> {
+        let path = self.shared.dir.join(format!("{channel}.sock"));
+        let listener = UnixListener::bind(&path)
+            .map_err(|source| DiallerError::Socket { path: path.clone(), source })?;
+        let task = tokio::spawn(accept(listener, Arc::clone(&self.shared), channel.to_owned()));
+        self.listening.lock().insert(channel.to_owned(), task);
+        Ok(())
+    }
+
+    /// Closes what [`Dialler::listen`] made, and its connections.
+    pub fn close(&self, channel: &str) {
+        if let Some(task) = self.listening.lock().remove(channel) {
+            task.abort();
+            // The directory goes with the process; what is left in it misleads nobody.
+            let _ = std::fs::remove_file(self.shared.dir.join(format!("{channel}.sock")));
+        }
+    }
+
+    /// Why the scheduler refused this side, if it did so for good.
+    #[must_use]
+    pub fn refused(&self) -> Option<Failure> {
+        self.shared.refused.lock().clone()
+    }
+}
+
+impl Drop for Dialler {
+    fn drop(&mut self) {
+        let channels: Vec<_> = self.listening.lock().keys().cloned().collect();
+        channels.iter().for_each(|channel| self.close(channel));
+    }
+}
+
+/// Why a dialling gate does not open.
+#[derive(Debug, thiserror::Error)]
+pub enum DiallerError {
+    /// The own credentials are of no use.
+    #[error(transparent)]
+    Credentials(#[from] CredentialsError),
+    /// A local socket cannot be made.
+    #[error("cannot make {path}: {source}")]
+    Socket {
+        /// Which.
+        path: PathBuf,
+        /// What came back.
+        source: io::Error,
+    },
+}
+
+async fn accept(listener: UnixListener, shared: Arc<Shared>, channel: String) {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((local, _)) => {
+                    let (shared, channel) = (Arc::clone(&shared), channel.clone());
+                    connections.spawn(async move { shared.serve(local, &channel).await });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, channel, "a local connection cannot be accepted");
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                }
+            },
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}
+
+impl Shared {
+    async fn serve(&self, local: UnixStream, channel: &str) {
+        let dialled = match tokio::time::timeout(HANDSHAKE, self.dial(channel)).await {
+            Ok(dialled) => dialled,
+            Err(_) => Err(Failure::new(
+                FailureKind::Disconnected,
+                format!("no answer from {} within {} s", self.scheduler, HANDSHAKE.as_secs()),
+            )),
+        };
+        let tls = match dialled {
+            Ok(tls) => tls,
+            Err(failure) => return self.mention(channel, failure),
+        };
+        *self.mentioned.lock() = None;
+        // Its identity means nothing on this side.
+        if let Err(error) = relay(tls, local, Handshake::new(ACCEPTING, Bytes::new())).await {
+            tracing::debug!(channel, %error, "the connection to the scheduler broke");
+        }
+    }
+
+    /// Says why, once in a while; what will not change is kept for [`Dialler::refused`].
+    fn mention(&self, channel: &str, failure: Failure) {
+        let mut mentioned = self.mentioned.lock();
+        if mentioned.is_none_or(|at| at.elapsed() >= MENTION_EVERY) {
+            *mentioned = Some(Instant::now());
+            tracing::warn!(
+                scheduler = self.scheduler,
+                channel,
+                reason = failure.message,
+                "cannot reach the scheduler"
+            );
+        }
+        if failure.kind != FailureKind::Disconnected && channel != "lane" {
+            *self.refused.lock() = Some(failure);
+        }
+    }
+
+    async fn dial(&self, channel: &str) -> Result<TlsStream<TcpStream>, Failure> {
+        let away = |text: String| Failure::new(FailureKind::Disconnected, text);
+        let stream = TcpStream::connect(&self.scheduler)
+            .await
+            .map_err(|error| away(format!("cannot connect to {}: {error}", self.scheduler)))?;
+        if let Err(error) = tune(&stream) {
+            tracing::debug!(%error, "a socket option is not to be had");
+        }
+        let name = ServerName::try_from(SCHEDULER_NAME).expect("a plain name");
+        let connector = TlsConnector::from(Arc::clone(&self.config));
+        let mut tls = connector.connect(name, stream).await.map_err(|error| self.judge(&error))?;
+        let asked = async {
+            tls.write_all(line::request(channel).as_bytes()).await?;
+            tls.flush().await?;
+            line::read(&mut tls).await
+        };
+        let said = asked.await.map_err(|error| self.judge(&error))?;
+        match line::read_answer(&said) {
+            Some(Ok(())) => Ok(tls),
+            Some(Err(refused)) => Err(Failure::new(refused.kind, refused.text)),
+            None => Err(away(format!("{} is no gate of a LamaGrid scheduler", self.scheduler))),
+        }
+    }
+
+    /// What a broken connection means: a certificate that is refused stays refused.
+    fn judge(&self, error: &io::Error) -> Failure {
+        let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        let final_text = match inner {
+            Some(rustls::Error::InvalidCertificate(reason)) => Some(format!(
+                "the scheduler's certificate is refused ({reason:?}): is the bundle from its `lamagrid certs`?"
+            )),
+            Some(rustls::Error::AlertReceived(alert)) => Some(format!(
+                "the scheduler refused this certificate ({alert:?}): ask for a new bundle (`lamagrid certs bundle`)"
+            )),
+            _ => None,
+        };
+        match final_text {
+            Some(text) => Failure::new(FailureKind::InvalidInput, text),
+            None => Failure::new(FailureKind::Disconnected, format!("{}: {error}", self.scheduler)),
+        }
+    }
+}

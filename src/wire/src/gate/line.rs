@@ -1,0 +1,177 @@
+//! The line before ZMTP: which channel a peer wants, and what the gate says to that.
+
+use std::io;
+
+use lamagrid_domain::FailureKind;
+use tokio::io::{AsyncRead, AsyncReadExt};
+
+use super::credentials::PeerRole;
+use crate::frame::{MAJOR, MINOR};
+
+/// Longest line, its end included.
+const MAX_LINE_BYTES: usize = 512;
+const GREETING: &str = "lamagrid";
+
+/// What a connection is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Channel {
+    /// Of the scheduler's own sockets.
+    Named(&'static str),
+    /// A lane, by the name of its socket.
+    Lane(String),
+}
+
+impl Channel {
+    /// The socket that it ends at.
+    pub(super) fn socket(&self) -> &str {
+        match self {
+            Self::Named(name) => name,
+            Self::Lane(name) => name,
+        }
+    }
+
+    /// Whether a peer of this role may use it.
+    pub(super) fn is_for(&self, role: PeerRole) -> bool {
+        match (self, role) {
+            (Self::Named("control" | "result" | "node-events") | Self::Lane(_), PeerRole::Node) => true,
+            (Self::Named("client"), PeerRole::Client | PeerRole::Admin) => true,
+            (Self::Named("admin"), PeerRole::Admin) => true,
+            (Self::Named(_) | Self::Lane(_), _) => false,
+        }
+    }
+}
+
+/// The channels that have a name.
+pub(super) const NAMED: [&str; 5] = ["client", "admin", "control", "result", "node-events"];
+
+/// A line that asks for a channel.
+pub(super) fn request(channel: &str) -> String {
+    format!("{GREETING} {MAJOR}.{MINOR} {channel}\n")
+}
+
+/// What a line asks for, or what is told to its sender.
+pub(super) fn parse(line: &str) -> Result<Channel, Refused> {
+    let wrong = || Refused::new(FailureKind::InvalidInput, "this is no line of a LamaGrid gate");
+    let mut words = line.split(' ');
+    let (Some(GREETING), Some(version), Some(channel), None) =
+        (words.next(), words.next(), words.next(), words.next())
+    else {
+        return Err(wrong());
+    };
+    let (major, minor) = version.split_once('.').ok_or_else(wrong)?;
+    let (Ok(major), Ok(minor)) = (major.parse::<u8>(), minor.parse::<u8>()) else { return Err(wrong()) };
+    if major != MAJOR || minor.abs_diff(MINOR) > 1 {
+        let text = format!(
+            "you speak protocol {major}.{minor}, the scheduler {MAJOR}.{MINOR}: install the same lamagrid version on both"
+        );
+        return Err(Refused::new(FailureKind::Incompatible, text));
+    }
+    if let Some(name) = NAMED.into_iter().find(|name| *name == channel) {
+        return Ok(Channel::Named(name));
+    }
+    let is_lane = |name: &str| {
+        let rest = name.strip_prefix("lane-").and_then(|rest| rest.split_once('-'));
+        rest.is_some_and(|(session, index)| {
+            session.len() == 16
+                && session.bytes().all(|b| b.is_ascii_hexdigit())
+                && (1..=3).contains(&index.len())
+                && index.bytes().all(|b| b.is_ascii_digit())
+        })
+    };
+    if is_lane(channel) { Ok(Channel::Lane(channel.to_owned())) } else { Err(wrong()) }
+}
+
+/// What a gate says to a line that it does not follow.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text}")]
+pub(super) struct Refused {
+    /// Decides the exit code on the other side, and whether it tries again.
+    pub(super) kind: FailureKind,
+    /// For people there.
+    pub(super) text: String,
+}
+
+impl Refused {
+    pub(super) fn new(kind: FailureKind, text: impl Into<String>) -> Self {
+        Self { kind, text: text.into() }
+    }
+
+    fn line(&self) -> String {
+        let text: String = self.text.chars().filter(|c| !c.is_control()).take(300).collect();
+        format!("refused {} {text}\n", self.kind.as_str())
+    }
+}
+
+/// The answer to a line.
+pub(super) fn answer(verdict: Result<(), &Refused>) -> String {
+    verdict.map_or_else(Refused::line, |()| "welcome\n".to_owned())
+}
+
+/// What an answer says; `None` if it is no gate's.
+pub(super) fn read_answer(line: &str) -> Option<Result<(), Refused>> {
+    if line == "welcome" {
+        return Some(Ok(()));
+    }
+    let (kind, text) = line.strip_prefix("refused ")?.split_once(' ')?;
+    let kind = FailureKind::ALL.iter().copied().find(|known| known.as_str() == kind)?;
+    Some(Err(Refused::new(kind, text)))
+}
+
+/// Reads one line, byte by byte, so that nothing behind it is taken.
+pub(super) async fn read(from: &mut (impl AsyncRead + Unpin)) -> io::Result<String> {
+    let mut line = Vec::new();
+    while line.len() < MAX_LINE_BYTES {
+        match from.read_u8().await? {
+            b'\n' => {
+                return String::from_utf8(line)
+                    .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "the first line is not a text"));
+            }
+            byte => line.push(byte),
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::InvalidData, "the first line does not end"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_name_channels_and_versions() {
+        assert_eq!(parse(request("control").trim_end()), Ok(Channel::Named("control")));
+        let lane = "lane-0123456789abcdef-2";
+        assert_eq!(parse(request(lane).trim_end()), Ok(Channel::Lane(lane.into())));
+        for wrong in [
+            "",
+            "GET / HTTP/1.1",
+            "lamagrid 1.4",
+            "lamagrid 1.4 lane-../../etc-0",
+            "lamagrid 1.4 lane-0123456789abcdef-",
+            "lamagrid 1.4 client more",
+            "lamagrid x.4 client",
+        ] {
+            assert_eq!(parse(wrong).unwrap_err().kind, FailureKind::InvalidInput, "{wrong}");
+        }
+        let other = parse(&format!("lamagrid {}.0 client", MAJOR + 1)).unwrap_err();
+        assert_eq!(other.kind, FailureKind::Incompatible);
+        assert_eq!(read_answer(answer(Err(&other)).trim_end()), Some(Err(other)));
+        assert_eq!(read_answer(answer(Ok(())).trim_end()), Some(Ok(())));
+        assert_eq!(read_answer("HTTP/1.1 400 Bad Request"), None);
+    }
+
+    #[test]
+    fn roles_have_their_channels() {
+        let may = |role| {
+            let lane = Channel::Lane("lane-0123456789abcdef-0".into());
+            let named = NAMED.into_iter().map(Channel::Named).chain([lane]);
+            named
+                .filter(|channel| channel.is_for(role))
+                .map(|channel| channel.socket().to_owned())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(may(PeerRole::Node), ["control", "result", "node-events", "lane-0123456789abcdef-0"]);
+        assert_eq!(may(PeerRole::Client), ["client"]);
+        assert_eq!(may(PeerRole::Admin), ["client", "admin"]);
+        assert!(may(PeerRole::Scheduler).is_empty());
+    }
+}

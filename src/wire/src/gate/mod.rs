@@ -1,0 +1,18 @@
+//! The gate: the one way from the network to the private sockets of a scheduler, and its mirror image on other hosts.
+//!
+//! ZeroMQ authenticates nobody and trusts every length, so nothing from the network reaches it that was not
+//! judged here: mutual TLS, a line that names the channel, the handshake's identity replaced by the
+//! certificate's, every frame's header followed.
+//!
+//! Does not: issue certificates, know messages, or reconnect.
+
+mod accept;
+mod credentials;
+mod dial;
+mod line;
+mod relay;
+mod zmtp;
+
+pub use accept::{Gate, GateError, Registry};
+pub use credentials::{Certificate, Credentials, CredentialsError, PeerRole, SCHEDULER_NAME, check_name};
+pub use dial::{Dialler, DiallerError};

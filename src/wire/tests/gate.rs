@@ -1,0 +1,244 @@
+//! The gate between a scheduler's sockets and peers on TCP: who gets through, and what does not.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on shall say where")]
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use lamagrid_domain::FailureKind;
+use lamagrid_wire::frame::Frame;
+use lamagrid_wire::gate::{Certificate, Credentials, Dialler, Gate, PeerRole, Registry, SCHEDULER_NAME};
+use lamagrid_wire::link::Link;
+use lamagrid_wire::message::{ClientReply, ClientRequest, Message, Ping, Pong};
+use lamagrid_wire::request::Requester;
+use lamagrid_wire::router::{Incoming, PeerId, Peers, Router};
+use lamagrid_wire::{Endpoints, LaneReceiver, LaneSender, SocketError};
+use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+const SOON: Duration = Duration::from_secs(5);
+
+/// An authority of the test's own.
+struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    pem: String,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let pem = params.self_signed(&key).unwrap().pem();
+        Self { issuer: Issuer::new(params, key), pem }
+    }
+
+    fn issue(&self, role: PeerRole, name: &str, days: i64) -> Credentials {
+        let uri = Certificate { role, name: name.into(), queues: vec![] }.uri();
+        let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
+        params.subject_alt_names.push(SanType::URI(uri.try_into().unwrap()));
+        if role == PeerRole::Scheduler {
+            params.subject_alt_names.push(SanType::DnsName(SCHEDULER_NAME.try_into().unwrap()));
+            params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        } else {
+            params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        }
+        let now = std::time::SystemTime::now();
+        params.not_before = (now - Duration::from_secs(10 * 86_400)).into();
+        let end = Duration::from_secs(days.unsigned_abs() * 86_400);
+        params.not_after = if days < 0 { now - end } else { now + end }.into();
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        let pem = [certificate.pem(), key.serialize_pem(), self.pem.clone()].concat();
+        Credentials::from_pem(pem.as_bytes()).unwrap()
+    }
+}
+
+/// A scheduler's `client` and `control` sockets behind a gate.
+struct Host {
+    authority: Authority,
+    endpoints: Endpoints,
+    gate: Gate,
+    registry: Registry,
+    router: Router,
+    _dir: TempDir,
+}
+
+impl Host {
+    async fn start() -> Self {
+        let (authority, dir) = (Authority::new(), TempDir::new().unwrap());
+        let endpoints = Endpoints::new(dir.path());
+        let router = Router::bind(&endpoints.client(), Peers::Dealer).await.unwrap();
+        let registry = Registry::default();
+        let own = authority.issue(PeerRole::Scheduler, "main", 1);
+        let address = SocketAddr::from(([127, 0, 0, 1], 0));
+        let gate = Gate::open(address, &own, dir.path().into(), registry.clone()).await.unwrap();
+        Self { authority, endpoints, gate, registry, router, _dir: dir }
+    }
+
+    fn dialler(&self, credentials: &Credentials, dir: &Path) -> Dialler {
+        Dialler::open(credentials, &self.gate.address().to_string(), dir).unwrap()
+    }
+
+    /// The next frame, answered; with who sent it.
+    async fn answer_one(&mut self) -> PeerId {
+        loop {
+            match tokio::time::timeout(SOON, self.router.recv()).await.expect("in time").unwrap() {
+                Incoming::Gone { .. } => {}
+                Incoming::Frame { peer, frame } => {
+                    let ClientRequest::Ping(Ping { seq }) = ClientRequest::from_frame(&frame).unwrap() else {
+                        panic!("not a ping")
+                    };
+                    let pong = Pong { seq, spool: String::new(), version: String::new() };
+                    let frame = ClientReply::from(pong).to_frame(vec![]).unwrap();
+                    self.router.sender().send(peer.clone(), frame).await;
+                    return peer;
+                }
+            }
+        }
+    }
+}
+
+fn ping(seq: u64) -> Frame {
+    ClientRequest::from(Ping { seq }).to_frame(vec![]).unwrap()
+}
+
+/// One ping there and back.
+async fn exchange(host: &mut Host, dir: &Path) -> PeerId {
+    let mut link = Link::connect(&Endpoints::new(dir).client(), SOON).await.unwrap();
+    link.send(ping(7)).await.unwrap();
+    let (peer, answer) = tokio::join!(host.answer_one(), link.recv());
+    assert!(matches!(
+        ClientReply::from_frame(&answer.unwrap()).unwrap(),
+        ClientReply::Pong(Pong { seq: 7, .. })
+    ));
+    peer
+}
+
+/// Waits until the scheduler has said why it will not have this side.
+async fn refusal(
+    dialler: &Dialler,
+    dir: &Path,
+    channel: impl Fn(&Endpoints) -> String,
+) -> (FailureKind, String) {
+    let mut requester = Requester::new(channel(&Endpoints::new(dir)));
+    for _ in 0..50 {
+        if let Some(refused) = dialler.refused() {
+            return (refused.kind, refused.message);
+        }
+        assert!(requester.request(ping(1), Duration::from_millis(200)).await.is_err(), "it was let in");
+    }
+    panic!("no refusal was told");
+}
+
+#[tokio::test]
+async fn a_peer_is_known_by_its_certificate_whatever_it_calls_itself() {
+    let (mut host, dir) = (Host::start().await, TempDir::new().unwrap());
+    let _dialler = host.dialler(&host.authority.issue(PeerRole::Client, "web-1", 1), dir.path());
+    let first = exchange(&mut host, dir.path()).await;
+    let second = exchange(&mut host, dir.path()).await;
+    assert_ne!(first, second, "each connection has its own instance");
+    // The second one is still open or closing; a connection of this host is nobody's.
+    let mut local = Link::connect(&host.endpoints.client(), SOON).await.unwrap();
+    local.send(ping(1)).await.unwrap();
+    let peer = host.answer_one().await;
+    local.recv().await.unwrap();
+    assert_eq!(host.registry.certificate(&peer), None);
+    let mut link = Link::connect(&Endpoints::new(dir.path()).client(), SOON).await.unwrap();
+    link.send(ping(2)).await.unwrap();
+    let peer = host.answer_one().await;
+    link.recv().await.unwrap();
+    let certificate = host.registry.certificate(&peer).expect("it came through the gate");
+    assert_eq!((certificate.role, certificate.name.as_str()), (PeerRole::Client, "web-1"));
+}
+
+#[tokio::test]
+async fn wrong_certificates_are_refused_with_what_to_do() {
+    let host = Host::start().await;
+    let other = Authority::new();
+    for (credentials, wanted) in [
+        (other.issue(PeerRole::Client, "web-1", 1), "is the bundle from its `lamagrid certs`?"),
+        (host.authority.issue(PeerRole::Client, "web-1", -1), "ask for a new bundle"),
+    ] {
+        let dir = TempDir::new().unwrap();
+        let dialler = host.dialler(&credentials, dir.path());
+        let (kind, text) = refusal(&dialler, dir.path(), Endpoints::client).await;
+        assert_eq!(kind, FailureKind::InvalidInput);
+        assert!(text.contains(wanted), "{text}");
+    }
+    let dir = TempDir::new().unwrap();
+    let dialler = host.dialler(&host.authority.issue(PeerRole::Client, "web-1", 1), dir.path());
+    let (_, text) = refusal(&dialler, dir.path(), Endpoints::control).await;
+    assert!(text.contains("role client does not open the channel control"), "{text}");
+}
+
+#[tokio::test]
+async fn revocation_ends_open_connections_and_refuses_new_ones() {
+    let (mut host, dir) = (Host::start().await, TempDir::new().unwrap());
+    let dialler = host.dialler(&host.authority.issue(PeerRole::Client, "web-1", 1), dir.path());
+    let mut link = Link::connect(&Endpoints::new(dir.path()).client(), SOON).await.unwrap();
+    link.send(ping(1)).await.unwrap();
+    host.answer_one().await;
+    link.recv().await.unwrap();
+    host.gate.revoke(BTreeSet::from(["web-1".into()]));
+    let ended = tokio::time::timeout(SOON, link.recv()).await.expect("in time");
+    assert!(matches!(ended, Err(SocketError::Broken { .. })), "{ended:?}");
+    let (_, text) = refusal(&dialler, dir.path(), Endpoints::client).await;
+    assert!(text.contains("web-1 was revoked"), "{text}");
+    host.gate.revoke(BTreeSet::new());
+    exchange(&mut host, dir.path()).await;
+}
+
+#[tokio::test]
+async fn a_lane_is_reached_by_its_own_node_alone() {
+    let host = Host::start().await;
+    let lane = "lane-0123456789abcdef-0";
+    let address = format!("ipc://{}/{lane}.sock", host.endpoints.dir().display());
+    let (tell, mut connected) = tokio::sync::mpsc::unbounded_channel();
+    let sender = LaneSender::bind(&address, move || tell.send(()).unwrap()).await.unwrap();
+    let of_node = |name: &str| host.authority.issue(PeerRole::Node, name, 1);
+    let mine = of_node("gpu-1");
+    host.registry.open_lane(lane, &mine.certificate().unwrap());
+    for (credentials, may) in [(of_node("gpu-2"), false), (mine, true)] {
+        let dir = TempDir::new().unwrap();
+        let dialler = host.dialler(&credentials, dir.path());
+        dialler.listen(lane).unwrap();
+        let local = format!("ipc://{}/{lane}.sock", dir.path().display());
+        let reached = LaneReceiver::connect(&local, Duration::from_secs(1)).await;
+        assert_eq!(reached.is_ok(), may, "{reached:?}");
+        if let Ok(mut receiver) = reached {
+            tokio::time::timeout(SOON, connected.recv()).await.unwrap();
+            sender.send(ping(3));
+            tokio::time::timeout(SOON, receiver.recv()).await.unwrap().unwrap();
+        }
+    }
+}
+
+/// What comes without TLS, with too much of it, or not at all, never reaches ZeroMQ; honest peers are served meanwhile.
+#[tokio::test]
+async fn whoever_does_not_speak_tls_is_dropped() {
+    let (mut host, dir) = (Host::start().await, TempDir::new().unwrap());
+    let _dialler = host.dialler(&host.authority.issue(PeerRole::Client, "web-1", 1), dir.path());
+    let mut greeting = vec![0xff, 0, 0, 0, 0, 0, 0, 0, 1, 0x7f, 3, 0];
+    greeting.extend_from_slice(b"NULL");
+    greeting.resize(64, 0);
+    greeting.extend_from_slice(&[6, 0x40, 0, 0, 0, 0, 0, 0, 0]); // a command of 2^62 bytes
+    for bytes in [&greeting[..], b"GET / HTTP/1.1\r\n\r\n", &[0; 1 << 16], &[0x16, 3, 1, 0xff, 0xff]] {
+        let mut stream = TcpStream::connect(host.gate.address()).await.unwrap();
+        // The gate may close it while this is sent.
+        let _ = stream.write_all(bytes).await;
+        let mut rest = Vec::new();
+        let closed = tokio::time::timeout(Duration::from_secs(8), stream.read_to_end(&mut rest)).await;
+        assert!(closed.is_ok(), "{} bytes held the gate", bytes.len());
+        exchange(&mut host, dir.path()).await;
+    }
+    let mut silent = TcpStream::connect(host.gate.address()).await.unwrap();
+    let began = std::time::Instant::now();
+    let n = tokio::time::timeout(Duration::from_secs(8), silent.read(&mut [0; 8])).await.unwrap();
+    assert!(matches!(n, Ok(0) | Err(_)));
+    assert!(began.elapsed() >= Duration::from_secs(4), "a slow honest peer needs some time");
+}
