@@ -111,5 +111,8 @@ fn read(store: &Store, group: &Group) -> Result<Vec<Vec<Bytes>>, StoreError> {
         Err(error) => Err(error),
     };
     let of_task = |(task, roles): &(TaskId, Vec<Role>)| roles.iter().map(|role| blob(*task, *role)).collect();
-    group.reads.iter().map(of_task).collect()
+    if group.reads.is_empty() {
+        return Ok(Vec::new());
+    }
+    store.at_once(|| group.reads.iter().map(of_task).collect())
 }

@@ -274,6 +274,14 @@ impl Store {
         Ok(())
     }
 
+    /// Reads in one transaction: each statement alone takes and gives back the locks of the log's index.
+    pub(crate) fn at_once<T>(&self, read: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let transaction = self.connection.unchecked_transaction().map_err(self.failed("read"))?;
+        let found = read()?;
+        transaction.commit().map_err(self.failed("read"))?;
+        Ok(found)
+    }
+
     /// One blob that is kept beside its row.
     pub(crate) fn blob(&self, task: TaskId, role: Role) -> Result<Option<Bytes>, StoreError> {
         let read = || -> rusqlite::Result<Option<Vec<u8>>> {
