@@ -23,6 +23,7 @@ want make command -v make
 want libgl1 library 'libGL\.so\.1'
 want libglib2.0-0 library 'libgthread-2\.0\.so\.0'
 want chromium browser
+want iproute2 command -v ip
 want python3-venv virtualenv
 
 if [ ${#missing[@]} -eq 0 ]; then

@@ -102,7 +102,13 @@ impl NodeSession {
             models: models.into_iter().map(offer).collect::<PyResult<_>>()?,
             pid: std::process::id(),
         };
-        let options = SessionOptions { endpoints: Endpoints::new(sockets), info, slots, overlap: OVERLAP };
+        let options = SessionOptions {
+            endpoints: Endpoints::new(sockets),
+            bundle: None,
+            info,
+            slots,
+            overlap: OVERLAP,
+        };
         let internal = |error: &dyn std::fmt::Display| errors::internal(py, &error.to_string());
         let session = Arc::new(Session::start(options).map_err(|error| internal(&error))?);
         let pipeline = Pipeline::start(&session, slots, config.limits.max_pixels)

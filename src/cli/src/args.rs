@@ -9,6 +9,7 @@ use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand};
 
 use lamagrid_domain::{ClientName, ModelName, NodeName, QueueName, Status, TaskId};
+use lamagrid_wire::gate::PeerRole;
 
 use crate::output::Format;
 
@@ -136,6 +137,22 @@ Examples:
   lamagrid purge --older-than 10m --yes           what ended at least ten minutes ago
   lamagrid purge --older-than 30d --dead --yes    dead letters of more than a month")]
     Purge(PurgeArgs),
+    /// Make, list and revoke the certificates by which hosts know each other.
+    #[command(
+        after_help = "\
+Example, from nothing to a second GPU host:
+  lamagrid certs init
+  lamagrid certs issue --role node --name gpu-1
+  lamagrid certs bundle gpu-1 --scheduler 10.0.0.5:8872",
+        arg_required_else_help = true,
+        subcommand_value_name = "VERB",
+        subcommand_help_heading = "Verbs",
+        disable_help_subcommand = true
+    )]
+    Certs {
+        #[command(subcommand)]
+        verb: CertsVerb,
+    },
     /// List or drain nodes.
     #[command(
         after_help = "Example:\n  lamagrid node list",
@@ -356,6 +373,73 @@ Example:
         /// The queue's name.
         name: QueueName,
     },
+}
+
+/// `lamagrid certs`
+#[derive(Debug, Subcommand)]
+pub(crate) enum CertsVerb {
+    /// Make the authority of this data directory, and the scheduler's own certificate.
+    #[command(after_help = "Example:\n  lamagrid certs init")]
+    Init,
+    /// Issue a certificate, or a new one for the same name.
+    #[command(after_help = "\
+Examples:
+  lamagrid certs issue --role node --name gpu-1 --queue gpu
+  lamagrid certs issue --role client --name web-1 --days 90")]
+    Issue(IssueArgs),
+    /// List what was issued, and until when it is good.
+    #[command(after_help = "Example:\n  lamagrid certs list --output json")]
+    List,
+    /// Refuse a certificate from now on, open connections included.
+    #[command(after_help = "Example:\n  lamagrid certs revoke gpu-1")]
+    Revoke {
+        /// The certificate's name.
+        name: String,
+    },
+    /// Write the one file that a host needs: where the scheduler is, its certificate and its key.
+    #[command(
+        after_help = "Example:\n  lamagrid certs bundle gpu-1 --scheduler 10.0.0.5:8872 --out gpu-1.bundle"
+    )]
+    Bundle(BundleArgs),
+}
+
+/// What a certificate says.
+#[derive(Debug, Args)]
+pub(crate) struct IssueArgs {
+    /// What its holder may do: node, client (submit tasks) or admin (also administer the scheduler).
+    #[arg(long, value_name = "ROLE")]
+    pub(crate) role: PeerRole,
+    /// Its name; a node is called so.
+    #[arg(long)]
+    pub(crate) name: String,
+    /// A queue that the node may serve; without one, all. May be repeated.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) queue: Vec<QueueName>,
+    /// How long it is good.
+    #[arg(long, value_name = "N", default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..=3650))]
+    pub(crate) days: u32,
+}
+
+/// What a bundle says.
+#[derive(Debug, Args)]
+pub(crate) struct BundleArgs {
+    /// The certificate's name.
+    pub(crate) name: String,
+    /// Where hosts reach the scheduler: gate.listen, by a name or address that they can use.
+    #[arg(long, value_name = "HOST:PORT", value_parser = host_and_port)]
+    pub(crate) scheduler: String,
+    /// Where to write it; without this, NAME.bundle in the current directory.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
+}
+
+/// An address that another host can dial.
+fn host_and_port(text: &str) -> Result<String, String> {
+    let parts = text.rsplit_once(':').filter(|(host, _)| !host.is_empty());
+    match parts.map(|(_, port)| port.parse::<u16>()) {
+        Some(Ok(1..)) if !text.contains(char::is_whitespace) => Ok(text.to_owned()),
+        _ => Err("write HOST:PORT, for example 10.0.0.5:8872".to_owned()),
+    }
 }
 
 fn state(text: &str) -> Result<Status, String> {

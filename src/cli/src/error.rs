@@ -11,6 +11,8 @@ use lamagrid_config::ConfigError;
 use lamagrid_logs::LogError;
 use lamagrid_scheduler::SchedulerError;
 
+use crate::certs::CertificateError;
+
 /// The command line cannot be understood; clap's own code.
 pub(crate) const USAGE: u8 = 2;
 /// Refused, or unknown: the text says which.
@@ -33,6 +35,8 @@ pub(crate) enum CliError {
     Scheduler(Box<SchedulerError>),
     #[error("a file is given twice: `{}` and, with --config, `{}`; leave one out", file.display(), config.display())]
     TwoFiles { file: PathBuf, config: PathBuf },
+    #[error(transparent)]
+    Certificate(Box<CertificateError>),
     #[error("cannot start the client's runtime; close some programs of this user and try again")]
     Runtime(#[source] io::Error),
     #[error("the answer cannot be written as JSON; please report this")]
@@ -48,6 +52,12 @@ impl From<SchedulerError> for CliError {
     }
 }
 
+impl From<CertificateError> for CliError {
+    fn from(error: CertificateError) -> Self {
+        Self::Certificate(Box::new(error))
+    }
+}
+
 impl CliError {
     /// What `lamagrid --help` lists.
     pub(crate) fn exit_code(&self) -> u8 {
@@ -57,7 +67,7 @@ impl CliError {
             Self::Log(LogError::ProcessName { .. } | LogError::AlreadySet { .. }) | Self::Json(_) => INTERNAL,
             Self::Client(ClientError::Unknown { .. }) => REFUSED,
             Self::Client(error) => error.kind().exit_code(),
-            Self::Scheduler(_) | Self::Runtime(_) => REFUSED,
+            Self::Scheduler(_) | Self::Certificate(_) | Self::Runtime(_) => REFUSED,
             Self::TwoFiles { .. } => USAGE,
         }
     }

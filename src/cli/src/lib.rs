@@ -11,6 +11,7 @@
 
 mod admin;
 mod args;
+mod certs;
 mod configuration;
 mod error;
 mod grid;
@@ -28,7 +29,7 @@ use clap::Parser;
 use lamagrid_config::{Config, ConfigError, Loaded};
 
 use admin::Admin;
-use args::{Cli, ConfigVerb, DeadVerb, NodeVerb, Noun, QueueVerb, TaskVerb};
+use args::{CertsVerb, Cli, ConfigVerb, DeadVerb, NodeVerb, Noun, QueueVerb, TaskVerb};
 use error::{CliError, USAGE};
 use output::{Streams, Written};
 
@@ -127,6 +128,16 @@ fn dispatch(cli: Cli, env: BTreeMap<String, String>) -> Result<Answer, CliError>
         Noun::Queue { verb: QueueVerb::Pause { name } } => place.admin()?.pause(name, true),
         Noun::Queue { verb: QueueVerb::Resume { name } } => place.admin()?.pause(name, false),
         Noun::Node { verb: NodeVerb::Drain { name } } => place.admin()?.drain(name),
+        Noun::Certs { verb } => {
+            let desk = certs::Desk::new(&place.load(&[])?.config.data_dir()?, format);
+            match verb {
+                CertsVerb::Init => desk.init(),
+                CertsVerb::Issue(args) => desk.issue(&args),
+                CertsVerb::List => desk.list(),
+                CertsVerb::Revoke { name } => desk.revoke(&name),
+                CertsVerb::Bundle(args) => desk.bundle(&args),
+            }
+        }
         Noun::Purge(args) => place.admin()?.purge(&args),
     }
 }

@@ -41,6 +41,9 @@ fn is_for_the_log(error: &SchedulerError) -> bool {
         SchedulerError::Config(_)
         | SchedulerError::DataDir { .. }
         | SchedulerError::SecondInstance { .. }
+        | SchedulerError::NoCertificate { .. }
+        | SchedulerError::Certificate { .. }
+        | SchedulerError::Gate(_)
         | SchedulerError::Store(StoreError::Foreign { .. } | StoreError::Newer { .. }) => false,
         SchedulerError::Store(_) | SchedulerError::Socket(_) | SchedulerError::System(_) => true,
     }

@@ -58,7 +58,8 @@ impl Place<'_> {
             | Kind::RequiredPath
             | Kind::OptionalName
             | Kind::QueueName
-            | Kind::Loopback => Ok(Value::String(text.to_owned())),
+            | Kind::Loopback
+            | Kind::Address => Ok(Value::String(text.to_owned())),
         }
     }
 
@@ -94,6 +95,11 @@ impl Place<'_> {
                         .to_owned()
                 },
             ),
+            (Kind::Address, Value::String(text)) => {
+                self.allow(text.is_empty() || text.parse::<SocketAddr>().is_ok(), value, || {
+                    "\"\" or an address with its port, such as 0.0.0.0:8872".to_owned()
+                })
+            }
             (Kind::QueueName, Value::String(text)) => {
                 self.allow(is_name(text), value, || NAME_RULE.to_owned())
             }

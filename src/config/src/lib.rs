@@ -22,8 +22,8 @@ pub use choice::{Device, LogFormat, LogLevel};
 pub use error::ConfigError;
 pub use load::{Loaded, Origin, Row, process_env};
 pub use model::{
-    ClientConfig, Config, HttpConfig, LimitsConfig, LogConfig, ModelConfig, NodeConfig, QueueConfig,
-    RetryConfig, RetryPolicy, SchedulerConfig, StoreConfig,
+    ClientConfig, Config, GateConfig, HttpConfig, LimitsConfig, LogConfig, ModelConfig, NodeConfig,
+    QueueConfig, RetryConfig, RetryPolicy, SchedulerConfig, StoreConfig,
 };
 pub use runtime::runtime_dir;
 

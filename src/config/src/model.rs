@@ -39,6 +39,8 @@ pub struct Config {
     pub limits: LimitsConfig,
     /// The scheduler's page for machines.
     pub http: HttpConfig,
+    /// The way in for other hosts.
+    pub gate: GateConfig,
     /// Log lines.
     pub log: LogConfig,
 }
@@ -206,6 +208,14 @@ pub struct HttpConfig {
     pub listen: String,
     /// A file with the token that every request must bring, or empty for none.
     pub token_file: PathBuf,
+}
+
+/// `[gate]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GateConfig {
+    /// An address with its port, or empty for none.
+    pub listen: String,
 }
 
 /// `[log]`

@@ -29,6 +29,8 @@ pub(crate) enum Kind {
     Names,
     /// A loopback address with a port, or `""`.
     Loopback,
+    /// An address with a port, or `""`.
+    Address,
 }
 
 impl Kind {
@@ -36,9 +38,12 @@ impl Kind {
     pub(crate) fn wanted(self) -> &'static str {
         match self {
             Self::Integer { .. } => "an integer",
-            Self::Choice(_) | Self::Device | Self::OptionalName | Self::QueueName | Self::Loopback => {
-                "a string"
-            }
+            Self::Choice(_)
+            | Self::Device
+            | Self::OptionalName
+            | Self::QueueName
+            | Self::Loopback
+            | Self::Address => "a string",
             Self::Path | Self::RequiredPath => "a string with a path",
             Self::Names => "a list of strings",
         }
@@ -184,6 +189,7 @@ pub(crate) const KEYS: &[Key] = &[
     integer(&["limits", "max_client_bytes"], 1, i64::MAX, "4294967296"),
     other(&["http", "listen"], Kind::Loopback, "\"127.0.0.1:8871\""),
     other(&["http", "token_file"], Kind::Path, "\"/etc/lamagrid/http-token\""),
+    other(&["gate", "listen"], Kind::Address, "\"0.0.0.0:8872\""),
     other(&["log", "level"], Kind::Choice(LogLevel::WORDS), "\"info\""),
     other(&["log", "format"], Kind::Choice(LogFormat::WORDS), "\"text\""),
     other(&["log", "dir"], Kind::Path, "\"/var/log/lamagrid\""),

@@ -42,6 +42,7 @@ Examples:
   lamagrid-node --device cpu --threads 4
   lamagrid-node --model lama --model mine=/srv/models/mine.pt
   lamagrid-node --backend echo --model lama         answers with the picture itself
+  lamagrid-node --join gpu-1.bundle                 for a scheduler on another host
 
 Signals:
   SIGTERM   finish the running tasks, then leave; a second one stops at once
@@ -65,7 +66,11 @@ pub struct Flags {
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
 
-    /// Name of this node, unique in the grid [default: the host's name]
+    /// A file of `lamagrid certs bundle`: work for the scheduler of another host, over TLS
+    #[arg(long, value_name = "BUNDLE", conflicts_with = "data_dir")]
+    pub join: Option<PathBuf>,
+
+    /// Name of this node, unique in the grid [default: the host's name, or the certificate's]
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
 
@@ -115,6 +120,9 @@ impl Flags {
         }
         if let Some(path) = &self.data_dir {
             add("data-dir", path.into());
+        }
+        if let Some(path) = &self.join {
+            add("join", path.into());
         }
         add("name", name.into());
         add("backend", self.backend.as_str().into());

@@ -1,10 +1,12 @@
 //! Flags and configuration, put together into what a node does.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use lamagrid_config::{Config, ConfigError, Device, process_env, runtime_dir};
 use lamagrid_domain::{ModelName, ModelOffer, NameError, NodeName, QueueName};
 use lamagrid_wire::Endpoints;
+use lamagrid_wire::gate::{Bundle, Certificate, PeerRole};
 
 use crate::flags::{BackendChoice, Flags};
 use crate::weights::{LAMA as LAMA_FILE, MANGA_INPAINTOR, MANGA_LINE, Weights};
@@ -48,6 +50,14 @@ pub enum SettingsError {
     Model {
         /// What was given.
         text: String,
+    },
+    /// `--join` names no bundle.
+    #[error("--join {path}: {reason}")]
+    Join {
+        /// What was given.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
     },
     /// A path cannot be made absolute.
     #[error("--model {text}: {source}")]
@@ -108,8 +118,10 @@ impl ModelPlan {
 pub struct Settings {
     /// Everything that is configured.
     pub config: Config,
-    /// Where the scheduler's sockets are.
+    /// Where the scheduler's sockets are, or those that lead to it.
     pub endpoints: Endpoints,
+    /// How to reach a scheduler of another host.
+    pub bundle: Option<Arc<Bundle>>,
     /// Where log files go.
     pub log_dir: PathBuf,
     /// The node's name; workers of several devices get a number behind it.
@@ -137,9 +149,16 @@ impl Settings {
         set("node.threads", flags.threads.map(|n| n.to_string()));
         set("node.slots", flags.slots.map(|n| n.to_string()));
         let config = Config::load(flags.config.as_deref(), process_env(), &keys)?.config;
-        let name = match &flags.name {
-            Some(name) => name.parse()?,
-            None => config.node.display_name().parse()?,
+        let bundle = flags.join.as_deref().map(bundle).transpose()?;
+        let name: NodeName = match (&flags.name, &bundle) {
+            (Some(name), _) => name.parse()?,
+            (None, Some((_, certificate))) => certificate.name.parse()?,
+            (None, None) => config.node.display_name().parse()?,
+        };
+        let sockets = match bundle {
+            // Of this node alone: nobody else reaches the scheduler through them.
+            Some(_) => made(config.data_dir()?.join("joined").join(name.as_str()))?,
+            None => config.data_dir()?,
         };
         let devices: Vec<Device> = flags
             .device
@@ -148,7 +167,8 @@ impl Settings {
             .collect::<Result<_, _>>()?;
         let models = plan(flags, &config)?;
         Ok(Self {
-            endpoints: Endpoints::new(runtime_dir(&config.data_dir()?)?),
+            endpoints: Endpoints::new(runtime_dir(&sockets)?),
+            bundle: bundle.map(|(bundle, _)| Arc::new(bundle)),
             log_dir: config.log_dir()?,
             name,
             devices: if devices.is_empty() { vec![config.node.device] } else { devices },
@@ -177,6 +197,27 @@ impl Settings {
     pub fn log_name(&self, process: &str) -> String {
         let plain = |c: char| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' };
         format!("{process}-{}", self.name.as_str().chars().map(plain).collect::<String>())
+    }
+}
+
+fn bundle(path: &Path) -> Result<(Bundle, Certificate), SettingsError> {
+    let wrong = |reason: String| SettingsError::Join { path: path.to_owned(), reason };
+    let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
+    let bundle = Bundle::parse(&text).map_err(|error| wrong(error.to_string()))?;
+    let certificate = bundle.credentials.certificate().map_err(|error| wrong(error.to_string()))?;
+    if certificate.role != PeerRole::Node {
+        return Err(wrong(format!(
+            "it is for a {}, and this is a node: issue one with --role node",
+            certificate.role
+        )));
+    }
+    Ok((bundle, certificate))
+}
+
+fn made(dir: PathBuf) -> Result<PathBuf, SettingsError> {
+    match std::fs::create_dir_all(&dir) {
+        Ok(()) => Ok(dir),
+        Err(error) => Err(SettingsError::Join { path: dir, reason: error.to_string() }),
     }
 }
 

@@ -76,7 +76,8 @@ pub fn run(
     let endpoints = settings.endpoints.clone();
     // One task for each slot is there, decoded, when the slot's own ends; more would only wait behind it.
     let overlap = settings.slots;
-    let options = SessionOptions { endpoints, info, slots: settings.slots, overlap };
+    let bundle = settings.bundle.clone();
+    let options = SessionOptions { endpoints, bundle, info, slots: settings.slots, overlap };
     let session = Arc::new(Session::start(options)?);
     let pipeline = Arc::new(Pipeline::start(&session, settings.slots, max_pixels)?);
     heed_signals(Arc::clone(&session), watch_lifeline)?;

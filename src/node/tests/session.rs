@@ -32,7 +32,13 @@ fn start(fake: &Fake, slots: u16) -> Arc<Session> {
 }
 
 fn start_with(fake: &Fake, slots: u16, overlap: u16) -> Arc<Session> {
-    let options = SessionOptions { endpoints: fake.endpoints.clone(), info: info("node-1"), slots, overlap };
+    let options = SessionOptions {
+        endpoints: fake.endpoints.clone(),
+        bundle: None,
+        info: info("node-1"),
+        slots,
+        overlap,
+    };
     Arc::new(Session::start(options).unwrap())
 }
 
@@ -466,8 +472,14 @@ async fn a_drain_by_command_finishes_what_runs() {
 fn a_session_without_a_scheduler_closes_at_once() {
     let dir = short_dir();
     let endpoints = lamagrid_wire::Endpoints::new(dir.path());
-    let session =
-        Session::start(SessionOptions { endpoints, info: info("node-1"), slots: 1, overlap: 0 }).unwrap();
+    let session = Session::start(SessionOptions {
+        endpoints,
+        bundle: None,
+        info: info("node-1"),
+        slots: 1,
+        overlap: 0,
+    })
+    .unwrap();
     let began = std::time::Instant::now();
     session.close();
     assert!(began.elapsed() < Duration::from_millis(900));

@@ -2,6 +2,7 @@
 //!
 //! `core` decides, `store` remembers, `service` moves, `http` shows. Only `store` names `rusqlite`.
 
+pub mod certs;
 mod committer;
 mod core;
 mod http;

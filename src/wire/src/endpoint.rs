@@ -109,6 +109,19 @@ impl Endpoints {
         self.ipc(&format!("{LANE_PREFIX}{}-{index}", &session[..16]))
     }
 
+    /// The name of a lane's socket, by which a gate knows it.
+    #[must_use]
+    pub fn lane_name(address: &str) -> Option<&str> {
+        let name = socket_path(address)?.file_name()?.to_str()?.strip_suffix(".sock")?;
+        name.starts_with(LANE_PREFIX).then_some(name)
+    }
+
+    /// The same lane among the sockets of this directory.
+    #[must_use]
+    pub fn lane_of(&self, name: &str) -> String {
+        self.ipc(name)
+    }
+
     /// Removes the lanes that a killed process left: their names never come again, so no bind would. The caller
     /// holds the data directory's lock.
     ///

@@ -63,6 +63,12 @@ impl LaneSender {
         Ok(Self { address: address.to_owned(), outgoing, tasks: [watcher, writer] })
     }
 
+    /// Where it is.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
     /// Queues a frame, or drops it when the lane is stuck: the accept timeout or the next poll repairs that.
     pub fn send(&self, frame: Frame) {
         if self.outgoing.try_send(frame).is_err() {

@@ -202,6 +202,17 @@ impl Spool {
         Ok(file)
     }
 
+    /// Opens a blob for reading, with its length.
+    ///
+    /// # Errors
+    /// [`SpoolError::Io`], [`SpoolError::Mismatch`] if it is no plain file.
+    pub fn reader(&self, task: TaskId, name: BlobName) -> Result<(File, u64), SpoolError> {
+        let file = self.open(task, &name.file())?;
+        let meta =
+            file.metadata().map_err(|source| self.io("inspect", self.path(task, &name.file()), source))?;
+        self.open_checked(task, name, meta.len()).map(|file| (file, meta.len()))
+    }
+
     /// Reads a blob and checks its length and hash.
     ///
     /// # Errors

@@ -7,13 +7,16 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use lamagrid_domain::FailureKind;
+use lamagrid_domain::{FailureKind, LeaseToken, Role, TaskId};
 use lamagrid_wire::frame::Frame;
-use lamagrid_wire::gate::{Certificate, Credentials, Dialler, Gate, PeerRole, Registry, SCHEDULER_NAME};
+use lamagrid_wire::gate::{
+    BlobError, Blobs, Certificate, Credentials, Dialler, Gate, Grant, PeerRole, Registry, SCHEDULER_NAME,
+};
 use lamagrid_wire::link::Link;
 use lamagrid_wire::message::{ClientReply, ClientRequest, Message, Ping, Pong};
 use lamagrid_wire::request::Requester;
 use lamagrid_wire::router::{Incoming, PeerId, Peers, Router};
+use lamagrid_wire::spool::{BlobName, Spool};
 use lamagrid_wire::{Endpoints, LaneReceiver, LaneSender, SocketError};
 use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType};
 use tempfile::TempDir;
@@ -65,6 +68,7 @@ struct Host {
     gate: Gate,
     registry: Registry,
     router: Router,
+    spool: Spool,
     _dir: TempDir,
 }
 
@@ -74,10 +78,12 @@ impl Host {
         let endpoints = Endpoints::new(dir.path());
         let router = Router::bind(&endpoints.client(), Peers::Dealer).await.unwrap();
         let registry = Registry::default();
+        let spool = Spool::create(dir.path().join("spool")).unwrap();
         let own = authority.issue(PeerRole::Scheduler, "main", 1);
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
-        let gate = Gate::open(address, &own, dir.path().into(), registry.clone()).await.unwrap();
-        Self { authority, endpoints, gate, registry, router, _dir: dir }
+        let gate =
+            Gate::open(address, &own, dir.path().into(), spool.clone(), registry.clone()).await.unwrap();
+        Self { authority, endpoints, gate, registry, router, spool, _dir: dir }
     }
 
     fn dialler(&self, credentials: &Credentials, dir: &Path) -> Dialler {
@@ -216,6 +222,52 @@ async fn a_lane_is_reached_by_its_own_node_alone() {
             tokio::time::timeout(SOON, receiver.recv()).await.unwrap().unwrap();
         }
     }
+}
+
+/// R7.3: a lease token is worth its own task's blobs, to its own node, until the task has ended.
+#[tokio::test]
+async fn blobs_go_to_whom_they_were_granted() {
+    let host = Host::start().await;
+    let (task, token) = (TaskId::from_bytes([1; 16]), LeaseToken::from_bytes([2; 16]));
+    let image = vec![7; 3_000_000];
+    host.spool.put(task, BlobName::Role(Role::Image), &image).unwrap();
+    host.registry.grant(token, Grant { certificate: "gpu-1".into(), task, max_bytes: 2_000_000 });
+    let dir = TempDir::new().unwrap();
+    let of =
+        |name: &str| host.dialler(&host.authority.issue(PeerRole::Node, name, 1), &dir.path().join(name));
+    for name in ["gpu-1", "gpu-2"] {
+        std::fs::create_dir(dir.path().join(name)).unwrap();
+    }
+    let (mine, other) = (of("gpu-1").blobs(), of("gpu-2").blobs());
+    let blocking =
+        |work: Box<dyn FnOnce() -> Result<Vec<u8>, BlobError> + Send>| tokio::task::spawn_blocking(work);
+    let get = |blobs: &Blobs, token, role, len| {
+        let blobs = blobs.clone();
+        blocking(Box::new(move || blobs.get(token, role, len)))
+    };
+    let put = |blobs: &Blobs, token, bytes: Vec<u8>| {
+        let blobs = blobs.clone();
+        blocking(Box::new(move || blobs.put(token, &bytes).map(|()| Vec::new())))
+    };
+    assert_eq!(get(&mine, token, Role::Image, 3_000_000).await.unwrap().unwrap(), image);
+    put(&mine, token, vec![9; 1_500_000]).await.unwrap().unwrap();
+    let (_, len) = host.spool.reader(task, BlobName::Attempt(token)).unwrap();
+    assert_eq!(len, 1_500_000);
+    for (refused, text) in [
+        (get(&mine, token, Role::Image, 5).await.unwrap(), "not of the announced length"),
+        (get(&mine, token, Role::Mask, 5).await.unwrap(), "cannot open"),
+        (get(&other, token, Role::Image, 3_000_000).await.unwrap(), "this attempt is not yours"),
+        (
+            get(&mine, LeaseToken::from_bytes([3; 16]), Role::Image, 5).await.unwrap(),
+            "this attempt is not yours",
+        ),
+        (put(&mine, token, vec![9; 2_000_001]).await.unwrap(), "2000000 are allowed"),
+    ] {
+        let error = refused.unwrap_err().to_string();
+        assert!(error.contains(text), "{error}");
+    }
+    host.registry.withdraw(task);
+    assert!(get(&mine, token, Role::Image, 3_000_000).await.unwrap().is_err());
 }
 
 /// What comes without TLS, with too much of it, or not at all, never reaches ZeroMQ; honest peers are served meanwhile.

@@ -1,6 +1,7 @@
 //! Whole command lines, with the environment and both streams in the test's hands.
 
 mod admin;
+mod certs;
 mod configuration;
 mod grid;
 mod line;

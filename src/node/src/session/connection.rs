@@ -18,6 +18,7 @@ use lamagrid_wire::request::Requester;
 use lamagrid_wire::{Endpoints, EventPublisher, LaneReceiver, SocketError};
 
 use super::state::Shared;
+use super::way::Way;
 
 /// All sockets lie on this host: whoever does not take a connection in this time hangs.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(2);
@@ -46,12 +47,7 @@ impl From<SocketError> for Ended {
 }
 
 /// Serves `welcome`'s session until it ends.
-pub(super) async fn hold(
-    shared: &Shared,
-    endpoints: &Endpoints,
-    control: Requester,
-    welcome: Welcome,
-) -> Ended {
+pub(super) async fn hold(shared: &Shared, way: &Way, control: Requester, mut welcome: Welcome) -> Ended {
     let session = welcome.session;
     for refused in &welcome.refused {
         tracing::warn!(queue = %refused.queue, reason = refused.reason, "this node may not serve a queue");
@@ -60,7 +56,11 @@ pub(super) async fn hold(
     for token in &welcome.abandoned {
         shared.abandon(*token);
     }
-    let mut sockets = match Sockets::connect(endpoints, &welcome).await {
+    let _lanes = match way.lanes(&mut welcome) {
+        Ok(lanes) => lanes,
+        Err(error) => return Ended::Gone(error.to_string()),
+    };
+    let mut sockets = match Sockets::connect(way.endpoints(), &welcome).await {
         Ok(sockets) => sockets,
         Err(error) => return error.into(),
     };

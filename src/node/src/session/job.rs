@@ -11,6 +11,7 @@ use lamagrid_domain::{
     Activity, BlobForm, BlobMeta, Failure, FailureKind, LeaseToken, Role, Stages, TaskSpec,
 };
 use lamagrid_wire::frame::MAX_INLINE_BYTES;
+use lamagrid_wire::gate::BlobError;
 use lamagrid_wire::message::{AttemptOutcome, Message, NodeEvent, Step};
 use lamagrid_wire::spool::{BlobName, SpoolError};
 
@@ -98,6 +99,12 @@ impl Job {
                 return Err(internal(format!("the {role} that came is not the one that was announced")));
             }
             bytes.clone()
+        } else if let Some(blobs) = self.shared.blobs() {
+            let bytes = blobs.get(self.token(), role, meta.len).map_err(blob_failure)?;
+            if lamagrid_wire::hash(&bytes) != meta.hash {
+                return Err(internal(format!("the {role} that came is not the one that was announced")));
+            }
+            bytes.into()
         } else {
             let spool = self.shared.spool().ok_or_else(|| internal("the spool is not known yet".into()))?;
             let blob = spool.get(self.spec().id, BlobName::Role(role), meta);
@@ -186,6 +193,9 @@ impl Job {
         let result = BlobMeta { role: Role::Result, len: bytes.len() as u64, hash, form };
         let inline = if bytes.len() <= MAX_INLINE_BYTES {
             Some(bytes)
+        } else if let Some(blobs) = self.shared.blobs() {
+            blobs.put(self.token(), &bytes).map_err(blob_failure)?;
+            None
         } else {
             let spool = self
                 .shared
@@ -200,6 +210,15 @@ impl Job {
         stages.store_ms = millis(began.elapsed());
         Ok((AttemptOutcome::Done { result, inline: inline.is_some(), stages }, inline))
     }
+}
+
+/// A broken connection is the network's trouble, and so repeated as such; what the gate says, it says of the task.
+fn blob_failure(error: BlobError) -> Failure {
+    let kind = match &error {
+        BlobError::Refused { kind, .. } => *kind,
+        BlobError::Broken { .. } => FailureKind::Disconnected,
+    };
+    Failure::new(kind, error.to_string())
 }
 
 fn put_failure(error: &SpoolError) -> Failure {

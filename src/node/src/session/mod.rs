@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 
 use lamagrid_domain::{Failure, FailureKind, ModelName, NodeInfo};
 use lamagrid_wire::Endpoints;
+use lamagrid_wire::gate::Bundle;
 
 mod attempt;
 mod connection;
@@ -20,11 +21,13 @@ mod job;
 mod overdue;
 mod runner;
 mod state;
+mod way;
 
 pub(crate) use job::millis;
 pub use job::{Job, Output};
 pub(crate) use overdue::Overdue;
 use state::Shared;
+use way::Way;
 
 /// How long [`Session::close`] waits for its thread, which says goodbye within half of it.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
@@ -34,6 +37,8 @@ const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
 pub struct SessionOptions {
     /// The scheduler's sockets.
     pub endpoints: Endpoints,
+    /// How those sockets are made to lead to a scheduler of another host; `None` on the scheduler's own.
+    pub bundle: Option<Arc<Bundle>>,
     /// What the node can do.
     pub info: NodeInfo,
     /// Tasks it can work on at once.
@@ -72,12 +77,23 @@ impl Session {
     /// # Errors
     /// [`SessionError`] if the host gives no thread or no runtime.
     pub fn start(options: SessionOptions) -> Result<Self, SessionError> {
-        let SessionOptions { endpoints, info, slots, overlap } = options;
+        let SessionOptions { endpoints, bundle, info, slots, overlap } = options;
         let shared = Arc::new(Shared::new(info, slots, overlap));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let theirs = Arc::clone(&shared);
         let thread = std::thread::Builder::new().name("session".into()).spawn(move || {
-            let run = std::panic::AssertUnwindSafe(|| runtime.block_on(runner::run(&theirs, &endpoints)));
+            let run = std::panic::AssertUnwindSafe(|| {
+                runtime.block_on(async {
+                    let way = match Way::open(endpoints, bundle.as_deref()) {
+                        Ok(way) => way,
+                        Err(error) => {
+                            return Some(Failure::new(FailureKind::InvalidInput, error.to_string()));
+                        }
+                    };
+                    theirs.set_blobs(way.blobs());
+                    runner::run(&theirs, &way).await
+                })
+            });
             let failure = std::panic::catch_unwind(run).unwrap_or_else(|_| {
                 Some(Failure::new(FailureKind::Internal, "the session's thread panicked; see the log"))
             });

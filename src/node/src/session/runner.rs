@@ -10,6 +10,7 @@ use lamagrid_wire::{Endpoints, SocketError};
 
 use super::connection::{self, Ended};
 use super::state::{Phase, Shared};
+use super::way::Way;
 use crate::backoff::Backoff;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -34,7 +35,8 @@ enum Refusal {
 }
 
 /// Runs until the node leaves (`None`) or is refused for good.
-pub(super) async fn run(shared: &Shared, endpoints: &Endpoints) -> Option<Failure> {
+pub(super) async fn run(shared: &Shared, way: &Way) -> Option<Failure> {
+    let endpoints = way.endpoints();
     let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
     let mut mentioned: Option<Instant> = None;
     // Until the scheduler says how long a lease is.
@@ -60,7 +62,7 @@ pub(super) async fn run(shared: &Shared, endpoints: &Endpoints) -> Option<Failur
                     mentioned = None;
                     lease = Duration::from_millis(welcome.lease_ms);
                     let (session, began) = (welcome.session, Instant::now());
-                    let ended = connection::hold(shared, endpoints, control, welcome).await;
+                    let ended = connection::hold(shared, way, control, welcome).await;
                     shared.lose_connection();
                     alone_since = Instant::now();
                     if began.elapsed() >= GOOD_LIFE {
@@ -76,7 +78,10 @@ pub(super) async fn run(shared: &Shared, endpoints: &Endpoints) -> Option<Failur
                     }
                 }
                 Err(Refusal::Final(failure)) => return Some(failure),
-                Err(Refusal::Again(reason)) => reason,
+                Err(Refusal::Again(reason)) => match way.refused() {
+                    Some(failure) => return Some(failure),
+                    None => reason,
+                },
             },
             () = closing(shared) => return None,
         };
@@ -84,7 +89,8 @@ pub(super) async fn run(shared: &Shared, endpoints: &Endpoints) -> Option<Failur
             tracing::warn!(
                 reason,
                 endpoint = endpoints.control(),
-                "no session with the scheduler, trying again; it must use the same data directory"
+                hint = way.hint(),
+                "no session with the scheduler, trying again"
             );
             mentioned = Some(Instant::now());
         }

@@ -18,6 +18,7 @@ use tokio::sync::Notify;
 use lamagrid_domain::{Failure, LeaseToken, ModelName, NodeInfo, SessionId};
 use lamagrid_wire::EventPublisher;
 use lamagrid_wire::frame::{Frame, FrameError};
+use lamagrid_wire::gate::Blobs;
 use lamagrid_wire::message::{
     Accept, Assign, AttemptOutcome, Delivery, Hello, Message, Ready, ResultRequest,
 };
@@ -98,6 +99,8 @@ pub(super) struct State {
     credit: i64,
     live: Option<Live>,
     spool: Option<Spool>,
+    /// What moves blobs where the spool is on another host.
+    blobs: Option<Blobs>,
     /// How long tasks of a model are in their slot, a moving average in seconds.
     slot_s: BTreeMap<ModelName, f64>,
 }
@@ -147,6 +150,7 @@ impl Shared {
             credit: 0,
             live: None,
             spool: None,
+            blobs: None,
             slot_s: BTreeMap::new(),
         };
         Self {
@@ -213,7 +217,17 @@ impl Shared {
     }
 
     pub(super) fn set_spool(&self, root: &str) {
-        self.lock().spool = Some(Spool::new(root));
+        let mut state = self.lock();
+        // Another host's directory is nothing to this one.
+        state.spool = state.blobs.is_none().then(|| Spool::new(root));
+    }
+
+    pub(super) fn set_blobs(&self, blobs: Option<Blobs>) {
+        self.lock().blobs = blobs;
+    }
+
+    pub(super) fn blobs(&self) -> Option<Blobs> {
+        self.lock().blobs.clone()
     }
 
     pub(super) fn spool(&self) -> Option<Spool> {

@@ -6,7 +6,7 @@ use lamagrid_domain::{Failure, FailureKind, TaskId};
 use lamagrid_wire::frame::{Frame, FrameError, MAX_HEADER_BYTES, MAX_MESSAGE_BYTES};
 use lamagrid_wire::message::{
     AdminRequest, AttemptOutcome, ClientReply, ClientRequest, ControlRequest, Message, NodeEvent,
-    ProtocolFault, ResultRequest,
+    ProtocolFault, Rejected, ResultRequest,
 };
 use lamagrid_wire::router::{Incoming, PeerId, fault};
 use lamagrid_wire::spool::BlobName;
@@ -168,7 +168,21 @@ impl Service {
         // A control connection says nothing about its node: the result connection does.
         let Incoming::Frame { peer, frame } = heard else { return };
         match ControlRequest::from_frame(&frame) {
-            Ok(request) => self.handle(Input::Control { peer, request }),
+            Ok(mut request) => {
+                if let (Some(gatekeeper), ControlRequest::Hello(hello)) = (&self.gatekeeper, &mut request) {
+                    if let Err(failure) = gatekeeper.check(&peer, hello) {
+                        self.pending.push_back(Effect::Control { peer, reply: Rejected { failure }.into() });
+                        return;
+                    }
+                    // Also after a restart of this process, which forgot what it had granted.
+                    for token in hello.running.iter().chain(&hello.held) {
+                        if let Some(task) = self.core.task_of(*token) {
+                            gatekeeper.adopted(&peer, *token, task);
+                        }
+                    }
+                }
+                self.handle(Input::Control { peer, request });
+            }
             Err(error) => self.pending.push_back(fault_effect(&error, peer, |failure, peer| {
                 Effect::Control { peer, reply: failure.into() }
             })),

@@ -6,6 +6,7 @@
 //! every write before it is committed. Only what rests on no write of its own goes ahead.
 
 mod clock;
+mod gatekeeper;
 mod intake;
 mod outflow;
 
@@ -18,6 +19,7 @@ use tokio::sync::mpsc;
 
 use lamagrid_config::{Config, ConfigError};
 use lamagrid_domain::{Failure, FailureKind, QueueName, SessionId, TaskId};
+use lamagrid_wire::gate::{CredentialsError, GateError};
 use lamagrid_wire::message::{ClientReply, Refused};
 use lamagrid_wire::router::{Incoming, Peers, Router, RouterSender};
 use lamagrid_wire::spool::Spool;
@@ -30,6 +32,7 @@ use crate::instance::InstanceLock;
 use crate::store::{Store, StoreError};
 
 use clock::Clock;
+use gatekeeper::Gatekeeper;
 
 /// How often timers are looked at; the shortest one that they serve is a second.
 const TICK: Duration = Duration::from_millis(50);
@@ -75,6 +78,27 @@ pub enum SchedulerError {
     /// A socket cannot be bound.
     #[error(transparent)]
     Socket(#[from] SocketError),
+    /// The gate has no certificate.
+    #[error(
+        "gate.listen is set, but the scheduler has no certificate ({path}: {source}): run `lamagrid certs init`"
+    )]
+    NoCertificate {
+        /// Which file.
+        path: PathBuf,
+        /// What came back.
+        source: std::io::Error,
+    },
+    /// The scheduler's certificate is of no use.
+    #[error("{path}: {source}")]
+    Certificate {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: CredentialsError,
+    },
+    /// The gate does not open.
+    #[error(transparent)]
+    Gate(#[from] GateError),
     /// The operating system refused a thread, a signal handler or the like, or a thread died.
     #[error("the scheduler cannot run: {0}")]
     System(#[from] std::io::Error),
@@ -133,6 +157,7 @@ async fn serve(options: Options) -> Result<(), SchedulerError> {
     let events = EventSubscriber::bind(&endpoints.node_events()).await?;
     // Last: a client that can connect finds everything else in place.
     let clients = Router::bind(&endpoints.client(), Peers::Dealer).await?;
+    let gatekeeper = Gatekeeper::open(&config, &data_dir, &endpoints, &spool).await?;
     let unfinished = core.unfinished();
     tracing::info!(data_dir = %data_dir.display(), pid = std::process::id(), unfinished, remembered = tasks, swept,
         "scheduler ready");
@@ -160,6 +185,7 @@ async fn serve(options: Options) -> Result<(), SchedulerError> {
         group_max: config.store.group_commit_max as usize,
         failed_lanes: Vec::new(),
         announced: VecDeque::new(),
+        gatekeeper,
         metrics: Arc::new(Metrics::new()),
         shown: None,
     };
@@ -258,6 +284,8 @@ struct Service {
     failed_lanes: Vec<(SessionId, String)>,
     /// Ids whose blobs a client may write before it submits, by the instant at which they are nobody's.
     announced: VecDeque<(u64, TaskId)>,
+    /// None where no other host may come in.
+    gatekeeper: Option<Gatekeeper>,
     metrics: Arc<Metrics>,
     /// When the gauges were set last.
     shown: Option<Instant>,
@@ -298,6 +326,9 @@ impl Service {
                     self.drain(&mut sockets);
                     self.handle(Input::Tick);
                     self.sweep_announced();
+                    if let Some(gatekeeper) = &mut self.gatekeeper {
+                        gatekeeper.turn();
+                    }
                     self.show();
                 }
             }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use lamagrid_domain::{Failure, FailureKind, QueueName};
 use lamagrid_wire::LaneSender;
-use lamagrid_wire::message::{ClientReply, ControlReply, Message, Rejected, TaskInfo};
+use lamagrid_wire::message::{ClientReply, ControlReply, LaneMessage, Message, Rejected, TaskInfo};
 use lamagrid_wire::router::{PeerId, RouterSender};
 
 use crate::committer::{Group, Report};
@@ -103,11 +103,14 @@ impl Service {
             Effect::Client { peer, reply, .. } => self.tell_client(peer, reply, blobs).await,
             Effect::Admin { peer, reply } => send(&self.senders.admin, peer, &reply, blobs).await,
             Effect::Control { peer, reply } => {
-                let reply = self.open_lanes(reply).await;
+                let reply = self.open_lanes(&peer, reply).await;
                 send(&self.senders.control, peer, &reply, blobs).await;
             }
             Effect::Result { peer, reply } => send(&self.senders.results, peer, &reply, blobs).await,
             Effect::Lane { session, index, message, .. } => {
+                if let (Some(gatekeeper), LaneMessage::Assign(assign)) = (&self.gatekeeper, &message) {
+                    gatekeeper.assigned(session, assign.token, assign.spec.id);
+                }
                 let Some(lane) = self.lanes.get(&session).and_then(|lanes| lanes.get(index)) else { return };
                 match message.to_frame(blobs) {
                     Ok(frame) => lane.send(frame),
@@ -115,10 +118,16 @@ impl Service {
                 }
             }
             Effect::CloseSession { session } => {
-                self.lanes.remove(&session);
+                let lanes = self.lanes.remove(&session).unwrap_or_default();
+                if let Some(gatekeeper) = &mut self.gatekeeper {
+                    gatekeeper.closed(session, lanes.iter().map(|lane| lane.address().to_owned()));
+                }
             }
             Effect::Finished(task) => {
                 self.metrics.finished(&task);
+                if let Some(gatekeeper) = &self.gatekeeper {
+                    gatekeeper.ended(task.id);
+                }
                 log_finished(&task);
             }
             Effect::Level(level) => {
@@ -129,7 +138,7 @@ impl Service {
     }
 
     /// Binds the lanes of a welcome before it goes out; the node connects them at once.
-    async fn open_lanes(&mut self, reply: ControlReply) -> ControlReply {
+    async fn open_lanes(&mut self, peer: &PeerId, reply: ControlReply) -> ControlReply {
         let ControlReply::Welcome(welcome) = &reply else { return reply };
         let session = welcome.session;
         let mut lanes = Vec::with_capacity(welcome.lanes.len());
@@ -148,6 +157,9 @@ impl Service {
             }
         }
         self.lanes.insert(session, lanes);
+        if let Some(gatekeeper) = &mut self.gatekeeper {
+            gatekeeper.welcomed(peer, session, &welcome.lanes);
+        }
         reply
     }
 

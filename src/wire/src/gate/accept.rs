@@ -18,14 +18,16 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use lamagrid_domain::FailureKind;
+use lamagrid_domain::{FailureKind, LeaseToken, TaskId};
 
+use super::blobs::{self, Grant, Transfer};
 use super::credentials::{Certificate, Credentials, CredentialsError};
 use super::line::{self, Channel, Refused};
 use super::relay::{relay, tune};
 use super::zmtp::{DIALLING, Handshake};
 use crate::random::random_id;
 use crate::router::PeerId;
+use crate::spool::Spool;
 
 /// From the first byte to the end of the line before ZMTP.
 const HANDSHAKE: Duration = Duration::from_secs(5);
@@ -60,6 +62,7 @@ struct Known {
     peers: BTreeMap<PeerId, Arc<Certificate>>,
     /// Names of lanes with the name of the certificate that may reach them.
     lanes: BTreeMap<String, String>,
+    grants: BTreeMap<LeaseToken, Grant>,
 }
 
 impl Registry {
@@ -79,20 +82,38 @@ impl Registry {
         self.0.lock().lanes.remove(lane);
     }
 
+    /// Lets the holder of an attempt read its inputs and write its result.
+    pub fn grant(&self, token: LeaseToken, grant: Grant) {
+        self.0.lock().grants.insert(token, grant);
+    }
+
+    /// The task has ended: nothing of it is to be had or brought any more.
+    pub fn withdraw(&self, task: TaskId) {
+        self.0.lock().grants.retain(|_, grant| grant.task != task);
+    }
+
+    fn granted(&self, certificate: &Certificate, transfer: Transfer) -> Option<Grant> {
+        let known = self.0.lock();
+        known.grants.get(&transfer.token()).filter(|grant| grant.certificate == certificate.name).cloned()
+    }
+
     fn may_reach(&self, certificate: &Certificate, channel: &Channel) -> Result<(), Refused> {
         let refused = |text: String| Err(Refused::new(FailureKind::InvalidInput, text));
         if !channel.is_for(certificate.role) {
             return refused(format!(
                 "a certificate of the role {} does not open the channel {}: issue one with another --role",
                 certificate.role,
-                channel.socket()
+                channel.name()
             ));
         }
         match channel {
             Channel::Lane(lane) if self.0.lock().lanes.get(lane) != Some(&certificate.name) => {
                 refused(format!("the lane {lane} is not yours, or its session is over"))
             }
-            Channel::Lane(_) | Channel::Named(_) => Ok(()),
+            Channel::Blob(transfer) if self.granted(certificate, *transfer).is_none() => {
+                refused("this attempt is not yours, or its task has ended".to_owned())
+            }
+            Channel::Lane(_) | Channel::Named(_) | Channel::Blob(_) => Ok(()),
         }
     }
 }
@@ -106,7 +127,7 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// Listens on `address`, in front of the sockets in `dir`.
+    /// Listens on `address`, in front of the sockets in `dir` and of the blobs in `spool`.
     ///
     /// # Errors
     /// [`GateError`].
@@ -114,6 +135,7 @@ impl Gate {
         address: SocketAddr,
         credentials: &Credentials,
         dir: PathBuf,
+        spool: Spool,
         registry: Registry,
     ) -> Result<Self, GateError> {
         let acceptor = TlsAcceptor::from(credentials.server()?);
@@ -121,7 +143,7 @@ impl Gate {
         let listener = TcpListener::bind(address).await.map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
         let (revoked, revocations) = watch::channel(BTreeSet::new());
-        let desk = Desk { acceptor, dir: dir.into(), registry, revocations };
+        let desk = Desk { acceptor, dir: dir.into(), spool, registry, revocations };
         let accepting = tokio::spawn(accept(listener, desk));
         Ok(Self { address, accepting, revoked })
     }
@@ -153,6 +175,7 @@ impl Drop for Gate {
 struct Desk {
     acceptor: TlsAcceptor,
     dir: Arc<std::path::Path>,
+    spool: Spool,
     registry: Registry,
     revocations: watch::Receiver<BTreeSet<String>>,
 }
@@ -216,11 +239,24 @@ impl Desk {
                 return;
             }
         };
-        let Greeted { tls, local, certificate, channel } = greeted;
+        let Greeted { mut tls, local, certificate, channel } = greeted;
+        let local = match (local, &channel) {
+            (Some(local), _) => local,
+            (None, Channel::Blob(transfer)) => {
+                let Some(grant) = self.registry.granted(&certificate, *transfer) else { return };
+                if let Err(error) = blobs::serve(&mut tls, &self.spool, &grant, *transfer).await {
+                    tracing::warn!(%from, peer = %certificate, task.id = %grant.task, %error, "a transfer broke");
+                }
+                // What was said last shall arrive before the end.
+                let _ = tls.shutdown().await;
+                return;
+            }
+            (None, _) => return,
+        };
         let identity = identity(&certificate);
         let peer = PeerId::from_bytes(identity.clone());
         self.registry.0.lock().peers.insert(peer.clone(), Arc::clone(&certificate));
-        tracing::debug!(%from, peer = %certificate, channel = channel.socket(), "connected");
+        tracing::debug!(%from, peer = %certificate, channel = channel.name(), "connected");
         let handshake = Handshake::new(DIALLING, identity);
         let revoked = async {
             let is_revoked = |names: &BTreeSet<String>| names.contains(&certificate.name);
@@ -228,7 +264,7 @@ impl Desk {
                 std::future::pending::<()>().await;
             }
         };
-        let channel = channel.socket();
+        let channel = channel.name();
         tokio::select! {
             ended = relay(tls, local, handshake) => match ended {
                 Ok(()) => tracing::debug!(%from, peer = %certificate, channel, "closed"),
@@ -254,7 +290,10 @@ impl Desk {
             tls.write_all(said.as_bytes()).await?;
             tls.flush().await
         };
-        sent.await.map_err(|error| format!("{certificate}: {error}"))?;
+        // A transfer says by itself whether it can begin.
+        if !matches!(verdict, Ok((Channel::Blob(_), _))) {
+            sent.await.map_err(|error| format!("{certificate}: {error}"))?;
+        }
         match verdict {
             Ok((channel, local)) => Ok(Greeted { tls, local, certificate, channel }),
             Err(refused) => {
@@ -265,18 +304,25 @@ impl Desk {
         }
     }
 
-    async fn admit(&self, certificate: &Certificate, text: &str) -> Result<(Channel, UnixStream), Refused> {
+    async fn admit(
+        &self,
+        certificate: &Certificate,
+        text: &str,
+    ) -> Result<(Channel, Option<UnixStream>), Refused> {
         let channel = line::parse(text)?;
         if self.revocations.borrow().contains(&certificate.name) {
             let text = format!("the certificate {} was revoked: ask for a new bundle", certificate.name);
             return Err(Refused::new(FailureKind::InvalidInput, text));
         }
         self.registry.may_reach(certificate, &channel)?;
-        let path = self.dir.join(format!("{}.sock", channel.socket()));
+        if matches!(channel, Channel::Blob(_)) {
+            return Ok((channel, None));
+        }
+        let path = self.dir.join(format!("{}.sock", channel.name()));
         match UnixStream::connect(&path).await {
-            Ok(local) => Ok((channel, local)),
+            Ok(local) => Ok((channel, Some(local))),
             Err(error) => {
-                let text = format!("the channel {} is closed just now: {error}", channel.socket());
+                let text = format!("the channel {} is closed just now: {error}", channel.name());
                 Err(Refused::new(FailureKind::Disconnected, text))
             }
         }
@@ -285,7 +331,8 @@ impl Desk {
 
 struct Greeted {
     tls: TlsStream<TcpStream>,
-    local: UnixStream,
+    /// None for a blob.
+    local: Option<UnixStream>,
     certificate: Arc<Certificate>,
     channel: Channel,
 }

@@ -25,7 +25,8 @@ const SCHEME: &str = "lamagrid:";
 const MAX_NAME_BYTES: usize = 64;
 
 /// What a certificate is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum PeerRole {
     /// Accepts everybody else.
     Scheduler,

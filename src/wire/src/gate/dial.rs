@@ -20,6 +20,7 @@ use tokio_rustls::client::TlsStream;
 
 use lamagrid_domain::{Failure, FailureKind};
 
+use super::blobs::Blobs;
 use super::credentials::{Credentials, CredentialsError, SCHEDULER_NAME};
 use super::line::{self, NAMED};
 use super::relay::{relay, tune};
@@ -27,6 +28,8 @@ use super::zmtp::{ACCEPTING, Handshake};
 
 /// From the first packet to the scheduler's answer to the line.
 const HANDSHAKE: Duration = Duration::from_secs(5);
+/// How long one try to connect may take; the handshake's limit holds for all together.
+const KNOCK: Duration = Duration::from_secs(1);
 /// A scheduler that cannot be reached is mentioned this often.
 const MENTION_EVERY: Duration = Duration::from_secs(30);
 
@@ -75,6 +78,8 @@ impl Dialler {
     /// [`DiallerError::Socket`].
     pub fn listen(&self, channel: &str) -> Result<(), DiallerError> {
         let path = self.shared.dir.join(format!("{channel}.sock"));
+        // What a killed process of this name may have left.
+        let _ = std::fs::remove_file(&path);
         let listener = UnixListener::bind(&path)
             .map_err(|source| DiallerError::Socket { path: path.clone(), source })?;
         let task = tokio::spawn(accept(listener, Arc::clone(&self.shared), channel.to_owned()));
@@ -89,6 +94,12 @@ impl Dialler {
             // The directory goes with the process; what is left in it misleads nobody.
             let _ = std::fs::remove_file(self.shared.dir.join(format!("{channel}.sock")));
         }
+    }
+
+    /// What brings and fetches blobs.
+    #[must_use]
+    pub fn blobs(&self) -> Blobs {
+        Blobs { scheduler: self.shared.scheduler.clone(), config: Arc::clone(&self.shared.config) }
     }
 
     /// Why the scheduler refused this side, if it did so for good.
@@ -172,14 +183,24 @@ impl Shared {
                 "cannot reach the scheduler"
             );
         }
-        if failure.kind != FailureKind::Disconnected && channel != "lane" {
+        if failure.kind != FailureKind::Disconnected && !channel.starts_with("lane-") {
             *self.refused.lock() = Some(failure);
+        }
+    }
+
+    /// Knocks anew every second: the kernel itself waits longer and longer before it repeats a packet that was lost.
+    async fn connect(&self) -> io::Result<TcpStream> {
+        loop {
+            if let Ok(connected) = tokio::time::timeout(KNOCK, TcpStream::connect(&self.scheduler)).await {
+                return connected;
+            }
         }
     }
 
     async fn dial(&self, channel: &str) -> Result<TlsStream<TcpStream>, Failure> {
         let away = |text: String| Failure::new(FailureKind::Disconnected, text);
-        let stream = TcpStream::connect(&self.scheduler)
+        let stream = self
+            .connect()
             .await
             .map_err(|error| away(format!("cannot connect to {}: {error}", self.scheduler)))?;
         if let Err(error) = tune(&stream) {

@@ -5,11 +5,12 @@ use std::io;
 use lamagrid_domain::FailureKind;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
+use super::blobs::Transfer;
 use super::credentials::PeerRole;
 use crate::frame::{MAJOR, MINOR};
 
 /// Longest line, its end included.
-const MAX_LINE_BYTES: usize = 512;
+pub(super) const MAX_LINE_BYTES: usize = 512;
 const GREETING: &str = "lamagrid";
 
 /// What a connection is for.
@@ -19,24 +20,30 @@ pub(super) enum Channel {
     Named(&'static str),
     /// A lane, by the name of its socket.
     Lane(String),
+    /// A blob.
+    Blob(Transfer),
 }
 
 impl Channel {
-    /// The socket that it ends at.
-    pub(super) fn socket(&self) -> &str {
+    /// What it is called: for one that ends at a socket, that one's name.
+    pub(super) fn name(&self) -> &str {
         match self {
             Self::Named(name) => name,
             Self::Lane(name) => name,
+            Self::Blob(_) => "blob",
         }
     }
 
     /// Whether a peer of this role may use it.
     pub(super) fn is_for(&self, role: PeerRole) -> bool {
         match (self, role) {
-            (Self::Named("control" | "result" | "node-events") | Self::Lane(_), PeerRole::Node) => true,
+            (
+                Self::Named("control" | "result" | "node-events") | Self::Lane(_) | Self::Blob(_),
+                PeerRole::Node,
+            ) => true,
             (Self::Named("client"), PeerRole::Client | PeerRole::Admin) => true,
             (Self::Named("admin"), PeerRole::Admin) => true,
-            (Self::Named(_) | Self::Lane(_), _) => false,
+            (Self::Named(_) | Self::Lane(_) | Self::Blob(_), _) => false,
         }
     }
 }
@@ -52,12 +59,8 @@ pub(super) fn request(channel: &str) -> String {
 /// What a line asks for, or what is told to its sender.
 pub(super) fn parse(line: &str) -> Result<Channel, Refused> {
     let wrong = || Refused::new(FailureKind::InvalidInput, "this is no line of a LamaGrid gate");
-    let mut words = line.split(' ');
-    let (Some(GREETING), Some(version), Some(channel), None) =
-        (words.next(), words.next(), words.next(), words.next())
-    else {
-        return Err(wrong());
-    };
+    let words: Vec<&str> = line.split(' ').collect();
+    let [GREETING, version, rest @ ..] = &words[..] else { return Err(wrong()) };
     let (major, minor) = version.split_once('.').ok_or_else(wrong)?;
     let (Ok(major), Ok(minor)) = (major.parse::<u8>(), minor.parse::<u8>()) else { return Err(wrong()) };
     if major != MAJOR || minor.abs_diff(MINOR) > 1 {
@@ -66,7 +69,11 @@ pub(super) fn parse(line: &str) -> Result<Channel, Refused> {
         );
         return Err(Refused::new(FailureKind::Incompatible, text));
     }
-    if let Some(name) = NAMED.into_iter().find(|name| *name == channel) {
+    if let Some(transfer) = Transfer::parse(rest) {
+        return Ok(Channel::Blob(transfer));
+    }
+    let [channel] = rest else { return Err(wrong()) };
+    if let Some(name) = NAMED.into_iter().find(|name| name == channel) {
         return Ok(Channel::Named(name));
     }
     let is_lane = |name: &str| {
@@ -78,7 +85,7 @@ pub(super) fn parse(line: &str) -> Result<Channel, Refused> {
                 && index.bytes().all(|b| b.is_ascii_digit())
         })
     };
-    if is_lane(channel) { Ok(Channel::Lane(channel.to_owned())) } else { Err(wrong()) }
+    if is_lane(channel) { Ok(Channel::Lane((*channel).to_owned())) } else { Err(wrong()) }
 }
 
 /// What a gate says to a line that it does not follow.
@@ -166,7 +173,7 @@ mod tests {
             let named = NAMED.into_iter().map(Channel::Named).chain([lane]);
             named
                 .filter(|channel| channel.is_for(role))
-                .map(|channel| channel.socket().to_owned())
+                .map(|channel| channel.name().to_owned())
                 .collect::<Vec<_>>()
         };
         assert_eq!(may(PeerRole::Node), ["control", "result", "node-events", "lane-0123456789abcdef-0"]);

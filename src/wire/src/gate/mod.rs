@@ -7,6 +7,8 @@
 //! Does not: issue certificates, know messages, or reconnect.
 
 mod accept;
+mod blobs;
+mod bundle;
 mod credentials;
 mod dial;
 mod line;
@@ -14,5 +16,7 @@ mod relay;
 mod zmtp;
 
 pub use accept::{Gate, GateError, Registry};
+pub use blobs::{BlobError, Blobs, Grant};
+pub use bundle::{Bundle, BundleError};
 pub use credentials::{Certificate, Credentials, CredentialsError, PeerRole, SCHEDULER_NAME, check_name};
 pub use dial::{Dialler, DiallerError};

@@ -1,0 +1,295 @@
+//! `lamagrid certs`: the certificates by which hosts know each other.
+//!
+//! Does not: talk to a running scheduler; that one looks at the folder itself, once a second.
+//!
+//! This module is the door for `rcgen`.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, SanType,
+};
+use serde::Serialize;
+
+use lamagrid_domain::QueueName;
+use lamagrid_scheduler::certs::{Certs, CertsError, Issued, write_private};
+use lamagrid_wire::gate::{Bundle, Certificate, PeerRole, SCHEDULER_NAME, check_name};
+
+use crate::Answer;
+use crate::args::{BundleArgs, IssueArgs};
+use crate::error::CliError;
+use crate::output::{Format, Show, columns};
+use crate::units;
+
+const AUTHORITY: &str = "authority.pem";
+const AUTHORITY_KEY: &str = "authority.key";
+const DAY: Duration = Duration::from_secs(86_400);
+/// An authority that ends makes every host of its grid a stranger at once.
+const AUTHORITY_DAYS: u32 = 3_650;
+/// Clocks of hosts differ.
+const BACKDATED: Duration = Duration::from_secs(3_600);
+/// A certificate is marked in the list so long before its end.
+const SOON_MS: u64 = 30 * 86_400_000;
+
+/// Why certificates are not made.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CertificateError {
+    #[error(transparent)]
+    Certs(#[from] CertsError),
+    #[error(
+        "{0} exists already: it was made before, and what it issued would be worth nothing with another one"
+    )]
+    Exists(PathBuf),
+    #[error("there is no authority in {0}: run `lamagrid certs init` first")]
+    NoAuthority(PathBuf),
+    #[error("no certificate of the name {0} was issued: see `lamagrid certs list`")]
+    Unknown(String),
+    #[error("the name {0} was revoked, and so would be what is issued now: choose another one")]
+    Revoked(String),
+    #[error("{0}")]
+    Name(String),
+    #[error("--queue is for certificates of the role node")]
+    Queues,
+    #[error("a scheduler's certificate is made by `lamagrid certs init`")]
+    Scheduler,
+    #[error("cannot read {path}: {source}")]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("a certificate cannot be made: {0}")]
+    Rcgen(#[from] rcgen::Error),
+}
+
+/// A certificate as it is shown.
+#[derive(Serialize)]
+struct Row {
+    name: String,
+    role: PeerRole,
+    queues: Vec<QueueName>,
+    until_wall_ms: u64,
+    revoked: bool,
+}
+
+struct List {
+    rows: Vec<Row>,
+    now_ms: u64,
+}
+
+impl Serialize for List {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.rows.serialize(serializer)
+    }
+}
+
+impl Show for List {
+    fn table(&self) -> String {
+        let row = |row: &Row| {
+            let queues = row.queues.iter().map(QueueName::as_str).collect::<Vec<_>>().join(", ");
+            let state = match row.until_wall_ms.checked_sub(self.now_ms) {
+                _ if row.revoked => "revoked",
+                None => "over",
+                Some(left) if left < SOON_MS => "ends soon",
+                Some(_) => "good",
+            };
+            let until = units::rfc3339(row.until_wall_ms)[..10].to_owned();
+            let queues = if row.role == PeerRole::Node && queues.is_empty() { "all".into() } else { queues };
+            vec![row.name.clone(), row.role.to_string(), queues, until, state.into()]
+        };
+        columns(&["NAME", "ROLE", "QUEUES", "UNTIL", "STATE"], self.rows.iter().map(row))
+    }
+}
+
+/// A file that was written.
+#[derive(Serialize)]
+struct Written {
+    name: String,
+    path: PathBuf,
+    #[serde(skip)]
+    text: String,
+}
+
+impl Show for Written {
+    fn table(&self) -> String {
+        self.text.clone()
+    }
+}
+
+/// The certificates of a data directory.
+pub(crate) struct Desk {
+    certs: Certs,
+    format: Format,
+}
+
+impl Desk {
+    pub(crate) fn new(data_dir: &Path, format: Format) -> Self {
+        Self { certs: Certs::of(data_dir), format }
+    }
+
+    /// `lamagrid certs init`
+    pub(crate) fn init(&self) -> Result<Answer, CliError> {
+        let path = self.certs.dir().join(AUTHORITY);
+        if path.exists() {
+            return Err(CertificateError::Exists(path).into());
+        }
+        let key = KeyPair::generate().map_err(CertificateError::from)?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, "LamaGrid authority");
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        valid(&mut params, AUTHORITY_DAYS);
+        let pem = params.self_signed(&key).map_err(CertificateError::from)?.pem();
+        let authority = Authority { issuer: Issuer::new(params, key), pem };
+        // The authority last: without it, another `init` begins anew.
+        let own = authority.issue(PeerRole::Scheduler, "scheduler", &[], AUTHORITY_DAYS)?;
+        self.certs.write("scheduler.pem", own.as_bytes()).map_err(CertificateError::from)?;
+        let key = authority.issuer.key().serialize_pem();
+        self.certs.write(AUTHORITY_KEY, key.as_bytes()).map_err(CertificateError::from)?;
+        self.certs.record(&[]).map_err(CertificateError::from)?;
+        self.certs.write(AUTHORITY, authority.pem.as_bytes()).map_err(CertificateError::from)?;
+        let text = format!(
+            "made an authority and the scheduler's certificate in {}\nnext: lamagrid certs issue --role node --name gpu-1",
+            self.certs.dir().display()
+        );
+        self.written("scheduler", self.certs.own(), text)
+    }
+
+    /// `lamagrid certs issue`
+    pub(crate) fn issue(&self, args: &IssueArgs) -> Result<Answer, CliError> {
+        if args.role == PeerRole::Scheduler {
+            return Err(CertificateError::Scheduler.into());
+        }
+        if args.role != PeerRole::Node && !args.queue.is_empty() {
+            return Err(CertificateError::Queues.into());
+        }
+        check_name(&args.name).map_err(CertificateError::Name)?;
+        let mut issued = self.certs.issued().map_err(CertificateError::from)?;
+        if issued.iter().any(|each| each.name == args.name && each.revoked) {
+            return Err(CertificateError::Revoked(args.name.clone()).into());
+        }
+        let pem = self.authority()?.issue(args.role, &args.name, &args.queue, args.days)?;
+        let file = format!("{}.pem", args.name);
+        self.certs.write(&file, pem.as_bytes()).map_err(CertificateError::from)?;
+        issued.retain(|each| each.name != args.name);
+        let until = SystemTime::now() + DAY * args.days;
+        issued.push(Issued {
+            name: args.name.clone(),
+            role: args.role,
+            queues: args.queue.clone(),
+            until_wall_ms: units::wall_ms(until),
+            revoked: false,
+        });
+        self.certs.record(&issued).map_err(CertificateError::from)?;
+        let text = format!(
+            "issued a certificate for the {} {}, for {} days\nnext: lamagrid certs bundle {} --scheduler HOST:PORT",
+            args.role, args.name, args.days, args.name
+        );
+        self.written(&args.name, self.certs.dir().join(file), text)
+    }
+
+    /// `lamagrid certs list`
+    pub(crate) fn list(&self) -> Result<Answer, CliError> {
+        let row = |Issued { name, role, queues, until_wall_ms, revoked }| Row {
+            name,
+            role,
+            queues,
+            until_wall_ms,
+            revoked,
+        };
+        let rows = self.certs.issued().map_err(CertificateError::from)?.into_iter().map(row).collect();
+        let list = List { rows, now_ms: units::wall_ms(SystemTime::now()) };
+        self.format.render(&list).map(Answer::ok)
+    }
+
+    /// `lamagrid certs revoke`
+    pub(crate) fn revoke(&self, name: &str) -> Result<Answer, CliError> {
+        let mut issued = self.certs.issued().map_err(CertificateError::from)?;
+        let found = issued.iter_mut().find(|each| each.name == name);
+        found.ok_or_else(|| CertificateError::Unknown(name.to_owned()))?.revoked = true;
+        self.certs.record(&issued).map_err(CertificateError::from)?;
+        let text = format!("revoked {name}: a running scheduler closes its connections within a second");
+        self.written(name, self.certs.dir().to_owned(), text)
+    }
+
+    /// `lamagrid certs bundle`
+    pub(crate) fn bundle(&self, args: &BundleArgs) -> Result<Answer, CliError> {
+        let issued = self.certs.issued().map_err(CertificateError::from)?;
+        let unknown = || CertificateError::Unknown(args.name.clone());
+        let entry = issued.iter().find(|each| each.name == args.name).ok_or_else(unknown)?;
+        if entry.revoked {
+            return Err(CertificateError::Revoked(args.name.clone()).into());
+        }
+        let path = self.certs.dir().join(format!("{}.pem", args.name));
+        let pem = read(&path)?;
+        let until = &units::rfc3339(entry.until_wall_ms)[..10];
+        let about = format!(
+            "LamaGrid: the {} {}, until {until}. Whoever has this file is that {}: keep it secret.",
+            entry.role, entry.name, entry.role
+        );
+        let bundle = Bundle::text(&args.scheduler, &about, &pem);
+        let to = args.out.clone().unwrap_or_else(|| format!("{}.bundle", args.name).into());
+        write_private(&to, bundle.as_bytes()).map_err(CertificateError::from)?;
+        let next = match entry.role {
+            PeerRole::Node => format!("next, on its host: lamagrid-node --join {}", to.display()),
+            PeerRole::Scheduler | PeerRole::Client | PeerRole::Admin => "copy it to its host".to_owned(),
+        };
+        let text = format!("wrote {}, readable by you alone\n{next}", to.display());
+        self.written(&args.name, to, text)
+    }
+
+    fn authority(&self) -> Result<Authority, CertificateError> {
+        let dir = self.certs.dir();
+        let (pem, key) = (dir.join(AUTHORITY), dir.join(AUTHORITY_KEY));
+        if !pem.exists() {
+            return Err(CertificateError::NoAuthority(dir.to_owned()));
+        }
+        let pem = read(&pem)?;
+        let key = KeyPair::from_pem(&read(&key)?)?;
+        Ok(Authority { issuer: Issuer::from_ca_cert_pem(&pem, key)?, pem })
+    }
+
+    fn written(&self, name: &str, path: PathBuf, text: String) -> Result<Answer, CliError> {
+        self.format.render(&Written { name: name.to_owned(), path, text }).map(Answer::ok)
+    }
+}
+
+fn read(path: &Path) -> Result<String, CertificateError> {
+    std::fs::read_to_string(path).map_err(|source| CertificateError::Read { path: path.to_owned(), source })
+}
+
+fn valid(params: &mut CertificateParams, days: u32) {
+    let now = SystemTime::now();
+    params.not_before = (now - BACKDATED).into();
+    params.not_after = (now + DAY * days).into();
+}
+
+struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    pem: String,
+}
+
+impl Authority {
+    /// Certificate, key and the authority's certificate, in PEM.
+    fn issue(
+        &self,
+        role: PeerRole,
+        name: &str,
+        queues: &[QueueName],
+        days: u32,
+    ) -> Result<String, CertificateError> {
+        let uri = Certificate { role, name: name.to_owned(), queues: queues.to_vec() }.uri();
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.subject_alt_names.push(SanType::URI(uri.try_into()?));
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = if role == PeerRole::Scheduler {
+            params.subject_alt_names.push(SanType::DnsName(SCHEDULER_NAME.try_into()?));
+            vec![ExtendedKeyUsagePurpose::ServerAuth]
+        } else {
+            vec![ExtendedKeyUsagePurpose::ClientAuth]
+        };
+        valid(&mut params, days);
+        let key = KeyPair::generate()?;
+        let certificate = params.signed_by(&key, &self.issuer)?;
+        Ok([certificate.pem(), key.serialize_pem(), self.pem.clone()].concat())
+    }
+}

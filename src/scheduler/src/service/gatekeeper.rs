@@ -1,0 +1,202 @@
+//! The scheduler's gate: opened with its certificates, and told whose lanes and blobs are whose.
+//!
+//! Does not: relay; the gate has threads of its own, so that no encryption holds up the core.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use tokio::runtime::Runtime;
+
+use lamagrid_config::Config;
+use lamagrid_domain::{Failure, FailureKind, LeaseToken, SessionId, TaskId};
+use lamagrid_wire::Endpoints;
+use lamagrid_wire::gate::{Certificate, Credentials, Gate, Grant, Registry};
+use lamagrid_wire::message::{Hello, LaneAddress};
+use lamagrid_wire::router::PeerId;
+use lamagrid_wire::spool::Spool;
+
+use crate::certs::Certs;
+
+use super::SchedulerError;
+
+/// Threads that encrypt; one stream fills less than one.
+const THREADS: usize = 2;
+/// How often the list of certificates is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often, and how long before its end, a certificate is mentioned.
+const MENTION_EVERY: Duration = Duration::from_secs(6 * 3_600);
+const ENDS_SOON_MS: u64 = 30 * 86_400_000;
+const DAY_MS: u64 = 86_400_000;
+/// Bytes of a result's pixel, with room for a file that compresses badly.
+const RESULT_BYTES_PER_PIXEL: u64 = 8;
+
+pub(super) struct Gatekeeper {
+    gate: Gate,
+    certs: Certs,
+    registry: Registry,
+    /// Sessions of other hosts.
+    sessions: HashMap<SessionId, Arc<Certificate>>,
+    max_result_bytes: u64,
+    looked: Instant,
+    mentioned: Option<Instant>,
+    runtime: Option<Runtime>,
+}
+
+impl Gatekeeper {
+    /// Opens the gate, if one is configured.
+    pub(super) async fn open(
+        config: &Config,
+        data_dir: &Path,
+        endpoints: &Endpoints,
+        spool: &Spool,
+    ) -> Result<Option<Self>, SchedulerError> {
+        if config.gate.listen.is_empty() {
+            return Ok(None);
+        }
+        let address = config.gate.listen.parse().expect("the configuration checked it");
+        let certs = Certs::of(data_dir);
+        let path = certs.own();
+        let pem = std::fs::read(&path)
+            .map_err(|source| SchedulerError::NoCertificate { path: path.clone(), source })?;
+        let credentials = Credentials::from_pem(&pem)
+            .map_err(|source| SchedulerError::Certificate { path: path.clone(), source })?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(THREADS)
+            .thread_name("gate")
+            .enable_all()
+            .build()?;
+        let registry = Registry::default();
+        let (dir, spool, theirs) = (endpoints.dir().to_owned(), spool.clone(), registry.clone());
+        let opening =
+            runtime.spawn(async move { Gate::open(address, &credentials, dir, spool, theirs).await });
+        let gate = opening.await.map_err(std::io::Error::other)??;
+        tracing::info!(address = %gate.address(), "the gate is open to other hosts");
+        let mut keeper = Self {
+            gate,
+            certs,
+            registry,
+            sessions: HashMap::new(),
+            max_result_bytes: config.limits.max_pixels.saturating_mul(RESULT_BYTES_PER_PIXEL),
+            looked: Instant::now(),
+            mentioned: None,
+            runtime: Some(runtime),
+        };
+        keeper.look();
+        Ok(Some(keeper))
+    }
+
+    /// Reads the list of certificates now and then.
+    pub(super) fn turn(&mut self) {
+        if self.looked.elapsed() >= LOOK_EVERY {
+            self.looked = Instant::now();
+            self.look();
+        }
+    }
+
+    fn look(&mut self) {
+        let issued = match self.certs.issued() {
+            Ok(issued) => issued,
+            Err(error) => {
+                // What was revoked stays so.
+                tracing::error!(%error, "the list of certificates cannot be read");
+                return;
+            }
+        };
+        let revoked = issued.iter().filter(|each| each.revoked).map(|each| each.name.clone());
+        self.gate.revoke(revoked.collect());
+        if self.mentioned.is_some_and(|at| at.elapsed() < MENTION_EVERY) {
+            return;
+        }
+        self.mentioned = Some(Instant::now());
+        let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
+        for each in issued.iter().filter(|each| !each.revoked) {
+            let left_ms = each.until_wall_ms.saturating_sub(now_ms);
+            if left_ms < ENDS_SOON_MS {
+                let (name, days) = (&each.name, left_ms / DAY_MS);
+                tracing::warn!(certificate = name, days, "a certificate ends soon: lamagrid certs issue");
+            }
+        }
+    }
+
+    /// Holds what a node says of itself against its certificate, and takes away the queues that it may not serve.
+    pub(super) fn check(&self, peer: &PeerId, hello: &mut Hello) -> Result<(), Failure> {
+        let Some(certificate) = self.registry.certificate(peer) else { return Ok(()) };
+        let refused = |text: String| {
+            tracing::warn!(peer = %certificate, reason = text, "a node was refused");
+            Err(Failure::new(FailureKind::InvalidInput, text))
+        };
+        let name = hello.info.name.as_str();
+        let number = name.strip_prefix(&certificate.name).and_then(|rest| rest.strip_prefix('-'));
+        if name != certificate.name && number.is_none_or(|number| number.parse::<u16>().is_err()) {
+            return refused(format!(
+                "the node calls itself {name}, but its certificate is for {0}: leave --name out, or issue one for {name}",
+                certificate.name
+            ));
+        }
+        if !certificate.queues.is_empty() {
+            hello.info.models.retain(|offer| certificate.queues.contains(&offer.queue));
+            if hello.info.models.is_empty() {
+                return refused(format!(
+                    "the certificate {} is for other queues than those of the node's models: issue it with --queue",
+                    certificate.name
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// A session of another host was welcomed: its lanes may be reached.
+    pub(super) fn welcomed(&mut self, peer: &PeerId, session: SessionId, lanes: &[LaneAddress]) {
+        let Some(certificate) = self.registry.certificate(peer) else { return };
+        for lane in lanes.iter().filter_map(|lane| Endpoints::lane_name(&lane.address)) {
+            self.registry.open_lane(lane, &certificate);
+        }
+        self.sessions.insert(session, certificate);
+    }
+
+    /// The session is over.
+    pub(super) fn closed(&mut self, session: SessionId, lanes: impl Iterator<Item = String>) {
+        if self.sessions.remove(&session).is_some() {
+            lanes.for_each(|address| {
+                if let Some(lane) = Endpoints::lane_name(&address) {
+                    self.registry.close_lane(lane);
+                }
+            });
+        }
+    }
+
+    /// A session is given an attempt: its node reads the inputs and brings the result.
+    pub(super) fn assigned(&self, session: SessionId, token: LeaseToken, task: TaskId) {
+        if let Some(certificate) = self.sessions.get(&session) {
+            self.grant(certificate, token, task);
+        }
+    }
+
+    /// A node came back with an attempt that it was given before.
+    pub(super) fn adopted(&self, peer: &PeerId, token: LeaseToken, task: TaskId) {
+        if let Some(certificate) = self.registry.certificate(peer) {
+            self.grant(&certificate, token, task);
+        }
+    }
+
+    fn grant(&self, certificate: &Certificate, token: LeaseToken, task: TaskId) {
+        let certificate = certificate.name.clone();
+        self.registry.grant(token, Grant { certificate, task, max_bytes: self.max_result_bytes });
+    }
+
+    /// The task has ended.
+    pub(super) fn ended(&self, task: TaskId) {
+        self.registry.withdraw(task);
+    }
+}
+
+impl Drop for Gatekeeper {
+    fn drop(&mut self) {
+        // Dropped inside another runtime, which must not wait for it.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}

@@ -1,0 +1,109 @@
+"""A scheduler on one host, nodes on others."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from grids.server import BIN, PROGRAMS
+from lamagrid import TaskClient
+from lamagrid.client import Task
+from net.hosts import Host, Network
+from stock.processes import Processes
+
+PORT = 8872
+SOON_S = 30.0
+
+
+@pytest.fixture
+def network() -> Iterator[Network]:
+    """A network of the test's own; without it the test is skipped, which under CI=true is a failure."""
+    try:
+        made = Network()
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no network namespaces here (they need root and iproute2): {error}")
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+class Grid:
+    """A scheduler behind its gate, and the nodes that join it.
+
+    Attributes:
+        client: On the scheduler's host; its sockets are files.
+    """
+
+    def __init__(self, processes: Processes, network: Network, folder: Path) -> None:
+        self.processes = processes
+        self.folder = folder
+        self.data_dir = folder / "data"
+        self.network = network
+        self.host = network.host("scheduler")
+        self.certs("init")
+        self.scheduler = self.start_scheduler()
+        self.client = TaskClient(self.data_dir)
+        processes.wait_until(
+            lambda: self.client.survey() is not None, SOON_S, "the scheduler", [self.scheduler]
+        )
+
+    def certs(self, *words: str | Path) -> subprocess.CompletedProcess[str]:
+        """Run ``lamagrid certs``."""
+        command = [BIN / "lamagrid", "certs", *words, "--data-dir", self.data_dir]
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+
+    def start_scheduler(self) -> subprocess.Popen[bytes]:
+        flags = ["--set", f"gate.listen={self.host.address}:{PORT}", "--set", "http.listen="]
+        command = [BIN / "lamagrid", "scheduler", "--data-dir", self.data_dir, *flags]
+        return self.host.start(self.processes, command)
+
+    def bundle(self, name: str, *flags: str) -> Path:
+        """The one file that a node's host needs."""
+        self.certs("issue", "--role", "node", "--name", name, *flags)
+        path = self.folder / f"{name}.bundle"
+        self.certs("bundle", name, "--scheduler", f"{self.host.address}:{PORT}", "--out", path)
+        return path
+
+    def join(self, host: Host, bundle: Path, *flags: str | Path) -> subprocess.Popen[bytes]:
+        """Start a node on a host; it shares no directory with the scheduler."""
+        env = {"LAMAGRID__DATA_DIR": str(self.folder / f"of-{host.name}")}
+        return host.start(self.processes, [PROGRAMS / "lamagrid-node", "--join", bundle, *flags], env)
+
+    def nodes(self) -> dict[str, dict[str, Any]]:
+        """The connected nodes by their names."""
+        return {node["info"]["name"]: node for node in self.client.survey()["nodes"]}
+
+    def wait_ready(self, name: str, node: subprocess.Popen[bytes]) -> None:
+        """Wait until a node is there, with nothing to do."""
+        self._wait_state(name, node, "ready")
+
+    def wait_heard(self, name: str, node: subprocess.Popen[bytes]) -> float:
+        """Seconds until a node is heard of again, whether it works or not."""
+        began = time.monotonic()
+        self._wait_state(name, node, "ready", "busy")
+        return time.monotonic() - began
+
+    def _wait_state(self, name: str, node: subprocess.Popen[bytes], *states: str) -> None:
+        self.processes.wait_until(
+            lambda: self.nodes().get(name, {}).get("state") in states, SOON_S, f"node {name}", [node]
+        )
+
+    def wait_begun(self, task: Task) -> None:
+        """Wait until a node works on it."""
+        self.processes.wait_until(lambda: task.status()["status"] == "processing", SOON_S, "the task", [])
+
+
+@pytest.fixture
+def grid(tmp_path: Path, network: Network) -> Iterator[Grid]:
+    """A scheduler on a host of its own."""
+    processes = Processes(tmp_path / "logs")
+    try:
+        yield Grid(processes, network, tmp_path)
+    finally:
+        processes.close()

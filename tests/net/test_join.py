@@ -1,0 +1,98 @@
+"""A node on another host: one file, one command; real pictures, wrong papers, revocation, deaths. R4.3"""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from grids.pictures import hole
+from grids.server import PROGRAMS
+from lamagrid.web.plan import DEMO_MODEL
+from net.conftest import SOON_S, Grid
+from net.hosts import Network
+
+pytestmark = pytest.mark.timeout(180)
+
+ECHO = ("--backend", "echo", "--model", "lama")
+REFUSED = 65
+PHOTO = np.random.default_rng(3).integers(0, 256, (900, 1_200, 3), np.uint8)
+MASK = hole(900, 1_200, 300, 300, 80)
+
+
+def test_a_node_of_another_host_gives_the_pixels_of_one_of_this(grid: Grid, network: Network) -> None:
+    """Arrays of 3 MB there and back, and files; the model is the packaged one, on both."""
+    torch = ("--model", f"lama={DEMO_MODEL}", "--device", "cpu", "--threads", "1")
+    command = [PROGRAMS / "lamagrid-node", "--data-dir", grid.data_dir, "--name", "near", *torch]
+    near = grid.host.start(grid.processes, command)
+    grid.wait_ready("near", near)
+    wanted = grid.client.inpaint(PHOTO, MASK, model="lama", timeout=60)
+    grid.processes.stop(near)
+    far = grid.join(network.host("far"), grid.bundle("gpu-1"), *torch)
+    grid.wait_ready("gpu-1", far)
+    task = grid.client.submit(PHOTO, MASK, model="lama")
+    assert np.array_equal(task.wait(60), wanted)
+    assert task.status()["node"] == "gpu-1"
+    assert not np.array_equal(wanted, PHOTO)
+
+
+@pytest.mark.parametrize(
+    ("made", "told"),
+    [
+        ("revoked", "the certificate gpu-1 was revoked: ask for a new bundle"),
+        ("name", "the node calls itself other, but its certificate is for gpu-1"),
+        ("queue", "the certificate gpu-1 is for other queues than those of the node's models"),
+        ("authority", "is the bundle from its `lamagrid certs`?"),
+    ],
+)
+def test_wrong_papers_end_the_node_with_what_to_do(
+    grid: Grid, network: Network, tmp_path: Path, made: str, told: str
+) -> None:
+    flags: tuple[str, ...] = ECHO
+    bundle = grid.bundle("gpu-1", *(("--queue", "cpu") if made == "queue" else ()))
+    if made == "revoked":
+        grid.certs("revoke", "gpu-1")
+    elif made == "name":
+        flags = (*ECHO, "--name", "other")
+    elif made == "authority":
+        address = bundle.read_text().split("# scheduler: ")[1].split("\n")[0]
+        elsewhere = Grid.__new__(Grid)
+        elsewhere.data_dir = tmp_path / "elsewhere"
+        elsewhere.certs("init")
+        elsewhere.certs("issue", "--role", "node", "--name", "gpu-1")
+        elsewhere.certs("bundle", "gpu-1", "--scheduler", address, "--out", bundle)
+    node = grid.join(network.host("far"), bundle, *flags)
+    assert node.wait(SOON_S) == REFUSED
+    assert told in grid.processes.log(node)
+    assert grid.nodes() == {}
+    # The next good one works.
+    good = grid.join(network.host("good"), grid.bundle("gpu-2"), *ECHO)
+    grid.wait_ready("gpu-2", good)
+    assert np.array_equal(grid.client.inpaint(PHOTO, MASK, model="lama", timeout=60), PHOTO)
+
+
+def test_revocation_ends_a_node_at_work(grid: Grid, network: Network) -> None:
+    node = grid.join(network.host("far"), grid.bundle("gpu-1"), *ECHO)
+    grid.wait_ready("gpu-1", node)
+    task = grid.client.submit(PHOTO, MASK, model="lama", echo_ms=5_000)
+    grid.wait_begun(task)
+    grid.certs("revoke", "gpu-1")
+    assert node.wait(SOON_S) == REFUSED
+    second = grid.join(network.host("second"), grid.bundle("gpu-2"), *ECHO)
+    grid.wait_ready("gpu-2", second)
+    grid.processes.wait_until(lambda: task.status()["node"] == "gpu-2", SOON_S, "the task", [second])
+    task.cancel()
+
+
+def test_a_scheduler_that_is_killed_gets_its_nodes_and_their_work_back(grid: Grid, network: Network) -> None:
+    node = grid.join(network.host("far"), grid.bundle("gpu-1"), *ECHO)
+    grid.wait_ready("gpu-1", node)
+    task = grid.client.submit(PHOTO, MASK, model="lama", echo_ms=4_000)
+    grid.wait_begun(task)
+    grid.scheduler.send_signal(signal.SIGKILL)
+    grid.scheduler.wait(SOON_S)
+    grid.scheduler = grid.start_scheduler()
+    assert np.array_equal(task.wait(60), PHOTO)
+    assert task.status()["counters"]["attempts"] == 1
