@@ -11,6 +11,7 @@ __all__ = [
     "NodeSession",
     "__version__",
     "build_info",
+    "bundle_name",
     "config",
     "failure_kinds",
     "fetch_weights",
@@ -64,6 +65,7 @@ def config(
     file: str | os.PathLike[str] | None = None, flags: Sequence[tuple[str, str]] | None = None
 ) -> _Config: ...
 def main(argv: Sequence[str]) -> int: ...
+def bundle_name(path: str | os.PathLike[str]) -> str: ...
 def failure_kinds() -> list[tuple[str, str]]: ...
 def fetch_weights(
     url: str,
@@ -112,6 +114,7 @@ class NodeSession:
         models: Sequence[str],
         slots: int,
         missing: Sequence[str] = ...,
+        join: str | os.PathLike[str] | None = None,
     ) -> NodeSession: ...
     def next_job(self, wait: float) -> Job | None: ...
     @property

@@ -75,6 +75,11 @@ class Grid:
         env = {"LAMAGRID__DATA_DIR": str(self.folder / f"of-{host.name}")}
         return host.start(self.processes, [PROGRAMS / "lamagrid-node", "--join", bundle, *flags], env)
 
+    def join_python(self, host: Host, bundle: Path, *flags: str) -> subprocess.Popen[bytes]:
+        """The same with a Python node."""
+        env = {"LAMAGRID__DATA_DIR": str(self.folder / f"of-{host.name}")}
+        return host.start(self.processes, [BIN / "lamagrid", "pynode", "--join", bundle, *flags], env)
+
     def nodes(self) -> dict[str, dict[str, Any]]:
         """The connected nodes by their names."""
         return {node["info"]["name"]: node for node in self.client.survey()["nodes"]}

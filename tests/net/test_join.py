@@ -13,6 +13,7 @@ from grids.server import PROGRAMS
 from lamagrid.web.plan import DEMO_MODEL
 from net.conftest import SOON_S, Grid
 from net.hosts import Network
+from parity.stock import stock_inpaint
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -36,6 +37,17 @@ def test_a_node_of_another_host_gives_the_pixels_of_one_of_this(grid: Grid, netw
     assert np.array_equal(task.wait(60), wanted)
     assert task.status()["node"] == "gpu-1"
     assert not np.array_equal(wanted, PHOTO)
+
+
+def test_a_python_node_of_another_host_gives_upstreams_pixels(grid: Grid, network: Network) -> None:
+    node = grid.join_python(network.host("far"), grid.bundle("cpu-1"), "--model", "cv2")
+    grid.wait_ready("cpu-1", node)
+    fields = {"hd_strategy": "Original", "cv2_flag": "INPAINT_TELEA", "cv2_radius": 4}
+    made = grid.client.inpaint(PHOTO, MASK, model="cv2", timeout=60, **fields)
+    assert np.array_equal(made[:, :, ::-1], stock_inpaint(None, PHOTO, MASK, fields, "cv2"))
+    grid.certs("revoke", "cpu-1")
+    assert node.wait(SOON_S) == 1
+    assert "ask for a new bundle" in grid.processes.log(node)
 
 
 @pytest.mark.parametrize(

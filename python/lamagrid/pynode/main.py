@@ -98,7 +98,15 @@ def _parser() -> argparse.ArgumentParser:
         "Example: lamagrid pynode --model cv2 --model zits --plugin RemoveBG",
     )
     parser.add_argument("--data-dir", type=Path, help="the scheduler's data directory (default: configured)")
-    parser.add_argument("--name", default="", help="the node's name (default: the host's name, -python)")
+    parser.add_argument(
+        "--join",
+        type=Path,
+        metavar="BUNDLE",
+        help="a file of `lamagrid certs bundle`: work for the scheduler of another host, over TLS",
+    )
+    parser.add_argument(
+        "--name", default="", help="the node's name (default: the host's name, -python; or the certificate's)"
+    )
     parser.add_argument(
         "--model", action="append", dest="models", metavar="NAME", help="a model to serve; may be given again"
     )
@@ -163,12 +171,19 @@ def _serve(options: argparse.Namespace, serving: Serving, ending: threading.Even
     from lamagrid import _native
     from lamagrid.errors import LamaGridError
 
-    name = options.name or f"{socket.gethostname()}-python"
     try:
+        name = options.name or _own_name(options.join)
         _native.start_logs(f"pynode-{name}", options.data_dir)
         missing = [offer for offer in serving.offers if not is_present(offer, os.environ)]
         session = _native.NodeSession(
-            options.data_dir, name, "python", options.device, serving.offers, options.slots, missing
+            options.data_dir,
+            name,
+            "python",
+            options.device,
+            serving.offers,
+            options.slots,
+            missing,
+            options.join,
         )
     except LamaGridError as error:
         print(f"pynode: {error}", file=sys.stderr)
@@ -190,6 +205,12 @@ def _serve(options: argparse.Namespace, serving: Serving, ending: threading.Even
             session.set_loaded(serving.loaded)
         elif session.closed or time.monotonic() >= give_up:
             return 0
+
+
+def _own_name(bundle: Path | None) -> str:
+    from lamagrid import _native
+
+    return f"{socket.gethostname()}-python" if bundle is None else _native.bundle_name(bundle)
 
 
 def work(job: Any, serving: Serving) -> None:

@@ -62,6 +62,14 @@ mod _native {
         Ok(info)
     }
 
+    /// The name of the node that a bundle is for.
+    #[pyfunction]
+    fn bundle_name(py: Python<'_>, path: std::path::PathBuf) -> PyResult<String> {
+        let found = lamagrid_node::settings::joined(&path);
+        let named = found.map(|(_, certificate)| certificate.name);
+        named.map_err(|error| crate::errors::invalid(py, &error.to_string()))
+    }
+
     /// The kinds of failure and the names of their classes, for tests and tables.
     #[pyfunction]
     fn failure_kinds() -> Vec<(&'static str, &'static str)> {

@@ -14,9 +14,10 @@ use pyo3::types::{PyByteArray, PyBytes};
 
 use lamagrid_client::Endpoints;
 use lamagrid_config::runtime_dir;
-use lamagrid_domain::{BlobForm, Failure, ModelName, ModelOffer, NodeInfo, NodeKind, Role, Stages};
+use lamagrid_domain::{BlobForm, Failure, ModelName, ModelOffer, NodeInfo, NodeKind, NodeName, Role, Stages};
 use lamagrid_imaging::{Image, Rgb};
 use lamagrid_node::hardware::Hardware;
+use lamagrid_node::settings::{SettingsError, joined, sockets_of};
 use lamagrid_node::{Entered, Exit, Files, Inputs, Made, Next, Pictures, Pipeline, Session, SessionOptions};
 
 use crate::arguments::{failure_kind, parsed, patience, role};
@@ -59,9 +60,9 @@ impl NodeSession {
 #[pymethods]
 impl NodeSession {
     /// Registers a node and keeps it registered, over any number of connections. `missing` are those of `models` whose
-    /// files are not on this host.
+    /// files are not on this host; `join` is the bundle by which a scheduler of another host is reached.
     #[new]
-    #[pyo3(signature = (data_dir, name, kind, device, models, slots, missing=Vec::new()))]
+    #[pyo3(signature = (data_dir, name, kind, device, models, slots, missing=Vec::new(), join=None))]
     #[expect(clippy::too_many_arguments, reason = "Python names them")]
     fn new(
         py: Python<'_>,
@@ -72,10 +73,21 @@ impl NodeSession {
         models: Vec<String>,
         slots: u16,
         missing: Vec<String>,
+        join: Option<PathBuf>,
     ) -> PyResult<Self> {
         let wrong = |error| errors::config(py, &error);
         let config = configuration::load(data_dir.as_deref()).map_err(wrong)?.config;
-        let sockets = runtime_dir(&config.data_dir().map_err(wrong)?).map_err(wrong)?;
+        let data_dir = config.data_dir().map_err(wrong)?;
+        let name: NodeName = parsed(py, name)?;
+        let (bundle, data_dir) = match join {
+            None => (None, data_dir),
+            Some(path) => {
+                let refused = |error: SettingsError| errors::invalid(py, &error.to_string());
+                let (bundle, _) = joined(&path).map_err(refused)?;
+                (Some(Arc::new(bundle)), sockets_of(&data_dir, &name).map_err(refused)?)
+            }
+        };
+        let sockets = runtime_dir(&data_dir).map_err(wrong)?;
         let offer = |text: String| -> PyResult<ModelOffer> {
             let model: ModelName = parsed(py, &text)?;
             let queue = match config.models.get(&text) {
@@ -92,7 +104,7 @@ impl NodeSession {
             })?;
         let hardware = Hardware::detect();
         let info = NodeInfo {
-            name: parsed(py, name)?,
+            name,
             kind,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             device: device.to_owned(),
@@ -102,13 +114,8 @@ impl NodeSession {
             models: models.into_iter().map(offer).collect::<PyResult<_>>()?,
             pid: std::process::id(),
         };
-        let options = SessionOptions {
-            endpoints: Endpoints::new(sockets),
-            bundle: None,
-            info,
-            slots,
-            overlap: OVERLAP,
-        };
+        let options =
+            SessionOptions { endpoints: Endpoints::new(sockets), bundle, info, slots, overlap: OVERLAP };
         let internal = |error: &dyn std::fmt::Display| errors::internal(py, &error.to_string());
         let session = Arc::new(Session::start(options).map_err(|error| internal(&error))?);
         let pipeline = Pipeline::start(&session, slots, config.limits.max_pixels)

@@ -149,15 +149,14 @@ impl Settings {
         set("node.threads", flags.threads.map(|n| n.to_string()));
         set("node.slots", flags.slots.map(|n| n.to_string()));
         let config = Config::load(flags.config.as_deref(), process_env(), &keys)?.config;
-        let bundle = flags.join.as_deref().map(bundle).transpose()?;
+        let bundle = flags.join.as_deref().map(joined).transpose()?;
         let name: NodeName = match (&flags.name, &bundle) {
             (Some(name), _) => name.parse()?,
             (None, Some((_, certificate))) => certificate.name.parse()?,
             (None, None) => config.node.display_name().parse()?,
         };
         let sockets = match bundle {
-            // Of this node alone: nobody else reaches the scheduler through them.
-            Some(_) => made(config.data_dir()?.join("joined").join(name.as_str()))?,
+            Some(_) => sockets_of(&config.data_dir()?, &name)?,
             None => config.data_dir()?,
         };
         let devices: Vec<Device> = flags
@@ -200,7 +199,11 @@ impl Settings {
     }
 }
 
-fn bundle(path: &Path) -> Result<(Bundle, Certificate), SettingsError> {
+/// The bundle of a node, and who that is.
+///
+/// # Errors
+/// [`SettingsError::Join`].
+pub fn joined(path: &Path) -> Result<(Bundle, Certificate), SettingsError> {
     let wrong = |reason: String| SettingsError::Join { path: path.to_owned(), reason };
     let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
     let bundle = Bundle::parse(&text).map_err(|error| wrong(error.to_string()))?;
@@ -214,7 +217,12 @@ fn bundle(path: &Path) -> Result<(Bundle, Certificate), SettingsError> {
     Ok((bundle, certificate))
 }
 
-fn made(dir: PathBuf) -> Result<PathBuf, SettingsError> {
+/// What tells the sockets of a node that joined a scheduler of another host: nobody else reaches that through them.
+///
+/// # Errors
+/// [`SettingsError::Join`] if it cannot be made.
+pub fn sockets_of(data_dir: &Path, name: &NodeName) -> Result<PathBuf, SettingsError> {
+    let dir = data_dir.join("joined").join(name.as_str());
     match std::fs::create_dir_all(&dir) {
         Ok(()) => Ok(dir),
         Err(error) => Err(SettingsError::Join { path: dir, reason: error.to_string() }),

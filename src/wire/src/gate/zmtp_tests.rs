@@ -25,6 +25,9 @@ fn ready_of(kind: &[u8], identity: &[u8]) -> Vec<u8> {
     short(COMMAND, &body)
 }
 
+/// Streams of frames, and as many handshakes.
+const GENERATED: usize = 100_000;
+
 /// A small generator: the tests must not depend on the clock.
 struct Dice(u64);
 
@@ -134,7 +137,7 @@ fn what_zeromq_would_suffer_from_is_refused_by_its_header() {
 fn generated_bytes_are_judged_alike_however_they_are_cut() {
     let mut dice = Dice(0x9e37_79b9_7f4a_7c15);
     let (mut passed, mut refused) = (0, 0);
-    for _ in 0..20_000 {
+    for _ in 0..GENERATED {
         let mut bytes = Vec::new();
         for _ in 0..dice.below(12) {
             let body = vec![0; dice.below(300).min(255)];
@@ -155,7 +158,7 @@ fn generated_bytes_are_judged_alike_however_they_are_cut() {
         if whole.is_ok() { passed += 1 } else { refused += 1 }
     }
     assert!(passed > 1_000 && refused > 1_000, "{passed} passed, {refused} were refused");
-    for _ in 0..20_000 {
+    for _ in 0..GENERATED {
         let mut bytes = [greeting(), ready_of(b"REQ", b"me")].concat();
         for _ in 0..dice.below(4) {
             let at = dice.below(bytes.len());
