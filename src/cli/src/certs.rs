@@ -141,11 +141,13 @@ impl Desk {
         let authority = Authority { issuer: Issuer::new(params, key), pem };
         // The authority last: without it, another `init` begins anew.
         let own = authority.issue(PeerRole::Scheduler, "scheduler", &[], AUTHORITY_DAYS)?;
-        self.certs.write("scheduler.pem", own.as_bytes()).map_err(CertificateError::from)?;
+        self.certs.write(&self.certs.own(), own.as_bytes()).map_err(CertificateError::from)?;
         let key = authority.issuer.key().serialize_pem();
-        self.certs.write(AUTHORITY_KEY, key.as_bytes()).map_err(CertificateError::from)?;
+        self.certs
+            .write(&self.certs.dir().join(AUTHORITY_KEY), key.as_bytes())
+            .map_err(CertificateError::from)?;
         self.certs.record(&[]).map_err(CertificateError::from)?;
-        self.certs.write(AUTHORITY, authority.pem.as_bytes()).map_err(CertificateError::from)?;
+        self.certs.write(&path, authority.pem.as_bytes()).map_err(CertificateError::from)?;
         let text = format!(
             "made an authority and the scheduler's certificate in {}\nnext: lamagrid certs issue --role node --name gpu-1",
             self.certs.dir().display()
@@ -167,7 +169,7 @@ impl Desk {
             return Err(CertificateError::Revoked(args.name.clone()).into());
         }
         let pem = self.authority()?.issue(args.role, &args.name, &args.queue, args.days)?;
-        let file = format!("{}.pem", args.name);
+        let file = self.certs.of_holder(&args.name);
         self.certs.write(&file, pem.as_bytes()).map_err(CertificateError::from)?;
         issued.retain(|each| each.name != args.name);
         let until = SystemTime::now() + DAY * args.days;
@@ -183,7 +185,7 @@ impl Desk {
             "issued a certificate for the {} {}, for {} days\nnext: lamagrid certs bundle {} --scheduler HOST:PORT",
             args.role, args.name, args.days, args.name
         );
-        self.written(&args.name, self.certs.dir().join(file), text)
+        self.written(&args.name, file, text)
     }
 
     /// `lamagrid certs list`
@@ -218,8 +220,7 @@ impl Desk {
         if entry.revoked {
             return Err(CertificateError::Revoked(args.name.clone()).into());
         }
-        let path = self.certs.dir().join(format!("{}.pem", args.name));
-        let pem = read(&path)?;
+        let pem = read(&self.certs.of_holder(&args.name))?;
         let until = &units::rfc3339(entry.until_wall_ms)[..10];
         let about = format!(
             "LamaGrid: the {} {}, until {until}. Whoever has this file is that {}: keep it secret.",

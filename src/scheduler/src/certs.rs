@@ -17,6 +17,8 @@ use lamagrid_wire::gate::PeerRole;
 const LEDGER: &str = "issued.json";
 /// The scheduler's own certificate and key, and the authority's certificate.
 const OWN: &str = "scheduler.pem";
+/// Where those of everybody else lie: whatever they are called, they replace nothing of the authority's.
+const OTHERS: &str = "issued";
 
 /// Why certificates cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -89,6 +91,12 @@ impl Certs {
         self.dir.join(OWN)
     }
 
+    /// A holder's certificate, its key and the authority's certificate, in PEM.
+    #[must_use]
+    pub fn of_holder(&self, name: &str) -> PathBuf {
+        self.dir.join(OTHERS).join(format!("{name}.pem"))
+    }
+
     /// What was issued, oldest first; nothing if there is no list yet.
     ///
     /// # Errors
@@ -118,17 +126,18 @@ impl Certs {
     pub fn record(&self, issued: &[Issued]) -> Result<(), CertsError> {
         let mut text = serde_json::to_vec_pretty(issued).expect("a list of texts and numbers");
         text.push(b'\n');
-        self.write(LEDGER, &text)
+        self.write(&self.dir.join(LEDGER), &text)
     }
 
     /// Writes a file of the folder, which nobody but its owner may read: whole, or not at all.
     ///
     /// # Errors
     /// [`CertsError::File`].
-    pub fn write(&self, name: &str, bytes: &[u8]) -> Result<(), CertsError> {
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(&self.dir);
-        made.map_err(CertsError::file("make", &self.dir))?;
-        write_private(&self.dir.join(name), bytes)
+    pub fn write(&self, path: &Path, bytes: &[u8]) -> Result<(), CertsError> {
+        let others = self.dir.join(OTHERS);
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(&others);
+        made.map_err(CertsError::file("make", &others))?;
+        write_private(path, bytes)
     }
 }
 

@@ -29,7 +29,12 @@ fn from_nothing_to_a_bundle_that_names_its_holder() {
     assert_eq!((certificate.role, certificate.name.as_str()), (PeerRole::Node, "gpu-1"));
     assert_eq!(certificate.queues, ["gpu".parse().unwrap()]);
     let certs_dir = dir.path().join("data/certs");
-    for file in std::fs::read_dir(&certs_dir).unwrap().map(|entry| entry.unwrap().path()).chain([out]) {
+    let files =
+        |dir: &Path| std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect::<Vec<_>>();
+    for file in [files(&certs_dir), files(&certs_dir.join("issued")), vec![out]].concat() {
+        if file.is_dir() {
+            continue;
+        }
         let mode = std::fs::metadata(&file).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode, 0o600, "{}", file.display());
     }
@@ -39,6 +44,19 @@ fn from_nothing_to_a_bundle_that_names_its_holder() {
     assert_eq!((row[0], row[1], row[2], row.last().copied()), ("gpu-1", "node", "gpu", Some("soon")));
     assert_eq!(certs(dir.path(), &["revoke", "gpu-1"]).code, 0);
     assert!(certs(dir.path(), &["list"]).out.contains("revoked"));
+}
+
+#[test]
+fn no_name_replaces_what_belongs_to_the_authority() {
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(certs(dir.path(), &["init"]).code, 0);
+    let certs_dir = dir.path().join("data/certs");
+    let read = || ["authority.pem", "scheduler.pem"].map(|file| std::fs::read(certs_dir.join(file)).unwrap());
+    let before = read();
+    for name in ["authority", "scheduler"] {
+        assert_eq!(certs(dir.path(), &["issue", "--role", "node", "--name", name]).code, 0);
+    }
+    assert_eq!(read(), before);
 }
 
 #[test]

@@ -23,7 +23,7 @@ use lamagrid_domain::{FailureKind, LeaseToken, TaskId};
 use super::blobs::{self, Grant, Transfer};
 use super::credentials::{Certificate, Credentials, CredentialsError};
 use super::line::{self, Channel, Refused};
-use super::relay::{relay, tune};
+use super::relay::{RelayError, relay, tune};
 use super::zmtp::{DIALLING, Handshake};
 use crate::random::random_id;
 use crate::router::PeerId;
@@ -65,7 +65,25 @@ struct Known {
     grants: BTreeMap<LeaseToken, Grant>,
 }
 
+/// A connection in the registry, for as long as this lives: whatever ends it.
+struct Entry<'a> {
+    registry: &'a Registry,
+    peer: PeerId,
+}
+
+impl Drop for Entry<'_> {
+    fn drop(&mut self) {
+        self.registry.0.lock().peers.remove(&self.peer);
+    }
+}
+
 impl Registry {
+    fn enter(&self, identity: &Bytes, certificate: &Arc<Certificate>) -> Entry<'_> {
+        let peer = PeerId::from_bytes(identity.clone());
+        self.0.lock().peers.insert(peer.clone(), Arc::clone(certificate));
+        Entry { registry: self, peer }
+    }
+
     /// The certificate of a connection; `None` for one of this host.
     #[must_use]
     pub fn certificate(&self, peer: &PeerId) -> Option<Arc<Certificate>> {
@@ -224,7 +242,7 @@ async fn accept(listener: TcpListener, desk: Desk) {
 }
 
 impl Desk {
-    async fn serve(mut self, stream: TcpStream, from: SocketAddr) {
+    async fn serve(self, stream: TcpStream, from: SocketAddr) {
         if let Err(error) = tune(&stream) {
             tracing::debug!(%from, %error, "a socket option is not to be had");
         }
@@ -239,42 +257,58 @@ impl Desk {
                 return;
             }
         };
-        let Greeted { mut tls, local, certificate, channel } = greeted;
-        let local = match (local, &channel) {
-            (Some(local), _) => local,
-            (None, Channel::Blob(transfer)) => {
-                let Some(grant) = self.registry.granted(&certificate, *transfer) else { return };
-                if let Err(error) = blobs::serve(&mut tls, &self.spool, &grant, *transfer).await {
-                    tracing::warn!(%from, peer = %certificate, task.id = %grant.task, %error, "a transfer broke");
-                }
-                // What was said last shall arrive before the end.
-                let _ = tls.shutdown().await;
-                return;
-            }
-            (None, _) => return,
-        };
-        let identity = identity(&certificate);
-        let peer = PeerId::from_bytes(identity.clone());
-        self.registry.0.lock().peers.insert(peer.clone(), Arc::clone(&certificate));
-        tracing::debug!(%from, peer = %certificate, channel = channel.name(), "connected");
-        let handshake = Handshake::new(DIALLING, identity);
+        let Greeted { tls, local, certificate, channel } = greeted;
+        let name = channel.name().to_owned();
+        tracing::debug!(%from, peer = %certificate, channel = name, "connected");
+        let mut revocations = self.revocations.clone();
         let revoked = async {
             let is_revoked = |names: &BTreeSet<String>| names.contains(&certificate.name);
-            if self.revocations.wait_for(is_revoked).await.is_err() {
+            if revocations.wait_for(is_revoked).await.is_err() {
                 std::future::pending::<()>().await;
             }
         };
-        let channel = channel.name();
+        let work = async {
+            match (local, &channel) {
+                (None, Channel::Blob(transfer)) => self.transfer(tls, &certificate, *transfer).await,
+                (Some(local), _) => self.relay(tls, local, &certificate).await,
+                (None, _) => Ok(()),
+            }
+        };
         tokio::select! {
-            ended = relay(tls, local, handshake) => match ended {
-                Ok(()) => tracing::debug!(%from, peer = %certificate, channel, "closed"),
+            ended = work => match ended {
+                Ok(()) => tracing::debug!(%from, peer = %certificate, channel = name, "closed"),
                 Err(error) => {
-                    tracing::warn!(%from, peer = %certificate, channel, %error, "the gate dropped a peer");
+                    tracing::warn!(%from, peer = %certificate, channel = name, %error, "the gate dropped a peer");
                 }
             },
-            () = revoked => tracing::warn!(%from, peer = %certificate, channel, "closed: it was revoked"),
+            () = revoked => {
+                tracing::warn!(%from, peer = %certificate, channel = name, "closed: it was revoked");
+            }
         }
-        self.registry.0.lock().peers.remove(&peer);
+    }
+
+    async fn relay(
+        &self,
+        tls: TlsStream<TcpStream>,
+        local: UnixStream,
+        certificate: &Arc<Certificate>,
+    ) -> Result<(), RelayError> {
+        let identity = identity(certificate);
+        let _entry = self.registry.enter(&identity, certificate);
+        relay(tls, local, Handshake::new(DIALLING, identity)).await
+    }
+
+    async fn transfer(
+        &self,
+        mut tls: TlsStream<TcpStream>,
+        certificate: &Certificate,
+        transfer: Transfer,
+    ) -> Result<(), RelayError> {
+        // Its task may have ended since the line was answered.
+        let Some(grant) = self.registry.granted(certificate, transfer) else { return Ok(()) };
+        blobs::serve(&mut tls, &self.spool, &grant, transfer).await?;
+        // What was said last shall arrive before the end.
+        Ok(tls.shutdown().await?)
     }
 
     /// TLS, and the line before ZMTP.
