@@ -54,10 +54,11 @@ parity: build ## stock against the grid: 50,000 calls of its functions, and 2,00
 	@$(BIN)/python -m pytest -q tests/seam/test_grid_pixels.py
 	@$(BIN)/python -m pytest -q tests/parity --requests 2000
 
-bench: build ## stock and grid side by side, what tasks cost, a hundred clients: tables, target/bench*.json
+bench: build ## stock and grid side by side, what tasks and the gate cost, a hundred clients: tables, target/bench*.json
 	@$(WITH_VENV) $(BIN)/python bench/run.py
 	@$(WITH_VENV) cargo build --release --locked --examples
 	@$(WITH_VENV) $(BIN)/python bench/tasks.py
+	@$(WITH_VENV) $(BIN)/python bench/gate.py
 	@$(WITH_VENV) $(BIN)/python bench/crowd.py
 
 gpu-check: build ## with an NVIDIA GPU: detection, parity and speed there, into docs/gpu.md

@@ -17,7 +17,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,8 @@ from grids import procfs
 from grids.server import BIN, PROGRAMS, lamagrid_json
 from lamagrid import TaskClient
 from machine import machine
-from spread import figure, quantile
+from rows import Row, show
+from spread import quantile
 from stock.processes import Processes
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,22 +43,6 @@ UNBOUNDED = {
     "LAMAGRID__SCHEDULER__NO_NODE_WAIT_MS": "86400000",
     "LAMAGRID_LOG": "warn",
 }
-
-
-@dataclass(frozen=True)
-class Row:
-    """A figure with the floor that must be kept and the aim. ``more``: more is better."""
-
-    name: str
-    unit: str
-    floor: float
-    aim: float
-    more: bool = False
-
-    def verdict(self, value: float) -> str:
-        """``aim``, ``floor`` or ``MISS``."""
-        reached = (lambda bound: value >= bound) if self.more else (lambda bound: value <= bound)
-        return "aim" if reached(self.aim) else "floor" if reached(self.floor) else "MISS"
 
 
 ROWS = (
@@ -240,19 +224,7 @@ def main() -> int:
             began = time.monotonic()
             values |= part(options.quick)
             print(f"{part.__name__}: {time.monotonic() - began:.0f} s", flush=True)
-    shown = [row for row in ROWS if row.name in values]
-    print(f"\n{'row':22} {'value':>9} {'unit':5} {'floor':>8} {'aim':>8}")
-    for row in shown:
-        value = values[row.name]
-        verdict = row.verdict(value)
-        print(f"{row.name:22} {figure(value):>9} {row.unit:5} {row.floor:8g} {row.aim:8g}  {verdict}")
-    items = [
-        {"name": r.name, "grid": round(values[r.name], 4), "unit": r.unit, "floor": r.floor, "aim": r.aim}
-        for r in shown
-    ]
-    OUT.write_text(json.dumps(items, indent=1) + "\n", "utf-8")
-    print(f"written: {OUT}")
-    return int(any(row.verdict(values[row.name]) == "MISS" for row in shown))
+    return show(ROWS, values, OUT)
 
 
 if __name__ == "__main__":

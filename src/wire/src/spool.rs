@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use rustix::fs::{AtFlags, Mode, OFlags};
@@ -62,6 +63,52 @@ impl SpoolError {
     pub fn is_disk_full(&self) -> bool {
         matches!(self, Self::Io { source, .. }
             if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
+    }
+}
+
+/// Writers of this process: no two share a temporary name.
+static BEGUN: AtomicU64 = AtomicU64::new(0);
+
+/// A blob under a temporary name, which goes with this unless it is finished.
+#[derive(Debug)]
+pub struct Writer {
+    dir: OwnedFd,
+    file: File,
+    temporary: String,
+    name: String,
+    renamed: bool,
+}
+
+impl Writer {
+    /// Adds to it.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all(bytes)
+    }
+
+    /// Gives it its name, so that a reader sees all of it or nothing.
+    ///
+    /// # Errors
+    /// What the file system says; nothing is left behind then.
+    pub fn finish(mut self) -> io::Result<()> {
+        self.rename()
+    }
+
+    fn rename(&mut self) -> io::Result<()> {
+        rustix::fs::renameat(&self.dir, self.temporary.as_str(), &self.dir, self.name.as_str())?;
+        self.renamed = true;
+        Ok(())
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        if !self.renamed {
+            // The first error is the one that matters.
+            let _ = rustix::fs::unlinkat(&self.dir, self.temporary.as_str(), AtFlags::empty());
+        }
     }
 }
 
@@ -156,25 +203,34 @@ impl Spool {
     }
 
     fn write(&self, task: TaskId, name: BlobName, bytes: &[u8], sync: bool) -> Result<(), SpoolError> {
-        let file_name = name.file();
         let write = || -> io::Result<()> {
-            let dir = self.task_dir(task, true)?;
-            let temporary = format!(".{file_name}.{}", std::process::id());
-            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let fd = rustix::fs::openat(&dir, temporary.as_str(), flags, Mode::RUSR | Mode::WUSR)?;
-            let mut file = File::from(fd);
-            let written = file
-                .write_all(bytes)
-                .and_then(|()| if sync { file.sync_all() } else { Ok(()) })
-                .and_then(|()| Ok(rustix::fs::renameat(&dir, temporary.as_str(), &dir, file_name.as_str())?));
-            if written.is_err() {
-                // The first error is the one that matters.
-                let _ = rustix::fs::unlinkat(&dir, temporary.as_str(), AtFlags::empty());
+            let mut writer = self.begin(task, name)?;
+            writer.file.write_all(bytes)?;
+            if sync {
+                writer.file.sync_all()?;
             }
-            written
+            writer.rename()
         };
         repeated(io::ErrorKind::NotFound, write)
-            .map_err(|source| self.io("write", self.path(task, &file_name), source))
+            .map_err(|source| self.io("write", self.path(task, &name.file()), source))
+    }
+
+    /// Begins a blob that comes bit by bit; of several with one name, the last one that is finished counts.
+    ///
+    /// # Errors
+    /// [`SpoolError::Io`].
+    pub fn writer(&self, task: TaskId, name: BlobName) -> Result<Writer, SpoolError> {
+        repeated(io::ErrorKind::NotFound, || self.begin(task, name))
+            .map_err(|source| self.io("write", self.path(task, &name.file()), source))
+    }
+
+    fn begin(&self, task: TaskId, name: BlobName) -> io::Result<Writer> {
+        let dir = self.task_dir(task, true)?;
+        let name = name.file();
+        let temporary = format!(".{name}.{}.{}", std::process::id(), BEGUN.fetch_add(1, Ordering::Relaxed));
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(&dir, temporary.as_str(), flags, Mode::RUSR | Mode::WUSR)?;
+        Ok(Writer { dir, file: File::from(fd), temporary, name, renamed: false })
     }
 
     fn open(&self, task: TaskId, file_name: &str) -> Result<File, SpoolError> {

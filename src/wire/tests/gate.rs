@@ -2,64 +2,28 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on shall say where")]
 
+mod authority;
+
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use authority::Authority;
 use lamagrid_domain::{FailureKind, LeaseToken, Role, TaskId};
 use lamagrid_wire::frame::Frame;
-use lamagrid_wire::gate::{
-    BlobError, Blobs, Certificate, Credentials, Dialler, Gate, Grant, PeerRole, Registry, SCHEDULER_NAME,
-};
+use lamagrid_wire::gate::{BlobError, Blobs, Credentials, Dialler, Gate, Grant, PeerRole, Registry};
 use lamagrid_wire::link::Link;
 use lamagrid_wire::message::{ClientReply, ClientRequest, Message, Ping, Pong};
 use lamagrid_wire::request::Requester;
 use lamagrid_wire::router::{Incoming, PeerId, Peers, Router};
 use lamagrid_wire::spool::{BlobName, Spool};
 use lamagrid_wire::{Endpoints, LaneReceiver, LaneSender, SocketError};
-use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 const SOON: Duration = Duration::from_secs(5);
-
-/// An authority of the test's own.
-struct Authority {
-    issuer: Issuer<'static, KeyPair>,
-    pem: String,
-}
-
-impl Authority {
-    fn new() -> Self {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let pem = params.self_signed(&key).unwrap().pem();
-        Self { issuer: Issuer::new(params, key), pem }
-    }
-
-    fn issue(&self, role: PeerRole, name: &str, days: i64) -> Credentials {
-        let uri = Certificate { role, name: name.into(), queues: vec![] }.uri();
-        let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
-        params.subject_alt_names.push(SanType::URI(uri.try_into().unwrap()));
-        if role == PeerRole::Scheduler {
-            params.subject_alt_names.push(SanType::DnsName(SCHEDULER_NAME.try_into().unwrap()));
-            params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        } else {
-            params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        }
-        let now = std::time::SystemTime::now();
-        params.not_before = (now - Duration::from_secs(10 * 86_400)).into();
-        let end = Duration::from_secs(days.unsigned_abs() * 86_400);
-        params.not_after = if days < 0 { now - end } else { now + end }.into();
-        let key = KeyPair::generate().unwrap();
-        let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        let pem = [certificate.pem(), key.serialize_pem(), self.pem.clone()].concat();
-        Credentials::from_pem(pem.as_bytes()).unwrap()
-    }
-}
 
 /// A scheduler's `client` and `control` sockets behind a gate.
 struct Host {

@@ -139,29 +139,41 @@ async fn receive(
         let text = format!("a result of {len} bytes; {} are allowed", grant.max_bytes);
         return answer(peer, Err(&Refused::new(FailureKind::InvalidInput, text))).await;
     }
-    answer(peer, Ok(())).await?;
-    // Grows with what comes, not with what was claimed.
-    let (mut bytes, mut chunk) = (Vec::new(), vec![0; CHUNK_BYTES]);
-    while (bytes.len() as u64) < len {
-        let most = usize::try_from(len - bytes.len() as u64).unwrap_or(usize::MAX).min(CHUNK_BYTES);
-        let n = in_time(peer.read(&mut chunk[..most])).await?;
-        if n == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        bytes.extend_from_slice(&chunk[..n]);
-    }
-    let (spool, task) = (spool.clone(), grant.task);
-    let written =
-        tokio::task::spawn_blocking(move || spool.put(task, BlobName::Attempt(token), &bytes)).await;
-    let verdict = match written {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => {
-            let kind = if error.is_disk_full() { FailureKind::DiskFull } else { FailureKind::Internal };
-            Err(Refused::new(kind, error.to_string()))
-        }
-        Err(error) => Err(Refused::new(FailureKind::Internal, error.to_string())),
+    // A file system that says no is told to the peer; one that is slow holds up this transfer and another one's thread at
+    // most: the gate has threads of its own.
+    let told = |error: &io::Error| {
+        let full = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+        let kind = if full { FailureKind::DiskFull } else { FailureKind::Internal };
+        Refused::new(kind, format!("the result cannot be stored: {error}"))
     };
-    answer(peer, verdict.as_ref().map(|_| ())).await
+    let mut writer = match spool.writer(grant.task, BlobName::Attempt(token)) {
+        Ok(writer) => writer,
+        Err(error) => {
+            let kind = if error.is_disk_full() { FailureKind::DiskFull } else { FailureKind::Internal };
+            return answer(peer, Err(&Refused::new(kind, error.to_string()))).await;
+        }
+    };
+    answer(peer, Ok(())).await?;
+    let (mut left, mut chunk, mut stored) = (len, vec![0; CHUNK_BYTES], Ok(()));
+    while left > 0 {
+        let most = usize::try_from(left).unwrap_or(usize::MAX).min(CHUNK_BYTES);
+        // TLS gives 16 KiB at a time, and a system call for each would cost more than to gather them.
+        let mut come = 0;
+        while come < most {
+            let n = in_time(peer.read(&mut chunk[come..most])).await?;
+            if n == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            come += n;
+        }
+        left -= come as u64;
+        // What still comes after a write that failed is read, so that the peer hears why.
+        if stored.is_ok() {
+            stored = writer.write(&chunk[..come]);
+        }
+    }
+    let verdict = stored.and_then(|()| writer.finish()).map_err(|error| told(&error));
+    answer(peer, verdict.as_ref().copied()).await
 }
 
 /// Why a blob did not come or go.

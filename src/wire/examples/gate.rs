@@ -1,0 +1,193 @@
+//! What the gate costs on loopback: `gate [ROUNDS]` prints one JSON object for `bench/gate.py`.
+//!
+//! Blobs of 1, 10 and 30 MB from a spool and into it, beside a stream of rustls alone that carries as much on a connection of its own
+//! each time, too; and a message there and back over a Unix socket and through the gate. Rounds take turns.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a measurement that cannot go on shall say where"
+)]
+
+#[path = "../tests/authority/mod.rs"]
+mod authority;
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use authority::Authority;
+use lamagrid_domain::{LeaseToken, Role, TaskId};
+use lamagrid_wire::Endpoints;
+use lamagrid_wire::frame::Frame;
+use lamagrid_wire::gate::{Blobs, Dialler, Gate, Grant, PeerRole, Registry};
+use lamagrid_wire::link::Link;
+use lamagrid_wire::message::{ClientReply, ClientRequest, Message, Ping, Pong};
+use lamagrid_wire::router::{Incoming, Peers, Router};
+use lamagrid_wire::spool::{BlobName, Spool};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection, StreamOwned};
+
+const SIZES_MB: [usize; 3] = [1, 10, 30];
+const PINGS: usize = 2_000;
+const PATIENCE: Duration = Duration::from_secs(5);
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// MB per second of what `work` moves.
+fn rate(megabytes: usize, work: impl FnOnce()) -> f64 {
+    let began = Instant::now();
+    work();
+    megabytes as f64 / began.elapsed().as_secs_f64()
+}
+
+/// TLS 1.3 and nothing else: answers each connection with as many bytes as it asks for.
+struct Raw {
+    address: SocketAddr,
+    client: Arc<ClientConfig>,
+}
+
+impl Raw {
+    fn start() -> Self {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let params = rcgen::CertificateParams::new(vec!["raw.lamagrid".to_owned()]).unwrap();
+        let certificate: CertificateDer<'static> = params.self_signed(&key).unwrap().der().clone();
+        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let server = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.clone()], key)
+            .unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(certificate).unwrap();
+        let client = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (address, server) = (listener.local_addr().unwrap(), Arc::new(server));
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let tls = ServerConnection::new(Arc::clone(&server)).unwrap();
+                let mut stream = StreamOwned::new(tls, stream.unwrap());
+                let mut asked = [0; 8];
+                stream.read_exact(&mut asked).unwrap();
+                let (mut left, chunk) = (u64::from_be_bytes(asked) as usize, vec![7; 256 * 1024]);
+                while left > 0 {
+                    let n = left.min(chunk.len());
+                    stream.write_all(&chunk[..n]).unwrap();
+                    left -= n;
+                }
+                stream.flush().unwrap();
+            }
+        });
+        Self { address, client: Arc::new(client) }
+    }
+
+    fn get(&self, len: usize) {
+        let stream = TcpStream::connect(self.address).unwrap();
+        stream.set_nodelay(true).unwrap();
+        let name = ServerName::try_from("raw.lamagrid").unwrap();
+        let tls = ClientConnection::new(Arc::clone(&self.client), name).unwrap();
+        let mut stream = StreamOwned::new(tls, stream);
+        stream.write_all(&(len as u64).to_be_bytes()).unwrap();
+        let mut bytes = Vec::new();
+        stream.take(len as u64).read_to_end(&mut bytes).unwrap();
+        assert_eq!(bytes.len(), len);
+    }
+}
+
+fn ping(seq: u64) -> Frame {
+    ClientRequest::from(Ping { seq }).to_frame(vec![]).unwrap()
+}
+
+/// Answers every ping.
+async fn answer(mut router: Router) {
+    while let Some(heard) = router.recv().await {
+        let Incoming::Frame { peer, frame } = heard else { continue };
+        let Ok(ClientRequest::Ping(Ping { seq })) = ClientRequest::from_frame(&frame) else { continue };
+        let pong = Pong { seq, spool: String::new(), version: String::new() };
+        let frame = ClientReply::from(pong).to_frame(vec![]).unwrap();
+        router.sender().send(peer, frame).await;
+    }
+}
+
+/// Microseconds of one message there and back: the median.
+async fn round_trip(link: &mut Link) -> f64 {
+    let mut times = Vec::with_capacity(PINGS);
+    for seq in 0..PINGS as u64 {
+        let began = Instant::now();
+        link.send(ping(seq)).await.unwrap();
+        link.recv().await.unwrap();
+        times.push(began.elapsed().as_secs_f64() * 1e6);
+    }
+    median(times)
+}
+
+fn main() {
+    let rounds: usize = std::env::args().nth(1).map_or(5, |text| text.parse().unwrap());
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let (authority, dir, far) =
+        (Authority::new(), tempfile::tempdir_in("/tmp").unwrap(), tempfile::tempdir_in("/tmp").unwrap());
+    let (near, registry) = (Endpoints::new(dir.path()), Registry::default());
+    let spool = Spool::create(dir.path().join("spool")).unwrap();
+    let (gate, dialler, mut direct, mut through) = runtime.block_on(async {
+        tokio::spawn(answer(Router::bind(&near.client(), Peers::Dealer).await.unwrap()));
+        let own = authority.issue(PeerRole::Scheduler, "main", 1);
+        let address = SocketAddr::from(([127, 0, 0, 1], 0));
+        let gate =
+            Gate::open(address, &own, dir.path().into(), spool.clone(), registry.clone()).await.unwrap();
+        let client = authority.issue(PeerRole::Client, "web-1", 1);
+        let dialler = Dialler::open(&client, &gate.address().to_string(), far.path()).unwrap();
+        let direct = Link::connect(&near.client(), PATIENCE).await.unwrap();
+        let through = Link::connect(&Endpoints::new(far.path()).client(), PATIENCE).await.unwrap();
+        (gate, dialler, direct, through)
+    });
+    let node = authority.issue(PeerRole::Node, "gpu-1", 1);
+    let node_dir = tempfile::tempdir_in("/tmp").unwrap();
+    let blobs: Blobs = runtime.block_on(async {
+        Dialler::open(&node, &gate.address().to_string(), node_dir.path()).unwrap().blobs()
+    });
+    let raw = Raw::start();
+    let token = LeaseToken::from_bytes([2; 16]);
+    let mut sizes = Vec::new();
+    for megabytes in SIZES_MB {
+        let task = TaskId::from_bytes([megabytes as u8; 16]);
+        let bytes = vec![7; megabytes * 1_000_000];
+        spool.put(task, BlobName::Role(Role::Image), &bytes).unwrap();
+        registry.grant(token, Grant { certificate: "gpu-1".into(), task, max_bytes: u64::MAX });
+        let (mut get, mut put, mut alone) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..rounds {
+            alone.push(rate(megabytes, || raw.get(bytes.len())));
+            get.push(rate(megabytes, || {
+                blobs.get(token, Role::Image, bytes.len() as u64).unwrap();
+            }));
+            put.push(rate(megabytes, || blobs.put(token, &bytes).unwrap()));
+        }
+        sizes.push(format!(
+            "{{\"mb\": {megabytes}, \"get\": {:.1}, \"put\": {:.1}, \"raw\": {:.1}}}",
+            median(get),
+            median(put),
+            median(alone)
+        ));
+    }
+    let (mut socket, mut gated) = (Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        socket.push(runtime.block_on(round_trip(&mut direct)));
+        gated.push(runtime.block_on(round_trip(&mut through)));
+    }
+    println!(
+        "{{\"sizes\": [{}], \"socket_us\": {:.1}, \"gate_us\": {:.1}}}",
+        sizes.join(", "),
+        median(socket),
+        median(gated)
+    );
+    drop((dialler, gate));
+}

@@ -1,0 +1,42 @@
+//! Certificates for tests and measurements.
+
+use std::time::Duration;
+
+use lamagrid_wire::gate::{Certificate, Credentials, PeerRole, SCHEDULER_NAME};
+use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType};
+
+/// An authority of one process.
+pub(crate) struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    pem: String,
+}
+
+impl Authority {
+    pub(crate) fn new() -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let pem = params.self_signed(&key).unwrap().pem();
+        Self { issuer: Issuer::new(params, key), pem }
+    }
+
+    pub(crate) fn issue(&self, role: PeerRole, name: &str, days: i64) -> Credentials {
+        let uri = Certificate { role, name: name.into(), queues: vec![] }.uri();
+        let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
+        params.subject_alt_names.push(SanType::URI(uri.try_into().unwrap()));
+        if role == PeerRole::Scheduler {
+            params.subject_alt_names.push(SanType::DnsName(SCHEDULER_NAME.try_into().unwrap()));
+            params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        } else {
+            params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        }
+        let now = std::time::SystemTime::now();
+        params.not_before = (now - Duration::from_secs(10 * 86_400)).into();
+        let end = Duration::from_secs(days.unsigned_abs() * 86_400);
+        params.not_after = if days < 0 { now - end } else { now + end }.into();
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        let pem = [certificate.pem(), key.serialize_pem(), self.pem.clone()].concat();
+        Credentials::from_pem(pem.as_bytes()).unwrap()
+    }
+}
