@@ -100,8 +100,13 @@ class Grid:
         )
 
     def wait_begun(self, task: Task) -> None:
-        """Wait until a node works on it."""
-        self.processes.wait_until(lambda: task.status()["status"] == "processing", SOON_S, "the task", [])
+        """Wait until a node has said that it works on it: what is on its way may be lost, and is sent anew."""
+        events, end = task.events(), time.monotonic() + SOON_S
+        while time.monotonic() < end:
+            progress = events.next(SOON_S)
+            if progress is not None and progress.of > 0:
+                return
+        raise AssertionError(f"no node began with {task}: {task.status()}")
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ use std::time::Duration;
 use authority::Authority;
 use lamagrid_domain::{FailureKind, LeaseToken, Role, TaskId};
 use lamagrid_wire::frame::Frame;
-use lamagrid_wire::gate::{BlobError, Blobs, Credentials, Dialler, Gate, Grant, PeerRole, Registry};
+use lamagrid_wire::gate::{BlobError, Blobs, Credentials, Dialler, Gate, Grant, Origin, PeerRole, Registry};
 use lamagrid_wire::link::Link;
 use lamagrid_wire::message::{ClientReply, ClientRequest, Message, Ping, Pong};
 use lamagrid_wire::request::Requester;
@@ -117,13 +117,24 @@ async fn a_peer_is_known_by_its_certificate_whatever_it_calls_itself() {
     local.send(ping(1)).await.unwrap();
     let peer = host.answer_one().await;
     local.recv().await.unwrap();
-    assert_eq!(host.registry.certificate(&peer), None);
+    assert_eq!(host.registry.origin(&peer), Origin::Here);
     let mut link = Link::connect(&Endpoints::new(dir.path()).client(), SOON).await.unwrap();
     link.send(ping(2)).await.unwrap();
     let peer = host.answer_one().await;
     link.recv().await.unwrap();
-    let certificate = host.registry.certificate(&peer).expect("it came through the gate");
+    let Origin::Elsewhere(certificate) = host.registry.origin(&peer) else {
+        panic!("it came through the gate")
+    };
     assert_eq!((certificate.role, certificate.name.as_str()), (PeerRole::Client, "web-1"));
+    // What a peer said last is heard after it left: it must not pass for one of this host.
+    drop(link);
+    for _ in 0..100 {
+        if host.registry.origin(&peer) == Origin::Gone {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("the connection is still known: {:?}", host.registry.origin(&peer));
 }
 
 #[tokio::test]

@@ -46,7 +46,7 @@ pub struct Job {
 #[derive(Debug, Default)]
 struct Notes {
     transfer: Duration,
-    published: Option<Instant>,
+    published: Option<(Instant, Activity)>,
 }
 
 pub(crate) fn millis(duration: Duration) -> f64 {
@@ -151,9 +151,11 @@ impl Job {
         }
         let now = Instant::now();
         let mut notes = self.notes.lock();
-        let due = notes.published.is_none_or(|at| now.duration_since(at) >= STEP_INTERVAL);
+        let due = notes
+            .published
+            .is_none_or(|(at, before)| before != activity || now.duration_since(at) >= STEP_INTERVAL);
         if due || step == of {
-            notes.published = Some(now);
+            notes.published = Some((now, activity));
             drop(notes);
             let token = self.token();
             self.shared.publish(|session| {

@@ -12,7 +12,7 @@ use tokio::runtime::Runtime;
 use lamagrid_config::Config;
 use lamagrid_domain::{Failure, FailureKind, LeaseToken, SessionId, TaskId};
 use lamagrid_wire::Endpoints;
-use lamagrid_wire::gate::{Certificate, Credentials, Gate, Grant, Registry};
+use lamagrid_wire::gate::{Certificate, Credentials, Gate, Grant, Origin, Registry};
 use lamagrid_wire::message::{Hello, LaneAddress};
 use lamagrid_wire::router::PeerId;
 use lamagrid_wire::spool::Spool;
@@ -122,7 +122,11 @@ impl Gatekeeper {
 
     /// Holds what a node says of itself against its certificate, and takes away the queues that it may not serve.
     pub(super) fn check(&self, peer: &PeerId, hello: &mut Hello) -> Result<(), Failure> {
-        let Some(certificate) = self.registry.certificate(peer) else { return Ok(()) };
+        let certificate = match self.registry.origin(peer) {
+            Origin::Here => return Ok(()),
+            Origin::Elsewhere(certificate) => certificate,
+            Origin::Gone => return Err(Failure::new(FailureKind::Disconnected, "the connection has closed")),
+        };
         let refused = |text: String| {
             tracing::warn!(peer = %certificate, reason = text, "a node was refused");
             Err(Failure::new(FailureKind::InvalidInput, text))
@@ -149,7 +153,7 @@ impl Gatekeeper {
 
     /// A session of another host was welcomed: its lanes may be reached.
     pub(super) fn welcomed(&mut self, peer: &PeerId, session: SessionId, lanes: &[LaneAddress]) {
-        let Some(certificate) = self.registry.certificate(peer) else { return };
+        let Origin::Elsewhere(certificate) = self.registry.origin(peer) else { return };
         for lane in lanes.iter().filter_map(|lane| Endpoints::lane_name(&lane.address)) {
             self.registry.open_lane(lane, &certificate);
         }
@@ -176,7 +180,7 @@ impl Gatekeeper {
 
     /// A node came back with an attempt that it was given before.
     pub(super) fn adopted(&self, peer: &PeerId, token: LeaseToken, task: TaskId) {
-        if let Some(certificate) = self.registry.certificate(peer) {
+        if let Origin::Elsewhere(certificate) = self.registry.origin(peer) {
             self.grant(&certificate, token, task);
         }
     }

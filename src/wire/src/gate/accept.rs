@@ -65,6 +65,17 @@ struct Known {
     grants: BTreeMap<LeaseToken, Grant>,
 }
 
+/// Where a connection comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// From a process of this user on this host.
+    Here,
+    /// Through the gate, by this certificate.
+    Elsewhere(Arc<Certificate>),
+    /// Through the gate, and it has closed.
+    Gone,
+}
+
 /// A connection in the registry, for as long as this lives: whatever ends it.
 struct Entry<'a> {
     registry: &'a Registry,
@@ -84,10 +95,15 @@ impl Registry {
         Entry { registry: self, peer }
     }
 
-    /// The certificate of a connection; `None` for one of this host.
+    /// Where a connection comes from.
+    ///
+    /// What it said may be heard after it has closed: then it is [`Origin::Gone`], never one of this host.
     #[must_use]
-    pub fn certificate(&self, peer: &PeerId) -> Option<Arc<Certificate>> {
-        self.0.lock().peers.get(peer).cloned()
+    pub fn origin(&self, peer: &PeerId) -> Origin {
+        if !peer.is_of_gate() {
+            return Origin::Here;
+        }
+        self.0.lock().peers.get(peer).cloned().map_or(Origin::Gone, Origin::Elsewhere)
     }
 
     /// Lets the holder of a certificate reach a lane, by the name of its socket.
@@ -371,7 +387,7 @@ struct Greeted {
     channel: Channel,
 }
 
-/// Of one connection: no peer of this host has one of this length.
+/// Of one connection: longer than that of any peer of this host, see [`PeerId::is_of_gate`].
 fn identity(certificate: &Certificate) -> Bytes {
     let instance = random_id().iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     format!("{}/{instance}", certificate.name).into()

@@ -15,7 +15,7 @@ mod line;
 mod relay;
 mod zmtp;
 
-pub use accept::{Gate, GateError, Registry};
+pub use accept::{Gate, GateError, Origin, Registry};
 pub use blobs::{BlobError, Blobs, Grant};
 pub use bundle::{Bundle, BundleError};
 pub use credentials::{Certificate, Credentials, CredentialsError, PeerRole, SCHEDULER_NAME, check_name};

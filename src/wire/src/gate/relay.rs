@@ -8,8 +8,8 @@ use tokio::net::{TcpStream, UnixStream};
 
 use super::zmtp::{Breach, Guard, Handshake};
 
-/// What is read at once; one message of 1 MiB takes a few.
-const CHUNK_BYTES: usize = 256 * 1024;
+/// What is read at once, and held by each direction of each connection.
+const CHUNK_BYTES: usize = 64 * 1024;
 /// A peer that acknowledges nothing for so long is gone.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(15);
 /// A connection without traffic is probed after so long.
