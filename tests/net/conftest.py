@@ -100,7 +100,7 @@ class Grid:
         )
 
     def wait_begun(self, task: Task) -> None:
-        """Wait until a node has said that it works on it: what is on its way may be lost, and is sent anew."""
+        """Wait until a node has said that it works on it: what is on its way may be lost and sent anew."""
         events, end = task.events(), time.monotonic() + SOON_S
         while time.monotonic() < end:
             progress = events.next(SOON_S)
