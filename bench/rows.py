@@ -1,43 +1,124 @@
-"""Figures with bounds: a table for people, a file for programs, and whether a floor was missed."""
+"""What `make bench` measures: each row's name, unit and bound."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from spread import figure
+from spread import Spread
+
+CLIENTS = (1, 4, 16, 64)
 
 
 @dataclass(frozen=True)
 class Row:
-    """A figure with the floor that must be kept and the aim. ``more``: more is better."""
+    """One line of the table.
+
+    Attributes:
+        name: As it is chosen on the command line and found in bench.json.
+        unit: Of both values.
+        bound: The highest ratio of grid to stock that is acceptable, None where none was set.
+    """
 
     name: str
     unit: str
-    floor: float
-    aim: float
-    more: bool = False
-
-    def verdict(self, value: float) -> str:
-        """``aim``, ``floor`` or ``MISS``."""
-        reached = (lambda bound: value >= bound) if self.more else (lambda bound: value <= bound)
-        return "aim" if reached(self.aim) else "floor" if reached(self.floor) else "MISS"
+    bound: float | None = None
 
 
-def show(rows: Sequence[Row], values: Mapping[str, float], out: Path) -> int:
-    """Print those rows that have a value, and write them. Returns 1 if a floor was missed."""
-    shown = [row for row in rows if row.name in values]
-    print(f"\n{'row':22} {'value':>9} {'unit':5} {'floor':>8} {'aim':>8}")
-    for row in shown:
-        value = values[row.name]
-        verdict = row.verdict(value)
-        print(f"{row.name:22} {figure(value):>9} {row.unit:5} {row.floor:8g} {row.aim:8g}  {verdict}")
-    items = [
-        {"name": r.name, "grid": round(values[r.name], 4), "unit": r.unit, "floor": r.floor, "aim": r.aim}
-        for r in shown
-    ]
-    out.write_text(json.dumps(items, indent=1) + "\n", "utf-8")
-    print(f"written: {out}")
-    return int(any(row.verdict(values[row.name]) == "MISS" for row in shown))
+@dataclass(frozen=True)
+class Request:
+    """A request that is sent again and again to both servers.
+
+    Attributes:
+        full: The whole picture is the hole, strategy Original; else one brush stroke and the page's own Crop.
+    """
+
+    width: int
+    height: int
+    form: str
+    full: bool = False
+
+    @property
+    def strategy(self) -> str:
+        """The HD strategy of the form."""
+        return "Original" if self.full else "Crop"
+
+
+OUTSIDE: dict[str, tuple[Row, Request]] = {
+    row.name: (row, request)
+    for row, request in (
+        (Row("inpaint_512_png", "ms", 0.5), Request(512, 512, "PNG")),
+        (Row("inpaint_512_jpeg", "ms", 0.6), Request(512, 512, "JPEG")),
+        (Row("inpaint_12mp_jpeg", "ms", 0.5), Request(4000, 3000, "JPEG")),
+        (Row("inpaint_12mp_png", "ms", 0.25), Request(4000, 3000, "PNG")),
+        (Row("inpaint_12mp_jpeg_full", "ms", 0.5), Request(4000, 3000, "JPEG", full=True)),
+        (Row("inpaint_12mp_png_full", "ms", 0.5), Request(4000, 3000, "PNG", full=True)),
+    )
+}
+"""Measured as request time less the time of the network's forward calls."""
+
+WEB_CPU = Row("web_cpu_12mp_png", "s", 0.1)
+WEB_CPU_REQUEST = "inpaint_12mp_png"
+PNG_SIZE = Row("png_size", "KiB", 1.1)
+FULL_SIZE = Row("lama_full_512", "ms", 1.03)
+FULL_SIZE_REQUEST = Request(512, 512, "JPEG")
+
+
+def concurrency(clients: int) -> tuple[Row, Row, Row]:
+    """The rows of one number of clients: requests per second, median and worst of a hundred."""
+    name = f"concurrency_{clients}"
+    return Row(f"{name}_rate", "1/s"), Row(f"{name}_p50", "ms"), Row(f"{name}_p99", "ms")
+
+
+CONCURRENCY = {row.name: clients for clients in CLIENTS for row in concurrency(clients)}
+NAMES = [*OUTSIDE, WEB_CPU.name, PNG_SIZE.name, FULL_SIZE.name, *CONCURRENCY]
+
+
+def chosen(words: list[str]) -> list[str]:
+    """The rows that words name: whole names, or beginnings up to an underscore. No words: all.
+
+    Raises:
+        ValueError: A word names nothing.
+    """
+    if not words:
+        return list(NAMES)
+    for word in words:
+        if not any(_names(word, name) for name in NAMES):
+            raise ValueError(f"no row is called {word}; there are: {', '.join(NAMES)}")
+    return [name for name in NAMES if any(_names(word, name) for word in words)]
+
+
+def _names(word: str, name: str) -> bool:
+    return name == word or name.startswith(f"{word}_")
+
+
+@dataclass(frozen=True)
+class Result:
+    """A row with its values."""
+
+    row: Row
+    stock: Spread
+    grid: Spread
+
+    @property
+    def ratio(self) -> float:
+        """Grid to stock."""
+        return self.grid.median / self.stock.median
+
+    @property
+    def verdict(self) -> str:
+        """``ok``, ``MISS``, or ``-`` without a bound."""
+        if self.row.bound is None:
+            return "-"
+        return "ok" if self.ratio <= self.row.bound else "MISS"
+
+    def item(self) -> dict[str, object]:
+        """As it stands in bench.json."""
+        return {
+            "name": self.row.name,
+            "stock": round(self.stock.median, 4),
+            "grid": round(self.grid.median, 4),
+            "ratio": round(self.ratio, 4),
+            "unit": self.row.unit,
+            "stock_p10_p90": [round(self.stock.p10, 4), round(self.stock.p90, 4)],
+            "grid_p10_p90": [round(self.grid.p10, 4), round(self.grid.p90, 4)],
+        }

@@ -25,11 +25,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 import numpy as np
 
+from bounds import Row, show
 from grids import procfs
 from grids.server import BIN, PROGRAMS, lamagrid_json
 from lamagrid import TaskClient
 from machine import machine
-from rows import Row, show
 from spread import quantile
 from stock.processes import Processes
 
