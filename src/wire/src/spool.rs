@@ -14,7 +14,7 @@ use std::time::SystemTime;
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
-use lamagrid_domain::{BlobMeta, Durability, LeaseToken, Role, TaskId, TaskSpec};
+use lamagrid_domain::{BlobMeta, Durability, FailureKind, LeaseToken, Role, TaskId, TaskSpec};
 
 /// Which file of a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +58,12 @@ pub enum SpoolError {
 }
 
 impl SpoolError {
+    /// What it is as the failure of a task.
+    #[must_use]
+    pub fn kind(&self) -> FailureKind {
+        if self.is_disk_full() { FailureKind::DiskFull } else { FailureKind::Internal }
+    }
+
     /// Whether the disk is full, so that it is the host's trouble and not the task's.
     #[must_use]
     pub fn is_disk_full(&self) -> bool {
@@ -76,6 +82,8 @@ pub struct Writer {
     file: File,
     temporary: String,
     name: String,
+    /// For messages.
+    path: PathBuf,
     renamed: bool,
 }
 
@@ -83,17 +91,21 @@ impl Writer {
     /// Adds to it.
     ///
     /// # Errors
-    /// What the file system says.
-    pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_all(bytes)
+    /// [`SpoolError::Io`].
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), SpoolError> {
+        self.file.write_all(bytes).map_err(|source| self.io(source))
     }
 
     /// Gives it its name, so that a reader sees all of it or nothing.
     ///
     /// # Errors
-    /// What the file system says; nothing is left behind then.
-    pub fn finish(mut self) -> io::Result<()> {
-        self.rename()
+    /// [`SpoolError::Io`]; nothing is left behind then.
+    pub fn finish(mut self) -> Result<(), SpoolError> {
+        self.rename().map_err(|source| self.io(source))
+    }
+
+    fn io(&self, source: io::Error) -> SpoolError {
+        SpoolError::Io { action: "write", path: self.path.clone(), source }
     }
 
     fn rename(&mut self) -> io::Result<()> {
@@ -227,10 +239,11 @@ impl Spool {
     fn begin(&self, task: TaskId, name: BlobName) -> io::Result<Writer> {
         let dir = self.task_dir(task, true)?;
         let name = name.file();
+        let path = self.path(task, &name);
         let temporary = format!(".{name}.{}.{}", std::process::id(), BEGUN.fetch_add(1, Ordering::Relaxed));
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(&dir, temporary.as_str(), flags, Mode::RUSR | Mode::WUSR)?;
-        Ok(Writer { dir, file: File::from(fd), temporary, name, renamed: false })
+        Ok(Writer { dir, file: File::from(fd), temporary, name, path, renamed: false })
     }
 
     fn open(&self, task: TaskId, file_name: &str) -> Result<File, SpoolError> {

@@ -1,6 +1,6 @@
 //! Inputs that go by reference: written into the spool on another thread.
 
-use lamagrid_domain::{Failure, FailureKind, TaskId};
+use lamagrid_domain::{Failure, TaskId};
 use lamagrid_wire::spool::{BlobName, Spool};
 
 use super::{Actor, Written};
@@ -47,8 +47,7 @@ impl Actor {
                 self.asks.push(Ask::Task(id));
             }
             Err(error) => {
-                let kind = if error.is_disk_full() { FailureKind::DiskFull } else { FailureKind::Internal };
-                self.end(id, Phase::Broken(Failure::new(kind, error.to_string()).into()));
+                self.end(id, Phase::Broken(Failure::new(error.kind(), error.to_string()).into()));
             }
         }
     }

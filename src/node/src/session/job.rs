@@ -224,8 +224,7 @@ fn blob_failure(error: BlobError) -> Failure {
 }
 
 fn put_failure(error: &SpoolError) -> Failure {
-    let kind = if error.is_disk_full() { FailureKind::DiskFull } else { FailureKind::Internal };
-    Failure::new(kind, format!("cannot store the result: {error}"))
+    Failure::new(error.kind(), format!("cannot store the result: {error}"))
 }
 
 impl Drop for Job {

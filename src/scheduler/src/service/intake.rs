@@ -212,8 +212,7 @@ impl Service {
         let AttemptOutcome::Done { result, inline: false, .. } = &delivery.outcome else { return };
         let Some(task) = self.core.task_of(delivery.token) else { return };
         if let Err(error) = self.spool.seal(task, BlobName::Attempt(delivery.token), result.len, false) {
-            let kind = if error.is_disk_full() { FailureKind::DiskFull } else { FailureKind::Internal };
-            let failure = Failure::new(kind, format!("the result could not be taken over: {error}"));
+            let failure = Failure::new(error.kind(), format!("the result could not be taken over: {error}"));
             delivery.outcome = AttemptOutcome::Failed { failure };
         }
     }

@@ -18,7 +18,7 @@ use lamagrid_domain::{FailureKind, LeaseToken, Role, TaskId};
 
 use super::credentials::SCHEDULER_NAME;
 use super::line::{self, Refused};
-use crate::spool::{BlobName, Spool};
+use crate::spool::{BlobName, Spool, SpoolError};
 
 const CHUNK_BYTES: usize = 256 * 1024;
 /// Nothing came or went for so long: the peer is gone.
@@ -108,10 +108,7 @@ async fn send(
 ) -> io::Result<()> {
     let (mut file, len) = match spool.reader(task, BlobName::Role(role)) {
         Ok((file, len)) => (tokio::fs::File::from_std(file), len),
-        Err(error) => {
-            let refused = Refused::new(FailureKind::Internal, error.to_string());
-            return answer(peer, Err(&refused)).await;
-        }
+        Err(error) => return answer(peer, Err(&refusal(&error))).await,
     };
     answer(peer, Ok(())).await?;
     in_time(peer.write_all(&len.to_be_bytes())).await?;
@@ -139,19 +136,10 @@ async fn receive(
         let text = format!("a result of {len} bytes; {} are allowed", grant.max_bytes);
         return answer(peer, Err(&Refused::new(FailureKind::InvalidInput, text))).await;
     }
-    // A file system that says no is told to the peer; one that is slow holds up this transfer and another one's thread at
-    // most: the gate has threads of its own.
-    let told = |error: &io::Error| {
-        let full = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
-        let kind = if full { FailureKind::DiskFull } else { FailureKind::Internal };
-        Refused::new(kind, format!("the result cannot be stored: {error}"))
-    };
+    // A disk that is slow holds up this transfer and what shares its thread: the gate has threads of its own.
     let mut writer = match spool.writer(grant.task, BlobName::Attempt(token)) {
         Ok(writer) => writer,
-        Err(error) => {
-            let kind = if error.is_disk_full() { FailureKind::DiskFull } else { FailureKind::Internal };
-            return answer(peer, Err(&Refused::new(kind, error.to_string()))).await;
-        }
+        Err(error) => return answer(peer, Err(&refusal(&error))).await,
     };
     answer(peer, Ok(())).await?;
     let (mut left, mut chunk, mut stored) = (len, vec![0; CHUNK_BYTES], Ok(()));
@@ -172,8 +160,13 @@ async fn receive(
             stored = writer.write(&chunk[..come]);
         }
     }
-    let verdict = stored.and_then(|()| writer.finish()).map_err(|error| told(&error));
+    let verdict = stored.and_then(|()| writer.finish()).map_err(|error| refusal(&error));
     answer(peer, verdict.as_ref().copied()).await
+}
+
+/// What the peer is told of the spool's trouble.
+fn refusal(error: &SpoolError) -> Refused {
+    Refused::new(error.kind(), error.to_string())
 }
 
 /// Why a blob did not come or go.
@@ -197,6 +190,8 @@ pub enum BlobError {
     },
 }
 
+type Stream = StreamOwned<ClientConnection, TcpStream>;
+
 /// Fetches and brings blobs, one connection each; blocks. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Blobs {
@@ -211,7 +206,10 @@ impl Blobs {
     /// [`BlobError`].
     pub fn get(&self, token: LeaseToken, role: Role, len: u64) -> Result<Vec<u8>, BlobError> {
         self.repeated(|| {
-            let mut stream = self.ask(Transfer::Get(token, role))?;
+            let mut stream = match self.ask(Transfer::Get(token, role))? {
+                Ok(stream) => stream,
+                Err(refused) => return Ok(Err(refused)),
+            };
             let mut announced = [0; 8];
             stream.read_exact(&mut announced)?;
             if u64::from_be_bytes(announced) != len {
@@ -233,13 +231,17 @@ impl Blobs {
     /// [`BlobError`].
     pub fn put(&self, token: LeaseToken, bytes: &[u8]) -> Result<(), BlobError> {
         self.repeated(|| {
-            let mut stream = self.ask(Transfer::Put(token, bytes.len() as u64))?;
+            let mut stream = match self.ask(Transfer::Put(token, bytes.len() as u64))? {
+                Ok(stream) => stream,
+                Err(refused) => return Ok(Err(refused)),
+            };
             stream.write_all(bytes)?;
             stream.flush()?;
             verdict(&mut stream)
         })
     }
 
+    /// What the gate says is its last word; everything else may be a cut.
     fn repeated<T>(
         &self,
         mut attempt: impl FnMut() -> io::Result<Result<T, Refused>>,
@@ -251,10 +253,6 @@ impl Blobs {
                 Ok(Err(Refused { kind, text })) => return Err(BlobError::Refused { kind, text }),
                 Err(error) => error,
             };
-            // What the gate says is the peer's last word; everything else may be a cut.
-            if let Some(refused) = source.get_ref().and_then(|inner| inner.downcast_ref::<Refused>()) {
-                return Err(BlobError::Refused { kind: refused.kind, text: refused.text.clone() });
-            }
             if tries == TRIES {
                 return Err(BlobError::Broken { scheduler: self.scheduler.clone(), source });
             }
@@ -266,7 +264,7 @@ impl Blobs {
     }
 
     /// A connection whose transfer was granted.
-    fn ask(&self, transfer: Transfer) -> io::Result<StreamOwned<ClientConnection, TcpStream>> {
+    fn ask(&self, transfer: Transfer) -> io::Result<Result<Stream, Refused>> {
         let address = self
             .scheduler
             .to_socket_addrs()?
@@ -281,10 +279,7 @@ impl Blobs {
         let mut stream = StreamOwned::new(tls, stream);
         stream.write_all(line::request(&transfer.words()).as_bytes())?;
         stream.flush()?;
-        match verdict(&mut stream)? {
-            Ok(()) => Ok(stream),
-            Err(refused) => Err(io::Error::other(refused)),
-        }
+        Ok(verdict(&mut stream)?.map(|()| stream))
     }
 }
 

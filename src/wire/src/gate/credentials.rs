@@ -186,7 +186,7 @@ impl Credentials {
 
     fn roots(&self) -> Result<Arc<RootCertStore>, CredentialsError> {
         let mut roots = RootCertStore::empty();
-        roots.add(self.authority.clone()).map_err(|error| CredentialsError::Unusable(error.to_string()))?;
+        roots.add(self.authority.clone()).map_err(unusable)?;
         Ok(Arc::new(roots))
     }
 
@@ -195,17 +195,16 @@ impl Credentials {
     /// # Errors
     /// [`CredentialsError::Unusable`].
     pub(super) fn server(&self) -> Result<Arc<ServerConfig>, CredentialsError> {
-        let unusable = |error: &dyn fmt::Display| CredentialsError::Unusable(error.to_string());
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let verifier = WebPkiClientVerifier::builder_with_provider(self.roots()?, Arc::clone(&provider))
             .build()
-            .map_err(|error| unusable(&error))?;
+            .map_err(unusable)?;
         let config = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])
-            .map_err(|error| unusable(&error))?
+            .map_err(unusable)?
             .with_client_cert_verifier(verifier)
             .with_single_cert(vec![self.certificate.clone()], self.key.clone_key())
-            .map_err(|error| unusable(&error))?;
+            .map_err(unusable)?;
         Ok(Arc::new(config))
     }
 
@@ -214,19 +213,22 @@ impl Credentials {
     /// # Errors
     /// [`CredentialsError::Unusable`].
     pub(super) fn client(&self) -> Result<Arc<ClientConfig>, CredentialsError> {
-        let unusable = |error: &dyn fmt::Display| CredentialsError::Unusable(error.to_string());
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let verifier = WebPkiServerVerifier::builder_with_provider(self.roots()?, Arc::clone(&provider))
             .build()
-            .map_err(|error| unusable(&error))?;
+            .map_err(unusable)?;
         let config = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])
-            .map_err(|error| unusable(&error))?
+            .map_err(unusable)?
             .with_webpki_verifier(verifier)
             .with_client_auth_cert(vec![self.certificate.clone()], self.key.clone_key())
-            .map_err(|error| unusable(&error))?;
+            .map_err(unusable)?;
         Ok(Arc::new(config))
     }
+}
+
+fn unusable(error: impl fmt::Display) -> CredentialsError {
+    CredentialsError::Unusable(error.to_string())
 }
 
 #[cfg(test)]
