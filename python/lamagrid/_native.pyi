@@ -43,6 +43,7 @@ class _Config(TypedDict):
     data_dir: str
     runtime_dir: str
     log_dir: str
+    join: str | None
     max_pixels: int
     timeout_s: float
     queues: list[str]
@@ -84,6 +85,7 @@ class Client:
         owner: str | None = None,
         *,
         runtime_dir: str | os.PathLike[str] | None = None,
+        join: str | os.PathLike[str] | None = None,
     ) -> Client: ...
     @property
     def timeout_s(self) -> float: ...

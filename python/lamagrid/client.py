@@ -213,18 +213,28 @@ class Task:
 
 
 class TaskClient:
-    """Hands tasks to the scheduler of one data directory.
+    """Hands tasks to one scheduler, of this host or another.
 
     Args:
-        data_dir: The scheduler's data directory; by default the configured one.
-        owner: Who may see and cancel these tasks; by default everybody who may use the socket directory.
+        data_dir: The data directory of a scheduler on this host; by default what is configured,
+            ``client.join`` before ``data_dir``.
+        owner: Who may see and cancel these tasks; by default everybody who may use the socket directory,
+            or the holder of the bundle's certificate, who is the only one that it may name.
+        join: A file of ``lamagrid certs bundle`` for the role client: the scheduler is on another host.
 
     Raises:
         ConfigError: The configuration is wrong, or there is no usable socket directory.
+        InvalidInputError: The bundle cannot be used; the text says why.
     """
 
-    def __init__(self, data_dir: str | os.PathLike[str] | None = None, owner: str | None = None) -> None:
-        self._native = _native.Client(None if data_dir is None else os.fspath(data_dir), owner)
+    def __init__(
+        self,
+        data_dir: str | os.PathLike[str] | None = None,
+        owner: str | None = None,
+        *,
+        join: str | os.PathLike[str] | None = None,
+    ) -> None:
+        self._native = _native.Client(None if data_dir is None else os.fspath(data_dir), owner, join=join)
 
     @property
     def address(self) -> str:

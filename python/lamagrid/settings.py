@@ -14,21 +14,28 @@ class Settings:
 
     Attributes:
         data_dir: The scheduler's data directory, absolute.
+        join: The bundle by which a scheduler of another host is reached; None for one of this host.
         max_pixels: The largest picture that is accepted.
         timeout_s: How long a caller waits for a result.
     """
 
     data_dir: Path
+    join: Path | None
     max_pixels: int
     timeout_s: float
 
 
-def load_settings(data_dir: Path | None) -> Settings:
-    """The configuration of this process; ``data_dir`` is the flag's value, which wins.
+def load_settings(data_dir: Path | None, join: Path | None = None) -> Settings:
+    """The configuration of this process; ``data_dir`` and ``join`` are flags, which win.
+
+    A flag that names a data directory means a scheduler of this host.
 
     Raises:
         ConfigError: The text names the key, the layer and what is wanted.
     """
     flags = [] if data_dir is None else [("data_dir", str(data_dir.absolute()))]
+    if join is not None or data_dir is not None:
+        flags.append(("client.join", "" if join is None else str(join.absolute())))
     config = _native.config(None, flags)
-    return Settings(Path(config["data_dir"]), config["max_pixels"], config["timeout_s"])
+    bundle = None if config["join"] is None else Path(config["join"])
+    return Settings(Path(config["data_dir"]), bundle, config["max_pixels"], config["timeout_s"])

@@ -1,4 +1,4 @@
-"""A scheduler on one host, nodes on others."""
+"""A scheduler on one host, nodes and web servers on others."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
-from grids.server import BIN, PROGRAMS
+from grids.server import BIN, PROGRAMS, Server
 from lamagrid import TaskClient
 from lamagrid.client import Task
 from net.hosts import Host, Network
 from stock.processes import Processes
 
 PORT = 8872
+WEB_PORT = 8080
 SOON_S = 30.0
 
 
@@ -58,17 +59,24 @@ class Grid:
         command = [BIN / "lamagrid", "certs", *words, "--data-dir", self.data_dir]
         return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
 
-    def start_scheduler(self) -> subprocess.Popen[bytes]:
-        flags = ["--set", f"gate.listen={self.host.address}:{PORT}", "--set", "http.listen="]
+    def start_scheduler(self, port: int = PORT) -> subprocess.Popen[bytes]:
+        flags = ["--set", f"gate.listen={self.host.address}:{port}", "--set", "http.listen="]
         command = [BIN / "lamagrid", "scheduler", "--data-dir", self.data_dir, *flags]
         return self.host.start(self.processes, command)
 
-    def bundle(self, name: str, *flags: str) -> Path:
-        """The one file that a node's host needs."""
-        self.certs("issue", "--role", "node", "--name", name, *flags)
+    def bundle(self, name: str, *flags: str, role: str = "node", scheduler: str | None = None) -> Path:
+        """The one file that a host needs; ``scheduler`` is where it dials, if not the scheduler itself."""
+        self.certs("issue", "--role", role, "--name", name, *flags)
         path = self.folder / f"{name}.bundle"
-        self.certs("bundle", name, "--scheduler", f"{self.host.address}:{PORT}", "--out", path)
+        self.certs("bundle", name, "--scheduler", scheduler or f"{self.host.address}:{PORT}", "--out", path)
         return path
+
+    def join_web(self, host: Host, bundle: Path, *flags: str) -> Server:
+        """Start Lama Cleaner's server on a host, for the scheduler of this grid."""
+        env = {"LAMAGRID__DATA_DIR": str(self.folder / f"of-{host.name}")}
+        words = ["--grid-join", bundle, "--model", "lama", "--host", "127.0.0.1", "--port", str(WEB_PORT)]
+        process = host.start(self.processes, [BIN / "lama-cleaner-grid", *words, *flags], env)
+        return Server(self.processes, process, WEB_PORT)
 
     def join(self, host: Host, bundle: Path, *flags: str | Path) -> subprocess.Popen[bytes]:
         """Start a node on a host; it shares no directory with the scheduler."""

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import os
 import subprocess
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from stock.processes import Processes
 
+Value = TypeVar("Value")
+
 NETWORK = "10.77.0"
+CLONE_NEWNET = 0x40000000
 _numbers = itertools.count(1)
 
 
@@ -76,13 +82,14 @@ class Host:
 
     Attributes:
         address: Its own.
+        namespace: What the kernel calls it.
     """
 
     def __init__(self, network: Network, name: str, namespace: str, port: str, address: str) -> None:
         self.name = name
         self.address = address
         self._network = network
-        self._namespace = namespace
+        self.namespace = namespace
         self._port = port
 
     def start(
@@ -93,7 +100,7 @@ class Host:
         cwd: Path | None = None,
     ) -> subprocess.Popen[bytes]:
         """Start a command there."""
-        return processes.start(self.name, ["ip", "netns", "exec", self._namespace, *command], env, cwd)
+        return processes.start(self.name, ["ip", "netns", "exec", self.namespace, *command], env, cwd)
 
     def cut(self) -> None:
         """Pull its cable."""
@@ -102,3 +109,25 @@ class Host:
     def mend(self) -> None:
         """Plug it in again."""
         self._network.plug(self._port, True)
+
+    def inside(self, call: Callable[[], Value]) -> Value:
+        """Run ``call`` in a thread of this host: the sockets that it makes are in its network."""
+        outcome: list[Value | BaseException] = []
+
+        def run() -> None:
+            try:
+                with Path("/var/run/netns", self.namespace).open("rb") as namespace:
+                    libc = ctypes.CDLL(None, use_errno=True)
+                    if libc.setns(namespace.fileno(), CLONE_NEWNET) != 0:
+                        raise OSError(ctypes.get_errno(), f"cannot enter {self.name}")
+                outcome.append(call())
+            except BaseException as error:  # raised in the caller's thread
+                outcome.append(error)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        thread.join()
+        (result,) = outcome
+        if isinstance(result, BaseException):
+            raise result
+        return result

@@ -19,6 +19,7 @@ class GridFlags:
 
     Attributes:
         scheduler: Data directory of a scheduler that runs already; nothing is started then.
+        join: Bundle for the scheduler of another host; nothing is started then, either.
         data_dir: Data directory of the scheduler that is started; None is the configured one.
         nodes: How many torch nodes to start; None if it was not said.
         threads: Processor threads per torch node; None is the configured number.
@@ -30,6 +31,7 @@ class GridFlags:
     """
 
     scheduler: Path | None
+    join: Path | None
     data_dir: Path | None
     nodes: int | None
     threads: int | None
@@ -51,6 +53,13 @@ def parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="DIR",
         help="use the scheduler that runs on this data directory; start nothing",
+    )
+    group.add_argument(
+        "--grid-join",
+        type=Path,
+        metavar="BUNDLE",
+        help="use the scheduler of another host, by a file of `lamagrid certs bundle` for the role client; "
+        "start nothing (default: client.join of the configuration)",
     )
     group.add_argument(
         "--grid-data-dir",
@@ -118,12 +127,15 @@ def split(argv: Sequence[str]) -> tuple[GridFlags, list[str]]:
     for word in rest:
         if word.startswith("--grid-"):
             grid.error(f"unknown flag {word.split('=')[0]}; `lama-cleaner-grid --help` lists all")
-    if seen.grid_scheduler is not None:
+    if seen.grid_scheduler is not None and seen.grid_join is not None:
+        grid.error("--grid-scheduler is for one of this host, --grid-join for one of another: leave one out")
+    if seen.grid_scheduler is not None or seen.grid_join is not None:
+        given = "--grid-scheduler" if seen.grid_join is None else "--grid-join"
         for flag in ("data_dir", "nodes", "threads", "python_models", "node_command"):
             if getattr(seen, f"grid_{flag}") is not None:
-                grid.error(f"--grid-scheduler starts nothing: leave --grid-{flag.replace('_', '-')} out")
+                grid.error(f"{given} starts nothing: leave --grid-{flag.replace('_', '-')} out")
         if seen.grid_demo_model or seen.grid_model:
-            grid.error("--grid-scheduler starts nothing: give the model file to the node that serves it")
+            grid.error(f"{given} starts nothing: give the model file to the node that serves it")
     python_models: tuple[str, ...] | None = seen.grid_python_models
     models: dict[str, Path] = {}
     for name, path in seen.grid_model:
@@ -135,6 +147,7 @@ def split(argv: Sequence[str]) -> tuple[GridFlags, list[str]]:
         grid.error("--grid-demo-model and --grid-model lama=... both want the name lama: leave one out")
     flags = GridFlags(
         scheduler=seen.grid_scheduler,
+        join=seen.grid_join,
         data_dir=seen.grid_data_dir,
         nodes=seen.grid_nodes,
         threads=seen.grid_threads,

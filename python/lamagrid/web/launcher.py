@@ -68,17 +68,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before anything imports torch: GPUs are for the nodes
     try:
-        args, device = _parse_upstream(rest, visible, attached=flags.scheduler is not None)
+        settings = load_settings(flags.scheduler or flags.data_dir, flags.join)
+        has_scheduler = flags.scheduler is not None or settings.join is not None
+        args, device = _parse_upstream(rest, visible, attached=has_scheduler)
         _check_python_models(flags.python_models)
-        if flags.scheduler is None:
+        if not has_scheduler:
             _check_plugins(args)
-        settings = load_settings(flags.scheduler or flags.data_dir)
         args.port = _check_port(args.host, args.port)
     except (LaunchError, ConfigError) as error:
         return _fail(error)
     # With --debug Werkzeug runs all of this again in a child, which uses what the first one started.
     reloaded = os.environ.get("WERKZEUG_RUN_MAIN") == "true"
-    attached = flags.scheduler is not None or reloaded
+    attached = has_scheduler or reloaded
     children = Children()
     with _signals():
         try:
@@ -120,7 +121,8 @@ def application(*words: str) -> Any:
     process has all browsers' connections of Socket.IO; a request that waits has a thread, as has a WebSocket.
 
     Args:
-        words: The flags of ``lama-cleaner-grid``, ``--grid-scheduler DIR`` among them.
+        words: The flags of ``lama-cleaner-grid``, ``--grid-scheduler DIR`` or ``--grid-join BUNDLE`` among
+            them.
 
     Raises:
         SystemExit: It cannot serve; the text is on stderr. gunicorn does not try such a worker again.
@@ -128,13 +130,14 @@ def application(*words: str) -> Any:
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before anything imports torch: GPUs are for the nodes
     try:
         flags, rest = grid_flags.split(words)
-        if flags.scheduler is None:
+        settings = load_settings(flags.scheduler, flags.join)
+        if flags.scheduler is None and settings.join is None:
             raise LaunchError(
                 "a production server's processes start no nodes: start `lamagrid scheduler` and nodes beside "
-                "it, and name the scheduler's data directory by --grid-scheduler"
+                "it, and name the scheduler's data directory by --grid-scheduler, or one of another host by "
+                "--grid-join"
             )
         args, _ = _parse_upstream(rest, None, attached=True)
-        settings = load_settings(flags.scheduler)
         client = _attach(settings)
         _native.start_logs("web", settings.data_dir)
         server = _import_server()
@@ -288,7 +291,7 @@ def _check_port(host: str, port: int) -> int:
 
 
 def _client(settings: Settings) -> TaskClient:
-    return TaskClient(data_dir=settings.data_dir)
+    return TaskClient(settings.data_dir) if settings.join is None else TaskClient(join=settings.join)
 
 
 def _attach(settings: Settings) -> TaskClient:
@@ -296,12 +299,15 @@ def _attach(settings: Settings) -> TaskClient:
     end = time.monotonic() + ATTACH_LIMIT_S
     while not _answers(client):
         if time.monotonic() >= end:
+            if settings.join is not None:
+                client.survey(SURVEY_LIMIT_S)  # says why
             raise LaunchError(
                 f"no scheduler answers on {settings.data_dir}: start it with "
                 f"`lamagrid scheduler --data-dir {settings.data_dir}`, or leave --grid-scheduler out"
             )
         time.sleep(SURVEY_EVERY_S)
-    say(f"scheduler: using the one that runs on {settings.data_dir}")
+    where = settings.data_dir if settings.join is None else client.address
+    say(f"scheduler: using the one that runs on {where}")
     return client
 
 

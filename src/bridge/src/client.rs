@@ -1,14 +1,14 @@
 //! `_native.Client`: what `lamagrid.TaskClient` stands on.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyDict};
 
-use lamagrid_client::{ClientError, ClientOptions, Endpoints, TaskEvent};
+use lamagrid_client::{ClientError, ClientOptions, Endpoints, Reach, TaskEvent};
 use lamagrid_config::runtime_dir;
 use lamagrid_domain::{BlobForm, ModelName, QueueName, TaskId};
 
@@ -22,6 +22,10 @@ use crate::{configuration, errors};
 #[derive(Debug)]
 pub(crate) struct Client {
     endpoints: Endpoints,
+    /// The bundle by which a scheduler of another host is reached.
+    join: Option<PathBuf>,
+    /// Where the scheduler is.
+    address: String,
     options: ClientOptions,
     /// The configured queues of models.
     queues: BTreeMap<ModelName, QueueName>,
@@ -39,26 +43,40 @@ impl Client {
             return Ok(client.clone());
         }
         let _inside = runtime(py)?.enter();
-        let client = lamagrid_client::Client::new(&self.endpoints, self.options.clone());
+        let reach = match &self.join {
+            None => Reach::near(&self.endpoints),
+            Some(bundle) => far(py, bundle, self.endpoints.dir())?,
+        };
+        let client = lamagrid_client::Client::reaching(reach, self.options.clone());
         *slot = Some(Own::new(client.clone()));
         Ok(client)
     }
 }
 
+/// The way to a scheduler of another host. Inside the runtime.
+fn far(py: Python<'_>, bundle: &Path, within: &Path) -> PyResult<Reach> {
+    Reach::far(bundle, within).map_err(|error| errors::invalid(py, &error.to_string()))
+}
+
 #[pymethods]
 impl Client {
-    /// `data_dir` overrides the configuration's; `runtime_dir` names the socket directory itself.
+    /// `data_dir` overrides the configuration's; `runtime_dir` names the socket directory itself; `join` is the bundle by
+    /// which a scheduler of another host is reached, where none of these names one of this host, the configuration's.
     #[new]
-    #[pyo3(signature = (data_dir=None, owner=None, *, runtime_dir=None))]
+    #[pyo3(signature = (data_dir=None, owner=None, *, runtime_dir=None, join=None))]
     fn new(
         py: Python<'_>,
         data_dir: Option<PathBuf>,
         owner: Option<&str>,
         runtime_dir: Option<PathBuf>,
+        join: Option<PathBuf>,
     ) -> PyResult<Self> {
         let wrong = |error| errors::config(py, &error);
         let loaded = configuration::load(data_dir.as_deref()).map_err(wrong)?;
         let config = loaded.config;
+        let configured = Some(config.client.join.clone()).filter(|path| !path.as_os_str().is_empty());
+        let is_near = data_dir.is_some() || runtime_dir.is_some();
+        let join = join.or(configured.filter(|_| !is_near));
         let data_dir = config.data_dir().map_err(wrong)?;
         let sockets = match runtime_dir {
             Some(dir) => dir,
@@ -70,6 +88,14 @@ impl Client {
             data_dir: Some(data_dir),
             ..ClientOptions::default()
         };
+        let endpoints = Endpoints::new(sockets);
+        let mut address = endpoints.client();
+        if let Some(bundle) = &join {
+            // Read here, too, so that a wrong one is told at once.
+            let _inside = runtime(py)?.enter();
+            let reach = far(py, bundle, endpoints.dir())?;
+            (address, options.owner) = (reach.address(), reach.owner().clone());
+        }
         if let Some(owner) = owner {
             options.owner = parsed(py, owner)?;
         }
@@ -79,7 +105,7 @@ impl Client {
             .map(|(model, of)| Ok((parsed(py, model)?, parsed(py, &of.queue)?)))
             .collect::<PyResult<_>>()?;
         let timeout = Duration::from_millis(config.client.timeout_ms);
-        Ok(Self { endpoints: Endpoints::new(sockets), options, queues, timeout, live: Mutex::new(None) })
+        Ok(Self { endpoints, join, address, options, queues, timeout, live: Mutex::new(None) })
     }
 
     /// How long a call waits that does not say, in seconds.
@@ -90,8 +116,8 @@ impl Client {
 
     /// Where the scheduler is looked for.
     #[getter]
-    fn address(&self) -> String {
-        self.endpoints.client()
+    fn address(&self) -> &str {
+        &self.address
     }
 
     /// Who submits.

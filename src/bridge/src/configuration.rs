@@ -33,6 +33,8 @@ pub(crate) fn config<'py>(
     dict.set_item("runtime_dir", text(&runtime_dir(&data_dir).map_err(wrong)?))?;
     dict.set_item("data_dir", text(&data_dir))?;
     dict.set_item("log_dir", text(&config.log_dir().map_err(wrong)?))?;
+    let join = &config.client.join;
+    dict.set_item("join", (!join.as_os_str().is_empty()).then(|| text(join)))?;
     dict.set_item("max_pixels", config.limits.max_pixels)?;
     dict.set_item("timeout_s", config.client.timeout_ms as f64 / 1_000.0)?;
     dict.set_item("queues", PyList::new(py, config.queues.keys())?)?;

@@ -66,7 +66,7 @@ mod _native {
     #[pyfunction]
     fn bundle_name(py: Python<'_>, path: std::path::PathBuf) -> PyResult<String> {
         let found = lamagrid_node::settings::joined(&path);
-        let named = found.map(|(_, certificate)| certificate.name);
+        let named = found.map(|bundle| bundle.certificate.name);
         named.map_err(|error| crate::errors::invalid(py, &error.to_string()))
     }
 

@@ -83,7 +83,7 @@ impl NodeSession {
             None => (None, data_dir),
             Some(path) => {
                 let refused = |error: SettingsError| errors::invalid(py, &error.to_string());
-                let (bundle, _) = joined(&path).map_err(refused)?;
+                let bundle = joined(&path).map_err(refused)?;
                 (Some(Arc::new(bundle)), sockets_of(&data_dir, &name).map_err(refused)?)
             }
         };

@@ -2,15 +2,15 @@
 //!
 //! Does not: ask who owns a task; whoever runs this may read the data directory.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use serde::Serialize;
 use tokio::runtime::Runtime;
 
 use lamagrid_client::{
-    AdminReply, AdminRequest, CancelTask, ClientError, DrainNode, Endpoints, ListTasks, Page, PauseQueue,
-    Purge, RetryTask, Story, TellStory,
+    AdminReply, AdminRequest, CancelTask, ClientError, DrainNode, ListTasks, Page, PauseQueue, Purge, Reach,
+    RetryTask, Story, TellStory,
 };
 use lamagrid_config::Config;
 use lamagrid_domain::{Failure, FailureKind, NodeName, QueueName, Status, TaskId};
@@ -18,7 +18,7 @@ use lamagrid_domain::{Failure, FailureKind, NodeName, QueueName, Status, TaskId}
 use crate::Answer;
 use crate::args::{ListArgs, PurgeArgs};
 use crate::error::{CliError, REFUSED};
-use crate::grid::PATIENCE;
+use crate::grid::{PATIENCE, reach};
 use crate::output::{Format, Show};
 use crate::story::{StoryView, TaskLines};
 use crate::units;
@@ -26,23 +26,20 @@ use crate::units;
 /// The scheduler of the configured data directory, and how to answer.
 pub(crate) struct Admin {
     data_dir: PathBuf,
-    endpoints: Endpoints,
+    reach: Reach,
     /// For all questions of one command.
     runtime: Runtime,
     format: Format,
 }
 
 impl Admin {
-    pub(crate) fn new(config: &Config, format: Format) -> Result<Self, CliError> {
-        let data_dir = config.data_dir()?;
-        let endpoints = Endpoints::new(lamagrid_config::runtime_dir(&data_dir)?);
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(CliError::Runtime)?;
-        Ok(Self { data_dir, endpoints, runtime, format })
+    pub(crate) fn new(config: &Config, join: Option<&Path>, format: Format) -> Result<Self, CliError> {
+        let (runtime, reach) = reach(config, join)?;
+        Ok(Self { data_dir: config.data_dir()?, reach, runtime, format })
     }
 
     fn ask(&self, request: impl Into<AdminRequest>) -> Result<AdminReply, CliError> {
-        let asked = lamagrid_client::admin(&self.endpoints, &self.data_dir, request, PATIENCE);
+        let asked = lamagrid_client::admin(&self.reach, &self.data_dir, request, PATIENCE);
         Ok(self.runtime.block_on(asked)?)
     }
 

@@ -13,7 +13,7 @@ use rcgen::{
 };
 use serde::Serialize;
 
-use lamagrid_domain::QueueName;
+use lamagrid_domain::{Owner, QueueName};
 use lamagrid_scheduler::certs::{Certs, CertsError, Issued, write_private};
 use lamagrid_wire::gate::{Bundle, Certificate, PeerRole, SCHEDULER_NAME, check_name};
 
@@ -48,6 +48,8 @@ pub(crate) enum CertificateError {
     Unknown(String),
     #[error("the name {0} was revoked, and so would be what is issued now: choose another one")]
     Revoked(String),
+    #[error("the name {} is for the programs of the scheduler's own host: choose another", Owner::LOCAL)]
+    Local,
     #[error("{0}")]
     Name(String),
     #[error("--queue is for certificates of the role node")]
@@ -164,6 +166,9 @@ impl Desk {
             return Err(CertificateError::Queues.into());
         }
         check_name(&args.name).map_err(CertificateError::Name)?;
+        if args.name == Owner::LOCAL {
+            return Err(CertificateError::Local.into());
+        }
         let mut issued = self.certs.issued().map_err(CertificateError::from)?;
         if issued.iter().any(|each| each.name == args.name && each.revoked) {
             return Err(CertificateError::Revoked(args.name.clone()).into());

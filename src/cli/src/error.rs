@@ -6,8 +6,9 @@ use std::error::Error;
 use std::io;
 use std::path::PathBuf;
 
-use lamagrid_client::ClientError;
+use lamagrid_client::{ClientError, ReachError};
 use lamagrid_config::ConfigError;
+use lamagrid_domain::FailureKind;
 use lamagrid_logs::LogError;
 use lamagrid_scheduler::SchedulerError;
 
@@ -33,6 +34,10 @@ pub(crate) enum CliError {
     Client(#[from] ClientError),
     #[error(transparent)]
     Scheduler(Box<SchedulerError>),
+    #[error(transparent)]
+    Reach(#[from] ReachError),
+    #[error("--join asks the scheduler of another host, and `lamagrid {0}` is about this one: leave it out")]
+    Join(&'static str),
     #[error("a file is given twice: `{}` and, with --config, `{}`; leave one out", file.display(), config.display())]
     TwoFiles { file: PathBuf, config: PathBuf },
     #[error(transparent)]
@@ -68,7 +73,8 @@ impl CliError {
             Self::Client(ClientError::Unknown { .. }) => REFUSED,
             Self::Client(error) => error.kind().exit_code(),
             Self::Scheduler(_) | Self::Certificate(_) | Self::Runtime(_) => REFUSED,
-            Self::TwoFiles { .. } => USAGE,
+            Self::Reach(_) => FailureKind::InvalidInput.exit_code(),
+            Self::TwoFiles { .. } | Self::Join(_) => USAGE,
         }
     }
 

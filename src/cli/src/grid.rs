@@ -2,10 +2,12 @@
 //!
 //! Does not: change anything; [`crate::admin`] does.
 
+use std::path::Path;
 use std::time::Duration;
 
-use lamagrid_client::{Client, ClientError, ClientOptions, Endpoints};
+use lamagrid_client::{Client, ClientError, ClientOptions, Endpoints, Reach};
 use lamagrid_config::Config;
+use tokio::runtime::Runtime;
 
 use crate::Answer;
 use crate::error::CliError;
@@ -17,15 +19,15 @@ use crate::view::{NodeView, QueueView};
 pub(crate) const PATIENCE: Duration = Duration::from_millis(2_500);
 
 /// `lamagrid node list`
-pub(crate) fn node_list(config: &Config, format: Format) -> Result<Answer, CliError> {
-    let mut nodes = ask(config, async |client| client.survey(PATIENCE).await)?.nodes;
+pub(crate) fn node_list(config: &Config, join: Option<&Path>, format: Format) -> Result<Answer, CliError> {
+    let mut nodes = ask(config, join, async |client| client.survey(PATIENCE).await)?.nodes;
     nodes.sort_by(|a, b| a.info.name.cmp(&b.info.name));
     format.render(&nodes.into_iter().map(NodeView::from).collect::<Vec<_>>()).map(Answer::ok)
 }
 
 /// `lamagrid queue show`
-pub(crate) fn queue_show(config: &Config, format: Format) -> Result<Answer, CliError> {
-    let mut queues = ask(config, async |client| client.survey(PATIENCE).await)?.queues;
+pub(crate) fn queue_show(config: &Config, join: Option<&Path>, format: Format) -> Result<Answer, CliError> {
+    let mut queues = ask(config, join, async |client| client.survey(PATIENCE).await)?.queues;
     queues.sort_by(|a, b| a.queue.cmp(&b.queue));
     format.render(&queues.into_iter().map(QueueView::from).collect::<Vec<_>>()).map(Answer::ok)
 }
@@ -33,17 +35,30 @@ pub(crate) fn queue_show(config: &Config, format: Format) -> Result<Answer, CliE
 /// Asks the scheduler of the configured data directory, in a runtime that lives no longer than the question.
 fn ask<T>(
     config: &Config,
+    join: Option<&Path>,
     question: impl AsyncFnOnce(Client) -> Result<T, ClientError>,
 ) -> Result<T, CliError> {
-    let data_dir = config.data_dir()?;
-    let endpoints = Endpoints::new(lamagrid_config::runtime_dir(&data_dir)?);
+    let (runtime, reach) = reach(config, join)?;
     let options = ClientOptions {
+        owner: reach.owner().clone(),
         ping: Duration::from_millis(config.client.ping_ms),
         silence: Duration::from_millis(config.client.silence_ms),
-        data_dir: Some(data_dir),
-        ..ClientOptions::default() // the owner is every local program's
+        data_dir: Some(config.data_dir()?),
+        ..ClientOptions::default()
     };
+    Ok(runtime.block_on(async { question(Client::reaching(reach, options)).await })?)
+}
+
+/// The scheduler of the configured data directory, or of another host, and the runtime in which it is reached.
+pub(crate) fn reach(config: &Config, join: Option<&Path>) -> Result<(Runtime, Reach), CliError> {
+    let sockets = lamagrid_config::runtime_dir(&config.data_dir()?)?;
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(CliError::Runtime)?;
-    Ok(runtime.block_on(async { question(Client::new(&endpoints, options)).await })?)
+    let inside = runtime.enter();
+    let reach = match join {
+        None => Reach::near(&Endpoints::new(sockets)),
+        Some(bundle) => Reach::far(bundle, &sockets)?,
+    };
+    drop(inside);
+    Ok((runtime, reach))
 }

@@ -96,7 +96,18 @@ impl Answer {
 
 fn dispatch(cli: Cli, env: BTreeMap<String, String>) -> Result<Answer, CliError> {
     let place = Place { globals: &cli.globals, env };
-    let format = cli.globals.output;
+    let (format, join) = (cli.globals.output, cli.globals.join.as_deref());
+    let own = match &cli.noun {
+        Noun::Scheduler(_) => Some("scheduler"),
+        Noun::Config { .. } => Some("config"),
+        Noun::Certs { .. } => Some("certs"),
+        Noun::Task { .. } | Noun::Dead { .. } | Noun::Purge(_) | Noun::Node { .. } | Noun::Queue { .. } => {
+            None
+        }
+    };
+    if let (Some(noun), Some(_)) = (own, join) {
+        return Err(CliError::Join(noun));
+    }
     match cli.noun {
         Noun::Scheduler(options) => {
             scheduler::run(place.load(&options.set)?.config, options.lifeline).map(|()| Answer::default())
@@ -106,8 +117,8 @@ fn dispatch(cli: Cli, env: BTreeMap<String, String>) -> Result<Answer, CliError>
         }
         Noun::Config { verb: ConfigVerb::Check { file } } => configuration::check(&place, file, format),
         Noun::Config { verb: ConfigVerb::Default } => configuration::default(format),
-        Noun::Node { verb: NodeVerb::List } => grid::node_list(&place.load(&[])?.config, format),
-        Noun::Queue { verb: QueueVerb::Show } => grid::queue_show(&place.load(&[])?.config, format),
+        Noun::Node { verb: NodeVerb::List } => grid::node_list(&place.load(&[])?.config, join, format),
+        Noun::Queue { verb: QueueVerb::Show } => grid::queue_show(&place.load(&[])?.config, join, format),
         Noun::Task { verb } => {
             let admin = place.admin()?;
             match verb {
@@ -152,7 +163,7 @@ struct Place<'a> {
 impl Place<'_> {
     /// Who asks the scheduler of the configured data directory.
     fn admin(&self) -> Result<Admin, CliError> {
-        Admin::new(&self.load(&[])?.config, self.globals.output)
+        Admin::new(&self.load(&[])?.config, self.globals.join.as_deref(), self.globals.output)
     }
 
     /// The configuration, with `set` and the global flags as its strongest layer.

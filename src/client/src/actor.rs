@@ -23,13 +23,13 @@ use lamagrid_domain::{Failure, FailureKind, TaskId};
 use lamagrid_wire::SocketError;
 use lamagrid_wire::link::Link;
 use lamagrid_wire::message::Ping;
-use lamagrid_wire::spool::SpoolError;
 
 use crate::asks::{Ask, Asks};
 use crate::backoff::Backoff;
 use crate::error::ClientError;
 use crate::follow::Follow;
 use crate::options::ClientOptions;
+use crate::reach::Reach;
 use crate::task::Prepared;
 use crate::tracked::{Phase, Stage, Tracked};
 
@@ -68,7 +68,7 @@ pub(crate) enum Connection {
 struct Written {
     id: TaskId,
     round: u64,
-    result: Result<(), SpoolError>,
+    result: Result<(), Failure>,
 }
 
 /// Why the actor's loop goes on without its connection.
@@ -81,6 +81,7 @@ enum Lost {
 
 #[derive(Debug)]
 pub(crate) struct Actor {
+    reach: Reach,
     address: String,
     options: ClientOptions,
     commands: mpsc::Receiver<Command>,
@@ -98,13 +99,14 @@ pub(crate) struct Actor {
 
 impl Actor {
     pub(crate) fn new(
-        address: String,
+        reach: Reach,
         options: ClientOptions,
         commands: mpsc::Receiver<Command>,
         connection: watch::Sender<Connection>,
     ) -> Self {
         Self {
-            address,
+            address: reach.endpoints().client(),
+            reach,
             options,
             commands,
             connection,
@@ -141,13 +143,20 @@ impl Actor {
                 }
             };
             let Lost::Link(reason) = lost else { return };
+            if let Some(refusal) = self.reach.refusal() {
+                self.give_up(&refusal);
+            }
             let was_up = matches!(
                 self.connection.send_replace(Connection::Down { reason: reason.clone() }),
                 Connection::Up | Connection::Idle
             );
             // Without anybody who waits it is no trouble, such as at the end of a launcher that stops its scheduler.
             if was_up && self.has_work() {
-                tracing::warn!(address = %self.address, reason, "the scheduler does not answer; trying again");
+                tracing::warn!(
+                    address = self.reach.address(),
+                    reason,
+                    "the scheduler does not answer; trying again"
+                );
             }
             self.prune();
             let pause = self.backoff.pause();

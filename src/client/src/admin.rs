@@ -1,18 +1,19 @@
-//! One question on the `admin` channel, which only programs of this host and user reach.
+//! One question on the `admin` channel, which programs of this host and user reach, and certificates of the role admin.
 //!
 //! Does not: keep a connection, or ask again; a person asks again.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use lamagrid_wire::SocketError;
 use lamagrid_wire::message::{AdminReply, AdminRequest, Message};
 use lamagrid_wire::request::Requester;
-use lamagrid_wire::{Endpoints, SocketError};
 
 use crate::actor::is_absent;
 use crate::error::ClientError;
+use crate::reach::Reach;
 
-/// Asks the scheduler behind `endpoints`, whose data directory is `data_dir`.
+/// Asks a scheduler; `data_dir` is that of one of this host.
 ///
 /// # Errors
 /// [`ClientError::Refused`], [`ClientError::Unknown`], [`ClientError::NoScheduler`]; [`ClientError::Failed`] if the two
@@ -21,21 +22,23 @@ use crate::error::ClientError;
 /// # Cancel safety
 /// The request may or may not have been carried out.
 pub async fn admin(
-    endpoints: &Endpoints,
+    reach: &Reach,
     data_dir: &Path,
     request: impl Into<AdminRequest>,
     patience: Duration,
 ) -> Result<AdminReply, ClientError> {
     let request = request.into();
-    let address = endpoints.admin();
+    let address = reach.endpoints().admin();
     let frame = request.to_frame(Vec::new()).map_err(|error| lamagrid_wire::router::fault(&error).failure)?;
     let until = Instant::now() + patience;
     let mut requester = Requester::new(&*address);
-    let absent = |reason: String| ClientError::NoScheduler {
-        address: address.clone(),
-        reason,
-        waited: patience,
-        data_dir: Some(data_dir.to_path_buf()),
+    let absent = |reason: String| {
+        reach.refusal().unwrap_or_else(|| ClientError::NoScheduler {
+            address: reach.address_of(address.clone()),
+            reason,
+            waited: patience,
+            hint: reach.hint(Some(data_dir)),
+        })
     };
     // A scheduler that restarts is back before a person's patience ends.
     while is_absent(&address) {

@@ -14,6 +14,7 @@ use crate::error::ClientError;
 use crate::follow::Follow;
 use crate::options::ClientOptions;
 use crate::outcome::Outcome;
+use crate::reach::Reach;
 use crate::task::{NewTask, Prepared};
 use crate::tracked::Phase;
 
@@ -27,6 +28,8 @@ const COMMANDS: usize = 256;
 #[derive(Debug, Clone)]
 pub struct Client {
     address: String,
+    /// What to do while nobody answers there.
+    hint: String,
     options: ClientOptions,
     commands: mpsc::Sender<Command>,
     connection: watch::Receiver<Connection>,
@@ -39,11 +42,21 @@ impl Client {
     /// Outside a tokio runtime.
     #[must_use]
     pub fn new(endpoints: &Endpoints, options: ClientOptions) -> Self {
+        Self::reaching(Reach::near(endpoints), options)
+    }
+
+    /// A client of a scheduler of this host or another.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    #[must_use]
+    pub fn reaching(reach: Reach, options: ClientOptions) -> Self {
         let (commands, receiver) = mpsc::channel(COMMANDS);
         let (connection_tx, connection) = watch::channel(Connection::Idle);
-        let address = endpoints.client();
-        tokio::spawn(Actor::new(address.clone(), options.clone(), receiver, connection_tx).run());
-        Self { address, options, commands, connection }
+        let address = reach.address();
+        let hint = reach.hint(options.data_dir.as_deref());
+        tokio::spawn(Actor::new(reach, options.clone(), receiver, connection_tx).run());
+        Self { address, hint, options, commands, connection }
     }
 
     /// Who this client submits as.
@@ -207,7 +220,7 @@ impl Client {
                         Connection::Idle | Connection::Up => "the connection was not made in time".to_owned(),
                     },
                     waited: patience,
-                    data_dir: self.options.data_dir.clone(),
+                    hint: self.hint.clone(),
                 },
             });
         };

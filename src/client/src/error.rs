@@ -1,10 +1,10 @@
 //! Why a client's call gave nothing, in words for the person who made it.
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use lamagrid_domain::{Failure, FailureKind, TaskId};
+use lamagrid_wire::gate::BlobError;
 use lamagrid_wire::spool::SpoolError;
 
 /// Why a call of a [`crate::Client`] gave nothing.
@@ -33,8 +33,8 @@ pub enum ClientError {
     },
     /// Nobody answered at the scheduler's address in all the time that the caller gave.
     #[error(
-        "no scheduler answered at {address} within {:.1} s ({reason}); is the scheduler running? start it with: {}",
-        waited.as_secs_f64(), start_command(data_dir.as_deref())
+        "no scheduler answered at {address} within {:.1} s ({reason}); {hint}",
+        waited.as_secs_f64()
     )]
     NoScheduler {
         /// Where it was looked for.
@@ -43,8 +43,16 @@ pub enum ClientError {
         reason: String,
         /// The caller's limit.
         waited: Duration,
-        /// The data directory that the scheduler would have.
-        data_dir: Option<PathBuf>,
+        /// What to do about it.
+        hint: String,
+    },
+    /// The scheduler's gate does not let this host in.
+    #[error("the scheduler at {address} does not let this host in: {reason}")]
+    NotAdmitted {
+        /// `host:port`
+        address: String,
+        /// What it said.
+        reason: String,
     },
     /// The scheduler has no such task for this owner.
     #[error("{}", unknown(*id, *expired))]
@@ -62,6 +70,14 @@ pub enum ClientError {
         /// What the spool said.
         source: Arc<SpoolError>,
     },
+    /// The outcome came, and its result did not from the scheduler's host.
+    #[error("the result of task {id} cannot be fetched: {source}")]
+    Fetch {
+        /// Which task.
+        id: TaskId,
+        /// Why.
+        source: BlobError,
+    },
     /// The client's own task is gone: its runtime was shut down.
     #[error("this client was shut down; make a new one")]
     Closed,
@@ -74,7 +90,8 @@ impl ClientError {
         match self {
             Self::Failed(failure) | Self::Refused { failure, .. } => failure.kind,
             Self::Timeout { .. } => FailureKind::DeadlineExceeded,
-            Self::NoScheduler { .. } => FailureKind::Disconnected,
+            Self::NoScheduler { .. } | Self::NotAdmitted { .. } => FailureKind::Disconnected,
+            Self::Fetch { source, .. } => source.kind(),
             Self::Unknown { .. } => FailureKind::InvalidInput,
             Self::Result { source, .. } if source.is_disk_full() => FailureKind::DiskFull,
             Self::Result { .. } | Self::Closed => FailureKind::Internal,
@@ -87,13 +104,6 @@ fn waiting(queue_len: u64, wait: Option<Duration>) -> String {
         (0, None) => String::new(),
         (len, None) => format!(" ({len} tasks wait)"),
         (len, Some(wait)) => format!(" ({len} tasks wait; expected wait {:.0} s)", wait.as_secs_f64().ceil()),
-    }
-}
-
-fn start_command(data_dir: Option<&Path>) -> String {
-    match data_dir {
-        Some(dir) => format!("lamagrid scheduler --data-dir {}", dir.display()),
-        None => "lamagrid scheduler".to_owned(),
     }
 }
 

@@ -19,6 +19,7 @@ mod error;
 mod follow;
 mod options;
 mod outcome;
+mod reach;
 mod task;
 mod tracked;
 
@@ -26,8 +27,9 @@ pub use admin::admin;
 pub use client::Client;
 pub use error::ClientError;
 pub use follow::{Follow, TaskEvent};
-pub use options::{ClientOptions, local_owner};
+pub use options::ClientOptions;
 pub use outcome::{Outcome, TaskResult};
+pub use reach::{Reach, ReachError};
 pub use task::{Input, NewTask};
 
 // What the functions above give and take, so that callers need not name the wire.

@@ -25,7 +25,7 @@ pub struct ClientOptions {
 impl Default for ClientOptions {
     fn default() -> Self {
         Self {
-            owner: local_owner(),
+            owner: Owner::local(),
             ping: Duration::from_secs(1),
             silence: Duration::from_secs(3), // three pings
             data_dir: None,
@@ -33,12 +33,4 @@ impl Default for ClientOptions {
             max_bytes: 2 << 30, // five pictures of 100 megapixels with their masks, as arrays
         }
     }
-}
-
-/// The owner of everything that comes through the sockets of one's own user.
-///
-/// The socket directory admits one user only, so that all of that user's programs may see the same tasks.
-#[must_use]
-pub fn local_owner() -> Owner {
-    "local".parse().expect("five letters are an owner")
 }

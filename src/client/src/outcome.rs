@@ -6,62 +6,82 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use lamagrid_domain::{BlobMeta, Failure, FailureKind, Role, Status, TaskId};
+use lamagrid_wire::gate::{BlobError, Blobs};
 use lamagrid_wire::message::TaskInfo;
 use lamagrid_wire::spool::{BlobName, Spool, SpoolError};
 
 use crate::error::ClientError;
 
-/// What a node made. The bytes may still lie in the spool, and are checked against their length and hash when
+/// What a node made. The bytes may still lie in the spool, of this host or another, and are checked against their length and hash when
 /// they are read.
 #[derive(Debug, Clone)]
 pub struct TaskResult {
     /// Length, hash and form.
     pub meta: BlobMeta,
     id: TaskId,
-    inline: Option<Bytes>,
-    spool: Arc<Path>,
+    place: Place,
+}
+
+/// Where the bytes of a result are.
+#[derive(Debug, Clone)]
+pub(crate) enum Place {
+    /// They came along.
+    Inline(Bytes),
+    /// In the spool of this host.
+    Spool(Arc<Path>),
+    /// In that of another.
+    Far(Blobs),
 }
 
 impl TaskResult {
-    /// The bytes. Blocks while it reads a file.
+    /// The bytes. Blocks while it reads a file, or fetches one.
     ///
     /// # Errors
-    /// [`ClientError::Result`].
+    /// [`ClientError::Result`], [`ClientError::Fetch`].
     pub fn read(&self) -> Result<Bytes, ClientError> {
-        let read = match &self.inline {
-            Some(bytes) => self.check_inline(bytes).map(|()| bytes.clone()),
-            None => Spool::new(self.spool.to_path_buf())
-                .get(self.id, BlobName::Role(Role::Result), &self.meta)
-                .map(Bytes::from),
-        };
-        read.map_err(|source| self.unreadable(source))
+        let name = BlobName::Role(Role::Result);
+        match &self.place {
+            Place::Inline(bytes) => self.check(bytes).map(|()| bytes.clone()),
+            Place::Spool(spool) => {
+                Spool::new(spool.to_path_buf()).get(self.id, name, &self.meta).map(Bytes::from)
+            }
+            Place::Far(blobs) => {
+                let bytes = blobs.fetch(self.id, self.meta.len).map_err(|source| self.unfetched(source))?;
+                self.check(&bytes).map(|()| bytes.into())
+            }
+        }
+        .map_err(|source| self.unreadable(source))
     }
 
     /// Writes the bytes to memory of the caller's, which is of the length that [`TaskResult::meta`] says. Blocks
-    /// while it reads a file.
+    /// while it reads a file, or fetches one.
     ///
     /// # Errors
-    /// [`ClientError::Result`]; then `out` holds anything.
+    /// [`ClientError::Result`], [`ClientError::Fetch`]; then `out` holds anything.
     pub fn read_into(&self, out: &mut [u8]) -> Result<(), ClientError> {
-        let read = match &self.inline {
-            Some(bytes) => self.check_inline(bytes).and_then(|()| {
+        let name = BlobName::Role(Role::Result);
+        match &self.place {
+            Place::Inline(bytes) => self.check(bytes).and_then(|()| {
                 if out.len() != bytes.len() {
                     return Err(mismatch("its length differs"));
                 }
                 out.copy_from_slice(bytes);
                 Ok(())
             }),
-            None => Spool::new(self.spool.to_path_buf()).get_into(
-                self.id,
-                BlobName::Role(Role::Result),
-                &self.meta,
-                out,
-            ),
-        };
-        read.map_err(|source| self.unreadable(source))
+            Place::Spool(spool) => Spool::new(spool.to_path_buf()).get_into(self.id, name, &self.meta, out),
+            Place::Far(blobs) => {
+                blobs.fetch_into(self.id, out).map_err(|source| self.unfetched(source))?;
+                self.check(out)
+            }
+        }
+        .map_err(|source| self.unreadable(source))
     }
 
-    fn check_inline(&self, bytes: &[u8]) -> Result<(), SpoolError> {
+    fn unfetched(&self, source: BlobError) -> ClientError {
+        ClientError::Fetch { id: self.id, source }
+    }
+
+    fn check(&self, bytes: &[u8]) -> Result<(), SpoolError> {
         if bytes.len() as u64 != self.meta.len {
             return Err(mismatch("its length differs"));
         }
@@ -115,22 +135,17 @@ impl Outcome {
 pub(crate) struct Ended {
     pub(crate) task: TaskInfo,
     pub(crate) result: Option<BlobMeta>,
-    pub(crate) inline: Option<Bytes>,
-    pub(crate) spool: Arc<Path>,
+    pub(crate) place: Place,
 }
 
 impl Ended {
     pub(crate) fn outcome(&self) -> Outcome {
-        let result = self.result.clone().map(|meta| TaskResult {
-            meta,
-            id: self.task.id,
-            inline: self.inline.clone(),
-            spool: Arc::clone(&self.spool),
-        });
+        let result =
+            self.result.clone().map(|meta| TaskResult { meta, id: self.task.id, place: self.place.clone() });
         Outcome { task: self.task.clone(), result }
     }
 }
 
 fn mismatch(what: &'static str) -> SpoolError {
-    SpoolError::Mismatch { path: "in the message".into(), what }
+    SpoolError::Mismatch { path: "that came".into(), what }
 }

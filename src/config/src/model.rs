@@ -178,6 +178,8 @@ pub struct ModelConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ClientConfig {
+    /// The bundle by which a scheduler of another host is reached; empty for one of this host.
+    pub join: PathBuf,
     /// A caller waits this long for a result.
     pub timeout_ms: u64,
     /// Time between two signs of life.

@@ -180,6 +180,7 @@ pub(crate) const KEYS: &[Key] = &[
     other(&["models", NAME, "path"], Kind::RequiredPath, "\"/srv/models/my-lama.pt\""),
     other(&["models", NAME, "queue"], Kind::QueueName, "\"gpu\""),
     integer(&["models", NAME, "pad_modulo"], 1, 1024, "8"),
+    other(&["client", "join"], Kind::Path, "\"/etc/lamagrid/web-1.bundle\""),
     integer(&["client", "timeout_ms"], 1, DAY_MS, "600000"),
     integer(&["client", "ping_ms"], 10, 60_000, "1000"),
     integer(&["client", "silence_ms"], 50, 600_000, "3000"),

@@ -110,6 +110,18 @@ impl QueueName {
     }
 }
 
+impl Owner {
+    /// What the owner of everything that comes through the sockets of one's own user is called.
+    pub const LOCAL: &str = "local";
+
+    /// That owner: the socket directory admits one user only, so that all of that user's programs may see the same
+    /// tasks. No certificate has its name.
+    #[must_use]
+    pub fn local() -> Self {
+        Self::LOCAL.parse().expect("five letters are an owner")
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use lamagrid_config::{Config, ConfigError, Device, process_env, runtime_dir};
 use lamagrid_domain::{ModelName, ModelOffer, NameError, NodeName, QueueName};
 use lamagrid_wire::Endpoints;
-use lamagrid_wire::gate::{Bundle, Certificate, PeerRole};
+use lamagrid_wire::gate::{Bundle, BundleError, PeerRole};
 
 use crate::flags::{BackendChoice, Flags};
 use crate::weights::{LAMA as LAMA_FILE, MANGA_INPAINTOR, MANGA_LINE, Weights};
@@ -51,13 +51,16 @@ pub enum SettingsError {
         /// What was given.
         text: String,
     },
-    /// `--join` names no bundle.
-    #[error("--join {path}: {reason}")]
-    Join {
-        /// What was given.
+    /// `--join` names no bundle of a node.
+    #[error("--join {0}")]
+    Join(#[from] BundleError),
+    /// There is no place for the sockets that lead to another host.
+    #[error("cannot make {path}: {source}")]
+    Sockets {
+        /// Which directory.
         path: PathBuf,
-        /// What is wrong with it.
-        reason: String,
+        /// What came back.
+        source: std::io::Error,
     },
     /// A path cannot be made absolute.
     #[error("--model {text}: {source}")]
@@ -152,7 +155,7 @@ impl Settings {
         let bundle = flags.join.as_deref().map(joined).transpose()?;
         let name: NodeName = match (&flags.name, &bundle) {
             (Some(name), _) => name.parse()?,
-            (None, Some((_, certificate))) => certificate.name.parse()?,
+            (None, Some(bundle)) => bundle.certificate.name.parse()?,
             (None, None) => config.node.display_name().parse()?,
         };
         let sockets = match bundle {
@@ -167,7 +170,7 @@ impl Settings {
         let models = plan(flags, &config)?;
         Ok(Self {
             endpoints: Endpoints::new(runtime_dir(&sockets)?),
-            bundle: bundle.map(|(bundle, _)| Arc::new(bundle)),
+            bundle: bundle.map(Arc::new),
             log_dir: config.log_dir()?,
             name,
             devices: if devices.is_empty() { vec![config.node.device] } else { devices },
@@ -199,33 +202,23 @@ impl Settings {
     }
 }
 
-/// The bundle of a node, and who that is.
+/// The bundle of a node.
 ///
 /// # Errors
 /// [`SettingsError::Join`].
-pub fn joined(path: &Path) -> Result<(Bundle, Certificate), SettingsError> {
-    let wrong = |reason: String| SettingsError::Join { path: path.to_owned(), reason };
-    let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
-    let bundle = Bundle::parse(&text).map_err(|error| wrong(error.to_string()))?;
-    let certificate = bundle.credentials.certificate().map_err(|error| wrong(error.to_string()))?;
-    if certificate.role != PeerRole::Node {
-        return Err(wrong(format!(
-            "it is for a {}, and this is a node: issue one with --role node",
-            certificate.role
-        )));
-    }
-    Ok((bundle, certificate))
+pub fn joined(path: &Path) -> Result<Bundle, SettingsError> {
+    Ok(Bundle::read(path, &[PeerRole::Node])?)
 }
 
 /// What tells the sockets of a node that joined a scheduler of another host: nobody else reaches that through them.
 ///
 /// # Errors
-/// [`SettingsError::Join`] if it cannot be made.
+/// [`SettingsError::Sockets`] if it cannot be made.
 pub fn sockets_of(data_dir: &Path, name: &NodeName) -> Result<PathBuf, SettingsError> {
     let dir = data_dir.join("joined").join(name.as_str());
     match std::fs::create_dir_all(&dir) {
         Ok(()) => Ok(dir),
-        Err(error) => Err(SettingsError::Join { path: dir, reason: error.to_string() }),
+        Err(source) => Err(SettingsError::Sockets { path: dir, source }),
     }
 }
 

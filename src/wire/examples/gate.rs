@@ -21,7 +21,7 @@ use authority::Authority;
 use lamagrid_domain::{LeaseToken, Role, TaskId};
 use lamagrid_wire::Endpoints;
 use lamagrid_wire::frame::Frame;
-use lamagrid_wire::gate::{Blobs, Dialler, Gate, Grant, PeerRole, Registry};
+use lamagrid_wire::gate::{Blobs, Dialler, Gate, Grant, PeerRole, Registry, Ticket};
 use lamagrid_wire::link::Link;
 use lamagrid_wire::message::{ClientReply, ClientRequest, Message, Ping, Pong};
 use lamagrid_wire::router::{Incoming, Peers, Router};
@@ -162,7 +162,8 @@ fn main() {
         let task = TaskId::from_bytes([megabytes as u8; 16]);
         let bytes = vec![7; megabytes * 1_000_000];
         spool.put(task, BlobName::Role(Role::Image), &bytes).unwrap();
-        registry.grant(token, Grant { certificate: "gpu-1".into(), task, max_bytes: u64::MAX });
+        registry
+            .grant(Ticket::Attempt(token), Grant { certificate: "gpu-1".into(), task, max_bytes: u64::MAX });
         let (mut get, mut put, mut alone) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..rounds {
             alone.push(rate(megabytes, || raw.get(bytes.len())));

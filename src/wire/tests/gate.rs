@@ -7,12 +7,16 @@ mod authority;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use authority::Authority;
 use lamagrid_domain::{FailureKind, LeaseToken, Role, TaskId};
 use lamagrid_wire::frame::Frame;
-use lamagrid_wire::gate::{BlobError, Blobs, Credentials, Dialler, Gate, Grant, Origin, PeerRole, Registry};
+use lamagrid_wire::gate::{
+    BlobError, Blobs, Credentials, Dialler, Gate, Grant, Origin, PeerRole, Registry, Ticket,
+};
 use lamagrid_wire::link::Link;
 use lamagrid_wire::message::{ClientReply, ClientRequest, Message, Ping, Pong};
 use lamagrid_wire::request::Requester;
@@ -20,8 +24,8 @@ use lamagrid_wire::router::{Incoming, PeerId, Peers, Router};
 use lamagrid_wire::spool::{BlobName, Spool};
 use lamagrid_wire::{Endpoints, LaneReceiver, LaneSender, SocketError};
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 
 const SOON: Duration = Duration::from_secs(5);
 
@@ -206,7 +210,8 @@ async fn blobs_go_to_whom_they_were_granted() {
     let (task, token) = (TaskId::from_bytes([1; 16]), LeaseToken::from_bytes([2; 16]));
     let image = vec![7; 3_000_000];
     host.spool.put(task, BlobName::Role(Role::Image), &image).unwrap();
-    host.registry.grant(token, Grant { certificate: "gpu-1".into(), task, max_bytes: 2_000_000 });
+    host.registry
+        .grant(Ticket::Attempt(token), Grant { certificate: "gpu-1".into(), task, max_bytes: 2_000_000 });
     let dir = TempDir::new().unwrap();
     let of =
         |name: &str| host.dialler(&host.authority.issue(PeerRole::Node, name, 1), &dir.path().join(name));
@@ -228,21 +233,134 @@ async fn blobs_go_to_whom_they_were_granted() {
     put(&mine, token, vec![9; 1_500_000]).await.unwrap().unwrap();
     let (_, len) = host.spool.reader(task, BlobName::Attempt(token)).unwrap();
     assert_eq!(len, 1_500_000);
+    // All at once: what is not granted is asked for again for a while, in case it soon is.
     for (refused, text) in [
-        (get(&mine, token, Role::Image, 5).await.unwrap(), "not of the announced length"),
-        (get(&mine, token, Role::Mask, 5).await.unwrap(), "cannot open"),
-        (get(&other, token, Role::Image, 3_000_000).await.unwrap(), "this attempt is not yours"),
-        (
-            get(&mine, LeaseToken::from_bytes([3; 16]), Role::Image, 5).await.unwrap(),
-            "this attempt is not yours",
-        ),
-        (put(&mine, token, vec![9; 2_000_001]).await.unwrap(), "2000000 are allowed"),
+        (get(&mine, token, Role::Image, 5), "not of the announced length"),
+        (get(&mine, token, Role::Mask, 5), "cannot open"),
+        (get(&other, token, Role::Image, 3_000_000), "this blob is not yours"),
+        (get(&mine, LeaseToken::from_bytes([3; 16]), Role::Image, 5), "this blob is not yours"),
+        (put(&mine, token, vec![9; 2_000_001]), "2000000 are allowed"),
     ] {
-        let error = refused.unwrap_err().to_string();
+        let error = refused.await.unwrap().unwrap_err().to_string();
         assert!(error.contains(text), "{error}");
     }
     host.registry.withdraw(task);
     assert!(get(&mine, token, Role::Image, 3_000_000).await.unwrap().is_err());
+}
+
+/// X8: an owner on another host brings what was asked for and fetches what it was told of, and nobody else does.
+#[tokio::test]
+async fn an_owner_brings_inputs_and_fetches_the_result() {
+    let host = Host::start().await;
+    let task = TaskId::from_bytes([4; 16]);
+    let of = |role, name: &str| {
+        let dir = TempDir::new().unwrap();
+        host.dialler(&host.authority.issue(role, name, 1), dir.path()).blobs()
+    };
+    let (mine, other, node) =
+        (of(PeerRole::Client, "web-1"), of(PeerRole::Client, "web-2"), of(PeerRole::Node, "web-1"));
+    let grant = |max_bytes| Grant { certificate: "web-1".into(), task, max_bytes };
+    host.registry.grant(Ticket::Inputs(task), grant(1_000_000));
+    let bring = |blobs: &Blobs, bytes: Vec<u8>| {
+        let blobs = blobs.clone();
+        tokio::task::spawn_blocking(move || blobs.bring(task, Role::Mask, &bytes))
+    };
+    bring(&mine, vec![5; 900_000]).await.unwrap().unwrap();
+    assert_eq!(host.spool.reader(task, BlobName::Role(Role::Mask)).unwrap().1, 900_000);
+    for (refused, text) in [
+        (bring(&mine, vec![5; 1_000_001]), "1000000 are allowed"),
+        (bring(&other, vec![6; 10]), "not yours"),
+        (bring(&node, vec![6; 10]), "role node does not open the channel blob"),
+    ] {
+        let error = refused.await.unwrap().unwrap_err().to_string();
+        assert!(error.contains(text), "{error}");
+    }
+    host.registry.withdraw_inputs(task);
+    assert!(bring(&mine, vec![7; 10]).await.unwrap().is_err(), "what was accepted stays as it is");
+    let result: Vec<u8> = (0..700_000).map(|n| (n % 251) as u8).collect();
+    host.spool.put(task, BlobName::Role(Role::Result), &result).unwrap();
+    host.registry.grant(Ticket::Result(task), grant(0));
+    let fetched = tokio::task::spawn_blocking(move || {
+        let mut out = vec![0; 700_000];
+        mine.fetch_into(task, &mut out).unwrap();
+        assert_eq!(mine.fetch(task, 700_000).unwrap(), out);
+        out
+    });
+    assert_eq!(fetched.await.unwrap(), result);
+    let theirs = tokio::task::spawn_blocking(move || other.fetch(task, 700_000));
+    assert!(theirs.await.unwrap().is_err());
+}
+
+/// A way to the gate that breaks: each connection carries so many bytes and then ends. Counts what it carried.
+async fn brittle(to: SocketAddr, limits: Vec<u64>) -> (SocketAddr, Arc<AtomicU64>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, carried) = (listener.local_addr().unwrap(), Arc::new(AtomicU64::new(0)));
+    let count = Arc::clone(&carried);
+    tokio::spawn(async move {
+        for limit in limits.into_iter().chain(std::iter::repeat(u64::MAX)) {
+            let (mut near, _) = listener.accept().await.unwrap();
+            let (mut far, count) = (TcpStream::connect(to).await.unwrap(), Arc::clone(&count));
+            tokio::spawn(async move {
+                let ((mut up, mut down), (mut back, mut forth)) = (near.split(), far.split());
+                let mut left = limit;
+                let mut carry = async |from: &mut (dyn AsyncRead + Unpin + Send),
+                                       to: &mut (dyn AsyncWrite + Unpin + Send),
+                                       chunk: &mut [u8]| {
+                    let n = from.read(chunk).await.unwrap_or(0) as u64;
+                    let n = n.min(left);
+                    left -= n;
+                    count.fetch_add(n, Ordering::Relaxed);
+                    n > 0 && to.write_all(&chunk[..n as usize]).await.is_ok()
+                };
+                let (mut out, mut home) = (vec![0; 1 << 16], vec![0; 1 << 16]);
+                loop {
+                    let goes_on = tokio::select! {
+                        ready = up.readable() => ready.is_ok() && carry(&mut up, &mut forth, &mut out).await,
+                        ready = back.readable() => ready.is_ok() && carry(&mut back, &mut down, &mut home).await,
+                    };
+                    if !goes_on {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    (address, carried)
+}
+
+/// After a cut a transfer goes on where it was: bytes go over the way about once.
+#[tokio::test]
+async fn a_transfer_goes_on_after_cuts() {
+    const LEN: usize = 6_000_000;
+    let host = Host::start().await;
+    let (task, token) = (TaskId::from_bytes([1; 16]), LeaseToken::from_bytes([2; 16]));
+    let bytes: Vec<u8> = (0..LEN).map(|n| (n % 253) as u8).collect();
+    host.spool.put(task, BlobName::Role(Role::Image), &bytes).unwrap();
+    host.registry.grant(
+        Ticket::Attempt(token),
+        Grant { certificate: "gpu-1".into(), task, max_bytes: 2 * LEN as u64 },
+    );
+    for put in [false, true] {
+        let (address, carried) = brittle(host.gate.address(), vec![2_000_000, 2_500_000]).await;
+        let dir = TempDir::new().unwrap();
+        let credentials = host.authority.issue(PeerRole::Node, "gpu-1", 1);
+        let blobs = Dialler::open(&credentials, &address.to_string(), dir.path()).unwrap().blobs();
+        let sent = bytes.clone();
+        let came = tokio::task::spawn_blocking(move || {
+            if put {
+                return blobs.put(token, &sent).map(|()| sent);
+            }
+            blobs.get(token, Role::Image, LEN as u64)
+        });
+        assert!(came.await.unwrap().unwrap() == bytes, "put: {put}");
+        let carried = carried.load(Ordering::Relaxed);
+        // What lay in buffers when a connection ended is sent again.
+        assert!(carried < LEN as u64 * 5 / 4, "put: {put}: {carried} bytes for {LEN}");
+    }
+    let (mut file, _) = host.spool.reader(task, BlobName::Attempt(token)).unwrap();
+    let mut stored = Vec::new();
+    std::io::Read::read_to_end(&mut file, &mut stored).unwrap();
+    assert!(stored == bytes);
 }
 
 /// What comes without TLS, with too much of it, or not at all, never reaches ZeroMQ; honest peers are served meanwhile.

@@ -23,7 +23,7 @@ fn from_nothing_to_a_bundle_that_names_its_holder() {
     let ran = certs(dir.path(), &words);
     assert_eq!((ran.code, ran.err.as_str()), (0, ""));
     assert!(ran.out.contains("lamagrid-node --join"), "{}", ran.out);
-    let bundle = Bundle::parse(&std::fs::read_to_string(&out).unwrap()).unwrap();
+    let bundle = Bundle::read(&out, &[]).unwrap();
     let certificate = bundle.credentials.certificate().unwrap();
     assert_eq!(bundle.scheduler, "10.0.0.5:8872");
     assert_eq!((certificate.role, certificate.name.as_str()), (PeerRole::Node, "gpu-1"));

@@ -44,6 +44,7 @@ fn a_line_is_a_noun_and_a_verb() {
         ("queue show", "Queue { verb: Show }"),
         ("queue show --output yaml", "InvalidValue"),
         ("queue show --data-dir=", "InvalidValue"),
+        ("queue show --data-dir /d --join b", "ArgumentConflict"),
         ("", "DisplayHelpOnMissingArgumentOrSubcommand"),
         ("task", "DisplayHelpOnMissingArgumentOrSubcommand"),
         ("nodes list", "InvalidSubcommand"),
@@ -69,7 +70,7 @@ fn global_flags_stand_anywhere() {
         let cli = Cli::try_parse_from(std::iter::once("lamagrid").chain(line.split(' '))).unwrap();
         assert_eq!(
             format!("{:?}", cli.globals),
-            r#"Globals { config: Some("c.toml"), data_dir: Some("/d"), output: Json }"#,
+            r#"Globals { config: Some("c.toml"), data_dir: Some("/d"), join: None, output: Json }"#,
             "{line}"
         );
     }

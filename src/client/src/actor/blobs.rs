@@ -1,4 +1,4 @@
-//! Inputs that go by reference: written into the spool on another thread.
+//! Inputs that go by reference: written into the spool, or brought to its host, on another thread.
 
 use lamagrid_domain::{Failure, TaskId};
 use lamagrid_wire::spool::{BlobName, Spool};
@@ -18,9 +18,16 @@ impl Actor {
         task.stage = Stage::Write;
         task.writing = true;
         task.round = round;
-        let spool = Spool::new(self.spool.to_path_buf());
+        let (spool, far) = (Spool::new(self.spool.to_path_buf()), self.reach.blobs());
         self.writers.spawn_blocking(move || {
-            let put = |input: &Input| spool.put(id, BlobName::Role(input.role), &input.bytes);
+            let put = |input: &Input| match &far {
+                None => spool
+                    .put(id, BlobName::Role(input.role), &input.bytes)
+                    .map_err(|error| Failure::new(error.kind(), error.to_string())),
+                Some(blobs) => blobs
+                    .bring(id, input.role, &input.bytes)
+                    .map_err(|error| Failure::new(error.kind(), error.to_string())),
+            };
             Written { id, round, result: prepared.inputs.iter().try_for_each(put) }
         });
     }
@@ -46,9 +53,7 @@ impl Actor {
                 task.stage = Stage::Submit;
                 self.asks.push(Ask::Task(id));
             }
-            Err(error) => {
-                self.end(id, Phase::Broken(Failure::new(error.kind(), error.to_string()).into()));
-            }
+            Err(failure) => self.end(id, Phase::Broken(failure.into())),
         }
     }
 }

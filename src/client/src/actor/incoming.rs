@@ -13,7 +13,7 @@ use lamagrid_wire::message::{ClientReply, Message, Outcome, Progress};
 use super::{Actor, Connection, FINISHED};
 use crate::asks::{Ask, Reply};
 use crate::error::ClientError;
-use crate::outcome::Ended;
+use crate::outcome::{Ended, Place};
 use crate::tracked::{Phase, Stage};
 
 impl Actor {
@@ -104,8 +104,12 @@ impl Actor {
         let id = task.id;
         self.asks.forget_task(id);
         if self.tasks.get(&id).is_some_and(|task| task.stage != Stage::Over) {
-            let spool = Arc::clone(&self.spool);
-            self.end(id, Phase::Ended(Arc::new(Ended { task, result, inline, spool })));
+            let place = match (inline, self.reach.blobs()) {
+                (Some(bytes), _) => Place::Inline(bytes),
+                (None, None) => Place::Spool(Arc::clone(&self.spool)),
+                (None, Some(blobs)) => Place::Far(blobs),
+            };
+            self.end(id, Phase::Ended(Arc::new(Ended { task, result, place })));
         }
     }
 
@@ -130,23 +134,34 @@ impl Actor {
     pub(super) fn on_fault(&mut self, failure: Failure) {
         tracing::warn!(%failure, "the scheduler did not understand a message");
         let error = ClientError::from(failure);
-        let incompatible = error.kind() == FailureKind::Incompatible;
+        if error.kind() == FailureKind::Incompatible {
+            return self.give_up(&error);
+        }
+        for id in self.fail_asks(&error) {
+            self.end(id, Phase::Broken(error.clone()));
+        }
+    }
+
+    /// Nothing that anybody waits for will come.
+    pub(super) fn give_up(&mut self, error: &ClientError) {
+        self.fail_asks(error);
+        let live = self.tasks.iter().filter(|(_, task)| task.stage != Stage::Over);
+        for id in live.map(|(id, _)| *id).collect::<Vec<TaskId>>() {
+            self.end(id, Phase::Broken(error.clone()));
+        }
+    }
+
+    /// Answers all requests that wait, and says which tasks they were about.
+    fn fail_asks(&mut self, error: &ClientError) -> Vec<TaskId> {
         let asks: Vec<Ask> = self.asks.drain().collect();
-        let mut lost: Vec<TaskId> = Vec::new();
+        let mut tasks = Vec::new();
         for ask in asks {
             match ask {
-                Ask::Task(id) => lost.push(id),
+                Ask::Task(id) => tasks.push(id),
                 other => other.fail(error.clone()),
             }
         }
-        if incompatible {
-            lost.extend(self.tasks.iter().filter(|(_, t)| t.stage != Stage::Over).map(|(id, _)| *id));
-            lost.sort_unstable();
-            lost.dedup();
-        }
-        for id in lost {
-            self.end(id, Phase::Broken(error.clone()));
-        }
+        tasks
     }
 
     pub(super) fn on_bad_frame(&mut self, error: &FrameError) {

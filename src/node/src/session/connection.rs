@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 
 use lamagrid_domain::{Failure, FailureKind, SessionId};
 use lamagrid_wire::frame::Frame;
+use lamagrid_wire::gate::Way;
 use lamagrid_wire::link::Link;
 use lamagrid_wire::message::{
     Action, Command, ControlReply, ControlRequest, Heartbeat, LaneMessage, Message, NodeEvent, Poll,
@@ -18,7 +19,6 @@ use lamagrid_wire::request::Requester;
 use lamagrid_wire::{Endpoints, EventPublisher, LaneReceiver, SocketError};
 
 use super::state::Shared;
-use super::way::Way;
 
 /// All sockets lie on this host: whoever does not take a connection in this time hangs.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(2);

@@ -214,13 +214,8 @@ impl Job {
     }
 }
 
-/// A broken connection is the network's trouble, and so repeated as such; what the gate says, it says of the task.
 fn blob_failure(error: BlobError) -> Failure {
-    let kind = match &error {
-        BlobError::Refused { kind, .. } => *kind,
-        BlobError::Broken { .. } => FailureKind::Disconnected,
-    };
-    Failure::new(kind, error.to_string())
+    Failure::new(error.kind(), error.to_string())
 }
 
 fn put_failure(error: &SpoolError) -> Failure {

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 
 use lamagrid_domain::{Failure, FailureKind, ModelName, NodeInfo};
 use lamagrid_wire::Endpoints;
-use lamagrid_wire::gate::Bundle;
+use lamagrid_wire::gate::{Bundle, Way};
 
 mod attempt;
 mod connection;
@@ -21,13 +21,11 @@ mod job;
 mod overdue;
 mod runner;
 mod state;
-mod way;
 
 pub(crate) use job::millis;
 pub use job::{Job, Output};
 pub(crate) use overdue::Overdue;
 use state::Shared;
-use way::Way;
 
 /// How long [`Session::close`] waits for its thread, which says goodbye within half of it.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
@@ -84,9 +82,10 @@ impl Session {
         let thread = std::thread::Builder::new().name("session".into()).spawn(move || {
             let run = std::panic::AssertUnwindSafe(|| {
                 runtime.block_on(async {
-                    let way = match Way::open(endpoints, bundle.as_deref()) {
-                        Ok(way) => way,
-                        Err(error) => {
+                    let way = match bundle.as_deref().map(|bundle| Way::far(endpoints.clone(), bundle)) {
+                        None => Way::near(endpoints),
+                        Some(Ok(way)) => way,
+                        Some(Err(error)) => {
                             return Some(Failure::new(FailureKind::InvalidInput, error.to_string()));
                         }
                     };

@@ -4,13 +4,13 @@ use std::time::{Duration, Instant};
 
 use lamagrid_domain::{Failure, FailureKind, SessionId};
 use lamagrid_wire::frame::FrameError;
+use lamagrid_wire::gate::Way;
 use lamagrid_wire::message::{ControlReply, ControlRequest, Goodbye, Message, Welcome};
 use lamagrid_wire::request::Requester;
 use lamagrid_wire::{Endpoints, SocketError};
 
 use super::connection::{self, Ended};
 use super::state::{Phase, Shared};
-use super::way::Way;
 use crate::backoff::Backoff;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);

@@ -10,14 +10,15 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::runtime::Runtime;
 
 use lamagrid_config::Config;
-use lamagrid_domain::{Failure, FailureKind, LeaseToken, SessionId, TaskId};
+use lamagrid_domain::{Failure, FailureKind, LeaseToken, Owner, SessionId, TaskId};
 use lamagrid_wire::Endpoints;
-use lamagrid_wire::gate::{Certificate, Credentials, Gate, Grant, Origin, Registry};
-use lamagrid_wire::message::{Hello, LaneAddress};
+use lamagrid_wire::gate::{Certificate, Credentials, Gate, Grant, Origin, Registry, Ticket};
+use lamagrid_wire::message::{ClientReply, ClientRequest, Hello, LaneAddress};
 use lamagrid_wire::router::PeerId;
 use lamagrid_wire::spool::Spool;
 
 use crate::certs::Certs;
+use crate::core::StoredTask;
 
 use super::SchedulerError;
 
@@ -38,6 +39,8 @@ pub(super) struct Gatekeeper {
     registry: Registry,
     /// Sessions of other hosts.
     sessions: HashMap<SessionId, Arc<Certificate>>,
+    /// What clients of other hosts offered and have no answer to yet: which task, and how many bytes.
+    offers: HashMap<(PeerId, u64), (TaskId, u64)>,
     max_result_bytes: u64,
     looked: Instant,
     mentioned: Option<Instant>,
@@ -45,12 +48,14 @@ pub(super) struct Gatekeeper {
 }
 
 impl Gatekeeper {
-    /// Opens the gate, if one is configured.
+    /// Opens the gate, if one is configured. Owners of results may have been told of them before this start, and not have
+    /// fetched them yet.
     pub(super) async fn open(
         config: &Config,
         data_dir: &Path,
         endpoints: &Endpoints,
         spool: &Spool,
+        owned: Vec<(TaskId, Owner)>,
     ) -> Result<Option<Self>, SchedulerError> {
         if config.gate.listen.is_empty() {
             return Ok(None);
@@ -78,11 +83,16 @@ impl Gatekeeper {
             certs,
             registry,
             sessions: HashMap::new(),
+            offers: HashMap::new(),
             max_result_bytes: config.limits.max_pixels.saturating_mul(RESULT_BYTES_PER_PIXEL),
             looked: Instant::now(),
             mentioned: None,
             runtime: Some(runtime),
         };
+        for (task, owner) in owned {
+            let grant = Grant { certificate: owner.as_str().to_owned(), task, max_bytes: 0 };
+            keeper.registry.grant(Ticket::Result(task), grant);
+        }
         keeper.look();
         Ok(Some(keeper))
     }
@@ -187,12 +197,105 @@ impl Gatekeeper {
 
     fn grant(&self, certificate: &Certificate, token: LeaseToken, task: TaskId) {
         let certificate = certificate.name.clone();
-        self.registry.grant(token, Grant { certificate, task, max_bytes: self.max_result_bytes });
+        let grant = Grant { certificate, task, max_bytes: self.max_result_bytes };
+        self.registry.grant(Ticket::Attempt(token), grant);
+    }
+
+    /// Whether a client may say this: on another host its certificate's name is the owner of all that is its.
+    ///
+    /// # Errors
+    /// What its request, of this number, is refused with; nothing if it has left, or waits for no answer.
+    pub(super) fn hear(
+        &mut self,
+        peer: &PeerId,
+        request: &ClientRequest,
+    ) -> Result<(), Option<(u64, String)>> {
+        let certificate = match self.registry.origin(peer) {
+            Origin::Here => return Ok(()),
+            Origin::Elsewhere(certificate) => certificate,
+            Origin::Gone => return Err(None),
+        };
+        if let Some((seq, owner)) = owner_of(request)
+            && owner.as_str() != certificate.name
+        {
+            let text = format!(
+                "the certificate {0} has the tasks of the owner {0}, not those of {owner}",
+                certificate.name
+            );
+            tracing::warn!(peer = %certificate, reason = text, "a request was refused");
+            return Err(seq.map(|seq| (seq, text)));
+        }
+        match request {
+            ClientRequest::Offer(offer) => {
+                self.offers.insert((peer.clone(), offer.seq), (offer.id, offer.bytes));
+            }
+            // What it brought is complete, or it has to begin anew.
+            ClientRequest::Submit(submit) => self.registry.withdraw_inputs(submit.spec.id),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// A client is answered: it may bring what was asked for, and fetch the result that it is told of.
+    pub(super) fn answering(&mut self, peer: &PeerId, reply: &ClientReply) {
+        let seq = match reply {
+            ClientReply::Send(said) => Some(said.seq),
+            ClientReply::Refused(said) => Some(said.seq),
+            ClientReply::Told(said) => Some(said.seq),
+            ClientReply::Unknown(said) => Some(said.seq),
+            _ => None,
+        };
+        let offered = seq.and_then(|seq| self.offers.remove(&(peer.clone(), seq)));
+        let (task, ticket, max_bytes) = match (reply, offered) {
+            (ClientReply::Send(_), Some((task, bytes))) => (task, Ticket::Inputs(task), bytes),
+            (ClientReply::Outcome(outcome), _) if outcome.result.is_some() => {
+                (outcome.task.id, Ticket::Result(outcome.task.id), 0)
+            }
+            _ => return,
+        };
+        if let Origin::Elsewhere(certificate) = self.registry.origin(peer) {
+            let certificate = certificate.name.clone();
+            self.registry.grant(ticket, Grant { certificate, task, max_bytes });
+        }
+    }
+
+    /// The inputs of a task are nobody's.
+    pub(super) fn unclaimed(&self, task: TaskId) {
+        self.registry.withdraw_inputs(task);
     }
 
     /// The task has ended.
     pub(super) fn ended(&self, task: TaskId) {
+        self.registry.withdraw_attempts(task);
+    }
+
+    /// The task's result is gone.
+    pub(super) fn forgotten(&self, task: TaskId) {
         self.registry.withdraw(task);
+    }
+}
+
+/// The results in the spool that belong to certificates.
+pub(super) fn results_elsewhere(tasks: &[StoredTask]) -> Vec<(TaskId, Owner)> {
+    let owned = tasks.iter().filter_map(|task| match task {
+        StoredTask::Ended { id, ended } if ended.result.is_some() && !ended.inline => {
+            Some((*id, ended.owner.clone()))
+        }
+        StoredTask::Ended { .. } | StoredTask::Live { .. } => None,
+    });
+    owned.filter(|(_, owner)| owner.as_str() != Owner::LOCAL).collect()
+}
+
+/// Whose a request says it is, and its number where it has one.
+fn owner_of(request: &ClientRequest) -> Option<(Option<u64>, &Owner)> {
+    match request {
+        ClientRequest::Offer(said) => Some((Some(said.seq), &said.owner)),
+        ClientRequest::Submit(said) => Some((Some(said.seq), &said.spec.owner)),
+        ClientRequest::Attach(said) => Some((Some(said.seq), &said.owner)),
+        ClientRequest::Cancel(said) => Some((Some(said.seq), &said.owner)),
+        ClientRequest::Query(said) => Some((Some(said.seq), &said.owner)),
+        ClientRequest::Release(said) => Some((None, &said.owner)),
+        ClientRequest::Ping(_) | ClientRequest::Survey(_) => None,
     }
 }
 

@@ -78,6 +78,12 @@ impl Service {
                 return;
             }
         };
+        if let Some(gatekeeper) = &mut self.gatekeeper
+            && let Err(refusal) = gatekeeper.hear(&peer, &request)
+        {
+            let refusal = refusal.map(|(seq, text)| refused(seq, FailureKind::InvalidInput, text));
+            return self.pending.extend(refusal.map(|reply| Effect::Client { peer, reply, attach: None }));
+        }
         // Whoever cancels or is refused has written blobs, perhaps, which no task will ever name.
         let written = match &request {
             ClientRequest::Submit(submit) => Some(submit.spec.id),
@@ -115,9 +121,13 @@ impl Service {
     /// Deletes the blobs of an id without a row. On this thread, so that the answer to a later offer of that id, and
     /// with it the writing, comes after it.
     fn remove_unclaimed(&self, id: TaskId) {
-        if !self.core.knows(id)
-            && let Err(error) = self.spool.remove_task(id)
-        {
+        if self.core.knows(id) {
+            return;
+        }
+        if let Some(gatekeeper) = &self.gatekeeper {
+            gatekeeper.unclaimed(id);
+        }
+        if let Err(error) = self.spool.remove_task(id) {
             tracing::warn!(task.id = %id, %error, "blobs that nobody claims stay until the next start");
         }
     }

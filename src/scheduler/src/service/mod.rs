@@ -138,6 +138,7 @@ async fn serve(options: Options) -> Result<(), SchedulerError> {
     let (recovered, swept) = store.recover()?;
     let spool = store.spool().clone();
     let tasks = recovered.tasks.len();
+    let owned = gatekeeper::results_elsewhere(&recovered.tasks);
     let clock = Clock::start();
     let settings = settings(&config, &endpoints, &spool);
     let core = Core::new(settings, Box::new(lamagrid_wire::random_id), clock.now(), recovered);
@@ -157,7 +158,7 @@ async fn serve(options: Options) -> Result<(), SchedulerError> {
     let events = EventSubscriber::bind(&endpoints.node_events()).await?;
     // Last: a client that can connect finds everything else in place.
     let clients = Router::bind(&endpoints.client(), Peers::Dealer).await?;
-    let gatekeeper = Gatekeeper::open(&config, &data_dir, &endpoints, &spool).await?;
+    let gatekeeper = Gatekeeper::open(&config, &data_dir, &endpoints, &spool, owned).await?;
     let unfinished = core.unfinished();
     tracing::info!(data_dir = %data_dir.display(), pid = std::process::id(), unfinished, remembered = tasks, swept,
         "scheduler ready");

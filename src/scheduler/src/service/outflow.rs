@@ -10,7 +10,7 @@ use lamagrid_wire::message::{ClientReply, ControlReply, LaneMessage, Message, Re
 use lamagrid_wire::router::{PeerId, RouterSender};
 
 use crate::committer::{Group, Report};
-use crate::core::{Effect, Input, Level};
+use crate::core::{Effect, Input, Level, StoreOp};
 
 use super::{SchedulerError, Service, refused};
 
@@ -72,7 +72,14 @@ impl Service {
         let mut released = Vec::new();
         while let Some(effect) = self.pending.pop_front() {
             match effect {
-                Effect::Store(op) => group.ops.push(op),
+                Effect::Store(op) => {
+                    if let (Some(gatekeeper), StoreOp::Release { id, .. } | StoreOp::Forget { id, .. }) =
+                        (&self.gatekeeper, &op)
+                    {
+                        gatekeeper.forgotten(*id);
+                    }
+                    group.ops.push(op);
+                }
                 Effect::Client { attach: Some(ref attach), .. }
                 | Effect::Lane { attach: Some(ref attach), .. } => {
                     group.reads.push(attach.clone());
@@ -89,8 +96,11 @@ impl Service {
         self.committer.commit(group);
     }
 
-    async fn tell_client(&self, peer: PeerId, reply: ClientReply, blobs: Vec<Bytes>) {
+    async fn tell_client(&mut self, peer: PeerId, reply: ClientReply, blobs: Vec<Bytes>) {
         let reply = bounded(reply);
+        if let Some(gatekeeper) = &mut self.gatekeeper {
+            gatekeeper.answering(&peer, &reply);
+        }
         if let ClientReply::Refused(refused) = &reply {
             self.metrics.refused(refused.failure.kind.as_str());
         }

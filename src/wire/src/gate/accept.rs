@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use parking_lot::Mutex;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::watch;
@@ -18,15 +17,15 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use lamagrid_domain::{FailureKind, LeaseToken, TaskId};
+use lamagrid_domain::FailureKind;
 
-use super::blobs::{self, Grant, Transfer};
+use super::blobs::{self, KEPT_HERE, Transfer};
 use super::credentials::{Certificate, Credentials, CredentialsError};
 use super::line::{self, Channel, Refused};
+use super::registry::Registry;
 use super::relay::{RelayError, relay, tune};
 use super::zmtp::{DIALLING, Handshake};
 use crate::random::random_id;
-use crate::router::PeerId;
 use crate::spool::Spool;
 
 /// From the first byte to the end of the line before ZMTP.
@@ -51,105 +50,6 @@ pub enum GateError {
     /// The scheduler's own credentials are of no use.
     #[error("the scheduler's certificate: {0}")]
     Credentials(#[from] CredentialsError),
-}
-
-/// Who is connected, and which lanes are whose. Cheap to clone; the scheduler writes lanes, the gate peers.
-#[derive(Debug, Clone, Default)]
-pub struct Registry(Arc<Mutex<Known>>);
-
-#[derive(Debug, Default)]
-struct Known {
-    peers: BTreeMap<PeerId, Arc<Certificate>>,
-    /// Names of lanes with the name of the certificate that may reach them.
-    lanes: BTreeMap<String, String>,
-    grants: BTreeMap<LeaseToken, Grant>,
-}
-
-/// Where a connection comes from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Origin {
-    /// From a process of this user on this host.
-    Here,
-    /// Through the gate, by this certificate.
-    Elsewhere(Arc<Certificate>),
-    /// Through the gate, and it has closed.
-    Gone,
-}
-
-/// A connection in the registry, for as long as this lives: whatever ends it.
-struct Entry<'a> {
-    registry: &'a Registry,
-    peer: PeerId,
-}
-
-impl Drop for Entry<'_> {
-    fn drop(&mut self) {
-        self.registry.0.lock().peers.remove(&self.peer);
-    }
-}
-
-impl Registry {
-    fn enter(&self, identity: &Bytes, certificate: &Arc<Certificate>) -> Entry<'_> {
-        let peer = PeerId::from_bytes(identity.clone());
-        self.0.lock().peers.insert(peer.clone(), Arc::clone(certificate));
-        Entry { registry: self, peer }
-    }
-
-    /// Where a connection comes from.
-    ///
-    /// What it said may be heard after it has closed: then it is [`Origin::Gone`], never one of this host.
-    #[must_use]
-    pub fn origin(&self, peer: &PeerId) -> Origin {
-        if !peer.is_of_gate() {
-            return Origin::Here;
-        }
-        self.0.lock().peers.get(peer).cloned().map_or(Origin::Gone, Origin::Elsewhere)
-    }
-
-    /// Lets the holder of a certificate reach a lane, by the name of its socket.
-    pub fn open_lane(&self, lane: &str, certificate: &Certificate) {
-        self.0.lock().lanes.insert(lane.to_owned(), certificate.name.clone());
-    }
-
-    /// The lane is over.
-    pub fn close_lane(&self, lane: &str) {
-        self.0.lock().lanes.remove(lane);
-    }
-
-    /// Lets the holder of an attempt read its inputs and write its result.
-    pub fn grant(&self, token: LeaseToken, grant: Grant) {
-        self.0.lock().grants.insert(token, grant);
-    }
-
-    /// The task has ended: nothing of it is to be had or brought any more.
-    pub fn withdraw(&self, task: TaskId) {
-        self.0.lock().grants.retain(|_, grant| grant.task != task);
-    }
-
-    fn granted(&self, certificate: &Certificate, transfer: Transfer) -> Option<Grant> {
-        let known = self.0.lock();
-        known.grants.get(&transfer.token()).filter(|grant| grant.certificate == certificate.name).cloned()
-    }
-
-    fn may_reach(&self, certificate: &Certificate, channel: &Channel) -> Result<(), Refused> {
-        let refused = |text: String| Err(Refused::new(FailureKind::InvalidInput, text));
-        if !channel.is_for(certificate.role) {
-            return refused(format!(
-                "a certificate of the role {} does not open the channel {}: issue one with another --role",
-                certificate.role,
-                channel.name()
-            ));
-        }
-        match channel {
-            Channel::Lane(lane) if self.0.lock().lanes.get(lane) != Some(&certificate.name) => {
-                refused(format!("the lane {lane} is not yours, or its session is over"))
-            }
-            Channel::Blob(transfer) if self.granted(certificate, *transfer).is_none() => {
-                refused("this attempt is not yours, or its task has ended".to_owned())
-            }
-            Channel::Lane(_) | Channel::Named(_) | Channel::Blob(_) => Ok(()),
-        }
-    }
 }
 
 /// The accepting gate. Dropping it closes every connection.
@@ -285,7 +185,7 @@ impl Desk {
         };
         let work = async {
             match (local, &channel) {
-                (None, Channel::Blob(transfer)) => self.transfer(tls, &certificate, *transfer).await,
+                (None, Channel::Blob(transfer)) => self.transfers(tls, &certificate, *transfer).await,
                 (Some(local), _) => self.relay(tls, local, &certificate).await,
                 (None, _) => Ok(()),
             }
@@ -314,15 +214,34 @@ impl Desk {
         relay(tls, local, Handshake::new(DIALLING, identity)).await
     }
 
-    async fn transfer(
+    /// One transfer after the other, until the peer leaves.
+    async fn transfers(
         &self,
         mut tls: TlsStream<TcpStream>,
         certificate: &Certificate,
-        transfer: Transfer,
+        first: Transfer,
     ) -> Result<(), RelayError> {
-        // Its task may have ended since the line was answered.
-        let Some(grant) = self.registry.granted(certificate, transfer) else { return Ok(()) };
-        blobs::serve(&mut tls, &self.spool, &grant, transfer).await?;
+        let mut next = Ok(first);
+        let refused = loop {
+            let transfer = match next {
+                Ok(transfer) => transfer,
+                Err(refused) => break refused,
+            };
+            let Some(grant) = self.registry.granted(certificate, transfer) else {
+                break Refused::not_granted();
+            };
+            blobs::serve(&mut tls, &self.spool, &self.registry, &grant, transfer).await?;
+            let text = match tokio::time::timeout(KEPT_HERE, line::read(&mut tls)).await {
+                Ok(Ok(text)) => text,
+                // It has left, or has had its time; nothing was under way.
+                Ok(Err(_)) | Err(_) => return Ok(tls.shutdown().await?),
+            };
+            next = line::parse(&text).and_then(|channel| match channel {
+                Channel::Blob(transfer) if transfer.is_for(certificate.role) => Ok(transfer),
+                _ => Err(Refused::new(FailureKind::InvalidInput, "this connection carries blobs")),
+            });
+        };
+        blobs::answer(&mut tls, Err(&refused)).await?;
         // What was said last shall arrive before the end.
         Ok(tls.shutdown().await?)
     }

@@ -1,31 +1,47 @@
-//! Blobs between hosts: a connection of their own each, once per hop, from the spool or into it.
+//! Blobs between hosts: on connections of their own, once per hop, from the spool or into it.
 //!
 //! A stream of TLS needs no chunks, windows or acknowledgements of ours, and a slow peer slows nobody but itself. Who may read and
-//! write what, the scheduler says by grants: a lease token is worth its task's inputs and its own result.
+//! write what, the scheduler says by grants: a lease token is worth its task's inputs and its own result, a task's id what its owner
+//! brings and fetches. After a cut a transfer goes on where it was, on a new connection; one that went well carries the next, too.
 //!
 //! Does not: check hashes; whoever reads a blob does.
 
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncSeekExt, AsyncWrite, AsyncWriteExt};
 
 use lamagrid_domain::{FailureKind, LeaseToken, Role, TaskId};
 
-use super::credentials::SCHEDULER_NAME;
+use super::credentials::{PeerRole, SCHEDULER_NAME};
 use super::line::{self, Refused};
+use super::registry::{Partial, Registry};
 use crate::spool::{BlobName, Spool, SpoolError};
 
 const CHUNK_BYTES: usize = 256 * 1024;
-/// Nothing came or went for so long: the peer is gone.
+/// Nothing came or went for so long: the peer is gone. The accepting side is the first to see it, so that what came is kept when
+/// the other one asks again.
+const STALLED_HERE: Duration = Duration::from_secs(10);
 const STALLED: Duration = Duration::from_secs(15);
-/// A transfer is begun anew so often, after a cut.
-const TRIES: u32 = 5;
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
+/// An answer to a line takes no longer.
+const ANSWERED: Duration = Duration::from_secs(5);
+/// How long one try to connect may take: the kernel itself waits longer and longer before it repeats a packet that was lost.
+const KNOCK: Duration = Duration::from_secs(1);
+/// A transfer is given up after so long without a scheduler that answers.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// What is not granted may be so soon, after a scheduler's start.
+const GRANTED_WITHIN: Duration = Duration::from_secs(5);
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LAST_PAUSE: Duration = Duration::from_secs(1);
+/// How long a connection is kept for the next transfer, here and there, and how many.
+const KEPT: Duration = Duration::from_secs(10);
+pub(super) const KEPT_HERE: Duration = Duration::from_secs(15);
+const MOST_KEPT: usize = 4;
 
 /// What the holder of a certificate may do with the blobs of one task.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,65 +50,170 @@ pub struct Grant {
     pub certificate: String,
     /// Whose blobs.
     pub task: TaskId,
-    /// Longest result that may be written, in bytes.
+    /// Longest blob that may be written, in bytes.
     pub max_bytes: u64,
+}
+
+/// What a grant is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Ticket {
+    /// For a node: an attempt's inputs, and its own result.
+    Attempt(LeaseToken),
+    /// For an owner: the inputs of a task that it will submit.
+    Inputs(TaskId),
+    /// For an owner: the result of its task.
+    Result(TaskId),
+}
+
+/// Which blob a line asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Blob {
+    Input(LeaseToken, Role),
+    Attempt(LeaseToken),
+    Upload(TaskId, Role),
+    Result(TaskId),
+}
+
+impl Blob {
+    fn ticket(self) -> Ticket {
+        match self {
+            Self::Input(token, _) | Self::Attempt(token) => Ticket::Attempt(token),
+            Self::Upload(task, _) => Ticket::Inputs(task),
+            Self::Result(task) => Ticket::Result(task),
+        }
+    }
+
+    fn name(self) -> BlobName {
+        match self {
+            Self::Input(_, role) | Self::Upload(_, role) => BlobName::Role(role),
+            Self::Attempt(token) => BlobName::Attempt(token),
+            Self::Result(_) => BlobName::Role(Role::Result),
+        }
+    }
+}
+
+/// What is done with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// Read, from this byte on.
+    From(u64),
+    /// Write so many bytes; `again` after a cut, to go on where it was.
+    Write { len: u64, again: bool },
 }
 
 /// A transfer that a line asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Transfer {
-    /// An input of the attempt's task.
-    Get(LeaseToken, Role),
-    /// The attempt's result, of so many bytes.
-    Put(LeaseToken, u64),
+pub(super) struct Transfer {
+    blob: Blob,
+    way: Way,
 }
 
 impl Transfer {
-    pub(super) fn token(self) -> LeaseToken {
-        match self {
-            Self::Get(token, _) | Self::Put(token, _) => token,
+    pub(super) fn ticket(self) -> Ticket {
+        self.blob.ticket()
+    }
+
+    /// Whether a peer of this role asks for such a thing.
+    pub(super) fn is_for(self, role: PeerRole) -> bool {
+        match self.blob {
+            Blob::Input(..) | Blob::Attempt(_) => role == PeerRole::Node,
+            Blob::Upload(..) | Blob::Result(_) => matches!(role, PeerRole::Client | PeerRole::Admin),
         }
     }
 
     /// The words behind the version in a line; `None` if they are none.
     pub(super) fn parse(words: &[&str]) -> Option<Self> {
-        match words {
-            ["get", token, role] => {
-                let role =
-                    [Role::Image, Role::Mask, Role::Example].into_iter().find(|r| r.as_str() == *role)?;
-                Some(Self::Get(token.parse().ok()?, role))
+        let input = |word: &str| {
+            [Role::Image, Role::Mask, Role::Example].into_iter().find(|role| role.as_str() == word)
+        };
+        let write = |len: &str, how: &str| {
+            let again = match how {
+                "new" => false,
+                "again" => true,
+                _ => return None,
+            };
+            Some(Way::Write { len: len.parse().ok()?, again })
+        };
+        let (blob, way) = match words {
+            ["get", token, role, from] => {
+                (Blob::Input(token.parse().ok()?, input(role)?), Way::From(from.parse().ok()?))
             }
-            ["put", token, len] => Some(Self::Put(token.parse().ok()?, len.parse().ok()?)),
-            _ => None,
-        }
+            ["put", token, len, how] => (Blob::Attempt(token.parse().ok()?), write(len, how)?),
+            ["bring", task, role, len, how] => {
+                (Blob::Upload(task.parse().ok()?, input(role)?), write(len, how)?)
+            }
+            ["fetch", task, from] => (Blob::Result(task.parse().ok()?), Way::From(from.parse().ok()?)),
+            _ => return None,
+        };
+        Some(Self { blob, way })
     }
 
     fn words(self) -> String {
-        match self {
-            Self::Get(token, role) => format!("get {token} {role}"),
-            Self::Put(token, len) => format!("put {token} {len}"),
+        let how = match self.way {
+            Way::From(from) => from.to_string(),
+            Way::Write { len, again } => format!("{len} {}", if again { "again" } else { "new" }),
+        };
+        match self.blob {
+            Blob::Input(token, role) => format!("get {token} {role} {how}"),
+            Blob::Attempt(token) => format!("put {token} {how}"),
+            Blob::Upload(task, role) => format!("bring {task} {role} {how}"),
+            Blob::Result(task) => format!("fetch {task} {how}"),
         }
     }
 }
 
 async fn in_time<T>(step: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-    tokio::time::timeout(STALLED, step).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    tokio::time::timeout(STALLED_HERE, step).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
 /// The accepting end of a transfer that was granted. A disk's trouble is told to the peer.
 pub(super) async fn serve(
     peer: &mut (impl AsyncRead + AsyncWrite + Unpin),
     spool: &Spool,
+    registry: &Registry,
     grant: &Grant,
     transfer: Transfer,
 ) -> io::Result<()> {
-    match transfer {
-        Transfer::Get(_, role) => send(peer, spool, grant.task, role).await,
-        Transfer::Put(token, len) => receive(peer, spool, grant, token, len).await,
+    let name = transfer.blob.name();
+    match transfer.way {
+        Way::From(from) => send(peer, spool, grant.task, name, from).await,
+        Way::Write { len, again } => {
+            if len > grant.max_bytes {
+                let text = format!("a blob of {len} bytes; {} are allowed", grant.max_bytes);
+                return answer(peer, Err(&Refused::new(FailureKind::InvalidInput, text))).await;
+            }
+            let begun = again.then(|| registry.resume(grant.task, name)).flatten();
+            let begun = begun.filter(|partial| partial.written <= len);
+            let mut partial = match begun.map_or_else(|| begin(spool, grant.task, name), Ok) {
+                Ok(partial) => partial,
+                Err(error) => return answer(peer, Err(&refusal(&error))).await,
+            };
+            match receive(peer, &mut partial, len).await {
+                // Its task may have ended meanwhile: then nobody would ever delete it.
+                Ok(_) if !registry.is_granted(transfer.blob.ticket()) => {
+                    answer(peer, Err(&Refused::not_granted())).await
+                }
+                Ok(stored) => {
+                    let finished = stored.and_then(|()| partial.writer.finish());
+                    answer(peer, finished.map_err(|error| refusal(&error)).as_ref().copied()).await
+                }
+                Err(error) => {
+                    registry.keep(transfer.blob.ticket(), partial);
+                    Err(error)
+                }
+            }
+        }
     }
 }
 
-async fn answer(peer: &mut (impl AsyncWrite + Unpin), verdict: Result<(), &Refused>) -> io::Result<()> {
+fn begin(spool: &Spool, task: TaskId, name: BlobName) -> Result<Partial, SpoolError> {
+    Ok(Partial { task, name, writer: spool.writer(task, name)?, written: 0 })
+}
+
+pub(super) async fn answer(
+    peer: &mut (impl AsyncWrite + Unpin),
+    verdict: Result<(), &Refused>,
+) -> io::Result<()> {
     in_time(async {
         peer.write_all(line::answer(verdict).as_bytes()).await?;
         peer.flush().await
@@ -104,15 +225,23 @@ async fn send(
     peer: &mut (impl AsyncWrite + Unpin),
     spool: &Spool,
     task: TaskId,
-    role: Role,
+    name: BlobName,
+    from: u64,
 ) -> io::Result<()> {
-    let (mut file, len) = match spool.reader(task, BlobName::Role(role)) {
+    let (mut file, len) = match spool.reader(task, name) {
         Ok((file, len)) => (tokio::fs::File::from_std(file), len),
         Err(error) => return answer(peer, Err(&refusal(&error))).await,
     };
+    if from > len {
+        let text = format!("the blob has {len} bytes, none from {from} on");
+        return answer(peer, Err(&Refused::new(FailureKind::InvalidInput, text))).await;
+    }
+    if from > 0 {
+        file.seek(io::SeekFrom::Start(from)).await?;
+    }
     answer(peer, Ok(())).await?;
     in_time(peer.write_all(&len.to_be_bytes())).await?;
-    let (mut chunk, mut left) = (vec![0; CHUNK_BYTES], len);
+    let (mut chunk, mut left) = (vec![0; CHUNK_BYTES], len - from);
     while left > 0 {
         let most = usize::try_from(left).unwrap_or(usize::MAX).min(CHUNK_BYTES);
         let n = file.read(&mut chunk[..most]).await?;
@@ -125,43 +254,46 @@ async fn send(
     in_time(peer.flush()).await
 }
 
+/// What comes goes to disk, and what a cut leaves of it is kept by the caller. A write that failed is no cut.
+///
+/// A disk that is slow holds up this transfer and what shares its thread: the gate has threads of its own.
 async fn receive(
     peer: &mut (impl AsyncRead + AsyncWrite + Unpin),
-    spool: &Spool,
-    grant: &Grant,
-    token: LeaseToken,
+    partial: &mut Partial,
     len: u64,
-) -> io::Result<()> {
-    if len > grant.max_bytes {
-        let text = format!("a result of {len} bytes; {} are allowed", grant.max_bytes);
-        return answer(peer, Err(&Refused::new(FailureKind::InvalidInput, text))).await;
-    }
-    // A disk that is slow holds up this transfer and what shares its thread: the gate has threads of its own.
-    let mut writer = match spool.writer(grant.task, BlobName::Attempt(token)) {
-        Ok(writer) => writer,
-        Err(error) => return answer(peer, Err(&refusal(&error))).await,
-    };
+) -> io::Result<Result<(), SpoolError>> {
     answer(peer, Ok(())).await?;
-    let (mut left, mut chunk, mut stored) = (len, vec![0; CHUNK_BYTES], Ok(()));
+    in_time(async {
+        peer.write_all(&partial.written.to_be_bytes()).await?;
+        peer.flush().await
+    })
+    .await?;
+    let (mut left, mut chunk, mut stored) = (len - partial.written, vec![0; CHUNK_BYTES], Ok(()));
     while left > 0 {
         let most = usize::try_from(left).unwrap_or(usize::MAX).min(CHUNK_BYTES);
         // TLS gives 16 KiB at a time, and a system call for each would cost more than to gather them.
-        let mut come = 0;
+        let (mut come, mut cut) = (0, None);
         while come < most {
-            let n = in_time(peer.read(&mut chunk[come..most])).await?;
-            if n == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
+            match in_time(peer.read(&mut chunk[come..most])).await {
+                Ok(0) => cut = Some(io::ErrorKind::UnexpectedEof.into()),
+                Ok(n) => come += n,
+                Err(error) => cut = Some(error),
             }
-            come += n;
+            if cut.is_some() {
+                break;
+            }
         }
         left -= come as u64;
         // What still comes after a write that failed is read, so that the peer hears why.
         if stored.is_ok() {
-            stored = writer.write(&chunk[..come]);
+            stored = partial.writer.write(&chunk[..come]);
+            partial.written += come as u64;
+        }
+        if let Some(error) = cut {
+            return stored.map_or_else(|disk| Err(io::Error::other(disk)), |()| Err(error));
         }
     }
-    let verdict = stored.and_then(|()| writer.finish()).map_err(|error| refusal(&error));
-    answer(peer, verdict.as_ref().copied()).await
+    Ok(stored)
 }
 
 /// What the peer is told of the spool's trouble.
@@ -170,7 +302,7 @@ fn refusal(error: &SpoolError) -> Refused {
 }
 
 /// Why a blob did not come or go.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum BlobError {
     /// The scheduler said no.
     #[error("{text}")]
@@ -181,106 +313,237 @@ pub enum BlobError {
         text: String,
     },
     /// The connection broke, again and again.
-    #[error("cannot reach {scheduler} for a picture: {source}")]
+    #[error("cannot reach {scheduler} for a picture: {reason}")]
     Broken {
         /// `host:port`
         scheduler: String,
-        /// The last time.
-        source: io::Error,
+        /// How the last try ended.
+        reason: String,
     },
+}
+
+impl BlobError {
+    /// What it is as the failure of a task.
+    #[must_use]
+    pub fn kind(&self) -> FailureKind {
+        match self {
+            Self::Refused { kind, .. } => *kind,
+            Self::Broken { .. } => FailureKind::Disconnected,
+        }
+    }
 }
 
 type Stream = StreamOwned<ClientConnection, TcpStream>;
 
-/// Fetches and brings blobs, one connection each; blocks. Cheap to clone.
+/// Fetches and brings blobs, on connections of their own; blocks. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Blobs {
-    pub(super) scheduler: String,
-    pub(super) config: Arc<ClientConfig>,
+pub struct Blobs(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    /// `host:port`
+    scheduler: String,
+    config: Arc<ClientConfig>,
+    /// Connections that carried a transfer, with when that ended.
+    kept: Mutex<Vec<(Stream, Instant)>>,
 }
 
 impl Blobs {
-    /// An input of an attempt's task, of the announced length.
+    pub(super) fn new(scheduler: String, config: Arc<ClientConfig>) -> Self {
+        Self(Arc::new(Shared { scheduler, config, kept: Mutex::default() }))
+    }
+
+    /// For a node: an input of an attempt's task, of the announced length.
     ///
     /// # Errors
     /// [`BlobError`].
     pub fn get(&self, token: LeaseToken, role: Role, len: u64) -> Result<Vec<u8>, BlobError> {
-        self.repeated(|| {
-            let mut stream = match self.ask(Transfer::Get(token, role))? {
-                Ok(stream) => stream,
-                Err(refused) => return Ok(Err(refused)),
-            };
-            let mut announced = [0; 8];
-            stream.read_exact(&mut announced)?;
-            if u64::from_be_bytes(announced) != len {
-                let text = format!("the {role} is not of the announced length");
-                return Ok(Err(Refused::new(FailureKind::Internal, text)));
-            }
-            let mut bytes = Vec::new();
-            (&mut stream).take(len).read_to_end(&mut bytes)?;
-            if (bytes.len() as u64) < len {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            Ok(Ok(bytes))
-        })
+        self.0.read_all(Blob::Input(token, role), len)
     }
 
-    /// Brings the result of an attempt; it is in the spool then.
+    /// For a node: brings the result of an attempt; it is in the spool then.
     ///
     /// # Errors
     /// [`BlobError`].
     pub fn put(&self, token: LeaseToken, bytes: &[u8]) -> Result<(), BlobError> {
-        self.repeated(|| {
-            let mut stream = match self.ask(Transfer::Put(token, bytes.len() as u64))? {
+        self.0.write(Blob::Attempt(token), bytes)
+    }
+
+    /// For an owner: brings an input of a task that the scheduler wants to have.
+    ///
+    /// # Errors
+    /// [`BlobError`].
+    pub fn bring(&self, task: TaskId, role: Role, bytes: &[u8]) -> Result<(), BlobError> {
+        self.0.write(Blob::Upload(task, role), bytes)
+    }
+
+    /// For an owner: the result of its task, of the announced length.
+    ///
+    /// # Errors
+    /// [`BlobError`].
+    pub fn fetch(&self, task: TaskId, len: u64) -> Result<Vec<u8>, BlobError> {
+        self.0.read_all(Blob::Result(task), len)
+    }
+
+    /// The same, which is as long as `out`. After an error `out` holds anything.
+    ///
+    /// # Errors
+    /// [`BlobError`].
+    pub fn fetch_into(&self, task: TaskId, out: &mut [u8]) -> Result<(), BlobError> {
+        let mut at = 0;
+        self.0.read(Blob::Result(task), out.len() as u64, |stream, _| {
+            if let Some(stream) = stream {
+                while at < out.len() {
+                    match stream.read(&mut out[at..])? {
+                        0 => break,
+                        n => at += n,
+                    }
+                }
+            }
+            Ok(at as u64)
+        })
+    }
+}
+
+/// How one try of a transfer ended, where it was not cut.
+type Said<T> = Result<T, Refused>;
+
+impl Shared {
+    fn read_all(&self, blob: Blob, len: u64) -> Result<Vec<u8>, BlobError> {
+        let mut bytes = Vec::new();
+        self.read(blob, len, |stream, from| {
+            // What a cut left of it stays.
+            if let Some(stream) = stream {
+                stream.take(len - from).read_to_end(&mut bytes)?;
+            }
+            Ok(bytes.len() as u64)
+        })?;
+        Ok(bytes)
+    }
+
+    /// `take` reads what comes and says how much it has; without a stream it only says that.
+    fn read(
+        &self,
+        blob: Blob,
+        len: u64,
+        mut take: impl FnMut(Option<&mut Stream>, u64) -> io::Result<u64>,
+    ) -> Result<(), BlobError> {
+        self.repeated(|_| {
+            let from = take(None, 0)?;
+            let mut stream = match self.ask(Transfer { blob, way: Way::From(from) })? {
                 Ok(stream) => stream,
                 Err(refused) => return Ok(Err(refused)),
             };
-            stream.write_all(bytes)?;
-            stream.flush()?;
-            verdict(&mut stream)
+            if number(&mut stream)? != len {
+                let text = "the blob is not of the announced length".to_owned();
+                return Ok(Err(Refused::new(FailureKind::Internal, text)));
+            }
+            if take(Some(&mut stream), from)? < len {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            self.keep(stream);
+            Ok(Ok(()))
         })
     }
 
-    /// What the gate says is its last word; everything else may be a cut.
-    fn repeated<T>(
-        &self,
-        mut attempt: impl FnMut() -> io::Result<Result<T, Refused>>,
-    ) -> Result<T, BlobError> {
-        let mut pause = FIRST_PAUSE;
-        for tries in 1.. {
-            let source = match attempt() {
-                Ok(Ok(done)) => return Ok(done),
-                Ok(Err(Refused { kind, text })) => return Err(BlobError::Refused { kind, text }),
-                Err(error) => error,
+    fn write(&self, blob: Blob, bytes: &[u8]) -> Result<(), BlobError> {
+        self.repeated(|again| {
+            let way = Way::Write { len: bytes.len() as u64, again };
+            let mut stream = match self.ask(Transfer { blob, way })? {
+                Ok(stream) => stream,
+                Err(refused) => return Ok(Err(refused)),
             };
-            if tries == TRIES {
-                return Err(BlobError::Broken { scheduler: self.scheduler.clone(), source });
+            let from = usize::try_from(number(&mut stream)?).unwrap_or(usize::MAX);
+            let rest = bytes.get(from..).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
+            stream.write_all(rest)?;
+            stream.flush()?;
+            let said = verdict(&mut stream)?;
+            if said.is_ok() {
+                self.keep(stream);
             }
-            tracing::debug!(error = %source, tries, "a transfer broke and begins anew");
+            Ok(said)
+        })
+    }
+
+    /// What the gate says is its last word, unless a moment changes it; everything else may be a cut.
+    fn repeated<T>(&self, mut attempt: impl FnMut(bool) -> io::Result<Said<T>>) -> Result<T, BlobError> {
+        let (began, mut pause, mut again) = (Instant::now(), FIRST_PAUSE, false);
+        loop {
+            let (error, patience) = match attempt(again) {
+                Ok(Ok(done)) => return Ok(done),
+                Ok(Err(Refused { kind, text })) => {
+                    let patience =
+                        if kind == FailureKind::Disconnected { GRANTED_WITHIN } else { Duration::ZERO };
+                    (BlobError::Refused { kind, text }, patience)
+                }
+                Err(error) => {
+                    again = true;
+                    let (scheduler, reason) = (self.scheduler.clone(), error.to_string());
+                    (BlobError::Broken { scheduler, reason }, PATIENCE)
+                }
+            };
+            if began.elapsed() >= patience {
+                return Err(error);
+            }
+            tracing::debug!(%error, "a transfer is tried again");
             std::thread::sleep(pause);
-            pause *= 2;
+            pause = (pause * 2).min(LAST_PAUSE);
         }
-        unreachable!("the loop ends by returning")
     }
 
     /// A connection whose transfer was granted.
-    fn ask(&self, transfer: Transfer) -> io::Result<Result<Stream, Refused>> {
+    fn ask(&self, transfer: Transfer) -> io::Result<Said<Stream>> {
+        let request = line::request(&transfer.words());
+        while let Some(stream) = self.kept() {
+            // It may have been closed meanwhile; a new one tells.
+            if let Ok(said) = asked(stream, &request) {
+                return Ok(said);
+            }
+        }
+        asked(self.connect()?, &request)
+    }
+
+    fn connect(&self) -> io::Result<Stream> {
         let address = self
             .scheduler
             .to_socket_addrs()?
             .next()
             .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address"))?;
-        let stream = TcpStream::connect_timeout(&address, STALLED)?;
+        let stream = TcpStream::connect_timeout(&address, KNOCK)?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(STALLED))?;
         stream.set_write_timeout(Some(STALLED))?;
         let name = ServerName::try_from(SCHEDULER_NAME).expect("a plain name");
         let tls = ClientConnection::new(Arc::clone(&self.config), name).map_err(io::Error::other)?;
-        let mut stream = StreamOwned::new(tls, stream);
-        stream.write_all(line::request(&transfer.words()).as_bytes())?;
-        stream.flush()?;
-        Ok(verdict(&mut stream)?.map(|()| stream))
+        Ok(StreamOwned::new(tls, stream))
     }
+
+    fn kept(&self) -> Option<Stream> {
+        let mut kept = self.kept.lock();
+        kept.retain(|(_, at)| at.elapsed() < KEPT);
+        kept.pop().map(|(stream, _)| stream)
+    }
+
+    fn keep(&self, stream: Stream) {
+        let mut kept = self.kept.lock();
+        if kept.len() < MOST_KEPT {
+            kept.push((stream, Instant::now()));
+        }
+    }
+}
+
+fn asked(mut stream: Stream, request: &str) -> io::Result<Said<Stream>> {
+    stream.sock.set_read_timeout(Some(ANSWERED))?;
+    stream.write_all(request.as_bytes())?;
+    stream.flush()?;
+    let said = verdict(&mut stream)?;
+    stream.sock.set_read_timeout(Some(STALLED))?;
+    Ok(said.map(|()| stream))
+}
+
+fn number(stream: &mut Stream) -> io::Result<u64> {
+    let mut number = [0; 8];
+    stream.read_exact(&mut number)?;
+    Ok(u64::from_be_bytes(number))
 }
 
 fn verdict(stream: &mut impl Read) -> io::Result<Result<(), Refused>> {

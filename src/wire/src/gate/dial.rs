@@ -37,6 +37,7 @@ const MENTION_EVERY: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Dialler {
     shared: Arc<Shared>,
+    blobs: Blobs,
     listening: Mutex<BTreeMap<String, JoinHandle<()>>>,
 }
 
@@ -65,7 +66,8 @@ impl Dialler {
             refused: Mutex::new(None),
             mentioned: Mutex::new(None),
         });
-        let dialler = Self { shared, listening: Mutex::default() };
+        let blobs = Blobs::new(shared.scheduler.clone(), Arc::clone(&shared.config));
+        let dialler = Self { shared, blobs, listening: Mutex::default() };
         for channel in NAMED {
             dialler.listen(channel)?;
         }
@@ -96,13 +98,19 @@ impl Dialler {
         }
     }
 
+    /// `host:port`
+    #[must_use]
+    pub fn scheduler(&self) -> &str {
+        &self.shared.scheduler
+    }
+
     /// What brings and fetches blobs.
     #[must_use]
     pub fn blobs(&self) -> Blobs {
-        Blobs { scheduler: self.shared.scheduler.clone(), config: Arc::clone(&self.shared.config) }
+        self.blobs.clone()
     }
 
-    /// Why the scheduler refused this side, if it did so for good.
+    /// Why the scheduler refused this side, if it did so for good when it was last asked.
     #[must_use]
     pub fn refused(&self) -> Option<Failure> {
         self.shared.refused.lock().clone()
@@ -165,6 +173,7 @@ impl Shared {
             Err(failure) => return self.mention(channel, failure),
         };
         *self.mentioned.lock() = None;
+        *self.refused.lock() = None;
         // Its identity means nothing on this side.
         if let Err(error) = relay(tls, local, Handshake::new(ACCEPTING, Bytes::new())).await {
             tracing::debug!(channel, %error, "the connection to the scheduler broke");

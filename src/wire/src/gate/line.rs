@@ -37,13 +37,11 @@ impl Channel {
     /// Whether a peer of this role may use it.
     pub(super) fn is_for(&self, role: PeerRole) -> bool {
         match (self, role) {
-            (
-                Self::Named("control" | "result" | "node-events") | Self::Lane(_) | Self::Blob(_),
-                PeerRole::Node,
-            ) => true,
+            (Self::Blob(transfer), role) => transfer.is_for(role),
+            (Self::Named("control" | "result" | "node-events") | Self::Lane(_), PeerRole::Node) => true,
             (Self::Named("client"), PeerRole::Client | PeerRole::Admin) => true,
             (Self::Named("admin"), PeerRole::Admin) => true,
-            (Self::Named(_) | Self::Lane(_) | Self::Blob(_), _) => false,
+            (Self::Named(_) | Self::Lane(_), _) => false,
         }
     }
 }
@@ -101,6 +99,11 @@ pub(super) struct Refused {
 impl Refused {
     pub(super) fn new(kind: FailureKind, text: impl Into<String>) -> Self {
         Self { kind, text: text.into() }
+    }
+
+    /// What was asked for is somebody else's, or nobody's any more; or not known yet, just after a scheduler's start.
+    pub(super) fn not_granted() -> Self {
+        Self::new(FailureKind::Disconnected, "this blob is not yours, or its task has ended")
     }
 
     fn line(&self) -> String {

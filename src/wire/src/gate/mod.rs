@@ -12,11 +12,15 @@ mod bundle;
 mod credentials;
 mod dial;
 mod line;
+mod registry;
 mod relay;
+mod way;
 mod zmtp;
 
-pub use accept::{Gate, GateError, Origin, Registry};
-pub use blobs::{BlobError, Blobs, Grant};
+pub use accept::{Gate, GateError};
+pub use blobs::{BlobError, Blobs, Grant, Ticket};
 pub use bundle::{Bundle, BundleError};
 pub use credentials::{Certificate, Credentials, CredentialsError, PeerRole, SCHEDULER_NAME, check_name};
 pub use dial::{Dialler, DiallerError};
+pub use registry::{Origin, Registry};
+pub use way::{Lanes, Way};
