@@ -43,6 +43,7 @@ SUITES = (
     Suite("models", (*PYTEST, "tests/models")),
     Suite("wheels", (*PYTEST, "tests/wheels")),
     Suite("browser", (*PYTEST, "tests/browser")),
+    Suite("hostile", (*PYTEST, "-s", "tests/hostile")),
     Suite("net", (*PYTEST, "tests/net")),
     Suite("faults", (*PYTEST, "tests/faults")),
     Suite("e2e", (*PYTEST, "tests/e2e")),

@@ -67,10 +67,9 @@ class Proxy:
             return
         link = _Link(self, (reader, writer), (far_reader, far_writer))
         self._links.add(link)
-        try:
+        with contextlib.suppress(asyncio.CancelledError):  # the proxy ends
             await link.run()
-        finally:
-            self._links.discard(link)
+        self._links.discard(link)
 
     def _now(self, act: Callable[[], None]) -> None:
         done: Future[None] = Future()

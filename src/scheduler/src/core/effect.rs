@@ -71,6 +71,8 @@ pub(crate) enum Input {
     ResultGone {
         /// Whose.
         peer: PeerId,
+        /// It came from another host: a network that fails closes connections, too.
+        far: bool,
     },
     /// A node's event.
     Event(NodeEvent),

@@ -291,7 +291,7 @@ impl Core {
             Input::LaneConnected { session, index } => self.on_lane_connected(session, index),
             Input::LanesFailed { session, reason } => self.on_lanes_failed(now, session, &reason),
             Input::Result { peer, request, inline } => self.on_result(now, peer, request, inline),
-            Input::ResultGone { peer } => self.on_result_gone(now, &peer),
+            Input::ResultGone { peer, far } => self.on_result_gone(now, &peer, far),
             Input::Event(event) => self.on_event(event),
             Input::Tick => self.on_tick(now),
         }

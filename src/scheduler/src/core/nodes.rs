@@ -326,10 +326,12 @@ impl Core {
         }
     }
 
-    pub(super) fn on_result_gone(&mut self, now: Now, peer: &PeerId) {
+    pub(super) fn on_result_gone(&mut self, now: Now, peer: &PeerId, far: bool) {
         let session = self.sessions.values().find(|s| s.peer.as_ref() == Some(peer)).map(|s| s.id);
         if let Some(session) = session {
-            self.end_session(now, session, Some(self.clock_ms + self.settings.scheduler.closed_grace_ms));
+            let settings = &self.settings.scheduler;
+            let grace_ms = if far { settings.lease_ms } else { settings.closed_grace_ms };
+            self.end_session(now, session, Some(self.clock_ms + grace_ms));
         }
     }
 

@@ -130,6 +130,11 @@ impl Gatekeeper {
         }
     }
 
+    /// Whether a connection comes, or came, from another host.
+    pub(super) fn is_far(&self, peer: &PeerId) -> bool {
+        self.registry.origin(peer) != Origin::Here
+    }
+
     /// Holds what a node says of itself against its certificate, and takes away the queues that it may not serve.
     pub(super) fn check(&self, peer: &PeerId, hello: &mut Hello) -> Result<(), Failure> {
         let certificate = match self.registry.origin(peer) {

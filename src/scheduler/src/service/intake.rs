@@ -201,7 +201,10 @@ impl Service {
 
     pub(super) fn on_result(&mut self, heard: Incoming) {
         let (peer, mut frame) = match heard {
-            Incoming::Gone { peer } => return self.handle(Input::ResultGone { peer }),
+            Incoming::Gone { peer } => {
+                let far = self.gatekeeper.as_ref().is_some_and(|gatekeeper| gatekeeper.is_far(&peer));
+                return self.handle(Input::ResultGone { peer, far });
+            }
             Incoming::Frame { peer, frame } => (peer, frame),
         };
         match ResultRequest::from_frame(&frame) {

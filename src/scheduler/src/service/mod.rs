@@ -120,6 +120,10 @@ pub struct Options {
 pub fn run(options: Options) -> Result<(), SchedulerError> {
     // Pictures and prompts are nobody else's business, whatever mode an older data directory has.
     rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
+    // Hundreds of hosts need more descriptors than a shell's habit allows; what is refused stays as it is.
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let wanted = rustix::process::Rlimit { current: limit.maximum, ..limit };
+    let _ = rustix::process::setrlimit(rustix::process::Resource::Nofile, wanted);
     // One thread has the core and all its sockets: handing each message to another one costs more than to read it.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let ended = runtime.block_on(serve(options));

@@ -33,6 +33,9 @@ const HANDSHAKE: Duration = Duration::from_secs(5);
 /// Connections of one address, and of all.
 const MOST_OF_ONE: usize = 256;
 const MOST: usize = 8_192;
+/// Descriptors of one connection: its socket, and both ends of the private one behind it. Others need some, too.
+const DESCRIPTORS: usize = 3;
+const DESCRIPTORS_OF_OTHERS: usize = 128;
 /// After an accept that failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
@@ -114,7 +117,16 @@ struct Desk {
     revocations: watch::Receiver<BTreeSet<String>>,
 }
 
+/// How many connections of one address, and of all, this process has the descriptors for.
+fn room() -> (usize, usize) {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let limit = limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+    let most = (limit.saturating_sub(DESCRIPTORS_OF_OTHERS) / DESCRIPTORS).clamp(1, MOST);
+    (MOST_OF_ONE.min(most.div_ceil(2)), most)
+}
+
 async fn accept(listener: TcpListener, desk: Desk) {
+    let (most_of_one, most) = room();
     // Ends with this task, and every connection with it.
     let mut connections = JoinSet::new();
     let mut of_one: BTreeMap<IpAddr, usize> = BTreeMap::new();
@@ -141,7 +153,7 @@ async fn accept(listener: TcpListener, desk: Desk) {
             }
         };
         let count = of_one.entry(from.ip()).or_default();
-        if *count >= MOST_OF_ONE || connections.len() >= MOST {
+        if *count >= most_of_one || connections.len() >= most {
             tracing::warn!(%from, connections = *count, "the gate has no room for another connection");
             if *count == 0 {
                 of_one.remove(&from.ip());
@@ -210,8 +222,8 @@ impl Desk {
         certificate: &Arc<Certificate>,
     ) -> Result<(), RelayError> {
         let identity = identity(certificate);
-        let _entry = self.registry.enter(&identity, certificate);
-        relay(tls, local, Handshake::new(DIALLING, identity)).await
+        let entry = self.registry.enter(&identity, certificate);
+        relay(tls, local, Handshake::new(DIALLING, identity), entry.held()).await
     }
 
     /// One transfer after the other, until the peer leaves.

@@ -24,7 +24,7 @@ use super::blobs::Blobs;
 use super::credentials::{Credentials, CredentialsError, SCHEDULER_NAME};
 use super::line::{self, NAMED};
 use super::relay::{relay, tune};
-use super::zmtp::{ACCEPTING, Handshake};
+use super::zmtp::{ACCEPTING, Handshake, Held};
 
 /// From the first packet to the scheduler's answer to the line.
 const HANDSHAKE: Duration = Duration::from_secs(5);
@@ -175,7 +175,8 @@ impl Shared {
         *self.mentioned.lock() = None;
         *self.refused.lock() = None;
         // Its identity means nothing on this side.
-        if let Err(error) = relay(tls, local, Handshake::new(ACCEPTING, Bytes::new())).await {
+        if let Err(error) = relay(tls, local, Handshake::new(ACCEPTING, Bytes::new()), Held::default()).await
+        {
             tracing::debug!(channel, %error, "the connection to the scheduler broke");
         }
     }

@@ -13,6 +13,7 @@ use lamagrid_domain::{FailureKind, TaskId};
 use super::blobs::{Grant, Ticket, Transfer};
 use super::credentials::Certificate;
 use super::line::{Channel, Refused};
+use super::zmtp::Held;
 use crate::router::PeerId;
 use crate::spool::{BlobName, Writer};
 
@@ -26,6 +27,8 @@ pub struct Registry(Arc<Mutex<Known>>);
 #[derive(Debug, Default)]
 struct Known {
     peers: BTreeMap<PeerId, Arc<Certificate>>,
+    /// By the names of certificates, while they are connected.
+    held: BTreeMap<String, Held>,
     /// Names of lanes with the name of the certificate that may reach them.
     lanes: BTreeMap<String, String>,
     grants: BTreeMap<Ticket, Grant>,
@@ -56,19 +59,35 @@ pub enum Origin {
 pub(super) struct Entry<'a> {
     registry: &'a Registry,
     peer: PeerId,
+    name: String,
+    held: Held,
+}
+
+impl Entry<'_> {
+    /// What this peer's connections share.
+    pub(super) fn held(&self) -> Held {
+        Arc::clone(&self.held)
+    }
 }
 
 impl Drop for Entry<'_> {
     fn drop(&mut self) {
-        self.registry.0.lock().peers.remove(&self.peer);
+        let mut known = self.registry.0.lock();
+        known.peers.remove(&self.peer);
+        // The registry's own, and this one: nobody else's.
+        if Arc::strong_count(&self.held) == 2 {
+            known.held.remove(&self.name);
+        }
     }
 }
 
 impl Registry {
     pub(super) fn enter(&self, identity: &Bytes, certificate: &Arc<Certificate>) -> Entry<'_> {
         let peer = PeerId::from_bytes(identity.clone());
-        self.0.lock().peers.insert(peer.clone(), Arc::clone(certificate));
-        Entry { registry: self, peer }
+        let mut known = self.0.lock();
+        known.peers.insert(peer.clone(), Arc::clone(certificate));
+        let held = Arc::clone(known.held.entry(certificate.name.clone()).or_default());
+        Entry { registry: self, peer, name: certificate.name.clone(), held }
     }
 
     /// Where a connection comes from.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 
-use super::zmtp::{Breach, Guard, Handshake};
+use super::zmtp::{Breach, Guard, Handshake, Held};
 
 /// What is read at once, and held by each direction of each connection.
 const CHUNK_BYTES: usize = 64 * 1024;
@@ -31,12 +31,13 @@ pub(super) async fn relay<T: AsyncRead + AsyncWrite>(
     tls: T,
     local: UnixStream,
     handshake: Handshake,
+    held: Held,
 ) -> Result<(), RelayError> {
     let (mut tls_read, mut tls_write) = tokio::io::split(tls);
     let (mut local_read, mut local_write) = local.into_split();
     let inward = async {
         let mut chunk = vec![0; CHUNK_BYTES];
-        let (mut handshake, mut guard) = (Some(handshake), Guard::default());
+        let (mut handshake, mut guard) = (Some(handshake), Guard::new(held));
         loop {
             let n = tls_read.read(&mut chunk).await?;
             if n == 0 {

@@ -6,6 +6,9 @@
 //!
 //! Does not: read or write sockets, or hold more of what came than the handshake.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::frame::{MAX_FRAMES, MAX_MESSAGE_BYTES};
@@ -17,6 +20,8 @@ const MECHANISM: &[u8] = b"NULL\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
 const MAX_READY_BYTES: usize = 1_024;
 /// A REQ socket puts an empty frame before its message.
 const MAX_WIRE_FRAMES: usize = MAX_FRAMES + 1;
+/// Of messages that are on their way, for one certificate.
+const MAX_HELD_BYTES: u64 = 8 * MAX_MESSAGE_BYTES as u64;
 
 const MORE: u8 = 0b001;
 const LONG: u8 = 0b010;
@@ -37,6 +42,9 @@ pub(super) enum Breach {
     /// A message has too many bytes.
     #[error("it sent a message of more than {MAX_MESSAGE_BYTES} bytes")]
     Bytes,
+    /// Messages that it began and has not ended have too many bytes, all its connections together.
+    #[error("it left more than {MAX_HELD_BYTES} bytes of messages lying that it did not end")]
+    Held,
     /// A message has too many frames.
     #[error("it sent a message of more than {MAX_WIRE_FRAMES} frames")]
     Frames,
@@ -162,7 +170,10 @@ fn ready(socket_type: &[u8], identity: &[u8]) -> Bytes {
     frame.freeze()
 }
 
-/// Follows the frames of one peer after its handshake.
+/// What the connections of one certificate have begun to send and not ended, in bytes: ZeroMQ keeps it.
+pub(super) type Held = Arc<AtomicU64>;
+
+/// Follows the frames of one connection after its handshake.
 #[derive(Debug, Default)]
 pub(super) struct Guard {
     /// Of a frame's header, what has come.
@@ -173,14 +184,42 @@ pub(super) struct Guard {
     /// Of the message that comes, the frame at hand included.
     frames: usize,
     bytes: u64,
+    /// The frame at hand ends its message.
+    is_last: bool,
+    /// Of all connections of this peer, and of this one.
+    held: Held,
+    own: u64,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.held.fetch_sub(self.own, Ordering::Relaxed);
+    }
 }
 
 impl Guard {
+    /// One of the connections that share `held`.
+    pub(super) fn new(held: Held) -> Self {
+        Self { held, ..Self::default() }
+    }
+
     /// Takes what came; it may go on to ZeroMQ if this is well.
     ///
     /// # Errors
     /// [`Breach`]; nothing of `bytes` may go on.
-    pub(super) fn pass(&mut self, mut bytes: &[u8]) -> Result<(), Breach> {
+    pub(super) fn pass(&mut self, bytes: &[u8]) -> Result<(), Breach> {
+        self.follow(bytes)?;
+        let own = if self.is_last && self.body == 0 { 0 } else { self.bytes - self.body };
+        self.held.fetch_add(own, Ordering::Relaxed);
+        let before = self.held.fetch_sub(self.own, Ordering::Relaxed);
+        let all = before - self.own;
+        let is_more = own > self.own;
+        self.own = own;
+        // Whoever ends what it began is not to blame.
+        if is_more && all > MAX_HELD_BYTES { Err(Breach::Held) } else { Ok(()) }
+    }
+
+    fn follow(&mut self, mut bytes: &[u8]) -> Result<(), Breach> {
         loop {
             if self.body > 0 {
                 let now = self.body.min(bytes.len() as u64);
@@ -214,6 +253,10 @@ impl Guard {
         if len > most {
             return Err(Breach::Long(len));
         }
+        if self.is_last {
+            (self.frames, self.bytes) = (0, 0);
+        }
+        self.is_last = !more;
         self.frames += 1;
         self.bytes += len;
         self.body = len;
@@ -222,9 +265,6 @@ impl Guard {
         }
         if self.bytes > most {
             return Err(Breach::Bytes);
-        }
-        if !more {
-            (self.frames, self.bytes) = (0, 0);
         }
         Ok(())
     }

@@ -41,7 +41,7 @@ impl From<Said> for Input {
             Said::LaneConnected(session, index) => Self::LaneConnected { session, index },
             Said::LanesFailed(session) => Self::LanesFailed { session, reason: "simulated".into() },
             Said::Result(peer, request, inline) => Self::Result { peer, request, inline },
-            Said::ResultGone(peer) => Self::ResultGone { peer },
+            Said::ResultGone(peer) => Self::ResultGone { peer, far: false },
             Said::Event(event) => Self::Event(event),
             Said::Tick => Self::Tick,
         }

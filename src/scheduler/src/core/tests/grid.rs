@@ -324,7 +324,7 @@ pub(super) fn stopped(name: &str, s: u8, t: u8, credit: u64) -> Input {
 }
 
 pub(super) fn closed(name: &str) -> Input {
-    Input::ResultGone { peer: peer(name) }
+    Input::ResultGone { peer: peer(name), far: false }
 }
 
 pub(super) fn with_model(n: u8, model: &str) -> TaskSpec {

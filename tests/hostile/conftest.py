@@ -1,0 +1,180 @@
+"""A scheduler behind its gate, with an honest node and an honest client that go on all the while."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from grids.procfs import rss_bytes
+from grids.server import BIN, PROGRAMS, free_port
+from lamagrid import TaskClient
+from stock.processes import Processes
+
+SOON_S = 30.0
+SMALL = np.full((100, 100, 3), 7, np.uint8)
+LARGE = np.full((600, 600, 3), 7, np.uint8)
+MOST_GROWTH_MB = 10.0
+# What is remembered of honest tasks is 1 to 2 KB each: few enough of them not to hide what attacks leave.
+PAUSE_S = 0.05
+
+
+class Grid:
+    """The scheduler that is attacked.
+
+    Attributes:
+        address: Its gate's.
+        near: A client of its own host.
+    """
+
+    def __init__(self, processes: Processes, folder: Path, wrapper: tuple[str, ...] = ()) -> None:
+        self.processes = processes
+        self.folder = folder
+        self.data_dir = folder / "data"
+        self.address = ("127.0.0.1", free_port())
+        self.certs("init")
+        self.bundles = {role: self.bundle(f"bad-{role}", role=role) for role in ("client", "admin", "node")}
+        self.scheduler = self._start(wrapper)
+        self.near = TaskClient(self.data_dir)
+        self.wait(lambda: self.near.survey() is not None, "the scheduler")
+        command = [PROGRAMS / "lamagrid-node", "--join", self.bundle("honest", role="node")]
+        env = {"LAMAGRID__DATA_DIR": str(folder / "of-node")}
+        self.node = processes.start("node", [*command, "--backend", "echo", "--model", "lama"], env)
+        self.wait(lambda: bool(self.near.survey()["nodes"]), "the node")
+
+    def _start(self, wrapper: tuple[str, ...]) -> subprocess.Popen[bytes]:
+        """Start the scheduler."""
+        where = f"gate.listen={self.address[0]}:{self.address[1]}"
+        command = [BIN / "lamagrid", "scheduler", "--data-dir", self.data_dir]
+        return self.processes.start(
+            "scheduler", [*wrapper, *command, "--set", where, "--set", "http.listen="]
+        )
+
+    def wait(self, predicate: object, what: str) -> None:
+        """Wait until something is so."""
+        self.processes.wait_until(predicate, SOON_S, what, [self.scheduler])  # type: ignore[arg-type]
+
+    def certs(self, *words: str | Path) -> None:
+        """Run ``lamagrid certs``."""
+        command = [BIN / "lamagrid", "certs", *words, "--data-dir", self.data_dir]
+        subprocess.run(command, check=True, capture_output=True, timeout=60)
+
+    def bundle(self, name: str, role: str) -> Path:
+        """The papers of a peer."""
+        self.certs("issue", "--role", role, "--name", name)
+        path = self.folder / f"{name}.bundle"
+        self.certs("bundle", name, "--scheduler", f"{self.address[0]}:{self.address[1]}", "--out", path)
+        return path
+
+    def rss_mb(self) -> float:
+        """What the scheduler has resident, in MB."""
+        return rss_bytes(self.scheduler.pid) / 1e6
+
+
+class Honest:
+    """Work that goes on through the gate whatever else comes.
+
+    Attributes:
+        done: Tasks that came back right.
+        slowest_s: The longest that one took.
+        wrong: What else happened.
+    """
+
+    def __init__(self, grid: Grid) -> None:
+        self.done = 0
+        self.slowest_s = 0.0
+        self.wrong: list[str] = []
+        self._client = TaskClient(join=grid.bundle("web", role="client"))
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._work)
+        self._thread.start()
+
+    def _work(self) -> None:
+        while not self._end.is_set():
+            picture = LARGE if self.done % 4 == 0 else SMALL
+            mask = np.full(picture.shape[:2], 255, np.uint8)
+            began = time.monotonic()
+            try:
+                right = np.array_equal(self._client.inpaint(picture, mask, timeout=30), picture)
+            except Exception as error:  # whatever it is, it is told
+                self.wrong.append(f"{type(error).__name__}: {error}")
+                continue
+            self.slowest_s = max(self.slowest_s, time.monotonic() - began)
+            if right:
+                self.done += 1
+            else:
+                self.wrong.append("wrong pixels")
+            time.sleep(PAUSE_S)
+
+    def wait(self, count: int = 1) -> None:
+        """Wait for so many more."""
+        wanted, end = self.done + count, time.monotonic() + SOON_S
+        while self.done < wanted and time.monotonic() < end:
+            time.sleep(0.01)
+        assert self.done >= wanted, self.wrong
+
+    def close(self) -> None:
+        """Let the last one finish."""
+        self._end.set()
+        self._thread.join()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--rounds``: how often each attack is made on the same scheduler."""
+    parser.addoption("--rounds", type=int, default=1)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """What a round leaves behind adds up, and then it shows."""
+    rounds: int = metafunc.config.getoption("--rounds")
+    if rounds > 1:
+        metafunc.fixturenames.append("round")
+        metafunc.parametrize("round", range(rounds))
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Grid]:
+    """One scheduler for all attacks: what one of them leaves behind meets the next."""
+    folder = tmp_path_factory.mktemp("hostile")
+    processes = Processes(folder / "logs")
+    try:
+        yield Grid(processes, folder)
+    finally:
+        processes.close()
+
+
+@pytest.fixture(scope="module")
+def honest(grid: Grid) -> Iterator[Honest]:
+    """Begins before the first attack and ends after the last."""
+    made = Honest(grid)
+    try:
+        made.wait(100)
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def flat(grid: Grid, honest: Honest) -> Iterator[None]:
+    """The process stays up, its memory flat, and everybody else is served."""
+    before = grid.rss_mb()
+    yield
+    honest.wait(20)
+    growth = grid.rss_mb() - before
+    print(
+        f"\nhostile: resident {before:.1f} MB before, {growth:+.1f} MB after; honest tasks {honest.done}, "
+        f"failed {len(honest.wrong)}, slowest {honest.slowest_s:.2f} s"
+    )
+    assert grid.scheduler.poll() is None, grid.processes.log(grid.scheduler)
+    assert not honest.wrong
+    assert growth < MOST_GROWTH_MB
+
+
+def open_descriptors(pid: int) -> int:
+    """How many descriptors a process has."""
+    return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
