@@ -38,7 +38,7 @@ def simulate() -> int:
 
 
 def hostile() -> int:
-    """Ten million frames, handshakes and messages, then everything that is known of hostile peers, in rounds."""
+    """Ten million frames, handshakes and messages, then all that is known of hostile peers, in rounds."""
     env = {**os.environ, "LAMAGRID_HOSTILE": "10000000"}
     command = ("cargo", "test", "--release", "--locked", "-p", "lamagrid-wire", "--", "--nocapture")
     generated = subprocess.run((*command, "hostile"), cwd=ROOT, env=env, check=False).returncode

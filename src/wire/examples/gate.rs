@@ -156,21 +156,23 @@ fn main() {
         Dialler::open(&node, &gate.address().to_string(), node_dir.path()).unwrap().blobs()
     });
     let raw = Raw::start();
-    let token = LeaseToken::from_bytes([2; 16]);
     let mut sizes = Vec::new();
     for megabytes in SIZES_MB {
         let task = TaskId::from_bytes([megabytes as u8; 16]);
         let bytes = vec![7; megabytes * 1_000_000];
         spool.put(task, BlobName::Role(Role::Image), &bytes).unwrap();
-        registry
-            .grant(Ticket::Attempt(token), Grant { certificate: "gpu-1".into(), task, max_bytes: u64::MAX });
         let (mut get, mut put, mut alone) = (Vec::new(), Vec::new(), Vec::new());
-        for _ in 0..rounds {
+        for round in 0..rounds {
+            // Each attempt's result is a file of its own: to replace one would be another measurement.
+            let token = LeaseToken::from_bytes([round as u8; 16]);
+            let grant = Grant { certificate: "gpu-1".into(), task, max_bytes: u64::MAX };
+            registry.grant(Ticket::Attempt(token), grant);
             alone.push(rate(megabytes, || raw.get(bytes.len())));
             get.push(rate(megabytes, || {
                 blobs.get(token, Role::Image, bytes.len() as u64).unwrap();
             }));
             put.push(rate(megabytes, || blobs.put(token, &bytes).unwrap()));
+            spool.remove(task, BlobName::Attempt(token)).unwrap();
         }
         sizes.push(format!(
             "{{\"mb\": {megabytes}, \"get\": {:.1}, \"put\": {:.1}, \"raw\": {:.1}}}",

@@ -2,6 +2,7 @@
 //!
 //! `LAMAGRID_HOSTILE` says how many; `make chaos` asks for ten million.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on shall say where")]
 #![expect(clippy::print_stdout, reason = "the counts are part of what is shown")]
 
 #[expect(dead_code, reason = "what the samples say of themselves is for the stored ones")]

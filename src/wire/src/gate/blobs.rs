@@ -414,6 +414,9 @@ impl Shared {
         self.read(blob, len, |stream, from| {
             // What a cut left of it stays.
             if let Some(stream) = stream {
+                // The scheduler has just said that it is so long; a buffer that grows would be copied again and again.
+                let left = usize::try_from(len - from).unwrap_or(usize::MAX);
+                bytes.try_reserve_exact(left).map_err(io::Error::other)?;
                 stream.take(len - from).read_to_end(&mut bytes)?;
             }
             Ok(bytes.len() as u64)
