@@ -1,7 +1,7 @@
 //! What the gate costs on loopback: `gate [ROUNDS]` prints one JSON object for `bench/gate.py`.
 //!
-//! Blobs of 1, 10 and 30 MB from a spool and into it, beside a stream of rustls alone that carries as much on a connection of its own
-//! each time, too; and a message there and back over a Unix socket and through the gate. Rounds take turns.
+//! Blobs of 1, 10 and 30 MB from a spool and into it, beside a stream of rustls alone that carries as much, both on connections that
+//! stand; and a message there and back over a Unix socket and through the gate. Rounds take turns.
 
 #![expect(
     clippy::unwrap_used,
@@ -45,11 +45,8 @@ fn rate(megabytes: usize, work: impl FnOnce()) -> f64 {
     megabytes as f64 / began.elapsed().as_secs_f64()
 }
 
-/// TLS 1.3 and nothing else: answers each connection with as many bytes as it asks for.
-struct Raw {
-    address: SocketAddr,
-    client: Arc<ClientConfig>,
-}
+/// TLS 1.3 and nothing else: as many bytes as are asked for, on one connection.
+struct Raw(StreamOwned<ClientConnection, TcpStream>);
 
 impl Raw {
     fn start() -> Self {
@@ -74,11 +71,10 @@ impl Raw {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let (address, server) = (listener.local_addr().unwrap(), Arc::new(server));
         std::thread::spawn(move || {
-            for stream in listener.incoming() {
-                let tls = ServerConnection::new(Arc::clone(&server)).unwrap();
-                let mut stream = StreamOwned::new(tls, stream.unwrap());
-                let mut asked = [0; 8];
-                stream.read_exact(&mut asked).unwrap();
+            let tls = ServerConnection::new(server).unwrap();
+            let mut stream = StreamOwned::new(tls, listener.accept().unwrap().0);
+            let mut asked = [0; 8];
+            while stream.read_exact(&mut asked).is_ok() {
                 let (mut left, chunk) = (u64::from_be_bytes(asked) as usize, vec![7; 256 * 1024]);
                 while left > 0 {
                     let n = left.min(chunk.len());
@@ -88,18 +84,18 @@ impl Raw {
                 stream.flush().unwrap();
             }
         });
-        Self { address, client: Arc::new(client) }
-    }
-
-    fn get(&self, len: usize) {
-        let stream = TcpStream::connect(self.address).unwrap();
+        let stream = TcpStream::connect(address).unwrap();
         stream.set_nodelay(true).unwrap();
         let name = ServerName::try_from("raw.lamagrid").unwrap();
-        let tls = ClientConnection::new(Arc::clone(&self.client), name).unwrap();
-        let mut stream = StreamOwned::new(tls, stream);
-        stream.write_all(&(len as u64).to_be_bytes()).unwrap();
-        let mut bytes = Vec::new();
-        stream.take(len as u64).read_to_end(&mut bytes).unwrap();
+        let tls = ClientConnection::new(Arc::new(client), name).unwrap();
+        Self(StreamOwned::new(tls, stream))
+    }
+
+    fn get(&mut self, len: usize) {
+        self.0.write_all(&(len as u64).to_be_bytes()).unwrap();
+        self.0.flush().unwrap();
+        let mut bytes = Vec::with_capacity(len);
+        (&mut self.0).take(len as u64).read_to_end(&mut bytes).unwrap();
         assert_eq!(bytes.len(), len);
     }
 }
@@ -155,7 +151,7 @@ fn main() {
     let blobs: Blobs = runtime.block_on(async {
         Dialler::open(&node, &gate.address().to_string(), node_dir.path()).unwrap().blobs()
     });
-    let raw = Raw::start();
+    let mut raw = Raw::start();
     let mut sizes = Vec::new();
     for megabytes in SIZES_MB {
         let task = TaskId::from_bytes([megabytes as u8; 16]);
