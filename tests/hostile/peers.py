@@ -8,7 +8,7 @@ import ssl
 import struct
 from pathlib import Path
 
-PROTOCOL = "1.4"
+PROTOCOL = "1.5"
 WAIT_S = 15.0
 # Theirs: what is allowed per address is not taken from honest peers.
 SOURCE = "127.0.0.66"
@@ -50,7 +50,7 @@ def message(*parts: bytes) -> bytes:
     return b"".join(frame(part, MORE) for part in parts[:-1]) + frame(parts[-1])
 
 
-def prelude(kind: int, major: int = 1, minor: int = 4) -> bytes:
+def prelude(kind: int, major: int = 1, minor: int = 5) -> bytes:
     """The first part of a message of ours."""
     return b"LG" + bytes((major, minor)) + struct.pack(">HH", kind, 0)
 

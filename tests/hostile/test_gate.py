@@ -58,15 +58,15 @@ LINES = {
     "GET / HTTP/1.1": "refused invalid_input this is no line of a LamaGrid gate",
     "lamagrid 2.0 client": "refused incompatible you speak protocol 2.0, the scheduler 1.",
     "lamagrid 0.9 client": "refused incompatible you speak protocol 0.9, the scheduler 1.",
-    "lamagrid 1.4 lane-../../../etc/passwd-0": "refused invalid_input this is no line",
-    "lamagrid 1.4 ../control": "refused invalid_input this is no line",
-    "lamagrid 1.4 control": "refused invalid_input a certificate of the role client does not open",
-    f"lamagrid 1.4 lane-{'0' * 16}-0": "refused invalid_input a certificate of the role client does not open",
-    f"lamagrid 1.4 get {'0' * 32} image 0": "refused invalid_input a certificate of the role client does not",
-    f"lamagrid 1.4 fetch {'0' * 32} 0": "refused disconnected this blob is not yours",
-    f"lamagrid 1.4 bring {'0' * 32} image {1 << 62} new": "refused disconnected this blob is not yours",
-    f"lamagrid 1.4 bring {'0' * 32} image -1 new": "refused invalid_input this is no line",
-    f"lamagrid 1.4 fetch {'0' * 32} {1 << 70}": "refused invalid_input this is no line",
+    "lamagrid 1.5 lane-../../../etc/passwd-0": "refused invalid_input this is no line",
+    "lamagrid 1.5 ../control": "refused invalid_input this is no line",
+    "lamagrid 1.5 control": "refused invalid_input a certificate of the role client does not open",
+    f"lamagrid 1.5 lane-{'0' * 16}-0": "refused invalid_input a certificate of the role client does not open",
+    f"lamagrid 1.5 get {'0' * 32} image 0": "refused invalid_input a certificate of the role client does not",
+    f"lamagrid 1.5 fetch {'0' * 32} 0": "refused disconnected this blob is not yours",
+    f"lamagrid 1.5 bring {'0' * 32} image {1 << 62} new": "refused disconnected this blob is not yours",
+    f"lamagrid 1.5 bring {'0' * 32} image -1 new": "refused invalid_input this is no line",
+    f"lamagrid 1.5 fetch {'0' * 32} {1 << 70}": "refused invalid_input this is no line",
     "\0\0\0": "refused invalid_input this is no line",
 }
 
@@ -83,7 +83,7 @@ def test_lines_that_ask_for_what_is_not_theirs(grid: Grid, honest: Honest, asked
 
 def test_no_certificate_and_no_line(grid: Grid, honest: Honest) -> None:
     nobody = tls(grid.address, None)
-    send(nobody, b"lamagrid 1.4 client\n")
+    send(nobody, b"lamagrid 1.5 client\n")
     assert is_dropped(nobody)
     for endless in (b"lamagrid " * 1_000_000, b"\n" * 10, bytes(9_000_000)):
         connection = tls(grid.address, grid.bundles["client"])

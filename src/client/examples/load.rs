@@ -1,7 +1,7 @@
-//! Loads a scheduler for `bench/tasks.py`, which starts it, its nodes and this.
+//! Loads a scheduler for `bench/tasks.py` and `bench/herd.py`, which start it, its nodes and this.
 //!
 //! usage: load DATA_DIR run TASKS IN_FLIGHT BYTES full|process ECHO_MS
-//!        load DATA_DIR queue TASKS BYTES full|process
+//!        load DATA_DIR queue TASKS BYTES full|process [CLIENTS]
 //!        load DATA_DIR cancel TASKS
 //!        load DATA_DIR overload PER_SECOND SECONDS ECHO_MS
 //!
@@ -96,10 +96,10 @@ impl Load {
         Ok(format!("{{\"tasks\": {}, \"per_second\": {rate:.1}, {}}}", times.len(), quantiles(times)))
     }
 
-    async fn queue(self, tasks: u64) -> Result<String> {
+    async fn queue(self, tasks: u64, clients: u64) -> Result<String> {
         let began = Instant::now();
         let left = Arc::new(AtomicU64::new(tasks));
-        let workers: Vec<_> = (0..64)
+        let workers: Vec<_> = (0..clients)
             .map(|_| {
                 // A client looks at all its tasks with each new one: so many are for many of them.
                 let (mut load, left) = (self.clone(), left.clone());
@@ -228,7 +228,8 @@ async fn main() -> Result<()> {
             load.run(number(2)?, number(3)?).await?
         }
         "queue" => {
-            Load { bytes: number(3)? as usize, durability: durability(4)?, ..load }.queue(number(2)?).await?
+            let load = Load { bytes: number(3)? as usize, durability: durability(4)?, ..load };
+            load.queue(number(2)?, if args.len() > 5 { number(5)? } else { 64 }).await?
         }
         "cancel" => load.cancel(number(2)?).await?,
         "overload" => {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use lamagrid_domain::TaskId;
+use lamagrid_domain::{SessionId, TaskId};
 use lamagrid_wire::message::{Overview, TaskInfo};
 
 use crate::error::ClientError;
@@ -37,6 +37,7 @@ pub(crate) enum Ask {
         reply: Reply<TaskInfo>,
     },
     Survey {
+        after: Option<SessionId>,
         reply: Reply<Overview>,
     },
     /// Not answered: a ping behind it tells that it was heard.
@@ -56,7 +57,7 @@ impl Ask {
         match self {
             Self::Task(_) => true,
             Self::Cancel { reply, .. } | Self::Query { reply, .. } => !reply.is_closed(),
-            Self::Survey { reply } => !reply.is_closed(),
+            Self::Survey { reply, .. } => !reply.is_closed(),
             Self::Release { reply, .. } => !reply.is_closed(),
             Self::Orphan { until, .. } => Instant::now() < *until,
         }
@@ -68,7 +69,7 @@ impl Ask {
         match self {
             Self::Task(_) | Self::Orphan { .. } => {}
             Self::Cancel { reply, .. } | Self::Query { reply, .. } => drop(reply.send(Err(error))),
-            Self::Survey { reply } => drop(reply.send(Err(error))),
+            Self::Survey { reply, .. } => drop(reply.send(Err(error))),
             Self::Release { reply, .. } => drop(reply.send(Err(error))),
         }
     }

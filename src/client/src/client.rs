@@ -164,7 +164,17 @@ impl Client {
     /// # Cancel safety
     /// Safe.
     pub async fn survey(&self, patience: Duration) -> Result<Overview, ClientError> {
-        self.ask(patience, || "the scheduler's overview".to_owned(), |reply| Ask::Survey { reply }).await
+        let page = async |after| {
+            let what = || "the scheduler's overview".to_owned();
+            self.ask(patience, what, |reply| Ask::Survey { after, reply }).await
+        };
+        let mut overview = page(None).await?;
+        while let Some(next) = overview.next.take() {
+            let more = page(Some(next)).await?;
+            overview.nodes.extend(more.nodes);
+            overview.next = more.next;
+        }
+        Ok(overview)
     }
 
     /// Says that a task's result is not needed any more; it is gone then. Returns when the scheduler heard it.

@@ -13,7 +13,7 @@ const MAGIC: [u8; 2] = *b"LG";
 /// Peers of another major version are refused.
 pub const MAJOR: u8 = 1;
 /// One minor version back and forth is understood.
-pub const MINOR: u8 = 4;
+pub const MINOR: u8 = 5;
 /// Bytes of the prelude.
 const PRELUDE_BYTES: usize = 8;
 /// Largest MessagePack map, in bytes.

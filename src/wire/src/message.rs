@@ -243,6 +243,9 @@ bodies! {
     Survey {
         /// Echoed in the answer.
         seq: u64,
+        /// Go on behind this one of the last answer's; none begins.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        after: Option<SessionId>,
     }
 
     /// I am here.
@@ -322,10 +325,13 @@ bodies! {
         seq: u64,
         /// The scheduler's version.
         version: String,
-        /// Live sessions.
+        /// Live sessions; see `next`.
         nodes: Vec<NodeStatus>,
         /// Configured queues.
         queues: Vec<QueueStatus>,
+        /// There are more nodes than one message holds: ask on behind this one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        next: Option<SessionId>,
     }
 
     /// A task as its owner may see it.

@@ -286,7 +286,7 @@ fn with_overview(nodes: Vec<NodeStatus>, queues: Vec<QueueStatus>) -> Fake {
     Fake::start(move |request| {
         let ClientRequest::Survey(survey) = request else { panic!("{request:?}") };
         let (nodes, queues) = (nodes.clone(), queues.clone());
-        Overview { seq: survey.seq, version: "test".into(), nodes, queues }.into()
+        Overview { seq: survey.seq, version: "test".into(), nodes, queues, next: None }.into()
     })
 }
 

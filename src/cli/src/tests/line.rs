@@ -100,7 +100,7 @@ fn a_mistake_is_answered_with_what_was_meant() {
 fn the_version_names_the_protocol() {
     let ran = run(&["--version"], &[]);
     let version = env!("CARGO_PKG_VERSION");
-    assert_eq!((ran.code, ran.out), (0, format!("lamagrid {version} (protocol 1.4)\n")));
+    assert_eq!((ran.code, ran.out), (0, format!("lamagrid {version} (protocol 1.5)\n")));
 }
 
 #[test]

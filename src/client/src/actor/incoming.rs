@@ -54,7 +54,7 @@ impl Actor {
             (Some(Ask::Cancel { reply: to, .. } | Ask::Query { reply: to, .. }), ClientReply::Told(told)) => {
                 answer(to, told.task);
             }
-            (Some(Ask::Survey { reply: to }), ClientReply::Overview(overview)) => answer(to, overview),
+            (Some(Ask::Survey { reply: to, .. }), ClientReply::Overview(overview)) => answer(to, overview),
             (Some(Ask::Release { reply: to, .. }), ClientReply::Pong(_)) => answer(to, ()),
             (Some(ask), reply) => ask.fail(refusal(reply)),
         }

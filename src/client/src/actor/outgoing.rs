@@ -39,7 +39,7 @@ impl Actor {
                     (Cancel { seq, id: *id, owner }.into(), vec![])
                 }
                 Ask::Query { id, .. } => (Query { seq, id: *id, owner }.into(), vec![]),
-                Ask::Survey { .. } => (Survey { seq }.into(), vec![]),
+                Ask::Survey { after, .. } => (Survey { seq, after: *after }.into(), vec![]),
                 Ask::Release { id, .. } => {
                     let release = Release { id: *id, owner };
                     self.send(link, release.into(), Vec::new()).await?;

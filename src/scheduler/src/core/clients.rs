@@ -1,17 +1,23 @@
 //! The `client` channel: admission, cancel, status, followers.
 
+use std::ops::Bound;
+
 use bytes::Bytes;
 
 use lamagrid_domain::{Failure, FailureKind, Hash, ModelName, Owner, QueueName, Role, State, TaskId};
 use lamagrid_wire::message::{
     Accepted, Action, Cancel, ClientReply, ClientRequest, NodeStatus, Offer, Overview, Pong, QueueStatus,
-    Refused, Send, Submit, Told, Unknown,
+    Refused, Send, Submit, Survey, Told, Unknown,
 };
+use lamagrid_wire::pack;
 use lamagrid_wire::router::PeerId;
 
 use super::admission::Wish;
 use super::sessions::Session;
 use super::{Core, Effect, Now, StoreOp, Task, shares};
+
+/// Of nodes in one overview: with the largest node and all queues it fits into one header.
+const PAGE_BYTES: usize = 24 * 1024;
 
 impl Core {
     pub(super) fn on_client(&mut self, now: Now, peer: PeerId, request: ClientRequest, inline: Vec<Bytes>) {
@@ -42,7 +48,7 @@ impl Core {
                     self.emit(Effect::Store(StoreOp::Release { id: release.id, ended }));
                 }
             }
-            ClientRequest::Survey(survey) => self.on_survey(&peer, survey.seq),
+            ClientRequest::Survey(survey) => self.on_survey(&peer, &survey),
         }
     }
 
@@ -272,20 +278,24 @@ impl Core {
         }
     }
 
-    fn on_survey(&mut self, peer: &PeerId, seq: u64) {
-        let nodes = self
-            .sessions
-            .values()
-            .map(|s| {
-                let state = self.state_of(s);
-                NodeStatus {
-                    info: s.info.clone(),
-                    running: s.tokens.len() as u32,
-                    slots: u32::from(s.slots),
-                    state: state.to_owned(),
-                }
-            })
-            .collect();
+    fn on_survey(&mut self, peer: &PeerId, survey: &Survey) {
+        let from = survey.after.map_or(Bound::Unbounded, Bound::Excluded);
+        let (mut nodes, mut bytes, mut next) = (Vec::new(), 0, None);
+        for (id, session) in self.sessions.range((from, Bound::Unbounded)) {
+            let status = NodeStatus {
+                info: session.info.clone(),
+                running: session.tokens.len() as u32,
+                slots: u32::from(session.slots),
+                state: self.state_of(session).to_owned(),
+            };
+            nodes.push(status);
+            // What cannot be packed is told when the answer is sent.
+            bytes += nodes.last().and_then(|status| pack(status).ok()).map_or(0, |packed| packed.len());
+            if bytes >= PAGE_BYTES {
+                next = Some(*id);
+                break;
+            }
+        }
         let running = self.running();
         let queues = self
             .settings
@@ -300,7 +310,7 @@ impl Core {
             })
             .collect();
         let version = env!("CARGO_PKG_VERSION").to_owned();
-        self.reply(peer, Overview { seq, version, nodes, queues });
+        self.reply(peer, Overview { seq: survey.seq, version, nodes, queues, next });
     }
 
     /// What a task is told when no node can take it.

@@ -154,10 +154,10 @@ mod tests {
         for wrong in [
             "",
             "GET / HTTP/1.1",
-            "lamagrid 1.4",
-            "lamagrid 1.4 lane-../../etc-0",
-            "lamagrid 1.4 lane-0123456789abcdef-",
-            "lamagrid 1.4 client more",
+            "lamagrid 1.5",
+            "lamagrid 1.5 lane-../../etc-0",
+            "lamagrid 1.5 lane-0123456789abcdef-",
+            "lamagrid 1.5 client more",
             "lamagrid x.4 client",
         ] {
             assert_eq!(parse(wrong).unwrap_err().kind, FailureKind::InvalidInput, "{wrong}");

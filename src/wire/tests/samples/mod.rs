@@ -170,7 +170,7 @@ fn client_requests() -> Vec<Sample> {
         of(Cancel { seq: 5, id: id(), owner: owner.clone() }.into()),
         of(Query { seq: 6, id: id(), owner: owner.clone() }.into()),
         of(Release { id: id(), owner }.into()),
-        of(Survey { seq: u64::MAX }.into()),
+        of(Survey { seq: u64::MAX, after: Some(session()) }.into()),
     ]
 }
 
@@ -195,7 +195,7 @@ fn client_replies() -> Vec<Sample> {
         of(Outcome { task: task(), result: Some(blob(Role::Result)) }.into()),
         of(Progress { id: id(), status: Status::Processing, step: 3, of: 50, activity: Activity::Running }
             .into()),
-        of(Overview { seq: 7, version: "0.1.0".into(), nodes, queues }.into()),
+        of(Overview { seq: 7, version: "0.1.0".into(), nodes, queues, next: Some(session()) }.into()),
     ]
 }
 

@@ -155,7 +155,7 @@ impl Client {
                     Vec::new(),
                 );
             }
-            (10, _) => self.say(net, Survey { seq }, Vec::new()),
+            (10, _) => self.say(net, Survey { seq, after: None }, Vec::new()),
             (11, _) => self.close(net),
             (13, _) => {
                 let ms = net.random.between(500, 20_000);

@@ -1,9 +1,10 @@
 //! Registration, assignments, accepts and deliveries.
 
 use lamagrid_domain::FailureKind;
+use lamagrid_wire::message::{ClientReply, Message, Survey};
 
 use super::grid::*;
-use crate::core::Input;
+use crate::core::{Effect, Input};
 
 #[test]
 fn a_task_goes_its_whole_way() {
@@ -169,12 +170,38 @@ fn a_queue_that_is_not_configured_is_refused() {
     grid.check(hello("m", 1, "lama", 65, &[], &[]), &["m: rejected invalid_input"]);
 }
 
+/// An overview of more nodes than a message holds comes in pages.
+#[test]
+fn every_node_is_in_an_overview_however_many_there_are() {
+    let mut grid = Grid::new();
+    for n in 1..=200 {
+        grid.join(&format!("node-{n}"), "lama", n, 1);
+    }
+    let (mut names, mut after, mut pages) = (Vec::new(), None, 0);
+    loop {
+        let mut effects = grid.handle(client("c", Survey { seq: 0, after }));
+        let Effect::Client { reply: ClientReply::Overview(page), .. } = effects.remove(0) else {
+            panic!("no overview")
+        };
+        assert!(ClientReply::from(page.clone()).to_frame(Vec::new()).is_ok());
+        names.extend(page.nodes.into_iter().map(|node| node.info.name.to_string()));
+        pages += 1;
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!((names.len(), pages > 1), (200, true), "{pages} pages");
+}
+
 #[test]
 fn a_suspect_gets_no_work_until_it_speaks_and_then_the_oldest_first() {
     let mut grid = Grid::new();
     grid.join("n", "lama", 1, 2);
     grid.pass(3_000);
-    grid.check(client("c", lamagrid_wire::message::Survey { seq: 0 }), &["c: overview n suspect"]);
+    grid.check(client("c", Survey { seq: 0, after: None }), &["c: overview n suspect"]);
     grid.check(submit(1), &["insert T1", "c: accepted T1 behind 0"]);
     let assigned =
         ["assign T1 #2 to n, attempt 1", "lane #1/0: assign T1 #2", "c: progress T1 processing 0/0"];

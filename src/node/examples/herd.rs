@@ -1,0 +1,86 @@
+//! Many nodes in one process, for `bench/herd.py`: real sessions, without a model. Runs until its stdin closes.
+//!
+//! usage: herd DATA_DIR NODES MODEL
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a measurement that cannot go on shall say where"
+)]
+
+use std::io::Read;
+use std::path::Path;
+use std::time::Duration;
+
+use bytes::Bytes;
+use lamagrid_domain::{BlobForm, ModelName, ModelOffer, NodeInfo, NodeKind, Stages};
+use lamagrid_node::{NextJob, Output, Session, SessionOptions};
+use lamagrid_wire::Endpoints;
+
+/// Threads that only wait; what they hold is what counts.
+const STACK_BYTES: usize = 128 * 1024;
+
+fn info(number: usize, model: &ModelName) -> NodeInfo {
+    NodeInfo {
+        name: format!("herd-{number}").parse().unwrap(),
+        kind: NodeKind::Echo,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        device: "cpu".to_owned(),
+        gpu: None,
+        memory_bytes: 1 << 30,
+        cores: 1,
+        models: vec![ModelOffer {
+            model: model.clone(),
+            queue: model.default_queue(),
+            loaded: true,
+            present: true,
+        }],
+        pid: std::process::id(),
+    }
+}
+
+/// Answers each task with four bytes.
+fn work(session: &Session) {
+    loop {
+        match session.next_job(Duration::from_secs(60)) {
+            NextJob::Job(job) => {
+                let _ = job.enter_slot();
+                let form = BlobForm::Raw { height: 1, width: 1, channels: 4 };
+                let output = Output { bytes: Bytes::from_static(b"done"), form, stages: Stages::default() };
+                job.finish(Ok(output));
+            }
+            NextJob::Idle => {}
+            NextJob::Closed(failure) => {
+                if let Some(failure) = failure {
+                    println!("a node was refused: {failure}");
+                }
+                return;
+            }
+        }
+    }
+}
+
+fn main() {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let [data_dir, nodes, model] = &words[..] else { panic!("usage: herd DATA_DIR NODES MODEL") };
+    let (count, model): (usize, ModelName) = (nodes.parse().unwrap(), model.parse().unwrap());
+    // Some descriptors each.
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let wanted = rustix::process::Rlimit { current: limit.maximum, ..limit };
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, wanted).unwrap();
+    let endpoints = Endpoints::new(lamagrid_config::runtime_dir(Path::new(data_dir)).unwrap());
+    for number in 0..count {
+        let (endpoints, info) = (endpoints.clone(), info(number, &model));
+        std::thread::Builder::new()
+            .stack_size(STACK_BYTES)
+            .spawn(move || {
+                let options = SessionOptions { endpoints, bundle: None, info, slots: 1, overlap: 0 };
+                work(&Session::start(options).unwrap());
+            })
+            .unwrap();
+        // As hosts that start on one morning, not in one millisecond.
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    println!("started {count}");
+    std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
+}
