@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import signal
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from grids.pictures import hole
-from grids.server import PROGRAMS
+from grids.server import BIN, PROGRAMS
 from lamagrid.web.plan import DEMO_MODEL
 from net.conftest import SOON_S, Grid
 from net.hosts import Network
@@ -83,6 +85,54 @@ def test_wrong_papers_end_the_node_with_what_to_do(
     good = grid.join(network.host("good"), grid.bundle("gpu-2"), *ECHO)
     grid.wait_ready("gpu-2", good)
     assert np.array_equal(grid.client.inpaint(PHOTO, MASK, model="lama", timeout=60), PHOTO)
+
+
+def test_papers_are_renewed_without_a_restart(grid: Grid, network: Network) -> None:
+    """The node's process and its work go on; each side shows the new certificate with the next connection."""
+    host = network.host("far")
+    bundle = grid.bundle("gpu-1", "--days", "2")
+    node = grid.join(host, bundle, *ECHO)
+    grid.wait_ready("gpu-1", node)
+    grid.certs("renew")
+    assert grid.bundle("gpu-1", "--days", "300") == bundle
+    grid.processes.wait_until(
+        lambda: "the scheduler's certificate was renewed" in grid.processes.log(grid.scheduler),
+        SOON_S,
+        "the scheduler's new certificate",
+        [grid.scheduler],
+    )
+    task = grid.client.submit(PHOTO, MASK, model="lama", echo_ms=3_000)
+    grid.wait_begun(task)
+    grid.scheduler.send_signal(signal.SIGKILL)
+    grid.scheduler.wait(SOON_S)
+    grid.scheduler = grid.start_scheduler()
+    assert np.array_equal(task.wait(60), PHOTO)
+    assert "the certificate was renewed" in grid.processes.log(node)
+
+
+def test_the_doctor_says_what_keeps_a_host_out(grid: Grid, network: Network) -> None:
+    host = network.host("far")
+    bundle = grid.bundle("gpu-1")
+
+    def doctor(*words: str | Path) -> tuple[int, dict[str, tuple[str, str]]]:
+        command = ["ip", "netns", "exec", host.namespace, BIN / "lamagrid", "doctor", *words]
+        done = subprocess.run(
+            [*command, "--output", "json"], check=False, capture_output=True, text=True, timeout=60
+        )
+        found = json.loads(done.stdout)
+        return done.returncode, {each["check"]: (each["state"], each["what"]) for each in found}
+
+    status, found = doctor("--join", bundle)
+    assert status == 0, found
+    for check in ("disk", "bundle", "certificate", "port", "gate", "libtorch"):
+        assert found[check][0] == "good", found
+    host.cut()
+    status, found = doctor("--join", bundle)
+    assert (status, found["port"][0]) == (1, "bad"), found
+    host.mend()
+    grid.certs("revoke", "gpu-1")
+    grid.processes.wait_until(lambda: doctor("--join", bundle)[0] == 1, SOON_S, "revocation", [])
+    assert "ask for a new bundle" in doctor("--join", bundle)[1]["gate"][1]
 
 
 def test_revocation_ends_a_node_at_work(grid: Grid, network: Network) -> None:

@@ -16,6 +16,7 @@ DOORS = {
     "rustls": ["src/wire/src/gate/", "src/wire/examples/gate.rs"],  # which measures a stream of it alone
     "tokio_rustls": ["src/wire/src/gate/"],
     "webpki": ["src/wire/src/gate/"],
+    "x509_parser": ["src/wire/src/gate/credentials.rs"],
     "rusqlite": ["src/scheduler/src/store"],
     "tch": ["src/node/src/backend/torch/"],
     "pyo3": ["src/bridge/src/"],
@@ -50,7 +51,7 @@ ARROWS = {
     "client": {"domain", "wire"},
     "scheduler": {"domain", "config", "wire"},
     "node": {"domain", "imaging", "config", "logs", "wire"},
-    "cli": {"domain", "config", "logs", "wire", "client", "scheduler"},
+    "cli": {"domain", "config", "logs", "wire", "client", "scheduler", "node"},
     "bridge": {"domain", "imaging", "config", "logs", "wire", "client", "node", "scheduler", "cli"},
 }
 """What each crate may depend on: down only, siblings never."""

@@ -156,6 +156,13 @@ Example, from nothing to a second GPU host:
         #[command(subcommand)]
         verb: CertsVerb,
     },
+    /// Look for what keeps this host out of a grid: bundle, port, clock, version, libtorch, disk.
+    #[command(after_help = "\
+Examples:
+  lamagrid doctor                        on the scheduler's host
+  lamagrid doctor --join gpu-1.bundle    on a host that joins a scheduler elsewhere
+Ends with 1 if something is bad.")]
+    Doctor,
     /// List or drain nodes.
     #[command(
         after_help = "Example:\n  lamagrid node list",
@@ -390,6 +397,9 @@ Examples:
   lamagrid certs issue --role node --name gpu-1 --queue gpu
   lamagrid certs issue --role client --name web-1 --days 90")]
     Issue(IssueArgs),
+    /// Make the scheduler's own certificate anew, by the same authority: a running scheduler shows it from then on.
+    #[command(after_help = "Example:\n  lamagrid certs renew")]
+    Renew,
     /// List what was issued, and until when it is good.
     #[command(after_help = "Example:\n  lamagrid certs list --output json")]
     List,

@@ -13,6 +13,7 @@ mod admin;
 mod args;
 mod certs;
 mod configuration;
+mod doctor;
 mod error;
 mod grid;
 mod output;
@@ -101,9 +102,12 @@ fn dispatch(cli: Cli, env: BTreeMap<String, String>) -> Result<Answer, CliError>
         Noun::Scheduler(_) => Some("scheduler"),
         Noun::Config { .. } => Some("config"),
         Noun::Certs { .. } => Some("certs"),
-        Noun::Task { .. } | Noun::Dead { .. } | Noun::Purge(_) | Noun::Node { .. } | Noun::Queue { .. } => {
-            None
-        }
+        Noun::Doctor
+        | Noun::Task { .. }
+        | Noun::Dead { .. }
+        | Noun::Purge(_)
+        | Noun::Node { .. }
+        | Noun::Queue { .. } => None,
     };
     if let (Some(noun), Some(_)) = (own, join) {
         return Err(CliError::Join(noun));
@@ -144,11 +148,13 @@ fn dispatch(cli: Cli, env: BTreeMap<String, String>) -> Result<Answer, CliError>
             match verb {
                 CertsVerb::Init => desk.init(),
                 CertsVerb::Issue(args) => desk.issue(&args),
+                CertsVerb::Renew => desk.renew(),
                 CertsVerb::List => desk.list(),
                 CertsVerb::Revoke { name } => desk.revoke(&name),
                 CertsVerb::Bundle(args) => desk.bundle(&args),
             }
         }
+        Noun::Doctor => doctor::examine(&place.load(&[])?.config, join, format),
         Noun::Purge(args) => place.admin()?.purge(&args),
     }
 }

@@ -23,6 +23,8 @@ use lamagrid_client::{Client, ClientError, ClientOptions, Endpoints, Input, NewT
 use lamagrid_domain::{BlobForm, Durability, Role, Scalar, Status, TaskId};
 use lamagrid_wire::random_id;
 
+/// Tasks that one client of `queue` follows; then another takes its place.
+const FOLLOWED: u64 = 500;
 const PATIENCE: Duration = Duration::from_secs(120);
 
 #[derive(Clone)]
@@ -101,14 +103,18 @@ impl Load {
         let left = Arc::new(AtomicU64::new(tasks));
         let workers: Vec<_> = (0..clients)
             .map(|_| {
-                // A client looks at all its tasks with each new one: so many are for many of them.
                 let (mut load, left) = (self.clone(), left.clone());
-                load.client = Client::new(&self.endpoints, load.client.options().clone());
                 tokio::spawn(async move {
+                    let mut submitted = 0;
                     while left
                         .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1))
                         .is_ok()
                     {
+                        // A client looks at all its tasks with each new one: it is measured what the scheduler does.
+                        if submitted % FOLLOWED == 0 {
+                            load.client = Client::new(&load.endpoints, load.client.options().clone());
+                        }
+                        submitted += 1;
                         load.submit().await?;
                     }
                     anyhow::Ok(())

@@ -15,7 +15,7 @@ use authority::Authority;
 use lamagrid_domain::{FailureKind, LeaseToken, Role, TaskId};
 use lamagrid_wire::frame::Frame;
 use lamagrid_wire::gate::{
-    BlobError, Blobs, Credentials, Dialler, Gate, Grant, Origin, PeerRole, Registry, Ticket,
+    BlobError, Blobs, Bundle, Credentials, Dialler, Gate, Grant, Origin, PeerRole, Registry, Ticket,
 };
 use lamagrid_wire::link::Link;
 use lamagrid_wire::message::{ClientReply, ClientRequest, Message, Ping, Pong};
@@ -176,6 +176,47 @@ async fn revocation_ends_open_connections_and_refuses_new_ones() {
     assert!(text.contains("web-1 was revoked"), "{text}");
     host.gate.revoke(BTreeSet::new());
     exchange(&mut host, dir.path()).await;
+}
+
+/// R4.3: papers are replaced without a restart, and what is open goes on.
+#[tokio::test]
+async fn both_sides_renew_their_papers_while_they_run() {
+    let (mut host, dir) = (Host::start().await, TempDir::new().unwrap());
+    let (path, address) = (dir.path().join("web-1.bundle"), host.gate.address().to_string());
+    let mut seconds = 0;
+    let mut write = |pem: &str| {
+        std::fs::write(&path, Bundle::text(&address, "a test", pem)).unwrap();
+        // Two writes may fall on one tick of the file system's clock.
+        seconds += 1;
+        let later = std::time::SystemTime::now() + Duration::from_secs(seconds);
+        std::fs::File::options().write(true).open(&path).unwrap().set_modified(later).unwrap();
+    };
+    write(&host.authority.pem(PeerRole::Client, "web-1", 1));
+    let _dialler = Dialler::join(&Bundle::read(&path, &[PeerRole::Client]).unwrap(), dir.path()).unwrap();
+    let mut link = Link::connect(&Endpoints::new(dir.path()).client(), SOON).await.unwrap();
+    link.send(ping(1)).await.unwrap();
+    host.answer_one().await;
+    link.recv().await.unwrap();
+    // A certificate of the scheduler's that the client would refuse, were it not for the connection that stands.
+    let authority = Authority::new();
+    host.gate.renew(&authority.issue(PeerRole::Scheduler, "main", 1)).unwrap();
+    link.send(ping(2)).await.unwrap();
+    host.answer_one().await;
+    link.recv().await.unwrap();
+    write(&authority.pem(PeerRole::Client, "web-1", 1));
+    exchange(&mut host, dir.path()).await;
+    // Somebody else's papers, or none, are not taken.
+    for wrong in [authority.pem(PeerRole::Client, "web-2", 1), "nothing".to_owned()] {
+        write(&wrong);
+        let mut link = Link::connect(&Endpoints::new(dir.path()).client(), SOON).await.unwrap();
+        link.send(ping(3)).await.unwrap();
+        let peer = host.answer_one().await;
+        link.recv().await.unwrap();
+        let Origin::Elsewhere(certificate) = host.registry.origin(&peer) else {
+            panic!("it came through the gate")
+        };
+        assert_eq!(certificate.name, "web-1");
+    }
 }
 
 #[tokio::test]

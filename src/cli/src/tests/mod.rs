@@ -3,6 +3,7 @@
 mod admin;
 mod certs;
 mod configuration;
+mod doctor;
 mod grid;
 mod line;
 mod scheduler;

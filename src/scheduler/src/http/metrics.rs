@@ -44,6 +44,7 @@ pub(crate) struct Metrics {
     queue_limit: Gauges,
     queue_paused: Gauges,
     alarm: Gauges,
+    certificate_ends: Gauges,
     nodes: Gauges,
     ended_kept: Gauge,
     dead: Gauge,
@@ -73,6 +74,7 @@ impl Metrics {
             queue_limit: Gauges::default(),
             queue_paused: Gauges::default(),
             alarm: Gauges::default(),
+            certificate_ends: Gauges::default(),
             nodes: Gauges::default(),
             ended_kept: Gauge::default(),
             dead: Gauge::default(),
@@ -98,6 +100,11 @@ impl Metrics {
             "alarm_percent",
             "100 while a queue, or the spool, is full, 80 while it is nearly full, else 0",
             m.alarm.clone(),
+        );
+        r.register(
+            "certificate_ends_timestamp_seconds",
+            "When a certificate of the gate's ends, in seconds since the Unix epoch; the revoked ones are left out",
+            m.certificate_ends.clone(),
         );
         r.register("nodes", "Connected nodes by state", m.nodes.clone());
         r.register("ended_tasks_kept", "Ended tasks that are in retention", m.ended_kept.clone());
@@ -150,6 +157,16 @@ impl Metrics {
         self.dead.set(number(figures.dead));
         self.spool.set(number(figures.spool_bytes));
         self.spool_limit.set(number(figures.spool_limit_bytes));
+    }
+
+    /// When each certificate ends, in milliseconds since the Unix epoch.
+    pub(crate) fn certificates<'a>(&self, ends: impl Iterator<Item = (&'a str, u64)>) {
+        // What was revoked since is gone.
+        self.certificate_ends.clear();
+        for (name, ends_ms) in ends {
+            let gauge = self.certificate_ends.get_or_create(&vec![("certificate", name.to_owned())]);
+            gauge.set(i64::try_from(ends_ms / 1_000).unwrap_or(i64::MAX));
+        }
     }
 
     pub(crate) fn level(&self, level: &Level) {

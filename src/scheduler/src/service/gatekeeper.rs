@@ -42,6 +42,10 @@ pub(super) struct Gatekeeper {
     /// What clients of other hosts offered and have no answer to yet: which task, and how many bytes.
     offers: HashMap<(PeerId, u64), (TaskId, u64)>,
     max_result_bytes: u64,
+    /// When the scheduler's own certificate was written, and when it ends.
+    own: (Option<SystemTime>, u64),
+    /// Ends of the others, by their names.
+    ends: Vec<(String, u64)>,
     looked: Instant,
     mentioned: Option<Instant>,
     runtime: Option<Runtime>,
@@ -63,10 +67,12 @@ impl Gatekeeper {
         let address = config.gate.listen.parse().expect("the configuration checked it");
         let certs = Certs::of(data_dir);
         let path = certs.own();
+        let written = modified(&path);
         let pem = std::fs::read(&path)
             .map_err(|source| SchedulerError::NoCertificate { path: path.clone(), source })?;
-        let credentials = Credentials::from_pem(&pem)
-            .map_err(|source| SchedulerError::Certificate { path: path.clone(), source })?;
+        let wrong = |source| SchedulerError::Certificate { path: path.clone(), source };
+        let credentials = Credentials::from_pem(&pem).map_err(wrong)?;
+        let own = (written, credentials.validity().map_err(wrong)?.1);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(THREADS)
             .thread_name("gate")
@@ -85,6 +91,8 @@ impl Gatekeeper {
             sessions: HashMap::new(),
             offers: HashMap::new(),
             max_result_bytes: config.limits.max_pixels.saturating_mul(RESULT_BYTES_PER_PIXEL),
+            own,
+            ends: Vec::new(),
             looked: Instant::now(),
             mentioned: None,
             runtime: Some(runtime),
@@ -105,7 +113,39 @@ impl Gatekeeper {
         }
     }
 
+    /// When certificates end, in milliseconds since the Unix epoch: the scheduler's own, and all that are not revoked.
+    pub(super) fn ends(&self) -> impl Iterator<Item = (&str, u64)> {
+        let others = self.ends.iter().map(|(name, ends_ms)| (name.as_str(), *ends_ms));
+        std::iter::once(("scheduler", self.own.1)).chain(others)
+    }
+
+    /// Shows a new certificate of the scheduler's from now on.
+    fn renew(&mut self) {
+        let path = self.certs.own();
+        let written = modified(&path);
+        if written.is_none() || written == self.own.0 {
+            return;
+        }
+        // Once for each change, whatever comes of it.
+        self.own.0 = written;
+        let renewed = std::fs::read(&path).map_err(|error| error.to_string()).and_then(|pem| {
+            let credentials = Credentials::from_pem(&pem).map_err(|error| error.to_string())?;
+            self.gate.renew(&credentials).map_err(|error| error.to_string())?;
+            credentials.validity().map_err(|error| error.to_string())
+        });
+        match renewed {
+            Ok((_, ends_ms)) => {
+                self.own.1 = ends_ms;
+                tracing::info!("the scheduler's certificate was renewed");
+            }
+            Err(reason) => {
+                tracing::error!(path = %path.display(), reason, "the scheduler's new certificate is not used");
+            }
+        }
+    }
+
     fn look(&mut self) {
+        self.renew();
         let issued = match self.certs.issued() {
             Ok(issued) => issued,
             Err(error) => {
@@ -116,16 +156,22 @@ impl Gatekeeper {
         };
         let revoked = issued.iter().filter(|each| each.revoked).map(|each| each.name.clone());
         self.gate.revoke(revoked.collect());
+        let good = issued.iter().filter(|each| !each.revoked);
+        self.ends = good.map(|each| (each.name.clone(), each.until_wall_ms)).collect();
         if self.mentioned.is_some_and(|at| at.elapsed() < MENTION_EVERY) {
             return;
         }
         self.mentioned = Some(Instant::now());
         let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
-        for each in issued.iter().filter(|each| !each.revoked) {
-            let left_ms = each.until_wall_ms.saturating_sub(now_ms);
+        for (name, ends_ms) in self.ends() {
+            let left_ms = ends_ms.saturating_sub(now_ms);
             if left_ms < ENDS_SOON_MS {
-                let (name, days) = (&each.name, left_ms / DAY_MS);
-                tracing::warn!(certificate = name, days, "a certificate ends soon: lamagrid certs issue");
+                let days = left_ms / DAY_MS;
+                tracing::warn!(
+                    certificate = name,
+                    days,
+                    "a certificate ends soon: lamagrid certs issue, or renew"
+                );
             }
         }
     }
@@ -278,6 +324,10 @@ impl Gatekeeper {
     pub(super) fn forgotten(&self, task: TaskId) {
         self.registry.withdraw(task);
     }
+}
+
+fn modified(path: &Path) -> Option<SystemTime> {
+    std::fs::metadata(path).and_then(|found| found.modified()).ok()
 }
 
 /// The results in the spool that belong to certificates.

@@ -370,6 +370,9 @@ impl Service {
         self.metrics.turned();
         if self.shown.is_none_or(|at| at.elapsed() >= SHOWN_EVERY) {
             self.metrics.show(&self.core.figures());
+            if let Some(gatekeeper) = &self.gatekeeper {
+                self.metrics.certificates(gatekeeper.ends());
+            }
             self.shown = Some(Instant::now());
         }
     }

@@ -7,9 +7,11 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
+use rustls::ServerConfig;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::watch;
@@ -55,10 +57,14 @@ pub enum GateError {
     Credentials(#[from] CredentialsError),
 }
 
+/// What the gate shows to peers; may be replaced.
+type Shown = Arc<Mutex<Arc<ServerConfig>>>;
+
 /// The accepting gate. Dropping it closes every connection.
 #[derive(Debug)]
 pub struct Gate {
     address: SocketAddr,
+    shown: Shown,
     accepting: JoinHandle<()>,
     revoked: watch::Sender<BTreeSet<String>>,
 }
@@ -75,20 +81,36 @@ impl Gate {
         spool: Spool,
         registry: Registry,
     ) -> Result<Self, GateError> {
-        let acceptor = TlsAcceptor::from(credentials.server()?);
+        let shown: Shown = Arc::new(Mutex::new(credentials.server()?));
         let listen = |source| GateError::Listen { address, source };
         let listener = TcpListener::bind(address).await.map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
         let (revoked, revocations) = watch::channel(BTreeSet::new());
-        let desk = Desk { acceptor, dir: dir.into(), spool, registry, revocations };
+        let desk = Desk {
+            shown: Arc::clone(&shown),
+            dir: dir.into(),
+            spool,
+            registry,
+            revocations,
+            grumble: Arc::default(),
+        };
         let accepting = tokio::spawn(accept(listener, desk));
-        Ok(Self { address, accepting, revoked })
+        Ok(Self { address, shown, accepting, revoked })
     }
 
     /// Where it listens.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Shows these credentials to whoever connects from now on; open connections go on.
+    ///
+    /// # Errors
+    /// [`CredentialsError`]; then the old ones stay.
+    pub fn renew(&self, credentials: &Credentials) -> Result<(), CredentialsError> {
+        *self.shown.lock() = credentials.server()?;
+        Ok(())
     }
 
     /// Ends and refuses connections with certificates of these names from now on.
@@ -110,11 +132,36 @@ impl Drop for Gate {
 /// What every connection needs.
 #[derive(Clone)]
 struct Desk {
-    acceptor: TlsAcceptor,
+    shown: Shown,
     dir: Arc<std::path::Path>,
     spool: Spool,
     registry: Registry,
     revocations: watch::Receiver<BTreeSet<String>>,
+    grumble: Arc<Grumble>,
+}
+
+/// How often a second refused connections are told of: whoever knocks on and on does not fill the log.
+const TOLD_PER_SECOND: u32 = 10;
+
+/// Counts what is told of refused connections.
+#[derive(Debug, Default)]
+struct Grumble(Mutex<(Option<Instant>, u32, u64)>);
+
+impl Grumble {
+    /// Whether one more may be told; says now and then how many were not.
+    fn may(&self) -> bool {
+        let mut state = self.0.lock();
+        let (since, told, untold) = &mut *state;
+        if since.is_none_or(|since| since.elapsed() >= Duration::from_secs(1)) {
+            if *untold > 0 {
+                tracing::warn!(connections = *untold, "the gate refused more of them than it tells");
+            }
+            (*since, *told, *untold) = (Some(Instant::now()), 0, 0);
+        }
+        *told += 1;
+        *untold += u64::from(*told > TOLD_PER_SECOND);
+        *told <= TOLD_PER_SECOND
+    }
 }
 
 /// How many connections of one address, and of all, this process has the descriptors for.
@@ -154,7 +201,9 @@ async fn accept(listener: TcpListener, desk: Desk) {
         };
         let count = of_one.entry(from.ip()).or_default();
         if *count >= most_of_one || connections.len() >= most {
-            tracing::warn!(%from, connections = *count, "the gate has no room for another connection");
+            if desk.grumble.may() {
+                tracing::warn!(%from, connections = *count, "the gate has no room for another connection");
+            }
             if *count == 0 {
                 of_one.remove(&from.ip());
             }
@@ -177,11 +226,15 @@ impl Desk {
         let greeted = match tokio::time::timeout(HANDSHAKE, self.greet(stream)).await {
             Ok(Ok(greeted)) => greeted,
             Ok(Err(reason)) => {
-                tracing::warn!(%from, reason, "the gate refused a connection");
+                if self.grumble.may() {
+                    tracing::warn!(%from, reason, "the gate refused a connection");
+                }
                 return;
             }
             Err(_) => {
-                tracing::warn!(%from, limit_s = HANDSHAKE.as_secs(), "the gate gave up a handshake");
+                if self.grumble.may() {
+                    tracing::warn!(%from, limit_s = HANDSHAKE.as_secs(), "the gate gave up a handshake");
+                }
                 return;
             }
         };
@@ -205,6 +258,9 @@ impl Desk {
         tokio::select! {
             ended = work => match ended {
                 Ok(()) => tracing::debug!(%from, peer = %certificate, channel = name, "closed"),
+                Err(error) if !self.grumble.may() => {
+                    tracing::debug!(%from, peer = %certificate, channel = name, %error, "the gate dropped a peer");
+                }
                 Err(error) => {
                     tracing::warn!(%from, peer = %certificate, channel = name, %error, "the gate dropped a peer");
                 }
@@ -260,7 +316,8 @@ impl Desk {
 
     /// TLS, and the line before ZMTP.
     async fn greet(&self, stream: TcpStream) -> Result<Greeted, String> {
-        let mut tls = self.acceptor.accept(stream).await.map_err(|error| format!("TLS: {error}"))?;
+        let acceptor = TlsAcceptor::from(Arc::clone(&self.shown.lock()));
+        let mut tls = acceptor.accept(stream).await.map_err(|error| format!("TLS: {error}"))?;
         let presented = tls.get_ref().1.peer_certificates().and_then(<[_]>::first);
         let certificate = presented.ok_or("no certificate")?;
         let certificate = Arc::new(Certificate::of(certificate).map_err(|error| error.to_string())?);

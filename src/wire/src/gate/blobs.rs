@@ -13,13 +13,14 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection, StreamOwned};
+use rustls::{ClientConnection, StreamOwned};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncSeekExt, AsyncWrite, AsyncWriteExt};
 
 use lamagrid_domain::{FailureKind, LeaseToken, Role, TaskId};
 
 use super::credentials::{PeerRole, SCHEDULER_NAME};
 use super::line::{self, Refused};
+use super::papers::Papers;
 use super::registry::{Partial, Registry};
 use crate::spool::{BlobName, Spool, SpoolError};
 
@@ -343,14 +344,14 @@ pub struct Blobs(Arc<Shared>);
 struct Shared {
     /// `host:port`
     scheduler: String,
-    config: Arc<ClientConfig>,
+    papers: Arc<Papers>,
     /// Connections that carried a transfer, with when that ended.
     kept: Mutex<Vec<(Stream, Instant)>>,
 }
 
 impl Blobs {
-    pub(super) fn new(scheduler: String, config: Arc<ClientConfig>) -> Self {
-        Self(Arc::new(Shared { scheduler, config, kept: Mutex::default() }))
+    pub(super) fn new(scheduler: String, papers: Arc<Papers>) -> Self {
+        Self(Arc::new(Shared { scheduler, papers, kept: Mutex::default() }))
     }
 
     /// For a node: an input of an attempt's task, of the announced length.
@@ -516,7 +517,7 @@ impl Shared {
         stream.set_nodelay(true)?;
         stream.set_write_timeout(Some(STALLED))?;
         let name = ServerName::try_from(SCHEDULER_NAME).expect("a plain name");
-        let tls = ClientConnection::new(Arc::clone(&self.config), name).map_err(io::Error::other)?;
+        let tls = ClientConnection::new(self.papers.config(), name).map_err(io::Error::other)?;
         Ok(StreamOwned::new(tls, stream))
     }
 

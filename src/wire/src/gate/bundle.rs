@@ -10,6 +10,8 @@ const ADDRESS: &str = "# scheduler: ";
 /// What a bundle holds.
 #[derive(Debug)]
 pub struct Bundle {
+    /// Where it was read.
+    pub path: PathBuf,
     /// `host:port`
     pub scheduler: String,
     /// Certificate and key of its holder.
@@ -75,7 +77,7 @@ impl Bundle {
             Some(wanted) if !roles.contains(&certificate.role) => {
                 Err(BundleError::Role { path: path.to_owned(), found: certificate.role, wanted: *wanted })
             }
-            _ => Ok(Self { scheduler, credentials, certificate }),
+            _ => Ok(Self { path: path.to_owned(), scheduler, credentials, certificate }),
         }
     }
 

@@ -184,6 +184,17 @@ impl Credentials {
         Certificate::of(&self.certificate)
     }
 
+    /// From when until when they are good, in milliseconds since the Unix epoch.
+    ///
+    /// # Errors
+    /// [`CredentialsError::Unusable`].
+    pub fn validity(&self) -> Result<(u64, u64), CredentialsError> {
+        let (_, parsed) = x509_parser::parse_x509_certificate(&self.certificate).map_err(unusable)?;
+        let ms = |time: x509_parser::time::ASN1Time| u64::try_from(time.timestamp()).unwrap_or(0) * 1_000;
+        let validity = parsed.validity();
+        Ok((ms(validity.not_before), ms(validity.not_after)))
+    }
+
     fn roots(&self) -> Result<Arc<RootCertStore>, CredentialsError> {
         let mut roots = RootCertStore::empty();
         roots.add(self.authority.clone()).map_err(unusable)?;

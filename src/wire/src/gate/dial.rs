@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpStream, UnixListener, UnixStream};
@@ -21,8 +20,10 @@ use tokio_rustls::client::TlsStream;
 use lamagrid_domain::{Failure, FailureKind};
 
 use super::blobs::Blobs;
-use super::credentials::{Credentials, CredentialsError, SCHEDULER_NAME};
+use super::bundle::Bundle;
+use super::credentials::{Credentials, CredentialsError, PeerRole, SCHEDULER_NAME};
 use super::line::{self, NAMED};
+use super::papers::Papers;
 use super::relay::{relay, tune};
 use super::zmtp::{ACCEPTING, Handshake, Held};
 
@@ -46,7 +47,7 @@ struct Shared {
     dir: PathBuf,
     /// `host:port`
     scheduler: String,
-    config: Arc<ClientConfig>,
+    papers: Arc<Papers>,
     /// Why the scheduler refused this side for good.
     refused: Mutex<Option<Failure>>,
     mentioned: Mutex<Option<Instant>>,
@@ -59,14 +60,26 @@ impl Dialler {
     /// # Errors
     /// [`DiallerError`].
     pub fn open(credentials: &Credentials, scheduler: &str, dir: &Path) -> Result<Self, DiallerError> {
+        Self::with(Papers::of(credentials)?, scheduler, dir)
+    }
+
+    /// The same with a bundle, whose file may be replaced by a new one of the same holder at any time.
+    ///
+    /// # Errors
+    /// [`DiallerError`].
+    pub fn join(bundle: &Bundle, dir: &Path) -> Result<Self, DiallerError> {
+        Self::with(Papers::of_bundle(bundle)?, &bundle.scheduler, dir)
+    }
+
+    fn with(papers: Papers, scheduler: &str, dir: &Path) -> Result<Self, DiallerError> {
         let shared = Arc::new(Shared {
             dir: dir.to_owned(),
             scheduler: scheduler.to_owned(),
-            config: credentials.client()?,
+            papers: Arc::new(papers),
             refused: Mutex::new(None),
             mentioned: Mutex::new(None),
         });
-        let blobs = Blobs::new(shared.scheduler.clone(), Arc::clone(&shared.config));
+        let blobs = Blobs::new(shared.scheduler.clone(), Arc::clone(&shared.papers));
         let dialler = Self { shared, blobs, listening: Mutex::default() };
         for channel in NAMED {
             dialler.listen(channel)?;
@@ -124,6 +137,23 @@ impl Drop for Dialler {
     }
 }
 
+/// Tries once whether the scheduler lets the holder of a bundle in.
+///
+/// # Errors
+/// Why not, with what to do.
+pub async fn probe(bundle: &Bundle) -> Result<(), Failure> {
+    let invalid = |error: CredentialsError| Failure::new(FailureKind::InvalidInput, error.to_string());
+    let shared = Shared {
+        dir: PathBuf::new(),
+        scheduler: bundle.scheduler.clone(),
+        papers: Arc::new(Papers::of(&bundle.credentials).map_err(invalid)?),
+        refused: Mutex::new(None),
+        mentioned: Mutex::new(None),
+    };
+    let channel = if bundle.certificate.role == PeerRole::Node { "control" } else { "client" };
+    shared.dial_in_time(channel).await.map(drop)
+}
+
 /// Why a dialling gate does not open.
 #[derive(Debug, thiserror::Error)]
 pub enum DiallerError {
@@ -160,15 +190,15 @@ async fn accept(listener: UnixListener, shared: Arc<Shared>, channel: String) {
 }
 
 impl Shared {
+    async fn dial_in_time(&self, channel: &str) -> Result<TlsStream<TcpStream>, Failure> {
+        tokio::time::timeout(HANDSHAKE, self.dial(channel)).await.unwrap_or_else(|_| {
+            let text = format!("no answer from {} within {} s", self.scheduler, HANDSHAKE.as_secs());
+            Err(Failure::new(FailureKind::Disconnected, text))
+        })
+    }
+
     async fn serve(&self, local: UnixStream, channel: &str) {
-        let dialled = match tokio::time::timeout(HANDSHAKE, self.dial(channel)).await {
-            Ok(dialled) => dialled,
-            Err(_) => Err(Failure::new(
-                FailureKind::Disconnected,
-                format!("no answer from {} within {} s", self.scheduler, HANDSHAKE.as_secs()),
-            )),
-        };
-        let tls = match dialled {
+        let tls = match self.dial_in_time(channel).await {
             Ok(tls) => tls,
             Err(failure) => return self.mention(channel, failure),
         };
@@ -217,7 +247,7 @@ impl Shared {
             tracing::debug!(%error, "a socket option is not to be had");
         }
         let name = ServerName::try_from(SCHEDULER_NAME).expect("a plain name");
-        let connector = TlsConnector::from(Arc::clone(&self.config));
+        let connector = TlsConnector::from(self.papers.config());
         let mut tls = connector.connect(name, stream).await.map_err(|error| self.judge(&error))?;
         let asked = async {
             tls.write_all(line::request(channel).as_bytes()).await?;

@@ -25,7 +25,7 @@ impl Way {
     /// # Panics
     /// Outside a tokio runtime.
     pub fn far(endpoints: Endpoints, bundle: &Bundle) -> Result<Self, DiallerError> {
-        let dialler = Dialler::open(&bundle.credentials, &bundle.scheduler, endpoints.dir())?;
+        let dialler = Dialler::join(bundle, endpoints.dir())?;
         Ok(Self { endpoints, dialler: Some(dialler) })
     }
 

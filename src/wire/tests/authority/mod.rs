@@ -21,6 +21,11 @@ impl Authority {
     }
 
     pub(crate) fn issue(&self, role: PeerRole, name: &str, days: i64) -> Credentials {
+        Credentials::from_pem(self.pem(role, name, days).as_bytes()).unwrap()
+    }
+
+    /// Certificate, key and the authority's certificate.
+    pub(crate) fn pem(&self, role: PeerRole, name: &str, days: i64) -> String {
         let uri = Certificate { role, name: name.into(), queues: vec![] }.uri();
         let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
         params.subject_alt_names.push(SanType::URI(uri.try_into().unwrap()));
@@ -36,7 +41,6 @@ impl Authority {
         params.not_after = if days < 0 { now - end } else { now + end }.into();
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        let pem = [certificate.pem(), key.serialize_pem(), self.pem.clone()].concat();
-        Credentials::from_pem(pem.as_bytes()).unwrap()
+        [certificate.pem(), key.serialize_pem(), self.pem.clone()].concat()
     }
 }

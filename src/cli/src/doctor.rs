@@ -1,0 +1,313 @@
+//! `lamagrid doctor`: looks at everything that keeps a host out of a grid, and says in plain words what is wrong.
+//!
+//! Does not: change anything.
+
+use std::net::{TcpListener, ToSocketAddrs};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use serde::Serialize;
+
+use lamagrid_client::{Client, ClientOptions, Endpoints, Reach};
+use lamagrid_config::Config;
+use lamagrid_domain::FailureKind;
+use lamagrid_node::libtorch;
+use lamagrid_scheduler::certs::Certs;
+use lamagrid_wire::gate::{Bundle, Credentials, PeerRole, probe};
+use tokio::runtime::Runtime;
+
+use crate::Answer;
+use crate::error::{CliError, REFUSED};
+use crate::grid::PATIENCE;
+use crate::output::{Format, Show, columns};
+use crate::units;
+
+const DAY_MS: u64 = 86_400_000;
+/// A certificate that ends sooner is mentioned.
+const SOON_DAYS: u64 = 30;
+/// With less than this a host cannot even keep its logs for long.
+const LOW_DISK_BYTES: u64 = 1 << 30;
+
+/// How a check went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum State {
+    Good,
+    /// It works, and will not for ever.
+    Attention,
+    Bad,
+    /// Nobody asked for it here.
+    Unused,
+}
+
+impl State {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Good => "good",
+            Self::Attention => "attention",
+            Self::Bad => "BAD",
+            Self::Unused => "-",
+        }
+    }
+}
+
+/// One check.
+#[derive(Debug, Serialize)]
+struct Finding {
+    check: &'static str,
+    state: State,
+    what: String,
+}
+
+#[derive(Serialize)]
+#[serde(transparent)]
+struct Findings(Vec<Finding>);
+
+impl Show for Findings {
+    fn table(&self) -> String {
+        let row =
+            |found: &Finding| vec![found.check.to_owned(), found.state.as_str().into(), found.what.clone()];
+        columns(&["CHECK", "STATE", "WHAT"], self.0.iter().map(row))
+    }
+}
+
+impl Findings {
+    fn add(&mut self, check: &'static str, state: State, what: impl Into<String>) {
+        self.0.push(Finding { check, state, what: what.into() });
+    }
+}
+
+/// Looks at this host: as the scheduler's, or as that of the bundle's holder.
+pub(crate) fn examine(config: &Config, join: Option<&Path>, format: Format) -> Result<Answer, CliError> {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(CliError::Runtime)?;
+    let data_dir = config.data_dir()?;
+    let mut found = Findings(Vec::new());
+    disk(&mut found, &data_dir);
+    match join {
+        None => {
+            let answers = scheduler(&mut found, config, &data_dir, &runtime)?;
+            gate(&mut found, config, &data_dir, answers);
+        }
+        Some(path) => bundle(&mut found, path, &runtime),
+    }
+    torch(&mut found);
+    let bad = found.0.iter().filter(|each| each.state == State::Bad).count();
+    let code = if bad == 0 { 0 } else { REFUSED };
+    Ok(Answer { text: format.render(&found)?, remark: None, code })
+}
+
+fn disk(found: &mut Findings, data_dir: &Path) {
+    // The nearest one that exists: a first start makes the rest.
+    let existing = data_dir.ancestors().find(|dir| dir.is_dir()).unwrap_or_else(|| Path::new("/"));
+    let place = data_dir.display();
+    let free = match rustix::fs::statvfs(existing) {
+        Ok(stat) => stat.f_bavail.saturating_mul(stat.f_frsize),
+        Err(error) => return found.add("disk", State::Bad, format!("cannot look at {place}: {error}")),
+    };
+    if let Err(error) = rustix::fs::access(existing, rustix::fs::Access::WRITE_OK) {
+        let text = format!("{place} cannot be written: {error}; choose another with --data-dir");
+        return found.add("disk", State::Bad, text);
+    }
+    let text = format!("{place}: {} free", units::memory(free));
+    match free {
+        ..LOW_DISK_BYTES => {
+            found.add("disk", State::Bad, format!("{text}, less than {}", units::memory(LOW_DISK_BYTES)));
+        }
+        _ => found.add("disk", State::Good, text),
+    }
+}
+
+/// Whether the scheduler of this host answers.
+fn scheduler(
+    found: &mut Findings,
+    config: &Config,
+    data_dir: &Path,
+    runtime: &Runtime,
+) -> Result<bool, CliError> {
+    let sockets = Endpoints::new(lamagrid_config::runtime_dir(data_dir)?);
+    let asked = runtime.block_on(async {
+        let options = ClientOptions { data_dir: Some(data_dir.to_owned()), ..ClientOptions::default() };
+        Client::reaching(Reach::near(&sockets), options).survey(PATIENCE).await
+    });
+    if config.limits.max_spool_bytes > 0
+        && let Ok(stat) = rustix::fs::statvfs(data_dir)
+    {
+        let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+        let limit = config.limits.max_spool_bytes;
+        if free < limit {
+            let (free, limit) = (units::memory(free), units::memory(limit));
+            let text = format!("limits.max_spool_bytes allows {limit}, and {free} are free: lower it");
+            found.add("spool", State::Attention, text);
+        }
+    }
+    match asked {
+        Ok(overview) => {
+            let text = format!("answers, with {} nodes", overview.nodes.len());
+            found.add("scheduler", State::Good, text);
+            version(found, &overview.version);
+            Ok(true)
+        }
+        Err(error) => {
+            found.add("scheduler", State::Bad, error.to_string());
+            Ok(false)
+        }
+    }
+}
+
+fn version(found: &mut Findings, theirs: &str) {
+    let ours = env!("CARGO_PKG_VERSION");
+    if theirs == ours {
+        found.add("version", State::Good, format!("{ours} here and on the scheduler"));
+    } else {
+        let text = format!("{ours} here, {theirs} on the scheduler: install the same on both soon");
+        found.add("version", State::Attention, text);
+    }
+}
+
+fn gate(found: &mut Findings, config: &Config, data_dir: &Path, scheduler_answers: bool) {
+    if config.gate.listen.is_empty() {
+        let text = "gate.listen is empty: no other host can join (lamagrid certs --help)";
+        return found.add("gate", State::Unused, text);
+    }
+    let certs = Certs::of(data_dir);
+    match std::fs::read(certs.own()) {
+        Err(error) => {
+            let text = format!("{}: {error}: run `lamagrid certs init`", certs.own().display());
+            found.add("certificate", State::Bad, text);
+        }
+        Ok(pem) => match Credentials::from_pem(&pem).and_then(|own| own.validity()) {
+            Ok(validity) => validity_of(found, "the scheduler's", validity, "lamagrid certs renew"),
+            Err(error) => found.add("certificate", State::Bad, format!("{}: {error}", certs.own().display())),
+        },
+    }
+    let listen = &config.gate.listen;
+    let bound = TcpListener::bind(listen.as_str());
+    match (bound, scheduler_answers) {
+        // Whoever runs has it.
+        (Err(error), true) if error.kind() == std::io::ErrorKind::AddrInUse => {
+            found.add("port", State::Good, format!("the scheduler listens on {listen}"));
+        }
+        (Err(error), _) => {
+            let text =
+                format!("cannot listen on {listen}: {error}; set gate.listen to another address or port");
+            found.add("port", State::Bad, text);
+        }
+        (Ok(_), true) => {
+            let text = format!("nobody listens on {listen}: the scheduler was started without gate.listen");
+            found.add("port", State::Bad, text);
+        }
+        (Ok(_), false) => found.add("port", State::Good, format!("{listen} is free for the scheduler")),
+    }
+}
+
+fn validity_of(found: &mut Findings, whose: &str, (begins_ms, ends_ms): (u64, u64), remedy: &str) {
+    let now_ms = units::wall_ms(SystemTime::now());
+    let date = |ms: u64| units::rfc3339(ms)[..10].to_owned();
+    let (begins, ends) = (date(begins_ms), date(ends_ms));
+    if now_ms < begins_ms {
+        let now = units::rfc3339(now_ms);
+        let text = format!(
+            "{whose} certificate is good from {begins} on, and the clock here says {now}: set it right"
+        );
+        found.add("clock", State::Bad, text);
+    } else if now_ms >= ends_ms {
+        let text = format!("{whose} certificate ended on {ends} (if the clock here is right): {remedy}");
+        found.add("certificate", State::Bad, text);
+    } else if (ends_ms - now_ms) / DAY_MS < SOON_DAYS {
+        let text = format!("{whose} certificate ends soon, on {ends}: {remedy}");
+        found.add("certificate", State::Attention, text);
+    } else {
+        found.add("certificate", State::Good, format!("{whose}, good until {ends}"));
+    }
+}
+
+fn bundle(found: &mut Findings, path: &Path, runtime: &Runtime) {
+    let bundle = match Bundle::read(path, &[]) {
+        Ok(bundle) => bundle,
+        Err(error) => return found.add("bundle", State::Bad, error.to_string()),
+    };
+    let whose = format!("{}, for {}", bundle.certificate, bundle.scheduler);
+    let mode = std::fs::metadata(path).map_or(0, |file| file.permissions().mode());
+    if mode & 0o077 == 0 {
+        found.add("bundle", State::Good, whose);
+    } else {
+        let text = format!("{whose}; others may read it, and be this host: chmod 600 {}", path.display());
+        found.add("bundle", State::Attention, text);
+    }
+    match bundle.credentials.validity() {
+        Ok(validity) => {
+            validity_of(found, "its", validity, "ask for a new bundle (lamagrid certs issue, bundle)");
+        }
+        Err(error) => found.add("certificate", State::Bad, error.to_string()),
+    }
+    if !port(found, &bundle.scheduler) {
+        return;
+    }
+    match runtime.block_on(probe(&bundle)) {
+        Ok(()) => found.add("gate", State::Good, "the scheduler lets this host in"),
+        Err(failure) if failure.kind == FailureKind::Incompatible => {
+            found.add("version", State::Bad, failure.message);
+        }
+        Err(failure) => found.add("gate", State::Bad, failure.message),
+    }
+    if bundle.certificate.role != PeerRole::Node {
+        far_version(found, path, runtime);
+    }
+}
+
+/// Whether somebody answers there at all.
+fn port(found: &mut Findings, scheduler: &str) -> bool {
+    let addresses = match scheduler.to_socket_addrs() {
+        Ok(addresses) => addresses.collect::<Vec<_>>(),
+        Err(error) => {
+            let text = format!("{scheduler}: the name cannot be looked up: {error}");
+            found.add("port", State::Bad, text);
+            return false;
+        }
+    };
+    let mut last = String::new();
+    for address in addresses {
+        match std::net::TcpStream::connect_timeout(&address, Duration::from_secs(3)) {
+            Ok(_) => {
+                found.add("port", State::Good, format!("{address} answers"));
+                return true;
+            }
+            Err(error) => last = format!("{address}: {error}"),
+        }
+    }
+    let text =
+        format!("{last}: does the scheduler run with gate.listen, and does a firewall let this through?");
+    found.add("port", State::Bad, text);
+    false
+}
+
+fn far_version(found: &mut Findings, path: &Path, runtime: &Runtime) {
+    let Ok(dir) = tempfile_dir() else { return };
+    let asked = runtime.block_on(async {
+        let reach = Reach::far(path, &dir).ok()?;
+        let options = ClientOptions { owner: reach.owner().clone(), ..ClientOptions::default() };
+        Client::reaching(reach, options).survey(PATIENCE).await.ok()
+    });
+    if let Some(overview) = asked {
+        version(found, &overview.version);
+    }
+}
+
+fn tempfile_dir() -> Result<PathBuf, CliError> {
+    Ok(lamagrid_config::runtime_dir(&std::env::temp_dir())?)
+}
+
+fn torch(found: &mut Findings) {
+    let beside = std::env::current_exe().ok().and_then(|path| path.parent().map(Path::to_owned));
+    let env = |name: &str| std::env::var(name).ok();
+    match libtorch::find(&beside.unwrap_or_default(), env) {
+        Ok(torch) => {
+            let version = torch.version.unwrap_or_else(|| "of an unknown version".to_owned());
+            found.add("libtorch", State::Good, format!("{version} in {}", torch.dir.display()));
+        }
+        // Only Rust nodes need it, and they say so themselves.
+        Err(error) => found.add("libtorch", State::Attention, error.to_string()),
+    }
+}
