@@ -54,17 +54,18 @@ parity: build ## stock against the grid: 50,000 calls of its functions, and 2,00
 	@$(BIN)/python -m pytest -q tests/seam/test_grid_pixels.py
 	@$(BIN)/python -m pytest -q tests/parity --requests 2000
 
-bench: build ## stock and grid side by side, what tasks and the gate cost, a hundred clients: tables, target/bench*.json
+bench: build ## stock and grid side by side, what tasks, the gate and a thousand nodes cost, a hundred browsers: tables, target/bench*.json
 	@$(WITH_VENV) $(BIN)/python bench/run.py
 	@$(WITH_VENV) cargo build --release --locked --examples
 	@$(WITH_VENV) $(BIN)/python bench/tasks.py
 	@$(WITH_VENV) $(BIN)/python bench/gate.py
+	@$(WITH_VENV) $(BIN)/python bench/herd.py
 	@$(WITH_VENV) $(BIN)/python bench/crowd.py
 
 gpu-check: build ## with an NVIDIA GPU: detection, parity and speed there, into docs/gpu.md
 	@$(BIN)/python bench/gpu_check.py
 
-chaos: build ## kill, freeze, cancel, drain and lose power for a quarter of an hour; SABOTAGE=drop-outcome, ...: does the checker see it?
+chaos: build ## kill, freeze, cancel, drain, lose power and hostile peers for twenty minutes; SABOTAGE=drop-outcome, ...: does the checker see it?
 	@$(WITH_VENV) $(BIN)/python tests/chaos.py $(if $(SABOTAGE),--sabotage $(SABOTAGE))
 
 upgrade: build ## mix this version with the protocol's minor version before it, under load (builds that, too; needs git's history)
