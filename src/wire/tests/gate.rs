@@ -23,9 +23,12 @@ use lamagrid_wire::request::Requester;
 use lamagrid_wire::router::{Incoming, PeerId, Peers, Router};
 use lamagrid_wire::spool::{BlobName, Spool};
 use lamagrid_wire::{Endpoints, LaneReceiver, LaneSender, SocketError};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
 
 const SOON: Duration = Duration::from_secs(5);
 
@@ -176,6 +179,46 @@ async fn revocation_ends_open_connections_and_refuses_new_ones() {
     assert!(text.contains("web-1 was revoked"), "{text}");
     host.gate.revoke(BTreeSet::new());
     exchange(&mut host, dir.path()).await;
+}
+
+/// A scheduler of another major version: it says so itself, whatever its gate is otherwise.
+#[tokio::test]
+async fn another_major_version_is_refused_with_what_to_install() {
+    let (authority, dir) = (Authority::new(), TempDir::new().unwrap());
+    let pem = authority.pem(PeerRole::Scheduler, "main", 1);
+    let certificate = CertificateDer::pem_slice_iter(pem.as_bytes()).next().unwrap().unwrap();
+    let key = PrivateKeyDer::from_pem_slice(pem.as_bytes()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)
+        .unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut tls = acceptor.accept(stream).await.unwrap();
+            let mut line = [0; 64];
+            let n = tls.read(&mut line).await.unwrap();
+            assert!(line[..n].starts_with(b"lamagrid 1."));
+            tls.write_all(b"refused incompatible you speak protocol 1.5, the scheduler 2.0: install it\n")
+                .await
+                .unwrap();
+            tls.shutdown().await.unwrap();
+        }
+    });
+    let credentials = authority.issue(PeerRole::Node, "gpu-1", 1);
+    let dialler = Dialler::open(&credentials, &address.to_string(), dir.path()).unwrap();
+    let (kind, text) = refusal(&dialler, dir.path(), Endpoints::control).await;
+    // Decides the exit code of a node, 76.
+    assert_eq!(
+        (kind, text.as_str()),
+        (FailureKind::Incompatible, "you speak protocol 1.5, the scheduler 2.0: install it")
+    );
 }
 
 /// R4.3: papers are replaced without a restart, and what is open goes on.
