@@ -74,7 +74,8 @@ pub(crate) struct Globals {
     /// The scheduler's data directory, which tells one scheduler of this host from another.
     #[arg(long, global = true, value_name = "DIR", value_parser = NonEmptyStringValueParser::new())]
     pub(crate) data_dir: Option<String>,
-    /// Ask the scheduler of another host, by a file of `lamagrid certs bundle` for the role admin.
+    /// Ask the scheduler of another host, by a file of `lamagrid certs bundle` for the role admin; `doctor`
+    /// takes any.
     #[arg(long, global = true, value_name = "BUNDLE", conflicts_with = "data_dir")]
     pub(crate) join: Option<PathBuf>,
     /// How to answer: a table for people, or JSON for programs, whose keys are never renamed or removed.

@@ -245,11 +245,13 @@ impl Desk {
         let bundle = Bundle::text(&args.scheduler, &about, &pem);
         let to = args.out.clone().unwrap_or_else(|| format!("{}.bundle", args.name).into());
         write_private(&to, bundle.as_bytes()).map_err(CertificateError::from)?;
-        let next = match entry.role {
-            PeerRole::Node => format!("next, on its host: lamagrid-node --join {}", to.display()),
-            PeerRole::Scheduler | PeerRole::Client | PeerRole::Admin => "copy it to its host".to_owned(),
+        let command = match entry.role {
+            PeerRole::Node | PeerRole::Scheduler => "lamagrid-node --join",
+            PeerRole::Client => "lama-cleaner-grid --grid-join",
+            PeerRole::Admin => "lamagrid node list --join",
         };
-        let text = format!("wrote {}, readable by you alone\n{next}", to.display());
+        let shown = to.display();
+        let text = format!("wrote {shown}, readable by you alone\nnext, on its host: {command} {shown}");
         self.written(&args.name, to, text)
     }
 

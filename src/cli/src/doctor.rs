@@ -4,7 +4,7 @@
 
 use std::net::{TcpListener, ToSocketAddrs};
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
@@ -87,10 +87,11 @@ pub(crate) fn examine(config: &Config, join: Option<&Path>, format: Format) -> R
     disk(&mut found, &data_dir);
     match join {
         None => {
-            let answers = scheduler(&mut found, config, &data_dir, &runtime)?;
+            spool(&mut found, config, &data_dir);
+            let answers = scheduler(&mut found, &data_dir, &runtime)?;
             gate(&mut found, config, &data_dir, answers);
         }
-        Some(path) => bundle(&mut found, path, &runtime),
+        Some(path) => bundle(&mut found, path, &lamagrid_config::runtime_dir(&data_dir)?, &runtime),
     }
     torch(&mut found);
     let bad = found.0.iter().filter(|each| each.state == State::Bad).count();
@@ -119,29 +120,24 @@ fn disk(found: &mut Findings, data_dir: &Path) {
     }
 }
 
+/// Whether the disk has what the configuration promises.
+fn spool(found: &mut Findings, config: &Config, data_dir: &Path) {
+    let Ok(stat) = rustix::fs::statvfs(data_dir) else { return };
+    let (free, limit) = (stat.f_bavail.saturating_mul(stat.f_frsize), config.limits.max_spool_bytes);
+    if free < limit {
+        let (free, limit) = (units::memory(free), units::memory(limit));
+        let text = format!("limits.max_spool_bytes allows {limit}, and {free} are free: lower it");
+        found.add("spool", State::Attention, text);
+    }
+}
+
 /// Whether the scheduler of this host answers.
-fn scheduler(
-    found: &mut Findings,
-    config: &Config,
-    data_dir: &Path,
-    runtime: &Runtime,
-) -> Result<bool, CliError> {
+fn scheduler(found: &mut Findings, data_dir: &Path, runtime: &Runtime) -> Result<bool, CliError> {
     let sockets = Endpoints::new(lamagrid_config::runtime_dir(data_dir)?);
     let asked = runtime.block_on(async {
         let options = ClientOptions { data_dir: Some(data_dir.to_owned()), ..ClientOptions::default() };
         Client::reaching(Reach::near(&sockets), options).survey(PATIENCE).await
     });
-    if config.limits.max_spool_bytes > 0
-        && let Ok(stat) = rustix::fs::statvfs(data_dir)
-    {
-        let free = stat.f_bavail.saturating_mul(stat.f_frsize);
-        let limit = config.limits.max_spool_bytes;
-        if free < limit {
-            let (free, limit) = (units::memory(free), units::memory(limit));
-            let text = format!("limits.max_spool_bytes allows {limit}, and {free} are free: lower it");
-            found.add("spool", State::Attention, text);
-        }
-    }
     match asked {
         Ok(overview) => {
             let text = format!("answers, with {} nodes", overview.nodes.len());
@@ -223,7 +219,8 @@ fn validity_of(found: &mut Findings, whose: &str, (begins_ms, ends_ms): (u64, u6
     }
 }
 
-fn bundle(found: &mut Findings, path: &Path, runtime: &Runtime) {
+/// `sockets` is a private directory.
+fn bundle(found: &mut Findings, path: &Path, sockets: &Path, runtime: &Runtime) {
     let bundle = match Bundle::read(path, &[]) {
         Ok(bundle) => bundle,
         Err(error) => return found.add("bundle", State::Bad, error.to_string()),
@@ -253,7 +250,7 @@ fn bundle(found: &mut Findings, path: &Path, runtime: &Runtime) {
         Err(failure) => found.add("gate", State::Bad, failure.message),
     }
     if bundle.certificate.role != PeerRole::Node {
-        far_version(found, path, runtime);
+        far_version(found, path, sockets, runtime);
     }
 }
 
@@ -283,20 +280,15 @@ fn port(found: &mut Findings, scheduler: &str) -> bool {
     false
 }
 
-fn far_version(found: &mut Findings, path: &Path, runtime: &Runtime) {
-    let Ok(dir) = tempfile_dir() else { return };
+fn far_version(found: &mut Findings, path: &Path, sockets: &Path, runtime: &Runtime) {
     let asked = runtime.block_on(async {
-        let reach = Reach::far(path, &dir).ok()?;
+        let reach = Reach::far(path, sockets).ok()?;
         let options = ClientOptions { owner: reach.owner().clone(), ..ClientOptions::default() };
         Client::reaching(reach, options).survey(PATIENCE).await.ok()
     });
     if let Some(overview) = asked {
         version(found, &overview.version);
     }
-}
-
-fn tempfile_dir() -> Result<PathBuf, CliError> {
-    Ok(lamagrid_config::runtime_dir(&std::env::temp_dir())?)
 }
 
 fn torch(found: &mut Findings) {

@@ -95,7 +95,7 @@ impl Blob {
 
 /// What is done with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
+enum Direction {
     /// Read, from this byte on.
     From(u64),
     /// Write so many bytes; `again` after a cut, to go on where it was.
@@ -106,7 +106,7 @@ enum Way {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Transfer {
     blob: Blob,
-    way: Way,
+    direction: Direction,
 }
 
 impl Transfer {
@@ -133,26 +133,26 @@ impl Transfer {
                 "again" => true,
                 _ => return None,
             };
-            Some(Way::Write { len: len.parse().ok()?, again })
+            Some(Direction::Write { len: len.parse().ok()?, again })
         };
-        let (blob, way) = match words {
+        let (blob, direction) = match words {
             ["get", token, role, from] => {
-                (Blob::Input(token.parse().ok()?, input(role)?), Way::From(from.parse().ok()?))
+                (Blob::Input(token.parse().ok()?, input(role)?), Direction::From(from.parse().ok()?))
             }
             ["put", token, len, how] => (Blob::Attempt(token.parse().ok()?), write(len, how)?),
             ["bring", task, role, len, how] => {
                 (Blob::Upload(task.parse().ok()?, input(role)?), write(len, how)?)
             }
-            ["fetch", task, from] => (Blob::Result(task.parse().ok()?), Way::From(from.parse().ok()?)),
+            ["fetch", task, from] => (Blob::Result(task.parse().ok()?), Direction::From(from.parse().ok()?)),
             _ => return None,
         };
-        Some(Self { blob, way })
+        Some(Self { blob, direction })
     }
 
     fn words(self) -> String {
-        let how = match self.way {
-            Way::From(from) => from.to_string(),
-            Way::Write { len, again } => format!("{len} {}", if again { "again" } else { "new" }),
+        let how = match self.direction {
+            Direction::From(from) => from.to_string(),
+            Direction::Write { len, again } => format!("{len} {}", if again { "again" } else { "new" }),
         };
         match self.blob {
             Blob::Input(token, role) => format!("get {token} {role} {how}"),
@@ -176,9 +176,9 @@ pub(super) async fn serve(
     transfer: Transfer,
 ) -> io::Result<()> {
     let name = transfer.blob.name();
-    match transfer.way {
-        Way::From(from) => send(peer, spool, grant.task, name, from).await,
-        Way::Write { len, again } => {
+    match transfer.direction {
+        Direction::From(from) => send(peer, spool, grant.task, name, from).await,
+        Direction::Write { len, again } => {
             if len > grant.max_bytes {
                 let text = format!("a blob of {len} bytes; {} are allowed", grant.max_bytes);
                 return answer(peer, Err(&Refused::new(FailureKind::InvalidInput, text))).await;
@@ -291,7 +291,8 @@ async fn receive(
             partial.written += come as u64;
         }
         if let Some(error) = cut {
-            return stored.map_or_else(|disk| Err(io::Error::other(disk)), |()| Err(error));
+            // After a write that failed there is nothing to go on from.
+            return if stored.is_ok() { Err(error) } else { Ok(stored) };
         }
     }
     Ok(stored)
@@ -434,7 +435,7 @@ impl Shared {
     ) -> Result<(), BlobError> {
         self.repeated(|_| {
             let from = take(None, 0)?;
-            let mut stream = match self.ask(Transfer { blob, way: Way::From(from) })? {
+            let mut stream = match self.ask(Transfer { blob, direction: Direction::From(from) })? {
                 Ok(stream) => stream,
                 Err(refused) => return Ok(Err(refused)),
             };
@@ -452,8 +453,8 @@ impl Shared {
 
     fn write(&self, blob: Blob, bytes: &[u8]) -> Result<(), BlobError> {
         self.repeated(|again| {
-            let way = Way::Write { len: bytes.len() as u64, again };
-            let mut stream = match self.ask(Transfer { blob, way })? {
+            let direction = Direction::Write { len: bytes.len() as u64, again };
+            let mut stream = match self.ask(Transfer { blob, direction })? {
                 Ok(stream) => stream,
                 Err(refused) => return Ok(Err(refused)),
             };
