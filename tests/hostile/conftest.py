@@ -130,11 +130,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """What a round leaves behind adds up, and then it shows."""
+    """One round after the other, on the same scheduler."""
     rounds: int = metafunc.config.getoption("--rounds")
     if rounds > 1:
-        metafunc.fixturenames.append("round")
-        metafunc.parametrize("round", range(rounds))
+        metafunc.parametrize("turn", range(rounds), scope="module")
+
+
+@pytest.fixture(scope="module")
+def turn() -> int:
+    """Which round this is."""
+    return 0
 
 
 @pytest.fixture(scope="module")
@@ -160,15 +165,15 @@ def honest(grid: Grid) -> Iterator[Honest]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def flat(grid: Grid, honest: Honest) -> Iterator[None]:
-    """The process stays up, its memory flat, and everybody else is served."""
+def flat(grid: Grid, honest: Honest, turn: int) -> Iterator[None]:
+    """In each round the process stays up, its memory flat, and everybody else is served."""
     before = grid.rss_mb()
     yield
     honest.wait(20)
     growth = grid.rss_mb() - before
     print(
-        f"\nhostile: resident {before:.1f} MB before, {growth:+.1f} MB after; honest tasks {honest.done}, "
-        f"failed {len(honest.wrong)}, slowest {honest.slowest_s:.2f} s"
+        f"\nhostile, round {turn + 1}: resident {before:.1f} MB before, {growth:+.1f} MB after; "
+        f"honest tasks {honest.done}, failed {len(honest.wrong)}, slowest {honest.slowest_s:.2f} s"
     )
     assert grid.scheduler.poll() is None, grid.processes.log(grid.scheduler)
     assert not honest.wrong
