@@ -322,7 +322,7 @@ impl Gatekeeper {
 
     /// The task's result is gone.
     pub(super) fn forgotten(&self, task: TaskId) {
-        self.registry.withdraw(task);
+        self.registry.withdraw_result(task);
     }
 }
 

@@ -118,17 +118,27 @@ impl Registry {
 
     /// The task has been accepted, or was not and will not be: nothing of its inputs is to be brought any more.
     pub fn withdraw_inputs(&self, task: TaskId) {
-        self.0.lock().withdraw(task, |ticket| matches!(ticket, Ticket::Inputs(_)));
+        let mut known = self.0.lock();
+        known.give_up(task);
+        known.grants.remove(&Ticket::Inputs(task));
     }
 
     /// The task has ended: its attempts are over.
     pub fn withdraw_attempts(&self, task: TaskId) {
-        self.0.lock().withdraw(task, |ticket| matches!(ticket, Ticket::Attempt(_)));
+        let mut known = self.0.lock();
+        known.give_up(task);
+        // Tickets of attempts come first: of them there are as many as tasks that run, whatever results are kept.
+        let attempts = known.grants.iter().take_while(|(ticket, _)| matches!(ticket, Ticket::Attempt(_)));
+        let over: Vec<Ticket> =
+            attempts.filter(|(_, grant)| grant.task == task).map(|(ticket, _)| *ticket).collect();
+        for ticket in over {
+            known.grants.remove(&ticket);
+        }
     }
 
-    /// The task's blobs are gone.
-    pub fn withdraw(&self, task: TaskId) {
-        self.0.lock().withdraw(task, |_| true);
+    /// The result of an ended task is gone.
+    pub fn withdraw_result(&self, task: TaskId) {
+        self.0.lock().grants.remove(&Ticket::Result(task));
     }
 
     pub(super) fn granted(&self, certificate: &Certificate, transfer: Transfer) -> Option<Grant> {
@@ -182,9 +192,8 @@ impl Registry {
 }
 
 impl Known {
-    fn withdraw(&mut self, task: TaskId, which: impl Fn(&Ticket) -> bool) {
-        // A blob that is on its way in has no file yet that anybody would find.
+    /// Nothing of a task is to come in any more: what a cut left of it goes.
+    fn give_up(&mut self, task: TaskId) {
         self.partial.retain(|each| each.task != task);
-        self.grants.retain(|ticket, grant| grant.task != task || !which(ticket));
     }
 }
