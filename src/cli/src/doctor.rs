@@ -9,17 +9,15 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
-use lamagrid_client::{Client, ClientOptions, Endpoints, Reach};
 use lamagrid_config::Config;
 use lamagrid_domain::FailureKind;
 use lamagrid_node::libtorch;
 use lamagrid_scheduler::certs::Certs;
 use lamagrid_wire::gate::{Bundle, Credentials, PeerRole, probe};
-use tokio::runtime::Runtime;
 
 use crate::Answer;
 use crate::error::{CliError, REFUSED};
-use crate::grid::PATIENCE;
+use crate::grid;
 use crate::output::{Format, Show, columns};
 use crate::units;
 
@@ -80,18 +78,16 @@ impl Findings {
 
 /// Looks at this host: as the scheduler's, or as that of the bundle's holder.
 pub(crate) fn examine(config: &Config, join: Option<&Path>, format: Format) -> Result<Answer, CliError> {
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(CliError::Runtime)?;
     let data_dir = config.data_dir()?;
     let mut found = Findings(Vec::new());
     disk(&mut found, &data_dir);
     match join {
         None => {
             spool(&mut found, config, &data_dir);
-            let answers = scheduler(&mut found, &data_dir, &runtime)?;
+            let answers = scheduler(&mut found, config);
             gate(&mut found, config, &data_dir, answers);
         }
-        Some(path) => bundle(&mut found, path, &lamagrid_config::runtime_dir(&data_dir)?, &runtime),
+        Some(path) => bundle(&mut found, config, path)?,
     }
     torch(&mut found);
     let bad = found.0.iter().filter(|each| each.state == State::Bad).count();
@@ -132,22 +128,17 @@ fn spool(found: &mut Findings, config: &Config, data_dir: &Path) {
 }
 
 /// Whether the scheduler of this host answers.
-fn scheduler(found: &mut Findings, data_dir: &Path, runtime: &Runtime) -> Result<bool, CliError> {
-    let sockets = Endpoints::new(lamagrid_config::runtime_dir(data_dir)?);
-    let asked = runtime.block_on(async {
-        let options = ClientOptions { data_dir: Some(data_dir.to_owned()), ..ClientOptions::default() };
-        Client::reaching(Reach::near(&sockets), options).survey(PATIENCE).await
-    });
-    match asked {
+fn scheduler(found: &mut Findings, config: &Config) -> bool {
+    match grid::survey(config, None) {
         Ok(overview) => {
             let text = format!("answers, with {} nodes", overview.nodes.len());
             found.add("scheduler", State::Good, text);
             version(found, &overview.version);
-            Ok(true)
+            true
         }
         Err(error) => {
-            found.add("scheduler", State::Bad, error.to_string());
-            Ok(false)
+            found.add("scheduler", State::Bad, error.text());
+            false
         }
     }
 }
@@ -219,11 +210,13 @@ fn validity_of(found: &mut Findings, whose: &str, (begins_ms, ends_ms): (u64, u6
     }
 }
 
-/// `sockets` is a private directory.
-fn bundle(found: &mut Findings, path: &Path, sockets: &Path, runtime: &Runtime) {
+fn bundle(found: &mut Findings, config: &Config, path: &Path) -> Result<(), CliError> {
     let bundle = match Bundle::read(path, &[]) {
         Ok(bundle) => bundle,
-        Err(error) => return found.add("bundle", State::Bad, error.to_string()),
+        Err(error) => {
+            found.add("bundle", State::Bad, error.to_string());
+            return Ok(());
+        }
     };
     let whose = format!("{}, for {}", bundle.certificate, bundle.scheduler);
     let mode = std::fs::metadata(path).map_or(0, |file| file.permissions().mode());
@@ -240,8 +233,10 @@ fn bundle(found: &mut Findings, path: &Path, sockets: &Path, runtime: &Runtime) 
         Err(error) => found.add("certificate", State::Bad, error.to_string()),
     }
     if !port(found, &bundle.scheduler) {
-        return;
+        return Ok(());
     }
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(CliError::Runtime)?;
     match runtime.block_on(probe(&bundle)) {
         Ok(()) => found.add("gate", State::Good, "the scheduler lets this host in"),
         Err(failure) if failure.kind == FailureKind::Incompatible => {
@@ -249,9 +244,12 @@ fn bundle(found: &mut Findings, path: &Path, sockets: &Path, runtime: &Runtime) 
         }
         Err(failure) => found.add("gate", State::Bad, failure.message),
     }
-    if bundle.certificate.role != PeerRole::Node {
-        far_version(found, path, sockets, runtime);
+    if bundle.certificate.role != PeerRole::Node
+        && let Ok(overview) = grid::survey(config, Some(path))
+    {
+        version(found, &overview.version);
     }
+    Ok(())
 }
 
 /// Whether somebody answers there at all.
@@ -278,17 +276,6 @@ fn port(found: &mut Findings, scheduler: &str) -> bool {
         format!("{last}: does the scheduler run with gate.listen, and does a firewall let this through?");
     found.add("port", State::Bad, text);
     false
-}
-
-fn far_version(found: &mut Findings, path: &Path, sockets: &Path, runtime: &Runtime) {
-    let asked = runtime.block_on(async {
-        let reach = Reach::far(path, sockets).ok()?;
-        let options = ClientOptions { owner: reach.owner().clone(), ..ClientOptions::default() };
-        Client::reaching(reach, options).survey(PATIENCE).await.ok()
-    });
-    if let Some(overview) = asked {
-        version(found, &overview.version);
-    }
 }
 
 fn torch(found: &mut Findings) {

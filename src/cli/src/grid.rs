@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use lamagrid_client::{Client, ClientError, ClientOptions, Endpoints, Reach};
+use lamagrid_client::{Client, ClientOptions, Endpoints, Overview, Reach};
 use lamagrid_config::Config;
 use tokio::runtime::Runtime;
 
@@ -20,24 +20,20 @@ pub(crate) const PATIENCE: Duration = Duration::from_millis(2_500);
 
 /// `lamagrid node list`
 pub(crate) fn node_list(config: &Config, join: Option<&Path>, format: Format) -> Result<Answer, CliError> {
-    let mut nodes = ask(config, join, async |client| client.survey(PATIENCE).await)?.nodes;
+    let mut nodes = survey(config, join)?.nodes;
     nodes.sort_by(|a, b| a.info.name.cmp(&b.info.name));
     format.render(&nodes.into_iter().map(NodeView::from).collect::<Vec<_>>()).map(Answer::ok)
 }
 
 /// `lamagrid queue show`
 pub(crate) fn queue_show(config: &Config, join: Option<&Path>, format: Format) -> Result<Answer, CliError> {
-    let mut queues = ask(config, join, async |client| client.survey(PATIENCE).await)?.queues;
+    let mut queues = survey(config, join)?.queues;
     queues.sort_by(|a, b| a.queue.cmp(&b.queue));
     format.render(&queues.into_iter().map(QueueView::from).collect::<Vec<_>>()).map(Answer::ok)
 }
 
-/// Asks the scheduler of the configured data directory, in a runtime that lives no longer than the question.
-fn ask<T>(
-    config: &Config,
-    join: Option<&Path>,
-    question: impl AsyncFnOnce(Client) -> Result<T, ClientError>,
-) -> Result<T, CliError> {
+/// What the scheduler says of its grid, in a runtime that lives no longer than the question.
+pub(crate) fn survey(config: &Config, join: Option<&Path>) -> Result<Overview, CliError> {
     let (runtime, reach) = reach(config, join)?;
     let options = ClientOptions {
         owner: reach.owner().clone(),
@@ -46,7 +42,7 @@ fn ask<T>(
         data_dir: Some(config.data_dir()?),
         ..ClientOptions::default()
     };
-    Ok(runtime.block_on(async { question(Client::reaching(reach, options)).await })?)
+    Ok(runtime.block_on(async { Client::reaching(reach, options).survey(PATIENCE).await })?)
 }
 
 /// The scheduler of the configured data directory, or of another host, and the runtime in which it is reached.
