@@ -12,8 +12,8 @@ use lamagrid_wire::spool::{BlobName, Spool, SpoolError};
 
 use crate::error::ClientError;
 
-/// What a node made. The bytes may still lie in the spool, of this host or another, and are checked against their length and hash when
-/// they are read.
+/// What a node made. The bytes may still lie in the spool, of this host or another, and are checked against their
+/// length and hash when they are read.
 #[derive(Debug, Clone)]
 pub struct TaskResult {
     /// Length, hash and form.
