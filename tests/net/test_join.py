@@ -124,7 +124,7 @@ def test_the_doctor_says_what_keeps_a_host_out(grid: Grid, network: Network) -> 
 
     status, found = doctor("--join", bundle)
     assert status == 0, found
-    for check in ("disk", "bundle", "certificate", "port", "gate", "libtorch"):
+    for check in ("disk", "bundle", "certificate", "port", "gate", "clock", "libtorch"):
         assert found[check][0] == "good", found
     host.cut()
     status, found = doctor("--join", bundle)

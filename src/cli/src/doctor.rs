@@ -24,6 +24,8 @@ use crate::units;
 const DAY_MS: u64 = 86_400_000;
 /// A certificate that ends sooner is mentioned.
 const SOON_DAYS: u64 = 30;
+/// Clocks that are farther apart are mentioned: a task's deadline is told by the clock of whoever submits it.
+const APART_MS: u64 = 10_000;
 /// With less than this a host cannot even keep its logs for long.
 const LOW_DISK_BYTES: u64 = 1 << 30;
 
@@ -238,7 +240,10 @@ fn bundle(found: &mut Findings, config: &Config, path: &Path) -> Result<(), CliE
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(CliError::Runtime)?;
     match runtime.block_on(probe(&bundle)) {
-        Ok(()) => found.add("gate", State::Good, "the scheduler lets this host in"),
+        Ok(wall_ms) => {
+            found.add("gate", State::Good, "the scheduler lets this host in");
+            clock(found, units::wall_ms(SystemTime::now()), wall_ms);
+        }
         Err(failure) if failure.kind == FailureKind::Incompatible => {
             found.add("version", State::Bad, failure.message);
         }
@@ -250,6 +255,20 @@ fn bundle(found: &mut Findings, config: &Config, path: &Path) -> Result<(), CliE
         version(found, &overview.version);
     }
     Ok(())
+}
+
+/// Whether the clock here agrees with the scheduler's.
+fn clock(found: &mut Findings, here_ms: u64, there_ms: u64) {
+    let apart_ms = here_ms.abs_diff(there_ms);
+    if apart_ms < APART_MS {
+        return found.add("clock", State::Good, "agrees with the scheduler's");
+    }
+    let (apart, how) =
+        (units::duration_ms(apart_ms as f64), if here_ms > there_ms { "ahead of" } else { "behind" });
+    let text = format!(
+        "{apart} {how} the scheduler's: deadlines of tasks and times in logs are off; set both right"
+    );
+    found.add("clock", State::Attention, text);
 }
 
 /// Whether somebody answers there at all.
@@ -288,5 +307,27 @@ fn torch(found: &mut Findings) {
         }
         // Only Rust nodes need it, and they say so themselves.
         Err(error) => found.add("libtorch", State::Attention, error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clocks_that_are_apart_are_mentioned_with_by_how_much() {
+        let said = |here_ms, there_ms| {
+            let mut found = Findings(Vec::new());
+            clock(&mut found, here_ms, there_ms);
+            (found.0[0].state, found.0[0].what.clone())
+        };
+        assert_eq!(said(1_000_000, 1_009_999).0, State::Good);
+        assert_eq!(said(1_009_999, 1_000_000).0, State::Good);
+        let (state, what) = said(1_000_000, 1_090_000);
+        assert_eq!(state, State::Attention);
+        assert!(what.starts_with("1 min 30 s behind the scheduler's"), "{what}");
+        let (state, what) = said(1_010_000, 1_000_000);
+        assert_eq!(state, State::Attention);
+        assert!(what.starts_with("10.0 s ahead of the scheduler's"), "{what}");
     }
 }

@@ -563,5 +563,6 @@ fn verdict(stream: &mut impl Read) -> io::Result<Result<(), Refused>> {
     }
     let said = String::from_utf8_lossy(&said);
     line::read_answer(&said)
+        .map(|said| said.map(drop))
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "this is no gate of a LamaGrid scheduler"))
 }

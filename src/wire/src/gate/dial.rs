@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use rustls::CertificateError;
 use rustls::pki_types::ServerName;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpStream, UnixListener, UnixStream};
@@ -137,11 +138,12 @@ impl Drop for Dialler {
     }
 }
 
-/// Tries once whether the scheduler lets the holder of a bundle in.
+/// Tries once whether the scheduler lets the holder of a bundle in, and says what the clock of its host shows, in
+/// milliseconds since the Unix epoch.
 ///
 /// # Errors
 /// Why not, with what to do.
-pub async fn probe(bundle: &Bundle) -> Result<(), Failure> {
+pub async fn probe(bundle: &Bundle) -> Result<u64, Failure> {
     let invalid = |error: CredentialsError| Failure::new(FailureKind::InvalidInput, error.to_string());
     let shared = Shared {
         dir: PathBuf::new(),
@@ -151,7 +153,7 @@ pub async fn probe(bundle: &Bundle) -> Result<(), Failure> {
         mentioned: Mutex::new(None),
     };
     let channel = if bundle.certificate.role == PeerRole::Node { "control" } else { "client" };
-    shared.dial_in_time(channel).await.map(drop)
+    shared.dial_in_time(channel).await.map(|(_, wall_ms)| wall_ms)
 }
 
 /// Why a dialling gate does not open.
@@ -190,7 +192,7 @@ async fn accept(listener: UnixListener, shared: Arc<Shared>, channel: String) {
 }
 
 impl Shared {
-    async fn dial_in_time(&self, channel: &str) -> Result<TlsStream<TcpStream>, Failure> {
+    async fn dial_in_time(&self, channel: &str) -> Result<(TlsStream<TcpStream>, u64), Failure> {
         tokio::time::timeout(HANDSHAKE, self.dial(channel)).await.unwrap_or_else(|_| {
             let text = format!("no answer from {} within {} s", self.scheduler, HANDSHAKE.as_secs());
             Err(Failure::new(FailureKind::Disconnected, text))
@@ -199,7 +201,7 @@ impl Shared {
 
     async fn serve(&self, local: UnixStream, channel: &str) {
         let tls = match self.dial_in_time(channel).await {
-            Ok(tls) => tls,
+            Ok((tls, _)) => tls,
             Err(failure) => return self.mention(channel, failure),
         };
         *self.mentioned.lock() = None;
@@ -237,7 +239,8 @@ impl Shared {
         }
     }
 
-    async fn dial(&self, channel: &str) -> Result<TlsStream<TcpStream>, Failure> {
+    /// A connection to a channel, and what the clock of the scheduler's host shows.
+    async fn dial(&self, channel: &str) -> Result<(TlsStream<TcpStream>, u64), Failure> {
         let away = |text: String| Failure::new(FailureKind::Disconnected, text);
         let stream = self
             .connect()
@@ -256,7 +259,7 @@ impl Shared {
         };
         let said = asked.await.map_err(|error| self.judge(&error))?;
         match line::read_answer(&said) {
-            Some(Ok(())) => Ok(tls),
+            Some(Ok(wall_ms)) => Ok((tls, wall_ms)),
             Some(Err(refused)) => Err(Failure::new(refused.kind, refused.text)),
             None => Err(away(format!("{} is no gate of a LamaGrid scheduler", self.scheduler))),
         }
@@ -266,6 +269,16 @@ impl Shared {
     fn judge(&self, error: &io::Error) -> Failure {
         let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
         let final_text = match inner {
+            Some(rustls::Error::InvalidCertificate(
+                CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. },
+            )) => Some("the scheduler's certificate is not good yet by the clock of this host: set it right".into()),
+            Some(rustls::Error::InvalidCertificate(
+                CertificateError::Expired | CertificateError::ExpiredContext { .. },
+            )) => Some(
+                "the scheduler's certificate has ended by the clock of this host: is that right? else `lamagrid certs renew` \
+                 there"
+                    .into(),
+            ),
             Some(rustls::Error::InvalidCertificate(reason)) => Some(format!(
                 "the scheduler's certificate is refused ({reason:?}): is the bundle from its `lamagrid certs`?"
             )),

@@ -1,6 +1,7 @@
 //! The line before ZMTP: which channel a peer wants, and what the gate says to that.
 
 use std::io;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use lamagrid_domain::FailureKind;
 use tokio::io::{AsyncRead, AsyncReadExt};
@@ -112,15 +113,16 @@ impl Refused {
     }
 }
 
-/// The answer to a line.
+/// The answer to a line: a welcome says what the clock of the gate's host shows.
 pub(super) fn answer(verdict: Result<(), &Refused>) -> String {
-    verdict.map_or_else(Refused::line, |()| "welcome\n".to_owned())
+    let now_ms = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+    verdict.map_or_else(Refused::line, |()| format!("welcome {}\n", now_ms()))
 }
 
-/// What an answer says; `None` if it is no gate's.
-pub(super) fn read_answer(line: &str) -> Option<Result<(), Refused>> {
-    if line == "welcome" {
-        return Some(Ok(()));
+/// What an answer says, a welcome in milliseconds since the Unix epoch; `None` if it is no gate's.
+pub(super) fn read_answer(line: &str) -> Option<Result<u64, Refused>> {
+    if let Some(wall_ms) = line.strip_prefix("welcome ") {
+        return wall_ms.parse().ok().map(Ok);
     }
     let (kind, text) = line.strip_prefix("refused ")?.split_once(' ')?;
     let kind = FailureKind::ALL.iter().copied().find(|known| known.as_str() == kind)?;
@@ -165,7 +167,9 @@ mod tests {
         let other = parse(&format!("lamagrid {}.0 client", MAJOR + 1)).unwrap_err();
         assert_eq!(other.kind, FailureKind::Incompatible);
         assert_eq!(read_answer(answer(Err(&other)).trim_end()), Some(Err(other)));
-        assert_eq!(read_answer(answer(Ok(())).trim_end()), Some(Ok(())));
+        let now_ms = read_answer(answer(Ok(())).trim_end()).unwrap().unwrap();
+        assert!(now_ms > 1_700_000_000_000, "{now_ms} is in no year that LamaGrid saw");
+        assert_eq!(read_answer("welcome -1"), None);
         assert_eq!(read_answer("HTTP/1.1 400 Bad Request"), None);
     }
 
