@@ -34,6 +34,7 @@ ROOM = {
 # Of each length so many are submitted last and begun first, and those are measured.
 SAMPLE = 10_000
 IDLE_S = 10.0
+DISPATCH_LIMIT_S = 120.0
 
 ROWS = (
     Row("idle_node_cpu", "ms/s", 1.0, 0.3),
@@ -81,6 +82,8 @@ class Sample:
         began, started = cpu_s(pid), time.monotonic()
         admin(one, "queue", "resume", "gpu")
         while (left := waiting()) > wanted:
+            if time.monotonic() > started + DISPATCH_LIMIT_S:
+                raise AssertionError(f"{left - wanted} of {sample} tasks still wait to be dispatched")
             time.sleep(0.05)
         done, took = queued - left, time.monotonic() - started
         self.dispatch_us = (cpu_s(pid) - began) / done * 1e6
