@@ -91,7 +91,7 @@ class Honest:
         self.wrong: list[str] = []
         self._client = TaskClient(join=grid.bundle("web", role="client"))
         self._end = threading.Event()
-        self._thread = threading.Thread(target=self._work)
+        self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
 
     def _work(self) -> None:

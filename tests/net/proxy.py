@@ -41,7 +41,7 @@ class Proxy:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ready = threading.Event()
         # Sockets belong to the network in which their thread makes them.
-        self._thread = threading.Thread(target=lambda: host.inside(lambda: asyncio.run(self._serve())))
+        self._thread = threading.Thread(target=lambda: host.inside(self._run), daemon=True)
         self._thread.start()
         assert self._ready.wait(READY_S), "the proxy does not listen"
 
@@ -49,6 +49,9 @@ class Proxy:
     def address(self) -> str:
         """``host:port``, where others reach it."""
         return f"{self._host.address}:{self._port}"
+
+    def _run(self) -> None:
+        asyncio.run(self._serve())
 
     async def _serve(self) -> None:
         self._loop, self._end = asyncio.get_running_loop(), asyncio.Event()

@@ -91,7 +91,7 @@ class Visitors:
         self.bad: list[str] = []
         self._lock = threading.Lock()  # guards good and bad
         self._end = threading.Event()
-        self._threads = [threading.Thread(target=self._visit) for _ in range(CLIENTS)]
+        self._threads = [threading.Thread(target=self._visit, daemon=True) for _ in range(CLIENTS)]
         for thread in self._threads:
             thread.start()
 
