@@ -96,6 +96,12 @@ impl Writer {
         self.file.write_all(bytes).map_err(|source| self.io(source))
     }
 
+    /// Takes room on the disk for what will be written next, `len` bytes from the byte `from` on: page by page it costs twice
+    /// as much. A file system that cannot do that, or has no room, says so when it is written.
+    pub(crate) fn reserve(&self, from: u64, len: u64) {
+        let _ = rustix::fs::fallocate(&self.file, rustix::fs::FallocateFlags::KEEP_SIZE, from, len);
+    }
+
     /// Gives it its name, so that a reader sees all of it or nothing.
     ///
     /// # Errors

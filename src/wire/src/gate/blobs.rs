@@ -25,6 +25,8 @@ use super::registry::{Partial, Registry};
 use crate::spool::{BlobName, Spool, SpoolError};
 
 const CHUNK_BYTES: usize = 256 * 1024;
+/// So much room is taken on the disk ahead of what comes, whatever was announced.
+const RESERVED_BYTES: u64 = 8 << 20;
 /// Nothing came or went for so long: the peer is gone. The accepting side is the first to see it, so that what came is kept when
 /// the other one asks again.
 const STALLED_HERE: Duration = Duration::from_secs(10);
@@ -240,8 +242,7 @@ async fn send(
     if from > 0 {
         file.seek(io::SeekFrom::Start(from)).await?;
     }
-    answer(peer, Ok(())).await?;
-    in_time(peer.write_all(&len.to_be_bytes())).await?;
+    in_time(peer.write_all(&[line::answer(Ok(())).as_bytes(), &len.to_be_bytes()].concat())).await?;
     let (mut chunk, mut left) = (vec![0; CHUNK_BYTES], len - from);
     while left > 0 {
         let most = usize::try_from(left).unwrap_or(usize::MAX).min(CHUNK_BYTES);
@@ -263,13 +264,14 @@ async fn receive(
     partial: &mut Partial,
     len: u64,
 ) -> io::Result<Result<(), SpoolError>> {
-    answer(peer, Ok(())).await?;
     in_time(async {
-        peer.write_all(&partial.written.to_be_bytes()).await?;
+        let said = [line::answer(Ok(())).as_bytes(), &partial.written.to_be_bytes()].concat();
+        peer.write_all(&said).await?;
         peer.flush().await
     })
     .await?;
     let (mut left, mut chunk, mut stored) = (len - partial.written, vec![0; CHUNK_BYTES], Ok(()));
+    let mut reserved = partial.written;
     while left > 0 {
         let most = usize::try_from(left).unwrap_or(usize::MAX).min(CHUNK_BYTES);
         // TLS gives 16 KiB at a time, and a system call for each would cost more than to gather them.
@@ -287,6 +289,11 @@ async fn receive(
         left -= come as u64;
         // What still comes after a write that failed is read, so that the peer hears why.
         if stored.is_ok() {
+            if reserved < partial.written + come as u64 {
+                let ahead = (len - partial.written).min(RESERVED_BYTES);
+                partial.writer.reserve(partial.written, ahead);
+                reserved = partial.written + ahead;
+            }
             stored = partial.writer.write(&chunk[..come]);
             partial.written += come as u64;
         }
