@@ -103,7 +103,7 @@ class Scene:
     def on_their_way(self, id: str) -> int:
         """Attempts of a task that a cut, or the scheduler's end, met before their node had them.
 
-        What was begun and lost is ``crashed``; only a scheduler that has just started cannot tell the two apart.
+        What was begun and lost is ``crashed``; only a scheduler that has just started cannot tell them apart.
         """
         history = lamagrid_json("task", "show", id, data_dir=self.grid.data_dir)["history"]
         events = [entry["event"] for entry in history]
