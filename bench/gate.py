@@ -31,7 +31,7 @@ ROWS = (
 def main() -> int:
     """Measure, show, write. Returns 1 if a floor was missed."""
     parser = argparse.ArgumentParser(prog="bench/gate.py", description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--rounds", type=int, default=9, help="the median of so many counts (default: 9)")
+    parser.add_argument("--rounds", type=int, default=61, help="the median of so many counts (default: 61)")
     options = parser.parse_args()
     print("machine: " + ", ".join(f"{name} {value}" for name, value in machine().items()), flush=True)
     done = subprocess.run(

@@ -6,7 +6,8 @@
 //!
 //! Does not: check hashes; whoever reads a blob does.
 
-use std::io::{self, Read, Write};
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,7 +15,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, StreamOwned};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncSeekExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use lamagrid_domain::{FailureKind, LeaseToken, Role, TaskId};
 
@@ -232,7 +233,7 @@ async fn send(
     from: u64,
 ) -> io::Result<()> {
     let (mut file, len) = match spool.reader(task, name) {
-        Ok((file, len)) => (tokio::fs::File::from_std(file), len),
+        Ok(found) => found,
         Err(error) => return answer(peer, Err(&refusal(&error))).await,
     };
     if from > len {
@@ -240,20 +241,32 @@ async fn send(
         return answer(peer, Err(&Refused::new(FailureKind::InvalidInput, text))).await;
     }
     if from > 0 {
-        file.seek(io::SeekFrom::Start(from)).await?;
+        file.seek(io::SeekFrom::Start(from))?;
     }
+    let mut left = len - from;
+    let mut ahead = tokio::task::spawn_blocking(move || read_chunk(file, left));
     in_time(peer.write_all(&[line::answer(Ok(())).as_bytes(), &len.to_be_bytes()].concat())).await?;
-    let (mut chunk, mut left) = (vec![0; CHUNK_BYTES], len - from);
     while left > 0 {
-        let most = usize::try_from(left).unwrap_or(usize::MAX).min(CHUNK_BYTES);
-        let n = file.read(&mut chunk[..most]).await?;
-        if n == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        in_time(peer.write_all(&chunk[..n])).await?;
-        left -= n as u64;
+        let (file, chunk) = ahead.await.map_err(io::Error::other)??;
+        left -= chunk.len() as u64;
+        // The disk is read while the network takes what was read before.
+        ahead = tokio::task::spawn_blocking(move || read_chunk(file, left));
+        in_time(peer.write_all(&chunk)).await?;
     }
     in_time(peer.flush()).await
+}
+
+/// Bytes of the next chunk, of so many that are to come.
+fn chunk_bytes(left: u64) -> usize {
+    usize::try_from(left).unwrap_or(usize::MAX).min(CHUNK_BYTES)
+}
+
+/// Reads the next of so many bytes.
+fn read_chunk(file: File, left: u64) -> io::Result<(File, Vec<u8>)> {
+    let most = chunk_bytes(left);
+    let mut chunk = Vec::with_capacity(most);
+    (&file).take(most as u64).read_to_end(&mut chunk)?;
+    if chunk.len() < most { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok((file, chunk)) }
 }
 
 /// What comes goes to disk, and what a cut leaves of it is kept by the caller. A write that failed is no cut.
@@ -273,7 +286,7 @@ async fn receive(
     let (mut left, mut chunk, mut stored) = (len - partial.written, vec![0; CHUNK_BYTES], Ok(()));
     let mut reserved = partial.written;
     while left > 0 {
-        let most = usize::try_from(left).unwrap_or(usize::MAX).min(CHUNK_BYTES);
+        let most = chunk_bytes(left);
         // TLS gives 16 KiB at a time, and a system call for each would cost more than to gather them.
         let (mut come, mut cut) = (0, None);
         while come < most {
