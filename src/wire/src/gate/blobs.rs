@@ -225,6 +225,16 @@ pub(super) async fn answer(
     .await
 }
 
+/// The transfer begins: with the whole length of what goes, or with how much is there of what comes.
+async fn welcome(peer: &mut (impl AsyncWrite + Unpin), bytes: u64) -> io::Result<()> {
+    in_time(async {
+        // In one record: the other side wakes up once.
+        peer.write_all(&[line::answer(Ok(())).as_bytes(), &bytes.to_be_bytes()].concat()).await?;
+        peer.flush().await
+    })
+    .await
+}
+
 async fn send(
     peer: &mut (impl AsyncWrite + Unpin),
     spool: &Spool,
@@ -244,13 +254,14 @@ async fn send(
         file.seek(io::SeekFrom::Start(from))?;
     }
     let mut left = len - from;
-    let mut ahead = tokio::task::spawn_blocking(move || read_chunk(file, left));
-    in_time(peer.write_all(&[line::answer(Ok(())).as_bytes(), &len.to_be_bytes()].concat())).await?;
-    while left > 0 {
-        let (file, chunk) = ahead.await.map_err(io::Error::other)??;
+    // The disk is read while the network takes what was read before.
+    let read = |file, left| (left > 0).then(|| tokio::task::spawn_blocking(move || read_chunk(file, left)));
+    let mut ahead = read(file, left);
+    welcome(peer, len).await?;
+    while let Some(reading) = ahead {
+        let (file, chunk) = reading.await.map_err(io::Error::other)??;
         left -= chunk.len() as u64;
-        // The disk is read while the network takes what was read before.
-        ahead = tokio::task::spawn_blocking(move || read_chunk(file, left));
+        ahead = read(file, left);
         in_time(peer.write_all(&chunk)).await?;
     }
     in_time(peer.flush()).await
@@ -277,12 +288,7 @@ async fn receive(
     partial: &mut Partial,
     len: u64,
 ) -> io::Result<Result<(), SpoolError>> {
-    in_time(async {
-        let said = [line::answer(Ok(())).as_bytes(), &partial.written.to_be_bytes()].concat();
-        peer.write_all(&said).await?;
-        peer.flush().await
-    })
-    .await?;
+    welcome(peer, partial.written).await?;
     let (mut left, mut chunk, mut stored) = (len - partial.written, vec![0; CHUNK_BYTES], Ok(()));
     let mut reserved = partial.written;
     while left > 0 {
