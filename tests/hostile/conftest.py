@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 
 from grids.procfs import rss_bytes
 from grids.server import BIN, PROGRAMS, free_port
-from lamagrid import TaskClient
+from lamagrid import TaskClient, _native
 from stock.processes import Processes
 
 SOON_S = 30.0
@@ -29,6 +30,7 @@ class Grid:
 
     Attributes:
         address: Its gate's.
+        http: Where it answers ``/healthz``.
         near: A client of its own host.
     """
 
@@ -37,6 +39,7 @@ class Grid:
         self.folder = folder
         self.data_dir = folder / "data"
         self.address = ("127.0.0.1", free_port())
+        self.http = ("127.0.0.1", free_port())
         self.certs("init")
         self.bundles = {role: self.bundle(f"bad-{role}", role=role) for role in ("client", "admin", "node")}
         self.scheduler = self._start(wrapper)
@@ -44,6 +47,7 @@ class Grid:
         self.wait(lambda: self.near.survey() is not None, "the scheduler")
         command = [PROGRAMS / "lamagrid-node", "--join", self.bundle("honest", role="node")]
         env = {"LAMAGRID__DATA_DIR": str(folder / "of-node")}
+        self.far = TaskClient(join=self.bundles["client"])
         self.node = processes.start("node", [*command, "--backend", "echo", "--model", "lama"], env)
         self.wait(lambda: bool(self.near.survey()["nodes"]), "the node")
 
@@ -52,7 +56,8 @@ class Grid:
         where = f"gate.listen={self.address[0]}:{self.address[1]}"
         command = [BIN / "lamagrid", "scheduler", "--data-dir", self.data_dir]
         return self.processes.start(
-            "scheduler", [*wrapper, *command, "--set", where, "--set", "http.listen="]
+            "scheduler",
+            [*wrapper, *command, "--set", where, "--set", f"http.listen={self.http[0]}:{self.http[1]}"],
         )
 
     def wait(self, predicate: object, what: str) -> None:
@@ -70,6 +75,10 @@ class Grid:
         path = self.folder / f"{name}.bundle"
         self.certs("bundle", name, "--scheduler", f"{self.address[0]}:{self.address[1]}", "--out", path)
         return path
+
+    def socket(self, name: str) -> Path:
+        """The private socket of a channel."""
+        return Path(_native.config(None, [("data_dir", str(self.data_dir))])["runtime_dir"]) / f"{name}.sock"
 
     def rss_mb(self) -> float:
         """What the scheduler has resident, in MB."""
@@ -124,9 +133,42 @@ class Honest:
         self._thread.join()
 
 
+class Health:
+    """Asks ``/healthz`` all the while, as a probe does.
+
+    Attributes:
+        slowest_s: The longest that an answer took.
+        wrong: What else happened.
+    """
+
+    def __init__(self, grid: Grid) -> None:
+        self.slowest_s = 0.0
+        self.wrong: list[str] = []
+        self._url = f"http://{grid.http[0]}:{grid.http[1]}/healthz"
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._ask, daemon=True)
+        self._thread.start()
+
+    def _ask(self) -> None:
+        while not self._end.wait(0.05):
+            began = time.monotonic()
+            try:
+                with urllib.request.urlopen(self._url, timeout=10) as answer:
+                    assert answer.status == 200
+            except Exception as error:  # whatever it is, it is told
+                self.wrong.append(f"{type(error).__name__}: {error}")
+            self.slowest_s = max(self.slowest_s, time.monotonic() - began)
+
+    def close(self) -> None:
+        """Stop asking."""
+        self._end.set()
+        self._thread.join()
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """``--rounds``: how often each attack is made on the same scheduler."""
+    """How often each attack is made on the same scheduler; how long peers ask that do not read."""
     parser.addoption("--rounds", type=int, default=1)
+    parser.addoption("--unread-s", type=float, default=1.5)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -140,6 +182,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def turn() -> int:
     """Which round this is."""
     return 0
+
+
+@pytest.fixture(scope="session")
+def unread_s(request: pytest.FixtureRequest) -> float:
+    """How long peers ask that do not read."""
+    seconds: float = request.config.getoption("--unread-s")
+    return seconds
 
 
 @pytest.fixture(scope="module")

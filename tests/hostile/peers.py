@@ -55,6 +55,33 @@ def prelude(kind: int, major: int = 1, minor: int = 5) -> bytes:
     return b"LG" + bytes((major, minor)) + struct.pack(">HH", kind, 0)
 
 
+def pack(value: object) -> bytes:
+    """MessagePack of what headers are made of: texts, bytes, numbers from 0, None, booleans, lists, maps."""
+    if value is None:
+        return b"\xc0"
+    if isinstance(value, bool):
+        return b"\xc3" if value else b"\xc2"
+    if isinstance(value, int):
+        return b"\xcf" + struct.pack(">Q", value)
+    if isinstance(value, bytes):
+        return b"\xc5" + struct.pack(">H", len(value)) + value
+    if isinstance(value, str):
+        text = value.encode()
+        return b"\xda" + struct.pack(">H", len(text)) + text
+    if isinstance(value, list):
+        return b"\xdc" + struct.pack(">H", len(value)) + b"".join(map(pack, value))
+    assert isinstance(value, dict)
+    return b"\xde" + struct.pack(">H", len(value)) + b"".join(pack(k) + pack(v) for k, v in value.items())
+
+
+def unix(path: Path) -> socket.socket:
+    """A connection to a private socket of the scheduler's own host."""
+    connection = socket.socket(socket.AF_UNIX)
+    connection.settimeout(WAIT_S)
+    connection.connect(str(path))
+    return connection
+
+
 def tcp(address: tuple[str, int]) -> socket.socket:
     """A bare connection."""
     connection = socket.create_connection(address, WAIT_S, (SOURCE, 0))

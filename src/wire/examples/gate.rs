@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use authority::Authority;
 use lamagrid_domain::{LeaseToken, Role, TaskId};
+use lamagrid_wire::ConnectionLimits;
 use lamagrid_wire::Endpoints;
 use lamagrid_wire::frame::Frame;
 use lamagrid_wire::gate::{Blobs, Dialler, Gate, Grant, PeerRole, Registry, Ticket};
@@ -111,7 +112,7 @@ async fn answer(mut router: Router) {
         let Ok(ClientRequest::Ping(Ping { seq })) = ClientRequest::from_frame(&frame) else { continue };
         let pong = Pong { seq, spool: String::new(), version: String::new() };
         let frame = ClientReply::from(pong).to_frame(vec![]).unwrap();
-        router.sender().send(peer, frame).await;
+        router.sender().send(&peer, frame);
     }
 }
 
@@ -135,7 +136,9 @@ fn main() {
     let (near, registry) = (Endpoints::new(dir.path()), Registry::default());
     let spool = Spool::create(dir.path().join("spool")).unwrap();
     let (gate, dialler, mut direct, mut through) = runtime.block_on(async {
-        tokio::spawn(answer(Router::bind(&near.client(), Peers::Dealer).await.unwrap()));
+        tokio::spawn(answer(
+            Router::bind(&near.client(), Peers::Dealer, &ConnectionLimits::default()).unwrap(),
+        ));
         let own = authority.issue(PeerRole::Scheduler, "main", 1);
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
         let gate =

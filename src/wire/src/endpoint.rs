@@ -17,8 +17,8 @@ pub enum SocketError {
     Bind {
         /// The address.
         address: String,
-        /// What ZeroMQ said.
-        source: zeromq::ZmqError,
+        /// What the operating system said.
+        source: std::io::Error,
     },
     /// Nobody listens there, or the connection was refused.
     #[error("cannot connect to {address}: {source}")]

@@ -5,15 +5,15 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use zeromq::prelude::*;
-use zeromq::{PubSocket, SubSocket, ZmqMessage};
+use zeromq::{PubSocket, ZmqMessage};
 
-use crate::endpoint::{SocketError, connect, unlink_stale};
+use crate::connection::Kind;
+use crate::endpoint::{SocketError, connect};
 use crate::frame::Frame;
+use crate::listener::{Accepted, ConnectionLimits, Listener};
 
 /// Events waiting to be sent; more are dropped.
 const QUEUED: usize = 256;
-/// Pause after a receive error, so that a broken socket cannot spin.
-const ERROR_PAUSE: Duration = Duration::from_millis(20);
 
 /// A node's end. Dropping it closes the connection.
 #[derive(Debug)]
@@ -59,7 +59,7 @@ impl Drop for EventPublisher {
 #[derive(Debug)]
 pub struct EventSubscriber {
     incoming: mpsc::Receiver<Frame>,
-    reader: JoinHandle<()>,
+    accepting: JoinHandle<()>,
 }
 
 impl EventSubscriber {
@@ -67,32 +67,14 @@ impl EventSubscriber {
     ///
     /// # Errors
     /// [`SocketError::Bind`].
-    pub async fn bind(address: &str) -> Result<Self, SocketError> {
-        unlink_stale(address);
-        let bind_error = |source| SocketError::Bind { address: address.to_owned(), source };
-        let mut socket = SubSocket::new();
-        socket.bind(address).await.map_err(bind_error)?;
-        socket.subscribe("").await.map_err(bind_error)?;
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn bind(address: &str, limits: &ConnectionLimits) -> Result<Self, SocketError> {
+        let listener = Listener::bind(address, Kind::Subscriber, limits)?;
         let (incoming_tx, incoming) = mpsc::channel(QUEUED);
-        let reader = tokio::spawn(async move {
-            loop {
-                match socket.recv().await {
-                    Ok(message) => match Frame::from_parts(message.into_vec()) {
-                        Ok(frame) => {
-                            if incoming_tx.send(frame).await.is_err() {
-                                return;
-                            }
-                        }
-                        Err(error) => tracing::debug!(%error, "bad event dropped"),
-                    },
-                    Err(error) => {
-                        tracing::trace!(%error, "receive failed");
-                        tokio::time::sleep(ERROR_PAUSE).await;
-                    }
-                }
-            }
-        });
-        Ok(Self { incoming, reader })
+        let accepting = tokio::spawn(listener.accept(move |accepted| hear(accepted, incoming_tx.clone())));
+        Ok(Self { incoming, accepting })
     }
 
     /// The next event.
@@ -106,6 +88,25 @@ impl EventSubscriber {
 
 impl Drop for EventSubscriber {
     fn drop(&mut self) {
-        self.reader.abort();
+        self.accepting.abort();
+    }
+}
+
+/// Passes on what one node publishes.
+async fn hear(accepted: Accepted, incoming: mpsc::Sender<Frame>) {
+    let Accepted { mut stream, mut inbox, slot: _slot, .. } = accepted;
+    loop {
+        match inbox.next(&mut stream).await {
+            Ok(Some(parts)) => match Frame::from_parts(parts) {
+                Ok(frame) => {
+                    if incoming.send(frame).await.is_err() {
+                        return;
+                    }
+                }
+                Err(error) => tracing::debug!(%error, "bad event dropped"),
+            },
+            Ok(None) => return,
+            Err(error) => return tracing::debug!(%error, "a publisher's connection ended"),
+        }
     }
 }

@@ -4,63 +4,69 @@
 
 use std::time::Duration;
 
-use futures_util::StreamExt;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use zeromq::PullSocket;
 use zeromq::prelude::*;
-use zeromq::{PullSocket, PushSocket, SocketEvent, ZmqMessage};
 
-use crate::endpoint::{SocketError, connect, socket_path, unlink_stale};
+use crate::connection::{Kind, write};
+use crate::endpoint::{SocketError, connect, socket_path};
 use crate::frame::Frame;
+use crate::listener::{Accepted, ConnectionLimits, Listener};
+use crate::outbox::Outbox;
 
-/// Assignments and hints on their way; a session's credit keeps the real number near one.
-const QUEUED: usize = 64;
+/// What the scheduler's end of a lane says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LaneEvent {
+    /// The node's socket is there.
+    Connected,
+    /// The node has read most of what waited; see [`LaneSender::watch`].
+    Drained,
+}
 
 /// The scheduler's end. Dropping it closes the lane and removes its socket file.
 #[derive(Debug)]
 pub struct LaneSender {
     address: String,
-    outgoing: mpsc::Sender<Frame>,
-    tasks: [JoinHandle<()>; 2],
+    outbox: Outbox,
+    accepting: JoinHandle<()>,
 }
 
 impl LaneSender {
-    /// Binds `address`; `on_connected` runs once the node's PULL socket is there.
+    /// Binds `address`; `tell` is called with what happens. The first node that connects has the lane.
     ///
-    /// Before that a PUSH would find no peer, so the caller sends nothing until then.
+    /// What is sent before that waits, so the caller sends nothing until then.
     ///
     /// # Errors
     /// [`SocketError::Bind`].
-    pub async fn bind(
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn bind(
         address: &str,
-        on_connected: impl FnOnce() + Send + 'static,
+        limits: &ConnectionLimits,
+        tell: impl Fn(LaneEvent) + Send + Sync + 'static,
     ) -> Result<Self, SocketError> {
-        unlink_stale(address);
-        let mut socket = PushSocket::new();
-        let mut monitor = socket.monitor();
-        socket
-            .bind(address)
-            .await
-            .map_err(|source| SocketError::Bind { address: address.to_owned(), source })?;
-        let (outgoing, mut outgoing_rx) = mpsc::channel::<Frame>(QUEUED);
-        let watcher = tokio::spawn(async move {
-            while let Some(event) = monitor.next().await {
-                if matches!(event, SocketEvent::Accepted(..)) {
-                    on_connected();
-                    return;
-                }
-            }
+        let listener = Listener::bind(address, Kind::Push, limits)?;
+        let outbox = Outbox::default();
+        let waiting = outbox.clone();
+        let accepting = tokio::spawn(async move {
+            let (connected, mut first) = mpsc::channel::<Accepted>(1);
+            let accepted = tokio::select! {
+                () = listener.accept(move |accepted| {
+                    let connected = connected.clone();
+                    async move {
+                        // Only the first one is taken.
+                        let _ = connected.try_send(accepted);
+                    }
+                }) => return,
+                Some(accepted) = first.recv() => accepted,
+            };
+            // The listener is closed from here on.
+            tell(LaneEvent::Connected);
+            serve(accepted, &waiting, &tell).await;
         });
-        let writer = tokio::spawn(async move {
-            while let Some(frame) = outgoing_rx.recv().await {
-                let message = ZmqMessage::try_from(frame.into_parts()).expect("a message of ours has frames");
-                if let Err(error) = socket.send(message).await {
-                    // The accept timeout notices: an assignment that never arrived ends the session.
-                    tracing::debug!(%error, "lane lost its node");
-                }
-            }
-        });
-        Ok(Self { address: address.to_owned(), outgoing, tasks: [watcher, writer] })
+        Ok(Self { address: address.to_owned(), outbox, accepting })
     }
 
     /// Where it is.
@@ -69,17 +75,41 @@ impl LaneSender {
         &self.address
     }
 
-    /// Queues a frame, or drops it when the lane is stuck: the accept timeout or the next poll repairs that.
+    /// Queues a frame. A node that does not read loses the lane: the accept timeout or the next poll repairs that.
     pub fn send(&self, frame: Frame) {
-        if self.outgoing.try_send(frame).is_err() {
+        if !self.outbox.push(frame) {
             tracing::debug!(address = %self.address, "lane is full or closed");
         }
     }
+
+    /// Bytes that wait until the node reads them.
+    #[must_use]
+    pub fn waiting_bytes(&self) -> usize {
+        self.outbox.bytes()
+    }
+
+    /// Has [`LaneEvent::Drained`] told once the node has read most of what waits. False if that is so already.
+    #[must_use]
+    pub fn watch(&self) -> bool {
+        self.outbox.watch()
+    }
+}
+
+async fn serve(accepted: Accepted, outbox: &Outbox, tell: &impl Fn(LaneEvent)) {
+    let Accepted { mut stream, mut inbox, slot: _slot, .. } = accepted;
+    let (mut read_half, mut write_half) = stream.split();
+    let writing = write(outbox, &mut write_half, false, || async { tell(LaneEvent::Drained) });
+    // A node says nothing on a lane, so that whatever can be read is its end.
+    tokio::select! {
+        ended = writing => tracing::debug!(?ended, "lane ended"),
+        _ = inbox.next(&mut read_half) => tracing::debug!("lane lost its node"),
+    }
+    outbox.close();
 }
 
 impl Drop for LaneSender {
     fn drop(&mut self) {
-        self.tasks.iter().for_each(JoinHandle::abort);
+        self.accepting.abort();
         if let Some(path) = socket_path(&self.address) {
             // The session is over; a file left behind would only confuse people.
             let _ = std::fs::remove_file(path);

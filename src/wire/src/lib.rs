@@ -15,15 +15,20 @@ pub mod request;
 pub mod router;
 pub mod spool;
 
+mod connection;
 mod digest;
 mod endpoint;
 mod events;
 mod lane;
+mod listener;
+mod outbox;
 mod pack;
+mod zmtp;
 
 pub use digest::{hash, payload_digest};
 pub use endpoint::{Endpoints, SocketError};
 pub use events::{EventPublisher, EventSubscriber};
-pub use lane::{LaneReceiver, LaneSender};
+pub use lane::{LaneEvent, LaneReceiver, LaneSender};
+pub use listener::ConnectionLimits;
 pub use pack::pack;
 pub use random::{new_task_id, random_bytes, random_id};

@@ -3,27 +3,29 @@
 //! Does not: know messages. A frame that breaks the protocol is answered here with a [`ProtocolFault`] and
 //! goes no further; the connection and everybody else's stay up.
 
+use std::collections::HashMap;
+use std::sync::Arc;
+
 use bytes::Bytes;
-use futures_util::StreamExt;
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use zeromq::prelude::*;
-use zeromq::{RouterSocket, SocketEvent, ZmqMessage};
 
 use lamagrid_domain::{Failure, FailureKind};
 
-use crate::endpoint::{SocketError, unlink_stale};
+use crate::connection::{ConnectionError, Kind, write};
+use crate::endpoint::SocketError;
 use crate::frame::{Frame, FrameError};
+use crate::listener::{Accepted, ConnectionLimits, Listener, Slot};
 use crate::message::{ControlReply, Message, ProtocolFault};
+use crate::outbox::Outbox;
+use crate::random::random_id;
 
-/// Frames on their way out; a full channel makes the caller wait, which bounds memory.
-const OUTGOING: usize = 4_096;
-/// Frames on their way in, of at most 1 MiB each; while it is full nothing is read, and the peers' sends wait.
+/// Frames on their way in, of at most 1 MiB each; while it is full nothing is read, and the peers' sends wait. Each
+/// connection has one message at most that waits for a place, so that none gets more than its turn.
 const INCOMING: usize = 128;
-/// Pause after a receive error that is not one peer's, so that a broken socket cannot spin.
-const ERROR_PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
 
-/// Of the identities that sockets of this host give themselves.
+/// Of the identities that sockets of this host are given.
 const OWN_BYTES: usize = 16;
 
 /// The identity of one connection; fresh for every connection, so it never names two.
@@ -36,7 +38,7 @@ impl PeerId {
         Self(bytes)
     }
 
-    /// Whether a gate gave it: a certificate's name and 33 characters. ZeroMQ's own and ours have 16 bytes.
+    /// Whether a gate gave it: a certificate's name and 33 characters. Those of this host have 16 bytes.
     pub(crate) fn is_of_gate(&self) -> bool {
         self.0.len() > OWN_BYTES
     }
@@ -69,6 +71,11 @@ pub enum Incoming {
         /// Whose.
         peer: PeerId,
     },
+    /// A peer has read most of what waited for it; see [`RouterSender::watch`].
+    Drained {
+        /// Which one.
+        peer: PeerId,
+    },
 }
 
 /// How the peers' sockets wrap their messages.
@@ -81,28 +88,51 @@ pub enum Peers {
 }
 
 /// Sends to the peers of one router. Cheap to clone.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct RouterSender {
-    outgoing: mpsc::Sender<(PeerId, Frame)>,
+    outboxes: Arc<Mutex<HashMap<PeerId, Outbox>>>,
 }
 
 impl RouterSender {
-    /// Queues a frame for `peer`. A peer that is gone loses it: it asks again on its next connection.
-    ///
-    /// # Cancel safety
-    /// Dropping this future either queued the frame or did not; the socket itself is never touched here.
-    pub async fn send(&self, peer: PeerId, frame: Frame) {
-        // The receiver lives as long as the router; after that nobody is left to hear it.
-        let _ = self.outgoing.send((peer, frame)).await;
+    /// Queues a frame for `peer`, and never waits. A peer that is gone loses it: it asks again on its next connection.
+    /// A peer that does not read is disconnected once some MiB wait for it.
+    pub fn send(&self, peer: &PeerId, frame: Frame) {
+        let Some(outbox) = self.outbox(peer) else { return };
+        if !outbox.push(frame) {
+            tracing::debug!(%peer, "does not read, or is gone");
+        }
+    }
+
+    /// Bytes that wait until `peer` reads them.
+    #[must_use]
+    pub fn waiting_bytes(&self, peer: &PeerId) -> usize {
+        self.outbox(peer).map_or(0, |outbox| outbox.bytes())
+    }
+
+    /// Has the router say [`Incoming::Drained`] once `peer` has read most of what waits for it. False if that is so
+    /// already, or the peer is gone.
+    pub fn watch(&self, peer: &PeerId) -> bool {
+        self.outbox(peer).is_some_and(|outbox| outbox.watch())
+    }
+
+    /// Disconnects `peer`.
+    pub fn disconnect(&self, peer: &PeerId) {
+        if let Some(outbox) = self.outbox(peer) {
+            outbox.close();
+        }
+    }
+
+    fn outbox(&self, peer: &PeerId) -> Option<Outbox> {
+        self.outboxes.lock().get(peer).cloned()
     }
 }
 
-/// A bound ROUTER socket. Dropping it closes the socket.
+/// A bound ROUTER socket. Dropping it closes the socket and its connections.
 #[derive(Debug)]
 pub struct Router {
     incoming: mpsc::Receiver<Incoming>,
     sender: RouterSender,
-    tasks: [JoinHandle<()>; 3],
+    accepting: JoinHandle<()>,
 }
 
 impl Router {
@@ -110,70 +140,16 @@ impl Router {
     ///
     /// # Errors
     /// [`SocketError::Bind`].
-    pub async fn bind(address: &str, peers: Peers) -> Result<Self, SocketError> {
-        unlink_stale(address);
-        let mut socket = RouterSocket::new();
-        let mut monitor = socket.monitor();
-        socket
-            .bind(address)
-            .await
-            .map_err(|source| SocketError::Bind { address: address.to_owned(), source })?;
-        let (mut send_half, mut recv_half) = socket.split();
-        let (outgoing, mut outgoing_rx) = mpsc::channel::<(PeerId, Frame)>(OUTGOING);
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn bind(address: &str, peers: Peers, limits: &ConnectionLimits) -> Result<Self, SocketError> {
+        let listener = Listener::bind(address, Kind::Router, limits)?;
         let (incoming_tx, incoming) = mpsc::channel(INCOMING);
-        let sender = RouterSender { outgoing };
-
-        let writer = tokio::spawn(async move {
-            while let Some((peer, frame)) = outgoing_rx.recv().await {
-                let mut parts = vec![peer.0.clone()];
-                if peers == Peers::Req {
-                    parts.push(Bytes::new());
-                }
-                parts.extend(frame.into_parts());
-                let message = ZmqMessage::try_from(parts).expect("a message of ours has frames");
-                if let Err(error) = send_half.send(message).await {
-                    tracing::trace!(%peer, %error, "peer is gone");
-                }
-            }
-        });
-        let answers = sender.clone();
-        let gone = incoming_tx.clone();
-        let reader = tokio::spawn(async move {
-            loop {
-                let message = match recv_half.recv().await {
-                    Ok(message) => message,
-                    Err(error) => {
-                        // One bad peer must never end the loop of all; a broken socket must not spin.
-                        tracing::debug!(%error, "receive failed");
-                        tokio::time::sleep(ERROR_PAUSE).await;
-                        continue;
-                    }
-                };
-                let Some((peer, frame)) = unwrap(message, peers) else { continue };
-                match frame {
-                    Ok(frame) => {
-                        if incoming_tx.send(Incoming::Frame { peer, frame }).await.is_err() {
-                            return;
-                        }
-                    }
-                    Err(error) => {
-                        let answer = ControlReply::from(fault(&error)).to_frame(Vec::new());
-                        answers.send(peer, answer.expect("a failure's message is bounded")).await;
-                    }
-                }
-            }
-        });
-        let watcher = tokio::spawn(async move {
-            while let Some(event) = monitor.next().await {
-                if let SocketEvent::Disconnected(id) = event {
-                    let id: Bytes = id.into();
-                    if gone.send(Incoming::Gone { peer: PeerId(id) }).await.is_err() {
-                        return;
-                    }
-                }
-            }
-        });
-        Ok(Self { incoming, sender, tasks: [writer, reader, watcher] })
+        let sender = RouterSender::default();
+        let room = RoomForPeers { incoming: incoming_tx, sender: sender.clone(), peers };
+        let accepting = tokio::spawn(listener.accept(move |accepted| room.clone().serve(accepted)));
+        Ok(Self { incoming, sender, accepting })
     }
 
     /// The sending end.
@@ -198,7 +174,75 @@ impl Router {
 
 impl Drop for Router {
     fn drop(&mut self) {
-        self.tasks.iter().for_each(JoinHandle::abort);
+        self.accepting.abort();
+    }
+}
+
+/// What every connection of a router needs.
+#[derive(Clone)]
+struct RoomForPeers {
+    incoming: mpsc::Sender<Incoming>,
+    sender: RouterSender,
+    peers: Peers,
+}
+
+impl RoomForPeers {
+    async fn serve(self, accepted: Accepted) {
+        let Accepted { mut stream, mut inbox, identity, slot } = accepted;
+        let peer = PeerId(identity.unwrap_or_else(|| Bytes::copy_from_slice(&random_id())));
+        let outbox = Outbox::default();
+        let entry = OpenPeer { sender: self.sender.clone(), peer: peer.clone(), _slot: slot };
+        self.sender.outboxes.lock().insert(peer.clone(), outbox.clone());
+        let (mut read_half, mut write_half) = stream.split();
+        let envelope = self.peers == Peers::Req;
+        let reading = async {
+            while let Some(parts) = inbox.next(&mut read_half).await? {
+                self.hear(&peer, parts).await;
+            }
+            Ok(())
+        };
+        let drained = || async {
+            // The router is gone where this fails, and with it everything that waits.
+            let _ = self.incoming.send(Incoming::Drained { peer: peer.clone() }).await;
+        };
+        let writing = write(&outbox, &mut write_half, envelope, drained);
+        let ended: Result<(), ConnectionError> = tokio::select! {
+            ended = reading => ended,
+            Err(error) = writing => Err(error),
+        };
+        match ended {
+            Ok(()) | Err(ConnectionError::Io(_)) => {}
+            Err(error) => tracing::warn!(%peer, %error, "disconnected a peer"),
+        }
+        drop(stream);
+        drop(entry);
+        let _ = self.incoming.send(Incoming::Gone { peer }).await;
+    }
+
+    /// Passes a message on, or answers it here where it is not one of the protocol.
+    async fn hear(&self, peer: &PeerId, parts: Vec<Bytes>) {
+        match unwrap(parts, self.peers) {
+            Ok(frame) => {
+                let _ = self.incoming.send(Incoming::Frame { peer: peer.clone(), frame }).await;
+            }
+            Err(error) => {
+                let answer = ControlReply::from(fault(&error)).to_frame(Vec::new());
+                self.sender.send(peer, answer.expect("a failure's message is bounded"));
+            }
+        }
+    }
+}
+
+/// A peer that can be sent to, for as long as this lives.
+struct OpenPeer {
+    sender: RouterSender,
+    peer: PeerId,
+    _slot: Slot,
+}
+
+impl Drop for OpenPeer {
+    fn drop(&mut self) {
+        self.sender.outboxes.lock().remove(&self.peer);
     }
 }
 
@@ -214,17 +258,12 @@ pub fn fault(error: &FrameError) -> ProtocolFault {
     ProtocolFault { failure: Failure::new(kind, error.to_string()) }
 }
 
-fn unwrap(message: ZmqMessage, peers: Peers) -> Option<(PeerId, Result<Frame, FrameError>)> {
-    let mut parts = message.into_vec();
-    if parts.is_empty() {
-        return None;
-    }
-    let peer = PeerId(Bytes::copy_from_slice(&parts.remove(0)));
+fn unwrap(mut parts: Vec<Bytes>, peers: Peers) -> Result<Frame, FrameError> {
     if peers == Peers::Req {
-        if parts.first().is_none_or(|p| !p.is_empty()) {
-            return Some((peer, Err(FrameError::Malformed { what: "a request without its empty frame" })));
+        if parts.first().is_none_or(|part| !part.is_empty()) {
+            return Err(FrameError::Malformed { what: "a request without its empty frame" });
         }
         parts.remove(0);
     }
-    Some((peer, Frame::from_parts(parts)))
+    Frame::from_parts(parts)
 }

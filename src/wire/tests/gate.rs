@@ -22,7 +22,7 @@ use lamagrid_wire::message::{ClientReply, ClientRequest, Message, Ping, Pong};
 use lamagrid_wire::request::Requester;
 use lamagrid_wire::router::{Incoming, PeerId, Peers, Router};
 use lamagrid_wire::spool::{BlobName, Spool};
-use lamagrid_wire::{Endpoints, LaneReceiver, LaneSender, SocketError};
+use lamagrid_wire::{ConnectionLimits, Endpoints, LaneReceiver, LaneSender, SocketError};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tempfile::TempDir;
@@ -47,7 +47,7 @@ impl Host {
     async fn start() -> Self {
         let (authority, dir) = (Authority::new(), TempDir::new().unwrap());
         let endpoints = Endpoints::new(dir.path());
-        let router = Router::bind(&endpoints.client(), Peers::Dealer).await.unwrap();
+        let router = Router::bind(&endpoints.client(), Peers::Dealer, &ConnectionLimits::default()).unwrap();
         let registry = Registry::default();
         let spool = Spool::create(dir.path().join("spool")).unwrap();
         let own = authority.issue(PeerRole::Scheduler, "main", 1);
@@ -65,14 +65,14 @@ impl Host {
     async fn answer_one(&mut self) -> PeerId {
         loop {
             match tokio::time::timeout(SOON, self.router.recv()).await.expect("in time").unwrap() {
-                Incoming::Gone { .. } => {}
+                Incoming::Gone { .. } | Incoming::Drained { .. } => {}
                 Incoming::Frame { peer, frame } => {
                     let ClientRequest::Ping(Ping { seq }) = ClientRequest::from_frame(&frame).unwrap() else {
                         panic!("not a ping")
                     };
                     let pong = Pong { seq, spool: String::new(), version: String::new() };
                     let frame = ClientReply::from(pong).to_frame(vec![]).unwrap();
-                    self.router.sender().send(peer.clone(), frame).await;
+                    self.router.sender().send(&peer, frame);
                     return peer;
                 }
             }
@@ -268,7 +268,8 @@ async fn a_lane_is_reached_by_its_own_node_alone() {
     let lane = "lane-0123456789abcdef-0";
     let address = format!("ipc://{}/{lane}.sock", host.endpoints.dir().display());
     let (tell, mut connected) = tokio::sync::mpsc::unbounded_channel();
-    let sender = LaneSender::bind(&address, move || tell.send(()).unwrap()).await.unwrap();
+    let sender =
+        LaneSender::bind(&address, &ConnectionLimits::default(), move |_| tell.send(()).unwrap()).unwrap();
     let of_node = |name: &str| host.authority.issue(PeerRole::Node, name, 1);
     let mine = of_node("gpu-1");
     host.registry.open_lane(lane, &mine.certificate().unwrap());

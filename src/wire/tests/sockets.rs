@@ -19,7 +19,9 @@ use lamagrid_wire::message::{
 };
 use lamagrid_wire::request::Requester;
 use lamagrid_wire::router::{Incoming, PeerId, Peers, Router};
-use lamagrid_wire::{Endpoints, EventPublisher, EventSubscriber, LaneReceiver, LaneSender, SocketError};
+use lamagrid_wire::{
+    ConnectionLimits, Endpoints, EventPublisher, EventSubscriber, LaneReceiver, LaneSender, SocketError,
+};
 
 /// Longer than anything here takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -57,7 +59,7 @@ async fn hear(router: &mut Router) -> (PeerId, Frame) {
 #[tokio::test]
 async fn a_link_talks_to_its_router_and_back_with_large_blobs() {
     let (_dir, endpoints) = endpoints();
-    let mut router = Router::bind(&endpoints.client(), Peers::Dealer).await.unwrap();
+    let mut router = Router::bind(&endpoints.client(), Peers::Dealer, &ConnectionLimits::default()).unwrap();
     let mut one = Link::connect(&endpoints.client(), PATIENCE).await.unwrap();
     let mut two = Link::connect(&endpoints.client(), PATIENCE).await.unwrap();
     let large = Bytes::from(vec![7; MAX_INLINE_BYTES]);
@@ -69,9 +71,9 @@ async fn a_link_talks_to_its_router_and_back_with_large_blobs() {
     assert_ne!(peer_one, peer_two);
     // Each answer goes to its own connection, in order.
     for seq in 0..100 {
-        router.sender().send(peer_one.clone(), pong(seq, Vec::new())).await;
+        router.sender().send(&peer_one, pong(seq, Vec::new()));
     }
-    router.sender().send(peer_two, pong(1_000, vec![large.clone()])).await;
+    router.sender().send(&peer_two, pong(1_000, vec![large.clone()]));
     for seq in 0..100 {
         assert_eq!(soon(one.recv()).await.unwrap(), pong(seq, Vec::new()));
     }
@@ -81,7 +83,7 @@ async fn a_link_talks_to_its_router_and_back_with_large_blobs() {
 #[tokio::test]
 async fn a_link_that_is_dropped_is_reported() {
     let (_dir, endpoints) = endpoints();
-    let mut router = Router::bind(&endpoints.client(), Peers::Dealer).await.unwrap();
+    let mut router = Router::bind(&endpoints.client(), Peers::Dealer, &ConnectionLimits::default()).unwrap();
     let link = Link::connect(&endpoints.client(), PATIENCE).await.unwrap();
     link.send(ping(1, Vec::new())).await.unwrap();
     let (peer, _) = hear(&mut router).await;
@@ -93,7 +95,7 @@ async fn a_link_that_is_dropped_is_reported() {
     }
     assert!(began.elapsed() < NOTICED, "{:?}", began.elapsed());
     // An answer to nobody harms nobody.
-    router.sender().send(peer, pong(1, Vec::new())).await;
+    router.sender().send(&peer, pong(1, Vec::new()));
     let link = Link::connect(&endpoints.client(), PATIENCE).await.unwrap();
     link.send(ping(2, Vec::new())).await.unwrap();
     assert_eq!(hear(&mut router).await.1, ping(2, Vec::new()));
@@ -102,7 +104,7 @@ async fn a_link_that_is_dropped_is_reported() {
 #[tokio::test]
 async fn a_router_that_is_dropped_ends_its_links() {
     let (_dir, endpoints) = endpoints();
-    let mut router = Router::bind(&endpoints.client(), Peers::Dealer).await.unwrap();
+    let mut router = Router::bind(&endpoints.client(), Peers::Dealer, &ConnectionLimits::default()).unwrap();
     let mut link = Link::connect(&endpoints.client(), PATIENCE).await.unwrap();
     link.send(ping(1, Vec::new())).await.unwrap();
     hear(&mut router).await;
@@ -116,7 +118,7 @@ async fn a_router_that_is_dropped_ends_its_links() {
 #[tokio::test]
 async fn a_request_is_answered_and_a_silent_router_is_an_error() {
     let (_dir, endpoints) = endpoints();
-    let mut router = Router::bind(&endpoints.control(), Peers::Req).await.unwrap();
+    let mut router = Router::bind(&endpoints.control(), Peers::Req, &ConnectionLimits::default()).unwrap();
     let request = ControlRequest::from(Goodbye { session: SessionId::from_bytes([1; 16]) })
         .to_frame(Vec::new())
         .unwrap();
@@ -126,7 +128,7 @@ async fn a_request_is_answered_and_a_silent_router_is_an_error() {
         let (heard, answered) = tokio::join!(
             async {
                 let (peer, frame) = hear(&mut router).await;
-                router.sender().send(peer, answer.clone()).await;
+                router.sender().send(&peer, answer.clone());
                 frame
             },
             requester.request(request.clone(), PATIENCE)
@@ -144,7 +146,7 @@ async fn a_request_is_answered_and_a_silent_router_is_an_error() {
     let (_, answered) = tokio::join!(
         async {
             let (peer, _) = hear(&mut router).await;
-            router.sender().send(peer, answer.clone()).await;
+            router.sender().send(&peer, answer.clone());
         },
         requester.request(request, PATIENCE)
     );
@@ -174,7 +176,10 @@ async fn a_lane_carries_in_order_and_leaves_nothing_open() {
     let path = Path::new(address.strip_prefix("ipc://").unwrap()).to_owned();
     let connected = Arc::new(AtomicBool::new(false));
     let seen = Arc::clone(&connected);
-    let sender = LaneSender::bind(&address, move || seen.store(true, Ordering::Relaxed)).await.unwrap();
+    let sender = LaneSender::bind(&address, &ConnectionLimits::default(), move |_| {
+        seen.store(true, Ordering::Relaxed)
+    })
+    .unwrap();
     assert!(!connected.load(Ordering::Relaxed));
     let mut receiver = LaneReceiver::connect(&address, PATIENCE).await.unwrap();
     until("the sender knows that its node is there", || connected.load(Ordering::Relaxed)).await;
@@ -204,11 +209,12 @@ async fn fifty_sessions_leave_no_connection_behind() {
     let (_dir, endpoints) = endpoints();
     for n in 0..50 {
         let address = endpoints.lane(SessionId::from_bytes([n; 16]), 0);
-        let (connected, is_connected) = tokio::sync::oneshot::channel();
+        let connected = Arc::new(tokio::sync::Notify::new());
+        let told = Arc::clone(&connected);
         let sender =
-            LaneSender::bind(&address, move || connected.send(()).expect("the test waits")).await.unwrap();
+            LaneSender::bind(&address, &ConnectionLimits::default(), move |_| told.notify_one()).unwrap();
         let receiver = LaneReceiver::connect(&address, PATIENCE).await.unwrap();
-        soon(is_connected).await.unwrap();
+        soon(connected.notified()).await;
         drop(receiver);
         drop(sender);
     }
@@ -232,12 +238,17 @@ async fn a_stale_socket_file_is_replaced() {
     }
     let error = Link::connect(&endpoints.client(), SHORT).await.unwrap_err();
     assert!(error.to_string().contains("client.sock"), "{error}");
-    let mut router = Router::bind(&endpoints.client(), Peers::Dealer).await.unwrap();
+    let mut router = Router::bind(&endpoints.client(), Peers::Dealer, &ConnectionLimits::default()).unwrap();
     let link = Link::connect(&endpoints.client(), PATIENCE).await.unwrap();
     link.send(ping(1, Vec::new())).await.unwrap();
     hear(&mut router).await;
-    EventSubscriber::bind(&endpoints.node_events()).await.unwrap();
-    LaneSender::bind(&endpoints.lane(SessionId::from_bytes([3; 16]), 1), || {}).await.unwrap();
+    EventSubscriber::bind(&endpoints.node_events(), &ConnectionLimits::default()).unwrap();
+    LaneSender::bind(
+        &endpoints.lane(SessionId::from_bytes([3; 16]), 1),
+        &ConnectionLimits::default(),
+        |_| {},
+    )
+    .unwrap();
 }
 
 #[tokio::test]
@@ -260,7 +271,8 @@ async fn nobody_there_is_an_error_that_names_the_socket() {
 #[tokio::test]
 async fn events_reach_whoever_subscribed() {
     let (_dir, endpoints) = endpoints();
-    let mut subscriber = EventSubscriber::bind(&endpoints.node_events()).await.unwrap();
+    let mut subscriber =
+        EventSubscriber::bind(&endpoints.node_events(), &ConnectionLimits::default()).unwrap();
     let publisher = EventPublisher::connect(&endpoints.node_events(), PATIENCE).await.unwrap();
     let event =
         NodeEvent::from(Heartbeat { session: SessionId::from_bytes([4; 16]) }).to_frame(Vec::new()).unwrap();
@@ -279,7 +291,7 @@ async fn events_reach_whoever_subscribed() {
 #[tokio::test]
 async fn a_bad_frame_is_answered_and_the_connection_goes_on() {
     let (_dir, endpoints) = endpoints();
-    let mut router = Router::bind(&endpoints.result(), Peers::Dealer).await.unwrap();
+    let mut router = Router::bind(&endpoints.result(), Peers::Dealer, &ConnectionLimits::default()).unwrap();
     let mut other = Link::connect(&endpoints.result(), PATIENCE).await.unwrap();
     let mut stranger = zeromq::DealerSocket::new();
     stranger.connect(&endpoints.result()).await.unwrap();
@@ -307,11 +319,11 @@ async fn a_bad_frame_is_answered_and_the_connection_goes_on() {
     stranger.send(zeromq::ZmqMessage::try_from(parts).unwrap()).await.unwrap();
     let (peer, frame) = hear(&mut router).await;
     assert_eq!(frame, ping(2, Vec::new()));
-    router.sender().send(peer, pong(2, Vec::new())).await;
+    router.sender().send(&peer, pong(2, Vec::new()));
     assert!(soon(stranger.recv()).await.is_ok());
     other.send(ping(3, Vec::new())).await.unwrap();
     let (peer, _) = hear(&mut router).await;
-    router.sender().send(peer, pong(3, Vec::new())).await;
+    router.sender().send(&peer, pong(3, Vec::new()));
     assert_eq!(soon(other.recv()).await.unwrap(), pong(3, Vec::new()));
 }
 
@@ -330,4 +342,80 @@ async fn a_bad_answer_is_one_error_of_a_link_and_not_its_end() {
     socket.send(zeromq::ZmqMessage::try_from(parts).unwrap()).await.unwrap();
     assert!(matches!(soon(link.recv()).await, Err(SocketError::Frame(_))));
     assert_eq!(soon(link.recv()).await.unwrap(), pong(1, Vec::new()));
+}
+
+#[tokio::test]
+async fn a_peer_that_does_not_read_is_disconnected_and_holds_up_nobody() {
+    let (_dir, endpoints) = endpoints();
+    let mut router = Router::bind(&endpoints.client(), Peers::Dealer, &ConnectionLimits::default()).unwrap();
+    let sender = router.sender();
+    // ZeroMQ's own dealer reads only while it is asked to.
+    let mut deaf = zeromq::DealerSocket::new();
+    deaf.connect(&endpoints.client()).await.unwrap();
+    deaf.send(zeromq::ZmqMessage::try_from(ping(1, Vec::new()).into_parts()).unwrap()).await.unwrap();
+    let (deaf_peer, _) = hear(&mut router).await;
+    let mut honest = Link::connect(&endpoints.client(), PATIENCE).await.unwrap();
+    honest.send(ping(2, Vec::new())).await.unwrap();
+    let (honest_peer, _) = hear(&mut router).await;
+    for (seq, blobs) in (0..200_000)
+        .map(|seq| (seq, Vec::new()))
+        .chain((0..100).map(|seq| (seq, vec![Bytes::from(vec![7; MAX_INLINE_BYTES])])))
+    {
+        sender.send(&deaf_peer, pong(seq, blobs));
+        assert!(sender.waiting_bytes(&deaf_peer) <= 5 << 20);
+        if seq % 50_000 == 0 {
+            let began = Instant::now();
+            sender.send(&honest_peer, pong(seq, Vec::new()));
+            assert_eq!(soon(honest.recv()).await.unwrap(), pong(seq, Vec::new()));
+            assert!(began.elapsed() < NOTICED, "{:?}", began.elapsed());
+        }
+    }
+    match soon(router.recv()).await {
+        Some(Incoming::Gone { peer }) => assert_eq!(peer, deaf_peer),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(sender.waiting_bytes(&deaf_peer), 0);
+}
+
+#[tokio::test]
+async fn a_watched_peer_is_told_of_once_it_has_read() {
+    let (_dir, endpoints) = endpoints();
+    let mut router = Router::bind(&endpoints.client(), Peers::Dealer, &ConnectionLimits::default()).unwrap();
+    let sender = router.sender();
+    let mut slow = zeromq::DealerSocket::new();
+    slow.connect(&endpoints.client()).await.unwrap();
+    slow.send(zeromq::ZmqMessage::try_from(ping(1, Vec::new()).into_parts()).unwrap()).await.unwrap();
+    let (peer, _) = hear(&mut router).await;
+    assert!(!sender.watch(&peer), "it has nothing to read");
+    for seq in 0..10 {
+        sender.send(&peer, pong(seq, vec![Bytes::from(vec![7; MAX_INLINE_BYTES])]));
+    }
+    assert!(sender.watch(&peer));
+    assert!(tokio::time::timeout(SHORT, router.recv()).await.is_err(), "it has read nothing yet");
+    for _ in 0..10 {
+        soon(slow.recv()).await.unwrap();
+    }
+    match soon(router.recv()).await {
+        Some(Incoming::Drained { peer: drained }) => assert_eq!(drained, peer),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn silent_connections_keep_nobody_out() {
+    let (_dir, endpoints) = endpoints();
+    let mut router = Router::bind(&endpoints.client(), Peers::Dealer, &ConnectionLimits::default()).unwrap();
+    let path = endpoints.client();
+    let path = path.strip_prefix("ipc://").unwrap();
+    let mut silent = Vec::new();
+    for _ in 0..500 {
+        silent.push(soon(tokio::net::UnixStream::connect(path)).await.unwrap());
+    }
+    let began = Instant::now();
+    let link = Link::connect(&endpoints.client(), PATIENCE).await.unwrap();
+    link.send(ping(1, Vec::new())).await.unwrap();
+    hear(&mut router).await;
+    assert!(began.elapsed() < NOTICED, "{:?}", began.elapsed());
+    // Most of them were closed, and the others will be.
+    assert!(connections(Path::new(path)) < 100);
 }

@@ -10,6 +10,7 @@ use lamagrid_domain::{
     Counters, Entry, Failure, FailureKind, Milestone, ModelOffer, NodeInfo, NodeKind, QueueName, Stages,
     Status,
 };
+use lamagrid_wire::ConnectionLimits;
 use lamagrid_wire::message::{ClientReply, ClientRequest, Message, Overview, Pong, Refused, Unknown};
 use lamagrid_wire::router::{Incoming, Peers, Router};
 
@@ -53,14 +54,16 @@ impl Fake {
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
-                let mut router = Router::bind(&endpoints.client(), Peers::Dealer).await.unwrap();
-                let mut admins = Router::bind(&endpoints.admin(), Peers::Req).await.unwrap();
+                let mut router =
+                    Router::bind(&endpoints.client(), Peers::Dealer, &ConnectionLimits::default()).unwrap();
+                let mut admins =
+                    Router::bind(&endpoints.admin(), Peers::Req, &ConnectionLimits::default()).unwrap();
                 bound.send(()).unwrap();
                 let administer = async {
                     while let Some(heard) = admins.recv().await {
                         let Incoming::Frame { peer, frame } = heard else { continue };
                         let reply = admin_answer(AdminRequest::from_frame(&frame).unwrap());
-                        admins.sender().send(peer, reply.to_frame(Vec::new()).unwrap()).await;
+                        admins.sender().send(&peer, reply.to_frame(Vec::new()).unwrap());
                     }
                 };
                 let serve = async {
@@ -72,7 +75,7 @@ impl Fake {
                             }
                             other => answer(other),
                         };
-                        router.sender().send(peer, reply.to_frame(Vec::new()).unwrap()).await;
+                        router.sender().send(&peer, reply.to_frame(Vec::new()).unwrap());
                     }
                 };
                 tokio::select! { () = serve => {}, () = administer => {}, _ = stopped => {} }

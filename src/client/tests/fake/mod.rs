@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use lamagrid_client::{Client, ClientOptions, Endpoints, Input, NewTask, TaskInfo};
 use lamagrid_domain::{BlobForm, BlobMeta, Counters, Role, Stages, Status, TaskId};
+use lamagrid_wire::ConnectionLimits;
 use lamagrid_wire::frame::Frame;
 use lamagrid_wire::message::{Accepted, ClientReply, ClientRequest, Message, Outcome, Pong};
 use lamagrid_wire::router::{Incoming, PeerId, Peers, Router};
@@ -40,7 +41,9 @@ impl Fake {
     }
 
     pub(crate) async fn bind(&mut self) {
-        self.router = Some(Router::bind(&self.endpoints.client(), Peers::Dealer).await.unwrap());
+        self.router = Some(
+            Router::bind(&self.endpoints.client(), Peers::Dealer, &ConnectionLimits::default()).unwrap(),
+        );
     }
 
     /// Dies without a word.
@@ -103,7 +106,7 @@ impl Fake {
 
     pub(crate) async fn say_with(&self, reply: impl Into<ClientReply>, blobs: Vec<Bytes>) {
         let frame: Frame = reply.into().to_frame(blobs).unwrap();
-        self.router.as_ref().unwrap().sender().send(self.peer.clone().unwrap(), frame).await;
+        self.router.as_ref().unwrap().sender().send(self.peer.as_ref().unwrap(), frame);
     }
 
     /// Takes a submit with inline inputs and accepts it.

@@ -23,7 +23,7 @@ use lamagrid_wire::message::{
 };
 use lamagrid_wire::router::{Incoming, PeerId, Peers, Router};
 use lamagrid_wire::spool::{BlobName, Spool};
-use lamagrid_wire::{Endpoints, EventSubscriber, LaneSender, hash, random_id};
+use lamagrid_wire::{ConnectionLimits, Endpoints, EventSubscriber, LaneSender, hash, random_id};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) const POLL_MS: u64 = 100;
@@ -67,9 +67,9 @@ impl Fake {
             spool: Spool::create(dir.join("spool")).unwrap(),
             commands: Vec::new(),
             polls: Polls::Commands,
-            control: Router::bind(&endpoints.control(), Peers::Req).await.unwrap(),
-            result: Router::bind(&endpoints.result(), Peers::Dealer).await.unwrap(),
-            events: EventSubscriber::bind(&endpoints.node_events()).await.unwrap(),
+            control: Router::bind(&endpoints.control(), Peers::Req, &ConnectionLimits::default()).unwrap(),
+            result: Router::bind(&endpoints.result(), Peers::Dealer, &ConnectionLimits::default()).unwrap(),
+            events: EventSubscriber::bind(&endpoints.node_events(), &ConnectionLimits::default()).unwrap(),
             lane: None,
             result_peer: None,
             endpoints,
@@ -88,7 +88,7 @@ impl Fake {
     }
 
     async fn answer(&self, peer: PeerId, reply: ControlReply) {
-        self.control.sender().send(peer, reply.to_frame(Vec::new()).unwrap()).await;
+        self.control.sender().send(&peer, reply.to_frame(Vec::new()).unwrap());
     }
 
     /// The next thing that a node says; polls and goodbyes are answered.
@@ -152,7 +152,9 @@ impl Fake {
         let address = self.endpoints.lane(session, 0);
         let connected = Arc::new(Notify::new());
         let told = Arc::clone(&connected);
-        self.lane = Some(LaneSender::bind(&address, move || told.notify_one()).await.unwrap());
+        self.lane = Some(
+            LaneSender::bind(&address, &ConnectionLimits::default(), move |_| told.notify_one()).unwrap(),
+        );
         let welcome = Welcome {
             session,
             lanes: vec![LaneAddress { queue: QueueName::gpu(), address }],
@@ -206,7 +208,7 @@ impl Fake {
 
     pub(crate) async fn reply(&self, reply: ResultReply) {
         let peer = self.result_peer.clone().unwrap();
-        self.result.sender().send(peer, reply.to_frame(Vec::new()).unwrap()).await;
+        self.result.sender().send(&peer, reply.to_frame(Vec::new()).unwrap());
     }
 
     /// Assigns a task whose blobs lie in the spool.

@@ -13,6 +13,7 @@ use lamagrid_wire::spool::BlobName;
 
 use crate::core::{Effect, Input};
 
+use super::backlog::Destination;
 use super::{Service, refused};
 
 /// What an assignment says beside what was submitted: its token and number.
@@ -64,9 +65,14 @@ impl Service {
 
     fn take_client(&mut self, heard: Incoming) {
         let (peer, frame) = match heard {
-            Incoming::Gone { peer } => return self.handle(Input::ClientGone { peer }),
+            Incoming::Gone { peer } => {
+                self.backlog.release(&Destination::Client(peer.clone()));
+                return self.handle(Input::ClientGone { peer });
+            }
+            Incoming::Drained { peer } => return self.drained(&Destination::Client(peer)),
             Incoming::Frame { peer, frame } => (peer, frame),
         };
+        self.unsaved_bytes += inline_bytes(&frame);
         let request = match ClientRequest::from_frame(&frame) {
             Ok(request) => request,
             Err(error) => {
@@ -137,7 +143,7 @@ impl Service {
     fn unassignable(&self, request: &ClientRequest, frame: &Frame) -> Option<ClientReply> {
         let ClientRequest::Submit(submit) = request else { return None };
         let header = frame.header.len() + ASSIGN_BYTES;
-        let message = header + frame.blobs.iter().map(Bytes::len).sum::<usize>();
+        let message = header + inline_bytes(frame);
         if (header <= MAX_HEADER_BYTES && message <= MAX_MESSAGE_BYTES) || self.core.knows(submit.spec.id) {
             return None;
         }
@@ -205,8 +211,10 @@ impl Service {
                 let far = self.gatekeeper.as_ref().is_some_and(|gatekeeper| gatekeeper.is_far(&peer));
                 return self.handle(Input::ResultGone { peer, far });
             }
+            Incoming::Drained { .. } => return,
             Incoming::Frame { peer, frame } => (peer, frame),
         };
+        self.unsaved_bytes += inline_bytes(&frame);
         match ResultRequest::from_frame(&frame) {
             Ok(mut request) => {
                 self.check_delivery(&mut request);
@@ -236,6 +244,10 @@ impl Service {
             Err(error) => tracing::debug!(%error, "bad event dropped"),
         }
     }
+}
+
+fn inline_bytes(frame: &Frame) -> usize {
+    frame.blobs.iter().map(Bytes::len).sum()
 }
 
 fn fault_effect(

@@ -5,6 +5,7 @@
 //! Invariant (commit barrier): effects are carried out in the core's order, and a message leaves only after
 //! every write before it is committed. Only what rests on no write of its own goes ahead.
 
+mod backlog;
 mod clock;
 mod gatekeeper;
 mod intake;
@@ -23,7 +24,7 @@ use lamagrid_wire::gate::{CredentialsError, GateError};
 use lamagrid_wire::message::{ClientReply, Refused};
 use lamagrid_wire::router::{Incoming, Peers, Router, RouterSender};
 use lamagrid_wire::spool::Spool;
-use lamagrid_wire::{Endpoints, EventSubscriber, LaneSender, SocketError};
+use lamagrid_wire::{ConnectionLimits, Endpoints, EventSubscriber, LaneEvent, LaneSender, SocketError};
 
 use crate::committer::Committer;
 use crate::core::{Core, Effect, Input, Settings};
@@ -31,6 +32,7 @@ use crate::http::Metrics;
 use crate::instance::InstanceLock;
 use crate::store::{Store, StoreError};
 
+use backlog::{Backlog, Destination};
 use clock::Clock;
 use gatekeeper::Gatekeeper;
 
@@ -41,6 +43,10 @@ const MAX_DRAINED: usize = 4_096;
 
 /// Effects that wait for a commit before clients are not read any more: what they hold is kept in memory.
 const MAX_PENDING: usize = 1_024;
+/// Effects that wait for a commit before nodes are not read any more: their leases stand still meanwhile.
+const MAX_PENDING_OF_NODES: usize = 4 * MAX_PENDING;
+/// Inline images that wait for a commit before nothing more is read.
+const MAX_UNSAVED_BYTES: usize = 64 << 20;
 /// How often gauges are set anew; Prometheus asks every few seconds.
 const SHOWN_EVERY: Duration = Duration::from_secs(1);
 
@@ -156,12 +162,13 @@ async fn serve(options: Options) -> Result<(), SchedulerError> {
     };
     let committer = Committer::start(store, Duration::from_millis(config.store.give_up_after_ms))?;
 
-    let control = Router::bind(&endpoints.control(), Peers::Req).await?;
-    let admin = Router::bind(&endpoints.admin(), Peers::Req).await?;
-    let results = Router::bind(&endpoints.result(), Peers::Dealer).await?;
-    let events = EventSubscriber::bind(&endpoints.node_events()).await?;
+    let limits = ConnectionLimits::default();
+    let control = Router::bind(&endpoints.control(), Peers::Req, &limits)?;
+    let admin = Router::bind(&endpoints.admin(), Peers::Req, &limits)?;
+    let results = Router::bind(&endpoints.result(), Peers::Dealer, &limits)?;
+    let events = EventSubscriber::bind(&endpoints.node_events(), &limits)?;
     // Last: a client that can connect finds everything else in place.
-    let clients = Router::bind(&endpoints.client(), Peers::Dealer).await?;
+    let clients = Router::bind(&endpoints.client(), Peers::Dealer, &limits)?;
     let gatekeeper = Gatekeeper::open(&config, &data_dir, &endpoints, &spool, owned).await?;
     let unfinished = core.unfinished();
     tracing::info!(data_dir = %data_dir.display(), pid = std::process::id(), unfinished, remembered = tasks, swept,
@@ -180,9 +187,12 @@ async fn serve(options: Options) -> Result<(), SchedulerError> {
         spool,
         committer,
         senders,
+        limits,
         lanes: HashMap::new(),
+        backlog: Backlog::default(),
         lane_connected,
         pending: VecDeque::new(),
+        unsaved_bytes: 0,
         waiting: None,
         failing: None,
         held_back: Vec::new(),
@@ -256,7 +266,7 @@ struct Sockets {
     control: Router,
     results: Router,
     events: EventSubscriber,
-    lane_events: mpsc::UnboundedReceiver<(SessionId, usize)>,
+    lane_events: mpsc::UnboundedReceiver<(SessionId, usize, LaneEvent)>,
 }
 
 struct Senders {
@@ -272,11 +282,16 @@ struct Service {
     spool: Spool,
     committer: Committer,
     senders: Senders,
+    limits: ConnectionLimits,
     lanes: HashMap<SessionId, Vec<LaneSender>>,
-    /// Unbounded because it carries exactly one event per lane.
-    lane_connected: mpsc::UnboundedSender<(SessionId, usize)>,
+    /// Messages whose peers are still reading what came before.
+    backlog: Backlog,
+    /// Unbounded because it carries one event per lane, and one for each time that a lane is watched.
+    lane_connected: mpsc::UnboundedSender<(SessionId, usize, LaneEvent)>,
     /// Effects behind the group that is being committed.
     pending: VecDeque<Effect>,
+    /// At least the bytes of inline images among those effects.
+    unsaved_bytes: usize,
     /// Messages that the group in hand releases.
     waiting: Option<Vec<Effect>>,
     /// Why the group in hand failed: no new work is taken until it is durable.
@@ -313,7 +328,7 @@ impl Service {
                 }
                 report = self.committer.report() => {
                     let died = || std::io::Error::other("the thread that writes the store died; see the log");
-                    self.on_report(report.ok_or_else(died)?).await?;
+                    self.on_report(report.ok_or_else(died)?)?;
                 }
                 Some(heard) = sockets.clients.recv(), if self.hears_clients() => {
                     self.on_client(heard);
@@ -321,12 +336,13 @@ impl Service {
                 Some(heard) = sockets.admin.recv(), if self.failing.is_none() && self.pending.len() < MAX_PENDING => {
                     self.on_admin(heard);
                 }
-                Some(heard) = sockets.control.recv() => self.on_control(heard),
-                Some(heard) = sockets.results.recv() => self.on_result(heard),
+                Some(heard) = sockets.control.recv(), if self.hears_nodes() => self.on_control(heard),
+                Some(heard) = sockets.results.recv(), if self.hears_nodes() => self.on_result(heard),
                 Some(frame) = sockets.events.recv() => self.on_event(&frame),
-                Some((session, index)) = sockets.lane_events.recv() => {
-                    self.handle(Input::LaneConnected { session, index });
-                }
+                Some((session, index, event)) = sockets.lane_events.recv() => match event {
+                    LaneEvent::Connected => self.handle(Input::LaneConnected { session, index }),
+                    LaneEvent::Drained => self.drained(&Destination::Lane(session, index)),
+                },
                 _ = tick.tick() => {
                     self.drain(&mut sockets);
                     self.handle(Input::Tick);
@@ -338,22 +354,34 @@ impl Service {
                 }
             }
             self.drain(&mut sockets);
-            self.pump().await;
+            self.pump();
         }
     }
 
     fn hears_clients(&self) -> bool {
-        self.pending.len() < MAX_PENDING && self.held_back.len() < MAX_HELD_BACK
+        self.pending.len() < MAX_PENDING
+            && self.held_back.len() < MAX_HELD_BACK
+            && self.unsaved_bytes < MAX_UNSAVED_BYTES
+    }
+
+    fn hears_nodes(&self) -> bool {
+        self.pending.len() < MAX_PENDING_OF_NODES && self.unsaved_bytes < MAX_UNSAVED_BYTES
     }
 
     /// Takes what lies in the sockets' buffers, so that one commit holds it all, and no timer fires over a message that
     /// had arrived.
     fn drain(&mut self, sockets: &mut Sockets) {
         for _ in 0..MAX_DRAINED {
+            if !self.hears_nodes() {
+                return;
+            }
             let Some(heard) = sockets.control.try_recv() else { break };
             self.on_control(heard);
         }
         for _ in 0..MAX_DRAINED {
+            if !self.hears_nodes() {
+                return;
+            }
             let Some(heard) = sockets.results.try_recv() else { break };
             self.on_result(heard);
         }

@@ -1,5 +1,6 @@
 //! What goes out: effects in the core's order, and every message behind the writes before it.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,6 +13,7 @@ use lamagrid_wire::router::{PeerId, RouterSender};
 use crate::committer::{Group, Report};
 use crate::core::{Effect, Input, Level, StoreOp};
 
+use super::backlog::{Destination, Held, Images, WINDOW_BYTES};
 use super::{SchedulerError, Service, refused};
 
 /// Small blobs that are read behind one commit; each read is of one task, at most three times 256 KiB.
@@ -20,7 +22,7 @@ const MAX_READS: usize = 64;
 const LAST_COMMIT: Duration = Duration::from_secs(5);
 
 impl Service {
-    pub(super) async fn on_report(&mut self, report: Report) -> Result<(), SchedulerError> {
+    pub(super) fn on_report(&mut self, report: Report) -> Result<(), SchedulerError> {
         match report {
             Report::Failing(reason) => {
                 self.failing = Some(reason);
@@ -34,8 +36,9 @@ impl Service {
                 for effect in self.waiting.take().unwrap_or_default() {
                     let attached =
                         if has_attachment(&effect) { blobs.next().unwrap_or_default() } else { Vec::new() };
-                    self.carry_out(effect, attached).await;
+                    self.carry_out(effect, attached);
                 }
+                self.resume();
                 if was_failing {
                     tracing::info!(waited = self.held_back.len(), "the store can be written again");
                     for heard in std::mem::take(&mut self.held_back) {
@@ -48,9 +51,9 @@ impl Service {
     }
 
     /// Carries out what waits for nothing, and hands the next group to the committer.
-    pub(super) async fn pump(&mut self) {
+    pub(super) fn pump(&mut self) {
         for effect in std::mem::take(&mut self.unbarred) {
-            self.carry_out(effect, Vec::new()).await;
+            self.carry_out(effect, Vec::new());
         }
         for (session, reason) in std::mem::take(&mut self.failed_lanes) {
             self.handle(Input::LanesFailed { session, reason });
@@ -63,14 +66,17 @@ impl Service {
                 self.pending.push_front(effect);
                 break;
             }
-            self.carry_out(effect, Vec::new()).await;
+            self.carry_out(effect, Vec::new());
         }
         if self.pending.is_empty() {
+            self.unsaved_bytes = 0;
             return;
         }
         let mut group = Group::default();
         let mut released = Vec::new();
+        let mut promised = HashMap::new();
         while let Some(effect) = self.pending.pop_front() {
+            let Some(effect) = self.hold_back(effect, &mut promised) else { continue };
             match effect {
                 Effect::Store(op) => {
                     if let (Some(gatekeeper), StoreOp::Release { id, .. } | StoreOp::Forget { id, .. }) =
@@ -91,12 +97,70 @@ impl Service {
                 break;
             }
         }
+        if self.pending.is_empty() {
+            self.unsaved_bytes = 0;
+        }
+        if group.ops.is_empty() && released.is_empty() {
+            return self.resume();
+        }
         self.waiting = Some(released);
         self.clock.commit_begins();
         self.committer.commit(group);
     }
 
-    async fn tell_client(&mut self, peer: PeerId, reply: ClientReply, blobs: Vec<Bytes>) {
+    /// Holds a message with images back while its peer has not read enough of what was sent to it before, those of the
+    /// group in hand (`promised`) included. Gives the effect back if it can go.
+    fn hold_back(&mut self, effect: Effect, promised: &mut HashMap<Destination, usize>) -> Option<Effect> {
+        let Some(images) = Images::of(&effect) else { return Some(effect) };
+        let promised = promised.entry(images.destination.clone()).or_default();
+        let unread = *promised + self.unread_bytes(&images.destination);
+        if unread < WINDOW_BYTES && !self.backlog.holds(&images.destination) {
+            *promised += images.bytes;
+            return Some(effect);
+        }
+        let destination = images.destination.clone();
+        if self.backlog.hold(images, effect) == Held::TooMany
+            && let Destination::Client(peer) = &destination
+        {
+            self.senders.clients.disconnect(peer);
+        }
+        None
+    }
+
+    fn unread_bytes(&self, destination: &Destination) -> usize {
+        match destination {
+            Destination::Client(peer) => self.senders.clients.waiting_bytes(peer),
+            Destination::Lane(session, index) => self
+                .lanes
+                .get(session)
+                .and_then(|lanes| lanes.get(*index))
+                .map_or(0, LaneSender::waiting_bytes),
+        }
+    }
+
+    /// Takes up again what was held back for those who have read by now; the others' sockets tell when they have.
+    fn resume(&mut self) {
+        for destination in self.backlog.destinations() {
+            let is_watched = match &destination {
+                Destination::Client(peer) => self.senders.clients.watch(peer),
+                Destination::Lane(session, index) => {
+                    self.lanes.get(session).and_then(|lanes| lanes.get(*index)).is_some_and(LaneSender::watch)
+                }
+            };
+            if !is_watched {
+                self.drained(&destination);
+            }
+        }
+    }
+
+    /// A peer has read most of what was sent to it.
+    pub(super) fn drained(&mut self, destination: &Destination) {
+        for effect in self.backlog.release(destination).into_iter().rev() {
+            self.pending.push_front(effect);
+        }
+    }
+
+    fn tell_client(&mut self, peer: PeerId, reply: ClientReply, blobs: Vec<Bytes>) {
         let reply = bounded(reply);
         if let Some(gatekeeper) = &mut self.gatekeeper {
             gatekeeper.answering(&peer, &reply);
@@ -104,19 +168,19 @@ impl Service {
         if let ClientReply::Refused(refused) = &reply {
             self.metrics.refused(refused.failure.kind.as_str());
         }
-        send(&self.senders.clients, peer, &reply, blobs).await;
+        send(&self.senders.clients, &peer, &reply, blobs);
     }
 
-    async fn carry_out(&mut self, effect: Effect, blobs: Vec<Bytes>) {
+    fn carry_out(&mut self, effect: Effect, blobs: Vec<Bytes>) {
         match effect {
             Effect::Store(_) => unreachable!("writes go to the committer"),
-            Effect::Client { peer, reply, .. } => self.tell_client(peer, reply, blobs).await,
-            Effect::Admin { peer, reply } => send(&self.senders.admin, peer, &reply, blobs).await,
+            Effect::Client { peer, reply, .. } => self.tell_client(peer, reply, blobs),
+            Effect::Admin { peer, reply } => send(&self.senders.admin, &peer, &reply, blobs),
             Effect::Control { peer, reply } => {
-                let reply = self.open_lanes(&peer, reply).await;
-                send(&self.senders.control, peer, &reply, blobs).await;
+                let reply = self.open_lanes(&peer, reply);
+                send(&self.senders.control, &peer, &reply, blobs);
             }
-            Effect::Result { peer, reply } => send(&self.senders.results, peer, &reply, blobs).await,
+            Effect::Result { peer, reply } => send(&self.senders.results, &peer, &reply, blobs),
             Effect::Lane { session, index, message, .. } => {
                 if let (Some(gatekeeper), LaneMessage::Assign(assign)) = (&self.gatekeeper, &message) {
                     gatekeeper.assigned(session, assign.token, assign.spec.id);
@@ -129,6 +193,7 @@ impl Service {
             }
             Effect::CloseSession { session } => {
                 let lanes = self.lanes.remove(&session).unwrap_or_default();
+                self.backlog.forget_session(session);
                 if let Some(gatekeeper) = &mut self.gatekeeper {
                     gatekeeper.closed(session, lanes.iter().map(|lane| lane.address().to_owned()));
                 }
@@ -148,16 +213,17 @@ impl Service {
     }
 
     /// Binds the lanes of a welcome before it goes out; the node connects them at once.
-    async fn open_lanes(&mut self, peer: &PeerId, reply: ControlReply) -> ControlReply {
+    fn open_lanes(&mut self, peer: &PeerId, reply: ControlReply) -> ControlReply {
         let ControlReply::Welcome(welcome) = &reply else { return reply };
         let session = welcome.session;
         let mut lanes = Vec::with_capacity(welcome.lanes.len());
         for (index, lane) in welcome.lanes.iter().enumerate() {
             let connected = self.lane_connected.clone();
-            let on_connected = move || {
-                let _ = connected.send((session, index));
+            let tell = move |event| {
+                // The loop that would hear it has ended.
+                let _ = connected.send((session, index, event));
             };
-            match LaneSender::bind(&lane.address, on_connected).await {
+            match LaneSender::bind(&lane.address, &self.limits, tell) {
                 Ok(lane) => lanes.push(lane),
                 Err(error) => {
                     self.failed_lanes.push((session, error.to_string()));
@@ -177,13 +243,13 @@ impl Service {
     pub(super) async fn finish(&mut self) {
         let flush = async {
             while self.waiting.is_some() || !self.pending.is_empty() {
-                self.pump().await;
+                self.pump();
                 if self.waiting.is_none() {
                     continue;
                 }
                 match self.committer.report().await {
                     Some(report @ Report::Committed(_)) => {
-                        let _ = self.on_report(report).await;
+                        let _ = self.on_report(report);
                     }
                     Some(Report::Failing(_)) => {}
                     Some(Report::GaveUp(_)) | None => return,
@@ -214,9 +280,9 @@ fn bounded(reply: ClientReply) -> ClientReply {
     }
 }
 
-async fn send(sender: &RouterSender, peer: PeerId, message: &impl Message, blobs: Vec<Bytes>) {
+fn send(sender: &RouterSender, peer: &PeerId, message: &impl Message, blobs: Vec<Bytes>) {
     match message.to_frame(blobs) {
-        Ok(frame) => sender.send(peer, frame).await,
+        Ok(frame) => sender.send(peer, frame),
         Err(error) => tracing::error!(%error, "message does not fit"),
     }
 }

@@ -64,8 +64,12 @@ pub(super) async fn relay<T: AsyncRead + AsyncWrite>(
             if n == 0 {
                 return Ok(());
             }
-            tls_write.write_all(&chunk[..n]).await?;
-            tls_write.flush().await?;
+            let sent = async {
+                tls_write.write_all(&chunk[..n]).await?;
+                tls_write.flush().await
+            };
+            // Its kernel may acknowledge what the peer itself never reads.
+            tokio::time::timeout(UNACKNOWLEDGED, sent).await.map_err(io::Error::from)??;
         }
     };
     // ZeroMQ closes both directions at once, so the end of one is the end.

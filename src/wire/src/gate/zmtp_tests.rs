@@ -1,10 +1,9 @@
 use super::*;
+use crate::frame::MAX_MESSAGE_BYTES;
+use crate::zmtp::{COMMAND, LONG, MAX_WIRE_FRAMES, MORE, greeting as our_greeting};
 
 fn greeting() -> Vec<u8> {
-    let mut bytes = vec![0xff, 0, 0, 0, 0, 0, 0, 0, 1, 0x7f, 3, 0];
-    bytes.extend_from_slice(MECHANISM);
-    bytes.resize(GREETING_BYTES, 0);
-    bytes
+    our_greeting().to_vec()
 }
 
 fn short(flags: u8, body: &[u8]) -> Vec<u8> {
@@ -112,7 +111,7 @@ fn messages_of_ours_pass_however_they_are_cut() {
         for piece in whole.chunks(step) {
             guard.pass(piece).unwrap();
         }
-        assert_eq!((guard.header_len, guard.body, guard.is_last, guard.own), (0, 0, true, 0));
+        assert_eq!((guard.header_len, guard.body, guard.message.is_last, guard.own), (0, 0, true, 0));
     }
 }
 
