@@ -188,12 +188,13 @@ async fn write_each<F: Future<Output = ()>>(
     let mut out = BytesMut::new();
     loop {
         let (frame, mut cost) = outbox.next().await;
-        encode(frame, envelope, &mut out, to).await?;
+        let mut socket = Socket { to, outbox };
+        encode(frame, envelope, &mut out, &mut socket).await?;
         while let Some((frame, more)) = outbox.next_small(BATCH_BYTES.saturating_sub(out.len())) {
-            encode(frame, envelope, &mut out, to).await?;
+            encode(frame, envelope, &mut out, &mut socket).await?;
             cost += more;
         }
-        flush(&mut out, to).await?;
+        socket.write(&mut out).await?;
         if outbox.written(cost) {
             drained().await;
         }
@@ -205,7 +206,7 @@ async fn encode(
     frame: Frame,
     envelope: bool,
     out: &mut BytesMut,
-    to: &mut (impl AsyncWrite + Unpin),
+    socket: &mut Socket<'_, impl AsyncWrite + Unpin>,
 ) -> Result<(), ConnectionError> {
     if envelope {
         zmtp::put_header(out, true, 0);
@@ -217,34 +218,39 @@ async fn encode(
         if part.len() <= COPIED_BYTES {
             out.extend_from_slice(&part);
         } else {
-            flush(out, to).await?;
-            write_all(&mut part, to).await?;
+            socket.write(out).await?;
+            socket.write(&mut part).await?;
         }
     }
     Ok(())
 }
 
-async fn flush(out: &mut BytesMut, to: &mut (impl AsyncWrite + Unpin)) -> Result<(), ConnectionError> {
-    write_all(out, to).await?;
-    out.clear();
-    Ok(())
+/// The writing end of a connection.
+struct Socket<'a, T> {
+    to: &'a mut T,
+    outbox: &'a Outbox,
 }
 
-async fn write_all(bytes: &mut impl Buf, to: &mut (impl AsyncWrite + Unpin)) -> Result<(), ConnectionError> {
-    while bytes.has_remaining() {
-        match tokio::time::timeout(STALLED_AFTER, to.write_buf(bytes)).await {
-            Ok(Ok(0)) => return Err(io::Error::from(io::ErrorKind::WriteZero).into()),
-            Ok(written) => _ = written?,
-            Err(_) => return Err(ConnectionError::Unread),
+impl<T: AsyncWrite + Unpin> Socket<'_, T> {
+    /// Writes all of `bytes`, which are empty afterwards.
+    async fn write(&mut self, bytes: &mut impl Buf) -> Result<(), ConnectionError> {
+        while bytes.has_remaining() {
+            match tokio::time::timeout(STALLED_AFTER, self.to.write_buf(bytes)).await {
+                Ok(Ok(0)) => return Err(io::Error::from(io::ErrorKind::WriteZero).into()),
+                Ok(written) => _ = written?,
+                Err(_) => return Err(ConnectionError::Unread),
+            }
+            self.outbox.progressed();
         }
+        Ok(())
     }
-    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::frame::MAX_MESSAGE_BYTES;
+    use crate::outbox::OutboxBudget;
     use crate::zmtp::{MAX_WIRE_FRAMES, put_header};
 
     fn wire(frames: &[&[u8]]) -> Vec<u8> {
@@ -312,7 +318,7 @@ mod tests {
     #[tokio::test]
     async fn a_peer_that_takes_nothing_is_given_up() {
         let (mut here, _there) = tokio::io::duplex(16);
-        let outbox = Outbox::default();
+        let outbox = OutboxBudget::default().outbox();
         assert!(outbox.push(Frame {
             kind: 1,
             header: Bytes::from_static(b"h"),

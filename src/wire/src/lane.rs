@@ -48,7 +48,7 @@ impl LaneSender {
         tell: impl Fn(LaneEvent) + Send + Sync + 'static,
     ) -> Result<Self, SocketError> {
         let listener = Listener::bind(address, Kind::Push, limits)?;
-        let outbox = Outbox::default();
+        let outbox = limits.outbox();
         let waiting = outbox.clone();
         let accepting = tokio::spawn(async move {
             let (connected, mut first) = mpsc::channel::<Accepted>(1);

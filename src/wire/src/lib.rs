@@ -21,6 +21,7 @@ mod endpoint;
 mod events;
 mod lane;
 mod listener;
+mod memory;
 mod outbox;
 mod pack;
 mod zmtp;

@@ -15,6 +15,8 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use crate::connection::{Inbox, Kind, handshake};
 use crate::endpoint::{SocketError, socket_path, unlink_stale};
+use crate::memory::GiveBack;
+use crate::outbox::{MAX_TOTAL_BYTES, Outbox, OutboxBudget};
 
 /// From a connection to the end of its handshake.
 const HANDSHAKE: Duration = Duration::from_secs(5);
@@ -25,9 +27,10 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// Descriptors that are left to the store, the log and the like.
 const RESERVED_DESCRIPTORS: usize = 128;
 
-/// How many connections the private sockets of a process accept, all together and from one process.
+/// What the private sockets of a process share: how many connections they accept, all together and from one process,
+/// and how much may wait for peers to read it.
 ///
-/// They get a quarter of the descriptors: a connection of the gate needs three.
+/// Connections get a quarter of the descriptors: a connection of the gate needs three.
 #[derive(Debug, Clone)]
 pub struct ConnectionLimits(Arc<Limits>);
 
@@ -36,6 +39,7 @@ struct Limits {
     most: usize,
     of_one_process: usize,
     open: Mutex<Open>,
+    outboxes: OutboxBudget,
 }
 
 #[derive(Debug, Default)]
@@ -56,7 +60,20 @@ impl Default for ConnectionLimits {
 impl ConnectionLimits {
     fn new(most: usize) -> Self {
         let of_one_process = most - most / 4;
-        Self(Arc::new(Limits { most, of_one_process, open: Mutex::default() }))
+        let (open, outboxes) = (Mutex::default(), OutboxBudget::default());
+        Self(Arc::new(Limits { most, of_one_process, open, outboxes }))
+    }
+
+    /// Whether the peers of all sockets together leave so much unread that no more large messages should be sent to one
+    /// that has not read its last.
+    #[must_use]
+    pub fn is_much_unread(&self) -> bool {
+        self.0.outboxes.bytes() > MAX_TOTAL_BYTES / 2
+    }
+
+    /// An outbox for one more connection.
+    pub(crate) fn outbox(&self) -> Outbox {
+        self.0.outboxes.outbox()
     }
 
     /// Counts a connection of the process `pid`, until the slot is dropped. None if there is no room; a gate in this
@@ -132,7 +149,7 @@ impl Listener {
         F: Future<Output = ()> + Send + 'static,
     {
         let (mut handshakes, mut connections) = (JoinSet::new(), JoinSet::new());
-        let mut oldest = VecDeque::new();
+        let (mut oldest, mut give_back) = (VecDeque::new(), GiveBack::default());
         loop {
             let accepted = tokio::select! {
                 accepted = self.socket.accept() => accepted,
@@ -142,7 +159,11 @@ impl Listener {
                     }
                     continue;
                 }
-                Some(_) = connections.join_next() => continue,
+                Some(_) = connections.join_next() => {
+                    give_back.ended();
+                    continue;
+                }
+                () = give_back.due() => continue,
             };
             let stream = match accepted {
                 Ok((stream, _)) => stream,

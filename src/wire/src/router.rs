@@ -147,7 +147,8 @@ impl Router {
         let listener = Listener::bind(address, Kind::Router, limits)?;
         let (incoming_tx, incoming) = mpsc::channel(INCOMING);
         let sender = RouterSender::default();
-        let room = RoomForPeers { incoming: incoming_tx, sender: sender.clone(), peers };
+        let limits = limits.clone();
+        let room = RoomForPeers { incoming: incoming_tx, sender: sender.clone(), peers, limits };
         let accepting = tokio::spawn(listener.accept(move |accepted| room.clone().serve(accepted)));
         Ok(Self { incoming, sender, accepting })
     }
@@ -184,13 +185,14 @@ struct RoomForPeers {
     incoming: mpsc::Sender<Incoming>,
     sender: RouterSender,
     peers: Peers,
+    limits: ConnectionLimits,
 }
 
 impl RoomForPeers {
     async fn serve(self, accepted: Accepted) {
         let Accepted { mut stream, mut inbox, identity, slot } = accepted;
         let peer = PeerId(identity.unwrap_or_else(|| Bytes::copy_from_slice(&random_id())));
-        let outbox = Outbox::default();
+        let outbox = self.limits.outbox();
         let entry = OpenPeer { sender: self.sender.clone(), peer: peer.clone(), _slot: slot };
         self.sender.outboxes.lock().insert(peer.clone(), outbox.clone());
         let (mut read_half, mut write_half) = stream.split();

@@ -114,7 +114,8 @@ impl Service {
         let Some(images) = Images::of(&effect) else { return Some(effect) };
         let promised = promised.entry(images.destination.clone()).or_default();
         let unread = *promised + self.unread_bytes(&images.destination);
-        if unread < WINDOW_BYTES && !self.backlog.holds(&images.destination) {
+        let window = if self.limits.is_much_unread() { 1 } else { WINDOW_BYTES };
+        if unread < window && !self.backlog.holds(&images.destination) {
             *promised += images.bytes;
             return Some(effect);
         }

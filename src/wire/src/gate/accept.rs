@@ -27,6 +27,7 @@ use super::line::{self, Channel, Refused};
 use super::registry::Registry;
 use super::relay::{RelayError, relay, tune};
 use super::zmtp::{DIALLING, Handshake};
+use crate::memory::GiveBack;
 use crate::random::random_id;
 use crate::spool::Spool;
 
@@ -40,8 +41,6 @@ const DESCRIPTORS: usize = 3;
 const DESCRIPTORS_OF_OTHERS: usize = 128;
 /// After an accept that failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
-/// How long after a connection ended its memory is given back, that of those which end meanwhile with it.
-const GIVE_BACK_AFTER: Duration = Duration::from_secs(1);
 
 /// Why a gate does not open.
 #[derive(Debug, thiserror::Error)]
@@ -179,18 +178,13 @@ async fn accept(listener: TcpListener, desk: Desk) {
     // Ends with this task, and every connection with it.
     let mut connections = JoinSet::new();
     let mut of_one: BTreeMap<IpAddr, usize> = BTreeMap::new();
-    let mut give_back_at = None;
+    let mut give_back = GiveBack::default();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = until(give_back_at) => {
-                give_back_at = None;
-                // Beside the connections: it may take some milliseconds.
-                tokio::task::spawn_blocking(give_memory_back);
-                continue;
-            }
+            () = give_back.due() => continue,
             Some(ended) = connections.join_next() => {
-                give_back_at.get_or_insert_with(|| tokio::time::Instant::now() + GIVE_BACK_AFTER);
+                give_back.ended();
                 // A connection does not panic; if one did, its address keeps one place less.
                 if let Ok(from) = ended && let Some(count) = of_one.get_mut(&from) {
                     *count -= 1;
@@ -225,25 +219,6 @@ async fn accept(listener: TcpListener, desk: Desk) {
             desk.serve(stream, from).await;
             from.ip()
         });
-    }
-}
-
-/// Never, if there is no such time.
-async fn until(at: Option<tokio::time::Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at).await,
-        None => std::future::pending().await,
-    }
-}
-
-/// What peers sent and left is large, what is remembered of tasks small, and lies in between: of a heap glibc by itself
-/// gives back only what is free at the end.
-fn give_memory_back() {
-    #[cfg(target_env = "gnu")]
-    #[expect(unsafe_code, reason = "the allocator is C")]
-    // SAFETY: nothing that is in use is touched, and other threads may allocate meanwhile.
-    unsafe {
-        libc::malloc_trim(0);
     }
 }
 
