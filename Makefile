@@ -1,4 +1,4 @@
-# LamaGrid. `make demo` from a fresh clone needs CPython 3.11, Rust, gcc, g++ and make; see `make deps` for the rest.
+# LamaGrid. `make demo` from a fresh clone needs CPython 3.11, Rust, gcc, g++, cmake, nasm and make; see `make deps` for the rest.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c

@@ -20,6 +20,8 @@ PATH=$PATH:/sbin:/usr/sbin
 want gcc command -v gcc
 want g++ command -v g++
 want make command -v make
+want cmake command -v cmake
+want nasm command -v nasm
 want libgl1 library 'libGL\.so\.1'
 want libglib2.0-0 library 'libgthread-2\.0\.so\.0'
 want chromium browser

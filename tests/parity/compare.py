@@ -14,7 +14,8 @@ from PIL import Image
 from grids.server import is_one_line
 from parity.page import StockAnswer
 
-LOSSY = frozenset(["image/jpeg", "image/webp", "image/gif"])
+SAME_BYTES = "image/jpeg"
+LOSSY = frozenset(["image/webp", "image/gif"])
 LARGEST_DIFFERENCE, MEAN_DIFFERENCE = 3, 1.0
 """What two encoders of a lossy format may differ by, in levels of 0 to 255."""
 
@@ -84,6 +85,8 @@ def complaints(stock: StockAnswer, grid: GridAnswer) -> tuple[list[str], Differe
         given = decoded(grid.body)
     except Exception as error:
         return [*wrong, f"an unreadable file: {error!r}"], None
+    if grid.headers.get("content-type") == SAME_BYTES and stock.body != grid.body:
+        wrong.append(f"{len(grid.body)} bytes that are not stock's {len(stock.body)}")
     told, far = _pictures(wanted, given, grid.headers.get("content-type") in LOSSY)
     return [*wrong, *told], far
 

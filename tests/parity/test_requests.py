@@ -214,7 +214,7 @@ def leave_behind(finding: Finding) -> Path:
 def test_requests(
     page: StockPage, grid: GridServer, pytestconfig: pytest.Config, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """X2, R8.1: status, type, text, decoded pixels and EXIF of each answer are stock's."""
+    """X2, X18, R8.1: status, type, text, pixels and EXIF of each answer are stock's; of JPEG, its bytes."""
     numbers = pytestconfig.getoption("--seed") or range(pytestconfig.getoption("--requests"))
     comparison = Comparison(page, grid, TaskClient(data_dir=grid.data_dir))
     begin = time.monotonic()

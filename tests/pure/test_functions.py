@@ -6,9 +6,7 @@
 from __future__ import annotations
 
 import importlib
-import os
 import random
-import subprocess
 import time
 from collections import Counter
 from pathlib import Path
@@ -20,7 +18,6 @@ from pure import arithmetic, pictures
 from pure.arithmetic import Draw
 from pure.door import REFUSED, Door
 
-ROOT = Path(__file__).resolve().parents[2]
 SEED = 20231122
 ALL = 50_000
 SHOWN = 60
@@ -47,19 +44,6 @@ SHARES: dict[str, tuple[Draw, int]] = {
     "encode": (pictures.encode, 2),
 }
 """Each function with its part of a hundred calls."""
-
-
-@pytest.fixture(scope="module")
-def program(pytestconfig: pytest.Config) -> Path:
-    """The example, built as the rest of the workspace is."""
-    given: Path | None = pytestconfig.getoption("--program")
-    if given is not None:
-        return given
-    # Without `-p`: alone the crate resolves other features, and everything would be compiled again for it.
-    subprocess.run(
-        ["cargo", "build", "--release", "--locked", "--quiet", "--example", "pure"], cwd=ROOT, check=True
-    )
-    return Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release" / "examples" / "pure"
 
 
 @pytest.mark.timeout(1200)

@@ -1,16 +1,17 @@
-//! JPEG files, decoded and encoded by a Rust port of libjpeg-turbo that gives the same samples and the same bytes
-//! as libjpeg-turbo 3.0, which Pillow 10.4 contains.
+//! JPEG files, decoded and encoded by libjpeg-turbo, called as Pillow 10.4 calls it: the same pixels, those of damaged
+//! files too, and the same bytes.
 //!
-//! Does not: repair. libjpeg goes on after much damage, with pixels that depend on its buffers; here a damaged file
-//! is an error.
+//! Does not: decode what no camera or program writes (arithmetic coding, lossless, 12 bits), or more than
+//! [`MAX_SCANS`] scans. Pillow may.
 
 use lamagrid_domain::PictureFormat;
-use libjpeg_turbo_rs::{DecodeLimits, Decoder, Encoder, JpegError, PixelFormat, Subsampling};
 
-use self::markers::{MAX_SCANS, Prologue, malformed, unsupported};
+use self::libjpeg::Failure;
+use self::markers::{Prologue, malformed, unsupported};
 use super::{CodecError, Header, Metadata, Mode, Raster, Samples, Tags, exif};
 use crate::image::{Gray, Image, Rgb};
 
+mod libjpeg;
 mod markers;
 
 /// Longest side that libjpeg writes, pixels (`JPEG_MAX_DIMENSION`).
@@ -19,11 +20,15 @@ const MAX_SIDE_PX: usize = 65500;
 /// Most bytes of a marker segment, its length field not counted.
 const MAX_SEGMENT_BYTES: usize = 65533;
 
-impl From<JpegError> for CodecError {
-    fn from(error: JpegError) -> Self {
-        match error {
-            JpegError::Unsupported(what) => unsupported(what),
-            other => malformed(other.to_string()),
+/// Most scans of one file. Encoders write 10 to 25; every scan walks all blocks, so that a small file with very many
+/// of them would cost hours.
+const MAX_SCANS: u16 = 100;
+
+impl From<Failure> for CodecError {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::TooManyScans => unsupported(format!("more than {MAX_SCANS} scans")),
+            Failure::Refused(reason) => malformed(reason),
         }
     }
 }
@@ -34,7 +39,7 @@ pub(super) fn header(bytes: &[u8]) -> Result<Header, CodecError> {
         format: PictureFormat::Jpeg,
         width: frame.width.into(),
         height: frame.height.into(),
-        mode: match frame.channels() {
+        mode: match frame.channels {
             1 => Mode::L,
             3 => Mode::Rgb,
             4 => Mode::Cmyk,
@@ -50,33 +55,12 @@ pub(super) fn header(bytes: &[u8]) -> Result<Header, CodecError> {
 ///
 /// Source: Pillow 10.4 `JpegImagePlugin`, `JpegDecode.c`.
 pub(super) fn read(bytes: &[u8]) -> Result<Raster, CodecError> {
-    let Prologue { frame, scans, .. } = Prologue::parse(bytes)?;
+    let Prologue { frame, .. } = Prologue::parse(bytes)?;
     if !frame.decodes() {
         return Err(unsupported("coding process"));
     }
-    scans.check_scans(&frame)?;
-    let (width, height) = (usize::from(frame.width), usize::from(frame.height));
-    let limits = DecodeLimits {
-        max_width: width,
-        max_height: height,
-        max_pixels: u64::from(frame.width) * u64::from(frame.height),
-        max_scans: MAX_SCANS,
-        ..DecodeLimits::default()
-    };
-    let format = match frame.channels() {
-        1 => PixelFormat::Grayscale,
-        3 => PixelFormat::Rgb,
-        _ => PixelFormat::Cmyk,
-    };
-    let image = Decoder::new_with_limits(bytes, limits)?
-        .with_output_format(format)
-        .with_stop_on_warning(true)
-        .decode_image()?;
-    let mut data = image.data;
-    if (image.width, image.height) != (width, height) || data.len() != width * height * frame.channels() {
-        return Err(malformed("its size is in doubt"));
-    }
-    let samples = match frame.channels() {
+    let mut data = libjpeg::decode(bytes, (frame.width, frame.height), frame.channels, MAX_SCANS)?;
+    let samples = match frame.channels {
         1 => Samples::L(data),
         3 => Samples::Rgb(data),
         _ => {
@@ -86,17 +70,12 @@ pub(super) fn read(bytes: &[u8]) -> Result<Raster, CodecError> {
             Samples::Cmyk(data)
         }
     };
-    Ok(Raster { height, width, samples })
+    Ok(Raster { height: frame.height.into(), width: frame.width.into(), samples })
 }
 
 /// EXIF alone: Pillow 10.4 takes no orientation from a JPEG file's XMP.
 pub(super) fn tags(bytes: &[u8]) -> Tags {
-    let Ok(Prologue { exif: segments, .. }) = Prologue::parse(bytes) else {
-        return Tags::default();
-    };
-    // A block over 64 KiB comes in several segments.
-    let block: Vec<_> = segments.into_iter().map(exif::strip_prefix).collect();
-    let exif = (!block.is_empty()).then(|| block.concat());
+    let exif = Prologue::parse(bytes).ok().and_then(|prologue| prologue.exif);
     Tags { metadata: Metadata { exif, parameters: None }, xmp: None }
 }
 
@@ -120,10 +99,6 @@ pub(super) fn write(
     if exif::PREFIX.len() + exif.len() > MAX_SEGMENT_BYTES {
         return Err(malformed("EXIF block over 64 KiB"));
     }
-    let jpeg = Encoder::new(pixels.data(), width, height, PixelFormat::Rgb)
-        .quality(quality.clamp(1, 100))
-        .subsampling(Subsampling::S420)
-        .force_baseline(true)
-        .exif_data(exif);
-    Ok(jpeg.encode()?)
+    let segment = [exif::PREFIX, exif].concat();
+    Ok(libjpeg::encode(pixels.data(), width as u16, quality.clamp(1, 100), &segment)?) // at most MAX_SIDE_PX
 }

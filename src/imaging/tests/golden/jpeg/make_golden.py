@@ -6,8 +6,8 @@ Run with the interpreter of the reference environment (lama-cleaner 1.2.5, Pillo
 
 A line `read` has a file, the mode and size that Pillow opens it with, the size when upright, and the digests
 of the picture and of the mask that upstream reads from it and of the file that it answers, at quality 90. A
-line `write` has a seeded picture, a quality and the digest of upstream's file. `tests/codec_jpeg.rs` reads
-both.
+line `cut` has a file and how many of its bytes Pillow needs for the whole picture. A line `write` has a
+seeded picture, a quality and the digest of upstream's file. `tests/codec_jpeg.rs` reads all of them.
 """
 
 import io
@@ -184,6 +184,22 @@ def exif() -> None:
     read("exif_long_orientation", inserted(head + b"\0\1\x01\x12\0\4\0\0\0\1\0\0\0\x06" + b"\0" * 4))
 
 
+def cuts() -> None:
+    for name in ("420_17x33", "progressive_2", "restart_blocks", "restart_rows", "cmyk", "exif_6"):
+        data = (HERE / f"{name}.jpg").read_bytes()
+        sound = [end for end in range(len(data) + 1) if whole(data[:end])]
+        assert sound == list(range(sound[0], len(data) + 1)), name
+        LINES.append(f"cut {name} {sound[0]}")
+
+
+def whole(data: bytes) -> bool:
+    try:
+        Image.open(io.BytesIO(data)).load()
+    except OSError:
+        return False
+    return True
+
+
 def files() -> None:
     for seed in range(40):
         kind = ("noise", "smooth", "hard")[seed % 3]
@@ -193,7 +209,7 @@ def files() -> None:
 
 if __name__ == "__main__":
     np.seterr(over="ignore")
-    for suite in (kinds, exif, files):
+    for suite in (kinds, exif, cuts, files):
         suite()
     (HERE / "cases.txt").write_text("\n".join(LINES) + "\n")
     print(len(LINES), "cases")
