@@ -44,12 +44,13 @@ test: build ## all suites, cheapest first, with each one's share of the time
 
 check: $(STAMP) ## formatting, lints and types
 	@$(WITH_VENV) cargo fmt --all --check
+	@cargo fmt --manifest-path fuzz/Cargo.toml --check
 	@$(WITH_VENV) cargo clippy --release --locked --workspace --all-targets -- -D warnings
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy --strict python/lamagrid
 
-parity: build ## stock against the grid: 50,000 calls of its functions, and 2,000 requests
+parity: build ## stock against the grid: 50,000 calls of its functions, 10,000 JPEG files, and 2,000 requests
 	@$(WITH_VENV) $(BIN)/python -m pytest -q tests/pure --cases 50000
 	@$(BIN)/python -m pytest -q tests/seam/test_grid_pixels.py
 	@$(BIN)/python -m pytest -q tests/parity --requests 2000
@@ -65,7 +66,7 @@ bench: build ## stock and grid side by side, what tasks, the gate and a thousand
 gpu-check: build ## with an NVIDIA GPU: detection, parity and speed there, into docs/gpu.md
 	@$(BIN)/python bench/gpu_check.py
 
-chaos: build ## kill, freeze, cancel, drain, lose power and hostile peers for twenty minutes; SABOTAGE=drop-outcome, ...: does the checker see it?
+chaos: build ## kill, freeze, cancel, drain, lose power, hostile peers and fuzzing (needs nightly Rust and cargo-fuzz) for forty minutes; SABOTAGE=drop-outcome, ...: does the checker see it?
 	@$(WITH_VENV) $(BIN)/python tests/chaos.py $(if $(SABOTAGE),--sabotage $(SABOTAGE))
 
 upgrade: build ## mix this version with the protocol's minor version before it, under load (builds that, too; needs git's history)

@@ -1,4 +1,4 @@
-"""All faults, as often as it takes to believe it: the simulation, then real processes under real signals.
+"""All faults, as often as it takes to believe it: fuzzing, the simulation, then processes under real signals.
 
 usage: chaos.py                     ends with: faults N lost 0 duplicated 0 unexpected 0 unfinished 0
        chaos.py --sabotage FAULT    a scheduler that breaks a promise: that line must not say 0 everywhere
@@ -47,6 +47,11 @@ def hostile() -> int:
     return generated or rounds
 
 
+def fuzz() -> int:
+    """Every fuzz target for two minutes."""
+    return subprocess.run((sys.executable, "fuzz/run.py", "120"), cwd=ROOT, check=False).returncode
+
+
 def sabotaged(fault: str) -> dict[str, str]:
     """Build the scheduler that does this, and say how the tests find it."""
     target = ROOT / "target" / "sabotage"
@@ -74,9 +79,9 @@ def main() -> int:
     parser.add_argument("--sabotage", choices=sorted(SABOTAGES), help="break a promise on purpose")
     sabotage = parser.parse_args().sabotage
     if sabotage is None:
-        simulated = simulate() or hostile()
+        checked = fuzz() or simulate() or hostile()
         status, faults, counts = fault_tests({}, ("--chaos", "tests/faults"))
-        failed = simulated != 0 or status != 0 or any(counts) or faults == 0
+        failed = checked != 0 or status != 0 or any(counts) or faults == 0
     else:
         name, file = SABOTAGES[sabotage]
         env, wanted = sabotaged(sabotage), NAMES.index(name)

@@ -11,6 +11,9 @@ mod blobs;
 mod bundle;
 mod credentials;
 mod dial;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod line;
 mod papers;
 mod registry;
