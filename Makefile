@@ -9,7 +9,7 @@ BIN := $(CURDIR)/.venv/bin
 STAMP := .venv/.stamp
 WITH_VENV := VIRTUAL_ENV="$(CURDIR)/.venv" PATH="$(BIN):$$PATH"
 
-.PHONY: help deps venv build demo run test check parity bench gpu-check chaos upgrade clean
+.PHONY: help deps venv build demo run test check deny parity bench gpu-check chaos upgrade clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{ printf "  make %-9s %s\n", $$1, $$2 }'
@@ -19,7 +19,7 @@ deps: ## install the system packages (as root), or name those that are missing
 
 venv: $(STAMP) ## make .venv: Lama Cleaner 1.2.5 with its pins, and the tools
 
-$(STAMP): constraints/lama-cleaner.txt constraints/plugins.txt constraints/dev.txt tools/venv.sh
+$(STAMP): constraints/hashes.txt tools/venv.sh
 	@tools/venv.sh
 	@touch $@
 
@@ -49,6 +49,10 @@ check: $(STAMP) ## formatting, lints and types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy --strict python/lamagrid
+
+deny: ## licences, bans and sources of all crates, with cargo-deny (make test checks the same without it)
+	@command -v cargo-deny >/dev/null || { echo "deny: cargo-deny is missing: cargo install cargo-deny --locked"; exit 1; }
+	@cargo deny --offline --locked check licenses bans sources
 
 parity: build ## stock against the grid: 50,000 calls of its functions, 10,000 JPEG files, and 2,000 requests
 	@$(WITH_VENV) $(BIN)/python -m pytest -q tests/pure --cases 50000
