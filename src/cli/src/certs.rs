@@ -15,7 +15,9 @@ use serde::Serialize;
 
 use lamagrid_domain::{Owner, QueueName};
 use lamagrid_scheduler::certs::{Certs, CertsError, Issued, write_private};
-use lamagrid_wire::gate::{Bundle, Certificate, PeerRole, SCHEDULER_NAME, check_name};
+use lamagrid_wire::gate::{
+    Bundle, Certificate, Credentials, CredentialsError, PeerRole, SCHEDULER_NAME, check_name, is_node_of,
+};
 
 use crate::Answer;
 use crate::args::{BundleArgs, IssueArgs};
@@ -52,6 +54,17 @@ pub(crate) enum CertificateError {
     Local,
     #[error("{0}")]
     Name(String),
+    #[error(
+        "the name {name} is too like {other}, which was issued before: the nodes of {short} may call themselves {short}-0, \
+         {short}-1 and so on; choose another name, or revoke {other}"
+    )]
+    Alike { name: String, other: String, short: String },
+    #[error(
+        "the file of the certificate {0} is not the one that was issued last: run `lamagrid certs issue` again"
+    )]
+    NotIssued(String),
+    #[error("the certificate that was made cannot be read: {0}")]
+    Credentials(#[from] CredentialsError),
     #[error("--queue is for certificates of the role node")]
     Queues,
     #[error("a scheduler's certificate is made by `lamagrid certs init`")]
@@ -70,6 +83,8 @@ struct Row {
     queues: Vec<QueueName>,
     until_wall_ms: u64,
     revoked: bool,
+    /// BLAKE3 of the valid certificates in DER, the newest last.
+    fingerprints: Vec<String>,
 }
 
 struct List {
@@ -89,6 +104,7 @@ impl Show for List {
             let queues = row.queues.iter().map(QueueName::as_str).collect::<Vec<_>>().join(", ");
             let state = match row.until_wall_ms.checked_sub(self.now_ms) {
                 _ if row.revoked => "revoked",
+                _ if row.fingerprints.is_empty() => "not let in: issue it again",
                 None => "over",
                 Some(left) if left < SOON_MS => "ends soon",
                 Some(_) => "good",
@@ -180,14 +196,27 @@ impl Desk {
         if args.name == Owner::LOCAL {
             return Err(CertificateError::Local.into());
         }
-        let mut issued = self.certs.issued().map_err(CertificateError::from)?;
+        let authority = self.authority()?;
+        let _lock = self.certs.lock().map_err(CertificateError::from)?;
+        let mut issued = self.issued()?;
         if issued.iter().any(|each| each.name == args.name && each.revoked) {
             return Err(CertificateError::Revoked(args.name.clone()).into());
         }
-        let pem = self.authority()?.issue(args.role, &args.name, &args.queue, args.days)?;
+        if args.role == PeerRole::Node {
+            check_unlike(&args.name, &issued)?;
+        }
+        let pem = authority.issue(args.role, &args.name, &args.queue, args.days)?;
+        let fingerprint =
+            Credentials::from_pem(pem.as_bytes()).map_err(CertificateError::from)?.fingerprint();
         let file = self.certs.of_holder(&args.name);
         self.certs.write(&file, pem.as_bytes()).map_err(CertificateError::from)?;
-        issued.retain(|each| each.name != args.name);
+        let before = issued.iter().position(|each| each.name == args.name).map(|at| issued.remove(at));
+        let (mut fingerprints, ended) = match before {
+            Some(before) if before.is_covered_by(args.role, &args.queue) => (before.fingerprints, false),
+            Some(_) => (Vec::new(), true),
+            None => (Vec::new(), false),
+        };
+        fingerprints.push(fingerprint);
         let until = SystemTime::now() + DAY * args.days;
         issued.push(Issued {
             name: args.name.clone(),
@@ -195,10 +224,16 @@ impl Desk {
             queues: args.queue.clone(),
             until_wall_ms: units::wall_ms(until),
             revoked: false,
+            fingerprints,
         });
         self.certs.record(&issued).map_err(CertificateError::from)?;
+        let ended = if ended {
+            "\nthe older certificate may do what this one may not, so that it is refused from now on"
+        } else {
+            ""
+        };
         let text = format!(
-            "issued a certificate for the {} {}, for {} days\nnext: lamagrid certs bundle {} --scheduler HOST:PORT",
+            "issued a certificate for the {} {}, for {} days{ended}\nnext: lamagrid certs bundle {} --scheduler HOST:PORT",
             args.role, args.name, args.days, args.name
         );
         self.written(&args.name, file, text)
@@ -206,21 +241,23 @@ impl Desk {
 
     /// `lamagrid certs list`
     pub(crate) fn list(&self) -> Result<Answer, CliError> {
-        let row = |Issued { name, role, queues, until_wall_ms, revoked }| Row {
+        let row = |Issued { name, role, queues, until_wall_ms, revoked, fingerprints }| Row {
             name,
             role,
             queues,
             until_wall_ms,
             revoked,
+            fingerprints: fingerprints.iter().map(ToString::to_string).collect(),
         };
-        let rows = self.certs.issued().map_err(CertificateError::from)?.into_iter().map(row).collect();
+        let rows = self.issued()?.into_iter().map(row).collect();
         let list = List { rows, now_ms: units::wall_ms(SystemTime::now()) };
         self.format.render(&list).map(Answer::ok)
     }
 
     /// `lamagrid certs revoke`
     pub(crate) fn revoke(&self, name: &str) -> Result<Answer, CliError> {
-        let mut issued = self.certs.issued().map_err(CertificateError::from)?;
+        let _lock = self.certs.lock().map_err(CertificateError::from)?;
+        let mut issued = self.issued()?;
         let found = issued.iter_mut().find(|each| each.name == name);
         found.ok_or_else(|| CertificateError::Unknown(name.to_owned()))?.revoked = true;
         self.certs.record(&issued).map_err(CertificateError::from)?;
@@ -230,13 +267,18 @@ impl Desk {
 
     /// `lamagrid certs bundle`
     pub(crate) fn bundle(&self, args: &BundleArgs) -> Result<Answer, CliError> {
-        let issued = self.certs.issued().map_err(CertificateError::from)?;
+        let issued = self.issued()?;
         let unknown = || CertificateError::Unknown(args.name.clone());
         let entry = issued.iter().find(|each| each.name == args.name).ok_or_else(unknown)?;
         if entry.revoked {
             return Err(CertificateError::Revoked(args.name.clone()).into());
         }
         let pem = read(&self.certs.of_holder(&args.name))?;
+        let fingerprint =
+            Credentials::from_pem(pem.as_bytes()).map_err(CertificateError::from)?.fingerprint();
+        if entry.fingerprints.last() != Some(&fingerprint) {
+            return Err(CertificateError::NotIssued(args.name.clone()).into());
+        }
         let until = &units::rfc3339(entry.until_wall_ms)[..10];
         let about = format!(
             "LamaGrid: the {} {}, until {until}. Whoever has this file is that {}: keep it secret.",
@@ -253,6 +295,15 @@ impl Desk {
         let shown = to.display();
         let text = format!("wrote {shown}, readable by you alone\nnext, on its host: {command} {shown}");
         self.written(&args.name, to, text)
+    }
+
+    fn issued(&self) -> Result<Vec<Issued>, CertificateError> {
+        self.certs.issued().map_err(|error| match error {
+            CertsError::NoLedger(_) if !self.certs.dir().join(AUTHORITY).exists() => {
+                CertificateError::NoAuthority(self.certs.dir().to_owned())
+            }
+            error => error.into(),
+        })
     }
 
     fn authority(&self) -> Result<Authority, CertificateError> {
@@ -273,6 +324,21 @@ impl Desk {
 
 fn read(path: &Path) -> Result<String, CertificateError> {
     std::fs::read_to_string(path).map_err(|source| CertificateError::Read { path: path.to_owned(), source })
+}
+
+/// Refuses a node's name that could also be the name of a node of another certificate: those may append a number.
+fn check_unlike(name: &str, issued: &[Issued]) -> Result<(), CertificateError> {
+    let others = issued.iter().filter(|each| each.role == PeerRole::Node && !each.revoked);
+    for other in others {
+        let short = [(name, other.name.as_str()), (other.name.as_str(), name)]
+            .into_iter()
+            .find(|(long, short)| is_node_of(long, short))
+            .map(|(_, short)| short.to_owned());
+        if let Some(short) = short.filter(|_| other.name != name) {
+            return Err(CertificateError::Alike { name: name.to_owned(), other: other.name.clone(), short });
+        }
+    }
+    Ok(())
 }
 
 fn valid(params: &mut CertificateParams, days: u32) {

@@ -171,6 +171,7 @@ fn gate(found: &mut Findings, config: &Config, data_dir: &Path, scheduler_answer
             Err(error) => found.add("certificate", State::Bad, format!("{}: {error}", certs.own().display())),
         },
     }
+    ledger(found, &certs);
     let listen = &config.gate.listen;
     let bound = TcpListener::bind(listen.as_str());
     match (bound, scheduler_answers) {
@@ -188,6 +189,24 @@ fn gate(found: &mut Findings, config: &Config, data_dir: &Path, scheduler_answer
             found.add("port", State::Bad, text);
         }
         (Ok(_), false) => found.add("port", State::Good, format!("{listen} is free for the scheduler")),
+    }
+}
+
+/// Whether the list of certificates can be read, and holds what it should.
+fn ledger(found: &mut Findings, certs: &Certs) {
+    let issued = match certs.issued() {
+        Ok(issued) => issued,
+        Err(error) => return found.add("certificates", State::Bad, error.to_string()),
+    };
+    let unknown = issued.iter().filter(|each| !each.revoked && each.fingerprints.is_empty());
+    let unknown: Vec<_> = unknown.map(|each| each.name.as_str()).collect();
+    if unknown.is_empty() {
+        let valid = issued.iter().filter(|each| !each.revoked).count();
+        found.add("certificates", State::Good, format!("{valid} names are let in"));
+    } else {
+        let text =
+            format!("the files of {} are gone, so they are not let in: issue them again", unknown.join(", "));
+        found.add("certificates", State::Attention, text);
     }
 }
 

@@ -1,9 +1,11 @@
 //! The certificates of one data directory: who has one, until when, and which are revoked.
 //!
-//! Does not: make them; `lamagrid certs` does. The scheduler reads what that wrote.
+//! The ledger `issued.json` is an allow list: a certificate is valid only if its fingerprint is in it. Without a readable
+//! ledger no certificate is valid.
+//!
+//! Does not: make certificates; `lamagrid certs` does. The scheduler reads what that wrote.
 
-use std::collections::BTreeSet;
-use std::fs::{DirBuilder, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -11,7 +13,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use lamagrid_domain::QueueName;
-use lamagrid_wire::gate::PeerRole;
+use lamagrid_wire::gate::{AllowList, Credentials, Fingerprint, PeerRole};
 
 /// The list of what was issued.
 const LEDGER: &str = "issued.json";
@@ -19,6 +21,10 @@ const LEDGER: &str = "issued.json";
 const OWN: &str = "scheduler.pem";
 /// Where those of everybody else lie: whatever they are called, they replace nothing of the authority's.
 const OTHERS: &str = "issued";
+/// Held while the ledger is read, changed and written.
+const LOCK: &str = "lock";
+
+const REMEDY: &str = "put a backup in its place, or write [] into it and issue each certificate again";
 
 /// Why certificates cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -33,8 +39,11 @@ pub enum CertsError {
         /// What came back.
         source: io::Error,
     },
-    /// The list of what was issued is none.
-    #[error("{path} is not a list of certificates: {reason}; put a backup in its place")]
+    /// The ledger does not exist.
+    #[error("there is no list of certificates ({0}), so none is valid: {REMEDY}")]
+    NoLedger(PathBuf),
+    /// The ledger cannot be understood.
+    #[error("{path} is not a list of certificates ({reason}), so none is valid: {REMEDY}")]
     Ledger {
         /// Which file.
         path: PathBuf,
@@ -64,6 +73,30 @@ pub struct Issued {
     /// Whether its connections are refused.
     #[serde(default)]
     pub revoked: bool,
+    /// Certificates of this name that are valid, the newest last. An older one stays valid until its end, so that its
+    /// holder can work until it has the new one, unless the new one may do less.
+    #[serde(default)]
+    pub fingerprints: Vec<Fingerprint>,
+}
+
+impl Issued {
+    /// Whether a holder may do all that this entry says, and perhaps more, with a certificate of that role and queues.
+    #[must_use]
+    pub fn is_covered_by(&self, role: PeerRole, queues: &[QueueName]) -> bool {
+        let all = |queues: &[QueueName]| queues.is_empty();
+        self.role == role
+            && (all(queues) || !all(&self.queues) && self.queues.iter().all(|queue| queues.contains(queue)))
+    }
+}
+
+/// Makes the allow list of a ledger's entries.
+#[must_use]
+pub fn allow_list(issued: &[Issued]) -> AllowList {
+    let (revoked, good): (Vec<_>, Vec<_>) = issued.iter().partition(|each| each.revoked);
+    AllowList {
+        valid: good.iter().flat_map(|each| &each.fingerprints).copied().collect(),
+        revoked: revoked.into_iter().map(|each| each.name.clone()).collect(),
+    }
 }
 
 /// The folder of a scheduler's certificates.
@@ -97,26 +130,61 @@ impl Certs {
         self.dir.join(OTHERS).join(format!("{name}.pem"))
     }
 
-    /// What was issued, oldest first; nothing if there is no list yet.
+    /// Reads what was issued, oldest first.
+    ///
+    /// Ledgers of earlier versions have no fingerprints: there the certificate that was issued last is read from its file,
+    /// and it alone is valid. Where that file is gone, the entry stays without a fingerprint: issue it again.
     ///
     /// # Errors
-    /// [`CertsError`].
+    /// [`CertsError`]; then no certificate is valid.
     pub fn issued(&self) -> Result<Vec<Issued>, CertsError> {
-        let path = self.dir.join(LEDGER);
-        match std::fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes)
-                .map_err(|error| CertsError::Ledger { path, reason: error.to_string() }),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-            Err(error) => Err(CertsError::file("read", &path)(error)),
-        }
+        self.read().map(|issued| self.with_fingerprints(issued))
     }
 
-    /// The names whose connections are refused.
+    /// Writes the fingerprints of a ledger of an earlier version, so that they need not be looked for again.
     ///
     /// # Errors
-    /// As [`Certs::issued`].
-    pub fn revoked(&self) -> Result<BTreeSet<String>, CertsError> {
-        Ok(self.issued()?.into_iter().filter(|issued| issued.revoked).map(|issued| issued.name).collect())
+    /// [`CertsError`]; then the ledger is as before.
+    pub fn migrate(&self) -> Result<(), CertsError> {
+        let _lock = self.lock()?;
+        let before = self.read()?;
+        let issued = self.with_fingerprints(before.clone());
+        if issued == before { Ok(()) } else { self.record(&issued) }
+    }
+
+    fn read(&self) -> Result<Vec<Issued>, CertsError> {
+        let path = self.dir.join(LEDGER);
+        let bytes = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(CertsError::NoLedger(path)),
+            Err(error) => return Err(CertsError::file("read", &path)(error)),
+        };
+        serde_json::from_slice(&bytes).map_err(|error| CertsError::Ledger { path, reason: error.to_string() })
+    }
+
+    fn with_fingerprints(&self, mut issued: Vec<Issued>) -> Vec<Issued> {
+        for each in issued.iter_mut().filter(|each| each.fingerprints.is_empty()) {
+            each.fingerprints.extend(self.fingerprint_of_holder(&each.name));
+        }
+        issued
+    }
+
+    /// The fingerprint of the certificate in a holder's file, if that can be read.
+    fn fingerprint_of_holder(&self, name: &str) -> Option<Fingerprint> {
+        let pem = std::fs::read(self.of_holder(name)).ok()?;
+        Credentials::from_pem(&pem).ok().map(|credentials| credentials.fingerprint())
+    }
+
+    /// Keeps other commands from changing the ledger until what is returned is dropped.
+    ///
+    /// # Errors
+    /// [`CertsError::File`].
+    pub fn lock(&self) -> Result<File, CertsError> {
+        self.make_folder()?;
+        let path = self.dir.join(LOCK);
+        let opened = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path);
+        let locked = opened.and_then(|file| file.lock().map(|()| file));
+        locked.map_err(CertsError::file("lock", &path))
     }
 
     /// Writes the list.
@@ -134,10 +202,14 @@ impl Certs {
     /// # Errors
     /// [`CertsError::File`].
     pub fn write(&self, path: &Path, bytes: &[u8]) -> Result<(), CertsError> {
+        self.make_folder()?;
+        write_private(path, bytes)
+    }
+
+    fn make_folder(&self) -> Result<(), CertsError> {
         let others = self.dir.join(OTHERS);
         let made = DirBuilder::new().recursive(true).mode(0o700).create(&others);
-        made.map_err(CertsError::file("make", &others))?;
-        write_private(path, bytes)
+        made.map_err(CertsError::file("make", &others))
     }
 }
 
@@ -157,6 +229,69 @@ pub fn write_private(path: &Path, bytes: &[u8]) -> Result<(), CertsError> {
         .mode(0o600)
         .open(&new)
         .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
-        .and_then(|()| std::fs::rename(&new, path));
+        .and_then(|()| std::fs::rename(&new, path))
+        // A revocation must survive a power loss.
+        .and_then(|()| {
+            File::open(path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new(".")))
+        })
+        .and_then(|dir| dir.sync_all());
     written.map_err(CertsError::file("write", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(role: PeerRole, queues: &[&str]) -> Issued {
+        Issued {
+            name: "gpu-1".into(),
+            role,
+            queues: queues.iter().map(|queue| queue.parse().unwrap()).collect(),
+            until_wall_ms: 1,
+            revoked: false,
+            fingerprints: vec![Fingerprint::of(b"1")],
+        }
+    }
+
+    #[test]
+    fn a_certificate_with_fewer_queues_or_another_role_does_not_cover_the_older_one() {
+        let queues = |names: &[&str]| names.iter().map(|name| name.parse().unwrap()).collect::<Vec<_>>();
+        for (old, new, covered) in [
+            (&["gpu"][..], &["gpu"][..], true),
+            (&["gpu"], &["gpu", "cpu"], true),
+            (&["gpu", "cpu"], &["gpu"], false),
+            (&["gpu"], &[], true),
+            (&[], &["gpu"], false),
+            (&[], &[], true),
+        ] {
+            let entry = entry(PeerRole::Node, old);
+            assert_eq!(entry.is_covered_by(PeerRole::Node, &queues(new)), covered, "{old:?}, then {new:?}");
+        }
+        assert!(!entry(PeerRole::Admin, &[]).is_covered_by(PeerRole::Client, &[]));
+    }
+
+    #[test]
+    fn revoked_entries_allow_nothing() {
+        let (good, mut revoked) = (entry(PeerRole::Node, &[]), entry(PeerRole::Node, &[]));
+        revoked.name = "gpu-2".into();
+        revoked.revoked = true;
+        revoked.fingerprints = vec![Fingerprint::of(b"2")];
+        let list = allow_list(&[good, revoked]);
+        assert_eq!(list.valid, [Fingerprint::of(b"1")].into());
+        assert_eq!(list.revoked, ["gpu-2".to_owned()].into());
+    }
+
+    #[test]
+    fn a_ledger_that_is_gone_or_damaged_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let certs = Certs::of(dir.path());
+        assert!(matches!(certs.issued(), Err(CertsError::NoLedger(_))));
+        certs.record(&[entry(PeerRole::Node, &[])]).unwrap();
+        assert_eq!(certs.issued().unwrap(), [entry(PeerRole::Node, &[])]);
+        let whole = std::fs::read(certs.dir().join(LEDGER)).unwrap();
+        for damaged in [&whole[..whole.len() / 2], b"", b"{}", b"null", &vec![0; whole.len()]] {
+            std::fs::write(certs.dir().join(LEDGER), damaged).unwrap();
+            assert!(matches!(certs.issued(), Err(CertsError::Ledger { .. })));
+        }
+    }
 }

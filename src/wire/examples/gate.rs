@@ -22,7 +22,7 @@ use lamagrid_domain::{LeaseToken, Role, TaskId};
 use lamagrid_wire::ConnectionLimits;
 use lamagrid_wire::Endpoints;
 use lamagrid_wire::frame::Frame;
-use lamagrid_wire::gate::{Blobs, Dialler, Gate, Grant, PeerRole, Registry, Ticket};
+use lamagrid_wire::gate::{AllowList, Blobs, Dialler, Gate, Grant, PeerRole, Registry, Ticket};
 use lamagrid_wire::link::Link;
 use lamagrid_wire::message::{ClientReply, ClientRequest, Message, Ping, Pong};
 use lamagrid_wire::router::{Incoming, Peers, Router};
@@ -135,6 +135,7 @@ fn main() {
         (Authority::new(), tempfile::tempdir_in("/tmp").unwrap(), tempfile::tempdir_in("/tmp").unwrap());
     let (near, registry) = (Endpoints::new(dir.path()), Registry::default());
     let spool = Spool::create(dir.path().join("spool")).unwrap();
+    let node = authority.issue(PeerRole::Node, "gpu-1", 1);
     let (gate, dialler, mut direct, mut through) = runtime.block_on(async {
         tokio::spawn(answer(
             Router::bind(&near.client(), Peers::Dealer, &ConnectionLimits::default()).unwrap(),
@@ -144,12 +145,13 @@ fn main() {
         let gate =
             Gate::open(address, &own, dir.path().into(), spool.clone(), registry.clone()).await.unwrap();
         let client = authority.issue(PeerRole::Client, "web-1", 1);
+        let valid = [client.fingerprint(), node.fingerprint()].into();
+        gate.allow(Some(AllowList { valid, ..AllowList::default() }));
         let dialler = Dialler::open(&client, &gate.address().to_string(), far.path()).unwrap();
         let direct = Link::connect(&near.client(), PATIENCE).await.unwrap();
         let through = Link::connect(&Endpoints::new(far.path()).client(), PATIENCE).await.unwrap();
         (gate, dialler, direct, through)
     });
-    let node = authority.issue(PeerRole::Node, "gpu-1", 1);
     let node_dir = tempfile::tempdir_in("/tmp").unwrap();
     let blobs: Blobs = runtime.block_on(async {
         Dialler::open(&node, &gate.address().to_string(), node_dir.path()).unwrap().blobs()

@@ -6,6 +6,7 @@
 //! Invariant: the only crate that names `zeromq`, and every frame that leaves [`frame`] was checked against
 //! the limits before it was decoded.
 
+pub mod descriptors;
 pub mod frame;
 pub mod gate;
 pub mod link;

@@ -16,6 +16,8 @@ use rustix::io::Errno;
 
 use lamagrid_domain::{BlobMeta, Durability, FailureKind, LeaseToken, Role, TaskId, TaskSpec};
 
+use crate::descriptors::with_reserve;
+
 /// Which file of a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BlobName {
@@ -199,7 +201,7 @@ impl Spool {
     /// Opens `<aa>/<task>` step by step, refusing links, making it where `create` says so.
     fn task_dir(&self, task: TaskId, create: bool) -> io::Result<OwnedFd> {
         let id = task.to_string();
-        let mut dir = rustix::fs::open(&self.root, DIRECTORY, Mode::empty())?;
+        let mut dir = with_reserve(|| rustix::fs::open(&self.root, DIRECTORY, Mode::empty()))?;
         for name in [&id[..2], &id] {
             if create {
                 match rustix::fs::mkdirat(&dir, name, Mode::RWXU) {
@@ -207,7 +209,7 @@ impl Spool {
                     Err(error) => return Err(error.into()),
                 }
             }
-            dir = rustix::fs::openat(&dir, name, DIRECTORY, Mode::empty())?;
+            dir = with_reserve(|| rustix::fs::openat(&dir, name, DIRECTORY, Mode::empty()))?;
         }
         Ok(dir)
     }
@@ -248,7 +250,8 @@ impl Spool {
         let path = self.path(task, &name);
         let temporary = format!(".{name}.{}.{}", std::process::id(), BEGUN.fetch_add(1, Ordering::Relaxed));
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(&dir, temporary.as_str(), flags, Mode::RUSR | Mode::WUSR)?;
+        let mode = Mode::RUSR | Mode::WUSR;
+        let fd = with_reserve(|| rustix::fs::openat(&dir, temporary.as_str(), flags, mode))?;
         Ok(Writer { dir, file: File::from(fd), temporary, name, path, renamed: false })
     }
 
@@ -256,7 +259,7 @@ impl Spool {
         let open = || -> io::Result<File> {
             let dir = self.task_dir(task, false)?;
             let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-            Ok(File::from(rustix::fs::openat(&dir, file_name, flags, Mode::empty())?))
+            with_reserve(|| rustix::fs::openat(&dir, file_name, flags, Mode::empty())).map(File::from)
         };
         open().map_err(|source| self.io("open", self.path(task, file_name), source))
     }

@@ -4,18 +4,18 @@
 
 mod authority;
 
-use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
 
 use authority::Authority;
 use lamagrid_domain::{FailureKind, LeaseToken, Role, TaskId};
-use lamagrid_wire::frame::Frame;
+use lamagrid_wire::frame::{Frame, MAJOR, MINOR};
 use lamagrid_wire::gate::{
-    BlobError, Blobs, Bundle, Credentials, Dialler, Gate, Grant, Origin, PeerRole, Registry, Ticket,
+    AllowList, BlobError, Blobs, Bundle, Credentials, Dialler, Gate, Grant, Origin, PeerRole, Registry,
+    Ticket,
 };
 use lamagrid_wire::link::Link;
 use lamagrid_wire::message::{ClientReply, ClientRequest, Message, Ping, Pong};
@@ -28,7 +28,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 const SOON: Duration = Duration::from_secs(5);
 
@@ -40,6 +40,7 @@ struct Host {
     registry: Registry,
     router: Router,
     spool: Spool,
+    allowed: Mutex<AllowList>,
     _dir: TempDir,
 }
 
@@ -54,7 +55,19 @@ impl Host {
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
         let gate =
             Gate::open(address, &own, dir.path().into(), spool.clone(), registry.clone()).await.unwrap();
-        Self { authority, endpoints, gate, registry, router, spool, _dir: dir }
+        Self { authority, endpoints, gate, registry, router, spool, allowed: Mutex::default(), _dir: dir }
+    }
+
+    /// Issues a certificate and puts it on the allow list.
+    fn issue(&self, role: PeerRole, name: &str, days: i64) -> Credentials {
+        self.allow(self.authority.issue(role, name, days))
+    }
+
+    fn allow(&self, credentials: Credentials) -> Credentials {
+        let mut allowed = self.allowed.lock().unwrap();
+        allowed.valid.insert(credentials.fingerprint());
+        self.gate.allow(Some(allowed.clone()));
+        credentials
     }
 
     fn dialler(&self, credentials: &Credentials, dir: &Path) -> Dialler {
@@ -115,7 +128,7 @@ async fn refusal(
 #[tokio::test]
 async fn a_peer_is_known_by_its_certificate_whatever_it_calls_itself() {
     let (mut host, dir) = (Host::start().await, TempDir::new().unwrap());
-    let _dialler = host.dialler(&host.authority.issue(PeerRole::Client, "web-1", 1), dir.path());
+    let _dialler = host.dialler(&host.issue(PeerRole::Client, "web-1", 1), dir.path());
     let first = exchange(&mut host, dir.path()).await;
     let second = exchange(&mut host, dir.path()).await;
     assert_ne!(first, second, "each connection has its own instance");
@@ -150,7 +163,7 @@ async fn wrong_certificates_are_refused_with_what_to_do() {
     let other = Authority::new();
     for (credentials, wanted) in [
         (other.issue(PeerRole::Client, "web-1", 1), "is the bundle from its `lamagrid certs`?"),
-        (host.authority.issue(PeerRole::Client, "web-1", -1), "ask for a new bundle"),
+        (host.issue(PeerRole::Client, "web-1", -1), "ask for a new bundle"),
     ] {
         let dir = TempDir::new().unwrap();
         let dialler = host.dialler(&credentials, dir.path());
@@ -159,7 +172,7 @@ async fn wrong_certificates_are_refused_with_what_to_do() {
         assert!(text.contains(wanted), "{text}");
     }
     let dir = TempDir::new().unwrap();
-    let dialler = host.dialler(&host.authority.issue(PeerRole::Client, "web-1", 1), dir.path());
+    let dialler = host.dialler(&host.issue(PeerRole::Client, "web-1", 1), dir.path());
     let (_, text) = refusal(&dialler, dir.path(), Endpoints::control).await;
     assert!(text.contains("role client does not open the channel control"), "{text}");
 }
@@ -167,18 +180,100 @@ async fn wrong_certificates_are_refused_with_what_to_do() {
 #[tokio::test]
 async fn revocation_ends_open_connections_and_refuses_new_ones() {
     let (mut host, dir) = (Host::start().await, TempDir::new().unwrap());
-    let dialler = host.dialler(&host.authority.issue(PeerRole::Client, "web-1", 1), dir.path());
+    let dialler = host.dialler(&host.issue(PeerRole::Client, "web-1", 1), dir.path());
     let mut link = Link::connect(&Endpoints::new(dir.path()).client(), SOON).await.unwrap();
     link.send(ping(1)).await.unwrap();
     host.answer_one().await;
     link.recv().await.unwrap();
-    host.gate.revoke(BTreeSet::from(["web-1".into()]));
+    let all = host.allowed.lock().unwrap().clone();
+    host.gate.allow(Some(AllowList { revoked: ["web-1".to_owned()].into(), ..AllowList::default() }));
     let ended = tokio::time::timeout(SOON, link.recv()).await.expect("in time");
     assert!(matches!(ended, Err(SocketError::Broken { .. })), "{ended:?}");
     let (_, text) = refusal(&dialler, dir.path(), Endpoints::client).await;
     assert!(text.contains("web-1 was revoked"), "{text}");
-    host.gate.revoke(BTreeSet::new());
+    host.gate.allow(Some(all));
     exchange(&mut host, dir.path()).await;
+}
+
+/// A list that cannot be read lets nothing new in, and ends nothing that it allowed before.
+#[tokio::test]
+async fn without_a_list_open_connections_stay_and_new_ones_are_refused() {
+    let (mut host, dir) = (Host::start().await, TempDir::new().unwrap());
+    let _dialler = host.dialler(&host.issue(PeerRole::Client, "web-1", 1), dir.path());
+    let mut link = Link::connect(&Endpoints::new(dir.path()).client(), SOON).await.unwrap();
+    link.send(ping(1)).await.unwrap();
+    host.answer_one().await;
+    link.recv().await.unwrap();
+    host.gate.allow(None);
+    let mut other = Requester::new(Endpoints::new(dir.path()).client());
+    assert!(other.request(ping(2), Duration::from_millis(500)).await.is_err(), "it was let in");
+    link.send(ping(3)).await.unwrap();
+    host.answer_one().await;
+    link.recv().await.unwrap();
+    // The list is back, without this certificate.
+    host.gate.allow(Some(AllowList::default()));
+    let ended = tokio::time::timeout(SOON, link.recv()).await.expect("in time");
+    assert!(matches!(ended, Err(SocketError::Broken { .. })), "{ended:?}");
+}
+
+/// A newer certificate of the same name that may do less replaces the older one.
+#[tokio::test]
+async fn a_certificate_that_is_not_on_the_list_is_refused_whoever_signed_it() {
+    let (host, dir) = (Host::start().await, TempDir::new().unwrap());
+    host.issue(PeerRole::Client, "web-1", 1);
+    let dialler = host.dialler(&host.authority.issue(PeerRole::Client, "web-1", 1), dir.path());
+    let (kind, text) = refusal(&dialler, dir.path(), Endpoints::client).await;
+    assert_eq!(kind, FailureKind::InvalidInput);
+    assert!(text.contains("a newer one replaced it"), "{text}");
+}
+
+/// A connection ends with its certificate, and no session is resumed without a look at it.
+#[tokio::test]
+async fn a_connection_ends_when_its_certificate_does() {
+    let (mut host, dir) = (Host::start().await, TempDir::new().unwrap());
+    let pem = host.authority.pem_until(PeerRole::Client, "web-1", SystemTime::now() + Duration::from_secs(3));
+    let credentials = host.allow(Credentials::from_pem(pem.as_bytes()).unwrap());
+    let dialler = host.dialler(&credentials, dir.path());
+    let mut link = Link::connect(&Endpoints::new(dir.path()).client(), SOON).await.unwrap();
+    link.send(ping(1)).await.unwrap();
+    host.answer_one().await;
+    link.recv().await.unwrap();
+    let ended = tokio::time::timeout(SOON, link.recv()).await.expect("in time");
+    assert!(matches!(ended, Err(SocketError::Broken { .. })), "{ended:?}");
+    let (kind, text) = refusal(&dialler, dir.path(), Endpoints::client).await;
+    assert_eq!(kind, FailureKind::InvalidInput);
+    assert!(text.contains("ask for a new bundle"), "{text}");
+}
+
+/// A session that is resumed is not verified again, so it would outlive its certificate.
+#[tokio::test]
+async fn every_connection_is_verified_anew() {
+    let host = Host::start().await;
+    let pem = host.authority.pem(PeerRole::Client, "web-1", 1);
+    host.allow(Credentials::from_pem(pem.as_bytes()).unwrap());
+    let certificates: Vec<_> =
+        CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<_, _>>().unwrap();
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(certificates[1].clone()).unwrap();
+    let key = PrivateKeyDer::from_pem_slice(pem.as_bytes()).unwrap();
+    // It would resume: that is the default.
+    let config =
+        rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_client_auth_cert(vec![certificates[0].clone()], key)
+            .unwrap();
+    let connector = TlsConnector::from(Arc::new(config));
+    for _ in 0..3 {
+        let stream = TcpStream::connect(host.gate.address()).await.unwrap();
+        let mut tls = connector.connect(SCHEDULER_NAME.try_into().unwrap(), stream).await.unwrap();
+        tls.write_all(format!("lamagrid {MAJOR}.{MINOR} client\n").as_bytes()).await.unwrap();
+        let mut said = [0; 8];
+        tls.read_exact(&mut said).await.unwrap();
+        assert_eq!(&said, b"welcome ");
+        assert_eq!(tls.get_ref().1.handshake_kind(), Some(rustls::HandshakeKind::Full));
+    }
 }
 
 /// A scheduler of another major version: it says so itself, whatever its gate is otherwise.
@@ -234,7 +329,9 @@ async fn both_sides_renew_their_papers_while_they_run() {
         let later = std::time::SystemTime::now() + Duration::from_secs(seconds);
         std::fs::File::options().write(true).open(&path).unwrap().set_modified(later).unwrap();
     };
-    write(&host.authority.pem(PeerRole::Client, "web-1", 1));
+    let pem = host.authority.pem(PeerRole::Client, "web-1", 1);
+    host.allow(Credentials::from_pem(pem.as_bytes()).unwrap());
+    write(&pem);
     let _dialler = Dialler::join(&Bundle::read(&path, &[PeerRole::Client]).unwrap(), dir.path()).unwrap();
     let mut link = Link::connect(&Endpoints::new(dir.path()).client(), SOON).await.unwrap();
     link.send(ping(1)).await.unwrap();
@@ -246,7 +343,9 @@ async fn both_sides_renew_their_papers_while_they_run() {
     link.send(ping(2)).await.unwrap();
     host.answer_one().await;
     link.recv().await.unwrap();
-    write(&authority.pem(PeerRole::Client, "web-1", 1));
+    let pem = authority.pem(PeerRole::Client, "web-1", 1);
+    host.allow(Credentials::from_pem(pem.as_bytes()).unwrap());
+    write(&pem);
     exchange(&mut host, dir.path()).await;
     // Somebody else's papers, or none, are not taken.
     for wrong in [authority.pem(PeerRole::Client, "web-2", 1), "nothing".to_owned()] {
@@ -270,7 +369,7 @@ async fn a_lane_is_reached_by_its_own_node_alone() {
     let (tell, mut connected) = tokio::sync::mpsc::unbounded_channel();
     let sender =
         LaneSender::bind(&address, &ConnectionLimits::default(), move |_| tell.send(()).unwrap()).unwrap();
-    let of_node = |name: &str| host.authority.issue(PeerRole::Node, name, 1);
+    let of_node = |name: &str| host.issue(PeerRole::Node, name, 1);
     let mine = of_node("gpu-1");
     host.registry.open_lane(lane, &mine.certificate().unwrap());
     for (credentials, may) in [(of_node("gpu-2"), false), (mine, true)] {
@@ -298,8 +397,7 @@ async fn blobs_go_to_whom_they_were_granted() {
     host.registry
         .grant(Ticket::Attempt(token), Grant { certificate: "gpu-1".into(), task, max_bytes: 2_000_000 });
     let dir = TempDir::new().unwrap();
-    let of =
-        |name: &str| host.dialler(&host.authority.issue(PeerRole::Node, name, 1), &dir.path().join(name));
+    let of = |name: &str| host.dialler(&host.issue(PeerRole::Node, name, 1), &dir.path().join(name));
     for name in ["gpu-1", "gpu-2"] {
         std::fs::create_dir(dir.path().join(name)).unwrap();
     }
@@ -340,7 +438,7 @@ async fn an_owner_brings_inputs_and_fetches_the_result() {
     let task = TaskId::from_bytes([4; 16]);
     let of = |role, name: &str| {
         let dir = TempDir::new().unwrap();
-        host.dialler(&host.authority.issue(role, name, 1), dir.path()).blobs()
+        host.dialler(&host.issue(role, name, 1), dir.path()).blobs()
     };
     let (mine, other, node) =
         (of(PeerRole::Client, "web-1"), of(PeerRole::Client, "web-2"), of(PeerRole::Node, "web-1"));
@@ -428,7 +526,7 @@ async fn a_transfer_goes_on_after_cuts() {
     for put in [false, true] {
         let (address, carried) = brittle(host.gate.address(), vec![2_000_000, 2_500_000]).await;
         let dir = TempDir::new().unwrap();
-        let credentials = host.authority.issue(PeerRole::Node, "gpu-1", 1);
+        let credentials = host.issue(PeerRole::Node, "gpu-1", 1);
         let blobs = Dialler::open(&credentials, &address.to_string(), dir.path()).unwrap().blobs();
         let sent = bytes.clone();
         let came = tokio::task::spawn_blocking(move || {
@@ -452,7 +550,7 @@ async fn a_transfer_goes_on_after_cuts() {
 #[tokio::test]
 async fn whoever_does_not_speak_tls_is_dropped() {
     let (mut host, dir) = (Host::start().await, TempDir::new().unwrap());
-    let _dialler = host.dialler(&host.authority.issue(PeerRole::Client, "web-1", 1), dir.path());
+    let _dialler = host.dialler(&host.issue(PeerRole::Client, "web-1", 1), dir.path());
     let mut greeting = vec![0xff, 0, 0, 0, 0, 0, 0, 0, 1, 0x7f, 3, 0];
     greeting.extend_from_slice(b"NULL");
     greeting.resize(64, 0);

@@ -1,8 +1,9 @@
 //! `lamagrid certs`: from an authority to a bundle, and what bad input gets. R4.3
 
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use lamagrid_scheduler::certs::Certs;
 use lamagrid_wire::gate::{Bundle, PeerRole};
 
 use super::{Ran, run};
@@ -88,4 +89,132 @@ fn what_is_asked_wrongly_is_refused_with_what_to_do() {
     refused(&["bundle", "gpu-1", "--scheduler", "h:1"], 1, "the name gpu-1 was revoked");
     std::fs::write(dir.path().join("data/certs/issued.json"), "{").unwrap();
     refused(&["list"], 1, "is not a list of certificates");
+}
+
+fn issue(dir: &Path, role: &str, name: &str, queues: &[&str]) -> Ran {
+    let queues = queues.iter().flat_map(|queue| ["--queue", queue]).collect::<Vec<_>>();
+    certs(dir, &[&["issue", "--role", role, "--name", name][..], &queues].concat())
+}
+
+fn ledger(dir: &Path) -> PathBuf {
+    dir.join("data/certs/issued.json")
+}
+
+/// How many certificates of a name are valid.
+fn valid(dir: &Path, name: &str) -> usize {
+    let listed = certs(dir, &["list", "--output", "json"]);
+    let rows: serde_json::Value = serde_json::from_str(&listed.out).unwrap();
+    let row = rows.as_array().unwrap().iter().find(|row| row["name"] == name).unwrap().clone();
+    row["fingerprints"].as_array().unwrap().len()
+}
+
+/// R4.3: a renewed certificate leaves the older one valid, a lesser one ends it.
+#[test]
+fn a_certificate_that_may_do_less_ends_the_older_one() {
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(certs(dir.path(), &["init"]).code, 0);
+    for (role, queues, count) in [
+        ("node", &["gpu"][..], 1),
+        ("node", &["gpu"], 2),
+        ("node", &["cpu", "gpu"], 3),
+        ("node", &[], 4),
+        ("node", &["gpu"], 1),
+        ("client", &[], 1),
+    ] {
+        let ran = issue(dir.path(), role, "gpu-1", queues);
+        assert_eq!(ran.code, 0, "{}", ran.err);
+        assert_eq!(valid(dir.path(), "gpu-1"), count, "{role} {queues:?}");
+    }
+    let ran = issue(dir.path(), "node", "gpu-1", &[]);
+    assert!(ran.out.contains("the older certificate may do what this one may not"), "{}", ran.out);
+}
+
+/// R7.1: a node may call itself by its certificate's name and a number.
+#[test]
+fn names_that_two_certificates_nodes_could_have_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(certs(dir.path(), &["init"]).code, 0);
+    for (role, name, like) in [
+        ("node", "gpu", None),
+        ("node", "gpu-1", Some("gpu")),
+        ("node", "gpu-a", None),
+        ("node", "gpu-65536", None),
+        ("node", "gpu", None),
+        ("client", "gpu-2", None),
+        ("node", "cpu-3", None),
+        ("node", "cpu", Some("cpu-3")),
+        ("node", "cpu-3-1", Some("cpu-3")),
+    ] {
+        let ran = issue(dir.path(), role, name, &[]);
+        assert_eq!(ran.code, u8::from(like.is_some()), "{name}: {}", ran.err);
+        if let Some(like) = like {
+            assert!(ran.err.contains(&format!("the name {name} is too like {like}")), "{}", ran.err);
+        }
+    }
+    assert_eq!(certs(dir.path(), &["revoke", "gpu"]).code, 0);
+    assert_eq!(issue(dir.path(), "node", "gpu-1", &[]).code, 0);
+}
+
+#[test]
+fn without_a_ledger_nothing_is_issued_listed_or_bundled() {
+    let dir = tempfile::tempdir().unwrap();
+    assert!(certs(dir.path(), &["list"]).err.contains("run `lamagrid certs init` first"));
+    assert_eq!(certs(dir.path(), &["init"]).code, 0);
+    assert_eq!(issue(dir.path(), "node", "gpu-1", &[]).code, 0);
+    std::fs::remove_file(ledger(dir.path())).unwrap();
+    for words in [
+        &["list"][..],
+        &["revoke", "gpu-1"],
+        &["issue", "--role", "node", "--name", "gpu-2"],
+        &["bundle", "gpu-1", "--scheduler", "h:1"],
+    ] {
+        let ran = certs(dir.path(), words);
+        assert_eq!(ran.code, 1, "{words:?}");
+        assert!(ran.err.contains("so none is valid: put a backup in its place"), "{words:?}: {}", ran.err);
+    }
+}
+
+/// Ledgers of versions that knew no fingerprints.
+#[test]
+fn a_ledger_without_fingerprints_knows_what_was_issued_last() {
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(certs(dir.path(), &["init"]).code, 0);
+    for name in ["gpu-1", "gpu-2"] {
+        assert_eq!(issue(dir.path(), "node", name, &[]).code, 0);
+    }
+    let text = std::fs::read_to_string(ledger(dir.path())).unwrap();
+    let mut rows: serde_json::Value = serde_json::from_str(&text).unwrap();
+    for row in rows.as_array_mut().unwrap() {
+        row.as_object_mut().unwrap().remove("fingerprints").unwrap();
+    }
+    std::fs::write(ledger(dir.path()), rows.to_string()).unwrap();
+    std::fs::remove_file(dir.path().join("data/certs/issued/gpu-2.pem")).unwrap();
+    assert_eq!((valid(dir.path(), "gpu-1"), valid(dir.path(), "gpu-2")), (1, 0));
+    assert!(certs(dir.path(), &["list"]).out.contains("not let in: issue it again"));
+    // A scheduler's start writes what is found, as the next change does.
+    let kept =
+        |dir: &Path| std::fs::read_to_string(ledger(dir)).unwrap().matches("fingerprints\": [\n").count();
+    assert_eq!(kept(dir.path()), 0);
+    Certs::of(&dir.path().join("data")).migrate().unwrap();
+    assert_eq!(kept(dir.path()), 1);
+    assert_eq!(issue(dir.path(), "node", "gpu-2", &[]).code, 0);
+    std::fs::remove_file(dir.path().join("data/certs/issued/gpu-1.pem")).unwrap();
+    assert_eq!((valid(dir.path(), "gpu-1"), valid(dir.path(), "gpu-2")), (1, 1));
+}
+
+#[test]
+fn commands_at_the_same_time_lose_no_change() {
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(certs(dir.path(), &["init"]).code, 0);
+    assert_eq!(issue(dir.path(), "client", "bad", &[]).code, 0);
+    std::thread::scope(|scope| {
+        for n in 0..8 {
+            let dir = dir.path();
+            scope.spawn(move || assert_eq!(issue(dir, "client", &format!("web-{n}"), &[]).code, 0));
+        }
+        scope.spawn(|| assert_eq!(certs(dir.path(), &["revoke", "bad"]).code, 0));
+    });
+    let listed = certs(dir.path(), &["list"]);
+    assert_eq!(listed.out.lines().count(), 10, "{}", listed.out);
+    assert!(listed.out.lines().any(|line| line.starts_with("bad ") && line.ends_with("revoked")));
 }

@@ -45,6 +45,7 @@ pub(crate) struct Metrics {
     queue_paused: Gauges,
     alarm: Gauges,
     certificate_ends: Gauges,
+    ledger_unreadable: Gauge,
     nodes: Gauges,
     ended_kept: Gauge,
     dead: Gauge,
@@ -75,6 +76,7 @@ impl Metrics {
             queue_paused: Gauges::default(),
             alarm: Gauges::default(),
             certificate_ends: Gauges::default(),
+            ledger_unreadable: Gauge::default(),
             nodes: Gauges::default(),
             ended_kept: Gauge::default(),
             dead: Gauge::default(),
@@ -105,6 +107,11 @@ impl Metrics {
             "certificate_ends_timestamp_seconds",
             "When a certificate of the gate's ends, in seconds since the Unix epoch; the revoked ones are left out",
             m.certificate_ends.clone(),
+        );
+        r.register(
+            "certificate_ledger_unreadable",
+            "1 while the list of certificates cannot be read: no new connection is let in through the gate",
+            m.ledger_unreadable.clone(),
         );
         r.register("nodes", "Connected nodes by state", m.nodes.clone());
         r.register("ended_tasks_kept", "Ended tasks that are in retention", m.ended_kept.clone());
@@ -159,8 +166,9 @@ impl Metrics {
         self.spool_limit.set(number(figures.spool_limit_bytes));
     }
 
-    /// When each certificate ends, in milliseconds since the Unix epoch.
-    pub(crate) fn certificates<'a>(&self, ends: impl Iterator<Item = (&'a str, u64)>) {
+    /// When each certificate ends, in milliseconds since the Unix epoch, and whether their ledger can be read.
+    pub(crate) fn certificates<'a>(&self, ends: impl Iterator<Item = (&'a str, u64)>, has_ledger: bool) {
+        self.ledger_unreadable.set(i64::from(!has_ledger));
         // What was revoked since is gone.
         self.certificate_ends.clear();
         for (name, ends_ms) in ends {

@@ -1,14 +1,21 @@
 //! What a scheduler shows to other programs: `/metrics`, `/healthz` and `/readyz`, on a loopback address.
 //!
+//! Runs on a thread of its own, so that it answers whatever the scheduler's loop does. A connection that stays slow or
+//! silent makes room for a new one: when all places are taken, the oldest connection is closed.
+//!
 //! Does not: touch the core. The service writes into [`Metrics`]; a slow reader waits for itself only.
 //!
 //! This module is the door for `axum`, `hyper` and `prometheus-client`.
 
 mod metrics;
 
-use std::net::SocketAddr;
+use std::collections::VecDeque;
+use std::io;
+use std::net::{SocketAddr, TcpListener as StdListener};
 use std::path::Path;
 use std::sync::Arc;
+use std::task::Poll;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use axum::Router;
@@ -20,20 +27,26 @@ use axum::routing::get;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+use tokio::task::AbortHandle;
 
 use lamagrid_config::HttpConfig;
+use lamagrid_wire::descriptors::with_reserve;
 
 pub(crate) use metrics::Metrics;
 
-/// Connections at a time; whoever comes later waits in the kernel's queue.
-const CONNECTIONS: usize = 32;
+/// Connections at a time: an honest one lasts milliseconds, so the oldest of so many is not honest.
+const CONNECTIONS: usize = 64;
+/// Connections that wait to be accepted, as many as the kernel allows: one that does not fit is tried again a second later.
+const BACKLOG: i32 = 4_096;
 /// Bytes of a request's head.
 const HEAD_BYTES: usize = 16 * 1024;
 /// A request's head comes within this time, and a connection lasts no longer than the second.
 const HEAD_PATIENCE: Duration = Duration::from_secs(5);
 const CONNECTION_LIFE: Duration = Duration::from_secs(60);
+/// After an accept that failed.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 #[derive(Clone)]
 struct Shown {
@@ -42,30 +55,72 @@ struct Shown {
     token: Option<Arc<str>>,
 }
 
-/// Serves `metrics` until the runtime ends. What stands in the way is told in the log; the scheduler works without.
-pub(crate) async fn serve(config: &HttpConfig, metrics: Arc<Metrics>) {
+/// The HTTP side while it serves. Dropping it closes everything.
+pub(crate) struct Server {
+    /// Dropped to stop the thread.
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            // Its panic, if any, was logged.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Serves `metrics` until the result is dropped. A fault is logged; the scheduler works without.
+pub(crate) fn serve(config: &HttpConfig, metrics: Arc<Metrics>) -> Option<Server> {
     if config.listen.is_empty() {
-        return;
+        return None;
     }
     let token = match token(&config.token_file) {
         Ok(token) => token.map(Arc::from),
         Err(error) => {
             tracing::error!(file = %config.token_file.display(), %error,
                 "no metrics and health checks: the token of http.token_file cannot be read");
-            return;
+            return None;
         }
     };
-    let listener = match listen(&config.listen).await {
+    let listener = match listen(&config.listen) {
         Ok(listener) => listener,
         Err(error) => {
             tracing::warn!(address = config.listen, %error,
                 "no metrics and health checks: another program has the address, perhaps another scheduler; set http.listen");
-            return;
+            return None;
         }
     };
-    tracing::info!(address = config.listen, "metrics and health checks are served");
-    let app = router(Shown { metrics, token });
-    tokio::spawn(accept(listener, app));
+    match start(listener, router(Shown { metrics, token })) {
+        Ok(server) => {
+            tracing::info!(address = config.listen, "metrics and health checks are served");
+            Some(server)
+        }
+        Err(error) => {
+            tracing::error!(%error, "no metrics and health checks: the system refuses a thread for them");
+            None
+        }
+    }
+}
+
+fn start(listener: StdListener, app: Router) -> io::Result<Server> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (stop, stopped) = oneshot::channel();
+    let thread = std::thread::Builder::new().name("http".into()).spawn(move || {
+        runtime.block_on(async {
+            match TcpListener::from_std(listener) {
+                // The other end is only ever dropped.
+                Ok(listener) => tokio::select! {
+                    () = accept(listener, app) => {}
+                    _ = stopped => {}
+                },
+                Err(error) => tracing::error!(%error, "no metrics and health checks"),
+            }
+        });
+    })?;
+    Ok(Server { stop: Some(stop), thread: Some(thread) })
 }
 
 /// The first line of the token file, if one is configured.
@@ -80,9 +135,12 @@ fn token(file: &Path) -> std::io::Result<Option<String>> {
     }
 }
 
-async fn listen(address: &str) -> std::io::Result<TcpListener> {
-    let address: SocketAddr = address.parse().map_err(std::io::Error::other)?;
-    TcpListener::bind(address).await
+fn listen(address: &str) -> io::Result<StdListener> {
+    let address: SocketAddr = address.parse().map_err(io::Error::other)?;
+    let listener = StdListener::bind(address)?;
+    rustix::net::listen(&listener, BACKLOG)?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
 }
 
 fn router(shown: Shown) -> Router {
@@ -96,15 +154,26 @@ fn router(shown: Shown) -> Router {
 }
 
 async fn accept(listener: TcpListener, app: Router) {
-    let connections = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut connections: VecDeque<AbortHandle> = VecDeque::new();
     loop {
-        let Ok(permit) = connections.clone().acquire_owned().await else { return };
-        let Ok((stream, _)) = listener.accept().await else {
-            tokio::time::sleep(Duration::from_millis(100)).await; // out of descriptors, most likely
-            continue;
+        let stream = match next(&listener).await {
+            Ok(stream) => stream,
+            Err(error) => {
+                tracing::debug!(%error, "a connection for metrics or health checks cannot be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
         };
+        if connections.len() >= CONNECTIONS {
+            connections.retain(|connection| !connection.is_finished());
+        }
+        if connections.len() >= CONNECTIONS
+            && let Some(oldest) = connections.pop_front()
+        {
+            oldest.abort();
+        }
         let service = TowerToHyperService::new(app.clone());
-        tokio::spawn(async move {
+        let connection = tokio::spawn(async move {
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEAD_PATIENCE)
@@ -112,9 +181,21 @@ async fn accept(listener: TcpListener, app: Router) {
                 .serve_connection(TokioIo::new(stream), service);
             // How a stranger's connection ends is its own affair.
             let _ = tokio::time::timeout(CONNECTION_LIFE, connection).await;
-            drop(permit);
         });
+        connections.push_back(connection.abort_handle());
     }
+}
+
+/// The next connection, with a descriptor of the reserve where no other is left.
+async fn next(listener: &TcpListener) -> io::Result<TcpStream> {
+    let accepted = std::future::poll_fn(|context| {
+        let accepted = with_reserve(|| match listener.poll_accept(context) {
+            Poll::Ready(accepted) => accepted.map(Some),
+            Poll::Pending => Ok(None),
+        });
+        accepted.transpose().map_or(Poll::Pending, Poll::Ready)
+    });
+    accepted.await.map(|(stream, _)| stream)
 }
 
 async fn authorize(State(shown): State<Shown>, request: Request, next: Next) -> Response {
@@ -162,17 +243,15 @@ async fn readyz(State(shown): State<Shown>) -> (StatusCode, &'static str) {
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpStream;
 
     use super::*;
 
-    async fn started(token: Option<&str>) -> (SocketAddr, Arc<Metrics>) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    fn started(token: Option<&str>) -> (SocketAddr, Arc<Metrics>, Server) {
+        let listener = listen("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let metrics = Arc::new(Metrics::new());
         let shown = Shown { metrics: metrics.clone(), token: token.map(Arc::from) };
-        tokio::spawn(accept(listener, router(shown)));
-        (address, metrics)
+        (address, metrics, start(listener, router(shown)).unwrap())
     }
 
     async fn answer(address: SocketAddr, request: &str) -> String {
@@ -190,7 +269,7 @@ mod tests {
 
     #[tokio::test]
     async fn pages_say_how_the_scheduler_is() {
-        let (address, metrics) = started(None).await;
+        let (address, metrics, _server) = started(None);
         metrics.turned();
         metrics.committed(0.002);
         assert!(get(address, "/healthz", "").await.starts_with("HTTP/1.1 200"));
@@ -208,7 +287,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_wrong_is_answered_and_the_next_request_is_served() {
-        let (address, metrics) = started(None).await;
+        let (address, metrics, _server) = started(None);
         metrics.turned();
         for (request, code) in [
             ("GET /nowhere HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n".to_owned(), "404"),
@@ -223,17 +302,34 @@ mod tests {
             let told = answer(address, &request).await;
             assert!(told.starts_with(&format!("HTTP/1.1 {code}")), "{code}: {told}");
         }
-        // Those who say nothing take no place for ever, and no more places than there are.
-        let mut silent = Vec::new();
-        for _ in 0..CONNECTIONS / 2 {
-            silent.push(TcpStream::connect(address).await.unwrap());
+    }
+
+    /// Row after row of slow peers: half a head, no head, a keep-alive, an answer that is never read.
+    #[tokio::test]
+    async fn health_is_told_within_a_second_beside_slow_connections() {
+        let (address, metrics, server) = started(None);
+        metrics.turned();
+        let unread = "GET /metrics HTTP/1.1\r\nhost: h\r\n\r\n".repeat(200);
+        let kept = "GET /readyz HTTP/1.1\r\nhost: h\r\n\r\n".to_owned();
+        for said in [String::new(), "GET /healthz HTTP/1.1\r\nx: y".to_owned(), kept, unread] {
+            let mut slow = Vec::new();
+            for _ in 0..3 * CONNECTIONS {
+                let mut stream = TcpStream::connect(address).await.unwrap();
+                let _ = stream.write_all(said.as_bytes()).await;
+                slow.push(stream);
+            }
+            let began = std::time::Instant::now();
+            assert!(get(address, "/healthz", "").await.ends_with("ok\n"), "{said:?}");
+            assert!(began.elapsed() < Duration::from_secs(1), "{said:?}: {:?}", began.elapsed());
         }
-        assert!(get(address, "/healthz", "").await.ends_with("ok\n"));
+        // Nothing is left of it.
+        drop(server);
+        assert!(TcpStream::connect(address).await.is_err());
     }
 
     #[tokio::test]
     async fn a_token_is_asked_for() {
-        let (address, metrics) = started(Some("s3cret")).await;
+        let (address, metrics, _server) = started(Some("s3cret"));
         metrics.turned();
         for head in ["", "authorization: Bearer wrong\r\n", "authorization: s3cret\r\n"] {
             assert!(get(address, "/metrics", head).await.starts_with("HTTP/1.1 401"), "{head}");

@@ -12,12 +12,12 @@ use tokio::runtime::Runtime;
 use lamagrid_config::Config;
 use lamagrid_domain::{Failure, FailureKind, LeaseToken, Owner, SessionId, TaskId};
 use lamagrid_wire::Endpoints;
-use lamagrid_wire::gate::{Certificate, Credentials, Gate, Grant, Origin, Registry, Ticket};
+use lamagrid_wire::gate::{Certificate, Credentials, Gate, Grant, Origin, Registry, Ticket, is_node_of};
 use lamagrid_wire::message::{ClientReply, ClientRequest, Hello, LaneAddress};
 use lamagrid_wire::router::PeerId;
 use lamagrid_wire::spool::Spool;
 
-use crate::certs::Certs;
+use crate::certs::{Certs, allow_list};
 use crate::core::StoredTask;
 
 use super::SchedulerError;
@@ -29,6 +29,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How often, and how long before its end, a certificate is mentioned.
 const MENTION_EVERY: Duration = Duration::from_secs(6 * 3_600);
 const ENDS_SOON_MS: u64 = 30 * 86_400_000;
+/// How often an unreadable ledger is logged.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 const DAY_MS: u64 = 86_400_000;
 /// Bytes of a result's pixel, with room for a file that compresses badly.
 const RESULT_BYTES_PER_PIXEL: u64 = 8;
@@ -46,6 +48,8 @@ pub(super) struct Gatekeeper {
     own: (Option<SystemTime>, u64),
     /// Ends of the others, by their names.
     ends: Vec<(String, u64)>,
+    /// When the ledger was found unreadable and said to be so; `None` while it can be read.
+    unreadable: Option<Instant>,
     looked: Instant,
     mentioned: Option<Instant>,
     runtime: Option<Runtime>,
@@ -93,6 +97,7 @@ impl Gatekeeper {
             max_result_bytes: config.limits.max_pixels.saturating_mul(RESULT_BYTES_PER_PIXEL),
             own,
             ends: Vec::new(),
+            unreadable: None,
             looked: Instant::now(),
             mentioned: None,
             runtime: Some(runtime),
@@ -100,6 +105,9 @@ impl Gatekeeper {
         for (task, owner) in owned {
             let grant = Grant { certificate: owner.as_str().to_owned(), task, max_bytes: 0 };
             keeper.registry.grant(Ticket::Result(task), grant);
+        }
+        if let Err(error) = keeper.certs.migrate() {
+            tracing::debug!(%error, "the list of certificates stays as it is");
         }
         keeper.look();
         Ok(Some(keeper))
@@ -117,6 +125,11 @@ impl Gatekeeper {
     pub(super) fn ends(&self) -> impl Iterator<Item = (&str, u64)> {
         let others = self.ends.iter().map(|(name, ends_ms)| (name.as_str(), *ends_ms));
         std::iter::once(("scheduler", self.own.1)).chain(others)
+    }
+
+    /// Whether the ledger of certificates can be read.
+    pub(super) fn has_ledger(&self) -> bool {
+        self.unreadable.is_none()
     }
 
     /// Shows a new certificate of the scheduler's from now on.
@@ -149,20 +162,32 @@ impl Gatekeeper {
         let issued = match self.certs.issued() {
             Ok(issued) => issued,
             Err(error) => {
-                // What was revoked stays so.
-                tracing::error!(%error, "the list of certificates cannot be read");
+                // What was revoked stays so, and nothing new is let in.
+                self.gate.allow(None);
+                if self.unreadable.is_none_or(|at| at.elapsed() >= COMPLAIN_EVERY) {
+                    self.unreadable = Some(Instant::now());
+                    tracing::error!(%error, "the gate lets in no new connection");
+                }
                 return;
             }
         };
-        let revoked = issued.iter().filter(|each| each.revoked).map(|each| each.name.clone());
-        self.gate.revoke(revoked.collect());
+        if self.unreadable.take().is_some() {
+            tracing::info!("the list of certificates can be read again");
+        }
+        self.gate.allow(Some(allow_list(&issued)));
         let good = issued.iter().filter(|each| !each.revoked);
-        self.ends = good.map(|each| (each.name.clone(), each.until_wall_ms)).collect();
+        self.ends = good.clone().map(|each| (each.name.clone(), each.until_wall_ms)).collect();
         if self.mentioned.is_some_and(|at| at.elapsed() < MENTION_EVERY) {
             return;
         }
         self.mentioned = Some(Instant::now());
         let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
+        for each in good.filter(|each| each.fingerprints.is_empty()) {
+            tracing::warn!(
+                certificate = each.name,
+                "its file is gone, so that it is not let in: issue it again"
+            );
+        }
         for (name, ends_ms) in self.ends() {
             let left_ms = ends_ms.saturating_sub(now_ms);
             if left_ms < ENDS_SOON_MS {
@@ -193,8 +218,7 @@ impl Gatekeeper {
             Err(Failure::new(FailureKind::InvalidInput, text))
         };
         let name = hello.info.name.as_str();
-        let number = name.strip_prefix(&certificate.name).and_then(|rest| rest.strip_prefix('-'));
-        if name != certificate.name && number.is_none_or(|number| number.parse::<u16>().is_err()) {
+        if !is_node_of(name, &certificate.name) {
             return refused(format!(
                 "the node calls itself {name}, but its certificate is for {0}: leave --name out, or issue one for {name}",
                 certificate.name

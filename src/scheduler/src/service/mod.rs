@@ -126,10 +126,8 @@ pub struct Options {
 pub fn run(options: Options) -> Result<(), SchedulerError> {
     // Pictures and prompts are nobody else's business, whatever mode an older data directory has.
     rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
-    // Hundreds of hosts need more descriptors than a shell's habit allows; what is refused stays as it is.
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
-    let wanted = rustix::process::Rlimit { current: limit.maximum, ..limit };
-    let _ = rustix::process::setrlimit(rustix::process::Resource::Nofile, wanted);
+    // Hundreds of hosts need more descriptors than a shell's habit allows.
+    lamagrid_wire::descriptors::raise_limit();
     // One thread has the core and all its sockets: handing each message to another one costs more than to read it.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let ended = runtime.block_on(serve(options));
@@ -205,7 +203,7 @@ async fn serve(options: Options) -> Result<(), SchedulerError> {
         shown: None,
     };
     let stop = stop_signal(lifeline)?;
-    crate::http::serve(&config.http, service.metrics.clone()).await;
+    let _http = crate::http::serve(&config.http, service.metrics.clone());
     let reason =
         service.serve(Sockets { clients, admin, control, results, events, lane_events }, stop).await?;
     tracing::info!(reason, "scheduler ended");
@@ -399,7 +397,7 @@ impl Service {
         if self.shown.is_none_or(|at| at.elapsed() >= SHOWN_EVERY) {
             self.metrics.show(&self.core.figures());
             if let Some(gatekeeper) = &self.gatekeeper {
-                self.metrics.certificates(gatekeeper.ends());
+                self.metrics.certificates(gatekeeper.ends(), gatekeeper.has_ledger());
             }
             self.shown = Some(Instant::now());
         }

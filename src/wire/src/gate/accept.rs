@@ -2,28 +2,29 @@
 //!
 //! Does not: know messages. A peer is known by its certificate; what it may reach, its role decides.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 use rustls::ServerConfig;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream, UnixStream};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use lamagrid_domain::FailureKind;
 
+use super::allow_list::{AllowList, Allowed, Fingerprint};
 use super::blobs::{self, KEPT_HERE, Transfer};
-use super::credentials::{Certificate, Credentials, CredentialsError};
+use super::credentials::{Certificate, Credentials, CredentialsError, validity};
 use super::line::{self, Channel, Refused};
+use super::places::{Bounds, NoPlace, Place, Places};
 use super::registry::Registry;
 use super::relay::{RelayError, relay, tune};
 use super::zmtp::{DIALLING, Handshake};
@@ -33,14 +34,12 @@ use crate::spool::Spool;
 
 /// From the first byte to the end of the line before ZMTP.
 const HANDSHAKE: Duration = Duration::from_secs(5);
-/// Connections of one address, and of all.
-const MOST_OF_ONE: usize = 256;
-const MOST: usize = 8_192;
-/// Descriptors of one connection: its socket, and both ends of the private one behind it. Others need some, too.
-const DESCRIPTORS: usize = 3;
-const DESCRIPTORS_OF_OTHERS: usize = 128;
 /// After an accept that failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+/// A new certificate is on the allow list within this time: the scheduler reads it once a second.
+const LISTED_WITHIN: Duration = Duration::from_secs(2);
+/// How often the wall clock is compared with the end of a certificate: it may be set meanwhile.
+const VALIDITY_CHECK: Duration = Duration::from_secs(60);
 
 /// Why a gate does not open.
 #[derive(Debug, thiserror::Error)]
@@ -67,11 +66,12 @@ pub struct Gate {
     address: SocketAddr,
     shown: Shown,
     accepting: JoinHandle<()>,
-    revoked: watch::Sender<BTreeSet<String>>,
+    allowed: watch::Sender<Allowed>,
 }
 
 impl Gate {
-    /// Listens on `address`, in front of the sockets in `dir` and of the blobs in `spool`.
+    /// Listens on `address`, in front of the sockets in `dir` and of the blobs in `spool`. Nothing is let in before
+    /// [`Gate::allow`].
     ///
     /// # Errors
     /// [`GateError`].
@@ -86,17 +86,17 @@ impl Gate {
         let listen = |source| GateError::Listen { address, source };
         let listener = TcpListener::bind(address).await.map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
-        let (revoked, revocations) = watch::channel(BTreeSet::new());
+        let (allowed, allow_list) = watch::channel(Allowed::default());
         let desk = Desk {
             shown: Arc::clone(&shown),
             dir: dir.into(),
             spool,
             registry,
-            revocations,
+            allow_list,
             grumble: Arc::default(),
         };
         let accepting = tokio::spawn(accept(listener, desk));
-        Ok(Self { address, shown, accepting, revoked })
+        Ok(Self { address, shown, accepting, allowed })
     }
 
     /// Where it listens.
@@ -114,12 +114,18 @@ impl Gate {
         Ok(())
     }
 
-    /// Ends and refuses connections with certificates of these names from now on.
-    pub fn revoke(&self, names: BTreeSet<String>) {
-        self.revoked.send_if_modified(|revoked| {
-            let is_new = *revoked != names;
-            *revoked = names;
-            is_new
+    /// Lets in the certificates of this list alone from now on, and ends the connections of all others.
+    ///
+    /// `None` says that the list cannot be read: then nothing new is let in, and connections that the last list allowed
+    /// stay open.
+    pub fn allow(&self, list: Option<AllowList>) {
+        self.allowed.send_if_modified(|allowed| {
+            let before = std::mem::replace(&mut allowed.is_current, list.is_some());
+            let is_new = list.as_ref().is_some_and(|list| *list != allowed.list);
+            if let Some(list) = list.filter(|_| is_new) {
+                allowed.list = list;
+            }
+            is_new || before != allowed.is_current
         });
     }
 }
@@ -137,7 +143,7 @@ struct Desk {
     dir: Arc<std::path::Path>,
     spool: Spool,
     registry: Registry,
-    revocations: watch::Receiver<BTreeSet<String>>,
+    allow_list: watch::Receiver<Allowed>,
     grumble: Arc<Grumble>,
 }
 
@@ -165,33 +171,17 @@ impl Grumble {
     }
 }
 
-/// How many connections of one address, and of all, this process has the descriptors for.
-fn room() -> (usize, usize) {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    let limit = limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
-    let most = (limit.saturating_sub(DESCRIPTORS_OF_OTHERS) / DESCRIPTORS).clamp(1, MOST);
-    (MOST_OF_ONE.min(most.div_ceil(2)), most)
-}
-
 async fn accept(listener: TcpListener, desk: Desk) {
-    let (most_of_one, most) = room();
+    let places = Places::new(Bounds::of(crate::descriptors::limit()));
     // Ends with this task, and every connection with it.
     let mut connections = JoinSet::new();
-    let mut of_one: BTreeMap<IpAddr, usize> = BTreeMap::new();
     let mut give_back = GiveBack::default();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = give_back.due() => continue,
-            Some(ended) = connections.join_next() => {
+            Some(_) = connections.join_next() => {
                 give_back.ended();
-                // A connection does not panic; if one did, its address keeps one place less.
-                if let Ok(from) = ended && let Some(count) = of_one.get_mut(&from) {
-                    *count -= 1;
-                    if *count == 0 {
-                        of_one.remove(&from);
-                    }
-                }
                 continue;
             }
         };
@@ -203,31 +193,32 @@ async fn accept(listener: TcpListener, desk: Desk) {
                 continue;
             }
         };
-        let count = of_one.entry(from.ip()).or_default();
-        if *count >= most_of_one || connections.len() >= most {
-            if desk.grumble.may() {
-                tracing::warn!(%from, connections = *count, "the gate has no room for another connection");
-            }
-            if *count == 0 {
-                of_one.remove(&from.ip());
-            }
-            continue;
-        }
-        *count += 1;
-        let desk = desk.clone();
-        connections.spawn(async move {
-            desk.serve(stream, from).await;
-            from.ip()
-        });
+        let (place, evicted) = places.enter(from.ip());
+        connections.spawn(desk.clone().serve(stream, from, place, evicted));
     }
 }
 
 impl Desk {
-    async fn serve(self, stream: TcpStream, from: SocketAddr) {
+    async fn serve(self, stream: TcpStream, from: SocketAddr, place: Place, evicted: oneshot::Receiver<()>) {
         if let Err(error) = tune(&stream) {
             tracing::debug!(%from, %error, "a socket option is not to be had");
         }
-        let greeted = match tokio::time::timeout(HANDSHAKE, self.greet(stream)).await {
+        let evicted = async {
+            // An error says that nothing can end it any more.
+            if evicted.await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        let greeted = tokio::select! {
+            greeted = tokio::time::timeout(HANDSHAKE, self.greet(stream, &place)) => greeted,
+            () = evicted => {
+                if self.grumble.may() {
+                    tracing::warn!(%from, "the gate ended a handshake to make room for newer ones");
+                }
+                return;
+            }
+        };
+        let greeted = match greeted {
             Ok(Ok(greeted)) => greeted,
             Ok(Err(reason)) => {
                 if self.grumble.may() {
@@ -242,13 +233,13 @@ impl Desk {
                 return;
             }
         };
-        let Greeted { tls, local, certificate, channel } = greeted;
+        let Greeted { tls, local, peer: Peer { certificate, fingerprint, ends_ms }, channel } = greeted;
         let name = channel.name().to_owned();
         tracing::debug!(%from, peer = %certificate, channel = name, "connected");
-        let mut revocations = self.revocations.clone();
-        let revoked = async {
-            let is_revoked = |names: &BTreeSet<String>| names.contains(&certificate.name);
-            if revocations.wait_for(is_revoked).await.is_err() {
+        let mut allow_list = self.allow_list.clone();
+        let no_longer_allowed = async {
+            let is_out = |allowed: &Allowed| !allowed.list.valid.contains(&fingerprint);
+            if allow_list.wait_for(is_out).await.is_err() {
                 std::future::pending::<()>().await;
             }
         };
@@ -269,8 +260,12 @@ impl Desk {
                     tracing::warn!(%from, peer = %certificate, channel = name, %error, "the gate dropped a peer");
                 }
             },
-            () = revoked => {
-                tracing::warn!(%from, peer = %certificate, channel = name, "closed: it was revoked");
+            () = no_longer_allowed => {
+                tracing::warn!(%from, peer = %certificate, channel = name,
+                    "closed: its certificate was revoked or replaced");
+            }
+            () = wall_clock_reaches(ends_ms) => {
+                tracing::warn!(%from, peer = %certificate, channel = name, "closed: its certificate has ended");
             }
         }
     }
@@ -319,14 +314,18 @@ impl Desk {
     }
 
     /// TLS, and the line before ZMTP.
-    async fn greet(&self, stream: TcpStream) -> Result<Greeted, String> {
+    async fn greet(&self, stream: TcpStream, place: &Place) -> Result<Greeted, String> {
         let acceptor = TlsAcceptor::from(Arc::clone(&self.shown.lock()));
         let mut tls = acceptor.accept(stream).await.map_err(|error| format!("TLS: {error}"))?;
         let presented = tls.get_ref().1.peer_certificates().and_then(<[_]>::first);
-        let certificate = presented.ok_or("no certificate")?;
-        let certificate = Arc::new(Certificate::of(certificate).map_err(|error| error.to_string())?);
+        let der = presented.ok_or("no certificate")?;
+        let certificate = Arc::new(Certificate::of(der).map_err(|error| error.to_string())?);
+        // Its last second is part of its validity.
+        let ends_ms = validity(der).map_err(|error| error.to_string())?.1.saturating_add(1_000);
+        let fingerprint = Fingerprint::of(der);
         let text = line::read(&mut tls).await.map_err(|error| format!("{certificate}: {error}"))?;
-        let verdict = self.admit(&certificate, &text).await;
+        let peer = Peer { certificate: Arc::clone(&certificate), fingerprint, ends_ms };
+        let verdict = self.admit(&peer, place, &text).await;
         let said = line::answer(verdict.as_ref().map(|_| ()));
         let sent = async {
             tls.write_all(said.as_bytes()).await?;
@@ -337,7 +336,7 @@ impl Desk {
             sent.await.map_err(|error| format!("{certificate}: {error}"))?;
         }
         match verdict {
-            Ok((channel, local)) => Ok(Greeted { tls, local, certificate, channel }),
+            Ok((channel, local)) => Ok(Greeted { tls, local, peer, channel }),
             Err(refused) => {
                 // Its sender reads why before the connection closes.
                 let _ = tls.shutdown().await;
@@ -348,14 +347,18 @@ impl Desk {
 
     async fn admit(
         &self,
-        certificate: &Certificate,
+        Peer { certificate, fingerprint, .. }: &Peer,
+        place: &Place,
         text: &str,
     ) -> Result<(Channel, Option<UnixStream>), Refused> {
         let channel = line::parse(text)?;
-        if self.revocations.borrow().contains(&certificate.name) {
-            let text = format!("the certificate {} was revoked: ask for a new bundle", certificate.name);
-            return Err(Refused::new(FailureKind::InvalidInput, text));
-        }
+        let mut allow_list = self.allow_list.clone();
+        let is_known = |allowed: &Allowed| !allowed.is_unknown(certificate, *fingerprint);
+        // A certificate that was issued just now is not refused for good because the list is a second old.
+        let _ = tokio::time::timeout(LISTED_WITHIN, allow_list.wait_for(is_known)).await;
+        allow_list.borrow().admit(certificate, *fingerprint)?;
+        let no_place = |error: NoPlace| Refused::new(FailureKind::Disconnected, error.to_string());
+        place.authenticated(&certificate.name).map_err(no_place)?;
         self.registry.may_reach(certificate, &channel)?;
         if matches!(channel, Channel::Blob(_)) {
             return Ok((channel, None));
@@ -375,8 +378,27 @@ struct Greeted {
     tls: TlsStream<TcpStream>,
     /// None for a blob.
     local: Option<UnixStream>,
-    certificate: Arc<Certificate>,
+    peer: Peer,
     channel: Channel,
+}
+
+/// Who is at the other end.
+struct Peer {
+    certificate: Arc<Certificate>,
+    fingerprint: Fingerprint,
+    /// Milliseconds since the Unix epoch.
+    ends_ms: u64,
+}
+
+/// Resolves when the wall clock shows `wall_ms`.
+async fn wall_clock_reaches(wall_ms: u64) {
+    loop {
+        let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
+        match wall_ms.checked_sub(now_ms) {
+            None | Some(0) => return,
+            Some(left_ms) => tokio::time::sleep(VALIDITY_CHECK.min(Duration::from_millis(left_ms))).await,
+        }
+    }
 }
 
 /// Of one connection: longer than that of any peer of this host, see [`PeerId::is_of_gate`].

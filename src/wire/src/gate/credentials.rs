@@ -9,13 +9,15 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use rustls::client::WebPkiServerVerifier;
+use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::WebPkiClientVerifier;
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
 use lamagrid_domain::QueueName;
+
+use super::allow_list::Fingerprint;
 
 /// The name that every scheduler's certificate has; addresses change, and a bundle says which.
 pub const SCHEDULER_NAME: &str = "scheduler.lamagrid";
@@ -151,6 +153,15 @@ pub fn check_name(name: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// Whether a node of the certificate `certificate` may call itself `node`: by its name, or by that with a number.
+#[must_use]
+pub fn is_node_of(node: &str, certificate: &str) -> bool {
+    let rest = node.strip_prefix(certificate);
+    rest.is_some_and(|rest| {
+        rest.is_empty() || rest.strip_prefix('-').is_some_and(|number| number.parse::<u16>().is_ok())
+    })
+}
+
 /// A certificate with its key, and the authority that everybody's certificates come from.
 #[derive(Debug)]
 pub struct Credentials {
@@ -184,15 +195,18 @@ impl Credentials {
         Certificate::of(&self.certificate)
     }
 
+    /// The certificate's fingerprint, by which an [`AllowList`](super::AllowList) knows it.
+    #[must_use]
+    pub fn fingerprint(&self) -> Fingerprint {
+        Fingerprint::of(&self.certificate)
+    }
+
     /// From when until when they are good, in milliseconds since the Unix epoch.
     ///
     /// # Errors
     /// [`CredentialsError::Unusable`].
     pub fn validity(&self) -> Result<(u64, u64), CredentialsError> {
-        let (_, parsed) = x509_parser::parse_x509_certificate(&self.certificate).map_err(unusable)?;
-        let ms = |time: x509_parser::time::ASN1Time| u64::try_from(time.timestamp()).unwrap_or(0) * 1_000;
-        let validity = parsed.validity();
-        Ok((ms(validity.not_before), ms(validity.not_after)))
+        validity(&self.certificate)
     }
 
     fn roots(&self) -> Result<Arc<RootCertStore>, CredentialsError> {
@@ -210,12 +224,15 @@ impl Credentials {
         let verifier = WebPkiClientVerifier::builder_with_provider(self.roots()?, Arc::clone(&provider))
             .build()
             .map_err(unusable)?;
-        let config = ServerConfig::builder_with_provider(provider)
+        let mut config = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(unusable)?
             .with_client_cert_verifier(verifier)
             .with_single_cert(vec![self.certificate.clone()], self.key.clone_key())
             .map_err(unusable)?;
+        // A resumed session is not verified again, so it would outlive its certificate.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
         Ok(Arc::new(config))
     }
 
@@ -228,14 +245,23 @@ impl Credentials {
         let verifier = WebPkiServerVerifier::builder_with_provider(self.roots()?, Arc::clone(&provider))
             .build()
             .map_err(unusable)?;
-        let config = ClientConfig::builder_with_provider(provider)
+        let mut config = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(unusable)?
             .with_webpki_verifier(verifier)
             .with_client_auth_cert(vec![self.certificate.clone()], self.key.clone_key())
             .map_err(unusable)?;
+        config.resumption = Resumption::disabled();
         Ok(Arc::new(config))
     }
+}
+
+/// When the validity of a certificate in DER begins and ends, in milliseconds since the Unix epoch.
+pub(super) fn validity(der: &[u8]) -> Result<(u64, u64), CredentialsError> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(der).map_err(unusable)?;
+    let ms = |time: x509_parser::time::ASN1Time| u64::try_from(time.timestamp()).unwrap_or(0) * 1_000;
+    let validity = parsed.validity();
+    Ok((ms(validity.not_before), ms(validity.not_after)))
 }
 
 fn unusable(error: impl fmt::Display) -> CredentialsError {
@@ -245,6 +271,23 @@ fn unusable(error: impl fmt::Display) -> CredentialsError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_node_has_the_name_of_its_certificate_or_that_with_a_number() {
+        for (node, certificate, may) in [
+            ("gpu", "gpu", true),
+            ("gpu-0", "gpu", true),
+            ("gpu-65535", "gpu", true),
+            ("gpu-65536", "gpu", false),
+            ("gpu-1-2", "gpu-1", true),
+            ("gpu-1-2", "gpu", false),
+            ("gpu-", "gpu", false),
+            ("gpu1", "gpu", false),
+            ("gpu", "gpu-1", false),
+        ] {
+            assert_eq!(is_node_of(node, certificate), may, "{node} of {certificate}");
+        }
+    }
 
     #[test]
     fn what_a_certificate_says_comes_back() {

@@ -7,6 +7,7 @@
 //! Does not: issue certificates, know messages, or reconnect.
 
 mod accept;
+mod allow_list;
 mod blobs;
 mod bundle;
 mod credentials;
@@ -16,15 +17,19 @@ mod dial;
 pub mod fuzzing;
 mod line;
 mod papers;
+mod places;
 mod registry;
 mod relay;
 mod way;
 mod zmtp;
 
 pub use accept::{Gate, GateError};
+pub use allow_list::{AllowList, Fingerprint};
 pub use blobs::{BlobError, Blobs, Grant, Ticket};
 pub use bundle::{Bundle, BundleError};
-pub use credentials::{Certificate, Credentials, CredentialsError, PeerRole, SCHEDULER_NAME, check_name};
+pub use credentials::{
+    Certificate, Credentials, CredentialsError, PeerRole, SCHEDULER_NAME, check_name, is_node_of,
+};
 pub use dial::{Dialler, DiallerError, probe};
 pub use registry::{Origin, Registry};
 pub use way::{Lanes, Way};

@@ -1,6 +1,6 @@
 //! Certificates for tests and measurements.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use lamagrid_wire::gate::{Certificate, Credentials, PeerRole, SCHEDULER_NAME};
 use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType};
@@ -26,6 +26,12 @@ impl Authority {
 
     /// Certificate, key and the authority's certificate.
     pub(crate) fn pem(&self, role: PeerRole, name: &str, days: i64) -> String {
+        let (now, span) = (SystemTime::now(), Duration::from_secs(days.unsigned_abs() * 86_400));
+        self.pem_until(role, name, if days < 0 { now - span } else { now + span })
+    }
+
+    /// The same, valid until then.
+    pub(crate) fn pem_until(&self, role: PeerRole, name: &str, until: SystemTime) -> String {
         let uri = Certificate { role, name: name.into(), queues: vec![] }.uri();
         let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
         params.subject_alt_names.push(SanType::URI(uri.try_into().unwrap()));
@@ -35,10 +41,8 @@ impl Authority {
         } else {
             params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         }
-        let now = std::time::SystemTime::now();
-        params.not_before = (now - Duration::from_secs(10 * 86_400)).into();
-        let end = Duration::from_secs(days.unsigned_abs() * 86_400);
-        params.not_after = if days < 0 { now - end } else { now + end }.into();
+        params.not_before = (SystemTime::now() - Duration::from_secs(10 * 86_400)).into();
+        params.not_after = until.into();
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         [certificate.pem(), key.serialize_pem(), self.pem.clone()].concat()

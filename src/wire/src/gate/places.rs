@@ -1,0 +1,248 @@
+//! Places for connections: how many one host, one certificate and all of them together may have.
+//!
+//! A connection that has not authenticated itself yet uses a budget of its own, so that strangers never take a place from
+//! peers. When that budget is used up, the oldest handshake of the host with most handshakes ends: a host that floods the
+//! gate ends its own.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+/// Authenticated connections of one host or one certificate, and of all.
+const MAX_OF_ONE: usize = 256;
+const MAX_PEERS: usize = 8_192;
+/// Handshakes at a time.
+const MAX_HANDSHAKES: usize = 512;
+const MIN_HANDSHAKES: usize = 8;
+/// Part of the descriptors that handshakes may use.
+const HANDSHAKE_SHARE: usize = 8;
+/// Descriptors of an authenticated connection: its socket, and both ends of the private one behind it.
+const DESCRIPTORS_OF_PEER: usize = 3;
+/// Descriptors that are not the gate's: the store, the private sockets, the HTTP side.
+const DESCRIPTORS_OF_OTHERS: usize = 96;
+
+/// Bounds on connections.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bounds {
+    handshakes: usize,
+    peers: usize,
+    of_one: usize,
+}
+
+impl Bounds {
+    /// What a process with this many descriptors can afford.
+    pub(super) fn of(descriptors: usize) -> Self {
+        let available = descriptors.saturating_sub(DESCRIPTORS_OF_OTHERS);
+        let handshakes = (available / HANDSHAKE_SHARE).clamp(MIN_HANDSHAKES, MAX_HANDSHAKES);
+        let peers = (available.saturating_sub(handshakes) / DESCRIPTORS_OF_PEER).clamp(1, MAX_PEERS);
+        Self { handshakes, peers, of_one: MAX_OF_ONE.min(peers.div_ceil(2)) }
+    }
+}
+
+/// All places. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(super) struct Places {
+    bounds: Bounds,
+    taken: Arc<Mutex<Taken>>,
+}
+
+#[derive(Debug, Default)]
+struct Taken {
+    next: u64,
+    /// Of each host, oldest first, with what ends it.
+    handshakes: BTreeMap<IpAddr, BTreeMap<u64, oneshot::Sender<()>>>,
+    peers: usize,
+    by_host: BTreeMap<IpAddr, usize>,
+    by_certificate: BTreeMap<String, usize>,
+}
+
+/// Why an authenticated connection gets no place.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum NoPlace {
+    /// Its host or its certificate has too many.
+    #[error("{0} has {1} connections already, which is the limit")]
+    One(String, usize),
+    /// All together are too many.
+    #[error("the gate has {0} connections already, which is the limit")]
+    All(usize),
+}
+
+/// The place of one connection, given back when this is dropped.
+#[derive(Debug)]
+pub(super) struct Place {
+    places: Places,
+    host: IpAddr,
+    number: u64,
+    /// Set once it is authenticated.
+    certificate: Mutex<Option<String>>,
+}
+
+impl Places {
+    pub(super) fn new(bounds: Bounds) -> Self {
+        Self { bounds, taken: Arc::default() }
+    }
+
+    /// Takes a place for a handshake. The receiver gets a value if the connection has to make room for a newer one.
+    pub(super) fn enter(&self, from: IpAddr) -> (Place, oneshot::Receiver<()>) {
+        let host = host_of(from);
+        let mut taken = self.taken.lock();
+        if taken.handshakes.values().map(BTreeMap::len).sum::<usize>() >= self.bounds.handshakes {
+            taken.evict();
+        }
+        let number = taken.next;
+        taken.next += 1;
+        let (end, evicted) = oneshot::channel();
+        taken.handshakes.entry(host).or_default().insert(number, end);
+        drop(taken);
+        (Place { places: self.clone(), host, number, certificate: Mutex::new(None) }, evicted)
+    }
+}
+
+impl Place {
+    /// The connection has authenticated itself: its place is a peer's from now on.
+    pub(super) fn authenticated(&self, certificate: &str) -> Result<(), NoPlace> {
+        let Bounds { peers, of_one, .. } = self.places.bounds;
+        let mut taken = self.places.taken.lock();
+        if taken.peers >= peers {
+            return Err(NoPlace::All(peers));
+        }
+        if taken.by_host.get(&self.host).is_some_and(|count| *count >= of_one) {
+            return Err(NoPlace::One(format!("the host {}", self.host), of_one));
+        }
+        if taken.by_certificate.get(certificate).is_some_and(|count| *count >= of_one) {
+            return Err(NoPlace::One(format!("the certificate {certificate}"), of_one));
+        }
+        taken.end_handshake(self.host, self.number);
+        taken.peers += 1;
+        *taken.by_host.entry(self.host).or_default() += 1;
+        *taken.by_certificate.entry(certificate.to_owned()).or_default() += 1;
+        *self.certificate.lock() = Some(certificate.to_owned());
+        Ok(())
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut taken = self.places.taken.lock();
+        match self.certificate.get_mut().take() {
+            None => taken.end_handshake(self.host, self.number),
+            Some(certificate) => {
+                taken.peers -= 1;
+                give_back(&mut taken.by_host, &self.host);
+                give_back(&mut taken.by_certificate, &certificate);
+            }
+        }
+    }
+}
+
+impl Taken {
+    fn end_handshake(&mut self, host: IpAddr, number: u64) {
+        if let Some(of_host) = self.handshakes.get_mut(&host) {
+            of_host.remove(&number);
+            if of_host.is_empty() {
+                self.handshakes.remove(&host);
+            }
+        }
+    }
+
+    /// Ends the oldest handshake of the host with most of them.
+    fn evict(&mut self) {
+        let Some(host) =
+            self.handshakes.iter().max_by_key(|(_, of_host)| of_host.len()).map(|(host, _)| *host)
+        else {
+            return;
+        };
+        if let Some((number, end)) = self.handshakes.get_mut(&host).and_then(BTreeMap::pop_first) {
+            // The receiver is gone if the connection ends just now.
+            let _ = end.send(());
+            self.end_handshake(host, number);
+        }
+    }
+}
+
+fn give_back<K: Ord>(counts: &mut BTreeMap<K, usize>, key: &K) {
+    if let Some(count) = counts.get_mut(key) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(key);
+        }
+    }
+}
+
+/// The host that an address belongs to: of IPv6 one host usually has a whole /64.
+fn host_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.into(),
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    const FEW: Bounds = Bounds { handshakes: 4, peers: 5, of_one: 3 };
+
+    #[test]
+    fn a_host_of_many_addresses_is_one_host() {
+        assert_eq!(host_of(ip("2001:db8:1:2:3:4:5:6")), host_of(ip("2001:db8:1:2:ffff::1")));
+        assert_ne!(host_of(ip("2001:db8:1:2::1")), host_of(ip("2001:db8:1:3::1")));
+        assert_eq!(host_of(ip("::ffff:10.0.0.1")), ip("10.0.0.1"));
+        assert_ne!(host_of(ip("10.0.0.1")), host_of(ip("10.0.0.2")));
+    }
+
+    #[test]
+    fn a_flood_of_handshakes_ends_the_floods_own() {
+        let places = Places::new(FEW);
+        let (_honest, mut honest_evicted) = places.enter(ip("10.0.0.1"));
+        let mut flood: Vec<_> = (0..20).map(|n| places.enter(ip(&format!("2001:db8::{n:x}")))).collect();
+        let evicted: Vec<_> = flood.iter_mut().map(|(_, evicted)| evicted.try_recv().is_ok()).collect();
+        // Three places beside the honest one, for the newest three.
+        assert_eq!(evicted, [[true; 17].as_slice(), &[false; 3]].concat());
+        assert!(honest_evicted.try_recv().is_err());
+        drop(flood);
+        assert_eq!(places.taken.lock().handshakes.len(), 1);
+    }
+
+    #[test]
+    fn an_authenticated_connection_is_never_evicted_and_is_bounded_by_host_certificate_and_all() {
+        let places = Places::new(FEW);
+        let peer = |address: &str, certificate: &str| {
+            let (place, evicted) = places.enter(ip(address));
+            place.authenticated(certificate).map(|()| (place, evicted))
+        };
+        let mut kept: Vec<_> = (0..3).map(|n| peer(&format!("10.0.0.{n}"), "gpu").unwrap()).collect();
+        assert_eq!(peer("10.0.0.9", "gpu").unwrap_err(), NoPlace::One("the certificate gpu".into(), 3));
+        kept.push(peer("10.0.0.1", "web").unwrap());
+        kept.push(peer("10.0.0.1", "web").unwrap());
+        assert_eq!(peer("10.0.0.7", "other").unwrap_err(), NoPlace::All(5));
+        let gone = kept.remove(0);
+        drop(gone);
+        assert_eq!(peer("10.0.0.1", "other").unwrap_err(), NoPlace::One("the host 10.0.0.1".into(), 3));
+        let _flood: Vec<_> = (0..20).map(|_| places.enter(ip("10.0.0.1"))).collect();
+        for (_, evicted) in &mut kept {
+            assert!(evicted.try_recv().is_err());
+        }
+        drop(kept);
+        let taken = places.taken.lock();
+        assert_eq!((taken.peers, taken.by_host.len(), taken.by_certificate.len()), (0, 0, 0));
+    }
+
+    #[test]
+    fn bounds_leave_descriptors_to_others() {
+        for descriptors in [0, 64, 224, 1_024, 20_000, 1 << 20] {
+            let Bounds { handshakes, peers, of_one } = Bounds::of(descriptors);
+            assert!(of_one <= peers && peers >= 1 && handshakes >= MIN_HANDSHAKES);
+            if descriptors >= 224 {
+                assert!(handshakes + DESCRIPTORS_OF_PEER * peers + DESCRIPTORS_OF_OTHERS <= descriptors);
+            }
+        }
+    }
+}
