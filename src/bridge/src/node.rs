@@ -106,8 +106,8 @@ impl NodeSession {
         let info = NodeInfo {
             name,
             kind,
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            device: device.to_owned(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            device: device.into(),
             gpu: None,
             memory_bytes: if device == "cpu" { hardware.memory_bytes } else { 0 },
             cores: hardware.cores,

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use lamagrid_client::{NodeStatus, QueueStatus, TaskInfo};
 use lamagrid_domain::{
-    Failure, ModelName, ModelOffer, NodeKind, NodeName, QueueName, Stages, Status, TaskId,
+    Failure, Label, ModelName, ModelOffer, NodeKind, NodeName, QueueName, Stages, Status, TaskId,
 };
 
 use crate::output::{Show, columns};
@@ -122,12 +122,12 @@ pub(crate) struct NodeView {
     state: String,
     running: u32,
     slots: u32,
-    device: String,
-    gpu: Option<String>,
+    device: Label,
+    gpu: Option<Label>,
     /// Of the device; null where unknown.
     memory_bytes: Option<u64>,
     cores: u32,
-    version: String,
+    version: Label,
     pid: u32,
     models: Vec<ModelOffer>,
 }
@@ -168,10 +168,10 @@ impl NodeView {
             self.kind.as_str().to_owned(),
             self.state.clone(),
             format!("{} of {}", self.running, self.slots),
-            self.gpu.as_ref().map_or_else(|| self.device.clone(), |gpu| format!("{} {gpu}", self.device)),
+            self.gpu.as_ref().map_or_else(|| self.device.to_string(), |gpu| format!("{} {gpu}", self.device)),
             self.memory_bytes.map_or_else(|| "-".to_owned(), memory),
             models.join(", "),
-            self.version.clone(),
+            self.version.to_string(),
             self.pid.to_string(),
         ]
     }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ModelName, NodeName, QueueName};
+use crate::{Label, ModelName, NodeName, QueueName};
 
 /// What runs the models.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,11 +55,11 @@ pub struct NodeInfo {
     /// What runs the models.
     pub kind: NodeKind,
     /// LamaGrid's version on that node.
-    pub version: String,
+    pub version: Label,
     /// `cpu`, `cuda:0`, ...
-    pub device: String,
+    pub device: Label,
     /// The GPU's name, where there is one.
-    pub gpu: Option<String>,
+    pub gpu: Option<Label>,
     /// Memory of the device in bytes, 0 where unknown.
     pub memory_bytes: u64,
     /// CPU cores of the host.

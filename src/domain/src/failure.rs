@@ -1,8 +1,11 @@
 //! Why an attempt or a task failed: data that is stored, sent, counted and shown.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::printable;
 
 /// Longest message of a failure, in characters; foreign text is cut here.
 pub const MAX_MESSAGE_CHARS: usize = 2_000; // a libtorch message without its C++ stack
@@ -46,7 +49,7 @@ pub enum FailureKind {
 impl<'de> Deserialize<'de> for FailureKind {
     /// A word that this version does not know, from a newer one, is a defect as far as it can tell.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let word = std::borrow::Cow::<str>::deserialize(deserializer)?;
+        let word = Cow::<str>::deserialize(deserializer)?;
         Ok(Self::ALL.into_iter().find(|kind| kind.as_str() == word).unwrap_or(Self::Internal))
     }
 }
@@ -238,8 +241,15 @@ impl fmt::Display for FailureKind {
 pub struct Failure {
     /// The closed kind that decides retry, status and class.
     pub kind: FailureKind,
-    /// At most [`MAX_MESSAGE_CHARS`] characters.
+    /// At most [`MAX_MESSAGE_CHARS`] characters, none of which steers a terminal.
+    #[serde(deserialize_with = "bounded_text")]
     pub message: String,
+}
+
+/// Bounds a message that another process wrote.
+fn bounded_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let text = Cow::<str>::deserialize(deserializer)?;
+    Ok(printable(&text, MAX_MESSAGE_CHARS, true).into_owned())
 }
 
 impl Failure {
@@ -249,12 +259,21 @@ impl Failure {
         Self { kind, message: message.into() }.bounded()
     }
 
-    /// The same with its message cut; for failures that came over the wire.
+    /// The same with its message cut; for failures whose message was written directly.
     #[must_use]
     pub fn bounded(mut self) -> Self {
-        if let Some((at, _)) = self.message.char_indices().nth(MAX_MESSAGE_CHARS) {
+        if let Cow::Owned(text) = printable(&self.message, MAX_MESSAGE_CHARS, true) {
+            self.message = text;
+        } else if let Some((at, _)) = self.message.char_indices().nth(MAX_MESSAGE_CHARS) {
             self.message.truncate(at);
         }
+        self
+    }
+
+    /// The same with its message cut to so many bytes, where one message of the protocol holds several failures.
+    #[must_use]
+    pub fn cut(mut self, max_bytes: usize) -> Self {
+        self.message.truncate(self.message.floor_char_boundary(max_bytes));
         self
     }
 }
@@ -267,6 +286,13 @@ mod tests {
     fn message_is_cut_at_a_character_border() {
         let failure = Failure::new(FailureKind::Inference, "é".repeat(MAX_MESSAGE_CHARS + 5));
         assert_eq!(failure.message.chars().count(), MAX_MESSAGE_CHARS);
+    }
+
+    #[test]
+    fn a_message_steers_no_terminal() {
+        let failure = Failure::new(FailureKind::Inference, "first\nsecond\x1b]0;owned\x07");
+        assert_eq!(failure.message, "first\nsecond\u{fffd}]0;owned\u{fffd}");
+        assert_eq!(Failure::new(FailureKind::Inference, "éé").cut(3).message, "é");
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! 128-bit identifiers. Names, not secrets, except [`LeaseToken`], which is the fence of an attempt.
+//! 128-bit identifiers. [`TaskId`] is a name; the others are secrets: a [`LeaseToken`] is the fence of an attempt, a
+//! [`SessionId`] and a [`BootId`] are told to their own node alone.
 
 use std::fmt;
 use std::str::FromStr;
@@ -112,6 +113,12 @@ id! {
 id! {
     /// One registered stretch of a node's life.
     SessionId
+}
+
+id! {
+    /// One process of a node, drawn at random when it begins. A secret between the node and its scheduler: who knows it
+    /// is that process.
+    BootId
 }
 
 #[cfg(test)]

@@ -17,13 +17,15 @@ mod name;
 mod picture;
 mod state;
 mod task;
+mod text;
 
 pub use blob::{BlobForm, BlobMeta, Hash, Role};
 pub use capability::{ModelOffer, NodeInfo, NodeKind};
 pub use failure::{Failure, FailureFamily, FailureKind, MAX_MESSAGE_CHARS, Retry};
 pub use history::{Entry, Milestone};
-pub use ids::{LeaseToken, ParseIdError, SessionId, TaskId};
+pub use ids::{BootId, LeaseToken, ParseIdError, SessionId, TaskId};
 pub use name::{ClientName, ModelName, NameError, NodeName, Owner, QueueName};
 pub use picture::{OutputForm, PictureFormat, PictureFormatError};
 pub use state::{Activity, Advance, Event, IllegalTransition, State, Status};
 pub use task::{Counters, Durability, Params, ParamsError, Scalar, Stages, TaskSpec};
+pub use text::{Label, printable};

@@ -13,6 +13,8 @@ const MAX_PARAMS: usize = 64;
 const MAX_KEY_BYTES: usize = 64;
 /// Longest text value (a prompt), in bytes.
 const MAX_TEXT_BYTES: usize = 8 * 1024;
+/// Longest time of a stage: a year.
+const MAX_STAGE_MS: f64 = 366.0 * 86_400_000.0;
 
 /// One parameter's value. Nothing nested: what needs structure gets a field of its own in [`TaskSpec`].
 #[derive(Debug, Clone, PartialEq)]
@@ -208,29 +210,42 @@ pub struct Counters {
     pub failures: u32,
 }
 
-/// Where a task's time went, in milliseconds.
+/// Where a task's time went, in milliseconds: finite numbers from 0 to a year.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct Stages {
     /// Acceptance to the last assignment.
+    #[serde(deserialize_with = "milliseconds")]
     pub queue_ms: f64,
     /// Reading and checking the inputs on the node.
+    #[serde(deserialize_with = "milliseconds")]
     pub transfer_ms: f64,
     /// From files to pixels.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "milliseconds")]
     pub decode_ms: f64,
     /// Loading the model, 0 when it was in memory.
+    #[serde(deserialize_with = "milliseconds")]
     pub load_ms: f64,
     /// Inside the model.
+    #[serde(deserialize_with = "milliseconds")]
     pub infer_ms: f64,
     /// The node's pixel work around the model: crop, pad, blend, cast.
+    #[serde(deserialize_with = "milliseconds")]
     pub pixels_ms: f64,
     /// From pixels to a file.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "milliseconds")]
     pub encode_ms: f64,
     /// Writing the result on the node.
+    #[serde(deserialize_with = "milliseconds")]
     pub store_ms: f64,
     /// Acceptance to recorded outcome.
+    #[serde(deserialize_with = "milliseconds")]
     pub total_ms: f64,
+}
+
+/// Reads a time that another process measured. Averages, metrics and JSON can take no NaN and no infinity.
+fn milliseconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    let ms = f64::deserialize(deserializer)?;
+    Ok(if ms.is_nan() { 0.0 } else { ms.clamp(0.0, MAX_STAGE_MS) })
 }
 
 #[cfg(test)]

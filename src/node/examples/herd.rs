@@ -24,8 +24,8 @@ fn info(number: usize, model: &ModelName) -> NodeInfo {
     NodeInfo {
         name: format!("herd-{number}").parse().unwrap(),
         kind: NodeKind::Echo,
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        device: "cpu".to_owned(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        device: "cpu".into(),
         gpu: None,
         memory_bytes: 1 << 30,
         cores: 1,

@@ -47,8 +47,8 @@ pub fn describe(settings: &Settings, kind: NodeKind, device: DeviceInfo) -> Node
         name: settings.name.clone(),
         kind,
         version: env!("CARGO_PKG_VERSION").into(),
-        device: device.device,
-        gpu: device.gpu,
+        device: device.device.into(),
+        gpu: device.gpu.map(Into::into),
         memory_bytes: device.memory_bytes.unwrap_or(hardware.memory_bytes),
         cores: hardware.cores,
         models: settings.offers(),
@@ -72,7 +72,7 @@ pub fn run(
     let max_pixels = settings.config.limits.max_pixels;
     let (name, device, pid) = (info.name.clone(), info.device.clone(), info.pid);
     let models = info.models.iter().map(|offer| offer.model.as_str()).collect::<Vec<_>>().join(",");
-    tracing::info!(node.id = %name, device, gpu = info.gpu, pid, models, slots = settings.slots, "worker is up");
+    tracing::info!(node.id = %name, device = %device, gpu = info.gpu.as_ref().map(|gpu| gpu.as_str()), pid, models, slots = settings.slots, "worker is up");
     let endpoints = settings.endpoints.clone();
     // One task for each slot is there, decoded, when the slot's own ends; more would only wait behind it.
     let overlap = settings.slots;

@@ -343,7 +343,7 @@ fn write_op(transaction: &Transaction<'_>, op: &StoreOp, rows: &Rows<'_>) -> rus
         }
         StoreOp::Assign { id, token, node, counters } => run(
             "UPDATE tasks SET token = ?2, node = ?3, counters = ?4 WHERE id = ?1",
-            &[id.as_bytes(), token.as_bytes(), &node.as_str(), &pack(counters)],
+            &[id.as_bytes(), token.as_bytes(), &node.to_row(), &pack(counters)],
         ),
         StoreOp::Requeue { id, counters, history } => run(
             "UPDATE tasks SET token = NULL, node = NULL, counters = ?2, history = ?3 WHERE id = ?1",

@@ -103,10 +103,12 @@ impl Endpoints {
     }
 
     /// The lane of the `index`-th queue of `session`: PUSH to PULL.
+    ///
+    /// Its name is in log lines and directories, so it says nothing about the session's id, which is a secret.
     #[must_use]
     pub fn lane(&self, session: SessionId, index: usize) -> String {
-        let session = session.to_string();
-        self.ipc(&format!("{LANE_PREFIX}{}-{index}", &session[..16]))
+        let public = blake3::hash(session.as_bytes()).to_hex();
+        self.ipc(&format!("{LANE_PREFIX}{}-{index}", &public[..16]))
     }
 
     /// The name of a lane's socket, by which a gate knows it.

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use lamagrid_domain::{
-    Activity, BlobMeta, ClientName, Counters, Failure, Hash, LeaseToken, ModelName, NodeInfo, Owner,
+    Activity, BlobMeta, BootId, ClientName, Counters, Failure, Hash, LeaseToken, ModelName, NodeInfo, Owner,
     QueueName, Role, SessionId, Stages, Status, TaskId, TaskSpec,
 };
 
@@ -243,7 +243,7 @@ bodies! {
     Survey {
         /// Echoed in the answer.
         seq: u64,
-        /// Go on behind this one of the last answer's; none begins.
+        /// Go on where the last answer's `next` says; none begins. It names a page, not a session: those are secret.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         after: Option<SessionId>,
     }
@@ -329,7 +329,7 @@ bodies! {
         nodes: Vec<NodeStatus>,
         /// Configured queues.
         queues: Vec<QueueStatus>,
-        /// There are more nodes than one message holds: ask on behind this one.
+        /// There are more nodes than one message holds: ask again with this in `after`.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         next: Option<SessionId>,
     }
@@ -401,6 +401,9 @@ bodies! {
         running: Vec<LeaseToken>,
         /// Attempts whose result it still holds.
         held: Vec<LeaseToken>,
+        /// Which process of the node this is: the same one may replace its own session at once.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        boot: Option<BootId>,
     }
     /// I am alive; what shall I do? Renews all leases of the session.
     Poll {

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use lamagrid_domain::{Failure, FailureKind};
+use lamagrid_domain::{Failure, FailureKind, Owner};
 
 use crate::connection::{ConnectionError, Kind, write};
 use crate::endpoint::SocketError;
@@ -41,6 +41,16 @@ impl PeerId {
     /// Whether a gate gave it: a certificate's name and 33 characters. Those of this host have 16 bytes.
     pub(crate) fn is_of_gate(&self) -> bool {
         self.0.len() > OWN_BYTES
+    }
+
+    /// Who is at the other end: the name of its certificate, or [`Owner::LOCAL`] for a process of this host and user.
+    ///
+    /// A gate writes a certificate's name into the identities that it gives, so this also holds after the connection has
+    /// closed.
+    #[must_use]
+    pub fn holder(&self) -> &str {
+        let name = self.0.split(|byte| *byte == b'/').next().filter(|_| self.is_of_gate());
+        name.and_then(|name| std::str::from_utf8(name).ok()).unwrap_or(Owner::LOCAL)
     }
 
     /// A peer of tests and simulations.

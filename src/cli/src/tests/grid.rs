@@ -276,7 +276,7 @@ fn node(name: &str, gpu: Option<&str>, models: usize) -> NodeStatus {
         kind: if gpu.is_some() { NodeKind::Torch } else { NodeKind::Python },
         version: "0.1.0".into(),
         device: if gpu.is_some() { "cuda:0".into() } else { "cpu".into() },
-        gpu: gpu.map(str::to_owned),
+        gpu: gpu.map(Into::into),
         memory_bytes: if gpu.is_some() { 150_000_000_000 } else { 0 },
         cores: 16,
         models: (0..models).map(offer).collect(),

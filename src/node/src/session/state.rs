@@ -15,7 +15,7 @@ use bytes::Bytes;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use tokio::sync::Notify;
 
-use lamagrid_domain::{Failure, LeaseToken, ModelName, NodeInfo, SessionId};
+use lamagrid_domain::{BootId, Failure, LeaseToken, ModelName, NodeInfo, SessionId};
 use lamagrid_wire::EventPublisher;
 use lamagrid_wire::frame::{Frame, FrameError};
 use lamagrid_wire::gate::Blobs;
@@ -131,6 +131,8 @@ pub(super) struct Shared {
     info: NodeInfo,
     slots: u16,
     overlap: u16,
+    /// Tells this process from another one of the same name.
+    boot: BootId,
 }
 
 impl Shared {
@@ -160,6 +162,7 @@ impl Shared {
             info,
             slots,
             overlap,
+            boot: BootId::from_bytes(lamagrid_wire::random_id()),
         }
     }
 
@@ -175,7 +178,14 @@ impl Shared {
             offer.present |= offer.loaded;
         }
         let held = state.held.keys().copied().collect();
-        Hello { info, slots: self.slots, overlap: self.overlap, running: state.wanted(), held }
+        Hello {
+            info,
+            slots: self.slots,
+            overlap: self.overlap,
+            running: state.wanted(),
+            held,
+            boot: Some(self.boot),
+        }
     }
 
     /// Starts a session: what was sent before is void, what is held is sent again.

@@ -16,6 +16,8 @@ use super::{Core, Effect, Ended, Now, StoreOp, Task};
 
 /// Tasks that one request removes, so that it holds up nobody; the caller asks again.
 const MAX_PURGED: usize = 10_000;
+/// Texts of a history in one message; the rest of it and the task's own failure fit into the header beside them.
+const HISTORY_BYTES: usize = 32 * 1024;
 
 impl Core {
     pub(super) fn on_admin(&mut self, now: Now, peer: PeerId, request: AdminRequest) {
@@ -38,20 +40,20 @@ impl Core {
                 }
             },
             AdminRequest::DrainNode(drain) => {
-                let session = self.sessions.values_mut().find(|s| s.info.name == drain.node);
-                match session {
-                    Some(session) => {
-                        let told_already = std::mem::replace(&mut session.draining, true);
-                        let (id, running) = (session.id, session.tokens.len() as u32);
-                        if !told_already {
-                            self.command(id, Action::Drain);
-                        }
-                        Draining { node: drain.node, running }.into()
+                // Nodes of different certificates may have the same name.
+                let named = self.sessions.values().filter(|s| s.info.name == drain.node);
+                let named: Vec<_> = named.map(|s| (s.id, s.tokens.len() as u32)).collect();
+                for (id, _) in &named {
+                    let session = self.sessions.get_mut(id).expect("listed above");
+                    if !std::mem::replace(&mut session.draining, true) {
+                        self.command(*id, Action::Drain);
                     }
-                    None => {
-                        let text = format!("no node {} is connected; see: lamagrid node list", drain.node);
-                        refused(text)
-                    }
+                }
+                if named.is_empty() {
+                    refused(format!("no node {} is connected; see: lamagrid node list", drain.node))
+                } else {
+                    let running = named.iter().map(|(_, running)| running).sum();
+                    Draining { node: drain.node, running }.into()
                 }
             }
             AdminRequest::Purge(purge) => self.purge(now, purge.older_than_ms, purge.dead).into(),
@@ -126,7 +128,7 @@ impl Core {
             };
         let what = replay_of.map_or(Milestone::Accepted, |task| Milestone::Replays { task });
         let accepted = Entry { at_wall_ms: task.created_wall_ms, attempt: 0, what };
-        let history = std::iter::once(accepted).chain(history.iter().cloned()).collect();
+        let history = std::iter::once(accepted).chain(bounded(history)).collect();
         Story { task, owner, client, priority, input_bytes, dead, replay_of, history }.into()
     }
 
@@ -209,6 +211,17 @@ impl Core {
         }
         Purged { tasks: ids.len() as u64, bytes }
     }
+}
+
+/// A history as one message can hold it: where nodes reported many long failures, each is cut.
+fn bounded(history: &[Entry]) -> impl Iterator<Item = Entry> {
+    let max_bytes = HISTORY_BYTES / history.len().max(1);
+    history.iter().cloned().map(move |mut entry| {
+        if let Milestone::Failed { failure, retry_in_ms } = entry.what {
+            entry.what = Milestone::Failed { failure: failure.cut(max_bytes), retry_in_ms };
+        }
+        entry
+    })
 }
 
 fn refused(text: String) -> AdminReply {

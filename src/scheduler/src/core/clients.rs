@@ -1,10 +1,10 @@
 //! The `client` channel: admission, cancel, status, followers.
 
-use std::ops::Bound;
-
 use bytes::Bytes;
 
-use lamagrid_domain::{Failure, FailureKind, Hash, ModelName, Owner, QueueName, Role, State, TaskId};
+use lamagrid_domain::{
+    Failure, FailureKind, Hash, ModelName, Owner, QueueName, Role, SessionId, State, TaskId,
+};
 use lamagrid_wire::message::{
     Accepted, Action, Cancel, ClientReply, ClientRequest, NodeStatus, Offer, Overview, Pong, QueueStatus,
     Refused, Send, Submit, Survey, Told, Unknown,
@@ -267,7 +267,7 @@ impl Core {
     pub(super) fn state_of(&self, session: &Session) -> &'static str {
         if session.draining {
             "draining"
-        } else if self.health.is_aside(&session.info.name) {
+        } else if self.health.is_aside(&session.node) {
             "aside"
         } else if self.is_suspect(session) {
             "suspect"
@@ -279,22 +279,25 @@ impl Core {
     }
 
     fn on_survey(&mut self, peer: &PeerId, survey: &Survey) {
-        let from = survey.after.map_or(Bound::Unbounded, Bound::Excluded);
-        let (mut nodes, mut bytes, mut next) = (Vec::new(), 0, None);
-        for (id, session) in self.sessions.range((from, Bound::Unbounded)) {
+        let after = survey.after.map_or(0, page_number);
+        let mut listed: Vec<_> = self.sessions.values().filter(|session| session.number > after).collect();
+        listed.sort_unstable_by_key(|session| session.number);
+        let (mut nodes, mut bytes, mut last, mut next) = (Vec::new(), 0, after, None);
+        for session in listed {
             let status = NodeStatus {
                 info: session.info.clone(),
                 running: session.tokens.len() as u32,
                 slots: u32::from(session.slots),
                 state: self.state_of(session).to_owned(),
             };
-            nodes.push(status);
-            // What cannot be packed is told when the answer is sent.
-            bytes += nodes.last().and_then(|status| pack(status).ok()).map_or(0, |packed| packed.len());
-            if bytes >= PAGE_BYTES {
-                next = Some(*id);
+            // A status that cannot be packed is reported when the answer is sent.
+            bytes += pack(&status).map_or(0, |packed| packed.len());
+            if bytes > PAGE_BYTES && !nodes.is_empty() {
+                next = Some(page_id(last));
                 break;
             }
+            nodes.push(status);
+            last = session.number;
         }
         let running = self.running();
         let queues = self
@@ -339,6 +342,16 @@ impl Core {
         );
         Failure::new(FailureKind::UnknownModel, text)
     }
+}
+
+/// How the number of the last node on a page is written into a message, whose field once was a session's id.
+fn page_id(number: u64) -> SessionId {
+    SessionId::from_bytes(u128::from(number).to_be_bytes())
+}
+
+/// Reads [`page_id`].
+fn page_number(id: SessionId) -> u64 {
+    u64::try_from(u128::from_be_bytes(*id.as_bytes())).unwrap_or(u64::MAX)
 }
 
 fn id_in_use(id: TaskId) -> Failure {

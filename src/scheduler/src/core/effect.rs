@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use lamagrid_domain::{
-    Counters, Durability, Entry, Hash, LeaseToken, NodeName, QueueName, Role, SessionId, TaskId, TaskSpec,
+    Counters, Durability, Entry, Hash, LeaseToken, QueueName, Role, SessionId, TaskId, TaskSpec,
 };
 use lamagrid_wire::message::{
     AdminReply, AdminRequest, ClientReply, ClientRequest, ControlReply, ControlRequest, LaneMessage,
@@ -11,7 +11,7 @@ use lamagrid_wire::message::{
 };
 use lamagrid_wire::router::PeerId;
 
-use super::{Ended, Level};
+use super::{Ended, Level, NodeId};
 
 /// What happened.
 #[derive(Debug)]
@@ -180,7 +180,7 @@ pub(crate) enum StoreOp {
         /// The fence.
         token: LeaseToken,
         /// Whose.
-        node: NodeName,
+        node: NodeId,
         /// With this attempt counted.
         counters: Counters,
     },
@@ -259,7 +259,7 @@ pub(crate) enum StoredTask {
         /// What happened to it.
         history: Vec<Entry>,
         /// The attempt that ran when the last process ended.
-        assigned: Option<(LeaseToken, NodeName)>,
+        assigned: Option<(LeaseToken, NodeId)>,
         /// Inputs that are kept in the row.
         inline: Vec<Role>,
     },

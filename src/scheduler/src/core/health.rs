@@ -4,7 +4,9 @@
 
 use std::collections::HashMap;
 
-use lamagrid_domain::{LeaseToken, NodeName};
+use lamagrid_domain::LeaseToken;
+
+use super::NodeId;
 
 /// A node's rest doubles with each failed probe, up to this many times the first one.
 const MAX_REST: u64 = 16;
@@ -13,7 +15,7 @@ const MAX_RECORDS: usize = 4_096;
 
 /// Failures in a row, by node. A node that works is not listed.
 #[derive(Debug, Default)]
-pub(super) struct Health(HashMap<NodeName, Record>);
+pub(super) struct Health(HashMap<NodeId, Record>);
 
 #[derive(Debug, Default)]
 struct Record {
@@ -30,18 +32,18 @@ struct Aside {
 }
 
 impl Health {
-    pub(super) fn is_aside(&self, node: &NodeName) -> bool {
+    pub(super) fn is_aside(&self, node: &NodeId) -> bool {
         self.0.get(node).is_some_and(|record| record.aside.is_some())
     }
 
     /// Whether it may be given a task: it is not set aside, or it is time to see whether it works again.
-    pub(super) fn may_work(&self, node: &NodeName, clock_ms: u64) -> bool {
+    pub(super) fn may_work(&self, node: &NodeId, clock_ms: u64) -> bool {
         let aside = self.0.get(node).and_then(|record| record.aside.as_ref());
         aside.is_none_or(|aside| aside.probe.is_none() && aside.until_ms <= clock_ms)
     }
 
     /// Whether this attempt is there to see whether its node works again.
-    pub(super) fn is_probe(&self, node: &NodeName, token: LeaseToken) -> bool {
+    pub(super) fn is_probe(&self, node: &NodeId, token: LeaseToken) -> bool {
         self.0
             .get(node)
             .and_then(|record| record.aside.as_ref())
@@ -49,25 +51,19 @@ impl Health {
     }
 
     /// It was given a task.
-    pub(super) fn given(&mut self, node: &NodeName, token: LeaseToken) {
+    pub(super) fn given(&mut self, node: &NodeId, token: LeaseToken) {
         if let Some(aside) = self.0.get_mut(node).and_then(|record| record.aside.as_mut()) {
             aside.probe = Some(token);
         }
     }
 
     /// It has finished a task. True if it was set aside until now.
-    pub(super) fn worked(&mut self, node: &NodeName) -> bool {
+    pub(super) fn worked(&mut self, node: &NodeId) -> bool {
         self.0.remove(node).is_some_and(|record| record.aside.is_some())
     }
 
     /// It has failed a task. True if that sets it aside.
-    pub(super) fn failed(
-        &mut self,
-        node: &NodeName,
-        token: LeaseToken,
-        clock_ms: u64,
-        policy: Policy,
-    ) -> bool {
+    pub(super) fn failed(&mut self, node: &NodeId, token: LeaseToken, clock_ms: u64, policy: Policy) -> bool {
         if policy.after == 0 {
             return false;
         }
@@ -120,7 +116,7 @@ mod tests {
 
     #[test]
     fn a_node_that_fails_again_and_again_rests_longer_and_longer_until_it_works() {
-        let (mut health, node) = (Health::default(), "n".parse::<NodeName>().unwrap());
+        let (mut health, node) = (Health::default(), "n".parse::<NodeId>().unwrap());
         assert!(!health.failed(&node, token(1), 0, POLICY));
         assert!(health.may_work(&node, 0));
         assert!(health.failed(&node, token(2), 0, POLICY));
@@ -144,7 +140,7 @@ mod tests {
 
     #[test]
     fn success_in_between_forgives() {
-        let (mut health, node) = (Health::default(), "n".parse::<NodeName>().unwrap());
+        let (mut health, node) = (Health::default(), "n".parse::<NodeId>().unwrap());
         for _ in 0..5 {
             assert!(!health.failed(&node, token(1), 0, POLICY));
             assert!(!health.worked(&node));

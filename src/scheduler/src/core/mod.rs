@@ -16,6 +16,7 @@ mod ended;
 mod fault;
 mod figures;
 mod health;
+mod identity;
 mod limits;
 mod line;
 mod nodes;
@@ -34,8 +35,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use lamagrid_config::{LimitsConfig, RetryConfig, SchedulerConfig};
 use lamagrid_domain::{
-    Advance, Counters, Entry, Event, Failure, Hash, LeaseToken, Milestone, ModelName, NodeName, QueueName,
-    Role, SessionId, State, Status, TaskId, TaskSpec,
+    Advance, Counters, Entry, Event, Failure, Hash, LeaseToken, Milestone, ModelName, QueueName, Role,
+    SessionId, State, Status, TaskId, TaskSpec,
 };
 use lamagrid_wire::Endpoints;
 use lamagrid_wire::message::{ClientReply, Progress, TaskInfo};
@@ -49,6 +50,7 @@ pub(crate) use ended::Ended;
 pub(crate) use fault::Fault;
 pub(crate) use figures::Figures;
 use health::Health;
+pub(crate) use identity::NodeId;
 use limits::{Dues, Timers};
 use placement::{Rank, Waiting};
 use sessions::{Orphan, Orphans, Session};
@@ -128,9 +130,9 @@ pub(crate) struct Task {
     /// Inputs that are kept in the row; the others lie in the spool.
     inline: Vec<Role>,
     /// Nodes that shall not get it again while another can.
-    avoid: Vec<NodeName>,
+    avoid: Vec<NodeId>,
     /// The node of the last attempt.
-    node: Option<NodeName>,
+    node: Option<NodeId>,
     followers: Vec<PeerId>,
     /// Last reported step, memory only.
     progress: Advance,
@@ -217,7 +219,9 @@ pub(crate) struct Core {
     /// How long tasks of a queue run, a moving average in milliseconds; for the expected wait.
     run_ms: BTreeMap<QueueName, f64>,
     sessions: BTreeMap<SessionId, Session>,
-    orphans: BTreeMap<NodeName, Orphans>,
+    /// How many sessions there have been.
+    sessions_opened: u64,
+    orphans: BTreeMap<NodeId, Orphans>,
     /// Tasks whose node was lost while it prepared them: from then on they go to idle slots only.
     unprepared: BTreeSet<TaskId>,
     /// Since when waiting tasks of a model have had no node.
@@ -260,6 +264,7 @@ impl Core {
             followed: HashMap::new(),
             run_ms: BTreeMap::new(),
             sessions: BTreeMap::new(),
+            sessions_opened: 0,
             orphans: BTreeMap::new(),
             unprepared: BTreeSet::new(),
             unserved: BTreeMap::new(),
@@ -318,6 +323,14 @@ impl Core {
         self.tokens.get(&token).copied().filter(|id| self.tasks.contains_key(id))
     }
 
+    /// The unfinished task whose attempt `token` fences, if the node of this connection has that attempt.
+    #[must_use]
+    pub(crate) fn task_held_by(&self, peer: &PeerId, token: LeaseToken) -> Option<TaskId> {
+        let id = self.task_of(token)?;
+        let State::Assigned { session, .. } = self.tasks[&id].state else { return None };
+        self.sessions.get(&session).filter(|session| session.node.is_behind(peer)).map(|_| id)
+    }
+
     fn emit(&mut self, effect: Effect) {
         self.effects.push(effect);
     }
@@ -355,7 +368,7 @@ impl Core {
                     let session = SessionId::from_bytes([0; 16]); // no session: it ended with the last process
                     task.state = task.state.apply(Event::Assign { token, session }).expect("it was queued");
                     task.accepted = true;
-                    task.note(now, Milestone::Assigned { node: node.clone() });
+                    task.note(now, Milestone::Assigned { node: node.name.clone() });
                     task.node = Some(node);
                     self.watch_run(id);
                 }

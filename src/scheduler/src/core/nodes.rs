@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use lamagrid_domain::{Advance, Event, Failure, FailureKind, LeaseToken, NodeName, Role, SessionId, State};
+use lamagrid_domain::{Advance, Event, Failure, FailureKind, LeaseToken, Role, SessionId, State, printable};
 use lamagrid_wire::message::{
     Abandon, Accept, Action, AttemptOutcome, Commands, ControlReply, ControlRequest, Delivery, Farewell,
     Hello, Hint, LaneAddress, NodeEvent, Poll, Proceed, Ready, RefusedQueue, Rejected, ResultReply,
@@ -14,7 +14,7 @@ use super::ended::Delivered;
 use super::line::Standing;
 use super::retry::Loss;
 use super::sessions::{Orphan, Orphans, Session};
-use super::{Core, Effect, Now};
+use super::{Core, Effect, NodeId, Now};
 
 /// Most models one node may offer.
 const MAX_MODELS: usize = 256;
@@ -22,14 +22,19 @@ const MAX_MODELS: usize = 256;
 const MAX_SLOTS: u16 = 64;
 /// Polls in a row that may miss an accepted attempt before it is requeued; one can overlap its delivery.
 const MAX_MISSED_POLLS: u8 = 3;
+/// Of a refused command's reason, what is logged.
+const MAX_REASON_CHARS: usize = 200;
 
 impl Core {
     pub(super) fn on_control(&mut self, now: Now, peer: PeerId, request: ControlRequest) {
         let reply = match request {
-            ControlRequest::Hello(hello) => self.on_hello(now, hello),
-            ControlRequest::Poll(poll) => self.on_poll(now, poll),
+            ControlRequest::Hello(hello) => self.on_hello(now, &peer, hello),
+            ControlRequest::Poll(poll) => self.on_poll(now, &peer, poll),
             ControlRequest::Goodbye(goodbye) => {
-                self.end_session(now, goodbye.session, None);
+                let session = self.sessions.get(&goodbye.session);
+                if session.is_some_and(|session| session.node.is_behind(&peer)) {
+                    self.end_session(now, goodbye.session, None);
+                }
                 Farewell {}.into()
             }
         };
@@ -37,19 +42,20 @@ impl Core {
         self.emit(Effect::Control { peer, reply });
     }
 
-    fn on_hello(&mut self, now: Now, hello: Hello) -> ControlReply {
-        let Hello { mut info, slots, overlap, running, held } = hello;
+    fn on_hello(&mut self, now: Now, peer: &PeerId, hello: Hello) -> ControlReply {
+        let Hello { mut info, slots, overlap, running, held, boot } = hello;
         let rejected = |kind, text: String| Rejected { failure: Failure::new(kind, text) }.into();
         if info.models.is_empty() || info.models.len() > MAX_MODELS || !(1..=MAX_SLOTS).contains(&slots) {
             let text = format!("a node offers 1 to {MAX_MODELS} models and 1 to {MAX_SLOTS} slots");
             return rejected(FailureKind::InvalidInput, text);
         }
-        if let Some(old) = self.sessions.values().find(|s| s.info.name == info.name) {
-            let silent_ms = self.clock_ms.saturating_sub(old.last_seen_ms);
-            if old.info.pid != info.pid && silent_ms < self.settings.scheduler.suspect_after_ms {
+        let node = NodeId::new(peer, info.name.clone());
+        let mut is_takeover = false;
+        if let Some(old) = self.sessions.values().find(|s| s.node == node) {
+            is_takeover = !old.is_of(boot);
+            if is_takeover && !self.is_suspect(old) {
                 let text = format!(
-                    "a node named {} is connected already (pid {}): give this one another name with --name",
-                    info.name, old.info.pid
+                    "a node named {node} is connected already: give this one another name with --name"
                 );
                 // Not for ever: it may be this node's own predecessor, whose end is about to be noticed.
                 return rejected(FailureKind::Disconnected, text);
@@ -66,8 +72,9 @@ impl Core {
                 refused.push(RefusedQueue { queue, reason });
             }
         }
-        let name = info.name.clone();
-        let mut fresh = Session::new(session, info, slots, overlap, self.clock_ms);
+        let mut fresh = Session::new(session, (node.clone(), boot), info, (slots, overlap), self.clock_ms);
+        self.sessions_opened += 1;
+        fresh.number = self.sessions_opened;
         let lanes = fresh
             .lanes
             .iter()
@@ -79,7 +86,7 @@ impl Core {
             .collect();
         // What the node still has goes on under the new session; what it lost is started again at once.
         let Orphans { attempts, counts, .. } =
-            self.orphans.remove(&name).unwrap_or_else(|| Orphans::after_restart(self.clock_ms));
+            self.orphans.remove(&node).unwrap_or_else(|| Orphans::after_restart(self.clock_ms));
         let (mut kept, lost): (Vec<_>, Vec<_>) =
             attempts.into_iter().partition(|o| running.contains(&o.token) || held.contains(&o.token));
         // Results behind what runs. After a restart only the node knows in which order it was given its attempts.
@@ -100,7 +107,8 @@ impl Core {
         }
         self.sessions.insert(session, fresh);
         for orphan in lost {
-            self.lose_orphan(now, orphan, counts);
+            // Another process took the place of one that may still be alive: that says nothing about its tasks.
+            self.lose_orphan(now, orphan, counts && !is_takeover);
         }
         let is_kept = |t: &LeaseToken| kept.iter().any(|o| o.token == *t);
         let is_done = |t: &LeaseToken| self.tokens.get(t).is_some_and(|id| self.ended.contains_key(id));
@@ -125,15 +133,15 @@ impl Core {
         .into()
     }
 
-    fn on_poll(&mut self, now: Now, poll: Poll) -> ControlReply {
-        let Some(session) = self.sessions.get_mut(&poll.session) else {
+    fn on_poll(&mut self, now: Now, peer: &PeerId, poll: Poll) -> ControlReply {
+        let Some(session) = self.sessions.get_mut(&poll.session).filter(|s| s.node.is_behind(peer)) else {
             return SessionGone { session: poll.session }.into();
         };
         session.last_seen_ms = self.clock_ms;
         session.acknowledge(poll.acknowledged);
         for refusal in &poll.refused {
-            let reason: String = refusal.reason.chars().take(200).collect();
-            tracing::warn!(node = %session.info.name, command = refusal.seq, reason, "node refused a command");
+            let reason = printable(&refusal.reason, MAX_REASON_CHARS, false);
+            tracing::warn!(node = %session.info.name, command = refusal.seq, %reason, "node refused a command");
         }
         let missing = session.missing(&poll.running, MAX_MISSED_POLLS);
         session.forget_stopped(&poll.running);
@@ -185,7 +193,7 @@ impl Core {
             | ResultRequest::Accept(Accept { session, .. })
             | ResultRequest::Delivery(Delivery { session, .. }) => *session,
         };
-        let Some(session) = self.sessions.get_mut(&id) else {
+        let Some(session) = self.sessions.get_mut(&id).filter(|s| s.node.is_behind(&peer)) else {
             self.answer(peer, SessionGone { session: id });
             return;
         };
@@ -233,7 +241,7 @@ impl Core {
     }
 
     fn node_worked(&mut self, session: SessionId) {
-        let Some(node) = self.sessions.get(&session).map(|s| s.info.name.clone()) else { return };
+        let Some(node) = self.sessions.get(&session).map(|s| s.node.clone()) else { return };
         if self.health.worked(&node) {
             tracing::info!(%node, "node works again and is taken back");
         }
@@ -305,6 +313,7 @@ impl Core {
     }
 
     pub(super) fn on_event(&mut self, event: NodeEvent) {
+        // A SUB socket does not say who published an event: the session's id, which only its node knows, is the proof.
         match event {
             NodeEvent::Heartbeat(heartbeat) => {
                 if let Some(session) = self.sessions.get_mut(&heartbeat.session) {
@@ -350,14 +359,14 @@ impl Core {
             match keep_until_ms {
                 Some(until_ms) if is_accepted(self, &token) => {
                     let orphan = Orphan { token, waited: waiting.contains(&token) };
-                    self.keep_for(session.info.name.clone(), orphan, until_ms);
+                    self.keep_for(session.node.clone(), orphan, until_ms);
                 }
                 _ => self.lose(now, token, Loss::GivenBack),
             }
         }
     }
 
-    fn keep_for(&mut self, node: NodeName, orphan: Orphan, until_ms: u64) {
+    fn keep_for(&mut self, node: NodeId, orphan: Orphan, until_ms: u64) {
         let orphans = self.orphans.entry(node).or_insert(Orphans::new(until_ms));
         orphans.until_ms = orphans.until_ms.max(until_ms);
         orphans.counts = true;

@@ -198,7 +198,7 @@ impl Core {
             && session.lanes_connected()
             && !session.draining
             && !self.is_suspect(session)
-            && self.health.may_work(&session.info.name, self.clock_ms)
+            && self.health.may_work(&session.node, self.clock_ms)
             && (session.idle_slots() > 0 || !self.must_keep_free(session))
     }
 
@@ -216,7 +216,7 @@ impl Core {
 
     /// A node that failed this task for its own reasons gets it again only where nobody else can.
     fn may_have(&self, task: &Task, session: &Session) -> bool {
-        !task.avoid.contains(&session.info.name) || !self.has_other_node(task)
+        !task.avoid.contains(&session.node) || !self.has_other_node(task)
     }
 
     /// Whether a live node that the task does not avoid serves its model.
@@ -224,8 +224,8 @@ impl Core {
         self.sessions.values().any(|s| {
             !s.draining
                 && s.offers(&task.spec.queue, &task.spec.model)
-                && !task.avoid.contains(&s.info.name)
-                && !self.health.is_aside(&s.info.name)
+                && !task.avoid.contains(&s.node)
+                && !self.health.is_aside(&s.node)
         })
     }
 
@@ -243,8 +243,8 @@ impl Core {
         task.state = task.state.apply(Event::Assign { token, session }).expect("waiting tasks are queued");
         task.counters.attempts += 1;
         task.accepted = false;
-        let node = target.info.name.clone();
-        task.note(self.now, Milestone::Assigned { node: node.clone() });
+        let node = target.node.clone();
+        task.note(self.now, Milestone::Assigned { node: node.name.clone() });
         task.node = Some(node.clone());
         self.shares.given(task.tag);
         self.health.given(&node, token);

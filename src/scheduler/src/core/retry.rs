@@ -1,11 +1,11 @@
 //! What becomes of a task whose attempt ended without a result.
 
 use lamagrid_config::RetryPolicy;
-use lamagrid_domain::{Event, Failure, FailureKind, LeaseToken, Milestone, NodeName, Retry, State, TaskId};
+use lamagrid_domain::{Event, Failure, FailureKind, LeaseToken, Milestone, Retry, State, TaskId};
 
 use super::health::Policy;
 use super::sessions::Orphan;
-use super::{Core, Effect, Now, StoreOp};
+use super::{Core, Effect, NodeId, Now, StoreOp};
 
 /// How an attempt ended without a verdict.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,7 +57,7 @@ impl Core {
     }
 
     /// Takes a failure as a sign of its node's health.
-    fn judge(&mut self, node: &NodeName, token: LeaseToken, failure: &Failure) {
+    fn judge(&mut self, node: &NodeId, token: LeaseToken, failure: &Failure) {
         if !failure.kind.blames_node() {
             return self.health.undecided(token);
         }
@@ -84,7 +84,7 @@ impl Core {
         if counts {
             task.counters.crashes += 1;
             if task.counters.crashes >= self.settings.scheduler.crash_limit {
-                let node = task.node.as_ref().map_or("?", |n| n.as_str());
+                let node = task.node.as_ref().map_or("?", |n| n.name.as_str());
                 let text = format!(
                     "the task was given up: {} lost while working on it, the last one {node}; see that node's log",
                     if task.counters.crashes == 1 {

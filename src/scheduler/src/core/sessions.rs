@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lamagrid_domain::{LeaseToken, ModelName, NodeInfo, QueueName, SessionId};
+use lamagrid_domain::{BootId, LeaseToken, ModelName, NodeInfo, QueueName, SessionId};
 use lamagrid_wire::message::{Action, Command};
 use lamagrid_wire::router::PeerId;
 
+use super::NodeId;
 use super::line::{Line, Standing};
 
 /// Commands that wait for one session; beyond this the oldest is dropped. A poll's token list repairs a cancel; a
@@ -15,6 +16,12 @@ const MAX_OUTBOX: usize = 256;
 /// One registered stretch of a node's life.
 pub(crate) struct Session {
     pub(crate) id: SessionId,
+    /// Whose session it is: only that node's connections may speak for it.
+    pub(crate) node: NodeId,
+    /// Which process of the node.
+    boot: Option<BootId>,
+    /// Its place in an overview. Unlike the id it is told to clients.
+    pub(crate) number: u64,
     pub(crate) info: NodeInfo,
     pub(crate) slots: u16,
     /// Tasks beyond those that it can prepare while its slots work.
@@ -47,11 +54,20 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    pub(crate) fn new(id: SessionId, info: NodeInfo, slots: u16, overlap: u16, now_ms: u64) -> Self {
+    pub(crate) fn new(
+        id: SessionId,
+        (node, boot): (NodeId, Option<BootId>),
+        info: NodeInfo,
+        (slots, overlap): (u16, u16),
+        now_ms: u64,
+    ) -> Self {
         let lanes = info.queues().into_iter().map(|q| (q, false)).collect();
         let allowed = overlap.min(slots); // more than one prepared task per slot saves no time
         Self {
             id,
+            node,
+            boot,
+            number: 0,
             info,
             slots,
             overlap: allowed,
@@ -70,6 +86,11 @@ impl Session {
             next_command: 1,
             stopped: BTreeSet::new(),
         }
+    }
+
+    /// Whether a process is the one that opened this session. Processes of protocol versions before 1.5 do not say.
+    pub(crate) fn is_of(&self, boot: Option<BootId>) -> bool {
+        boot.is_some() && self.boot == boot
     }
 
     pub(crate) fn offers(&self, queue: &QueueName, model: &ModelName) -> bool {
@@ -297,7 +318,8 @@ mod tests {
     #[test]
     fn a_full_outbox_drops_a_recall_rather_than_a_cancel() {
         let info = crate::core::tests::info("n", 1, &[("gpu", "lama")]);
-        let mut session = Session::new(SessionId::from_bytes([1; 16]), info, 1, 1, 0);
+        let node = ("n".parse().unwrap(), None);
+        let mut session = Session::new(SessionId::from_bytes([1; 16]), node, info, (1, 1), 0);
         let token = |n: usize| LeaseToken::from_bytes((n as u128).to_be_bytes());
         session.command(Action::Cancel { token: token(0) });
         session.command(Action::Recall { token: token(1) });

@@ -190,14 +190,20 @@ impl Service {
                         self.pending.push_back(Effect::Control { peer, reply: Rejected { failure }.into() });
                         return;
                     }
-                    // Also after a restart of this process, which forgot what it had granted.
-                    for token in hello.running.iter().chain(&hello.held) {
-                        if let Some(task) = self.core.task_of(*token) {
-                            gatekeeper.adopted(&peer, *token, task);
-                        }
+                }
+                let claimed = match &request {
+                    ControlRequest::Hello(hello) => [hello.running.as_slice(), &hello.held].concat(),
+                    ControlRequest::Poll(_) | ControlRequest::Goodbye(_) => Vec::new(),
+                };
+                self.handle(Input::Control { peer: peer.clone(), request });
+                // Also after a restart of this process, which forgot what it had granted.
+                for token in claimed {
+                    if let (Some(gatekeeper), Some(task)) =
+                        (&self.gatekeeper, self.core.task_held_by(&peer, token))
+                    {
+                        gatekeeper.adopted(&peer, token, task);
                     }
                 }
-                self.handle(Input::Control { peer, request });
             }
             Err(error) => self.pending.push_back(fault_effect(&error, peer, |failure, peer| {
                 Effect::Control { peer, reply: failure.into() }

@@ -1,14 +1,12 @@
 //! What the store keeps over a restart, what it refuses to open, and what a failed commit leaves behind.
 
-use lamagrid_domain::{
-    BlobForm, BlobMeta, Failure, FailureKind, NodeName, Params, Scalar, Stages, Status, TaskSpec,
-};
+use lamagrid_domain::{BlobForm, BlobMeta, Failure, FailureKind, Params, Scalar, Stages, Status, TaskSpec};
 
 use lamagrid_domain::{Hash, LeaseToken};
 use lamagrid_wire::spool::BlobName;
 
 use super::*;
-use crate::core::StoredTask;
+use crate::core::{NodeId, StoredTask};
 
 fn id(n: u8) -> TaskId {
     TaskId::from_bytes([n; 16])
@@ -96,7 +94,7 @@ fn counters(attempts: u32) -> Counters {
 }
 
 fn assign(n: u8) -> StoreOp {
-    let node = "host:0".parse::<NodeName>().unwrap();
+    let node = "host:0".parse::<NodeId>().unwrap();
     StoreOp::Assign { id: id(n), token: token(n), node, counters: counters(1) }
 }
 
@@ -115,7 +113,7 @@ fn reopened(dir: &tempfile::TempDir, store: Store) -> (Store, Vec<String>, Vec<(
     (store, tasks, recovered.tombstones)
 }
 
-fn live(n: u8, counters: Counters, assigned: Option<(LeaseToken, NodeName)>) -> String {
+fn live(n: u8, counters: Counters, assigned: Option<(LeaseToken, NodeId)>) -> String {
     let task = StoredTask::Live {
         history: Vec::new(),
         spec: Box::new(spec(n, Durability::Process)),

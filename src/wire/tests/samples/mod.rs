@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use lamagrid_domain::{
-    Activity, BlobForm, BlobMeta, Counters, Durability, Entry, Failure, FailureKind, Hash, LeaseToken,
-    Milestone, ModelOffer, NodeInfo, NodeKind, Params, Role, Scalar, SessionId, Stages, Status, TaskId,
-    TaskSpec,
+    Activity, BlobForm, BlobMeta, BootId, Counters, Durability, Entry, Failure, FailureKind, Hash,
+    LeaseToken, Milestone, ModelOffer, NodeInfo, NodeKind, Params, Role, Scalar, SessionId, Stages, Status,
+    TaskId, TaskSpec,
 };
 use lamagrid_wire::frame::Frame;
 use lamagrid_wire::message::*;
@@ -295,6 +295,7 @@ fn control() -> Vec<Sample> {
                 overlap: 1,
                 running: vec![token()],
                 held: vec![token(), token()],
+                boot: Some(BootId::from_bytes([9; 16])),
             }
             .into(),
         ),

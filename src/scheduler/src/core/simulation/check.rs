@@ -90,7 +90,7 @@ impl Core {
                 task.spec.model,
                 task.spec.queue
             );
-            ensure!(task.node.as_ref() == Some(&holder.info.name), Structure, "task {id} names another node");
+            ensure!(task.node.as_ref() == Some(&holder.node), Structure, "task {id} names another node");
             let timed = holder.is_unanswered(token);
             ensure!(
                 timed != task.accepted,
@@ -177,10 +177,10 @@ impl Core {
                 "{}: its line is {in_line:?}",
                 session.info.name
             );
-            let twin = self.sessions.values().skip(i + 1).find(|s| s.info.name == session.info.name);
+            let twin = self.sessions.values().skip(i + 1).find(|s| s.node == session.node);
             ensure!(twin.is_none(), Structure, "two live sessions are named {}", session.info.name);
             ensure!(
-                !self.orphans.contains_key(&session.info.name),
+                !self.orphans.contains_key(&session.node),
                 Structure,
                 "{} is live and has orphans",
                 session.info.name

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lamagrid_domain::{Counters, Entry, Hash, LeaseToken, NodeName, QueueName, Role, TaskId, TaskSpec};
+use lamagrid_domain::{Counters, Entry, Hash, LeaseToken, QueueName, Role, TaskId, TaskSpec};
 
-use crate::core::{Ended, Recovered, StoreOp, StoredTask};
+use crate::core::{Ended, NodeId, Recovered, StoreOp, StoredTask};
 
 pub(super) struct Row {
     pub(super) spec: TaskSpec,
@@ -13,7 +13,7 @@ pub(super) struct Row {
     created_wall_ms: u64,
     pub(super) counters: Counters,
     history: Vec<Entry>,
-    pub(super) assigned: Option<(LeaseToken, NodeName)>,
+    pub(super) assigned: Option<(LeaseToken, NodeId)>,
     inline: Vec<Role>,
     pub(super) ended: Option<Ended>,
 }

@@ -1,8 +1,9 @@
 //! What an administrator sees and does.
 
-use lamagrid_domain::{FailureKind, Milestone, Status};
+use lamagrid_domain::{Entry, Failure, FailureKind, Milestone, Status};
 use lamagrid_wire::message::{
-    AdminReply, AdminRequest, CancelTask, DrainNode, ListTasks, PauseQueue, Purge, RetryTask, TellStory,
+    AdminReply, AdminRequest, CancelTask, DrainNode, ListTasks, Message, PauseQueue, Purge, RetryTask,
+    TellStory,
 };
 
 use super::grid::*;
@@ -160,4 +161,33 @@ fn an_administrator_cancels_whatever_its_owner() {
         &["end T1 cancelled", "c: outcome T1 cancelled", "finished T1", "a: story T1 cancelled, 2 entries"],
     );
     grid.check(admin(CancelTask { id: id(1) }), &["a: story T1 cancelled, 2 entries"]);
+}
+
+/// A node that fails one task again and again with long messages: the task's history still fits into a message.
+#[test]
+fn a_history_of_long_failures_fits_into_one_message() {
+    let mut grid = Grid::new();
+    grid.join("n", "lama", 1, 1);
+    grid.pass_in([submit(1)]);
+    let mut task = grid.core.tasks.remove(&id(1)).unwrap();
+    let failure = Failure::new(FailureKind::Inference, "\u{1f5bc}".repeat(10_000));
+    for _ in 0..64 {
+        let what = Milestone::Failed { failure: failure.clone(), retry_in_ms: Some(1) };
+        task.history.push(Entry { at_wall_ms: WALL_MS, attempt: 1, what });
+    }
+    grid.core.tasks.insert(id(1), task);
+    let long = story(&mut grid, 1);
+    assert_eq!(long.history.len(), 66);
+    assert!(AdminReply::from(long).to_frame(Vec::new()).is_ok());
+    // A few failures are told whole.
+    let mut task = grid.core.tasks.remove(&id(1)).unwrap();
+    task.history.truncate(3);
+    grid.core.tasks.insert(id(1), task);
+    let short = story(&mut grid, 1);
+    assert!(
+        short
+            .history
+            .iter()
+            .any(|entry| entry.what == Milestone::Failed { failure: failure.clone(), retry_in_ms: Some(1) })
+    );
 }

@@ -6,8 +6,8 @@ use bytes::Bytes;
 
 use lamagrid_config::{LimitsConfig, RetryConfig, RetryPolicy, SchedulerConfig};
 use lamagrid_domain::{
-    BlobForm, BlobMeta, Durability, Failure, FailureKind, Hash, LeaseToken, ModelName, ModelOffer, NodeInfo,
-    NodeKind, Owner, Params, Role, SessionId, Stages, TaskId, TaskSpec,
+    BlobForm, BlobMeta, BootId, Durability, Failure, FailureKind, Hash, LeaseToken, ModelName, ModelOffer,
+    NodeInfo, NodeKind, Owner, Params, Role, SessionId, Stages, TaskId, TaskSpec,
 };
 use lamagrid_wire::Endpoints;
 use lamagrid_wire::message::{
@@ -263,7 +263,26 @@ pub(super) fn hello_with_overlap(
 ) -> Input {
     let name = info.name.to_string();
     let tokens = |list: &[u8]| list.iter().copied().map(token).collect();
-    control(&name, Hello { info, slots, overlap, running: tokens(running), held: tokens(held) })
+    let boot = Some(BootId::from_bytes(u128::from(info.pid).to_be_bytes()));
+    control(&name, Hello { info, slots, overlap, running: tokens(running), held: tokens(held), boot })
+}
+
+/// As nodes of protocol versions before 1.5 say it.
+pub(super) fn hello_without_boot(info: NodeInfo) -> Input {
+    let Input::Control { peer, request: ControlRequest::Hello(hello) } = hello_of(info, 1, &[], &[]) else {
+        panic!("no hello")
+    };
+    Input::Control { peer, request: Hello { boot: None, ..hello }.into() }
+}
+
+/// The same input, from a connection of this certificate.
+pub(super) fn from_certificate(name: &str, input: Input) -> Input {
+    let peer = PeerId::from_text(&format!("{name}/{}", "\0".repeat(33)));
+    match input {
+        Input::Control { request, .. } => Input::Control { peer, request },
+        Input::Result { request, inline, .. } => Input::Result { peer, request, inline },
+        other => panic!("{other:?} is not said by nodes"),
+    }
 }
 
 pub(super) fn hello(name: &str, pid: u32, model: &str, slots: u16, running: &[u8], held: &[u8]) -> Input {
@@ -343,7 +362,7 @@ fn tokens(list: &[LeaseToken]) -> String {
 fn name(peer: &PeerId) -> String {
     let hex = peer.to_string();
     let bytes = (0..hex.len()).step_by(2).map(|i| u8::from_str_radix(&hex[i..i + 2], 16).unwrap());
-    String::from_utf8(bytes.collect()).unwrap()
+    String::from_utf8(bytes.collect()).unwrap().trim_end_matches('\0').to_owned()
 }
 
 /// One effect as a line.

@@ -1,10 +1,10 @@
 //! Registration, assignments, accepts and deliveries.
 
 use lamagrid_domain::FailureKind;
-use lamagrid_wire::message::{ClientReply, Message, Survey};
+use lamagrid_wire::message::{ClientReply, ControlReply, Message, Survey};
 
 use super::grid::*;
-use crate::core::{Effect, Input};
+use crate::core::{Effect, Input, StoredTask};
 
 #[test]
 fn a_task_goes_its_whole_way() {
@@ -158,6 +158,107 @@ fn a_second_node_of_the_same_name_is_turned_away_while_the_first_lives() {
     grid.check(hello("n", 2, "lama", 1, &[], &[]), &["close #2", "n: welcome #3 lanes [gpu] abandoned []"]);
 }
 
+/// R7.1: what another process took over says nothing about the tasks that the first one had.
+#[test]
+fn a_takeover_of_a_suspect_counts_no_crash() {
+    let mut grid = Grid::new();
+    grid.join("n", "lama", 1, 1);
+    grid.pass_in([submit(1), accept("n", 1, 2)]);
+    grid.pass(3_000);
+    grid.check(
+        hello("n", 2, "lama", 1, &[], &[]),
+        &[
+            "close #1",
+            "requeue T1, 0 crashes, 0 failures",
+            "c: progress T1 queued 0/0",
+            "n: welcome #3 lanes [gpu] abandoned []",
+        ],
+    );
+}
+
+#[test]
+fn a_node_that_does_not_say_which_process_it_is_waits_for_its_predecessors_end() {
+    let mut grid = Grid::new();
+    let hello = || hello_without_boot(info("n", 1, &[("gpu", "lama")]));
+    grid.check(hello(), &["n: welcome #1 lanes [gpu] abandoned []"]);
+    grid.check(hello(), &["n: rejected disconnected"]);
+    grid.pass(3_000);
+    grid.check(hello(), &["close #1", "n: welcome #2 lanes [gpu] abandoned []"]);
+}
+
+/// R7.1: a refusal says nothing about the other node.
+#[test]
+fn a_refusal_does_not_tell_the_process_id_of_another_node() {
+    let mut grid = Grid::new();
+    grid.join("n", "lama", 1, 1);
+    let effects = grid.handle(hello("n", 77_777, "lama", 1, &[], &[]));
+    let Effect::Control { reply: ControlReply::Rejected(rejected), .. } = &effects[0] else {
+        panic!("no refusal")
+    };
+    assert_eq!(
+        rejected.failure.message,
+        "a node named n is connected already: give this one another name with --name"
+    );
+}
+
+/// R7.1: identity is certificate and name.
+#[test]
+fn a_node_of_another_certificate_is_another_node_whatever_it_calls_itself() {
+    let mut grid = Grid::new();
+    grid.join("n", "lama", 1, 1);
+    grid.pass_in([submit(1), accept("n", 1, 2)]);
+    // It knows everything about the other one: its name, its session, its attempt.
+    grid.check_all([
+        (
+            from_certificate("gpu", hello("n", 1, "lama", 1, &[2], &[])),
+            ["gpu/: welcome #3 lanes [gpu] abandoned [#2]"].as_slice(),
+        ),
+        (from_certificate("gpu", poll("n", 1, &[], 0)), &["gpu/: gone #1"]),
+        (from_certificate("gpu", done("n", 1, 2, 1)), &["gpu/: gone #1"]),
+        (from_certificate("gpu", accept("n", 1, 2)), &["gpu/: gone #1"]),
+        (from_certificate("gpu", ready("n", 1, 9)), &["gpu/: gone #1"]),
+        (from_certificate("gpu", goodbye("n", 1)), &["gpu/: farewell"]),
+        (query(1), &["c: told T1 processing"]),
+    ]);
+    // While the first one is away, its work is kept for it alone.
+    grid.check(closed("n"), &["close #1"]);
+    grid.check_all([
+        (
+            from_certificate("gpu", hello("n", 2, "lama", 1, &[2], &[])),
+            ["gpu/: rejected disconnected"].as_slice(),
+        ),
+        (from_certificate("gpu", goodbye("n", 3)), &["close #3", "gpu/: farewell"]),
+        (
+            from_certificate("gpu", hello("n", 2, "lama", 1, &[2], &[])),
+            &["gpu/: welcome #4 lanes [gpu] abandoned [#2]"],
+        ),
+        (hello("n", 1, "lama", 1, &[2], &[]), &["n: welcome #5 lanes [gpu] abandoned []"]),
+        (
+            done("n", 5, 2, 0),
+            &["end T1 completed", "c: outcome T1 completed with bytes", "finished T1", "n: stored #2 true"],
+        ),
+    ]);
+}
+
+/// R7.1: also after a restart, and what one node fails is not held against the other.
+#[test]
+fn attempts_of_a_certificates_node_are_kept_for_it_over_a_restart() {
+    let of = |n: u8, node: &str| {
+        let mut task = super::lost::stored(n, Some(100 + n));
+        let StoredTask::Live { assigned, .. } = &mut task else { panic!("it is live") };
+        assigned.as_mut().unwrap().1 = node.parse().unwrap();
+        task
+    };
+    let mut grid = Grid::recovered(vec![of(1, "n"), of(2, "gpu/n")], Vec::new());
+    grid.check_all([
+        (
+            from_certificate("gpu", hello("n", 1, "lama", 2, &[101, 102], &[])),
+            ["gpu/: welcome #1 lanes [gpu] abandoned [#101]"].as_slice(),
+        ),
+        (hello("n", 1, "lama", 1, &[101], &[]), &["n: welcome #2 lanes [gpu] abandoned []"]),
+    ]);
+}
+
 /// R2.2: a node gets lanes of the queues it may serve, and of no others.
 #[test]
 fn a_queue_that_is_not_configured_is_refused() {
@@ -194,6 +295,38 @@ fn every_node_is_in_an_overview_however_many_there_are() {
     names.sort_unstable();
     names.dedup();
     assert_eq!((names.len(), pages > 1), (200, true), "{pages} pages");
+}
+
+/// The largest nodes that are let in: every page fits into a message, and none is left out.
+#[test]
+fn pages_of_the_largest_nodes_fit_into_messages() {
+    let mut grid = Grid::new();
+    for n in 1..=5 {
+        let models: Vec<_> = (0..256).map(|m| format!("{m:0>96}")).collect();
+        let offers: Vec<_> = models.iter().map(|model| ("gpu", model.as_str())).collect();
+        let mut info = info(&format!("{n:0>64}"), n, &offers);
+        info.device = "d".repeat(100_000).into();
+        info.gpu = Some("\u{1f5bc}".repeat(100_000).into());
+        info.version = "v".repeat(100_000).into();
+        grid.pass_in([hello_of(info, 1, &[], &[])]);
+    }
+    let (mut seen, mut after) = (0, None);
+    for _ in 0..10 {
+        let mut effects = grid.handle(client("c", Survey { seq: 0, after }));
+        let Effect::Client { reply: ClientReply::Overview(page), .. } = effects.remove(0) else {
+            panic!("no overview")
+        };
+        assert!(ClientReply::from(page.clone()).to_frame(Vec::new()).is_ok());
+        assert!(!page.nodes.is_empty());
+        seen += page.nodes.len();
+        after = page.next;
+        // A session's id is a secret: here they are sixteen times the same byte.
+        assert!(after.is_none_or(|id| id.as_bytes()[0] == 0));
+        if after.is_none() {
+            break;
+        }
+    }
+    assert_eq!((seen, after), (5, None));
 }
 
 #[test]

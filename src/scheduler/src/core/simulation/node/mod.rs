@@ -10,8 +10,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use bytes::Bytes;
 
 use lamagrid_domain::{
-    Activity, BlobForm, BlobMeta, Failure, FailureKind, Hash, LeaseToken, ModelOffer, NodeInfo, NodeKind,
-    Role, SessionId, Stages,
+    Activity, BlobForm, BlobMeta, BootId, Failure, FailureKind, Hash, LeaseToken, ModelOffer, NodeInfo,
+    NodeKind, Role, SessionId, Stages,
 };
 use lamagrid_wire::message::{
     Accept, Action, AttemptOutcome, ControlReply, ControlRequest, Delivery, Goodbye, Heartbeat, Hello,
@@ -274,7 +274,8 @@ impl Node {
         };
         let held = self.held.keys().copied().collect();
         let (slots, overlap) = (self.slots, self.overlap);
-        let hello = Hello { info, slots, overlap, running: self.wanted(), held };
+        let boot = Some(BootId::from_bytes(u128::from(self.pid).to_be_bytes()));
+        let hello = Hello { info, slots, overlap, running: self.wanted(), held, boot };
         self.ask(net, hello.into());
     }
 

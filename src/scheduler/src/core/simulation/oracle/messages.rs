@@ -60,7 +60,7 @@ impl Oracle {
         token: LeaseToken,
         session: SessionId,
         index: usize,
-        node: &NodeName,
+        node: &NodeId,
         core: &Core,
     ) -> Result<(), Violation> {
         let task = self.task(id, "assigned")?;
@@ -79,7 +79,7 @@ impl Oracle {
         target.numbers.insert(token, None);
         let on_overlap = target.granted < target.given + target.overlap;
         ensure!(target.given <= target.granted, Structure, "{node} was given more than its credit");
-        ensure!(target.info.name == *node, Structure, "the row of {id} names another node than its lane");
+        ensure!(target.info.name == node.name, Structure, "the row of {id} names another node than its lane");
         let offered = target.info.models.iter().any(|o| o.model == model && o.queue == queue);
         ensure!(offered, Structure, "{node} was given {model} of {queue}, which it lacks");
         ensure!(
@@ -102,18 +102,20 @@ impl Oracle {
     }
 
     pub(super) fn on_control(&mut self, said: &Said, reply: &ControlReply) -> Result<(), Violation> {
-        let (ControlReply::Welcome(welcome), Said::Control(_, ControlRequest::Hello(hello))) = (reply, said)
+        let (ControlReply::Welcome(welcome), Said::Control(peer, ControlRequest::Hello(hello))) =
+            (reply, said)
         else {
             return Ok(());
         };
         let mut info = hello.info.clone();
         info.models.retain(|o| !welcome.refused.iter().any(|r| r.queue == o.queue));
-        let node = info.name.clone();
+        let node = NodeId::new(peer, info.name.clone());
         let (slots, offered) = (u64::from(hello.slots), u64::from(hello.overlap));
         let overlap = offered.min(slots);
         let excess = offered - overlap;
         let session = Session {
             info,
+            boot: hello.boot,
             slots,
             overlap,
             excess,

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use lamagrid_config::SchedulerConfig;
 use lamagrid_domain::{
-    Counters, Event, Failure, FailureKind, Hash, LeaseToken, ModelName, NodeInfo, NodeName, Owner, QueueName,
+    BootId, Counters, Event, Failure, FailureKind, Hash, LeaseToken, ModelName, NodeInfo, Owner, QueueName,
     Retry, SessionId, State, Status, TaskId,
 };
 use lamagrid_wire::message::{
@@ -19,7 +19,7 @@ use lamagrid_wire::router::PeerId;
 use crate::core::simulation::check::ensure;
 use crate::core::simulation::disk::Disk;
 use crate::core::simulation::network::Said;
-use crate::core::{Core, Effect, Ended, Now, StoreOp};
+use crate::core::{Core, Effect, Ended, NodeId, Now, StoreOp};
 
 /// What went wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,7 +62,7 @@ struct Live {
     deadline: Option<u64>,
     has_run_limit: bool,
     state: State,
-    node: Option<NodeName>,
+    node: Option<NodeId>,
     /// Backs off, or did when the present step began.
     backs_off: bool,
     counters: Counters,
@@ -120,6 +120,7 @@ impl Told {
 
 struct Session {
     info: NodeInfo,
+    boot: Option<BootId>,
     slots: u64,
     overlap: u64,
     /// Credit that it counts and does not get, because it offers more overlap than slots.
@@ -159,6 +160,8 @@ pub(in crate::core::simulation) struct Oracle {
     innocent: HashSet<LeaseToken>,
     /// Attempts with which a node died.
     begun_at_death: HashSet<LeaseToken>,
+    /// Attempts whose node's next process came before its end was found.
+    taken_over: HashSet<LeaseToken>,
     promises: HashMap<TaskId, Promise>,
     retention_ms: u64,
     dead_retention_ms: u64,
@@ -178,6 +181,7 @@ impl Oracle {
             tokens: HashSet::new(),
             innocent: HashSet::new(),
             begun_at_death: HashSet::new(),
+            taken_over: HashSet::new(),
             promises: HashMap::new(),
             retention_ms: config.result_retention_s * 1_000,
             dead_retention_ms: config.dead_retention_s * 1_000,
@@ -244,12 +248,22 @@ impl Oracle {
         }
     }
 
-    /// One step of the core: what it was told, and what it does about that.
     /// A node died while it worked on these.
     pub(in crate::core::simulation) fn on_death(&mut self, begun: impl Iterator<Item = LeaseToken>) {
         self.begun_at_death.extend(begun);
     }
 
+    /// Another process of a node took the place of one that the scheduler had not found dead: no crash is counted.
+    fn on_takeover(&mut self, ended: SessionId) {
+        let tokens = self.live.values().filter_map(|task| match task.state {
+            State::Assigned { token, session } if session == ended => Some(token),
+            _ => None,
+        });
+        self.taken_over.extend(tokens);
+        self.note("taken over");
+    }
+
+    /// One step of the core: what it was told, and what it does about that.
     pub(in crate::core::simulation) fn on_step(
         &mut self,
         now: Now,
@@ -301,14 +315,19 @@ impl Oracle {
                     );
                     self.on_assigned(id, token, *session, *index, &node, core)?;
                 }
-                Effect::CloseSession { session } => {
-                    let Some(session) = self.sessions.remove(session) else {
+                Effect::CloseSession { session: id } => {
+                    let Some(session) = self.sessions.remove(id) else {
                         return Err(Violation {
                             kind: Kind::Structure,
-                            what: format!("session {session} ended twice"),
+                            what: format!("session {id} ended twice"),
                         });
                     };
                     self.innocent.extend(session.certainly_waiting());
+                    if let Said::Control(_, ControlRequest::Hello(hello)) = said
+                        && (hello.boot.is_none() || hello.boot != session.boot)
+                    {
+                        self.on_takeover(*id);
+                    }
                 }
                 Effect::Lane { .. } | Effect::Finished(_) | Effect::Admin { .. } => {}
                 Effect::Level(level) => self.note(&format!("alarm {}", level.percent)),

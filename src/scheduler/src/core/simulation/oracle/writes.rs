@@ -10,7 +10,7 @@ impl Oracle {
         now: Now,
         said: &Said,
         op: &StoreOp,
-        assigning: &mut Option<(TaskId, LeaseToken, NodeName)>,
+        assigning: &mut Option<(TaskId, LeaseToken, NodeId)>,
     ) -> Result<(), Violation> {
         match op {
             StoreOp::Insert { spec, digest, .. } => {
@@ -58,7 +58,16 @@ impl Oracle {
                     self.count(said, *id, *counters, 0, 1..=1)?;
                     self.note("ran too long");
                 } else if is_taken {
-                    let (due, before) = (self.is_crash_due(said, *id), self.task(*id, "requeued")?.counters);
+                    let due = self.is_crash_due(said, *id);
+                    let task = self.task(*id, "requeued")?;
+                    let (before, state) = (task.counters, task.state.clone());
+                    let is_taken_over =
+                        matches!(state, State::Assigned { token, .. } if self.taken_over.contains(&token));
+                    ensure!(
+                        !is_taken_over || counters.crashes == before.crashes,
+                        Illegal,
+                        "another process took the place of the node of task {id}, and a crash was counted"
+                    );
                     self.count(said, *id, *counters, 0, 0..=0)?;
                     ensure!(
                         !due || counters.crashes == before.crashes + 1,
@@ -190,7 +199,10 @@ impl Oracle {
     /// Whether a task's node died while it worked on it, and this is when the scheduler finds out.
     fn is_crash_due(&self, said: &Said, id: TaskId) -> bool {
         let task = self.live.get(&id).filter(|task| !task.was_lost_with_its_scheduler());
-        let was_begun = |task: &Live| matches!(task.state, State::Assigned { token, .. } if self.begun_at_death.contains(&token));
+        let was_begun = |task: &Live| {
+            matches!(task.state, State::Assigned { token, .. }
+            if self.begun_at_death.contains(&token) && !self.taken_over.contains(&token))
+        };
         may_tell_a_loss(said) && task.is_some_and(was_begun)
     }
 

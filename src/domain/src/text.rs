@@ -1,0 +1,90 @@
+//! Texts for people that other processes wrote: bounded, and without anything that steers a terminal.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// Longest [`Label`], in characters.
+const MAX_LABEL_CHARS: usize = 96; // the longest name of a GPU that is sold has half of it
+
+/// A short text on one line, such as the name of a device. What does not fit into one is cut or replaced, never refused:
+/// a device with a strange name still works.
+#[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
+pub struct Label(Box<str>);
+
+impl Label {
+    /// The text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<&str> for Label {
+    fn from(text: &str) -> Self {
+        Self(printable(text, MAX_LABEL_CHARS, false).into())
+    }
+}
+
+impl From<String> for Label {
+    fn from(text: String) -> Self {
+        text.as_str().into()
+    }
+}
+
+impl From<Label> for String {
+    fn from(label: Label) -> Self {
+        label.0.into()
+    }
+}
+
+impl fmt::Display for Label {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl fmt::Debug for Label {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.0)
+    }
+}
+
+/// The first `max_chars` characters of `text`, with control characters and those that change the direction of writing
+/// replaced. `lines` keeps line feeds and tabs.
+#[must_use]
+pub fn printable(text: &str, max_chars: usize, lines: bool) -> Cow<'_, str> {
+    let end = text.char_indices().nth(max_chars).map_or(text.len(), |(at, _)| at);
+    let text = &text[..end];
+    let steers = |c: char| match c {
+        '\n' | '\t' => !lines,
+        '\u{061c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => true,
+        c => c.is_control(),
+    };
+    if text.contains(steers) { text.replace(steers, "\u{fffd}").into() } else { text.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_label_is_short_and_steers_no_terminal() {
+        assert_eq!(Label::from("NVIDIA H200").as_str(), "NVIDIA H200");
+        assert_eq!(Label::from("é".repeat(65_100)).as_str().chars().count(), MAX_LABEL_CHARS);
+        for steering in ["\x1b]0;owned\x07", "a\nb", "\u{9b}2J", "\u{202e}gpj", "\x7f", "a\tb", "\r"] {
+            let label = Label::from(steering);
+            assert!(label.as_str().contains('\u{fffd}'), "{steering:?}");
+            assert!(!label.as_str().contains(char::is_control), "{steering:?}");
+        }
+    }
+
+    #[test]
+    fn texts_of_several_lines_keep_them() {
+        assert_eq!(printable("one\n\ttwo", 100, true), "one\n\ttwo");
+        assert_eq!(printable("one\n\x1b[2Jtwo", 100, true), "one\n\u{fffd}[2Jtwo");
+        assert_eq!(printable("abc", 2, true), "ab");
+    }
+}
