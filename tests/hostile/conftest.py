@@ -55,10 +55,11 @@ class Grid:
         """Start the scheduler."""
         where = f"gate.listen={self.address[0]}:{self.address[1]}"
         command = [BIN / "lamagrid", "scheduler", "--data-dir", self.data_dir]
-        return self.processes.start(
-            "scheduler",
-            [*wrapper, *command, "--set", where, "--set", f"http.listen={self.http[0]}:{self.http[1]}"],
-        )
+        return self.processes.start("scheduler", [*wrapper, *command, "--set", where, *self.flags()])
+
+    def flags(self) -> tuple[str, ...]:
+        """What else the scheduler is started with."""
+        return ("--set", f"http.listen={self.http[0]}:{self.http[1]}")
 
     def wait(self, predicate: object, what: str) -> None:
         """Wait until something is so."""
