@@ -24,13 +24,13 @@ const HANDSHAKE: Duration = Duration::from_secs(5);
 const MAX_HANDSHAKES: usize = 64;
 /// Pause after an accept that failed for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
-/// Descriptors that are left to the store, the log and the like.
-const RESERVED_DESCRIPTORS: usize = 128;
+/// Descriptors of the store, the log, the HTTP side and the like.
+const DESCRIPTORS_OF_OTHERS: usize = 96;
 
 /// What the private sockets of a process share: how many connections they accept, all together and from one process,
 /// and how much may wait for peers to read it.
 ///
-/// Connections get a quarter of the descriptors: a connection of the gate needs three.
+/// Connections get a quarter of the descriptors, and leave the others to the gate.
 #[derive(Debug, Clone)]
 pub struct ConnectionLimits(Arc<Limits>);
 
@@ -51,9 +51,7 @@ struct Open {
 impl Default for ConnectionLimits {
     /// By the descriptors that this process may open now.
     fn default() -> Self {
-        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-        let limit = limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
-        Self::new((limit.saturating_sub(RESERVED_DESCRIPTORS) / 4).max(16))
+        Self::new((crate::descriptors::limit().saturating_sub(DESCRIPTORS_OF_OTHERS) / 4).max(16))
     }
 }
 

@@ -19,8 +19,9 @@ const MAX_HANDSHAKES: usize = 512;
 const MIN_HANDSHAKES: usize = 8;
 /// Part of the descriptors that handshakes may use.
 const HANDSHAKE_SHARE: usize = 8;
-/// Descriptors of an authenticated connection: its socket, and both ends of the private one behind it.
-const DESCRIPTORS_OF_PEER: usize = 3;
+/// Descriptors of an authenticated connection: its socket, and both ends of the private one behind it. As many as a fourth
+/// would need are left to the processes of this host.
+const DESCRIPTORS_OF_PEER: usize = 4;
 /// Descriptors that are not the gate's: the store, the private sockets, the HTTP side.
 const DESCRIPTORS_OF_OTHERS: usize = 96;
 
