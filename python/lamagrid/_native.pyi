@@ -46,6 +46,9 @@ class _Config(TypedDict):
     join: str | None
     max_pixels: int
     timeout_s: float
+    allowed_hosts: list[str]
+    allowed_origins: list[str]
+    trusted_proxies: list[str]
     queues: list[str]
     rows: list[dict[str, str]]
 

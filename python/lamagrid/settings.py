@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lamagrid import _native
+
+
+@dataclass(frozen=True)
+class WebSettings:
+    """The section ``[web]``: which browsers and proxies the web server believes.
+
+    Attributes:
+        allowed_hosts: Host names that are accepted besides those that always are.
+        allowed_origins: Origins whose pages may use the server, besides its own.
+        trusted_proxies: Addresses and networks whose forwarded headers are believed.
+    """
+
+    allowed_hosts: tuple[str, ...] = ()
+    allowed_origins: tuple[str, ...] = ()
+    trusted_proxies: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -17,12 +32,14 @@ class Settings:
         join: The bundle by which a scheduler of another host is reached; None for one of this host.
         max_pixels: The largest picture that is accepted.
         timeout_s: How long a caller waits for a result.
+        web: Which browsers and proxies the web server believes.
     """
 
     data_dir: Path
     join: Path | None
     max_pixels: int
     timeout_s: float
+    web: WebSettings = field(default_factory=WebSettings)
 
 
 def load_settings(data_dir: Path | None, join: Path | None = None) -> Settings:
@@ -38,4 +55,7 @@ def load_settings(data_dir: Path | None, join: Path | None = None) -> Settings:
         flags.append(("client.join", "" if join is None else str(join.absolute())))
     config = _native.config(None, flags)
     bundle = None if config["join"] is None else Path(config["join"])
-    return Settings(Path(config["data_dir"]), bundle, config["max_pixels"], config["timeout_s"])
+    web = WebSettings(
+        tuple(config["allowed_hosts"]), tuple(config["allowed_origins"]), tuple(config["trusted_proxies"])
+    )
+    return Settings(Path(config["data_dir"]), bundle, config["max_pixels"], config["timeout_s"], web)

@@ -2,7 +2,7 @@
 //!
 //! Does not: change values, except that text from environment and flags becomes the key's type.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use toml::Value;
 
@@ -18,6 +18,45 @@ const QUOTED_MAX: usize = 80;
 /// What a queue's, model's or node's name must be. Names appear in addresses, logs and metrics.
 pub(crate) const NAME_RULE: &str =
     "a name: 1 to 64 letters, digits, `.`, `_` or `-`, a letter or digit first";
+
+/// Host names as in an address bar; `*.` before one is every name below it, `*` every name.
+fn is_host(text: &str) -> bool {
+    let name = text.strip_prefix("*.").unwrap_or(text);
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+    };
+    text == "*" || (name.len() <= 253 && name.split('.').all(is_label))
+}
+
+/// A scheme, a host and perhaps a port, as a browser sends them in `Origin`.
+fn is_origin(text: &str) -> bool {
+    let Some((scheme, place)) = text.split_once("://") else {
+        return text == "*";
+    };
+    let (host, port) = match place.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
+        _ => (place, None),
+    };
+    let is_address = host
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+        .is_some_and(|inner| inner.parse::<std::net::Ipv6Addr>().is_ok());
+    matches!(scheme, "http" | "https")
+        && (is_address || (!host.contains('*') && is_host(host)))
+        && port.is_none_or(|port| port.parse::<u16>().is_ok())
+}
+
+/// An address, or a network: an address and the length of its prefix.
+fn is_network(text: &str) -> bool {
+    let (address, prefix) =
+        text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
+    let Ok(address) = address.parse::<IpAddr>() else {
+        return false;
+    };
+    let most = if address.is_ipv4() { 32 } else { 128 };
+    prefix.is_none_or(|bits| bits.parse::<u8>().is_ok_and(|bits| bits <= most))
+}
 
 pub(crate) fn is_name(text: &str) -> bool {
     text.len() <= 64
@@ -42,13 +81,15 @@ impl Place<'_> {
                 .parse()
                 .map(Value::Integer)
                 .map_err(|_| self.wrong_type(format!("the text {}", quoted(text)))),
-            Kind::Names if text.trim_start().starts_with('[') => {
+            Kind::Names | Kind::Hosts | Kind::Origins | Kind::Networks
+                if text.trim_start().starts_with('[') =>
+            {
                 let line = format!("list = {text}");
                 let table = line.parse::<toml::Table>();
                 let list = table.ok().filter(|table| table.len() == 1).and_then(|mut t| t.remove("list"));
                 list.ok_or_else(|| self.wrong_type(format!("the text {}", quoted(text))))
             }
-            Kind::Names => {
+            Kind::Names | Kind::Hosts | Kind::Origins | Kind::Networks => {
                 let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
                 Ok(Value::Array(names.map(|name| Value::String(name.to_owned())).collect()))
             }
@@ -104,21 +145,42 @@ impl Place<'_> {
                 self.allow(is_name(text), value, || NAME_RULE.to_owned())
             }
             (Kind::Names, Value::Array(items)) => {
-                if let Some(item) = items.iter().find(|item| !item.is_str()) {
-                    return Err(self.wrong_type(format!("a list that holds {}", described(item))));
-                }
-                let names: Vec<&str> = items.iter().filter_map(Value::as_str).collect();
-                if let Some(name) = names.iter().find(|name| !is_name(name)) {
-                    return Err(self.out_of_range(quoted(name), format!("a list of names, each {NAME_RULE}")));
-                }
-                self.allow(!names.is_empty(), value, || "a list of at least one name".to_owned())
+                self.allow_each(items, is_name, || format!("a list of names, each {NAME_RULE}"))?;
+                self.allow(!items.is_empty(), value, || "a list of at least one name".to_owned())
             }
+            (Kind::Hosts, Value::Array(items)) => self.allow_each(items, is_host, || {
+                "a list of host names without port, such as pictures.example.com, *.example.com or *".to_owned()
+            }),
+            (Kind::Origins, Value::Array(items)) => self.allow_each(items, is_origin, || {
+                "a list of origins without path, such as https://app.example.com, or *".to_owned()
+            }),
+            (Kind::Networks, Value::Array(items)) => self.allow_each(items, is_network, || {
+                "a list of addresses and networks, such as 127.0.0.1 or 10.0.0.0/8".to_owned()
+            }),
             (_, found) => Err(self.wrong_type(described(found))),
         }
     }
 
     fn allow(&self, holds: bool, value: &Value, allowed: impl FnOnce() -> String) -> Result<(), ConfigError> {
         if holds { Ok(()) } else { Err(self.out_of_range(shortened(&value.to_string()), allowed())) }
+    }
+
+    /// Checks each item of a list of strings.
+    fn allow_each(
+        &self,
+        items: &[Value],
+        holds: impl Fn(&str) -> bool,
+        allowed: impl FnOnce() -> String,
+    ) -> Result<(), ConfigError> {
+        for item in items {
+            let Some(text) = item.as_str() else {
+                return Err(self.wrong_type(format!("a list that holds {}", described(item))));
+            };
+            if !holds(text) {
+                return Err(self.out_of_range(quoted(text), allowed()));
+            }
+        }
+        Ok(())
     }
 
     fn out_of_range(&self, value: String, allowed: String) -> ConfigError {

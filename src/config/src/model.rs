@@ -39,6 +39,8 @@ pub struct Config {
     pub limits: LimitsConfig,
     /// The scheduler's page for machines.
     pub http: HttpConfig,
+    /// Which browsers the web server answers.
+    pub web: WebConfig,
     /// The way in for other hosts.
     pub gate: GateConfig,
     /// Log lines.
@@ -210,6 +212,18 @@ pub struct HttpConfig {
     pub listen: String,
     /// A file with the token that every request must bring, or empty for none.
     pub token_file: PathBuf,
+}
+
+/// `[web]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WebConfig {
+    /// Host names that are accepted besides those that always are.
+    pub allowed_hosts: Vec<String>,
+    /// Origins whose pages may use the server, besides its own.
+    pub allowed_origins: Vec<String>,
+    /// Addresses and networks whose forwarded headers are believed.
+    pub trusted_proxies: Vec<String>,
 }
 
 /// `[gate]`

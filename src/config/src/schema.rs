@@ -27,6 +27,12 @@ pub(crate) enum Kind {
     QueueName,
     /// A list of at least one name.
     Names,
+    /// A list of host names, each perhaps behind `*.`, or `*`; may be empty.
+    Hosts,
+    /// A list of origins (`https://name:port`) or `*`; may be empty.
+    Origins,
+    /// A list of addresses and networks (`10.0.0.0/8`); may be empty.
+    Networks,
     /// A loopback address with a port, or `""`.
     Loopback,
     /// An address with a port, or `""`.
@@ -45,7 +51,7 @@ impl Kind {
             | Self::Loopback
             | Self::Address => "a string",
             Self::Path | Self::RequiredPath => "a string with a path",
-            Self::Names => "a list of strings",
+            Self::Names | Self::Hosts | Self::Origins | Self::Networks => "a list of strings",
         }
     }
 }
@@ -190,6 +196,9 @@ pub(crate) const KEYS: &[Key] = &[
     integer(&["limits", "max_client_bytes"], 1, i64::MAX, "4294967296"),
     other(&["http", "listen"], Kind::Loopback, "\"127.0.0.1:8871\""),
     other(&["http", "token_file"], Kind::Path, "\"/etc/lamagrid/http-token\""),
+    other(&["web", "allowed_hosts"], Kind::Hosts, "[\"pictures.example.com\"]"),
+    other(&["web", "allowed_origins"], Kind::Origins, "[\"https://app.example.com\"]"),
+    other(&["web", "trusted_proxies"], Kind::Networks, "[\"127.0.0.1\"]"),
     other(&["gate", "listen"], Kind::Address, "\"0.0.0.0:8872\""),
     other(&["log", "level"], Kind::Choice(LogLevel::WORDS), "\"info\""),
     other(&["log", "format"], Kind::Choice(LogFormat::WORDS), "\"text\""),

@@ -121,6 +121,37 @@ fn a_value_out_of_its_range_is_named_with_the_range() {
 }
 
 #[test]
+fn the_lists_of_the_web_server_hold_hosts_origins_and_networks() {
+    let bad = [
+        ("web.allowed_hosts", "http://mybox", "a list of host names without port"),
+        ("web.allowed_hosts", "mybox:8080", "a list of host names without port"),
+        ("web.allowed_hosts", "a..b", "a list of host names without port"),
+        ("web.allowed_origins", "app.example.com", "a list of origins without path"),
+        ("web.allowed_origins", "https://app.example.com/", "a list of origins without path"),
+        ("web.allowed_origins", "https://*.example.com", "a list of origins without path"),
+        ("web.allowed_origins", "ftp://app.example.com", "a list of origins without path"),
+        ("web.allowed_origins", "https://app.example.com:99999", "a list of origins without path"),
+        ("web.trusted_proxies", "proxy.example.com", "a list of addresses and networks"),
+        ("web.trusted_proxies", "10.0.0.0/33", "a list of addresses and networks"),
+    ];
+    for (key, value, allowed) in bad {
+        let told = in_flag(key, value);
+        assert!(told.contains(value) && told.contains(allowed), "{told}");
+    }
+    assert!(in_file("web.trusted_proxies = [7]").contains("a list that holds the integer 7"));
+    let flags = [
+        ("web.allowed_hosts", "pictures.example.com,*.example.org"),
+        ("web.allowed_origins", "https://app.example.com:8443,http://[::1]:3000,http://localhost"),
+        ("web.trusted_proxies", "[\"127.0.0.1\", \"fd00::/8\"]"),
+    ]
+    .map(|(key, value)| (key.to_owned(), value.to_owned()));
+    let web = Config::load(None, std::iter::empty(), &flags).unwrap().config.web;
+    assert_eq!(web.allowed_hosts, ["pictures.example.com", "*.example.org"]);
+    assert_eq!(web.allowed_origins.len(), 3);
+    assert_eq!(web.trusted_proxies, ["127.0.0.1", "fd00::/8"]);
+}
+
+#[test]
 fn values_that_do_not_fit_together_are_both_named() {
     assert_eq!(
         refusal("scheduler.suspect_after_ms = 20000", &[], &[("scheduler.lease_ms", "20000")]),
