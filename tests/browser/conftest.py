@@ -27,6 +27,8 @@ FLAGS = (
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    # Names that lead here, as a site's own name does after DNS rebinding.
+    "--host-resolver-rules=MAP *.test 127.0.0.1",
 )
 CANVAS_URL = "document.querySelector('canvas').toDataURL('image/png')"
 

@@ -122,8 +122,9 @@ def test_a_browser_sees_its_tasks_and_cancels_them(page: Page, processes: Proces
     next_one.get_by_role("button", name="Cancel").click()
     page.locator("li[data-state=cancelled]").wait_for()
     next_one.get_by_role("button", name="Cancel").click()
-    page.wait_for_function("document.querySelectorAll('li[data-state=cancelled]').length === 2")
-    page.wait_for_function("window.answers.length === 3")
+    page.locator("li[data-state=cancelled]").nth(1).wait_for()
+    while page.evaluate("window.answers.length") < 3:
+        page.wait_for_timeout(50)
     answers = page.evaluate("window.answers")
     assert [status for status, _ in answers] == [200, 500, 500]
     for _, text in answers[1:]:

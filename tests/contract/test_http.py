@@ -31,6 +31,7 @@ EXCEPTION = "`/inpaint`, `/run_plugin`, `/save_image`, ...: an exception"
 MISSING = "the same: a field is missing"
 PARAMETER = "`/run_plugin`: a parameter or file that the plugin cannot use"
 FOLDER = "`/save_image`: a file name with a folder"
+THUMBNAIL = "`/media_thumbnail/*`: a width or height that is no number from 1 to 4,096"
 LARGE = "a picture above `limits.max_pixels`"
 PAGE = "`/`"
 OURS = "`task_status`, `subscribe_task`, `unsubscribe_task`, `/grid`, `/grid/tasks`"
@@ -38,11 +39,20 @@ TASK = "all answers of a task"
 BYTES = "bytes of PNG and WebP answers"
 RESIZE = "strategy Resize, OpenCV with Intel's IPP"
 PLACE = "`/model_downloaded/NAME`"
+HEADERS = "all answers"
+TEXT = "all answers of text alone"
+ORIGIN = "a request of another site's page (`Origin`)"
+HOST = "a name of the internet that is not configured (`Host`)"
+BODY = "a form, file or field that is too large"
+JSONP = "JSONP of Socket.IO"
+CONNECTIONS = "slow requests, and very many at once"
+PROXY = "`X-Forwarded-For`, `-Proto`, `-Host`, `-Prefix`"
 
 ROUND = RNG.integers(0, 256, (64, 64, 3), np.uint8)
 MASK = encoded(hole(48, 64, 10, 12, 14))
 CLEAN = RNG.integers(0, 256, (48, 64, 3), np.uint8)
 TOO_LARGE = encoded(np.zeros((1_000, MAX_PIXELS // 1_000 + 1, 3), np.uint8))
+MANY_FIELDS = {f"sent{number}": "x" for number in range(120)}
 FIXED = {**ORIGINAL, "sdSeed": 42, "paintByExampleSeed": 42}
 Answer = requests.Response
 Send = Callable[[Server], Answer]
@@ -83,6 +93,22 @@ def options(path: str) -> Send:
     return lambda server: requests.options(server.base + path, headers=asked, timeout=30)
 
 
+def asking(path: str, **headers: str) -> Send:
+    return lambda server: requests.get(server.base + path, headers=headers, timeout=30)
+
+
+def is_refused(status: int, text: str) -> Callable[[Answer, Answer], bool]:
+    return lambda stock, grid: (
+        (stock.status_code, grid.status_code) == (200, status)
+        and is_one_line(grid.content)
+        and text in grid.text
+    )
+
+
+def is_too_large(stock: Answer, grid: Answer) -> bool:
+    return stock.status_code != 413 and grid.status_code == 413 and is_one_line(grid.content)
+
+
 def one_line_for_a_page(stock: Answer, grid: Answer) -> bool:
     return (
         stock.text.startswith("<!doctype")
@@ -97,6 +123,10 @@ def names(field: str) -> Callable[[Answer, Answer], bool]:
 
 def is_413(stock: Answer, grid: Answer) -> bool:
     return stock.status_code == 200 and grid.status_code == 413 and "limits.max_pixels" in grid.text
+
+
+def is_400(stock: Answer, grid: Answer) -> bool:
+    return stock.status_code in (200, 500) and grid.status_code == 400 and is_one_line(grid.content)
 
 
 def saves_nothing(stock: Answer, grid: Answer) -> bool:
@@ -133,7 +163,15 @@ CASES = [
     Case("no such page", get("/nothing")),
     Case("wrong method", get("/inpaint")),
     Case("wrong method on a text", post("/server_config")),
-    Case("preflight", options("/inpaint")),
+    Case("preflight", options("/inpaint"), ORIGIN, is_refused(403, "web.allowed_origins")),
+    Case(
+        "another site's page",
+        asking("/model", Origin="http://elsewhere.example"),
+        ORIGIN,
+        is_refused(403, "web.allowed_origins"),
+    ),
+    Case("another name", asking("/", Host="elsewhere.example"), HOST, is_refused(403, "web.allowed_hosts")),
+    Case("a name of this network", asking("/model", Host="mybox.local:8080")),
     Case("our page", get("/grid"), OURS, is_new),
     Case("our tasks", get("/grid/tasks"), OURS, is_new),
     # Cleaning.
@@ -167,6 +205,15 @@ CASES = [
     Case(
         "too large", inpaint(TOO_LARGE, encoded(hole(1_000, MAX_PIXELS // 1_000 + 1, 1, 1, 9))), LARGE, is_413
     ),
+    Case("a long prompt", inpaint(prompt="x" * 2_000_000), BODY, is_too_large),
+    Case("a large form elsewhere", post("/model", {"name": "x" * 70_000}), BODY, is_too_large),
+    Case(
+        "many fields",
+        post("/inpaint", {**stock_form(), **MANY_FIELDS}, image=encoded(PHOTO), mask=MASK),
+        BODY,
+        is_too_large,
+    ),
+    Case("a large file", inpaint(bytes(4 * MAX_PIXELS + 2_000_000)), BODY, is_too_large),
     # Models.
     Case("the same model", post("/model", {"name": "cv2"})),
     Case("an unknown model", post("/model", {"name": "nonsense"})),
@@ -229,6 +276,12 @@ CASES = [
     Case("a saved picture", get("/media/output/alpha.png")),
     Case("no such picture", get("/media/image/nothing.png")),
     Case("a thumbnail", get("/media_thumbnail/image/other.jpg?width=32&height=20")),
+    *(
+        Case(f"a thumbnail of {size}", get(f"/media_thumbnail/image/photo.png?{size}"), THUMBNAIL, is_400)
+        for size in ("width=nan", "height=inf", "width=wide")
+    ),
+    Case("out of the folder", get("/media/image/..%2f..%2fetc%2fpasswd")),
+    Case("a thumbnail out of it", get("/media_thumbnail/image/..%2f..%2fetc%2fpasswd")),
     Case("a thumbnail of the usual size", get("/media_thumbnail/output/saved.png")),
 ]
 PLAIN = [
@@ -255,6 +308,11 @@ ELSEWHERE = {
     "an answer that takes longer than `client.timeout_ms`": (
         "e2e/test_bad_input.py::test_a_timeout_is_a_short_text_and_frees_the_node"
     ),
+    HEADERS: "contract/test_front_door.py::test_each_answer_says_what_browsers_may_do_with_it",
+    TEXT: "contract/test_front_door.py::test_a_name_that_is_a_script_is_text",
+    JSONP: "contract/test_front_door.py::test_jsonp_is_not_served",
+    CONNECTIONS: "hostile/test_web_door.py::test_slow_bodies_give_way_to_honest_ones",
+    PROXY: "seam/test_proxy.py::test_people_behind_a_trusted_proxy_are_told_apart",
     TASK: "contract/test_http.py::test_each_answer_of_a_task_names_it",
     BYTES: "parity/test_requests.py::test_requests",
     "`POST /model` of a model that nobody can serve": (
@@ -276,7 +334,16 @@ ELSEWHERE = {
     ),
 }
 """Rows that other tests show: what takes a failure, a limit or a real network."""
-OURS_ALONE = ("X-Lamagrid-Task", "X-Lamagrid-Fallback")
+OURS_ALONE = (
+    "X-Lamagrid-Task",
+    "X-Lamagrid-Fallback",
+    "X-Content-Type-Options",
+    "Content-Security-Policy",
+    # Stock's to all; test_front_door.py has those of the grid.
+    "Access-Control-Allow-Origin",
+    "Access-Control-Expose-Headers",
+    "Access-Control-Allow-Methods",
+)
 VOLATILE = ("Date", "Last-Modified", "ETag")
 
 
@@ -286,6 +353,8 @@ def told(answer: Answer) -> tuple[dict[str, str], Any]:
     if "Allow" in headers:  # in the order of a set
         headers["Allow"] = ", ".join(sorted(headers["Allow"].split(", ")))
     kind = headers.get("Content-Type", "")
+    if kind.startswith("text/html") and not answer.content.startswith(b"<!doctype"):
+        headers["Content-Type"] = "text/plain; charset=utf-8"  # the row TEXT
     if answer.status_code == 200 and kind in ("image/png", "image/webp"):
         del headers["Content-Length"]  # other encoders, the same pixels
         with Image.open(io.BytesIO(answer.content)) as picture:

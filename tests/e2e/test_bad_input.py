@@ -52,7 +52,7 @@ def grid(shared_grid: tuple[Processes, GridServer]) -> Iterator[GridServer]:
 def test_an_undecodable_picture_is_upstreams_500(grid: GridServer, image: bytes, mask: bytes) -> None:
     answer = grid.inpaint(image, mask)
     assert answer.status_code == 500
-    assert answer.headers["Content-Type"].startswith("text/html")
+    assert answer.headers["Content-Type"].startswith("text/plain")
     assert is_one_line(answer.content), answer.text
 
 

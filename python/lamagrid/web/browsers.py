@@ -293,6 +293,12 @@ def _with_cookie(response: Any) -> Any:
 
     if request.path in ("/", "/grid") and request.method == "GET" and browser_of_request() is None:
         response.set_cookie(
-            COOKIE, secrets.token_hex(16), max_age=COOKIE_DAYS * 86_400, httponly=True, samesite="Lax"
+            COOKIE,
+            secrets.token_hex(16),
+            max_age=COOKIE_DAYS * 86_400,
+            path=request.script_root or "/",
+            secure=request.is_secure,
+            httponly=True,
+            samesite="Lax",
         )
     return response

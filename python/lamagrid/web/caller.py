@@ -7,9 +7,12 @@ Who calls it: `lamagrid.web.model_manager`, while it waits for a picture.
 from __future__ import annotations
 
 import re
+import select
 import socket
 import sys
 import time
+
+from lamagrid.web.forwarded import client_key
 
 GRACE_S = 1.0
 """A connection that has been closed for so long has nobody at its other end."""
@@ -22,7 +25,7 @@ class Caller:
 
     Args:
         connection: Its socket, None where the server does not show it.
-        address: Where it comes from, None where that is not known.
+        address: Where it comes from, as :func:`client_key` gives it; None where that is not known.
     """
 
     def __init__(self, connection: socket.socket | None, address: str | None) -> None:
@@ -40,7 +43,7 @@ class Caller:
         environ = flask.request.environ
         # The server that Lama Cleaner runs on names the socket, gunicorn does, and another one may not.
         connection = environ.get("werkzeug.socket") or environ.get("gunicorn.socket")
-        return cls(connection, flask.request.remote_addr)
+        return cls(connection, client_key(flask.request.remote_addr))
 
     @property
     def can_leave(self) -> bool:
@@ -63,9 +66,14 @@ class Caller:
     def _is_closed(self) -> bool:
         if self._connection is None:
             return False
+        if self._connection.fileno() < 0:
+            return True
+        # Not MSG_DONTWAIT: Python waits for the socket's own time limit before that counts.
+        poll = select.poll()
+        poll.register(self._connection, select.POLLIN)
         try:
-            return self._connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
-        except (BlockingIOError, InterruptedError):
+            return bool(poll.poll(0)) and self._connection.recv(1, socket.MSG_PEEK) == b""
+        except InterruptedError:
             return False
         except ValueError:  # a TLS socket takes no flags
             return False

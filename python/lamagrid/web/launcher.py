@@ -416,10 +416,21 @@ def _import_server() -> Any:
 def _prepare(
     server: Any, args: argparse.Namespace, client: TaskClient, settings: Settings, strict: bool
 ) -> None:
-    """Put our routes and our stand-in for the models into upstream's module."""
-    from lamagrid.web import answers, inpaint, page, saving
+    """Put our routes and our stand-in for the models into upstream's module.
+
+    Raises:
+        LaunchError: A package is missing; the text says how to install it.
+    """
+    if importlib.util.find_spec("python_multipart") is None:
+        raise LaunchError(
+            "the package python-multipart is missing or too old: pip install 'python-multipart>=0.0.18'"
+        )
+    from lamagrid.web import answers, front_door, inpaint, page, saving, thumbnails
+    from lamagrid.web import server as bounded_server
     from lamagrid.web.browsers import Browsers
+    from lamagrid.web.forwarded import ForwardedHeaders
     from lamagrid.web.model_manager import RemoteModelManager
+    from lamagrid.web.same_origin import SameOrigin
 
     watch = None
     if not strict:
@@ -432,7 +443,11 @@ def _prepare(
         RemoteModelManager, client=client, timeout_s=settings.timeout_s, watch=watch, strict=strict
     )
     inpaint.register(server, settings.max_pixels)
+    rules = None if strict else SameOrigin(settings.web, [args.host])
+    front_door.install(server, settings.web, settings.max_pixels, rules)
+    bounded_server.install(ForwardedHeaders(settings.web.trusted_proxies))
     saving.register(server.app)
+    thumbnails.register(server.app)
     plugins.register(server, plugins.enabled(args), settings.max_pixels, strict)
 
 

@@ -14,18 +14,25 @@ from lamagrid.web.browsers import Browsers, browser_of_request
 if TYPE_CHECKING:
     from flask import Response
 
-PAGE = Path(__file__).with_name("page.html")
+FILES = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
+)
+"""Content-Security-Policy: what stands in a task's texts stays text."""
 
 
 def register(app: Any, browsers: Browsers) -> None:
     """Add the page's routes to upstream's."""
+    texts = {kind: Path(__file__).with_name(f"page.{kind}").read_text("utf-8") for kind in FILES}
 
-    html = PAGE.read_text("utf-8")
+    def page(kind: str = "html") -> Response:
+        from flask import Response, abort
 
-    def page() -> Response:
-        from flask import Response
-
-        return Response(html, mimetype="text/html", headers={"Cache-Control": "no-cache"})
+        if kind not in texts:
+            abort(404)
+        headers = {"Cache-Control": "no-cache", "Content-Security-Policy": POLICY}
+        return Response(texts[kind], mimetype=FILES[kind], headers=headers)
 
     def tasks() -> dict[str, Any]:
         mine = browsers.tasks(browser_of_request())
@@ -43,5 +50,6 @@ def register(app: Any, browsers: Browsers) -> None:
             return str(error), 503
 
     app.add_url_rule("/grid", "grid_page", page)
+    app.add_url_rule("/grid/page.<kind>", "grid_page_file", page)
     app.add_url_rule("/grid/tasks", "grid_tasks", tasks)
     app.add_url_rule("/grid/tasks/<task_id>/cancel", "grid_cancel", cancel, methods=["POST"])
