@@ -106,6 +106,22 @@ id! {
     /// One task, named by the client that made it. Who may see it is decided by its owner, not by knowing this.
     TaskId
 }
+impl TaskId {
+    /// An id as clients draw it: the wall clock's milliseconds in 48 bits, then the last 80 bits of `random`.
+    #[must_use]
+    pub fn drawn_at(wall_ms: u64, random: [u8; 16]) -> Self {
+        let mut bytes = random;
+        bytes[..6].copy_from_slice(&wall_ms.to_be_bytes()[2..]);
+        Self(bytes)
+    }
+
+    /// When it was drawn, in milliseconds since the Unix epoch, by the clock of the host that drew it.
+    #[must_use]
+    pub fn drawn_wall_ms(&self) -> u64 {
+        u64::from_be_bytes(self.0[..8].try_into().expect("8 of 16 bytes")) >> 16
+    }
+}
+
 id! {
     /// The fence of one attempt: only its holder can finish the task.
     LeaseToken
@@ -130,6 +146,13 @@ mod tests {
         let id = TaskId::from_bytes([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 255]);
         assert_eq!(id.to_string(), "000102030405060708090a0b0c0d0eff");
         assert_eq!(id.to_string().parse(), Ok(id));
+    }
+
+    #[test]
+    fn a_task_id_tells_when_it_was_drawn() {
+        let id = TaskId::drawn_at(0x0123_4567_89ab, [0xff; 16]);
+        assert_eq!(id.to_string(), "0123456789abffffffffffffffffffff");
+        assert_eq!(id.drawn_wall_ms(), 0x0123_4567_89ab);
     }
 
     #[test]

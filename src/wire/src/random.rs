@@ -6,14 +6,12 @@ use lamagrid_domain::TaskId;
 
 /// A new task's id: the wall clock's milliseconds in 48 bits, then 80 random ones.
 ///
-/// Those of one time are neighbours in the store's indexes, so that a commit writes few pages; any other 16 bytes do as
-/// well, only slower. A clock that stands still or goes back costs speed alone: the random part keeps ids apart.
+/// Those of one time are neighbours in the store's indexes, so that a commit writes few pages, and a scheduler can tell
+/// an id that is older than what it remembers. The random part keeps ids apart.
 #[must_use]
 pub fn new_task_id() -> TaskId {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let mut bytes = random_id();
-    bytes[..6].copy_from_slice(&since.as_millis().to_be_bytes()[10..]);
-    TaskId::from_bytes(bytes)
+    TaskId::drawn_at(since.as_millis() as u64, random_id())
 }
 
 /// 16 random bytes, for tokens and identities.
@@ -48,8 +46,7 @@ mod tests {
         let after = wall_ms();
         assert_eq!(ids.len(), 1_000);
         for id in ids {
-            let drawn = u64::from_be_bytes(id.as_bytes()[..8].try_into().unwrap()) >> 16;
-            assert!((before..=after).contains(&drawn), "{id}");
+            assert!((before..=after).contains(&id.drawn_wall_ms()), "{id}");
         }
     }
 }
