@@ -198,10 +198,18 @@ pub struct LimitsConfig {
     pub max_pixels: u64,
     /// Inputs and results of all tasks.
     pub max_spool_bytes: u64,
-    /// Unfinished tasks of one client.
+    /// Free space that is kept on the file system of the data directory; 0 is none.
+    pub min_free_bytes: u64,
+    /// Unfinished tasks and uploads of one client.
     pub max_client_tasks: u64,
-    /// Inputs of one client's unfinished tasks.
+    /// Inputs of one client's unfinished tasks and uploads.
     pub max_client_bytes: u64,
+    /// Unfinished tasks and uploads of one owner.
+    pub max_owner_tasks: u64,
+    /// Inputs, uploads and kept results of one owner.
+    pub max_owner_bytes: u64,
+    /// The highest priority for certificates of the role client.
+    pub max_remote_priority: i8,
 }
 
 /// `[http]`

@@ -1,4 +1,5 @@
-//! The thread that commits: it takes groups of writes, retries a failed one as it is, and gives up in time.
+//! The thread that commits: it takes groups of writes, retries a failed one as it is, and gives up in time, but never
+//! because the disk is full.
 
 use std::sync::mpsc as std_mpsc;
 use std::time::{Duration, Instant};
@@ -28,7 +29,8 @@ pub(crate) enum Report {
     Committed(Vec<Vec<Bytes>>),
     /// The group failed, for this reason, and is tried again.
     Failing(String),
-    /// The group failed for too long: the disk is the truth, the process ends.
+    /// The group failed for too long, and not because the disk is full: the process ends, and the next one finds what
+    /// is on disk.
     GaveUp(StoreError),
 }
 
@@ -88,7 +90,10 @@ fn commit(
             let _ = reports.send(Report::Failing(error.to_string()));
             Instant::now()
         });
-        if since.elapsed() >= give_up_after {
+        // A full disk keeps what it has: no restart makes room, and whoever is served already shall be.
+        if error.is_disk_full() {
+            failing_since = Some(Instant::now());
+        } else if since.elapsed() >= give_up_after {
             return Report::GaveUp(error);
         }
         std::thread::sleep(RETRY_PAUSE);

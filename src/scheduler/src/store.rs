@@ -17,7 +17,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
-use lamagrid_domain::{Counters, Durability, Role, TaskId};
+use lamagrid_domain::{Counters, Durability, Owner, Role, TaskId};
 use lamagrid_wire::spool::{Spool, SpoolError};
 
 use crate::core::{Ended, ResultPlace, StoreOp};
@@ -27,7 +27,7 @@ use writeback::Writeback;
 /// Marks a database file as ours ("LGrd").
 const APPLICATION_ID: i64 = 0x4c47_7264;
 /// The schema that this version writes and reads.
-const SCHEMA_VERSION: i64 = 4;
+const SCHEMA_VERSION: i64 = 5;
 
 /// Tasks lie in the order of their arrival, whatever their ids: those that live at the same time share pages, and a
 /// commit writes few of them. Blobs lie in the order of their tasks' ids, which is nearly the same.
@@ -52,8 +52,17 @@ CREATE TABLE blobs (
 ) WITHOUT ROWID;
 CREATE TABLE tombstones (
     id    BLOB PRIMARY KEY,
-    until INTEGER NOT NULL      -- wall clock, ms
+    until INTEGER NOT NULL,     -- wall clock, ms
+    owner TEXT NOT NULL
 ) WITHOUT ROWID;
+CREATE TABLE watermarks (
+    owner TEXT PRIMARY KEY,
+    wall  INTEGER NOT NULL      -- ids drawn up to here are over
+) WITHOUT ROWID;
+CREATE TABLE clock (
+    one   INTEGER PRIMARY KEY CHECK (one = 1),
+    wall  INTEGER NOT NULL      -- the last time that was believed, ms
+);
 CREATE TABLE paused (
     queue TEXT PRIMARY KEY
 ) WITHOUT ROWID;
@@ -75,6 +84,9 @@ const MIGRATIONS: &[&str] = &[
      ) WITHOUT ROWID;
      INSERT INTO blobs SELECT task, role, bytes FROM by_arrival;
      DROP TABLE by_arrival;",
+    "ALTER TABLE tombstones ADD COLUMN owner TEXT NOT NULL DEFAULT 'local';
+     CREATE TABLE watermarks (owner TEXT PRIMARY KEY, wall INTEGER NOT NULL) WITHOUT ROWID;
+     CREATE TABLE clock (one INTEGER PRIMARY KEY CHECK (one = 1), wall INTEGER NOT NULL);",
 ];
 
 /// Why the store cannot be opened or written.
@@ -137,12 +149,17 @@ pub enum StoreError {
 
 impl StoreError {
     /// Whether there is no room, so that nothing was written, rather than a write that failed.
-    fn is_disk_full(&self) -> bool {
+    pub(crate) fn is_disk_full(&self) -> bool {
         use std::io::ErrorKind::{QuotaExceeded, StorageFull};
         match self {
-            Self::Database { source, .. } => {
-                source.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull)
-            }
+            Self::Database { source, .. } => match source {
+                // The log's index cannot grow: SQLite has no word of its own for that.
+                rusqlite::Error::SqliteFailure(error, _) => {
+                    error.code == rusqlite::ErrorCode::DiskFull
+                        || error.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE
+                }
+                _ => false,
+            },
             Self::File { source, .. } => matches!(source.kind(), StorageFull | QuotaExceeded),
             Self::Spool(error) => error.is_disk_full(),
             Self::Foreign { .. } | Self::Damaged { .. } | Self::Newer { .. } => false,
@@ -369,15 +386,22 @@ fn write_op(transaction: &Transaction<'_>, op: &StoreOp, rows: &Rows<'_>) -> rus
             run("UPDATE tasks SET ended = ?2 WHERE id = ?1", &[id.as_bytes(), &pack(ended.as_ref())])?;
             run("DELETE FROM blobs WHERE task = ?1", &[id.as_bytes()])
         }
-        StoreOp::Forget { id, until_wall_ms } if rows.aside.contains(id) => {
-            remember(transaction, id, *until_wall_ms)
+        StoreOp::Forget { id, owner, until_wall_ms } if rows.aside.contains(id) => {
+            remember(transaction, id, owner, *until_wall_ms)
         }
-        StoreOp::Forget { id, until_wall_ms } => {
+        StoreOp::Forget { id, owner, until_wall_ms } => {
             run("DELETE FROM tasks WHERE id = ?1", &[id.as_bytes()])?;
             run("DELETE FROM blobs WHERE task = ?1", &[id.as_bytes()])?;
-            remember(transaction, id, *until_wall_ms)
+            remember(transaction, id, owner, *until_wall_ms)
         }
-        StoreOp::Remember { id, until_wall_ms } => remember(transaction, id, *until_wall_ms),
+        StoreOp::Remember { id, owner, until_wall_ms } => remember(transaction, id, owner, *until_wall_ms),
+        StoreOp::Watermark { owner, wall_ms } => run(
+            "INSERT OR REPLACE INTO watermarks (owner, wall) VALUES (?1, ?2)",
+            &[&owner.as_str(), &(*wall_ms as i64)],
+        ),
+        StoreOp::Clock { wall_ms } => {
+            run("INSERT OR REPLACE INTO clock (one, wall) VALUES (1, ?1)", &[&(*wall_ms as i64)])
+        }
         StoreOp::Unremember { id } => run("DELETE FROM tombstones WHERE id = ?1", &[id.as_bytes()]),
         StoreOp::Pause { queue, paused: true } => {
             run("INSERT OR IGNORE INTO paused (queue) VALUES (?1)", &[&queue.as_str()])
@@ -389,10 +413,15 @@ fn write_op(transaction: &Transaction<'_>, op: &StoreOp, rows: &Rows<'_>) -> rus
     }
 }
 
-fn remember(transaction: &Transaction<'_>, id: &TaskId, until_wall_ms: u64) -> rusqlite::Result<()> {
+fn remember(
+    transaction: &Transaction<'_>,
+    id: &TaskId,
+    owner: &Owner,
+    until_wall_ms: u64,
+) -> rusqlite::Result<()> {
     transaction
-        .prepare_cached("INSERT OR REPLACE INTO tombstones (id, until) VALUES (?1, ?2)")?
-        .execute(params![id.as_bytes(), until_wall_ms as i64])
+        .prepare_cached("INSERT OR REPLACE INTO tombstones (id, until, owner) VALUES (?1, ?2, ?3)")?
+        .execute(params![id.as_bytes(), until_wall_ms as i64, owner.as_str()])
         .map(|_| ())
 }
 

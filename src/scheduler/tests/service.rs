@@ -18,7 +18,7 @@ use lamagrid_wire::message::{
     Assign, Cancel, ClientReply, ClientRequest, LaneMessage, Message, Ping, Submit,
 };
 use lamagrid_wire::spool::{BlobName, Spool};
-use lamagrid_wire::{Endpoints, hash, random_id};
+use lamagrid_wire::{Endpoints, hash, new_task_id, random_id};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -92,7 +92,7 @@ impl Drop for Grid {
 }
 
 fn id() -> TaskId {
-    TaskId::from_bytes(random_id())
+    new_task_id()
 }
 
 fn spec(id: TaskId, image: &[u8]) -> TaskSpec {

@@ -458,7 +458,17 @@ async fn an_owner_brings_inputs_and_fetches_the_result() {
         let error = refused.await.unwrap().unwrap_err().to_string();
         assert!(error.contains(text), "{error}");
     }
-    host.registry.withdraw_inputs(task);
+    // The bound is that of all inputs together.
+    let image = {
+        let mine = mine.clone();
+        tokio::task::spawn_blocking(move || mine.bring(task, Role::Image, &[5; 100_001]))
+    };
+    let error = image.await.unwrap().unwrap_err().to_string();
+    assert!(error.contains("its other blobs have 900000"), "{error}");
+    // It is not theirs to withdraw.
+    host.registry.withdraw_inputs(task, "web-2");
+    bring(&mine, vec![5; 900_000]).await.unwrap().unwrap();
+    host.registry.withdraw_inputs(task, "web-1");
     assert!(bring(&mine, vec![7; 10]).await.unwrap().is_err(), "what was accepted stays as it is");
     let result: Vec<u8> = (0..700_000).map(|n| (n % 251) as u8).collect();
     host.spool.put(task, BlobName::Role(Role::Result), &result).unwrap();

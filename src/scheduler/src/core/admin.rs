@@ -12,6 +12,7 @@ use lamagrid_wire::message::{
 use lamagrid_wire::router::PeerId;
 
 use super::admission::Wish;
+use super::effect::Authority;
 use super::{Core, Effect, Ended, Now, StoreOp, Task};
 
 /// Tasks that one request removes, so that it holds up nobody; the caller asks again.
@@ -56,7 +57,7 @@ impl Core {
                     Draining { node: drain.node, running }.into()
                 }
             }
-            AdminRequest::Purge(purge) => self.purge(now, purge.older_than_ms, purge.dead).into(),
+            AdminRequest::Purge(purge) => self.purge(purge.older_than_ms, purge.dead).into(),
         };
         self.emit(Effect::Admin { peer, reply });
     }
@@ -133,7 +134,7 @@ impl Core {
     }
 
     fn unknown(&self, id: TaskId) -> AdminReply {
-        Unknown { seq: 0, id, expired: self.tombstones.contains_key(&id) }.into()
+        Unknown { seq: 0, id, expired: self.tombstones.contains(id) }.into()
     }
 
     fn retry_now(&mut self, now: Now, peer: &PeerId, id: TaskId) -> AdminReply {
@@ -161,10 +162,11 @@ impl Core {
         };
         let mut spec = dead.spec.clone();
         let inline = dead.inline.clone();
-        let (digest, new) = (ended.digest, TaskId::from_bytes(self.draw()));
+        let (digest, drawn_ms) = (ended.digest, self.wall.later_ms());
+        let new = TaskId::drawn_at(drawn_ms, self.draw());
         (spec.id, spec.replay_of, spec.deadline_wall_ms) = (new, Some(id), None);
         // Its inputs are in the spool already: only its place in the queue is new.
-        let wish = Wish { bytes: 0, ..Wish::of(&spec) };
+        let wish = Wish { bytes: 0, ..Wish::of(&spec, Authority::Administrator) };
         let evicted = match self.admit(peer, &wish) {
             Ok(evicted) => evicted,
             Err(failure) => return refusal(failure),
@@ -200,14 +202,14 @@ impl Core {
         }
     }
 
-    fn purge(&mut self, now: Now, older_than_ms: u64, dead: bool) -> Purged {
-        let until = now.wall_ms.saturating_sub(older_than_ms);
+    fn purge(&mut self, older_than_ms: u64, dead: bool) -> Purged {
+        let until = self.wall.later_ms().saturating_sub(older_than_ms);
         let over = self.ended.iter().filter(|(_, e)| e.dead.is_some() == dead && e.finished_wall_ms <= until);
         let ids: Vec<TaskId> = over.map(|(id, _)| *id).take(MAX_PURGED).collect();
         let mut bytes = 0_u64;
         for id in &ids {
             bytes = bytes.saturating_add(self.ended[id].kept_bytes());
-            self.forget(now, *id);
+            self.forget(*id);
         }
         Purged { tasks: ids.len() as u64, bytes }
     }

@@ -1,16 +1,18 @@
-//! What may come in: bounds on tasks and bytes, in total and per client, and what makes room for more important work.
-//!
-//! Does not: reserve anything for an offer; what was allowed can be refused when it comes.
+//! What may come in: bounds on tasks and bytes, in total, per owner and per client, free space on the disk, and what
+//! makes room for more important work.
 
 use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 
-use lamagrid_domain::{BlobForm, Event, Failure, FailureKind, QueueName, Role, TaskId, TaskSpec};
+use lamagrid_domain::{
+    BlobForm, ClientName, Event, Failure, FailureKind, Owner, QueueName, Role, TaskId, TaskSpec,
+};
 use lamagrid_wire::frame::MAX_INLINE_BYTES;
 use lamagrid_wire::router::PeerId;
 
-use super::{Core, Effect, Ended, Now, StoreOp, shares};
+use super::effect::Authority;
+use super::{Core, Effect, Ended, Now, StoreOp};
 
 /// Room beside the pixels in an encoded file: metadata, colour profiles.
 const FILE_SLACK_BYTES: u64 = 1 << 20;
@@ -21,38 +23,79 @@ const ALARMS: [u8; 2] = [100, 80];
 /// An alarm ends below this, so that it does not come and go at its border.
 const CALM: u8 = 70;
 
+/// Of one queue's free places, an owner from another host may have so many times as many waiting tasks. Alone it gets
+/// nine tenths of the queue, and however many owners fill it, one that comes new finds a place.
+const OWNER_SHARE: u64 = 9;
+
 /// What a task would add.
 pub(super) struct Wish<'a> {
     pub(super) queue: &'a QueueName,
-    /// See [`shares::holder`].
-    pub(super) holder: Box<str>,
+    pub(super) owner: &'a Owner,
+    pub(super) client: Option<&'a ClientName>,
     pub(super) bytes: u64,
     pub(super) priority: i8,
+    pub(super) authority: Authority,
 }
 
 impl<'a> Wish<'a> {
-    pub(super) fn of(spec: &'a TaskSpec) -> Self {
+    pub(super) fn of(spec: &'a TaskSpec, authority: Authority) -> Self {
         Self {
             queue: &spec.queue,
-            holder: shares::holder(&spec.owner, spec.client.as_ref()),
+            owner: &spec.owner,
+            client: spec.client.as_ref(),
             bytes: spec.input_bytes(),
             priority: spec.priority,
+            authority,
         }
     }
+}
+
+/// Unfinished tasks and uploads, and their bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Held {
+    pub(super) tasks: u64,
+    pub(super) bytes: u64,
+}
+
+impl Held {
+    fn add(&mut self, bytes: u64) {
+        self.tasks += 1;
+        self.bytes = self.bytes.saturating_add(bytes);
+    }
+
+    fn sub(&mut self, bytes: u64) {
+        self.tasks -= 1;
+        self.bytes = self.bytes.saturating_sub(bytes);
+    }
+}
+
+/// What one owner uses.
+#[derive(Debug, Default)]
+struct OwnerUsage {
+    held: Held,
+    clients: HashMap<Option<ClientName>, Held>,
+    /// Results and dead letters.
+    kept_bytes: u64,
+    /// Waiting tasks by queue.
+    queued: BTreeMap<QueueName, u64>,
 }
 
 /// What is used of the bounds.
 #[derive(Debug, Default)]
 pub(super) struct Usage {
-    /// Inputs of live tasks and dead letters, and results.
+    /// Inputs of live tasks and dead letters, results, and what is reserved for uploads.
     spool_bytes: u64,
-    /// Unfinished tasks and their bytes, by holder.
-    held: HashMap<Box<str>, (u64, u64)>,
+    /// Of that, what is reserved.
+    reserved_bytes: u64,
+    owners: HashMap<Owner, OwnerUsage>,
     /// Ended tasks that can be replayed.
     dead: u64,
-    /// The last alarm of each queue, and of the spool; none is 0.
+    /// Free space on the file system, as it was last looked at.
+    free_bytes: Option<u64>,
+    /// The last alarm of each queue, of the spool, and of the file system; none is 0.
     queue_alarms: BTreeMap<QueueName, u8>,
     spool_alarm: u8,
+    disk_alarm: u8,
 }
 
 impl Usage {
@@ -60,51 +103,167 @@ impl Usage {
         self.spool_bytes
     }
 
+    pub(super) fn reserved_bytes(&self) -> u64 {
+        self.reserved_bytes
+    }
+
+    pub(super) fn free_bytes(&self) -> Option<u64> {
+        self.free_bytes
+    }
+
+    pub(super) fn look(&mut self, free_bytes: u64) {
+        self.free_bytes = Some(free_bytes);
+    }
+
     pub(super) fn dead_letters(&self) -> u64 {
         self.dead
     }
 
-    pub(super) fn enter(&mut self, spec: &TaskSpec) {
-        let held = self.held.entry(shares::holder(&spec.owner, spec.client.as_ref())).or_default();
-        held.0 += 1;
-        held.1 = held.1.saturating_add(spec.input_bytes());
-        self.spool_bytes = self.spool_bytes.saturating_add(spec.input_bytes());
+    fn owner(&mut self, owner: &Owner) -> &mut OwnerUsage {
+        if !self.owners.contains_key(owner) {
+            self.owners.insert(owner.clone(), OwnerUsage::default());
+        }
+        self.owners.get_mut(owner).expect("inserted above")
     }
 
-    pub(super) fn leave(&mut self, spec: &TaskSpec) {
-        let holder = shares::holder(&spec.owner, spec.client.as_ref());
-        if let Some(held) = self.held.get_mut(&holder) {
-            held.0 -= 1;
-            held.1 = held.1.saturating_sub(spec.input_bytes());
-            if held.0 == 0 {
-                self.held.remove(&holder);
-            }
+    /// Changes what an owner uses, and forgets an owner that uses nothing.
+    fn change(&mut self, owner: &Owner, change: impl FnOnce(&mut OwnerUsage)) {
+        let usage = self.owner(owner);
+        change(usage);
+        if usage.held.tasks == 0 && usage.kept_bytes == 0 && usage.queued.is_empty() {
+            self.owners.remove(owner);
         }
-        self.released(spec.input_bytes());
+    }
+
+    fn hold(&mut self, owner: &Owner, client: Option<&ClientName>, bytes: u64) {
+        let usage = self.owner(owner);
+        usage.held.add(bytes);
+        usage.clients.entry(client.cloned()).or_default().add(bytes);
+        self.spool_bytes = self.spool_bytes.saturating_add(bytes);
+    }
+
+    fn give_back(&mut self, owner: &Owner, client: Option<&ClientName>, bytes: u64) {
+        self.change(owner, |usage| {
+            usage.held.sub(bytes);
+            let client = client.cloned();
+            if let Some(held) = usage.clients.get_mut(&client) {
+                held.sub(bytes);
+                if held.tasks == 0 {
+                    usage.clients.remove(&client);
+                }
+            }
+        });
+        self.spool_bytes = self.spool_bytes.saturating_sub(bytes);
+    }
+
+    /// A task comes in.
+    pub(super) fn enter(&mut self, spec: &TaskSpec) {
+        self.hold(&spec.owner, spec.client.as_ref(), spec.input_bytes());
+    }
+
+    /// It ends.
+    pub(super) fn leave(&mut self, spec: &TaskSpec) {
+        self.give_back(&spec.owner, spec.client.as_ref(), spec.input_bytes());
+    }
+
+    /// Room is reserved for an upload.
+    pub(super) fn reserve(&mut self, owner: &Owner, client: Option<&ClientName>, bytes: u64) {
+        self.hold(owner, client, bytes);
+        self.reserved_bytes = self.reserved_bytes.saturating_add(bytes);
+    }
+
+    /// The upload has become a task, or is given up.
+    pub(super) fn unreserve(&mut self, owner: &Owner, client: Option<&ClientName>, bytes: u64) {
+        self.give_back(owner, client, bytes);
+        self.reserved_bytes = self.reserved_bytes.saturating_sub(bytes);
+    }
+
+    /// A task waits in its queue.
+    pub(super) fn queued(&mut self, spec: &TaskSpec) {
+        *self.owner(&spec.owner).queued.entry(spec.queue.clone()).or_default() += 1;
+    }
+
+    /// It does not any more.
+    pub(super) fn unqueued(&mut self, spec: &TaskSpec) {
+        self.change(&spec.owner, |usage| {
+            if let Some(waiting) = usage.queued.get_mut(&spec.queue) {
+                *waiting -= 1;
+                if *waiting == 0 {
+                    usage.queued.remove(&spec.queue);
+                }
+            }
+        });
     }
 
     /// A task has ended and leaves this much behind.
     pub(super) fn keep(&mut self, ended: &Ended) {
         self.dead += u64::from(ended.dead.is_some());
-        self.spool_bytes = self.spool_bytes.saturating_add(ended.kept_bytes());
+        let bytes = ended.kept_bytes();
+        self.spool_bytes = self.spool_bytes.saturating_add(bytes);
+        if bytes > 0 {
+            self.owner(&ended.owner).kept_bytes += bytes;
+        }
     }
 
     /// It is removed, or a dead letter's inputs go over to another task.
     pub(super) fn give_up(&mut self, ended: &Ended) {
         self.dead -= u64::from(ended.dead.is_some());
-        self.released(ended.kept_bytes());
+        self.released(&ended.owner, ended.kept_bytes());
     }
 
-    pub(super) fn released(&mut self, bytes: u64) {
+    /// So much of what an ended task left behind is gone.
+    pub(super) fn released(&mut self, owner: &Owner, bytes: u64) {
         self.spool_bytes = self.spool_bytes.saturating_sub(bytes);
+        if bytes > 0 {
+            self.change(owner, |usage| usage.kept_bytes = usage.kept_bytes.saturating_sub(bytes));
+        }
+    }
+
+    /// What an owner has unfinished, of that one of its clients, and the bytes of both with what is kept.
+    fn held_by(&self, owner: &Owner, client: Option<&ClientName>) -> (Held, Held) {
+        let Some(usage) = self.owners.get(owner) else { return Default::default() };
+        let bytes = usage.held.bytes.saturating_add(usage.kept_bytes);
+        let of_client = usage.clients.get(&client.cloned()).copied().unwrap_or_default();
+        (Held { bytes, ..usage.held }, of_client)
+    }
+
+    fn queued_by(&self, owner: &Owner, queue: &QueueName) -> u64 {
+        self.owners.get(owner).and_then(|usage| usage.queued.get(queue)).copied().unwrap_or(0)
+    }
+
+    /// Unfinished tasks and uploads of all owners, for the check of the structure.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> u64 {
+        self.owners.values().map(|usage| usage.held.tasks).sum()
+    }
+}
+
+/// What has a bound.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Bounded {
+    /// Waiting tasks.
+    Queue(QueueName),
+    /// The bytes of the spool.
+    Spool,
+    /// Free space on the file system of the data directory: `used` is what is free, `limit` what is kept.
+    Disk,
+}
+
+impl std::fmt::Display for Bounded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Queue(queue) => write!(f, "queue/{queue}"),
+            Self::Spool => f.write_str("spool"),
+            Self::Disk => f.write_str("disk"),
+        }
     }
 }
 
 /// A bound that is nearly or fully reached, or is not any more.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Level {
-    /// Waiting tasks of this queue, or the bytes of the spool.
-    pub(crate) queue: Option<QueueName>,
+    /// What it is a bound of.
+    pub(crate) of: Bounded,
     /// 100, 80, or 0 once it is calm again.
     pub(crate) percent: u8,
     pub(crate) used: u64,
@@ -137,25 +296,25 @@ impl Core {
                 "{outstanding} tasks of this connection are unfinished, at most {limit} are allowed"
             ));
         }
+        self.check_priority(wish)?;
+        self.check_holder(wish)?;
+        self.check_disk(wish)?;
         let limits = &self.settings.limits;
-        let (tasks, bytes) = self.usage.held.get(&wish.holder).copied().unwrap_or_default();
-        if tasks >= limits.max_client_tasks {
-            return overloaded(format!(
-                "client {} has {tasks} unfinished tasks, at most {} are allowed (limits.max_client_tasks); wait \
-                 for some of them to end",
-                wish.holder, limits.max_client_tasks
-            ));
-        }
-        if bytes.saturating_add(wish.bytes) > limits.max_client_bytes {
-            return overloaded(format!(
-                "the unfinished tasks of client {} have {bytes} bytes; with {} more they would pass the {} that are \
-                 allowed (limits.max_client_bytes); wait for some of them to end",
-                wish.holder, wish.bytes, limits.max_client_bytes
-            ));
-        }
         let too_many = (self.queue_len[queue] + 1).saturating_sub(max_tasks);
         let too_much =
             self.usage.spool_bytes.saturating_add(wish.bytes).saturating_sub(limits.max_spool_bytes);
+        let free_places = max_tasks.saturating_sub(self.queue_len[queue]);
+        let waiting = self.usage.queued_by(wish.owner, queue);
+        if wish.authority == Authority::Client
+            && too_many == 0
+            && waiting >= free_places.saturating_mul(OWNER_SHARE)
+        {
+            return overloaded(format!(
+                "{waiting} tasks of {} wait in queue {queue}, which has {free_places} of its {max_tasks} places left \
+                 for others; wait for some of them to end",
+                wish.owner
+            ));
+        }
         if too_many == 0 && too_much == 0 {
             return Ok(Vec::new());
         }
@@ -166,25 +325,95 @@ impl Core {
             format!("queue {queue} is full: {max_tasks} tasks wait already; try again later")
         } else {
             format!(
-                "the spool is full: inputs and results have {} of {} bytes (limits.max_spool_bytes); try again later",
+                "the spool is full: inputs, uploads and results have {} of {} bytes (limits.max_spool_bytes); try again \
+                 later",
                 self.usage.spool_bytes, limits.max_spool_bytes
             )
         })
     }
 
-    /// Waiting tasks whose end frees so many places and bytes: lowest priority first, then those that came last.
+    fn check_priority(&self, wish: &Wish<'_>) -> Result<(), Failure> {
+        let highest = self.settings.limits.max_remote_priority;
+        if wish.authority == Authority::Administrator || wish.priority <= highest {
+            return Ok(());
+        }
+        let text = format!(
+            "priority {} is above {highest}, the highest one for certificates of the role client \
+             (limits.max_remote_priority of the scheduler); submit with a lower one",
+            wish.priority
+        );
+        Err(Failure::new(FailureKind::InvalidInput, text))
+    }
+
+    /// The bounds of an owner, and those of its clients, which divide it.
+    fn check_holder(&self, wish: &Wish<'_>) -> Result<(), Failure> {
+        let limits = &self.settings.limits;
+        let (owner, client) = self.usage.held_by(wish.owner, wish.client);
+        let name = match wish.client {
+            Some(client) => format!("client {client} of {}", wish.owner),
+            None => format!("client {}", wish.owner),
+        };
+        let bounds = [
+            (client, limits.max_client_tasks, limits.max_client_bytes, "client", name),
+            (owner, limits.max_owner_tasks, limits.max_owner_bytes, "owner", format!("owner {}", wish.owner)),
+        ];
+        for (held, max_tasks, max_bytes, key, name) in bounds {
+            #[cfg(test)]
+            if key == "owner" && self.fault == Some(super::Fault::OwnerUnbounded) {
+                continue;
+            }
+            let (tasks, bytes) = (held.tasks, held.bytes);
+            let text = if tasks >= max_tasks {
+                format!(
+                    "{name} has {tasks} unfinished tasks and uploads, at most {max_tasks} are allowed \
+                     (limits.max_{key}_tasks); wait for some of them to end"
+                )
+            } else if bytes.saturating_add(wish.bytes) > max_bytes {
+                format!(
+                    "the tasks and uploads of {name} have {bytes} bytes; with {} more they would pass the {max_bytes} \
+                     that are allowed (limits.max_{key}_bytes); wait for some of them to end",
+                    wish.bytes
+                )
+            } else {
+                continue;
+            };
+            return Err(Failure::new(FailureKind::Overloaded, text));
+        }
+        Ok(())
+    }
+
+    /// Whether the file system keeps its free space with everything that is reserved, and this.
+    fn check_disk(&self, wish: &Wish<'_>) -> Result<(), Failure> {
+        let (floor, free) = (self.settings.limits.min_free_bytes, self.usage.free_bytes);
+        let needed = floor.saturating_add(self.usage.reserved_bytes).saturating_add(wish.bytes);
+        match free.filter(|free| floor > 0 && *free < needed) {
+            None => Ok(()),
+            Some(free) => {
+                let text = format!(
+                    "the scheduler's disk has {free} bytes free, of which {floor} are kept (limits.min_free_bytes) and {} \
+                     reserved for uploads: it takes no new work of {} bytes; what was accepted goes on, try again later",
+                    self.usage.reserved_bytes, wish.bytes
+                );
+                Err(Failure::new(FailureKind::DiskFull, text))
+            }
+        }
+    }
+
+    /// Waiting tasks whose end frees so many places and bytes: lowest priority first, then those that came last. Only an
+    /// administrator's task ends other owners'.
     fn victims(&self, wish: &Wish<'_>, places: u64, bytes: u64) -> Option<Vec<TaskId>> {
+        let owner = Some(wish.owner).filter(|_| wish.authority == Authority::Client);
         let queues = self.waiting.iter().filter(|((queue, _), _)| places == 0 || queue == wish.queue);
         let mut lower: Vec<_> =
-            queues.flat_map(|(_, waiting)| waiting.below(wish.priority).take(MAX_EVICTED)).collect();
-        lower.sort_unstable();
+            queues.flat_map(|(_, waiting)| waiting.below(wish.priority, owner).take(MAX_EVICTED)).collect();
+        lower.sort_unstable_by_key(|(priority, seq, _)| (*priority, std::cmp::Reverse(*seq)));
         let (mut victims, mut freed) = (Vec::new(), 0_u64);
-        for rank in lower.into_iter().rev().take(MAX_EVICTED) {
+        for (_, _, id) in lower.into_iter().take(MAX_EVICTED) {
             if victims.len() as u64 >= places && freed >= bytes {
                 break;
             }
-            freed = freed.saturating_add(self.tasks[&rank.task()].spec.input_bytes());
-            victims.push(rank.task());
+            freed = freed.saturating_add(self.tasks[&id].spec.input_bytes());
+            victims.push(id);
         }
         (victims.len() as u64 >= places && freed >= bytes).then_some(victims)
     }
@@ -230,7 +459,7 @@ impl Core {
             let used = self.queue_len[queue];
             let percent = next_alarm(last, used, *limit);
             changed.extend(percent.map(|percent| Level {
-                queue: Some(queue.clone()),
+                of: Bounded::Queue(queue.clone()),
                 percent,
                 used,
                 limit: *limit,
@@ -238,11 +467,35 @@ impl Core {
         }
         let (used, limit) = (usage.spool_bytes, self.settings.limits.max_spool_bytes);
         let percent = next_alarm(usage.spool_alarm, used, limit);
-        changed.extend(percent.map(|percent| Level { queue: None, percent, used, limit }));
+        changed.extend(percent.map(|percent| Level { of: Bounded::Spool, percent, used, limit }));
+        let floor = self.settings.limits.min_free_bytes;
+        if let Some(free) = usage.free_bytes {
+            // Calm again with a tenth more than what is kept.
+            let percent = match usage.disk_alarm {
+                0 => {
+                    if free < floor {
+                        100
+                    } else {
+                        0
+                    }
+                }
+                _ => {
+                    if free < floor.saturating_add(floor / 10) {
+                        100
+                    } else {
+                        0
+                    }
+                }
+            };
+            if percent != usage.disk_alarm {
+                changed.push(Level { of: Bounded::Disk, percent, used: free, limit: floor });
+            }
+        }
         for level in changed {
-            match &level.queue {
-                Some(queue) => _ = self.usage.queue_alarms.insert(queue.clone(), level.percent),
-                None => self.usage.spool_alarm = level.percent,
+            match &level.of {
+                Bounded::Queue(queue) => _ = self.usage.queue_alarms.insert(queue.clone(), level.percent),
+                Bounded::Spool => self.usage.spool_alarm = level.percent,
+                Bounded::Disk => self.usage.disk_alarm = level.percent,
             }
             self.emit(Effect::Level(level));
         }

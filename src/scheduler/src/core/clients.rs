@@ -6,28 +6,38 @@ use lamagrid_domain::{
     Failure, FailureKind, Hash, ModelName, Owner, QueueName, Role, SessionId, State, TaskId,
 };
 use lamagrid_wire::message::{
-    Accepted, Action, Cancel, ClientReply, ClientRequest, NodeStatus, Offer, Overview, Pong, QueueStatus,
-    Refused, Send, Submit, Survey, Told, Unknown,
+    Accepted, Action, Cancel, ClientReply, ClientRequest, NodeStatus, Overview, Pong, QueueStatus, Refused,
+    Submit, Survey, Told, Unknown,
 };
 use lamagrid_wire::pack;
 use lamagrid_wire::router::PeerId;
 
 use super::admission::Wish;
+use super::effect::Authority;
 use super::sessions::Session;
-use super::{Core, Effect, Now, StoreOp, Task, shares};
+use super::{Core, Effect, Now, StoreOp, Task};
 
+/// An id that was drawn later than this from now is refused: its host's clock is wrong, or it carries no time.
+const MAX_AHEAD_MS: u64 = 86_400_000;
 /// Of nodes in one overview: with the largest node and all queues it fits into one header.
 const PAGE_BYTES: usize = 24 * 1024;
 
 impl Core {
-    pub(super) fn on_client(&mut self, now: Now, peer: PeerId, request: ClientRequest, inline: Vec<Bytes>) {
+    pub(super) fn on_client(
+        &mut self,
+        now: Now,
+        peer: PeerId,
+        request: ClientRequest,
+        inline: Vec<Bytes>,
+        authority: Authority,
+    ) {
         match request {
             ClientRequest::Ping(ping) => {
                 let pong = self.pong(ping.seq);
                 self.reply(&peer, pong);
             }
-            ClientRequest::Offer(offer) => self.on_offer(&peer, &offer),
-            ClientRequest::Submit(submit) => self.on_submit(now, &peer, submit, inline),
+            ClientRequest::Offer(offer) => self.on_offer(now, &peer, &offer, authority),
+            ClientRequest::Submit(submit) => self.on_submit(now, &peer, submit, inline, authority),
             ClientRequest::Attach(attach) => {
                 if let Some(id) = self.find(&peer, attach.seq, attach.id, &attach.owner, attach.digest) {
                     self.follow(&peer, id);
@@ -44,7 +54,7 @@ impl Core {
                 };
                 if let Some(result) = ended.result.take() {
                     let ended = Box::new(ended.clone());
-                    self.usage.released(result.len);
+                    self.usage.released(&ended.owner, result.len);
                     self.emit(Effect::Store(StoreOp::Release { id: release.id, ended }));
                 }
             }
@@ -93,7 +103,7 @@ impl Core {
                 Some(id)
             }
             _ => {
-                let expired = found.is_none() && self.tombstones.contains_key(&id);
+                let expired = found.is_none() && self.tombstones.covers(id, owner);
                 self.reply(peer, Unknown { seq, id, expired });
                 None
             }
@@ -124,7 +134,7 @@ impl Core {
         }
     }
 
-    fn refuse(&mut self, peer: &PeerId, seq: u64, failure: Failure, queue: Option<&QueueName>) {
+    pub(super) fn refuse(&mut self, peer: &PeerId, seq: u64, failure: Failure, queue: Option<&QueueName>) {
         let queue_len = queue.and_then(|q| self.queue_len.get(q)).copied().unwrap_or(0);
         let wait_ms = queue.and_then(|q| self.expected_wait_ms(q, queue_len));
         self.reply(peer, Refused { seq, failure, queue_len, wait_ms });
@@ -138,16 +148,30 @@ impl Core {
         (slots > 0).then(|| (ahead as f64 * run_ms / slots as f64) as u64)
     }
 
-    /// Answers a submission or offer of an id that is known already. False if it is new.
-    fn on_known(&mut self, peer: &PeerId, seq: u64, id: TaskId, owner: &Owner, digest: Hash) -> bool {
+    /// Answers a submission or offer of an id that cannot become a new task of this owner. False if it can.
+    pub(super) fn on_known(
+        &mut self,
+        peer: &PeerId,
+        seq: u64,
+        id: TaskId,
+        owner: &Owner,
+        digest: Hash,
+    ) -> bool {
         let known = match (self.tasks.get(&id), self.ended.get(&id)) {
             (Some(task), _) => task.spec.owner == *owner && task.digest == digest,
             (None, Some(ended)) => ended.owner == *owner && ended.digest == digest,
-            (None, None) if self.tombstones.contains_key(&id) => {
+            (None, None) if self.tombstones.contains(id) => {
                 self.reply(peer, Unknown { seq, id, expired: true });
                 return true;
             }
-            (None, None) => return false,
+            (None, None) if self.uploads.is_of_another(id, owner) => false,
+            (None, None) => match self.check_age(id, owner) {
+                Ok(()) => return false,
+                Err(failure) => {
+                    self.refuse(peer, seq, failure, None);
+                    return true;
+                }
+            },
         };
         if known {
             self.find(peer, seq, id, owner, Some(digest));
@@ -157,30 +181,49 @@ impl Core {
         true
     }
 
-    fn on_offer(&mut self, peer: &PeerId, offer: &Offer) {
-        if self.on_known(peer, offer.seq, offer.id, &offer.owner, offer.digest) {
-            return;
-        }
-        let max_bytes = 3 * self.max_blob_bytes();
-        let holder = shares::holder(&offer.owner, offer.client.as_ref());
-        let wish = Wish { queue: &offer.queue, holder, bytes: offer.bytes, priority: offer.priority };
-        let admitted = if offer.bytes <= max_bytes {
-            self.admit(peer, &wish)
-        } else {
-            let text = format!(
-                "{} bytes of input are more than the {max_bytes} that max_pixels allows",
-                offer.bytes
-            );
-            Err(Failure::new(FailureKind::InvalidInput, text))
+    /// Whether an id of which nothing is known can be new: drawn after what is forgotten, and not in the future.
+    fn check_age(&self, id: TaskId, owner: &Owner) -> Result<(), Failure> {
+        let (drawn_ms, now_ms) = (id.drawn_wall_ms(), self.wall.later_ms());
+        let times = || {
+            format!(
+                "by its first 12 digits {} ms since 1970, by the scheduler's clock it is {now_ms}",
+                drawn_ms
+            )
         };
-        match admitted {
-            // What would make room for it is ended when it comes, not before.
-            Ok(_) => self.reply(peer, Send { seq: offer.seq }),
-            Err(failure) => self.refuse(peer, offer.seq, failure, Some(&offer.queue)),
-        }
+        let text = if self.tombstones.covers(id, owner) {
+            #[cfg(test)]
+            if self.fault == Some(super::Fault::WatermarkIgnored) {
+                return Ok(());
+            }
+            format!(
+                "task id {id} has expired: it was drawn {} s ago ({}), and of {owner} the scheduler remembers single ids of \
+                 the last {} s only; if the task ran before, its result is past retention, else draw a new id, and \
+                 compare the clocks of both hosts",
+                now_ms.saturating_sub(drawn_ms) / 1_000,
+                times(),
+                now_ms.saturating_sub(self.tombstones.watermark_ms(owner)) / 1_000
+            )
+        } else if drawn_ms > now_ms.saturating_add(MAX_AHEAD_MS) {
+            format!(
+                "task id {id} was drawn {} s in the future ({}): draw ids with the library, or begin own ones with the \
+                 time; set the clock of the host that is wrong (NTP)",
+                (drawn_ms - now_ms) / 1_000,
+                times()
+            )
+        } else {
+            return Ok(());
+        };
+        Err(Failure::new(FailureKind::InvalidInput, text))
     }
 
-    fn on_submit(&mut self, now: Now, peer: &PeerId, submit: Submit, inline: Vec<Bytes>) {
+    fn on_submit(
+        &mut self,
+        now: Now,
+        peer: &PeerId,
+        submit: Submit,
+        inline: Vec<Bytes>,
+        authority: Authority,
+    ) {
         let Submit { seq, mut spec, inline: inline_roles, follow } = submit;
         spec.replay_of = None;
         let id = spec.id;
@@ -192,12 +235,18 @@ impl Core {
                 self.follow(peer, id);
                 self.tell_outcome(peer, id);
             }
-            return;
+            return self.abandon(&spec.owner, id);
         }
+        // What was reserved for it becomes its own, or is given back.
+        let reserved = self.unreserve(id).is_some();
         let checked = self
             .check_blobs(&spec, &inline_roles, &inline)
             .map_err(|text| Failure::new(FailureKind::InvalidInput, text))
-            .and_then(|()| self.admit(peer, &Wish::of(&spec)));
+            .and_then(|()| self.admit(peer, &Wish::of(&spec, authority)));
+        let delete = checked.is_err();
+        if reserved || delete {
+            self.emit(Effect::CloseUpload { owner: spec.owner.clone(), id, delete });
+        }
         let evicted = match checked {
             Ok(evicted) => evicted,
             Err(failure) => return self.refuse(peer, seq, failure, Some(&spec.queue)),
@@ -239,15 +288,17 @@ impl Core {
         if self.tasks.get(&id).is_some_and(|task| task.spec.owner == cancel.owner) {
             self.cancel(now, id);
         }
-        let known = self.tasks.contains_key(&id) || self.ended.contains_key(&id);
-        if !known && !self.tombstones.contains_key(&id) {
+        let is_free = !self.knows(id) && !self.uploads.is_of_another(id, &cancel.owner);
+        if is_free && !self.tombstones.contains(id) && self.check_age(id, &cancel.owner).is_ok() {
             // A delayed submit of this id must not start.
-            let until_wall_ms = now.wall_ms + self.settings.scheduler.tombstone_retention_s * 1_000;
-            self.remember(id, until_wall_ms);
-            self.emit(Effect::Store(StoreOp::Remember { id, until_wall_ms }));
+            self.abandon(&cancel.owner, id);
+            let until_wall_ms = self.tombstone_end(id);
+            self.remember(id, &cancel.owner, until_wall_ms);
+            self.emit(Effect::Store(StoreOp::Remember { id, owner: cancel.owner.clone(), until_wall_ms }));
             self.reply(peer, Unknown { seq: cancel.seq, id, expired: false });
             return;
         }
+        self.abandon(&cancel.owner, id);
         self.find(peer, cancel.seq, id, &cancel.owner, None);
     }
 

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use lamagrid_domain::{
-    Counters, Durability, Entry, Hash, LeaseToken, QueueName, Role, SessionId, TaskId, TaskSpec,
+    Counters, Durability, Entry, Hash, LeaseToken, Owner, QueueName, Role, SessionId, TaskId, TaskSpec,
 };
 use lamagrid_wire::message::{
     AdminReply, AdminRequest, ClientReply, ClientRequest, ControlReply, ControlRequest, LaneMessage,
@@ -11,7 +11,16 @@ use lamagrid_wire::message::{
 };
 use lamagrid_wire::router::PeerId;
 
-use super::{Ended, Level, NodeId};
+use super::{ClockChange, Ended, Level, NodeId};
+
+/// Who a client is, apart from the owner of its tasks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Authority {
+    /// The user of this host, or a certificate of the role admin: all priorities, also before other owners' tasks.
+    Administrator,
+    /// A certificate of the role client.
+    Client,
+}
 
 /// What happened.
 #[derive(Debug)]
@@ -24,6 +33,20 @@ pub(crate) enum Input {
         request: ClientRequest,
         /// Inline frames.
         inline: Vec<Bytes>,
+        /// What the peer may do beside working with its own tasks.
+        authority: Authority,
+    },
+    /// A submission was refused before it reached the core: nothing of its inputs is kept.
+    Abandoned {
+        /// Whose task it would have been.
+        owner: Owner,
+        /// Which one.
+        id: TaskId,
+    },
+    /// How much room the file system of the data directory has.
+    DiskFree {
+        /// For unprivileged users, in bytes.
+        bytes: u64,
     },
     /// A client's connection closed.
     ClientGone {
@@ -135,9 +158,37 @@ pub(crate) enum Effect {
     Finished(Box<TaskInfo>),
     /// A bound is nearly or fully reached, or is not any more: for logs and metrics.
     Level(Level),
+    /// The wall clock is doubted from now on, or is believed again: for logs and metrics.
+    Clock(ClockChange),
+    /// Lets an owner bring the inputs of a task that it has announced. Carried out at once, as its end is.
+    OpenUpload {
+        /// Whose task it will be.
+        owner: Owner,
+        /// Which one.
+        id: TaskId,
+        /// Of all its inputs together.
+        bytes: u64,
+    },
+    /// Nothing more of a task's inputs may come.
+    CloseUpload {
+        /// Whose task it was to be.
+        owner: Owner,
+        /// Which one.
+        id: TaskId,
+        /// The task was not accepted: what came of its inputs is deleted.
+        delete: bool,
+    },
 }
 
 impl Effect {
+    /// The blobs that a message carries, to be read from the store.
+    pub(crate) fn attachment(&self) -> Option<&(TaskId, Vec<Role>)> {
+        match self {
+            Self::Client { attach, .. } | Self::Lane { attach, .. } => attach.as_ref(),
+            _ => None,
+        }
+    }
+
     /// Whether it goes ahead of the writes in hand: what it rests on was durable before it was asked for.
     ///
     /// A node begins only when it is told to proceed; with a slow disk it would idle meanwhile.
@@ -215,6 +266,8 @@ pub(crate) enum StoreOp {
     Forget {
         /// The task.
         id: TaskId,
+        /// Whose it was.
+        owner: Owner,
         /// Wall clock, ms.
         until_wall_ms: u64,
     },
@@ -222,8 +275,22 @@ pub(crate) enum StoreOp {
     Remember {
         /// The task.
         id: TaskId,
+        /// Who cancelled it.
+        owner: Owner,
         /// Wall clock, ms.
         until_wall_ms: u64,
+    },
+    /// Ids of an owner up to this time of drawing are over, as far as nothing else is known of them.
+    Watermark {
+        /// Whose.
+        owner: Owner,
+        /// Wall clock, ms.
+        wall_ms: u64,
+    },
+    /// The time as it is believed.
+    Clock {
+        /// Wall clock, ms.
+        wall_ms: u64,
     },
     /// The memory of an id ends.
     Unremember {
@@ -239,6 +306,20 @@ pub(crate) enum StoreOp {
     },
     /// All of these or none.
     Together(Vec<StoreOp>),
+}
+
+impl StoreOp {
+    /// Whether this deletes blobs of one of these tasks. What a message carries of them is read behind the commit of its
+    /// group, so the two must not be in one.
+    pub(crate) fn deletes_blobs_of(&self, reads: &[(TaskId, Vec<Role>)]) -> bool {
+        match self {
+            Self::End { id, .. } | Self::Release { id, .. } | Self::Forget { id, .. } => {
+                reads.iter().any(|(task, _)| task == id)
+            }
+            Self::Together(ops) => ops.iter().any(|op| op.deletes_blobs_of(reads)),
+            _ => false,
+        }
+    }
 }
 
 /// A task as the store gives it back at start.

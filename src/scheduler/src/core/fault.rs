@@ -32,6 +32,24 @@ pub(crate) enum Fault {
     /// The end of a node is held against none.
     #[cfg(test)]
     CrashUncounted,
+    /// Another owner may bring inputs under an id that is taken.
+    #[cfg(test)]
+    UploadOfKnown,
+    /// An upload counts against no bound.
+    #[cfg(test)]
+    UploadUncounted,
+    /// Only clients have bounds, and no owner has.
+    #[cfg(test)]
+    OwnerUnbounded,
+    /// A task's own run limit counts even where it is the longer one.
+    #[cfg(test)]
+    OwnLimitCounts,
+    /// An id that is older than what is remembered counts as new.
+    #[cfg(test)]
+    WatermarkIgnored,
+    /// The wall clock is believed whatever it shows.
+    #[cfg(test)]
+    ClockBelieved,
 }
 
 impl Fault {

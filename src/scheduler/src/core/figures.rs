@@ -25,6 +25,11 @@ pub(crate) struct Figures {
     pub(crate) dead: u64,
     pub(crate) spool_bytes: u64,
     pub(crate) spool_limit_bytes: u64,
+    /// Reserved for uploads, of the spool's bytes.
+    pub(crate) reserved_bytes: u64,
+    pub(crate) disk_free_bytes: Option<u64>,
+    /// The wall clock jumped and is not believed yet.
+    pub(crate) clock_doubted: bool,
 }
 
 impl Core {
@@ -65,6 +70,9 @@ impl Core {
             dead: self.usage.dead_letters(),
             spool_bytes: self.usage.spool_bytes(),
             spool_limit_bytes: self.settings.limits.max_spool_bytes,
+            reserved_bytes: self.usage.reserved_bytes(),
+            disk_free_bytes: self.usage.free_bytes(),
+            clock_doubted: self.wall.is_doubted(),
         }
     }
 }

@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 
 use lamagrid_domain::{Failure, FailureKind, TaskId};
 
-use super::placement::Rank;
 use super::{Core, Now};
 
 /// Tasks that rise in one tick, so that it stays short.
@@ -28,12 +27,18 @@ pub(super) struct Dues {
     rise: Option<u64>,
 }
 
+/// A task can only shorten the configured limit, of which 0 is none.
+fn shorter(own_ms: Option<u64>, configured_ms: u64) -> Option<u64> {
+    let configured_ms = Some(configured_ms).filter(|ms| *ms > 0);
+    own_ms.into_iter().chain(configured_ms).min()
+}
+
 impl Core {
     /// A task has entered the queue: it may wait so long, and rises after a while.
     pub(super) fn watch_wait(&mut self, id: TaskId) {
         let scheduler = &self.settings.scheduler;
         let task = self.tasks.get_mut(&id).expect("the caller holds a live task");
-        let limit_ms = task.spec.wait_limit_ms.or(Some(scheduler.wait_limit_ms).filter(|ms| *ms > 0));
+        let limit_ms = shorter(task.spec.wait_limit_ms, scheduler.wait_limit_ms);
         task.dues.wait = limit_ms.map(|ms| self.clock_ms.saturating_add(ms.saturating_sub(task.queue_ms)));
         let rises = scheduler.ageing_ms > 0 && task.priority < RISEN;
         task.dues.rise = rises.then(|| self.clock_ms + scheduler.ageing_ms);
@@ -55,9 +60,15 @@ impl Core {
     /// A node has accepted a task: the attempt may take so long.
     pub(super) fn watch_run(&mut self, id: TaskId) {
         self.forget_run(id);
-        let configured = Some(self.settings.scheduler.run_limit_ms).filter(|ms| *ms > 0);
         let task = self.tasks.get_mut(&id).expect("the caller holds a live task");
-        task.dues.run = task.spec.run_limit_ms.or(configured).map(|ms| self.clock_ms.saturating_add(ms));
+        let limit_ms = shorter(task.spec.run_limit_ms, self.settings.scheduler.run_limit_ms);
+        #[cfg(test)]
+        let limit_ms = if self.fault == Some(super::Fault::OwnLimitCounts) {
+            task.spec.run_limit_ms.or(limit_ms)
+        } else {
+            limit_ms
+        };
+        task.dues.run = limit_ms.map(|ms| self.clock_ms.saturating_add(ms));
         self.timers.runs.extend(task.dues.run.map(|at| (at, id)));
     }
 
@@ -101,17 +112,11 @@ impl Core {
                 break;
             };
             self.timers.rises.remove(&(at, id));
-            let task = self.tasks.get_mut(&id).expect("only waiting tasks rise");
-            let before = Rank::of(task);
-            task.priority += 1;
+            self.raise(id);
+            let task = self.tasks.get_mut(&id).expect("it was raised above");
             // The next step counts from this one.
             task.dues.rise = (task.priority < RISEN).then_some(at + ageing_ms);
             self.timers.rises.extend(task.dues.rise.map(|at| (at, id)));
-            let key = (task.spec.queue.clone(), task.spec.model.clone());
-            let after = Rank::of(task);
-            if let Some(waiting) = self.waiting.get_mut(&key) {
-                waiting.replace(&before, after);
-            }
         }
     }
 }

@@ -30,21 +30,24 @@ mod simulation;
 #[cfg(test)]
 mod tests;
 mod timers;
+mod tombstones;
+mod uploads;
+mod wall;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use lamagrid_config::{LimitsConfig, RetryConfig, SchedulerConfig};
 use lamagrid_domain::{
-    Advance, Counters, Entry, Event, Failure, Hash, LeaseToken, Milestone, ModelName, QueueName, Role,
+    Advance, Counters, Entry, Event, Failure, Hash, LeaseToken, Milestone, ModelName, Owner, QueueName, Role,
     SessionId, State, Status, TaskId, TaskSpec,
 };
 use lamagrid_wire::Endpoints;
 use lamagrid_wire::message::{ClientReply, Progress, TaskInfo};
 use lamagrid_wire::router::PeerId;
 
-pub(crate) use admission::Level;
 use admission::Usage;
-pub(crate) use effect::{Effect, Input, ResultPlace, StoreOp, StoredTask};
+pub(crate) use admission::{Bounded, Level};
+pub(crate) use effect::{Authority, Effect, Input, ResultPlace, StoreOp, StoredTask};
 pub(crate) use ended::Ended;
 #[cfg(any(test, feature = "sabotage"))]
 pub(crate) use fault::Fault;
@@ -52,9 +55,13 @@ pub(crate) use figures::Figures;
 use health::Health;
 pub(crate) use identity::NodeId;
 use limits::{Dues, Timers};
-use placement::{Rank, Waiting};
+use placement::Waiting;
 use sessions::{Orphan, Orphans, Session};
 use shares::Shares;
+use tombstones::Tombstones;
+use uploads::Uploads;
+pub(crate) use wall::ClockChange;
+use wall::WallClock;
 
 /// The instant at which something happened, on both clocks, in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,10 +75,13 @@ pub(crate) struct Now {
 /// The most that one input moves the lease clock, in milliseconds: a scheduler that was stopped must not
 /// expire leases whose heartbeats lie in its buffers.
 const MAX_CLOCK_STEP_MS: u64 = 500;
-/// This many tombstones are remembered at most, oldest dropped first.
-const MAX_TOMBSTONES: usize = 100_000;
-/// This many ended tasks are kept at most, however long their retention: about half a kilobyte of memory each.
-const MAX_ENDED: usize = 200_000;
+/// This many tombstones of one owner are remembered at most, oldest dropped first.
+pub(crate) const MAX_TOMBSTONES: usize = 50_000;
+/// For how long the wall clock has to be steady after a jump before deletion and deadlines go by it.
+pub(crate) const CLOCK_GRACE_MS: u64 = 300_000;
+/// This many ended tasks are kept at most, however long their retention: about half a kilobyte of memory each. Above it
+/// the oldest ones of the owner with the most go.
+pub(crate) const MAX_ENDED: usize = 200_000;
 /// Entries of a task's history: the first and the last ones are kept.
 const MAX_HISTORY: usize = 64;
 
@@ -87,6 +97,12 @@ pub(crate) struct Settings {
     pub(crate) queues: BTreeMap<QueueName, u64>,
     /// How often nodes poll, in milliseconds.
     pub(crate) poll_ms: u64,
+    /// See [`MAX_TOMBSTONES`].
+    pub(crate) max_tombstones: usize,
+    /// See [`MAX_ENDED`].
+    pub(crate) max_ended: usize,
+    /// See [`CLOCK_GRACE_MS`].
+    pub(crate) clock_grace_ms: u64,
     /// Where lanes are bound.
     pub(crate) endpoints: Endpoints,
     /// The spool's directory, told to peers on this host.
@@ -97,8 +113,12 @@ pub(crate) struct Settings {
 #[derive(Debug, Default)]
 pub(crate) struct Recovered {
     pub(crate) tasks: Vec<StoredTask>,
-    /// Id, and end of its memory by the wall clock, ms.
-    pub(crate) tombstones: Vec<(TaskId, u64)>,
+    /// Id, whose it was, and end of its memory by the wall clock, ms.
+    pub(crate) tombstones: Vec<(TaskId, Owner, u64)>,
+    /// Up to which time of drawing the ids of an owner are over.
+    pub(crate) watermarks: Vec<(Owner, u64)>,
+    /// The last time that was believed, wall clock, ms.
+    pub(crate) wall_ms: Option<u64>,
     pub(crate) paused: Vec<QueueName>,
 }
 
@@ -195,9 +215,11 @@ pub(crate) struct Core {
     ended: HashMap<TaskId, Ended>,
     /// Live tokens, and those of accepted deliveries, which are answered "stored" when they repeat.
     tokens: HashMap<LeaseToken, TaskId>,
-    /// Remembered ids without a row, and until when (wall clock, ms).
-    tombstones: HashMap<TaskId, u64>,
-    tombstone_order: VecDeque<TaskId>,
+    /// Remembered ids without a row.
+    tombstones: Tombstones,
+    /// Inputs that were announced.
+    uploads: Uploads,
+    wall: WallClock,
     waiting: BTreeMap<(QueueName, ModelName), Waiting>,
     /// Queues whose tasks are given to nobody.
     paused: BTreeSet<QueueName>,
@@ -212,8 +234,8 @@ pub(crate) struct Core {
     delayed: BTreeSet<(u64, TaskId)>,
     /// Wall-clock deadlines of live tasks.
     deadlines: BTreeSet<(u64, TaskId)>,
-    /// Ends of retention, wall clock.
-    expiries: BTreeSet<(u64, TaskId)>,
+    /// Ends of retention, wall clock, by owner.
+    expiries: BTreeMap<Owner, BTreeSet<(u64, TaskId)>>,
     /// Who follows what, to bound it and to clean up after a connection.
     followed: HashMap<PeerId, BTreeSet<TaskId>>,
     /// How long tasks of a queue run, a moving average in milliseconds; for the expected wait.
@@ -242,6 +264,9 @@ impl Core {
     pub(crate) fn new(settings: Settings, entropy: Entropy, now: Now, recovered: Recovered) -> Self {
         let mut core = Self {
             queue_len: settings.queues.keys().map(|q| (q.clone(), 0)).collect(),
+            tombstones: Tombstones::new(settings.max_tombstones, recovered.watermarks),
+            uploads: Uploads::default(),
+            wall: WallClock::start(now, recovered.wall_ms, settings.clock_grace_ms),
             settings,
             entropy,
             clock_ms: 0,
@@ -250,8 +275,6 @@ impl Core {
             tasks: HashMap::new(),
             ended: HashMap::new(),
             tokens: HashMap::new(),
-            tombstones: HashMap::new(),
-            tombstone_order: VecDeque::new(),
             waiting: BTreeMap::new(),
             paused: recovered.paused.into_iter().collect(),
             shares: Shares::default(),
@@ -260,7 +283,7 @@ impl Core {
             timers: Timers::default(),
             delayed: BTreeSet::new(),
             deadlines: BTreeSet::new(),
-            expiries: BTreeSet::new(),
+            expiries: BTreeMap::new(),
             followed: HashMap::new(),
             run_ms: BTreeMap::new(),
             sessions: BTreeMap::new(),
@@ -274,8 +297,9 @@ impl Core {
             #[cfg(test)]
             wrong: None,
         };
-        for (id, until) in recovered.tombstones {
-            core.remember(id, until);
+        core.effects.extend(core.wall.initial_change().map(Effect::Clock));
+        for (id, owner, until) in recovered.tombstones {
+            core.remember(id, &owner, until);
         }
         for stored in recovered.tasks {
             core.recover(stored, now);
@@ -288,8 +312,13 @@ impl Core {
         let step = now.mono_ms.saturating_sub(self.now.mono_ms);
         self.clock_ms += step.min(MAX_CLOCK_STEP_MS);
         self.now = now;
+        self.observe_wall(now);
         match input {
-            Input::Client { peer, request, inline } => self.on_client(now, peer, request, inline),
+            Input::Client { peer, request, inline, authority } => {
+                self.on_client(now, peer, request, inline, authority);
+            }
+            Input::Abandoned { owner, id } => self.abandon(&owner, id),
+            Input::DiskFree { bytes } => self.usage.look(bytes),
             Input::ClientGone { peer } => self.on_client_gone(&peer),
             Input::Admin { peer, request } => self.on_admin(now, peer, request),
             Input::Control { peer, request } => self.on_control(now, peer, request),
@@ -305,10 +334,33 @@ impl Core {
         std::mem::take(&mut self.effects)
     }
 
+    /// Keeps the believed time. A clock that was set back takes the watermarks with it: else nothing would be new until
+    /// it has come as far again.
+    fn observe_wall(&mut self, now: Now) {
+        #[cfg(test)]
+        if self.fault == Some(Fault::ClockBelieved) {
+            self.wall = WallClock::start(now, None, 0);
+            return;
+        }
+        let Some(change) = self.wall.observe(now) else { return };
+        self.emit(Effect::Clock(change));
+        if matches!(change, ClockChange::Believed { ahead_ms } if ahead_ms < 0) {
+            for (owner, wall_ms) in self.tombstones.lower_to(now.wall_ms) {
+                self.emit(Effect::Store(StoreOp::Watermark { owner, wall_ms }));
+            }
+        }
+    }
+
     /// Tasks that have not ended.
     #[must_use]
     pub(crate) fn unfinished(&self) -> usize {
         self.tasks.len()
+    }
+
+    /// Whether the result of an ended task can be sent.
+    #[must_use]
+    pub(crate) fn has_result(&self, id: TaskId) -> bool {
+        self.ended.get(&id).is_some_and(|ended| ended.result.is_some())
     }
 
     /// Whether an id has a row.
@@ -348,7 +400,7 @@ impl Core {
         match stored {
             StoredTask::Ended { id, ended } => {
                 // Clamped: a clock that was set back must not keep results for years.
-                let expiry = ended.finished_wall_ms.min(now.wall_ms) + self.retention_ms(&ended);
+                let expiry = ended.finished_wall_ms.min(self.wall.later_ms()) + self.retention_ms(&ended);
                 self.keep_ended(id, *ended, expiry);
             }
             StoredTask::Live { spec, digest, seq, created_wall_ms, counters, history, assigned, inline } => {
@@ -388,16 +440,23 @@ impl Core {
         self.enqueue(id);
     }
 
-    fn remember(&mut self, id: TaskId, until_wall_ms: u64) {
-        if self.tombstones.insert(id, until_wall_ms).is_none() {
-            self.tombstone_order.push_back(id);
+    fn remember(&mut self, id: TaskId, owner: &Owner, until_wall_ms: u64) {
+        if let Some(dropped) = self.tombstones.remember(id, owner, until_wall_ms) {
+            self.unremember(dropped);
         }
-        while self.tombstones.len() > MAX_TOMBSTONES {
-            let Some(oldest) = self.tombstone_order.pop_front() else { return };
-            if self.tombstones.remove(&oldest).is_some() {
-                self.emit(Effect::Store(StoreOp::Unremember { id: oldest }));
-            }
+    }
+
+    /// The memory of an id ends; the watermark covers it before that.
+    fn unremember(&mut self, dropped: tombstones::Dropped) {
+        if let Some((owner, wall_ms)) = dropped.raised {
+            self.emit(Effect::Store(StoreOp::Watermark { owner, wall_ms }));
         }
+        self.emit(Effect::Store(StoreOp::Unremember { id: dropped.id }));
+    }
+
+    /// Until when an id is remembered that ends now.
+    fn tombstone_end(&self, id: TaskId) -> u64 {
+        self.wall.later_ms().max(id.drawn_wall_ms()) + self.settings.scheduler.tombstone_retention_s * 1_000
     }
 
     fn info(&self, task: &Task) -> TaskInfo {
@@ -421,11 +480,10 @@ impl Core {
 
     /// Tasks of the same queue that are ahead of `task`.
     fn position(&self, task: &Task) -> u64 {
-        let rank = Rank::of(task);
         self.waiting
             .iter()
             .filter(|((queue, _), _)| *queue == task.spec.queue)
-            .map(|(_, waiting)| waiting.ahead_of(&rank))
+            .map(|(_, waiting)| waiting.ahead_of(task))
             .sum()
     }
 
@@ -444,7 +502,7 @@ impl Core {
         let state =
             task.state.apply(event).expect("queued and assigned tasks can end in every way asked here");
         let (ended, place) = Ended::of(&task, &state, now.wall_ms, delivered);
-        self.record_end(now, &task, ended, place);
+        self.record_end(&task, ended, place);
     }
 
     /// Ends a task that was tried and is given up. It is kept with its inputs, so that it can be replayed.
@@ -453,7 +511,7 @@ impl Core {
         let state = task.state.apply(Event::Fail(failure)).expect("every live task can fail");
         let (mut ended, place) = Ended::of(&task, &state, now.wall_ms, None);
         ended.dead = Some(Box::new(ended::Dead { spec: task.spec.clone(), inline: task.inline.clone() }));
-        self.record_end(now, &task, ended, place);
+        self.record_end(&task, ended, place);
     }
 
     /// Takes a live task out of every index.
@@ -476,7 +534,7 @@ impl Core {
         task
     }
 
-    fn record_end(&mut self, now: Now, task: &Task, ended: Ended, place: Option<ResultPlace>) {
+    fn record_end(&mut self, task: &Task, ended: Ended, place: Option<ResultPlace>) {
         let id = task.spec.id;
         self.emit(Effect::Store(StoreOp::End {
             id,
@@ -492,7 +550,7 @@ impl Core {
             self.emit(ended.outcome(id, peer));
         }
         self.emit(Effect::Finished(Box::new(ended.info(id))));
-        let expiry = now.wall_ms + self.retention_ms(&ended);
+        let expiry = self.wall.later_ms() + self.retention_ms(&ended);
         self.keep_ended(id, ended, expiry);
     }
 
@@ -507,7 +565,7 @@ impl Core {
             self.tokens.insert(token, id);
         }
         self.usage.keep(&ended);
-        self.expiries.insert((expiry_wall_ms, id));
+        self.expiries.entry(ended.owner.clone()).or_default().insert((expiry_wall_ms, id));
         self.ended.insert(id, ended);
     }
 

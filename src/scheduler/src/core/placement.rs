@@ -6,77 +6,128 @@
 //! put right by `recall`.
 
 use std::cmp::Reverse;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
 use lamagrid_domain::{
-    Advance, Event, LeaseToken, Milestone, ModelName, QueueName, SessionId, State, TaskId,
+    Advance, Event, LeaseToken, Milestone, ModelName, Owner, QueueName, SessionId, State, TaskId,
 };
 use lamagrid_wire::message::Assign;
 
 use super::sessions::Session;
+use super::shares::Turn;
 use super::{Core, Effect, StoreOp, Task};
 
-/// Avoided tasks that are skipped when a session looks for work; more wait for the next look.
+/// Avoided tasks of one owner that are skipped when a session looks for work; more wait for the next look.
 const MAX_SKIPPED: usize = 16;
 /// Longer queues are not counted through to tell a task its position.
 const MAX_COUNTED: usize = 1_000;
 
-/// Where a task stands among those of its model: higher priority first, then by its client's share, then older first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+/// Where a task stands: higher priority first, then the owner whose turn it is, then by its client's share, then older
+/// first. The owner's turn moves on with each task that it is given, so a rank holds for the moment.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Rank {
     priority: Reverse<i8>,
+    turn: Turn,
+    owner: Owner,
+    place: Place,
+}
+
+impl Rank {
+    pub(super) fn task(&self) -> TaskId {
+        self.place.id
+    }
+}
+
+/// Where a task stands among those of its owner and priority.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
     tag: u64,
     seq: u64,
     id: TaskId,
 }
 
-impl Rank {
-    pub(crate) fn of(task: &Task) -> Self {
-        Self { priority: Reverse(task.priority), tag: task.tag, seq: task.seq, id: task.spec.id }
-    }
-
-    /// Ahead of all tasks of this priority and of lower ones.
-    pub(super) fn first_of(priority: i8) -> Self {
-        Self { priority: Reverse(priority), tag: 0, seq: 0, id: TaskId::from_bytes([0; 16]) }
-    }
-
-    pub(super) fn task(&self) -> TaskId {
-        self.id
+impl Place {
+    fn of(task: &Task) -> Self {
+        Self { tag: task.tag, seq: task.seq, id: task.spec.id }
     }
 }
 
+/// Tasks of one priority, by their owners.
+type Owners = BTreeMap<Owner, BTreeSet<Place>>;
+
 /// The waiting tasks of one model in one queue.
 #[derive(Debug, Default)]
-pub(crate) struct Waiting(BTreeSet<Rank>);
+pub(crate) struct Waiting(BTreeMap<Reverse<i8>, Owners>);
 
 impl Waiting {
-    /// How many go before `rank`, at most: a long queue is not counted through.
-    pub(crate) fn ahead_of(&self, rank: &Rank) -> u64 {
-        let all = self.0.len();
-        let is_last = self.0.last().is_none_or(|last| last < rank);
-        let ahead = if is_last || all > MAX_COUNTED { all } else { self.0.range(..rank).count() };
-        ahead as u64
-    }
-
-    pub(super) fn replace(&mut self, before: &Rank, after: Rank) {
-        if self.0.remove(before) {
-            self.0.insert(after);
+    fn insert(&mut self, task: &Task) {
+        let owners = self.0.entry(Reverse(task.priority)).or_default();
+        match owners.get_mut(&task.spec.owner) {
+            Some(places) => _ = places.insert(Place::of(task)),
+            None => _ = owners.insert(task.spec.owner.clone(), BTreeSet::from([Place::of(task)])),
         }
     }
 
-    /// Those of a priority below `priority`, the last of all first.
-    pub(super) fn below(&self, priority: i8) -> impl Iterator<Item = &Rank> {
-        let lower = priority.checked_sub(1).map(Rank::first_of);
-        lower.into_iter().flat_map(|from| self.0.range(from..).rev())
+    fn remove(&mut self, task: &Task) -> bool {
+        let Some(owners) = self.0.get_mut(&Reverse(task.priority)) else { return false };
+        let Some(places) = owners.get_mut(&task.spec.owner) else { return false };
+        let was_there = places.remove(&Place::of(task));
+        if places.is_empty() {
+            owners.remove(&task.spec.owner);
+            if owners.is_empty() {
+                self.0.remove(&Reverse(task.priority));
+            }
+        }
+        was_there
+    }
+
+    /// About how many go before `task`: a long queue is not counted through, and of each other owner as many as of its
+    /// own.
+    pub(crate) fn ahead_of(&self, task: &Task) -> u64 {
+        let mut ahead = 0;
+        for (priority, owners) in self.0.range(..=Reverse(task.priority)) {
+            let own = owners.get(&task.spec.owner).filter(|_| priority.0 == task.priority);
+            let own_ahead = own.map(|places| {
+                let place = Place::of(task);
+                let is_last = places.last().is_none_or(|last| *last <= place);
+                match places.len() {
+                    all if is_last => all - usize::from(places.contains(&place)),
+                    all if all > MAX_COUNTED => all,
+                    _ => places.range(..place).count(),
+                }
+            });
+            for (owner, places) in owners {
+                ahead += match own_ahead {
+                    Some(own_ahead) if *owner == task.spec.owner => own_ahead,
+                    _ if priority.0 == task.priority => places.len().min(own_ahead.unwrap_or(0) + 1),
+                    _ => places.len(),
+                } as u64;
+            }
+        }
+        ahead
+    }
+
+    /// Those of a priority below `priority`, of one owner or of all: the last of each owner first, lowest priority first.
+    pub(super) fn below<'a>(
+        &'a self,
+        priority: i8,
+        owner: Option<&'a Owner>,
+    ) -> impl Iterator<Item = (i8, u64, TaskId)> + 'a {
+        let lower = self.0.range((Bound::Excluded(Reverse(priority)), Bound::Unbounded)).rev();
+        lower.flat_map(move |(priority, owners)| {
+            let wanted = owners.iter().filter(move |(each, _)| owner.is_none_or(|owner| owner == *each));
+            wanted.flat_map(|(_, places)| places.iter().rev()).map(|place| (priority.0, place.seq, place.id))
+        })
     }
 
     pub(crate) fn ids(&self) -> impl Iterator<Item = TaskId> {
-        self.0.iter().map(|rank| rank.id)
+        self.0.values().flat_map(BTreeMap::values).flatten().map(|place| place.id)
     }
 
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
-        self.0.len()
+        self.ids().count()
     }
 }
 
@@ -89,12 +140,13 @@ impl Core {
             unreachable!("only queued tasks are enqueued")
         };
         *self.queue_len.entry(task.spec.queue.clone()).or_default() += 1;
+        self.usage.queued(&task.spec);
         if not_before_ms > self.clock_ms {
             self.delayed.insert((not_before_ms, id));
         } else {
             let key = (task.spec.queue.clone(), task.spec.model.clone());
-            let rank = Rank::of(task);
-            self.waiting.entry(key).or_default().0.insert(rank);
+            self.waiting.entry(key).or_default().insert(task);
+            self.shares.enter(&task.spec, task.priority);
         }
         self.watch_wait(id);
     }
@@ -106,9 +158,10 @@ impl Core {
         let State::Queued { not_before_ms } = task.state else { return };
         task.queue_ms += self.clock_ms.saturating_sub(task.queued_at_ms);
         let key = (task.spec.queue.clone(), task.spec.model.clone());
-        let rank = Rank::of(task);
         if let Some(waiting) = self.waiting.get_mut(&key) {
-            waiting.0.remove(&rank);
+            if waiting.remove(task) {
+                self.shares.leave(&task.spec, task.priority);
+            }
             if waiting.0.is_empty() {
                 self.waiting.remove(&key);
             }
@@ -117,6 +170,7 @@ impl Core {
         if let Some(len) = self.queue_len.get_mut(&key.0) {
             *len -= 1;
         }
+        self.usage.unqueued(&task.spec);
     }
 
     /// Gives a waiting task to the best session that can take it, if there is one, behind tasks that go before it.
@@ -137,8 +191,8 @@ impl Core {
     fn assign_in_order(&mut self, mut id: TaskId) {
         loop {
             let session = self.best_for(id).expect("some session can take it");
-            let rank = Rank::of(&self.tasks[&id]);
-            match self.next_for(session).filter(|next| Rank::of(&self.tasks[next]) < rank) {
+            let rank = self.rank(&self.tasks[&id]);
+            match self.next_for(session).filter(|next| self.rank(&self.tasks[next]) < rank) {
                 Some(better) => id = better,
                 None => {
                     #[cfg(test)]
@@ -146,6 +200,29 @@ impl Core {
                     return self.assign(id, session);
                 }
             }
+        }
+    }
+
+    /// Where a task stands at this moment.
+    pub(super) fn rank(&self, task: &Task) -> Rank {
+        let spec = &task.spec;
+        let turn = self.shares.turn(&spec.queue, task.priority, &spec.owner);
+        Rank { priority: Reverse(task.priority), turn, owner: spec.owner.clone(), place: Place::of(task) }
+    }
+
+    /// Raises a waiting task's priority by one: it stands among others then.
+    pub(super) fn raise(&mut self, id: TaskId) {
+        let task = self.tasks.get_mut(&id).expect("only waiting tasks rise");
+        let key = (task.spec.queue.clone(), task.spec.model.clone());
+        let waiting = self.waiting.get_mut(&key);
+        let in_index = waiting.and_then(|waiting| waiting.remove(task).then_some(waiting));
+        if in_index.is_some() {
+            self.shares.leave(&task.spec, task.priority);
+        }
+        task.priority += 1;
+        if let Some(waiting) = in_index {
+            waiting.insert(task);
+            self.shares.enter(&task.spec, task.priority);
         }
     }
 
@@ -185,11 +262,33 @@ impl Core {
             .filter(|offer| !self.paused.contains(&offer.queue))
             .filter_map(|offer| {
                 let waiting = self.waiting.get(&(offer.queue.clone(), offer.model.clone()))?;
-                let mut ranks = waiting.0.iter().take(MAX_SKIPPED);
-                ranks.find(|rank| self.may_have(&self.tasks[&rank.id], session))
+                self.first_of(&offer.queue, waiting, session)
             })
             .min()
-            .map(|rank| rank.id)
+            .map(|rank| rank.task())
+    }
+
+    /// The first of the waiting tasks of one model that a session may have.
+    fn first_of(&self, queue: &QueueName, waiting: &Waiting, session: &Session) -> Option<Rank> {
+        for (priority, owners) in &waiting.0 {
+            let mut first: Option<(Turn, &Owner, Place)> = None;
+            for (owner, places) in owners {
+                let turn = self.shares.turn(queue, priority.0, owner);
+                if first.is_some_and(|(best, ..)| best < turn) {
+                    continue;
+                }
+                let may_have = |place: &&Place| self.may_have(&self.tasks[&place.id], session);
+                let place = places.iter().take(MAX_SKIPPED).find(may_have);
+                // Owners come in the order of their names, which decides between two that are even.
+                if let Some(place) = place.filter(|_| first.is_none_or(|(best, ..)| turn < best)) {
+                    first = Some((turn, owner, *place));
+                }
+            }
+            if let Some((turn, owner, place)) = first {
+                return Some(Rank { priority: *priority, turn, owner: owner.clone(), place });
+            }
+        }
+        None
     }
 
     /// Whether a session may be given one more task now.
@@ -246,7 +345,7 @@ impl Core {
         let node = target.node.clone();
         task.note(self.now, Milestone::Assigned { node: node.name.clone() });
         task.node = Some(node.clone());
-        self.shares.given(task.tag);
+        self.shares.given(&task.spec, task.priority, task.tag);
         self.health.given(&node, token);
         task.progress = Advance::default();
         target.give(token, self.clock_ms, accept_by);

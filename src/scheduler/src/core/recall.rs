@@ -50,7 +50,7 @@ impl Core {
         }
         let mut waiting = self.waiting_on_nodes();
         // Whatever was asked for has its slot; each other one takes a slot of its own.
-        waiting.sort_unstable_by_key(|w| (!w.recalled, w.rank));
+        waiting.sort_unstable_by(|a, b| (!a.recalled, &a.rank).cmp(&(!b.recalled, &b.rank)));
         for waits in waiting {
             let Some(left) = self.best_of(&idle, &self.tasks[&waits.task]).and_then(|s| idle.get_mut(&s))
             else {
@@ -87,7 +87,7 @@ impl Core {
             .filter_map(|(holder, token, recalled)| {
                 let task =
                     self.tokens.get(&token).and_then(|id| self.tasks.get(id)).filter(|t| t.accepted)?;
-                Some(Waits { recalled, rank: Rank::of(task), task: task.spec.id, token, holder })
+                Some(Waits { recalled, rank: self.rank(task), task: task.spec.id, token, holder })
             })
             .collect()
     }

@@ -1,6 +1,8 @@
 //! What happens because time passed. Everything here runs on a tick, after the sockets were drained.
 
-use super::{Core, Effect, MAX_ENDED, Now, StoreOp};
+use std::collections::BTreeSet;
+
+use super::{Core, Effect, Now, StoreOp};
 use lamagrid_domain::TaskId;
 
 /// Results whose retention ends are removed in portions, so that one tick stays short.
@@ -9,6 +11,7 @@ const MAX_FORGOTTEN_PER_TICK: usize = 256;
 impl Core {
     pub(super) fn on_tick(&mut self, now: Now) {
         self.raise_old();
+        self.end_old_uploads();
         self.end_sessions_that_do_not_accept(now);
         self.end_silent_sessions(now);
         self.give_up_orphans(now);
@@ -17,7 +20,10 @@ impl Core {
         self.fail_long_waits(now);
         self.stop_long_runs(now);
         self.fail_unserved(now);
-        self.forget_expired(now);
+        self.forget_expired();
+        if let Some(wall_ms) = self.wall.record() {
+            self.emit(Effect::Store(StoreOp::Clock { wall_ms }));
+        }
     }
 
     fn end_sessions_that_do_not_accept(&mut self, now: Now) {
@@ -76,7 +82,7 @@ impl Core {
     }
 
     fn fail_past_deadlines(&mut self, now: Now) {
-        while let Some(&(_, id)) = self.deadlines.first().filter(|(at, _)| *at <= now.wall_ms) {
+        while let Some(&(_, id)) = self.deadlines.first().filter(|(at, _)| *at <= self.wall.believed_ms()) {
             self.past_deadline(now, id);
         }
     }
@@ -105,35 +111,39 @@ impl Core {
         }
     }
 
-    fn forget_expired(&mut self, now: Now) {
+    fn forget_expired(&mut self) {
+        let now_ms = self.wall.believed_ms();
         for _ in 0..MAX_FORGOTTEN_PER_TICK {
-            let is_over = |at: u64| at <= now.wall_ms || self.ended.len() > MAX_ENDED;
-            let Some(&(_, id)) = self.expiries.first().filter(|(at, _)| is_over(*at)) else { break };
-            self.forget(now, id);
+            let Some(id) = self.next_to_forget(now_ms) else { break };
+            self.forget(id);
         }
-        while let Some(id) = self.tombstone_order.front().copied() {
-            match self.tombstones.get(&id) {
-                Some(until) if *until > now.wall_ms => break,
-                Some(_) => {
-                    self.tombstones.remove(&id);
-                    self.emit(Effect::Store(StoreOp::Unremember { id }));
-                }
-                None => {}
-            }
-            self.tombstone_order.pop_front();
+        while let Some(dropped) = self.tombstones.expire(now_ms) {
+            self.unremember(dropped);
         }
     }
 
+    fn next_to_forget(&self, now_ms: u64) -> Option<TaskId> {
+        let over = self.expiries.values().filter_map(BTreeSet::first).find(|(at, _)| *at <= now_ms);
+        let is_full = self.ended.len() > self.settings.max_ended;
+        let most = || self.expiries.values().max_by_key(|of_owner| of_owner.len()).filter(|_| is_full);
+        over.or_else(|| most()?.first()).map(|(_, id)| *id)
+    }
+
     /// Removes an ended task before or at the end of its retention.
-    pub(super) fn forget(&mut self, now: Now, id: TaskId) {
+    pub(super) fn forget(&mut self, id: TaskId) {
         let Some(ended) = self.ended.remove(&id) else { return };
-        self.expiries.remove(&(ended.expiry_wall_ms, id));
+        if let Some(of_owner) = self.expiries.get_mut(&ended.owner) {
+            of_owner.remove(&(ended.expiry_wall_ms, id));
+            if of_owner.is_empty() {
+                self.expiries.remove(&ended.owner);
+            }
+        }
         self.usage.give_up(&ended);
         if let Some(token) = ended.token {
             self.tokens.remove(&token);
         }
-        let until_wall_ms = now.wall_ms + self.settings.scheduler.tombstone_retention_s * 1_000;
-        self.remember(id, until_wall_ms);
-        self.emit(Effect::Store(StoreOp::Forget { id, until_wall_ms }));
+        let until_wall_ms = self.tombstone_end(id);
+        self.remember(id, &ended.owner, until_wall_ms);
+        self.emit(Effect::Store(StoreOp::Forget { id, owner: ended.owner, until_wall_ms }));
     }
 }

@@ -51,6 +51,9 @@ pub(crate) struct Metrics {
     dead: Gauge,
     spool: Gauge,
     spool_limit: Gauge,
+    reserved: Gauge,
+    disk_free: Gauge,
+    clock_doubted: Gauge,
     store_failing: Gauge,
     tasks: Counters,
     refusals: Counters,
@@ -82,6 +85,9 @@ impl Metrics {
             dead: Gauge::default(),
             spool: Gauge::default(),
             spool_limit: Gauge::default(),
+            reserved: Gauge::default(),
+            disk_free: Gauge::default(),
+            clock_doubted: Gauge::default(),
             store_failing: Gauge::default(),
             tasks: Counters::default(),
             refusals: Counters::default(),
@@ -100,7 +106,7 @@ impl Metrics {
         r.register("queue_paused", "1 while a queue is paused", m.queue_paused.clone());
         r.register(
             "alarm_percent",
-            "100 while a queue, or the spool, is full, 80 while it is nearly full, else 0",
+            "100 while a queue, the spool or the disk is full, 80 while it is nearly full, else 0",
             m.alarm.clone(),
         );
         r.register(
@@ -118,6 +124,23 @@ impl Metrics {
         r.register("dead_letters", "Tasks that were given up and can be replayed", m.dead.clone());
         r.register_with_unit("spool", "Inputs and results of all tasks", Unit::Bytes, m.spool.clone());
         r.register_with_unit("spool_limit", "How much those may be", Unit::Bytes, m.spool_limit.clone());
+        r.register_with_unit(
+            "reserved",
+            "Of the spool's bytes, what is reserved for inputs that were announced and not submitted yet",
+            Unit::Bytes,
+            m.reserved.clone(),
+        );
+        r.register_with_unit(
+            "disk_free",
+            "Free space on the file system of the data directory",
+            Unit::Bytes,
+            m.disk_free.clone(),
+        );
+        r.register(
+            "clock_doubted",
+            "1 while the wall clock has jumped and its time does not count for deletion and deadlines",
+            m.clock_doubted.clone(),
+        );
         r.register("store_failing", "1 while the store cannot be written", m.store_failing.clone());
         r.register("tasks", "Tasks that ended, by state and kind of failure", m.tasks.clone());
         r.register(
@@ -164,6 +187,9 @@ impl Metrics {
         self.dead.set(number(figures.dead));
         self.spool.set(number(figures.spool_bytes));
         self.spool_limit.set(number(figures.spool_limit_bytes));
+        self.reserved.set(number(figures.reserved_bytes));
+        self.disk_free.set(number(figures.disk_free_bytes.unwrap_or(0)));
+        self.clock_doubted.set(i64::from(figures.clock_doubted));
     }
 
     /// When each certificate ends, in milliseconds since the Unix epoch, and whether their ledger can be read.
@@ -178,8 +204,7 @@ impl Metrics {
     }
 
     pub(crate) fn level(&self, level: &Level) {
-        let what = level.queue.as_ref().map_or("spool".to_owned(), |queue| format!("queue/{queue}"));
-        self.alarm.get_or_create(&vec![("what", what)]).set(i64::from(level.percent));
+        self.alarm.get_or_create(&vec![("what", level.of.to_string())]).set(i64::from(level.percent));
     }
 
     pub(crate) fn refused(&self, kind: &str) {

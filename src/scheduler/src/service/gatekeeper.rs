@@ -12,13 +12,15 @@ use tokio::runtime::Runtime;
 use lamagrid_config::Config;
 use lamagrid_domain::{Failure, FailureKind, LeaseToken, Owner, SessionId, TaskId};
 use lamagrid_wire::Endpoints;
-use lamagrid_wire::gate::{Certificate, Credentials, Gate, Grant, Origin, Registry, Ticket, is_node_of};
+use lamagrid_wire::gate::{
+    Certificate, Credentials, Gate, Grant, Origin, PeerRole, Registry, Ticket, is_node_of,
+};
 use lamagrid_wire::message::{ClientReply, ClientRequest, Hello, LaneAddress};
 use lamagrid_wire::router::PeerId;
 use lamagrid_wire::spool::Spool;
 
 use crate::certs::{Certs, allow_list};
-use crate::core::StoredTask;
+use crate::core::{Authority, StoredTask};
 
 use super::SchedulerError;
 
@@ -41,8 +43,6 @@ pub(super) struct Gatekeeper {
     registry: Registry,
     /// Sessions of other hosts.
     sessions: HashMap<SessionId, Arc<Certificate>>,
-    /// What clients of other hosts offered and have no answer to yet: which task, and how many bytes.
-    offers: HashMap<(PeerId, u64), (TaskId, u64)>,
     max_result_bytes: u64,
     /// When the scheduler's own certificate was written, and when it ends.
     own: (Option<SystemTime>, u64),
@@ -93,7 +93,6 @@ impl Gatekeeper {
             certs,
             registry,
             sessions: HashMap::new(),
-            offers: HashMap::new(),
             max_result_bytes: config.limits.max_pixels.saturating_mul(RESULT_BYTES_PER_PIXEL),
             own,
             ends: Vec::new(),
@@ -276,17 +275,26 @@ impl Gatekeeper {
         self.registry.grant(Ticket::Attempt(token), grant);
     }
 
+    /// Whether a peer's requests may name this owner.
+    pub(super) fn may_speak_for(&self, peer: &PeerId, owner: &Owner) -> bool {
+        match self.registry.origin(peer) {
+            Origin::Here => true,
+            Origin::Elsewhere(certificate) => certificate.name == owner.as_str(),
+            Origin::Gone => false,
+        }
+    }
+
     /// Whether a client may say this: on another host its certificate's name is the owner of all that is its.
     ///
     /// # Errors
     /// What its request, of this number, is refused with; nothing if it has left, or waits for no answer.
     pub(super) fn hear(
-        &mut self,
+        &self,
         peer: &PeerId,
         request: &ClientRequest,
-    ) -> Result<(), Option<(u64, String)>> {
+    ) -> Result<Authority, Option<(u64, String)>> {
         let certificate = match self.registry.origin(peer) {
-            Origin::Here => return Ok(()),
+            Origin::Here => return Ok(Authority::Administrator),
             Origin::Elsewhere(certificate) => certificate,
             Origin::Gone => return Err(None),
         };
@@ -300,43 +308,36 @@ impl Gatekeeper {
             tracing::warn!(peer = %certificate, reason = text, "a request was refused");
             return Err(seq.map(|seq| (seq, text)));
         }
-        match request {
-            ClientRequest::Offer(offer) => {
-                self.offers.insert((peer.clone(), offer.seq), (offer.id, offer.bytes));
-            }
+        if let ClientRequest::Submit(submit) = request {
             // What it brought is complete, or it has to begin anew.
-            ClientRequest::Submit(submit) => self.registry.withdraw_inputs(submit.spec.id),
-            _ => {}
+            self.registry.withdraw_inputs(submit.spec.id, &certificate.name);
         }
-        Ok(())
+        Ok(match certificate.role {
+            PeerRole::Admin => Authority::Administrator,
+            PeerRole::Client | PeerRole::Node | PeerRole::Scheduler => Authority::Client,
+        })
     }
 
-    /// A client is answered: it may bring what was asked for, and fetch the result that it is told of.
-    pub(super) fn answering(&mut self, peer: &PeerId, reply: &ClientReply) {
-        let seq = match reply {
-            ClientReply::Send(said) => Some(said.seq),
-            ClientReply::Refused(said) => Some(said.seq),
-            ClientReply::Told(said) => Some(said.seq),
-            ClientReply::Unknown(said) => Some(said.seq),
-            _ => None,
-        };
-        let offered = seq.and_then(|seq| self.offers.remove(&(peer.clone(), seq)));
-        let (task, ticket, max_bytes) = match (reply, offered) {
-            (ClientReply::Send(_), Some((task, bytes))) => (task, Ticket::Inputs(task), bytes),
-            (ClientReply::Outcome(outcome), _) if outcome.result.is_some() => {
-                (outcome.task.id, Ticket::Result(outcome.task.id), 0)
-            }
-            _ => return,
-        };
-        if let Origin::Elsewhere(certificate) = self.registry.origin(peer) {
-            let certificate = certificate.name.clone();
-            self.registry.grant(ticket, Grant { certificate, task, max_bytes });
+    /// An owner may bring the inputs of a task that it has announced, if it is a certificate.
+    pub(super) fn upload_opens(&self, owner: &Owner, task: TaskId, max_bytes: u64) {
+        if *owner != Owner::local() {
+            let grant = Grant { certificate: owner.as_str().to_owned(), task, max_bytes };
+            self.registry.grant(Ticket::Inputs(task), grant);
         }
     }
 
-    /// The inputs of a task are nobody's.
-    pub(super) fn unclaimed(&self, task: TaskId) {
-        self.registry.withdraw_inputs(task);
+    /// Nothing more of them may come.
+    pub(super) fn upload_closes(&self, owner: &Owner, task: TaskId) {
+        self.registry.withdraw_inputs(task, owner.as_str());
+    }
+
+    /// A client is told how its task ended: it may fetch the result.
+    pub(super) fn answering(&self, peer: &PeerId, reply: &ClientReply) {
+        let ClientReply::Outcome(outcome) = reply else { return };
+        if let (Origin::Elsewhere(certificate), Some(_)) = (self.registry.origin(peer), &outcome.result) {
+            let (certificate, task) = (certificate.name.clone(), outcome.task.id);
+            self.registry.grant(Ticket::Result(task), Grant { certificate, task, max_bytes: 0 });
+        }
     }
 
     /// The task has ended.

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use lamagrid_domain::{Failure, FailureKind, TaskId};
+use lamagrid_domain::{Failure, FailureKind, Owner, TaskId};
 use lamagrid_wire::frame::{Frame, FrameError, MAX_HEADER_BYTES, MAX_MESSAGE_BYTES};
 use lamagrid_wire::message::{
     AdminRequest, AttemptOutcome, ClientReply, ClientRequest, ControlRequest, Message, NodeEvent,
@@ -11,17 +11,13 @@ use lamagrid_wire::message::{
 use lamagrid_wire::router::{Incoming, PeerId, fault};
 use lamagrid_wire::spool::BlobName;
 
-use crate::core::{Effect, Input};
+use crate::core::{Authority, Effect, Input};
 
 use super::backlog::Destination;
 use super::{Service, refused};
 
 /// What an assignment says beside what was submitted: its token and number.
 const ASSIGN_BYTES: usize = 256;
-/// After this, blobs that were announced are nobody's, unless their task was accepted: no disk writes that long.
-const ANNOUNCED_MS: u64 = 600_000;
-/// Announcements that are remembered; what is written for more than that, in vain, goes at the next start.
-const MAX_ANNOUNCED: usize = 100_000;
 
 impl Service {
     pub(super) fn on_client(&mut self, heard: Incoming) {
@@ -43,7 +39,7 @@ impl Service {
             };
             let (reply, written) = match ClientRequest::from_frame(frame) {
                 Ok(ClientRequest::Submit(submit)) if !self.core.knows(submit.spec.id) => {
-                    (Some(refusal(submit.seq)), Some(submit.spec.id))
+                    (Some(refusal(submit.seq)), Some((submit.spec.owner, submit.spec.id)))
                 }
                 Ok(ClientRequest::Offer(offer)) if !self.core.knows(offer.id) => {
                     (Some(refusal(offer.seq)), None)
@@ -51,8 +47,8 @@ impl Service {
                 Ok(ClientRequest::Ping(ping)) => (Some(self.core.pong(ping.seq)), None),
                 _ => (None, None),
             };
-            if let Some(id) = written {
-                self.remove_unclaimed(id);
+            if let Some((owner, id)) = written.filter(|(owner, _)| self.may_speak_for(peer, owner)) {
+                self.handle(Input::Abandoned { owner, id });
             }
             if let Some(reply) = reply {
                 self.unbarred.push(Effect::Client { peer: peer.clone(), reply, attach: None });
@@ -84,57 +80,57 @@ impl Service {
                 return;
             }
         };
-        if let Some(gatekeeper) = &mut self.gatekeeper
-            && let Err(refusal) = gatekeeper.hear(&peer, &request)
-        {
-            let refusal = refusal.map(|(seq, text)| refused(seq, FailureKind::InvalidInput, text));
-            return self.pending.extend(refusal.map(|reply| Effect::Client { peer, reply, attach: None }));
-        }
-        // Whoever cancels or is refused has written blobs, perhaps, which no task will ever name.
-        let written = match &request {
-            ClientRequest::Submit(submit) => Some(submit.spec.id),
-            ClientRequest::Cancel(cancel) => Some(cancel.id),
-            ClientRequest::Offer(offer) => {
-                self.announce(offer.id);
-                None
+        let authority = match self.gatekeeper.as_ref().map(|gatekeeper| gatekeeper.hear(&peer, &request)) {
+            None => Authority::Administrator,
+            Some(Ok(authority)) => authority,
+            Some(Err(refusal)) => {
+                let refusal = refusal.map(|(seq, text)| refused(seq, FailureKind::InvalidInput, text));
+                let reply = |reply| Effect::Client { peer, reply, attach: None };
+                return self.pending.extend(refusal.map(reply));
             }
-            _ => None,
         };
+        if let ClientRequest::Offer(_) = &request {
+            self.look_at_disk();
+        }
         if let Some(refusal) = self.unassignable(&request, &frame).or_else(|| self.missing_blob(&request)) {
+            if let ClientRequest::Submit(submit) = request {
+                self.handle(Input::Abandoned { owner: submit.spec.owner, id: submit.spec.id });
+            }
             self.pending.push_back(Effect::Client { peer, reply: refusal, attach: None });
         } else {
-            self.handle(Input::Client { peer, request, inline: frame.blobs });
-        }
-        if let Some(id) = written {
-            self.remove_unclaimed(id);
+            self.handle(Input::Client { peer, request, inline: frame.blobs, authority });
         }
     }
 
-    fn announce(&mut self, id: TaskId) {
-        if !self.core.knows(id) && self.announced.len() < MAX_ANNOUNCED {
-            self.announced.push_back((self.clock.now().mono_ms + ANNOUNCED_MS, id));
+    /// Whether a peer's requests may name this owner.
+    fn may_speak_for(&self, peer: &PeerId, owner: &Owner) -> bool {
+        self.gatekeeper.as_ref().is_none_or(|gatekeeper| gatekeeper.may_speak_for(peer, owner))
+    }
+
+    /// Looks how much room the disk has: now and then, and before more is promised.
+    pub(super) fn look_at_disk(&mut self) {
+        match rustix::fs::statvfs(self.spool.root()) {
+            Ok(found) => {
+                let bytes = found.f_bavail.saturating_mul(found.f_frsize);
+                self.handle(Input::DiskFree { bytes });
+            }
+            Err(error) => tracing::warn!(%error, "the free space of the data directory cannot be read"),
         }
     }
 
-    /// Deletes what clients wrote that died before they submitted.
-    pub(super) fn sweep_announced(&mut self) {
-        let now_ms = self.clock.now().mono_ms;
-        while let Some((_, id)) = self.announced.pop_front_if(|(at, _)| *at <= now_ms) {
-            self.remove_unclaimed(id);
-        }
-    }
-
-    /// Deletes the blobs of an id without a row. On this thread, so that the answer to a later offer of that id, and
-    /// with it the writing, comes after it.
-    fn remove_unclaimed(&self, id: TaskId) {
-        if self.core.knows(id) {
-            return;
-        }
+    pub(super) fn open_upload(&self, owner: &Owner, id: TaskId, bytes: u64) {
         if let Some(gatekeeper) = &self.gatekeeper {
-            gatekeeper.unclaimed(id);
+            gatekeeper.upload_opens(owner, id, bytes);
         }
-        if let Err(error) = self.spool.remove_task(id) {
-            tracing::warn!(task.id = %id, %error, "blobs that nobody claims stay until the next start");
+    }
+
+    /// On this thread, so that the answer to a later offer of that id, and with it the writing, comes after it.
+    pub(super) fn close_upload(&self, owner: &Owner, id: TaskId, delete: bool) {
+        if let Some(gatekeeper) = &self.gatekeeper {
+            gatekeeper.upload_closes(owner, id);
+        }
+        if delete && let Err(error) = self.spool.remove_task(id) {
+            tracing::warn!(task.id = %id, %error, "the blobs of a task that was not accepted stay until the next start");
         }
     }
 

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use lamagrid_config::{Config, ConfigError};
-use lamagrid_domain::{Failure, FailureKind, QueueName, SessionId, TaskId};
+use lamagrid_domain::{Failure, FailureKind, QueueName, SessionId};
 use lamagrid_wire::gate::{CredentialsError, GateError};
 use lamagrid_wire::message::{ClientReply, Refused};
 use lamagrid_wire::router::{Incoming, Peers, Router, RouterSender};
@@ -27,7 +27,7 @@ use lamagrid_wire::spool::Spool;
 use lamagrid_wire::{ConnectionLimits, Endpoints, EventSubscriber, LaneEvent, LaneSender, SocketError};
 
 use crate::committer::Committer;
-use crate::core::{Core, Effect, Input, Settings};
+use crate::core::{CLOCK_GRACE_MS, Core, Effect, Input, MAX_ENDED, MAX_TOMBSTONES, Settings};
 use crate::http::Metrics;
 use crate::instance::InstanceLock;
 use crate::store::{Store, StoreError};
@@ -197,7 +197,6 @@ async fn serve(options: Options) -> Result<(), SchedulerError> {
         unbarred: Vec::new(),
         group_max: config.store.group_commit_max as usize,
         failed_lanes: Vec::new(),
-        announced: VecDeque::new(),
         gatekeeper,
         metrics: Arc::new(Metrics::new()),
         shown: None,
@@ -222,6 +221,9 @@ fn settings(config: &Config, endpoints: &Endpoints, spool: &Spool) -> Settings {
         retry: config.retry.clone(),
         limits: config.limits.clone(),
         poll_ms: config.node.poll_ms,
+        max_tombstones: MAX_TOMBSTONES,
+        max_ended: MAX_ENDED,
+        clock_grace_ms: CLOCK_GRACE_MS,
         endpoints: endpoints.clone(),
         spool: spool.root().display().to_string(),
     }
@@ -300,8 +302,6 @@ struct Service {
     unbarred: Vec<Effect>,
     group_max: usize,
     failed_lanes: Vec<(SessionId, String)>,
-    /// Ids whose blobs a client may write before it submits, by the instant at which they are nobody's.
-    announced: VecDeque<(u64, TaskId)>,
     /// None where no other host may come in.
     gatekeeper: Option<Gatekeeper>,
     metrics: Arc<Metrics>,
@@ -344,7 +344,6 @@ impl Service {
                 _ = tick.tick() => {
                     self.drain(&mut sockets);
                     self.handle(Input::Tick);
-                    self.sweep_announced();
                     if let Some(gatekeeper) = &mut self.gatekeeper {
                         gatekeeper.turn();
                     }
@@ -395,6 +394,7 @@ impl Service {
     fn show(&mut self) {
         self.metrics.turned();
         if self.shown.is_none_or(|at| at.elapsed() >= SHOWN_EVERY) {
+            self.look_at_disk();
             self.metrics.show(&self.core.figures());
             if let Some(gatekeeper) = &self.gatekeeper {
                 self.metrics.certificates(gatekeeper.ends(), gatekeeper.has_ledger());
@@ -405,10 +405,12 @@ impl Service {
 
     fn handle(&mut self, input: Input) {
         for effect in self.core.handle(self.clock.now(), input) {
-            if effect.is_unbarred() {
-                self.unbarred.push(effect);
-            } else {
-                self.pending.push_back(effect);
+            match effect {
+                // Before anything else is heard of that id; no message rests on them but the ones behind them.
+                Effect::OpenUpload { owner, id, bytes } => self.open_upload(&owner, id, bytes),
+                Effect::CloseUpload { owner, id, delete } => self.close_upload(&owner, id, delete),
+                effect if effect.is_unbarred() => self.unbarred.push(effect),
+                effect => self.pending.push_back(effect),
             }
         }
     }

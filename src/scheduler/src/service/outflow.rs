@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use lamagrid_domain::{Failure, FailureKind, QueueName};
+use lamagrid_domain::{Failure, FailureKind};
 use lamagrid_wire::LaneSender;
 use lamagrid_wire::message::{ClientReply, ControlReply, LaneMessage, Message, Rejected, TaskInfo};
 use lamagrid_wire::router::{PeerId, RouterSender};
 
 use crate::committer::{Group, Report};
-use crate::core::{Effect, Input, Level, StoreOp};
+use crate::core::{Bounded, CLOCK_GRACE_MS, ClockChange, Effect, Input, Level, StoreOp};
 
 use super::backlog::{Destination, Held, Images, WINDOW_BYTES};
 use super::{SchedulerError, Service, refused};
@@ -34,8 +34,11 @@ impl Service {
                 let was_failing = self.failing.take().is_some();
                 let mut blobs = blobs.into_iter();
                 for effect in self.waiting.take().unwrap_or_default() {
-                    let attached =
-                        if has_attachment(&effect) { blobs.next().unwrap_or_default() } else { Vec::new() };
+                    let attached = if effect.attachment().is_some() {
+                        blobs.next().unwrap_or_default()
+                    } else {
+                        Vec::new()
+                    };
                     self.carry_out(effect, attached);
                 }
                 self.resume();
@@ -62,7 +65,7 @@ impl Service {
             return;
         }
         while let Some(effect) = self.pending.pop_front() {
-            if matches!(effect, Effect::Store(_)) || has_attachment(&effect) {
+            if matches!(effect, Effect::Store(_)) || effect.attachment().is_some() {
                 self.pending.push_front(effect);
                 break;
             }
@@ -78,6 +81,11 @@ impl Service {
         while let Some(effect) = self.pending.pop_front() {
             let Some(effect) = self.hold_back(effect, &mut promised) else { continue };
             match effect {
+                // A message before it carries what it deletes.
+                Effect::Store(op) if op.deletes_blobs_of(&group.reads) => {
+                    self.pending.push_front(Effect::Store(op));
+                    break;
+                }
                 Effect::Store(op) => {
                     if let (Some(gatekeeper), StoreOp::Release { id, .. } | StoreOp::Forget { id, .. }) =
                         (&self.gatekeeper, &op)
@@ -86,12 +94,10 @@ impl Service {
                     }
                     group.ops.push(op);
                 }
-                Effect::Client { attach: Some(ref attach), .. }
-                | Effect::Lane { attach: Some(ref attach), .. } => {
-                    group.reads.push(attach.clone());
+                effect => {
+                    group.reads.extend(effect.attachment().cloned());
                     released.push(effect);
                 }
-                effect => released.push(effect),
             }
             if group.ops.len() >= self.group_max || group.reads.len() >= MAX_READS {
                 break;
@@ -156,14 +162,20 @@ impl Service {
 
     /// A peer has read most of what was sent to it.
     pub(super) fn drained(&mut self, destination: &Destination) {
-        for effect in self.backlog.release(destination).into_iter().rev() {
+        for mut effect in self.backlog.release(destination).into_iter().rev() {
+            if let Effect::Client { reply: ClientReply::Outcome(outcome), attach, .. } = &mut effect
+                && !self.core.has_result(outcome.task.id)
+            {
+                // It was released or forgotten meanwhile.
+                (outcome.result, *attach) = (None, None);
+            }
             self.pending.push_front(effect);
         }
     }
 
     fn tell_client(&mut self, peer: PeerId, reply: ClientReply, blobs: Vec<Bytes>) {
         let reply = bounded(reply);
-        if let Some(gatekeeper) = &mut self.gatekeeper {
+        if let Some(gatekeeper) = &self.gatekeeper {
             gatekeeper.answering(&peer, &reply);
         }
         if let ClientReply::Refused(refused) = &reply {
@@ -175,6 +187,7 @@ impl Service {
     fn carry_out(&mut self, effect: Effect, blobs: Vec<Bytes>) {
         match effect {
             Effect::Store(_) => unreachable!("writes go to the committer"),
+            Effect::OpenUpload { .. } | Effect::CloseUpload { .. } => unreachable!("carried out at once"),
             Effect::Client { peer, reply, .. } => self.tell_client(peer, reply, blobs),
             Effect::Admin { peer, reply } => send(&self.senders.admin, &peer, &reply, blobs),
             Effect::Control { peer, reply } => {
@@ -210,6 +223,7 @@ impl Service {
                 self.metrics.level(&level);
                 log_level(&level);
             }
+            Effect::Clock(change) => log_clock(change),
         }
     }
 
@@ -263,10 +277,6 @@ impl Service {
     }
 }
 
-fn has_attachment(effect: &Effect) -> bool {
-    matches!(effect, Effect::Client { attach: Some(_), .. } | Effect::Lane { attach: Some(_), .. })
-}
-
 /// The reply itself, or the refusal in its place where it fits into no message: a caller who hears nothing would
 /// look for a fault elsewhere.
 fn bounded(reply: ClientReply) -> ClientReply {
@@ -289,17 +299,36 @@ fn send(sender: &RouterSender, peer: &PeerId, message: &impl Message, blobs: Vec
 }
 
 fn log_level(level: &Level) {
-    let Level { percent, used, limit, .. } = *level;
-    let what = level.queue.as_ref().map_or("spool", QueueName::as_str);
-    match percent {
-        0 => tracing::info!(what, used, limit, "there is room again"),
-        100.. => tracing::error!(
-            what,
+    let Level { of: what, percent, used, limit } = level;
+    match (what, percent) {
+        (_, 0) => tracing::info!(%what, used, limit, "there is room again"),
+        (Bounded::Disk, _) => tracing::error!(
+            free = used,
+            kept = limit,
+            "the disk of the data directory is nearly full: new work is refused, accepted work goes on"
+        ),
+        (_, 100..) => tracing::error!(
+            %what,
             used,
             limit,
-            "full: what comes is refused, or takes the place of less important work"
+            "full: new work is refused, or takes the place of less important work"
         ),
-        _ => tracing::warn!(what, used, limit, percent, "nearly full"),
+        _ => tracing::warn!(%what, used, limit, percent, "nearly full"),
+    }
+}
+
+fn log_clock(change: ClockChange) {
+    match change {
+        ClockChange::Doubted { ahead_ms } => tracing::error!(
+            ahead_ms,
+            grace_s = CLOCK_GRACE_MS / 1_000,
+            "the wall clock jumped: results are deleted and deadlines pass by the time before the jump, until the clock \
+             comes back to it or has been steady for a while; check the host's clock (NTP)"
+        ),
+        ClockChange::Returned => tracing::info!("the wall clock is where it was before it jumped"),
+        ClockChange::Believed { ahead_ms } => {
+            tracing::warn!(ahead_ms, "the wall clock has been steady since it jumped: its time counts again");
+        }
     }
 }
 

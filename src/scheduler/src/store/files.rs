@@ -89,6 +89,8 @@ impl Store {
             | StoreOp::Requeue { .. }
             | StoreOp::Remember { .. }
             | StoreOp::Unremember { .. }
+            | StoreOp::Watermark { .. }
+            | StoreOp::Clock { .. }
             | StoreOp::Pause { .. } => Ok(()),
         }
     }

@@ -6,6 +6,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use rusqlite::OptionalExtension;
 use serde::Deserialize;
 
 use lamagrid_domain::{
@@ -57,15 +58,25 @@ impl Store {
         };
         read().map_err(self.failed("read"))?;
         self.aside = aside;
-        let tombstones = || -> rusqlite::Result<Vec<(Vec<u8>, i64)>> {
-            let mut statement = self.connection.prepare("SELECT id, until FROM tombstones ORDER BY until")?;
-            statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+        let tombstones = || -> rusqlite::Result<Vec<(Vec<u8>, String, i64)>> {
+            let mut statement =
+                self.connection.prepare("SELECT id, owner, until FROM tombstones ORDER BY until")?;
+            statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect()
         };
-        for (id, until) in tombstones().map_err(self.failed("read"))? {
-            if let Ok(id) = <[u8; 16]>::try_from(id.as_slice()) {
-                recovered.tombstones.push((TaskId::from_bytes(id), until.max(0) as u64));
+        for (id, owner, until) in tombstones().map_err(self.failed("read"))? {
+            if let (Ok(id), Ok(owner)) = (<[u8; 16]>::try_from(id.as_slice()), owner.parse()) {
+                recovered.tombstones.push((TaskId::from_bytes(id), owner, until.max(0) as u64));
             }
         }
+        let watermarks = || -> rusqlite::Result<Vec<(String, i64)>> {
+            let mut statement = self.connection.prepare("SELECT owner, wall FROM watermarks")?;
+            statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+        };
+        let watermarks = watermarks().map_err(self.failed("read"))?.into_iter();
+        recovered.watermarks =
+            watermarks.filter_map(|(owner, wall)| Some((owner.parse().ok()?, wall.max(0) as u64))).collect();
+        let clock = self.connection.query_row("SELECT wall FROM clock", [], |row| row.get::<_, i64>(0));
+        recovered.wall_ms = clock.optional().map_err(self.failed("read"))?.map(|wall| wall.max(0) as u64);
         let paused = || -> rusqlite::Result<Vec<String>> {
             self.connection.prepare("SELECT queue FROM paused")?.query_map([], |row| row.get(0))?.collect()
         };

@@ -12,6 +12,10 @@ fn id(n: u8) -> TaskId {
     TaskId::from_bytes([n; 16])
 }
 
+fn alice() -> Owner {
+    "alice".parse().unwrap()
+}
+
 fn token(n: u8) -> LeaseToken {
     LeaseToken::from_bytes([n; 16])
 }
@@ -105,7 +109,7 @@ fn open() -> (tempfile::TempDir, Store) {
 }
 
 /// What the next process finds, as text: stored tasks have no equality of their own.
-fn reopened(dir: &tempfile::TempDir, store: Store) -> (Store, Vec<String>, Vec<(TaskId, u64)>) {
+fn reopened(dir: &tempfile::TempDir, store: Store) -> (Store, Vec<String>, Vec<(TaskId, Owner, u64)>) {
     drop(store);
     let mut store = Store::open(dir.path()).unwrap();
     let (recovered, _) = store.recover().unwrap();
@@ -157,9 +161,9 @@ fn every_operation_comes_back_after_a_restart() {
             StoreOp::Release { id: id(6), ended: Box::new(Ended { result: None, ..done.clone() }) },
             insert(7),
             end(7, failed.clone(), None),
-            StoreOp::Forget { id: id(7), until_wall_ms },
-            StoreOp::Remember { id: id(8), until_wall_ms: 98 },
-            StoreOp::Remember { id: id(9), until_wall_ms },
+            StoreOp::Forget { id: id(7), owner: alice(), until_wall_ms },
+            StoreOp::Remember { id: id(8), owner: alice(), until_wall_ms: 98 },
+            StoreOp::Remember { id: id(9), owner: alice(), until_wall_ms },
             StoreOp::Unremember { id: id(9) },
         ])
         .unwrap();
@@ -173,13 +177,27 @@ fn every_operation_comes_back_after_a_restart() {
         over(6, Ended { result: None, ..done }),
     ];
     assert_eq!(tasks, expected);
-    assert_eq!(tombstones, [(id(8), 98), (id(7), until_wall_ms)]);
+    assert_eq!(tombstones, [(id(8), alice(), 98), (id(7), alice(), until_wall_ms)]);
     assert_eq!(store.blob(id(1), Role::Mask).unwrap().unwrap(), "mask");
     assert_eq!(store.blob(id(4), Role::Result).unwrap().unwrap(), "made");
     // An end takes the inputs, a release the result.
     assert_eq!(store.blob(id(4), Role::Image).unwrap(), None);
     assert_eq!(store.blob(id(6), Role::Result).unwrap(), None);
     assert_eq!(store.blob(id(7), Role::Image).unwrap(), None);
+}
+
+#[test]
+fn watermarks_and_the_believed_time_come_back() {
+    let (dir, mut store) = open();
+    let watermark = |owner: &str, wall_ms| StoreOp::Watermark { owner: owner.parse().unwrap(), wall_ms };
+    let ops = [watermark("a", 5), watermark("b", 6), watermark("a", 7), StoreOp::Clock { wall_ms: 8 }];
+    assert_eq!(store.recover().unwrap().0.wall_ms, None);
+    store.commit(&ops).unwrap();
+    store.commit(&[StoreOp::Clock { wall_ms: 9 }]).unwrap();
+    drop(store);
+    let recovered = Store::open(dir.path()).unwrap().recover().unwrap().0;
+    assert_eq!(recovered.watermarks, [("a".parse().unwrap(), 7), ("b".parse().unwrap(), 6)]);
+    assert_eq!(recovered.wall_ms, Some(9));
 }
 
 #[test]
@@ -290,7 +308,7 @@ fn a_row_that_does_not_decode_is_set_aside_and_stays() {
         assert_eq!(failure.kind, FailureKind::Internal, "{sql}");
         assert!(failure.message.contains("submit it again"), "{failure}");
         // Not even the end of its retention takes it away.
-        store.commit(&[StoreOp::Forget { id: id(0xab), until_wall_ms: 9 }]).unwrap();
+        store.commit(&[StoreOp::Forget { id: id(0xab), owner: alice(), until_wall_ms: 9 }]).unwrap();
         assert_eq!(row(&store), before, "{sql}");
         store.spool().seal(id(0xab), BlobName::Role(Role::Image), 5, false).unwrap();
     }
@@ -312,7 +330,7 @@ fn a_store_of_version_1_is_migrated_and_recovered() {
             over(4, ended(Status::Failed, None, false)),
         ];
         assert_eq!(tasks, expected);
-        assert_eq!(recovered.tombstones, [(id(8), 98)]);
+        assert_eq!(recovered.tombstones, [(id(8), Owner::local(), 98)]);
         assert_eq!(store.blob(id(1), Role::Mask).unwrap().unwrap(), "mask");
         assert_eq!(store.blob(id(3), Role::Result).unwrap().unwrap(), "made");
     }
@@ -388,7 +406,7 @@ fn a_commit_is_all_or_nothing_and_can_be_tried_again() {
     let group = [
         insert(3),
         end(1, ended(Status::Cancelled, None, false), None),
-        StoreOp::Remember { id: id(9), until_wall_ms: 9 },
+        StoreOp::Remember { id: id(9), owner: alice(), until_wall_ms: 9 },
         assign(2),
     ];
     let error = store.commit(&group).unwrap_err();
@@ -430,7 +448,7 @@ fn full_members_fsync_their_group_and_others_do_not() {
         ),
         (vec![assign(3)], normal),
         (vec![assign(1), end_full(3)], full),
-        (vec![StoreOp::Remember { id: id(9), until_wall_ms: 1 }], normal),
+        (vec![StoreOp::Remember { id: id(9), owner: alice(), until_wall_ms: 1 }], normal),
     ];
     for (group, wanted) in table {
         store.commit(&group).unwrap();

@@ -22,7 +22,7 @@ use lamagrid_domain::{FailureKind, LeaseToken, Role, TaskId};
 use super::credentials::{PeerRole, SCHEDULER_NAME};
 use super::line::{self, Refused};
 use super::papers::Papers;
-use super::registry::{Partial, Registry};
+use super::registry::{Incoming, Partial, Registry};
 use crate::spool::{BlobName, Spool, SpoolError};
 
 const CHUNK_BYTES: usize = 256 * 1024;
@@ -182,27 +182,44 @@ pub(super) async fn serve(
     match transfer.direction {
         Direction::From(from) => send(peer, spool, grant.task, name, from).await,
         Direction::Write { len, again } => {
-            if len > grant.max_bytes {
-                let text = format!("a blob of {len} bytes; {} are allowed", grant.max_bytes);
-                return answer(peer, Err(&Refused::new(FailureKind::InvalidInput, text))).await;
-            }
-            let begun = again.then(|| registry.resume(grant.task, name)).flatten();
-            let begun = begun.filter(|partial| partial.written <= len);
-            let mut partial = match begun.map_or_else(|| begin(spool, grant.task, name), Ok) {
+            let incoming = match take_in(registry, transfer.blob.ticket(), name, len).await {
+                Ok(incoming) => incoming,
+                Err(refused) => return answer(peer, Err(&refused)).await,
+            };
+            // What came before goes on, or makes room for what comes now.
+            let begun = registry.resume(grant.task, name).filter(|begun| again && begun.written <= len);
+            let begin = || {
+                spool.remove(grant.task, name)?;
+                Ok(Partial { task: grant.task, name, writer: spool.writer(grant.task, name)?, written: 0 })
+            };
+            let mut partial = match begun.map_or_else(begin, Ok) {
                 Ok(partial) => partial,
                 Err(error) => return answer(peer, Err(&refusal(&error))).await,
             };
-            match receive(peer, &mut partial, len).await {
-                // Its task may have ended meanwhile: then nobody would ever delete it.
-                Ok(_) if !registry.is_granted(transfer.blob.ticket()) => {
-                    answer(peer, Err(&Refused::not_granted())).await
-                }
+            let received = tokio::select! {
+                received = receive(peer, &mut partial, len) => Some(received),
+                () = incoming.stopped() => None,
+            };
+            let Some(received) = received else {
+                // Its room is free before the peer hears of it, which may take as long as the peer likes.
+                drop((partial, incoming));
+                answer(peer, Err(&Refused::not_granted())).await?;
+                return Err(io::Error::new(
+                    io::ErrorKind::ConnectionAborted,
+                    "a blob is not wanted any more",
+                ));
+            };
+            match received {
                 Ok(stored) => {
-                    let finished = stored.and_then(|()| partial.writer.finish());
-                    answer(peer, finished.map_err(|error| refusal(&error)).as_ref().copied()).await
+                    let finished = match stored {
+                        Ok(()) => incoming.finish(partial.writer),
+                        Err(error) => Ok(Err(error)),
+                    };
+                    let verdict = finished.and_then(|stored| stored.map_err(|error| refusal(&error)));
+                    answer(peer, verdict.as_ref().copied()).await
                 }
                 Err(error) => {
-                    registry.keep(transfer.blob.ticket(), partial);
+                    registry.keep(&incoming, partial);
                     Err(error)
                 }
             }
@@ -210,8 +227,24 @@ pub(super) async fn serve(
     }
 }
 
-fn begin(spool: &Spool, task: TaskId, name: BlobName) -> Result<Partial, SpoolError> {
-    Ok(Partial { task, name, writer: spool.writer(task, name)?, written: 0 })
+/// Takes room for a blob once no other connection brings it any more.
+async fn take_in(
+    registry: &Registry,
+    ticket: Ticket,
+    name: BlobName,
+    len: u64,
+) -> Result<Incoming<'_>, Refused> {
+    let end = tokio::time::Instant::now() + ANSWERED / 2;
+    loop {
+        match registry.take_in(ticket, name, len)? {
+            Some(incoming) => return Ok(incoming),
+            None if tokio::time::Instant::now() < end => tokio::time::sleep(Duration::from_millis(10)).await,
+            None => {
+                let text = "this blob is being brought on another connection";
+                return Err(Refused::new(FailureKind::Disconnected, text));
+            }
+        }
+    }
 }
 
 pub(super) async fn answer(

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 use lamagrid_domain::{FailureKind, TaskId};
 
@@ -15,7 +16,7 @@ use super::credentials::Certificate;
 use super::line::{Channel, Refused};
 use super::zmtp::Held;
 use crate::router::PeerId;
-use crate::spool::{BlobName, Writer};
+use crate::spool::{BlobName, SpoolError, Writer};
 
 /// What cuts left of blobs, for peers that come back; the oldest goes first.
 const MOST_PARTIAL: usize = 64;
@@ -31,8 +32,64 @@ struct Known {
     held: BTreeMap<String, Held>,
     /// Names of lanes with the name of the certificate that may reach them.
     lanes: BTreeMap<String, String>,
-    grants: BTreeMap<Ticket, Grant>,
+    grants: BTreeMap<Ticket, Granted>,
     partial: Vec<Partial>,
+}
+
+/// A grant, and what was written by it.
+#[derive(Debug)]
+struct Granted {
+    grant: Grant,
+    blobs: Vec<Written>,
+}
+
+/// One blob of a grant: it has come, is coming, or came in part.
+#[derive(Debug)]
+struct Written {
+    name: BlobName,
+    /// As long as it will be.
+    len: u64,
+    /// Tells the connection that brings it to stop.
+    coming: Option<Arc<Notify>>,
+}
+
+/// A blob that one connection brings, until this is dropped. No other one brings it meanwhile.
+#[derive(Debug)]
+pub(super) struct Incoming<'a> {
+    registry: &'a Registry,
+    ticket: Ticket,
+    name: BlobName,
+    stop: Arc<Notify>,
+}
+
+impl Incoming<'_> {
+    /// Resolves when the grant was withdrawn, or the owner brings this blob on another connection.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub(super) async fn stopped(&self) {
+        self.stop.notified().await;
+    }
+
+    /// Gives a blob that is complete its name, if the grant still holds: else its task may be over, and would never
+    /// delete it, or be accepted, and have its inputs changed.
+    pub(super) fn finish(&self, writer: Writer) -> Result<Result<(), SpoolError>, Refused> {
+        let mut known = self.registry.0.lock();
+        if known.coming(self).is_none() {
+            return Err(Refused::not_granted());
+        }
+        Ok(writer.finish())
+    }
+}
+
+impl Drop for Incoming<'_> {
+    fn drop(&mut self) {
+        let mut known = self.registry.0.lock();
+        // What came stays counted: its owner can replace it, and nothing else takes its room.
+        if let Some(blob) = known.coming(self) {
+            blob.coming = None;
+        }
+    }
 }
 
 /// A blob that has come in part.
@@ -111,16 +168,25 @@ impl Registry {
         self.0.lock().lanes.remove(lane);
     }
 
-    /// Lets the holder of a certificate have what a ticket is for.
+    /// Lets the holder of a certificate have what a ticket is for. One that it has already may grow by that, and what was
+    /// written by it stays counted.
     pub fn grant(&self, ticket: Ticket, grant: Grant) {
-        self.0.lock().grants.insert(ticket, grant);
+        let mut known = self.0.lock();
+        match known.grants.get_mut(&ticket) {
+            Some(granted) if granted.grant.certificate == grant.certificate => granted.grant = grant,
+            _ => _ = known.grants.insert(ticket, Granted { grant, blobs: Vec::new() }),
+        }
     }
 
-    /// The task has been accepted, or was not and will not be: nothing of its inputs is to be brought any more.
-    pub fn withdraw_inputs(&self, task: TaskId) {
+    /// A task of a certificate's has been accepted, or was not and will not be: nothing of its inputs is to be brought
+    /// any more.
+    pub fn withdraw_inputs(&self, task: TaskId, certificate: &str) {
         let mut known = self.0.lock();
-        known.give_up(task);
-        known.grants.remove(&Ticket::Inputs(task));
+        let ticket = Ticket::Inputs(task);
+        if known.grants.get(&ticket).is_some_and(|granted| granted.grant.certificate == certificate) {
+            known.give_up(task);
+            known.withdraw(ticket);
+        }
     }
 
     /// The task has ended: its attempts are over.
@@ -130,30 +196,58 @@ impl Registry {
         // Tickets of attempts come first: of them there are as many as tasks that run, whatever results are kept.
         let attempts = known.grants.iter().take_while(|(ticket, _)| matches!(ticket, Ticket::Attempt(_)));
         let over: Vec<Ticket> =
-            attempts.filter(|(_, grant)| grant.task == task).map(|(ticket, _)| *ticket).collect();
+            attempts.filter(|(_, granted)| granted.grant.task == task).map(|(ticket, _)| *ticket).collect();
         for ticket in over {
-            known.grants.remove(&ticket);
+            known.withdraw(ticket);
         }
     }
 
     /// The result of an ended task is gone.
     pub fn withdraw_result(&self, task: TaskId) {
-        self.0.lock().grants.remove(&Ticket::Result(task));
+        self.0.lock().withdraw(Ticket::Result(task));
     }
 
     pub(super) fn granted(&self, certificate: &Certificate, transfer: Transfer) -> Option<Grant> {
         let known = self.0.lock();
-        known.grants.get(&transfer.ticket()).filter(|grant| grant.certificate == certificate.name).cloned()
+        let granted = known.grants.get(&transfer.ticket()).map(|granted| &granted.grant);
+        granted.filter(|grant| grant.certificate == certificate.name).cloned()
     }
 
-    pub(super) fn is_granted(&self, ticket: Ticket) -> bool {
-        self.0.lock().grants.contains_key(&ticket)
+    /// Takes room for a blob of `len` bytes. `None` while another connection brings it, which is told to stop.
+    pub(super) fn take_in(
+        &self,
+        ticket: Ticket,
+        name: BlobName,
+        len: u64,
+    ) -> Result<Option<Incoming<'_>>, Refused> {
+        let mut known = self.0.lock();
+        let Some(Granted { grant, blobs }) = known.grants.get_mut(&ticket) else {
+            return Err(Refused::not_granted());
+        };
+        let others = blobs.iter().filter(|blob| blob.name != name).fold(0_u64, |sum, blob| sum + blob.len);
+        if len > grant.max_bytes.saturating_sub(others) {
+            let text = format!(
+                "a blob of {len} bytes; {} are allowed for the task, and its other blobs have {others}",
+                grant.max_bytes
+            );
+            return Err(Refused::new(FailureKind::InvalidInput, text));
+        }
+        let stop = Arc::new(Notify::new());
+        match blobs.iter_mut().find(|blob| blob.name == name) {
+            Some(Written { coming: Some(other), .. }) => {
+                other.notify_one();
+                return Ok(None);
+            }
+            Some(blob) => *blob = Written { name, len, coming: Some(Arc::clone(&stop)) },
+            None => blobs.push(Written { name, len, coming: Some(Arc::clone(&stop)) }),
+        }
+        Ok(Some(Incoming { registry: self, ticket, name, stop }))
     }
 
     /// Keeps what a cut left of a blob, while it may still be brought.
-    pub(super) fn keep(&self, ticket: Ticket, partial: Partial) {
+    pub(super) fn keep(&self, incoming: &Incoming<'_>, partial: Partial) {
         let mut known = self.0.lock();
-        if !known.grants.contains_key(&ticket) {
+        if known.coming(incoming).is_none() {
             return;
         }
         known.partial.retain(|other| (other.task, other.name) != (partial.task, partial.name));
@@ -192,6 +286,22 @@ impl Registry {
 }
 
 impl Known {
+    fn coming(&mut self, incoming: &Incoming<'_>) -> Option<&mut Written> {
+        let blobs = &mut self.grants.get_mut(&incoming.ticket)?.blobs;
+        let is_it =
+            |blob: &Written| blob.coming.as_ref().is_some_and(|stop| Arc::ptr_eq(stop, &incoming.stop));
+        blobs.iter_mut().find(|blob| blob.name == incoming.name && is_it(blob))
+    }
+
+    fn withdraw(&mut self, ticket: Ticket) {
+        let granted = self.grants.remove(&ticket);
+        granted
+            .iter()
+            .flat_map(|granted| &granted.blobs)
+            .filter_map(|blob| blob.coming.as_ref())
+            .for_each(|coming| coming.notify_one());
+    }
+
     /// Nothing of a task is to come in any more: what a cut left of it goes.
     fn give_up(&mut self, task: TaskId) {
         self.partial.retain(|each| each.task != task);

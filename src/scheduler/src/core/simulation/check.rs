@@ -26,7 +26,7 @@ impl Core {
         for (id, task) in &self.tasks {
             ensure!(*id == task.spec.id, Structure, "task {id} lies under another id");
             ensure!(!self.ended.contains_key(id), Structure, "task {id} lives and has ended");
-            ensure!(!self.tombstones.contains_key(id), Structure, "task {id} lives and has a tombstone");
+            ensure!(!self.tombstones.contains(*id), Structure, "task {id} lives and has a tombstone");
             with_deadline += usize::from(task.spec.deadline_wall_ms.is_some());
             follows += task.followers.len();
             match task.state {
@@ -220,9 +220,22 @@ impl Core {
         Ok(())
     }
 
-    /// Called with every assignment just before it: overlap is used where no fitting slot is idle.
+    /// Called with every assignment just before it: no better task waits for this session, and overlap is used where no
+    /// fitting slot is idle.
     pub(crate) fn check_choice(&mut self, id: TaskId, chosen: SessionId) {
         let (task, session) = (&self.tasks[&id], &self.sessions[&chosen]);
+        let rank = self.rank(task);
+        let waits = |other: &&Task| {
+            (&other.spec.queue, &other.spec.model) == (&task.spec.queue, &task.spec.model)
+                && matches!(other.state, State::Queued { not_before_ms } if not_before_ms <= self.clock_ms)
+                && !self.delayed.iter().any(|(_, id)| *id == other.spec.id)
+        };
+        let is_better = |other: &&Task| self.rank(other) < rank && !other.avoid.contains(&session.node);
+        if let Some(better) = self.tasks.values().filter(waits).find(is_better) {
+            self.wrong
+                .get_or_insert(format!("task {id} is served before {}, which is better", better.spec.id));
+            return;
+        }
         if session.granted - session.given > u64::from(session.overlap) {
             return;
         }
@@ -249,11 +262,11 @@ impl Core {
     }
 
     fn check_ended(&self, assigned: usize) -> Result<(), Violation> {
+        let expiries: usize = self.expiries.values().map(std::collections::BTreeSet::len).sum();
         ensure!(
-            self.expiries.len() == self.ended.len(),
+            expiries == self.ended.len(),
             Structure,
-            "{} ends of retention for {} ended tasks",
-            self.expiries.len(),
+            "{expiries} ends of retention for {} ended tasks",
             self.ended.len()
         );
         let dead = self.ended.values().filter(|ended| ended.dead.is_some()).count() as u64;
@@ -277,7 +290,7 @@ impl Core {
                     "token {token} does not lead to {id}"
                 );
             }
-            ensure!(!self.tombstones.contains_key(id), Structure, "task {id} has ended and has a tombstone");
+            ensure!(!self.tombstones.contains(*id), Structure, "task {id} has ended and has a tombstone");
         }
         ensure!(
             self.tokens.len() == tokens,
@@ -285,13 +298,23 @@ impl Core {
             "{} tokens are known, {tokens} are in use",
             self.tokens.len()
         );
-        ensure!(
-            self.tombstone_order.len() == self.tombstones.len(),
-            Structure,
-            "{} tombstones, {} in order",
-            self.tombstones.len(),
-            self.tombstone_order.len()
-        );
+        let (ids, in_order) = self.tombstones.len();
+        ensure!(ids == in_order, Structure, "{ids} tombstones, {in_order} in order");
+        self.check_usage()
+    }
+
+    /// What is counted of the bounds is what is there.
+    fn check_usage(&self) -> Result<(), Violation> {
+        let known = self.uploads.ids().find(|id| self.knows(**id) || self.tombstones.contains(**id));
+        ensure!(known.is_none(), Structure, "{known:?} is known, and inputs are reserved for it");
+        let (uploads, reserved) = (self.uploads.bytes(), self.usage.reserved_bytes());
+        ensure!(reserved == uploads, Structure, "{reserved} bytes are reserved for uploads of {uploads}");
+        let held = (self.tasks.len() + self.uploads.len()) as u64;
+        ensure!(self.usage.held() == held, Structure, "{} tasks are counted of {held}", self.usage.held());
+        let live = self.tasks.values().map(|task| task.spec.input_bytes()).sum::<u64>();
+        let kept = self.ended.values().map(super::super::Ended::kept_bytes).sum::<u64>();
+        let (counted, there) = (self.usage.spool_bytes(), live + kept + uploads);
+        ensure!(counted == there, Structure, "{counted} bytes are counted in the spool, {there} are there");
         Ok(())
     }
 }

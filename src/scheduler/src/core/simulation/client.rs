@@ -27,6 +27,8 @@ struct Mine {
     spec: TaskSpec,
     phase: Phase,
     asked_ms: u64,
+    /// Of its last submission.
+    seq: u64,
 }
 
 pub(super) struct Client {
@@ -76,8 +78,9 @@ impl Client {
         net.send(conn, Said::Client(peer, request.into(), inline));
     }
 
-    fn next_seq(&mut self) -> u64 {
-        self.seq += 1;
+    /// Peers number their requests as they like.
+    fn next_seq(&mut self, net: &mut Network) -> u64 {
+        self.seq += u64::from(!net.random.chance(20));
         self.seq
     }
 
@@ -90,7 +93,7 @@ impl Client {
             return;
         }
         if self.conn.is_none() {
-            let seq = self.next_seq();
+            let seq = self.next_seq(net);
             self.say(net, Ping { seq }, Vec::new());
             for at in 0..self.mine.len() {
                 if self.mine[at].phase == Phase::Accepted {
@@ -117,9 +120,9 @@ impl Client {
     }
 
     fn act(&mut self, net: &mut Network, ids: &[TaskId]) {
-        let weights = [300, 80, 60, 50, 60, 20, 40, 20, 30, 30, 10, 20, 15, 3];
+        let weights = [330, 80, 60, 50, 60, 20, 40, 20, 30, 30, 10, 20, 15, 3, 15, 15];
         let own = (!self.mine.is_empty()).then(|| net.random.below(self.mine.len().max(1) as u64) as usize);
-        let (seq, owner) = (self.next_seq(), self.owner.clone());
+        let (seq, owner) = (self.next_seq(net), self.owner.clone());
         match (net.random.weighted(&weights), own) {
             (0, _) => {
                 let at = self.invent(net);
@@ -146,14 +149,19 @@ impl Client {
             }
             (8, _) if !ids.is_empty() => self.pry(net, *net.random.clone().pick(ids)),
             (9, Some(at)) => {
-                let spec = &self.mine[at].spec;
-                let (id, queue, bytes) = (spec.id, spec.queue.clone(), spec.input_bytes());
-                let digest = lamagrid_wire::payload_digest(spec);
-                self.say(
-                    net,
-                    Offer { seq, id, owner, queue, digest, bytes, priority: 0, client: None },
-                    Vec::new(),
-                );
+                let (spec, bytes) = (self.mine[at].spec.clone(), self.mine[at].spec.input_bytes());
+                self.offer(net, spec, bytes);
+            }
+            (14, _) => {
+                // Announced and, perhaps, never submitted.
+                let at = self.invent(net);
+                let (spec, bytes) = (self.mine[at].spec.clone(), net.random.between(1, 40));
+                self.offer(net, spec, bytes);
+            }
+            (15, _) => {
+                // An id that nothing is known of, and that is never used.
+                let id = self.draw(net);
+                self.say(net, Cancel { seq, id, owner }, Vec::new());
             }
             (10, _) => self.say(net, Survey { seq, after: None }, Vec::new()),
             (11, _) => self.close(net),
@@ -167,13 +175,31 @@ impl Client {
 
     /// Asks for a task that may be somebody else's.
     fn pry(&mut self, net: &mut Network, id: TaskId) {
-        let (seq, owner) = (self.next_seq(), self.owner.clone());
-        match net.random.below(4) {
+        let (seq, owner) = (self.next_seq(net), self.owner.clone());
+        match net.random.below(5) {
+            4 => {
+                let at = self.invent(net);
+                let spec = TaskSpec { id, ..self.mine[at].spec.clone() };
+                self.offer(net, spec, 9);
+            }
             0 => self.say(net, Query { seq, id, owner }, Vec::new()),
             1 => self.say(net, Attach { seq, id, owner, digest: None }, Vec::new()),
             2 => self.say(net, Cancel { seq, id, owner }, Vec::new()),
             _ => self.say(net, Release { id, owner }, Vec::new()),
         }
+    }
+
+    fn offer(&mut self, net: &mut Network, spec: TaskSpec, bytes: u64) {
+        let digest = lamagrid_wire::payload_digest(&spec);
+        let TaskSpec { id, owner, queue, priority, client, .. } = spec;
+        let seq = self.next_seq(net);
+        self.say(net, Offer { seq, id, owner, queue, digest, bytes, priority, client }, Vec::new());
+    }
+
+    /// Clocks of clients differ a little, now and then by more.
+    fn draw(&mut self, net: &mut Network) -> TaskId {
+        let late_ms = if net.random.chance(50) { net.random.below(20_000) } else { 0 };
+        TaskId::drawn_at(net.now.wall_ms - late_ms, net.random.bytes())
     }
 
     fn invent(&mut self, net: &mut Network) -> usize {
@@ -186,11 +212,12 @@ impl Client {
         let form = BlobForm::Raw { height: 1, width: 1, channels: 3 };
         let image = BlobMeta { role: Role::Image, len: 3, hash: Hash::new([1; 32]), form };
         let deadline = net.random.chance(80).then(|| net.now.wall_ms + net.random.between(0, 5_000));
+        let id = self.draw(net);
         let spec = TaskSpec {
-            id: TaskId::from_bytes(net.random.bytes()),
+            id,
             owner: self.owner.clone(),
             client: (net.random.chance(300))
-                .then(|| net.random.pick(&["a", "b"]).parse().expect("a plain name")),
+                .then(|| format!("name-{}", net.random.below(1_000)).parse().expect("a plain name")),
             model,
             queue,
             params: Params::default(),
@@ -203,7 +230,7 @@ impl Client {
             output: lamagrid_domain::OutputForm::Raw,
             blobs: vec![image],
         };
-        let mine = Mine { spec, phase: Phase::Wanted, asked_ms: net.now.mono_ms };
+        let mine = Mine { spec, phase: Phase::Wanted, asked_ms: net.now.mono_ms, seq: 0 };
         if self.mine.len() < MAX_MINE {
             self.mine.push(mine);
             return self.mine.len() - 1;
@@ -217,7 +244,8 @@ impl Client {
 
     fn submit(&mut self, net: &mut Network, at: usize) {
         self.mine[at].asked_ms = net.now.mono_ms;
-        let (seq, spec) = (self.next_seq(), self.mine[at].spec.clone());
+        let (seq, spec) = (self.next_seq(net), self.mine[at].spec.clone());
+        self.mine[at].seq = seq;
         let inline = net.random.chance(500);
         let (roles, blobs) = if inline {
             (vec![Role::Image], vec![Bytes::from_static(b"rgb")])
@@ -230,7 +258,7 @@ impl Client {
 
     fn attach(&mut self, net: &mut Network, at: usize) {
         self.mine[at].asked_ms = net.now.mono_ms;
-        let (seq, id, owner) = (self.next_seq(), self.mine[at].spec.id, self.owner.clone());
+        let (seq, id, owner) = (self.next_seq(net), self.mine[at].spec.id, self.owner.clone());
         let digest = net.random.chance(500).then(|| lamagrid_wire::payload_digest(&self.mine[at].spec));
         self.say(net, Attach { seq, id, owner, digest }, Vec::new());
     }
@@ -244,11 +272,8 @@ impl Client {
             // Past retention, and perhaps past the tombstone's: the oracle judges whether that is true.
             ClientReply::Unknown(unknown) => (unknown.id, Phase::Done),
             ClientReply::Refused(refused) if refused.failure.kind == FailureKind::InvalidInput => {
-                // A queue that does not exist; the id is not in the answer.
-                self.mine
-                    .iter_mut()
-                    .filter(|m| m.spec.queue.as_str() == "no-queue")
-                    .for_each(|m| m.phase = Phase::Done);
+                // A queue that does not exist, or an id that is too old; the id is not in the answer.
+                self.mine.iter_mut().filter(|m| m.seq == refused.seq).for_each(|m| m.phase = Phase::Done);
                 return;
             }
             _ => return,

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lamagrid_domain::{Counters, Entry, Hash, LeaseToken, QueueName, Role, TaskId, TaskSpec};
+use lamagrid_domain::{Counters, Entry, Hash, LeaseToken, Owner, QueueName, Role, TaskId, TaskSpec};
 
 use crate::core::{Ended, NodeId, Recovered, StoreOp, StoredTask};
 
@@ -21,7 +21,9 @@ pub(super) struct Row {
 #[derive(Default)]
 pub(super) struct Disk {
     pub(super) rows: BTreeMap<TaskId, Row>,
-    pub(super) tombstones: BTreeMap<TaskId, u64>,
+    pub(super) tombstones: BTreeMap<TaskId, (Owner, u64)>,
+    pub(super) watermarks: BTreeMap<Owner, u64>,
+    pub(super) wall_ms: Option<u64>,
     paused: BTreeSet<QueueName>,
 }
 
@@ -62,13 +64,17 @@ impl Disk {
             StoreOp::Release { id, ended } => {
                 self.update(*id, |row| row.ended = Some(ended.as_ref().clone()))
             }
-            StoreOp::Forget { id, until_wall_ms } => {
+            StoreOp::Forget { id, owner, until_wall_ms } => {
                 self.rows.remove(id);
-                self.tombstones.insert(*id, *until_wall_ms);
+                self.tombstones.insert(*id, (owner.clone(), *until_wall_ms));
             }
-            StoreOp::Remember { id, until_wall_ms } => {
-                self.tombstones.insert(*id, *until_wall_ms);
+            StoreOp::Remember { id, owner, until_wall_ms } => {
+                self.tombstones.insert(*id, (owner.clone(), *until_wall_ms));
             }
+            StoreOp::Watermark { owner, wall_ms } => {
+                self.watermarks.insert(owner.clone(), *wall_ms);
+            }
+            StoreOp::Clock { wall_ms } => self.wall_ms = Some(*wall_ms),
             StoreOp::Unremember { id } => {
                 self.tombstones.remove(id);
             }
@@ -101,9 +107,12 @@ impl Disk {
                 inline: row.inline.clone(),
             },
         };
-        let mut tombstones: Vec<_> = self.tombstones.iter().map(|(id, until)| (*id, *until)).collect();
-        tombstones.sort_by_key(|(_, until)| *until);
+        let tombstones = self.tombstones.iter().map(|(id, (owner, until))| (*id, owner.clone(), *until));
+        let mut tombstones: Vec<_> = tombstones.collect();
+        tombstones.sort_by_key(|(.., until)| *until);
         let tasks = rows.into_iter().map(stored).collect();
-        Recovered { tasks, tombstones, paused: self.paused.iter().cloned().collect() }
+        let watermarks = self.watermarks.iter().map(|(owner, wall)| (owner.clone(), *wall)).collect();
+        let paused = self.paused.iter().cloned().collect();
+        Recovered { tasks, tombstones, watermarks, wall_ms: self.wall_ms, paused }
     }
 }

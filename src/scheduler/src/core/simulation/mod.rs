@@ -37,6 +37,9 @@ const HAPPENS: &[&str] = &[
     "alarm 100",
     "alarm 80",
     "cancelled",
+    "clock believed",
+    "clock doubted",
+    "clock returned",
     "commit failed",
     "completed",
     "deadline_exceeded",
@@ -54,6 +57,7 @@ const HAPPENS: &[&str] = &[
     "ran_too_long",
     "recalled",
     "recalled too late",
+    "refused: disk_full",
     "refused: invalid_input",
     "refused: overloaded",
     "rejected",
@@ -64,8 +68,10 @@ const HAPPENS: &[&str] = &[
     "stored elsewhere",
     "taken without asking",
     "unknown_model",
+    "upload opened",
     "waited_too_long",
     "waiting known",
+    "watermark",
     "welcome",
 ];
 
@@ -185,4 +191,29 @@ fn a_crash_that_is_held_against_a_waiting_task_is_seen() {
 #[test]
 fn a_crash_that_is_held_against_nobody_is_seen() {
     assert_eq!(seen(Fault::CrashUncounted).kind, Kind::Illegal);
+}
+
+#[test]
+fn inputs_for_an_id_that_is_taken_are_seen() {
+    assert_eq!(seen(Fault::UploadOfKnown).kind, Kind::Granted);
+}
+
+#[test]
+fn an_upload_that_is_not_counted_is_seen() {
+    assert_eq!(seen(Fault::UploadUncounted).kind, Kind::Unbounded);
+}
+
+#[test]
+fn an_owner_without_bounds_is_seen() {
+    assert_eq!(seen(Fault::OwnerUnbounded).kind, Kind::Unbounded);
+}
+
+#[test]
+fn an_old_id_that_counts_as_new_is_seen() {
+    assert!(matches!(seen(Fault::WatermarkIgnored).kind, Kind::Illegal | Kind::Granted));
+}
+
+#[test]
+fn a_clock_that_is_always_believed_is_seen() {
+    assert!(matches!(seen(Fault::ClockBelieved).kind, Kind::Lost | Kind::Illegal));
 }

@@ -13,7 +13,7 @@ use lamagrid_wire::message::{
 use lamagrid_wire::router::PeerId;
 
 use super::random::Random;
-use crate::core::{Input, Now};
+use crate::core::{Authority, Input, Now};
 
 /// One connection, of whatever kind.
 pub(super) type Conn = u32;
@@ -29,13 +29,30 @@ pub(super) enum Said {
     Result(PeerId, ResultRequest, Option<Bytes>),
     ResultGone(PeerId),
     Event(NodeEvent),
+    DiskFree(u64),
     Tick,
+}
+
+/// Whose requests are an administrator's.
+pub(super) const ADMINISTRATOR: &str = "owner-0";
+
+fn authority(request: &ClientRequest) -> Authority {
+    let owner = match request {
+        ClientRequest::Submit(submit) => &submit.spec.owner,
+        ClientRequest::Offer(offer) => &offer.owner,
+        _ => return Authority::Client,
+    };
+    if owner.as_str() == ADMINISTRATOR { Authority::Administrator } else { Authority::Client }
 }
 
 impl From<Said> for Input {
     fn from(said: Said) -> Self {
         match said {
-            Said::Client(peer, request, inline) => Self::Client { peer, request, inline },
+            Said::Client(peer, request, inline) => {
+                let authority = authority(&request);
+                Self::Client { peer, request, inline, authority }
+            }
+            Said::DiskFree(bytes) => Self::DiskFree { bytes },
             Said::ClientGone(peer) => Self::ClientGone { peer },
             Said::Control(peer, request) => Self::Control { peer, request },
             Said::LaneConnected(session, index) => Self::LaneConnected { session, index },
@@ -122,6 +139,10 @@ pub(super) enum Event {
         epoch: u32,
     },
     Mischief,
+    /// The wall clock is set by so much.
+    SetClock {
+        ms: i64,
+    },
     SchedulerStart,
 }
 
@@ -262,6 +283,10 @@ impl Network {
         let step = mono_ms.saturating_sub(self.now.mono_ms);
         self.now.mono_ms += step;
         self.now.wall_ms += step;
+    }
+
+    pub(super) fn set_clock(&mut self, ms: i64) {
+        self.now.wall_ms = self.now.wall_ms.saturating_add_signed(ms);
     }
 
     /// Sends to the scheduler.

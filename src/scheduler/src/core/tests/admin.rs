@@ -1,6 +1,6 @@
 //! What an administrator sees and does.
 
-use lamagrid_domain::{Entry, Failure, FailureKind, Milestone, Status};
+use lamagrid_domain::{Entry, Failure, FailureKind, Milestone, Status, TaskId};
 use lamagrid_wire::message::{
     AdminReply, AdminRequest, CancelTask, DrainNode, ListTasks, Message, PauseQueue, Purge, RetryTask,
     TellStory,
@@ -21,8 +21,8 @@ fn retry(n: u8) -> Input {
     admin(RetryTask { id: id(n) })
 }
 
-fn story(grid: &mut Grid, n: u8) -> lamagrid_wire::message::Story {
-    match grid.handle(admin(TellStory { id: id(n) })).remove(0) {
+fn story(grid: &mut Grid, id: TaskId) -> lamagrid_wire::message::Story {
+    match grid.handle(admin(TellStory { id })).remove(0) {
         Effect::Admin { reply: AdminReply::Story(story), .. } => story,
         other => panic!("{other:?}"),
     }
@@ -61,7 +61,7 @@ fn pages_go_from_the_newest_to_the_oldest_and_filters_hold() {
 #[test]
 fn a_dead_letter_tells_every_attempt_and_is_replayed_once() {
     let mut grid = with_dead_letter();
-    let told = story(&mut grid, 1);
+    let told = story(&mut grid, id(1));
     assert!(told.dead && told.input_bytes == 9);
     let failed = told.history.iter().filter(|e| matches!(e.what, Milestone::Failed { .. })).count();
     let assigned = told.history.iter().filter(|e| matches!(e.what, Milestone::Assigned { .. })).count();
@@ -76,11 +76,13 @@ fn a_dead_letter_tells_every_attempt_and_is_replayed_once() {
             "a: retried T1 as T5",
         ],
     );
-    let new = story(&mut grid, 5);
+    // Its id is drawn now.
+    let replay = TaskId::drawn_at(WALL_MS + 500, [5; 16]);
+    let new = story(&mut grid, replay);
     assert_eq!((new.replay_of, &new.history[0].what), (Some(id(1)), &Milestone::Replays { task: id(1) }));
-    let told = story(&mut grid, 1);
+    let told = story(&mut grid, id(1));
     assert!(!told.dead);
-    assert_eq!(told.history.last().unwrap().what, Milestone::ReplayedAs { task: id(5) });
+    assert_eq!(told.history.last().unwrap().what, Milestone::ReplayedAs { task: replay });
     let refused = grid.handle(retry(1));
     assert!(format!("{refused:?}").contains("inputs of task"), "{refused:?}");
 }
@@ -176,14 +178,14 @@ fn a_history_of_long_failures_fits_into_one_message() {
         task.history.push(Entry { at_wall_ms: WALL_MS, attempt: 1, what });
     }
     grid.core.tasks.insert(id(1), task);
-    let long = story(&mut grid, 1);
+    let long = story(&mut grid, id(1));
     assert_eq!(long.history.len(), 66);
     assert!(AdminReply::from(long).to_frame(Vec::new()).is_ok());
     // A few failures are told whole.
     let mut task = grid.core.tasks.remove(&id(1)).unwrap();
     task.history.truncate(3);
     grid.core.tasks.insert(id(1), task);
-    let short = story(&mut grid, 1);
+    let short = story(&mut grid, id(1));
     assert!(
         short
             .history

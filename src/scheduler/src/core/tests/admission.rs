@@ -3,7 +3,7 @@
 use lamagrid_domain::TaskSpec;
 
 use super::grid::*;
-use crate::core::{Effect, Input, StoreOp};
+use crate::core::{Effect, Fault, Input, StoreOp};
 
 fn with_priority(n: u8, priority: i8) -> Input {
     submit_spec(TaskSpec { priority, ..spec(n) })
@@ -89,10 +89,113 @@ fn clients_take_turns_whatever_one_of_them_piles_up() {
         .handle(ready("n", 1, 9))
         .iter()
         .filter_map(|e| {
-            if let Effect::Store(StoreOp::Assign { id, .. }) = e { Some(id.as_bytes()[0]) } else { None }
+            if let Effect::Store(StoreOp::Assign { id, .. }) = e { Some(id.as_bytes()[15]) } else { None }
         })
         .collect();
     assert_eq!(given, [1, 7, 9, 2, 8, 3, 4, 5, 6]);
+}
+
+/// X11: names that an owner makes up gain it nothing beside another owner.
+#[test]
+fn owners_take_turns_whatever_names_their_clients_have() {
+    let mut grid = Grid::new();
+    grid.core.settings.queues.values_mut().for_each(|max| *max = 100);
+    grid.core.settings.scheduler.max_outstanding_per_peer = 100;
+    let of = |n: u8, owner: &str, client: String| TaskSpec {
+        owner: owner.parse().unwrap(),
+        ..of_client(n, &client)
+    };
+    (1..=6).for_each(|n| drop(grid.handle(submit_spec(of(n, "mallory", format!("name-{n}"))))));
+    (7..=9).for_each(|n| drop(grid.handle(submit_spec(of(n, "bob", "one".into())))));
+    grid.pass_in([hello("n", 1, "lama", 9, &[], &[]), lane_connected(1)]);
+    let given: Vec<_> = grid
+        .handle(ready("n", 1, 9))
+        .iter()
+        .filter_map(|e| {
+            if let Effect::Store(StoreOp::Assign { id, .. }) = e { Some(id.as_bytes()[15]) } else { None }
+        })
+        .collect();
+    assert_eq!(given, [7, 1, 8, 2, 9, 3, 4, 5, 6]);
+}
+
+/// Row 5 of the review: 30 of 30 tasks passed a limit of 5.
+#[test]
+fn an_owner_is_bounded_whatever_names_its_clients_have() {
+    let mut grid = Grid::new();
+    grid.core.settings.queues.values_mut().for_each(|max| *max = 100);
+    grid.core.settings.limits.max_owner_tasks = 5;
+    grid.core.settings.scheduler.max_outstanding_per_peer = 100;
+    let accepted = |grid: &mut Grid| {
+        (0..30).for_each(|n| drop(grid.handle(submit_spec(of_client(n, &format!("name-{n}"))))));
+        grid.core.unfinished()
+    };
+    assert_eq!(accepted(&mut grid), 5);
+    let bytes = |n, owner: &str| submit_spec(TaskSpec { owner: owner.parse().unwrap(), ..of_client(n, "x") });
+    grid.core.settings.limits.max_owner_bytes = 17; // each task has 9
+    grid.check(bytes(40, "bob"), &["insert T40", "c: accepted T40 behind 1"]);
+    grid.check(bytes(41, "bob"), &["c: refused overloaded, 6 wait"]);
+    // Seen, if it were not so.
+    grid.core.fault = Some(Fault::OwnerUnbounded);
+    assert_eq!(accepted(&mut grid), 31);
+}
+
+/// Row 5 of the review: priority 127 evicted another certificate's tasks.
+#[test]
+fn a_certificate_neither_jumps_the_queue_nor_evicts_others() {
+    let mut grid = Grid::new();
+    grid.core.settings.limits.max_remote_priority = 1;
+    let of = |n, owner: &str, priority| {
+        let spec = TaskSpec { owner: owner.parse().unwrap(), priority, ..spec(n) };
+        lamagrid_wire::message::Submit { seq: 1, spec, inline: Vec::new(), follow: true }
+    };
+    grid.pass_in([
+        remote("a", of(1, "alice", -5)),
+        remote("a", of(2, "alice", -5)),
+        remote("b", of(3, "bob", 0)),
+    ]);
+    grid.check(remote("b", of(4, "bob", 127)), &["b: refused invalid_input, 3 wait"]);
+    // Bob's are not less important than his own, and alice's are not his.
+    grid.check(remote("b", of(4, "bob", 0)), &["b: refused overloaded, 3 wait"]);
+    grid.check(
+        remote("b", of(4, "bob", 1)),
+        &[
+            "end T3 failed overloaded + insert T4",
+            "b: outcome T3 failed overloaded",
+            "finished T3",
+            "b: accepted T4 behind 0",
+        ],
+    );
+    // An administrator's is more important than anybody's.
+    grid.check(
+        client("d", of(5, "dora", 127)),
+        &[
+            "end T2 failed overloaded + insert T5",
+            "a: outcome T2 failed overloaded",
+            "finished T2",
+            "d: accepted T5 behind 0",
+        ],
+    );
+}
+
+#[test]
+fn one_owner_from_another_host_leaves_places_for_others() {
+    let mut grid = Grid::new();
+    grid.core.settings.queues.values_mut().for_each(|max| *max = 100);
+    grid.core.settings.limits.max_owner_tasks = 1_000;
+    grid.core.settings.limits.max_client_tasks = 1_000;
+    grid.core.settings.scheduler.max_outstanding_per_peer = 1_000;
+    let fill = |grid: &mut Grid, first: u8, count: u8, owner: &str| {
+        let before = grid.core.unfinished();
+        for n in first..first + count {
+            let spec = TaskSpec { owner: owner.parse().unwrap(), ..spec(n) };
+            let submit = lamagrid_wire::message::Submit { seq: 1, spec, inline: Vec::new(), follow: false };
+            grid.handle(remote("r", submit));
+        }
+        grid.core.unfinished() - before
+    };
+    assert_eq!(fill(&mut grid, 0, 120, "alice"), 90);
+    assert_eq!(fill(&mut grid, 120, 20, "bob"), 9);
+    assert_eq!(fill(&mut grid, 140, 5, "carol"), 1);
 }
 
 /// X11: batch work comes later, but it comes.

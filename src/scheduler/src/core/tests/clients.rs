@@ -1,10 +1,10 @@
 //! Admission, owners, cancels, retention.
 
-use lamagrid_domain::{Hash, Owner, TaskSpec};
+use lamagrid_domain::{Hash, Owner, TaskId, TaskSpec};
 use lamagrid_wire::message::{Attach, Cancel, Offer, Query, Release, Submit};
 
 use super::grid::*;
-use crate::core::{Input, Now};
+use crate::core::{Authority, Input, Now};
 
 fn stranger() -> Owner {
     "mallory".parse().unwrap()
@@ -104,7 +104,7 @@ fn a_full_queue_refuses_with_its_length() {
             "alarm gpu 0",
         ],
     );
-    grid.check(client("c", offer(9)), &["c: send"]);
+    grid.check(client("c", offer(9)), &["upload T4 9 bytes by alice", "c: send"]);
     grid.check(client("c", offer(1 << 40)), &["c: refused invalid_input, 2 wait"]);
     grid.check(submit(4), &["insert T4", "c: accepted T4 behind 2", "alarm gpu 100"]);
 }
@@ -139,6 +139,7 @@ fn what_cannot_be_right_is_refused() {
     let inline = vec![lamagrid_domain::Role::Image];
     let request = Submit { seq: 1, spec: spec(1), inline, follow: true };
     let short = Input::Client {
+        authority: Authority::Administrator,
         peer: peer("c"),
         request: request.into(),
         inline: vec![bytes::Bytes::from_static(b"x")],
@@ -155,16 +156,18 @@ fn after_retention_the_id_is_remembered_and_after_that_it_is_free() {
         done("n", 1, 2, 2),
         &["end T1 completed", "c: outcome T1 completed with bytes", "finished T1", "n: stored #2 true"],
     );
-    grid.set_wall(WALL_MS + 59_999);
+    grid.jump(59_999);
     grid.check(Input::Tick, &[]);
     grid.check(attach(1), &["c: told T1 completed", "c: outcome T1 completed with bytes"]);
-    grid.set_wall(WALL_MS + 60_000);
+    grid.jump(1);
     grid.check(Input::Tick, &["forget T1"]);
     grid.check(submit(1), &["c: expired T1"]);
     grid.check(done("n", 1, 2, 2), &["n: stored #2 false"]);
-    grid.set_wall(WALL_MS + 660_000);
-    grid.check(Input::Tick, &["unremember T1"]);
-    grid.check(query(1), &["c: unknown T1"]);
+    grid.jump(600_000);
+    // It is older than what is remembered, so that it does not run again either.
+    grid.check(Input::Tick, &["watermark alice 1000000", "unremember T1", "clock 1660000"]);
+    grid.check(query(1), &["c: expired T1"]);
+    grid.check(submit(1), &["c: refused invalid_input, 0 wait"]);
 }
 
 #[test]
@@ -181,18 +184,51 @@ fn a_released_result_is_gone_and_the_end_is_not() {
 }
 
 #[test]
-fn tombstones_are_bounded_on_disk_as_well() {
+fn the_owner_with_the_most_ended_tasks_loses_its_oldest() {
     let mut grid = Grid::new();
-    let now = Now { mono_ms: 5_000, wall_ms: WALL_MS };
-    let cancel = |n: u32| {
-        let mut bytes = [1; 16];
-        bytes[..4].copy_from_slice(&n.to_be_bytes());
-        let id = lamagrid_domain::TaskId::from_bytes(bytes);
-        client("c", Cancel { seq: 0, id, owner: stranger() })
-    };
-    for n in 0..super::super::MAX_TOMBSTONES as u32 {
-        assert_eq!(grid.core.handle(now, cancel(n)).len(), 2);
+    grid.core.settings.max_ended = 3;
+    grid.pass_in([submit(1), cancel(1)]);
+    for n in 2..5 {
+        grid.jump(10);
+        let cancel = Cancel { seq: 1, id: id(n), owner: stranger() };
+        grid.pass_in([submit_spec(TaskSpec { owner: stranger(), ..spec(n) }), client("m", cancel)]);
     }
-    let lines: Vec<_> = grid.core.handle(now, cancel(u32::MAX)).iter().map(line).collect();
-    assert_eq!(lines, ["unremember T0", "remember T255", "c: unknown T255"]);
+    grid.check(Input::Tick, &["forget T2"]);
+    grid.check(query(1), &["c: told T1 cancelled"]);
+}
+
+/// One owner's cancels shorten that owner's memory alone, on disk as well, and what was cancelled never runs.
+#[test]
+fn an_owner_drops_its_own_tombstones_only() {
+    let mut grid = Grid::new();
+    grid.core.tombstones = crate::core::tombstones::Tombstones::new(3, Vec::new());
+    let of = |n, owner: &Owner| client("c", Cancel { seq: 0, id: id(n), owner: owner.clone() });
+    grid.pass_in([cancel(1)]);
+    for n in 10..13 {
+        let lines = [format!("remember T{n}"), format!("c: unknown T{n}")];
+        grid.check(of(n, &stranger()), &lines.each_ref().map(String::as_str));
+    }
+    let pushed_out = ["watermark mallory 1000000", "unremember T10", "remember T13", "c: unknown T13"];
+    grid.check(of(13, &stranger()), &pushed_out);
+    let submit_as = |n, owner: Owner| submit_spec(TaskSpec { owner, ..spec(n) });
+    grid.check_all([
+        (submit(1), ["c: expired T1"].as_slice()),
+        (submit_as(10, stranger()), &["c: refused invalid_input, 0 wait"]),
+        (submit_as(14, stranger()), &["c: refused invalid_input, 0 wait"]),
+        (submit(14), &["insert T14", "c: accepted T14 behind 0"]),
+    ]);
+}
+
+#[test]
+fn an_id_of_a_wrong_clock_is_refused_with_both_clocks() {
+    let mut grid = Grid::new();
+    let drawn_at = |wall_ms| TaskId::drawn_at(wall_ms, [1; 16]);
+    let day_ms = 86_400_000;
+    grid.handle(submit_spec(TaskSpec { id: drawn_at(WALL_MS + day_ms), ..spec(1) }));
+    assert_eq!(grid.core.unfinished(), 1, "clocks differ");
+    let effects = grid.handle(submit_spec(TaskSpec { id: drawn_at(WALL_MS + day_ms + 1_000), ..spec(1) }));
+    let text = format!("{effects:?}");
+    assert!(text.contains("86401 s in the future") && text.contains("NTP"), "{text}");
+    assert!(text.contains(&format!("scheduler's clock it is {WALL_MS}")), "{text}");
+    assert_eq!(grid.core.unfinished(), 1);
 }

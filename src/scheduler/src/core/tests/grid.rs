@@ -17,7 +17,7 @@ use lamagrid_wire::message::{
 };
 use lamagrid_wire::router::PeerId;
 
-use crate::core::{Core, Effect, Input, Now, Recovered, Settings, StoreOp, StoredTask};
+use crate::core::{Authority, Core, Effect, Input, Now, Recovered, Settings, StoreOp, StoredTask};
 
 /// The wall clock at the start, in milliseconds.
 pub(super) const WALL_MS: u64 = 1_000_000;
@@ -54,10 +54,17 @@ fn settings() -> Settings {
         limits: LimitsConfig {
             max_pixels: 1_000,
             max_spool_bytes: 1 << 20,
+            min_free_bytes: 0,
             max_client_tasks: 100,
             max_client_bytes: 1 << 20,
+            max_owner_tasks: 100,
+            max_owner_bytes: 1 << 30,
+            max_remote_priority: 0,
         },
         poll_ms: 1_000,
+        max_tombstones: 1_000,
+        max_ended: 1_000,
+        clock_grace_ms: 60_000,
         endpoints: Endpoints::new("/grid"),
         spool: "/spool".into(),
     }
@@ -76,14 +83,28 @@ impl Grid {
             drawn += 1;
             [drawn; 16]
         };
-        let recovered = Recovered { tasks, tombstones, paused: Vec::new() };
+        let owned = |(id, until)| (id, owner(), until);
+        let tombstones = tombstones.into_iter().map(owned).collect();
+        let recovered = Recovered { tasks, tombstones, wall_ms: Some(WALL_MS), ..Recovered::default() };
         Self { core: Core::new(settings(), Box::new(entropy), now, recovered), now }
+    }
+
+    /// A scheduler that starts at this time on the wall clock, with the ended tasks of another one in its store.
+    pub(super) fn started_at(wall_ms: u64, before: Self) -> Self {
+        let stored = |(id, ended)| StoredTask::Ended { id, ended: Box::new(ended) };
+        let tasks = before.core.ended.into_iter().map(stored).collect();
+        let now = Now { mono_ms: 0, wall_ms };
+        let recovered = Recovered { tasks, wall_ms: Some(before.now.wall_ms), ..Recovered::default() };
+        Self { core: Core::new(settings(), Box::new(|| [7; 16]), now, recovered), now }
     }
 
     /// The one check: this input has exactly these effects, in this order.
     #[track_caller]
     pub(super) fn check(&mut self, input: Input, effects: &[&str]) {
-        let got: Vec<_> = self.core.handle(self.now, input).iter().map(line).collect();
+        let all = self.core.handle(self.now, input);
+        // Nothing is sent or written by the end of an upload.
+        let told = all.iter().filter(|effect| !matches!(effect, Effect::CloseUpload { .. }));
+        let got: Vec<_> = told.map(line).collect();
         assert_eq!(got, effects);
         self.core.check().unwrap();
     }
@@ -110,6 +131,12 @@ impl Grid {
                 assert_eq!(effects.len(), 1);
             }
         }
+    }
+
+    /// Lets time pass on both clocks, without a step between.
+    pub(super) fn jump(&mut self, ms: u64) {
+        self.now.mono_ms += ms;
+        self.now.wall_ms += ms;
     }
 
     /// Somebody sets the wall clock.
@@ -156,7 +183,7 @@ impl Grid {
 }
 
 pub(super) fn id(n: u8) -> TaskId {
-    TaskId::from_bytes([n; 16])
+    TaskId::drawn_at(WALL_MS, [n; 16])
 }
 
 pub(super) fn token(n: u8) -> LeaseToken {
@@ -171,7 +198,7 @@ pub(super) fn peer(name: &str) -> PeerId {
     PeerId::from_text(name)
 }
 
-fn owner() -> Owner {
+pub(super) fn owner() -> Owner {
     "alice".parse().unwrap()
 }
 
@@ -196,7 +223,14 @@ pub(super) fn spec(n: u8) -> TaskSpec {
 }
 
 pub(super) fn client(name: &str, request: impl Into<ClientRequest>) -> Input {
-    Input::Client { peer: peer(name), request: request.into(), inline: Vec::new() }
+    let authority = Authority::Administrator;
+    Input::Client { peer: peer(name), request: request.into(), inline: Vec::new(), authority }
+}
+
+/// The same from another host, by a certificate of the role client.
+pub(super) fn remote(name: &str, request: impl Into<ClientRequest>) -> Input {
+    let authority = Authority::Client;
+    Input::Client { peer: peer(name), request: request.into(), inline: Vec::new(), authority }
 }
 
 pub(super) fn ping(name: &str) -> Input {
@@ -351,7 +385,7 @@ pub(super) fn with_model(n: u8, model: &str) -> TaskSpec {
 }
 
 fn task(of: &TaskId) -> String {
-    format!("T{}", of.as_bytes()[0])
+    format!("T{}", of.as_bytes()[15])
 }
 
 fn tokens(list: &[LeaseToken]) -> String {
@@ -398,9 +432,12 @@ pub(super) fn line(effect: &Effect) -> String {
         Effect::Finished(info) => format!("finished {}", task(&info.id)),
         Effect::Admin { peer, reply } => format!("{}: {}", name(peer), admin_line(reply)),
         Effect::Level(level) => {
-            let what = level.queue.as_ref().map_or("spool", |queue| queue.as_str());
-            format!("alarm {what} {}", level.percent)
+            let what = level.of.to_string();
+            format!("alarm {} {}", what.trim_start_matches("queue/"), level.percent)
         }
+        Effect::Clock(change) => format!("clock {change:?}"),
+        Effect::OpenUpload { owner, id, bytes } => format!("upload {} {bytes} bytes by {owner}", task(id)),
+        Effect::CloseUpload { id, delete, .. } => format!("close {} delete {delete}", task(id)),
     }
 }
 
@@ -444,6 +481,8 @@ fn store_line(op: &StoreOp) -> String {
         StoreOp::Forget { id, .. } => format!("forget {}", task(id)),
         StoreOp::Remember { id, .. } => format!("remember {}", task(id)),
         StoreOp::Unremember { id } => format!("unremember {}", task(id)),
+        StoreOp::Watermark { owner, wall_ms } => format!("watermark {owner} {wall_ms}"),
+        StoreOp::Clock { wall_ms } => format!("clock {wall_ms}"),
         StoreOp::Pause { queue, paused } => format!("pause {queue} {paused}"),
         StoreOp::Together(ops) => ops.iter().map(store_line).collect::<Vec<_>>().join(" + "),
     }

@@ -3,7 +3,7 @@
 use lamagrid_domain::{FailureKind, TaskSpec};
 
 use super::grid::*;
-use crate::core::Input;
+use crate::core::{Fault, Input};
 
 /// P3.3.
 #[test]
@@ -40,6 +40,24 @@ fn an_attempt_runs_no_longer_than_it_may_and_is_repeated() {
     );
     // What it made in spite of that comes too late.
     grid.check(done("n", 1, 2, 2), &["n: stored #2 false"]);
+}
+
+/// Row 5 of the review: a task's own limit passed the configured one.
+#[test]
+fn a_task_can_only_shorten_the_configured_limits() {
+    for planted in [None, Some(Fault::OwnLimitCounts)] {
+        let mut grid = Grid::new();
+        grid.core.fault = planted;
+        grid.core.settings.scheduler.run_limit_ms = 1_000;
+        grid.core.settings.scheduler.wait_limit_ms = 700;
+        grid.join("n", "lama", 1, 1);
+        let long = |n| TaskSpec { run_limit_ms: Some(60_000), wait_limit_ms: Some(60_000), ..spec(n) };
+        grid.pass_in([submit_spec(long(1)), accept("n", 1, 2), submit_spec(long(2))]);
+        grid.pass(1_001);
+        let text = format!("{:?}", grid.handle(Input::Tick));
+        assert!(text.contains("waited_too_long") || text.contains("WaitedTooLong"), "{text}");
+        assert_eq!(text.contains("Requeue"), planted.is_none(), "{text}");
+    }
 }
 
 /// P4.4, P6.2: set aside, probed, taken back.

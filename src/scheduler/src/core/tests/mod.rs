@@ -4,11 +4,13 @@
 mod admin;
 mod admission;
 mod clients;
+mod clocks;
 mod grid;
 mod limits;
 mod lost;
 mod nodes;
 mod overlap;
 mod retries;
+mod uploads;
 
 pub(super) use grid::info;

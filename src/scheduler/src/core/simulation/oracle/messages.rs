@@ -1,7 +1,6 @@
 //! What the core may say, and to whom.
 
 use super::*;
-use crate::core::placement::Rank;
 
 impl Oracle {
     pub(super) fn hear_credit(&mut self, request: &ResultRequest) {
@@ -68,7 +67,16 @@ impl Oracle {
         task.node = Some(node.clone());
         task.backs_off = false;
         let (queue, model) = (task.queue.clone(), task.model.clone());
-        let rank = |id: &TaskId| core.tasks.get(id).map(Rank::of);
+        // Between owners their turns decide: see `Core::check_choice`.
+        let is_better = |other: &TaskId| {
+            let (Some(other), Some(task)) = (core.tasks.get(other), core.tasks.get(&id)) else {
+                return false;
+            };
+            other.priority > task.priority
+                || other.priority == task.priority
+                    && other.spec.owner == task.spec.owner
+                    && (other.tag, other.seq) < (task.tag, task.seq)
+        };
         let Some(target) = self.sessions.get_mut(&session) else {
             return Err(Violation {
                 kind: Kind::Structure,
@@ -88,7 +96,7 @@ impl Oracle {
             "task {id} went down a wrong lane"
         );
         for (other, waits) in &self.live {
-            let better = rank(other) < rank(&id) && waits.model == model && waits.queue == queue;
+            let better = is_better(other) && waits.model == model && waits.queue == queue;
             if better && matches!(waits.state, State::Queued { .. }) && !waits.backs_off {
                 // A task may shun this node; the core alone knows.
                 let shuns = core.tasks.get(other).is_none_or(|t| t.avoid.contains(node));
@@ -213,6 +221,8 @@ impl Oracle {
             ClientRequest::Query(q) => (q.id, &q.owner),
             ClientRequest::Ping(_) | ClientRequest::Release(_) | ClientRequest::Survey(_) => return Ok(()),
         };
+        // Who asks may be told how another task ended, too, which went for this one.
+        let id = if let ClientReply::Outcome(outcome) = reply { outcome.task.id } else { id };
         let of = self.live.get(&id).map(|t| &t.owner).or_else(|| self.over.get(&id).map(|t| &t.owner));
         match reply {
             ClientReply::Told(_) | ClientReply::Outcome(_) => {
@@ -220,7 +230,7 @@ impl Oracle {
             }
             ClientReply::Unknown(unknown) => {
                 ensure!(of != Some(owner), Lost, "{owner} was told that its task {id} is unknown");
-                let over = of.is_none() && self.tombstones.contains(&id);
+                let over = of.is_none() && self.is_spent(id, owner);
                 let fresh = matches!(request, ClientRequest::Cancel(_));
                 ensure!(fresh || unknown.expired == over, Leak, "expired is {} for {id}", unknown.expired);
             }

@@ -1,14 +1,15 @@
 //! An independent model of what the core may do: it reads inputs, effects and commits, and believes no index.
 
+mod bounds;
 mod messages;
 mod writes;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use lamagrid_config::SchedulerConfig;
+use lamagrid_config::{LimitsConfig, SchedulerConfig};
 use lamagrid_domain::{
     BootId, Counters, Event, Failure, FailureKind, Hash, LeaseToken, ModelName, NodeInfo, Owner, QueueName,
-    Retry, SessionId, State, Status, TaskId,
+    Retry, Role, SessionId, State, Status, TaskId,
 };
 use lamagrid_wire::message::{
     AttemptOutcome, ClientReply, ClientRequest, ControlReply, ControlRequest, LaneMessage, Outcome,
@@ -19,7 +20,7 @@ use lamagrid_wire::router::PeerId;
 use crate::core::simulation::check::ensure;
 use crate::core::simulation::disk::Disk;
 use crate::core::simulation::network::Said;
-use crate::core::{Core, Effect, Ended, NodeId, Now, StoreOp};
+use crate::core::{ClockChange, Core, Effect, Ended, NodeId, Now, StoreOp};
 
 /// What went wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +41,10 @@ pub(crate) enum Kind {
     Leak,
     /// A worse task was served before a better one.
     Order,
+    /// Inputs may be brought that nobody asked to bring, or under an id that is taken.
+    Granted,
+    /// More came in than the bounds allow.
+    Unbounded,
     /// A task waits behind a busy node while another one, which may have it, is idle.
     Waits,
     /// Without faults something did not end in time.
@@ -60,6 +65,7 @@ struct Live {
     queue: QueueName,
     model: ModelName,
     deadline: Option<u64>,
+    bytes: u64,
     has_run_limit: bool,
     state: State,
     node: Option<NodeId>,
@@ -154,6 +160,13 @@ pub(in crate::core::simulation) struct Oracle {
     live: BTreeMap<TaskId, Live>,
     over: HashMap<TaskId, Over>,
     tombstones: HashSet<TaskId>,
+    watermarks: HashMap<Owner, u64>,
+    /// Ids that were over at some time, on disk: they never run again.
+    spent: HashSet<TaskId>,
+    uploads: HashMap<TaskId, (Owner, u64)>,
+    disk_free: Option<u64>,
+    clock: bounds::Clock,
+    limits: LimitsConfig,
     sessions: BTreeMap<SessionId, Session>,
     tokens: HashSet<LeaseToken>,
     /// Attempts that no slot had begun with when their session ended.
@@ -172,11 +185,21 @@ pub(in crate::core::simulation) struct Oracle {
 }
 
 impl Oracle {
-    pub(in crate::core::simulation) fn new(config: &SchedulerConfig) -> Self {
+    pub(in crate::core::simulation) fn new(
+        config: &SchedulerConfig,
+        limits: &LimitsConfig,
+        clock_grace_ms: u64,
+    ) -> Self {
         Self {
             live: BTreeMap::new(),
             over: HashMap::new(),
             tombstones: HashSet::new(),
+            watermarks: HashMap::new(),
+            spent: HashSet::new(),
+            uploads: HashMap::new(),
+            disk_free: None,
+            clock: bounds::Clock::new(clock_grace_ms),
+            limits: limits.clone(),
             sessions: BTreeMap::new(),
             tokens: HashSet::new(),
             innocent: HashSet::new(),
@@ -201,10 +224,14 @@ impl Oracle {
         self.live.clear();
         self.over.clear();
         self.sessions.clear();
+        self.uploads.clear();
+        self.disk_free = None;
+        self.clock.restart(now, disk.wall_ms);
         self.tombstones = disk.tombstones.keys().copied().collect();
+        self.watermarks = disk.watermarks.clone().into_iter().collect();
         for (id, row) in &disk.rows {
             if let Some(ended) = &row.ended {
-                self.over.insert(*id, self.over(ended, now));
+                self.over.insert(*id, self.over(ended, now, 0));
                 continue;
             }
             let state = row.assigned.as_ref().map_or(State::Queued { not_before_ms: 0 }, |(token, _)| {
@@ -217,6 +244,7 @@ impl Oracle {
                 queue: spec.queue.clone(),
                 model: spec.model.clone(),
                 deadline: spec.deadline_wall_ms,
+                bytes: spec.input_bytes(),
                 has_run_limit: self.has_run_limit || spec.run_limit_ms.is_some(),
                 state,
                 node: row.assigned.as_ref().map(|(_, node)| node.clone()),
@@ -237,14 +265,14 @@ impl Oracle {
         Ok(())
     }
 
-    fn over(&self, ended: &Ended, now: Now) -> Over {
+    fn over(&self, ended: &Ended, now: Now, from_ms: u64) -> Over {
         let retention_ms = if ended.dead.is_some() { self.dead_retention_ms } else { self.retention_ms };
         Over {
             owner: ended.owner.clone(),
             digest: ended.digest,
             told: Told::of_ended(ended),
             token: ended.token,
-            due_ms: ended.finished_wall_ms.min(now.wall_ms) + retention_ms,
+            due_ms: ended.finished_wall_ms.min(self.clock.later_ms(now)).max(from_ms) + retention_ms,
         }
     }
 
@@ -271,6 +299,13 @@ impl Oracle {
         effects: &[Effect],
         core: &Core,
     ) -> Result<(), Violation> {
+        if self.clock.observe(now) > 0 {
+            // Ids of the time that never was are forgotten.
+            self.spent.retain(|id| id.drawn_wall_ms() <= now.wall_ms);
+        }
+        if let Said::DiskFree(bytes) = said {
+            self.disk_free = Some(*bytes);
+        }
         if let Said::Result(_, request, _) = said {
             self.hear_credit(request);
         }
@@ -330,6 +365,13 @@ impl Oracle {
                     }
                 }
                 Effect::Lane { .. } | Effect::Finished(_) | Effect::Admin { .. } => {}
+                Effect::OpenUpload { owner, id, bytes } => self.on_upload_opened(said, owner, *id, *bytes)?,
+                Effect::CloseUpload { owner, id, delete } => self.on_upload_closed(owner, *id, *delete)?,
+                Effect::Clock(change) => self.note(match change {
+                    ClockChange::Doubted { .. } => "clock doubted",
+                    ClockChange::Returned => "clock returned",
+                    ClockChange::Believed { .. } => "clock believed",
+                }),
                 Effect::Level(level) => self.note(&format!("alarm {}", level.percent)),
             }
         }
@@ -426,7 +468,9 @@ impl Oracle {
                 let promise = self.promises.entry(*id).or_default();
                 promise.ends += 1;
                 ensure!(promise.ends == 1, TwoOutcomes, "task {id} has {} recorded outcomes", promise.ends);
+                self.spent.insert(*id);
             }
+            StoreOp::Remember { id, .. } => _ = self.spent.insert(*id),
             StoreOp::Forget { id, .. } => self.promises.entry(*id).or_default().expired = true,
             StoreOp::Unremember { id } => {
                 self.promises.remove(id);
@@ -440,8 +484,14 @@ impl Oracle {
     pub(in crate::core::simulation) fn on_sent(
         &mut self,
         reply: &ClientReply,
+        attach: Option<&(TaskId, Vec<Role>)>,
         disk: &Disk,
     ) -> Result<(), Violation> {
+        if let Some((id, _)) = attach {
+            let ended = disk.rows.get(id).and_then(|row| row.ended.as_ref());
+            let is_there = ended.is_some_and(|ended| ended.inline && ended.result.is_some());
+            ensure!(is_there, Lost, "an outcome of {id} carries a result that is gone");
+        }
         match reply {
             ClientReply::Accepted(accepted) => {
                 let id = accepted.id;

@@ -3,6 +3,7 @@
 use std::ops::RangeInclusive;
 
 use super::*;
+use crate::core::simulation::network::ADMINISTRATOR;
 
 impl Oracle {
     pub(super) fn on_op(
@@ -23,7 +24,14 @@ impl Oracle {
                 };
                 let known = self.live.contains_key(&id) || self.over.contains_key(&id);
                 ensure!(!known && submit.spec.id == id, Illegal, "task {id} was accepted twice");
-                ensure!(!self.tombstones.contains(&id), Illegal, "task {id} runs although it is over");
+                let over = self.tombstones.contains(&id) || self.spent.contains(&id);
+                ensure!(!over, Illegal, "task {id} runs although it is over");
+                ensure!(
+                    self.uploads.get(&id).is_none_or(|(owner, _)| *owner == spec.owner),
+                    Granted,
+                    "task {id} of {} has the inputs of another owner",
+                    spec.owner
+                );
                 let followers = if submit.follow { BTreeSet::from([peer.clone()]) } else { BTreeSet::new() };
                 let live = Live {
                     owner: spec.owner.clone(),
@@ -31,6 +39,7 @@ impl Oracle {
                     queue: spec.queue.clone(),
                     model: spec.model.clone(),
                     deadline: spec.deadline_wall_ms,
+                    bytes: spec.input_bytes(),
                     has_run_limit: self.has_run_limit || spec.run_limit_ms.is_some(),
                     state: State::Queued { not_before_ms: 0 },
                     node: None,
@@ -39,7 +48,15 @@ impl Oracle {
                     followers,
                 };
                 self.live.insert(id, live);
+                // The reservation has become the task.
+                self.uploads.remove(&id);
+                self.check_bounds(&spec.owner)?;
             }
+            StoreOp::Watermark { owner, wall_ms } => {
+                self.watermarks.insert(owner.clone(), *wall_ms);
+                self.note("watermark");
+            }
+            StoreOp::Clock { .. } => {}
             StoreOp::Assign { id, token, node, counters } => {
                 self.count(said, *id, *counters, 1, 0..=0)?;
                 ensure!(self.tokens.insert(*token), Illegal, "token {token} was used before");
@@ -118,7 +135,7 @@ impl Oracle {
                 legal(&task.state, event, *id)?;
                 let deadline = task.deadline;
                 self.end_has_a_reason(now, said, *id, ended, deadline)?;
-                self.over.insert(*id, self.over(ended, now));
+                self.over.insert(*id, self.over(ended, now, self.clock.later_ms(now)));
                 self.note(ended.failure.as_ref().map_or(ended.status.as_str(), |f| f.kind.as_str()));
             }
             StoreOp::Release { id, .. } => {
@@ -134,7 +151,7 @@ impl Oracle {
                     });
                 };
                 ensure!(
-                    over.due_ms <= now.wall_ms,
+                    over.due_ms <= self.clock.believed_ms(now),
                     Lost,
                     "task {id} is forgotten before its retention is over"
                 );
@@ -261,6 +278,13 @@ impl Oracle {
             (Status::Failed, Said::Client(_, ClientRequest::Submit(submit), _)) => {
                 ensure!(failed == Some(FailureKind::Overloaded), Illegal, "task {id} failed by a submission");
                 ensure!(
+                    ended.owner == submit.spec.owner || submit.spec.owner.as_str() == ADMINISTRATOR,
+                    Illegal,
+                    "task {id} of {} was evicted by one of {}",
+                    ended.owner,
+                    submit.spec.owner
+                );
+                ensure!(
                     ended.priority < submit.spec.priority,
                     Illegal,
                     "task {id} of priority {} was evicted by one of {}",
@@ -268,6 +292,9 @@ impl Oracle {
                     submit.spec.priority
                 );
             }
+            // Room for what will be brought.
+            (Status::Failed, Said::Client(_, ClientRequest::Offer(offer), _))
+                if failed == Some(FailureKind::Overloaded) && ended.priority < offer.priority => {}
             (Status::Failed, Said::Client(..)) | (Status::Completed | Status::Cancelled, _) => {
                 return Err(Violation {
                     kind: Kind::Illegal,
@@ -275,8 +302,8 @@ impl Oracle {
                 });
             }
             (Status::Failed, Said::Tick) => {
-                let early =
-                    failed == Some(FailureKind::DeadlineExceeded) && deadline.is_none_or(|d| d > now.wall_ms);
+                let early = failed == Some(FailureKind::DeadlineExceeded)
+                    && deadline.is_none_or(|d| d > self.clock.believed_ms(now));
                 ensure!(!early, Illegal, "task {id} failed before its deadline");
             }
             _ => {}

@@ -9,7 +9,7 @@ impl World {
         }
         self.net.about(self.net.weather.mischief_ms, Event::Mischief);
         let at = self.net.random.below(self.nodes.len() as u64) as usize;
-        let weights = [12, 8, 14, 12, 8, 6, 3, 5, 20, 5, 4, 3];
+        let weights = [12, 8, 14, 12, 8, 6, 3, 5, 20, 5, 4, 3, 2, 2];
         match self.net.random.weighted(&weights) {
             loud @ (0 | 1) => {
                 self.oracle.on_death(self.nodes[at].surely_begun());
@@ -37,9 +37,20 @@ impl World {
             6 => {
                 // Somebody sets the clock.
                 let ms = *self.net.random.pick(&[500, 5_000, 60_000, 86_400_000]);
-                let forward = self.net.random.chance(500);
-                let wall = &mut self.net.now.wall_ms;
-                *wall = if forward { *wall + ms } else { *wall - ms };
+                let ms = if self.net.random.chance(500) { ms } else { -ms };
+                self.net.set_clock(ms);
+            }
+            12 => {
+                // It is wrong for a moment.
+                let ms = *self.net.random.pick(&[60_000, 7_200_000, 8 * 86_400_000]);
+                let ms = if self.net.random.chance(500) { ms } else { -ms };
+                self.net.set_clock(ms);
+                let after_ms = self.net.random.between(100, 2_500);
+                self.net.after(after_ms, Event::SetClock { ms: -ms });
+            }
+            13 => {
+                let bytes = *self.net.random.pick(&[0, 120, 150, 1 << 30, 1 << 30, 1 << 30]);
+                self.net.after(0, Event::Core { epoch: self.net.epoch, said: Said::DiskFree(bytes) });
             }
             7 => {
                 // The whole host stops for a while.

@@ -27,6 +27,8 @@ const STORM_STEPS: u64 = 2_500;
 /// Events that a report shows.
 const REMEMBERED: usize = 40;
 const TICK_MS: u64 = 100;
+/// Shorter than what a storm lasts.
+const CLOCK_GRACE_MS: u64 = 3_000;
 
 struct Group {
     ops: Vec<StoreOp>,
@@ -62,6 +64,7 @@ pub(in crate::core::simulation) struct World {
     config: SchedulerConfig,
     limits: LimitsConfig,
     max_tasks: u64,
+    max_tombstones: usize,
     pub(in crate::core::simulation) steps: u64,
     /// The last events, where somebody wants to read them.
     log: Option<VecDeque<String>>,
@@ -96,8 +99,12 @@ fn limits(random: &mut Random) -> LimitsConfig {
         max_pixels: 100,
         // A picture has three bytes.
         max_spool_bytes: *random.pick(&[60, 1 << 20]),
+        min_free_bytes: *random.pick(&[0, 0, 0, 100]),
         max_client_tasks: *random.pick(&[6, 100]),
         max_client_bytes: *random.pick(&[30, 1 << 20]),
+        max_owner_tasks: *random.pick(&[8, 200, 200, 200]),
+        max_owner_bytes: *random.pick(&[40, 1 << 20, 1 << 20, 1 << 20]),
+        max_remote_priority: *random.pick(&[0, 5]),
     }
 }
 
@@ -119,6 +126,7 @@ impl World {
         let config = config(&mut random);
         let limits = limits(&mut random);
         let max_tasks = *random.pick(&[4, 12, 40]);
+        let max_tombstones = *random.pick(&[6, 1_000, 1_000]);
         let nodes = (0..random.between(1, 5) as usize).map(|i| node(i, &mut random)).collect::<Vec<_>>();
         let clients = (0..random.between(1, 4) as usize).map(Client::new).collect::<Vec<_>>();
         let mut net = Network::new(random, weather);
@@ -132,7 +140,7 @@ impl World {
         }
         net.after(500, Event::Mischief);
         net.after(0, Event::SchedulerStart);
-        let oracle = Oracle::new(&config);
+        let oracle = Oracle::new(&config, &limits, CLOCK_GRACE_MS);
         Self {
             net,
             core: None,
@@ -152,6 +160,7 @@ impl World {
             config,
             limits,
             max_tasks,
+            max_tombstones,
             steps: 0,
             log: log.then(VecDeque::new),
             trace: DefaultHasher::new(),
@@ -308,6 +317,7 @@ impl World {
             Event::Closed { conn } => self.far_end_closed(conn),
             Event::Break { conn } => self.break_connection(conn),
             Event::Mischief => self.mischief(),
+            Event::SetClock { ms } => self.net.set_clock(ms),
             Event::SchedulerStart => return self.start_scheduler(),
         }
         Ok(())

@@ -13,6 +13,9 @@ impl World {
             retry: RetryConfig { network: RETRY, resource: RETRY, model: RETRY, other: RETRY },
             limits: self.limits.clone(),
             poll_ms: self.config.suspect_after_ms / 3,
+            max_tombstones: self.max_tombstones,
+            max_ended: crate::core::MAX_ENDED,
+            clock_grace_ms: CLOCK_GRACE_MS,
             endpoints: Endpoints::new("/grid"),
             spool: "/grid/spool".into(),
         };
@@ -87,7 +90,7 @@ impl World {
             return Ok(());
         }
         while let Some(effect) = self.pending.pop_front() {
-            if matches!(effect, Effect::Store(_)) {
+            if matches!(effect, Effect::Store(_)) || effect.attachment().is_some() {
                 self.pending.push_front(effect);
                 break;
             }
@@ -97,10 +100,18 @@ impl World {
             return Ok(());
         }
         let mut group = Group { ops: Vec::new(), released: Vec::new() };
+        let mut reads = Vec::new();
         while let Some(effect) = self.pending.pop_front() {
             match effect {
+                Effect::Store(op) if op.deletes_blobs_of(&reads) => {
+                    self.pending.push_front(Effect::Store(op));
+                    break;
+                }
                 Effect::Store(op) => group.ops.push(op),
-                effect => group.released.push(effect),
+                effect => {
+                    reads.extend(effect.attachment().cloned());
+                    group.released.push(effect);
+                }
             }
             if group.ops.len() >= 16 {
                 break;
@@ -143,8 +154,8 @@ impl World {
     pub(super) fn carry_out(&mut self, effect: Effect) -> Result<(), Violation> {
         match effect {
             Effect::Store(_) => unreachable!("writes go into groups"),
-            Effect::Client { peer, reply, .. } => {
-                self.oracle.on_sent(&reply, &self.disk)?;
+            Effect::Client { peer, reply, attach } => {
+                self.oracle.on_sent(&reply, attach.as_ref(), &self.disk)?;
                 let conn = self.net.conn(&peer);
                 if let Dialler::Client(client) = self.net.dialler(conn) {
                     self.net.carry(conn, false, Event::Client { client, conn, reply });
@@ -176,7 +187,9 @@ impl World {
             }
             // A program on the same host: it is gone before it could lose anything.
             Effect::Admin { .. } => {}
-            Effect::Finished(_) | Effect::Level(_) => {}
+            Effect::Finished(_) | Effect::Level(_) | Effect::Clock(_) => {}
+            // Carried out at once: the oracle has seen them.
+            Effect::OpenUpload { .. } | Effect::CloseUpload { .. } => {}
         }
         Ok(())
     }
