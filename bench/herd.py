@@ -30,6 +30,7 @@ QUEUED = (1_000, 10_000, 100_000, 1_000_000)
 ROOM = {
     "LAMAGRID__QUEUES__GPU__MAX_TASKS": "2000000",
     "LAMAGRID__LIMITS__MAX_CLIENT_TASKS": "2000000",
+    "LAMAGRID__LIMITS__MAX_OWNER_TASKS": "2000000",
 }
 # Of each length so many are submitted last and begun first, and those are measured.
 SAMPLE = 10_000

@@ -80,7 +80,8 @@ def storm(system: System, kills: int, seed: int) -> Record:
 
     def caller(rng: random.Random) -> None:
         while not no_more.is_set():
-            system.call(secrets.token_hex(16), rng.randrange(50, 400), record, stop)
+            task = f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
+            system.call(task, rng.randrange(50, 400), record, stop)
 
     threads = [
         threading.Thread(target=caller, args=(random.Random(rng.random()),), daemon=True)

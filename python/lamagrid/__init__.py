@@ -5,7 +5,7 @@ no log handler; numpy is imported with the first picture.
 """
 
 from lamagrid._native import __version__, build_info, protocol_version
-from lamagrid.client import Outcome, Progress, Task, TaskClient
+from lamagrid.client import Outcome, Progress, Task, TaskClient, new_task_id
 from lamagrid.errors import LamaGridError
 
 __all__ = [
@@ -16,5 +16,6 @@ __all__ = [
     "TaskClient",
     "__version__",
     "build_info",
+    "new_task_id",
     "protocol_version",
 ]

@@ -19,6 +19,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -43,6 +45,16 @@ OutputFormat = Literal["png", "jpeg", "webp", "bmp", "tiff"]
 ACCEPT_TIMEOUT_S = 30.0  # a scheduler that restarts is back within a few seconds
 ANSWER_TIMEOUT_S = 5.0  # a scheduler that runs answers within milliseconds
 CANCEL_TIMEOUT_S = 1.0  # for a caller that wants to leave
+
+
+def new_task_id() -> str:
+    """Draw the id of a new task: the time in milliseconds, then random bits.
+
+    A scheduler refuses ids that are older than what it remembers, or more than a day in the future.
+    """
+    return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
+
+
 PLUGIN_PREFIX = "plugin/"  # before a plugin's name, where tasks and nodes name a model
 TERMINAL = frozenset(["completed", "failed", "cancelled"])
 
@@ -274,13 +286,14 @@ class TaskClient:
             priority: -128 to 127, higher goes first.
             durability: What the record survives: ``full``, power loss; ``process``, the death of any process.
             deadline: Seconds after which nobody wants the result any more; the task fails then.
-            wait_limit: Seconds that it may wait for a node; by default the scheduler's ``wait_limit_ms``.
-            run_limit: Seconds that one attempt may take; then it is stopped and tried again. By default the
-                scheduler's ``run_limit_ms``.
+            wait_limit: Seconds that it may wait for a node. Can only shorten the scheduler's
+                ``wait_limit_ms``.
+            run_limit: Seconds that one attempt may take; then it is stopped and tried again. Can only shorten
+                the scheduler's ``run_limit_ms``.
             client: On whose behalf, up to 128 letters, digits and ``-_.:@/%``: shares are fair and limits
                 hold between clients. Without it everybody of this program is one client.
-            task_id: 32 hexadecimal digits, drawn at random by the caller: who submits the same task under
-                the same id again is told how the first one is doing, and nothing runs twice.
+            task_id: From :func:`lamagrid.new_task_id`: who submits the same task under the same id again is
+                told how the first one is doing, and nothing runs twice.
             timeout: Seconds to get it on record, a scheduler that is not there yet included; by default 30.
             params: Fields of Lama Cleaner's ``Config`` by their names: ``hd_strategy="Crop"``, ...
 

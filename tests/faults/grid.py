@@ -6,7 +6,6 @@ import contextlib
 import os
 import random
 import re
-import secrets
 import signal
 import subprocess
 import threading
@@ -20,7 +19,7 @@ import numpy as np
 from faults.checker import History
 from grids import procfs
 from grids.server import BIN, PROGRAMS
-from lamagrid import TaskClient
+from lamagrid import TaskClient, new_task_id
 from lamagrid.errors import CancelledError, LamaGridError, OverloadedError, UnknownTaskError
 from stock.processes import Processes
 
@@ -178,7 +177,7 @@ class Load:
         shape = LARGE if rng.random() < 0.1 else (rng.randrange(1, 20), rng.randrange(1, 20))
         image = np.frombuffer(rng.randbytes(shape[0] * shape[1] * 3), np.uint8).reshape(*shape, 3)
         mask = np.zeros(shape, np.uint8)
-        task_id = secrets.token_hex(16)
+        task_id = new_task_id()
         self.history.note(task_id, "submitted")
         durability, echo_ms = rng.choice(("full", "process")), rng.randrange(50, 400)
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import secrets
 import threading
 import time
 from collections.abc import Callable
@@ -13,7 +12,7 @@ import pytest
 
 from faults.checker import TERMINAL, History, Verdict
 from faults.grid import FaultGrid
-from lamagrid import TaskClient
+from lamagrid import TaskClient, new_task_id
 from lamagrid.errors import CancelledError, LamaGridError, UnknownTaskError
 
 pytestmark = pytest.mark.timeout(3_600)
@@ -22,7 +21,7 @@ THREADS = 16
 
 def race(client: TaskClient, other: TaskClient, history: History, rng: random.Random) -> None:
     """One task, and a cancel at a random moment of its life, before its submission included."""
-    task_id = secrets.token_hex(16)
+    task_id = new_task_id()
     image, mask = np.full((4, 4, 3), 7, np.uint8), np.zeros((4, 4), np.uint8)
     echo_ms = rng.choice((0, 0, 1, 5, 20, 50))
     moment = rng.random() * rng.choice((0.001, 0.01, 0.06))

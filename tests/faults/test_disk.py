@@ -15,7 +15,7 @@ import pytest
 
 from faults.checker import History, Verdict
 from faults.grid import FaultGrid
-from lamagrid import TaskClient
+from lamagrid import TaskClient, new_task_id
 from lamagrid.errors import DiskFullError, LamaGridError
 
 pytestmark = pytest.mark.timeout(3_600)
@@ -25,7 +25,7 @@ def submit(client: TaskClient, history: History, large: bool, timeout: float = 3
     """Submit one task at durability full, and record what is answered."""
     shape = (300, 400) if large else (8, 8)
     image = np.frombuffer(secrets.token_bytes(shape[0] * shape[1] * 3), np.uint8).reshape(*shape, 3)
-    task_id = secrets.token_hex(16)
+    task_id = new_task_id()
     history.note(task_id, "submitted")
     try:
         task = client.submit(image, np.zeros(shape, np.uint8), task_id=task_id, echo_ms=10, timeout=timeout)

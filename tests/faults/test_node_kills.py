@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import secrets
 from collections.abc import Callable
 
 import numpy as np
@@ -11,6 +10,7 @@ import pytest
 
 from faults.checker import History, Verdict
 from faults.grid import FaultGrid, Load, attempts, pause
+from lamagrid import new_task_id
 from lamagrid.errors import NodeLostError
 
 pytestmark = pytest.mark.timeout(3_600)
@@ -53,7 +53,7 @@ def test_a_task_that_kills_its_nodes_is_given_up_and_the_others_are_done(
     grid = new_grid(nodes=3, slots=2, settings={"SCHEDULER__CRASH_LIMIT": "3"})
     load = Load(grid, history, threads=3, seed=rng.randrange(1_000))
     client = grid.client()
-    guilty = secrets.token_hex(16)
+    guilty = new_task_id()
     history.note(guilty, "submitted", may_fail=True)
     pixels, mask = np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4), np.uint8)
     task = client.submit(pixels, mask, task_id=guilty, echo_abort=1)

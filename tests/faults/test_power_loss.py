@@ -17,7 +17,7 @@ import pytest
 from faults.checker import History
 from faults.grid import FaultGrid
 from grids import procfs
-from lamagrid import TaskClient
+from lamagrid import TaskClient, new_task_id
 from lamagrid.errors import LamaGridError, UnknownTaskError
 
 pytestmark = pytest.mark.timeout(3_600)
@@ -74,7 +74,7 @@ def losses(
     for number in range(TASKS):
         shape = (300, 400) if number % 4 == 0 else (8, 8)
         image = np.frombuffer(secrets.token_bytes(shape[0] * shape[1] * 3), np.uint8).reshape(*shape, 3)
-        task_id = secrets.token_hex(16)
+        task_id = new_task_id()
         history.note(task_id, "submitted")
         client.submit(image, np.zeros(shape, np.uint8), task_id=task_id, echo_ms=50, durability=durability)  # type: ignore[arg-type]
         history.note(task_id, "accepted")

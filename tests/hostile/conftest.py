@@ -34,12 +34,20 @@ class Grid:
         near: A client of its own host.
     """
 
-    def __init__(self, processes: Processes, folder: Path, wrapper: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        processes: Processes,
+        folder: Path,
+        wrapper: tuple[str, ...] = (),
+        settings: tuple[str, ...] = (),
+    ) -> None:
+        self.http = ("127.0.0.1", free_port())
+        listen = f"http.listen={self.http[0]}:{self.http[1]}"
+        self.settings = [word for setting in (listen, *settings) for word in ("--set", setting)]
         self.processes = processes
         self.folder = folder
         self.data_dir = folder / "data"
         self.address = ("127.0.0.1", free_port())
-        self.http = ("127.0.0.1", free_port())
         self.certs("init")
         self.bundles = {role: self.bundle(f"bad-{role}", role=role) for role in ("client", "admin", "node")}
         self.scheduler = self._start(wrapper)
@@ -55,11 +63,7 @@ class Grid:
         """Start the scheduler."""
         where = f"gate.listen={self.address[0]}:{self.address[1]}"
         command = [BIN / "lamagrid", "scheduler", "--data-dir", self.data_dir]
-        return self.processes.start("scheduler", [*wrapper, *command, "--set", where, *self.flags()])
-
-    def flags(self) -> tuple[str, ...]:
-        """What else the scheduler is started with."""
-        return ("--set", f"http.listen={self.http[0]}:{self.http[1]}")
+        return self.processes.start("scheduler", [*wrapper, *command, "--set", where, *self.settings])
 
     def wait(self, predicate: object, what: str) -> None:
         """Wait until something is so."""
