@@ -114,9 +114,7 @@ def test_a_grant_names_what_was_decided(grid: Grid, honest: Honest, bad: Speaker
     honest.wait()
 
 
-def test_nobody_overwrites_what_another_brings(
-    grid: Grid, honest: Honest, bad: Speaker, victim: Speaker
-) -> None:
+def test_uploads_of_another_owner_stay(grid: Grid, honest: Honest, bad: Speaker, victim: Speaker) -> None:
     task = new_id()
     assert victim.ask(*victim.offer(task, 1_000))[0] == SEND
     assert victim.bring(task, "image", b"v" * 1_000).startswith("welcome")
@@ -168,7 +166,7 @@ def test_names_and_priorities_gain_nothing(grid: Grid, honest: Honest, bad: Spea
     assert {bad.hear()[0] for _ in tasks} == {TOLD, UNKNOWN}
 
 
-def test_cancels_push_out_nobodys_memory(grid: Grid, honest: Honest, bad: Speaker, victim: Speaker) -> None:
+def test_cancels_push_out_only_own_memory(grid: Grid, honest: Honest, bad: Speaker, victim: Speaker) -> None:
     """Row 10: what was cancelled before its submission does not run, however much is cancelled after it."""
     theirs, own = new_id(), new_id()
     assert victim.ask(*victim.cancel(theirs))[0] == UNKNOWN

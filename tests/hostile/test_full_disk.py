@@ -44,7 +44,7 @@ def grid(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Grid]:
 
 @pytest.fixture(scope="module", autouse=True)
 def flat() -> None:
-    """Nobody is served while the disk is full."""
+    """Without an honest client: none is served while the disk is full."""
 
 
 def fill(ballast: Path, free_bytes: int) -> None:

@@ -90,7 +90,7 @@ fn commit(
             let _ = reports.send(Report::Failing(error.to_string()));
             Instant::now()
         });
-        // A full disk keeps what it has: no restart makes room, and whoever is served already shall be.
+        // A full disk keeps what it has, and a restart makes no room: accepted work goes on being served.
         if error.is_disk_full() {
             failing_since = Some(Instant::now());
         } else if since.elapsed() >= give_up_after {

@@ -23,8 +23,8 @@ const ALARMS: [u8; 2] = [100, 80];
 /// An alarm ends below this, so that it does not come and go at its border.
 const CALM: u8 = 70;
 
-/// Of one queue's free places, an owner from another host may have so many times as many waiting tasks. Alone it gets
-/// nine tenths of the queue, and however many owners fill it, one that comes new finds a place.
+/// An owner from another host may have this many waiting tasks for each free place of their queue. Alone it gets nine
+/// tenths of the queue, and a new owner finds a place however many others fill it.
 const OWNER_SHARE: u64 = 9;
 
 /// What a task would add.
@@ -399,7 +399,7 @@ impl Core {
         }
     }
 
-    /// Waiting tasks whose end frees so many places and bytes: lowest priority first, then those that came last. Only an
+    /// Waiting tasks whose end frees these places and bytes: lowest priority first, then those that came last. Only an
     /// administrator's task ends other owners'.
     fn victims(&self, wish: &Wish<'_>, places: u64, bytes: u64) -> Option<Vec<TaskId>> {
         let owner = Some(wish.owner).filter(|_| wish.authority == Authority::Client);

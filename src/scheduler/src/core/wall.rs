@@ -1,6 +1,6 @@
 //! The wall clock as far as it can be believed: what deadlines and retention are measured by.
 //!
-//! Between two inputs the wall clock moves as far as the monotonic clock does. If it does not, somebody set it, or it is
+//! Between two inputs the wall clock moves as far as the monotonic clock does. If it does not, it was set, or is
 //! broken: time then goes on from the last believed value by the monotonic clock, until the wall clock comes back to
 //! that, or has been steady for a while and is believed. Does not: change what people read; times in histories are the
 //! wall clock's.

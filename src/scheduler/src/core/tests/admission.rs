@@ -165,7 +165,7 @@ fn a_certificate_neither_jumps_the_queue_nor_evicts_others() {
             "b: accepted T4 behind 0",
         ],
     );
-    // An administrator's is more important than anybody's.
+    // An administrator's task evicts any owner's.
     grid.check(
         client("d", of(5, "dora", 127)),
         &[

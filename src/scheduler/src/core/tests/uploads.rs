@@ -42,7 +42,7 @@ fn nothing_is_granted_for_an_id_that_is_taken() {
         (by_mallory(2), refused), // it has ended
         (by_mallory(3), &["m: expired T3"]),
         (by_mallory(4), refused), // its owner brings it
-        // Nor does anybody else end what an owner brings.
+        // Another owner's cancel or submission ends no upload.
         (remote("m", Cancel { seq: 1, id: id(4), owner: mallory() }), &["m: unknown T4"]),
         (submit_spec(TaskSpec { owner: mallory(), ..spec(4) }), &["c: refused invalid_input, 0 wait"]),
         (submit(4), &["insert T4", "c: accepted T4 behind 1"]),

@@ -66,7 +66,7 @@ impl Oracle {
         let Said::Client(_, ClientRequest::Offer(offer), _) = said else {
             return Err(Violation {
                 kind: Kind::Granted,
-                what: format!("nobody asked to bring inputs of {id}"),
+                what: format!("inputs of {id} may be brought without an offer"),
             });
         };
         ensure!(

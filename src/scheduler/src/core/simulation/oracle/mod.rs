@@ -41,7 +41,7 @@ pub(crate) enum Kind {
     Leak,
     /// A worse task was served before a better one.
     Order,
-    /// Inputs may be brought that nobody asked to bring, or under an id that is taken.
+    /// Inputs may be brought without an offer, or under an id that is taken.
     Granted,
     /// More came in than the bounds allow.
     Unbounded,
