@@ -142,11 +142,13 @@ class Health:
     """Asks ``/healthz`` all the while, as a probe does.
 
     Attributes:
+        count: Answers.
         slowest_s: The longest that an answer took.
         wrong: What else happened.
     """
 
     def __init__(self, grid: Grid) -> None:
+        self.count = 0
         self.slowest_s = 0.0
         self.wrong: list[str] = []
         self._url = f"http://{grid.http[0]}:{grid.http[1]}/healthz"
@@ -160,6 +162,7 @@ class Health:
             try:
                 with urllib.request.urlopen(self._url, timeout=10) as answer:
                     assert answer.status == 200
+                self.count += 1
             except Exception as error:  # whatever it is, it is told
                 self.wrong.append(f"{type(error).__name__}: {error}")
             self.slowest_s = max(self.slowest_s, time.monotonic() - began)

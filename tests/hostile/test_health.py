@@ -5,16 +5,13 @@ from __future__ import annotations
 import contextlib
 import resource
 import socket
-import threading
-import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from grids.server import free_port
-from hostile.conftest import Grid, Honest, open_descriptors
-from hostile.peers import SOURCE, is_dropped, send
+from hostile.conftest import Grid, Health, Honest, open_descriptors
+from hostile.peers import SOCKET_TYPES, SOURCE, is_dropped, send, unix
+from lamagrid import TaskClient
 from stock.processes import Processes
 
 pytestmark = pytest.mark.timeout(180)
@@ -24,82 +21,27 @@ SLOWEST_S = 1.0
 CROWD = 1_100
 
 
-class WatchedGrid(Grid):
-    """One whose health is asked for all the while.
-
-    Attributes:
-        http: Where it tells its health.
-    """
-
-    def __init__(self, processes: Processes, folder: Path) -> None:
-        self.http = ("127.0.0.1", free_port())
-        limit = f"--nofile={DESCRIPTORS}:{DESCRIPTORS}"
-        super().__init__(processes, folder, ("prlimit", limit))
-
-    def flags(self) -> tuple[str, ...]:
-        """What the scheduler is started with."""
-        return ("--set", f"http.listen={self.http[0]}:{self.http[1]}")
-
-
-class Probe:
-    """What an orchestrator does: one request after the other, each on a new connection.
-
-    Attributes:
-        slowest_s: The longest answer.
-        wrong: Answers that were none.
-    """
-
-    def __init__(self, address: tuple[str, int]) -> None:
-        self.slowest_s = 0.0
-        self.count = 0
-        self.wrong: list[str] = []
-        self._address = address
-        self._end = threading.Event()
-        self._thread = threading.Thread(target=self._ask, daemon=True)
-        self._thread.start()
-
-    def _ask(self) -> None:
-        while not self._end.wait(0.05):
-            began = time.monotonic()
-            try:
-                with socket.create_connection(self._address, 10.0) as connection:
-                    connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
-                    said = connection.recv(4_096)
-            except OSError as error:
-                self.wrong.append(str(error))
-                continue
-            self.slowest_s = max(self.slowest_s, time.monotonic() - began)
-            self.count += 1
-            if not said.startswith(b"HTTP/1.1 200"):
-                self.wrong.append(said.decode(errors="replace")[:200])
-
-    def close(self) -> None:
-        """Check what came of it."""
-        self._end.set()
-        self._thread.join()
-        print(f"\nhealth: {self.count} answers, slowest {self.slowest_s:.3f} s, wrong {len(self.wrong)}")
-        assert self.count > 0
-        assert not self.wrong, self.wrong[:3]
-        assert self.slowest_s < SLOWEST_S
-
-
 @pytest.fixture(scope="module")
-def grid(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WatchedGrid]:
+def grid(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Grid]:
     """One with as many descriptors as a usual shell allows."""
     folder = tmp_path_factory.mktemp("health")
     processes = Processes(folder / "logs")
     try:
-        yield WatchedGrid(processes, folder)
+        yield Grid(processes, folder, ("prlimit", f"--nofile={DESCRIPTORS}:{DESCRIPTORS}"))
     finally:
         processes.close()
 
 
 @pytest.fixture
-def probe(grid: WatchedGrid) -> Iterator[Probe]:
+def health(grid: Grid) -> Iterator[Health]:
     """Asks while the test runs."""
-    made = Probe(grid.http)
+    made = Health(grid)
     yield made
     made.close()
+    print(f"\nhealth: {made.count} answers, slowest {made.slowest_s:.3f} s, wrong {len(made.wrong)}")
+    assert made.count > 0
+    assert not made.wrong, made.wrong[:3]
+    assert made.slowest_s < SLOWEST_S
 
 
 SLOW = {
@@ -112,7 +54,7 @@ SLOW = {
 
 
 @pytest.mark.parametrize("what", SLOW)
-def test_slow_peers_of_the_health_check(grid: WatchedGrid, honest: Honest, probe: Probe, what: str) -> None:
+def test_slow_peers_of_the_health_check(grid: Grid, honest: Honest, health: Health, what: str) -> None:
     with contextlib.ExitStack() as slow:
         for _ in range(200):
             connection = slow.enter_context(socket.create_connection(grid.http, 5.0))
@@ -120,7 +62,7 @@ def test_slow_peers_of_the_health_check(grid: WatchedGrid, honest: Honest, probe
         honest.wait(10)
 
 
-def test_more_silent_connections_than_descriptors(grid: WatchedGrid, honest: Honest, probe: Probe) -> None:
+def test_more_silent_connections_than_descriptors(grid: Grid, honest: Honest, health: Health) -> None:
     """At the gate, from one host and from many: peers are served, newcomers are let in, health is told."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # the crowd is this process
@@ -138,3 +80,19 @@ def test_more_silent_connections_than_descriptors(grid: WatchedGrid, honest: Hon
         assert open_descriptors(grid.scheduler.pid) < DESCRIPTORS / 2, "strangers have a budget of their own"
         honest.wait(10)
         assert all(is_dropped(connection) for connection in crowd)
+
+
+@pytest.mark.parametrize("name", sorted(SOCKET_TYPES))
+def test_silent_connections_on_this_host(grid: Grid, honest: Honest, health: Health, name: str) -> None:
+    """At a private socket: as many as there are descriptors, and one more peer is still let in."""
+    crowd = []
+    for _ in range(CROWD):
+        try:
+            crowd.append(unix(grid.socket(name)))
+        except OSError:  # its queue is full for the moment
+            break
+    late = TaskClient(grid.data_dir)
+    assert late.survey(timeout=SLOWEST_S)["nodes"]
+    honest.wait(10)
+    assert open_descriptors(grid.scheduler.pid) < DESCRIPTORS / 2, "strangers have a budget of their own"
+    assert all(is_dropped(connection) for connection in crowd)

@@ -1,7 +1,7 @@
 //! Accepts connections on a private Unix socket, and holds them to limits before and after their handshake.
 //!
 //! The accepting ends are not those of the `zeromq` crate, which keeps 100,000 messages for a peer that does not read,
-//! waits without a limit for a handshake, and loses events of its monitor: decision 0018.
+//! waits without a limit for a handshake, and loses events of its monitor: decision 0020.
 
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;

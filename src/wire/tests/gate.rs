@@ -15,7 +15,7 @@ use lamagrid_domain::{FailureKind, LeaseToken, Role, TaskId};
 use lamagrid_wire::frame::{Frame, MAJOR, MINOR};
 use lamagrid_wire::gate::{
     AllowList, BlobError, Blobs, Bundle, Credentials, Dialler, Gate, Grant, Origin, PeerRole, Registry,
-    Ticket,
+    SCHEDULER_NAME, Ticket,
 };
 use lamagrid_wire::link::Link;
 use lamagrid_wire::message::{ClientReply, ClientRequest, Message, Ping, Pong};
