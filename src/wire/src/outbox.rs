@@ -17,8 +17,8 @@ use crate::frame::Frame;
 const MAX_BYTES: usize = 4 << 20;
 /// Bytes that wait for all peers of one process.
 pub(crate) const MAX_TOTAL_BYTES: usize = 24 << 20;
-/// What a message costs beside its bytes.
-const MESSAGE_COST: usize = 256;
+/// What a message costs beside its bytes: its header has a buffer of 512, and the queue doubles when it grows.
+const MESSAGE_COST: usize = 768;
 /// A sender that holds large messages back goes on below this.
 const DRAINED_BYTES: usize = 1 << 20;
 
