@@ -46,11 +46,12 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    const fn name(self) -> &'static [u8] {
+    /// As ZMTP calls it.
+    pub(crate) const fn name(self) -> &'static str {
         match self {
-            Self::Router => b"ROUTER",
-            Self::Subscriber => b"SUB",
-            Self::Push => b"PUSH",
+            Self::Router => "ROUTER",
+            Self::Subscriber => "SUB",
+            Self::Push => "PUSH",
         }
     }
 
@@ -81,7 +82,7 @@ pub(crate) async fn handshake(
     kind: Kind,
 ) -> Result<(Bytes, Inbox), ConnectionError> {
     let mut own = BytesMut::from(&zmtp::greeting()[..]);
-    own.extend_from_slice(&zmtp::ready(kind.name(), b""));
+    own.extend_from_slice(&zmtp::ready(kind.name().as_bytes(), b""));
     if kind == Kind::Subscriber {
         zmtp::put_header(&mut own, false, 1);
         own.extend_from_slice(&[1]); // subscribes to everything

@@ -41,7 +41,7 @@ pub fn with_reserve<T, E: Into<io::Error>>(mut open: impl FnMut() -> Result<T, E
         Err(error) if Errno::from_io_error(&error) == Some(Errno::MFILE) => {
             let _one = RAISED.lock();
             let limit = getrlimit(Resource::Nofile);
-            let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit.clone() });
+            let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
             let opened = open().map_err(Into::into);
             let _ = setrlimit(Resource::Nofile, limit);
             opened

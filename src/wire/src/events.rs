@@ -10,7 +10,7 @@ use zeromq::{PubSocket, ZmqMessage};
 use crate::connection::Kind;
 use crate::endpoint::{SocketError, connect};
 use crate::frame::Frame;
-use crate::listener::{Accepted, ConnectionLimits, Listener};
+use crate::listener::{Accepted, ConnectionLimits, Listener, SocketFile};
 
 /// Events waiting to be sent; more are dropped.
 const QUEUED: usize = 256;
@@ -60,6 +60,7 @@ impl Drop for EventPublisher {
 pub struct EventSubscriber {
     incoming: mpsc::Receiver<Frame>,
     accepting: JoinHandle<()>,
+    _file: SocketFile,
 }
 
 impl EventSubscriber {
@@ -71,10 +72,10 @@ impl EventSubscriber {
     /// # Panics
     /// Outside a tokio runtime.
     pub fn bind(address: &str, limits: &ConnectionLimits) -> Result<Self, SocketError> {
-        let listener = Listener::bind(address, Kind::Subscriber, limits)?;
+        let (listener, file) = Listener::bind(address, Kind::Subscriber, limits)?;
         let (incoming_tx, incoming) = mpsc::channel(QUEUED);
         let accepting = tokio::spawn(listener.accept(move |accepted| hear(accepted, incoming_tx.clone())));
-        Ok(Self { incoming, accepting })
+        Ok(Self { incoming, accepting, _file: file })
     }
 
     /// The next event.

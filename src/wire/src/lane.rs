@@ -10,9 +10,9 @@ use zeromq::PullSocket;
 use zeromq::prelude::*;
 
 use crate::connection::{Kind, write};
-use crate::endpoint::{SocketError, connect, socket_path};
+use crate::endpoint::{SocketError, connect};
 use crate::frame::Frame;
-use crate::listener::{Accepted, ConnectionLimits, Listener};
+use crate::listener::{Accepted, ConnectionLimits, Listener, SocketFile};
 use crate::outbox::Outbox;
 
 /// What the scheduler's end of a lane says.
@@ -30,6 +30,7 @@ pub struct LaneSender {
     address: String,
     outbox: Outbox,
     accepting: JoinHandle<()>,
+    _file: SocketFile,
 }
 
 impl LaneSender {
@@ -47,7 +48,7 @@ impl LaneSender {
         limits: &ConnectionLimits,
         tell: impl Fn(LaneEvent) + Send + Sync + 'static,
     ) -> Result<Self, SocketError> {
-        let listener = Listener::bind(address, Kind::Push, limits)?;
+        let (listener, file) = Listener::bind(address, Kind::Push, limits)?;
         let outbox = limits.outbox();
         let waiting = outbox.clone();
         let accepting = tokio::spawn(async move {
@@ -66,7 +67,7 @@ impl LaneSender {
             tell(LaneEvent::Connected);
             serve(accepted, &waiting, &tell).await;
         });
-        Ok(Self { address: address.to_owned(), outbox, accepting })
+        Ok(Self { address: address.to_owned(), outbox, accepting, _file: file })
     }
 
     /// Where it is.
@@ -110,10 +111,6 @@ async fn serve(accepted: Accepted, outbox: &Outbox, tell: &impl Fn(LaneEvent)) {
 impl Drop for LaneSender {
     fn drop(&mut self) {
         self.accepting.abort();
-        if let Some(path) = socket_path(&self.address) {
-            // The session is over; a file left behind would only confuse people.
-            let _ = std::fs::remove_file(path);
-        }
     }
 }
 

@@ -123,9 +123,19 @@ pub(crate) struct Accepted {
 #[derive(Debug)]
 pub(crate) struct Listener {
     socket: UnixListener,
-    path: PathBuf,
     kind: Kind,
     limits: ConnectionLimits,
+}
+
+/// The file of a bound socket, which is removed when this is dropped: at once, before another socket of that name is bound.
+#[derive(Debug)]
+pub(crate) struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // Absent where somebody tidied up; a file that is left is replaced by the next bind.
+        let _ = std::fs::remove_file(&self.0);
+    }
 }
 
 impl Listener {
@@ -133,12 +143,16 @@ impl Listener {
     ///
     /// # Errors
     /// [`SocketError::Bind`].
-    pub(crate) fn bind(address: &str, kind: Kind, limits: &ConnectionLimits) -> Result<Self, SocketError> {
+    pub(crate) fn bind(
+        address: &str,
+        kind: Kind,
+        limits: &ConnectionLimits,
+    ) -> Result<(Self, SocketFile), SocketError> {
         unlink_stale(address);
         let bind_error = |source| SocketError::Bind { address: address.to_owned(), source };
         let path = socket_path(address).ok_or_else(|| bind_error(std::io::ErrorKind::Unsupported.into()))?;
         let socket = UnixListener::bind(path).map_err(bind_error)?;
-        Ok(Self { socket, path: path.to_owned(), kind, limits: limits.clone() })
+        Ok((Self { socket, kind, limits: limits.clone() }, SocketFile(path.to_owned())))
     }
 
     /// Accepts until it is dropped, and calls `serve` for each connection that has shaken hands, on a task of its own.
@@ -166,14 +180,14 @@ impl Listener {
             let stream = match accepted {
                 Ok((stream, _)) => stream,
                 Err(error) => {
-                    tracing::warn!(socket = %self.path.display(), %error, "cannot accept a connection, waiting a moment");
+                    tracing::warn!(socket = self.kind.name(), %error, "cannot accept a connection, waiting a moment");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                     continue;
                 }
             };
             let pid = stream.peer_cred().ok().and_then(|peer| peer.pid()).unwrap_or(0);
             let Some(slot) = self.limits.enter(pid) else {
-                tracing::debug!(socket = %self.path.display(), pid, "refused a connection: too many are open");
+                tracing::debug!(socket = self.kind.name(), pid, "refused a connection: too many are open");
                 continue;
             };
             let task: AbortHandle = handshakes.spawn(shake_hands(stream, self.kind, pid, slot));

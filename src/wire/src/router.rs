@@ -16,7 +16,7 @@ use lamagrid_domain::{Failure, FailureKind, Owner};
 use crate::connection::{ConnectionError, Kind, write};
 use crate::endpoint::SocketError;
 use crate::frame::{Frame, FrameError};
-use crate::listener::{Accepted, ConnectionLimits, Listener, Slot};
+use crate::listener::{Accepted, ConnectionLimits, Listener, Slot, SocketFile};
 use crate::message::{ControlReply, Message, ProtocolFault};
 use crate::outbox::Outbox;
 use crate::random::random_id;
@@ -143,6 +143,7 @@ pub struct Router {
     incoming: mpsc::Receiver<Incoming>,
     sender: RouterSender,
     accepting: JoinHandle<()>,
+    _file: SocketFile,
 }
 
 impl Router {
@@ -154,13 +155,13 @@ impl Router {
     /// # Panics
     /// Outside a tokio runtime.
     pub fn bind(address: &str, peers: Peers, limits: &ConnectionLimits) -> Result<Self, SocketError> {
-        let listener = Listener::bind(address, Kind::Router, limits)?;
+        let (listener, file) = Listener::bind(address, Kind::Router, limits)?;
         let (incoming_tx, incoming) = mpsc::channel(INCOMING);
         let sender = RouterSender::default();
         let limits = limits.clone();
         let room = RoomForPeers { incoming: incoming_tx, sender: sender.clone(), peers, limits };
         let accepting = tokio::spawn(listener.accept(move |accepted| room.clone().serve(accepted)));
-        Ok(Self { incoming, sender, accepting })
+        Ok(Self { incoming, sender, accepting, _file: file })
     }
 
     /// The sending end.

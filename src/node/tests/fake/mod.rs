@@ -76,17 +76,6 @@ impl Fake {
         }
     }
 
-    /// Closes all sockets. Each deletes its file a little later, which a new one of that name must not meet.
-    pub(crate) async fn stop(self) {
-        let dir = self.endpoints.dir().to_owned();
-        drop(self);
-        for name in ["control.sock", "result.sock", "node-events.sock"] {
-            while dir.join(name).exists() {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        }
-    }
-
     async fn answer(&self, peer: PeerId, reply: ControlReply) {
         self.control.sender().send(&peer, reply.to_frame(Vec::new()).unwrap());
     }

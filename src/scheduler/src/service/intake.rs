@@ -181,11 +181,11 @@ impl Service {
         let Incoming::Frame { peer, frame } = heard else { return };
         match ControlRequest::from_frame(&frame) {
             Ok(mut request) => {
-                if let (Some(gatekeeper), ControlRequest::Hello(hello)) = (&self.gatekeeper, &mut request) {
-                    if let Err(failure) = gatekeeper.check(&peer, hello) {
-                        self.pending.push_back(Effect::Control { peer, reply: Rejected { failure }.into() });
-                        return;
-                    }
+                if let (Some(gatekeeper), ControlRequest::Hello(hello)) = (&self.gatekeeper, &mut request)
+                    && let Err(failure) = gatekeeper.check(&peer, hello)
+                {
+                    self.pending.push_back(Effect::Control { peer, reply: Rejected { failure }.into() });
+                    return;
                 }
                 let claimed = match &request {
                     ControlRequest::Hello(hello) => [hello.running.as_slice(), &hello.held].concat(),
