@@ -46,13 +46,15 @@ impl Tombstones {
 
     /// Whether an id is over, as far as `owner` is concerned.
     pub(super) fn covers(&self, id: TaskId, owner: &Owner) -> bool {
-        self.ids.contains(&id) || id.drawn_wall_ms() <= self.watermark_ms(owner)
+        let watermark_ms = self.watermark_ms(owner);
+        self.ids.contains(&id) || (watermark_ms > 0 && id.drawn_wall_ms() <= watermark_ms)
     }
 
     pub(super) fn contains(&self, id: TaskId) -> bool {
         self.ids.contains(&id)
     }
 
+    /// 0 while none of the owner's ids has been dropped.
     pub(super) fn watermark_ms(&self, owner: &Owner) -> u64 {
         self.graves.get(owner).map_or(0, |grave| grave.watermark_ms)
     }
@@ -82,8 +84,8 @@ impl Tombstones {
         let (id, _) = grave.order.pop_front()?;
         self.ids.remove(&id);
         let drawn_ms = id.drawn_wall_ms();
-        let raised = (drawn_ms > grave.watermark_ms).then(|| {
-            grave.watermark_ms = drawn_ms.next_multiple_of(STEP_MS);
+        let raised = (drawn_ms > grave.watermark_ms || grave.watermark_ms == 0).then(|| {
+            grave.watermark_ms = drawn_ms.next_multiple_of(STEP_MS).max(STEP_MS);
             (owner.clone(), grave.watermark_ms)
         });
         Some(Dropped { id, raised })
