@@ -419,3 +419,25 @@ async fn silent_connections_keep_nobody_out() {
     // Most of them were closed, and the others will be.
     assert!(connections(Path::new(path)) < 100);
 }
+
+#[tokio::test]
+async fn a_node_that_does_not_read_its_lane_holds_little() {
+    let (_dir, endpoints) = endpoints();
+    let limits = ConnectionLimits::default();
+    let lane = |n: u8| endpoints.lane(SessionId::from_bytes([n; 16]), 0);
+    let deaf = LaneSender::bind(&lane(1), &limits, |_| {}).unwrap();
+    let honest = LaneSender::bind(&lane(2), &limits, |_| {}).unwrap();
+    let _deaf_node = LaneReceiver::connect(&lane(1), PATIENCE).await.unwrap();
+    let mut node = LaneReceiver::connect(&lane(2), PATIENCE).await.unwrap();
+    let large = || LaneMessage::from(Hint {}).to_frame(vec![Bytes::from(vec![7; MAX_INLINE_BYTES])]).unwrap();
+    for _ in 0..1_000 {
+        deaf.send(large());
+        assert!(deaf.waiting_bytes() <= 5 << 20);
+    }
+    let began = Instant::now();
+    honest.send(large());
+    assert_eq!(soon(node.recv()).await.unwrap(), large());
+    assert!(began.elapsed() < NOTICED, "{:?}", began.elapsed());
+    // Its lane is over, and holds nothing any more.
+    until("what waited is dropped", || deaf.waiting_bytes() == 0).await;
+}
