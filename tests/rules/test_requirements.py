@@ -12,7 +12,7 @@ NUMBERS = {
     *(f"R{area}.{criterion}" for area in range(1, 9) for criterion in range(1, 6)),
     "P1",
     *(f"P{item}.{part}" for item in range(2, 13) for part in range(1, 5 if item == 4 else 4)),
-    *(f"X{number}" for number in range(1, 13)),
+    *(f"X{number}" for number in range(1, 14)),
     "X18",
 }
 """40 criteria of the requirements, the plan's items, and what goes beyond both."""
@@ -28,7 +28,7 @@ def named_numbers() -> set[str]:
     ]
     text = "\n".join(path.read_text() for path in sources)
     return (
-        set(re.findall(r"\b(?:R[1-8]\.[1-5]|P1\b(?!\.)|P(?:[2-9]|1[0-2])\.[1-4]|X(?:1[0-28]|[1-9]))\b", text))
+        set(re.findall(r"\b(?:R[1-8]\.[1-5]|P1\b(?!\.)|P(?:[2-9]|1[0-2])\.[1-4]|X(?:1[0-38]|[1-9]))\b", text))
         & NUMBERS
     )
 
