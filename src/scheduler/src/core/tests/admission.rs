@@ -118,7 +118,7 @@ fn owners_take_turns_whatever_names_their_clients_have() {
     assert_eq!(given, [7, 1, 8, 2, 9, 3, 4, 5, 6]);
 }
 
-/// Row 5 of the review: 30 of 30 tasks passed a limit of 5.
+/// Made-up client names do not raise an owner's limit.
 #[test]
 fn an_owner_is_bounded_whatever_names_its_clients_have() {
     let mut grid = Grid::new();
@@ -139,7 +139,7 @@ fn an_owner_is_bounded_whatever_names_its_clients_have() {
     assert_eq!(accepted(&mut grid), 31);
 }
 
-/// Row 5 of the review: priority 127 evicted another certificate's tasks.
+/// A high priority evicts no other certificate's tasks.
 #[test]
 fn a_certificate_neither_jumps_the_queue_nor_evicts_others() {
     let mut grid = Grid::new();

@@ -14,7 +14,7 @@ fn with_result() -> Grid {
     grid
 }
 
-/// Row 11 of the review: two hours ahead for two seconds.
+/// A clock that is two hours ahead for two seconds deletes nothing.
 #[test]
 fn a_clock_that_is_wrong_for_a_moment_deletes_nothing() {
     let mut grid = with_result();

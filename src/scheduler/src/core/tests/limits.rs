@@ -42,7 +42,7 @@ fn an_attempt_runs_no_longer_than_it_may_and_is_repeated() {
     grid.check(done("n", 1, 2, 2), &["n: stored #2 false"]);
 }
 
-/// Row 5 of the review: a task's own limit passed the configured one.
+/// A task cannot raise the configured limit.
 #[test]
 fn a_task_can_only_shorten_the_configured_limits() {
     for planted in [None, Some(Fault::OwnLimitCounts)] {

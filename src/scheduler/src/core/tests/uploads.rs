@@ -21,7 +21,7 @@ fn offer(n: u8, bytes: u64) -> Input {
     remote("c", offer_of(n, &owner(), bytes))
 }
 
-/// Row 3 of the review: one number for two offers.
+/// Two offers with one number are granted apart: each names its own id and size.
 #[test]
 fn two_offers_of_one_number_are_granted_each_as_it_was_made() {
     let mut grid = Grid::new();
@@ -49,7 +49,7 @@ fn nothing_is_granted_for_an_id_that_is_taken() {
     ]);
 }
 
-/// Row 4 of the review: what is announced counts until it is submitted, refused, cancelled or too old.
+/// An announced upload counts until it is submitted, refused, cancelled or too old.
 #[test]
 fn room_is_reserved_and_given_back() {
     let mut grid = Grid::new();
