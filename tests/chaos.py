@@ -38,13 +38,14 @@ def simulate() -> int:
 
 
 def hostile() -> int:
-    """Ten million frames, handshakes and messages, then all that is known of hostile peers, in rounds."""
+    """Ten million frames, handshakes and messages, then all hostile peers in rounds, then unread answers."""
     env = {**os.environ, "LAMAGRID_HOSTILE": "10000000"}
     command = ("cargo", "test", "--release", "--locked", "-p", "lamagrid-wire", "--", "--nocapture")
     generated = subprocess.run((*command, "hostile"), cwd=ROOT, env=env, check=False).returncode
     generated |= subprocess.run((*command, "generated"), cwd=ROOT, env=env, check=False).returncode
     rounds = subprocess.run((*PYTEST, "tests/hostile", "--rounds", "3"), cwd=ROOT, check=False).returncode
-    return generated or rounds
+    unread = (*PYTEST, "tests/hostile/test_unread.py", "--unread-s", "20")
+    return generated or rounds or subprocess.run(unread, cwd=ROOT, check=False).returncode
 
 
 def fuzz() -> int:
