@@ -7,30 +7,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from hostile.peers import SOCKET_TYPES, channel, greeting, message, prelude, ready
+from hostile.peers import LONG, MORE, SOCKET_TYPES, channel, greeting, message, pack, prelude, ready
 
 HELLO, POLL, GOODBYE, READY, ACCEPT = 0x0301, 0x0302, 0x0303, 0x0501, 0x0502
 WELCOME, REJECTED, SESSION_GONE, FAREWELL = 0x0401, 0x0402, 0x0404, 0x0405
-MORE, LONG = 1, 2
-
-
-def pack(value: Any) -> bytes:
-    """MessagePack, as far as messages need it."""
-    if value is None or isinstance(value, bool):
-        return {None: b"\xc0", False: b"\xc2", True: b"\xc3"}[value]
-    if isinstance(value, int):
-        return b"\xcf" + struct.pack(">Q", value)
-    if isinstance(value, float):
-        return b"\xcb" + struct.pack(">d", value)
-    if isinstance(value, bytes):
-        return b"\xc5" + struct.pack(">H", len(value)) + value
-    if isinstance(value, str):
-        text = value.encode()
-        return b"\xda" + struct.pack(">H", len(text)) + text
-    if isinstance(value, list):
-        return b"\xdc" + struct.pack(">H", len(value)) + b"".join(map(pack, value))
-    items = (pack(key) + pack(item) for key, item in value.items())
-    return b"\xde" + struct.pack(">H", len(value)) + b"".join(items)
 
 
 def hello(name: str, **changes: Any) -> dict[str, Any]:

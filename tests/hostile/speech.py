@@ -11,30 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hostile.peers import PROTOCOL, channel, greeting, line, message, prelude, ready, send, tls
+from hostile.peers import PROTOCOL, channel, greeting, line, message, pack, prelude, ready, send, tls
 
 PING, OFFER, SUBMIT, ATTACH, CANCEL = 0x0101, 0x0102, 0x0103, 0x0104, 0x0105
 PONG, SEND, ACCEPTED, REFUSED, TOLD, UNKNOWN, OUTCOME = 0x0201, 0x0202, 0x0203, 0x0204, 0x0205, 0x0206, 0x0207
 CHUNK = 1 << 16
 PIXEL = b"rgb"
-
-
-def pack(value: Any) -> bytes:
-    """MessagePack of what messages are made of."""
-    if value is None:
-        return b"\xc0"
-    if isinstance(value, bool):
-        return b"\xc3" if value else b"\xc2"
-    if isinstance(value, int):
-        return b"\xcf" + struct.pack(">Q", value) if value >= 0 else b"\xd3" + struct.pack(">q", value)
-    if isinstance(value, str):
-        text = value.encode()
-        return b"\xdb" + struct.pack(">I", len(text)) + text
-    if isinstance(value, bytes):
-        return b"\xc6" + struct.pack(">I", len(value)) + value
-    if isinstance(value, Mapping):
-        return b"\xdf" + struct.pack(">I", len(value)) + b"".join(pack(k) + pack(v) for k, v in value.items())
-    return b"\xdd" + struct.pack(">I", len(value)) + b"".join(pack(item) for item in value)
 
 
 class _Reader:
