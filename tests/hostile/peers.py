@@ -6,9 +6,7 @@ import contextlib
 import socket
 import ssl
 import struct
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 PROTOCOL = "1.5"
 WAIT_S = 15.0
@@ -55,24 +53,6 @@ def message(*parts: bytes) -> bytes:
 def prelude(kind: int, major: int = 1, minor: int = 5) -> bytes:
     """The first part of a message of ours."""
     return b"LG" + bytes((major, minor)) + struct.pack(">HH", kind, 0)
-
-
-def pack(value: Any) -> bytes:
-    """MessagePack of what messages are made of."""
-    if value is None or isinstance(value, bool):
-        return {None: b"\xc0", False: b"\xc2", True: b"\xc3"}[value]
-    if isinstance(value, int):
-        return b"\xcf" + struct.pack(">Q", value) if value >= 0 else b"\xd3" + struct.pack(">q", value)
-    if isinstance(value, float):
-        return b"\xcb" + struct.pack(">d", value)
-    if isinstance(value, bytes):
-        return b"\xc6" + struct.pack(">I", len(value)) + value
-    if isinstance(value, str):
-        text = value.encode()
-        return b"\xdb" + struct.pack(">I", len(text)) + text
-    if isinstance(value, Mapping):
-        return b"\xdf" + struct.pack(">I", len(value)) + b"".join(pack(k) + pack(v) for k, v in value.items())
-    return b"\xdd" + struct.pack(">I", len(value)) + b"".join(map(pack, value))
 
 
 def unix(path: Path) -> socket.socket:

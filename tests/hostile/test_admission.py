@@ -9,15 +9,7 @@ from pathlib import Path
 import pytest
 
 from hostile.conftest import Grid, Honest
-from hostile.speech import (
-    ACCEPTED,
-    REFUSED,
-    SEND,
-    TOLD,
-    UNKNOWN,
-    Speaker,
-    new_id,
-)
+from hostile.speaker import ACCEPTED, REFUSED, SEND, TOLD, UNKNOWN, Client, new_id
 from stock.processes import Processes
 
 pytestmark = pytest.mark.timeout(120)
@@ -61,11 +53,10 @@ def flat(grid: Grid, honest: Honest) -> Iterator[None]:
 
 
 @pytest.fixture
-def bad(grid: Grid) -> Iterator[Speaker]:
+def bad(grid: Grid) -> Iterator[Client]:
     """The one that takes."""
-    speaker = Speaker(grid.address, grid.bundles["client"], "bad-client")
-    yield speaker
-    speaker.close()
+    with Client(grid.address, grid.bundles["client"], "bad-client") as client:
+        yield client
 
 
 @pytest.fixture(scope="module")
@@ -75,11 +66,10 @@ def victim_bundle(grid: Grid) -> Path:
 
 
 @pytest.fixture
-def victim(grid: Grid, victim_bundle: Path) -> Iterator[Speaker]:
+def victim(grid: Grid, victim_bundle: Path) -> Iterator[Client]:
     """A client that does nothing wrong."""
-    speaker = Speaker(grid.address, victim_bundle, "victim")
-    yield speaker
-    speaker.close()
+    with Client(grid.address, victim_bundle, "victim") as client:
+        yield client
 
 
 def stored(grid: Grid, task: bytes) -> dict[str, int]:
@@ -98,7 +88,7 @@ def all_stored(grid: Grid) -> int:
     return total
 
 
-def test_a_grant_names_what_was_decided(grid: Grid, honest: Honest, bad: Speaker) -> None:
+def test_a_grant_names_what_was_decided(grid: Grid, honest: Honest, bad: Client) -> None:
     """Two offers of one number: each has its own id and size. Row 3."""
     small, large, huge = new_id(), new_id(), new_id()
     bad.say(bad.offer(small, 10), bad.offer(large, 3_000_000), bad.offer(huge, 10**18))
@@ -114,7 +104,7 @@ def test_a_grant_names_what_was_decided(grid: Grid, honest: Honest, bad: Speaker
     honest.wait()
 
 
-def test_uploads_of_another_owner_stay(grid: Grid, honest: Honest, bad: Speaker, victim: Speaker) -> None:
+def test_uploads_of_another_owner_stay(grid: Grid, honest: Honest, bad: Client, victim: Client) -> None:
     task = new_id()
     assert victim.ask(*victim.offer(task, 1_000))[0] == SEND
     assert victim.bring(task, "image", b"v" * 1_000).startswith("welcome")
@@ -130,7 +120,7 @@ def test_uploads_of_another_owner_stay(grid: Grid, honest: Honest, bad: Speaker,
     honest.wait()
 
 
-def test_uploads_count_before_they_are_submitted(grid: Grid, honest: Honest, bad: Speaker) -> None:
+def test_uploads_count_before_they_are_submitted(grid: Grid, honest: Honest, bad: Client) -> None:
     """Row 4: what is offered takes its room, and what is brought is no more than that."""
     before = all_stored(grid)
     tasks = [new_id() for _ in range(40)]
@@ -150,7 +140,7 @@ def test_uploads_count_before_they_are_submitted(grid: Grid, honest: Honest, bad
     honest.wait()
 
 
-def test_names_and_priorities_gain_nothing(grid: Grid, honest: Honest, bad: Speaker) -> None:
+def test_names_and_priorities_gain_nothing(grid: Grid, honest: Honest, bad: Client) -> None:
     """Row 5."""
     tasks = [new_id() for _ in range(30)]
     # No node has that model: they wait for one.
@@ -166,7 +156,7 @@ def test_names_and_priorities_gain_nothing(grid: Grid, honest: Honest, bad: Spea
     assert {bad.hear()[0] for _ in tasks} == {TOLD, UNKNOWN}
 
 
-def test_cancels_push_out_only_own_memory(grid: Grid, honest: Honest, bad: Speaker, victim: Speaker) -> None:
+def test_cancels_push_out_only_own_memory(grid: Grid, honest: Honest, bad: Client, victim: Client) -> None:
     """Row 10: what was cancelled before its submission does not run, however much is cancelled after it."""
     theirs, own = new_id(), new_id()
     assert victim.ask(*victim.cancel(theirs))[0] == UNKNOWN
@@ -187,7 +177,7 @@ def test_cancels_push_out_only_own_memory(grid: Grid, honest: Honest, bad: Speak
     honest.wait(5)
 
 
-def test_an_id_of_a_wrong_clock_tells_both_clocks(bad: Speaker) -> None:
+def test_an_id_of_a_wrong_clock_tells_both_clocks(bad: Client) -> None:
     kind, said = bad.ask(*bad.submit(bytes(range(200, 216))))
     assert kind == REFUSED
     assert "in the future" in str(said["failure"])

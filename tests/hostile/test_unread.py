@@ -9,22 +9,23 @@ import threading
 import time
 from collections.abc import Iterator
 
+import msgpack
 import numpy as np
 import pytest
 
 from hostile.conftest import Grid, Health, Honest, open_descriptors
-from hostile.peers import SOCKET_TYPES, channel, greeting, message, pack, prelude, ready, unix
+from hostile.peers import SOCKET_TYPES, channel, greeting, message, prelude, ready, unix
 
 pytestmark = pytest.mark.timeout(900)
 
 ROLE = {"client": "client", "admin": "admin", "control": "node", "result": "node", "node-events": "node"}
 # Asks for an answer each: a ping; three that are refused.
 ASKS = {
-    "client": message(prelude(0x0101), pack({"seq": 7})),
-    "admin": message(b"", prelude(0x0901), pack({})),
-    "control": message(b"", prelude(0x0301), pack({})),
-    "result": message(prelude(0x0501), pack({})),
-    "node-events": message(prelude(0x0801), pack({"session": bytes(16)})),
+    "client": message(prelude(0x0101), msgpack.packb({"seq": 7})),
+    "admin": message(b"", prelude(0x0901), msgpack.packb({})),
+    "control": message(b"", prelude(0x0301), msgpack.packb({})),
+    "result": message(prelude(0x0501), msgpack.packb({})),
+    "node-events": message(prelude(0x0801), msgpack.packb({"session": bytes(16)})),
 }
 # While they are at it, and for one of them.
 MOST_HELD_MB = 64.0
@@ -166,6 +167,6 @@ def test_the_same_result_again_and_again(grid: Grid, honest: Honest, near: bool,
     task = client.submit(picture, np.full((300, 260), 255, np.uint8), model="lama")
     assert np.array_equal(task.wait(30), picture)
     attach = {"seq": 1, "id": bytes.fromhex(task.id), "owner": owner, "digest": None}
-    asks = message(prelude(0x0104), pack(attach)) * 100
+    asks = message(prelude(0x0104), msgpack.packb(attach)) * 100
     for peers in (1, 10, 200):
         attack(grid, honest, "client", near, asks, peers, unread_s)
