@@ -9,22 +9,17 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from grids.procfs import rss_bytes
 from grids.server import BIN, PROGRAMS, free_port
+from hostile.honest import SOON_S, Honest
 from lamagrid import TaskClient, _native
 from stock.processes import Processes
 
-SOON_S = 30.0
-SMALL = np.full((100, 100, 3), 7, np.uint8)
-LARGE = np.full((600, 600, 3), 7, np.uint8)
 MOST_GROWTH_MB = 10.0
 # Memory of connections that ended goes back a second after them (decision 0016).
 GIVEN_BACK_S = 3.0
-# What is remembered of honest tasks is 1 to 2 KB each: few enough of them not to hide what attacks leave.
-PAUSE_S = 0.05
 
 
 class Grid:
@@ -90,65 +85,6 @@ class Grid:
     def rss_mb(self) -> float:
         """What the scheduler has resident, in MB."""
         return rss_bytes(self.scheduler.pid) / 1e6
-
-
-class Honest:
-    """Work that goes on through the gate whatever else comes.
-
-    Attributes:
-        done: Tasks that came back right, after one attempt.
-        slowest_s: The longest that one took.
-        wrong: What else happened.
-    """
-
-    def __init__(self, grid: Grid) -> None:
-        self.done = 0
-        self.slowest_s = 0.0
-        self.wrong: list[str] = []
-        self._pause_s = 0.0
-        self._client = TaskClient(join=grid.bundle("web", role="client"))
-        self._end = threading.Event()
-        self._thread = threading.Thread(target=self._work, daemon=True)
-        self._thread.start()
-
-    def _work(self) -> None:
-        while not self._end.is_set():
-            picture = LARGE if self.done % 4 == 0 else SMALL
-            mask = np.full(picture.shape[:2], 255, np.uint8)
-            began = time.monotonic()
-            try:
-                task = self._client.submit(picture, mask)
-                outcome = task.outcome(SOON_S)
-                right = np.array_equal(outcome.rgb(), picture)
-                counters = outcome.task["counters"]
-                task.release()
-            except Exception as error:  # whatever it is, it is told
-                self.wrong.append(f"{type(error).__name__}: {error}")
-                continue
-            self.slowest_s = max(self.slowest_s, time.monotonic() - began)
-            if not right:
-                self.wrong.append("wrong pixels")
-            elif (counters["attempts"], counters["crashes"], counters["failures"]) != (1, 0, 0):
-                self.wrong.append(f"more than one attempt: {counters}")
-            else:
-                self.done += 1
-            time.sleep(self._pause_s)
-
-    def slow_down(self) -> None:
-        """Work as a few people do from now on."""
-        self._pause_s = PAUSE_S
-
-    def wait(self, count: int = 1) -> None:
-        """Wait for so many more."""
-        wanted, end = self.done + count, time.monotonic() + SOON_S
-        while self.done < wanted and time.monotonic() < end:
-            time.sleep(0.01)
-        assert self.done >= wanted, self.wrong
-
-    def close(self) -> None:
-        """Let the last one finish."""
-        self._end.set()
-        self._thread.join()
 
 
 class Health:
@@ -226,7 +162,7 @@ def grid(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Grid]:
 @pytest.fixture(scope="module")
 def honest(grid: Grid) -> Iterator[Honest]:
     """Begins before the first attack and ends after the last."""
-    made = Honest(grid)
+    made = Honest(grid.bundle("web", role="client"))
     try:
         made.wait(100)
         made.slow_down()

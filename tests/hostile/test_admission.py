@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from hostile.conftest import Grid, Honest
+from hostile.conftest import Grid
+from hostile.honest import Honest
 from hostile.speaker import ACCEPTED, REFUSED, SEND, TOLD, UNKNOWN, Client, new_id
 from stock.processes import Processes
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from grids.procfs import TICKS_PER_S
-from hostile.conftest import Grid, Honest, open_descriptors
+from hostile.conftest import Grid, open_descriptors
+from hostile.honest import Honest
 from hostile.peers import is_dropped, tcp
 from stock.processes import Processes
 
@@ -42,7 +43,7 @@ def test_more_connections_than_descriptors(grid: Grid, honest: Honest) -> None:
     assert _cpu_s(grid.scheduler.pid) - began < MOST_CPU_S
     assert open_descriptors(grid.scheduler.pid) < DESCRIPTORS
     assert all(is_dropped(connection) for connection in crowd)
-    late = Honest(grid)
+    late = Honest(grid.bundle("late", role="client"))
     try:
         late.wait(5)
     finally:

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hostile.conftest import LARGE, SMALL, Grid
+from hostile.conftest import Grid
+from hostile.honest import LARGE, SMALL
 from lamagrid import TaskClient
 from lamagrid.errors import DiskFullError
 from stock.processes import Processes

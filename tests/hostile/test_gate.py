@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from hostile.conftest import Grid, Honest, open_descriptors
+from hostile.conftest import Grid, open_descriptors
+from hostile.honest import Honest
 from hostile.peers import (
     COMMAND,
     LONG,

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from hostile.conftest import Grid, Health, Honest, open_descriptors
+from hostile.conftest import Grid, Health, open_descriptors
+from hostile.honest import Honest
 from hostile.peers import SOCKET_TYPES, SOURCE, is_dropped, send, unix
 from lamagrid import TaskClient
 from stock.processes import Processes
@@ -70,7 +71,7 @@ def test_more_silent_connections_than_descriptors(grid: Grid, honest: Honest, he
         crowd = []
         for n in range(CROWD):
             crowd.append(socket.create_connection(grid.address, 5.0, (sources[n % len(sources)], 0)))
-        late = Honest(grid)
+        late = Honest(grid.bundle("late", role="client"))
         try:
             late.wait(5)
         finally:

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from grids.server import BIN, PROGRAMS, lamagrid_json
-from hostile.conftest import SMALL, SOON_S, Grid, Honest
+from hostile.conftest import Grid
+from hostile.honest import SMALL, SOON_S, Honest
 from hostile.speaker import (
     ACCEPT,
     FAREWELL,

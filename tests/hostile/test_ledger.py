@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from grids.server import BIN
-from hostile.conftest import Grid, Honest
+from hostile.conftest import Grid
+from hostile.honest import Honest
 from hostile.peers import channel
 from hostile.speaker import Speaker
 

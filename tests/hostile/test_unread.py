@@ -13,7 +13,8 @@ import msgpack
 import numpy as np
 import pytest
 
-from hostile.conftest import Grid, Health, Honest, open_descriptors
+from hostile.conftest import Grid, Health, open_descriptors
+from hostile.honest import Honest
 from hostile.peers import SOCKET_TYPES, channel, greeting, message, prelude, ready, unix
 
 pytestmark = pytest.mark.timeout(900)
@@ -95,7 +96,7 @@ class Watch:
         self.grid, self.honest = grid, honest
         self.before_mb = self.most_mb = grid.rss_mb()
         self.done = honest.done
-        honest.slowest_s = 0.0
+        honest.reset()
         self.health = Health(grid)
 
     def look(self, until: float, peers: list[Deaf]) -> None:

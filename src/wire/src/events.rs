@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use zeromq::prelude::*;
 use zeromq::{PubSocket, ZmqMessage};
 
@@ -14,6 +15,11 @@ use crate::listener::{Accepted, ConnectionLimits, Listener, SocketFile};
 
 /// Events waiting to be sent; more are dropped.
 const QUEUED: usize = 256;
+/// Events that are read from one node in each [`PERIOD`]. A node publishes a heartbeat each second, and progress of a
+/// task no more often than a person can see; more than this is a flood, which waits in its own connection.
+const MAX_EVENTS: u32 = 50;
+/// See [`MAX_EVENTS`].
+const PERIOD: Duration = Duration::from_millis(200);
 
 /// A node's end. Dropping it closes the connection.
 #[derive(Debug)]
@@ -93,11 +99,20 @@ impl Drop for EventSubscriber {
     }
 }
 
-/// Passes on what one node publishes.
+/// Passes on what one node publishes, [`MAX_EVENTS`] in each [`PERIOD`].
 async fn hear(accepted: Accepted, incoming: mpsc::Sender<Frame>) {
     let Accepted { mut stream, mut inbox, slot: _slot, .. } = accepted;
+    let (mut period_ends, mut read) = (Instant::now() + PERIOD, 0);
     loop {
-        match inbox.next(&mut stream).await {
+        if read == MAX_EVENTS {
+            tokio::time::sleep_until(period_ends).await;
+        }
+        let message = inbox.next(&mut stream).await;
+        if Instant::now() >= period_ends {
+            (period_ends, read) = (Instant::now() + PERIOD, 0);
+        }
+        read += 1;
+        match message {
             Ok(Some(parts)) => match Frame::from_parts(parts) {
                 Ok(frame) => {
                     if incoming.send(frame).await.is_err() {

@@ -289,6 +289,35 @@ async fn events_reach_whoever_subscribed() {
 }
 
 #[tokio::test]
+async fn a_flood_of_events_is_read_slowly_and_delays_no_other_node() {
+    let (_dir, endpoints) = endpoints();
+    let mut subscriber =
+        EventSubscriber::bind(&endpoints.node_events(), &ConnectionLimits::default()).unwrap();
+    let heartbeat = |session| {
+        NodeEvent::from(Heartbeat { session: SessionId::from_bytes([session; 16]) }).to_frame(vec![]).unwrap()
+    };
+    let flooding = EventPublisher::connect(&endpoints.node_events(), PATIENCE).await.unwrap();
+    let flood = tokio::spawn(async move {
+        loop {
+            flooding.publish(heartbeat(1));
+            tokio::task::yield_now().await;
+        }
+    });
+    let quiet = EventPublisher::connect(&endpoints.node_events(), PATIENCE).await.unwrap();
+    let (begun, mut of_flood) = (Instant::now(), 0_u32);
+    while of_flood < 100 {
+        of_flood += u32::from(soon(subscriber.recv()).await.unwrap() == heartbeat(1));
+    }
+    // Two periods' worth; all of it came at once before there was a limit.
+    assert!(begun.elapsed() > Duration::from_millis(150), "{:?}", begun.elapsed());
+    quiet.publish(heartbeat(2));
+    let published = Instant::now();
+    while soon(subscriber.recv()).await.unwrap() != heartbeat(2) {}
+    assert!(published.elapsed() < NOTICED, "{:?}", published.elapsed());
+    flood.abort();
+}
+
+#[tokio::test]
 async fn a_bad_frame_is_answered_and_the_connection_goes_on() {
     let (_dir, endpoints) = endpoints();
     let mut router = Router::bind(&endpoints.result(), Peers::Dealer, &ConnectionLimits::default()).unwrap();
