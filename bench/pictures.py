@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 ROOT = Path(__file__).resolve().parent.parent
-DEMO_PHOTO = ROOT / "python" / "lamagrid" / "demo" / "photo.jpg"
+# By SpaceX, in the public domain, from scikit-image's sample data.
+PHOTO = ROOT / "bench" / "photo.jpg"
 SHARED_PHOTOS = ROOT.parent / "shared" / "data" / "photos"
 
 SMOOTHING = 4
@@ -21,12 +22,12 @@ SMOOTHING = 4
 
 
 def photo(width: int, height: int, noise: float = 0.0) -> Image.Image:
-    """The packaged photo, cut to the sides' ratio and resized; the same on each call.
+    """A photo, cut to the sides' ratio and resized; the same on each call.
 
     ``noise`` is the standard deviation of what is added, in levels of 255. Enlarged, the photo alone is
     smoother than a camera's, and its PNG a third as large.
     """
-    with Image.open(DEMO_PHOTO) as opened:
+    with Image.open(PHOTO) as opened:
         picture = opened.convert("RGB")
     scale = min(picture.width / width, picture.height / height)
     cut_width, cut_height = width * scale, height * scale
@@ -89,7 +90,7 @@ def photos_at_hand() -> dict[str, Image.Image]:
     """Photos by name: the packaged one, and those that lie beside the checkout."""
     found = {}
     masks = {"mask.png", "overture-creations-5sI6fQgYIuo_mask.png"}
-    for path in [DEMO_PHOTO, *sorted(SHARED_PHOTOS.glob("*.*"))]:
+    for path in [PHOTO, *sorted(SHARED_PHOTOS.glob("*.*"))]:
         if path.name not in masks:
             with Image.open(path) as opened:
                 found[path.name] = opened.convert("RGB")
