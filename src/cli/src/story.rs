@@ -83,10 +83,14 @@ impl What {
                 let text = format!("failed: {}: {failure}; {then}", failure.kind);
                 Self { failure: Some(failure), retry_in_ms, ..told("failed", text) }
             }
-            Milestone::NodeLost { counts: true } => {
-                told("crashed", "its node was lost while it worked on it".into())
+            Milestone::NodeLost { counts: true, .. } => {
+                told("crashed", "its node was lost while it worked on it and on nothing else".into())
             }
-            Milestone::NodeLost { counts: false } => {
+            Milestone::NodeLost { counts: false, shared: true } => {
+                let text = "its node was lost while it had several tasks; tried again alone, and not held against the task";
+                told("node_lost", text.into())
+            }
+            Milestone::NodeLost { counts: false, shared: false } => {
                 told("node_lost", "its node was lost; not held against the task".into())
             }
             Milestone::GivenBack => told("given_back", "its node gave it back".into()),

@@ -40,8 +40,11 @@ pub enum Milestone {
     },
     /// The node was lost.
     NodeLost {
-        /// It was working on the task, so that the loss counts as a crash.
+        /// The task was alone on the node, so that the loss counts as a crash.
         counts: bool,
+        /// The node had several tasks, so that the loss is held against none of them: each is tried again alone.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        shared: bool,
     },
     /// The attempt ended without a verdict: its node drained, said goodbye, or gave it back to an idle one.
     GivenBack,

@@ -121,7 +121,7 @@ pub(super) fn story(task: TaskInfo) -> Story {
         at(4, 1, node("gpu-1")),
         at(1_250, 1, Milestone::Failed { failure, retry_in_ms: Some(640) }),
         at(1_900, 2, node("gpu-2")),
-        at(2_500, 2, Milestone::NodeLost { counts: true }),
+        at(2_500, 2, Milestone::NodeLost { counts: true, shared: false }),
         at(61_298, 2, Milestone::Ended { status: task.status }),
     ];
     Story {

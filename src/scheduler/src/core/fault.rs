@@ -26,9 +26,12 @@ pub(crate) enum Fault {
     /// What waits on a busy node is not asked for, though the core believes so.
     #[cfg(test)]
     RecallUnsent,
-    /// The end of a node is held against tasks that it had not begun with.
+    /// The end of a node is held against each of the tasks that it had.
     #[cfg(test)]
-    InnocentCounted,
+    NeighbourCounted,
+    /// A task that shared a node with others when it was lost is given to a node that has others again.
+    #[cfg(test)]
+    SuspectInCompany,
     /// The end of a node is held against none.
     #[cfg(test)]
     CrashUncounted,

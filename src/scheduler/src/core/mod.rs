@@ -244,8 +244,8 @@ pub(crate) struct Core {
     /// How many sessions there have been.
     sessions_opened: u64,
     orphans: BTreeMap<NodeId, Orphans>,
-    /// Tasks whose node was lost while it prepared them: from then on they go to idle slots only.
-    unprepared: BTreeSet<TaskId>,
+    /// Tasks that shared a node with others when it was lost: until its end each runs only where nothing else does.
+    isolated: BTreeSet<TaskId>,
     /// Since when waiting tasks of a model have had no node.
     unserved: BTreeMap<ModelName, u64>,
     effects: Vec<Effect>,
@@ -289,7 +289,7 @@ impl Core {
             sessions: BTreeMap::new(),
             sessions_opened: 0,
             orphans: BTreeMap::new(),
-            unprepared: BTreeSet::new(),
+            isolated: BTreeSet::new(),
             unserved: BTreeMap::new(),
             effects: Vec::new(),
             #[cfg(any(test, feature = "sabotage"))]
@@ -408,13 +408,16 @@ impl Core {
                 let mut task = Task::new(*spec, digest, seq, created_wall_ms.min(now.wall_ms), inline);
                 task.counters = counters;
                 task.history = history;
+                if retry::has_shared_a_loss(&task.history) {
+                    self.isolated.insert(id);
+                }
                 self.insert(task);
                 if let Some((token, node)) = assigned {
                     self.unqueue(id);
                     let orphans = self.orphans.entry(node.clone()).or_insert_with(|| {
                         Orphans::after_restart(self.clock_ms + self.settings.scheduler.lease_ms)
                     });
-                    orphans.attempts.push(Orphan { token, waited: false });
+                    orphans.attempts.push(Orphan { token, waited: false, was_alone: false });
                     self.tokens.insert(token, id);
                     let task = self.tasks.get_mut(&id).expect("inserted above");
                     let session = SessionId::from_bytes([0; 16]); // no session: it ended with the last process
@@ -517,7 +520,7 @@ impl Core {
     /// Takes a live task out of every index.
     fn take_out(&mut self, id: TaskId) -> Task {
         self.unqueue(id);
-        self.unprepared.remove(&id);
+        self.isolated.remove(&id);
         self.forget_run(id);
         let task = self.tasks.remove(&id).expect("the caller holds a live task");
         if let State::Assigned { token, .. } = task.state {

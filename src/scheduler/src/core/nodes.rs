@@ -353,12 +353,10 @@ impl Core {
             core.tokens.get(token).and_then(|id| core.tasks.get(id)).is_some_and(|task| task.accepted)
         };
         let waiting: Vec<_> = session.on_overlap().into_iter().map(|(token, _)| token).collect();
-        #[cfg(test)]
-        let waiting = if self.fault == Some(super::Fault::InnocentCounted) { Vec::new() } else { waiting };
         for token in session.in_line() {
             match keep_until_ms {
                 Some(until_ms) if is_accepted(self, &token) => {
-                    let orphan = Orphan { token, waited: waiting.contains(&token) };
+                    let orphan = session.orphan(token, waiting.contains(&token));
                     self.keep_for(session.node.clone(), orphan, until_ms);
                 }
                 _ => self.lose(now, token, Loss::GivenBack),

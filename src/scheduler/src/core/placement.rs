@@ -4,6 +4,9 @@
 //! for tasks that it prepares meanwhile. A task is given on such an overlap credit only where no session that may have
 //! it has a first one: no task waits behind a busy node while another fitting one is idle. What changes afterwards is
 //! put right by `recall`.
+//!
+//! An isolated task, which shared a node with others when it was lost, goes only to a session that has nothing else,
+//! and that session gets nothing else meanwhile. Where all are busy, the one with the least work is kept free for it.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -239,8 +242,7 @@ impl Core {
             }
             s.idle_slots() == 0
         };
-        let now = |s: &&Session| s.idle_slots() > 0 || !self.unprepared.contains(&id);
-        let can_take = self.sessions.values().filter(|s| self.can_take(s) && self.fits(task, s)).filter(now);
+        let can_take = self.sessions.values().filter(|s| self.can_take(s) && self.may_be_given(task, s));
         // An idle slot beats all else. Then a model in memory beats one that must be loaded; then fewer tasks that
         // wait for a slot there; then whoever was given nothing for longest.
         can_take
@@ -250,6 +252,60 @@ impl Core {
             .map(|s| s.id)
     }
 
+    /// Whether a session that can take a task may be given this one now.
+    pub(super) fn may_be_given(&self, task: &Task, session: &Session) -> bool {
+        self.fits(task, session)
+            && if self.runs_alone(task) {
+                session.is_unused()
+            } else {
+                self.kept_free_for(session).is_none_or(|isolated| self.rank(task) < isolated)
+            }
+    }
+
+    fn runs_alone(&self, task: &Task) -> bool {
+        #[cfg(test)]
+        if self.fault == Some(super::Fault::SuspectInCompany) {
+            return false;
+        }
+        self.isolated.contains(&task.spec.id)
+    }
+
+    /// Where the first isolated task stands for which a session is kept free: what stands behind it goes elsewhere.
+    fn kept_free_for(&self, session: &Session) -> Option<Rank> {
+        let waiting = self.isolated.iter().filter_map(|id| self.tasks.get(id)).filter(|task| {
+            matches!(task.state, State::Queued { not_before_ms } if not_before_ms <= self.clock_ms)
+                && !self.paused.contains(&task.spec.queue)
+                && self.runs_alone(task)
+                && self.fits(task, session)
+        });
+        waiting
+            .filter(|task| self.soonest_unused(task).is_some_and(|s| s.id == session.id))
+            .map(|task| self.rank(task))
+            .min()
+    }
+
+    /// The session with the least work of those that a task can run on.
+    fn soonest_unused(&self, task: &Task) -> Option<&Session> {
+        let works = |s: &&Session| {
+            s.lanes_connected()
+                && !s.draining
+                && !self.is_suspect(s)
+                && self.health.may_work(&s.node, self.clock_ms)
+                && self.fits(task, s)
+        };
+        self.sessions.values().filter(works).min_by_key(|s| (s.used(), s.id))
+    }
+
+    /// Whether a session has an isolated task, and gets no other one meanwhile.
+    fn is_isolating(&self, session: &Session) -> bool {
+        #[cfg(test)]
+        if self.fault == Some(super::Fault::SuspectInCompany) {
+            return false;
+        }
+        let is_isolated = |token| self.tokens.get(token).is_some_and(|id| self.isolated.contains(id));
+        !self.isolated.is_empty() && session.tokens.keys().any(is_isolated)
+    }
+
     /// Whether a session serves a task and may have it.
     pub(super) fn fits(&self, task: &Task, session: &Session) -> bool {
         session.offers(&task.spec.queue, &task.spec.model) && self.may_have(task, session)
@@ -257,6 +313,7 @@ impl Core {
 
     fn next_for(&self, session: SessionId) -> Option<TaskId> {
         let session = self.sessions.get(&session).filter(|s| self.can_take(s))?;
+        let kept_free_for = self.kept_free_for(session);
         let models = session.info.models.iter();
         models
             .filter(|offer| !self.paused.contains(&offer.queue))
@@ -265,6 +322,10 @@ impl Core {
                 self.first_of(&offer.queue, waiting, session)
             })
             .min()
+            .filter(|rank| {
+                let isolated = kept_free_for.as_ref();
+                isolated.is_none_or(|isolated| rank < isolated || self.isolated.contains(&rank.task()))
+            })
             .map(|rank| rank.task())
     }
 
@@ -277,8 +338,10 @@ impl Core {
                 if first.is_some_and(|(best, ..)| best < turn) {
                     continue;
                 }
-                let may_have = |place: &&Place| self.may_have(&self.tasks[&place.id], session);
-                let place = places.iter().take(MAX_SKIPPED).find(may_have);
+                let task = |place: &&Place| &self.tasks[&place.id];
+                let may_now = |place: &&Place| session.is_unused() || !self.runs_alone(task(place));
+                let may_have = |place: &&Place| self.may_have(task(place), session);
+                let place = places.iter().filter(may_now).take(MAX_SKIPPED).find(may_have);
                 // Owners come in the order of their names, which decides between two that are even.
                 if let Some(place) = place.filter(|_| first.is_none_or(|(best, ..)| turn < best)) {
                     first = Some((turn, owner, *place));
@@ -298,14 +361,7 @@ impl Core {
             && !session.draining
             && !self.is_suspect(session)
             && self.health.may_work(&session.node, self.clock_ms)
-            && (session.idle_slots() > 0 || !self.must_keep_free(session))
-    }
-
-    /// Whether a task waits for an idle slot of this session: one that is never prepared beside another. While the
-    /// node prepared others, no slot would become idle.
-    fn must_keep_free(&self, session: &Session) -> bool {
-        let waits = |task: &&Task| matches!(task.state, State::Queued { .. }) && self.fits(task, session);
-        self.unprepared.iter().filter_map(|id| self.tasks.get(id)).any(|task| waits(&task))
+            && !self.is_isolating(session)
     }
 
     /// Whether nothing was heard of a session for so long that it gets no new work.

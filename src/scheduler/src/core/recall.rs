@@ -94,7 +94,8 @@ impl Core {
 
     /// The best of `idle` for a task, as placement sees it.
     fn best_of(&self, idle: &BTreeMap<SessionId, u64>, task: &Task) -> Option<SessionId> {
-        let fitting = idle.keys().filter_map(|id| self.sessions.get(id)).filter(|s| self.fits(task, s));
+        let fitting =
+            idle.keys().filter_map(|id| self.sessions.get(id)).filter(|s| self.may_be_given(task, s));
         fitting.min_by_key(|s| (!s.has_loaded(&task.spec.model), s.last_assigned_ms, s.id)).map(|s| s.id)
     }
 }

@@ -1,7 +1,7 @@
 //! What becomes of a task whose attempt ended without a result.
 
 use lamagrid_config::RetryPolicy;
-use lamagrid_domain::{Event, Failure, FailureKind, LeaseToken, Milestone, Retry, State, TaskId};
+use lamagrid_domain::{Entry, Event, Failure, FailureKind, LeaseToken, Milestone, Retry, State, TaskId};
 
 use super::health::Policy;
 use super::sessions::Orphan;
@@ -10,8 +10,10 @@ use super::{Core, Effect, NodeId, Now, StoreOp};
 /// How an attempt ended without a verdict.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Loss {
-    /// Its node was lost while it worked on it: held against the task, which may have been the reason.
+    /// Its node was lost and had no other task: held against the task.
     Crash,
+    /// Its node was lost and had other tasks, too: each of them is tried again alone, which shows whose doing it was.
+    SharedCrash,
     /// Its node was lost, and that says nothing about the task.
     Innocent,
     /// Its node does without it: it drains, said goodbye, or gave it back to an idle one.
@@ -79,14 +81,20 @@ impl Core {
         let counts = loss == Loss::Crash && task.accepted;
         #[cfg(test)]
         let counts = counts && self.fault != Some(super::Fault::CrashUncounted);
+        let shared = loss == Loss::SharedCrash;
         let gave_back = loss == Loss::GivenBack;
-        task.note(now, if gave_back { Milestone::GivenBack } else { Milestone::NodeLost { counts } });
+        task.note(now, if gave_back { Milestone::GivenBack } else { Milestone::NodeLost { counts, shared } });
+        if shared {
+            self.isolated.insert(id);
+        }
+        let task = self.tasks.get_mut(&id).expect("looked up above");
         if counts {
             task.counters.crashes += 1;
             if task.counters.crashes >= self.settings.scheduler.crash_limit {
                 let node = task.node.as_ref().map_or("?", |n| n.name.as_str());
                 let text = format!(
-                    "the task was given up: {} lost while working on it, the last one {node}; see that node's log",
+                    "the task was given up: {} lost while working on it and on nothing else, the last one {node}; see that \
+                     node's log",
                     if task.counters.crashes == 1 {
                         "1 node was".to_owned()
                     } else {
@@ -102,13 +110,18 @@ impl Core {
 
     /// A node did not come back for an attempt.
     ///
-    /// What ran there may have been its end, which counts. What only waited is innocent, unless its inputs were more
-    /// than the node could bear: it is never prepared beside another task again, so that the next loss says more.
+    /// What it had alone was its end, which counts. Of several tasks any may have been: one that ran, or one whose
+    /// inputs were more than the node could bear.
     pub(super) fn lose_orphan(&mut self, now: Now, orphan: Orphan, counts: bool) {
-        if counts && orphan.waited {
-            self.unprepared.extend(self.task_of(orphan.token));
-        }
-        self.lose(now, orphan.token, if counts && !orphan.waited { Loss::Crash } else { Loss::Innocent });
+        let was_alone = orphan.was_alone;
+        #[cfg(test)]
+        let was_alone = was_alone || self.fault == Some(super::Fault::NeighbourCounted);
+        let loss = match (counts, was_alone) {
+            (true, true) => Loss::Crash,
+            (true, false) => Loss::SharedCrash,
+            (false, _) => Loss::Innocent,
+        };
+        self.lose(now, orphan.token, loss);
     }
 
     fn requeue(&mut self, id: TaskId, not_before_ms: u64) {
@@ -152,4 +165,9 @@ impl Core {
         };
         self.fail(now, id, Failure::new(FailureKind::DeadlineExceeded, text));
     }
+}
+
+/// Whether a task shared a node with others when the node was lost, by its history.
+pub(super) fn has_shared_a_loss(history: &[Entry]) -> bool {
+    history.iter().any(|entry| matches!(entry.what, Milestone::NodeLost { shared: true, .. }))
 }

@@ -153,6 +153,26 @@ impl Session {
         self.free().saturating_sub(u64::from(self.overlap))
     }
 
+    /// Credits that are used: by attempts that wait, run or were cancelled, and by what has not been heard of yet.
+    pub(crate) fn used(&self) -> u64 {
+        (u64::from(self.slots) + u64::from(self.overlap)).saturating_sub(self.free())
+    }
+
+    /// Whether it has nothing to do at all: a task that it is given now runs alone.
+    pub(crate) fn is_unused(&self) -> bool {
+        self.tokens.is_empty() && self.used() == 0
+    }
+
+    /// Whether one attempt is all that it has, so that its end is that attempt's doing.
+    fn has_one_attempt(&self) -> bool {
+        self.tokens.len() == 1 && self.used() <= 1
+    }
+
+    /// An attempt as it is kept for the node when this session ends.
+    pub(crate) fn orphan(&self, token: LeaseToken, waited: bool) -> Orphan {
+        Orphan { token, waited, was_alone: self.has_one_attempt() }
+    }
+
     /// Attempts that no slot has begun with. A task uses its credit until it has left its slot, so whatever uses
     /// credit beyond the slots waits for one.
     ///
@@ -287,8 +307,10 @@ impl Session {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Orphan {
     pub(crate) token: LeaseToken,
-    /// No slot had begun with it, by the credit that its session had given: its node's end is not its doing.
+    /// No slot had begun with it, by the credit that its session had given: an idle node may take it.
     pub(crate) waited: bool,
+    /// Its node had nothing else: the node's end is its doing.
+    pub(crate) was_alone: bool,
 }
 
 /// Attempts whose session ended and whose node may come back for them.

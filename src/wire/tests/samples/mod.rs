@@ -232,7 +232,7 @@ fn admin() -> Vec<Sample> {
         Milestone::Replays { task: id() },
         Milestone::Assigned { node: node() },
         Milestone::Failed { failure: failure(), retry_in_ms: Some(500) },
-        Milestone::NodeLost { counts: true },
+        Milestone::NodeLost { counts: true, shared: false },
         Milestone::GivenBack,
         Milestone::Ended { status: Status::Failed },
         Milestone::ReplayedAs { task: id() },

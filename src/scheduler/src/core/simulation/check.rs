@@ -199,12 +199,12 @@ impl Core {
         if let Some(what) = &self.wrong {
             return Err(Violation { kind: Kind::Waits, what: what.clone() });
         }
-        let dead = self.unprepared.iter().find(|id| !self.tasks.contains_key(*id));
-        ensure!(dead.is_none(), Structure, "{dead:?} has ended and is never to be prepared");
+        let dead = self.isolated.iter().find(|id| !self.tasks.contains_key(*id));
+        ensure!(dead.is_none(), Structure, "{dead:?} has ended and is still isolated");
         let waiting = self.waiting_on_nodes();
         for waits in waiting.iter().filter(|w| !w.recalled) {
             for idle in self.sessions.values().filter(|s| self.can_take(s) && s.idle_slots() > 0) {
-                if !self.fits(&self.tasks[&waits.task], idle) {
+                if !self.may_be_given(&self.tasks[&waits.task], idle) {
                     continue;
                 }
                 let promised = waiting.iter().filter(|w| w.recalled && self.fits(&self.tasks[&w.task], idle));
@@ -230,7 +230,10 @@ impl Core {
                 && matches!(other.state, State::Queued { not_before_ms } if not_before_ms <= self.clock_ms)
                 && !self.delayed.iter().any(|(_, id)| *id == other.spec.id)
         };
-        let is_better = |other: &&Task| self.rank(other) < rank && !other.avoid.contains(&session.node);
+        let is_better = |other: &&Task| {
+            let waits_for_unused = self.isolated.contains(&other.spec.id) && !session.is_unused();
+            self.rank(other) < rank && !other.avoid.contains(&session.node) && !waits_for_unused
+        };
         if let Some(better) = self.tasks.values().filter(waits).find(is_better) {
             self.wrong
                 .get_or_insert(format!("task {id} is served before {}, which is better", better.spec.id));
@@ -239,13 +242,9 @@ impl Core {
         if session.granted - session.given > u64::from(session.overlap) {
             return;
         }
-        if self.unprepared.contains(&id) {
-            self.wrong.get_or_insert(format!("task {id} is prepared again beside another"));
-            return;
-        }
         let idle = self.sessions.values().find(|s| {
             let first = s.granted.checked_sub(s.given + u64::from(s.overlap)).is_some_and(|n| n > 0);
-            first && self.can_take(s) && self.fits(task, s)
+            first && self.can_take(s) && self.may_be_given(task, s)
         });
         if let Some(idle) = idle {
             let what =

@@ -12,7 +12,7 @@ pub(super) struct Row {
     pub(super) seq: u64,
     created_wall_ms: u64,
     pub(super) counters: Counters,
-    history: Vec<Entry>,
+    pub(super) history: Vec<Entry>,
     pub(super) assigned: Option<(LeaseToken, NodeId)>,
     inline: Vec<Role>,
     pub(super) ended: Option<Ended>,

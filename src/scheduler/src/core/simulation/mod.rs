@@ -46,10 +46,12 @@ const HAPPENS: &[&str] = &[
     "expired",
     "farewell",
     "forgotten",
+    "given alone",
     "given back by a drain",
     "given on overlap",
     "inference",
     "internal",
+    "isolated",
     "node_lost",
     "out_of_memory",
     "overloaded",
@@ -184,8 +186,13 @@ fn a_recall_that_is_not_sent_is_seen() {
 }
 
 #[test]
-fn a_crash_that_is_held_against_a_waiting_task_is_seen() {
-    assert_eq!(seen(Fault::InnocentCounted).kind, Kind::Illegal);
+fn a_crash_that_is_held_against_a_neighbour_is_seen() {
+    assert_eq!(seen(Fault::NeighbourCounted).kind, Kind::Illegal);
+}
+
+#[test]
+fn a_suspect_that_runs_beside_others_is_seen() {
+    assert_eq!(seen(Fault::SuspectInCompany).kind, Kind::Illegal);
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod admission;
 mod clients;
 mod clocks;
 mod grid;
+mod isolation;
 mod limits;
 mod lost;
 mod nodes;

@@ -66,7 +66,15 @@ impl Oracle {
         task.state = legal(&task.state, Event::Assign { token, session }, id)?;
         task.node = Some(node.clone());
         task.backs_off = false;
-        let (queue, model) = (task.queue.clone(), task.model.clone());
+        let (queue, model, isolated) = (task.queue.clone(), task.model.clone(), task.isolated);
+        let beside: Vec<_> = self
+            .live
+            .iter()
+            .filter(|(other, task)| {
+                **other != id && matches!(task.state, State::Assigned { session: s, .. } if s == session)
+            })
+            .map(|(_, task)| task.isolated)
+            .collect();
         // Between owners their turns decide: see `Core::check_choice`.
         let is_better = |other: &TaskId| {
             let (Some(other), Some(task)) = (core.tasks.get(other), core.tasks.get(&id)) else {
@@ -83,6 +91,9 @@ impl Oracle {
                 what: format!("task {id} went to a session that is over"),
             });
         };
+        let was_unused = target.used() == 0 && beside.is_empty();
+        ensure!(!isolated || was_unused, Illegal, "isolated task {id} was given to {node}, which has others");
+        ensure!(!beside.contains(&true), Illegal, "task {id} was given to {node} beside an isolated one");
         target.given += 1;
         target.numbers.insert(token, None);
         let on_overlap = target.granted < target.given + target.overlap;
@@ -100,11 +111,19 @@ impl Oracle {
             if better && matches!(waits.state, State::Queued { .. }) && !waits.backs_off {
                 // A task may shun this node; the core alone knows.
                 let shuns = core.tasks.get(other).is_none_or(|t| t.avoid.contains(node));
-                ensure!(shuns, Order, "task {id} was served before {other}, which is better");
+                let waits_for_unused = waits.isolated && !was_unused;
+                ensure!(
+                    shuns || waits_for_unused,
+                    Order,
+                    "task {id} was served before {other}, which is better"
+                );
             }
         }
         if on_overlap {
             self.note("given on overlap");
+        }
+        if isolated {
+            self.note("given alone");
         }
         Ok(())
     }
@@ -149,6 +168,7 @@ impl Oracle {
             );
             task.state = legal(&task.state, Event::Adopt { session: welcome.session }, *id)?;
             self.innocent.remove(&token); // it may have begun since
+            self.alone.remove(&token);
             adopted += 1;
         }
         (0..adopted).for_each(|_| self.note("adopted"));

@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use lamagrid_config::{LimitsConfig, SchedulerConfig};
 use lamagrid_domain::{
-    BootId, Counters, Event, Failure, FailureKind, Hash, LeaseToken, ModelName, NodeInfo, Owner, QueueName,
-    Retry, Role, SessionId, State, Status, TaskId,
+    BootId, Counters, Entry, Event, Failure, FailureKind, Hash, LeaseToken, Milestone, ModelName, NodeInfo,
+    Owner, QueueName, Retry, Role, SessionId, State, Status, TaskId,
 };
 use lamagrid_wire::message::{
     AttemptOutcome, ClientReply, ClientRequest, ControlReply, ControlRequest, LaneMessage, Outcome,
@@ -71,6 +71,8 @@ struct Live {
     node: Option<NodeId>,
     /// Backs off, or did when the present step began.
     backs_off: bool,
+    /// It shared a node with others when the node was lost, and runs alone from then on.
+    isolated: bool,
     counters: Counters,
     followers: BTreeSet<PeerId>,
 }
@@ -139,6 +141,10 @@ struct Session {
 }
 
 impl Session {
+    fn used(&self) -> u64 {
+        (self.slots + self.overlap).saturating_sub(self.granted - self.given)
+    }
+
     /// Attempts that no slot can have begun with, by their numbers alone: so many were given after each that it
     /// waits, even if the later ones are over.
     fn certainly_waiting(&self) -> impl Iterator<Item = LeaseToken> {
@@ -171,6 +177,8 @@ pub(in crate::core::simulation) struct Oracle {
     tokens: HashSet<LeaseToken>,
     /// Attempts that no slot had begun with when their session ended.
     innocent: HashSet<LeaseToken>,
+    /// Attempts that were all that their session had when it ended.
+    alone: HashSet<LeaseToken>,
     /// Attempts with which a node died.
     begun_at_death: HashSet<LeaseToken>,
     /// Attempts whose node's next process came before its end was found.
@@ -203,6 +211,7 @@ impl Oracle {
             sessions: BTreeMap::new(),
             tokens: HashSet::new(),
             innocent: HashSet::new(),
+            alone: HashSet::new(),
             begun_at_death: HashSet::new(),
             taken_over: HashSet::new(),
             promises: HashMap::new(),
@@ -249,6 +258,7 @@ impl Oracle {
                 state,
                 node: row.assigned.as_ref().map(|(_, node)| node.clone()),
                 backs_off: false,
+                isolated: row.history.iter().any(is_shared_loss),
                 counters: row.counters,
                 followers: BTreeSet::new(),
             };
@@ -358,6 +368,14 @@ impl Oracle {
                         });
                     };
                     self.innocent.extend(session.certainly_waiting());
+                    let had = self.live.values().filter_map(|task| match task.state {
+                        State::Assigned { token, session } if session == *id => Some(token),
+                        _ => None,
+                    });
+                    let had: Vec<_> = had.collect();
+                    if let ([only], 0 | 1) = (had.as_slice(), session.used()) {
+                        self.alone.insert(*only);
+                    }
                     if let Said::Control(_, ControlRequest::Hello(hello)) = said
                         && (hello.boot.is_none() || hello.boot != session.boot)
                     {
@@ -513,6 +531,11 @@ impl Oracle {
         }
         Ok(())
     }
+}
+
+/// Whether a node was lost that had other tasks, too.
+fn is_shared_loss(entry: &Entry) -> bool {
+    matches!(entry.what, Milestone::NodeLost { shared: true, .. })
 }
 
 /// The operations of one transaction.

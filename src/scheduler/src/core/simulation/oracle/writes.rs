@@ -44,6 +44,7 @@ impl Oracle {
                     state: State::Queued { not_before_ms: 0 },
                     node: None,
                     backs_off: false,
+                    isolated: false,
                     counters: Counters::default(),
                     followers,
                 };
@@ -62,7 +63,7 @@ impl Oracle {
                 ensure!(self.tokens.insert(*token), Illegal, "token {token} was used before");
                 *assigning = Some((*id, *token, node.clone()));
             }
-            StoreOp::Requeue { id, counters, .. } => {
+            StoreOp::Requeue { id, counters, history } => {
                 // What waited on a node that is gone is taken from it whenever another one is idle.
                 let ran_too_long = matches!(said, Said::Tick) && self.failed_once_more(*id, *counters);
                 let is_taken = !ran_too_long && self.is_left_behind(*id);
@@ -86,11 +87,22 @@ impl Oracle {
                         "another process took the place of the node of task {id}, and a crash was counted"
                     );
                     self.count(said, *id, *counters, 0, 0..=0)?;
+                    let was_alone =
+                        matches!(state, State::Assigned { token, .. } if self.alone.contains(&token));
                     ensure!(
-                        !due || counters.crashes == before.crashes + 1,
+                        !due || !was_alone || counters.crashes == before.crashes + 1,
                         Illegal,
-                        "the node of task {id} died while it worked on it, and no crash was counted"
+                        "the node of task {id} died while it worked on it alone, and no crash was counted"
                     );
+                    ensure!(
+                        !due || was_alone || history.last().is_some_and(is_shared_loss),
+                        Illegal,
+                        "the node of task {id} died while it worked on it and others, and it is not isolated"
+                    );
+                    if history.last().is_some_and(is_shared_loss) {
+                        self.task(*id, "isolated")?.isolated = true;
+                        self.note("isolated");
+                    }
                     if !matches!(said, Said::Tick | Said::Control(..)) {
                         self.note("taken without asking");
                     }
@@ -192,8 +204,9 @@ impl Oracle {
     ) -> Result<(), Violation> {
         let Some(task) = self.live.get_mut(&id) else { return self.task(id, "counted").map(drop) };
         let before = std::mem::replace(&mut task.counters, counters);
-        let innocent = matches!(task.state, State::Assigned { token, .. } if self.innocent.contains(&token));
-        let may_crash = may_tell_a_loss(said) && !task.was_lost_with_its_scheduler() && !innocent;
+        let is_guilty = |token| self.alone.contains(&token) && !self.innocent.contains(&token);
+        let guilty = matches!(task.state, State::Assigned { token, .. } if is_guilty(token));
+        let may_crash = may_tell_a_loss(said) && !task.was_lost_with_its_scheduler() && guilty;
         let crashes = counters.crashes - before.crashes;
         ensure!(
             crashes <= u32::from(may_crash && attempts == 0 && *failures.end() == 0),

@@ -71,7 +71,7 @@ impl World {
         for (token, holder) in waits.iter().filter(|(token, _)| lasts(&self.watch.waits[token])) {
             let Some(task) = core.task_of(*token).and_then(|id| core.tasks.get(&id)) else { continue };
             let idle = self.watch.idle.iter().find(|(id, since)| {
-                lasts(since) && core.sessions.get(*id).is_some_and(|s| core.fits(task, s))
+                lasts(since) && core.sessions.get(*id).is_some_and(|s| core.may_be_given(task, s))
             });
             if let Some((idle, _)) = idle {
                 let what = format!(
