@@ -7,7 +7,9 @@
 
 mod connection;
 mod files;
+mod lineage;
 mod rows;
+mod upkeep;
 mod writeback;
 
 use std::collections::HashSet;
@@ -15,14 +17,20 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use rusqlite::{Connection, OptionalExtension, Transaction, params};
+use rusqlite::wal::CheckpointMode;
+use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
 use lamagrid_domain::{Counters, Durability, Owner, Role, TaskId};
 use lamagrid_wire::spool::{Spool, SpoolError};
 
 use crate::core::{Ended, ResultPlace, StoreOp};
 
+use connection::LogPages;
+use lineage::{Id, Link, SpoolMark};
+use upkeep::{LOG_KEPT, Upkeep};
 use writeback::Writeback;
+
+pub(crate) use upkeep::StoreSize;
 
 /// Marks a database file as ours ("LGrd").
 const APPLICATION_ID: i64 = 0x4c47_7264;
@@ -121,6 +129,27 @@ pub enum StoreError {
         /// What SQLite said.
         source: rusqlite::Error,
     },
+    /// Another process has a lock on it.
+    #[error(
+        "another process keeps the database {path} locked: nothing was written, and nothing is lost; it goes on once that \
+         process lets go (`fuser` or `lsof` on the file shows which one: a backup tool, an open sqlite3 shell?)"
+    )]
+    Locked {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// The log is not the database's.
+    #[error(
+        "{log} does not belong to {path}: the database was replaced, for example by a backup, and its log was left; nothing \
+         was changed. To use {path} as it is, move {log} out of the directory. To go on as before, put the replaced \
+         database back"
+    )]
+    StrayLog {
+        /// The database.
+        path: PathBuf,
+        /// The log.
+        log: PathBuf,
+    },
     /// A newer version wrote it.
     #[error(
         "the store {path} was written by a newer lamagrid (schema {found}, this one knows {SCHEMA_VERSION}); \
@@ -162,14 +191,26 @@ impl StoreError {
             },
             Self::File { source, .. } => matches!(source.kind(), StorageFull | QuotaExceeded),
             Self::Spool(error) => error.is_disk_full(),
-            Self::Foreign { .. } | Self::Damaged { .. } | Self::Newer { .. } => false,
+            Self::Foreign { .. }
+            | Self::Damaged { .. }
+            | Self::Locked { .. }
+            | Self::StrayLog { .. }
+            | Self::Newer { .. } => false,
         }
     }
 
-    fn unreadable(action: &'static str, path: PathBuf, source: rusqlite::Error) -> Self {
-        use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
+    /// Whether another process is in the way, so that nothing was written, and the disk has no fault.
+    pub(crate) const fn is_locked(&self) -> bool {
+        matches!(self, Self::Locked { .. })
+    }
+
+    fn of(action: &'static str, path: PathBuf, source: rusqlite::Error) -> Self {
+        use rusqlite::ErrorCode::{
+            DatabaseBusy, DatabaseCorrupt, DatabaseLocked, FileLockingProtocolFailed, NotADatabase,
+        };
         match source.sqlite_error_code() {
             Some(DatabaseCorrupt | NotADatabase) => Self::Damaged { path, source },
+            Some(DatabaseBusy | DatabaseLocked | FileLockingProtocolFailed) => Self::Locked { path },
             _ => Self::Database { action, path, source },
         }
     }
@@ -179,8 +220,13 @@ impl StoreError {
 pub(crate) struct Store {
     path: PathBuf,
     connection: Connection,
+    log_pages: LogPages,
     writeback: Writeback,
+    /// Of the last commit.
+    link: Option<Link>,
+    upkeep: Upkeep,
     spool: Spool,
+    spool_mark: SpoolMark,
     /// What is older may have been forced to disk in vain by the process before.
     opened: SystemTime,
     /// The last try failed, and an fsync of it may have: what it covered is written anew before it counts.
@@ -195,27 +241,45 @@ fn pack<T: serde::Serialize>(value: &T) -> Vec<u8> {
     lamagrid_wire::pack(value).expect("rows have no maps with non-text keys")
 }
 
-/// The database, and the thread that forces its log.
-fn connect(path: &Path) -> Result<(Connection, Writeback), StoreError> {
-    let connection = connection::connect(path)?;
+/// The database, its last commit, and the thread that forces its log.
+struct Opened {
+    connection: Connection,
+    log_pages: LogPages,
+    link: Option<Link>,
+    writeback: Writeback,
+}
+
+fn connect(path: &Path) -> Result<Opened, StoreError> {
+    let (connection, log_pages) = connection::connect(path)?;
+    let link =
+        lineage::read(&connection).map_err(|source| StoreError::of("read", path.to_path_buf(), source))?;
     let log = connection::log(path);
     match Writeback::start(&log) {
-        Ok(writeback) => Ok((connection, writeback)),
+        Ok(writeback) => Ok(Opened { connection, log_pages, link, writeback }),
         Err(source) => Err(StoreError::File { action: "open", path: log, source }),
     }
 }
 
 impl Store {
-    /// Opens or creates `<dir>/tasks.db` and `<dir>/spool`.
+    /// Opens or creates `<dir>/tasks.db` and `<dir>/spool`. Waits while another process has the database locked.
     pub(crate) fn open(dir: &Path) -> Result<Self, StoreError> {
         let path = dir.join("tasks.db");
-        let (connection, writeback) = connect(&path)?;
+        let Opened { connection, log_pages, link, writeback } = connection::patiently(|| connect(&path))?;
         let spool = Spool::create(dir.join("spool"))?;
+        let spool_mark = SpoolMark::open(spool.root()).map_err(|source| StoreError::File {
+            action: "open",
+            path: spool.root().join(SpoolMark::NAME),
+            source,
+        })?;
         Ok(Self {
             path,
             connection,
+            log_pages,
             writeback,
+            link,
+            upkeep: Upkeep::default(),
             spool,
+            spool_mark,
             opened: SystemTime::now(),
             doubtful: false,
             syncs: None,
@@ -229,7 +293,7 @@ impl Store {
 
     fn failed(&self, action: &'static str) -> impl FnOnce(rusqlite::Error) -> StoreError {
         let path = self.path.clone();
-        move |source| StoreError::unreadable(action, path, source)
+        move |source| StoreError::of(action, path, source)
     }
 
     /// Makes `ops` durable, all or none; fsynced if one of them belongs to a task of durability `full`.
@@ -238,7 +302,7 @@ impl Store {
     pub(crate) fn commit(&mut self, ops: &[StoreOp]) -> Result<(), StoreError> {
         let written = self.write(ops);
         if let Err(error) = &written {
-            self.doubtful |= !error.is_disk_full();
+            self.doubtful |= !error.is_disk_full() && !error.is_locked();
             return written;
         }
         self.doubtful = false;
@@ -264,7 +328,13 @@ impl Store {
         for op in ops {
             self.place_files(op, &mut gone)?;
         }
+        if ops.is_empty() {
+            return Ok(());
+        }
         let full = ops.iter().any(is_full);
+        let is_due = self.is_checkpoint_due();
+        let link = Link::after(self.last_link(), is_due | self.was_changed_by_others());
+        self.spool_mark.put(link);
         let rows = Rows { gone, aside: &self.aside };
         let write = |connection: &mut Connection, syncs: &mut Option<bool>| -> rusqlite::Result<()> {
             if *syncs != Some(full) {
@@ -273,12 +343,23 @@ impl Store {
                 connection.execute_batch(&format!("PRAGMA synchronous = {level}"))?;
                 *syncs = Some(full);
             }
-            let transaction = connection.transaction()?;
+            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            transaction.prepare_cached(lineage::PUT)?.execute([link.to_bytes()])?;
             ops.iter().try_for_each(|op| write_op(&transaction, op, &rows))?;
             transaction.commit()
         };
         let written = write(&mut self.connection, &mut self.syncs);
-        written.map_err(self.failed("write"))
+        written.map_err(self.failed("write"))?;
+        self.link = Some(link);
+        if is_due {
+            self.checkpoint(CheckpointMode::PASSIVE)?;
+        }
+        Ok(())
+    }
+
+    /// The commit that the next one comes after.
+    fn last_link(&self) -> Id {
+        self.link.map(|link| link.id).unwrap_or_default()
     }
 
     /// A closed database in place of one that failed, then what the file and its log hold.
@@ -286,7 +367,9 @@ impl Store {
         let closed = Connection::open_in_memory().map_err(self.failed("close"))?;
         let failed = std::mem::replace(&mut self.connection, closed);
         connection::disconnect(failed).map_err(self.failed("close"))?;
-        (self.connection, self.writeback) = connect(&self.path)?;
+        let opened = connect(&self.path)?;
+        (self.connection, self.writeback) = (opened.connection, opened.writeback);
+        (self.log_pages, self.link) = (opened.log_pages, opened.link);
         self.syncs = None;
         Ok(())
     }
@@ -426,4 +509,8 @@ fn remember(
 }
 
 #[cfg(test)]
+mod lineage_tests;
+#[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod upkeep_tests;

@@ -130,8 +130,7 @@ impl Endpoints {
     /// # Errors
     /// If the directory cannot be read.
     pub fn unlink_stale_lanes(&self) -> std::io::Result<()> {
-        for entry in std::fs::read_dir(&self.dir)? {
-            let entry = entry?;
+        for entry in std::fs::read_dir(&self.dir)?.flatten() {
             if entry.file_name().to_str().is_some_and(|name| name.starts_with(LANE_PREFIX)) {
                 // Untidy, but harmless, where it stays.
                 let _ = std::fs::remove_file(entry.path());

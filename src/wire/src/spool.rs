@@ -3,7 +3,8 @@
 //! Does not: take a path from anybody. Names are made of a task's id, a closed role or a lease token, and
 //! every directory on the way is opened without following links.
 
-use std::collections::HashSet;
+mod sweep;
+
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
@@ -17,6 +18,8 @@ use rustix::io::Errno;
 use lamagrid_domain::{BlobMeta, Durability, FailureKind, LeaseToken, Role, TaskId, TaskSpec};
 
 use crate::descriptors::with_reserve;
+
+pub use sweep::Swept;
 
 /// Which file of a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +67,12 @@ impl SpoolError {
     #[must_use]
     pub fn kind(&self) -> FailureKind {
         if self.is_disk_full() { FailureKind::DiskFull } else { FailureKind::Internal }
+    }
+
+    /// Whether there is no such file.
+    #[must_use]
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
     }
 
     /// Whether the disk is full, so that it is the host's trouble and not the task's.
@@ -168,13 +177,8 @@ impl Spool {
     /// # Errors
     /// [`SpoolError::Io`].
     pub fn create(root: impl Into<PathBuf>) -> Result<Self, SpoolError> {
-        use std::os::unix::fs::DirBuilderExt;
         let spool = Self::new(root);
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&spool.root)
-            .map_err(|source| spool.io("create", spool.root.clone(), source))?;
+        make_private(&spool.root).map_err(|source| spool.io("create", spool.root.clone(), source))?;
         if let Some(parent) = spool.root.parent() {
             // What is forced to disk below it shall be found there again.
             let force = File::open(parent).and_then(|dir| dir.sync_all());
@@ -473,34 +477,17 @@ impl Spool {
         }
     }
 
-    /// Deletes the blobs of every id that `known` does not hold, and says how many tasks that were.
-    ///
-    /// Called once at start, before anything is accepted.
-    ///
-    /// # Errors
-    /// [`SpoolError::Io`].
-    pub fn sweep(&self, known: &HashSet<TaskId>) -> Result<usize, SpoolError> {
-        let list = |dir: &Path| -> Result<Vec<PathBuf>, SpoolError> {
-            std::fs::read_dir(dir)
-                .and_then(|entries| entries.map(|e| Ok(e?.path())).collect())
-                .map_err(|source| self.io("list", dir.to_path_buf(), source))
-        };
-        let mut removed = 0;
-        for prefix in list(&self.root)?.into_iter().filter(|p| p.is_dir()) {
-            for dir in list(&prefix)? {
-                let id = dir.file_name().and_then(|n| n.to_str()).and_then(|n| n.parse::<TaskId>().ok());
-                // Only what has the shape of a task is ours to delete.
-                let Some(id) = id.filter(|id| !known.contains(id)) else { continue };
-                match self.delete(id) {
-                    Ok(()) => removed += 1,
-                    // Somebody writes there right now, and will submit it.
-                    Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {}
-                    Err(source) => return Err(self.io("delete", dir, source)),
-                }
-            }
-        }
-        Ok(removed)
+    /// Whether a blob is not there; one that cannot be looked at is.
+    #[must_use]
+    pub fn lacks(&self, task: TaskId, name: BlobName) -> bool {
+        let found = std::fs::symlink_metadata(self.path(task, &name.file()));
+        found.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
     }
+}
+
+fn make_private(dir: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
 }
 
 #[cfg(test)]
@@ -556,44 +543,6 @@ mod tests {
         assert!(spool.get(task, BlobName::Role(Role::Image), &meta(b"secret")).is_err());
         spool.put(task, BlobName::Role(Role::Image), b"fine").unwrap();
         assert_eq!(std::fs::read(&secret).unwrap(), b"secret");
-    }
-
-    #[test]
-    fn the_sweep_takes_only_ids_without_a_row() {
-        let (_dir, spool, kept) = spool();
-        let gone = TaskId::from_bytes([8; 16]);
-        for task in [kept, gone] {
-            spool.put(task, BlobName::Role(Role::Image), b"x").unwrap();
-        }
-        std::fs::write(spool.root().join("README"), b"not ours").unwrap();
-        assert_eq!(spool.sweep(&HashSet::from([kept])).unwrap(), 1);
-        assert!(spool.get(kept, BlobName::Role(Role::Image), &meta(b"x")).is_ok());
-        assert!(spool.root().join("README").exists());
-    }
-
-    #[test]
-    fn a_write_and_a_sweep_meet() {
-        let (_dir, spool, task) = spool();
-        // Several schedulers that start one after the other during one write; more than happen.
-        let (rounds, sweeps) = (5_000, TRIES / 4);
-        let together = std::sync::Barrier::new(2);
-        // Neither side stops at an error, for the other one waits for it in each round.
-        let sweep = |_| {
-            together.wait();
-            (0..sweeps).find_map(|_| spool.sweep(&HashSet::new()).err())
-        };
-        let write = |_| {
-            together.wait();
-            spool.put(task, BlobName::Role(Role::Image), b"pixels").err()
-        };
-        let failed: Vec<SpoolError> = std::thread::scope(|scope| {
-            let sweeper = scope.spawn(|| (0..rounds).filter_map(sweep).collect::<Vec<_>>());
-            let failed = (0..rounds).filter_map(write).collect::<Vec<_>>();
-            failed.into_iter().chain(sweeper.join().unwrap()).collect()
-        });
-        assert!(failed.is_empty(), "{} of {rounds}, the first: {}", failed.len(), failed[0]);
-        std::fs::remove_dir_all(spool.root()).unwrap();
-        assert!(matches!(spool.put(task, BlobName::Role(Role::Image), b"x"), Err(SpoolError::Io { .. })));
     }
 
     #[test]

@@ -16,6 +16,7 @@ use lamagrid_domain::Status;
 use lamagrid_wire::message::TaskInfo;
 
 use crate::core::{Figures, Level};
+use crate::store::StoreSize;
 
 type Labels = Vec<(&'static str, String)>;
 type Gauges = Family<Labels, Gauge>;
@@ -55,6 +56,10 @@ pub(crate) struct Metrics {
     disk_free: Gauge,
     clock_doubted: Gauge,
     store_failing: Gauge,
+    store_locked: Gauge,
+    store: Gauge,
+    store_free: Gauge,
+    store_log: Gauge,
     tasks: Counters,
     refusals: Counters,
     attempts: Counter,
@@ -89,6 +94,10 @@ impl Metrics {
             disk_free: Gauge::default(),
             clock_doubted: Gauge::default(),
             store_failing: Gauge::default(),
+            store_locked: Gauge::default(),
+            store: Gauge::default(),
+            store_free: Gauge::default(),
+            store_log: Gauge::default(),
             tasks: Counters::default(),
             refusals: Counters::default(),
             attempts: Counter::default(),
@@ -142,6 +151,24 @@ impl Metrics {
             m.clock_doubted.clone(),
         );
         r.register("store_failing", "1 while the store cannot be written", m.store_failing.clone());
+        r.register(
+            "store_locked",
+            "1 while the store cannot be written because another process keeps its database locked",
+            m.store_locked.clone(),
+        );
+        r.register_with_unit("store", "The database, without its log", Unit::Bytes, m.store.clone());
+        r.register_with_unit(
+            "store_free",
+            "Of the database's bytes, those without content: they are used again, or go back to the disk",
+            Unit::Bytes,
+            m.store_free.clone(),
+        );
+        r.register_with_unit(
+            "store_log",
+            "The database's write-ahead log, which grows while another process reads the database",
+            Unit::Bytes,
+            m.store_log.clone(),
+        );
         r.register("tasks", "Tasks that ended, by state and kind of failure", m.tasks.clone());
         r.register(
             "refusals",
@@ -231,6 +258,7 @@ impl Metrics {
     /// A group became durable, after so long.
     pub(crate) fn committed(&self, seconds: f64) {
         self.failing(false);
+        self.locked(false);
         self.commits.inc();
         self.commit_seconds.observe(seconds);
     }
@@ -239,6 +267,19 @@ impl Metrics {
     pub(crate) fn failing(&self, failing: bool) {
         self.failing.store(failing, Ordering::Relaxed);
         self.store_failing.set(i64::from(failing));
+    }
+
+    /// Another process keeps the store's database locked, or lets go.
+    pub(crate) fn locked(&self, locked: bool) {
+        self.store_locked.set(i64::from(locked));
+    }
+
+    /// How large the store is.
+    pub(crate) fn size(&self, size: &StoreSize) {
+        let set = |gauge: &Gauge, bytes: u64| gauge.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        set(&self.store, size.database_bytes);
+        set(&self.store_free, size.free_bytes);
+        set(&self.store_log, size.log_bytes);
     }
 
     /// Whether the process does its work.

@@ -28,15 +28,9 @@ impl Service {
 
     /// While the store cannot be written: new work is refused, signs of life are answered, the rest is held back.
     fn answer_unbarred(&mut self, heard: Incoming) -> Option<Incoming> {
-        let Some(reason) = &self.failing else { return Some(heard) };
+        let Some(failure) = &self.failing else { return Some(heard) };
         if let Incoming::Frame { peer, frame } = &heard {
-            let refusal = |seq| {
-                let text = format!(
-                    "the scheduler cannot write to its disk, so that it takes nothing new: {reason}; it goes on by itself \
-                     once the disk can be written, try again later"
-                );
-                refused(seq, FailureKind::DiskFull, text)
-            };
+            let refusal = |seq| refused(seq, failure.kind, failure.message.clone());
             let (reply, written) = match ClientRequest::from_frame(frame) {
                 Ok(ClientRequest::Submit(submit)) if !self.core.knows(submit.spec.id) => {
                     (Some(refusal(submit.seq)), Some((submit.spec.owner, submit.spec.id)))

@@ -295,7 +295,7 @@ struct Service {
     /// Messages that the group in hand releases.
     waiting: Option<Vec<Effect>>,
     /// Why the group in hand failed: no new work is taken until it is durable.
-    failing: Option<String>,
+    failing: Option<Failure>,
     /// What clients said meanwhile.
     held_back: Vec<Incoming>,
     /// Replies that rest on no write in hand, and wait for none.

@@ -24,10 +24,12 @@ const LAST_COMMIT: Duration = Duration::from_secs(5);
 impl Service {
     pub(super) fn on_report(&mut self, report: Report) -> Result<(), SchedulerError> {
         match report {
-            Report::Failing(reason) => {
-                self.failing = Some(reason);
+            Report::Failing { reason, is_locked } => {
+                self.failing = Some(unwritable(&reason, is_locked));
                 self.metrics.failing(true);
+                self.metrics.locked(is_locked);
             }
+            Report::Size(size) => self.metrics.size(&size),
             Report::GaveUp(error) => return Err(error.into()),
             Report::Committed(blobs) => {
                 self.metrics.committed(self.clock.commit_ended().as_secs_f64());
@@ -266,14 +268,16 @@ impl Service {
                     Some(report @ Report::Committed(_)) => {
                         let _ = self.on_report(report);
                     }
-                    Some(Report::Failing(_)) => {}
+                    Some(Report::Failing { .. } | Report::Size(_)) => {}
                     Some(Report::GaveUp(_)) | None => return,
                 }
             }
         };
         if tokio::time::timeout(LAST_COMMIT, flush).await.is_err() {
             tracing::error!("the last group could not be committed in time");
+            return;
         }
+        self.committer.close().await;
     }
 }
 
@@ -289,6 +293,20 @@ fn bounded(reply: ClientReply) -> ClientReply {
             refused(overview.seq, FailureKind::Internal, text)
         }
     }
+}
+
+/// What new work is refused with while the store cannot be written.
+fn unwritable(reason: &str, is_locked: bool) -> Failure {
+    let (kind, what, end) = if is_locked {
+        (FailureKind::Overloaded, "its database", "is free")
+    } else {
+        (FailureKind::DiskFull, "its disk", "can be written")
+    };
+    let text = format!(
+        "the scheduler cannot write to {what}, so that it takes nothing new: {reason}; it goes on by itself once that {end}, \
+         try again later"
+    );
+    Failure::new(kind, text)
 }
 
 fn send(sender: &RouterSender, peer: &PeerId, message: &impl Message, blobs: Vec<Bytes>) {

@@ -3,26 +3,64 @@
 //! After a failed fsync the kernel calls the pages clean that it could not write, and the next fsync succeeds without
 //! them. So whatever the write-ahead log holds is written once more, byte for byte, before anything builds on it: at
 //! each opening, which is also what follows a failed write.
+//!
+//! Other processes may have the file open, for example a backup tool. What they lock was not written, and is tried again.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::time::{Duration, Instant};
 
-use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 use rusqlite::hooks::Wal;
-use rusqlite::wal::CheckpointMode;
+use rusqlite::{Connection, TransactionBehavior};
 
-use super::{APPLICATION_ID, MIGRATIONS, SCHEMA, SCHEMA_VERSION, StoreError};
+use super::{APPLICATION_ID, LOG_KEPT, MIGRATIONS, SCHEMA, SCHEMA_VERSION, StoreError, lineage};
 
-/// The write-ahead log is copied into the database when it has this many pages, of 4 KiB. SQLite's own 1,000 copy pages
-/// that change again within the second, four times as often; more would make the next start read more.
-const CHECKPOINT_PAGES: i32 = 4_000;
+/// How long SQLite waits for another process before it says that the database is locked.
+pub(super) const LOCK_PATIENCE: Duration = Duration::from_secs(5);
+/// How often a start that waits for another process says so.
+const WAIT_TOLD_EVERY: Duration = Duration::from_secs(30);
+const WAIT_PAUSE: Duration = Duration::from_millis(100);
+/// Bytes of the log that are written anew at a time.
+const REWRITE_BYTES: usize = 1 << 20;
+
+/// Pages in the log after the last commit.
+#[derive(Debug, Clone, Default)]
+pub(super) struct LogPages(Arc<AtomicI32>);
+
+impl LogPages {
+    pub(super) fn get(&self) -> i32 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set(&self, pages: i32) {
+        self.0.store(pages, Ordering::Relaxed);
+    }
+}
 
 /// Opens the database, creates or migrates it, and makes durable what its log holds.
-pub(super) fn connect(path: &Path) -> Result<Connection, StoreError> {
-    let failed = |action| move |source| StoreError::unreadable(action, path.to_path_buf(), source);
+pub(super) fn connect(path: &Path) -> Result<(Connection, LogPages), StoreError> {
+    let failed = |action| move |source| StoreError::of(action, path.to_path_buf(), source);
+    let log = log(path);
+    match lineage::belongs(path, &log) {
+        Ok(true) => {}
+        Ok(false) => return Err(StoreError::StrayLog { path: path.to_path_buf(), log }),
+        Err(source) => return Err(StoreError::File { action: "read", path: log, source }),
+    }
     let mut connection = Connection::open(path).map_err(failed("open"))?;
+    connection.busy_timeout(LOCK_PATIENCE).map_err(failed("open"))?;
+    let pages = LogPages::default();
+    let count = pages.clone();
+    // In place of SQLite's own automatic checkpoint, which is silent about an fsync that failed.
+    let hook = move |_: &mut Wal, pages: i32| {
+        count.set(pages);
+        Ok(())
+    };
+    connection.wal_hook(Some(hook)).map_err(failed("open"))?;
     let pragma = |name: &str| connection.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, i64>(0));
     let found = pragma("user_version").map_err(failed("read"))?;
     let application = pragma("application_id").map_err(failed("read"))?;
@@ -33,8 +71,8 @@ pub(super) fn connect(path: &Path) -> Result<Connection, StoreError> {
         (true, _, 0) => {
             connection
                 .execute_batch(&format!(
-                    "PRAGMA journal_mode = WAL; BEGIN; {SCHEMA} PRAGMA application_id = {APPLICATION_ID}; \
-                     PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+                    "PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL; BEGIN IMMEDIATE; {SCHEMA} \
+                     PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
                 ))
                 .map_err(failed("create"))?;
         }
@@ -46,52 +84,70 @@ pub(super) fn connect(path: &Path) -> Result<Connection, StoreError> {
             let steps = MIGRATIONS[found as usize - 1..].concat();
             connection
                 .execute_batch(&format!(
-                    "PRAGMA journal_mode = WAL; BEGIN; {steps} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+                    "PRAGMA journal_mode = WAL; BEGIN IMMEDIATE; {steps} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
                 ))
                 .map_err(failed("migrate"))?;
             tracing::info!(path = %path.display(), from = found, to = SCHEMA_VERSION, "store migrated");
         }
         (_, true, found) => return Err(StoreError::Newer { path: path.to_path_buf(), found }),
     }
+    connection
+        .execute_batch(&format!("PRAGMA journal_size_limit = {LOG_KEPT}; {}", lineage::TABLE))
+        .map_err(failed("open"))?;
     connection.set_prepared_statement_cache_capacity(32);
-    let log = log(path);
+    // Under the write lock nobody else appends to the log, or begins it anew.
+    let lock =
+        connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed("lock"))?;
     rewrite(&log).map_err(|source| StoreError::File { action: "rewrite", path: log, source })?;
-    connection.wal_checkpoint_v2(Some("main"), CheckpointMode::TRUNCATE).map_err(failed("checkpoint"))?;
+    lock.commit().map_err(failed("lock"))?;
     // SQLite forces the new log's name to disk as well, but says nothing when that fails.
     if let Some(dir) = path.parent() {
         let forced = File::open(dir).and_then(|dir| dir.sync_all());
         forced.map_err(|source| StoreError::File { action: "sync", path: dir.to_path_buf(), source })?;
     }
-    // In place of SQLite's own automatic checkpoint, which is silent about an fsync that failed.
-    connection.wal_hook(Some(checkpoint)).map_err(failed("open"))?;
-    Ok(connection)
+    Ok((connection, pages))
 }
 
-/// Closes a connection that failed, and leaves the log as it is: [`connect`] copies it after it is durable.
+/// Closes a connection that failed, and leaves the log as it is: [`connect`] makes it durable before anything builds on it.
 pub(super) fn disconnect(connection: Connection) -> rusqlite::Result<()> {
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     connection.close().map_err(|(_, error)| error)
 }
 
-fn checkpoint(log: &mut Wal, pages: i32) -> rusqlite::Result<()> {
-    if pages >= CHECKPOINT_PAGES {
-        log.checkpoint_v2(CheckpointMode::PASSIVE)?;
+/// Repeats a step of a start while another process keeps the database locked.
+pub(super) fn patiently<T>(mut step: impl FnMut() -> Result<T, StoreError>) -> Result<T, StoreError> {
+    let mut told: Option<Instant> = None;
+    loop {
+        match step() {
+            Err(error) if error.is_locked() => {
+                if told.is_none_or(|at| at.elapsed() >= WAIT_TOLD_EVERY) {
+                    tracing::warn!(%error, "the start waits for it");
+                    told = Some(Instant::now());
+                }
+                std::thread::sleep(WAIT_PAUSE);
+            }
+            done => return done,
+        }
     }
-    Ok(())
 }
 
 /// Writes a file's bytes over themselves and forces them to disk; absent is fine. Torn anywhere, it changes nothing.
 fn rewrite(path: &Path) -> io::Result<()> {
-    let bytes = match std::fs::read(path) {
+    let file = match File::options().read(true).write(true).open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        bytes => bytes?,
+        file => file?,
     };
-    if bytes.is_empty() {
-        return Ok(());
+    let mut piece = vec![0; REWRITE_BYTES];
+    let mut at = 0;
+    loop {
+        let read = file.read_at(&mut piece, at)?;
+        if read == 0 {
+            break;
+        }
+        file.write_all_at(&piece[..read], at)?;
+        at += read as u64;
     }
-    let mut file = File::options().write(true).open(path)?;
-    file.write_all(&bytes)?;
-    file.sync_all()
+    if at > 0 { file.sync_all() } else { Ok(()) }
 }
 
 /// Where SQLite keeps the write-ahead log of a database.

@@ -4,22 +4,29 @@
 //! failed, its bytes stay for a person to look at.
 
 use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rusqlite::OptionalExtension;
 use serde::Deserialize;
 
 use lamagrid_domain::{
-    Counters, Entry, Failure, FailureKind, Hash, LeaseToken, ModelName, Owner, QueueName, Role, Stages,
-    Status, TaskId, TaskSpec,
+    Counters, Durability, Entry, Failure, FailureKind, Hash, LeaseToken, ModelName, Owner, QueueName, Role,
+    Stages, Status, TaskId, TaskSpec,
 };
 
-use crate::core::{Ended, Recovered, StoredTask};
+use lamagrid_wire::spool::BlobName;
 
-use super::{Store, StoreError};
+use crate::core::{Ended, Recovered, StoreOp, StoredTask};
+
+use super::lineage::SpoolMark;
+use super::{Store, StoreError, connection};
+
+/// Entries that are not ours and are told of by name, at each start.
+const FOREIGN_TOLD: usize = 16;
 
 impl Store {
-    /// Everything that is remembered. Blobs of ids without a row are deleted: of so many tasks.
+    /// Everything that is remembered. Blobs of ids without a row are deleted or moved aside: how many tasks' were deleted.
     pub(crate) fn recover(&mut self) -> Result<(Recovered, usize), StoreError> {
         let mut recovered = Recovered::default();
         let mut known = HashSet::new();
@@ -82,8 +89,76 @@ impl Store {
         };
         let paused = paused().map_err(self.failed("read"))?;
         recovered.paused = paused.iter().filter_map(|queue| queue.parse().ok()).collect();
-        let swept = self.spool.sweep(&known)?;
+        // Before the first commit, which the spool is marked with.
+        let swept = self.sweep(&known)?;
+        self.end_lost(&mut recovered.tasks)?;
+        self.settle()?;
         Ok((recovered, swept))
+    }
+
+    /// Ends what cannot be worked on any more: a database that was put back to an older state has tasks whose inputs were
+    /// deleted since. What a node may be working on is left to it.
+    fn end_lost(&mut self, tasks: &mut [StoredTask]) -> Result<(), StoreError> {
+        let mut ends = Vec::new();
+        for task in tasks {
+            let missing = match task {
+                StoredTask::Live { spec, inline, assigned: None, .. } => {
+                    spec.blobs.iter().map(|blob| blob.role).find(|role| {
+                        !inline.contains(role) && self.spool.lacks(spec.id, BlobName::Role(*role))
+                    })
+                }
+                StoredTask::Live { .. } => None,
+                StoredTask::Ended { id, ended } => {
+                    let result = ended.result.as_ref().filter(|_| !ended.inline);
+                    if result.is_some() && self.spool.lacks(*id, BlobName::Role(Role::Result)) {
+                        tracing::warn!(task.id = %id, "the result of a task is gone from the spool");
+                        ended.result = None;
+                    }
+                    None
+                }
+            };
+            let Some(role) = missing else { continue };
+            if let Some((id, ended)) = lost(task, role) {
+                tracing::error!(task.id = %id, %role, "an input is gone from the spool: the task has failed");
+                ends.push(StoreOp::End {
+                    id,
+                    ended: Box::new(ended.clone()),
+                    place: None,
+                    durability: Durability::Full,
+                });
+                *task = StoredTask::Ended { id, ended: Box::new(ended) };
+            }
+        }
+        connection::patiently(|| self.commit(&ends))
+    }
+
+    /// Deletes blobs of ids without a row, of so many tasks: submissions that were not completed, and what a crash left.
+    /// Where the spool was last used with a later state of the database they may be results that the next restore
+    /// brings back, so they are moved aside.
+    fn sweep(&self, known: &HashSet<TaskId>) -> Result<usize, StoreError> {
+        let is_later = self.spool_mark.contradicts(self.link);
+        let aside = is_later.then(|| {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            let mut name = self.spool.root().as_os_str().to_owned();
+            name.push(format!(".aside-{}", now.as_secs()));
+            PathBuf::from(name)
+        });
+        let swept = self.spool.sweep(known, aside.as_deref(), &[SpoolMark::NAME])?;
+        if let (Some(aside), 1..) = (&aside, swept.moved) {
+            tracing::warn!(
+                tasks = swept.moved,
+                path = %aside.display(),
+                "the spool has blobs of tasks that the database does not know, which was replaced or put back to an older \
+                 state: they were moved aside; delete that directory when nobody misses them"
+            );
+        }
+        for path in swept.foreign.iter().take(FOREIGN_TOLD) {
+            tracing::warn!(path = %path.display(), "this is not lamagrid's, or cannot be read or deleted: it is left alone");
+        }
+        if let more @ 1.. = swept.foreign.len().saturating_sub(FOREIGN_TOLD) {
+            tracing::warn!(more, "there are more such entries in the spool");
+        }
+        Ok(swept.deleted)
     }
 
     fn inline_roles(&self) -> Result<HashMap<Vec<u8>, Vec<Role>>, StoreError> {
@@ -98,6 +173,43 @@ impl Store {
         }
         Ok(roles)
     }
+}
+
+/// The end of a task of which an input is gone.
+fn lost(task: &StoredTask, role: Role) -> Option<(TaskId, Ended)> {
+    let StoredTask::Live { spec, digest, created_wall_ms, counters, history, .. } = task else { return None };
+    let text = format!(
+        "the {role} of task {} is gone from the scheduler's disk: its files were deleted, or an older copy of the \
+         scheduler's database was put back; submit the task again with a new id",
+        spec.id
+    );
+    let ended = Ended {
+        owner: spec.owner.clone(),
+        digest: *digest,
+        model: spec.model.clone(),
+        queue: spec.queue.clone(),
+        status: Status::Failed,
+        failure: Some(Failure::new(FailureKind::InvalidInput, text)),
+        token: None,
+        result: None,
+        inline: false,
+        counters: *counters,
+        stages: Stages::default(),
+        node: None,
+        created_wall_ms: *created_wall_ms,
+        finished_wall_ms: now_ms().max(*created_wall_ms),
+        client: spec.client.clone(),
+        priority: spec.priority,
+        replay_of: spec.replay_of,
+        dead: None,
+        history: history.clone(),
+        expiry_wall_ms: 0,
+    };
+    Some((spec.id, ended))
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
 }
 
 /// Whom a damaged record belonged to, where that much can be read.
@@ -117,7 +229,7 @@ fn salvaged(row: &rusqlite::Row<'_>, id: TaskId, reason: &str) -> Ended {
         .filter_map(bytes)
         .find_map(|bytes| rmp_serde::from_slice(bytes).ok())
         .unwrap_or_default();
-    let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
+    let now_ms = now_ms();
     let text = format!(
         "task {id} was accepted, but its record on the scheduler's disk is damaged ({reason}), so that it cannot run; \
          submit it again with a new id"

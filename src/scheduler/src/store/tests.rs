@@ -8,11 +8,11 @@ use lamagrid_wire::spool::BlobName;
 use super::*;
 use crate::core::{NodeId, StoredTask};
 
-fn id(n: u8) -> TaskId {
+pub(super) fn id(n: u8) -> TaskId {
     TaskId::from_bytes([n; 16])
 }
 
-fn alice() -> Owner {
+pub(super) fn alice() -> Owner {
     "alice".parse().unwrap()
 }
 
@@ -24,7 +24,7 @@ fn meta(role: Role, bytes: &[u8]) -> BlobMeta {
     BlobMeta { role, len: bytes.len() as u64, hash: lamagrid_wire::hash(bytes), form: BlobForm::Encoded }
 }
 
-fn spec(n: u8, durability: Durability) -> TaskSpec {
+pub(super) fn spec(n: u8, durability: Durability) -> TaskSpec {
     let params =
         [("prompt", Scalar::Text("a cat".into())), ("hd", Scalar::Null), ("scale", Scalar::Float(0.5))];
     TaskSpec {
@@ -59,7 +59,7 @@ fn insert_as(n: u8, durability: Durability, inline: &[(Role, &'static [u8])]) ->
     }
 }
 
-fn insert(n: u8) -> StoreOp {
+pub(super) fn insert(n: u8) -> StoreOp {
     insert_as(n, Durability::Process, &[(Role::Image, b"image"), (Role::Mask, b"mask")])
 }
 
@@ -102,7 +102,7 @@ fn assign(n: u8) -> StoreOp {
     StoreOp::Assign { id: id(n), token: token(n), node, counters: counters(1) }
 }
 
-fn open() -> (tempfile::TempDir, Store) {
+pub(super) fn open() -> (tempfile::TempDir, Store) {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
     (dir, store)
@@ -117,7 +117,7 @@ fn reopened(dir: &tempfile::TempDir, store: Store) -> (Store, Vec<String>, Vec<(
     (store, tasks, recovered.tombstones)
 }
 
-fn live(n: u8, counters: Counters, assigned: Option<(LeaseToken, NodeId)>) -> String {
+pub(super) fn live(n: u8, counters: Counters, assigned: Option<(LeaseToken, NodeId)>) -> String {
     let task = StoredTask::Live {
         history: Vec::new(),
         spec: Box::new(spec(n, Durability::Process)),
