@@ -9,7 +9,7 @@ BIN := $(CURDIR)/.venv/bin
 STAMP := .venv/.stamp
 WITH_VENV := VIRTUAL_ENV="$(CURDIR)/.venv" PATH="$(BIN):$$PATH"
 
-.PHONY: help deps venv build demo run test check deny parity bench gpu-check chaos upgrade clean
+.PHONY: help deps venv build demo run test quick check deny parity bench gpu-check chaos upgrade clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{ printf "  make %-9s %s\n", $$1, $$2 }'
@@ -39,8 +39,11 @@ run: build ## serve the page on PORT (8080) with the demo model in place of lama
 	@echo "run: http://127.0.0.1:$(PORT)   (Ctrl-C ends it)"
 	@exec $(BIN)/lama-cleaner-grid --model lama --grid-demo-model --port $(PORT)
 
-test: build ## all suites, cheapest first, with each one's share of the time
-	@$(BIN)/python tests/suites.py
+test: build ## all suites, cheapest first, with each one's share of the time; SUITE=seam ARGS="-k proxy" runs some of one
+	@$(BIN)/python tests/suites.py $(SUITE) $(if $(ARGS),-- $(ARGS))
+
+quick: check ## formatting, lints, types and unit tests
+	@$(BIN)/python tests/suites.py rules rust
 
 check: $(STAMP) ## formatting, lints and types
 	@$(WITH_VENV) cargo fmt --all --check

@@ -1,6 +1,8 @@
 """Runs the test suites, cheapest first, and shows what each costs.
 
-usage: suites.py [NAME...]      all suites, or the named ones, in the order of the list
+usage: suites.py [NAME...] [-- ARGUMENT...]     all suites, or the named ones, in the order of the list
+
+Arguments go to the command of each suite: `suites.py seam -- -k proxy`.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import re
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -111,8 +113,10 @@ def run(suite: Suite) -> tuple[int, Count, float]:
     return status, count, time.monotonic() - begin
 
 
-def main(names: list[str]) -> int:
+def main(arguments: list[str]) -> int:
     """Run, stop at the first suite that fails, show the shares and the sum."""
+    at = arguments.index("--") if "--" in arguments else len(arguments)
+    names, extra = arguments[:at], tuple(arguments[at + 1 :])
     unknown = set(names) - {suite.name for suite in SUITES}
     if unknown:
         print(
@@ -121,7 +125,9 @@ def main(names: list[str]) -> int:
             sep="; ",
         )
         return 2
-    chosen = [suite for suite in SUITES if not names or suite.name in names]
+    chosen = [
+        replace(suite, command=suite.command + extra) for suite in SUITES if not names or suite.name in names
+    ]
     total = Count()
     times: list[tuple[str, float]] = []
     failed = ""
