@@ -50,7 +50,7 @@ ARROWS = {
     "config": {"domain"},
     "logs": {"config"},
     "wire": {"domain"},
-    "client": {"domain", "wire"},
+    "client": {"domain", "config", "wire"},
     "scheduler": {"domain", "config", "wire"},
     "node": {"domain", "imaging", "config", "logs", "wire"},
     "cli": {"domain", "config", "logs", "wire", "client", "scheduler", "node"},

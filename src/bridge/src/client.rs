@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyDict};
 
 use lamagrid_client::{ClientError, ClientOptions, Endpoints, Reach, TaskEvent};
-use lamagrid_config::runtime_dir;
+use lamagrid_config::socket_finder;
 use lamagrid_domain::{BlobForm, ModelName, QueueName, TaskId};
 
 use crate::arguments::{Blob, new_task, parsed, patience};
@@ -45,7 +45,7 @@ impl Client {
         let _inside = runtime(py)?.enter();
         let reach = match &self.join {
             None => Reach::near(&self.endpoints),
-            Some(bundle) => far(py, bundle, self.endpoints.dir())?,
+            Some(bundle) => far(py, bundle)?,
         };
         let client = lamagrid_client::Client::reaching(reach, self.options.clone());
         *slot = Some(Own::new(client.clone()));
@@ -54,8 +54,8 @@ impl Client {
 }
 
 /// The way to a scheduler of another host. Inside the runtime.
-fn far(py: Python<'_>, bundle: &Path, within: &Path) -> PyResult<Reach> {
-    Reach::far(bundle, within).map_err(|error| errors::invalid(py, &error.to_string()))
+fn far(py: Python<'_>, bundle: &Path) -> PyResult<Reach> {
+    Reach::far(bundle).map_err(|error| errors::invalid(py, &error.to_string()))
 }
 
 #[pymethods]
@@ -78,9 +78,9 @@ impl Client {
         let is_near = data_dir.is_some() || runtime_dir.is_some();
         let join = join.or(configured.filter(|_| !is_near));
         let data_dir = config.data_dir().map_err(wrong)?;
-        let sockets = match runtime_dir {
-            Some(dir) => dir,
-            None => self::runtime_dir(&data_dir).map_err(wrong)?,
+        let endpoints = match runtime_dir {
+            Some(dir) => Endpoints::new(dir),
+            None => Endpoints::found_by(socket_finder(&data_dir).map_err(wrong)?),
         };
         let mut options = ClientOptions {
             ping: Duration::from_millis(config.client.ping_ms),
@@ -88,13 +88,11 @@ impl Client {
             data_dir: Some(data_dir),
             ..ClientOptions::default()
         };
-        let endpoints = Endpoints::new(sockets);
         let mut address = endpoints.client();
         if let Some(bundle) = &join {
             // Read here, too, so that a wrong one is told at once.
-            let _inside = runtime(py)?.enter();
-            let reach = far(py, bundle, endpoints.dir())?;
-            (address, options.owner) = (reach.address(), reach.owner().clone());
+            let named = Reach::named(bundle).map_err(|error| errors::invalid(py, &error.to_string()))?;
+            (address, options.owner) = named;
         }
         if let Some(owner) = owner {
             options.owner = parsed(py, owner)?;

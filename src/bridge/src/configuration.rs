@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 
-use lamagrid_config::{Config, ConfigError, Loaded, process_env, runtime_dir};
+use lamagrid_config::{Config, ConfigError, Loaded, find_sockets, process_env};
 
 use crate::errors;
 
@@ -30,7 +30,7 @@ pub(crate) fn config<'py>(
     let config = &loaded.config;
     let data_dir = config.data_dir().map_err(wrong)?;
     let dict = PyDict::new(py);
-    dict.set_item("runtime_dir", text(&runtime_dir(&data_dir).map_err(wrong)?))?;
+    dict.set_item("runtime_dir", text(&find_sockets(&data_dir).map_err(wrong)?))?;
     dict.set_item("data_dir", text(&data_dir))?;
     dict.set_item("log_dir", text(&config.log_dir().map_err(wrong)?))?;
     let join = &config.client.join;

@@ -70,6 +70,12 @@ mod _native {
         named.map_err(|error| crate::errors::invalid(py, &error.to_string()))
     }
 
+    /// The process id of the scheduler that runs on a data directory; `None` if none does.
+    #[pyfunction]
+    fn running_scheduler(data_dir: std::path::PathBuf) -> Option<String> {
+        lamagrid_config::running_scheduler(&data_dir)
+    }
+
     /// The kinds of failure and the names of their classes, for tests and tables.
     #[pyfunction]
     fn failure_kinds() -> Vec<(&'static str, &'static str)> {

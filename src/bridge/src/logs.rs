@@ -5,14 +5,16 @@
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
+use parking_lot::Mutex;
 use pyo3::prelude::*;
+use pyo3::types::PyDict;
 
 use lamagrid_logs::LogGuard;
 
 use crate::{configuration, errors};
 
 /// Writes the last lines when the process ends; a process has one log.
-static GUARD: OnceLock<LogGuard> = OnceLock::new();
+static GUARD: OnceLock<Mutex<LogGuard>> = OnceLock::new();
 
 /// Starts this process's log: standard error, and `<log dir>/<process>.log`, rotated.
 #[pyfunction]
@@ -23,10 +25,23 @@ pub(crate) fn start_logs(py: Python<'_>, process: &str, data_dir: Option<PathBuf
     match lamagrid_logs::init(&name, &config.log, &dir) {
         Ok(guard) => {
             // Only the first call gets here: a second one finds a subscriber.
-            let _ = GUARD.set(guard);
+            let _ = GUARD.set(Mutex::new(guard));
+            // A server that forks after its start, such as gunicorn with --preload, logs in its children.
+            let hooks = PyDict::new(py);
+            hooks.set_item("after_in_child", wrap_pyfunction!(logs_after_fork, py)?)?;
+            py.import("os")?.call_method("register_at_fork", (), Some(&hooks))?;
             Ok(())
         }
         Err(error) => Err(errors::invalid(py, &error.to_string())),
+    }
+}
+
+/// Lets a child of a fork write its own lines.
+#[pyfunction]
+fn logs_after_fork() {
+    // Held by nobody else: it is taken here alone, and only one thread is there after a fork.
+    if let Some(mut guard) = GUARD.get().and_then(Mutex::try_lock) {
+        guard.after_fork();
     }
 }
 

@@ -13,11 +13,11 @@ use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyByteArray, PyBytes};
 
 use lamagrid_client::Endpoints;
-use lamagrid_config::runtime_dir;
+use lamagrid_config::socket_finder;
 use lamagrid_domain::{BlobForm, Failure, ModelName, ModelOffer, NodeInfo, NodeKind, NodeName, Role, Stages};
 use lamagrid_imaging::{Image, Rgb};
 use lamagrid_node::hardware::Hardware;
-use lamagrid_node::settings::{SettingsError, joined, sockets_of};
+use lamagrid_node::settings::{SettingsError, joined};
 use lamagrid_node::{Entered, Exit, Files, Inputs, Made, Next, Pictures, Pipeline, Session, SessionOptions};
 
 use crate::arguments::{failure_kind, parsed, patience, role};
@@ -79,15 +79,9 @@ impl NodeSession {
         let config = configuration::load(data_dir.as_deref()).map_err(wrong)?.config;
         let data_dir = config.data_dir().map_err(wrong)?;
         let name: NodeName = parsed(py, name)?;
-        let (bundle, data_dir) = match join {
-            None => (None, data_dir),
-            Some(path) => {
-                let refused = |error: SettingsError| errors::invalid(py, &error.to_string());
-                let bundle = joined(&path).map_err(refused)?;
-                (Some(Arc::new(bundle)), sockets_of(&data_dir, &name).map_err(refused)?)
-            }
-        };
-        let sockets = runtime_dir(&data_dir).map_err(wrong)?;
+        let refused = |error: SettingsError| errors::invalid(py, &error.to_string());
+        let bundle = join.map(|path| joined(&path).map(Arc::new)).transpose().map_err(refused)?;
+        let endpoints = Endpoints::found_by(socket_finder(&data_dir).map_err(wrong)?);
         let offer = |text: String| -> PyResult<ModelOffer> {
             let model: ModelName = parsed(py, &text)?;
             let queue = match config.models.get(&text) {
@@ -114,8 +108,7 @@ impl NodeSession {
             models: models.into_iter().map(offer).collect::<PyResult<_>>()?,
             pid: std::process::id(),
         };
-        let options =
-            SessionOptions { endpoints: Endpoints::new(sockets), bundle, info, slots, overlap: OVERLAP };
+        let options = SessionOptions { endpoints, bundle, info, slots, overlap: OVERLAP };
         let internal = |error: &dyn std::fmt::Display| errors::internal(py, &error.to_string());
         let session = Arc::new(Session::start(options).map_err(|error| internal(&error))?);
         let pipeline = Pipeline::start(&session, slots, config.limits.max_pixels)

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
-use lamagrid_config::Config;
+use lamagrid_config::{Config, find_sockets, running_scheduler};
 use lamagrid_domain::FailureKind;
 use lamagrid_node::libtorch;
 use lamagrid_scheduler::certs::Certs;
@@ -86,7 +86,7 @@ pub(crate) fn examine(config: &Config, join: Option<&Path>, format: Format) -> R
     match join {
         None => {
             spool(&mut found, config, &data_dir);
-            let answers = scheduler(&mut found, config);
+            let answers = scheduler(&mut found, config, &data_dir)?;
             gate(&mut found, config, &data_dir, answers);
         }
         Some(path) => bundle(&mut found, config, path)?,
@@ -130,19 +130,32 @@ fn spool(found: &mut Findings, config: &Config, data_dir: &Path) {
 }
 
 /// Whether the scheduler of this host answers.
-fn scheduler(found: &mut Findings, config: &Config) -> bool {
-    match grid::survey(config, None) {
+fn scheduler(found: &mut Findings, config: &Config, data_dir: &Path) -> Result<bool, CliError> {
+    let error = match grid::survey(config, None) {
         Ok(overview) => {
             let text = format!("answers, with {} nodes", overview.nodes.len());
             found.add("scheduler", State::Good, text);
             version(found, &overview.version);
-            true
+            return Ok(true);
         }
-        Err(error) => {
-            found.add("scheduler", State::Bad, error.text());
-            false
+        Err(error) => error,
+    };
+    let text = match running_scheduler(data_dir) {
+        None => error.text(),
+        Some(pid) => {
+            let sockets = find_sockets(data_dir)?;
+            let log = config.log_dir()?.join("scheduler.log");
+            let missing = if sockets.join("client.sock").exists() { "" } else { ", which are gone" };
+            format!(
+                "it runs (pid {pid}), and does not answer by its sockets in {}{missing}: see {}; if it stays so, end it \
+                 (kill {pid}) and start it again",
+                sockets.display(),
+                log.display()
+            )
         }
-    }
+    };
+    found.add("scheduler", State::Bad, text);
+    Ok(false)
 }
 
 fn version(found: &mut Findings, theirs: &str) {

@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use lamagrid_client::{Client, ClientOptions, Endpoints, Overview, Reach};
+use lamagrid_client::{Client, ClientOptions, Overview, Reach};
 use lamagrid_config::Config;
 use tokio::runtime::Runtime;
 
@@ -47,13 +47,12 @@ pub(crate) fn survey(config: &Config, join: Option<&Path>) -> Result<Overview, C
 
 /// The scheduler of the configured data directory, or of another host, and the runtime in which it is reached.
 pub(crate) fn reach(config: &Config, join: Option<&Path>) -> Result<(Runtime, Reach), CliError> {
-    let sockets = lamagrid_config::runtime_dir(&config.data_dir()?)?;
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(CliError::Runtime)?;
     let inside = runtime.enter();
     let reach = match join {
-        None => Reach::near(&Endpoints::new(sockets)),
-        Some(bundle) => Reach::far(bundle, &sockets)?,
+        None => Reach::of_data_dir(&config.data_dir()?)?,
+        Some(bundle) => Reach::far(bundle)?,
     };
     drop(inside);
     Ok((runtime, reach))

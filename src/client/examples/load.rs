@@ -215,7 +215,7 @@ async fn main() -> Result<()> {
         })
     };
     let data_dir = Path::new(text(0)?);
-    let endpoints = Endpoints::new(lamagrid_config::runtime_dir(data_dir)?);
+    let endpoints = Endpoints::found_by(lamagrid_config::socket_finder(data_dir)?);
     let options = ClientOptions {
         data_dir: Some(data_dir.to_path_buf()),
         max_tasks: 1_000_000,

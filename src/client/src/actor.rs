@@ -81,8 +81,7 @@ enum Lost {
 
 #[derive(Debug)]
 pub(crate) struct Actor {
-    reach: Reach,
-    address: String,
+    reach: Arc<Reach>,
     options: ClientOptions,
     commands: mpsc::Receiver<Command>,
     connection: watch::Sender<Connection>,
@@ -99,13 +98,12 @@ pub(crate) struct Actor {
 
 impl Actor {
     pub(crate) fn new(
-        reach: Reach,
+        reach: Arc<Reach>,
         options: ClientOptions,
         commands: mpsc::Receiver<Command>,
         connection: watch::Sender<Connection>,
     ) -> Self {
         Self {
-            address: reach.endpoints().client(),
             reach,
             options,
             commands,
@@ -130,7 +128,8 @@ impl Actor {
                 }
             }
             let patience = self.backoff.patience(self.options.silence);
-            let address = self.address.clone();
+            // A scheduler that started anew may have another directory for its sockets.
+            let address = self.reach.endpoints().client();
             // ZeroMQ itself would wait for an absent socket, with pauses longer than ours.
             let lost = if is_absent(&address) {
                 Lost::Link("nobody listens there".to_owned())

@@ -28,26 +28,25 @@ pub async fn admin(
     patience: Duration,
 ) -> Result<AdminReply, ClientError> {
     let request = request.into();
-    let address = reach.endpoints().admin();
     let frame = request.to_frame(Vec::new()).map_err(|error| lamagrid_wire::router::fault(&error).failure)?;
     let until = Instant::now() + patience;
-    let mut requester = Requester::new(&*address);
     let absent = |reason: String| {
         reach.refusal().unwrap_or_else(|| ClientError::NoScheduler {
-            address: reach.address_of(address.clone()),
+            address: reach.address_of(reach.endpoints().admin()),
             reason,
             waited: patience,
             hint: reach.hint(Some(data_dir)),
         })
     };
     // A scheduler that restarts is back before a person's patience ends.
-    while is_absent(&address) {
+    while is_absent(&reach.endpoints().admin()) {
         if Instant::now() >= until {
             return Err(absent("nobody listens there".to_owned()));
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let left = until.saturating_duration_since(Instant::now()).max(Duration::from_millis(100));
+    let mut requester = Requester::new(reach.endpoints().admin());
     let answer = requester.request(frame, left).await.map_err(|error| match error {
         SocketError::Frame(error) => ClientError::Failed(lamagrid_wire::router::fault(&error).failure),
         other => absent(other.to_string()),

@@ -1,5 +1,6 @@
 //! What callers see.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -27,9 +28,7 @@ const COMMANDS: usize = 256;
 /// whose patience ends then says where it looked and how to start one.
 #[derive(Debug, Clone)]
 pub struct Client {
-    address: String,
-    /// What to do while nobody answers there.
-    hint: String,
+    reach: Arc<Reach>,
     options: ClientOptions,
     commands: mpsc::Sender<Command>,
     connection: watch::Receiver<Connection>,
@@ -53,10 +52,9 @@ impl Client {
     pub fn reaching(reach: Reach, options: ClientOptions) -> Self {
         let (commands, receiver) = mpsc::channel(COMMANDS);
         let (connection_tx, connection) = watch::channel(Connection::Idle);
-        let address = reach.address();
-        let hint = reach.hint(options.data_dir.as_deref());
-        tokio::spawn(Actor::new(reach, options.clone(), receiver, connection_tx).run());
-        Self { address, hint, options, commands, connection }
+        let reach = Arc::new(reach);
+        tokio::spawn(Actor::new(Arc::clone(&reach), options.clone(), receiver, connection_tx).run());
+        Self { reach, options, commands, connection }
     }
 
     /// Who this client submits as.
@@ -224,13 +222,13 @@ impl Client {
             return Err(match &*self.connection.borrow() {
                 Connection::Up => ClientError::Timeout { what: what(), waited: patience },
                 down => ClientError::NoScheduler {
-                    address: self.address.clone(),
+                    address: self.reach.address(),
                     reason: match down {
                         Connection::Down { reason } => reason.clone(),
                         Connection::Idle | Connection::Up => "the connection was not made in time".to_owned(),
                     },
                     waited: patience,
-                    hint: self.hint.clone(),
+                    hint: self.reach.hint(self.options.data_dir.as_deref()),
                 },
             });
         };

@@ -2,8 +2,7 @@
 
 use std::path::Path;
 
-use tempfile::TempDir;
-
+use lamagrid_config::{ConfigError, own_socket_finder, running_scheduler, socket_finder};
 use lamagrid_domain::Owner;
 use lamagrid_wire::Endpoints;
 use lamagrid_wire::gate::{Blobs, Bundle, BundleError, DiallerError, PeerRole, Way};
@@ -15,8 +14,6 @@ use crate::error::ClientError;
 pub struct Reach {
     way: Way,
     owner: Owner,
-    /// Goes after the sockets in it.
-    _dir: Option<TempDir>,
 }
 
 /// Why a scheduler of another host cannot be reached from here.
@@ -29,30 +26,47 @@ pub enum ReachError {
     #[error(transparent)]
     Sockets(#[from] DiallerError),
     /// Nor their directory.
-    #[error("cannot make a directory for sockets: {0}")]
-    Directory(#[from] std::io::Error),
+    #[error(transparent)]
+    Directory(#[from] ConfigError),
 }
 
 impl Reach {
     /// The scheduler of this host behind `endpoints`.
     #[must_use]
     pub fn near(endpoints: &Endpoints) -> Self {
-        Self { way: Way::near(endpoints.clone()), owner: Owner::local(), _dir: None }
+        Self { way: Way::near(endpoints.clone()), owner: Owner::local() }
     }
 
-    /// The scheduler of another host, by the bundle in a file; `within` is a private directory. Until it is dropped.
+    /// The scheduler of a data directory on this host, wherever its sockets are at the time.
+    ///
+    /// # Errors
+    /// [`ConfigError`] if others may have made sockets in their directory.
+    pub fn of_data_dir(data_dir: &Path) -> Result<Self, ConfigError> {
+        Ok(Self::near(&Endpoints::found_by(socket_finder(data_dir)?)))
+    }
+
+    /// The scheduler of another host, by the bundle in a file. Until it is dropped.
     ///
     /// # Errors
     /// [`ReachError`].
     ///
     /// # Panics
     /// Outside a tokio runtime.
-    pub fn far(bundle: &Path, within: &Path) -> Result<Self, ReachError> {
+    pub fn far(bundle: &Path) -> Result<Self, ReachError> {
+        let (_, owner) = Self::named(bundle)?;
+        let bundle = Bundle::read(bundle, &[PeerRole::Client, PeerRole::Admin])?;
+        let way = Way::far(Endpoints::found_by(own_socket_finder()?), &bundle)?;
+        Ok(Self { way, owner })
+    }
+
+    /// Where the scheduler of a bundle is, and who submits with that bundle. Makes nothing.
+    ///
+    /// # Errors
+    /// [`ReachError::Bundle`].
+    pub fn named(bundle: &Path) -> Result<(String, Owner), ReachError> {
         let bundle = Bundle::read(bundle, &[PeerRole::Client, PeerRole::Admin])?;
         let owner = bundle.certificate.name.parse().expect("a certificate's name is an owner's, too");
-        let dir = TempDir::new_in(within)?;
-        let way = Way::far(Endpoints::new(dir.path()), &bundle)?;
-        Ok(Self { way, owner, _dir: Some(dir) })
+        Ok((bundle.scheduler, owner))
     }
 
     /// Who submits through it: everybody of this host and user, or the holder of the certificate.
@@ -82,13 +96,19 @@ impl Reach {
 
     /// What to do while nobody answers.
     pub(crate) fn hint(&self, data_dir: Option<&Path>) -> String {
-        match data_dir {
-            _ if self.way.is_far() => format!("is the scheduler running? {}", self.way.hint()),
-            Some(dir) => {
-                let dir = dir.display();
-                format!("is the scheduler running? start it with: lamagrid scheduler --data-dir {dir}")
-            }
-            None => "is the scheduler running? start it with: lamagrid scheduler".to_owned(),
+        let Some(dir) = data_dir.filter(|_| !self.way.is_far()) else {
+            return format!("is the scheduler running? {}", self.way.hint());
+        };
+        let shown = dir.display();
+        match running_scheduler(dir) {
+            Some(pid) => format!(
+                "a scheduler runs on {shown} (pid {pid}), but it does not answer: see its log (lamagrid doctor \
+                 --data-dir {shown} says more), and if it stays so, end it and start it again"
+            ),
+            None => format!(
+                "is the scheduler running? If it is on another data directory than {shown}, name that by --data-dir; \
+                 else start it with: lamagrid scheduler --data-dir {shown}"
+            ),
         }
     }
 

@@ -15,8 +15,8 @@ mod error;
 mod key;
 mod load;
 mod model;
-mod runtime;
 mod schema;
+mod socket_dir;
 
 pub use choice::{Device, LogFormat, LogLevel};
 pub use error::ConfigError;
@@ -25,7 +25,7 @@ pub use model::{
     ClientConfig, Config, GateConfig, HttpConfig, LimitsConfig, LogConfig, ModelConfig, NodeConfig,
     QueueConfig, RetryConfig, RetryPolicy, SchedulerConfig, StoreConfig,
 };
-pub use runtime::runtime_dir;
+pub use socket_dir::{SocketDir, find_sockets, own_socket_finder, running_scheduler, socket_finder};
 
 /// The embedded default: every key with its comment and its default value.
 #[must_use]

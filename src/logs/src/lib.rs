@@ -11,7 +11,9 @@ mod report;
 mod rotate;
 mod subscriber;
 
+use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, RwLock};
 
 use lamagrid_config::LogConfig;
 use tracing_appender::non_blocking::{ErrorCounter, WorkerGuard};
@@ -55,8 +57,21 @@ pub enum LogError {
 #[must_use = "dropping the guard ends the log file"]
 pub struct LogGuard {
     file: Option<(PathBuf, ErrorCounter)>,
-    // Dropped last: waits up to a second for the file's thread.
-    _worker: Option<WorkerGuard>,
+    /// How the file is opened again.
+    place: (PathBuf, String, u32),
+    writer: subscriber::FileWriter,
+    pid: u32,
+    // Dropped last: waits up to a second for the file's thread, which a child of a fork does not have.
+    worker: ManuallyDrop<Option<WorkerGuard>>,
+}
+
+impl Drop for LogGuard {
+    fn drop(&mut self) {
+        if self.pid == std::process::id() {
+            let worker = std::mem::replace(&mut self.worker, ManuallyDrop::new(None));
+            drop(ManuallyDrop::into_inner(worker));
+        }
+    }
 }
 
 impl LogGuard {
@@ -64,6 +79,20 @@ impl LogGuard {
     #[must_use]
     pub fn file(&self) -> Option<&Path> {
         self.file.as_ref().map(|(path, _)| path.as_path())
+    }
+
+    /// Gives the file a thread again in a child of a fork, where only the thread that forked goes on.
+    pub fn after_fork(&mut self) {
+        let (dir, process, keep_files) = &self.place;
+        // The same file as before: it was writable then, and stderr has the lines in any case.
+        let Ok(file) = rotate::RotatedFile::open(dir, process, *keep_files) else { return };
+        let (writer, path, worker) = subscriber::in_background(file);
+        self.file = Some((path, writer.error_counter()));
+        // Another thread of the parent may have held the lock at the moment of the fork, for ever as seen from here.
+        if let Ok(mut slot) = self.writer.try_write() {
+            *slot = Some(writer);
+        }
+        (self.worker, self.pid) = (ManuallyDrop::new(Some(worker)), std::process::id());
     }
 
     /// Lines that are missing in the file because the disk was slower than the process.
@@ -96,8 +125,9 @@ pub fn init(process: &str, config: &LogConfig, dir: &Path) -> Result<LogGuard, L
         Some((writer, path, worker)) => (Some((writer, path)), Some(worker)),
         None => (None, None),
     };
-    let writer = file.as_ref().map(|(writer, _)| writer.clone());
-    subscriber::build(config.format, filter, subscriber::Stderr, writer)
+    let writer: subscriber::FileWriter =
+        Arc::new(RwLock::new(file.as_ref().map(|(writer, _)| writer.clone())));
+    subscriber::build(config.format, filter, subscriber::Stderr, Arc::clone(&writer))
         .try_init()
         .map_err(|source| LogError::AlreadySet { source })?;
     panics::install_hook();
@@ -109,5 +139,6 @@ pub fn init(process: &str, config: &LogConfig, dir: &Path) -> Result<LogGuard, L
         );
     }
     let file = file.map(|(writer, path)| (path, writer.error_counter()));
-    Ok(LogGuard { file, _worker: worker })
+    let place = (dir.to_owned(), process.to_owned(), config.keep_files);
+    Ok(LogGuard { file, place, writer, pid: std::process::id(), worker: ManuallyDrop::new(worker) })
 }

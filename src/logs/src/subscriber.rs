@@ -4,12 +4,13 @@
 
 use std::io::{self, Write};
 use std::path::PathBuf;
+use std::sync::{Arc, RwLock};
 
 use lamagrid_config::{LogFormat, LogLevel};
 use tracing::Subscriber;
 use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::EnvFilter;
-use tracing_subscriber::fmt::writer::MakeWriterExt;
+use tracing_subscriber::fmt::writer::{MakeWriterExt, OptionalWriter};
 use tracing_subscriber::fmt::{self, MakeWriter};
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
@@ -35,6 +36,23 @@ pub(crate) fn filter(level: LogLevel, directives: Option<String>) -> Result<EnvF
     EnvFilter::builder().parse(&value).map_err(|source| LogError::Filter { value, source })
 }
 
+/// The file's writer, if there is a file; another one after a fork.
+pub(crate) type FileWriter = Arc<RwLock<Option<NonBlocking>>>;
+
+struct ToFile(FileWriter);
+
+impl<'w> MakeWriter<'w> for ToFile {
+    type Writer = OptionalWriter<NonBlocking>;
+
+    fn make_writer(&'w self) -> Self::Writer {
+        // Never waits: in a child of a fork a lock may stay as it was in the parent.
+        match self.0.try_read().ok().and_then(|slot| slot.clone()) {
+            Some(writer) => OptionalWriter::some(writer),
+            None => OptionalWriter::none(),
+        }
+    }
+}
+
 /// Hands the file to a thread that writes it; gives the writer, the file's path, and the guard.
 pub(crate) fn in_background(file: RotatedFile) -> (NonBlocking, PathBuf, WorkerGuard) {
     let path = file.path().to_owned();
@@ -51,16 +69,13 @@ pub(crate) fn build<W>(
     format: LogFormat,
     filter: EnvFilter,
     stderr: W,
-    file: Option<NonBlocking>,
+    file: FileWriter,
 ) -> impl Subscriber + Send + Sync
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
     // One layer for both, so that a line is made once. The file first: stderr may block.
-    let lines = match file {
-        Some(file) => lines(format, file.and(stderr)),
-        None => lines(format, stderr),
-    };
+    let lines = lines(format, ToFile(file).and(stderr));
     tracing_subscriber::registry().with(filter).with(lines)
 }
 
@@ -106,7 +121,7 @@ impl MakeWriter<'_> for Stderr {
 #[cfg(test)]
 mod tests {
     use std::path::Path;
-    use std::sync::{Arc, Mutex};
+    use std::sync::Mutex;
 
     use serde_json::Value;
     use tracing::{debug, error, info, info_span};
@@ -122,7 +137,7 @@ mod tests {
             Some((writer, _, guard)) => (Some(writer), Some(guard)),
             None => (None, None),
         };
-        let subscriber = build(format, filter, Memory(Arc::clone(&memory)), file);
+        let subscriber = build(format, filter, Memory(Arc::clone(&memory)), Arc::new(RwLock::new(file)));
         tracing::subscriber::with_default(subscriber, act);
         let bytes = memory.lock().unwrap().clone();
         String::from_utf8(bytes).unwrap()

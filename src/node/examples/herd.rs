@@ -68,7 +68,7 @@ fn main() {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     let wanted = rustix::process::Rlimit { current: limit.maximum, ..limit };
     rustix::process::setrlimit(rustix::process::Resource::Nofile, wanted).unwrap();
-    let endpoints = Endpoints::new(lamagrid_config::runtime_dir(Path::new(data_dir)).unwrap());
+    let endpoints = Endpoints::found_by(lamagrid_config::socket_finder(Path::new(data_dir)).unwrap());
     for number in 0..count {
         let (endpoints, info) = (endpoints.clone(), info(number, &model));
         std::thread::Builder::new()

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use lamagrid_config::{Config, ConfigError, Device, process_env, runtime_dir};
+use lamagrid_config::{Config, ConfigError, Device, process_env, socket_finder};
 use lamagrid_domain::{ModelName, ModelOffer, NameError, NodeName, QueueName};
 use lamagrid_wire::Endpoints;
 use lamagrid_wire::gate::{Bundle, BundleError, PeerRole};
@@ -54,14 +54,6 @@ pub enum SettingsError {
     /// `--join` names no bundle of a node.
     #[error("--join {0}")]
     Join(#[from] BundleError),
-    /// There is no place for the sockets that lead to another host.
-    #[error("cannot make {path}: {source}")]
-    Sockets {
-        /// Which directory.
-        path: PathBuf,
-        /// What came back.
-        source: std::io::Error,
-    },
     /// A path cannot be made absolute.
     #[error("--model {text}: {source}")]
     Path {
@@ -121,7 +113,7 @@ impl ModelPlan {
 pub struct Settings {
     /// Everything that is configured.
     pub config: Config,
-    /// Where the scheduler's sockets are, or those that lead to it.
+    /// Where the scheduler's sockets are, where it is on this host.
     pub endpoints: Endpoints,
     /// How to reach a scheduler of another host.
     pub bundle: Option<Arc<Bundle>>,
@@ -158,10 +150,6 @@ impl Settings {
             (None, Some(bundle)) => bundle.certificate.name.parse()?,
             (None, None) => config.node.display_name().parse()?,
         };
-        let sockets = match bundle {
-            Some(_) => sockets_of(&config.data_dir()?, &name)?,
-            None => config.data_dir()?,
-        };
         let devices: Vec<Device> = flags
             .device
             .iter()
@@ -169,7 +157,7 @@ impl Settings {
             .collect::<Result<_, _>>()?;
         let models = plan(flags, &config)?;
         Ok(Self {
-            endpoints: Endpoints::new(runtime_dir(&sockets)?),
+            endpoints: Endpoints::found_by(socket_finder(&config.data_dir()?)?),
             bundle: bundle.map(Arc::new),
             log_dir: config.log_dir()?,
             name,
@@ -208,18 +196,6 @@ impl Settings {
 /// [`SettingsError::Join`].
 pub fn joined(path: &Path) -> Result<Bundle, SettingsError> {
     Ok(Bundle::read(path, &[PeerRole::Node])?)
-}
-
-/// What tells the sockets of a node that joined a scheduler of another host: nobody else reaches that through them.
-///
-/// # Errors
-/// [`SettingsError::Sockets`] if it cannot be made.
-pub fn sockets_of(data_dir: &Path, name: &NodeName) -> Result<PathBuf, SettingsError> {
-    let dir = data_dir.join("joined").join(name.as_str());
-    match std::fs::create_dir_all(&dir) {
-        Ok(()) => Ok(dir),
-        Err(source) => Err(SettingsError::Sockets { path: dir, source }),
-    }
 }
 
 /// The models by flag, else by configuration.

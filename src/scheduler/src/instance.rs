@@ -3,10 +3,15 @@
 use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 
 use crate::service::SchedulerError;
+
+/// How long the lock is waited for: `lamagrid doctor` and clients that find no scheduler hold it for a moment to see
+/// whether one runs.
+const PROBES: Duration = Duration::from_millis(300);
 
 /// Held as long as the process serves the directory.
 #[derive(Debug)]
@@ -28,7 +33,12 @@ impl InstanceLock {
             .mode(0o600)
             .open(dir.join("lock"))
             .map_err(refused)?;
-        let locked = flock(&file, FlockOperation::NonBlockingLockExclusive);
+        let mut locked = flock(&file, FlockOperation::NonBlockingLockExclusive);
+        let until = Instant::now() + PROBES;
+        while locked == Err(rustix::io::Errno::WOULDBLOCK) && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(20));
+            locked = flock(&file, FlockOperation::NonBlockingLockExclusive);
+        }
         if locked == Err(rustix::io::Errno::WOULDBLOCK) {
             let mut pid = String::new();
             // A number of at most ten digits, or whatever a person put there.

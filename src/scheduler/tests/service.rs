@@ -3,11 +3,12 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on shall say where")]
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
-use lamagrid_config::{Config, runtime_dir};
+use lamagrid_config::{Config, find_sockets};
 use lamagrid_domain::{
     BlobForm, BlobMeta, Durability, FailureKind, LeaseToken, Params, QueueName, Role, Scalar, TaskId,
     TaskSpec,
@@ -33,7 +34,7 @@ impl Grid {
     /// A scheduler whose queue for the processor has one place; it runs until this process ends.
     async fn start(before: impl FnOnce(&Endpoints)) -> Self {
         let data = tempfile::tempdir_in("/tmp").unwrap();
-        let endpoints = Endpoints::new(runtime_dir(data.path()).unwrap());
+        let endpoints = Endpoints::new(find_sockets(data.path()).unwrap());
         before(&endpoints);
         let flags = [
             ("data_dir".to_owned(), data.path().to_str().unwrap().to_owned()),
@@ -50,7 +51,7 @@ impl Grid {
             }
         });
         let link = link.await.unwrap();
-        Self { link, data, sockets: endpoints.dir().to_owned(), seq: 0 }
+        Self { link, data, sockets: endpoints.dir(), seq: 0 }
     }
 
     fn spool(&self) -> Spool {
@@ -178,11 +179,51 @@ async fn a_task_that_fits_into_no_assignment_is_refused() {
 async fn lanes_of_a_killed_scheduler_are_removed() {
     let mut stale = PathBuf::new();
     let _grid = Grid::start(|endpoints| {
+        let mut private = std::fs::DirBuilder::new();
+        private.mode(0o700).recursive(true).create(endpoints.dir()).unwrap();
         stale = endpoints.dir().join("lane-0011223344556677-0.sock");
         std::fs::write(&stale, b"").unwrap();
     })
     .await;
     assert!(!stale.exists());
+}
+
+/// A logout empties the runtime directory: connections go on, and others find the scheduler again within seconds.
+#[tokio::test]
+async fn removed_sockets_are_made_anew_and_open_connections_go_on() {
+    let mut grid = Grid::start(|_| {}).await;
+    for remove in [
+        (|dir| std::fs::remove_dir_all(dir)) as fn(&Path) -> std::io::Result<()>,
+        |dir| std::fs::remove_file(dir.join("client.sock")),
+        |dir| std::fs::rename(dir.join("control.sock"), dir.join("client.sock")),
+    ] {
+        remove(&grid.sockets).unwrap();
+        let cancel = Cancel { seq: 1, id: id(), owner: "local".parse().unwrap() };
+        assert!(matches!(grid.ask(cancel, vec![]).await, ClientReply::Unknown(_)));
+        let endpoints = Endpoints::new(find_sockets(grid.data.path()).unwrap());
+        let found = tokio::time::timeout(PATIENCE, async {
+            loop {
+                if let Ok(link) = Link::connect(&endpoints.client(), Duration::from_millis(500)).await
+                    && link.send(ClientRequest::from(Ping { seq: 2 }).to_frame(vec![]).unwrap()).await.is_ok()
+                {
+                    let mut link = link;
+                    let heard = tokio::time::timeout(Duration::from_secs(1), link.recv()).await;
+                    if heard.is_ok_and(|heard| {
+                        heard.is_ok_and(|heard| {
+                            matches!(ClientReply::from_frame(&heard), Ok(ClientReply::Pong(_)))
+                        })
+                    }) {
+                        return;
+                    }
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+        found.await.unwrap();
+        for name in ["admin", "control", "result", "node-events"] {
+            assert!(endpoints.dir().join(format!("{name}.sock")).exists(), "{name}");
+        }
+    }
 }
 
 /// R7.1: while the disk refuses, a new task is refused at once with the reason, signs of life are answered, everything

@@ -1,6 +1,7 @@
 //! Where the sockets of one scheduler lie, and what can go wrong with a socket.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use lamagrid_domain::SessionId;
@@ -50,26 +51,51 @@ pub enum SocketError {
 }
 
 /// The private Unix sockets of one scheduler, all in one directory of mode 0700.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Endpoints {
-    dir: PathBuf,
+    dir: Arc<dyn Fn() -> PathBuf + Send + Sync>,
+}
+
+impl std::fmt::Debug for Endpoints {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Endpoints").field(&self.dir()).finish()
+    }
+}
+
+impl From<PathBuf> for Endpoints {
+    fn from(dir: PathBuf) -> Self {
+        Self::new(dir)
+    }
+}
+
+impl From<&Path> for Endpoints {
+    fn from(dir: &Path) -> Self {
+        Self::new(dir)
+    }
 }
 
 impl Endpoints {
     /// The endpoints beneath `dir`, which the configuration made and checked.
     #[must_use]
     pub fn new(dir: impl Into<PathBuf>) -> Self {
-        Self { dir: dir.into() }
+        let dir = dir.into();
+        Self::found_by(move || dir.clone())
+    }
+
+    /// The endpoints beneath a directory that may move: `find` is asked for it whenever one of them is used.
+    #[must_use]
+    pub fn found_by(find: impl Fn() -> PathBuf + Send + Sync + 'static) -> Self {
+        Self { dir: Arc::new(find) }
     }
 
     /// The directory itself.
     #[must_use]
-    pub fn dir(&self) -> &Path {
-        &self.dir
+    pub fn dir(&self) -> PathBuf {
+        (self.dir)()
     }
 
     fn ipc(&self, name: &str) -> String {
-        format!("ipc://{}/{name}.sock", self.dir.display())
+        format!("ipc://{}/{name}.sock", self.dir().display())
     }
 
     /// `client`: DEALER to ROUTER.
@@ -123,21 +149,6 @@ impl Endpoints {
     pub fn lane_of(&self, name: &str) -> String {
         self.ipc(name)
     }
-
-    /// Removes the lanes that a killed process left: their names never come again, so no bind would. The caller
-    /// holds the data directory's lock.
-    ///
-    /// # Errors
-    /// If the directory cannot be read.
-    pub fn unlink_stale_lanes(&self) -> std::io::Result<()> {
-        for entry in std::fs::read_dir(&self.dir)?.flatten() {
-            if entry.file_name().to_str().is_some_and(|name| name.starts_with(LANE_PREFIX)) {
-                // Untidy, but harmless, where it stays.
-                let _ = std::fs::remove_file(entry.path());
-            }
-        }
-        Ok(())
-    }
 }
 
 /// Connects `socket` to `address`, and gives up after `patience`: ZeroMQ itself would wait for half a minute.
@@ -165,4 +176,10 @@ pub(crate) fn unlink_stale(address: &str) {
         // Absent is the usual case; anything else shows in the bind that follows.
         let _ = std::fs::remove_file(path);
     }
+}
+
+/// Device and inode of a file, by which a socket's own file is told from another one of its name.
+pub(crate) fn file_identity(path: &Path) -> Option<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::symlink_metadata(path).ok().map(|found| (found.dev(), found.ino()))
 }

@@ -66,7 +66,7 @@ impl Drop for EventPublisher {
 pub struct EventSubscriber {
     incoming: mpsc::Receiver<Frame>,
     accepting: JoinHandle<()>,
-    _file: SocketFile,
+    file: SocketFile,
 }
 
 impl EventSubscriber {
@@ -81,7 +81,12 @@ impl EventSubscriber {
         let (listener, file) = Listener::bind(address, Kind::Subscriber, limits)?;
         let (incoming_tx, incoming) = mpsc::channel(QUEUED);
         let accepting = tokio::spawn(listener.accept(move |accepted| hear(accepted, incoming_tx.clone())));
-        Ok(Self { incoming, accepting, _file: file })
+        Ok(Self { incoming, accepting, file })
+    }
+
+    /// Its file, by which others find it.
+    pub fn file(&mut self) -> &mut SocketFile {
+        &mut self.file
     }
 
     /// The next event.

@@ -31,6 +31,6 @@ pub use digest::{hash, payload_digest};
 pub use endpoint::{Endpoints, SocketError};
 pub use events::{EventPublisher, EventSubscriber};
 pub use lane::{LaneEvent, LaneReceiver, LaneSender};
-pub use listener::ConnectionLimits;
+pub use listener::{ConnectionLimits, SocketFile};
 pub use pack::pack;
 pub use random::{new_task_id, random_bytes, random_id};

@@ -11,10 +11,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::connection::{Inbox, Kind, handshake};
-use crate::endpoint::{SocketError, socket_path, unlink_stale};
+use crate::endpoint::{SocketError, file_identity, socket_path, unlink_stale};
 use crate::memory::GiveBack;
 use crate::outbox::{MAX_TOTAL_BYTES, Outbox, OutboxBudget};
 
@@ -123,19 +124,58 @@ pub(crate) struct Accepted {
 #[derive(Debug)]
 pub(crate) struct Listener {
     socket: UnixListener,
+    /// The same address, bound anew.
+    bound_anew: mpsc::UnboundedReceiver<UnixListener>,
     kind: Kind,
     limits: ConnectionLimits,
 }
 
 /// The file of a bound socket, which is removed when this is dropped: at once, before another socket of that name is bound.
 #[derive(Debug)]
-pub(crate) struct SocketFile(PathBuf);
+pub struct SocketFile {
+    path: PathBuf,
+    /// Device and inode.
+    file: Option<(u64, u64)>,
+    bound_anew: mpsc::UnboundedSender<UnixListener>,
+}
+
+impl SocketFile {
+    /// Whether the file was removed or replaced, so that nobody finds the socket any more. Connections stay open.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.file.is_none() || file_identity(&self.path) != self.file
+    }
+
+    /// Binds `address` for the same listener, which accepts on that from now on.
+    ///
+    /// # Errors
+    /// [`SocketError::Bind`].
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn bind_anew(&mut self, address: &str) -> Result<(), SocketError> {
+        let (socket, path) = bind(address)?;
+        (self.file, self.path) = (file_identity(&path), path);
+        // The listener ends with the file's owner at the latest.
+        let _ = self.bound_anew.send(socket);
+        Ok(())
+    }
+}
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // Absent where somebody tidied up; a file that is left is replaced by the next bind.
-        let _ = std::fs::remove_file(&self.0);
+        if !self.is_lost() {
+            // A file that is left is replaced by the next bind.
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
+}
+
+fn bind(address: &str) -> Result<(UnixListener, PathBuf), SocketError> {
+    unlink_stale(address);
+    let bind_error = |source| SocketError::Bind { address: address.to_owned(), source };
+    let path = socket_path(address).ok_or_else(|| bind_error(std::io::ErrorKind::Unsupported.into()))?;
+    Ok((UnixListener::bind(path).map_err(bind_error)?, path.to_owned()))
 }
 
 impl Listener {
@@ -148,15 +188,14 @@ impl Listener {
         kind: Kind,
         limits: &ConnectionLimits,
     ) -> Result<(Self, SocketFile), SocketError> {
-        unlink_stale(address);
-        let bind_error = |source| SocketError::Bind { address: address.to_owned(), source };
-        let path = socket_path(address).ok_or_else(|| bind_error(std::io::ErrorKind::Unsupported.into()))?;
-        let socket = UnixListener::bind(path).map_err(bind_error)?;
-        Ok((Self { socket, kind, limits: limits.clone() }, SocketFile(path.to_owned())))
+        let (socket, path) = bind(address)?;
+        let (sender, bound_anew) = mpsc::unbounded_channel();
+        let file = SocketFile { file: file_identity(&path), path, bound_anew: sender };
+        Ok((Self { socket, bound_anew, kind, limits: limits.clone() }, file))
     }
 
     /// Accepts until it is dropped, and calls `serve` for each connection that has shaken hands, on a task of its own.
-    pub(crate) async fn accept<F>(self, serve: impl Fn(Accepted) -> F + Send + 'static)
+    pub(crate) async fn accept<F>(mut self, serve: impl Fn(Accepted) -> F + Send + 'static)
     where
         F: Future<Output = ()> + Send + 'static,
     {
@@ -165,6 +204,10 @@ impl Listener {
         loop {
             let accepted = tokio::select! {
                 accepted = self.socket.accept() => accepted,
+                Some(socket) = self.bound_anew.recv() => {
+                    self.socket = socket;
+                    continue;
+                }
                 Some(done) = handshakes.join_next() => {
                     if let Ok(Some(accepted)) = done {
                         connections.spawn(serve(accepted));

@@ -143,7 +143,7 @@ pub struct Router {
     incoming: mpsc::Receiver<Incoming>,
     sender: RouterSender,
     accepting: JoinHandle<()>,
-    _file: SocketFile,
+    file: SocketFile,
 }
 
 impl Router {
@@ -161,7 +161,12 @@ impl Router {
         let limits = limits.clone();
         let room = RoomForPeers { incoming: incoming_tx, sender: sender.clone(), peers, limits };
         let accepting = tokio::spawn(listener.accept(move |accepted| room.clone().serve(accepted)));
-        Ok(Self { incoming, sender, accepting, _file: file })
+        Ok(Self { incoming, sender, accepting, file })
+    }
+
+    /// Its file, by which others find it.
+    pub fn file(&mut self) -> &mut SocketFile {
+        &mut self.file
     }
 
     /// The sending end.

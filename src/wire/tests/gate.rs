@@ -53,8 +53,7 @@ impl Host {
         let spool = Spool::create(dir.path().join("spool")).unwrap();
         let own = authority.issue(PeerRole::Scheduler, "main", 1);
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
-        let gate =
-            Gate::open(address, &own, dir.path().into(), spool.clone(), registry.clone()).await.unwrap();
+        let gate = Gate::open(address, &own, dir.path(), spool.clone(), registry.clone()).await.unwrap();
         Self { authority, endpoints, gate, registry, router, spool, allowed: Mutex::default(), _dir: dir }
     }
 

@@ -29,6 +29,24 @@ fn a_host_without_a_scheduler_is_told_how_to_start_one() {
     assert!(ran.out.contains("libtorch"), "{}", ran.out);
 }
 
+/// "Start it" and "another scheduler runs" would send a person in a circle.
+#[test]
+fn a_scheduler_that_runs_and_cannot_be_reached_is_not_to_be_started() {
+    use rustix::fs::{FlockOperation, flock};
+    let dir = tempfile::tempdir_in("/tmp").unwrap();
+    let data_dir = dir.path().join("data");
+    std::fs::create_dir(&data_dir).unwrap();
+    std::fs::write(data_dir.join("lock"), "4711\n").unwrap();
+    let lock = std::fs::File::open(data_dir.join("lock")).unwrap();
+    flock(&lock, FlockOperation::LockExclusive).unwrap();
+    let ran = doctor(dir.path(), &[]);
+    assert!(ran.out.contains("it runs (pid 4711)") && ran.out.contains("which are gone"), "{}", ran.out);
+    assert!(!ran.out.contains("start it with"), "{}", ran.out);
+    let ran = run(&["node", "list", "--data-dir", data_dir.to_str().unwrap()], &[]);
+    assert!(ran.err.contains("(pid 4711), but it does not answer"), "{}", ran.err);
+    assert!(!ran.err.contains("start it with"), "{}", ran.err);
+}
+
 #[test]
 fn a_gate_without_a_certificate_is_told_what_makes_one() {
     let dir = tempfile::tempdir_in("/tmp").unwrap();

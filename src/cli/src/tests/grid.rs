@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use lamagrid_client::{AdminReply, AdminRequest, Endpoints, NodeStatus, QueueStatus, Story, TaskInfo};
+use lamagrid_config::SocketDir;
 use lamagrid_domain::{
     Counters, Entry, Failure, FailureKind, Milestone, ModelOffer, NodeInfo, NodeKind, QueueName, Stages,
     Status,
@@ -21,7 +22,8 @@ pub(super) const ID: &str = "000102030405060708090a0b0c0d0e0f";
 /// Answers every question in one way, in a thread of its own, until it is dropped.
 pub(super) struct Fake {
     data: tempfile::TempDir,
-    sockets: PathBuf,
+    /// As a scheduler's; it goes with this.
+    sockets: Option<SocketDir>,
     thread: Option<std::thread::JoinHandle<()>>,
     stop: Option<oneshot::Sender<()>>,
 }
@@ -30,8 +32,7 @@ impl Fake {
     /// A data directory whose scheduler does not run.
     fn absent() -> Self {
         let data = tempfile::tempdir_in("/tmp").unwrap();
-        let sockets = lamagrid_config::runtime_dir(data.path()).unwrap();
-        Self { data, sockets, thread: None, stop: None }
+        Self { data, sockets: None, thread: None, stop: None }
     }
 
     fn start(answer: impl Fn(ClientRequest) -> ClientReply + Send + 'static) -> Self {
@@ -48,7 +49,9 @@ impl Fake {
         admin_answer: impl Fn(AdminRequest) -> AdminReply + Send + 'static,
     ) -> Self {
         let mut fake = Self::absent();
-        let endpoints = Endpoints::new(&fake.sockets);
+        let sockets = SocketDir::of_scheduler(fake.data.path()).unwrap();
+        let endpoints = Endpoints::new(sockets.path());
+        fake.sockets = Some(sockets);
         let (stop, stopped) = oneshot::channel();
         let (bound, is_bound) = std::sync::mpsc::channel();
         let thread = std::thread::spawn(move || {

@@ -68,7 +68,11 @@ impl Actor {
         if !matches!(*self.connection.borrow(), Connection::Up) {
             let before = self.connection.send_replace(Connection::Up);
             if matches!(before, Connection::Down { .. }) {
-                tracing::info!(address = %self.address, tasks = self.tasks.len(), "the scheduler answers again");
+                tracing::info!(
+                    address = self.reach.address(),
+                    tasks = self.tasks.len(),
+                    "the scheduler answers again"
+                );
             }
         }
     }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use lamagrid_config::own_socket_finder;
 use lamagrid_domain::{Failure, FailureKind, ModelName, NodeInfo};
 use lamagrid_wire::Endpoints;
 use lamagrid_wire::gate::{Bundle, Way};
@@ -33,9 +34,9 @@ const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
 /// With whom to talk, and about what.
 #[derive(Debug, Clone)]
 pub struct SessionOptions {
-    /// The scheduler's sockets.
+    /// The scheduler's sockets, where it is on this host.
     pub endpoints: Endpoints,
-    /// How those sockets are made to lead to a scheduler of another host; `None` on the scheduler's own.
+    /// How a scheduler of another host is reached; `None` on the scheduler's own.
     pub bundle: Option<Arc<Bundle>>,
     /// What the node can do.
     pub info: NodeInfo,
@@ -82,12 +83,10 @@ impl Session {
         let thread = std::thread::Builder::new().name("session".into()).spawn(move || {
             let run = std::panic::AssertUnwindSafe(|| {
                 runtime.block_on(async {
-                    let way = match bundle.as_deref().map(|bundle| Way::far(endpoints.clone(), bundle)) {
+                    let way = match bundle.as_deref().map(far) {
                         None => Way::near(endpoints),
                         Some(Ok(way)) => way,
-                        Some(Err(error)) => {
-                            return Some(Failure::new(FailureKind::InvalidInput, error.to_string()));
-                        }
+                        Some(Err(text)) => return Some(Failure::new(FailureKind::InvalidInput, text)),
                     };
                     theirs.set_blobs(way.blobs());
                     runner::run(&theirs, &way).await
@@ -149,6 +148,12 @@ impl Session {
             let _ = thread.join();
         }
     }
+}
+
+/// The way to a bundle's scheduler, through sockets of this process.
+fn far(bundle: &Bundle) -> Result<Way, String> {
+    let sockets = own_socket_finder().map_err(|error| error.to_string())?;
+    Way::far(Endpoints::found_by(sockets), bundle).map_err(|error| error.to_string())
 }
 
 impl Drop for Session {

@@ -40,6 +40,7 @@ pub(crate) struct Metrics {
     /// Milliseconds after `began` at which the service's loop turned last.
     turned_ms: AtomicU64,
     failing: AtomicBool,
+    unreachable: AtomicBool,
     queue_waiting: Gauges,
     queue_running: Gauges,
     queue_limit: Gauges,
@@ -78,6 +79,7 @@ impl Metrics {
             began: Instant::now(),
             turned_ms: AtomicU64::new(0),
             failing: AtomicBool::new(false),
+            unreachable: AtomicBool::new(false),
             queue_waiting: Gauges::default(),
             queue_running: Gauges::default(),
             queue_limit: Gauges::default(),
@@ -288,9 +290,22 @@ impl Metrics {
         now_ms.saturating_sub(self.turned_ms.load(Ordering::Relaxed)) < STUCK_MS
     }
 
-    /// Whether tasks are accepted.
-    pub(super) fn is_ready(&self) -> bool {
-        self.is_alive() && !self.failing.load(Ordering::Relaxed)
+    /// Whether clients and nodes cannot find the sockets.
+    pub(crate) fn unreachable(&self, is_so: bool) {
+        self.unreachable.store(is_so, Ordering::Relaxed);
+    }
+
+    /// Why no tasks are accepted now; none if they are.
+    pub(super) fn not_ready(&self) -> Option<&'static str> {
+        if !self.is_alive() {
+            Some("the scheduler's loop stands still; see its log, or restart it\n")
+        } else if self.unreachable.load(Ordering::Relaxed) {
+            Some("the sockets were removed and cannot be made anew; see the scheduler's log\n")
+        } else if self.failing.load(Ordering::Relaxed) {
+            Some("the store cannot be written; is the disk full? see the scheduler's log\n")
+        } else {
+            None
+        }
     }
 
     /// The text format of Prometheus.
@@ -338,7 +353,7 @@ mod tests {
         }
         page.push_str(
             "\n`/healthz` answers 200 while the scheduler's loop turns, else 503. `/readyz` answers 200 while tasks are \
-             accepted, and 503 while the\nstore cannot be written.\n",
+             accepted, and 503 while the\nstore cannot be written or the sockets are gone.\n",
         );
         let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/metrics.md");
         if std::env::var_os("UPDATE_DOCS").is_some() {

@@ -230,13 +230,9 @@ async fn healthz(State(shown): State<Shown>) -> (StatusCode, &'static str) {
 }
 
 async fn readyz(State(shown): State<Shown>) -> (StatusCode, &'static str) {
-    if shown.metrics.is_ready() {
-        (StatusCode::OK, "ready\n")
-    } else {
-        (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "the store cannot be written; is the disk full? see the scheduler's log\n",
-        )
+    match shown.metrics.not_ready() {
+        None => (StatusCode::OK, "ready\n"),
+        Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, reason),
     }
 }
 
@@ -278,6 +274,9 @@ mod tests {
         assert!(get(address, "/healthz", "").await.starts_with("HTTP/1.1 200"));
         let failing = get(address, "/readyz", "").await;
         assert!(failing.starts_with("HTTP/1.1 503") && failing.contains("disk full"), "{failing}");
+        metrics.unreachable(true);
+        let unreachable = get(address, "/readyz", "").await;
+        assert!(unreachable.starts_with("HTTP/1.1 503") && unreachable.contains("sockets"), "{unreachable}");
         let text = get(address, "/metrics", "").await;
         assert!(
             text.contains("lamagrid_store_failing 1\n") && text.contains("lamagrid_commits_total 1\n"),

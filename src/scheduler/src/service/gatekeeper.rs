@@ -83,9 +83,9 @@ impl Gatekeeper {
             .enable_all()
             .build()?;
         let registry = Registry::default();
-        let (dir, spool, theirs) = (endpoints.dir().to_owned(), spool.clone(), registry.clone());
+        let (sockets, spool, theirs) = (endpoints.clone(), spool.clone(), registry.clone());
         let opening =
-            runtime.spawn(async move { Gate::open(address, &credentials, dir, spool, theirs).await });
+            runtime.spawn(async move { Gate::open(address, &credentials, sockets, spool, theirs).await });
         let gate = opening.await.map_err(std::io::Error::other)??;
         tracing::info!(address = %gate.address(), "the gate is open to other hosts");
         let mut keeper = Self {

@@ -10,6 +10,7 @@ mod clock;
 mod gatekeeper;
 mod intake;
 mod outflow;
+mod reachable;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::PathBuf;
@@ -18,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use lamagrid_config::{Config, ConfigError};
+use lamagrid_config::{Config, ConfigError, SocketDir};
 use lamagrid_domain::{Failure, FailureKind, QueueName, SessionId};
 use lamagrid_wire::gate::{CredentialsError, GateError};
 use lamagrid_wire::message::{ClientReply, Refused};
@@ -140,8 +141,8 @@ async fn serve(options: Options) -> Result<(), SchedulerError> {
     let Options { config, lifeline } = options;
     let data_dir = config.data_dir()?;
     let _lock = InstanceLock::take(&data_dir)?;
-    let endpoints = Endpoints::new(lamagrid_config::runtime_dir(&data_dir)?);
-    endpoints.unlink_stale_lanes()?;
+    let socket_dir = Arc::new(SocketDir::of_scheduler(&data_dir)?);
+    let endpoints = reachable::endpoints(&socket_dir);
     let mut store = Store::open(&data_dir)?;
     let (recovered, swept) = store.recover()?;
     let spool = store.spool().clone();
@@ -200,6 +201,8 @@ async fn serve(options: Options) -> Result<(), SchedulerError> {
         gatekeeper,
         metrics: Arc::new(Metrics::new()),
         shown: None,
+        socket_dir,
+        looked_for_sockets: None,
     };
     let stop = stop_signal(lifeline)?;
     let _http = crate::http::serve(&config.http, service.metrics.clone());
@@ -307,6 +310,9 @@ struct Service {
     metrics: Arc<Metrics>,
     /// When the gauges were set last.
     shown: Option<Instant>,
+    socket_dir: Arc<SocketDir>,
+    /// When the sockets' files were looked at last.
+    looked_for_sockets: Option<Instant>,
 }
 
 impl Service {
@@ -347,6 +353,7 @@ impl Service {
                     if let Some(gatekeeper) = &mut self.gatekeeper {
                         gatekeeper.turn();
                     }
+                    self.keep_reachable(&mut sockets);
                     self.show();
                 }
             }

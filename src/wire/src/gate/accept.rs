@@ -4,7 +4,6 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -28,6 +27,7 @@ use super::places::{Bounds, NoPlace, Place, Places};
 use super::registry::Registry;
 use super::relay::{RelayError, relay, tune};
 use super::zmtp::{DIALLING, Handshake};
+use crate::endpoint::Endpoints;
 use crate::memory::GiveBack;
 use crate::random::random_id;
 use crate::spool::Spool;
@@ -70,7 +70,7 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// Listens on `address`, in front of the sockets in `dir` and of the blobs in `spool`. Nothing is let in before
+    /// Listens on `address`, in front of `sockets` and of the blobs in `spool`. Nothing is let in before
     /// [`Gate::allow`].
     ///
     /// # Errors
@@ -78,7 +78,7 @@ impl Gate {
     pub async fn open(
         address: SocketAddr,
         credentials: &Credentials,
-        dir: PathBuf,
+        sockets: impl Into<Endpoints>,
         spool: Spool,
         registry: Registry,
     ) -> Result<Self, GateError> {
@@ -89,7 +89,7 @@ impl Gate {
         let (allowed, allow_list) = watch::channel(Allowed::default());
         let desk = Desk {
             shown: Arc::clone(&shown),
-            dir: dir.into(),
+            sockets: sockets.into(),
             spool,
             registry,
             allow_list,
@@ -140,7 +140,7 @@ impl Drop for Gate {
 #[derive(Clone)]
 struct Desk {
     shown: Shown,
-    dir: Arc<std::path::Path>,
+    sockets: Endpoints,
     spool: Spool,
     registry: Registry,
     allow_list: watch::Receiver<Allowed>,
@@ -363,7 +363,7 @@ impl Desk {
         if matches!(channel, Channel::Blob(_)) {
             return Ok((channel, None));
         }
-        let path = self.dir.join(format!("{}.sock", channel.name()));
+        let path = self.sockets.dir().join(format!("{}.sock", channel.name()));
         match UnixStream::connect(&path).await {
             Ok(local) => Ok((channel, Some(local))),
             Err(error) => {

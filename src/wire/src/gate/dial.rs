@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,6 +15,7 @@ use rustls::pki_types::ServerName;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpStream, UnixListener, UnixStream};
 use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::MissedTickBehavior;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -27,6 +28,7 @@ use super::line::{self, NAMED};
 use super::papers::Papers;
 use super::relay::{relay, tune};
 use super::zmtp::{ACCEPTING, Handshake, Held};
+use crate::endpoint::{Endpoints, file_identity};
 
 /// From the first packet to the scheduler's answer to the line.
 const HANDSHAKE: Duration = Duration::from_secs(5);
@@ -34,6 +36,8 @@ const HANDSHAKE: Duration = Duration::from_secs(5);
 const KNOCK: Duration = Duration::from_secs(1);
 /// A scheduler that cannot be reached is mentioned this often.
 const MENTION_EVERY: Duration = Duration::from_secs(30);
+/// How often the local sockets' files are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Local sockets that lead to a scheduler elsewhere. Dropping it closes them.
 #[derive(Debug)]
@@ -45,7 +49,7 @@ pub struct Dialler {
 
 #[derive(Debug)]
 struct Shared {
-    dir: PathBuf,
+    sockets: Endpoints,
     /// `host:port`
     scheduler: String,
     papers: Arc<Papers>,
@@ -55,26 +59,30 @@ struct Shared {
 }
 
 impl Dialler {
-    /// Makes the sockets of all channels in `dir`, which is private; each connection to one goes to `scheduler`
-    /// (`host:port`).
+    /// Makes `sockets` for all channels, in a private directory; each connection to one goes to `scheduler`
+    /// (`host:port`). Sockets whose files are removed are made anew.
     ///
     /// # Errors
     /// [`DiallerError`].
-    pub fn open(credentials: &Credentials, scheduler: &str, dir: &Path) -> Result<Self, DiallerError> {
-        Self::with(Papers::of(credentials)?, scheduler, dir)
+    pub fn open(
+        credentials: &Credentials,
+        scheduler: &str,
+        sockets: impl Into<Endpoints>,
+    ) -> Result<Self, DiallerError> {
+        Self::with(Papers::of(credentials)?, scheduler, sockets.into())
     }
 
     /// The same with a bundle, whose file may be replaced by a new one of the same holder at any time.
     ///
     /// # Errors
     /// [`DiallerError`].
-    pub fn join(bundle: &Bundle, dir: &Path) -> Result<Self, DiallerError> {
-        Self::with(Papers::of_bundle(bundle)?, &bundle.scheduler, dir)
+    pub fn join(bundle: &Bundle, sockets: impl Into<Endpoints>) -> Result<Self, DiallerError> {
+        Self::with(Papers::of_bundle(bundle)?, &bundle.scheduler, sockets.into())
     }
 
-    fn with(papers: Papers, scheduler: &str, dir: &Path) -> Result<Self, DiallerError> {
+    fn with(papers: Papers, scheduler: &str, sockets: Endpoints) -> Result<Self, DiallerError> {
         let shared = Arc::new(Shared {
-            dir: dir.to_owned(),
+            sockets,
             scheduler: scheduler.to_owned(),
             papers: Arc::new(papers),
             refused: Mutex::new(None),
@@ -93,12 +101,8 @@ impl Dialler {
     /// # Errors
     /// [`DiallerError::Socket`].
     pub fn listen(&self, channel: &str) -> Result<(), DiallerError> {
-        let path = self.shared.dir.join(format!("{channel}.sock"));
-        // What a killed process of this name may have left.
-        let _ = std::fs::remove_file(&path);
-        let listener = UnixListener::bind(&path)
-            .map_err(|source| DiallerError::Socket { path: path.clone(), source })?;
-        let task = tokio::spawn(accept(listener, Arc::clone(&self.shared), channel.to_owned()));
+        let local = Local::bind(&self.shared.sockets, channel)?;
+        let task = tokio::spawn(accept(local, Arc::clone(&self.shared), channel.to_owned()));
         self.listening.lock().insert(channel.to_owned(), task);
         Ok(())
     }
@@ -108,7 +112,7 @@ impl Dialler {
         if let Some(task) = self.listening.lock().remove(channel) {
             task.abort();
             // The directory goes with the process; what is left in it misleads nobody.
-            let _ = std::fs::remove_file(self.shared.dir.join(format!("{channel}.sock")));
+            let _ = std::fs::remove_file(self.shared.sockets.dir().join(format!("{channel}.sock")));
         }
     }
 
@@ -146,7 +150,7 @@ impl Drop for Dialler {
 pub async fn probe(bundle: &Bundle) -> Result<u64, Failure> {
     let invalid = |error: CredentialsError| Failure::new(FailureKind::InvalidInput, error.to_string());
     let shared = Shared {
-        dir: PathBuf::new(),
+        sockets: Endpoints::new(PathBuf::new()),
         scheduler: bundle.scheduler.clone(),
         papers: Arc::new(Papers::of(&bundle.credentials).map_err(invalid)?),
         refused: Mutex::new(None),
@@ -172,14 +176,40 @@ pub enum DiallerError {
     },
 }
 
-async fn accept(listener: UnixListener, shared: Arc<Shared>, channel: String) {
+/// The socket of one channel.
+struct Local {
+    socket: UnixListener,
+    path: PathBuf,
+    /// Device and inode of its file.
+    file: Option<(u64, u64)>,
+}
+
+impl Local {
+    fn bind(sockets: &Endpoints, channel: &str) -> Result<Self, DiallerError> {
+        let path = sockets.dir().join(format!("{channel}.sock"));
+        // What a killed process of this name may have left.
+        let _ = std::fs::remove_file(&path);
+        let bound = UnixListener::bind(&path);
+        let socket = bound.map_err(|source| DiallerError::Socket { path: path.clone(), source })?;
+        Ok(Self { socket, file: file_identity(&path), path })
+    }
+
+    /// Whether nobody finds it any more.
+    fn is_lost(&self) -> bool {
+        self.file.is_none() || file_identity(&self.path) != self.file
+    }
+}
+
+async fn accept(mut local: Local, shared: Arc<Shared>, channel: String) {
     let mut connections = JoinSet::new();
+    let mut look = tokio::time::interval(LOOK_EVERY);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((local, _)) => {
+            accepted = local.socket.accept() => match accepted {
+                Ok((stream, _)) => {
                     let (shared, channel) = (Arc::clone(&shared), channel.clone());
-                    connections.spawn(async move { shared.serve(local, &channel).await });
+                    connections.spawn(async move { shared.serve(stream, &channel).await });
                 }
                 Err(error) => {
                     tracing::warn!(%error, channel, "a local connection cannot be accepted");
@@ -187,6 +217,15 @@ async fn accept(listener: UnixListener, shared: Arc<Shared>, channel: String) {
                 }
             },
             Some(_) = connections.join_next() => {}
+            _ = look.tick() => if local.is_lost() {
+                match Local::bind(&shared.sockets, &channel) {
+                    Ok(anew) => {
+                        tracing::warn!(path = %local.path.display(), "a socket was removed; it is made anew");
+                        local = anew;
+                    }
+                    Err(error) => tracing::debug!(%error, channel, "a removed socket cannot be made anew yet"),
+                }
+            },
         }
     }
 }

@@ -25,7 +25,7 @@ impl Way {
     /// # Panics
     /// Outside a tokio runtime.
     pub fn far(endpoints: Endpoints, bundle: &Bundle) -> Result<Self, DiallerError> {
-        let dialler = Dialler::join(bundle, endpoints.dir())?;
+        let dialler = Dialler::join(bundle, endpoints.clone())?;
         Ok(Self { endpoints, dialler: Some(dialler) })
     }
 

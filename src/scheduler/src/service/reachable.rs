@@ -1,0 +1,69 @@
+//! Keeps the private sockets where others find them.
+//!
+//! A logout, a cleaner of temporary directories or a person may remove the files of sockets that are in use. Connections
+//! outlive that; whoever connects anew would find nobody.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use lamagrid_config::SocketDir;
+use lamagrid_wire::{Endpoints, SocketFile};
+
+use super::{SchedulerError, Service, Sockets};
+
+/// How often the files are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// The sockets in a directory that may move. The directory goes with its owner, whatever else is still about to end.
+pub(super) fn endpoints(dir: &Arc<SocketDir>) -> Endpoints {
+    let dir = Arc::downgrade(dir);
+    Endpoints::found_by(move || dir.upgrade().map(|dir| dir.path()).unwrap_or_default())
+}
+
+impl Service {
+    /// Makes the sockets anew if their files are gone. While that fails the scheduler is not ready, and says so.
+    pub(super) fn keep_reachable(&mut self, sockets: &mut Sockets) {
+        if self.looked_for_sockets.is_some_and(|at| at.elapsed() < LOOK_EVERY) {
+            return;
+        }
+        self.looked_for_sockets = Some(Instant::now());
+        let before = self.socket_dir.path();
+        let renewed = self.renew(sockets);
+        self.metrics.unreachable(renewed.is_err());
+        match renewed {
+            Ok(false) => {}
+            Ok(true) => tracing::warn!(
+                removed = %before.display(), sockets = %self.socket_dir.path().display(),
+                "the sockets were removed; they are made anew, and open connections go on"
+            ),
+            Err(error) => tracing::error!(
+                sockets = %before.display(), %error,
+                "nobody can reach this scheduler: its sockets were removed, and cannot be made anew yet"
+            ),
+        }
+    }
+
+    fn renew(&self, sockets: &mut Sockets) -> Result<bool, SchedulerError> {
+        let mut is_renewed = self.socket_dir.renew()?;
+        let endpoints = endpoints(&self.socket_dir);
+        for (file, address) in sockets.files(&endpoints) {
+            if is_renewed || file.is_lost() {
+                file.bind_anew(&address)?;
+                is_renewed = true;
+            }
+        }
+        Ok(is_renewed)
+    }
+}
+
+impl Sockets {
+    fn files(&mut self, endpoints: &Endpoints) -> [(&mut SocketFile, String); 5] {
+        [
+            (self.control.file(), endpoints.control()),
+            (self.admin.file(), endpoints.admin()),
+            (self.results.file(), endpoints.result()),
+            (self.events.file(), endpoints.node_events()),
+            (self.clients.file(), endpoints.client()),
+        ]
+    }
+}
