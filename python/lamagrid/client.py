@@ -332,6 +332,7 @@ class TaskClient:
         durability: Durability = "full",
         deadline: float | None = None,
         client: str | None = None,
+        task_id: str | None = None,
         timeout: float | None = None,
         **params: Scalar,
     ) -> Task:
@@ -344,6 +345,7 @@ class TaskClient:
             durability: See :meth:`submit`.
             deadline: See :meth:`submit`.
             client: See :meth:`submit`.
+            task_id: See :meth:`submit`.
             timeout: See :meth:`submit`.
             params: The fields of upstream's form: ``upscale=2``, ``clicks="[[10, 20, 1, 0]]"``; and how the
                 plugin is built: ``realesrgan_model``, ``realesrgan_no_half``, ``interactive_seg_model``,
@@ -354,7 +356,8 @@ class TaskClient:
         """
         blobs = [_file("image", image)] + ([] if example is None else [_file("example", example)])
         spec: dict[str, Any] = {"model": PLUGIN_PREFIX + plugin, "durability": durability}
-        return self._submit(spec, {"deadline_s": deadline, "client": client}, params, blobs, timeout)
+        options = {"deadline_s": deadline, "client": client, "id": task_id}
+        return self._submit(spec, options, params, blobs, timeout)
 
     def _submit(
         self,

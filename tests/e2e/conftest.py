@@ -15,6 +15,11 @@ from grids.server import GridServer, start_grid
 from stock.processes import Processes
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--stops", type=int, default=2, help="random moments at which the launcher is stopped")
+    parser.addoption("--restarts", type=int, default=2, help="how often the web server is started again")
+
+
 @pytest.fixture(scope="session")
 def slow_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The model whose picture says how long it works."""

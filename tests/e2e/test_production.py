@@ -6,6 +6,7 @@ R8.4, P7.2: each request waits in a thread of its own; its end, a failure and a 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,6 +20,7 @@ import requests
 from engineio.payload import Payload
 
 from e2e.test_callers import leave
+from grids import procfs
 from grids.browser import Browser
 from grids.pictures import decoded, encoded, hole, plain
 from grids.server import BIN, ORIGINAL, PROGRAMS, GridServer, free_port, lamagrid_json
@@ -97,6 +99,50 @@ def test_many_wait_in_a_thread_each_and_one_that_leaves_is_cancelled(
     bad = grid.inpaint(b"no picture", encoded(HOLE))
     assert bad.status_code == 500
     assert requests.get(f"{grid.base}/grid", timeout=30).status_code == 200
+
+
+def worker_of(master: subprocess.Popen[bytes]) -> int:
+    return int(Path(f"/proc/{master.pid}/task/{master.pid}/children").read_text().split()[0])
+
+
+def test_a_server_that_forks_after_its_start_logs_and_ends_its_workers_in_order(
+    processes: Processes, tmp_path: Path, background: Callable[..., Future[Any]]
+) -> None:
+    """``--preload``: the application is made in the parent, and torch's threads with it."""
+    data_dir, port = tmp_path / "data", free_port()
+    command = [sys.executable, "-m", "lamagrid", "scheduler", "--data-dir", data_dir]
+    scheduler = processes.start("scheduler", command)
+    echo = ["--backend", "echo", "--model", "lama", "--data-dir", data_dir]
+    processes.start("node", [PROGRAMS / "lamagrid-node", *echo])
+    flags = ["--preload", "--graceful-timeout", "1", "--bind", f"127.0.0.1:{port}"]
+    process = processes.start(
+        "gunicorn", [*gunicorn("--grid-scheduler", data_dir, "--model", "lama"), *flags]
+    )
+    server = GridServer(processes, process, port, data_dir)
+    server.wait_ready()
+    processes.wait_until(lambda: server.nodes() != [], 60, "the node")
+    photo = plain(64, 96, 9)
+    assert np.array_equal(decoded(server.inpaint(encoded(photo), encoded(HOLE), **ORIGINAL).content), photo)
+
+    lamagrid_json("queue", "pause", "gpu", data_dir=data_dir)
+    first = worker_of(process)
+    waits = background(server.inpaint, encoded(photo), encoded(HOLE), **ORIGINAL)
+    processes.wait_until(lambda: server.queues()["gpu"]["waiting"] == 1, 30, "a task that waits")
+    scheduler.kill()
+    scheduler.wait()
+    log = data_dir / "logs" / "web.log"
+    processes.wait_until(lambda: "the scheduler does not answer" in log.read_text(), 30, "a worker's line")
+    processes.start("scheduler", command)
+    processes.wait_until(lambda: server.queues()["gpu"]["waiting"] == 1, 30, "the task, again")
+    process.send_signal(signal.SIGHUP)
+    processes.wait_until(lambda: procfs.started_at(first) is None, 30, "the end of the first worker")
+    answer = waits.result(30)
+    assert answer.status_code == 503, answer.text
+    assert "The server is being stopped" in answer.text
+    processes.wait_until(lambda: server.get("/model").status_code == 200, 30, "the next worker")
+    assert processes.stop(process) == 0
+    assert "was sent SIG" not in server.log, server.log
+    assert "terminate called" not in server.log, server.log
 
 
 def test_it_says_what_it_needs(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -217,7 +218,7 @@ def test_a_missing_node_program_is_named_with_what_to_do(
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     monkeypatch.setattr(plan, "__file__", str(tmp_path / "a" / "b" / "c" / "d.py"))
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(plan.PlanError, match="pip install lamagrid-node"):
+    with pytest.raises(plan.PlanError, match=r"pip install --no-build-isolation \./src/node"):
         plan.node_command(None)
 
 
@@ -294,7 +295,8 @@ def test_a_program_that_is_not_there_is_given_up(children: Children) -> None:
 
 
 def test_ending_is_asked_for_first_and_forced_then(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("lamagrid.web.children.STOP_GRACE_S", 0.5)
+    monkeypatch.setattr("lamagrid.web.children.NODES_GRACE_S", 0.3)
+    monkeypatch.setattr("lamagrid.web.children.STOP_LIMIT_S", 0.5)
     owner = Children()
     stubborn = (
         "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
@@ -305,6 +307,8 @@ def test_ending_is_asked_for_first_and_forced_then(monkeypatch: pytest.MonkeyPat
     pid = child.pid
     owner.stop()
     assert procfs.started_at(pid) is None
+    monkeypatch.undo()
+    owner = Children()
     polite = owner.start(
         program(
             "import signal, sys, time, pathlib\n"
@@ -319,22 +323,51 @@ def test_ending_is_asked_for_first_and_forced_then(monkeypatch: pytest.MonkeyPat
 
 
 def test_each_is_given_its_own_time_to_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A node that has to be killed takes no time away from the scheduler, which ends after it."""
-    monkeypatch.setattr("lamagrid.web.children.STOP_GRACE_S", 0.3)
+    """A node that has to be killed takes no time away from the scheduler, which is told to end after it."""
+    monkeypatch.setattr("lamagrid.web.children.NODES_GRACE_S", 0.3)
     slow = (
         "import signal, sys, time, pathlib\n"
         "def end(*_):\n"
-        "    time.sleep(0.5)\n"
+        "    time.sleep(float(sys.argv[2]))\n"
         "    pathlib.Path(sys.argv[1]).touch()\n"
         "    sys.exit()\n"
         "signal.signal(signal.SIGTERM, end)\n"
         "print('on', flush=True); time.sleep(60)"
     )
     owner = Children()
-    first, second = (owner.start(program(slow, str(tmp_path / name))) for name in ("first", "second"))
+    first, second = (
+        owner.start(program(slow, str(tmp_path / name), seconds))
+        for name, seconds in (("first", "0.5"), ("second", "60"))
+    )
     until(lambda: "on" in first._tail and "on" in second._tail)
+    began = time.monotonic()
     owner.stop()
+    assert time.monotonic() - began < 8
     assert [path.name for path in tmp_path.iterdir()] == ["first"]
+
+
+def test_while_all_end_nothing_is_started_again(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A scheduler that ends by itself while the nodes have their time, as when a terminal ends them all."""
+    owner = Children()
+    first = owner.start(program("import time; time.sleep(60)"))
+    slow = (
+        "import os, signal, sys, time\n"
+        "def end(*_):\n"
+        "    os.kill(int(sys.argv[1]), signal.SIGKILL)\n"
+        "    time.sleep(2)\n"
+        "    sys.exit()\n"
+        "signal.signal(signal.SIGTERM, end)\n"
+        "print('on', flush=True); time.sleep(60)"
+    )
+    until(lambda: first.pid)
+    first.set_ready()
+    second = owner.start(program(slow, str(first.pid)))
+    until(lambda: "on" in second._tail)
+    owner.stop()
+    late = owner.start(program("import time; time.sleep(60)"))
+    late._thread.join(10)
+    assert (first.pid, second.pid, late.pid) == (0, 0, 0)
+    assert "start" not in capfd.readouterr().out
 
 
 def test_a_reader_that_went_away_does_not_end_the_watch() -> None:
@@ -369,8 +402,9 @@ def test_a_child_of_a_launcher_that_is_ending_hears_sigterm() -> None:
     """What the launcher ignores while it ends, a child that it starts just then does not."""
     code = (
         "import signal, subprocess, sys\n"
-        "from lamagrid.web.launcher import _ignore_signals\n"
-        "_ignore_signals()\n"
+        "from lamagrid.web.children import Children\n"
+        "from lamagrid.web.shutdown import Shutdown\n"
+        "Shutdown(Children()).hear_signals()\n"
         "child = subprocess.Popen(['sleep', '60'])\n"
         "child.terminate()\n"
         "try:\n"
@@ -381,6 +415,56 @@ def test_a_child_of_a_launcher_that_is_ending_hears_sigterm() -> None:
         "sys.exit(0 if status == -signal.SIGTERM else 3)\n"
     )
     assert subprocess.run([sys.executable, "-c", code], timeout=30, check=False).returncode == 0
+
+
+STOPPED = """
+import os, signal, sys, threading, time
+from lamagrid.web.children import Children, Program
+from lamagrid.web.shutdown import Shutdown
+children = Children()
+shutdown = Shutdown(children)
+shutdown.hear_signals()
+child = children.start(Program("a", [sys.executable, "-c", "import sys; sys.stdin.read()"], dict(os.environ)))
+while not child.pid: time.sleep(0.01)
+class Swallows:
+    def __del__(self):
+        print(child.pid, flush=True)
+        time.sleep(20)
+def main():
+%s
+    time.sleep(20)
+try:
+    main()
+except BaseException:
+    shutdown.end(0)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "print(child.pid, flush=True)",
+        "Swallows()",
+        "print(child.pid, flush=True)\ntry: time.sleep(20)\nexcept BaseException: pass",
+    ],
+    ids=["plain", "in a finalizer", "caught"],
+)
+def test_a_signal_ends_all_at_any_moment(number: signal.Signals, moment: str) -> None:
+    """An exception alone would be swallowed where Python runs a finalizer, or by a bare except."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", STOPPED % textwrap.indent(moment, "    ")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    assert process.stdout is not None
+    child = int(process.stdout.readline())
+    process.send_signal(signal.SIGHUP)
+    assert b"SIGHUP" in process.stdout.readline()
+    process.send_signal(number)
+    assert process.wait(8) == 0
+    process.stdout.close()
+    assert procfs.started_at(child) is None
 
 
 def test_a_lifeline_ends_with_its_holder_alone() -> None:

@@ -12,6 +12,7 @@ import logging
 from typing import Any
 
 from lamagrid.errors import UNREADABLE_PICTURE_TEXT, OverloadedError
+from lamagrid.web.requests_in_hand import StoppingError
 
 MESSAGE_CHARS = 500
 
@@ -20,6 +21,8 @@ log = logging.getLogger("lamagrid.web")
 
 def failed(server: Any, error: RuntimeError) -> Any:
     """The answer to a request whose task failed; ``server`` is upstream's module."""
+    if isinstance(error, StoppingError):
+        return server.make_response(str(error), 503)
     if isinstance(error, OverloadedError):
         wait_s = max(1, round(error.wait_s or 1))
         text = str(error)

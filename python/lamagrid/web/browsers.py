@@ -10,11 +10,16 @@ Events besides upstream's:
     ``subscribe_task`` and ``unsubscribe_task`` from a browser, with a task's id; the answer is what
     ``task_status`` tells, or ``{"error": text}``.
 
+A server that was started again finds the tasks of the last one: a browser sees them, with their results;
+those that no browser asks for within a minute are cancelled.
+
 Does not: ask the scheduler about tasks of other programs.
 """
 
 from __future__ import annotations
 
+import logging
+import os
 import re
 import secrets
 import threading
@@ -25,10 +30,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from lamagrid.client import TERMINAL
-from lamagrid.errors import LamaGridError
+from lamagrid.errors import InvalidInputError, LamaGridError
+from lamagrid.web.task_ledger import TaskLedger, entry_of, hash_of
 
 if TYPE_CHECKING:
-    from lamagrid.client import Outcome, Progress, Task
+    from lamagrid.client import Outcome, Progress, Task, TaskClient
 
 COOKIE = "lamagrid"
 COOKIE_DAYS = 365
@@ -39,19 +45,27 @@ SUBSCRIPTIONS = 32
 """Of one connection."""
 ASK_EVERY_S = 1.0
 STATUS_LIMIT_S = 1.0
+UNASKED_LIMIT_S = 60.0
+"""Tasks of a server that has ended are cancelled when no browser asks for them for this long."""
+LOOK_EVERY_S = 1.0
+"""How often tasks of servers that have ended are looked for and at."""
+RESULT_LIMIT_S = 30.0
 OF_ONE_REQUEST = frozenset(["diffusion_progress", "diffusion_finish"])
+
+log = logging.getLogger("lamagrid.web")
 
 _BROWSER = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass
 class Watched:
-    """A task that this server submitted, and where it is.
+    """A task that this server submitted, or one before it, and where it is.
 
     Attributes:
         what: The model, or the plugin.
-        browser: Who sent it, None if it shows no cookie.
+        browser: Who sent it, None if it shows no cookie, or where another server got it.
         created: Seconds since the Unix epoch.
+        taken_over: Whether no request of this server waits for it.
     """
 
     task: Task
@@ -66,6 +80,7 @@ class Watched:
     of: int = 0
     node: str | None = None
     failure: str | None = None
+    taken_over: bool = False
 
     def told(self) -> dict[str, Any]:
         """As browsers are told."""
@@ -81,18 +96,38 @@ class Watched:
             "node": self.node,
             "failure": self.failure,
             "created": self.created,
+            "has_result": self.taken_over and self.state == "completed",
         }
 
     def ask(self) -> None:
-        """Ask the scheduler where it is, if it has not ended."""
-        if self.state in TERMINAL:
+        """Ask the scheduler where it is, if it has not ended.
+
+        Raises:
+            InvalidInputError: The scheduler does not know a task of an earlier server any more.
+        """
+        if self.state in TERMINAL and not self.taken_over:
             return
         try:
             known = self.task.status(STATUS_LIMIT_S)
-        except LamaGridError:
+        except LamaGridError as error:
+            if self.taken_over and isinstance(error, InvalidInputError):
+                raise
             return  # who waits for it hears why
+        if self.taken_over:
+            self.see(known)
+            return
         wait_ms = known.get("wait_ms")
         self.position, self.node = known["position"], known["node"]
+        self.expected_wait_s = None if wait_ms is None else round(wait_ms / 1_000, 1)
+
+    def see(self, known: Mapping[str, Any]) -> None:
+        """Take note of what the scheduler says of a task that nobody follows here."""
+        self.state, self.node = known["status"], known["node"]
+        failure = known.get("failure")
+        self.failure = None if failure is None else failure["message"]
+        is_over = self.state in TERMINAL
+        wait_ms = None if is_over else known.get("wait_ms")
+        self.position = None if is_over else known["position"]
         self.expected_wait_s = None if wait_ms is None else round(wait_ms / 1_000, 1)
 
 
@@ -101,10 +136,22 @@ class Browsers:
 
     Args:
         socketio: Upstream's.
+        client: What asks the scheduler about tasks of servers that have ended.
+        ledger: What outlives this process; None to forget everything.
     """
 
-    def __init__(self, socketio: Any) -> None:
+    def __init__(
+        self, socketio: Any, client: TaskClient | None = None, ledger: TaskLedger | None = None
+    ) -> None:
         self._socketio = socketio
+        self._client = client
+        self._ledger = ledger
+        self._left: dict[str, list[Watched]] = {}
+        """Tasks of servers that have ended, by the hash of their browser's cookie."""
+        self._asking: set[str | None] = set()
+        """The browsers, by the same hash, that asked for those."""
+        self._unasked: dict[str, tuple[Watched, str | None, float]] = {}
+        """Those of them that no browser asked for yet, with when they were found; one thread's own."""
         self._emit = socketio.emit
         self._lock = threading.Lock()  # guards all below
         self._tasks: OrderedDict[str, deque[Watched]] = OrderedDict()
@@ -122,6 +169,94 @@ class Browsers:
         ):
             self._socketio.on_event(name, handler)
         self._socketio.emit = self._addressed_emit
+
+    def take_over(self) -> None:
+        """Go on with the tasks of servers that have ended, in a thread of each process that serves.
+
+        A process that forks serves through its children: it hands everything on to the first one.
+        """
+        os.register_at_fork(before=self._hand_on, after_in_child=self._start)
+        self._start()
+
+    def _start(self) -> None:
+        self._forks = threading.Event()
+        self._left_thread = threading.Thread(
+            target=self._go_on, args=(self._forks,), name="left tasks", daemon=True
+        )
+        self._left_thread.start()
+
+    def _hand_on(self) -> None:
+        self._forks.set()
+        if self._left_thread is not threading.current_thread():
+            self._left_thread.join()  # so that no lock is held
+        if self._ledger is not None:
+            self._ledger.close()
+
+    def _go_on(self, forks: threading.Event) -> None:
+        while not forks.wait(LOOK_EVERY_S):
+            try:
+                self.look_after_left(time.monotonic())
+            except Exception:  # one odd task must not end the care for all
+                log.exception("the tasks of an earlier server cannot be looked after")
+
+    def look_after_left(self, now: float) -> None:
+        """Find the tasks of servers that have ended, and cancel those that no browser asks for.
+
+        Args:
+            now: Monotonic seconds.
+        """
+        assert self._ledger is not None
+        assert self._client is not None
+        for entry in self._ledger.take_over():
+            if entry.id in self._unasked:  # of the process that forked this one
+                continue
+            watched = Watched(self._client.task(entry.id), entry.what, None, entry.created, taken_over=True)
+            self._unasked[entry.id] = (watched, entry.browser, now)
+            if entry.browser is not None:
+                with self._lock:
+                    mine = self._left.setdefault(entry.browser, [])
+                    mine.append(watched)
+                    mine.sort(key=lambda each: each.created)
+                    del mine[:-TASKS_EACH]
+        for watched, browser, found in list(self._unasked.values()):
+            with self._lock:
+                is_asked_for = browser in self._asking
+            if is_asked_for or (
+                (browser is None or now - found >= UNASKED_LIMIT_S) and self._give_up(watched)
+            ):
+                del self._unasked[watched.task.id]
+
+    def _give_up(self, watched: Watched) -> bool:
+        """Cancel a task, if it has not ended. Returns whether the scheduler has heard it."""
+        task = watched.task
+        try:
+            state = task.cancel(STATUS_LIMIT_S)
+        except InvalidInputError:  # it was never submitted, or ended long ago
+            self.forget(task.id)
+            return True
+        except LamaGridError:
+            return False
+        log.info("no browser asks for task %s of an earlier server; it is %s", task.id, state)
+        return True
+
+    def remember(self, task_id: str, what: str) -> bool:
+        """Write down a task of the request that this thread serves, before it is submitted.
+
+        Returns:
+            Whether its browser finds it again after a restart.
+        """
+        browser = browser_of_request()
+        if self._ledger is not None:
+            self._ledger.add(entry_of(task_id, what, browser))
+        return self._ledger is not None and browser is not None
+
+    def forget(self, task_id: str) -> None:
+        """Take a task out again: its end was told, or the scheduler does not know it."""
+        if self._ledger is not None:
+            self._ledger.remove(task_id)
+        with self._lock:
+            for mine in self._left.values():
+                mine[:] = [each for each in mine if each.task.id != task_id]
 
     def watch(self, task: Task, what: str) -> Watch:
         """Take note of a task of the request that this thread serves."""
@@ -142,12 +277,29 @@ class Browsers:
 
     def tasks(self, browser: str | None) -> list[Watched]:
         """The last tasks of a browser, the newest first."""
+        if browser is None:
+            return []
+        hashed = hash_of(browser)
         with self._lock:
-            return list(reversed(self._tasks.get(browser or "", ())))
+            left = list(self._left.get(hashed, ()))
+            if left:
+                self._asking.add(hashed)
+            mine = [*left, *self._tasks.get(browser, ())]
+        mine.sort(key=lambda each: each.created, reverse=True)
+        return mine[:TASKS_EACH]
 
     def find(self, browser: str | None, task_id: str) -> Watched | None:
         """A browser's own task."""
         return next((each for each in self.tasks(browser) if each.task.id == task_id), None)
+
+    def ask(self, watched: Watched) -> bool:
+        """Ask the scheduler where a task is. Returns whether it is still known."""
+        try:
+            watched.ask()
+        except InvalidInputError:
+            self.forget(watched.task.id)
+            return False
+        return True
 
     def is_heard(self, watched: Watched) -> bool:
         """Whether somebody listens for that task."""
@@ -198,12 +350,14 @@ class Browsers:
 
         with self._lock:
             watched = self._by_id.get(task_id) if isinstance(task_id, str) else None
+        if watched is None and isinstance(task_id, str):
+            watched = self.find(browser_of_request(), task_id)
         if watched is None or watched.browser not in (None, browser_of_request()):
             return {"error": "no such task of this browser: it ended long ago, or another one sent it"}
         if sum(room.startswith(_TASK) for room in rooms()) >= SUBSCRIPTIONS:
             return {"error": f"at most {SUBSCRIPTIONS} tasks can be followed at once: unsubscribe one first"}
         join_room(_task_room(watched.task.id))
-        watched.ask()
+        self.ask(watched)
         return watched.told()
 
     def _unsubscribe(self, task_id: Any = None) -> Mapping[str, Any]:
@@ -261,6 +415,7 @@ class Watch:
 
     def _end(self, state: str, failure: str | None) -> None:
         watched = self._watched
+        self._browsers.forget(watched.task.id)
         watched.state, watched.failure = state, failure
         watched.position = watched.expected_wait_s = watched.activity = None
         self._browsers.tell(watched)

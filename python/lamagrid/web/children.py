@@ -25,8 +25,8 @@ from dataclasses import dataclass
 FIRST_BACKOFF_S = 0.5
 BACKOFF_CAP_S = 30.0
 HEALTHY_AFTER_S = 60.0  # a child that ran this long starts again with the first back-off
-STOP_GRACE_S = 10.0  # from SIGTERM to SIGKILL: a node may finish a short task
-LAST_STOP_GRACE_S = 5.0  # the same for the scheduler, once the nodes are gone
+NODES_GRACE_S = 4.5  # a node may finish a short task, and says goodbye to a scheduler that still answers
+STOP_LIMIT_S = 6.0  # from the first SIGTERM to SIGKILL: `docker stop` waits 10 s for everything
 START_TRIES = 3  # a child that ends this often before it was ready does not start at all
 TAIL_LINES = 15  # of a child's output, shown when it does not start
 TAIL_LINE_CHARS = 500
@@ -99,12 +99,23 @@ class Child:
                 f"{self.program.name} did not start: {self._exit}" + (f"\n{lines}" if lines else "")
             )
 
-    def ask_to_end(self) -> None:
-        """Send SIGTERM, and start it no more."""
+    def start_no_more(self) -> None:
+        """Leave it as it is from now on, whatever happens to it."""
         with self._lock:
             self._stopping.set()
+
+    def ask_to_end(self) -> None:
+        """Send SIGTERM; after :meth:`start_no_more`."""
+        with self._lock:
             if self._process is not None and self._process.poll() is None:
                 self._process.send_signal(signal.SIGTERM)
+
+    def wait_until(self, deadline: float) -> None:
+        """Wait for its end, until the monotonic time ``deadline`` at most."""
+        process = self._process
+        if process is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, deadline - time.monotonic()))
 
     def kill_after(self, deadline: float) -> None:
         """Wait until the monotonic time ``deadline``, then send SIGKILL. The child is gone on return."""
@@ -195,15 +206,20 @@ class Children:
     """All child processes of the launcher, in the order of their start."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()  # guards both below
         self._children: list[Child] = []
+        self._is_stopping = False
 
     def __iter__(self) -> Iterator[Child]:
         return iter(self._children)
 
     def start(self, program: Program) -> Child:
-        """Start one more program."""
+        """Start one more program; one that is asked for while all end never runs."""
         child = Child(program)
-        self._children.append(child)
+        with self._lock:
+            self._children.append(child)
+            if self._is_stopping:
+                child.start_no_more()
         child.start()
         return child
 
@@ -213,14 +229,21 @@ class Children:
             child.check()
 
     def stop(self) -> None:
-        """End all, the last started first: a node says goodbye to a scheduler that still answers."""
-        first, others = self._children[:1], self._children[1:]
-        for group, grace_s in ((others, STOP_GRACE_S), (first, LAST_STOP_GRACE_S)):
-            for child in group:
-                child.ask_to_end()
-            deadline = time.monotonic() + grace_s
-            for child in group:
-                child.kill_after(deadline)
+        """End all; the first one, which the others talk to, when they are gone or have had their time."""
+        began = time.monotonic()
+        with self._lock:
+            self._is_stopping = True
+            first, others = self._children[:1], self._children[1:]
+        for child in (*first, *others):
+            child.start_no_more()
+        for child in others:
+            child.ask_to_end()
+        for child in others:
+            child.wait_until(began + NODES_GRACE_S)
+        for child in first:
+            child.ask_to_end()
+        for child in (*others, *first):
+            child.kill_after(began + STOP_LIMIT_S)
 
 
 def backoff(failures: int, jitter: Callable[[], float] = random.random) -> float:

@@ -6,20 +6,22 @@ port is free; says one line per step; ends everything that it started, in order,
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import errno
 import functools
 import importlib
 import importlib.util
 import os
-import signal
+import shlex
 import socket
 import sys
+import threading
 import time
+import traceback
 import warnings
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from lamagrid import _native
 from lamagrid.client import TaskClient
@@ -27,10 +29,11 @@ from lamagrid.errors import ConfigError, LamaGridError
 from lamagrid.pynode.libraries import missing_library
 from lamagrid.settings import Settings, load_settings
 from lamagrid.web import flags as grid_flags
-from lamagrid.web import plan, plugins
+from lamagrid.web import plan, plugins, requests_in_hand
 from lamagrid.web.children import Children, Program, StartError, say
 from lamagrid.web.flags import GridFlags
 from lamagrid.web.gpus import cuda_gpus
+from lamagrid.web.shutdown import Shutdown, Stopped
 
 if TYPE_CHECKING:
     import argparse
@@ -43,11 +46,10 @@ NEVER_BOOTS = 3  # gunicorn's
 SURVEY_EVERY_S = 0.1
 SURVEY_LIMIT_S = 1.0
 STILL_WAITING_EVERY_S = 10.0
+COMMANDS = ("node list", "queue show", "task list")
+"""What a visitor wants to know first."""
 ATTACH_LIMIT_S = 5.0  # a scheduler that runs answers within milliseconds
-
-
-class _End(BaseException):
-    """SIGTERM or SIGHUP arrived."""
+OTHER_ENDS_S = 3.0  # a scheduler ends when its launcher was killed
 
 
 class LaunchError(Exception):
@@ -56,12 +58,29 @@ class LaunchError(Exception):
 
 def entry_point() -> None:
     """What stands for ``lama_cleaner.entry_point``: run with the flags of the command line, then exit."""
-    sys.exit(main())
+    main()
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Serve until told to end. Returns the exit status."""
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Serve until told to end, and end the process: with status 0 after SIGTERM and SIGINT."""
     words = list(sys.argv[1:] if argv is None else argv)
+    children = Children()
+    shutdown = Shutdown(children)
+    try:
+        with contextlib.suppress(ValueError):  # of a thread that is not the main one: it gets no signals
+            shutdown.hear_signals()
+        status = _run(words, children)
+    except (Stopped, KeyboardInterrupt):
+        status = OK
+    except SystemExit as end:  # of the parsers, and of Werkzeug's reloader
+        status = end.code if isinstance(end.code, int) else OK if end.code is None else _fail(end)
+    except BaseException:
+        traceback.print_exc()
+        status = FAILED
+    shutdown.end(status)
+
+
+def _run(words: list[str], children: Children) -> int:
     flags, rest = grid_flags.split(words)
     if any(word in ("-h", "--help") for word in rest):
         return _show_help()
@@ -75,43 +94,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not has_scheduler:
             _check_plugins(args)
         args.port = _check_port(args.host, args.port)
-    except (LaunchError, ConfigError) as error:
+        # With --debug Werkzeug runs all of this again in a child, which uses what the first one started.
+        reloaded = os.environ.get("WERKZEUG_RUN_MAIN") == "true"
+        if has_scheduler or reloaded:
+            client = _attach(settings)
+            start = None
+        else:
+            env = plan.child_env(visible)
+            nodes = plan.nodes(flags, args.model, device, settings.data_dir, env)
+            if enabled := plugins.enabled(args):
+                nodes.append(plan.plugin_node(enabled, settings.data_dir, env))
+            if args.hf_access_token:
+                nodes = [plan.with_token(node, args.hf_access_token) for node in nodes]
+            client = _start_scheduler(children, plan.scheduler(settings.data_dir, env), settings)
+            start = _start_nodes(children, nodes, flags)
+        _native.start_logs("web", settings.data_dir)
+        server = _import_server()
+        if start is not None:
+            _wait_for_nodes(children, client, nodes, start)
+        return _serve(server, args, client, settings, flags.strict)
+    except (LaunchError, StartError, plan.PlanError, ConfigError, LamaGridError) as error:
         return _fail(error)
-    # With --debug Werkzeug runs all of this again in a child, which uses what the first one started.
-    reloaded = os.environ.get("WERKZEUG_RUN_MAIN") == "true"
-    attached = has_scheduler or reloaded
-    children = Children()
-    with _signals():
-        try:
-            if attached:
-                client = _attach(settings)
-                start = None
-            else:
-                env = plan.child_env(visible)
-                nodes = plan.nodes(flags, args.model, device, settings.data_dir, env)
-                if enabled := plugins.enabled(args):
-                    nodes.append(plan.plugin_node(enabled, settings.data_dir, env))
-                if args.hf_access_token:
-                    nodes = [plan.with_token(node, args.hf_access_token) for node in nodes]
-                client = _start_scheduler(children, plan.scheduler(settings.data_dir, env), settings)
-                start = _start_nodes(children, nodes, flags)
-            _native.start_logs("web", settings.data_dir)
-            server = _import_server()
-            if start is not None:
-                _wait_for_nodes(children, client, nodes, start)
-            status = _serve(server, args, client, settings, flags.strict)
-        except (LaunchError, StartError, plan.PlanError, LamaGridError) as error:
-            status = _fail(error)
-        except (_End, KeyboardInterrupt):
-            status = OK
-        finally:
-            _ignore_signals()
-            children.stop()
-    # Threads that serve browsers may wait inside native code, which a normal exit would tear down under them.
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):  # whoever read it has gone
-            stream.flush()
-    os._exit(status)
 
 
 def application(*words: str) -> Any:
@@ -128,6 +131,7 @@ def application(*words: str) -> Any:
         SystemExit: It cannot serve; the text is on stderr. gunicorn does not try such a worker again.
     """
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before anything imports torch: GPUs are for the nodes
+    atexit.register(_leave_fork, os.getpid())  # before torch registers anything: called after that
     try:
         flags, rest = grid_flags.split(words)
         settings = load_settings(flags.scheduler, flags.join)
@@ -147,6 +151,9 @@ def application(*words: str) -> Any:
         raise SystemExit(NEVER_BOOTS) from error
     except SystemExit as error:  # of the two parsers
         raise SystemExit(NEVER_BOOTS) from error
+    # A worker that ends waits for its threads, which wait for tasks: they are answered first. Python's own
+    # pools of threads end by the same list, whose last entry is called first.
+    threading._register_atexit(requests_in_hand.stop)  # type: ignore[attr-defined]
     # Upstream's main sets what its routes use, and then serves.
     run, server.socketio.run = server.socketio.run, lambda *_, **__: None
     try:
@@ -156,7 +163,19 @@ def application(*words: str) -> Any:
     return server.app
 
 
-def _fail(error: Exception) -> int:
+def _leave_fork(loaded_by: int) -> None:
+    """End a process that was forked after torch was loaded, as by ``gunicorn --preload``.
+
+    A normal exit would abort: torch's destructors join threads that only the parent has.
+    """
+    if os.getpid() != loaded_by:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(OK)
+
+
+def _fail(error: BaseException) -> int:
     print(f"lama-cleaner-grid: {error}", file=sys.stderr, flush=True)
     return FAILED
 
@@ -301,9 +320,15 @@ def _attach(settings: Settings) -> TaskClient:
         if time.monotonic() >= end:
             if settings.join is not None:
                 client.survey(SURVEY_LIMIT_S)  # says why
+            pid = _native.running_scheduler(settings.data_dir)
+            if pid is not None:
+                raise LaunchError(
+                    f"the scheduler of {settings.data_dir} (pid {pid}) does not answer: "
+                    f"`lamagrid doctor --data-dir {settings.data_dir}` says more"
+                )
             raise LaunchError(
                 f"no scheduler answers on {settings.data_dir}: start it with "
-                f"`lamagrid scheduler --data-dir {settings.data_dir}`, or leave --grid-scheduler out"
+                f"`lamagrid scheduler --data-dir {settings.data_dir}`"
             )
         time.sleep(SURVEY_EVERY_S)
     where = settings.data_dir if settings.join is None else client.address
@@ -312,12 +337,23 @@ def _attach(settings: Settings) -> TaskClient:
 
 
 def _start_scheduler(children: Children, program: Program, settings: Settings) -> TaskClient:
+    # One whose launcher was killed a moment ago ends by itself.
+    end = time.monotonic() + OTHER_ENDS_S
+    while (pid := _native.running_scheduler(settings.data_dir)) is not None:
+        if time.monotonic() >= end:
+            raise _taken(settings, pid)
+        time.sleep(SURVEY_EVERY_S)
     say(f"scheduler: starting on {settings.data_dir}")
     child = children.start(program)
     client = _client(settings)
     began = told = time.monotonic()
-    # Another scheduler of this directory would answer, too; ours ends then, and its text is passed on.
-    while not (child.pid and child.pid == _owner(settings.data_dir) and _answers(client)):
+    # Another scheduler of this directory would answer, too; ours ends then.
+    while not (
+        child.pid and str(child.pid) == _native.running_scheduler(settings.data_dir) and _answers(client)
+    ):
+        other = _native.running_scheduler(settings.data_dir)
+        if child.pid == 0 and other is not None:
+            raise _taken(settings, other)
         children.check()
         now = time.monotonic()
         if now - told >= STILL_WAITING_EVERY_S:
@@ -329,12 +365,11 @@ def _start_scheduler(children: Children, program: Program, settings: Settings) -
     return client
 
 
-def _owner(data_dir: Path) -> int:
-    """The process that holds a data directory, as its lock file says; 0 if nobody does."""
-    try:
-        return int((data_dir / "lock").read_text())
-    except (OSError, ValueError):
-        return 0
+def _taken(settings: Settings, pid: str) -> LaunchError:
+    return LaunchError(
+        f"another scheduler (pid {pid}) runs on {settings.data_dir}: serve its grid by --grid-scheduler "
+        f"{settings.data_dir}, end it, or choose another directory by --grid-data-dir"
+    )
 
 
 def _answers(client: TaskClient) -> bool:
@@ -431,16 +466,21 @@ def _prepare(
     from lamagrid.web.forwarded import ForwardedHeaders
     from lamagrid.web.model_manager import RemoteModelManager
     from lamagrid.web.same_origin import SameOrigin
+    from lamagrid.web.task_ledger import TaskLedger
 
-    watch = None
+    browsers = Browsers(server.socketio, client, TaskLedger(settings.data_dir / "web"))
+    browsers.take_over()
     if not strict:
-        browsers = Browsers(server.socketio)
         browsers.register(server.app)
         page.register(server.app, browsers)
         answers.register(server.app)
-        watch = browsers.watch
     server.ModelManager = functools.partial(
-        RemoteModelManager, client=client, timeout_s=settings.timeout_s, watch=watch, strict=strict
+        RemoteModelManager,
+        client=client,
+        timeout_s=settings.timeout_s,
+        watch=browsers.watch,
+        memory=browsers,
+        strict=strict,
     )
     inpaint.register(server, settings.max_pixels)
     rules = None if strict else SameOrigin(settings.web, [args.host])
@@ -461,29 +501,15 @@ def _serve(
     say(f"page: http://{host}:{args.port}")
     if not strict:
         say(f"my tasks: http://{host}:{args.port}/grid")
+    if settings.join is None:
+        where = f" --data-dir {shlex.quote(str(settings.data_dir))}"
+        say(f"commands for this grid: {', '.join(f'lamagrid {command}{where}' for command in COMMANDS)}")
     server.main(args)
     return OK
 
 
 def _is_loopback(host: str) -> bool:
     return host in ("localhost", "::1") or host.startswith("127.")
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[None]:
-    def end(_number: int, _frame: Any) -> None:
-        raise _End
-
-    signal.signal(signal.SIGTERM, end)
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup leaves it
-        signal.signal(signal.SIGHUP, end)
-    yield
-
-
-def _ignore_signals() -> None:
-    # Not SIG_IGN: a child that is just being started would inherit that, and never hear our SIGTERM.
-    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
-        signal.signal(number, lambda _number, _frame: None)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import numpy as np
 from lama_cleaner.const import AVAILABLE_MODELS, SD15_MODELS
 from numpy.typing import NDArray
 
-from lamagrid.client import TERMINAL, Outcome, Progress, Task, TaskClient
+from lamagrid.client import TERMINAL, Outcome, Progress, Task, TaskClient, new_task_id
 from lamagrid.errors import (
     CancelledError,
     DisconnectedError,
@@ -32,13 +32,15 @@ from lamagrid.errors import (
 )
 from lamagrid.pynode.options import TASK_OPTIONS
 from lamagrid.settings import load_settings
+from lamagrid.web import requests_in_hand
 from lamagrid.web.caller import Caller
 from lamagrid.web.plan import TORCH_MODELS
+from lamagrid.web.requests_in_hand import StoppingError
 
 if TYPE_CHECKING:
     from lama_cleaner.schema import Config
 
-    from lamagrid.web.browsers import Watch
+    from lamagrid.web.browsers import Browsers, Watch
 
 TASK_HEADER = "X-Lamagrid-Task"
 
@@ -55,6 +57,12 @@ FETCH_LIMIT_S = 30.0
 Pixels = NDArray[np.uint8]
 
 
+STOPPING = "The server is being stopped: send the picture again when it is back."
+STOPPING_KEPT = (
+    "The server is being stopped: when it is back, the picture is found on its page /grid for a minute."
+)
+
+
 class RemoteModelManager:
     """Stands where upstream's ``ModelManager`` stood.
 
@@ -65,6 +73,7 @@ class RemoteModelManager:
             first use.
         timeout_s: How long a call waits for its picture; by default the configured one.
         watch: Called with each task and what it is for, in the thread that waits for it.
+        memory: What knows the tasks when this server is started again.
         strict: Whether a call raises ``ValueError`` for a parameter that the model cannot use. Upstream's
             models raise something of this kind, for which its server has no text.
         kwargs: Upstream's options; ``callback(i, t, latents)`` is called for each step of a diffusion model,
@@ -81,12 +90,14 @@ class RemoteModelManager:
         client: TaskClient | None = None,
         timeout_s: float | None = None,
         watch: Callable[[Task, str], Watch] | None = None,
+        memory: Browsers | None = None,
         strict: bool = False,
         **kwargs: Any,
     ) -> None:
         self.device = device
         self._strict = strict
         self._watch = watch
+        self._memory = memory
         self.kwargs = kwargs
         self._client_lock = threading.Lock()  # guards the making of _client
         self._client = client
@@ -179,13 +190,21 @@ class RemoteModelManager:
         """Submit on behalf of the caller of this thread's request, and wait."""
         timeout_s = self._patience()
         caller = Caller.of_request()
-        task = submit(
-            *inputs,
-            durability="process",  # the caller holds the picture until the answer and can send it again
-            deadline=timeout_s + DEADLINE_BEYOND_S,
-            client=caller.client,
-            **named,
-        )
+        task_id = new_task_id()
+        is_kept = self._memory is not None and self._memory.remember(task_id, what)
+        try:
+            task = submit(
+                *inputs,
+                task_id=task_id,
+                durability="process",  # the caller holds the picture until the answer and can send it again
+                deadline=timeout_s + DEADLINE_BEYOND_S,
+                client=caller.client,
+                **named,
+            )
+        except BaseException:
+            if self._memory is not None:
+                self._memory.forget(task_id)
+            raise
         _tell_request(task.id)
         watch = None if self._watch is None else self._watch(task, what)
         seen = 0
@@ -202,7 +221,10 @@ class RemoteModelManager:
                 callback(seen - 1, None, None)
 
         try:
-            outcome = _await_outcome(task, timeout_s, caller, told)
+            with requests_in_hand.waiting():
+                outcome = _await_outcome(task, timeout_s, caller, told, is_kept)
+        except StoppingError:
+            raise  # the next server goes on with it
         except Exception as error:
             if watch is not None:
                 watch.failed(error)
@@ -308,12 +330,17 @@ def task_params(config: Config, options: Mapping[str, Any]) -> tuple[dict[str, A
 
 
 def _await_outcome(
-    task: Task, timeout_s: float, caller: Caller, told: Callable[[Progress | None], None]
+    task: Task,
+    timeout_s: float,
+    caller: Caller,
+    told: Callable[[Progress | None], None],
+    is_kept: bool = False,
 ) -> Outcome:
     """Wait for the picture, and say that it may go then. A wait that ends early cancels the task.
 
     Args:
         told: Called with each thing that happens, and with None when nothing did for a while.
+        is_kept: Whether the task goes on when this server ends.
     """
     give_up = time.monotonic() + timeout_s
     events = task.events()
@@ -324,6 +351,8 @@ def _await_outcome(
             try:
                 progress = events.next(look_s)
                 _check_caller(task, caller)
+                if requests_in_hand.is_stopping() and (progress is None or progress.status not in TERMINAL):
+                    raise StoppingError(STOPPING_KEPT if is_kept else STOPPING, task_id=task.id)
                 told(progress)
                 if progress is not None and progress.status in TERMINAL:
                     outcome = task.outcome(FETCH_LIMIT_S)
@@ -342,7 +371,10 @@ def _await_outcome(
                     task_id=task.id,
                 )
     except BaseException as error:
-        if not isinstance(error, LamaGridError) or isinstance(error, (DisconnectedError, WaitTimeoutError)):
+        gives_up = isinstance(error, (DisconnectedError, WaitTimeoutError))
+        if isinstance(error, StoppingError):
+            gives_up = not is_kept
+        if gives_up or not isinstance(error, LamaGridError):
             _cancel(task)
         raise
     with contextlib.suppress(LamaGridError):  # the picture is here; retention ends in any case

@@ -53,6 +53,11 @@ function row(task) {
     if (task.of > 1) { bar.max = task.of; bar.value = task.step; }
     item.append(bar);
   }
+  if (task.has_result) {
+    const link = text("a", "result", "Show the picture");
+    link.href = `grid/tasks/${task.id}/result`;
+    item.append(link);
+  }
   item.append(text("div", "id", task.id));
   return item;
 }

@@ -1,18 +1,22 @@
 """The page ``/grid``: the tasks of the browser that looks at it, with a button to cancel them.
 
+A picture that was ready when no request waited for it any more, as after a restart of the server, is shown
+here.
+
 Does not: show or cancel another browser's tasks.
 """
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lamagrid.errors import LamaGridError
-from lamagrid.web.browsers import Browsers, browser_of_request
+from lamagrid.errors import InvalidInputError, LamaGridError
+from lamagrid.web.browsers import RESULT_LIMIT_S, Browsers, browser_of_request
 
 if TYPE_CHECKING:
-    from flask import Response
+    from lamagrid.client import Outcome
 
 FILES = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
 POLICY = (
@@ -22,12 +26,23 @@ POLICY = (
 """Content-Security-Policy: what stands in a task's texts stays text."""
 
 
+UNKNOWN = "This browser sent no such task."
+TYPES = {
+    b"\x89PNG": "image/png",
+    b"\xff\xd8": "image/jpeg",
+    b"GIF8": "image/gif",
+    b"BM": "image/bmp",
+    b"RIFF": "image/webp",
+}
+
+
 def register(app: Any, browsers: Browsers) -> None:
     """Add the page's routes to upstream's."""
     texts = {kind: Path(__file__).with_name(f"page.{kind}").read_text("utf-8") for kind in FILES}
 
+    from flask import Response, abort
+
     def page(kind: str = "html") -> Response:
-        from flask import Response, abort
 
         if kind not in texts:
             abort(404)
@@ -36,14 +51,26 @@ def register(app: Any, browsers: Browsers) -> None:
 
     def tasks() -> dict[str, Any]:
         mine = browsers.tasks(browser_of_request())
-        for watched in mine:
-            watched.ask()
-        return {"tasks": [watched.told() for watched in mine]}
+        return {"tasks": [watched.told() for watched in mine if browsers.ask(watched)]}
+
+    def result(task_id: str) -> Any:
+        watched = browsers.find(browser_of_request(), task_id)
+        if watched is None:
+            return UNKNOWN, 404
+        try:
+            if watched.task.status()["status"] != "completed":
+                return "This task has no picture yet.", 404
+            file = _file(watched.task.outcome(RESULT_LIMIT_S))
+        except InvalidInputError as error:
+            return str(error), 404
+        except LamaGridError as error:
+            return str(error), 503
+        return Response(file, mimetype=_type(file), headers={"Cache-Control": "private, no-store"})
 
     def cancel(task_id: str) -> tuple[str, int]:
         watched = browsers.find(browser_of_request(), task_id)
         if watched is None:
-            return "This browser sent no such task.", 404
+            return UNKNOWN, 404
         try:
             return watched.task.cancel(), 200
         except LamaGridError as error:
@@ -52,4 +79,21 @@ def register(app: Any, browsers: Browsers) -> None:
     app.add_url_rule("/grid", "grid_page", page)
     app.add_url_rule("/grid/page.<kind>", "grid_page_file", page)
     app.add_url_rule("/grid/tasks", "grid_tasks", tasks)
+    app.add_url_rule("/grid/tasks/<task_id>/result", "grid_result", result)
     app.add_url_rule("/grid/tasks/<task_id>/cancel", "grid_cancel", cancel, methods=["POST"])
+
+
+def _file(outcome: Outcome) -> bytes:
+    """The picture of a task: its file, or its pixels as a PNG file."""
+    if outcome.dims is None:
+        return outcome.encoded()
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(outcome.rgb()).save(file, "PNG")
+    return file.getvalue()
+
+
+def _type(file: bytes) -> str:
+    known = (kind for start, kind in TYPES.items() if file.startswith(start))
+    return next(known, "application/octet-stream")

@@ -152,8 +152,9 @@ def node_command(given: Path | None) -> Path:
     if built.is_file():
         return built
     raise PlanError(
-        f"the program {NODE_PROGRAM} is not installed: pip install lamagrid-node (in a development checkout: "
-        "make build), or let the Python node serve lama: --grid-nodes 0 --grid-python-models cv2,lama"
+        f"the program {NODE_PROGRAM} is not installed: `pip install --no-build-isolation ./src/node` in a "
+        "clone of LamaGrid (`make build` for development), or let the Python node serve lama: "
+        "--grid-nodes 0 --grid-python-models cv2,lama"
     )
 
 

@@ -1,0 +1,184 @@
+"""Remembers on disk which browser sent which task, so that the next web server goes on where this one ended.
+
+Each server process appends to a file of its own and locks it for as long as it lives; the next one takes over
+the files that are not locked. Of a browser's cookie only a hash is written.
+
+Does not: know what became of a task; the scheduler does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import secrets
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+SUFFIX = ".tasks"
+LINES = 4_000
+"""A file that is longer is written anew, with the tasks that have not ended."""
+ENTRIES = 20_000
+"""Tasks that are taken over at most."""
+
+log = logging.getLogger("lamagrid.web")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A task.
+
+    Attributes:
+        id: Its id.
+        what: The model, or the plugin.
+        browser: The hash of its browser's cookie, None where it showed none.
+        created: Seconds since the Unix epoch.
+    """
+
+    id: str
+    what: str
+    browser: str | None
+    created: float
+
+
+def hash_of(cookie: str) -> str:
+    """What is written for a browser."""
+    return hashlib.sha256(cookie.encode()).hexdigest()
+
+
+class TaskLedger:
+    """The tasks that this process has submitted or taken over, and that have not ended.
+
+    A disk that cannot be written costs the memory of a restart, and one line in the log.
+
+    Args:
+        directory: Where the files are; made at the first use.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._lock = threading.Lock()  # guards all below
+        self._pid = 0
+        self._file = -1
+        self._path = directory
+        self._lines = 0
+        self._entries: dict[str, Entry] = {}
+        self._has_failed = False
+
+    def add(self, entry: Entry) -> None:
+        """Write a task down, before it is submitted."""
+        with self._lock, self._telling():
+            self._open()
+            self._entries[entry.id] = entry
+            self._append(asdict(entry))
+
+    def remove(self, task_id: str) -> None:
+        """Forget a task: its end was told to the one who waited, or will never be asked for."""
+        with self._lock, self._telling():
+            self._open()
+            if self._entries.pop(task_id, None) is not None:
+                self._append({"id": task_id})
+
+    def take_over(self) -> list[Entry]:
+        """The tasks of servers that have ended; they are this one's from now on."""
+        taken: dict[str, Entry] = {}
+        with self._lock, self._telling():
+            if not self._directory.is_dir():
+                return []
+            self._open()
+            for path in sorted(self._directory.glob(f"*{SUFFIX}")):
+                if path == self._path or len(taken) >= ENTRIES:
+                    continue
+                with contextlib.suppress(BlockingIOError, FileNotFoundError), path.open("rb") as file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    for entry in _read(file.read().splitlines()).values():
+                        if entry.id not in self._entries:
+                            taken[entry.id] = self._entries[entry.id] = entry
+                            self._append(asdict(entry))
+                    path.unlink(missing_ok=True)
+            for path in self._directory.glob("*.new"):  # of a process that was killed just then
+                with contextlib.suppress(BlockingIOError, FileNotFoundError), path.open("rb") as file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    path.unlink(missing_ok=True)
+        return list(taken.values())
+
+    @contextlib.contextmanager
+    def _telling(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if not self._has_failed:
+                log.warning("browsers' tasks are forgotten at a restart: %s", error)
+            self._has_failed = True
+
+    def _open(self) -> None:
+        """Have a file of this process: a child of a fork gets one of its own."""
+        if self._pid == os.getpid():
+            return
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+        self._entries = {}
+        self._pid = os.getpid()
+        self._begin()
+
+    def _begin(self) -> None:
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path = self._directory / f"{secrets.token_hex(8)}{SUFFIX}"
+        # Under a name that nobody takes over until it is locked.
+        hidden = path.with_suffix(".new")
+        file = os.open(hidden, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        before, old = self._file, self._path
+        self._file, self._path, self._lines = file, path, 0
+        for entry in self._entries.values():
+            self._append(asdict(entry))
+        hidden.rename(path)
+        if before >= 0:
+            old.unlink(missing_ok=True)
+            os.close(before)
+
+    def _append(self, line: dict[str, Any]) -> None:
+        os.write(self._file, json.dumps(line).encode() + b"\n")
+        self._lines += 1
+        if self._lines > LINES + 2 * len(self._entries):
+            self._begin()
+
+    def close(self) -> None:
+        """Give the file to the next server."""
+        with self._lock:
+            if self._file >= 0 and self._pid == os.getpid():
+                os.close(self._file)
+                self._file, self._pid = -1, 0
+
+
+def _read(lines: list[bytes]) -> dict[str, Entry]:
+    """The tasks of a file that had not ended; a line that was cut short is skipped."""
+    entries: dict[str, Entry] = {}
+    for line in lines:
+        with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
+            told = json.loads(line)
+            if "what" not in told:
+                entries.pop(told["id"], None)
+                continue
+            browser = told["browser"]
+            entry = Entry(
+                str(told["id"]),
+                str(told["what"]),
+                None if browser is None else str(browser),
+                float(told["created"]),
+            )
+            entries[entry.id] = entry
+    return entries
+
+
+def entry_of(task_id: str, what: str, cookie: str | None) -> Entry:
+    """A task that is submitted now."""
+    return Entry(task_id, what, None if cookie is None else hash_of(cookie), time.time())
