@@ -99,7 +99,34 @@ impl ModelName {
             _ => QueueName::gpu(),
         }
     }
+
+    /// The command that starts a node which serves it on this host, for messages.
+    #[must_use]
+    pub fn node_command(&self) -> String {
+        let name = self.as_str();
+        match self.plugin() {
+            Some(plugin) => format!("lamagrid pynode --plugin {plugin}"),
+            None if matches!(name, "lama" | "manga") => format!("lamagrid-node --model {name}"),
+            None if PYTHON_MODELS.contains(&name) => format!("lamagrid pynode --model {name}"),
+            None => format!("lamagrid-node --model {name}=FILE"),
+        }
+    }
 }
+
+/// Upstream's models that only a Python node runs; `tests/seam/test_weights.py` holds this list against upstream's.
+const PYTHON_MODELS: [&str; 11] = [
+    "ldm",
+    "zits",
+    "mat",
+    "fcf",
+    "cv2",
+    "sd1.5",
+    "anything4",
+    "realisticVision1.4",
+    "sd2",
+    "paint_by_example",
+    "instruct_pix2pix",
+];
 
 #[cfg(test)]
 mod tests {
@@ -112,5 +139,18 @@ mod tests {
         assert_eq!(name("sd1.5").plugin(), None);
         assert_eq!(name("plugin/MakeGIF").default_queue(), QueueName::cpu());
         assert_eq!(name("plugin/RealESRGAN").default_queue(), QueueName::gpu());
+    }
+
+    #[test]
+    fn each_model_has_the_command_of_a_node_that_can_serve_it() {
+        for (name, command) in [
+            ("plugin/RemoveBG", "lamagrid pynode --plugin RemoveBG"),
+            ("lama", "lamagrid-node --model lama"),
+            ("manga", "lamagrid-node --model manga"),
+            ("sd1.5", "lamagrid pynode --model sd1.5"),
+            ("mine", "lamagrid-node --model mine=FILE"),
+        ] {
+            assert_eq!(name.parse::<ModelName>().unwrap().node_command(), command);
+        }
     }
 }

@@ -370,10 +370,11 @@ impl Core {
     /// What a task is told when no node can take it.
     pub(super) fn unserved_failure(&self, model: &ModelName) -> Failure {
         let waited_s = self.settings.scheduler.no_node_wait_ms / 1_000;
+        let command = model.node_command();
         if self.sessions.is_empty() {
             let text = format!(
                 "no node is connected: waited {waited_s} s for one that serves model {model}; \
-                 start one on this host with: lamagrid-node --model {model}"
+                 start one on this host with: {command}"
             );
             return Failure::new(FailureKind::NodeLost, text);
         }
@@ -383,7 +384,7 @@ impl Core {
         served.dedup();
         let text = format!(
             "no connected node serves model {model}: waited {waited_s} s; the {} connected serve {}; \
-             start one with: lamagrid-node --model {model}",
+             start one with: {command}",
             if self.sessions.len() == 1 {
                 "one node".to_owned()
             } else {

@@ -202,7 +202,10 @@ impl Core {
         match request {
             ResultRequest::Ready(ready) => {
                 session.ready(ready.credit);
-                session.set_loaded(&ready.loaded);
+                // Without a task to do it for: a model that could not be loaded was put right.
+                if session.set_loaded(&ready.loaded) && session.tokens.is_empty() {
+                    self.node_worked(id);
+                }
             }
             ResultRequest::Accept(accept) => {
                 session.accepted(accept.token);

@@ -101,11 +101,15 @@ impl Session {
         self.info.models.iter().any(|o| o.model == *model && o.loaded)
     }
 
-    pub(crate) fn set_loaded(&mut self, loaded: &[ModelName]) {
+    /// Says whether a model has come into memory.
+    pub(crate) fn set_loaded(&mut self, loaded: &[ModelName]) -> bool {
+        let mut is_more = false;
         for offer in &mut self.info.models {
+            is_more |= !offer.loaded && loaded.contains(&offer.model);
             offer.loaded = loaded.contains(&offer.model);
             offer.present |= offer.loaded;
         }
+        is_more
     }
 
     pub(crate) fn lane_of(&self, queue: &QueueName) -> Option<usize> {

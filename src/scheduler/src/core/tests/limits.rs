@@ -104,6 +104,23 @@ fn a_node_that_fails_task_after_task_is_set_aside_and_taken_back_when_it_works()
     );
 }
 
+/// P4.4: a node that has loaded a model by itself, whose file was put right, is not kept waiting.
+#[test]
+fn a_node_that_loads_a_model_while_it_is_set_aside_is_taken_back_at_once() {
+    let mut grid = Grid::new();
+    grid.core.settings.scheduler.set_aside_after = 1;
+    grid.join("bad", "lama", 1, 1);
+    grid.pass_in([submit(1), accept("bad", 1, 2)]);
+    // Loaded for a task that fails all the same: says nothing.
+    grid.pass_in([ready_with("bad", 1, 1, "lama"), failed("bad", 1, 2, 2, FailureKind::Inference)]);
+    grid.check(submit(2), &["insert T2", "c: accepted T2 behind 0"]);
+    grid.check(ready("bad", 1, 2), &[]);
+    grid.check(
+        ready_with("bad", 1, 2, "lama"),
+        &["assign T2 #3 to bad, attempt 1", "lane #1/0: assign T2 #3", "c: progress T2 processing 0/0"],
+    );
+}
+
 #[test]
 fn a_probe_that_fails_is_not_held_against_a_task_that_another_node_can_do() {
     let mut grid = Grid::new();
