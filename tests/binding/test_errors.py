@@ -6,6 +6,7 @@ import pickle
 
 import pytest
 
+import lamagrid
 from lamagrid import LamaGridError, _native, errors
 
 KINDS = _native.failure_kinds()
@@ -38,6 +39,14 @@ def test_every_class_is_raised_by_some_kind_or_derived_from_one_that_is() -> Non
     classes = [c for c in vars(errors).values() if isinstance(c, type) and issubclass(c, LamaGridError)]
     named = tuple(getattr(errors, name) for _, name in KINDS)
     assert [c for c in classes if c is not LamaGridError and not issubclass(c, named)] == []
+
+
+def test_every_class_can_be_imported_from_the_package() -> None:
+    classes = [c for c in vars(errors).values() if isinstance(c, type) and issubclass(c, LamaGridError)]
+    assert len(classes) > 15
+    for each in classes:
+        assert getattr(lamagrid, each.__name__) is each
+        assert each.__name__ in lamagrid.__all__
 
 
 def test_out_of_memory_carries_what_upstream_looks_for() -> None:

@@ -17,6 +17,7 @@ import pytest
 from grids import procfs
 from lamagrid.web import flags, plan
 from lamagrid.web.children import BACKOFF_CAP_S, Children, Program, StartError, backoff
+from lamagrid.web.launcher import LaunchError, _check_port
 
 LAUNCHER = Path(sys.executable).parent / "lama-cleaner-grid"
 
@@ -41,6 +42,24 @@ def test_help_shows_upstreams_flags_and_ours_and_starts_nothing(tmp_path: Path) 
     for flag in ("--model-dir", "--enable-gfpgan", "--grid-scheduler", "--grid-demo-model", "--grid-nodes"):
         assert flag in done.stdout
     assert not (tmp_path / "data").exists()
+
+
+def test_a_unix_sockets_path_is_checked_before_anything_starts(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    for wrong, text in (
+        ("relative", "write an absolute path"),
+        (f"/{'x' * 110}", "at most 107 bytes"),
+        ("/no/such/folder/s", "/no/such/folder is no directory"),
+        (__file__, "it is no socket"),
+    ):
+        with pytest.raises(LaunchError, match=text):
+            _check_port(f"unix://{wrong}", 0)
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        server.listen(1)
+        with pytest.raises(LaunchError, match="another server listens there"):
+            _check_port(f"unix://{path}", 8080)
+    assert _check_port(f"unix://{path}", 8080) == 8080  # what a server left behind is replaced
 
 
 @pytest.mark.parametrize(

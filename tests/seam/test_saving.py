@@ -36,7 +36,16 @@ def save(page: Any, name: str | None) -> tuple[int, str]:
 
 
 def test_a_name_is_saved_as_upstream_does(page: Any, tmp_path: Path) -> None:
-    for name in ("photo.png", "with space.png", "..almost.png", "über.png"):
+    for name in (
+        "photo.png",
+        "with space.png",
+        "..almost.png",
+        "über.png",
+        "12:30.png",
+        "c:x.png",
+        "back\\slash.png",
+        "..\\x.png",
+    ):
         assert save(page, name) == (200, "ok")
         assert (tmp_path / "out" / name).is_file()
     assert save(page, None)[0] == 400
@@ -48,8 +57,6 @@ def test_a_path_is_refused_and_nothing_is_written(page: Any, tmp_path: Path) -> 
         "../precious.png",
         str(tmp_path / "precious.png"),
         "a/../../precious.png",
-        "..\\precious.png",
-        "c:\\precious.png",
         "folder/x.png",
         "..",
         ".",

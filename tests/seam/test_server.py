@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -158,3 +159,24 @@ def test_headers_that_could_pass_for_others_are_left_out(port: int, app: App) ->
     assert ask(port, b"GET / HTTP/1.1\r\nHost: x\r\n" + lines + b"\r\n").startswith(b"HTTP/1.1 200 ")
     assert app.seen[0]["HTTP_X_FORWARDED_FOR"] == "203.0.113.7"
     assert app.seen[0].get("CONTENT_LENGTH") in (None, "")
+
+
+def test_a_unix_socket_is_served(app: App, tmp_path: Path) -> None:
+    """R8.1: as stock's ``--host unix:///...`` is, for a reverse proxy of this host."""
+    path = tmp_path / "s"
+    server = BoundedServer(f"unix://{path}", 0, app)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+    thread.start()
+    for body in (b"", b"x" * 100_000):
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(20)
+            connection.connect(str(path))
+            connection.sendall(post(len(body)) + body)
+            answer = b""
+            while piece := connection.recv(65536):
+                answer += piece
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        assert answer.endswith(b"\r\n\r\n" + body)
+    assert [environ["REMOTE_ADDR"] for environ in app.seen] == ["", ""]
+    server.shutdown()
+    thread.join()

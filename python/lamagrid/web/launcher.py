@@ -21,6 +21,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from lamagrid import _native
@@ -48,6 +49,8 @@ SURVEY_LIMIT_S = 1.0
 STILL_WAITING_EVERY_S = 10.0
 COMMANDS = ("node list", "queue show", "task list")
 """What a visitor wants to know first."""
+UNIX = "unix://"  # before the path of a socket, as Werkzeug writes it
+UNIX_PATH_BYTES = 107
 ATTACH_LIMIT_S = 5.0  # a scheduler that runs answers within milliseconds
 OTHER_ENDS_S = 3.0  # a scheduler ends when its launcher was killed
 
@@ -284,6 +287,9 @@ def _check_port(host: str, port: int) -> int:
     """
     if os.environ.get("WERKZEUG_RUN_MAIN") == "true":
         return port  # the socket is inherited
+    if host.startswith(UNIX):
+        _check_socket(Path(host.removeprefix(UNIX)))
+        return port
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:
@@ -307,6 +313,25 @@ def _check_port(host: str, port: int) -> int:
                 f"or choose another with --port"
             )
         raise LaunchError(hint) from error
+
+
+def _check_socket(path: Path) -> None:
+    """Check that a Unix socket can be made at a path; one that no server listens on any more is replaced.
+
+    Raises:
+        LaunchError: It cannot; the text says what to do.
+    """
+    flag = f"--host {UNIX}{path}"
+    if not path.is_absolute() or len(os.fsencode(path)) > UNIX_PATH_BYTES:
+        raise LaunchError(f"{flag}: write an absolute path of at most {UNIX_PATH_BYTES} bytes")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise LaunchError(f"{flag}: {path.parent} is no directory that may be written to")
+    if path.exists() and not path.is_socket():
+        raise LaunchError(f"{flag}: there is a file of that name, and it is no socket")
+    with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(OSError):
+        probe.settimeout(ATTACH_LIMIT_S)
+        probe.connect(str(path))
+        raise LaunchError(f"{flag}: another server listens there; stop it, or choose another path")
 
 
 def _client(settings: Settings) -> TaskClient:
@@ -497,10 +522,13 @@ def _serve(
     _prepare(server, args, client, settings, strict)
     if not _is_loopback(args.host):
         say(f"warning: everybody who reaches {args.host} can use this server; it has no passwords")
-    host = f"[{args.host}]" if ":" in args.host else args.host
-    say(f"page: http://{host}:{args.port}")
-    if not strict:
-        say(f"my tasks: http://{host}:{args.port}/grid")
+    if args.host.startswith(UNIX):
+        say(f"page: on the socket {args.host.removeprefix(UNIX)}, for a proxy of this host")
+    else:
+        host = f"[{args.host}]" if ":" in args.host else args.host
+        say(f"page: http://{host}:{args.port}")
+        if not strict:
+            say(f"my tasks: http://{host}:{args.port}/grid")
     if settings.join is None:
         where = f" --data-dir {shlex.quote(str(settings.data_dir))}"
         say(f"commands for this grid: {', '.join(f'lamagrid {command}{where}' for command in COMMANDS)}")
@@ -509,7 +537,7 @@ def _serve(
 
 
 def _is_loopback(host: str) -> bool:
-    return host in ("localhost", "::1") or host.startswith("127.")
+    return host in ("localhost", "::1") or host.startswith(("127.", UNIX))
 
 
 if __name__ == "__main__":

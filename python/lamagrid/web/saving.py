@@ -6,7 +6,7 @@ Does not: save; upstream's view does.
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import PurePosixPath, PureWindowsPath
+from pathlib import PurePath
 from typing import Any
 
 
@@ -26,10 +26,5 @@ def register(app: Any) -> None:
 
 
 def is_plain(name: str) -> bool:
-    """Whether a name stays in the folder that it is joined to, on every system."""
-    return (
-        name not in ("", ".", "..")
-        and "\0" not in name
-        and PurePosixPath(name).name == name
-        and PureWindowsPath(name).name == name
-    )
+    """Whether a name stays in the folder that it is joined to, on the system of this host."""
+    return name not in ("", ".", "..") and "\0" not in name and PurePath(name).name == name

@@ -85,12 +85,13 @@ class BoundedServer(ThreadedWSGIServer):
         self.socket.listen(HEADS)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Take a connection that was accepted."""
-        self._heads.add(request, client_address)
+        """Take a connection that was accepted; one of a Unix socket has no address."""
+        self._heads.add(request, client_address or ("", 0))
 
     def begin(self, head: _Head) -> bool:
         """Answer a request whose head is complete, in a thread of its own, if there is a place for it."""
-        client, is_proxy, arrives = head.client, self.proxies.is_trusted(head.address[0]), head.arrives
+        address, client, arrives = head.address[0], head.client, head.arrives
+        is_proxy = not address or self.proxies.is_trusted(address)
         if arrives and not self._arriving.take(client, is_proxy=is_proxy):
             return False
         if not self._requests.take(client, is_proxy=is_proxy):

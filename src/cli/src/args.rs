@@ -35,15 +35,17 @@ Other programs:
 
 Exit codes:
    0  done
-   1  refused or unknown, or the scheduler could not run
+   1  refused or unknown; the scheduler could not run; what `doctor`, `model pull` or `model verify` looks at is not right
    2  the command line is wrong
-  65  a task failed: invalid input
-  69  no scheduler answers; or a task failed: no node for it
+  65  a task failed: invalid input; or a bundle cannot be used
+  69  no scheduler answers, or it does not let this host in; or a task failed: no node for it
   70  a task failed: its model, or a defect of LamaGrid
   73  a task failed: no memory or disk left
   75  overloaded, or no answer in time
   76  the versions of two programs do not fit
-  78  the configuration is wrong";
+  78  the configuration is wrong
+ 130  ended by Ctrl-C; or a task was cancelled
+ 141  what read the output has gone";
 
 /// Looks after a grid: its scheduler, tasks, nodes, queues and configuration.
 #[derive(Debug, Parser)]

@@ -38,6 +38,8 @@ pub(crate) enum CliError {
     Reach(#[from] ReachError),
     #[error("--join asks the scheduler of another host, and `lamagrid {0}` is about this one: leave it out")]
     Join(&'static str),
+    #[error("--data-dir names a scheduler of this host, --join one of another: leave one out")]
+    TwoSchedulers,
     #[error("a file is given twice: `{}` and, with --config, `{}`; leave one out", file.display(), config.display())]
     TwoFiles { file: PathBuf, config: PathBuf },
     #[error(transparent)]
@@ -74,7 +76,7 @@ impl CliError {
             Self::Client(error) => error.kind().exit_code(),
             Self::Scheduler(_) | Self::Certificate(_) | Self::Runtime(_) => REFUSED,
             Self::Reach(_) => FailureKind::InvalidInput.exit_code(),
-            Self::TwoFiles { .. } | Self::Join(_) => USAGE,
+            Self::TwoFiles { .. } | Self::TwoSchedulers | Self::Join(_) => USAGE,
         }
     }
 

@@ -98,6 +98,10 @@ impl Answer {
 fn dispatch(cli: Cli, env: BTreeMap<String, String>) -> Result<Answer, CliError> {
     let place = Place { globals: &cli.globals, env };
     let (format, join) = (cli.globals.output, cli.globals.join.as_deref());
+    // clap sees the two only where they stand on one side of the noun.
+    if cli.globals.data_dir.is_some() && join.is_some() {
+        return Err(CliError::TwoSchedulers);
+    }
     let own = match &cli.noun {
         Noun::Scheduler(_) => Some("scheduler"),
         Noun::Config { .. } => Some("config"),

@@ -146,3 +146,32 @@ fn the_examples_are_understood() {
 fn the_definition_is_sound() {
     Cli::command().debug_assert();
 }
+
+/// R7.4: each code that a command can end with stands in the help.
+#[test]
+fn the_help_lists_each_exit_code() {
+    let help = Cli::command().render_help().to_string();
+    let listed: Vec<u8> = help
+        .lines()
+        .skip_while(|line| *line != "Exit codes:")
+        .filter_map(|line| line.split_whitespace().next()?.parse().ok())
+        .collect();
+    let failures = lamagrid_domain::FailureKind::ALL.map(lamagrid_domain::FailureKind::exit_code);
+    for code in [0, 1, 2, 78, 130, 141].into_iter().chain(failures) {
+        assert!(listed.contains(&code), "{code} is not in {listed:?}");
+    }
+}
+
+/// clap compares only what stands on one side of the noun.
+#[test]
+fn one_of_two_schedulers_is_left_out_wherever_they_stand() {
+    for line in [
+        "--data-dir d queue show --join b",
+        "--join b queue show --data-dir d",
+        "queue show --join b --data-dir d",
+    ] {
+        let ran = run(&line.split(' ').collect::<Vec<_>>(), &[]);
+        assert_eq!(ran.code, 2, "{line}: {}", ran.err);
+        assert!(ran.err.contains("--join"), "{}", ran.err);
+    }
+}
