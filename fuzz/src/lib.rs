@@ -21,6 +21,8 @@ fn picture(data: &[u8], format: PictureFormat) {
         return;
     }
     let _ = codec::decode_mask(data, MAX_PIXELS);
+    let _ = codec::decode_mask_upright(data, MAX_PIXELS);
+    let _ = codec::decode_upright(data, MAX_PIXELS);
     let Ok(Picture { pixels, alpha, metadata }) = codec::decode(data, MAX_PIXELS) else { return };
     let shape = pixels.shape();
     let written = if codec::encodes(format) { format } else { PictureFormat::Png };

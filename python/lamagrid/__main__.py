@@ -10,6 +10,8 @@ import signal
 import sys
 from collections.abc import Sequence
 
+from lamagrid.global_flags import noun_first
+
 EXIT_INTERRUPTED = 130  # as a shell says it of SIGINT
 EXIT_BROKEN_PIPE = 141  # as a shell says it of SIGPIPE
 
@@ -17,15 +19,16 @@ EXIT_BROKEN_PIPE = 141  # as a shell says it of SIGPIPE
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line, without the program's name. Returns the exit status."""
     args = list(sys.argv[1:] if argv is None else argv)
+    noun, *rest = noun_first(args) or [""]
     try:
-        if args[:1] == ["pynode"]:
+        if noun == "pynode":
             from lamagrid.pynode.main import main as pynode
 
-            return pynode(args[1:])
-        if args[:1] == ["model"]:
+            return pynode(rest)
+        if noun == "model":
             from lamagrid.weights.command import main as model
 
-            return model(args[1:])
+            return model(rest)
         from lamagrid import _native
 
         # Python's handler would only run once the command is over. The scheduler brings its own.

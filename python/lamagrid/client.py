@@ -23,10 +23,12 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 from lamagrid import _native
 from lamagrid.errors import InvalidInputError, LamaGridError, WaitTimeoutError
+from lamagrid.options import MODEL_OPTIONS, PLUGIN_OPTIONS, checked, chosen
+from lamagrid.weights.table import PLUGIN_PREFIX
 
 if TYPE_CHECKING:
     import enum
@@ -41,6 +43,11 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 Durability = Literal["full", "process"]
 OutputFormat = Literal["png", "jpeg", "webp", "bmp", "tiff"]
+SUBMIT_ARGUMENTS = (
+    *("model", "example", "output", "quality", "priority", "durability", "deadline", "wait_limit"),
+    *("run_limit", "client", "task_id", "timeout"),
+)
+PLUGIN_ARGUMENTS = ("example", "durability", "deadline", "client", "task_id", "timeout")
 
 ACCEPT_TIMEOUT_S = 30.0  # a scheduler that restarts is back within a few seconds
 ANSWER_TIMEOUT_S = 5.0  # a scheduler that runs answers within milliseconds
@@ -55,7 +62,6 @@ def new_task_id() -> str:
     return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
 
 
-PLUGIN_PREFIX = "plugin/"  # before a plugin's name, where tasks and nodes name a model
 TERMINAL = frozenset(["completed", "failed", "cancelled"])
 
 
@@ -281,7 +287,8 @@ class TaskClient:
             model: As nodes offer it.
             example: ``(h, w, 3)`` u8 RGB, or the bytes of a file, for paint by example.
             output: The format of the file that the result shall be, with alpha, EXIF and PNG ``parameters``
-                of an image that is a file; see :meth:`Task.wait_bytes`. Without it the result is pixels.
+                of an image that is a file; see :meth:`Task.wait_bytes`. Its orientation is 1: the pixels are
+                upright. EXIF that cannot be read is left out. Without ``output`` the result is pixels.
             quality: Of that file, 1 to 100, where its format is lossy.
             priority: -128 to 127, higher goes first.
             durability: What the record survives: ``full``, power loss; ``process``, the death of any process.
@@ -295,10 +302,12 @@ class TaskClient:
             task_id: From :func:`lamagrid.new_task_id`: who submits the same task under the same id again is
                 told how the first one is doing, and nothing runs twice.
             timeout: Seconds to get it on record, a scheduler that is not there yet included; by default 30.
-            params: Fields of Lama Cleaner's ``Config`` by their names: ``hd_strategy="Crop"``, ...
+            params: Fields of Lama Cleaner's ``Config`` by their names: ``hd_strategy="Crop"``, ...; and how
+                its model is built: ``sd_controlnet``, ``no_half``, ... (`lamagrid.options` has all of them).
+                With ``keep_orientation=True`` a file's EXIF is upstream's: its orientation stays as it was.
 
         Raises:
-            InvalidInputError: An argument is wrong; the text names it.
+            InvalidInputError: An argument is unknown or wrong; the text names it, and what was perhaps meant.
             OverloadedError: The queue is full; ``queue_len`` and ``wait_s`` say how long to wait.
             DisconnectedError: No scheduler answered in time; the text says how to start one.
         """
@@ -311,9 +320,9 @@ class TaskClient:
             )
         if example is not None:
             blobs.append(_blob("example", example, 3))
-        spec: dict[str, Any] = {"model": model, "priority": _priority(priority), "durability": durability}
+        spec: dict[str, Any] = {"model": model, "priority": _priority(priority)}
         if output is not None:
-            spec |= {"output": output, "quality": _quality(quality)}
+            spec |= {"output": chosen("output", output, get_args(OutputFormat)), "quality": _quality(quality)}
         options = {
             "deadline_s": deadline,
             "wait_limit_s": wait_limit,
@@ -321,7 +330,8 @@ class TaskClient:
             "client": client,
             "id": task_id,
         }
-        return self._submit(spec, options, params, blobs, timeout)
+        fields = checked(params, MODEL_OPTIONS, SUBMIT_ARGUMENTS)
+        return self._submit(spec, durability, options, fields, blobs, timeout)
 
     def submit_plugin(
         self,
@@ -347,27 +357,30 @@ class TaskClient:
             client: See :meth:`submit`.
             task_id: See :meth:`submit`.
             timeout: See :meth:`submit`.
-            params: The fields of upstream's form: ``upscale=2``, ``clicks="[[10, 20, 1, 0]]"``; and how the
+            params: The fields of upstream's form: ``upscale=2``, ``clicks="[[10, 20, 1, 0]]"``; how the
                 plugin is built: ``realesrgan_model``, ``realesrgan_no_half``, ``interactive_seg_model``,
-                ``background``.
+                ``background``; and ``quality`` and ``keep_orientation`` of the answer, see :meth:`submit`.
 
         Raises:
             LamaGridError: As :meth:`submit`.
         """
         blobs = [_file("image", image)] + ([] if example is None else [_file("example", example)])
-        spec: dict[str, Any] = {"model": PLUGIN_PREFIX + plugin, "durability": durability}
+        fields = checked(params, PLUGIN_OPTIONS[chosen("plugin", plugin, PLUGIN_OPTIONS)], PLUGIN_ARGUMENTS)
+        spec: dict[str, Any] = {"model": PLUGIN_PREFIX + plugin}
         options = {"deadline_s": deadline, "client": client, "id": task_id}
-        return self._submit(spec, options, params, blobs, timeout)
+        return self._submit(spec, durability, options, fields, blobs, timeout)
 
     def _submit(
         self,
         spec: dict[str, Any],
+        durability: Durability,
         options: Mapping[str, Any],
         params: Mapping[str, Scalar],
         blobs: list[_Blob],
         timeout: float | None,
     ) -> Task:
-        spec["params"] = {key: _scalar(key, value) for key, value in params.items()}
+        spec["params"] = params
+        spec["durability"] = chosen("durability", durability, get_args(Durability))
         spec |= {name: value for name, value in options.items() if value is not None}
         return Task(
             self._native, self._native.submit(spec, blobs, ACCEPT_TIMEOUT_S if timeout is None else timeout)
@@ -381,10 +394,16 @@ class TaskClient:
         Args:
             image: See :meth:`submit`.
             mask: See :meth:`submit`.
-            timeout: Seconds for the result; by default the configured ``client.timeout_ms``.
+            timeout: Seconds for the result, getting the task on record included; by default the configured
+                ``client.timeout_ms``.
             options: All other arguments of :meth:`submit` but ``output``.
+
+        Raises:
+            LamaGridError: As :meth:`submit` and :meth:`Task.wait`.
         """
-        return self._finish(self.submit(image, mask, **options), lambda task: task.wait(timeout))
+        if "output" in options:
+            raise InvalidInputError("output is for files: inpaint_bytes() gives one")
+        return self._run(image, mask, timeout, options, Task.wait)
 
     def inpaint_bytes(
         self,
@@ -396,8 +415,20 @@ class TaskClient:
         **options: Any,
     ) -> bytes:
         """As :meth:`inpaint`, but the result is a file of the format ``output``."""
-        task = self.submit(image, mask, output=output, **options)
-        return self._finish(task, lambda task: task.wait_bytes(timeout))
+        return self._run(image, mask, timeout, {"output": output, **options}, Task.wait_bytes)
+
+    def _run(
+        self,
+        image: Pixels | bytes,
+        mask: Pixels | bytes,
+        timeout: float | None,
+        options: dict[str, Any],
+        wait: Callable[[Task, float], Result],
+    ) -> Result:
+        patience = self._native.timeout_s if timeout is None else timeout
+        give_up = time.monotonic() + patience
+        task = self.submit(image, mask, timeout=min(patience, ACCEPT_TIMEOUT_S), **options)
+        return self._finish(task, lambda task: wait(task, max(0.0, give_up - time.monotonic())))
 
     def _finish(self, task: Task, wait: Callable[[Task], Result]) -> Result:
         try:
@@ -460,18 +491,3 @@ def _priority(value: int) -> int:
     if not -128 <= value <= 127:
         raise InvalidInputError(f"priority is {value}, but must be between -128 and 127")
     return value
-
-
-def _scalar(name: str, value: Any) -> Scalar:
-    """A parameter as the grid takes it: numpy's numbers and enumerations become plain ones."""
-    if value is None or type(value) in (bool, int, float, str):
-        plain: Scalar = value
-        return plain
-    for attribute in ("value", "item"):  # an enumeration's member, a number of numpy
-        inner = getattr(value, attribute, None)
-        inner = inner() if callable(inner) else inner
-        if isinstance(inner, (bool, int, float, str)):
-            return inner
-    raise InvalidInputError(
-        f"{name} is a {type(value).__name__}, but must be a text, a number, a boolean or None"
-    )

@@ -169,6 +169,11 @@ MASK = np.zeros((4, 6), np.uint8)
         ((IMAGE, MASK, {"prompt": "x" * 9000}), "prompt"),
         ((IMAGE, MASK, {"model": "no such model"}), "no such model"),
         ((IMAGE, MASK, {"durability": "none"}), "none"),
+        ((IMAGE, MASK, {"durability": "ful"}), r"did you mean full\?"),
+        ((IMAGE, MASK, {"output": "jpg"}), r"did you mean jpeg\?"),
+        ((IMAGE, MASK, {"hd_stratgy": "Crop"}), r"there is no option hd_stratgy, did you mean hd_strategy\?"),
+        ((IMAGE, MASK, {"hd_strategy": "resize"}), r"did you mean Resize\?"),
+        ((IMAGE, MASK, {"qualty": 3}), r"did you mean quality\?"),
         ((IMAGE, MASK, {"deadline": -1.0}), "-1"),
         ((IMAGE, MASK, {"timeout": float("nan")}), "timeout"),
     ],
@@ -180,6 +185,30 @@ def test_wrong_arguments_are_named(
     options = rest[0] if rest else {}
     with pytest.raises(InvalidInputError, match=text):
         TaskClient(data_dir).submit(image, mask, **options)  # type: ignore[arg-type]
+
+
+def test_wrong_arguments_of_plugins_are_named(data_dir: os.PathLike[str]) -> None:
+    client = TaskClient(data_dir)
+    with pytest.raises(InvalidInputError, match=r"plugin is 'RemoveBg', did you mean RemoveBG\?"):
+        client.submit_plugin("RemoveBg", b"file")
+    with pytest.raises(InvalidInputError, match=r"there is no option upscal, did you mean upscale\?"):
+        client.submit_plugin("RealESRGAN", b"file", upscal=2)
+    with pytest.raises(InvalidInputError, match="there is no option upscale"):
+        client.submit_plugin("RemoveBG", b"file", upscale=2)
+    with pytest.raises(InvalidInputError, match=r"did you mean RealESRGAN_x4plus\?"):
+        client.submit_plugin("RealESRGAN", b"file", upscale=2, realesrgan_model="RealESRGAN_x4")
+
+
+def test_a_time_limit_holds_from_the_call_on(data_dir: os.PathLike[str], picture: Picture) -> None:
+    """Without a scheduler, too: not the half minute that a submission alone may take."""
+    client = TaskClient(data_dir)
+    for call in (client.inpaint, client.inpaint_bytes):
+        began = time.monotonic()
+        with pytest.raises(DisconnectedError, match="no scheduler answered"):
+            call(*picture, timeout=1.0)
+        assert time.monotonic() - began < 15
+    with pytest.raises(InvalidInputError, match="inpaint_bytes"):
+        client.inpaint(*picture, output="png")
 
 
 def test_a_wrong_configuration_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

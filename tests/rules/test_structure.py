@@ -37,7 +37,7 @@ DOORS = {
     "tracing_appender": ["src/logs/src/"],
     "turbojpeg_sys": ["src/imaging/src/codec/jpeg/libjpeg.rs"],
     "libwebp_sys": ["src/imaging/src/codec/webp/libwebp.rs"],
-    "ureq": ["src/node/src/weights"],
+    "reqwest": ["src/node/src/weights"],
     "comfy_table": ["src/cli/src/"],
     "rcgen": ["src/cli/src/certs.rs", "src/wire/examples/gate.rs"],
     "crossbeam_channel": ["src/node/src/pipeline"],

@@ -115,7 +115,11 @@ def test_the_callers_arrays_are_only_read(client: FakeClient) -> None:
 OF_THE_TASK = ("model", "example", "durability", "deadline", "client")
 
 
-def test_upstreams_parameters_travel_under_upstreams_names(page: Any, client: FakeClient) -> None:
+def test_upstreams_parameters_travel_under_upstreams_names(
+    page: Any, client: FakeClient, server_module: Any
+) -> None:
+    """R8.1: those that the model reads; what it does not read stays here."""
+    server_module.model.name = "cv2"
     post(
         page,
         hdStrategy="Resize",
@@ -125,12 +129,18 @@ def test_upstreams_parameters_travel_under_upstreams_names(page: Any, client: Fa
         cv2Flag="INPAINT_TELEA",
     )
     named = client.submitted[0][2]
-    wanted = {"hd_strategy": "Resize", "hd_strategy_resize_limit": 77, "prompt": "a cat", "sd_seed": 11}
-    assert wanted.items() <= named.items()
-    assert named["cv2_flag"] == "INPAINT_TELEA"
     params = {key: value for key, value in named.items() if key not in OF_THE_TASK}
-    assert {type(value) for value in params.values()} <= {bool, int, float, str}
-    assert "paint_by_example_example_image" not in named
+    assert params == {
+        "hd_strategy": "Resize",
+        "hd_strategy_resize_limit": 77,
+        "cv2_flag": "INPAINT_TELEA",
+        "cv2_radius": 5,
+    }
+    server_module.model.name = "sd1.5"
+    post(page, prompt="a cat", sdSeed=11, sdStrength=0.5)
+    named = client.submitted[1][2]
+    assert {"prompt": "a cat", "sd_seed": 11, "sd_sampler": "uni_pc"}.items() <= named.items()
+    assert not {"hd_strategy", "sd_strength", "croper_x", "cv2_flag"} & named.keys()
 
 
 def test_an_example_picture_travels_as_pixels(client: FakeClient) -> None:

@@ -60,7 +60,8 @@ def test_a_file_goes_as_it_came_and_the_nodes_file_is_the_answer(page: Any, clie
     image, mask, named = client.submitted[0]
     assert (image, mask) == (photo, MASK)
     assert (named["output"], named["quality"], named["model"]) == ("jpeg", 95, "lama")
-    assert (named["hd_strategy_crop_margin"], named["sd_seed"]) == (33, 77)
+    assert named["hd_strategy_crop_margin"] == 33
+    assert named["keep_orientation"] is True
     assert answer.headers["X-Seed"] == "77"
     assert answer.headers["X-Lamagrid-Task"] == client.tasks[0].id
     assert FALLBACK_HEADER not in answer.headers
@@ -86,12 +87,17 @@ def test_the_answers_headers_are_those_of_upstreams_view(
     assert headers(ours) == headers(theirs)
 
 
-def test_a_seed_is_drawn_for_each_request_that_asks_for_one(page: Any, client: FakeClient) -> None:
+def test_a_seed_is_drawn_for_each_request_that_asks_for_one(
+    page: Any, client: FakeClient, server_module: Any
+) -> None:
+    server_module.model.name = "sd1.5"
     seeds = {int(post(page, encoded(PHOTO)).headers["X-Seed"]) for _ in range(5)}
     assert len(seeds) > 1
     assert seeds == {named["sd_seed"] for _, _, named in client.submitted}
     assert all(1 <= seed <= 999999999 for seed in seeds)
-    assert all(named["paint_by_example_seed"] >= 1 for _, _, named in client.submitted)
+    server_module.model.name = "paint_by_example"
+    post(page, encoded(PHOTO))
+    assert client.submitted[-1][2]["paint_by_example_seed"] >= 1
 
 
 def test_an_example_picture_goes_as_a_file_too(page: Any, client: FakeClient) -> None:

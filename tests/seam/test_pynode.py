@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -121,8 +122,11 @@ def test_what_goes_wrong_is_reported_and_the_next_task_works(
 
 
 def test_broken_weights_end_the_task_and_not_the_node(
-    models: UpstreamModels, monkeypatch: pytest.MonkeyPatch
+    models: UpstreamModels, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    (tmp_path / "lama.pt").write_bytes(b"broken")
+    monkeypatch.setenv("LAMA_MODEL_URL", str(tmp_path / "lama.pt"))
+
     def exits(*_: object, **__: object) -> None:
         raise SystemExit(-1)  # upstream's answer to a wrong hash
 
@@ -130,7 +134,49 @@ def test_broken_weights_end_the_task_and_not_the_node(
     kind, message = outcome(models, "lama")
     assert kind == "model_load"
     assert message.startswith("lama cannot be loaded: its weights are missing or broken")
+    assert "`lamagrid model verify lama` says whether its files are whole" in message
     assert isinstance(outcome(models, "cv2"), np.ndarray)
+
+
+def test_a_model_that_could_not_be_loaded_is_loaded_once_its_file_has_changed(
+    models: UpstreamModels, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """P4.4: the node says then that it works, and gets tasks again at once."""
+    file = tmp_path / "lama.pt"
+    file.write_bytes(b"broken")
+    monkeypatch.setenv("LAMA_MODEL_URL", str(file))
+    loads: list[bytes] = []
+
+    def load(*_: object, **__: object) -> Any:
+        loads.append(file.read_bytes())
+        if loads[-1] != b"whole":
+            raise RuntimeError("PytorchStreamReader failed")
+        return torch.nn.Identity()
+
+    monkeypatch.setattr("lama_cleaner.model.lama.load_jit_model", load)
+    serving = Serving(models, None, ("lama",))
+    job = FakeJob("lama")
+    work(job, serving)
+    assert job.outcome[0] == "model_load"
+    assert not serving.broken.reload_changed()
+    file.write_bytes(b"still broken")
+    assert not serving.broken.reload_changed()
+    assert not serving.broken.reload_changed()
+    file.write_bytes(b"whole")
+    assert serving.broken.reload_changed()
+    assert serving.loaded == ["lama"]
+    assert not serving.broken.reload_changed()
+    assert loads == [b"broken", b"still broken", b"whole"]
+
+
+def test_a_file_that_is_neither_here_nor_at_a_url_refuses_the_start(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("ZITS_INPAINT_MODEL_URL", str(tmp_path / "none.pt"))
+    assert main(["--model", "zits"]) == 78
+    told = capsys.readouterr().err
+    assert f"--model zits: there is no file {tmp_path / 'none.pt'}" in told
+    assert "ZITS_INPAINT_MODEL_URL" in told
 
 
 def test_a_missing_system_library_is_named_with_its_package() -> None:

@@ -10,6 +10,7 @@ import http.server
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -85,6 +86,14 @@ def test_the_rust_node_has_the_same_files() -> None:
             assert isinstance(file, WebFile)
             for text in (file.url, file.md5, f"{file.variables}_URL", f"{file.variables}_MD5"):
                 assert f'"{text}"' in source
+
+
+def test_the_scheduler_knows_which_models_need_a_python_node() -> None:
+    """It tells by that which command starts a node for them."""
+    source = (ROOT / "src/domain/src/capability.rs").read_text()
+    listed = re.search(r"PYTHON_MODELS: \[&str; \d+\] = \[(.*?)\];", source, re.DOTALL)
+    assert listed is not None
+    assert set(re.findall(r'"([^"]+)"', listed[1])) == set(table.MODELS) - {"lama", "manga"}
 
 
 @pytest.mark.parametrize(
@@ -166,7 +175,7 @@ def test_a_file_is_pulled_once_checked_and_found_wrong_when_it_changes(
     assert pulled.stdout.splitlines() == [f"lama: {path} is here now, 97.7 KiB", "cv2: needs no file"]
     assert path.read_bytes() == CONTENT
     files.clear()
-    assert model("pull", "lama", **env).stdout == f"lama: {path} is here\n"
+    assert model("pull", "lama", **env).stdout == f"lama: {path} is here and right\n"
     assert model("verify", **env).stdout == f"lama: {path} is right\n"
     checked = json.loads(model("verify", "lama", "--output", "json", **env).stdout)
     assert checked == [{"model": "lama", "path": str(path), "right": True}]
@@ -179,7 +188,7 @@ def test_a_file_is_pulled_once_checked_and_found_wrong_when_it_changes(
     path.write_bytes(CONTENT[:-1])
     broken = model("verify", **env)
     assert broken.returncode == 1
-    assert f"not {MD5}: remove it, then lamagrid model pull lama" in broken.stdout
+    assert f"not {MD5}: lamagrid model pull lama fetches it anew" in broken.stdout
 
 
 def test_what_cannot_be_pulled_says_why_and_leaves_nothing(
@@ -245,3 +254,7 @@ def test_a_pipeline_comes_from_a_hub_and_is_checked_by_its_sums(
     broken = model("verify", "sd1.5", **env)
     assert broken.returncode == 1
     assert f"sd1.5: {blob} has the sum " in broken.stdout
+    mended = model("pull", "sd1.5", **env)
+    assert mended.returncode == 0, mended.stderr
+    assert "in place of a wrong one" in mended.stdout
+    assert model("verify", "sd1.5", **env).returncode == 0

@@ -12,7 +12,8 @@ import cv2
 import torch
 from PIL import UnidentifiedImageError
 
-from lamagrid.errors import UNREADABLE_PICTURE_TEXT
+from lamagrid.errors import UNREADABLE_PICTURE_TEXT, LamaGridError
+from lamagrid.weights.table import PLUGIN_PREFIX
 
 MESSAGE_CHARS = 500
 OUT_OF_MEMORY_MARKS = ("CUDA out of memory", "can't allocate memory", "Insufficient memory")
@@ -42,16 +43,19 @@ def run_failure(error: BaseException) -> TaskFailure:
     return TaskFailure(kind, message(error))
 
 
-def load_failure(what: str, error: BaseException, missing: str | None = None) -> TaskFailure:
-    """The failure to build ``what``; ``missing`` says what is not installed."""
+def load_failure(model: str, error: BaseException, missing: str | None = None) -> TaskFailure:
+    """The failure to build what tasks name ``model``; ``missing`` says what is not installed."""
     if _is_out_of_memory(error):
         return TaskFailure("out_of_memory", message(error))
     if missing is not None:
         why = missing
-    elif isinstance(error, SystemExit):
-        why = "its weights are missing or broken, see the node's output"
+    elif isinstance(error, LamaGridError):  # of the fetch of a file; the text says what to do
+        why = str(error)
     else:
-        why = message(error)
+        broken = "its weights are missing or broken, see the node's output"
+        why = broken if isinstance(error, SystemExit) else message(error)
+        why += f"; `lamagrid model verify {model}` says whether its files are whole"
+    what = f"the plugin {model.removeprefix(PLUGIN_PREFIX)}" if model.startswith(PLUGIN_PREFIX) else model
     return TaskFailure("model_load", f"{what} cannot be loaded: {why}")
 
 

@@ -10,6 +10,7 @@ import argparse
 import importlib
 import math
 import os
+import re
 import signal
 import socket
 import sys
@@ -17,18 +18,20 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lamagrid.client import PLUGIN_PREFIX
+from lamagrid import global_flags
 from lamagrid.errors import ConfigError
+from lamagrid.pynode.broken import BrokenModels
 from lamagrid.pynode.libraries import missing_library
 from lamagrid.settings import load_settings
-from lamagrid.weights.table import is_present
+from lamagrid.weights.fetch import name_authorities_for_hub
+from lamagrid.weights.table import MODELS, PLUGIN_PREFIX, Source, WebFile, is_present
 
 if TYPE_CHECKING:
     from lamagrid.pynode.models import UpstreamModels
@@ -40,6 +43,8 @@ ORPHAN_GRACE_S = 3.0  # to finish the running task once nobody holds the lifelin
 EXIT_CANNOT_START = 1
 EXIT_WRONG_FLAGS = 2
 EXIT_CONFIG = 78  # as the other programs of the grid say it
+EXIT_REFUSED = {"invalid_input": 65, "incompatible": 76}
+"""By the kind of the refusal, as the Rust node says it."""
 
 
 class _WrongFlags(Exception):
@@ -54,11 +59,13 @@ class Serving:
         models: For the models, None if it serves none.
         plugins: For the plugins, None if it serves none.
         offers: What it serves, as tasks name it.
+        broken: What could not be loaded.
     """
 
     models: UpstreamModels | None
     plugins: UpstreamPlugins | None
     offers: tuple[str, ...]
+    broken: BrokenModels = field(default_factory=BrokenModels)
 
     @property
     def loaded(self) -> list[str]:
@@ -70,12 +77,13 @@ class Serving:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a node. Returns the exit status."""
-    options = _parser().parse_args(argv)
+    options = global_flags.parse(_parser(), sys.argv[1:] if argv is None else argv)
     if options.slots != 1:
         print("pynode: --slots can only be 1: upstream's models keep state", file=sys.stderr)
         return EXIT_WRONG_FLAGS
     ending = threading.Event()
     _watch_signals(ending)
+    name_authorities_for_hub()
     if options.lifeline:
         _watch_lifeline(ending)
     try:
@@ -96,13 +104,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="lamagrid pynode",
         description="Serve Lama Cleaner's own models and plugins, in Python, to the grid. "
         "Example: lamagrid pynode --model cv2 --model zits --plugin RemoveBG",
-    )
-    parser.add_argument("--data-dir", type=Path, help="the scheduler's data directory (default: configured)")
-    parser.add_argument(
-        "--join",
-        type=Path,
-        metavar="BUNDLE",
-        help="a file of `lamagrid certs bundle`: work for the scheduler of another host, over TLS",
+        epilog="Exit codes: 0 it left as it was told; 1 it cannot start, or the scheduler refuses it; 2 the "
+        "command line is wrong; 65 the scheduler refuses its name or models; 76 the versions of the two do "
+        "not fit; 78 the configuration, a bundle or a model's file is wrong.",
     )
     parser.add_argument(
         "--name", default="", help="the node's name (default: the host's name, -python; or the certificate's)"
@@ -120,15 +124,24 @@ def _parser() -> argparse.ArgumentParser:
         help="a plugin to serve, on the processor if no device is named: RemoveBG, RealESRGAN=cuda; "
         "may be given again",
     )
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: %(default)s)")
+    parser.add_argument(
+        "--device", default="cpu", type=_device, help="cpu, cuda, cuda:1, ... (default: %(default)s)"
+    )
     parser.add_argument("--slots", type=int, default=1, help="tasks at the same time; only 1 is possible")
     parser.add_argument("--lifeline", action="store_true", help="end when stdin closes")
+    global_flags.add_to(parser)
     return parser
 
 
 def _plugin(text: str) -> tuple[str, str]:
     name, _, device = text.partition("=")
-    return name, device or "cpu"
+    return name, _device(device or "cpu")
+
+
+def _device(text: str) -> str:
+    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no device: write cpu, cuda, cuda:1, ... or mps")
+    return text
 
 
 def _serving(options: argparse.Namespace) -> Serving:
@@ -145,6 +158,7 @@ def _serving(options: argparse.Namespace) -> Serving:
     for name in names:
         if name not in const.AVAILABLE_MODELS:
             raise _WrongFlags(f"--model {name}: Lama Cleaner has {', '.join(const.AVAILABLE_MODELS)}")
+        _check_files(name)
     models, plugins = None, None
     # Seconds and hundreds of megabytes: only once the flags are right, and only what is asked for.
     with warnings.catch_warnings():
@@ -165,6 +179,21 @@ def _serving(options: argparse.Namespace) -> Serving:
 
             models = UpstreamModels(options.device, os.environ.get("HF_ACCESS_TOKEN", ""))
     return Serving(models, plugins, (*names, *(PLUGIN_PREFIX + name for name in devices)))
+
+
+def _check_files(model: str) -> None:
+    """Refuse a model whose file is neither here nor has a URL: it could never be loaded.
+
+    Raises:
+        ConfigError: The text names the file and the variable.
+    """
+    for file in MODELS[model]:
+        if isinstance(file, WebFile) and not file.is_present(os.environ):
+            url, _ = file.source(os.environ)
+            if "://" not in url:
+                raise ConfigError(
+                    f"--model {model}: there is no file {url}. Put it there, or correct {file.variables}_URL"
+                )
 
 
 def _serve(options: argparse.Namespace, serving: Serving, ending: threading.Event) -> int:
@@ -199,9 +228,12 @@ def _serve(options: argparse.Namespace, serving: Serving, ending: threading.Even
             job = session.next_job(POLL_S)
         except LamaGridError as error:
             print(f"pynode: the scheduler refuses this node: {error}", file=sys.stderr)
-            return EXIT_CANNOT_START
+            return EXIT_REFUSED.get(error.kind, EXIT_CANNOT_START)
         if job is not None:
             work(job, serving)
+            session.set_loaded(serving.loaded)
+        elif serving.broken.reload_changed():
+            # Says that it works again: the scheduler keeps tasks away until then.
             session.set_loaded(serving.loaded)
         elif session.closed or time.monotonic() >= give_up:
             return 0
@@ -231,6 +263,8 @@ def work(job: Any, serving: Serving) -> None:
         job.fail("cancelled", "Cancelled while it was running")
     except TaskFailure as failure:
         log(failure)
+        if failure.kind == "model_load":
+            serving.broken.note(name, _sources(name, job.spec["params"]), _loader(serving, job.spec))
         job.fail(failure.kind, failure.message)
     except MemoryError as error:
         log(error)
@@ -239,7 +273,27 @@ def work(job: Any, serving: Serving) -> None:
         log(error)
         job.fail("internal", f"{type(error).__name__}: {error}"[:500])
     else:
+        serving.broken.forget(name)
         finish()
+
+
+def _sources(name: str, params: Mapping[str, Any]) -> Sequence[Source]:
+    """The files that a task's model or plugin is loaded from."""
+    if not name.startswith(PLUGIN_PREFIX):
+        return MODELS.get(name, ())
+    from lamagrid.pynode.plugins import files_of
+
+    return files_of(name.removeprefix(PLUGIN_PREFIX), params)
+
+
+def _loader(serving: Serving, spec: Mapping[str, Any]) -> Callable[[], None]:
+    """What brings a task's model or plugin into memory."""
+    name, params = spec["model"], spec["params"]
+    if name.startswith(PLUGIN_PREFIX):
+        plugins, plugin = serving.plugins, name.removeprefix(PLUGIN_PREFIX)
+        return lambda: None if plugins is None else plugins.load(plugin, params)
+    models = serving.models
+    return lambda: None if models is None else models.load(name, params)
 
 
 def _not_served(name: str) -> Exception:
@@ -253,7 +307,8 @@ def _run_model(job: Any, name: str, models: UpstreamModels | None) -> Callable[[
     if models is None:
         raise _not_served(name)
     image, mask, example = (_pixels(job, role) for role in ("image", "mask", "example"))
-    result = models.run(name, job.spec["params"], image, mask[:, :, 0], example, job.step, _loading(job))
+    params = job.spec["params"]
+    result = models.run(name, params, image, mask[:, :, 0], example, job.step, _loading(job), _fetched(job))
     height, width = result.shape[:2]
     return lambda: job.finish(result.tobytes(), height, width, models.load_ms, models.infer_ms)
 
@@ -263,12 +318,23 @@ def _run_plugin(job: Any, name: str, plugins: UpstreamPlugins | None) -> Callabl
     if plugins is None:
         raise _not_served(name)
     image, example = job.take_file("image"), job.take_file("example")
-    file = plugins.run(name, job.spec["params"], image, example, _loading(job))
+    file = plugins.run(name, job.spec["params"], image, example, _loading(job), _fetched(job))
     return lambda: job.finish_file(file, plugins.load_ms, plugins.infer_ms)
 
 
 def _loading(job: Any) -> Callable[[bool], object]:
     return lambda begins: job.loading() if begins else job.step(0, 0)
+
+
+def _fetched(job: Any) -> Callable[[int, int | None], None]:
+    from lamagrid.pynode.failures import Stopped
+
+    def told(done: int, whole: int | None) -> None:
+        step = (min(done, whole) * 100 // whole, 100) if whole else (0, 0)
+        if not job.loading(*step):
+            raise Stopped
+
+    return told
 
 
 def _pixels(job: Any, role: str) -> Any:

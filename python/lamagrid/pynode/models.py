@@ -19,9 +19,11 @@ from lama_cleaner.schema import Config
 from numpy.typing import NDArray
 from PIL import Image
 
+from lamagrid.options import BUILD, KEEP_ORIENTATION
 from lamagrid.pynode.failures import Stopped, TaskFailure, load_failure, message, run_failure
 from lamagrid.pynode.opencv import without_ipp
-from lamagrid.pynode.options import TASK_OPTIONS
+from lamagrid.weights import table
+from lamagrid.weights.fetch import Told, fetch_missing
 
 Pixels = NDArray[np.uint8]
 Step = Callable[[int, int], bool]
@@ -87,6 +89,7 @@ class UpstreamModels:
         example: Pixels | None = None,
         step: Step | None = None,
         loading: Loading | None = None,
+        fetched: Told = lambda _done, _whole: None,
     ) -> Pixels:
         """Inpaint.
 
@@ -98,6 +101,7 @@ class UpstreamModels:
             example: ``(h, w, 3)`` u8 RGB, for paint by example.
             step: Told each step of a diffusion model.
             loading: Told when the model is built, and when it has been.
+            fetched: Told how much of a missing file is here; what it raises ends that.
 
         Returns:
             ``(H, W, 3)`` u8 BGR, cast as upstream's server casts.
@@ -106,10 +110,12 @@ class UpstreamModels:
             TaskFailure: It cannot be done; the model stays usable.
             Stopped: ``step`` asked for it.
         """
-        options = {key: value for key, value in params.items() if key in TASK_OPTIONS}
-        config = _config({key: value for key, value in params.items() if key not in TASK_OPTIONS}, example)
+        options = {key: value for key, value in params.items() if key in BUILD}
+        # The orientation is no matter of the model: what encodes its answer heeds it.
+        others = BUILD.keys() | {KEEP_ORIENTATION}
+        config = _config({key: value for key, value in params.items() if key not in others}, example)
         began = time.monotonic()
-        manager = self._manager_for(model, options, loading)
+        manager = self._manager_for(model, options, loading, fetched)
         loaded = time.monotonic()
         self.load_ms = (loaded - began) * 1_000
         self._step, self._steps = step, config.sd_steps
@@ -135,7 +141,18 @@ class UpstreamModels:
             self._step = None
             torch_gc()
 
-    def _manager_for(self, model: str, options: Mapping[str, Any], loading: Loading | None) -> Any:
+    def load(self, model: str, params: Mapping[str, Any]) -> None:
+        """Build the model as :meth:`run` does for a task of these parameters.
+
+        Raises:
+            TaskFailure: It cannot be built.
+        """
+        options = {key: value for key, value in params.items() if key in BUILD}
+        self._manager_for(model, options, None, lambda _done, _whole: None)
+
+    def _manager_for(
+        self, model: str, options: Mapping[str, Any], loading: Loading | None, fetched: Told
+    ) -> Any:
         # The controlnet method is no part of what is built: upstream changes it within a request.
         wanted = (model, tuple(sorted((k, v) for k, v in options.items() if k != "sd_controlnet_method")))
         if self._built == wanted:
@@ -149,6 +166,7 @@ class UpstreamModels:
         gc.collect()
         torch_gc()
         try:
+            fetch_missing(table.MODELS.get(model, ()), fetched)
             self._manager = ModelManager(
                 name=model,
                 device=self._device,
@@ -157,6 +175,8 @@ class UpstreamModels:
             )
         except NotImplementedError as error:
             raise TaskFailure("unknown_model", message(error)) from error
+        except Stopped:
+            raise
         except (Exception, SystemExit) as error:
             raise self._load_failure(model, error) from error
         if loading is not None:

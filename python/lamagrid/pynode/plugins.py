@@ -28,10 +28,14 @@ from lama_cleaner.plugins import (
 )
 from PIL import Image
 
+from lamagrid.options import KEEP_ORIENTATION
 from lamagrid.pixel_limit import set_for_pillow, too_large
-from lamagrid.pynode.failures import TaskFailure, load_failure, run_failure
+from lamagrid.pynode.failures import Stopped, TaskFailure, load_failure, run_failure
 from lamagrid.pynode.functional_tensor import supply_functional_tensor
 from lamagrid.pynode.opencv import without_ipp
+from lamagrid.weights import table
+from lamagrid.weights.fetch import Told, fetch_missing
+from lamagrid.weights.table import PLUGIN_PREFIX, WebFile
 
 PLUGINS: Mapping[str, Any] = {
     each.name: each
@@ -50,6 +54,8 @@ PLUGINS: Mapping[str, Any] = {
 ANSWERS_PNG = (RemoveBG.name, AnimeSeg.name)
 SEED = 42
 """Of each task: GFPGAN draws noise from the process's generators, whose state depends on what ran before."""
+ORIENTATION = 274
+"""EXIF's tag."""
 EMBEDDINGS = 16
 """Pictures whose embedding InteractiveSeg keeps: 4 MiB each."""
 
@@ -90,6 +96,7 @@ class UpstreamPlugins:
         image: bytes,
         example: bytes | None = None,
         loading: Callable[[bool], object] | None = None,
+        fetched: Told = lambda _done, _whole: None,
     ) -> bytes:
         """Work on one picture.
 
@@ -97,10 +104,12 @@ class UpstreamPlugins:
             name: Upstream's name of the plugin.
             params: The fields of upstream's form that it reads; how it is built: ``interactive_seg_model``,
                 ``realesrgan_model``, ``realesrgan_no_half``, ``background`` (whether RealESRGAN makes the
-                background of faces); ``quality`` of a lossy answer.
+                background of faces); ``quality`` of a lossy answer, and whether its EXIF has the orientation
+                of the picture's, as upstream's has (``keep_orientation``).
             image: The picture's file, as it was uploaded.
             example: The file that MakeGIF compares with.
             loading: Told True before the plugin is built, and False after that.
+            fetched: Told how much of a missing file is here; what it raises ends that.
 
         Returns:
             A file: PNG, GIF or of the picture's format.
@@ -111,7 +120,7 @@ class UpstreamPlugins:
         Source: Lama Cleaner 1.2.5, ``server.run_plugin``.
         """
         began = time.monotonic()
-        plugin = self._plugin(name, params, loading)
+        plugin = self._plugin(name, params, loading, fetched)
         loaded = time.monotonic()
         self.load_ms = (loaded - began) * 1_000
         try:
@@ -120,6 +129,8 @@ class UpstreamPlugins:
                 if text is not None:
                     raise TaskFailure("invalid_input", f"A picture is refused: {text}")
             rgb, alpha, exif = load_img(image, return_exif=True)
+            if not params.get(KEEP_ORIENTATION) and ORIENTATION in exif["exif"]:
+                exif["exif"][ORIENTATION] = 1  # its pixels are upright now
             form = {**params, "img_md5": hashlib.md5(image, usedforsecurity=False).hexdigest()}
             set_seed(SEED)
             files = {} if example is None else {"clean_img": io.BytesIO(example)}
@@ -137,8 +148,20 @@ class UpstreamPlugins:
         self.infer_ms = (time.monotonic() - loaded) * 1_000
         return answer
 
+    def load(self, name: str, params: Mapping[str, Any]) -> None:
+        """Build the plugin as :meth:`run` does for a task of these parameters.
+
+        Raises:
+            TaskFailure: It cannot be built.
+        """
+        self._plugin(name, params, None, lambda _done, _whole: None)
+
     def _plugin(
-        self, name: str, params: Mapping[str, Any], loading: Callable[[bool], object] | None = None
+        self,
+        name: str,
+        params: Mapping[str, Any],
+        loading: Callable[[bool], object] | None,
+        fetched: Told,
     ) -> Any:
         if name not in PLUGINS:
             raise TaskFailure("unknown_model", f"Plugin not found: {name}")
@@ -151,15 +174,18 @@ class UpstreamPlugins:
         if name == InteractiveSeg.name:
             self._embeddings.clear()
         try:
-            plugin = self._build(name, options)
+            fetch_missing(files_of(name, options), fetched)
+            plugin = self._build(name, options, fetched)
+        except (Stopped, TaskFailure):
+            raise
         except (Exception, SystemExit) as error:  # upstream exits where a package or a file is missing
-            raise load_failure(f"the plugin {name}", error, missing_package(name)) from error
+            raise load_failure(PLUGIN_PREFIX + name, error, missing_package(name)) from error
         if loading is not None:
             loading(False)
         self._built[name] = (options, plugin)
         return plugin
 
-    def _build(self, name: str, options: Mapping[str, Any]) -> Any:
+    def _build(self, name: str, options: Mapping[str, Any], fetched: Told) -> Any:
         device = self._devices.get(name, "cpu")
         if name == InteractiveSeg.name:
             return InteractiveSeg(options.get("interactive_seg_model", "vit_l"), device)
@@ -167,7 +193,9 @@ class UpstreamPlugins:
             model = options.get("realesrgan_model", "realesr-general-x4v3")
             return RealESRGANUpscaler(model, device, no_half=options.get("realesrgan_no_half", False))
         if name in (GFPGANPlugin.name, RestoreFormerPlugin.name):
-            upscaler = self._plugin(RealESRGANUpscaler.name, options) if options.get("background") else None
+            upscaler = None
+            if options.get("background"):
+                upscaler = self._plugin(RealESRGANUpscaler.name, options, None, fetched)
             return PLUGINS[name](device, upscaler=upscaler)
         return PLUGINS[name]()
 
@@ -180,6 +208,20 @@ OPTIONS: Mapping[str, tuple[str, ...]] = {
     GFPGANPlugin.name: ("background", *_UPSCALER),
     RestoreFormerPlugin.name: ("background", *_UPSCALER),
 }
+
+
+NETWORKS: Mapping[str, str] = {
+    InteractiveSeg.name: "interactive_seg_model",
+    RealESRGANUpscaler.name: "realesrgan_model",
+}
+"""The parameter that chooses a plugin's network."""
+
+
+def files_of(name: str, params: Mapping[str, Any]) -> tuple[WebFile, ...]:
+    """The files that a plugin needs with these parameters; its own default network is the first."""
+    networks = table.PLUGINS[name]
+    network = params.get(NETWORKS.get(name, ""), next(iter(networks)))
+    return networks.get(network, ())
 
 
 class Embeddings:

@@ -30,12 +30,13 @@ from lamagrid.errors import (
     UnknownModelError,
     WaitTimeoutError,
 )
-from lamagrid.pynode.options import TASK_OPTIONS
+from lamagrid.options import BUILD, KEEP_ORIENTATION, read_by
 from lamagrid.settings import load_settings
 from lamagrid.web import requests_in_hand
 from lamagrid.web.caller import Caller
 from lamagrid.web.plan import TORCH_MODELS
 from lamagrid.web.requests_in_hand import StoppingError
+from lamagrid.weights.table import PLUGIN_PREFIX
 
 if TYPE_CHECKING:
     from lama_cleaner.schema import Config
@@ -144,7 +145,8 @@ class RemoteModelManager:
             InvalidInputError: A file is broken, or the sizes of image and mask differ.
             RuntimeError: As a call.
         """
-        return self._run(image, mask, example, config, {"output": output, "quality": quality}).encoded()
+        as_upstream = {"output": output, "quality": quality, KEEP_ORIENTATION: True}
+        return self._run(image, mask, example, config, as_upstream).encoded()
 
     def run_plugin(self, name: str, image: bytes, example: bytes | None, params: Mapping[str, Any]) -> bytes:
         """Run one of upstream's plugins on some node, and wait for its file.
@@ -159,7 +161,8 @@ class RemoteModelManager:
             RuntimeError: As a call.
         """
         submit = self._grid().submit_plugin
-        return self._finish(name, None, submit, name, image, example=example, **params).encoded()
+        fields = {**params, KEEP_ORIENTATION: True}
+        return self._finish(name, None, submit, name, image, example=example, **fields).encoded()
 
     def _run(
         self,
@@ -171,7 +174,7 @@ class RemoteModelManager:
     ) -> Outcome:
         # As they are now: a switch that comes while this waits changes nothing here.
         name, options = self.name, dict(self.kwargs)
-        params, picture = task_params(config, options)
+        params, picture = task_params(name, config, options)
         example = picture if example is None else example
         callback = options.get("callback") if name in STEPPED_MODELS else None
         submit = self._grid().submit
@@ -306,15 +309,17 @@ def _not_supported(name: str) -> NotImplementedError:
     return NotImplementedError(f"Not supported model: {name}")
 
 
-def task_params(config: Config, options: Mapping[str, Any]) -> tuple[dict[str, Any], Pixels | None]:
+def task_params(
+    model: str, config: Config, options: Mapping[str, Any]
+) -> tuple[dict[str, Any], Pixels | None]:
     """Upstream's ``Config`` and constructor options as the parameters of a task.
 
-    Absent values are left out: the node's ``Config`` has the same defaults.
+    What the model does not read, and absent values, are left out: the node's ``Config`` has defaults.
 
     Returns:
         Scalars by upstream's names, and the example picture ``(h, w, 3)`` u8 RGB if there is one.
     """
-    params: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     example: Pixels | None = None
     for key in config.__fields__:
         value = getattr(config, key)
@@ -322,11 +327,9 @@ def task_params(config: Config, options: Mapping[str, Any]) -> tuple[dict[str, A
             if value is not None:
                 example = np.asarray(value.convert("RGB"))
         elif value is not None:
-            params[key] = value.value if isinstance(value, enum.Enum) else value
-    for key in TASK_OPTIONS:
-        if options.get(key):
-            params[key] = options[key]
-    return params, example
+            fields[key] = value.value if isinstance(value, enum.Enum) else value
+    build = {key: options[key] for key in BUILD if options.get(key)}
+    return {**read_by(model, fields, build), **build}, example
 
 
 def _await_outcome(
@@ -415,7 +418,11 @@ def _tell_request(task_id: str) -> None:
 
 
 def _serve_hint(name: str) -> str:
+    if name.startswith(PLUGIN_PREFIX):
+        return f"Start a node with `lamagrid pynode --plugin {name.removeprefix(PLUGIN_PREFIX)}`."
     if name in TORCH_MODELS:
         return f"Start a node with `lamagrid-node --model {name}`."
+    if name not in AVAILABLE_MODELS:
+        return f"Start a node with `lamagrid-node --model {name}=FILE`."
     flag = f"--grid-python-models cv2,{name}"
     return f"Start one with `lamagrid pynode --model {name}`, or the server with `{flag}`."

@@ -6,6 +6,7 @@ Who calls it: the launcher, once, before the server starts.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import time
 from collections.abc import Mapping
@@ -118,6 +119,9 @@ class PluginRoute:
             params["quality"] = self._server.image_quality
         for key in FORM_FIELDS.get(name, ()):
             params[key] = dict(form)[key]  # as upstream: an error of the server, not of the request
+        if "upscale" in params:
+            with contextlib.suppress(ValueError):  # what is no number is refused in our own words
+                params["upscale"] = float(params["upscale"])
         example, filename = None, ""
         if name == MAKE_GIF:
             example, filename = content(uploads["clean_img"].stream), dict(form)["filename"]

@@ -12,19 +12,21 @@ import json
 import os
 import sys
 import time
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lamagrid import _native
+from lamagrid import global_flags
 from lamagrid.client import TaskClient
-from lamagrid.errors import LamaGridError
-from lamagrid.weights import table
-from lamagrid.weights.table import HubFolder, Source, WebFile
+from lamagrid.errors import LamaGridError, ModelLoadError
+from lamagrid.weights import fetch, table
+from lamagrid.weights.table import HubFolder, Source
 
 DONE = 0
 EXIT_WRONG = 1
 EXIT_WRONG_FLAGS = 2
+EXIT_INTERRUPTED = 130
 SURVEY_S = 2.0
 TELL_EVERY_S = 3.0
 """A download says how far it is so often, where it writes to a file."""
@@ -36,7 +38,7 @@ Told = Callable[[int, int | None], None]
 
 def main(argv: Sequence[str]) -> int:
     """Run one command, without ``lamagrid model``. Returns the exit status."""
-    options = _parser().parse_args(argv)
+    options = global_flags.parse(_parser(), argv)
     verb: Callable[[argparse.Namespace], int] = options.verb
     return verb(options)
 
@@ -45,7 +47,8 @@ def _parser() -> argparse.ArgumentParser:
     whole = argparse.ArgumentParser(
         prog="lamagrid model",
         description="The files of Lama Cleaner's models and plugins.",
-        epilog="Example: lamagrid model pull lama manga",
+        epilog="Example: lamagrid model pull lama manga. Exit codes: 0 done, and everything is right; 1 a "
+        "file cannot be had, is missing or is wrong; 2 the command line is wrong; 130 ended by Ctrl-C.",
     )
     verbs = whole.add_subparsers(title="verbs", metavar="VERB", required=True)
     listing = verbs.add_parser(
@@ -54,13 +57,14 @@ def _parser() -> argparse.ArgumentParser:
         description="List models and plugins: their files on this host, and the nodes that serve them.",
         epilog="Example: lamagrid model list --output json",
     )
-    listing.add_argument("--data-dir", type=Path, help="the scheduler's data directory (default: configured)")
     listing.set_defaults(verb=_list)
     pull = verbs.add_parser(
         "pull",
         help="fetch the files of models to this host",
-        description="Fetch what is missing of the files of models or plugins to where the nodes of this host "
-        "look for them: TORCH_HOME, XDG_CACHE_HOME and upstream's variables count, as they do for nodes.",
+        description="Fetch what is missing or damaged of the files of models or plugins to where the nodes "
+        "of this host look for them: TORCH_HOME, XDG_CACHE_HOME and upstream's variables count, as they do "
+        "for nodes. A download that was ended goes on where it was. http_proxy, https_proxy, all_proxy and "
+        "no_proxy name proxies, SSL_CERT_FILE and SSL_CERT_DIR certificate authorities.",
         epilog="Example: lamagrid model pull lama plugin/RealESRGAN",
     )
     pull.add_argument("names", nargs="+", metavar="NAME", help="as `lamagrid model list` shows it")
@@ -73,19 +77,15 @@ def _parser() -> argparse.ArgumentParser:
     verify = verbs.add_parser(
         "verify",
         help="check the files of models on this host",
-        description="Compare the files on this host with upstream's MD5, or with the sums that the hub gave: "
-        "exit status 1 if one differs, or one of a model that was named is missing.",
+        description="Compare the files on this host with upstream's MD5, or with the sums that the hub gave; "
+        "without either, check the archive that a file of torch is. Exit status 1 if one differs, or one of "
+        "a model that was named is missing.",
         epilog="Example: lamagrid model verify lama",
     )
     verify.add_argument("names", nargs="*", metavar="NAME", help="without one, whatever is on this host")
     verify.set_defaults(verb=_verify)
-    for each in (listing, pull, verify):
-        each.add_argument(
-            "--output",
-            choices=("table", "json"),
-            default="table",
-            help="text for people, or JSON for programs",
-        )
+    for each in (whole, listing, pull, verify):
+        global_flags.add_to(each)
     return whole
 
 
@@ -100,7 +100,7 @@ def _chosen(names: Sequence[str]) -> dict[str, tuple[Source, ...]] | None:
 
 
 def _list(options: argparse.Namespace) -> int:
-    served = _served(options.data_dir)
+    served = _served(options.data_dir, options.join)
     rows: list[dict[str, Any]] = []
     for name, sources in table.sources().items():
         files = [_described(source) for source in sources]
@@ -122,10 +122,10 @@ def _list(options: argparse.Namespace) -> int:
     return DONE
 
 
-def _served(data_dir: Path | None) -> dict[str, list[dict[str, Any]]] | None:
+def _served(data_dir: Path | None, join: Path | None) -> dict[str, list[dict[str, Any]]] | None:
     """The nodes that offer each model; None if no scheduler answers."""
     try:
-        survey = TaskClient(data_dir).survey(SURVEY_S)
+        survey = TaskClient(data_dir, join=join).survey(SURVEY_S)
     except LamaGridError:
         return None
     found: dict[str, list[dict[str, Any]]] = {}
@@ -197,28 +197,57 @@ def _pull(options: argparse.Namespace) -> int:
     report = _Report(options)
     for name, sources in chosen.items():
         for source in sources:
-            path, fetched = source.path(os.environ), not source.is_present(os.environ)
-            if fetched:
-                try:
-                    path = _fetch(source, options.half)
-                except (LamaGridError, ImportError, OSError) as error:
-                    print(f"lamagrid model: {name}: {error}", file=sys.stderr)
-                    return report.close(EXIT_WRONG)
+            try:
+                path, done = _bring(name, source, options.half)
+            except (LamaGridError, ImportError, OSError) as error:
+                print(f"lamagrid model: {name}: {error}", file=sys.stderr)
+                return report.close(EXIT_WRONG)
+            except KeyboardInterrupt:
+                print(
+                    f"lamagrid model: {name}: ended; what is here is kept, and `lamagrid model pull {name}` "
+                    f"goes on from there",
+                    file=sys.stderr,
+                )
+                return report.close(EXIT_INTERRUPTED)
             size = _size(path)
-            text = f"{path} is here now, {_amount(size)}" if fetched else f"{path} is here"
-            report.tell(name, text, path=str(path), fetched=fetched, bytes=size)
+            text = f"{path} is here" + (f"{done}, {_amount(size)}" if done else " and right")
+            report.tell(name, text, path=str(path), fetched=bool(done), bytes=size)
         if not sources:
             report.tell(name, "needs no file", path=None, fetched=False, bytes=0)
     return report.close(DONE)
 
 
-def _fetch(source: Source, half: bool) -> Path:
+def _bring(name: str, source: Source, half: bool) -> tuple[Path, str]:
+    """Fetch what is missing or wrong. Returns where it is, and what was done for that, if anything.
+
+    Raises:
+        LamaGridError: It cannot be had.
+        ImportError: As :func:`_fetch_folder`.
+        OSError: As :func:`_fetch_folder`.
+    """
+    if not source.is_present(os.environ):
+        return _fetch(source, half, replace=False), " now"
+    wrong = [(place, text) for place, text, is_right in _checked(source) if not is_right]
+    if not wrong:
+        return source.path(os.environ), ""
+    for place, text in wrong:
+        print(f"lamagrid model: {name}: {place} {text}: fetching it anew", file=sys.stderr)
+        if isinstance(source, HubFolder):
+            place.unlink()  # the library fetches what is missing
+    return _fetch(source, half, replace=True), " now, in place of a wrong one"
+
+
+def _fetch(source: Source, half: bool, *, replace: bool) -> Path:
     if isinstance(source, HubFolder):
         return _fetch_folder(source, half)
-    url, md5 = source.source(os.environ)
-    variables = None if source.variables is None else (f"{source.variables}_URL", f"{source.variables}_MD5")
+    url, _ = source.source(os.environ)
+    if replace and "://" not in url:
+        raise ModelLoadError(
+            f"{url} is named by {source.variables}_URL itself, so it cannot be fetched: replace the file, or "
+            f"correct {source.variables}_MD5 if it is right"
+        )
     with _Meter(url.rsplit("/", 1)[-1]) as meter:
-        return Path(_native.fetch_weights(url, md5, table.checkpoints(os.environ), variables, meter.told))
+        return fetch.fetch(source, meter.told, replace=replace)
 
 
 def _fetch_folder(folder: HubFolder, half: bool) -> Path:
@@ -228,6 +257,7 @@ def _fetch_folder(folder: HubFolder, half: bool) -> Path:
         ImportError: diffusers is not installed here.
         OSError: The hub cannot be reached, or has no such repository.
     """
+    fetch.name_authorities_for_hub()
     try:
         diffusers = importlib.import_module("diffusers")
     except ImportError as error:
@@ -285,9 +315,8 @@ def _verify(options: argparse.Namespace) -> int:
             if path in seen:  # of two plugins
                 continue
             seen.add(path)
-            checked = _check_file(source) if isinstance(source, WebFile) else _check_folder(path)
-            for place, text, is_right in checked:
-                hint = "" if is_right else f": remove it, then lamagrid model pull {name}"
+            for place, text, is_right in _checked(source):
+                hint = "" if is_right else f": lamagrid model pull {name} fetches it anew"
                 report.tell(name, f"{place} {text}{hint}", path=str(place), right=is_right)
                 verdict = verdict if is_right else EXIT_WRONG
     if not seen and not options.names and options.output == "table":
@@ -295,16 +324,36 @@ def _verify(options: argparse.Namespace) -> int:
     return report.close(verdict)
 
 
-def _check_file(file: WebFile) -> Iterator[tuple[Path, str, bool]]:
-    path, (_, wanted) = file.path(os.environ), file.source(os.environ)
+def _checked(source: Source) -> Iterator[tuple[Path, str, bool]]:
+    """Each file of a source, what is said about it, and whether it is right."""
+    if isinstance(source, HubFolder):
+        yield from _check_folder(source.path(os.environ))
+        return
+    path, (_, wanted) = source.path(os.environ), source.source(os.environ)
     if wanted is None:
-        yield path, "is here; upstream names no sum of it", True
+        yield path, *_check_archive(path)
         return
     found = _digest(path, hashlib.md5(usedforsecurity=False))
     if found == wanted.lower():
         yield path, "is right", True
     else:
         yield path, f"has MD5 {found}, not {wanted}", False
+
+
+def _check_archive(path: Path) -> tuple[str, bool]:
+    """A file without a sum: torch's are archives, whose parts have sums."""
+    with path.open("rb") as file:
+        is_archive = file.read(4) == b"PK\3\4"
+    if not is_archive:
+        return "is here; upstream names no sum of it", path.stat().st_size > 0
+    try:
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+    except (zipfile.BadZipFile, EOFError, OSError) as error:
+        return f"is cut off or damaged ({error})", False
+    if broken is not None:
+        return f"is damaged in {broken}", False
+    return "is whole; upstream names no sum of it", True
 
 
 def _check_folder(path: Path) -> Iterator[tuple[Path, str, bool]]:

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from lamagrid.client import PLUGIN_PREFIX
-
+PLUGIN_PREFIX = "plugin/"
+"""Before a plugin's name, where tasks and nodes name a model."""
 RELEASES = "https://github.com/Sanster/models/releases/download"
 SEGMENT_ANYTHING = "https://dl.fbaipublicfiles.com/segment_anything"
 REAL_ESRGAN = "https://github.com/xinntao/Real-ESRGAN/releases/download"

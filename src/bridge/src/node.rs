@@ -306,9 +306,10 @@ impl Job {
         Ok(Some(bytes))
     }
 
-    /// Says that the model is loaded; false means stop.
-    fn loading(&self, py: Python<'_>) -> PyResult<bool> {
-        self.with(py, |job| job.loading(0, 0) == ControlFlow::Continue(()))
+    /// Says that the model is loaded, with the hundredths of a fetch where one is under way; false means stop.
+    #[pyo3(signature = (step=0, of=0))]
+    fn loading(&self, py: Python<'_>, step: u32, of: u32) -> PyResult<bool> {
+        self.with(py, |job| job.loading(step, of) == ControlFlow::Continue(()))
     }
 
     /// Says how far the work is; false means stop.

@@ -58,6 +58,7 @@ fn plans(flags: &Flags, settings: &Settings) -> anyhow::Result<Vec<Plan>> {
     let (program, libtorch) = match flags.backend {
         BackendChoice::Echo => (own, None),
         BackendChoice::Torch => {
+            settings.check_files()?;
             let found = libtorch::find(&own_dir, |name| std::env::var(name).ok())?;
             let version = found.version.as_deref().unwrap_or("of unknown version");
             tracing::info!(dir = %found.dir.display(), version, "libtorch found");

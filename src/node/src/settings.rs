@@ -9,7 +9,7 @@ use lamagrid_wire::Endpoints;
 use lamagrid_wire::gate::{Bundle, BundleError, PeerRole};
 
 use crate::flags::{BackendChoice, Flags};
-use crate::weights::{LAMA as LAMA_FILE, MANGA_INPAINTOR, MANGA_LINE, Weights};
+use crate::weights::{LAMA as LAMA_FILE, MANGA_INPAINTOR, MANGA_LINE, UpstreamFile, Weights};
 
 /// Upstream's moduli.
 const LAMA_MODULO_PX: usize = 8;
@@ -39,6 +39,18 @@ pub enum SettingsError {
     NoFile {
         /// Which.
         model: ModelName,
+    },
+    /// A model's file is not there, and cannot be fetched.
+    #[error(
+        "model `{model}`: there is no file {place}. Put it there, or name another: --model {model}=FILE, models.{model}.path of the configuration, or upstream's variable {variable}"
+    )]
+    MissingFile {
+        /// Which.
+        model: ModelName,
+        /// Where it was looked for.
+        place: String,
+        /// What upstream calls the file's place.
+        variable: &'static str,
     },
     /// One file for the model of two.
     #[error(
@@ -100,10 +112,46 @@ impl ModelPlan {
     pub fn is_present(&self) -> bool {
         match &self.source {
             Source::File(path) => path.is_file(),
-            Source::Lama => Weights::of_process(&LAMA_FILE).is_present(),
-            Source::Manga => {
-                [&MANGA_LINE, &MANGA_INPAINTOR].map(Weights::of_process).iter().all(Weights::is_present)
+            Source::Lama | Source::Manga => {
+                self.upstreams().iter().all(|&file| Weights::of_process(file).is_present())
             }
+        }
+    }
+
+    /// Where its files are or will be.
+    #[must_use]
+    pub fn files(&self) -> Vec<PathBuf> {
+        match &self.source {
+            Source::File(path) => vec![path.clone()],
+            Source::Lama | Source::Manga => {
+                self.upstreams().iter().filter_map(|&file| Weights::of_process(file).path()).collect()
+            }
+        }
+    }
+
+    fn upstreams(&self) -> &'static [&'static UpstreamFile] {
+        match self.source {
+            Source::File(_) => &[],
+            Source::Lama => &[&LAMA_FILE],
+            Source::Manga => &[&MANGA_LINE, &MANGA_INPAINTOR],
+        }
+    }
+
+    /// Checks that each file is here or can be fetched.
+    fn check_files(&self, env: &impl Fn(&str) -> Option<String>) -> Result<(), SettingsError> {
+        let model = || self.name.clone();
+        match &self.source {
+            Source::File(path) if !path.is_file() => Err(SettingsError::MissingFile {
+                model: model(),
+                place: path.display().to_string(),
+                variable: "LAMA_MODEL_URL",
+            }),
+            _ => self.upstreams().iter().try_for_each(|&file| {
+                let weights = Weights::new(file, env);
+                let (place, variable) = (weights.describe(), file.url_variable());
+                let missing = || SettingsError::MissingFile { model: model(), place, variable };
+                weights.can_be_had().then_some(()).ok_or_else(missing)
+            }),
         }
     }
 }
@@ -168,6 +216,15 @@ impl Settings {
             models,
             config,
         })
+    }
+
+    /// Checks that each model's files are here or can be fetched: a node that can never load its model must not start.
+    ///
+    /// # Errors
+    /// [`SettingsError::MissingFile`].
+    pub fn check_files(&self) -> Result<(), SettingsError> {
+        let env = |name: &str| std::env::var(name).ok();
+        self.models.iter().try_for_each(|model| model.check_files(&env))
     }
 
     /// What is offered before anything is loaded.
@@ -269,6 +326,34 @@ mod tests {
         assert_eq!((&manga.source, manga.pad_modulo), (&Source::Manga, 16));
         let text = planned(&["--model", "manga=/m.pt"]).unwrap_err().to_string();
         assert!(text.contains("MANGA_LINE_MODEL_URL"), "{text}");
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_and_cannot_be_fetched_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("m.pt");
+        let given = format!("mine={}", file.display());
+        let checked = |models: &[&str], lama: &str| {
+            let env = |name: &str| match name {
+                "LAMA_MODEL_URL" => Some(lama.to_owned()).filter(|lama| !lama.is_empty()),
+                "HOME" => Some("/nowhere".to_owned()),
+                _ => None,
+            };
+            planned(models).unwrap().iter().try_for_each(|model| model.check_files(&env))
+        };
+        let text = checked(&["--model", &given], "").unwrap_err().to_string();
+        assert!(text.contains(file.to_str().unwrap()) && text.contains("--model mine=FILE"), "{text}");
+        std::fs::write(&file, b"x").unwrap();
+        checked(&["--model", &given], "").unwrap();
+        // What can be fetched is fetched at the first load.
+        checked(&["--model", "lama", "--model", "manga"], "").unwrap();
+        checked(&["--model", "lama"], "https://h/x.pt").unwrap();
+        checked(&["--model", "lama"], file.to_str().unwrap()).unwrap();
+        let text = checked(&["--model", "lama"], "/nowhere/x.pt").unwrap_err().to_string();
+        assert!(text.contains("/nowhere/x.pt") && text.contains("LAMA_MODEL_URL"), "{text}");
+        std::fs::remove_file(&file).unwrap();
+        std::fs::create_dir(&file).unwrap();
+        checked(&["--model", &given], "").unwrap_err();
     }
 
     #[test]

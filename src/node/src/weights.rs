@@ -3,12 +3,16 @@
 //! Does not: load it, or delete anything that was there before.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use md5::{Digest, Md5};
+
+use download::{Part, beside};
+
+mod download;
+mod proxy;
 
 /// A file of one of upstream's models: where it comes from, its sum, and upstream's variables for both.
 #[derive(Debug)]
@@ -17,6 +21,14 @@ pub struct UpstreamFile {
     md5: &'static str,
     url_variable: &'static str,
     md5_variable: &'static str,
+}
+
+impl UpstreamFile {
+    /// Upstream's variable for its place.
+    #[must_use]
+    pub const fn url_variable(&self) -> &'static str {
+        self.url_variable
+    }
 }
 
 /// Lama's network.
@@ -43,10 +55,6 @@ pub const MANGA_INPAINTOR: UpstreamFile = UpstreamFile {
     md5_variable: "MANGA_INPAINTOR_MODEL_MD5",
 };
 
-/// A download logs how far it is this often.
-const LOG_EVERY: Duration = Duration::from_secs(3);
-/// A server that sends nothing for this long has given up.
-const STALLED: Duration = Duration::from_secs(60);
 const CHUNK_BYTES: usize = 1 << 20;
 
 /// Why a model's file cannot be used. Each text ends with what to do.
@@ -189,6 +197,31 @@ impl Weights {
         Ok(path)
     }
 
+    /// Fetches the file, in place of one that is here and wrong; `told` is as for [`Weights::locate`].
+    ///
+    /// # Errors
+    /// [`WeightsError`]; the file that is here stays then.
+    pub fn replace(
+        &self,
+        mut told: impl FnMut(u64, Option<u64>) -> ControlFlow<()>,
+    ) -> Result<PathBuf, WeightsError> {
+        let path = self.cached()?;
+        self.fetch(&path, &mut told)?;
+        Ok(path)
+    }
+
+    /// The path that the file has or will have; `None` where no cache directory can be named.
+    #[must_use]
+    pub fn path(&self) -> Option<PathBuf> {
+        self.cached().ok()
+    }
+
+    /// Whether the file is here or names a place to fetch it from.
+    #[must_use]
+    pub fn can_be_had(&self) -> bool {
+        self.place.contains("://") || self.is_present()
+    }
+
     fn instead(&self, say: impl FnOnce(&(String, String)) -> String) -> String {
         self.variables.as_ref().map_or_else(String::new, |names| format!(", or {}", say(names)))
     }
@@ -221,32 +254,49 @@ impl Weights {
         std::fs::create_dir_all(dir)
             .map_err(|error| failed(format!("cannot make {}: {error}", dir.display())))?;
         // Beside its final name, so that the rename is atomic and an interrupted download is never loaded.
-        let with_end = |end: String| {
-            let mut name = path.as_os_str().to_owned();
-            name.push(end);
-            PathBuf::from(name)
+        let Some(mut part) = Part::take(path, told).map_err(|error| failed(error.to_string()))? else {
+            return Ok(());
         };
-        let partial = with_end(format!(".{}.part", std::process::id()));
-        let copied =
-            open(&self.place).and_then(|(reader, len)| copy(reader, len, &partial, &self.place, told));
-        if let Err(error) = copied {
-            // The download is what failed; a part left behind is only untidy.
-            let _ = std::fs::remove_file(&partial);
-            return Err(failed(error.to_string()));
+        loop {
+            let resumed = match part.fetch(&self.place, self.download_md5.is_some(), told) {
+                Ok(resumed) => resumed,
+                Err(error) => {
+                    let kept = part.len();
+                    let mut reason = error.to_string();
+                    if kept > 0 {
+                        let part = part.path().display();
+                        reason.push_str(&format!(
+                            "; {kept} bytes are kept in {part}, and the next try goes on from there"
+                        ));
+                    }
+                    part.give_up();
+                    return Err(failed(reason));
+                }
+            };
+            let Some(wanted) = &self.download_md5 else { break };
+            match self.check(part.path(), wanted) {
+                Ok(()) => break,
+                // What was here before may have been of another file.
+                Err(WeightsError::Md5 { .. }) if resumed => {
+                    tracing::warn!(path = %path.display(), "the two parts of a download do not fit: fetching all of it");
+                    part.empty().map_err(|error| failed(error.to_string()))?;
+                }
+                Err(_) => {
+                    // Kept for whoever wants to look at it, under a name that is never loaded.
+                    let wrong = beside(path, ".mismatch");
+                    part.rename(&wrong).map_err(|error| failed(error.to_string()))?;
+                    return self.check(&wrong, wanted);
+                }
+            }
         }
-        if let Some(wanted) = &self.download_md5
-            && self.check(&partial, wanted).is_err()
-        {
-            // Kept for whoever wants to look at it, under a name that is never loaded.
-            let wrong = with_end(".mismatch".into());
-            std::fs::rename(&partial, &wrong).map_err(|error| failed(error.to_string()))?;
-            return self.check(&wrong, wanted);
-        }
-        std::fs::rename(&partial, path).map_err(|error| failed(error.to_string()))?;
+        part.rename(path).map_err(|error| failed(error.to_string()))?;
         tracing::info!(path = %path.display(), "model file fetched");
         Ok(())
     }
 }
+
+/// Hears how many bytes of how many are there; breaks to end it.
+type Told<'a> = &'a mut dyn FnMut(u64, Option<u64>) -> ControlFlow<()>;
 
 /// Upstream's directory: `CACHE_DIR`, which its server puts into `TORCH_HOME`, then torch's own rules.
 fn checkpoints(set: &impl Fn(&'static str) -> Option<String>) -> Option<PathBuf> {
@@ -264,66 +314,6 @@ fn checkpoints(set: &impl Fn(&'static str) -> Option<String>) -> Option<PathBuf>
     Some(torch_home.join("hub/checkpoints"))
 }
 
-/// A reader of what `url` names, and its length where that is known.
-fn open(url: &str) -> io::Result<(Box<dyn Read>, Option<u64>)> {
-    if let Some(path) = url.strip_prefix("file://") {
-        let file = File::open(path)?;
-        let len = file.metadata()?.len();
-        return Ok((Box::new(file), Some(len)));
-    }
-    let agent = ureq::Agent::config_builder()
-        .timeout_connect(Some(Duration::from_secs(30)))
-        .timeout_recv_response(Some(STALLED))
-        .timeout_per_read(Some(STALLED))
-        .build()
-        .new_agent();
-    let answer = agent.get(url).call().map_err(io::Error::other)?;
-    let body = answer.into_body();
-    let len = body.content_length();
-    Ok((Box::new(body.into_reader()), len))
-}
-
-/// Hears how many bytes of how many are there; breaks to end it.
-type Told<'a> = &'a mut dyn FnMut(u64, Option<u64>) -> ControlFlow<()>;
-
-fn copy(
-    mut reader: Box<dyn Read>,
-    len: Option<u64>,
-    path: &Path,
-    url: &str,
-    told: Told<'_>,
-) -> io::Result<()> {
-    tracing::info!(url, path = %path.display(), bytes = len, "fetching a model file");
-    let mut file = File::create(path)?;
-    let mut chunk = vec![0; CHUNK_BYTES];
-    let (mut done, mut logged) = (0_u64, Instant::now());
-    loop {
-        let n = match reader.read(&mut chunk) {
-            Ok(0) => break,
-            Ok(n) => n,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(error),
-        };
-        file.write_all(&chunk[..n])?;
-        done += n as u64;
-        if told(done, len).is_break() {
-            return Err(io::Error::other("it was stopped"));
-        }
-        if logged.elapsed() >= LOG_EVERY {
-            logged = Instant::now();
-            let percent = len.filter(|len| *len > 0).map(|len| done.saturating_mul(100) / len);
-            tracing::info!(url, mib = done >> 20, percent, "fetching a model file");
-        }
-    }
-    if len.is_some_and(|len| len != done) {
-        return Err(io::Error::new(
-            io::ErrorKind::UnexpectedEof,
-            format!("the connection ended after {done} bytes"),
-        ));
-    }
-    file.sync_all()
-}
-
 fn md5_of(path: &Path) -> io::Result<String> {
     let mut file = File::open(path)?;
     let mut md5 = Md5::new();
@@ -338,5 +328,4 @@ fn md5_of(path: &Path) -> io::Result<String> {
 }
 
 #[cfg(test)]
-#[path = "weights_tests.rs"]
 mod tests;

@@ -49,6 +49,9 @@ pub(super) struct Exif {
 /// back, for then it leaves a picture as it lies, or if it would convert it in a way that is not known here.
 pub(super) fn read(tags: &Tags, format: PictureFormat) -> Result<Exif, CodecError> {
     let refused = |what: &str| CodecError::Unsupported { format, what: format!("EXIF {what}") };
+    if let Some(fault) = tags.fault {
+        return Err(CodecError::Unsupported { format, what: fault.to_owned() });
+    }
     let mut stated = None;
     let mut written = Directory::new();
     let mut order = Order::Big;
@@ -82,6 +85,36 @@ pub(super) fn read(tags: &Tags, format: PictureFormat) -> Result<Exif, CodecErro
         Some(written)
     };
     Ok(Exif { orientation, block })
+}
+
+/// As [`read`], for an answer that viewers show as it lies: its orientation is 1. A block that [`read`] refuses is left
+/// out; an orientation that it states in the usual way holds, because viewers obey that.
+pub(super) fn read_upright(tags: &Tags, format: PictureFormat) -> Exif {
+    match read(tags, format) {
+        Ok(exif) => Exif { block: exif.block.map(set_upright), ..exif },
+        Err(_) => Exif { orientation: usual_orientation(tags).unwrap_or(1), block: None },
+    }
+}
+
+/// The block with orientation 1, if it states one.
+fn set_upright(block: Vec<u8>) -> Vec<u8> {
+    let Some(file) = File::open(&block) else { return block };
+    let mut directory = file.copy(|_| true);
+    if !directory.contains_key(&ORIENTATION) {
+        return block;
+    }
+    directory.insert(ORIENTATION, Entry::shorts(file.order, &[1]));
+    // A copy is no longer than what it is of, which did fit.
+    ifd::write(file.order, &directory).unwrap_or_default()
+}
+
+/// The orientation of a block that states it as one number of 16 bits.
+fn usual_orientation(tags: &Tags) -> Option<u8> {
+    let file = open(tags.metadata.exif.as_deref()?)?;
+    let field =
+        file.directory(file.first).0.remove(&ORIENTATION).filter(|field| field.kind == kind::SHORT)?;
+    let stated = u8::try_from(*file.numbers(field)?.first()?).ok()?;
+    (2..=8).contains(&stated).then_some(stated)
 }
 
 /// The digit behind `tiff:Orientation="` or `tiff:Orientation>`.
@@ -361,7 +394,7 @@ mod tests {
 
     fn read_as(exif: Option<&[u8]>, xmp: Option<&[u8]>, format: PictureFormat) -> Result<Exif, CodecError> {
         let metadata = Metadata { exif: exif.map(<[u8]>::to_vec), parameters: None };
-        read(&Tags { metadata, xmp: xmp.map(<[u8]>::to_vec) }, format)
+        read(&Tags { metadata, xmp: xmp.map(<[u8]>::to_vec), fault: None }, format)
     }
 
     fn read_block(exif: &[u8]) -> Result<Exif, CodecError> {
@@ -470,5 +503,43 @@ mod tests {
         for wrong in [&b"MM\0*"[..], b"JPEG of a cat", b"II+\0\x08\0\0\0\0\0\0\0\0\0\0\0"] {
             assert!(matches!(read_block(wrong), Err(CodecError::Malformed { .. })));
         }
+    }
+
+    fn upright(exif: Option<&[u8]>, xmp: Option<&[u8]>) -> Exif {
+        let metadata = Metadata { exif: exif.map(<[u8]>::to_vec), parameters: None };
+        let tags = Tags { metadata, xmp: xmp.map(<[u8]>::to_vec), fault: None };
+        read_upright(&tags, PictureFormat::Png)
+    }
+
+    #[test]
+    fn an_upright_answer_says_that_it_is() {
+        let make = (271, kind::ASCII, 2, *b"A\0\0\0");
+        let stated = |stated| (ORIENTATION, kind::SHORT, 1, [0, stated, 0, 0]);
+        for turned in 2..=8 {
+            let exif = upright(Some(&block(&[make, stated(turned)], &[])), None);
+            assert_eq!(exif, Exif { orientation: turned, block: Some(block(&[make, stated(1)], &[])) });
+        }
+        for odd in [0, 9] {
+            let exif = upright(Some(&block(&[stated(odd)], &[])), None);
+            assert_eq!(exif, Exif { orientation: 1, block: Some(block(&[stated(1)], &[])) });
+        }
+        let plain = block(&[make], &[]);
+        assert_eq!(upright(Some(&plain), None), Exif { orientation: 1, block: Some(plain) });
+        let exif = upright(None, Some(b"tiff:Orientation=\"6\""));
+        assert_eq!(exif, Exif { orientation: 6, block: Some(block(&[stated(1)], &[])) });
+        assert_eq!(upright(None, None), Exif { orientation: 1, block: None });
+    }
+
+    #[test]
+    fn a_block_that_cannot_be_read_is_left_out_of_an_upright_answer() {
+        for wrong in [&b"MM\0*"[..], b"JPEG of a cat", b"II+\0\x08\0\0\0\0\0\0\0\0\0\0\0", &[0xff; 99]] {
+            assert_eq!(upright(Some(wrong), None), Exif { orientation: 1, block: None });
+        }
+        // Pillow cannot write these back.
+        let float = (282, kind::ASCII, 2, *b"1\0\0\0");
+        let turned = block(&[(ORIENTATION, kind::SHORT, 1, [0, 6, 0, 0]), float], &[]);
+        assert_eq!(upright(Some(&turned), None), Exif { orientation: 6, block: None });
+        let byte = block(&[(ORIENTATION, kind::BYTE, 1, [6, 0, 0, 0])], &[]);
+        assert_eq!(upright(Some(&byte), None), Exif { orientation: 1, block: None });
     }
 }

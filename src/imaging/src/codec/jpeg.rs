@@ -76,7 +76,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Raster, CodecError> {
 /// EXIF alone: Pillow 10.4 takes no orientation from a JPEG file's XMP.
 pub(super) fn tags(bytes: &[u8]) -> Tags {
     let exif = Prologue::parse(bytes).ok().and_then(|prologue| prologue.exif);
-    Tags { metadata: Metadata { exif, parameters: None }, xmp: None }
+    Tags { metadata: Metadata { exif, parameters: None }, ..Tags::default() }
 }
 
 /// Baseline, 4:2:0, the Huffman tables of the standard; alpha is [`CodecError::Unsupported`].

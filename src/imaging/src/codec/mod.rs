@@ -81,7 +81,8 @@ pub struct Header {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Metadata {
     /// The TIFF structure of the EXIF block (it begins with `II*\0` or `MM\0*`), as Pillow writes it back (a TIFF
-    /// file's own: as found); the orientation tag stays although the pixels are upright, as upstream does it.
+    /// file's own: as found). Of [`decode`], the orientation tag stays although the pixels are upright, as upstream does
+    /// it; of [`decode_upright`] it is 1.
     pub exif: Option<Vec<u8>>,
     /// The PNG text chunk `parameters`.
     pub parameters: Option<String>,
@@ -229,6 +230,8 @@ fn read(header: &Header, bytes: &[u8]) -> Result<Raster, CodecError> {
 struct Tags {
     metadata: Metadata,
     xmp: Option<Vec<u8>>,
+    /// Why the EXIF block that the file has cannot be read.
+    fault: Option<&'static str>,
 }
 
 fn tags(header: &Header, bytes: &[u8]) -> Tags {
@@ -241,17 +244,38 @@ fn tags(header: &Header, bytes: &[u8]) -> Tags {
     }
 }
 
-/// Decodes a picture: upright, RGB, alpha apart for mode `RGBA`.
+/// Which answer the EXIF block of a file goes into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Answer {
+    /// Upstream's, tag by tag.
+    Upstreams,
+    /// One that viewers show as it lies.
+    Upright,
+}
+
+/// Decodes a picture as upstream does: upright, RGB, alpha apart for mode `RGBA`.
 ///
 /// # Errors
 /// [`CodecError`]; [`CodecError::TooLarge`] before anything is allocated.
 ///
 /// Source: Lama Cleaner `helper.load_img`, 1.2.5, on Pillow 10.4.
 pub fn decode(bytes: &[u8], max_pixels: u64) -> Result<Picture, CodecError> {
+    decode_for(Answer::Upstreams, bytes, max_pixels)
+}
+
+/// As [`decode`], but the orientation that is written back is 1, and EXIF that cannot be read is left out.
+///
+/// # Errors
+/// As [`decode`].
+pub fn decode_upright(bytes: &[u8], max_pixels: u64) -> Result<Picture, CodecError> {
+    decode_for(Answer::Upright, bytes, max_pixels)
+}
+
+fn decode_for(answer: Answer, bytes: &[u8], max_pixels: u64) -> Result<Picture, CodecError> {
     let header = admit(bytes, max_pixels)?;
     let tags = tags(&header, bytes);
-    let mut exif = exif::read(&tags, header.format)?;
-    if header.format == PictureFormat::Tiff && exif.orientation != 1 {
+    let mut exif = exif_of(answer, &tags, header.format)?;
+    if answer == Answer::Upstreams && header.format == PictureFormat::Tiff && exif.orientation != 1 {
         exif.block = exif.block.and_then(|block| tiff::without_orientation(&block));
     }
     let (pixels, alpha) = convert::to_rgb(read(&header, bytes)?)?;
@@ -260,15 +284,34 @@ pub fn decode(bytes: &[u8], max_pixels: u64) -> Result<Picture, CodecError> {
     Ok(Picture { pixels, alpha, metadata: Metadata { exif: exif.block, ..tags.metadata } })
 }
 
-/// Decodes a mask: upright, grey, then 255 above 127 and 0 else.
+fn exif_of(answer: Answer, tags: &Tags, format: PictureFormat) -> Result<exif::Exif, CodecError> {
+    match answer {
+        Answer::Upstreams => exif::read(tags, format),
+        Answer::Upright => Ok(exif::read_upright(tags, format)),
+    }
+}
+
+/// Decodes a mask as upstream does: upright, grey, then 255 above 127 and 0 else.
 ///
 /// # Errors
 /// As [`decode`].
 ///
 /// Source: Lama Cleaner `server.process`, 1.2.5, on Pillow 10.4.
 pub fn decode_mask(bytes: &[u8], max_pixels: u64) -> Result<Gray, CodecError> {
+    decode_mask_for(Answer::Upstreams, bytes, max_pixels)
+}
+
+/// As [`decode_mask`], but EXIF that cannot be read is left out.
+///
+/// # Errors
+/// As [`decode`].
+pub fn decode_mask_upright(bytes: &[u8], max_pixels: u64) -> Result<Gray, CodecError> {
+    decode_mask_for(Answer::Upright, bytes, max_pixels)
+}
+
+fn decode_mask_for(answer: Answer, bytes: &[u8], max_pixels: u64) -> Result<Gray, CodecError> {
     let header = admit(bytes, max_pixels)?;
-    let exif = exif::read(&tags(&header, bytes), header.format)?;
+    let exif = exif_of(answer, &tags(&header, bytes), header.format)?;
     let grey = convert::to_luma(read(&header, bytes)?)?;
     Ok(orient::upright(convert::threshold(grey), exif.orientation))
 }

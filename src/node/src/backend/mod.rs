@@ -4,6 +4,7 @@
 
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use lamagrid_domain::{Failure, FailureKind, ModelName, ModelOffer, Stages, TaskSpec};
@@ -13,9 +14,11 @@ use crate::failure::panicked;
 use crate::pipeline::{Entered, Inputs, Made, Next, Pictures, Pipeline};
 use crate::session::{Job, Session, millis};
 
+mod broken;
 mod echo;
 mod inference;
 
+use broken::BrokenModels;
 pub use echo::Echo;
 pub use inference::inference_failure;
 
@@ -82,6 +85,11 @@ pub trait Backend {
     /// What it serves, and what of that is in memory.
     fn models(&self) -> Vec<ModelOffer>;
 
+    /// The files that a model is loaded from.
+    fn files(&self, _model: &ModelName) -> Vec<PathBuf> {
+        Vec::new()
+    }
+
     /// Brings a model into memory and says how long that took: zero if it was there.
     ///
     /// # Errors
@@ -98,14 +106,23 @@ pub trait Backend {
 
 /// Runs tasks until the session ends; gives the reason if it was not the node's own wish.
 pub fn serve(session: &Session, pipeline: &Pipeline, backend: &mut dyn Backend) -> Option<Failure> {
+    let mut broken = BrokenModels::default();
     loop {
         let Entered { job, inputs, exit } = match pipeline.next(WAIT) {
             Next::Task(entered) => *entered,
-            Next::Idle => continue,
+            Next::Idle => {
+                // Says that it works again as soon as its file was replaced: the scheduler keeps tasks away until then.
+                if broken.reload_changed(backend) {
+                    session.set_loaded(loaded(backend));
+                }
+                continue;
+            }
             Next::Closed(failure) => return failure,
         };
         let result = catch_unwind(AssertUnwindSafe(|| attempt(&job, inputs, backend)))
             .unwrap_or_else(|panic| Err(panicked("backend", panic.as_ref())));
+        let failed = result.as_ref().err().filter(|failure| failure.kind == FailureKind::ModelLoad);
+        broken.note(&job.spec().model, failed.is_some(), backend);
         session.set_loaded(loaded(backend));
         exit.leave(job, result);
     }

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use lamagrid_domain::{BlobForm, BlobMeta, Failure, FailureKind, OutputForm, PictureFormat, Role};
+use lamagrid_domain::{BlobForm, BlobMeta, Failure, FailureKind, OutputForm, PictureFormat, Role, Scalar};
 use lamagrid_imaging::codec;
 use lamagrid_imaging::{Image, Layout, Rgb};
 
@@ -15,6 +15,9 @@ use crate::session::Job;
 
 /// From this many bytes on, a picture and its mask are decoded side by side; below, a thread costs more.
 const APART_BYTES: usize = 64 * 1024;
+
+/// The parameter that asks for upstream's EXIF; `python/lamagrid/options.py` has it, too.
+const KEEP_ORIENTATION: &str = "keep_orientation";
 
 /// What a task works on, and what its answer shall carry.
 ///
@@ -67,7 +70,10 @@ fn pictures(job: &Job, max_pixels: u64) -> Result<(Pictures, Carried), Failure> 
     };
     let mask = move || match sizes.1 {
         Some(size) => plain(Role::Mask, size, mask_file),
-        None => codec::decode_mask(&mask_file, max_pixels).map_err(|error| unreadable(Role::Mask, &error)),
+        None => {
+            let decode = if keeps_orientation(job) { codec::decode_mask } else { codec::decode_mask_upright };
+            decode(&mask_file, max_pixels).map_err(|error| unreadable(Role::Mask, &error))
+        }
     };
     let (image, mask) = if apart {
         std::thread::scope(|scope| {
@@ -87,10 +93,17 @@ fn pictures(job: &Job, max_pixels: u64) -> Result<(Pictures, Carried), Failure> 
     Ok((Pictures { image, mask, example }, carried))
 }
 
+/// Whether the answer's EXIF shall be upstream's, orientation included, and what upstream's cannot be promised for is
+/// refused.
+fn keeps_orientation(job: &Job) -> bool {
+    matches!(job.spec().params.get(KEEP_ORIENTATION), Some(Scalar::Bool(true)))
+}
+
 /// A file of upstream's page, or of a program.
 fn decode(job: &Job, file: &[u8], max_pixels: u64) -> Result<(Image<Rgb>, Carried), Failure> {
+    let decode = if keeps_orientation(job) { codec::decode } else { codec::decode_upright };
     let codec::Picture { pixels, alpha, metadata } =
-        codec::decode(file, max_pixels).map_err(|error| unreadable(Role::Image, &error))?;
+        decode(file, max_pixels).map_err(|error| unreadable(Role::Image, &error))?;
     match job.spec().output {
         OutputForm::Raw => Ok((pixels, Carried::default())),
         OutputForm::Encoded { format: PictureFormat::Jpeg, .. } if alpha.is_some() => {
@@ -106,7 +119,8 @@ fn example(job: &Job, meta: &BlobMeta, max_pixels: u64) -> Result<Image<Rgb>, Fa
     if let Some(size) = size {
         return plain(Role::Example, size, file);
     }
-    let decoded = codec::decode(&file, max_pixels).map_err(|error| unreadable(Role::Example, &error))?;
+    let decode = if keeps_orientation(job) { codec::decode } else { codec::decode_upright };
+    let decoded = decode(&file, max_pixels).map_err(|error| unreadable(Role::Example, &error))?;
     Ok(decoded.pixels)
 }
 

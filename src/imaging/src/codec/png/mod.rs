@@ -101,7 +101,7 @@ fn as_pillow_goes_on(opened: &Opened<'_>) -> Result<(), Fault> {
     if opened.info.exif.is_some() && opened.info.tags() != info.tags() {
         return Err("tags before and after its pixels");
     }
-    info.exif_block().map(drop)
+    Ok(())
 }
 
 /// `getexif` and the text `parameters`, as upstream asks for them: for EXIF Pillow loads the picture, unless
@@ -114,8 +114,11 @@ pub(super) fn tags(bytes: &[u8]) -> Tags {
     let before = &opened.info;
     let info = if before.exif.is_some() { before.clone() } else { opened.after().unwrap_or_default() };
     let parameters = info.parameters.clone().filter(|_| before.any);
-    let exif = info.exif_block().unwrap_or_default();
-    Tags { metadata: Metadata { exif, parameters }, xmp: info.xmp }
+    let (exif, fault) = match info.exif_block() {
+        Ok(exif) => (exif, None),
+        Err(fault) => (None, Some(fault)),
+    };
+    Tags { metadata: Metadata { exif, parameters }, xmp: info.xmp, fault }
 }
 
 /// 8 bits, RGB or with alpha RGBA; `parameters` and EXIF as Pillow writes them.

@@ -3,6 +3,7 @@
 //! Does not: know what a network takes and gives; `network` does.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use lamagrid_domain::{Failure, FailureKind, ModelName, ModelOffer, Params, Scalar, Stages};
@@ -47,6 +48,10 @@ impl Backend for Torch {
             present: plan.is_present(),
         };
         self.plans.iter().map(offer).collect()
+    }
+
+    fn files(&self, model: &ModelName) -> Vec<PathBuf> {
+        self.plan(model).map_or_else(|_| Vec::new(), ModelPlan::files)
     }
 
     fn load(&mut self, model: &ModelName, progress: &dyn Progress) -> Result<Duration, Failure> {

@@ -132,7 +132,7 @@ fn load_module(model: &ModelName, path: &Path, device: Device) -> Result<CModule
             return failure;
         }
         let text = format!(
-            "model {model}: {} is not a TorchScript file that libtorch can read: {}. Replace the file (upstream's are fetched again once they are gone)",
+            "model {model}: {} is not a TorchScript file that libtorch can read: {}. Replace the file; for upstream's, `lamagrid model verify {model}` says whether it is whole, and `lamagrid model pull {model}` fetches it anew",
             path.display(),
             failure.message.trim_end_matches('.')
         );

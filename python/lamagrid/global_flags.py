@@ -1,0 +1,69 @@
+"""The flags that every command of ``lamagrid`` understands, before its noun and behind it.
+
+Does not: hold for the commands in Rust; those have the same in `src/cli/src/args.rs`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+FLAGS = ("--config", "--data-dir", "--join", "--output")
+
+
+def add_to(parser: argparse.ArgumentParser) -> None:
+    """Add them. What is not given is not in the parsed options, so that a verb's do not hide its noun's."""
+    group = parser.add_argument_group("options of every command", argument_default=argparse.SUPPRESS)
+    group.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="read this configuration file instead of $LAMAGRID_CONFIG or the one in its default place",
+    )
+    group.add_argument(
+        "--data-dir",
+        type=_not_empty,
+        metavar="DIR",
+        help="the scheduler's data directory (default: configured)",
+    )
+    group.add_argument(
+        "--join",
+        type=Path,
+        metavar="BUNDLE",
+        help="a file of `lamagrid certs bundle`: the scheduler is on another host, and reached over TLS",
+    )
+    group.add_argument(
+        "--output", choices=("table", "json"), help="text for people, or JSON for programs (default: table)"
+    )
+
+
+def _not_empty(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("a directory's name is not empty")
+    return Path(text)
+
+
+def parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
+    """Parse a command line whose parsers have these flags, and let ``--config`` hold for this process.
+
+    Raises:
+        SystemExit: Status 2; the text is on stderr.
+    """
+    given = parser.parse_args(argv, argparse.Namespace(config=None, data_dir=None, join=None, output="table"))
+    if given.data_dir is not None and given.join is not None:
+        parser.error("--data-dir is for a scheduler of this host, --join for one of another: leave one out")
+    if given.config is not None:
+        os.environ["LAMAGRID_CONFIG"] = str(given.config.absolute())
+    return given
+
+
+def noun_first(argv: Sequence[str]) -> list[str]:
+    """The command line with those of these flags that stand before the noun moved behind it."""
+    words, at = list(argv), 0
+    while at < len(words) and words[at].split("=")[0] in FLAGS:
+        at += 1 if "=" in words[at] else 2
+    if at >= len(words):
+        return words
+    return [words[at], *words[:at], *words[at + 1 :]]

@@ -1,0 +1,53 @@
+"""Models and plugins that could not be loaded: loaded again once one of their files has changed.
+
+Does not: report anything; the node's loop does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from lamagrid import _native
+from lamagrid.weights.fetch import Version, versions
+from lamagrid.weights.table import Source
+
+
+@dataclass
+class _Broken:
+    sources: Sequence[Source]
+    seen: list[Version | None]
+    load: Callable[[], None]
+
+
+class BrokenModels:
+    """What failed to load, with its files as they were then."""
+
+    def __init__(self) -> None:
+        self._broken: dict[str, _Broken] = {}
+
+    def note(self, name: str, sources: Sequence[Source], load: Callable[[], None]) -> None:
+        """Take note of a model or plugin that could not be loaded; ``load`` tries it again."""
+        self._broken[name] = _Broken(sources, versions(sources), load)
+
+    def forget(self, name: str) -> None:
+        """It works: a task of it was done."""
+        self._broken.pop(name, None)
+
+    def reload_changed(self) -> bool:
+        """Load what has changed files; whether something is in memory now that was not."""
+        is_any_loaded = False
+        for name, broken in list(self._broken.items()):
+            now = versions(broken.sources)
+            if now == broken.seen:
+                continue
+            broken.seen = now
+            try:
+                broken.load()
+            except Exception as error:
+                _native.log_error(f"{name} has changed files, and still cannot be loaded", str(error), "")
+                broken.seen = versions(broken.sources)  # upstream removes a file that it cannot read
+            else:
+                del self._broken[name]
+                is_any_loaded = True
+        return is_any_loaded

@@ -1,0 +1,150 @@
+//! Models whose files could not be loaded: loaded again once a file has changed.
+//!
+//! Does not: report anything; the loop that owns it does.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+
+use lamagrid_domain::ModelName;
+
+use super::{Backend, Unheard};
+
+/// What tells one version of a file from another: inode, length and time of the last change.
+type Version = Option<(u64, u64, i64, i64)>;
+
+/// Each model that failed to load, with its files as they were then.
+#[derive(Debug, Default)]
+pub(super) struct BrokenModels(BTreeMap<ModelName, Vec<(PathBuf, Version)>>);
+
+impl BrokenModels {
+    /// Takes note of how the last task of a model ended.
+    pub(super) fn note(&mut self, model: &ModelName, has_failed: bool, backend: &dyn Backend) {
+        if has_failed {
+            self.0.insert(model.clone(), versions(backend.files(model)));
+        } else {
+            self.0.remove(model);
+        }
+    }
+
+    /// Loads the models whose files have changed since; true if one is in memory now.
+    pub(super) fn reload_changed(&mut self, backend: &mut dyn Backend) -> bool {
+        let has_changed = |(path, version): &(PathBuf, Version)| version_of(path) != *version;
+        let changed: Vec<ModelName> = self
+            .0
+            .iter()
+            .filter(|(_, files)| files.iter().any(has_changed))
+            .map(|(model, _)| model.clone())
+            .collect();
+        let mut is_any_loaded = false;
+        for model in changed {
+            let files = versions(backend.files(&model));
+            let load = AssertUnwindSafe(|| backend.load(&model, &Unheard));
+            match catch_unwind(load) {
+                Ok(Ok(_)) => {
+                    tracing::info!(%model, "the model's file has changed, and it is loaded now");
+                    self.0.remove(&model);
+                    is_any_loaded = true;
+                }
+                Ok(Err(failure)) => {
+                    tracing::warn!(%model, reason = failure.message, "the model's file has changed, and it still cannot be loaded");
+                    self.0.insert(model, files);
+                }
+                Err(_) => {
+                    tracing::warn!(%model, "the model's file has changed, and loading it panicked");
+                    self.0.insert(model, files);
+                }
+            }
+        }
+        is_any_loaded
+    }
+}
+
+fn versions(files: Vec<PathBuf>) -> Vec<(PathBuf, Version)> {
+    files
+        .into_iter()
+        .map(|path| {
+            let version = version_of(&path);
+            (path, version)
+        })
+        .collect()
+}
+
+fn version_of(path: &PathBuf) -> Version {
+    let about = std::fs::metadata(path).ok()?;
+    Some((about.ino(), about.len(), about.mtime(), about.mtime_nsec()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::time::Duration;
+
+    use lamagrid_domain::{Failure, FailureKind, ModelOffer};
+
+    use super::super::{Answer, Progress, Work};
+    use super::*;
+
+    /// Loads its one file if that says "good".
+    struct OneFile {
+        path: PathBuf,
+        loads: usize,
+    }
+
+    impl Backend for OneFile {
+        fn models(&self) -> Vec<ModelOffer> {
+            Vec::new()
+        }
+
+        fn files(&self, _model: &ModelName) -> Vec<PathBuf> {
+            vec![self.path.clone()]
+        }
+
+        fn load(&mut self, _model: &ModelName, _progress: &dyn Progress) -> Result<Duration, Failure> {
+            self.loads += 1;
+            match std::fs::read(&self.path) {
+                Ok(text) if text == b"good" => Ok(Duration::ZERO),
+                Ok(text) if text == b"panic" => panic!("of the file"),
+                _ => Err(Failure::new(FailureKind::ModelLoad, "bad".to_owned())),
+            }
+        }
+
+        fn run(&mut self, _work: Work<'_>, _progress: &dyn Progress) -> Result<Answer, Failure> {
+            unreachable!("nothing is run")
+        }
+    }
+
+    #[test]
+    fn a_model_is_loaded_again_once_for_each_change_of_its_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("m.pt");
+        // Another file each time, as a replaced file is: the clock of a file system may stand still between two writes.
+        let put = |path: &Path, text: &[u8]| {
+            let new = path.with_extension("new");
+            std::fs::write(&new, text).unwrap();
+            std::fs::rename(&new, path).unwrap();
+        };
+        let (mut backend, mut broken) = (OneFile { path: path.clone(), loads: 0 }, BrokenModels::default());
+        let model: ModelName = "lama".parse().unwrap();
+        put(&path, b"bad");
+        broken.note(&model, true, &backend);
+        assert!(!broken.reload_changed(&mut backend));
+        assert_eq!(backend.loads, 0, "nothing has changed");
+        for (text, loads) in [(b"panic".as_slice(), 1), (b"still bad", 2)] {
+            put(&path, text);
+            assert!(!broken.reload_changed(&mut backend) && !broken.reload_changed(&mut backend));
+            assert_eq!(backend.loads, loads);
+        }
+        std::fs::remove_file(&path).unwrap();
+        assert!(!broken.reload_changed(&mut backend));
+        put(&path, b"good");
+        assert!(broken.reload_changed(&mut backend));
+        assert!(!broken.reload_changed(&mut backend));
+        put(&path, b"bad");
+        broken.note(&model, true, &backend);
+        broken.note(&model, false, &backend);
+        put(&path, b"good");
+        assert!(!broken.reload_changed(&mut backend), "it works: a task of it was done");
+    }
+}
