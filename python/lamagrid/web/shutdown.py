@@ -79,12 +79,14 @@ class Shutdown:
     def _end(self, status: int) -> NoReturn:
         if not self._begun.acquire(blocking=False):
             threading.Event().wait()
-        requests_in_hand.stop()
-        self._children.stop()
-        self._unwound.wait(UNWIND_LIMIT_S)
-        requests_in_hand.wait(time.monotonic() + ANSWERS_LIMIT_S)
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError, ValueError):  # whoever read it has gone
-                stream.flush()
-        # Threads that serve browsers may wait in native code, which a normal exit would tear down under them.
-        os._exit(status)
+        try:
+            requests_in_hand.stop()
+            self._children.stop()
+            self._unwound.wait(UNWIND_LIMIT_S)
+            requests_in_hand.wait(time.monotonic() + ANSWERS_LIMIT_S)
+            for stream in (sys.stdout, sys.stderr):
+                with contextlib.suppress(OSError, ValueError):  # whoever read it has gone
+                    stream.flush()
+        finally:
+            # Threads of browsers may wait in native code, which a normal exit would tear down under them.
+            os._exit(status)

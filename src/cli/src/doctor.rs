@@ -86,7 +86,7 @@ pub(crate) fn examine(config: &Config, join: Option<&Path>, format: Format) -> R
     match join {
         None => {
             spool(&mut found, config, &data_dir);
-            let answers = scheduler(&mut found, config, &data_dir)?;
+            let answers = scheduler(&mut found, config, &data_dir);
             gate(&mut found, config, &data_dir, answers);
         }
         Some(path) => bundle(&mut found, config, path)?,
@@ -130,32 +130,30 @@ fn spool(found: &mut Findings, config: &Config, data_dir: &Path) {
 }
 
 /// Whether the scheduler of this host answers.
-fn scheduler(found: &mut Findings, config: &Config, data_dir: &Path) -> Result<bool, CliError> {
+fn scheduler(found: &mut Findings, config: &Config, data_dir: &Path) -> bool {
     let error = match grid::survey(config, None) {
         Ok(overview) => {
             let text = format!("answers, with {} nodes", overview.nodes.len());
             found.add("scheduler", State::Good, text);
             version(found, &overview.version);
-            return Ok(true);
+            return true;
         }
         Err(error) => error,
     };
-    let text = match running_scheduler(data_dir) {
-        None => error.text(),
-        Some(pid) => {
-            let sockets = find_sockets(data_dir)?;
-            let log = config.log_dir()?.join("scheduler.log");
+    let text = match (running_scheduler(data_dir), find_sockets(data_dir)) {
+        (None, _) => error.text(),
+        (Some(pid), Err(error)) => format!("it runs (pid {pid}), and is not used: {error}"),
+        (Some(pid), Ok(sockets)) => {
             let missing = if sockets.join("client.sock").exists() { "" } else { ", which are gone" };
             format!(
-                "it runs (pid {pid}), and does not answer by its sockets in {}{missing}: see {}; if it stays so, end it \
-                 (kill {pid}) and start it again",
-                sockets.display(),
-                log.display()
+                "it runs (pid {pid}), and does not answer by its sockets in {}{missing}: see scheduler.log among its \
+                 logs; if it stays so, end it (kill {pid}) and start it again",
+                sockets.display()
             )
         }
     };
     found.add("scheduler", State::Bad, text);
-    Ok(false)
+    false
 }
 
 fn version(found: &mut Findings, theirs: &str) {

@@ -208,7 +208,7 @@ fn take(path: &Path, parent: &Path, uid: u32) -> Result<Option<File>, ConfigErro
     for _ in 0..TRIES {
         make_private(parent, uid)?;
         match make_private(path, uid) {
-            Err(ConfigError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => continue,
+            Err(ConfigError::Io { source, .. }) if is_absent(&source) => continue,
             made => made?,
         }
         let lock = match File::open(path) {
@@ -270,7 +270,7 @@ fn find_sockets_in(data_dir: &Path, around: &Surroundings) -> Result<PathBuf, Co
     let owner = fs::metadata(&data_dir).map_or(around.uid, |found| found.uid());
     for dir in path.parent().into_iter().chain([path.as_path()]) {
         match check_private(dir, &[around.uid, owner]) {
-            Err(ConfigError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => break,
+            Err(ConfigError::Io { source, .. }) if is_absent(&source) => break,
             checked => checked?,
         }
     }
@@ -358,6 +358,11 @@ fn remove(dir: &Path) {
     empty(dir);
     // A directory with files that are not ours stays.
     let _ = fs::remove_dir(dir);
+}
+
+/// Whether there is nothing at a path, also where a file has the place of a directory before it.
+fn is_absent(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
 /// Whether an open directory is still the one that the path leads to.

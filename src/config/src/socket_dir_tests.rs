@@ -201,7 +201,10 @@ fn a_removed_directory_is_made_anew_in_place_or_elsewhere_and_recorded() {
     assert_eq!(find_sockets_in(data.path(), &around).unwrap(), dir.path());
     // Nothing can be used.
     fs::remove_dir_all(other.path()).unwrap();
+    fs::write(other.path(), "no directory").unwrap();
     assert!(dir.renew().is_err());
+    assert_eq!(find_sockets_in(data.path(), &around).unwrap(), dir.path());
+    fs::remove_file(other.path()).unwrap();
 }
 
 #[test]

@@ -156,6 +156,27 @@ async fn a_peer_is_known_by_its_certificate_whatever_it_calls_itself() {
     panic!("the connection is still known: {:?}", host.registry.origin(&peer));
 }
 
+/// A logout empties the runtime directory: what is connected goes on, and the sockets are there again.
+#[tokio::test]
+async fn removed_local_sockets_are_made_anew_and_open_connections_go_on() {
+    let (mut host, dir) = (Host::start().await, TempDir::new().unwrap());
+    let _dialler = host.dialler(&host.issue(PeerRole::Client, "web-1", 1), dir.path());
+    let mut link = Link::connect(&Endpoints::new(dir.path()).client(), SOON).await.unwrap();
+    for entry in std::fs::read_dir(dir.path()).unwrap() {
+        std::fs::remove_file(entry.unwrap().path()).unwrap();
+    }
+    link.send(ping(1)).await.unwrap();
+    host.answer_one().await;
+    link.recv().await.unwrap();
+    let is_there = async {
+        while !dir.path().join("client.sock").exists() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(SOON, is_there).await.expect("in time");
+    exchange(&mut host, dir.path()).await;
+}
+
 #[tokio::test]
 async fn wrong_certificates_are_refused_with_what_to_do() {
     let host = Host::start().await;

@@ -1,6 +1,5 @@
 //! `lamagrid task`, `node` and `queue` against a scheduler of the tests' own making, through real sockets.
 
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
@@ -23,7 +22,7 @@ pub(super) const ID: &str = "000102030405060708090a0b0c0d0e0f";
 pub(super) struct Fake {
     data: tempfile::TempDir,
     /// As a scheduler's; it goes with this.
-    sockets: Option<SocketDir>,
+    _sockets: Option<SocketDir>,
     thread: Option<std::thread::JoinHandle<()>>,
     stop: Option<oneshot::Sender<()>>,
 }
@@ -32,7 +31,7 @@ impl Fake {
     /// A data directory whose scheduler does not run.
     fn absent() -> Self {
         let data = tempfile::tempdir_in("/tmp").unwrap();
-        Self { data, sockets: None, thread: None, stop: None }
+        Self { data, _sockets: None, thread: None, stop: None }
     }
 
     fn start(answer: impl Fn(ClientRequest) -> ClientReply + Send + 'static) -> Self {
@@ -51,7 +50,7 @@ impl Fake {
         let mut fake = Self::absent();
         let sockets = SocketDir::of_scheduler(fake.data.path()).unwrap();
         let endpoints = Endpoints::new(sockets.path());
-        fake.sockets = Some(sockets);
+        fake._sockets = Some(sockets);
         let (stop, stopped) = oneshot::channel();
         let (bound, is_bound) = std::sync::mpsc::channel();
         let thread = std::thread::spawn(move || {
@@ -107,7 +106,6 @@ impl Drop for Fake {
     fn drop(&mut self) {
         self.stop.take();
         let thread = self.thread.take().map(std::thread::JoinHandle::join);
-        let _ = std::fs::remove_dir_all(&self.sockets);
         if !std::thread::panicking() {
             assert!(thread.is_none_or(|ended| ended.is_ok()), "the fake scheduler panicked");
         }

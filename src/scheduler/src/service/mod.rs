@@ -203,6 +203,7 @@ async fn serve(options: Options) -> Result<(), SchedulerError> {
         shown: None,
         socket_dir,
         looked_for_sockets: None,
+        unreachable: None,
     };
     let stop = stop_signal(lifeline)?;
     let _http = crate::http::serve(&config.http, service.metrics.clone());
@@ -313,6 +314,8 @@ struct Service {
     socket_dir: Arc<SocketDir>,
     /// When the sockets' files were looked at last.
     looked_for_sockets: Option<Instant>,
+    /// When it was last said that they are gone and cannot be made anew.
+    unreachable: Option<Instant>,
 }
 
 impl Service {

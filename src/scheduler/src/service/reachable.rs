@@ -14,6 +14,9 @@ use super::{SchedulerError, Service, Sockets};
 /// How often the files are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
+/// How often it is said that this fails.
+const MENTION_EVERY: Duration = Duration::from_secs(10);
+
 /// The sockets in a directory that may move. The directory goes with its owner, whatever else is still about to end.
 pub(super) fn endpoints(dir: &Arc<SocketDir>) -> Endpoints {
     let dir = Arc::downgrade(dir);
@@ -32,14 +35,21 @@ impl Service {
         self.metrics.unreachable(renewed.is_err());
         match renewed {
             Ok(false) => {}
-            Ok(true) => tracing::warn!(
-                removed = %before.display(), sockets = %self.socket_dir.path().display(),
-                "the sockets were removed; they are made anew, and open connections go on"
-            ),
-            Err(error) => tracing::error!(
-                sockets = %before.display(), %error,
-                "nobody can reach this scheduler: its sockets were removed, and cannot be made anew yet"
-            ),
+            Ok(true) => {
+                self.unreachable = None;
+                tracing::warn!(
+                    removed = %before.display(), sockets = %self.socket_dir.path().display(),
+                    "the sockets were removed; they are made anew, and open connections go on"
+                );
+            }
+            Err(error) if self.unreachable.is_none_or(|at| at.elapsed() >= MENTION_EVERY) => {
+                self.unreachable = Some(Instant::now());
+                tracing::error!(
+                    sockets = %before.display(), %error,
+                    "no client or node can connect: the sockets were removed, and cannot be made anew yet"
+                );
+            }
+            Err(_) => {}
         }
     }
 
