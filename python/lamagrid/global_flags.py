@@ -51,12 +51,27 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Name
     Raises:
         SystemExit: Status 2; the text is on stderr.
     """
-    given = parser.parse_args(argv, argparse.Namespace(config=None, data_dir=None, join=None, output="table"))
+    nothing = argparse.Namespace(config=None, data_dir=None, join=None, output="table")
+    given, unknown = parser.parse_known_args(argv, nothing)
+    if unknown:
+        from lamagrid.options import nearest  # here, because most command lines are right
+
+        hint = nearest(unknown[0].split("=")[0], sorted(_flags_of(parser)))
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
     if given.data_dir is not None and given.join is not None:
         parser.error("--data-dir is for a scheduler of this host, --join for one of another: leave one out")
     if given.config is not None:
         os.environ["LAMAGRID_CONFIG"] = str(given.config.absolute())
     return given
+
+
+def _flags_of(parser: argparse.ArgumentParser) -> set[str]:
+    """The flags of a parser and of its verbs."""
+    found = {flag for action in parser._actions for flag in action.option_strings}
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            found.update(*(_flags_of(verb) for verb in action.choices.values()))
+    return found
 
 
 def noun_first(argv: Sequence[str]) -> list[str]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +18,7 @@ from grids.pictures import encoded
 from lamagrid import _native
 from lamagrid.errors import InferenceError, InvalidInputError
 
-from .conftest import Grid, Pixels
+from .conftest import Grid, Pixels, node_program
 
 Picture = tuple[Pixels, Pixels]
 Start = Callable[..., _native.NodeSession]
@@ -43,6 +46,24 @@ def job_of(session: _native.NodeSession) -> _native.Job:
     job = session.next_job(20)
     assert job is not None
     return job
+
+
+def test_a_node_whose_file_is_nowhere_does_not_start(data_dir: Path) -> None:
+    """R6.1: it could never load its model."""
+    for words, env, text in (
+        (["--model", "mine=/none/m.pt"], {}, "model `mine`: there is no file /none/m.pt"),
+        (["--model", "lama"], {"LAMA_MODEL_URL": "/none/l.pt"}, "upstream's variable LAMA_MODEL_URL"),
+    ):
+        done = subprocess.run(
+            [node_program(), "--data-dir", data_dir, *words],
+            env={**os.environ, **env},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 78, done.stderr
+        assert text in done.stderr
 
 
 def test_a_task_is_done_in_python(lonely: Grid, start: Start, picture: Picture) -> None:

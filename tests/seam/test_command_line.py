@@ -69,6 +69,18 @@ def test_flags_of_every_command_may_stand_anywhere(tmp_path: Path) -> None:
         assert "nonsense" in done.stderr
 
 
+def test_a_misspelt_flag_is_told_with_the_nearest() -> None:
+    for line, meant in (
+        ("model pull lama --hlaf", "--half"),
+        ("model list --ouput json", "--output"),
+        ("pynode --pluggin RemoveBG", "--plugin"),
+        ("node list --ouput json", "--output"),
+    ):
+        done = lamagrid(*line.split())
+        assert done.returncode == 2, done.stderr
+        assert meant in done.stderr
+
+
 def test_wrong_values_of_such_flags_end_with_2() -> None:
     for words in (
         ["--output", "yaml", "model", "list"],

@@ -230,6 +230,20 @@ def test_the_larger_upscaler_is_upstreams(small: None) -> None:
     assert np.array_equal(decoded(made), stock[:, :, ::-1])
 
 
+def test_an_answers_orientation_is_upstreams_only_where_that_is_asked_for(small: None) -> None:
+    """R8.1: `/run_plugin` asks for it; a file for a program is upright, and says so."""
+    served = UpstreamPlugins({"RealESRGAN": "cpu"}, 200_000)
+    out, exif = io.BytesIO(), Image.Exif()
+    exif[274] = 6
+    Image.fromarray(PHOTO).save(out, "JPEG", exif=exif)
+    params = {"realesrgan_model": "RealESRGAN_x4plus", "upscale": 1.0}
+    for keeps, orientation in ((False, 1), (True, 6)):
+        made = served.run("RealESRGAN", {**params, "keep_orientation": keeps}, out.getvalue())
+        answer = Image.open(io.BytesIO(made))
+        assert answer.size == (PHOTO.shape[0], PHOTO.shape[1])
+        assert answer.getexif()[274] == orientation
+
+
 @pytest.mark.parametrize("name", ["GFPGAN", "RestoreFormer"])
 def test_a_face_is_restored_as_upstream_does_it(both: Any, name: str) -> None:
     """GFPGAN with RealESRGAN's background, as upstream's flags give it, and RestoreFormer without."""

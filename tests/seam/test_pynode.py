@@ -198,7 +198,16 @@ def test_a_plugin_whose_package_is_missing_is_refused(
     assert "pip install 'lamagrid[plugins]'" in capsys.readouterr().err
 
 
-def test_wrong_flags_are_refused() -> None:
+def test_wrong_flags_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--model", "zit"]) == 2
+    assert main(["--plugin", "removebg"]) == 2
+    told = capsys.readouterr().err
+    assert "did you mean zits?" in told
+    assert "did you mean RemoveBG?" in told
+    for wrong in (["--device", "gpu"], ["--plugin", "RealESRGAN=cuba"]):
+        with pytest.raises(SystemExit) as ended:
+            main(wrong)
+        assert ended.value.code == 2
     assert main(["--slots", "2"]) == 2
     assert main(["--model", "nonsense"]) == 2
     assert main(["--plugin", "nonsense"]) == 2

@@ -207,7 +207,7 @@ def test_what_cannot_be_pulled_says_why_and_leaves_nothing(
     assert [path.name for path in (tmp_path / "hub" / "checkpoints").iterdir()] == ["lama.pt.mismatch"]
     unknown = model("pull", "llama")
     assert unknown.returncode == 2
-    assert "there is no llama; there are lama, ldm," in unknown.stderr
+    assert "there is no llama, did you mean lama?; there are lama, ldm," in unknown.stderr
 
 
 @pytest.mark.filterwarnings("ignore")  # of what diffusers stands on

@@ -18,7 +18,7 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,7 @@ import numpy as np
 
 from lamagrid import global_flags
 from lamagrid.errors import ConfigError
+from lamagrid.options import nearest
 from lamagrid.pynode.broken import BrokenModels
 from lamagrid.pynode.libraries import missing_library
 from lamagrid.settings import load_settings
@@ -157,7 +158,7 @@ def _serving(options: argparse.Namespace) -> Serving:
     names = options.models or ([] if devices else ["cv2"])
     for name in names:
         if name not in const.AVAILABLE_MODELS:
-            raise _WrongFlags(f"--model {name}: Lama Cleaner has {', '.join(const.AVAILABLE_MODELS)}")
+            raise _unknown("--model", name, const.AVAILABLE_MODELS)
         _check_files(name)
     models, plugins = None, None
     # Seconds and hundreds of megabytes: only once the flags are right, and only what is asked for.
@@ -169,7 +170,7 @@ def _serving(options: argparse.Namespace) -> Serving:
 
             for name in devices:
                 if name not in PLUGINS:
-                    raise _WrongFlags(f"--plugin {name}: Lama Cleaner has {', '.join(PLUGINS)}")
+                    raise _unknown("--plugin", name, PLUGINS)
                 missing = missing_package(name)
                 if missing is not None:
                     raise _WrongFlags(f"--plugin {name}: {missing}")
@@ -179,6 +180,10 @@ def _serving(options: argparse.Namespace) -> Serving:
 
             models = UpstreamModels(options.device, os.environ.get("HF_ACCESS_TOKEN", ""))
     return Serving(models, plugins, (*names, *(PLUGIN_PREFIX + name for name in devices)))
+
+
+def _unknown(flag: str, name: str, known: Collection[str]) -> _WrongFlags:
+    return _WrongFlags(f"{flag} {name}{nearest(name, known)}: Lama Cleaner has {', '.join(known)}")
 
 
 def _check_files(model: str) -> None:

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lamagrid.options import nearest
+
 DEFAULT_PYTHON_MODELS = "cv2"
 
 
@@ -126,7 +128,10 @@ def split(argv: Sequence[str]) -> tuple[GridFlags, list[str]]:
     seen, rest = grid.parse_known_args(list(argv))
     for word in rest:
         if word.startswith("--grid-"):
-            grid.error(f"unknown flag {word.split('=')[0]}; `lama-cleaner-grid --help` lists all")
+            flag = word.split("=")[0]
+            known = [each for action in grid._actions for each in action.option_strings]
+            hint = nearest(flag, known)
+            grid.error(f"unknown flag {flag}{hint}; `lama-cleaner-grid --help` lists all")
     if seen.grid_scheduler is not None and seen.grid_join is not None:
         grid.error("--grid-scheduler is for one of this host, --grid-join for one of another: leave one out")
     if seen.grid_scheduler is not None or seen.grid_join is not None:

@@ -20,6 +20,7 @@ from typing import Any
 from lamagrid import global_flags
 from lamagrid.client import TaskClient
 from lamagrid.errors import LamaGridError, ModelLoadError
+from lamagrid.options import nearest
 from lamagrid.weights import fetch, table
 from lamagrid.weights.table import HubFolder, Source
 
@@ -94,7 +95,8 @@ def _chosen(names: Sequence[str]) -> dict[str, tuple[Source, ...]] | None:
     known = table.sources()
     for name in names:
         if name not in known:
-            print(f"lamagrid model: there is no {name}; there are {', '.join(known)}", file=sys.stderr)
+            hint = nearest(name, known)
+            print(f"lamagrid model: there is no {name}{hint}; there are {', '.join(known)}", file=sys.stderr)
             return None
     return {name: known[name] for name in dict.fromkeys(names)}
 
