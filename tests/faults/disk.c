@@ -35,8 +35,9 @@ static int is_ours(int fd) {
     ssize_t len = readlink(link, path, sizeof path - 1);
     if (len < 0) return 0;
     path[len] = 0;
-    /* Shared memory of SQLite is no disk; logs are not what was promised. */
-    return strncmp(path, dir, strlen(dir)) == 0 && !strstr(path, "-shm") && !strstr(path, "/logs/") && !strstr(path, "/lock");
+    /* Shared memory of SQLite is no disk; logs and the spool's hint are not what was promised. */
+    return strncmp(path, dir, strlen(dir)) == 0 && !strstr(path, "-shm") && !strstr(path, "/logs/") && !strstr(path, "/lock") &&
+           !strstr(path, "/last-commit");
 }
 
 /* The error that this call shall have, or 0. */

@@ -266,11 +266,7 @@ impl Store {
         let path = dir.join("tasks.db");
         let Opened { connection, log_pages, link, writeback } = connection::patiently(|| connect(&path))?;
         let spool = Spool::create(dir.join("spool"))?;
-        let spool_mark = SpoolMark::open(spool.root()).map_err(|source| StoreError::File {
-            action: "open",
-            path: spool.root().join(SpoolMark::NAME),
-            source,
-        })?;
+        let spool_mark = SpoolMark::open(spool.root());
         Ok(Self {
             path,
             connection,

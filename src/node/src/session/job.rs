@@ -85,8 +85,8 @@ impl Job {
     /// The bytes of an input, of the announced length and hash.
     ///
     /// # Errors
-    /// [`FailureKind::InvalidInput`] if the task has no such input, [`FailureKind::Internal`] if its bytes
-    /// cannot be read or are not what was announced.
+    /// [`FailureKind::InvalidInput`] if the task has no such input, or has it no more: that says nothing about this node,
+    /// and no other one would find it. [`FailureKind::Internal`] if its bytes cannot be read or are not what was announced.
     pub fn input(&self, role: Role) -> Result<Bytes, Failure> {
         let began = Instant::now();
         let meta = self
@@ -95,6 +95,9 @@ impl Job {
         let internal = |text: String| Failure::new(FailureKind::Internal, text);
         let inline = self.attempt.inline.iter().find(|(of, _)| *of == role);
         let bytes = if let Some((_, bytes)) = inline {
+            if bytes.is_empty() && meta.len > 0 {
+                return Err(gone(role, "the scheduler's database has it no more"));
+            }
             if bytes.len() as u64 != meta.len || lamagrid_wire::hash(bytes) != meta.hash {
                 return Err(internal(format!("the {role} that came is not the one that was announced")));
             }
@@ -108,7 +111,15 @@ impl Job {
         } else {
             let spool = self.shared.spool().ok_or_else(|| internal("the spool is not known yet".into()))?;
             let blob = spool.get(self.spec().id, BlobName::Role(role), meta);
-            blob.map_err(|error| internal(format!("cannot read the {role} of the task: {error}")))?.into()
+            let failed = |error: SpoolError| {
+                let text = error.to_string();
+                if error.is_missing() {
+                    gone(role, &text)
+                } else {
+                    internal(format!("cannot read the {role} of the task: {text}"))
+                }
+            };
+            blob.map_err(failed)?.into()
         };
         self.notes.lock().transfer += began.elapsed();
         Ok(bytes)
@@ -212,6 +223,14 @@ impl Job {
         stages.store_ms = millis(began.elapsed());
         Ok((AttemptOutcome::Done { result, inline: inline.is_some(), stages }, inline))
     }
+}
+
+fn gone(role: Role, why: &str) -> Failure {
+    let text = format!(
+        "the {role} of the task is gone from the scheduler's disk ({why}): its files were deleted, or an older copy of the \
+         scheduler's database was put back; submit the task again with a new id"
+    );
+    Failure::new(FailureKind::InvalidInput, text)
 }
 
 fn blob_failure(error: BlobError) -> Failure {

@@ -230,33 +230,40 @@ fn fill(from: &mut impl Read, bytes: &mut [u8]) -> io::Result<bool> {
 }
 
 /// The file in the spool with the ids of the last commit and of the one before.
+///
+/// Only a hint: without it what a crash leaves is deleted, so that no fault of it is an error.
 #[derive(Debug)]
-pub(super) struct SpoolMark(File);
+pub(super) struct SpoolMark(Option<File>);
 
 impl SpoolMark {
     pub(super) const NAME: &str = "last-commit";
 
-    pub(super) fn open(spool: &Path) -> io::Result<Self> {
+    pub(super) fn open(spool: &Path) -> Self {
         let mut options = File::options();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        Ok(Self(options.open(spool.join(Self::NAME))?))
+        let file = options.open(spool.join(Self::NAME));
+        let file = file.inspect_err(|error| {
+            tracing::warn!(%error, path = %spool.join(Self::NAME).display(),
+            "cannot note the last commit in the spool")
+        });
+        Self(file.ok())
     }
 
     /// Whether the spool was last used with a database that has not this commit: it was put back to an older state, or
     /// another took its place. A spool without ids says nothing.
     pub(super) fn contradicts(&self, link: Option<Link>) -> bool {
         let mut text = [0; 66];
-        if self.0.read_exact_at(&mut text, 0).is_err() {
+        if self.0.as_ref().is_none_or(|file| file.read_exact_at(&mut text, 0).is_err()) {
             return false;
         }
         let last = link.map(|link| hex(&link.id));
-        !last.is_some_and(|last| text.split(|byte| *byte == b'\n').any(|line| line == last.as_bytes()))
+        last.is_none_or(|last| !text.split(|byte| *byte == b'\n').any(|line| line == last.as_bytes()))
     }
 
-    /// Before the commit, which may succeed or not. Only a hint, so that a write that fails is no error.
+    /// Before the commit, which may succeed or not.
     pub(super) fn put(&self, link: Link) {
         let text = format!("{}\n{}\n", hex(&link.id), hex(&link.before));
-        if let Err(error) = self.0.write_all_at(text.as_bytes(), 0) {
+        if let Some(Err(error)) = self.0.as_ref().map(|file| file.write_all_at(text.as_bytes(), 0)) {
             tracing::debug!(%error, "the last commit is not noted in the spool");
         }
     }

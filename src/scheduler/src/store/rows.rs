@@ -90,19 +90,27 @@ impl Store {
         let paused = paused().map_err(self.failed("read"))?;
         recovered.paused = paused.iter().filter_map(|queue| queue.parse().ok()).collect();
         // Before the first commit, which the spool is marked with.
-        let swept = self.sweep(&known)?;
-        self.end_lost(&mut recovered.tasks)?;
+        let is_older = self.spool_mark.contradicts(self.link);
+        let ends = self.end_lost(&mut recovered.tasks, is_older);
+        // What is left of them goes with the rest, which may be worth keeping.
+        for op in &ends {
+            if let StoreOp::End { id, .. } = op {
+                known.remove(id);
+            }
+        }
+        let swept = self.sweep(&known, is_older)?;
+        connection::patiently(|| self.commit(&ends))?;
         self.settle()?;
         Ok((recovered, swept))
     }
 
     /// Ends what cannot be worked on any more: a database that was put back to an older state has tasks whose inputs were
-    /// deleted since. What a node may be working on is left to it.
-    fn end_lost(&mut self, tasks: &mut [StoredTask]) -> Result<(), StoreError> {
+    /// deleted since. What a node may be working on is left to it, but in such a database none is.
+    fn end_lost(&self, tasks: &mut [StoredTask], is_older: bool) -> Vec<StoreOp> {
         let mut ends = Vec::new();
         for task in tasks {
             let missing = match task {
-                StoredTask::Live { spec, inline, assigned: None, .. } => {
+                StoredTask::Live { spec, inline, assigned, .. } if is_older || assigned.is_none() => {
                     spec.blobs.iter().map(|blob| blob.role).find(|role| {
                         !inline.contains(role) && self.spool.lacks(spec.id, BlobName::Role(*role))
                     })
@@ -129,15 +137,14 @@ impl Store {
                 *task = StoredTask::Ended { id, ended: Box::new(ended) };
             }
         }
-        connection::patiently(|| self.commit(&ends))
+        ends
     }
 
     /// Deletes blobs of ids without a row, of so many tasks: submissions that were not completed, and what a crash left.
-    /// Where the spool was last used with a later state of the database they may be results that the next restore
-    /// brings back, so they are moved aside.
-    fn sweep(&self, known: &HashSet<TaskId>) -> Result<usize, StoreError> {
-        let is_later = self.spool_mark.contradicts(self.link);
-        let aside = is_later.then(|| {
+    /// Where the database is older than the spool (`is_older`) they may be pictures that the next restore
+    /// brings back, so that they are moved aside.
+    fn sweep(&self, known: &HashSet<TaskId>, is_older: bool) -> Result<usize, StoreError> {
+        let aside = is_older.then(|| {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             let mut name = self.spool.root().as_os_str().to_owned();
             name.push(format!(".aside-{}", now.as_secs()));

@@ -119,7 +119,14 @@ impl Store {
 
     /// At a start, once everything was read: the database gets an id that no copy of it has, and its log is emptied.
     pub(super) fn settle(&mut self) -> Result<(), StoreError> {
-        patiently(|| self.mark())?;
+        match patiently(|| self.mark()) {
+            // Accepted work goes on on a full disk, too, and every checkpoint waits.
+            Err(error) if error.is_disk_full() => {
+                tracing::warn!(%error, "the disk is full");
+                return Ok(());
+            }
+            marked => marked?,
+        }
         self.make_shrinkable();
         if !self.at_once_or_never(|store| store.checkpoint(CheckpointMode::TRUNCATE))? {
             tracing::warn!(

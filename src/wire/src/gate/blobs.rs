@@ -277,6 +277,13 @@ async fn send(
 ) -> io::Result<()> {
     let (mut file, len) = match spool.reader(task, name) {
         Ok(found) => found,
+        // No fault of the node that asks: no other one would get it.
+        Err(error) if error.is_missing() => {
+            let text = format!(
+                "it is gone from the scheduler's disk ({error}): submit the task again with a new id"
+            );
+            return answer(peer, Err(&Refused::new(FailureKind::InvalidInput, text))).await;
+        }
         Err(error) => return answer(peer, Err(&refusal(&error))).await,
     };
     if from > len {
