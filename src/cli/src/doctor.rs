@@ -2,7 +2,8 @@
 //!
 //! Does not: change anything.
 
-use std::net::{TcpListener, ToSocketAddrs};
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream, ToSocketAddrs};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -88,6 +89,7 @@ pub(crate) fn examine(config: &Config, join: Option<&Path>, format: Format) -> R
             spool(&mut found, config, &data_dir);
             let answers = scheduler(&mut found, config, &data_dir);
             gate(&mut found, config, &data_dir, answers);
+            http(&mut found, config, &data_dir, answers);
         }
         Some(path) => bundle(&mut found, config, path)?,
     }
@@ -203,6 +205,63 @@ fn gate(found: &mut Findings, config: &Config, data_dir: &Path, scheduler_answer
     }
 }
 
+/// Whether health checks are answered by this scheduler, and not by another one or by another program.
+fn http(found: &mut Findings, config: &Config, data_dir: &Path, scheduler_answers: bool) {
+    let listen = config.http.listen.as_str();
+    if listen.is_empty() {
+        return found.add("health", State::Unused, "http.listen is empty: no metrics and health checks");
+    }
+    let remedy = "set http.listen to another port";
+    match (ask_health(listen, &config.http.token_file), scheduler_answers) {
+        (Ok(answer), _) => match answer.lines().find_map(|line| line.strip_prefix("data directory: ")) {
+            Some(other) if same_dir(Path::new(other), data_dir) => {
+                found.add("health", State::Good, format!("the scheduler answers on {listen}"));
+            }
+            Some(other) => {
+                let text = format!("the scheduler of {other} answers on {listen}, not this one's: {remedy}");
+                found.add("health", State::Bad, text);
+            }
+            None => {
+                let text = format!("another program answers on {listen}: {remedy}");
+                found.add("health", State::Bad, text);
+            }
+        },
+        (Err(error), false) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
+            found.add("health", State::Good, format!("{listen} is free for the scheduler"));
+        }
+        (Err(error), _) => {
+            let text = format!(
+                "{listen}: {error}: the scheduler was started with another http.listen, or another program had the address \
+                 then; it is tried again every few seconds"
+            );
+            found.add("health", State::Attention, text);
+        }
+    }
+}
+
+/// What `/healthz` says there, head and all.
+fn ask_health(listen: &str, token_file: &Path) -> std::io::Result<String> {
+    const PATIENCE: Duration = Duration::from_secs(2);
+    const MOST_BYTES: u64 = 16 << 10;
+    let address = listen.parse().map_err(std::io::Error::other)?;
+    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let token = std::fs::read_to_string(token_file).unwrap_or_default();
+    let token = token.lines().next().unwrap_or_default().trim();
+    let request = format!(
+        "GET /healthz HTTP/1.1\r\nhost: {listen}\r\nauthorization: Bearer {token}\r\nconnection: close\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes())?;
+    let mut answer = Vec::new();
+    // One that is silent, or breaks off, is another program.
+    let _ = stream.take(MOST_BYTES).read_to_end(&mut answer);
+    Ok(String::from_utf8_lossy(&answer).into_owned())
+}
+
+fn same_dir(one: &Path, other: &Path) -> bool {
+    one == other || one.canonicalize().is_ok_and(|one| other.canonicalize().is_ok_and(|other| one == other))
+}
+
 /// Whether the list of certificates can be read, and holds what it should.
 fn ledger(found: &mut Findings, certs: &Certs) {
     let issued = match certs.issued() {
@@ -313,7 +372,7 @@ fn port(found: &mut Findings, scheduler: &str) -> bool {
     };
     let mut last = String::new();
     for address in addresses {
-        match std::net::TcpStream::connect_timeout(&address, Duration::from_secs(3)) {
+        match TcpStream::connect_timeout(&address, Duration::from_secs(3)) {
             Ok(_) => {
                 found.add("port", State::Good, format!("{address} answers"));
                 return true;

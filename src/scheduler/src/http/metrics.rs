@@ -298,11 +298,11 @@ impl Metrics {
     /// Why no tasks are accepted now; none if they are.
     pub(super) fn not_ready(&self) -> Option<&'static str> {
         if !self.is_alive() {
-            Some("the scheduler's loop stands still; see its log, or restart it\n")
+            Some("the scheduler's loop stands still; see its log, or restart it")
         } else if self.unreachable.load(Ordering::Relaxed) {
-            Some("the sockets were removed and cannot be made anew; see the scheduler's log\n")
+            Some("the sockets were removed and cannot be made anew; see the scheduler's log")
         } else if self.failing.load(Ordering::Relaxed) {
-            Some("the store cannot be written; is the disk full? see the scheduler's log\n")
+            Some("the store cannot be written; is the disk full? see the scheduler's log")
         } else {
             None
         }
@@ -353,7 +353,8 @@ mod tests {
         }
         page.push_str(
             "\n`/healthz` answers 200 while the scheduler's loop turns, else 503. `/readyz` answers 200 while tasks are \
-             accepted, and 503 while the\nstore cannot be written or the sockets are gone.\n",
+             accepted, and 503 while the\nstore cannot be written or the sockets are gone. Both name the data directory of the \
+             scheduler that answers.\n",
         );
         let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/metrics.md");
         if std::env::var_os("UPDATE_DOCS").is_some() {

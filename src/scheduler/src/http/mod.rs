@@ -1,7 +1,8 @@
 //! What a scheduler shows to other programs: `/metrics`, `/healthz` and `/readyz`, on a loopback address.
 //!
 //! Runs on a thread of its own, so that it answers whatever the scheduler's loop does. A connection that stays slow or
-//! silent makes room for a new one: when all places are taken, the oldest connection is closed.
+//! silent makes room for a new one: when all places are taken, the oldest connection is closed. An address that is taken is
+//! tried again until it is free; health checks name the data directory, so that a probe sees which scheduler answers.
 //!
 //! Does not: touch the core. The service writes into [`Metrics`]; a slow reader waits for itself only.
 //!
@@ -47,10 +48,15 @@ const HEAD_PATIENCE: Duration = Duration::from_secs(5);
 const CONNECTION_LIFE: Duration = Duration::from_secs(60);
 /// After an accept that failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Before an address that is taken is tried again; doubles up to the second.
+const BIND_PAUSE: Duration = Duration::from_millis(500);
+const MAX_BIND_PAUSE: Duration = Duration::from_secs(5);
 
 #[derive(Clone)]
 struct Shown {
     metrics: Arc<Metrics>,
+    /// As text.
+    data_dir: Arc<str>,
     /// What a request must bring; none is asked for where it is absent.
     token: Option<Arc<str>>,
 }
@@ -73,7 +79,7 @@ impl Drop for Server {
 }
 
 /// Serves `metrics` until the result is dropped. A fault is logged; the scheduler works without.
-pub(crate) fn serve(config: &HttpConfig, metrics: Arc<Metrics>) -> Option<Server> {
+pub(crate) fn serve(config: &HttpConfig, data_dir: &Path, metrics: Arc<Metrics>) -> Option<Server> {
     if config.listen.is_empty() {
         return None;
     }
@@ -85,19 +91,17 @@ pub(crate) fn serve(config: &HttpConfig, metrics: Arc<Metrics>) -> Option<Server
             return None;
         }
     };
-    let listener = match listen(&config.listen) {
-        Ok(listener) => listener,
-        Err(error) => {
-            tracing::warn!(address = config.listen, %error,
-                "no metrics and health checks: another program has the address, perhaps another scheduler; set http.listen");
-            return None;
-        }
-    };
-    match start(listener, router(Shown { metrics, token })) {
-        Ok(server) => {
-            tracing::info!(address = config.listen, "metrics and health checks are served");
-            Some(server)
-        }
+    let address = config.listen.clone();
+    let listener = listen(&address);
+    match &listener {
+        Ok(_) => tracing::info!(address, "metrics and health checks are served"),
+        Err(error) => tracing::warn!(address, %error,
+            "no metrics and health checks for now: another program has the address, perhaps another scheduler; it is tried \
+             again until it is free, or set http.listen"),
+    }
+    let shown = Shown { metrics, token, data_dir: data_dir.display().to_string().into() };
+    match start(listener, address, router(shown)) {
+        Ok(server) => Some(server),
         Err(error) => {
             tracing::error!(%error, "no metrics and health checks: the system refuses a thread for them");
             None
@@ -105,22 +109,42 @@ pub(crate) fn serve(config: &HttpConfig, metrics: Arc<Metrics>) -> Option<Server
     }
 }
 
-fn start(listener: StdListener, app: Router) -> io::Result<Server> {
+fn start(listener: io::Result<StdListener>, address: String, app: Router) -> io::Result<Server> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (stop, stopped) = oneshot::channel();
     let thread = std::thread::Builder::new().name("http".into()).spawn(move || {
         runtime.block_on(async {
-            match TcpListener::from_std(listener) {
-                // The other end is only ever dropped.
-                Ok(listener) => tokio::select! {
-                    () = accept(listener, app) => {}
-                    _ = stopped => {}
-                },
-                Err(error) => tracing::error!(%error, "no metrics and health checks"),
+            let serve = async { accept(bind(listener, &address).await, app).await };
+            // The other end is only ever dropped.
+            tokio::select! {
+                () = serve => {}
+                _ = stopped => {}
             }
         });
     })?;
     Ok(Server { stop: Some(stop), thread: Some(thread) })
+}
+
+/// The listener, or the first one that another program leaves room for.
+async fn bind(mut listener: io::Result<StdListener>, address: &str) -> TcpListener {
+    let mut pause = BIND_PAUSE;
+    loop {
+        let is_first = pause == BIND_PAUSE;
+        match listener.and_then(TcpListener::from_std) {
+            Ok(listener) => {
+                if !is_first {
+                    tracing::info!(address, "metrics and health checks are served now: the address is free");
+                }
+                return listener;
+            }
+            Err(error) => {
+                tracing::debug!(address, %error, "the address for metrics and health checks is taken")
+            }
+        }
+        tokio::time::sleep(pause).await;
+        pause = (2 * pause).min(MAX_BIND_PAUSE);
+        listener = listen(address);
+    }
 }
 
 /// The first line of the token file, if one is configured.
@@ -221,19 +245,20 @@ async fn metrics_text(State(shown): State<Shown>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, kind)], shown.metrics.text())
 }
 
-async fn healthz(State(shown): State<Shown>) -> (StatusCode, &'static str) {
-    if shown.metrics.is_alive() {
-        (StatusCode::OK, "ok\n")
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "the scheduler's loop stands still; see its log, or restart it\n")
-    }
+async fn healthz(State(shown): State<Shown>) -> (StatusCode, String) {
+    let standing = "the scheduler's loop stands still; see its log, or restart it";
+    health(&shown, "ok", (!shown.metrics.is_alive()).then_some(standing))
 }
 
-async fn readyz(State(shown): State<Shown>) -> (StatusCode, &'static str) {
-    match shown.metrics.not_ready() {
-        None => (StatusCode::OK, "ready\n"),
-        Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, reason),
-    }
+async fn readyz(State(shown): State<Shown>) -> (StatusCode, String) {
+    health(&shown, "ready", shown.metrics.not_ready())
+}
+
+/// What a probe is told: `good`, or the reason why not.
+fn health(shown: &Shown, good: &str, reason: Option<&str>) -> (StatusCode, String) {
+    let code = if reason.is_none() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let word = reason.unwrap_or(good);
+    (code, format!("{word}\ndata directory: {}\n", shown.data_dir))
 }
 
 #[cfg(test)]
@@ -246,8 +271,12 @@ mod tests {
         let listener = listen("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let metrics = Arc::new(Metrics::new());
-        let shown = Shown { metrics: metrics.clone(), token: token.map(Arc::from) };
-        (address, metrics, start(listener, router(shown)).unwrap())
+        let shown = shown(&metrics, token);
+        (address, metrics, start(Ok(listener), address.to_string(), router(shown)).unwrap())
+    }
+
+    fn shown(metrics: &Arc<Metrics>, token: Option<&str>) -> Shown {
+        Shown { metrics: metrics.clone(), token: token.map(Arc::from), data_dir: "/srv/grid".into() }
     }
 
     async fn answer(address: SocketAddr, request: &str) -> String {
@@ -269,11 +298,12 @@ mod tests {
         metrics.turned();
         metrics.committed(0.002);
         assert!(get(address, "/healthz", "").await.starts_with("HTTP/1.1 200"));
-        assert!(get(address, "/readyz", "").await.ends_with("ready\n"));
+        assert!(get(address, "/readyz", "").await.ends_with("\r\n\r\nready\ndata directory: /srv/grid\n"));
         metrics.failing(true);
         assert!(get(address, "/healthz", "").await.starts_with("HTTP/1.1 200"));
         let failing = get(address, "/readyz", "").await;
         assert!(failing.starts_with("HTTP/1.1 503") && failing.contains("disk full"), "{failing}");
+        assert!(failing.ends_with("\ndata directory: /srv/grid\n"), "{failing}");
         metrics.unreachable(true);
         let unreachable = get(address, "/readyz", "").await;
         assert!(unreachable.starts_with("HTTP/1.1 503") && unreachable.contains("sockets"), "{unreachable}");
@@ -303,6 +333,23 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn an_address_that_is_taken_is_served_once_it_is_free() {
+        let other = listen("127.0.0.1:0").unwrap();
+        let address = other.local_addr().unwrap();
+        let metrics = Arc::new(Metrics::new());
+        metrics.turned();
+        let config = HttpConfig { listen: address.to_string(), token_file: "".into() };
+        let _server = serve(&config, Path::new("/srv/grid"), metrics.clone()).unwrap();
+        drop(other);
+        let began = std::time::Instant::now();
+        while TcpStream::connect(address).await.is_err() {
+            assert!(began.elapsed() < Duration::from_secs(10), "nothing listens");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert!(get(address, "/healthz", "").await.ends_with("\r\n\r\nok\ndata directory: /srv/grid\n"));
+    }
+
     /// Row after row of slow peers: half a head, no head, a keep-alive, an answer that is never read.
     #[tokio::test]
     async fn health_is_told_within_a_second_beside_slow_connections() {
@@ -318,7 +365,7 @@ mod tests {
                 slow.push(stream);
             }
             let began = std::time::Instant::now();
-            assert!(get(address, "/healthz", "").await.ends_with("ok\n"), "{said:?}");
+            assert!(get(address, "/healthz", "").await.contains("\r\n\r\nok\n"), "{said:?}");
             assert!(began.elapsed() < Duration::from_secs(1), "{said:?}: {:?}", began.elapsed());
         }
         // Nothing is left of it.
@@ -333,7 +380,7 @@ mod tests {
         for head in ["", "authorization: Bearer wrong\r\n", "authorization: s3cret\r\n"] {
             assert!(get(address, "/metrics", head).await.starts_with("HTTP/1.1 401"), "{head}");
         }
-        assert!(get(address, "/healthz", "authorization: Bearer s3cret\r\n").await.ends_with("ok\n"));
+        assert!(get(address, "/healthz", "authorization: Bearer s3cret\r\n").await.contains("\r\n\r\nok\n"));
     }
 
     #[test]

@@ -206,7 +206,7 @@ async fn serve(options: Options) -> Result<(), SchedulerError> {
         unreachable: None,
     };
     let stop = stop_signal(lifeline)?;
-    let _http = crate::http::serve(&config.http, service.metrics.clone());
+    let _http = crate::http::serve(&config.http, &data_dir, service.metrics.clone());
     let reason =
         service.serve(Sockets { clients, admin, control, results, events, lane_events }, stop).await?;
     tracing::info!(reason, "scheduler ended");
