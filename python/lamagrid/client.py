@@ -21,7 +21,7 @@ import contextlib
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
@@ -228,6 +228,11 @@ class Task:
     def release(self, timeout: float = ANSWER_TIMEOUT_S) -> None:
         """Say that the result is not needed any more; it is gone then."""
         self._native.release(self.id, timeout)
+
+
+def statuses(tasks: Sequence[Task], timeout: float = ANSWER_TIMEOUT_S) -> list[dict[str, Any] | None]:
+    """:meth:`Task.status` of several tasks of one client, in one round trip; None for an unknown one."""
+    return tasks[0]._native.statuses([task.id for task in tasks], timeout) if tasks else []
 
 
 class TaskClient:

@@ -29,6 +29,7 @@ class FakeTask:
     ) -> None:
         self.id = id
         self.cancelled = self.released = False
+        self._native = self
         self._outcome = outcome
         self._steps = steps
         self._loading = loading
@@ -61,6 +62,10 @@ class FakeTask:
     def status(self, timeout: float | None = None) -> dict[str, Any]:
         """It waits."""
         return {"position": 4, "wait_ms": 12_500, "node": None}
+
+    def statuses(self, ids: list[str], timeout: float | None = None) -> list[dict[str, Any] | None]:
+        """All of them wait."""
+        return [self.status(timeout) for _ in ids]
 
     def cancel(self) -> str:
         """Take note."""

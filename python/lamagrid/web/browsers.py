@@ -29,7 +29,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from lamagrid.client import TERMINAL
+from lamagrid.client import TERMINAL, statuses
 from lamagrid.errors import InvalidInputError, LamaGridError
 from lamagrid.web.task_ledger import TaskLedger, entry_of, hash_of
 
@@ -113,18 +113,15 @@ class Watched:
             if self.taken_over and isinstance(error, InvalidInputError):
                 raise
             return  # who waits for it hears why
-        if self.taken_over:
-            self.see(known)
-            return
-        wait_ms = known.get("wait_ms")
-        self.position, self.node = known["position"], known["node"]
-        self.expected_wait_s = None if wait_ms is None else round(wait_ms / 1_000, 1)
+        self.learn(known)
 
-    def see(self, known: Mapping[str, Any]) -> None:
-        """Take note of what the scheduler says of a task that nobody follows here."""
-        self.state, self.node = known["status"], known["node"]
-        failure = known.get("failure")
-        self.failure = None if failure is None else failure["message"]
+    def learn(self, known: Mapping[str, Any]) -> None:
+        """Take note of what the scheduler says; a request that waits for the task tells its end itself."""
+        if self.taken_over:
+            self.state = known["status"]
+            failure = known.get("failure")
+            self.failure = None if failure is None else failure["message"]
+        self.node = known["node"]
         is_over = self.state in TERMINAL
         wait_ms = None if is_over else known.get("wait_ms")
         self.position = None if is_over else known["position"]
@@ -287,6 +284,23 @@ class Browsers:
             mine = [*left, *self._tasks.get(browser, ())]
         mine.sort(key=lambda each: each.created, reverse=True)
         return mine[:TASKS_EACH]
+
+    def asked(self, browser: str | None) -> list[Watched]:
+        """As :meth:`tasks`, where the scheduler says they are now: it is asked for all in one round trip."""
+        mine = self.tasks(browser)
+        live = [each for each in mine if each.taken_over or each.state not in TERMINAL]
+        try:
+            told = statuses([each.task for each in live], STATUS_LIMIT_S)
+        except LamaGridError:
+            return mine  # who waits for them hears why
+        gone = set()
+        for each, known in zip(live, told):
+            if known is not None:
+                each.learn(known)
+            elif each.taken_over:
+                self.forget(each.task.id)
+                gone.add(each.task.id)
+        return [each for each in mine if each.task.id not in gone]
 
     def find(self, browser: str | None, task_id: str) -> Watched | None:
         """A browser's own task."""

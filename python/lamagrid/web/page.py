@@ -50,8 +50,8 @@ def register(app: Any, browsers: Browsers) -> None:
         return Response(texts[kind], mimetype=FILES[kind], headers=headers)
 
     def tasks() -> dict[str, Any]:
-        mine = browsers.tasks(browser_of_request())
-        return {"tasks": [watched.told() for watched in mine if browsers.ask(watched)]}
+        mine = browsers.asked(browser_of_request())
+        return {"tasks": [watched.told() for watched in mine]}
 
     def result(task_id: str) -> Any:
         watched = browsers.find(browser_of_request(), task_id)

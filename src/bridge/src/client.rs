@@ -213,6 +213,36 @@ impl Client {
         Ok(dict)
     }
 
+    /// How several tasks are doing, asked for in one round trip; `None` for one of which that cannot be told.
+    #[pyo3(signature = (ids, timeout=None))]
+    fn statuses<'py>(
+        &self,
+        py: Python<'py>,
+        ids: Vec<String>,
+        timeout: Option<f64>,
+    ) -> PyResult<Vec<Option<Bound<'py, PyAny>>>> {
+        let ids = ids.iter().map(|id| parsed(py, id)).collect::<PyResult<Vec<TaskId>>>()?;
+        let (client, limit) = (self.live(py)?, patience(py, timeout, self.timeout)?);
+        let told = enter(py, async {
+            let ask = |id| {
+                let client = client.clone();
+                tokio::spawn(async move { client.query(id, limit).await })
+            };
+            let mut told = Vec::new();
+            for asked in ids.into_iter().map(ask).collect::<Vec<_>>() {
+                told.push(match asked.await.map_err(|_| ClientError::Closed)? {
+                    Ok(task) => Some(task),
+                    Err(ClientError::Unknown { .. }) => None,
+                    Err(error) => return Err(error),
+                });
+            }
+            Ok(told)
+        })?;
+        told.iter()
+            .map(|task| Ok(task.as_ref().map(|task| pythonize::pythonize(py, task)).transpose()?))
+            .collect()
+    }
+
     /// The result was read and may go.
     #[pyo3(signature = (id, timeout=None))]
     fn release(&self, py: Python<'_>, id: &str, timeout: Option<f64>) -> PyResult<()> {
