@@ -12,7 +12,7 @@ use lamagrid_wire::frame::Frame;
 use lamagrid_wire::gate::Way;
 use lamagrid_wire::link::Link;
 use lamagrid_wire::message::{
-    Action, Command, ControlReply, ControlRequest, Heartbeat, LaneMessage, Message, NodeEvent, Poll,
+    Action, Command, ControlReply, ControlRequest, Goodbye, Heartbeat, LaneMessage, Message, NodeEvent, Poll,
     ResultReply, Welcome,
 };
 use lamagrid_wire::request::Requester;
@@ -26,6 +26,8 @@ const CONNECT_PATIENCE: Duration = Duration::from_secs(2);
 const POLL_PATIENCE: Duration = Duration::from_secs(1);
 /// Polls that fail in a row before the session is given up.
 const POLL_FAILURES: u32 = 3;
+/// Half of what a closing caller waits.
+const GOODBYE_PATIENCE: Duration = Duration::from_secs(1);
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// Assignments on their way in; credit keeps them near the number of slots.
 const LANE_QUEUE: usize = 64;
@@ -70,11 +72,24 @@ pub(super) async fn hold(shared: &Shared, way: &Way, control: Requester, mut wel
     let hint = Notify::new();
     let poll_every = Duration::from_millis(welcome.poll_ms.max(1));
     // One task: every part is polled while the others wait, and none is cut off before the session's end.
-    tokio::select! {
+    let ended = tokio::select! {
         ended = poll(shared, control, session, poll_every, &hint) => ended,
         ended = exchange(shared, &mut sockets.link) => ended,
         ended = listen(shared, &mut sockets.assignments, &hint) => ended,
         ended = beat(shared) => ended,
+    };
+    if matches!(ended, Ended::Leave) {
+        // While the sockets are open: one that closes first looks like a death, which is held against what runs.
+        goodbye(way.endpoints(), session).await;
+    }
+    ended
+}
+
+async fn goodbye(endpoints: &Endpoints, session: SessionId) {
+    let Ok(frame) = ControlRequest::from(Goodbye { session }).to_frame(Vec::new()) else { return };
+    match Requester::new(endpoints.control()).request(frame, GOODBYE_PATIENCE).await {
+        Ok(_) => tracing::info!(session = %session, "left the scheduler"),
+        Err(error) => tracing::debug!(%error, "the goodbye was not heard; the scheduler finds out by itself"),
     }
 }
 

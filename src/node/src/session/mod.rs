@@ -29,7 +29,7 @@ pub(crate) use overdue::Overdue;
 use state::Shared;
 
 /// How long [`Session::close`] waits for its thread, which says goodbye within half of it.
-const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
+const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// With whom to talk, and about what.
 #[derive(Debug, Clone)]
@@ -132,7 +132,7 @@ impl Session {
         self.shared.drain();
     }
 
-    /// Says goodbye now; the scheduler gives running tasks to others. Waits a second at most.
+    /// Says goodbye now; the scheduler gives running tasks to others. Waits two seconds at most.
     pub fn close(&self) {
         self.shared.close();
         let deadline = Instant::now() + CLOSE_PATIENCE;

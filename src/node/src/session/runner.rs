@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use lamagrid_domain::{Failure, FailureKind, SessionId};
+use lamagrid_domain::{Failure, FailureKind};
+use lamagrid_wire::SocketError;
 use lamagrid_wire::frame::FrameError;
 use lamagrid_wire::gate::Way;
-use lamagrid_wire::message::{ControlReply, ControlRequest, Goodbye, Message, Welcome};
+use lamagrid_wire::message::{ControlReply, ControlRequest, Message, Welcome};
 use lamagrid_wire::request::Requester;
-use lamagrid_wire::{Endpoints, SocketError};
 
 use super::connection::{self, Ended};
 use super::state::{Phase, Shared};
@@ -19,8 +19,6 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 const GOOD_LIFE: Duration = Duration::from_secs(5);
 /// A scheduler that recovers its store answers later than one that idles.
 const HELLO_PATIENCE: Duration = Duration::from_secs(2);
-/// Half of what a closing caller waits.
-const GOODBYE_PATIENCE: Duration = Duration::from_millis(500);
 /// The configuration's default.
 const LEASE: Duration = Duration::from_secs(20);
 /// A scheduler that stays away is mentioned this often.
@@ -39,6 +37,7 @@ pub(super) async fn run(shared: &Shared, way: &Way) -> Option<Failure> {
     let endpoints = way.endpoints();
     let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
     let mut mentioned: Option<Instant> = None;
+    let mut was_welcomed = false;
     // Until the scheduler says how long a lease is.
     let (mut lease, mut alone_since) = (LEASE, Instant::now());
     loop {
@@ -60,8 +59,9 @@ pub(super) async fn run(shared: &Shared, way: &Way) -> Option<Failure> {
             heard = hello(shared, &mut control) => match heard {
                 Ok(welcome) => {
                     mentioned = None;
+                    was_welcomed = true;
                     lease = Duration::from_millis(welcome.lease_ms);
-                    let (session, began) = (welcome.session, Instant::now());
+                    let began = Instant::now();
                     let ended = connection::hold(shared, way, control, welcome).await;
                     shared.lose_connection();
                     alone_since = Instant::now();
@@ -69,13 +69,14 @@ pub(super) async fn run(shared: &Shared, way: &Way) -> Option<Failure> {
                         backoff.reset();
                     }
                     match ended {
-                        Ended::Leave => {
-                            goodbye(endpoints, session).await;
-                            return None;
-                        }
+                        Ended::Leave => return None,
                         Ended::Refused(failure) => return Some(failure),
                         Ended::Gone(reason) => reason,
                     }
+                }
+                // The scheduler was configured otherwise since: that may be put right again.
+                Err(Refusal::Final(failure)) if was_welcomed && failure.kind == FailureKind::InvalidInput => {
+                    failure.message
                 }
                 Err(Refusal::Final(failure)) => return Some(failure),
                 Err(Refusal::Again(reason)) => match way.refused() {
@@ -147,13 +148,5 @@ fn refusal(failure: Failure) -> Refusal {
         | FailureKind::Inference
         | FailureKind::Cancelled
         | FailureKind::Internal => Refusal::Again(failure.bounded().message),
-    }
-}
-
-async fn goodbye(endpoints: &Endpoints, session: SessionId) {
-    let Ok(frame) = ControlRequest::from(Goodbye { session }).to_frame(Vec::new()) else { return };
-    match Requester::new(endpoints.control()).request(frame, GOODBYE_PATIENCE).await {
-        Ok(_) => tracing::info!(session = %session, "left the scheduler"),
-        Err(error) => tracing::debug!(%error, "the goodbye was not heard; the scheduler finds out by itself"),
     }
 }
