@@ -1,7 +1,8 @@
 """The process of a Python node: takes tasks from its session, one at a time, until it is told to end.
 
-A failed task never ends the node. SIGTERM lets it finish the task it works on; with ``--lifeline`` it ends
-within seconds when its stdin closes.
+A failed task never ends the node. SIGTERM lets it finish the task it works on for some seconds; then the task
+is given back, and another node does it. The same happens at once at a second SIGTERM, and with ``--lifeline``
+soon after its stdin closed. SIGHUP ends nothing.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import importlib
 import math
 import os
 import re
+import select
 import signal
 import socket
 import sys
@@ -39,8 +41,10 @@ if TYPE_CHECKING:
     from lamagrid.pynode.plugins import UpstreamPlugins
 
 POLL_S = 1.0  # how late the wish to end is noticed while no task comes
-DRAIN_LIMIT_S = 60.0  # to deliver the last result, if the scheduler is away just then
-ORPHAN_GRACE_S = 3.0  # to finish the running task once nobody holds the lifeline
+FINISH_S = 4.0  # for the running task after SIGTERM: who stops a service kills it after ten seconds
+ORPHAN_GRACE_S = 3.0  # for the running task once the lifeline is closed
+SAME_SIGNAL_S = 1.0  # a process group and a parent tell of the same end twice
+HANGUP = "SIGHUP: reload is not available yet; restart to apply a changed configuration"
 EXIT_CANNOT_START = 1
 EXIT_WRONG_FLAGS = 2
 EXIT_CONFIG = 78  # as the other programs of the grid say it
@@ -82,11 +86,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.slots != 1:
         print("pynode: --slots can only be 1: upstream's models keep state", file=sys.stderr)
         return EXIT_WRONG_FLAGS
-    ending = threading.Event()
-    _watch_signals(ending)
+    ending = Ending()
+    ending.watch_signals()
     name_authorities_for_hub()
     if options.lifeline:
-        _watch_lifeline(ending)
+        ending.watch_lifeline()
     try:
         serving = _serving(options)
     except (_WrongFlags, ConfigError) as error:
@@ -201,7 +205,7 @@ def _check_files(model: str) -> None:
                 )
 
 
-def _serve(options: argparse.Namespace, serving: Serving, ending: threading.Event) -> int:
+def _serve(options: argparse.Namespace, serving: Serving, ending: Ending) -> int:
     from lamagrid import _native
     from lamagrid.errors import LamaGridError
 
@@ -222,12 +226,11 @@ def _serve(options: argparse.Namespace, serving: Serving, ending: threading.Even
     except LamaGridError as error:
         print(f"pynode: {error}", file=sys.stderr)
         return EXIT_CONFIG
+    ending.session = session
     draining = False
-    give_up = math.inf
     while True:
-        if ending.is_set() and not draining:
+        if ending.wished.is_set() and not draining:
             draining = True
-            give_up = time.monotonic() + DRAIN_LIMIT_S
             session.drain()
         try:
             job = session.next_job(POLL_S)
@@ -240,7 +243,7 @@ def _serve(options: argparse.Namespace, serving: Serving, ending: threading.Even
         elif serving.broken.reload_changed():
             # Says that it works again: the scheduler keeps tasks away until then.
             session.set_loaded(serving.loaded)
-        elif session.closed or time.monotonic() >= give_up:
+        elif session.closed:
             return 0
 
 
@@ -351,26 +354,70 @@ def _pixels(job: Any, role: str) -> Any:
     return np.frombuffer(data, np.uint8).reshape(shape)
 
 
-def _watch_signals(ending: threading.Event) -> None:
-    def end(_number: int, _frame: Any) -> None:
-        ending.set()
+class Ending:
+    """The wish to end, and how long it waits for the running task.
 
-    signal.signal(signal.SIGTERM, end)
-    signal.signal(signal.SIGINT, end)
+    Python calls a signal's handler only between two steps of the main thread, which a forward pass keeps
+    busy. So the interpreter writes the signal's number into a socket, which a thread reads.
 
+    Attributes:
+        wished: The node takes no more tasks.
+        session: Once there is one: it is closed before the process ends, which gives the running task back.
+    """
 
-def _watch_lifeline(ending: threading.Event) -> None:
-    """End when stdin closes: whoever started this node is gone."""
+    def __init__(self) -> None:
+        self.wished = threading.Event()
+        self.session: Any = None
 
-    def watch() -> None:
-        while os.read(0, 4096):
-            pass
-        ending.set()
-        # A forward pass cannot be stopped from here; the scheduler hands the task to another node.
-        threading.Event().wait(ORPHAN_GRACE_S)
+    def watch_signals(self) -> None:
+        """Hear SIGTERM, SIGINT and SIGHUP from now on."""
+        reader, writer = socket.socketpair()
+        writer.setblocking(False)
+        signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, _heard_by_the_thread)
+
+        def watch() -> None:
+            _ = writer  # held open
+            told_at = end_at = math.inf
+            while True:
+                wait_s = max(0.0, end_at - time.monotonic())
+                ready, _, _ = select.select([reader], [], [], None if end_at == math.inf else wait_s)
+                if not ready:
+                    self.end_now()
+                for number in reader.recv(64):
+                    if number == signal.SIGHUP:
+                        print(f"pynode: {HANGUP}", file=sys.stderr, flush=True)
+                    elif told_at == math.inf:
+                        told_at = time.monotonic()
+                        end_at = told_at + FINISH_S
+                        self.wished.set()
+                    elif time.monotonic() - told_at >= SAME_SIGNAL_S:
+                        self.end_now()
+
+        threading.Thread(target=watch, name="signals", daemon=True).start()
+
+    def watch_lifeline(self) -> None:
+        """End when stdin closes: the process that started this node is gone."""
+
+        def watch() -> None:
+            while os.read(0, 4096):
+                pass
+            self.wished.set()
+            threading.Event().wait(ORPHAN_GRACE_S)
+            self.end_now()
+
+        threading.Thread(target=watch, name="lifeline", daemon=True).start()
+
+    def end_now(self) -> None:
+        """Give the running task back and end the process: a forward pass cannot be stopped."""
+        if self.session is not None:
+            self.session.close()
         os._exit(0)
 
-    threading.Thread(target=watch, name="lifeline", daemon=True).start()
+
+def _heard_by_the_thread(_number: int, _frame: Any) -> None:
+    """Stand in for the default action of a signal."""
 
 
 if __name__ == "__main__":

@@ -96,6 +96,12 @@ impl NodeSession {
             .ok_or_else(|| {
                 errors::invalid(py, &format!("node kind {kind:?} is none of torch, python, echo"))
             })?;
+        if slots != 1 {
+            let text = format!(
+                "a node of one process works on one task at a time: slots is {slots}, and can only be 1"
+            );
+            return Err(errors::invalid(py, &text));
+        }
         let hardware = Hardware::detect();
         let info = NodeInfo {
             name,
@@ -159,7 +165,7 @@ impl NodeSession {
         Ok(())
     }
 
-    /// Says goodbye now; the scheduler gives running tasks to others. Waits a second at most.
+    /// Says goodbye now; the scheduler gives running tasks to others. Waits two seconds at most.
     fn close(&self, py: Python<'_>) -> PyResult<()> {
         let session = &self.ours(py)?.session;
         outside(py, || session.close());

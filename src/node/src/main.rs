@@ -11,7 +11,7 @@ use lamagrid_node::flags::{BackendChoice, Flags};
 use lamagrid_node::hardware::Hardware;
 use lamagrid_node::libtorch;
 use lamagrid_node::settings::Settings;
-use lamagrid_node::supervisor::{self, EXIT_CONFIG, Plan};
+use lamagrid_node::supervisor::{EXIT_CONFIG, Plan, Supervisor};
 use lamagrid_node::worker::{self, DeviceInfo};
 
 fn main() -> ExitCode {
@@ -26,12 +26,12 @@ fn main() -> ExitCode {
 }
 
 fn run(flags: &Flags) -> anyhow::Result<u8> {
+    // A worker hears signals once it has a session to close; its supervisor ends it before that.
+    let supervisor = (!flags.worker_echo).then(Supervisor::new).transpose()?;
     let settings = Settings::load(flags)?;
     let process = settings.log_name(if flags.worker_echo { "worker" } else { "node" });
     let _logs = lamagrid_logs::init(&process, &settings.config.log, &settings.log_dir)?;
-    if flags.worker_echo {
-        return echo(flags, &settings);
-    }
+    let Some(supervisor) = supervisor else { return echo(flags, &settings) };
     let plans = plans(flags, &settings)?;
     let Hardware { cores, memory_bytes, gpus } = Hardware::detect();
     let (memory_mib, gpus) = (memory_bytes >> 20, gpus.join(", "));
@@ -39,7 +39,7 @@ fn run(flags: &Flags) -> anyhow::Result<u8> {
         node.id = %settings.name, workers = plans.len(), cores, memory_mib, gpus,
         sockets = %settings.endpoints.dir().display(), "node is starting"
     );
-    Ok(supervisor::run(plans, flags.lifeline)?)
+    Ok(supervisor.run(plans, flags.lifeline)?)
 }
 
 fn echo(flags: &Flags, settings: &Settings) -> anyhow::Result<u8> {

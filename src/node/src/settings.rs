@@ -74,6 +74,16 @@ pub enum SettingsError {
         /// What came back.
         source: std::io::Error,
     },
+    /// Several tasks at once on one device.
+    #[error(
+        "node.slots is {slots}, but a torch node works on one task at a time: its device runs one model after the other, \
+         and the next task is prepared meanwhile. Leave node.slots at 1 (--slots 1); for more devices name each one: \
+         --device cuda:0 --device cuda:1"
+    )]
+    Slots {
+        /// How many were asked for.
+        slots: u32,
+    },
     /// More models than a node may register.
     #[error("{count} models, at most {MAX_MODELS} are possible on one node")]
     TooMany {
@@ -204,6 +214,9 @@ impl Settings {
             .map(|text| text.parse().map_err(SettingsError::Device))
             .collect::<Result<_, _>>()?;
         let models = plan(flags, &config)?;
+        if flags.backend == BackendChoice::Torch && config.node.slots != 1 {
+            return Err(SettingsError::Slots { slots: config.node.slots });
+        }
         Ok(Self {
             endpoints: Endpoints::found_by(socket_finder(&config.data_dir()?)?),
             bundle: bundle.map(Arc::new),
@@ -307,6 +320,19 @@ mod tests {
     fn planned(args: &[&str]) -> Result<Vec<ModelPlan>, SettingsError> {
         let flags = Flags::parse_from(std::iter::once(&"lamagrid-node").chain(args));
         plan(&flags, &Config::default())
+    }
+
+    #[test]
+    fn a_torch_node_of_several_slots_is_refused_and_an_echo_node_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let load = |backend: &str| {
+            let dir = dir.path().to_str().unwrap();
+            let args = ["lamagrid-node", "--backend", backend, "--slots", "2", "--data-dir", dir];
+            Settings::load(&Flags::parse_from(args)).map(|settings| settings.slots)
+        };
+        assert_eq!(load("echo").unwrap(), 2);
+        let text = load("torch").unwrap_err().to_string();
+        assert!(text.contains("node.slots is 2") && text.contains("--device cuda:1"), "{text}");
     }
 
     #[test]

@@ -9,9 +9,10 @@ use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal as Sent, kill_process};
 use tokio::process::{Child, Command};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -32,6 +33,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// A worker that lived this long was healthy: its next death is its first one again.
 const GOOD_LIFE: Duration = Duration::from_secs(60);
+/// A worker that is to drain ends by itself within this time, or is killed.
+const DRAIN_PATIENCE: Duration = Duration::from_millis(6_500);
 /// A worker that is to stop at once says goodbye within this time, or is killed.
 const STOP_PATIENCE: Duration = Duration::from_millis(2_500);
 
@@ -62,45 +65,80 @@ enum Phase {
     Stop,
 }
 
-/// Keeps the workers alive until they are told to leave; gives the process's exit code.
-///
-/// # Errors
-/// If the host gives no runtime, thread or signal handler.
-pub fn run(plans: Vec<Plan>, watch_lifeline: bool) -> std::io::Result<u8> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let (phase, told) = watch::channel(Phase::Run);
-        if watch_lifeline {
-            let phase = phase.clone();
-            lifeline::watch(move || {
-                tracing::info!("the parent is gone: stopping");
-                phase.send_replace(Phase::Stop);
-            })?;
-        }
-        let mut term = signal(SignalKind::terminate())?;
-        let mut int = signal(SignalKind::interrupt())?;
-        let mut workers = JoinSet::new();
-        for plan in plans {
-            workers.spawn(keep(plan, told.clone()));
-        }
-        let mut code = 0;
-        let mut draining_since = None;
-        loop {
-            tokio::select! {
-                ended = workers.join_next() => match ended {
-                    Some(ended) => code = code.max(ended.unwrap_or(1)),
-                    None => return Ok(code),
-                },
-                _ = term.recv() => {
-                    let first = *draining_since.get_or_insert_with(Instant::now);
-                    let again = first.elapsed() >= SAME_SIGNAL;
-                    tracing::info!(again, "told to end");
-                    phase.send_modify(|phase| *phase = (*phase).max(if again { Phase::Stop } else { Phase::Drain }));
-                }
-                _ = int.recv() => { phase.send_replace(Phase::Stop); }
+/// What tells the process to end, heard from the moment that this is made.
+#[derive(Debug)]
+pub struct Supervisor {
+    runtime: Runtime,
+    term: Signal,
+    int: Signal,
+    hangup: Signal,
+}
+
+impl Supervisor {
+    /// From here on no signal ends the process by itself.
+    ///
+    /// # Errors
+    /// If the host gives no runtime or signal handler.
+    pub fn new() -> std::io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (term, int, hangup) = {
+            let _entered = runtime.enter();
+            (
+                signal(SignalKind::terminate())?,
+                signal(SignalKind::interrupt())?,
+                signal(SignalKind::hangup())?,
+            )
+        };
+        Ok(Self { runtime, term, int, hangup })
+    }
+
+    /// Keeps the workers alive until they are told to leave; gives the process's exit code.
+    ///
+    /// # Errors
+    /// If the host gives no thread.
+    pub fn run(self, plans: Vec<Plan>, watch_lifeline: bool) -> std::io::Result<u8> {
+        let Self { runtime, term, int, hangup } = self;
+        runtime.block_on(keep_all(plans, watch_lifeline, (term, int, hangup)))
+    }
+}
+
+async fn keep_all(
+    plans: Vec<Plan>,
+    watch_lifeline: bool,
+    (mut term, mut int, mut hangup): (Signal, Signal, Signal),
+) -> std::io::Result<u8> {
+    let (phase, told) = watch::channel(Phase::Run);
+    if watch_lifeline {
+        let phase = phase.clone();
+        lifeline::watch(move || {
+            tracing::info!("the parent is gone: stopping");
+            phase.send_replace(Phase::Stop);
+        })?;
+    }
+    let mut workers = JoinSet::new();
+    for plan in plans {
+        workers.spawn(keep(plan, told.clone()));
+    }
+    let mut code = 0;
+    let mut draining_since = None;
+    loop {
+        tokio::select! {
+            ended = workers.join_next() => match ended {
+                Some(ended) => code = code.max(ended.unwrap_or(1)),
+                None => return Ok(code),
+            },
+            _ = term.recv() => {
+                let first = *draining_since.get_or_insert_with(Instant::now);
+                let again = first.elapsed() >= SAME_SIGNAL;
+                tracing::info!(again, "told to end");
+                phase.send_modify(|phase| *phase = (*phase).max(if again { Phase::Stop } else { Phase::Drain }));
+            }
+            _ = int.recv() => { phase.send_replace(Phase::Stop); }
+            _ = hangup.recv() => {
+                tracing::warn!("SIGHUP: reload is not available yet; restart to apply a changed configuration");
             }
         }
-    })
+    }
 }
 
 /// What to do after a worker ended.
@@ -206,6 +244,7 @@ async fn watch_over(mut child: Child, told: &mut watch::Receiver<Phase>) -> Exit
             passed_on = wanted;
             if wanted == Phase::Drain {
                 terminate(&child);
+                kill_at = Some(tokio::time::Instant::now() + DRAIN_PATIENCE);
             } else {
                 // The end of its standard input, upon which it says goodbye.
                 lifeline.take();
@@ -233,7 +272,7 @@ async fn watch_over(mut child: Child, told: &mut watch::Receiver<Phase>) -> Exit
 fn terminate(child: &Child) {
     let pid = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
     if let Some(pid) = pid
-        && let Err(error) = kill_process(pid, Signal::TERM)
+        && let Err(error) = kill_process(pid, Sent::TERM)
     {
         tracing::debug!(%error, "the worker ended before it could be told to");
     }

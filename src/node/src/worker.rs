@@ -17,6 +17,9 @@ use crate::pipeline::Pipeline;
 use crate::session::{Session, SessionOptions};
 use crate::settings::Settings;
 
+/// How long tasks may take to finish after SIGTERM, before they are given back: whoever stops a service kills it after
+/// ten seconds, and the goodbye, the supervisor and its own parent need some of them.
+const FINISHING: Duration = Duration::from_secs(4);
 /// How long an idle worker may take to return from `main`, once its session is closed.
 const RETURNING: Duration = Duration::from_millis(300);
 
@@ -142,35 +145,49 @@ fn concluded(failure: Option<&Failure>) -> u8 {
     failure.kind.exit_code()
 }
 
-/// SIGTERM drains and SIGINT stops at once, on a thread that no computation holds up.
+/// SIGTERM drains for a while and then stops, SIGINT stops at once, on a thread that no computation holds up. SIGHUP
+/// does neither.
 ///
 /// A second SIGTERM stops only a worker that was started by hand: a process group or service manager tells the
 /// worker what its supervisor passes on, too, and a supervisor that wants a stop ends the lifeline.
 fn heed_signals(session: Arc<Session>, is_supervised: bool) -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (mut term, mut int) = {
+    let (mut term, mut int, mut hangup) = {
         let _entered = runtime.enter();
-        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?, signal(SignalKind::hangup())?)
     };
     std::thread::Builder::new().name("signals".into()).spawn(move || {
         runtime.block_on(async {
-            let mut is_draining = false;
+            let mut stop_at: Option<tokio::time::Instant> = None;
             loop {
+                let patience = async {
+                    match stop_at {
+                        Some(at) => tokio::time::sleep_until(at).await,
+                        None => std::future::pending().await,
+                    }
+                };
                 tokio::select! {
-                    _ = term.recv() => match (is_draining, is_supervised) {
-                        (false, _) => {
-                            tracing::info!("draining: running tasks are finished, no more are taken");
+                    _ = term.recv() => match (stop_at, is_supervised) {
+                        (None, _) => {
+                            let for_ms = FINISHING.as_millis();
+                            tracing::info!(
+                                for_ms,
+                                "draining: running tasks are finished within this time or given back, no more are taken"
+                            );
                             session.drain();
-                            is_draining = true;
+                            stop_at = Some(tokio::time::Instant::now() + FINISHING);
                         }
-                        (true, true) => {}
-                        (true, false) => return,
+                        (Some(_), true) => {}
+                        (Some(_), false) => return,
                     },
                     _ = int.recv() => return,
+                    // Its supervisor says so.
+                    _ = hangup.recv() => {}
+                    () = patience => return,
                 }
             }
         });
-        tracing::info!("stopping at once");
+        tracing::info!("stopping at once: tasks that still run are given back");
         stop(&session);
     })?;
     Ok(())

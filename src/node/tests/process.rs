@@ -191,9 +191,50 @@ async fn several_devices_are_several_nodes_and_a_second_signal_stops_at_once() {
     }
     std::thread::sleep(Duration::from_millis(1_200));
     assert!(node.child.try_wait().unwrap().is_none(), "a task still runs");
+    let began = Instant::now();
     node.signal(rustix::process::Signal::TERM);
-    node.wait(Duration::from_secs(5));
+    assert!(node.wait(Duration::from_secs(5)).success());
+    // Before the first signal's patience with the running task is over.
+    assert!(began.elapsed() < Duration::from_millis(3_000), "{:?}", began.elapsed());
     assert!(!lives(one.info.pid) && !lives(two.info.pid));
+}
+
+/// R4.4: what a service manager allows before it kills.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signal_gives_a_long_task_back_in_time_and_a_hangup_does_nothing() {
+    let dir = short_dir();
+    let mut fake = scheduler(dir.path()).await;
+    let mut node = Node::start(dir.path(), &ECHO, &[]);
+    let (_, hello, _) = fake.welcome(vec![]).await;
+    let (spec, token) = fake.task(10, 10, &[("echo_ms", 600_000)]);
+    fake.assign(&spec, token).await;
+    fake.begun(token).await;
+    for pid in [node.child.id(), hello.info.pid] {
+        signal_pid(pid, rustix::process::Signal::HUP);
+    }
+    node.line(&["SIGHUP", "reload is not available yet"]);
+    let began = Instant::now();
+    node.signal(rustix::process::Signal::TERM);
+    node.line(&["draining"]);
+    fake.until(|heard| matches!(heard, Heard::Goodbye).then_some(())).await;
+    assert!(node.wait(Duration::from_secs(8)).success());
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+    assert!(!lives(hello.info.pid));
+}
+
+/// A worker that stands still says no goodbye.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopped_worker_does_not_hold_its_supervisor_up() {
+    let dir = short_dir();
+    let mut fake = scheduler(dir.path()).await;
+    let mut node = Node::start(dir.path(), &ECHO, &[]);
+    let (_, hello, _) = fake.welcome(vec![]).await;
+    signal_pid(hello.info.pid, rustix::process::Signal::STOP);
+    let began = Instant::now();
+    node.signal(rustix::process::Signal::TERM);
+    assert!(node.wait(Duration::from_secs(10)).success());
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+    wait_until_gone(hello.info.pid);
 }
 
 #[test]
