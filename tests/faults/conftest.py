@@ -23,15 +23,17 @@ SHARES = {
     "cancels": (500, 10_000),
     "drains": (10, 200),
     "everything": (3, 50),
+    "stops": (2, 20),
     "disk_step": (7, 1),
     "power_losses": (10, 50),
 }
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """``--chaos``, ``--fault-seed`` and ``--verdicts``."""
+    """``--chaos``, ``--stops``, ``--fault-seed`` and ``--verdicts``."""
     group = parser.getgroup("faults")
     group.addoption("--chaos", action="store_true", help="as many faults as `make chaos` has")
+    group.addoption("--stops", type=int, help="how often each program is stopped")
     group.addoption("--fault-seed", type=int, help="the seed that an earlier run printed")
     group.addoption("--verdicts", type=Path, help="file to which each test's four counts are appended")
 
@@ -40,7 +42,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def times(request: pytest.FixtureRequest) -> Callable[[str], int]:
     """``times("freezes")``: how often something happens in this run."""
     chaos: bool = request.config.getoption("--chaos")
-    return lambda what: SHARES[what][chaos]
+    stops: int | None = request.config.getoption("--stops")
+    return lambda what: stops if what == "stops" and stops is not None else SHARES[what][chaos]
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ mod gatekeeper;
 mod intake;
 mod outflow;
 mod reachable;
+mod signals;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::PathBuf;
@@ -36,6 +37,7 @@ use crate::store::{Store, StoreError};
 use backlog::{Backlog, Destination};
 use clock::Clock;
 use gatekeeper::Gatekeeper;
+use signals::Signals;
 
 /// How often timers are looked at; the shortest one that they serve is a second.
 const TICK: Duration = Duration::from_millis(50);
@@ -139,6 +141,8 @@ pub fn run(options: Options) -> Result<(), SchedulerError> {
 
 async fn serve(options: Options) -> Result<(), SchedulerError> {
     let Options { config, lifeline } = options;
+    // First: a start that recovers much may be told to end, too.
+    let mut signals = Signals::install(lifeline)?;
     let data_dir = config.data_dir()?;
     let _lock = InstanceLock::take(&data_dir)?;
     let socket_dir = Arc::new(SocketDir::of_scheduler(&data_dir)?);
@@ -205,10 +209,9 @@ async fn serve(options: Options) -> Result<(), SchedulerError> {
         looked_for_sockets: None,
         unreachable: None,
     };
-    let stop = stop_signal(lifeline)?;
     let _http = crate::http::serve(&config.http, &data_dir, service.metrics.clone());
-    let reason =
-        service.serve(Sockets { clients, admin, control, results, events, lane_events }, stop).await?;
+    let sockets = Sockets { clients, admin, control, results, events, lane_events };
+    let reason = service.serve(sockets, &mut signals).await?;
     tracing::info!(reason, "scheduler ended");
     Ok(())
 }
@@ -231,37 +234,6 @@ fn settings(config: &Config, endpoints: &Endpoints, spool: &Spool) -> Settings {
         endpoints: endpoints.clone(),
         spool: spool.root().display().to_string(),
     }
-}
-
-/// Resolves with the reason once the process shall end.
-fn stop_signal(lifeline: bool) -> Result<impl Future<Output = &'static str>, std::io::Error> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let parent = lifeline.then(watch_parent).transpose()?;
-    let parent_gone = async move {
-        match parent {
-            Some(mut parent) => parent.recv().await,
-            None => std::future::pending().await,
-        }
-    };
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => "SIGTERM",
-            _ = interrupt.recv() => "SIGINT",
-            _ = parent_gone => "parent ended",
-        }
-    })
-}
-
-/// Hears when standard input ends. A plain thread: nothing may wait for its read when the process ends.
-fn watch_parent() -> Result<mpsc::Receiver<()>, std::io::Error> {
-    let (ended, parent) = mpsc::channel::<()>(1);
-    std::thread::Builder::new().name("lifeline".into()).spawn(move || {
-        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
-        let _ = ended.blocking_send(());
-    })?;
-    Ok(parent)
 }
 
 struct Sockets {
@@ -322,15 +294,20 @@ impl Service {
     async fn serve(
         &mut self,
         mut sockets: Sockets,
-        stop: impl Future<Output = &'static str>,
+        signals: &mut Signals,
     ) -> Result<&'static str, SchedulerError> {
-        tokio::pin!(stop);
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                reason = &mut stop => {
-                    self.finish().await;
+                reason = signals.end() => {
+                    tracing::info!(reason, "scheduler is ending: what is under way is written first");
+                    tokio::select! {
+                        () = self.finish() => {}
+                        () = signals.again() => {
+                            tracing::warn!("told to end again: ending at once, the next start finds what is on disk");
+                        }
+                    }
                     return Ok(reason);
                 }
                 report = self.committer.report() => {
