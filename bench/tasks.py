@@ -165,7 +165,7 @@ def _running_node(client: TaskClient) -> dict[str, Any] | None:
 
 def cancel(quick: bool) -> dict[str, float]:
     """From a cancel to the end of a task that waited for the slot."""
-    with grid(LAMAGRID__NODE__POLL_MS="1000") as one:
+    with grid(LAMAGRID__SCHEDULER__POLL_MS="1000") as one:
         one.start_node("echo", 1)
         return {"cancel_p99": one.load("cancel", 20 if quick else 300)["p99"]}
 

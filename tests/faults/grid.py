@@ -28,7 +28,7 @@ SETTINGS = {
     "SCHEDULER__SUSPECT_AFTER_MS": "700",
     "SCHEDULER__ACCEPT_TIMEOUT_MS": "1000",
     "SCHEDULER__CLOSED_GRACE_MS": "600",
-    "NODE__POLL_MS": "200",
+    "SCHEDULER__POLL_MS": "200",
     "CLIENT__PING_MS": "200",
     "CLIENT__SILENCE_MS": "1000",
     # Kills at random meet the same task again and again; a test of its own looks at the limit.

@@ -33,7 +33,9 @@ impl Show for Rows {
 
 /// `lamagrid config show`
 pub(crate) fn show(loaded: &Loaded, origin: bool, format: Format) -> Result<Answer, CliError> {
-    format.render(&Rows { rows: loaded.rows(), origin }).map(Answer::ok)
+    let text = format.render(&Rows { rows: loaded.rows(), origin })?;
+    let remark = (!loaded.remarks.is_empty()).then(|| loaded.remarks.join("\n"));
+    Ok(Answer { text, remark, code: 0 })
 }
 
 /// `lamagrid config default`

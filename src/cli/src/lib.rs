@@ -118,7 +118,7 @@ fn dispatch(cli: Cli, env: BTreeMap<String, String>) -> Result<Answer, CliError>
     }
     match cli.noun {
         Noun::Scheduler(options) => {
-            scheduler::run(place.load(&options.set)?.config, options.lifeline).map(|()| Answer::default())
+            scheduler::run(place.load(&options.set)?, options.lifeline).map(|()| Answer::default())
         }
         Noun::Config { verb: ConfigVerb::Show { origin } } => {
             configuration::show(&place.load(&[])?, origin, format)

@@ -4,14 +4,15 @@ use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
-use lamagrid_config::Config;
+use lamagrid_config::Loaded;
 use lamagrid_logs::LogError;
 use lamagrid_scheduler::{Options, SchedulerError, StoreError};
 
 use crate::error::CliError;
 
 /// Runs the scheduler until it ends; blocks.
-pub(crate) fn run(config: Config, lifeline: bool) -> Result<(), CliError> {
+pub(crate) fn run(loaded: Loaded, lifeline: bool) -> Result<(), CliError> {
+    let Loaded { config, remarks, .. } = loaded;
     let data_dir = config.data_dir()?;
     // Before the logs make their folder in it.
     make_private(&data_dir)?;
@@ -21,7 +22,7 @@ pub(crate) fn run(config: Config, lifeline: bool) -> Result<(), CliError> {
         Err(LogError::AlreadySet { .. }) => None,
         logs => Some(logs?),
     };
-    lamagrid_scheduler::run(Options { config, lifeline }).map_err(|error| {
+    lamagrid_scheduler::run(Options { config, remarks, lifeline }).map_err(|error| {
         if is_for_the_log(&error) {
             lamagrid_logs::report(&error, "scheduler ended");
         }

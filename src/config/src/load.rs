@@ -74,6 +74,8 @@ pub struct Loaded {
     pub config: Config,
     /// The layer of each key, by dotted path.
     pub origins: BTreeMap<String, Origin>,
+    /// What should be changed in the layers, although it was understood.
+    pub remarks: Vec<String>,
     rows: Vec<Row>,
 }
 
@@ -152,6 +154,7 @@ pub(crate) struct Layers {
     /// Section and name of each begun `[queues.NAME]` and `[models.NAME]`, and what began it.
     names: BTreeMap<(String, String), Origin>,
     dirs: BaseDirs,
+    remarks: Vec<String>,
 }
 
 impl Layers {
@@ -180,6 +183,12 @@ impl Layers {
     fn add_table(&mut self, parent: &KeyPath, table: &Table, layer: &Origin) -> Result<(), ConfigError> {
         for (segment, value) in table {
             let path = parent.child(segment);
+            if schema::old(&path.segments()).is_some() {
+                if let Some(path) = self.renamed(&path, layer) {
+                    self.set(&path, value.clone(), layer)?;
+                }
+                continue;
+            }
             match value {
                 _ if schema::find(&path.segments()).is_some() => self.set(&path, value.clone(), layer)?,
                 _ if !schema::is_section(&path.segments()) => return Err(unknown(&path, layer)),
@@ -219,9 +228,27 @@ impl Layers {
     }
 
     fn add_text(&mut self, path: &KeyPath, text: &str, layer: &Origin) -> Result<(), ConfigError> {
+        if schema::old(&path.segments()).is_some() {
+            return match self.renamed(path, layer) {
+                Some(path) => self.add_text(&path, text, layer),
+                None => Ok(()),
+            };
+        }
         let key = schema::find(&path.segments()).ok_or_else(|| unknown(path, layer))?;
         let value = Place { key, path, layer }.typed(text)?;
         self.set(path, value, layer)
+    }
+
+    /// What a key of an earlier version is called now, if it is still there; remarks on it.
+    fn renamed(&mut self, path: &KeyPath, layer: &Origin) -> Option<KeyPath> {
+        let now = schema::old(&path.segments())?
+            .now
+            .map(|now| KeyPath(now.iter().map(|&part| part.to_owned()).collect()));
+        self.remarks.push(match &now {
+            Some(now) => format!("`{path}` in {layer} is called `{now}` now: it counts as that; rename it"),
+            None => format!("`{path}` in {layer} has no effect any more: remove it"),
+        });
+        now
     }
 
     /// Checks and stores a value of a known key.
@@ -272,7 +299,7 @@ impl Layers {
         let config = Config::deserialize(root).map_err(internal)?;
         let rows: Vec<Row> = self.values.keys().filter_map(|path| self.row(path)).collect();
         let origins = rows.iter().map(|row| (row.key.clone(), row.origin.clone())).collect();
-        Ok(Loaded { config, origins, rows })
+        Ok(Loaded { config, origins, remarks: self.remarks, rows })
     }
 
     fn complete(&mut self) -> Result<(), ConfigError> {

@@ -55,13 +55,15 @@ pub struct SchedulerConfig {
     pub lease_ms: u64,
     /// A node silent for this long gets no new tasks.
     pub suspect_after_ms: u64,
+    /// Time between two reports of a node.
+    pub poll_ms: u64,
     /// A node accepts an assignment within this time or loses its session.
     pub accept_timeout_ms: u64,
     /// A node whose connection closed comes back within this time or is lost.
     pub closed_grace_ms: u64,
     /// A task that no known node can run fails after this time.
     pub no_node_wait_ms: u64,
-    /// Nodes lost under a task before it fails.
+    /// Nodes lost with this task alone before it fails.
     pub crash_limit: u32,
     /// A task may wait this long; 0 is for ever.
     pub wait_limit_ms: u64,
@@ -134,8 +136,6 @@ pub struct QueueConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StoreConfig {
-    /// Blobs up to this size live in the database.
-    pub inline_limit_bytes: u64,
     /// Changes in one commit at most.
     pub group_commit_max: u32,
     /// A store that cannot commit for this long ends the process.
@@ -150,8 +150,6 @@ pub struct NodeConfig {
     pub name: String,
     /// Tasks at the same time.
     pub slots: u32,
-    /// Time between two reports to the scheduler.
-    pub poll_ms: u64,
     /// Threads of one inference; 0 leaves the number to libtorch.
     pub threads: u32,
     /// A cancelled task may go on for this long before ending its process is considered.

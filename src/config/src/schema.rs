@@ -145,6 +145,7 @@ pub(crate) const KEYS: &[Key] = &[
     other(&["data_dir"], Kind::Path, "\"/var/lib/lamagrid\""),
     integer(&["scheduler", "lease_ms"], 100, HOUR_MS, "20000"),
     integer(&["scheduler", "suspect_after_ms"], 50, 600_000, "3000"),
+    integer(&["scheduler", "poll_ms"], 10, 60_000, "1000"),
     integer(&["scheduler", "accept_timeout_ms"], 10, 60_000, "1000"),
     integer(&["scheduler", "closed_grace_ms"], 0, 600_000, "1500"),
     integer(&["scheduler", "no_node_wait_ms"], 0, DAY_MS, "30000"),
@@ -172,12 +173,10 @@ pub(crate) const KEYS: &[Key] = &[
     integer(&["retry", "other", "cap_ms"], 1, HOUR_MS, "10000"),
     integer(&["queues", NAME, "max_tasks"], 1, 10_000_000, "1000"),
     // A message carries at most this much of an image inline; the store must not expect more.
-    integer(&["store", "inline_limit_bytes"], 0, 262_144, "262144"),
     integer(&["store", "group_commit_max"], 1, 10_000, "256"),
     integer(&["store", "give_up_after_ms"], 100, 600_000, "10000"),
     other(&["node", "name"], Kind::OptionalName, "\"gpu-1\""),
     integer(&["node", "slots"], 1, 64, "1"),
-    integer(&["node", "poll_ms"], 10, 60_000, "1000"),
     integer(&["node", "threads"], 0, 1024, "0"),
     integer(&["node", "cancel_grace_ms"], 0, 600_000, "2000"),
     integer(&["node", "cancel_restarts_per_minute"], 0, 60, "2"),
@@ -209,6 +208,26 @@ pub(crate) const KEYS: &[Key] = &[
     other(&["log", "dir"], Kind::Path, "\"/var/log/lamagrid\""),
     integer(&["log", "keep_files"], 1, 1000, "7"),
 ];
+
+/// A key of an earlier version, which is accepted with a remark.
+#[derive(Debug)]
+pub(crate) struct OldKey {
+    pub(crate) path: &'static [&'static str],
+    /// What it is called now; absent if nothing reads it any more.
+    pub(crate) now: Option<&'static [&'static str]>,
+}
+
+const OLD_KEYS: &[OldKey] = &[
+    // The scheduler tells nodes how often to report; a node's own value was never read.
+    OldKey { path: &["node", "poll_ms"], now: Some(&["scheduler", "poll_ms"]) },
+    // A message of the protocol decides what is small: clients send it inline.
+    OldKey { path: &["store", "inline_limit_bytes"], now: None },
+];
+
+/// The key of an earlier version at this path.
+pub(crate) fn old(path: &[&str]) -> Option<&'static OldKey> {
+    OLD_KEYS.iter().find(|old| old.path == path)
+}
 
 /// How two numbers must stand to each other.
 #[derive(Clone, Copy, Debug)]
@@ -245,7 +264,7 @@ pub(crate) const RULES: &[(&str, Relation, &str)] = &[
     ("retry.other.base_ms", Relation::AtMost, "retry.other.cap_ms"),
     ("limits.max_client_bytes", Relation::AtMost, "limits.max_spool_bytes"),
     // A node that only polls must not look silent between two polls.
-    ("node.poll_ms", Relation::LessThan, "scheduler.suspect_after_ms"),
+    ("scheduler.poll_ms", Relation::LessThan, "scheduler.suspect_after_ms"),
     ("client.ping_ms", Relation::LessThan, "client.silence_ms"),
 ];
 

@@ -36,12 +36,9 @@ fn the_default_holds_the_documented_values() {
     let queues: Vec<_> = config.queues.iter().map(|(name, queue)| (name.as_str(), queue.max_tasks)).collect();
     assert_eq!(queues, [("cpu", 1000), ("gpu", 1000)]);
     let store = &config.store;
-    assert_eq!(
-        (store.inline_limit_bytes, store.group_commit_max, store.give_up_after_ms),
-        (262_144, 256, 10_000)
-    );
+    assert_eq!((store.group_commit_max, store.give_up_after_ms), (256, 10_000));
     let node = &config.node;
-    assert_eq!((node.name.as_str(), node.slots, node.poll_ms, node.threads), ("", 1, 1000, 0));
+    assert_eq!((node.name.as_str(), node.slots, node.threads, scheduler.poll_ms), ("", 1, 0, 1000));
     assert_eq!((node.device, node.models.as_slice()), (Device::Auto, ["lama".to_owned()].as_slice()));
     assert!(!node.display_name().is_empty());
     assert!(config.models.is_empty());
@@ -59,20 +56,46 @@ fn each_layer_wins_over_the_one_before() {
     let file = write(
         &dir,
         "c.toml",
-        "[node]\nslots = 2\npoll_ms = 200\nthreads = 2\n[log]\nformat = \"json\"\n[queues.gpu]\nmax_tasks = 5",
+        "[node]\nslots = 2\ncancel_grace_ms = 200\nthreads = 2\n[log]\nformat = \"json\"\n[queues.gpu]\nmax_tasks = 5",
     );
-    let env = [("LAMAGRID__NODE__POLL_MS", "300"), ("LAMAGRID__NODE__THREADS", "3"), ("PATH", "/bin")];
+    let env =
+        [("LAMAGRID__NODE__CANCEL_GRACE_MS", "300"), ("LAMAGRID__NODE__THREADS", "3"), ("PATH", "/bin")];
     let flags = [("node.threads", "4"), ("limits.max_pixels", "1"), ("limits.max_pixels", "5_000")];
     let loaded = load(Some(&file), &env, &flags).unwrap();
     let node = &loaded.config.node;
-    assert_eq!((node.slots, node.poll_ms, node.threads), (2, 300, 4));
+    assert_eq!((node.slots, node.cancel_grace_ms, node.threads), (2, 300, 4));
     assert_eq!(loaded.config.log.format, LogFormat::Json);
     assert_eq!((loaded.config.queues["gpu"].max_tasks, loaded.config.queues["cpu"].max_tasks), (5, 1000));
     assert_eq!(loaded.config.limits.max_pixels, 5000, "the last flag of a key counts");
     assert_eq!(loaded.origins["node.device"], Origin::Default);
     assert_eq!(loaded.origins["node.slots"], Origin::File(file));
-    assert_eq!(loaded.origins["node.poll_ms"], Origin::Env("LAMAGRID__NODE__POLL_MS".to_owned()));
+    assert_eq!(
+        loaded.origins["node.cancel_grace_ms"],
+        Origin::Env("LAMAGRID__NODE__CANCEL_GRACE_MS".to_owned())
+    );
     assert_eq!(loaded.origins["node.threads"], Origin::Flag);
+}
+
+#[test]
+fn keys_of_earlier_versions_are_accepted_with_a_remark() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = write(&dir, "c.toml", "[node]\npoll_ms = 200\n[store]\ninline_limit_bytes = 5");
+    let loaded = load(Some(&file), &[("LAMAGRID__STORE__INLINE_LIMIT_BYTES", "7")], &[]).unwrap();
+    assert_eq!(loaded.config.scheduler.poll_ms, 200);
+    assert_eq!(loaded.origins["scheduler.poll_ms"], Origin::File(file.clone()));
+    let file = file.display();
+    assert_eq!(
+        loaded.remarks,
+        [
+            format!("`node.poll_ms` in file {file} is called `scheduler.poll_ms` now: it counts as that; rename it"),
+            format!("`store.inline_limit_bytes` in file {file} has no effect any more: remove it"),
+            "`store.inline_limit_bytes` in environment variable LAMAGRID__STORE__INLINE_LIMIT_BYTES has no effect any \
+             more: remove it"
+                .to_owned(),
+        ]
+    );
+    assert!(load(None, &[], &[("node.poll_ms", "3000")]).is_err(), "the rules of the new name hold");
+    assert!(load(None, &[], &[]).unwrap().remarks.is_empty());
 }
 
 #[test]

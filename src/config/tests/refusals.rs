@@ -99,8 +99,8 @@ fn a_wrong_type_is_named_with_what_was_found_and_an_example() {
 fn a_value_out_of_its_range_is_named_with_the_range() {
     assert_eq!(in_file("node.slots = 0"), "`node.slots` in file FILE is 0, but must be between 1 and 64");
     assert_eq!(
-        in_flag("store.inline_limit_bytes", "262145"),
-        "`store.inline_limit_bytes` in flag is 262145, but must be between 0 and 262144"
+        in_flag("store.group_commit_max", "10001"),
+        "`store.group_commit_max` in flag is 10001, but must be between 1 and 10000"
     );
     assert_eq!(
         in_flag("log.level", "loud"),
@@ -166,7 +166,7 @@ fn values_that_do_not_fit_together_are_both_named() {
     for (key, value) in [
         ("scheduler.accept_timeout_ms", "20000"),
         ("scheduler.closed_grace_ms", "20000"),
-        ("node.poll_ms", "3000"),
+        ("scheduler.poll_ms", "3000"),
         ("client.ping_ms", "3000"),
     ] {
         assert!(in_flag(key, value).contains("must be less than"), "{key}");

@@ -32,6 +32,9 @@ fn run(flags: &Flags) -> anyhow::Result<u8> {
     let process = settings.log_name(if flags.worker_echo { "worker" } else { "node" });
     let _logs = lamagrid_logs::init(&process, &settings.config.log, &settings.log_dir)?;
     let Some(supervisor) = supervisor else { return echo(flags, &settings) };
+    for remark in &settings.remarks {
+        tracing::warn!("configuration: {remark}");
+    }
     let plans = plans(flags, &settings)?;
     let Hardware { cores, memory_bytes, gpus } = Hardware::detect();
     let (memory_mib, gpus) = (memory_bytes >> 20, gpus.join(", "));

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use lamagrid_config::{Config, ConfigError, Device, process_env, socket_finder};
+use lamagrid_config::{Config, ConfigError, Device, Loaded, process_env, socket_finder};
 use lamagrid_domain::{ModelName, ModelOffer, NameError, NodeName, QueueName};
 use lamagrid_wire::Endpoints;
 use lamagrid_wire::gate::{Bundle, BundleError, PeerRole};
@@ -187,6 +187,8 @@ pub struct Settings {
     pub slots: u16,
     /// What it serves, the eager one first.
     pub models: Vec<ModelPlan>,
+    /// What should be changed in the configuration.
+    pub remarks: Vec<String>,
 }
 
 impl Settings {
@@ -201,7 +203,7 @@ impl Settings {
         set("data_dir", flags.data_dir.as_ref().map(|path| path.to_string_lossy().into_owned()));
         set("node.threads", flags.threads.map(|n| n.to_string()));
         set("node.slots", flags.slots.map(|n| n.to_string()));
-        let config = Config::load(flags.config.as_deref(), process_env(), &keys)?.config;
+        let Loaded { config, remarks, .. } = Config::load(flags.config.as_deref(), process_env(), &keys)?;
         let bundle = flags.join.as_deref().map(joined).transpose()?;
         let name: NodeName = match (&flags.name, &bundle) {
             (Some(name), _) => name.parse()?,
@@ -227,6 +229,7 @@ impl Settings {
             // The configuration allows 1 to 64.
             slots: u16::try_from(config.node.slots).unwrap_or(1),
             models,
+            remarks,
             config,
         })
     }

@@ -41,7 +41,9 @@ impl Grid {
             ("queues.cpu.max_tasks".to_owned(), "1".to_owned()),
         ];
         let config = Config::load(None, std::env::vars(), &flags).unwrap().config;
-        std::thread::spawn(move || lamagrid_scheduler::run(Options { config, lifeline: false }).unwrap());
+        std::thread::spawn(move || {
+            lamagrid_scheduler::run(Options { config, remarks: Vec::new(), lifeline: false }).unwrap()
+        });
         let link = tokio::time::timeout(PATIENCE, async {
             loop {
                 if let Ok(link) = Link::connect(&endpoints.client(), PATIENCE).await {

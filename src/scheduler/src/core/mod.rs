@@ -95,8 +95,6 @@ pub(crate) struct Settings {
     pub(crate) limits: LimitsConfig,
     /// The bound on waiting tasks, per queue.
     pub(crate) queues: BTreeMap<QueueName, u64>,
-    /// How often nodes poll, in milliseconds.
-    pub(crate) poll_ms: u64,
     /// See [`MAX_TOMBSTONES`].
     pub(crate) max_tombstones: usize,
     /// See [`MAX_ENDED`].

@@ -126,7 +126,7 @@ impl Core {
             lanes,
             refused,
             lease_ms: self.settings.scheduler.lease_ms,
-            poll_ms: self.settings.poll_ms,
+            poll_ms: self.settings.scheduler.poll_ms,
             spool: self.settings.spool.clone(),
             abandoned,
         }

@@ -118,6 +118,8 @@ pub enum SchedulerError {
 pub struct Options {
     /// The checked configuration.
     pub config: Config,
+    /// What should be changed in it, for the log.
+    pub remarks: Vec<String>,
     /// End when standard input reaches its end: how children notice their parent's end.
     pub lifeline: bool,
 }
@@ -140,7 +142,10 @@ pub fn run(options: Options) -> Result<(), SchedulerError> {
 }
 
 async fn serve(options: Options) -> Result<(), SchedulerError> {
-    let Options { config, lifeline } = options;
+    let Options { config, remarks, lifeline } = options;
+    for remark in remarks {
+        tracing::warn!("configuration: {remark}");
+    }
     // First: a start that recovers much may be told to end, too.
     let mut signals = Signals::install(lifeline)?;
     let data_dir = config.data_dir()?;
@@ -227,7 +232,6 @@ fn settings(config: &Config, endpoints: &Endpoints, spool: &Spool) -> Settings {
         queues,
         retry: config.retry.clone(),
         limits: config.limits.clone(),
-        poll_ms: config.node.poll_ms,
         max_tombstones: MAX_TOMBSTONES,
         max_ended: MAX_ENDED,
         clock_grace_ms: CLOCK_GRACE_MS,

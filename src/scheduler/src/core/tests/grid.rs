@@ -35,6 +35,7 @@ fn settings() -> Settings {
         scheduler: SchedulerConfig {
             lease_ms: 20_000,
             suspect_after_ms: 3_000,
+            poll_ms: 1_000,
             accept_timeout_ms: 1_000,
             closed_grace_ms: 1_500,
             no_node_wait_ms: 30_000,
@@ -61,7 +62,6 @@ fn settings() -> Settings {
             max_owner_bytes: 1 << 30,
             max_remote_priority: 0,
         },
-        poll_ms: 1_000,
         max_tombstones: 1_000,
         max_ended: 1_000,
         clock_grace_ms: 60_000,

@@ -76,6 +76,7 @@ fn config(random: &mut Random) -> SchedulerConfig {
     SchedulerConfig {
         lease_ms: if swift { 4_000 } else { 20_000 },
         suspect_after_ms: if swift { 1_200 } else { 3_000 },
+        poll_ms: if swift { 400 } else { 1_000 },
         accept_timeout_ms: if swift { 600 } else { 1_000 },
         closed_grace_ms: if swift { 700 } else { 1_500 },
         no_node_wait_ms: if swift { 5_000 } else { 30_000 },

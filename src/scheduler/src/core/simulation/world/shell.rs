@@ -12,7 +12,6 @@ impl World {
             queues: [queue("gpu"), queue("cpu")].into(),
             retry: RetryConfig { network: RETRY, resource: RETRY, model: RETRY, other: RETRY },
             limits: self.limits.clone(),
-            poll_ms: self.config.suspect_after_ms / 3,
             max_tombstones: self.max_tombstones,
             max_ended: crate::core::MAX_ENDED,
             clock_grace_ms: CLOCK_GRACE_MS,
