@@ -63,8 +63,8 @@ def test_a_task_that_kills_its_nodes_is_given_up_and_the_others_are_done(
     history.note(guilty, "outcome", "failed")
     history.fault()
     told = task.status()["counters"]
-    # Assignments that nobody took are attempts, too. Whatever a node began with was its end, and counts, but
-    # for one that looked as if it waited for its slot: after that it is never prepared beside another task.
+    # Assignments that no node took are attempts, too. The first time it may have had company, which says
+    # nothing; from then on it runs alone, and each loss counts.
     assert told["crashes"] == 3 <= told["attempts"]
     begun = sum(grid.processes.log(node).count("aborting, as the task asks") for node in grid.nodes.values())
     assert 3 <= begun <= 4
