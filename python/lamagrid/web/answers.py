@@ -24,12 +24,14 @@ def failed(server: Any, error: RuntimeError) -> Any:
     if isinstance(error, StoppingError):
         return server.make_response(str(error), 503)
     if isinstance(error, OverloadedError):
-        wait_s = max(1, round(error.wait_s or 1))
-        text = str(error)
-        if error.queue_len and error.wait_s is not None:
-            text = f"{text.rstrip('.')}. {error.queue_len} before you, try again in {wait_s} s."
+        text, headers = str(error), {}
+        if error.wait_s is not None:  # of a paused queue nothing can be promised
+            wait_s = max(1, round(error.wait_s))
+            headers["Retry-After"] = str(wait_s)
+            if error.queue_len:
+                text = f"{text.rstrip('.')}. {error.queue_len} before you, try again in {wait_s} s."
         response = server.make_response(text, 503)
-        response.headers["Retry-After"] = str(wait_s)
+        response.headers.update(headers)
         return response
     if "CUDA out of memory. " in str(error):
         return "CUDA out of memory", 500

@@ -120,7 +120,7 @@ impl Admin {
 
     /// `lamagrid queue pause`, `lamagrid queue resume`
     pub(crate) fn pause(&self, queue: QueueName, paused: bool) -> Result<Answer, CliError> {
-        let AdminReply::Paused(now) = self.ask(PauseQueue { queue, paused })? else {
+        let AdminReply::Paused(now) = self.ask(PauseQueue { queue, paused, by: asker() })? else {
             return Err(unexpected());
         };
         let state = if now.paused { "paused: its tasks wait" } else { "open: its tasks are given to nodes" };
@@ -136,7 +136,9 @@ impl Admin {
 
     /// `lamagrid node drain`
     pub(crate) fn drain(&self, node: NodeName) -> Result<Answer, CliError> {
-        let AdminReply::Draining(now) = self.ask(DrainNode { node })? else { return Err(unexpected()) };
+        let AdminReply::Draining(now) = self.ask(DrainNode { node, by: asker() })? else {
+            return Err(unexpected());
+        };
         let text = format!(
             "node {} leaves once it has finished what it has begun ({} running)",
             now.node, now.running
@@ -210,6 +212,14 @@ impl<V: Serialize> Show for Done<V> {
     fn table(&self) -> String {
         self.text.clone()
     }
+}
+
+/// Who gives an order: a user of this host, for the scheduler's log and for those who meet the order later.
+fn asker() -> Option<String> {
+    let user = ["SUDO_USER", "USER", "LOGNAME"].into_iter().find_map(|name| std::env::var(name).ok());
+    let user = user.filter(|user| !user.is_empty());
+    let uid = || format!("user {}", rustix::process::getuid().as_raw());
+    Some(format!("{} (lamagrid, pid {})", user.unwrap_or_else(uid), std::process::id()))
 }
 
 fn unexpected() -> CliError {

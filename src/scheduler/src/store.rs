@@ -23,7 +23,7 @@ use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, 
 use lamagrid_domain::{Counters, Durability, Owner, Role, TaskId};
 use lamagrid_wire::spool::{Spool, SpoolError};
 
-use crate::core::{Ended, ResultPlace, StoreOp};
+use crate::core::{Drain, Ended, Pause, ResultPlace, StoreOp};
 
 use connection::LogPages;
 use lineage::{Id, Link, SpoolMark};
@@ -35,7 +35,7 @@ pub(crate) use upkeep::StoreSize;
 /// Marks a database file as ours ("LGrd").
 const APPLICATION_ID: i64 = 0x4c47_7264;
 /// The schema that this version writes and reads.
-const SCHEMA_VERSION: i64 = 5;
+const SCHEMA_VERSION: i64 = 6;
 
 /// Tasks lie in the order of their arrival, whatever their ids: those that live at the same time share pages, and a
 /// commit writes few of them. Blobs lie in the order of their tasks' ids, which is nearly the same.
@@ -72,7 +72,15 @@ CREATE TABLE clock (
     wall  INTEGER NOT NULL      -- the last time that was believed, ms
 );
 CREATE TABLE paused (
-    queue TEXT PRIMARY KEY
+    queue TEXT PRIMARY KEY,
+    since INTEGER NOT NULL, -- ms; 0 is unknown
+    who TEXT NOT NULL       -- who gave the order
+) WITHOUT ROWID;
+CREATE TABLE drained (
+    node TEXT PRIMARY KEY,  -- as in tasks
+    boot BLOB,              -- the process that was told to leave
+    since INTEGER NOT NULL, -- ms
+    who TEXT NOT NULL       -- who gave the order
 ) WITHOUT ROWID;
 ";
 
@@ -95,6 +103,11 @@ const MIGRATIONS: &[&str] = &[
     "ALTER TABLE tombstones ADD COLUMN owner TEXT NOT NULL DEFAULT 'local';
      CREATE TABLE watermarks (owner TEXT PRIMARY KEY, wall INTEGER NOT NULL) WITHOUT ROWID;
      CREATE TABLE clock (one INTEGER PRIMARY KEY CHECK (one = 1), wall INTEGER NOT NULL);",
+    "ALTER TABLE paused ADD COLUMN since INTEGER NOT NULL DEFAULT 0;
+     ALTER TABLE paused ADD COLUMN who TEXT NOT NULL DEFAULT 'an administrator';
+     CREATE TABLE drained (
+         node TEXT PRIMARY KEY, boot BLOB, since INTEGER NOT NULL, who TEXT NOT NULL
+     ) WITHOUT ROWID;",
 ];
 
 /// Why the store cannot be opened or written.
@@ -482,12 +495,18 @@ fn write_op(transaction: &Transaction<'_>, op: &StoreOp, rows: &Rows<'_>) -> rus
             run("INSERT OR REPLACE INTO clock (one, wall) VALUES (1, ?1)", &[&(*wall_ms as i64)])
         }
         StoreOp::Unremember { id } => run("DELETE FROM tombstones WHERE id = ?1", &[id.as_bytes()]),
-        StoreOp::Pause { queue, paused: true } => {
-            run("INSERT OR IGNORE INTO paused (queue) VALUES (?1)", &[&queue.as_str()])
-        }
-        StoreOp::Pause { queue, paused: false } => {
+        StoreOp::Pause { queue, pause: Some(Pause { by, since_wall_ms }) } => run(
+            "INSERT OR REPLACE INTO paused (queue, since, who) VALUES (?1, ?2, ?3)",
+            &[&queue.as_str(), &(*since_wall_ms as i64), by],
+        ),
+        StoreOp::Pause { queue, pause: None } => {
             run("DELETE FROM paused WHERE queue = ?1", &[&queue.as_str()])
         }
+        StoreOp::Drain { node, drain: Some(Drain { boot, by, since_wall_ms }) } => run(
+            "INSERT OR REPLACE INTO drained (node, boot, since, who) VALUES (?1, ?2, ?3, ?4)",
+            &[&node.to_row(), &boot.map(|boot| *boot.as_bytes()), &(*since_wall_ms as i64), by],
+        ),
+        StoreOp::Drain { node, drain: None } => run("DELETE FROM drained WHERE node = ?1", &[&node.to_row()]),
         StoreOp::Together(ops) => ops.iter().try_for_each(|op| write_op(transaction, op, rows)),
     }
 }

@@ -4,10 +4,12 @@
 
 use std::cmp::Reverse;
 
-use lamagrid_domain::{Entry, Event, Failure, FailureKind, Milestone, State, Status, TaskId};
+use lamagrid_domain::{
+    Entry, Event, Failure, FailureKind, Milestone, Owner, QueueName, State, Status, TaskId, printable,
+};
 use lamagrid_wire::message::{
-    Action, AdminReply, AdminRequest, Cursor, Draining, ListTasks, PAGE_TASKS, Page, Paused, Purged, Refused,
-    Retried, Story, TaskLine, Unknown,
+    AdminReply, AdminRequest, Cursor, ListTasks, PAGE_TASKS, Page, Paused, Purged, Refused, Retried, Story,
+    TaskLine, Unknown,
 };
 use lamagrid_wire::router::PeerId;
 
@@ -17,6 +19,8 @@ use super::{Core, Effect, Ended, Now, StoreOp, Task};
 
 /// Tasks that one request removes, so that it holds up nobody; the caller asks again.
 const MAX_PURGED: usize = 10_000;
+/// Of who gave an order, what is kept.
+const MAX_BY_CHARS: usize = 80;
 /// Texts of a history in one message; the rest of it and the task's own failure fit into the header beside them.
 const HISTORY_BYTES: usize = 32 * 1024;
 
@@ -26,13 +30,15 @@ impl Core {
             AdminRequest::ListTasks(list) => self.list(&list).into(),
             AdminRequest::TellStory(tell) => self.tell_story(tell.id),
             AdminRequest::CancelTask(cancel) => {
+                tracing::info!(task.id = %cancel.id, "cancelled by an administrator");
                 self.cancel(now, cancel.id);
                 self.tell_story(cancel.id)
             }
             AdminRequest::RetryTask(retry) => self.retry_now(now, &peer, retry.id),
             AdminRequest::PauseQueue(pause) => match self.queue_len.get(&pause.queue).copied() {
                 Some(waiting) => {
-                    self.pause(pause.queue.clone(), pause.paused);
+                    let order = Pause { by: asked_by(&peer, pause.by), since_wall_ms: now.wall_ms };
+                    self.pause(&pause.queue, order, pause.paused);
                     Paused { queue: pause.queue, paused: pause.paused, waiting }.into()
                 }
                 None => {
@@ -40,23 +46,7 @@ impl Core {
                     refused(format!("there is no queue {}; there are {}", pause.queue, known.join(", ")))
                 }
             },
-            AdminRequest::DrainNode(drain) => {
-                // Nodes of different certificates may have the same name.
-                let named = self.sessions.values().filter(|s| s.info.name == drain.node);
-                let named: Vec<_> = named.map(|s| (s.id, s.tokens.len() as u32)).collect();
-                for (id, _) in &named {
-                    let session = self.sessions.get_mut(id).expect("listed above");
-                    if !std::mem::replace(&mut session.draining, true) {
-                        self.command(*id, Action::Drain);
-                    }
-                }
-                if named.is_empty() {
-                    refused(format!("no node {} is connected; see: lamagrid node list", drain.node))
-                } else {
-                    let running = named.iter().map(|(_, running)| running).sum();
-                    Draining { node: drain.node, running }.into()
-                }
-            }
+            AdminRequest::DrainNode(drain) => self.drain_node(&peer, drain),
             AdminRequest::Purge(purge) => self.purge(purge.older_than_ms, purge.dead).into(),
         };
         self.emit(Effect::Admin { peer, reply });
@@ -152,11 +142,19 @@ impl Core {
         }
         let Some(ended) = self.ended.get(&id) else { return self.unknown(id) };
         let Some(dead) = &ended.dead else {
-            let text = match ended.status {
-                Status::Failed => {
+            let replayed = ended.history.iter().rev().find_map(|entry| match entry.what {
+                Milestone::ReplayedAs { task } => Some(task),
+                _ => None,
+            });
+            let text = match (replayed, ended.status) {
+                (Some(task), _) => format!(
+                    "task {id} was replayed already, as {task}: see lamagrid task show {task}; if that one failed, too, \
+                     replay it"
+                ),
+                (None, Status::Failed) => {
                     format!("the inputs of task {id} are gone: only dead letters keep them; submit it again")
                 }
-                status => format!("task {id} is {status}; only what failed can be tried again"),
+                (None, status) => format!("task {id} is {status}; only what failed can be tried again"),
             };
             return refused(text);
         };
@@ -173,6 +171,7 @@ impl Core {
         };
         let task = Task::new(spec, digest, self.next_seq, now.wall_ms, inline);
         self.make_room(now, evicted, |core| core.take_over(now, id, task));
+        tracing::info!(task.id = %id, runs_as = %new, "dead letter is replayed");
         self.place(new);
         Retried { id, runs_as: new }.into()
     }
@@ -193,13 +192,46 @@ impl Core {
         });
     }
 
-    fn pause(&mut self, queue: lamagrid_domain::QueueName, paused: bool) {
-        let changed = if paused { self.paused.insert(queue.clone()) } else { self.paused.remove(&queue) };
-        if changed {
-            self.emit(Effect::Store(StoreOp::Pause { queue, paused }));
-            let sessions: Vec<_> = self.sessions.keys().copied().collect();
-            sessions.into_iter().for_each(|session| self.feed(session));
+    fn pause(&mut self, queue: &QueueName, order: Pause, paused: bool) {
+        if self.paused.contains_key(queue) == paused {
+            return;
         }
+        let (by, waiting) = (&order.by, self.queue_len[queue]);
+        if paused {
+            tracing::info!(%queue, by, waiting, "queue is paused: its tasks wait");
+            self.paused.insert(queue.clone(), order.clone());
+        } else {
+            tracing::info!(%queue, by, waiting, "queue goes on");
+            self.paused.remove(queue);
+        }
+        self.emit(Effect::Store(StoreOp::Pause { queue: queue.clone(), pause: paused.then_some(order) }));
+        let sessions: Vec<_> = self.sessions.keys().copied().collect();
+        sessions.into_iter().for_each(|session| self.feed(session));
+    }
+
+    /// At start: a queue that the configuration does not have any more begins anew if it comes back.
+    pub(super) fn forget_unknown_pauses(&mut self) {
+        let known = &self.settings.queues;
+        let unknown: Vec<_> =
+            self.paused.keys().filter(|queue| !known.contains_key(*queue)).cloned().collect();
+        for queue in unknown {
+            tracing::info!(%queue, "the pause of a queue is forgotten: the configuration has no such queue any more");
+            self.paused.remove(&queue);
+            self.emit(Effect::Store(StoreOp::Pause { queue, pause: None }));
+        }
+    }
+
+    /// What people are told about a queue that stands still; nothing about one that does not.
+    pub(super) fn pause_text(&self, queue: &QueueName) -> Option<String> {
+        let Pause { by, since_wall_ms } = self.paused.get(queue)?;
+        // Pauses of older stores do not say since when.
+        let since = match since_wall_ms {
+            0 => String::new(),
+            since => format!(" for {} s", self.now.wall_ms.saturating_sub(*since) / 1_000),
+        };
+        Some(format!(
+            "queue {queue} has been paused{since} by {by}: its tasks wait until lamagrid queue resume {queue}"
+        ))
     }
 
     fn purge(&mut self, older_than_ms: u64, dead: bool) -> Purged {
@@ -211,7 +243,31 @@ impl Core {
             bytes = bytes.saturating_add(self.ended[id].kept_bytes());
             self.forget(*id);
         }
+        if !ids.is_empty() {
+            tracing::info!(tasks = ids.len(), bytes, dead, "ended tasks are removed by an administrator");
+        }
         Purged { tasks: ids.len() as u64, bytes }
+    }
+}
+
+/// An order that a queue's tasks are given to no node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Pause {
+    /// Who gave it.
+    pub(crate) by: String,
+    /// When, wall clock, ms; 0 where the store does not say.
+    pub(crate) since_wall_ms: u64,
+}
+
+/// Who gave an order, as logs and refusals show it.
+pub(super) fn asked_by(peer: &PeerId, by: Option<String>) -> String {
+    let by = by.filter(|by| !by.trim().is_empty());
+    let by = by
+        .map_or_else(|| "an administrator".to_owned(), |by| printable(&by, MAX_BY_CHARS, false).into_owned());
+    match peer.holder() {
+        Owner::LOCAL => by,
+        // What it calls itself is its own claim.
+        certificate => format!("{by}, certificate {certificate}"),
     }
 }
 
@@ -226,7 +282,7 @@ fn bounded(history: &[Entry]) -> impl Iterator<Item = Entry> {
     })
 }
 
-fn refused(text: String) -> AdminReply {
+pub(super) fn refused(text: String) -> AdminReply {
     refusal(Failure::new(FailureKind::InvalidInput, text))
 }
 

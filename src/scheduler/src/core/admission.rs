@@ -322,7 +322,8 @@ impl Core {
             return Ok(victims);
         }
         overloaded(if too_many > 0 {
-            format!("queue {queue} is full: {max_tasks} tasks wait already; try again later")
+            let then = self.pause_text(queue).unwrap_or_else(|| "try again later".to_owned());
+            format!("queue {queue} is full: {max_tasks} tasks wait already; {then}")
         } else {
             format!(
                 "the spool is full: inputs, uploads and results have {} of {} bytes (limits.max_spool_bytes); try again \

@@ -140,8 +140,12 @@ impl Core {
         self.reply(peer, Refused { seq, failure, queue_len, wait_ms });
     }
 
-    /// How long a task waits with so many `ahead` of it: their usual run time over the slots that serve the queue.
+    /// How long a task waits with so many `ahead` of it: their usual run time over the slots that serve the queue. It
+    /// cannot be told of a queue that stands still.
     pub(super) fn expected_wait_ms(&self, queue: &QueueName, ahead: u64) -> Option<u64> {
+        if self.paused.contains_key(queue) {
+            return None;
+        }
         let run_ms = self.run_ms.get(queue)?;
         let slots: u64 =
             self.sessions.values().filter(|s| s.lane_of(queue).is_some()).map(|s| u64::from(s.slots)).sum();
@@ -265,6 +269,11 @@ impl Core {
     /// Writes a new task, and makes it findable.
     pub(super) fn take_in(&mut self, task: Task, inline: Vec<(Role, Bytes)>, inherits: Option<TaskId>) {
         self.next_seq = task.seq + 1;
+        let spec = &task.spec;
+        tracing::info!(
+            task.id = %spec.id, queue = %spec.queue, model = %spec.model, owner = %spec.owner,
+            priority = spec.priority, "task accepted"
+        );
         let insert = StoreOp::Insert {
             spec: Box::new(task.spec.clone()),
             digest: task.digest,
@@ -360,15 +369,15 @@ impl Core {
                 waiting: self.queue_len[queue],
                 running: running.get(queue).copied().unwrap_or(0),
                 max_tasks,
-                paused: self.paused.contains(queue),
+                paused: self.paused.contains_key(queue),
             })
             .collect();
         let version = env!("CARGO_PKG_VERSION").to_owned();
         self.reply(peer, Overview { seq: survey.seq, version, nodes, queues, next });
     }
 
-    /// What a task is told when no node can take it.
-    pub(super) fn unserved_failure(&self, model: &ModelName) -> Failure {
+    /// What a task is told when no node can take it: none is there, none has its model, or none serves its queue.
+    pub(super) fn unserved_failure(&self, queue: &QueueName, model: &ModelName) -> Failure {
         let waited_s = self.settings.scheduler.no_node_wait_ms / 1_000;
         let command = model.node_command();
         if self.sessions.is_empty() {
@@ -378,20 +387,32 @@ impl Core {
             );
             return Failure::new(FailureKind::NodeLost, text);
         }
-        let mut served: Vec<&str> =
-            self.sessions.values().flat_map(|s| s.info.models.iter().map(|o| o.model.as_str())).collect();
-        served.sort_unstable();
-        served.dedup();
-        let text = format!(
-            "no connected node serves model {model}: waited {waited_s} s; the {} connected serve {}; \
-             start one with: {command}",
-            if self.sessions.len() == 1 {
-                "one node".to_owned()
-            } else {
-                format!("{} nodes", self.sessions.len())
-            },
-            served.join(", ")
-        );
+        let nodes = match self.sessions.len() {
+            1 => "one node".to_owned(),
+            many => format!("{many} nodes"),
+        };
+        let offers = || self.sessions.values().flat_map(|session| &session.info.models);
+        let listed = |mut names: Vec<&str>| {
+            names.sort_unstable();
+            names.dedup();
+            names.join(", ")
+        };
+        let elsewhere: Vec<&str> =
+            offers().filter(|offer| offer.model == *model).map(|offer| offer.queue.as_str()).collect();
+        let text = if elsewhere.is_empty() {
+            let served = listed(offers().map(|offer| offer.model.as_str()).collect());
+            format!(
+                "no connected node serves model {model}: waited {waited_s} s; the {nodes} connected serve {served}; \
+                 start one with: {command}"
+            )
+        } else {
+            format!(
+                "no connected node serves queue {queue} with model {model}: waited {waited_s} s; of the {nodes} connected \
+                 some serve that model in queue {}: submit to that queue, or set queue = \"{queue}\" in a section \
+                 [models.{model}] of a node's configuration",
+                listed(elsewhere)
+            )
+        };
         Failure::new(FailureKind::UnknownModel, text)
     }
 }

@@ -11,7 +11,7 @@ use lamagrid_wire::message::{
 };
 use lamagrid_wire::router::PeerId;
 
-use super::{ClockChange, Ended, Level, NodeId};
+use super::{ClockChange, Drain, Ended, Level, NodeId, Pause};
 
 /// Who a client is, apart from the owner of its tasks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -301,8 +301,15 @@ pub(crate) enum StoreOp {
     Pause {
         /// Which one.
         queue: QueueName,
-        /// It stands still.
-        paused: bool,
+        /// Since when and by whom it stands still; none if it goes on.
+        pause: Option<Pause>,
+    },
+    /// A node is to leave, or has left.
+    Drain {
+        /// Which one.
+        node: NodeId,
+        /// The order; none if it does not hold any more.
+        drain: Option<Drain>,
     },
     /// All of these or none.
     Together(Vec<StoreOp>),

@@ -83,12 +83,13 @@ impl Core {
         while let Some(&(_, id)) = self.timers.waits.first().filter(|(at, _)| *at <= self.clock_ms) {
             let task = &self.tasks[&id];
             let waited_ms = task.queue_ms + (self.clock_ms - task.queued_at_ms);
-            let text = format!(
+            let mut text = format!(
                 "no node took the task within its limit: it waited {} s in queue {}, where {} tasks wait",
                 waited_ms.div_ceil(1_000),
                 task.spec.queue,
                 self.queue_len[&task.spec.queue]
             );
+            text.extend(self.pause_text(&task.spec.queue).map(|paused| format!("; {paused}")));
             self.fail(now, id, Failure::new(FailureKind::WaitedTooLong, text));
         }
     }

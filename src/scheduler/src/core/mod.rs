@@ -10,6 +10,7 @@
 mod admin;
 mod admission;
 mod clients;
+mod drains;
 mod effect;
 mod ended;
 #[cfg(any(test, feature = "sabotage"))]
@@ -45,8 +46,11 @@ use lamagrid_wire::Endpoints;
 use lamagrid_wire::message::{ClientReply, Progress, TaskInfo};
 use lamagrid_wire::router::PeerId;
 
+pub(crate) use admin::Pause;
 use admission::Usage;
 pub(crate) use admission::{Bounded, Level};
+pub(crate) use drains::Drain;
+use drains::Drains;
 pub(crate) use effect::{Authority, Effect, Input, ResultPlace, StoreOp, StoredTask};
 pub(crate) use ended::Ended;
 #[cfg(any(test, feature = "sabotage"))]
@@ -117,7 +121,8 @@ pub(crate) struct Recovered {
     pub(crate) watermarks: Vec<(Owner, u64)>,
     /// The last time that was believed, wall clock, ms.
     pub(crate) wall_ms: Option<u64>,
-    pub(crate) paused: Vec<QueueName>,
+    pub(crate) paused: Vec<(QueueName, Pause)>,
+    pub(crate) drains: Vec<(NodeId, Drain)>,
 }
 
 /// Draws 16 random bytes: from the operating system, or from a seed in tests.
@@ -219,8 +224,12 @@ pub(crate) struct Core {
     uploads: Uploads,
     wall: WallClock,
     waiting: BTreeMap<(QueueName, ModelName), Waiting>,
-    /// Queues whose tasks are given to nobody.
-    paused: BTreeSet<QueueName>,
+    /// Queues whose tasks are given to no node.
+    paused: BTreeMap<QueueName, Pause>,
+    /// Nodes that are to leave.
+    drains: Drains,
+    /// When refusals of a node were logged last, by the lease clock.
+    refused_nodes: BTreeMap<NodeId, u64>,
     shares: Shares,
     usage: Usage,
     health: Health,
@@ -244,8 +253,8 @@ pub(crate) struct Core {
     orphans: BTreeMap<NodeId, Orphans>,
     /// Tasks that shared a node with others when it was lost: until its end each runs only where nothing else does.
     isolated: BTreeSet<TaskId>,
-    /// Since when waiting tasks of a model have had no node.
-    unserved: BTreeMap<ModelName, u64>,
+    /// Since when waiting tasks of a model in a queue have had no node.
+    unserved: BTreeMap<(QueueName, ModelName), u64>,
     effects: Vec<Effect>,
     #[cfg(any(test, feature = "sabotage"))]
     pub(crate) fault: Option<Fault>,
@@ -275,6 +284,8 @@ impl Core {
             tokens: HashMap::new(),
             waiting: BTreeMap::new(),
             paused: recovered.paused.into_iter().collect(),
+            drains: Drains::recovered(recovered.drains),
+            refused_nodes: BTreeMap::new(),
             shares: Shares::default(),
             usage: Usage::default(),
             health: Health::default(),
@@ -296,6 +307,7 @@ impl Core {
             wrong: None,
         };
         core.effects.extend(core.wall.initial_change().map(Effect::Clock));
+        core.forget_unknown_pauses();
         for (id, owner, until) in recovered.tombstones {
             core.remember(id, &owner, until);
         }

@@ -2,7 +2,9 @@
 
 use bytes::Bytes;
 
-use lamagrid_domain::{Advance, Event, Failure, FailureKind, LeaseToken, Role, SessionId, State, printable};
+use lamagrid_domain::{
+    Advance, Event, Failure, FailureKind, LeaseToken, QueueName, Role, SessionId, State, printable,
+};
 use lamagrid_wire::message::{
     Abandon, Accept, Action, AttemptOutcome, Commands, ControlReply, ControlRequest, Delivery, Farewell,
     Hello, Hint, LaneAddress, NodeEvent, Poll, Proceed, Ready, RefusedQueue, Rejected, ResultReply,
@@ -24,6 +26,9 @@ const MAX_SLOTS: u16 = 64;
 const MAX_MISSED_POLLS: u8 = 3;
 /// Of a refused command's reason, what is logged.
 const MAX_REASON_CHARS: usize = 200;
+/// How often the refusal of one node is logged, and of how many nodes that is remembered.
+const REFUSED_EVERY_MS: u64 = 10_000;
+const MAX_REFUSED_NODES: usize = 1_000;
 
 impl Core {
     pub(super) fn on_control(&mut self, now: Now, peer: PeerId, request: ControlRequest) {
@@ -32,8 +37,9 @@ impl Core {
             ControlRequest::Poll(poll) => self.on_poll(now, &peer, poll),
             ControlRequest::Goodbye(goodbye) => {
                 let session = self.sessions.get(&goodbye.session);
-                if session.is_some_and(|session| session.node.is_behind(&peer)) {
-                    self.end_session(now, goodbye.session, None);
+                if let Some(node) = session.filter(|s| s.node.is_behind(&peer)).map(|s| s.node.clone()) {
+                    self.end_session(now, goodbye.session, None, "the node said goodbye");
+                    self.forget_drain(&node);
                 }
                 Farewell {}.into()
             }
@@ -44,26 +50,11 @@ impl Core {
 
     fn on_hello(&mut self, now: Now, peer: &PeerId, hello: Hello) -> ControlReply {
         let Hello { mut info, slots, overlap, running, held, boot } = hello;
-        let rejected = |kind, text: String| Rejected { failure: Failure::new(kind, text) }.into();
+        let node = NodeId::new(peer, info.name.clone());
         if info.models.is_empty() || info.models.len() > MAX_MODELS || !(1..=MAX_SLOTS).contains(&slots) {
             let text = format!("a node offers 1 to {MAX_MODELS} models and 1 to {MAX_SLOTS} slots");
-            return rejected(FailureKind::InvalidInput, text);
+            return self.reject(&node, FailureKind::InvalidInput, text);
         }
-        let node = NodeId::new(peer, info.name.clone());
-        let mut is_takeover = false;
-        if let Some(old) = self.sessions.values().find(|s| s.node == node) {
-            is_takeover = !old.is_of(boot);
-            if is_takeover && !self.is_suspect(old) {
-                let text = format!(
-                    "a node named {node} is connected already: give this one another name with --name"
-                );
-                // Not for ever: it may be this node's own predecessor, whose end is about to be noticed.
-                return rejected(FailureKind::Disconnected, text);
-            }
-            let (old, until) = (old.id, self.clock_ms);
-            self.end_session(now, old, Some(until));
-        }
-        let session = SessionId::from_bytes(self.draw());
         let mut refused = Vec::new();
         for queue in info.queues() {
             if !self.settings.queues.contains_key(&queue) {
@@ -72,9 +63,42 @@ impl Core {
                 refused.push(RefusedQueue { queue, reason });
             }
         }
+        if info.models.is_empty() {
+            let text = no_queue(&node, &refused, self.settings.queues.keys());
+            return self.reject(&node, FailureKind::InvalidInput, text);
+        }
+        for RefusedQueue { queue, reason } in &refused {
+            tracing::warn!(%node, %queue, reason, "node serves a queue less than it offers");
+        }
+        let mut is_takeover = false;
+        if let Some(old) = self.sessions.values().find(|s| s.node == node) {
+            is_takeover = !old.is_of(boot);
+            if is_takeover && !self.is_suspect(old) {
+                let (session, pid) = (old.number, old.info.pid);
+                let text = format!(
+                    "a node named {node} is connected already: give this one another name with --name"
+                );
+                tracing::debug!(%node, session, pid, "the other node of that name");
+                // Not for ever: it may be this node's own predecessor, whose end is about to be noticed.
+                return self.reject(&node, FailureKind::Disconnected, text);
+            }
+            let (old, until) = (old.id, self.clock_ms);
+            let reason = if is_takeover {
+                "another process of that name took its place, since it was silent"
+            } else {
+                "its node connected again"
+            };
+            self.end_session(now, old, Some(until), reason);
+        }
+        let session = SessionId::from_bytes(self.draw());
+        let drained = self.is_still_drained(&node, boot);
         let mut fresh = Session::new(session, (node.clone(), boot), info, (slots, overlap), self.clock_ms);
         self.sessions_opened += 1;
         fresh.number = self.sessions_opened;
+        if drained {
+            fresh.draining = true;
+            fresh.command(Action::Drain); // heard with its first poll
+        }
         let lanes = fresh
             .lanes
             .iter()
@@ -105,11 +129,15 @@ impl Core {
             let task = id.and_then(|id| self.tasks.get_mut(id)).expect("orphans are live");
             task.state = task.state.apply(Event::Adopt { session }).expect("orphans are assigned");
         }
+        tracing::info!(
+            %node, session = fresh.number, kind = fresh.info.kind.as_str(), pid = fresh.info.pid, slots, overlap,
+            queues = ?fresh.info.queues().iter().map(QueueName::as_str).collect::<Vec<_>>(),
+            models = fresh.info.models.len(), kept = kept.len(), lost = lost.len(), "session opened"
+        );
         self.sessions.insert(session, fresh);
-        for orphan in lost {
-            // Another process took the place of one that may still be alive: that says nothing about its tasks.
-            self.lose_orphan(now, orphan, counts && !is_takeover);
-        }
+        // Another process took the place of one that may still be alive: that says nothing about its tasks.
+        let reason = "node came back without tasks that it had";
+        self.lose_orphans(now, &node, lost, counts && !is_takeover, reason);
         let is_kept = |t: &LeaseToken| kept.iter().any(|o| o.token == *t);
         let is_done = |t: &LeaseToken| self.tokens.get(t).is_some_and(|id| self.ended.contains_key(id));
         let abandoned = running
@@ -177,8 +205,8 @@ impl Core {
     }
 
     pub(super) fn on_lanes_failed(&mut self, now: Now, session: SessionId, reason: &str) {
-        tracing::error!(%session, reason, "lanes could not be bound");
-        self.end_session(now, session, Some(self.clock_ms + self.settings.scheduler.lease_ms));
+        let reason = format!("its lanes could not be bound: {reason}");
+        self.end_session(now, session, Some(self.clock_ms + self.settings.scheduler.lease_ms), &reason);
     }
 
     pub(super) fn on_result(
@@ -343,20 +371,37 @@ impl Core {
         if let Some(session) = session {
             let settings = &self.settings.scheduler;
             let grace_ms = if far { settings.lease_ms } else { settings.closed_grace_ms };
-            self.end_session(now, session, Some(self.clock_ms + grace_ms));
+            self.end_session(now, session, Some(self.clock_ms + grace_ms), "its connection was closed");
         }
     }
 
     /// Ends a session. Its accepted attempts are kept for the node until `keep_until_ms`; without that the
     /// node left in peace and they wait again at once.
-    pub(super) fn end_session(&mut self, now: Now, id: SessionId, keep_until_ms: Option<u64>) {
+    pub(super) fn end_session(&mut self, now: Now, id: SessionId, keep_until_ms: Option<u64>, reason: &str) {
         let Some(session) = self.sessions.remove(&id) else { return };
         self.emit(Effect::CloseSession { session: id });
+        self.drains.away(&session.node, self.clock_ms);
         let is_accepted = |core: &Self, token: &LeaseToken| {
             core.tokens.get(token).and_then(|id| core.tasks.get(id)).is_some_and(|task| task.accepted)
         };
         let waiting: Vec<_> = session.on_overlap().into_iter().map(|(token, _)| token).collect();
-        for token in session.in_line() {
+        let in_line = session.in_line();
+        let (node, number) = (&session.node, session.number);
+        match keep_until_ms {
+            Some(until_ms) => {
+                let kept = in_line.iter().filter(|token| is_accepted(self, token)).count();
+                let (given_back, kept_for_ms) = (in_line.len() - kept, until_ms - self.clock_ms);
+                tracing::warn!(
+                    %node, session = number, reason, kept, kept_for_ms, given_back,
+                    "session lost: its node may come back for the tasks that are kept, the others wait again"
+                );
+            }
+            None => tracing::info!(
+                %node, session = number, reason, given_back = in_line.len(),
+                "session ended: its tasks wait again, and none is held against it"
+            ),
+        }
+        for token in in_line {
             match keep_until_ms {
                 Some(until_ms) if is_accepted(self, &token) => {
                     let orphan = session.orphan(token, waiting.contains(&token));
@@ -367,10 +412,44 @@ impl Core {
         }
     }
 
+    fn reject(&mut self, node: &NodeId, kind: FailureKind, text: String) -> ControlReply {
+        let failure = Failure::new(kind, text);
+        self.note_refused_node(node, &failure);
+        Rejected { failure }.into()
+    }
+
+    /// Logs that a node is refused, which tries again and again: now and then.
+    fn note_refused_node(&mut self, node: &NodeId, failure: &Failure) {
+        let last = self.refused_nodes.get(node).copied();
+        if last.is_some_and(|at| self.clock_ms.saturating_sub(at) < REFUSED_EVERY_MS) {
+            return;
+        }
+        if self.refused_nodes.len() >= MAX_REFUSED_NODES {
+            self.refused_nodes.clear();
+        }
+        self.refused_nodes.insert(node.clone(), self.clock_ms);
+        tracing::warn!(%node, reason = failure.message, "node refused");
+    }
+
     fn keep_for(&mut self, node: NodeId, orphan: Orphan, until_ms: u64) {
         let orphans = self.orphans.entry(node).or_insert(Orphans::new(until_ms));
         orphans.until_ms = orphans.until_ms.max(until_ms);
         orphans.counts = true;
         orphans.attempts.push(orphan);
     }
+}
+
+/// What a node is told none of whose queues is known.
+fn no_queue<'a>(
+    node: &NodeId,
+    refused: &[RefusedQueue],
+    known: impl Iterator<Item = &'a QueueName>,
+) -> String {
+    let listed = |names: Vec<&str>| names.join(", ");
+    format!(
+        "no queue of node {node} is one of this scheduler's: its models are for {}, and the scheduler's configuration has {}; \
+         add a section [queues.NAME] there, or name another queue in the node's [models.NAME] sections",
+        listed(refused.iter().map(|each| each.queue.as_str()).collect()),
+        listed(known.map(QueueName::as_str).collect())
+    )
 }

@@ -232,7 +232,7 @@ impl Core {
     /// The session that a waiting task goes to now.
     fn best_for(&self, id: TaskId) -> Option<SessionId> {
         let task = self.tasks.get(&id).filter(|task| matches!(task.state, State::Queued { .. }))?;
-        if self.paused.contains(&task.spec.queue) {
+        if self.paused.contains_key(&task.spec.queue) {
             return None;
         }
         let waits = |s: &Session| {
@@ -274,7 +274,7 @@ impl Core {
     fn kept_free_for(&self, session: &Session) -> Option<Rank> {
         let waiting = self.isolated.iter().filter_map(|id| self.tasks.get(id)).filter(|task| {
             matches!(task.state, State::Queued { not_before_ms } if not_before_ms <= self.clock_ms)
-                && !self.paused.contains(&task.spec.queue)
+                && !self.paused.contains_key(&task.spec.queue)
                 && self.runs_alone(task)
                 && self.fits(task, session)
         });
@@ -316,7 +316,7 @@ impl Core {
         let kept_free_for = self.kept_free_for(session);
         let models = session.info.models.iter();
         models
-            .filter(|offer| !self.paused.contains(&offer.queue))
+            .filter(|offer| !self.paused.contains_key(&offer.queue))
             .filter_map(|offer| {
                 let waiting = self.waiting.get(&(offer.queue.clone(), offer.model.clone()))?;
                 self.first_of(&offer.queue, waiting, session)
@@ -399,6 +399,10 @@ impl Core {
         task.counters.attempts += 1;
         task.accepted = false;
         let node = target.node.clone();
+        tracing::info!(
+            task.id = %id, attempt = task.counters.attempts, %node, session = target.number,
+            queue = %task.spec.queue, "task assigned"
+        );
         task.note(self.now, Milestone::Assigned { node: node.name.clone() });
         task.node = Some(node.clone());
         self.shares.given(&task.spec, task.priority, task.tag);

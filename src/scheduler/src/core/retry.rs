@@ -20,11 +20,23 @@ pub(super) enum Loss {
     GivenBack,
 }
 
+impl Loss {
+    fn reason(self) -> &'static str {
+        match self {
+            Self::Crash => "its node was lost while it had this task alone",
+            Self::SharedCrash => "its node was lost while it had several tasks: each is tried again alone",
+            Self::Innocent => "its node was lost, or did not have it any more; that is not held against it",
+            Self::GivenBack => "its node gave it back",
+        }
+    }
+}
+
 impl Core {
     /// An attempt reported a failure.
     pub(super) fn attempt_failed(&mut self, now: Now, id: TaskId, failure: Failure) {
         let task = &self.tasks[&id];
         let policy = self.settings.retry.of(failure.kind.family());
+        let reason = format!("the node reported {}: {}", failure.kind, failure.message);
         let retry = failure.kind.retry();
         let mut free_of_charge = false;
         if let (State::Assigned { token, .. }, Some(node)) = (&task.state, &task.node) {
@@ -40,7 +52,7 @@ impl Core {
         let task = self.tasks.get_mut(&id).expect("the caller holds a live task");
         if free_of_charge && elsewhere {
             task.note(now, Milestone::Failed { failure, retry_in_ms: Some(0) });
-            return self.requeue(id, self.clock_ms);
+            return self.requeue(id, self.clock_ms, &reason);
         }
         task.counters.failures += 1;
         let spent = task.counters.failures >= policy.failure_limit;
@@ -52,7 +64,7 @@ impl Core {
         let task = self.tasks.get_mut(&id).expect("the caller holds a live task");
         task.note(now, Milestone::Failed { failure: failure.clone(), retry_in_ms: wait_ms });
         match wait_ms {
-            Some(wait_ms) => self.requeue(id, self.clock_ms + wait_ms),
+            Some(wait_ms) => self.requeue(id, self.clock_ms + wait_ms, &reason),
             None if retry == Retry::Never => self.fail(now, id, failure),
             None => self.bury(now, id, failure),
         }
@@ -105,14 +117,35 @@ impl Core {
                 return;
             }
         }
-        self.requeue(id, self.clock_ms);
+        self.requeue(id, self.clock_ms, loss.reason());
+    }
+
+    /// A node did not come back for these attempts.
+    pub(super) fn lose_orphans(
+        &mut self,
+        now: Now,
+        node: &NodeId,
+        orphans: Vec<Orphan>,
+        counts: bool,
+        what: &str,
+    ) {
+        if orphans.is_empty() {
+            return;
+        }
+        let tasks = orphans.len();
+        let charged = orphans.iter().filter(|orphan| counts && orphan.was_alone).count();
+        let isolated = if counts { tasks - charged } else { 0 };
+        tracing::warn!(%node, tasks, charged, isolated, "{what}; its tasks wait again");
+        for orphan in orphans {
+            self.lose_orphan(now, orphan, counts);
+        }
     }
 
     /// A node did not come back for an attempt.
     ///
     /// What it had alone was its end, which counts. Of several tasks any may have been: one that ran, or one whose
     /// inputs were more than the node could bear.
-    pub(super) fn lose_orphan(&mut self, now: Now, orphan: Orphan, counts: bool) {
+    fn lose_orphan(&mut self, now: Now, orphan: Orphan, counts: bool) {
         let was_alone = orphan.was_alone;
         #[cfg(test)]
         let was_alone = was_alone || self.fault == Some(super::Fault::NeighbourCounted);
@@ -124,8 +157,14 @@ impl Core {
         self.lose(now, orphan.token, loss);
     }
 
-    fn requeue(&mut self, id: TaskId, not_before_ms: u64) {
+    fn requeue(&mut self, id: TaskId, not_before_ms: u64, reason: &str) {
         let task = self.tasks.get_mut(&id).expect("the caller holds a live task");
+        tracing::info!(
+            task.id = %id, attempt = task.counters.attempts, queue = %task.spec.queue,
+            node = task.node.as_ref().map_or("", |node| node.name.as_str()),
+            crashes = task.counters.crashes, failures = task.counters.failures,
+            wait_ms = not_before_ms.saturating_sub(self.clock_ms), reason, "task requeued"
+        );
         if let State::Assigned { token, session } = task.state {
             #[cfg(not(feature = "sabotage"))] // there a late delivery can be taken
             self.tokens.remove(&token);

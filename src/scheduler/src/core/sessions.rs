@@ -93,6 +93,11 @@ impl Session {
         boot.is_some() && self.boot == boot
     }
 
+    /// Which process opened it.
+    pub(crate) fn boot(&self) -> Option<BootId> {
+        self.boot
+    }
+
     pub(crate) fn offers(&self, queue: &QueueName, model: &ModelName) -> bool {
         self.info.models.iter().any(|o| o.model == *model && o.queue == *queue)
     }

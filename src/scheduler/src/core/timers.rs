@@ -30,10 +30,8 @@ impl Core {
         let deaf: Vec<_> =
             self.sessions.values().filter(|s| s.is_deaf(self.clock_ms)).map(|s| s.id).collect();
         for id in deaf {
-            if let Some(session) = self.sessions.get(&id) {
-                tracing::warn!(node = %session.info.name, "assignment was not accepted in time, session ends");
-            }
-            self.end_session(now, id, Some(self.clock_ms + self.settings.scheduler.lease_ms));
+            let reason = "it did not accept an assignment in time";
+            self.end_session(now, id, Some(self.clock_ms + self.settings.scheduler.lease_ms), reason);
         }
     }
 
@@ -46,11 +44,9 @@ impl Core {
             .map(|s| s.id)
             .collect();
         for id in silent {
-            if let Some(session) = self.sessions.get(&id) {
-                tracing::warn!(node = %session.info.name, lease_ms, "node was silent for a whole lease, it is lost");
-            }
+            let reason = format!("its node was silent for a whole lease of {lease_ms} ms");
             // No grace: the lease is over now. `give_up_orphans` runs right after.
-            self.end_session(now, id, Some(self.clock_ms));
+            self.end_session(now, id, Some(self.clock_ms), &reason);
         }
     }
 
@@ -63,12 +59,13 @@ impl Core {
             .collect();
         for node in over {
             let orphans = self.orphans.remove(&node).expect("listed above");
-            if !orphans.attempts.is_empty() {
-                tracing::warn!(%node, tasks = orphans.attempts.len(), "node did not come back, its tasks wait again");
-            }
-            for orphan in orphans.attempts {
-                self.lose_orphan(now, orphan, orphans.counts);
-            }
+            self.lose_orphans(
+                now,
+                &node,
+                orphans.attempts,
+                orphans.counts,
+                "node lost: it did not come back",
+            );
         }
     }
 
@@ -93,12 +90,13 @@ impl Core {
         let wait_ms = self.settings.scheduler.no_node_wait_ms;
         let mut unserved = std::collections::BTreeMap::new();
         let mut over = Vec::new();
-        for ((queue, model), waiting) in &self.waiting {
-            if self.is_served(queue, model) {
+        for (key @ (queue, model), waiting) in &self.waiting {
+            // What is paused waits for a person, and perhaps for nodes that are being replaced.
+            if self.is_served(queue, model) || self.paused.contains_key(queue) {
                 continue;
             }
-            let since = self.unserved.get(model).copied().unwrap_or(clock_ms);
-            unserved.insert(model.clone(), since);
+            let since = self.unserved.get(key).copied().unwrap_or(clock_ms);
+            unserved.insert(key.clone(), since);
             if clock_ms.saturating_sub(since) >= wait_ms {
                 let waited = |id: &_| clock_ms.saturating_sub(self.tasks[id].queued_at_ms) >= wait_ms;
                 over.extend(waiting.ids().filter(waited));
@@ -106,7 +104,8 @@ impl Core {
         }
         self.unserved = unserved;
         for id in over {
-            let failure = self.unserved_failure(&self.tasks[&id].spec.model);
+            let spec = &self.tasks[&id].spec;
+            let failure = self.unserved_failure(&spec.queue, &spec.model);
             self.fail(now, id, failure);
         }
     }

@@ -91,7 +91,8 @@ impl Store {
             | StoreOp::Unremember { .. }
             | StoreOp::Watermark { .. }
             | StoreOp::Clock { .. }
-            | StoreOp::Pause { .. } => Ok(()),
+            | StoreOp::Pause { .. }
+            | StoreOp::Drain { .. } => Ok(()),
         }
     }
 }

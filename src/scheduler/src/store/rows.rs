@@ -11,13 +11,13 @@ use rusqlite::OptionalExtension;
 use serde::Deserialize;
 
 use lamagrid_domain::{
-    Counters, Durability, Entry, Failure, FailureKind, Hash, LeaseToken, ModelName, Owner, QueueName, Role,
-    Stages, Status, TaskId, TaskSpec,
+    BootId, Counters, Durability, Entry, Failure, FailureKind, Hash, LeaseToken, ModelName, Owner, QueueName,
+    Role, Stages, Status, TaskId, TaskSpec,
 };
 
 use lamagrid_wire::spool::BlobName;
 
-use crate::core::{Ended, Recovered, StoreOp, StoredTask};
+use crate::core::{Drain, Ended, NodeId, Pause, Recovered, StoreOp, StoredTask};
 
 use super::lineage::SpoolMark;
 use super::{Store, StoreError, connection};
@@ -84,11 +84,7 @@ impl Store {
             watermarks.filter_map(|(owner, wall)| Some((owner.parse().ok()?, wall.max(0) as u64))).collect();
         let clock = self.connection.query_row("SELECT wall FROM clock", [], |row| row.get::<_, i64>(0));
         recovered.wall_ms = clock.optional().map_err(self.failed("read"))?.map(|wall| wall.max(0) as u64);
-        let paused = || -> rusqlite::Result<Vec<String>> {
-            self.connection.prepare("SELECT queue FROM paused")?.query_map([], |row| row.get(0))?.collect()
-        };
-        let paused = paused().map_err(self.failed("read"))?;
-        recovered.paused = paused.iter().filter_map(|queue| queue.parse().ok()).collect();
+        (recovered.paused, recovered.drains) = self.orders().map_err(self.failed("read"))?;
         // Before the first commit, which the spool is marked with.
         let is_older = self.spool_mark.contradicts(self.link);
         let ends = self.end_lost(&mut recovered.tasks, is_older);
@@ -166,6 +162,27 @@ impl Store {
             tracing::warn!(more, "there are more such entries in the spool");
         }
         Ok(swept.deleted)
+    }
+
+    /// What administrators told the last scheduler: paused queues, and nodes that are to leave.
+    fn orders(&self) -> rusqlite::Result<(Vec<(QueueName, Pause)>, Vec<(NodeId, Drain)>)> {
+        let mut statement = self.connection.prepare("SELECT queue, since, who FROM paused")?;
+        let paused = statement.query_map([], |row| {
+            let (queue, since, by) = (row.get::<_, String>(0)?, row.get::<_, i64>(1)?, row.get(2)?);
+            Ok((queue, Pause { by, since_wall_ms: since.max(0) as u64 }))
+        })?;
+        let paused = paused.collect::<rusqlite::Result<Vec<_>>>()?;
+        let mut statement = self.connection.prepare("SELECT node, boot, since, who FROM drained")?;
+        let drained = statement.query_map([], |row| {
+            let (node, boot) = (row.get::<_, String>(0)?, row.get::<_, Option<[u8; 16]>>(1)?);
+            let (since, by) = (row.get::<_, i64>(2)?, row.get(3)?);
+            let boot = boot.map(BootId::from_bytes);
+            Ok((node, Drain { boot, by, since_wall_ms: since.max(0) as u64 }))
+        })?;
+        let drained = drained.collect::<rusqlite::Result<Vec<_>>>()?;
+        let queue = |(queue, pause): (String, Pause)| Some((queue.parse().ok()?, pause));
+        let node = |(node, drain): (String, Drain)| Some((node.parse().ok()?, drain));
+        Ok((paused.into_iter().filter_map(queue).collect(), drained.into_iter().filter_map(node).collect()))
     }
 
     fn inline_roles(&self) -> Result<HashMap<Vec<u8>, Vec<Role>>, StoreError> {

@@ -2,7 +2,7 @@
 
 use lamagrid_domain::{BlobForm, BlobMeta, Failure, FailureKind, Params, Scalar, Stages, Status, TaskSpec};
 
-use lamagrid_domain::{Hash, LeaseToken};
+use lamagrid_domain::{BootId, Hash, LeaseToken, QueueName};
 use lamagrid_wire::spool::BlobName;
 
 use super::*;
@@ -198,6 +198,37 @@ fn watermarks_and_the_believed_time_come_back() {
     let recovered = Store::open(dir.path()).unwrap().recover().unwrap().0;
     assert_eq!(recovered.watermarks, [("a".parse().unwrap(), 7), ("b".parse().unwrap(), 6)]);
     assert_eq!(recovered.wall_ms, Some(9));
+}
+
+#[test]
+fn orders_of_administrators_come_back_until_they_end() {
+    let (dir, mut store) = open();
+    let (queue, node): (QueueName, NodeId) = ("gpu".parse().unwrap(), "cert/n".parse().unwrap());
+    let pause = Pause { by: "anna".into(), since_wall_ms: 5 };
+    let boot = Some(BootId::from_bytes([7; 16]));
+    let drain = Drain { boot, by: "bert".into(), since_wall_ms: 6 };
+    let old = ("old".parse::<NodeId>().unwrap(), Drain { boot: None, ..drain.clone() });
+    store
+        .commit(&[
+            StoreOp::Pause { queue: queue.clone(), pause: Some(pause.clone()) },
+            StoreOp::Drain { node: node.clone(), drain: Some(drain.clone()) },
+            StoreOp::Drain { node: old.0.clone(), drain: Some(old.1.clone()) },
+        ])
+        .unwrap();
+    drop(store);
+    let mut store = Store::open(dir.path()).unwrap();
+    let (recovered, _) = store.recover().unwrap();
+    assert_eq!(recovered.paused, [(queue.clone(), pause)]);
+    assert_eq!(recovered.drains, [(node.clone(), drain), old.clone()]);
+    let ended = [
+        StoreOp::Pause { queue, pause: None },
+        StoreOp::Drain { node, drain: None },
+        StoreOp::Drain { node: old.0, drain: None },
+    ];
+    store.commit(&ended).unwrap();
+    drop(store);
+    let (recovered, _) = Store::open(dir.path()).unwrap().recover().unwrap();
+    assert!(recovered.paused.is_empty() && recovered.drains.is_empty());
 }
 
 #[test]

@@ -82,11 +82,17 @@ bodies! {
         queue: QueueName,
         /// Stop, or start.
         paused: bool,
+        /// Who asks, for people; absent where the program does not say.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<String>,
     }
     /// Let a node finish what it has begun, and leave.
     DrainNode {
         /// Which one.
         node: NodeName,
+        /// Who asks, for people; absent where the program does not say.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<String>,
     }
     /// Remove ended tasks with their blobs before their retention ends. Dead letters only where asked for.
     Purge {

@@ -1,10 +1,10 @@
 //! The durable store, as rows in memory: what a committed operation leaves behind, by the rules of the real one.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use lamagrid_domain::{Counters, Entry, Hash, LeaseToken, Owner, QueueName, Role, TaskId, TaskSpec};
 
-use crate::core::{Ended, NodeId, Recovered, StoreOp, StoredTask};
+use crate::core::{Drain, Ended, NodeId, Pause, Recovered, StoreOp, StoredTask};
 
 pub(super) struct Row {
     pub(super) spec: TaskSpec,
@@ -24,7 +24,8 @@ pub(super) struct Disk {
     pub(super) tombstones: BTreeMap<TaskId, (Owner, u64)>,
     pub(super) watermarks: BTreeMap<Owner, u64>,
     pub(super) wall_ms: Option<u64>,
-    paused: BTreeSet<QueueName>,
+    paused: BTreeMap<QueueName, Pause>,
+    drains: BTreeMap<NodeId, Drain>,
 }
 
 impl Disk {
@@ -78,8 +79,14 @@ impl Disk {
             StoreOp::Unremember { id } => {
                 self.tombstones.remove(id);
             }
-            StoreOp::Pause { queue, paused: true } => _ = self.paused.insert(queue.clone()),
-            StoreOp::Pause { queue, paused: false } => _ = self.paused.remove(queue),
+            StoreOp::Pause { queue, pause: Some(pause) } => {
+                _ = self.paused.insert(queue.clone(), pause.clone())
+            }
+            StoreOp::Pause { queue, pause: None } => _ = self.paused.remove(queue),
+            StoreOp::Drain { node, drain: Some(drain) } => {
+                _ = self.drains.insert(node.clone(), drain.clone())
+            }
+            StoreOp::Drain { node, drain: None } => _ = self.drains.remove(node),
             StoreOp::Together(ops) => ops.iter().for_each(|op| self.apply(op)),
         }
     }
@@ -112,7 +119,8 @@ impl Disk {
         tombstones.sort_by_key(|(.., until)| *until);
         let tasks = rows.into_iter().map(stored).collect();
         let watermarks = self.watermarks.iter().map(|(owner, wall)| (owner.clone(), *wall)).collect();
-        let paused = self.paused.iter().cloned().collect();
-        Recovered { tasks, tombstones, watermarks, wall_ms: self.wall_ms, paused }
+        let paused = self.paused.clone().into_iter().collect();
+        let drains = self.drains.clone().into_iter().collect();
+        Recovered { tasks, tombstones, watermarks, wall_ms: self.wall_ms, paused, drains }
     }
 }

@@ -2,12 +2,12 @@
 
 use lamagrid_domain::{Entry, Failure, FailureKind, Milestone, Status, TaskId};
 use lamagrid_wire::message::{
-    AdminReply, AdminRequest, CancelTask, DrainNode, ListTasks, Message, PauseQueue, Purge, RetryTask,
-    TellStory,
+    AdminReply, AdminRequest, AttemptOutcome, CancelTask, ClientReply, DrainNode, ListTasks, Message,
+    PauseQueue, Purge, ResultRequest, RetryTask, TellStory,
 };
 
 use super::grid::*;
-use crate::core::{Effect, Input};
+use crate::core::{Effect, Input, Pause, StoreOp};
 
 fn admin(request: impl Into<AdminRequest>) -> Input {
     Input::Admin { peer: peer("a"), request: request.into() }
@@ -84,7 +84,8 @@ fn a_dead_letter_tells_every_attempt_and_is_replayed_once() {
     assert!(!told.dead);
     assert_eq!(told.history.last().unwrap().what, Milestone::ReplayedAs { task: replay });
     let refused = grid.handle(retry(1));
-    assert!(format!("{refused:?}").contains("inputs of task"), "{refused:?}");
+    let text = format!("{refused:?}");
+    assert!(text.contains(&format!("was replayed already, as {replay}")), "{text}");
 }
 
 #[test]
@@ -109,7 +110,7 @@ fn retry_makes_what_backs_off_due_at_once() {
 #[test]
 fn a_paused_queue_takes_tasks_and_gives_none() {
     let mut grid = Grid::new();
-    let pause = |paused| admin(PauseQueue { queue: "gpu".parse().unwrap(), paused });
+    let pause = |paused| admin(PauseQueue { queue: "gpu".parse().unwrap(), paused, by: None });
     grid.check(pause(true), &["pause gpu true", "a: queue gpu paused true, 0 wait"]);
     grid.check(pause(true), &["a: queue gpu paused true, 0 wait"]);
     grid.join("n", "lama", 1, 1);
@@ -125,7 +126,7 @@ fn a_paused_queue_takes_tasks_and_gives_none() {
             "a: queue gpu paused false, 1 wait",
         ],
     );
-    let refused = grid.handle(admin(PauseQueue { queue: "tpu".parse().unwrap(), paused: true }));
+    let refused = grid.handle(admin(PauseQueue { queue: "tpu".parse().unwrap(), paused: true, by: None }));
     assert!(format!("{refused:?}").contains("there are cpu, gpu"), "{refused:?}");
 }
 
@@ -134,12 +135,110 @@ fn a_drained_node_is_told_once_and_gets_nothing_more() {
     let mut grid = Grid::new();
     grid.join("n", "lama", 1, 2);
     grid.pass_in([submit(1), accept("n", 1, 2)]);
-    let drain = || admin(DrainNode { node: "n".parse().unwrap() });
-    grid.check(drain(), &["lane #1/0: hint", "a: draining n with 1"]);
+    let drain = || admin(DrainNode { node: "n".parse().unwrap(), by: None });
+    grid.check(drain(), &["drain n true", "lane #1/0: hint", "a: draining n with 1"]);
     grid.check(drain(), &["a: draining n with 1"]);
     grid.check(submit(2), &["insert T2", "c: accepted T2 behind 0"]);
     let commands = grid.handle(poll("n", 1, &[2], 0));
     assert!(format!("{commands:?}").contains("Drain"), "{commands:?}");
+}
+
+/// R4.4: an order of an administrator belongs to the node, not to its connection.
+#[test]
+fn a_drain_outlives_the_session_and_the_scheduler_and_ends_with_the_goodbye() {
+    let mut grid = Grid::new();
+    grid.join("n", "lama", 1, 2);
+    let drain = DrainNode { node: "n".parse().unwrap(), by: Some("anna".into()) };
+    let mut order = None;
+    for effect in grid.handle(admin(drain)) {
+        if let Effect::Store(StoreOp::Drain { node, drain: Some(drain) }) = effect {
+            order = Some((node, drain));
+        }
+    }
+    let order = order.unwrap();
+    // It never heard of that: its connection broke before its poll.
+    grid.check(closed("n"), &["close #1"]);
+    let again = |session| format!("n: welcome #{session} lanes [gpu] abandoned []");
+    grid.check(hello("n", 1, "lama", 2, &[], &[]), &[&again(2)]);
+    grid.check(poll("n", 2, &[], 0), &["n: commands [1 drain]"]);
+    grid.pass_in([lane_connected(2), ready("n", 2, 2)]);
+    grid.check(submit(1), &["insert T1", "c: accepted T1 behind 0"]);
+    // Its supervisor replaces the process, the scheduler starts anew.
+    let mut grid = Grid::with_drains(vec![order.clone()]);
+    grid.pass(19_000);
+    grid.check(hello("n", 2, "lama", 2, &[], &[]), &[&again(1)]);
+    grid.check(poll("n", 1, &[], 0), &["n: commands [1 drain]"]);
+    grid.check(goodbye("n", 1), &["close #1", "drain n false", "n: farewell"]);
+    grid.check(hello("n", 3, "lama", 2, &[], &[]), &[&again(2)]);
+    grid.check(poll("n", 2, &[], 0), &["n: commands []"]);
+    // The same process is drained whenever it comes back; another one after a lease was started by a person.
+    for (pid, told, effects) in [(1, "1 drain", Vec::new()), (2, "", vec!["drain n false".to_owned()])] {
+        let mut grid = Grid::with_drains(vec![order.clone()]);
+        grid.pass(20_000);
+        let effects = [effects, vec![again(1)]].concat();
+        let effects: Vec<_> = effects.iter().map(String::as_str).collect();
+        grid.check(hello("n", pid, "lama", 2, &[], &[]), &effects);
+        grid.check(poll("n", 1, &[], 0), &[&format!("n: commands [{told}]")]);
+    }
+}
+
+/// What waits in a paused queue waits for a person.
+#[test]
+fn a_paused_queue_promises_no_time_and_its_refusals_say_who_paused_it() {
+    let mut grid = Grid::new();
+    grid.join("n", "lama", 1, 1);
+    grid.pass_in([submit(1), accept("n", 1, 2)]);
+    let Input::Result { peer, request: ResultRequest::Delivery(mut delivery), inline } = done("n", 1, 2, 2)
+    else {
+        unreachable!("done is a delivery")
+    };
+    if let AttemptOutcome::Done { stages, .. } = &mut delivery.outcome {
+        stages.infer_ms = 4_000.0;
+    }
+    grid.pass_in([Input::Result { peer, request: delivery.into(), inline }]);
+    grid.pass_in([submit(2), submit(3)]);
+    let wait_ms = |grid: &mut Grid| match grid.handle(query(3)).remove(0) {
+        Effect::Client { reply: ClientReply::Told(told), .. } => told.task.wait_ms,
+        other => panic!("{other:?}"),
+    };
+    assert!(wait_ms(&mut grid).is_some());
+    let by = Some("anna\u{1b}, pid 7".to_owned());
+    grid.pass_in([admin(PauseQueue { queue: "gpu".parse().unwrap(), paused: true, by })]);
+    assert_eq!(wait_ms(&mut grid), None);
+    grid.pass_in([submit(4), submit(5)]);
+    grid.pass(7_000);
+    let refused = grid.handle(submit(6)).into_iter().find_map(|effect| match effect {
+        Effect::Client { reply: ClientReply::Refused(refused), .. } => Some(refused),
+        _ => None,
+    });
+    let refused = refused.expect("the queue is full");
+    assert_eq!(refused.wait_ms, None);
+    let text = refused.failure.message;
+    let expected = "queue gpu has been paused for 7 s by anna\u{fffd}, pid 7: its tasks wait until lamagrid queue resume gpu";
+    assert!(text.ends_with(expected), "{text}");
+}
+
+#[test]
+fn tasks_of_a_paused_queue_do_not_fail_because_its_nodes_are_away() {
+    let mut grid = Grid::new();
+    let pause = |paused| admin(PauseQueue { queue: "gpu".parse().unwrap(), paused, by: None });
+    grid.pass_in([pause(true), submit(1)]);
+    grid.pass(60_000);
+    grid.check(Input::Tick, &[]);
+    grid.pass_in([pause(false), Input::Tick]);
+    grid.pass(30_000);
+    let end = ["end T1 failed node_lost", "c: outcome T1 failed node_lost", "finished T1"];
+    grid.check(Input::Tick, &end);
+}
+
+#[test]
+fn the_pause_of_a_queue_that_the_configuration_lost_is_forgotten_at_the_start() {
+    let pause = Pause { by: "anna".into(), since_wall_ms: 5 };
+    let paused = ["tpu", "gpu"].map(|queue| (queue.parse().unwrap(), pause.clone())).into();
+    let mut grid = Grid::with_paused(paused);
+    grid.check(ping("c"), &["pause tpu false", "c: pong"]);
+    grid.join("n", "lama", 1, 1);
+    grid.check(submit(1), &["insert T1", "c: accepted T1 behind 0"]);
 }
 
 #[test]

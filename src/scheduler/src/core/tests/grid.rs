@@ -7,7 +7,7 @@ use bytes::Bytes;
 use lamagrid_config::{LimitsConfig, RetryConfig, RetryPolicy, SchedulerConfig};
 use lamagrid_domain::{
     BlobForm, BlobMeta, BootId, Durability, Failure, FailureKind, Hash, LeaseToken, ModelName, ModelOffer,
-    NodeInfo, NodeKind, Owner, Params, Role, SessionId, Stages, TaskId, TaskSpec,
+    NodeInfo, NodeKind, Owner, Params, QueueName, Role, SessionId, Stages, TaskId, TaskSpec,
 };
 use lamagrid_wire::Endpoints;
 use lamagrid_wire::message::{
@@ -17,7 +17,9 @@ use lamagrid_wire::message::{
 };
 use lamagrid_wire::router::PeerId;
 
-use crate::core::{Authority, Core, Effect, Input, Now, Recovered, Settings, StoreOp, StoredTask};
+use crate::core::{
+    Authority, Core, Drain, Effect, Input, NodeId, Now, Pause, Recovered, Settings, StoreOp, StoredTask,
+};
 
 /// The wall clock at the start, in milliseconds.
 pub(super) const WALL_MS: u64 = 1_000_000;
@@ -87,6 +89,23 @@ impl Grid {
         let tombstones = tombstones.into_iter().map(owned).collect();
         let recovered = Recovered { tasks, tombstones, wall_ms: Some(WALL_MS), ..Recovered::default() };
         Self { core: Core::new(settings(), Box::new(entropy), now, recovered), now }
+    }
+
+    /// A scheduler whose store knows nodes that are to leave.
+    pub(super) fn with_drains(drains: Vec<(NodeId, Drain)>) -> Self {
+        Self::with_orders(Recovered { drains, ..Recovered::default() })
+    }
+
+    /// A scheduler whose store knows paused queues.
+    pub(super) fn with_paused(paused: Vec<(QueueName, Pause)>) -> Self {
+        Self::with_orders(Recovered { paused, ..Recovered::default() })
+    }
+
+    fn with_orders(orders: Recovered) -> Self {
+        let mut grid = Self::new();
+        let entropy = std::mem::replace(&mut grid.core.entropy, Box::new(|| [0; 16]));
+        let recovered = Recovered { wall_ms: Some(WALL_MS), ..orders };
+        Self { core: Core::new(settings(), entropy, grid.now, recovered), now: grid.now }
     }
 
     /// A scheduler that starts at this time on the wall clock, with the ended tasks of another one in its store.
@@ -483,7 +502,8 @@ fn store_line(op: &StoreOp) -> String {
         StoreOp::Unremember { id } => format!("unremember {}", task(id)),
         StoreOp::Watermark { owner, wall_ms } => format!("watermark {owner} {wall_ms}"),
         StoreOp::Clock { wall_ms } => format!("clock {wall_ms}"),
-        StoreOp::Pause { queue, paused } => format!("pause {queue} {paused}"),
+        StoreOp::Pause { queue, pause } => format!("pause {queue} {}", pause.is_some()),
+        StoreOp::Drain { node, drain } => format!("drain {node} {}", drain.is_some()),
         StoreOp::Together(ops) => ops.iter().map(store_line).collect::<Vec<_>>().join(" + "),
     }
 }

@@ -407,3 +407,17 @@ fn a_result_that_is_not_what_it_announces_counts_as_a_failure() {
     );
     assert_eq!(FailureKind::Internal.retry(), lamagrid_domain::Retry::Later);
 }
+
+/// It would be welcomed, and never used.
+#[test]
+fn a_node_none_of_whose_queues_is_known_is_refused_by_name_and_harms_no_session_of_its_own() {
+    let mut grid = Grid::new();
+    grid.join("n", "lama", 1, 1);
+    let strange = || hello_of(info("n", 1, &[("tpu", "lama"), ("npu", "manga")]), 1, &[], &[]);
+    let told = format!("{:?}", grid.handle(strange()));
+    for words in ["no queue of node n is", "tpu", "npu", "configuration has cpu, gpu", "[queues.NAME]"] {
+        assert!(told.contains(words), "{words}: {told}");
+    }
+    grid.check(strange(), &["n: rejected invalid_input"]);
+    grid.check(poll("n", 1, &[], 0), &["n: commands []"]);
+}

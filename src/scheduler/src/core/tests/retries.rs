@@ -100,6 +100,36 @@ fn without_any_node_a_task_waits_and_then_fails() {
     grid.check(Input::Tick, &["end T1 failed node_lost", "c: outcome T1 failed node_lost", "finished T1"]);
 }
 
+/// The model is there, and what is missing is a node for the queue.
+#[test]
+fn a_model_that_is_served_from_another_queue_fails_with_both_queues_named() {
+    let mut grid = Grid::new();
+    grid.join("n", "lama", 1, 1);
+    grid.pass_in([submit_spec(TaskSpec { queue: "cpu".parse().unwrap(), ..spec(1) }), Input::Tick]);
+    for _ in 0..10 {
+        grid.pass(3_000);
+        grid.check(poll("n", 1, &[], 0), &["n: commands []"]);
+    }
+    let ended = format!("{:?}", grid.handle(Input::Tick));
+    assert!(ended.contains("no connected node serves queue cpu with model lama: waited 30 s"), "{ended}");
+    assert!(ended.contains("serve that model in queue gpu: submit to that queue"), "{ended}");
+}
+
+/// Tasks of another queue have their own wait.
+#[test]
+fn a_queue_without_nodes_does_not_shorten_the_wait_of_another() {
+    let mut grid = Grid::new();
+    grid.pass_in([submit_spec(TaskSpec { queue: "cpu".parse().unwrap(), ..spec(1) }), Input::Tick]);
+    grid.pass(25_000);
+    grid.pass_in([submit(2), Input::Tick]);
+    grid.pass(5_000);
+    let first = ["end T1 failed node_lost", "c: outcome T1 failed node_lost", "finished T1"];
+    grid.check(Input::Tick, &first);
+    grid.pass(25_000);
+    let second = ["end T2 failed node_lost", "c: outcome T2 failed node_lost", "finished T2"];
+    grid.check(Input::Tick, &second);
+}
+
 #[test]
 fn a_model_that_no_node_serves_fails_after_the_same_wait() {
     let mut grid = Grid::new();

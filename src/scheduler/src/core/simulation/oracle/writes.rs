@@ -178,7 +178,7 @@ impl Oracle {
             StoreOp::Unremember { id } => {
                 ensure!(self.tombstones.remove(id), Structure, "no tombstone {id} to take away");
             }
-            StoreOp::Pause { .. } => {}
+            StoreOp::Pause { .. } | StoreOp::Drain { .. } => {}
             StoreOp::Together(_) => {
                 return Err(Violation { kind: Kind::Illegal, what: "a transaction in a transaction".into() });
             }
