@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +61,12 @@ class Grid:
         command = [BIN / "lamagrid", "certs", *words, "--data-dir", self.data_dir]
         return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
 
-    def start_scheduler(self, port: int = PORT) -> subprocess.Popen[bytes]:
-        flags = ["--set", f"gate.listen={self.host.address}:{port}", "--set", "http.listen="]
-        command = [BIN / "lamagrid", "scheduler", "--data-dir", self.data_dir, *flags]
-        return self.host.start(self.processes, command)
+    def start_scheduler(
+        self, port: int = PORT, flags: Sequence[str] = (), env: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[bytes]:
+        listen = ["--set", f"gate.listen={self.host.address}:{port}", "--set", "http.listen="]
+        command = [BIN / "lamagrid", "scheduler", "--data-dir", self.data_dir, *listen, *flags]
+        return self.host.start(self.processes, command, env)
 
     def bundle(self, name: str, *flags: str, role: str = "node", scheduler: str | None = None) -> Path:
         """The one file that a host needs; ``scheduler`` is where it dials, if not the scheduler itself."""
@@ -80,14 +82,18 @@ class Grid:
         process = host.start(self.processes, [BIN / "lama-cleaner-grid", *words, *flags], env)
         return Server(self.processes, process, WEB_PORT)
 
-    def join(self, host: Host, bundle: Path, *flags: str | Path) -> subprocess.Popen[bytes]:
+    def join(
+        self, host: Host, bundle: Path, *flags: str | Path, env: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[bytes]:
         """Start a node on a host; it shares no directory with the scheduler."""
-        env = {"LAMAGRID__DATA_DIR": str(self.folder / f"of-{host.name}")}
+        env = {"LAMAGRID__DATA_DIR": str(self.folder / f"of-{host.name}"), **(env or {})}
         return host.start(self.processes, [PROGRAMS / "lamagrid-node", "--join", bundle, *flags], env)
 
-    def join_python(self, host: Host, bundle: Path, *flags: str) -> subprocess.Popen[bytes]:
+    def join_python(
+        self, host: Host, bundle: Path, *flags: str, env: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[bytes]:
         """The same with a Python node."""
-        env = {"LAMAGRID__DATA_DIR": str(self.folder / f"of-{host.name}")}
+        env = {"LAMAGRID__DATA_DIR": str(self.folder / f"of-{host.name}"), **(env or {})}
         return host.start(self.processes, [BIN / "lamagrid", "pynode", "--join", bundle, *flags], env)
 
     def nodes(self) -> dict[str, dict[str, Any]]:

@@ -71,6 +71,13 @@ class Network:
         """Put a cable's end into the switch, or pull it: what is sent is lost without a word."""
         self._in(self.switch, "link", "set", port, "up" if is_in else "down")
 
+    def narrow(self, port: str, bytes: int) -> None:
+        """Give a cable's both ends in the switch a smaller MTU than its hosts': a switch sends no errors."""
+        # What the kernel would cut into packets later is not dropped.
+        for each in self._namespaces[1:]:
+            self._in(each, "link", "set", "eth0", "gso_max_segs", "1", "gso_max_size", "1500")
+        self._in(self.switch, "link", "set", port, "mtu", str(bytes))
+
     def close(self) -> None:
         """Take everything away."""
         for namespace in reversed(self._namespaces):
@@ -101,6 +108,10 @@ class Host:
     ) -> subprocess.Popen[bytes]:
         """Start a command there."""
         return processes.start(self.name, ["ip", "netns", "exec", self.namespace, *command], env, cwd)
+
+    def swallow_large(self, bytes: int) -> None:
+        """Have the switch drop what is longer on its way to this host and from it, without a word."""
+        self._network.narrow(self._port, bytes)
 
     def cut(self) -> None:
         """Pull its cable."""

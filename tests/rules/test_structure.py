@@ -16,7 +16,7 @@ DOORS = {
     "rustls": ["src/wire/src/gate/", "src/wire/examples/gate.rs"],  # which measures a stream of it alone
     "tokio_rustls": ["src/wire/src/gate/"],
     "webpki": ["src/wire/src/gate/"],
-    "x509_parser": ["src/wire/src/gate/credentials.rs"],
+    "x509_parser": ["src/wire/src/gate/validity.rs"],
     "rusqlite": ["src/scheduler/src/store"],
     "tch": ["src/node/src/backend/torch/"],
     "pyo3": ["src/bridge/src/"],

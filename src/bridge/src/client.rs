@@ -149,7 +149,7 @@ impl Client {
         let (client, limit) = (self.live(py)?, patience(py, timeout, self.timeout)?);
         let outcome = match wait(py, client.wait(id, limit))? {
             Ok(outcome) => outcome,
-            Err(ClientError::Timeout { .. }) => return Ok(None),
+            Err(ClientError::Timeout { trouble: None, .. }) => return Ok(None),
             Err(error) => return Err(errors::client(py, &error)),
         };
         let dict = PyDict::new(py);

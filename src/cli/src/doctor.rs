@@ -3,10 +3,10 @@
 //! Does not: change anything.
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream, ToSocketAddrs};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use serde::Serialize;
 
@@ -14,7 +14,7 @@ use lamagrid_config::{Config, find_sockets, running_scheduler};
 use lamagrid_domain::FailureKind;
 use lamagrid_node::libtorch;
 use lamagrid_scheduler::certs::Certs;
-use lamagrid_wire::gate::{Bundle, Credentials, PeerRole, probe};
+use lamagrid_wire::gate::{Bundle, Credentials, PeerRole, answering, probe};
 
 use crate::Answer;
 use crate::error::{CliError, REFUSED};
@@ -323,15 +323,29 @@ fn bundle(found: &mut Findings, config: &Config, path: &Path) -> Result<(), CliE
         }
         Err(error) => found.add("certificate", State::Bad, error.to_string()),
     }
-    if !port(found, &bundle.scheduler) {
-        return Ok(());
-    }
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(CliError::Runtime)?;
+    match runtime.block_on(answering(&bundle.scheduler)) {
+        Ok(address) => found.add("port", State::Good, format!("{address} answers")),
+        Err(error) => {
+            let text = format!(
+                "{error}: does the scheduler run with gate.listen, and does a firewall let this through?"
+            );
+            found.add("port", State::Bad, text);
+            return Ok(());
+        }
+    }
     match runtime.block_on(probe(&bundle)) {
-        Ok(wall_ms) => {
+        Ok(probed) => {
             found.add("gate", State::Good, "the scheduler lets this host in");
-            clock(found, units::wall_ms(SystemTime::now()), wall_ms);
+            clock(found, units::wall_ms(SystemTime::now()), probed.wall_ms);
+            match probed.path {
+                Some(Ok(())) => found.add("path", State::Good, "large packets get through, there and back"),
+                Some(Err(reason)) => found.add("path", State::Bad, reason),
+                None => {
+                    found.add("path", State::Attention, "not measured: the scheduler is of an older version")
+                }
+            }
         }
         Err(failure) if failure.kind == FailureKind::Incompatible => {
             found.add("version", State::Bad, failure.message);
@@ -358,32 +372,6 @@ fn clock(found: &mut Findings, here_ms: u64, there_ms: u64) {
         "{apart} {how} the scheduler's: deadlines of tasks and times in logs are off; set both right"
     );
     found.add("clock", State::Attention, text);
-}
-
-/// Whether somebody answers there at all.
-fn port(found: &mut Findings, scheduler: &str) -> bool {
-    let addresses = match scheduler.to_socket_addrs() {
-        Ok(addresses) => addresses.collect::<Vec<_>>(),
-        Err(error) => {
-            let text = format!("{scheduler}: the name cannot be looked up: {error}");
-            found.add("port", State::Bad, text);
-            return false;
-        }
-    };
-    let mut last = String::new();
-    for address in addresses {
-        match TcpStream::connect_timeout(&address, Duration::from_secs(3)) {
-            Ok(_) => {
-                found.add("port", State::Good, format!("{address} answers"));
-                return true;
-            }
-            Err(error) => last = format!("{address}: {error}"),
-        }
-    }
-    let text =
-        format!("{last}: does the scheduler run with gate.listen, and does a firewall let this through?");
-    found.add("port", State::Bad, text);
-    false
 }
 
 fn torch(found: &mut Findings) {

@@ -133,6 +133,7 @@ mod tests {
         let timeout = ClientError::Timeout {
             what: "the overview".into(),
             waited: std::time::Duration::from_millis(2_500),
+            trouble: None,
         };
         for (error, code, text) in [
             (CliError::from(long()), 1, long_text),

@@ -42,7 +42,10 @@ pub(crate) fn survey(config: &Config, join: Option<&Path>) -> Result<Overview, C
         data_dir: Some(config.data_dir()?),
         ..ClientOptions::default()
     };
-    Ok(runtime.block_on(async { Client::reaching(reach, options).survey(PATIENCE).await })?)
+    Ok(runtime.block_on(async {
+        reach.look_up().await?;
+        Client::reaching(reach, options).survey(PATIENCE).await
+    })?)
 }
 
 /// The scheduler of the configured data directory, or of another host, and the runtime in which it is reached.

@@ -142,6 +142,7 @@ impl Actor {
                 }
             };
             let Lost::Link(reason) = lost else { return };
+            let reason = self.reach.trouble().text().unwrap_or(reason);
             if let Some(refusal) = self.reach.refusal() {
                 self.give_up(&refusal);
             }
@@ -298,8 +299,8 @@ impl Actor {
 
     fn follow(&mut self, id: TaskId) -> Result<Follow, ClientError> {
         match self.tasks.get(&id) {
-            Some(task) => Ok(task.follow()),
-            None => self.track(id, Tracked::watched()).map(|task| task.follow()),
+            Some(task) if !task.may_be_asked_for_again() => Ok(task.follow()),
+            _ => self.track(id, Tracked::watched()).map(|task| task.follow()),
         }
     }
 

@@ -28,12 +28,13 @@ pub async fn admin(
     patience: Duration,
 ) -> Result<AdminReply, ClientError> {
     let request = request.into();
+    reach.look_up().await?;
     let frame = request.to_frame(Vec::new()).map_err(|error| lamagrid_wire::router::fault(&error).failure)?;
     let until = Instant::now() + patience;
     let absent = |reason: String| {
         reach.refusal().unwrap_or_else(|| ClientError::NoScheduler {
             address: reach.address_of(reach.endpoints().admin()),
-            reason,
+            reason: reach.trouble().text().unwrap_or(reason),
             waited: patience,
             hint: reach.hint(Some(data_dir)),
         })

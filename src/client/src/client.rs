@@ -7,6 +7,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use lamagrid_domain::TaskId;
 use lamagrid_wire::Endpoints;
+use lamagrid_wire::gate::Trouble;
 use lamagrid_wire::message::{Overview, TaskInfo};
 
 use crate::actor::{Actor, Command, Connection};
@@ -98,8 +99,8 @@ impl Client {
     /// Waits for a task's end. A failed or cancelled task is an outcome, too.
     ///
     /// # Errors
-    /// [`ClientError::Unknown`], [`ClientError::Refused`], [`ClientError::NoScheduler`],
-    /// [`ClientError::Timeout`]; after the last two it may be called again.
+    /// [`ClientError::Unknown`], [`ClientError::Refused`], [`ClientError::NotAdmitted`], [`ClientError::NoScheduler`],
+    /// [`ClientError::Timeout`]; after the last three it may be called again.
     ///
     /// # Cancel safety
     /// Safe: the task goes on, and the next call waits on.
@@ -220,13 +221,17 @@ impl Client {
     ) -> Result<T, ClientError> {
         let Ok(result) = tokio::time::timeout(patience, future).await else {
             return Err(match &*self.connection.borrow() {
-                Connection::Up => ClientError::Timeout { what: what(), waited: patience },
+                Connection::Up => ClientError::Timeout {
+                    what: what(),
+                    waited: patience,
+                    trouble: self.reach.trouble().text(),
+                },
                 down => ClientError::NoScheduler {
                     address: self.reach.address(),
-                    reason: match down {
+                    reason: self.reach.trouble().text().unwrap_or_else(|| match down {
                         Connection::Down { reason } => reason.clone(),
                         Connection::Idle | Connection::Up => "the connection was not made in time".to_owned(),
-                    },
+                    }),
                     waited: patience,
                     hint: self.reach.hint(self.options.data_dir.as_deref()),
                 },

@@ -24,12 +24,17 @@ pub enum ClientError {
         wait: Option<Duration>,
     },
     /// The scheduler is there, and what was waited for did not happen in time.
-    #[error("gave up waiting for {what} after {:.1} s; the scheduler is running", waited.as_secs_f64())]
+    #[error(
+        "gave up waiting for {what} after {:.1} s; {}", waited.as_secs_f64(),
+        trouble.as_deref().unwrap_or("the scheduler is running")
+    )]
     Timeout {
         /// For what.
         what: String,
         /// The caller's limit.
         waited: Duration,
+        /// What kept bytes from getting through, where that is known.
+        trouble: Option<String>,
     },
     /// Nobody answered at the scheduler's address in all the time that the caller gave.
     #[error(

@@ -5,7 +5,7 @@ use std::path::Path;
 use lamagrid_config::{ConfigError, own_socket_finder, running_scheduler, socket_finder};
 use lamagrid_domain::Owner;
 use lamagrid_wire::Endpoints;
-use lamagrid_wire::gate::{Blobs, Bundle, BundleError, DiallerError, PeerRole, Way};
+use lamagrid_wire::gate::{Blobs, Bundle, BundleError, DiallerError, PeerRole, Trouble, Way};
 
 use crate::error::ClientError;
 
@@ -110,6 +110,26 @@ impl Reach {
                  else start it with: lamagrid scheduler --data-dir {shown}"
             ),
         }
+    }
+
+    /// What keeps this side from a scheduler of another host, as the connection to its gate knows it.
+    pub(crate) fn trouble(&self) -> Trouble {
+        self.way.trouble()
+    }
+
+    /// Looks the name of a scheduler of another host up. A call with little patience does this first: the patience is for
+    /// the scheduler, and name servers have their own.
+    ///
+    /// # Errors
+    /// [`ClientError::NoScheduler`].
+    pub async fn look_up(&self) -> Result<(), ClientError> {
+        let began = std::time::Instant::now();
+        self.way.look_up().await.map_err(|reason| ClientError::NoScheduler {
+            address: self.way.address(),
+            reason,
+            waited: began.elapsed(),
+            hint: self.hint(None),
+        })
     }
 
     /// Why its gate does not let this side in.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::{broadcast, watch};
 
-use lamagrid_domain::{Advance, Hash, Status};
+use lamagrid_domain::{Advance, FailureKind, Hash, Status};
 
 use crate::error::ClientError;
 use crate::follow::{Follow, TaskEvent};
@@ -115,6 +115,11 @@ impl Tracked {
     pub(crate) fn is_abandoned(&self) -> bool {
         let kept = self.prepared.is_some() && !matches!(*self.phase.borrow(), Phase::Sending);
         self.stage != Stage::Over && !self.writing && !kept && self.phase.receiver_count() == 0
+    }
+
+    /// Whether it is followed no longer because the scheduler was out of reach: it may be in reach now.
+    pub(crate) fn may_be_asked_for_again(&self) -> bool {
+        matches!(&*self.phase.borrow(), Phase::Broken(error) if error.kind() == FailureKind::Disconnected)
     }
 
     pub(crate) fn phases(&self) -> watch::Receiver<Phase> {

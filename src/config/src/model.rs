@@ -238,6 +238,8 @@ pub struct WebConfig {
 pub struct GateConfig {
     /// An address with its port, or empty for none.
     pub listen: String,
+    /// Open connections of one kind that one host or one certificate may have.
+    pub max_connections_per_peer: usize,
 }
 
 /// `[log]`

@@ -203,6 +203,7 @@ pub(crate) const KEYS: &[Key] = &[
     other(&["web", "allowed_origins"], Kind::Origins, "[\"https://app.example.com\"]"),
     other(&["web", "trusted_proxies"], Kind::Networks, "[\"127.0.0.1\"]"),
     other(&["gate", "listen"], Kind::Address, "\"0.0.0.0:8872\""),
+    integer(&["gate", "max_connections_per_peer"], 1, 8192, "256"),
     other(&["log", "level"], Kind::Choice(LogLevel::WORDS), "\"info\""),
     other(&["log", "format"], Kind::Choice(LogFormat::WORDS), "\"text\""),
     other(&["log", "dir"], Kind::Path, "\"/var/log/lamagrid\""),

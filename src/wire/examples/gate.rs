@@ -142,7 +142,7 @@ fn main() {
         ));
         let own = authority.issue(PeerRole::Scheduler, "main", 1);
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
-        let gate = Gate::open(address, &own, dir.path(), spool.clone(), registry.clone()).await.unwrap();
+        let gate = Gate::open(address, &own, dir.path(), spool.clone(), registry.clone(), 256).await.unwrap();
         let client = authority.issue(PeerRole::Client, "web-1", 1);
         let valid = [client.fingerprint(), node.fingerprint()].into();
         gate.allow(Some(AllowList { valid, ..AllowList::default() }));

@@ -1,6 +1,6 @@
 //! Inputs that go by reference: written into the spool, or brought to its host, on another thread.
 
-use lamagrid_domain::{Failure, TaskId};
+use lamagrid_domain::{Failure, FailureKind, TaskId};
 use lamagrid_wire::spool::{BlobName, Spool};
 
 use super::{Actor, Written};
@@ -51,6 +51,12 @@ impl Actor {
         match result {
             Ok(()) => {
                 task.stage = Stage::Submit;
+                self.asks.push(Ask::Task(id));
+            }
+            // Its callers' patience ends that, not ours.
+            Err(failure) if failure.kind == FailureKind::Disconnected => {
+                tracing::warn!(task.id = %id, reason = failure.message, "inputs did not reach the scheduler; trying again");
+                task.stage = task.first_stage();
                 self.asks.push(Ask::Task(id));
             }
             Err(failure) => self.end(id, Phase::Broken(failure.into())),

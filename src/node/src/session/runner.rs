@@ -87,6 +87,7 @@ pub(super) async fn run(shared: &Shared, way: &Way) -> Option<Failure> {
             () = closing(shared) => return None,
         };
         if mentioned.is_none_or(|at| at.elapsed() >= MENTION_EVERY) {
+            let reason = way.trouble().text().unwrap_or(reason);
             tracing::warn!(
                 reason,
                 endpoint = endpoints.control(),

@@ -84,8 +84,9 @@ impl Gatekeeper {
             .build()?;
         let registry = Registry::default();
         let (sockets, spool, theirs) = (endpoints.clone(), spool.clone(), registry.clone());
-        let opening =
-            runtime.spawn(async move { Gate::open(address, &credentials, sockets, spool, theirs).await });
+        let most = config.gate.max_connections_per_peer;
+        let opening = runtime
+            .spawn(async move { Gate::open(address, &credentials, sockets, spool, theirs, most).await });
         let gate = opening.await.map_err(std::io::Error::other)??;
         tracing::info!(address = %gate.address(), "the gate is open to other hosts");
         let mut keeper = Self {

@@ -5,7 +5,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -21,11 +21,13 @@ use lamagrid_domain::FailureKind;
 
 use super::allow_list::{AllowList, Allowed, Fingerprint};
 use super::blobs::{self, KEPT_HERE, Transfer};
-use super::credentials::{Certificate, Credentials, CredentialsError, validity};
+use super::credentials::{Certificate, Credentials, CredentialsError, PeerRole};
 use super::line::{self, Channel, Refused};
-use super::places::{Bounds, NoPlace, Place, Places};
+use super::places::{Bounds, Place, Places, Room};
+use super::probe;
 use super::registry::Registry;
 use super::relay::{RelayError, relay, tune};
+use super::validity::{out_of_validity, validity, wall_ms};
 use super::zmtp::{DIALLING, Handshake};
 use crate::endpoint::Endpoints;
 use crate::memory::GiveBack;
@@ -71,7 +73,7 @@ pub struct Gate {
 
 impl Gate {
     /// Listens on `address`, in front of `sockets` and of the blobs in `spool`. Nothing is let in before
-    /// [`Gate::allow`].
+    /// [`Gate::allow`], and no more than `max_connections_per_peer` of a kind from one host or certificate.
     ///
     /// # Errors
     /// [`GateError`].
@@ -81,6 +83,7 @@ impl Gate {
         sockets: impl Into<Endpoints>,
         spool: Spool,
         registry: Registry,
+        max_connections_per_peer: usize,
     ) -> Result<Self, GateError> {
         let shown: Shown = Arc::new(Mutex::new(credentials.server()?));
         let listen = |source| GateError::Listen { address, source };
@@ -95,7 +98,8 @@ impl Gate {
             allow_list,
             grumble: Arc::default(),
         };
-        let accepting = tokio::spawn(accept(listener, desk));
+        let places = Places::new(Bounds::of(crate::descriptors::limit(), max_connections_per_peer));
+        let accepting = tokio::spawn(accept(listener, desk, places));
         Ok(Self { address, shown, accepting, allowed })
     }
 
@@ -171,8 +175,7 @@ impl Grumble {
     }
 }
 
-async fn accept(listener: TcpListener, desk: Desk) {
-    let places = Places::new(Bounds::of(crate::descriptors::limit()));
+async fn accept(listener: TcpListener, desk: Desk, places: Places) {
     // Ends with this task, and every connection with it.
     let mut connections = JoinSet::new();
     let mut give_back = GiveBack::default();
@@ -246,6 +249,10 @@ impl Desk {
         let work = async {
             match (local, &channel) {
                 (None, Channel::Blob(transfer)) => self.transfers(tls, &certificate, *transfer).await,
+                (None, Channel::Probe) => {
+                    let mut tls = tls;
+                    Ok(probe::serve(&mut tls).await?)
+                }
                 (Some(local), _) => self.relay(tls, local, &certificate).await,
                 (None, _) => Ok(()),
             }
@@ -278,7 +285,7 @@ impl Desk {
     ) -> Result<(), RelayError> {
         let identity = identity(certificate);
         let entry = self.registry.enter(&identity, certificate);
-        relay(tls, local, Handshake::new(DIALLING, identity), entry.held()).await
+        relay(tls, local, Handshake::new(DIALLING, identity), entry.held(), |_| ()).await
     }
 
     /// One transfer after the other, until the peer leaves.
@@ -323,9 +330,13 @@ impl Desk {
         // Its last second is part of its validity.
         let ends_ms = validity(der).map_err(|error| error.to_string())?.1.saturating_add(1_000);
         let fingerprint = Fingerprint::of(der);
+        let valid = out_of_validity(der).map_err(|error| error.to_string())?;
         let text = line::read(&mut tls).await.map_err(|error| format!("{certificate}: {error}"))?;
         let peer = Peer { certificate: Arc::clone(&certificate), fingerprint, ends_ms };
-        let verdict = self.admit(&peer, place, &text).await;
+        let verdict = match valid {
+            Some(valid) => Err(Refused::wrong_time(&certificate, &valid)),
+            None => self.admit(&peer, place, &text).await,
+        };
         let said = line::answer(verdict.as_ref().map(|_| ()));
         let sent = async {
             tls.write_all(said.as_bytes()).await?;
@@ -357,10 +368,14 @@ impl Desk {
         // A certificate that was issued just now is not refused for good because the list is a second old.
         let _ = tokio::time::timeout(LISTED_WITHIN, allow_list.wait_for(is_known)).await;
         allow_list.borrow().admit(certificate, *fingerprint)?;
-        let no_place = |error: NoPlace| Refused::new(FailureKind::Disconnected, error.to_string());
-        place.authenticated(&certificate.name).map_err(no_place)?;
         self.registry.may_reach(certificate, &channel)?;
-        if matches!(channel, Channel::Blob(_)) {
+        let room = match (certificate.role, &channel) {
+            (PeerRole::Node, _) => Room::Nodes,
+            (_, Channel::Blob(_) | Channel::Probe) => Room::Transfers,
+            _ => Room::Clients,
+        };
+        place.authenticated(&certificate.name, room).map_err(|reason| Refused::no_room(&reason))?;
+        if matches!(channel, Channel::Blob(_) | Channel::Probe) {
             return Ok((channel, None));
         }
         let path = self.sockets.dir().join(format!("{}.sock", channel.name()));
@@ -376,7 +391,7 @@ impl Desk {
 
 struct Greeted {
     tls: TlsStream<TcpStream>,
-    /// None for a blob.
+    /// None for a blob or a probe.
     local: Option<UnixStream>,
     peer: Peer,
     channel: Channel,
@@ -390,11 +405,10 @@ struct Peer {
     ends_ms: u64,
 }
 
-/// Resolves when the wall clock shows `wall_ms`.
-async fn wall_clock_reaches(wall_ms: u64) {
+/// Resolves when the wall clock shows `end_ms`.
+async fn wall_clock_reaches(end_ms: u64) {
     loop {
-        let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
-        match wall_ms.checked_sub(now_ms) {
+        match end_ms.checked_sub(wall_ms()) {
             None | Some(0) => return,
             Some(left_ms) => tokio::time::sleep(VALIDITY_CHECK.min(Duration::from_millis(left_ms))).await,
         }

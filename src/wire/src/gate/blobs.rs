@@ -4,24 +4,19 @@
 //! write what, the scheduler says by grants: a lease token is worth its task's inputs and its own result, a task's id what its owner
 //! brings and fetches. After a cut a transfer goes on where it was, on a new connection; one that went well carries the next, too.
 //!
-//! Does not: check hashes; whoever reads a blob does.
+//! This is the accepting end, and what both say; `blob_client` is the dialling end. Does not: check hashes; whoever reads a blob
+//! does.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, Write};
-use std::net::{TcpStream, ToSocketAddrs};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::io::{self, Read, Seek};
+use std::time::Duration;
 
-use parking_lot::Mutex;
-use rustls::pki_types::ServerName;
-use rustls::{ClientConnection, StreamOwned};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use lamagrid_domain::{FailureKind, LeaseToken, Role, TaskId};
 
-use super::credentials::{PeerRole, SCHEDULER_NAME};
+use super::credentials::PeerRole;
 use super::line::{self, Refused};
-use super::papers::Papers;
 use super::registry::{Incoming, Partial, Registry};
 use crate::spool::{BlobName, Spool, SpoolError};
 
@@ -31,21 +26,10 @@ const RESERVED_BYTES: u64 = 8 << 20;
 /// Nothing came or went for so long: the peer is gone. The accepting side is the first to see it, so that what came is kept when
 /// the other one asks again.
 const STALLED_HERE: Duration = Duration::from_secs(10);
-const STALLED: Duration = Duration::from_secs(15);
-/// An answer to a line takes no longer.
-const ANSWERED: Duration = Duration::from_secs(5);
-/// How long one try to connect may take: the kernel itself waits longer and longer before it repeats a packet that was lost.
-const KNOCK: Duration = Duration::from_secs(1);
-/// A transfer is given up after so long without a scheduler that answers.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// What is not granted may be so soon, after a scheduler's start.
-const GRANTED_WITHIN: Duration = Duration::from_secs(5);
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LAST_PAUSE: Duration = Duration::from_secs(1);
-/// How long a connection is kept for the next transfer, here and there, and how many.
-const KEPT: Duration = Duration::from_secs(10);
+/// A blob that another connection brings may take this long to be complete.
+const BROUGHT_WITHIN: Duration = Duration::from_millis(2_500);
+/// How long a connection is kept for the next transfer; the dialling side keeps it for less.
 pub(super) const KEPT_HERE: Duration = Duration::from_secs(15);
-const MOST_KEPT: usize = 4;
 
 /// What the holder of a certificate may do with the blobs of one task.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,7 +82,7 @@ impl Blob {
 
 /// What is done with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Direction {
+pub(super) enum Direction {
     /// Read, from this byte on.
     From(u64),
     /// Write so many bytes; `again` after a cut, to go on where it was.
@@ -108,8 +92,8 @@ enum Direction {
 /// A transfer that a line asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Transfer {
-    blob: Blob,
-    direction: Direction,
+    pub(super) blob: Blob,
+    pub(super) direction: Direction,
 }
 
 impl Transfer {
@@ -152,7 +136,7 @@ impl Transfer {
         Some(Self { blob, direction })
     }
 
-    fn words(self) -> String {
+    pub(super) fn words(self) -> String {
         let how = match self.direction {
             Direction::From(from) => from.to_string(),
             Direction::Write { len, again } => format!("{len} {}", if again { "again" } else { "new" }),
@@ -234,7 +218,7 @@ async fn take_in(
     name: BlobName,
     len: u64,
 ) -> Result<Incoming<'_>, Refused> {
-    let end = tokio::time::Instant::now() + ANSWERED / 2;
+    let end = tokio::time::Instant::now() + BROUGHT_WITHIN;
     loop {
         match registry.take_in(ticket, name, len)? {
             Some(incoming) => return Ok(incoming),
@@ -367,268 +351,4 @@ async fn receive(
 /// What the peer is told of the spool's trouble.
 fn refusal(error: &SpoolError) -> Refused {
     Refused::new(error.kind(), error.to_string())
-}
-
-/// Why a blob did not come or go.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum BlobError {
-    /// The scheduler said no.
-    #[error("{text}")]
-    Refused {
-        /// Of the failure.
-        kind: FailureKind,
-        /// What it said.
-        text: String,
-    },
-    /// The connection broke, again and again.
-    #[error("cannot reach {scheduler} for a picture: {reason}")]
-    Broken {
-        /// `host:port`
-        scheduler: String,
-        /// How the last try ended.
-        reason: String,
-    },
-}
-
-impl BlobError {
-    /// What it is as the failure of a task.
-    #[must_use]
-    pub fn kind(&self) -> FailureKind {
-        match self {
-            Self::Refused { kind, .. } => *kind,
-            Self::Broken { .. } => FailureKind::Disconnected,
-        }
-    }
-}
-
-type Stream = StreamOwned<ClientConnection, TcpStream>;
-
-/// Fetches and brings blobs, on connections of their own; blocks. Cheap to clone.
-#[derive(Debug, Clone)]
-pub struct Blobs(Arc<Shared>);
-
-#[derive(Debug)]
-struct Shared {
-    /// `host:port`
-    scheduler: String,
-    papers: Arc<Papers>,
-    /// Connections that carried a transfer, with when that ended.
-    kept: Mutex<Vec<(Stream, Instant)>>,
-}
-
-impl Blobs {
-    pub(super) fn new(scheduler: String, papers: Arc<Papers>) -> Self {
-        Self(Arc::new(Shared { scheduler, papers, kept: Mutex::default() }))
-    }
-
-    /// For a node: an input of an attempt's task, of the announced length.
-    ///
-    /// # Errors
-    /// [`BlobError`].
-    pub fn get(&self, token: LeaseToken, role: Role, len: u64) -> Result<Vec<u8>, BlobError> {
-        self.0.read_all(Blob::Input(token, role), len)
-    }
-
-    /// For a node: brings the result of an attempt; it is in the spool then.
-    ///
-    /// # Errors
-    /// [`BlobError`].
-    pub fn put(&self, token: LeaseToken, bytes: &[u8]) -> Result<(), BlobError> {
-        self.0.write(Blob::Attempt(token), bytes)
-    }
-
-    /// For an owner: brings an input of a task that the scheduler wants to have.
-    ///
-    /// # Errors
-    /// [`BlobError`].
-    pub fn bring(&self, task: TaskId, role: Role, bytes: &[u8]) -> Result<(), BlobError> {
-        self.0.write(Blob::Upload(task, role), bytes)
-    }
-
-    /// For an owner: the result of its task, of the announced length.
-    ///
-    /// # Errors
-    /// [`BlobError`].
-    pub fn fetch(&self, task: TaskId, len: u64) -> Result<Vec<u8>, BlobError> {
-        self.0.read_all(Blob::Result(task), len)
-    }
-
-    /// The same, which is as long as `out`. After an error `out` holds anything.
-    ///
-    /// # Errors
-    /// [`BlobError`].
-    pub fn fetch_into(&self, task: TaskId, out: &mut [u8]) -> Result<(), BlobError> {
-        let mut at = 0;
-        self.0.read(Blob::Result(task), out.len() as u64, |stream, _| {
-            if let Some(stream) = stream {
-                while at < out.len() {
-                    match stream.read(&mut out[at..])? {
-                        0 => break,
-                        n => at += n,
-                    }
-                }
-            }
-            Ok(at as u64)
-        })
-    }
-}
-
-/// How one try of a transfer ended, where it was not cut.
-type Said<T> = Result<T, Refused>;
-
-impl Shared {
-    fn read_all(&self, blob: Blob, len: u64) -> Result<Vec<u8>, BlobError> {
-        let mut bytes = Vec::new();
-        self.read(blob, len, |stream, from| {
-            // What a cut left of it stays.
-            if let Some(stream) = stream {
-                // The scheduler has just said that it is so long; a buffer that grows would be copied again and again.
-                let left = usize::try_from(len - from).unwrap_or(usize::MAX);
-                bytes.try_reserve_exact(left).map_err(io::Error::other)?;
-                stream.take(len - from).read_to_end(&mut bytes)?;
-            }
-            Ok(bytes.len() as u64)
-        })?;
-        Ok(bytes)
-    }
-
-    /// `take` reads what comes and says how much it has; without a stream it only says that.
-    fn read(
-        &self,
-        blob: Blob,
-        len: u64,
-        mut take: impl FnMut(Option<&mut Stream>, u64) -> io::Result<u64>,
-    ) -> Result<(), BlobError> {
-        self.repeated(|_| {
-            let from = take(None, 0)?;
-            let mut stream = match self.ask(Transfer { blob, direction: Direction::From(from) })? {
-                Ok(stream) => stream,
-                Err(refused) => return Ok(Err(refused)),
-            };
-            if number(&mut stream)? != len {
-                let text = "the blob is not of the announced length".to_owned();
-                return Ok(Err(Refused::new(FailureKind::Internal, text)));
-            }
-            if take(Some(&mut stream), from)? < len {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            self.keep(stream);
-            Ok(Ok(()))
-        })
-    }
-
-    fn write(&self, blob: Blob, bytes: &[u8]) -> Result<(), BlobError> {
-        self.repeated(|again| {
-            let direction = Direction::Write { len: bytes.len() as u64, again };
-            let mut stream = match self.ask(Transfer { blob, direction })? {
-                Ok(stream) => stream,
-                Err(refused) => return Ok(Err(refused)),
-            };
-            let from = usize::try_from(number(&mut stream)?).unwrap_or(usize::MAX);
-            let rest = bytes.get(from..).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
-            stream.write_all(rest)?;
-            stream.flush()?;
-            let said = verdict(&mut stream)?;
-            if said.is_ok() {
-                self.keep(stream);
-            }
-            Ok(said)
-        })
-    }
-
-    /// What the gate says is its last word, unless a moment changes it; everything else may be a cut.
-    fn repeated<T>(&self, mut attempt: impl FnMut(bool) -> io::Result<Said<T>>) -> Result<T, BlobError> {
-        let (began, mut pause, mut again) = (Instant::now(), FIRST_PAUSE, false);
-        loop {
-            let (error, patience) = match attempt(again) {
-                Ok(Ok(done)) => return Ok(done),
-                Ok(Err(Refused { kind, text })) => {
-                    let patience =
-                        if kind == FailureKind::Disconnected { GRANTED_WITHIN } else { Duration::ZERO };
-                    (BlobError::Refused { kind, text }, patience)
-                }
-                Err(error) => {
-                    again = true;
-                    let (scheduler, reason) = (self.scheduler.clone(), error.to_string());
-                    (BlobError::Broken { scheduler, reason }, PATIENCE)
-                }
-            };
-            if began.elapsed() >= patience {
-                return Err(error);
-            }
-            tracing::debug!(%error, "a transfer is tried again");
-            std::thread::sleep(pause);
-            pause = (pause * 2).min(LAST_PAUSE);
-        }
-    }
-
-    /// A connection whose transfer was granted.
-    fn ask(&self, transfer: Transfer) -> io::Result<Said<Stream>> {
-        let request = line::request(&transfer.words());
-        while let Some(stream) = self.kept() {
-            // It may have been closed meanwhile; a new one tells.
-            if let Ok(said) = asked(stream, &request) {
-                return Ok(said);
-            }
-        }
-        asked(self.connect()?, &request)
-    }
-
-    fn connect(&self) -> io::Result<Stream> {
-        let address = self
-            .scheduler
-            .to_socket_addrs()?
-            .next()
-            .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address"))?;
-        let stream = TcpStream::connect_timeout(&address, KNOCK)?;
-        stream.set_nodelay(true)?;
-        stream.set_write_timeout(Some(STALLED))?;
-        let name = ServerName::try_from(SCHEDULER_NAME).expect("a plain name");
-        let tls = ClientConnection::new(self.papers.config(), name).map_err(io::Error::other)?;
-        Ok(StreamOwned::new(tls, stream))
-    }
-
-    fn kept(&self) -> Option<Stream> {
-        let mut kept = self.kept.lock();
-        kept.retain(|(_, at)| at.elapsed() < KEPT);
-        kept.pop().map(|(stream, _)| stream)
-    }
-
-    fn keep(&self, stream: Stream) {
-        let mut kept = self.kept.lock();
-        if kept.len() < MOST_KEPT {
-            kept.push((stream, Instant::now()));
-        }
-    }
-}
-
-fn asked(mut stream: Stream, request: &str) -> io::Result<Said<Stream>> {
-    stream.sock.set_read_timeout(Some(ANSWERED))?;
-    stream.write_all(request.as_bytes())?;
-    stream.flush()?;
-    let said = verdict(&mut stream)?;
-    stream.sock.set_read_timeout(Some(STALLED))?;
-    Ok(said.map(|()| stream))
-}
-
-fn number(stream: &mut Stream) -> io::Result<u64> {
-    let mut number = [0; 8];
-    stream.read_exact(&mut number)?;
-    Ok(u64::from_be_bytes(number))
-}
-
-fn verdict(stream: &mut impl Read) -> io::Result<Result<(), Refused>> {
-    let mut said = Vec::new();
-    let mut byte = [0];
-    while said.len() < line::MAX_LINE_BYTES {
-        stream.read_exact(&mut byte)?;
-        if byte[0] == b'\n' {
-            break;
-        }
-        said.push(byte[0]);
-    }
-    let said = String::from_utf8_lossy(&said);
-    line::read_answer(&said)
-        .map(|said| said.map(drop))
-        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "this is no gate of a LamaGrid scheduler"))
 }

@@ -3,7 +3,7 @@
 //! A certificate of ours carries one URI, `lamagrid:<role>/<name>` and, for a node, `?queues=gpu,cpu`. Nothing
 //! else in it is believed.
 //!
-//! Does not: make certificates, or judge time and signature; rustls does.
+//! Does not: make certificates, or judge signatures, which rustls does, and times, which `validity` does.
 
 use std::fmt;
 use std::str::FromStr;
@@ -18,6 +18,7 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use lamagrid_domain::QueueName;
 
 use super::allow_list::Fingerprint;
+use super::validity::{AtAnyTime, validity};
 
 /// The name that every scheduler's certificate has; addresses change, and a bundle says which.
 pub const SCHEDULER_NAME: &str = "scheduler.lamagrid";
@@ -215,7 +216,8 @@ impl Credentials {
         Ok(Arc::new(roots))
     }
 
-    /// For the accepting side: only peers with a certificate of the same authority.
+    /// For the accepting side: only peers with a certificate of the same authority. Its validity is compared with the clock
+    /// afterwards, see [`super::validity`].
     ///
     /// # Errors
     /// [`CredentialsError::Unusable`].
@@ -227,7 +229,7 @@ impl Credentials {
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(unusable)?
-            .with_client_cert_verifier(verifier)
+            .with_client_cert_verifier(Arc::new(AtAnyTime(verifier)))
             .with_single_cert(vec![self.certificate.clone()], self.key.clone_key())
             .map_err(unusable)?;
         // A resumed session is not verified again, so it would outlive its certificate.
@@ -236,7 +238,8 @@ impl Credentials {
         Ok(Arc::new(config))
     }
 
-    /// For the dialling side: only a scheduler with a certificate of the same authority.
+    /// For the dialling side: only a scheduler with a certificate of the same authority. Its validity is compared with the
+    /// clock afterwards, see [`super::validity`].
     ///
     /// # Errors
     /// [`CredentialsError::Unusable`].
@@ -248,20 +251,13 @@ impl Credentials {
         let mut config = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(unusable)?
-            .with_webpki_verifier(verifier)
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(AtAnyTime(verifier)))
             .with_client_auth_cert(vec![self.certificate.clone()], self.key.clone_key())
             .map_err(unusable)?;
         config.resumption = Resumption::disabled();
         Ok(Arc::new(config))
     }
-}
-
-/// When the validity of a certificate in DER begins and ends, in milliseconds since the Unix epoch.
-pub(super) fn validity(der: &[u8]) -> Result<(u64, u64), CredentialsError> {
-    let (_, parsed) = x509_parser::parse_x509_certificate(der).map_err(unusable)?;
-    let ms = |time: x509_parser::time::ASN1Time| u64::try_from(time.timestamp()).unwrap_or(0) * 1_000;
-    let validity = parsed.validity();
-    Ok((ms(validity.not_before), ms(validity.not_after)))
 }
 
 fn unusable(error: impl fmt::Display) -> CredentialsError {

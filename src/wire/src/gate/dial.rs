@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use rustls::CertificateError;
-use rustls::pki_types::ServerName;
-use tokio::io::AsyncWriteExt;
+use rustls::AlertDescription;
+use rustls::pki_types::{CertificateDer, ServerName};
+use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::{TcpStream, UnixListener, UnixStream};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::MissedTickBehavior;
@@ -21,23 +21,28 @@ use tokio_rustls::client::TlsStream;
 
 use lamagrid_domain::{Failure, FailureKind};
 
-use super::blobs::Blobs;
+use super::blob_client::Blobs;
 use super::bundle::Bundle;
-use super::credentials::{Credentials, CredentialsError, PeerRole, SCHEDULER_NAME};
+use super::connect::connect;
+use super::credentials::{Credentials, CredentialsError, SCHEDULER_NAME};
 use super::line::{self, NAMED};
 use super::papers::Papers;
-use super::relay::{relay, tune};
+use super::relay::{RelayError, relay, tune};
+use super::trouble::Trouble;
+use super::validity::{SCHEDULER_SHOWS, date, out_of_validity, wall_ms};
 use super::zmtp::{ACCEPTING, Handshake, Held};
 use crate::endpoint::{Endpoints, file_identity};
+use crate::random::random_bytes;
 
-/// From the first packet to the scheduler's answer to the line.
-const HANDSHAKE: Duration = Duration::from_secs(5);
-/// How long one try to connect may take; the handshake's limit holds for all together.
-const KNOCK: Duration = Duration::from_secs(1);
+/// Limit on TLS, and on the scheduler's answer to the line.
+pub(super) const ANSWER: Duration = Duration::from_secs(5);
 /// A scheduler that cannot be reached is mentioned this often.
 const MENTION_EVERY: Duration = Duration::from_secs(30);
 /// How often the local sockets' files are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// After a refusal that may pass, connections are not tried for this long, and longer after each one more.
+const FIRST_REST: Duration = Duration::from_millis(250);
+const LONGEST_REST: Duration = Duration::from_secs(5);
 
 /// Local sockets that lead to a scheduler elsewhere. Dropping it closes them.
 #[derive(Debug)]
@@ -55,7 +60,52 @@ struct Shared {
     papers: Arc<Papers>,
     /// Why the scheduler refused this side for good.
     refused: Mutex<Option<Failure>>,
-    mentioned: Mutex<Option<Instant>>,
+    trouble: Trouble,
+    rest: Mutex<Rest>,
+    /// When, and whether it was a refusal.
+    mentioned: Mutex<Option<(Instant, bool)>>,
+}
+
+/// Keeps refused connections from being tried again and again.
+#[derive(Debug, Default)]
+struct Rest {
+    until: Option<Instant>,
+    /// Refusals in a row.
+    refusals: u32,
+}
+
+impl Rest {
+    fn is_over(&self) -> bool {
+        self.until.is_none_or(|until| Instant::now() >= until)
+    }
+
+    /// Half of the pause is fixed, half at random, so that peers do not come back in step.
+    fn begin(&mut self) {
+        let full = FIRST_REST.saturating_mul(1 << self.refusals.min(10)).min(LONGEST_REST);
+        self.refusals += 1;
+        let [byte] = random_bytes();
+        self.until = Some(Instant::now() + full - full.mul_f64(f64::from(byte) / 510.0));
+    }
+}
+
+/// Why a connection to the gate was not made.
+#[derive(Debug)]
+pub(super) struct DialError {
+    pub(super) failure: Failure,
+    /// The scheduler answered, and refuses for now.
+    is_refusal_for_now: bool,
+}
+
+impl DialError {
+    /// The scheduler was not reached.
+    fn away(text: String) -> Self {
+        Self { failure: Failure::new(FailureKind::Disconnected, text), is_refusal_for_now: false }
+    }
+
+    /// It was, and the reason may pass.
+    fn for_now(text: String) -> Self {
+        Self { failure: Failure::new(FailureKind::Disconnected, text), is_refusal_for_now: true }
+    }
 }
 
 impl Dialler {
@@ -86,9 +136,11 @@ impl Dialler {
             scheduler: scheduler.to_owned(),
             papers: Arc::new(papers),
             refused: Mutex::new(None),
+            trouble: Trouble::default(),
+            rest: Mutex::default(),
             mentioned: Mutex::new(None),
         });
-        let blobs = Blobs::new(shared.scheduler.clone(), Arc::clone(&shared.papers));
+        let blobs = Blobs::new(shared.scheduler.clone(), Arc::clone(&shared.papers), shared.trouble.clone());
         let dialler = Self { shared, blobs, listening: Mutex::default() };
         for channel in NAMED {
             dialler.listen(channel)?;
@@ -133,6 +185,12 @@ impl Dialler {
     pub fn refused(&self) -> Option<Failure> {
         self.shared.refused.lock().clone()
     }
+
+    /// What keeps this side from the scheduler.
+    #[must_use]
+    pub fn trouble(&self) -> Trouble {
+        self.shared.trouble.clone()
+    }
 }
 
 impl Drop for Dialler {
@@ -140,24 +198,6 @@ impl Drop for Dialler {
         let channels: Vec<_> = self.listening.lock().keys().cloned().collect();
         channels.iter().for_each(|channel| self.close(channel));
     }
-}
-
-/// Tries once whether the scheduler lets the holder of a bundle in, and says what the clock of its host shows, in
-/// milliseconds since the Unix epoch.
-///
-/// # Errors
-/// Why not, with what to do.
-pub async fn probe(bundle: &Bundle) -> Result<u64, Failure> {
-    let invalid = |error: CredentialsError| Failure::new(FailureKind::InvalidInput, error.to_string());
-    let shared = Shared {
-        sockets: Endpoints::new(PathBuf::new()),
-        scheduler: bundle.scheduler.clone(),
-        papers: Arc::new(Papers::of(&bundle.credentials).map_err(invalid)?),
-        refused: Mutex::new(None),
-        mentioned: Mutex::new(None),
-    };
-    let channel = if bundle.certificate.role == PeerRole::Node { "control" } else { "client" };
-    shared.dial_in_time(channel).await.map(|(_, wall_ms)| wall_ms)
 }
 
 /// Why a dialling gate does not open.
@@ -231,104 +271,244 @@ async fn accept(mut local: Local, shared: Arc<Shared>, channel: String) {
 }
 
 impl Shared {
-    async fn dial_in_time(&self, channel: &str) -> Result<(TlsStream<TcpStream>, u64), Failure> {
-        tokio::time::timeout(HANDSHAKE, self.dial(channel)).await.unwrap_or_else(|_| {
-            let text = format!("no answer from {} within {} s", self.scheduler, HANDSHAKE.as_secs());
-            Err(Failure::new(FailureKind::Disconnected, text))
-        })
-    }
-
     async fn serve(&self, local: UnixStream, channel: &str) {
-        let tls = match self.dial_in_time(channel).await {
+        if !self.rest.lock().is_over() {
+            return;
+        }
+        let dialled = {
+            let steps = self.trouble.begin();
+            dial(&self.scheduler, &self.papers, channel, |step| steps.step(step)).await
+        };
+        let tls = match dialled {
             Ok((tls, _)) => tls,
-            Err(failure) => return self.mention(channel, failure),
+            Err(error) => return self.refused(channel, error),
         };
         *self.mentioned.lock() = None;
         *self.refused.lock() = None;
-        // Its identity means nothing on this side.
-        if let Err(error) = relay(tls, local, Handshake::new(ACCEPTING, Bytes::new()), Held::default()).await
-        {
-            tracing::debug!(channel, %error, "the connection to the scheduler broke");
+        *self.rest.lock() = Rest::default();
+        self.trouble.dialled(None);
+        if has_left(&local).await {
+            return;
         }
+        // Its identity means nothing on this side.
+        let handshake = Handshake::new(ACCEPTING, Bytes::new());
+        let ended =
+            relay(tls, local, handshake, Held::default(), |text| self.trouble.ended(Some(text))).await;
+        let stalled = match ended {
+            Err(RelayError::Stalled(text)) => {
+                self.mention(channel, &text, false);
+                Some(text)
+            }
+            Err(error) => {
+                tracing::debug!(channel, %error, "the connection to the scheduler broke");
+                None
+            }
+            Ok(()) => None,
+        };
+        self.trouble.ended(stalled);
     }
 
-    /// Says why, once in a while; what will not change is kept for [`Dialler::refused`].
-    fn mention(&self, channel: &str, failure: Failure) {
-        let mut mentioned = self.mentioned.lock();
-        if mentioned.is_none_or(|at| at.elapsed() >= MENTION_EVERY) {
-            *mentioned = Some(Instant::now());
-            tracing::warn!(
-                scheduler = self.scheduler,
-                channel,
-                reason = failure.message,
-                "cannot reach the scheduler"
-            );
+    /// Says why; what will not change is kept for [`Dialler::refused`].
+    fn refused(&self, channel: &str, DialError { failure, is_refusal_for_now }: DialError) {
+        self.mention(channel, &failure.message, is_refusal_for_now);
+        // A lane is refused together with its session.
+        if channel.starts_with("lane-") {
+            return;
         }
-        if failure.kind != FailureKind::Disconnected && !channel.starts_with("lane-") {
+        if is_refusal_for_now {
+            self.rest.lock().begin();
+        }
+        self.trouble.dialled(Some(failure.message.to_string()));
+        if failure.kind != FailureKind::Disconnected {
             *self.refused.lock() = Some(failure);
         }
     }
 
-    /// Knocks anew every second: the kernel itself waits longer and longer before it repeats a packet that was lost.
-    async fn connect(&self) -> io::Result<TcpStream> {
-        loop {
-            if let Ok(connected) = tokio::time::timeout(KNOCK, TcpStream::connect(&self.scheduler)).await {
-                return connected;
-            }
+    /// Once in a while, and when a scheduler that was away refuses, or is away again.
+    fn mention(&self, channel: &str, reason: &str, is_refusal: bool) {
+        let mut mentioned = self.mentioned.lock();
+        if mentioned.is_none_or(|(at, before)| at.elapsed() >= MENTION_EVERY || before != is_refusal) {
+            *mentioned = Some((Instant::now(), is_refusal));
+            tracing::warn!(scheduler = self.scheduler, channel, reason, "cannot reach the scheduler");
+        }
+    }
+}
+
+/// Whether the process at a local socket has closed it meanwhile.
+async fn has_left(local: &UnixStream) -> bool {
+    let ready = tokio::time::timeout(Duration::ZERO, local.ready(Interest::READABLE)).await;
+    matches!(ready, Ok(Ok(ready)) if ready.is_read_closed())
+}
+
+/// Asks the gate for a channel: the connection, and what the clock of the scheduler's host shows. `step` is told what is
+/// waited for.
+pub(super) async fn dial(
+    scheduler: &str,
+    papers: &Papers,
+    channel: &str,
+    step: impl Fn(String),
+) -> Result<(TlsStream<TcpStream>, u64), DialError> {
+    let stream = connect(scheduler, &step).await.map_err(DialError::away)?;
+    if let Err(error) = tune(&stream) {
+        tracing::debug!(%error, "a socket option is not to be had");
+    }
+    let what = |what: &str| format!("{what} of {scheduler}");
+    let name = ServerName::try_from(SCHEDULER_NAME).expect("a plain name");
+    step(what(HANDSHAKE));
+    let connecting = TlsConnector::from(papers.config()).connect(name, stream);
+    let mut tls = in_time(connecting).await.map_err(|error| judge(&error, &what(HANDSHAKE)))?;
+    step(what(REPLY));
+    let asked = async {
+        // A gate that has refused the certificate reads nothing; why, it has said.
+        let _ = tls.write_all(line::request(channel).as_bytes()).await;
+        let _ = tls.flush().await;
+        line::read(&mut tls).await
+    };
+    let said = in_time(asked).await.map_err(|error| judge(&error, &what(REPLY)))?;
+    let answer = line::read_answer(&said);
+    if let Some(text) = wrong_time(tls.get_ref().1.peer_certificates(), answer.as_ref()) {
+        return Err(DialError::for_now(text));
+    }
+    match answer {
+        Some(Ok(wall_ms)) => Ok((tls, wall_ms)),
+        Some(Err(refused)) if refused.is_for_now() => Err(DialError::for_now(with_own_clock(refused.text))),
+        Some(Err(refused)) => {
+            let failure = Failure::new(refused.kind, refused.text);
+            Err(DialError { failure, is_refusal_for_now: false })
+        }
+        None => Err(DialError::away(format!("{scheduler} is no gate of a LamaGrid scheduler"))),
+    }
+}
+
+pub(super) const HANDSHAKE: &str = "the TLS handshake";
+pub(super) const REPLY: &str = "the answer of the gate";
+
+async fn in_time<T>(step: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    tokio::time::timeout(ANSWER, step).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+/// What is said when the scheduler's certificate is not valid by the clock of this host: both clocks, as far as the
+/// scheduler told its own.
+pub(super) fn wrong_time(
+    presented: Option<&[CertificateDer<'_>]>,
+    answer: Option<&Result<u64, line::Refused>>,
+) -> Option<String> {
+    let valid = out_of_validity(presented?.first()?).ok().flatten()?;
+    let theirs = match answer {
+        Some(Ok(wall_ms)) => format!("; {SCHEDULER_SHOWS} {}", date(*wall_ms)),
+        Some(Err(refused)) => format!("; it says: {}", refused.text),
+        None => String::new(),
+    };
+    Some(format!(
+        "the scheduler's certificate is {valid}, and the clock of this host shows {}{theirs}: set the wrong clock right, or          run `lamagrid certs renew` there",
+        date(wall_ms())
+    ))
+}
+
+/// Adds the clock of this host to a refusal that names the scheduler's.
+pub(super) fn with_own_clock(text: String) -> String {
+    if !text.contains(SCHEDULER_SHOWS) {
+        return text;
+    }
+    format!("{text}; the clock of this host shows {}", date(wall_ms()))
+}
+
+/// What a connection that broke during `what` means: a certificate that is refused stays refused, unless a clock is wrong.
+pub(super) fn judge(error: &io::Error, what: &str) -> DialError {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    let refused = |text: String| DialError {
+        failure: Failure::new(FailureKind::InvalidInput, text),
+        is_refusal_for_now: false,
+    };
+    match inner {
+        Some(rustls::Error::InvalidCertificate(reason)) => refused(format!(
+            "the scheduler's certificate is refused ({reason:?}): is the bundle from its `lamagrid certs`?"
+        )),
+        // Of a scheduler that is older than this side: one of today says it in the answer to the line.
+        Some(rustls::Error::AlertReceived(AlertDescription::CertificateExpired)) => {
+            DialError::for_now(format!(
+                "the scheduler refused this certificate by its clock, and the clock of this host shows {}: compare both, or ask \
+             for a new bundle (`lamagrid certs bundle`)",
+                date(wall_ms())
+            ))
+        }
+        Some(rustls::Error::AlertReceived(
+            alert @ (AlertDescription::BadCertificate
+            | AlertDescription::UnsupportedCertificate
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::CertificateRequired
+            | AlertDescription::UnknownCA
+            | AlertDescription::AccessDenied),
+        )) => refused(format!(
+            "the scheduler refused this certificate ({alert:?}): ask for a new bundle (`lamagrid certs bundle`)"
+        )),
+        Some(other) => DialError::away(format!("{what}: {other}")),
+        None => DialError::away(broken(error, what)),
+    }
+}
+
+/// How a socket broke during `what`, in words.
+pub(super) fn broken(error: &io::Error, what: &str) -> String {
+    match error.kind() {
+        io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => {
+            format!(
+                "{what} did not come within {} s: does a firewall let it through, is the path's MTU smaller?",
+                ANSWER.as_secs()
+            )
+        }
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {
+            format!("the connection was closed during {what}: has the gate no room? see the scheduler's log")
+        }
+        _ => format!("{what}: {error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judged(error: rustls::Error) -> DialError {
+        judge(&io::Error::new(io::ErrorKind::InvalidData, error), "the TLS handshake")
+    }
+
+    #[test]
+    fn only_what_time_does_not_cure_is_final() {
+        use AlertDescription as Alert;
+        for alert in [Alert::UnknownCA, Alert::CertificateRevoked, Alert::BadCertificate] {
+            assert_eq!(judged(rustls::Error::AlertReceived(alert)).failure.kind, FailureKind::InvalidInput);
+        }
+        for alert in
+            [Alert::CertificateExpired, Alert::BadRecordMac, Alert::InternalError, Alert::DecodeError]
+        {
+            assert_eq!(judged(rustls::Error::AlertReceived(alert)).failure.kind, FailureKind::Disconnected);
+        }
+        let expired = judged(rustls::Error::AlertReceived(Alert::CertificateExpired));
+        assert!(
+            expired.is_refusal_for_now && expired.failure.message.contains("the clock of this host shows")
+        );
+        let unknown = rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
+        assert_eq!(judged(unknown).failure.kind, FailureKind::InvalidInput);
+    }
+
+    #[test]
+    fn a_socket_that_gave_nothing_in_time_is_told_in_words() {
+        for kind in [io::ErrorKind::WouldBlock, io::ErrorKind::TimedOut] {
+            let text = judge(&kind.into(), "the answer of the gate of a:1").failure.message.to_string();
+            assert!(text.starts_with("the answer of the gate of a:1 did not come within 5 s: "), "{text}");
         }
     }
 
-    /// A connection to a channel, and what the clock of the scheduler's host shows.
-    async fn dial(&self, channel: &str) -> Result<(TlsStream<TcpStream>, u64), Failure> {
-        let away = |text: String| Failure::new(FailureKind::Disconnected, text);
-        let stream = self
-            .connect()
-            .await
-            .map_err(|error| away(format!("cannot connect to {}: {error}", self.scheduler)))?;
-        if let Err(error) = tune(&stream) {
-            tracing::debug!(%error, "a socket option is not to be had");
-        }
-        let name = ServerName::try_from(SCHEDULER_NAME).expect("a plain name");
-        let connector = TlsConnector::from(self.papers.config());
-        let mut tls = connector.connect(name, stream).await.map_err(|error| self.judge(&error))?;
-        let asked = async {
-            tls.write_all(line::request(channel).as_bytes()).await?;
-            tls.flush().await?;
-            line::read(&mut tls).await
-        };
-        let said = asked.await.map_err(|error| self.judge(&error))?;
-        match line::read_answer(&said) {
-            Some(Ok(wall_ms)) => Ok((tls, wall_ms)),
-            Some(Err(refused)) => Err(Failure::new(refused.kind, refused.text)),
-            None => Err(away(format!("{} is no gate of a LamaGrid scheduler", self.scheduler))),
-        }
-    }
-
-    /// What a broken connection means: a certificate that is refused stays refused.
-    fn judge(&self, error: &io::Error) -> Failure {
-        let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
-        let final_text = match inner {
-            Some(rustls::Error::InvalidCertificate(
-                CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. },
-            )) => Some("the scheduler's certificate is not good yet by the clock of this host: set it right".into()),
-            Some(rustls::Error::InvalidCertificate(
-                CertificateError::Expired | CertificateError::ExpiredContext { .. },
-            )) => Some(
-                "the scheduler's certificate has ended by the clock of this host: is that right? else `lamagrid certs renew` \
-                 there"
-                    .into(),
-            ),
-            Some(rustls::Error::InvalidCertificate(reason)) => Some(format!(
-                "the scheduler's certificate is refused ({reason:?}): is the bundle from its `lamagrid certs`?"
-            )),
-            Some(rustls::Error::AlertReceived(alert)) => Some(format!(
-                "the scheduler refused this certificate ({alert:?}): ask for a new bundle (`lamagrid certs bundle`)"
-            )),
-            _ => None,
-        };
-        match final_text {
-            Some(text) => Failure::new(FailureKind::InvalidInput, text),
-            None => Failure::new(FailureKind::Disconnected, format!("{}: {error}", self.scheduler)),
-        }
+    #[test]
+    fn rests_grow_to_their_cap() {
+        let mut rest = Rest::default();
+        assert!(rest.is_over());
+        let rests = (0..20).map(|_| {
+            rest.begin();
+            rest.until.unwrap().duration_since(Instant::now())
+        });
+        let rests: Vec<_> = rests.collect();
+        assert!(rests[0] <= FIRST_REST && rests[19] <= LONGEST_REST);
+        assert!(rests[19] >= LONGEST_REST / 2 - Duration::from_millis(100), "{rests:?}");
     }
 }

@@ -1,13 +1,14 @@
 //! The line before ZMTP: which channel a peer wants, and what the gate says to that.
 
 use std::io;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use lamagrid_domain::FailureKind;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 use super::blobs::Transfer;
-use super::credentials::PeerRole;
+use super::credentials::{Certificate, PeerRole};
+use super::places::NoPlace;
+use super::validity::{SCHEDULER_SHOWS, date, wall_ms};
 use crate::frame::{MAJOR, MINOR};
 
 /// Longest line, its end included.
@@ -23,6 +24,8 @@ pub(super) enum Channel {
     Lane(String),
     /// A blob.
     Blob(Transfer),
+    /// So many bytes there and back, to see whether they get through.
+    Probe,
 }
 
 impl Channel {
@@ -32,6 +35,7 @@ impl Channel {
             Self::Named(name) => name,
             Self::Lane(name) => name,
             Self::Blob(_) => "blob",
+            Self::Probe => PROBE,
         }
     }
 
@@ -39,6 +43,7 @@ impl Channel {
     pub(super) fn is_for(&self, role: PeerRole) -> bool {
         match (self, role) {
             (Self::Blob(transfer), role) => transfer.is_for(role),
+            (Self::Probe, role) => role != PeerRole::Scheduler,
             (Self::Named("control" | "result" | "node-events") | Self::Lane(_), PeerRole::Node) => true,
             (Self::Named("client"), PeerRole::Client | PeerRole::Admin) => true,
             (Self::Named("admin"), PeerRole::Admin) => true,
@@ -49,6 +54,9 @@ impl Channel {
 
 /// The channels that have a name.
 pub(super) const NAMED: [&str; 5] = ["client", "admin", "control", "result", "node-events"];
+
+/// What a probe asks for.
+pub(super) const PROBE: &str = "probe";
 
 /// A line that asks for a channel.
 pub(super) fn request(channel: &str) -> String {
@@ -72,6 +80,9 @@ pub(super) fn parse(line: &str) -> Result<Channel, Refused> {
         return Ok(Channel::Blob(transfer));
     }
     let [channel] = rest else { return Err(wrong()) };
+    if *channel == PROBE {
+        return Ok(Channel::Probe);
+    }
     if let Some(name) = NAMED.into_iter().find(|name| name == channel) {
         return Ok(Channel::Named(name));
     }
@@ -86,6 +97,9 @@ pub(super) fn parse(line: &str) -> Result<Channel, Refused> {
     };
     if is_lane(channel) { Ok(Channel::Lane((*channel).to_owned())) } else { Err(wrong()) }
 }
+
+const NOT_GRANTED: &str = "this blob is not yours, or its task has ended";
+const NO_ROOM: &str = "no room: ";
 
 /// What a gate says to a line that it does not follow.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -104,7 +118,32 @@ impl Refused {
 
     /// What was asked for is somebody else's, or nobody's any more; or not known yet, just after a scheduler's start.
     pub(super) fn not_granted() -> Self {
-        Self::new(FailureKind::Disconnected, "this blob is not yours, or its task has ended")
+        Self::new(FailureKind::Disconnected, NOT_GRANTED)
+    }
+
+    pub(super) fn is_not_granted(&self) -> bool {
+        self.text == NOT_GRANTED
+    }
+
+    /// All places are taken.
+    pub(super) fn no_room(reason: &NoPlace) -> Self {
+        Self::new(FailureKind::Disconnected, format!("{NO_ROOM}{reason}"))
+    }
+
+    /// The peer's certificate is not valid by the clock of the gate's host; `valid` says when it is.
+    pub(super) fn wrong_time(certificate: &Certificate, valid: &str) -> Self {
+        let text = format!(
+            "the certificate of {certificate} is {valid}, and {SCHEDULER_SHOWS} {}: set the wrong clock right, or ask for a \
+             new bundle",
+            date(wall_ms())
+        );
+        Self::new(FailureKind::Disconnected, text)
+    }
+
+    /// Whether the gate refuses what it may let in at another time, so that its sender should not ask again at once.
+    pub(super) fn is_for_now(&self) -> bool {
+        self.kind == FailureKind::Disconnected
+            && (self.text.starts_with(NO_ROOM) || self.text.contains(SCHEDULER_SHOWS))
     }
 
     fn line(&self) -> String {
@@ -115,8 +154,7 @@ impl Refused {
 
 /// The answer to a line: a welcome says what the clock of the gate's host shows.
 pub(super) fn answer(verdict: Result<(), &Refused>) -> String {
-    let now_ms = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-    verdict.map_or_else(Refused::line, |()| format!("welcome {}\n", now_ms()))
+    verdict.map_or_else(Refused::line, |()| format!("welcome {}\n", wall_ms()))
 }
 
 /// What an answer says, a welcome in milliseconds since the Unix epoch; `None` if it is no gate's.

@@ -8,8 +8,10 @@
 
 mod accept;
 mod allow_list;
+mod blob_client;
 mod blobs;
 mod bundle;
+mod connect;
 mod credentials;
 mod dial;
 #[cfg(fuzzing)]
@@ -18,18 +20,24 @@ pub mod fuzzing;
 mod line;
 mod papers;
 mod places;
+mod probe;
 mod registry;
 mod relay;
+mod trouble;
+mod validity;
 mod way;
 mod zmtp;
 
 pub use accept::{Gate, GateError};
 pub use allow_list::{AllowList, Fingerprint};
-pub use blobs::{BlobError, Blobs, Grant, Ticket};
+pub use blob_client::{BlobError, Blobs};
+pub use blobs::{Grant, Ticket};
 pub use bundle::{Bundle, BundleError};
 pub use credentials::{
     Certificate, Credentials, CredentialsError, PeerRole, SCHEDULER_NAME, check_name, is_node_of,
 };
-pub use dial::{Dialler, DiallerError, probe};
+pub use dial::{Dialler, DiallerError};
+pub use probe::{Probed, answering, probe};
 pub use registry::{Origin, Registry};
+pub use trouble::Trouble;
 pub use way::{Lanes, Way};

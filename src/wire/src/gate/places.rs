@@ -2,7 +2,8 @@
 //!
 //! A connection that has not authenticated itself yet uses a budget of its own, so that strangers never take a place from
 //! peers. When that budget is used up, the oldest handshake of the host with most handshakes ends: a host that floods the
-//! gate ends its own.
+//! gate ends its own. Authenticated connections are counted by what they are for: however many clients there are behind an
+//! address, nodes behind it get in, and what got in can move its blobs.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -11,8 +12,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-/// Authenticated connections of one host or one certificate, and of all.
-const MAX_OF_ONE: usize = 256;
+/// Authenticated connections of all.
 const MAX_PEERS: usize = 8_192;
 /// Handshakes at a time.
 const MAX_HANDSHAKES: usize = 512;
@@ -25,6 +25,40 @@ const DESCRIPTORS_OF_PEER: usize = 4;
 /// Descriptors that are not the gate's: the store, the private sockets, the HTTP side.
 const DESCRIPTORS_OF_OTHERS: usize = 96;
 
+/// What an authenticated connection is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Room {
+    /// The session of a client, or of an administrator.
+    Clients,
+    /// A blob of a client's, or its probe.
+    Transfers,
+    /// All of a node.
+    Nodes,
+}
+
+impl Room {
+    /// Part of all places that this room and those before it may take together, in quarters: clients leave some to their
+    /// transfers, and both to nodes.
+    const fn quarters(self) -> usize {
+        match self {
+            Self::Clients => 2,
+            Self::Transfers => 3,
+            Self::Nodes => 4,
+        }
+    }
+
+    const fn of_what(self) -> &'static str {
+        match self {
+            Self::Clients => "connections of clients",
+            Self::Transfers => "transfers of clients",
+            Self::Nodes => "connections of nodes",
+        }
+    }
+}
+
+/// The setting that bounds connections of one host and of one certificate.
+const SETTING: &str = "gate.max_connections_per_peer";
+
 /// Bounds on connections.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bounds {
@@ -34,12 +68,13 @@ pub(super) struct Bounds {
 }
 
 impl Bounds {
-    /// What a process with this many descriptors can afford.
-    pub(super) fn of(descriptors: usize) -> Self {
+    /// What a process with this many descriptors can afford, with at most `of_one` connections of a kind from one host or
+    /// certificate.
+    pub(super) fn of(descriptors: usize, of_one: usize) -> Self {
         let available = descriptors.saturating_sub(DESCRIPTORS_OF_OTHERS);
         let handshakes = (available / HANDSHAKE_SHARE).clamp(MIN_HANDSHAKES, MAX_HANDSHAKES);
         let peers = (available.saturating_sub(handshakes) / DESCRIPTORS_OF_PEER).clamp(1, MAX_PEERS);
-        Self { handshakes, peers, of_one: MAX_OF_ONE.min(peers.div_ceil(2)) }
+        Self { handshakes, peers, of_one: of_one.min(peers.div_ceil(2)) }
     }
 }
 
@@ -55,20 +90,32 @@ struct Taken {
     next: u64,
     /// Of each host, oldest first, with what ends it.
     handshakes: BTreeMap<IpAddr, BTreeMap<u64, oneshot::Sender<()>>>,
-    peers: usize,
-    by_host: BTreeMap<IpAddr, usize>,
-    by_certificate: BTreeMap<String, usize>,
+    by_room: BTreeMap<Room, usize>,
+    by_host: BTreeMap<(Room, IpAddr), usize>,
+    by_certificate: BTreeMap<(Room, String), usize>,
 }
 
 /// Why an authenticated connection gets no place.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum NoPlace {
     /// Its host or its certificate has too many.
-    #[error("{0} has {1} connections already, which is the limit")]
-    One(String, usize),
+    #[error("{limit} {} of {of} are open (limit {limit}, {SETTING} in the scheduler's configuration)", room.of_what())]
+    One {
+        /// Host or certificate.
+        of: String,
+        /// Which connections.
+        room: Room,
+        /// How many it may have.
+        limit: usize,
+    },
     /// All together are too many.
-    #[error("the gate has {0} connections already, which is the limit")]
-    All(usize),
+    #[error("the gate has {limit} {} open, which is the limit (by the descriptors of its process: ulimit -n)", room.of_what())]
+    All {
+        /// Which connections.
+        room: Room,
+        /// How many there may be.
+        limit: usize,
+    },
 }
 
 /// The place of one connection, given back when this is dropped.
@@ -78,7 +125,7 @@ pub(super) struct Place {
     host: IpAddr,
     number: u64,
     /// Set once it is authenticated.
-    certificate: Mutex<Option<String>>,
+    peer: Mutex<Option<(Room, String)>>,
 }
 
 impl Places {
@@ -98,29 +145,34 @@ impl Places {
         let (end, evicted) = oneshot::channel();
         taken.handshakes.entry(host).or_default().insert(number, end);
         drop(taken);
-        (Place { places: self.clone(), host, number, certificate: Mutex::new(None) }, evicted)
+        (Place { places: self.clone(), host, number, peer: Mutex::new(None) }, evicted)
     }
 }
 
 impl Place {
     /// The connection has authenticated itself: its place is a peer's from now on.
-    pub(super) fn authenticated(&self, certificate: &str) -> Result<(), NoPlace> {
+    pub(super) fn authenticated(&self, certificate: &str, room: Room) -> Result<(), NoPlace> {
         let Bounds { peers, of_one, .. } = self.places.bounds;
         let mut taken = self.places.taken.lock();
-        if taken.peers >= peers {
-            return Err(NoPlace::All(peers));
+        let limit = (peers * room.quarters() / 4).max(1);
+        if taken.by_room.range(..=room).map(|(_, count)| count).sum::<usize>() >= limit
+            || taken.all() >= peers
+        {
+            return Err(NoPlace::All { room, limit });
         }
-        if taken.by_host.get(&self.host).is_some_and(|count| *count >= of_one) {
-            return Err(NoPlace::One(format!("the host {}", self.host), of_one));
+        let is_full = |count: Option<&usize>| count.is_some_and(|count| *count >= of_one);
+        let (of_host, of_certificate) = ((room, self.host), (room, certificate.to_owned()));
+        if is_full(taken.by_host.get(&of_host)) {
+            return Err(NoPlace::One { of: format!("your address {}", self.host), room, limit: of_one });
         }
-        if taken.by_certificate.get(certificate).is_some_and(|count| *count >= of_one) {
-            return Err(NoPlace::One(format!("the certificate {certificate}"), of_one));
+        if is_full(taken.by_certificate.get(&of_certificate)) {
+            return Err(NoPlace::One { of: format!("the certificate {certificate}"), room, limit: of_one });
         }
         taken.end_handshake(self.host, self.number);
-        taken.peers += 1;
-        *taken.by_host.entry(self.host).or_default() += 1;
-        *taken.by_certificate.entry(certificate.to_owned()).or_default() += 1;
-        *self.certificate.lock() = Some(certificate.to_owned());
+        *taken.by_room.entry(room).or_default() += 1;
+        *taken.by_host.entry(of_host).or_default() += 1;
+        *taken.by_certificate.entry(of_certificate).or_default() += 1;
+        *self.peer.lock() = Some((room, certificate.to_owned()));
         Ok(())
     }
 }
@@ -128,18 +180,22 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         let mut taken = self.places.taken.lock();
-        match self.certificate.get_mut().take() {
+        match self.peer.get_mut().take() {
             None => taken.end_handshake(self.host, self.number),
-            Some(certificate) => {
-                taken.peers -= 1;
-                give_back(&mut taken.by_host, &self.host);
-                give_back(&mut taken.by_certificate, &certificate);
+            Some(peer) => {
+                give_back(&mut taken.by_room, &peer.0);
+                give_back(&mut taken.by_host, &(peer.0, self.host));
+                give_back(&mut taken.by_certificate, &peer);
             }
         }
     }
 }
 
 impl Taken {
+    fn all(&self) -> usize {
+        self.by_room.values().sum()
+    }
+
     fn end_handshake(&mut self, host: IpAddr, number: u64) {
         if let Some(of_host) = self.handshakes.get_mut(&host) {
             of_host.remove(&number);
@@ -189,7 +245,11 @@ mod tests {
         text.parse().unwrap()
     }
 
-    const FEW: Bounds = Bounds { handshakes: 4, peers: 5, of_one: 3 };
+    const FEW: Bounds = Bounds { handshakes: 4, peers: 8, of_one: 3 };
+
+    fn one(of: &str, room: Room) -> NoPlace {
+        NoPlace::One { of: of.to_owned(), room, limit: 3 }
+    }
 
     #[test]
     fn a_host_of_many_addresses_is_one_host() {
@@ -215,31 +275,52 @@ mod tests {
     #[test]
     fn an_authenticated_connection_is_never_evicted_and_is_bounded_by_host_certificate_and_all() {
         let places = Places::new(FEW);
-        let peer = |address: &str, certificate: &str| {
+        let peer = |address: &str, certificate: &str, room| {
             let (place, evicted) = places.enter(ip(address));
-            place.authenticated(certificate).map(|()| (place, evicted))
+            place.authenticated(certificate, room).map(|()| (place, evicted))
         };
-        let mut kept: Vec<_> = (0..3).map(|n| peer(&format!("10.0.0.{n}"), "gpu").unwrap()).collect();
-        assert_eq!(peer("10.0.0.9", "gpu").unwrap_err(), NoPlace::One("the certificate gpu".into(), 3));
-        kept.push(peer("10.0.0.1", "web").unwrap());
-        kept.push(peer("10.0.0.1", "web").unwrap());
-        assert_eq!(peer("10.0.0.7", "other").unwrap_err(), NoPlace::All(5));
-        let gone = kept.remove(0);
-        drop(gone);
-        assert_eq!(peer("10.0.0.1", "other").unwrap_err(), NoPlace::One("the host 10.0.0.1".into(), 3));
+        let (clients, transfers, nodes) = (Room::Clients, Room::Transfers, Room::Nodes);
+        let mut kept: Vec<_> =
+            (0..3).map(|n| peer(&format!("10.0.0.{n}"), "web", clients).unwrap()).collect();
+        assert_eq!(peer("10.0.0.9", "web", clients).unwrap_err(), one("the certificate web", clients));
+        kept.push(peer("10.0.0.1", "other", clients).unwrap());
+        // Half of all is for the sessions of clients, and a quarter is left to nodes.
+        assert_eq!(peer("10.0.0.7", "new", clients).unwrap_err(), NoPlace::All { room: clients, limit: 4 });
+        kept.push(peer("10.0.0.1", "web", transfers).unwrap());
+        kept.push(peer("10.0.0.1", "web", transfers).unwrap());
+        assert_eq!(
+            peer("10.0.0.1", "web", transfers).unwrap_err(),
+            NoPlace::All { room: transfers, limit: 6 }
+        );
+        kept.push(peer("10.0.0.1", "gpu", nodes).unwrap());
+        kept.push(peer("10.0.0.1", "gpu", nodes).unwrap());
+        assert_eq!(peer("10.0.0.1", "gpu-2", nodes).unwrap_err(), NoPlace::All { room: nodes, limit: 8 });
+        drop(kept.remove(0));
+        kept.push(peer("10.0.0.1", "gpu", nodes).unwrap());
+        drop(kept.remove(0));
+        assert_eq!(peer("10.0.0.1", "gpu-2", nodes).unwrap_err(), one("your address 10.0.0.1", nodes));
         let _flood: Vec<_> = (0..20).map(|_| places.enter(ip("10.0.0.1"))).collect();
         for (_, evicted) in &mut kept {
             assert!(evicted.try_recv().is_err());
         }
         drop(kept);
         let taken = places.taken.lock();
-        assert_eq!((taken.peers, taken.by_host.len(), taken.by_certificate.len()), (0, 0, 0));
+        assert_eq!((taken.all(), taken.by_host.len(), taken.by_certificate.len()), (0, 0, 0));
+    }
+
+    #[test]
+    fn a_refusal_names_the_count_the_address_and_the_setting() {
+        assert_eq!(
+            one("your address 10.0.0.1", Room::Clients).to_string(),
+            "3 connections of clients of your address 10.0.0.1 are open (limit 3, gate.max_connections_per_peer in the \
+             scheduler's configuration)"
+        );
     }
 
     #[test]
     fn bounds_leave_descriptors_to_others() {
         for descriptors in [0, 64, 224, 1_024, 20_000, 1 << 20] {
-            let Bounds { handshakes, peers, of_one } = Bounds::of(descriptors);
+            let Bounds { handshakes, peers, of_one } = Bounds::of(descriptors, 256);
             assert!(of_one <= peers && peers >= 1 && handshakes >= MIN_HANDSHAKES);
             if descriptors >= 224 {
                 assert!(handshakes + DESCRIPTORS_OF_PEER * peers + DESCRIPTORS_OF_OTHERS <= descriptors);

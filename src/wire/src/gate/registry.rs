@@ -280,7 +280,7 @@ impl Registry {
             Channel::Blob(transfer) if self.granted(certificate, *transfer).is_none() => {
                 Err(Refused::not_granted())
             }
-            Channel::Lane(_) | Channel::Named(_) | Channel::Blob(_) => Ok(()),
+            Channel::Lane(_) | Channel::Named(_) | Channel::Blob(_) | Channel::Probe => Ok(()),
         }
     }
 }

@@ -2,9 +2,11 @@
 
 use lamagrid_domain::Failure;
 
-use super::blobs::Blobs;
+use super::blob_client::Blobs;
 use super::bundle::Bundle;
+use super::connect::resolve;
 use super::dial::{Dialler, DiallerError};
+use super::trouble::Trouble;
 use crate::endpoint::Endpoints;
 use crate::message::Welcome;
 
@@ -75,6 +77,23 @@ impl Way {
     #[must_use]
     pub fn refused(&self) -> Option<Failure> {
         self.dialler.as_ref().and_then(Dialler::refused)
+    }
+
+    /// Looks the name of another host up, for callers whose own patience does not count that.
+    ///
+    /// # Errors
+    /// Why it has no address.
+    pub async fn look_up(&self) -> Result<(), String> {
+        match &self.dialler {
+            None => Ok(()),
+            Some(dialler) => resolve(dialler.scheduler(), |_| ()).await.map(drop),
+        }
+    }
+
+    /// What keeps this side from the scheduler of another host, as its gate knows it.
+    #[must_use]
+    pub fn trouble(&self) -> Trouble {
+        self.dialler.as_ref().map(Dialler::trouble).unwrap_or_default()
     }
 
     /// Makes the lanes of a session reachable; each under the address at which this host finds it. They are closed

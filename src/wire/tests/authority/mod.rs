@@ -32,6 +32,17 @@ impl Authority {
 
     /// The same, valid until then.
     pub(crate) fn pem_until(&self, role: PeerRole, name: &str, until: SystemTime) -> String {
+        self.pem_between(role, name, SystemTime::now() - Duration::from_secs(10 * 86_400), until)
+    }
+
+    /// The same, valid from `begin` until then.
+    pub(crate) fn pem_between(
+        &self,
+        role: PeerRole,
+        name: &str,
+        begin: SystemTime,
+        until: SystemTime,
+    ) -> String {
         let uri = Certificate { role, name: name.into(), queues: vec![] }.uri();
         let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
         params.subject_alt_names.push(SanType::URI(uri.try_into().unwrap()));
@@ -41,7 +52,7 @@ impl Authority {
         } else {
             params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         }
-        params.not_before = (SystemTime::now() - Duration::from_secs(10 * 86_400)).into();
+        params.not_before = begin.into();
         params.not_after = until.into();
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
