@@ -7,7 +7,6 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use lamagrid_domain::TaskId;
 use lamagrid_wire::Endpoints;
-use lamagrid_wire::gate::Trouble;
 use lamagrid_wire::message::{Overview, TaskInfo};
 
 use crate::actor::{Actor, Command, Connection};

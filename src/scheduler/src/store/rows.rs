@@ -84,7 +84,7 @@ impl Store {
             watermarks.filter_map(|(owner, wall)| Some((owner.parse().ok()?, wall.max(0) as u64))).collect();
         let clock = self.connection.query_row("SELECT wall FROM clock", [], |row| row.get::<_, i64>(0));
         recovered.wall_ms = clock.optional().map_err(self.failed("read"))?.map(|wall| wall.max(0) as u64);
-        (recovered.paused, recovered.drains) = self.orders().map_err(self.failed("read"))?;
+        self.read_orders(&mut recovered).map_err(self.failed("read"))?;
         // Before the first commit, which the spool is marked with.
         let is_older = self.spool_mark.contradicts(self.link);
         let ends = self.end_lost(&mut recovered.tasks, is_older);
@@ -165,7 +165,7 @@ impl Store {
     }
 
     /// What administrators told the last scheduler: paused queues, and nodes that are to leave.
-    fn orders(&self) -> rusqlite::Result<(Vec<(QueueName, Pause)>, Vec<(NodeId, Drain)>)> {
+    fn read_orders(&self, recovered: &mut Recovered) -> rusqlite::Result<()> {
         let mut statement = self.connection.prepare("SELECT queue, since, who FROM paused")?;
         let paused = statement.query_map([], |row| {
             let (queue, since, by) = (row.get::<_, String>(0)?, row.get::<_, i64>(1)?, row.get(2)?);
@@ -182,7 +182,9 @@ impl Store {
         let drained = drained.collect::<rusqlite::Result<Vec<_>>>()?;
         let queue = |(queue, pause): (String, Pause)| Some((queue.parse().ok()?, pause));
         let node = |(node, drain): (String, Drain)| Some((node.parse().ok()?, drain));
-        Ok((paused.into_iter().filter_map(queue).collect(), drained.into_iter().filter_map(node).collect()))
+        recovered.paused = paused.into_iter().filter_map(queue).collect();
+        recovered.drains = drained.into_iter().filter_map(node).collect();
+        Ok(())
     }
 
     fn inline_roles(&self) -> Result<HashMap<Vec<u8>, Vec<Role>>, StoreError> {
