@@ -16,7 +16,7 @@ from stock.processes import Processes
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--stops", type=int, default=2, help="random moments at which the launcher is stopped")
+    parser.addoption("--stops", type=int, default=1, help="random moments at which the launcher is stopped")
     parser.addoption("--restarts", type=int, default=2, help="how often the web server is started again")
 
 
