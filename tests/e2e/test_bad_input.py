@@ -108,11 +108,20 @@ def test_a_model_that_no_node_serves_is_refused_and_the_current_one_stays(grid: 
     assert grid.get("/model").text == "lama"
 
 
-def test_too_long_a_prompt_is_a_short_text(grid: GridServer) -> None:
-    answer = grid.inpaint(GOOD_PHOTO, GOOD_HOLE, prompt="x" * 9000)
-    assert answer.status_code == 500
-    assert "prompt" in answer.text
-    assert len(answer.text) < 300
+def test_what_the_model_does_not_read_refuses_nothing(grid: GridServer) -> None:
+    """R8.1: stock looks at no field that lama does not read; each of these was refused for its size alone."""
+    huge, long = 2**70, "x" * 9000
+    unread: dict[str, object] = dict.fromkeys(("prompt", "negativePrompt", "sdSampler", "cv2Flag"), long)
+    unread |= dict.fromkeys(("croperX", "croperY", "croperHeight", "croperWidth", "sdSeed"), huge)
+    unread |= dict.fromkeys(("ldmSteps", "sdSteps", "sdMaskBlur", "cv2Radius", "p2pSteps"), -huge)
+    unread |= dict.fromkeys(("sdScale", "sdStrength", "p2pGuidanceScale"), "nan")
+    unread |= {"hdStrategyResizeLimit": huge, "paintByExampleSeed": huge, "ldmSampler": long}
+    unread |= {"controlnet_method": long, "hdStrategyCropMargin": huge, "hdStrategy": "Crop"}
+    answer = grid.inpaint(GOOD_PHOTO, GOOD_HOLE, **unread)
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["X-Seed"] == str(huge)
+    answer = grid.inpaint(GOOD_PHOTO, GOOD_HOLE, hdStrategy=long)  # no strategy: the whole picture
+    assert answer.status_code == 200, answer.text
 
 
 # Set wrong: each of these starts, or refuses to, with a text that says what to do.

@@ -131,10 +131,11 @@ fn load_module(model: &ModelName, path: &Path, device: Device) -> Result<CModule
         if failure.kind == FailureKind::OutOfMemory {
             return failure;
         }
+        // libtorch goes on with guesses.
+        let reason = failure.message.split(". ").next().unwrap_or_default().trim_end_matches('.');
         let text = format!(
-            "model {model}: {} is not a TorchScript file that libtorch can read: {}. Replace the file; for upstream's, `lamagrid model verify {model}` says whether it is whole, and `lamagrid model pull {model}` fetches it anew",
-            path.display(),
-            failure.message.trim_end_matches('.')
+            "model {model}: {} is not a TorchScript file that libtorch can read: {reason}. Replace the file; for upstream's, `lamagrid model verify {model}` says whether it is whole, and `lamagrid model pull {model}` fetches it anew",
+            path.display()
         );
         Failure::new(FailureKind::ModelLoad, text)
     })
