@@ -107,3 +107,30 @@ def test_unwrap_and_todo_stay_out_of_the_product() -> None:
         if word in path.read_text()
     ]
     assert wrong == []
+
+
+def test_durations_are_measured_by_a_monotonic_clock() -> None:
+    """A wall clock may be set at any time: these files read it, for people, ids and certificates."""
+    readers = {
+        "src/bridge/src/arguments.rs",
+        "src/cli/src/admin.rs",
+        "src/cli/src/certs.rs",
+        "src/cli/src/doctor.rs",
+        "src/logs/src/rotate.rs",
+        "src/scheduler/src/service/clock.rs",
+        "src/scheduler/src/service/gatekeeper.rs",
+        "src/scheduler/src/store.rs",
+        "src/scheduler/src/store/rows.rs",
+        "src/wire/src/gate/validity.rs",
+        "src/wire/src/random.rs",
+    }
+    in_rust = {
+        path.relative_to(ROOT).as_posix() for path in rust_files() if "SystemTime::now" in path.read_text()
+    }
+    assert in_rust <= readers
+    in_python = [
+        str(path)
+        for path in (ROOT / "python").rglob("*.py")
+        if re.search(r"\btime\.time\(|datetime\.(now|utcnow|today)\(", path.read_text())
+    ]
+    assert in_python == []

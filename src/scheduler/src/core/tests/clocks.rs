@@ -1,6 +1,6 @@
 //! The wall clock jumps: what it may not do to results and deadlines.
 
-use lamagrid_domain::TaskSpec;
+use lamagrid_domain::{FailureKind, TaskSpec};
 
 use super::grid::*;
 use crate::core::{Fault, Input};
@@ -70,4 +70,38 @@ fn a_clock_that_is_always_believed_is_seen() {
     grid.set_wall(WALL_MS + 2 * HOUR_MS);
     let text = format!("{:?}", grid.handle(Input::Tick));
     assert!(text.contains("Forget"), "{text}");
+}
+
+/// What runs, waits or is about to be repeated has its time by the monotonic clock, or by the believed one.
+#[test]
+fn a_clock_that_jumps_ahead_ends_nothing_that_runs_or_waits() {
+    let mut grid = Grid::new();
+    grid.join("n", "lama", 1, 1);
+    let limited = |n| TaskSpec {
+        deadline_wall_ms: Some(WALL_MS + HOUR_MS),
+        wait_limit_ms: Some(HOUR_MS),
+        run_limit_ms: Some(HOUR_MS),
+        ..spec(n)
+    };
+    grid.pass_in([submit_spec(limited(1)), accept("n", 1, 2), submit_spec(limited(2))]);
+    grid.set_wall(WALL_MS + 2 * HOUR_MS);
+    let doubted = format!("clock Doubted {{ ahead_ms: {} }}", 2 * HOUR_MS);
+    grid.check(Input::Tick, &[&doubted]);
+    grid.pass(2_000);
+    grid.check(poll("n", 1, &[2], 0), &["n: commands []"]);
+    // A lease and a back-off end no sooner, either.
+    grid.pass_in([failed("n", 1, 2, 2, FailureKind::Internal)]);
+    grid.set_wall(WALL_MS + 4 * HOUR_MS);
+    let text = format!("{:?}", grid.handle(Input::Tick));
+    for effect in ["End", "Forget", "CloseSession"] {
+        assert!(!text.contains(effect), "{effect}: {text}");
+    }
+    grid.set_wall(WALL_MS + 2_000);
+    grid.check(Input::Tick, &["clock Returned"]);
+    grid.check(query(2), &["c: told T2 processing"]);
+    // The believed time goes on: at the deadline they end.
+    grid.core.settings.scheduler.lease_ms = 2 * HOUR_MS;
+    grid.jump(HOUR_MS);
+    let text = format!("{:?}", grid.handle(Input::Tick));
+    assert!(text.contains("DeadlineExceeded") || text.contains("deadline_exceeded"), "{text}");
 }
