@@ -17,7 +17,7 @@ use lamagrid_domain::{
 
 use lamagrid_wire::spool::BlobName;
 
-use crate::core::{Drain, Ended, NodeId, Pause, Recovered, StoreOp, StoredTask};
+use crate::core::{Drain, Ended, Pause, Recovered, StoreOp, StoredTask};
 
 use super::lineage::SpoolMark;
 use super::{Store, StoreError, connection};
