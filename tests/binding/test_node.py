@@ -66,6 +66,16 @@ def test_a_node_whose_file_is_nowhere_does_not_start(data_dir: Path) -> None:
         assert text in done.stderr
 
 
+def test_several_slots_are_refused(lonely: Grid, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By flag and by configuration: upstream's models keep state."""
+    wanted = (str(lonely.data_dir), "here", "python", "cpu", ["cv2"])
+    with pytest.raises(InvalidInputError, match=r"node\.slots is 2"):
+        _native.NodeSession(*wanted, 2)
+    monkeypatch.setenv("LAMAGRID__NODE__SLOTS", "3")
+    with pytest.raises(InvalidInputError, match=r"node\.slots is 3.*one task at a time"):
+        _native.NodeSession(*wanted, 1)
+
+
 def test_a_task_is_done_in_python(lonely: Grid, start: Start, picture: Picture) -> None:
     image, mask = picture
     session = start()

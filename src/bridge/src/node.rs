@@ -96,9 +96,11 @@ impl NodeSession {
             .ok_or_else(|| {
                 errors::invalid(py, &format!("node kind {kind:?} is none of torch, python, echo"))
             })?;
-        if slots != 1 {
+        if slots != 1 || config.node.slots != 1 {
+            let slots = u32::from(slots).max(config.node.slots);
             let text = format!(
-                "a node of one process works on one task at a time: slots is {slots}, and can only be 1"
+                "node.slots is {slots}, but a Python node works on one task at a time: its models keep state; leave \
+                 node.slots at 1 for it, and start a node for each device"
             );
             return Err(errors::invalid(py, &text));
         }
