@@ -18,7 +18,7 @@ use super::credentials::SCHEDULER_NAME;
 use super::dial::{ANSWER, HANDSHAKE, REPLY, broken, judge, with_own_clock, wrong_time};
 use super::line::{self, Refused};
 use super::papers::Papers;
-use super::relay::{queued, stalled};
+use super::relay::{stalled, unacknowledged};
 use super::trouble::Trouble;
 
 /// Nothing came or went for so long: the peer is gone. The accepting side sees it first.
@@ -347,7 +347,7 @@ struct Moved<'a> {
 impl Moved<'_> {
     /// Bytes that got through.
     fn arrived(&self) -> u64 {
-        self.bytes.saturating_sub(queued(self.stream.sock.as_raw_fd()).unacknowledged)
+        self.bytes.saturating_sub(unacknowledged(self.stream.sock.as_raw_fd()))
     }
 
     /// Repeats `step` while it only waits. TLS keeps what it could not send, so nothing is lost or sent twice.

@@ -15,7 +15,7 @@ use super::credentials::PeerRole;
 use super::dial::dial;
 use super::line::{self, PROBE};
 use super::papers::Papers;
-use super::relay::queued;
+use super::relay;
 
 /// Sent each way: many packets of any size that a path may swallow.
 const BYTES: usize = 64 * 1024;
@@ -53,7 +53,7 @@ pub async fn probe(bundle: &Bundle) -> Result<Probed, Failure> {
     let path = match dial(&bundle.scheduler, &papers, PROBE, |_| ()).await {
         Ok((mut tls, _)) => {
             let socket = tls.as_raw_fd();
-            Some(ask(&mut tls, || queued(socket).unacknowledged).await)
+            Some(ask(&mut tls, || relay::unacknowledged(socket)).await)
         }
         Err(error) if error.failure.kind == FailureKind::InvalidInput => None,
         Err(error) => Some(Err(error.failure.message.to_string())),

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -17,7 +17,7 @@ const CHUNK_BYTES: usize = 64 * 1024;
 const UNACKNOWLEDGED: Duration = Duration::from_secs(15);
 /// A connection without traffic is probed after so long.
 const PROBED_AFTER: Duration = Duration::from_secs(10);
-/// Bytes that are in flight when a connection ends are lost, if nothing came back for this long.
+/// How often it is looked whether bytes arrive. A connection stalls if none did since, and nothing was heard for as long.
 const QUIET: Duration = Duration::from_secs(1);
 
 /// Why a relay ended before both sides closed it.
@@ -37,7 +37,8 @@ pub(super) enum RelayError {
 /// Says that a transfer of any kind began, and then did not go on.
 pub(super) fn stalled(what: &str, bytes: u64) -> String {
     format!(
-        "{what} began, then stalled after {bytes} bytes: is the network cut, or the path's MTU smaller than this host's?"
+        "{what} began, then stalled after {bytes} bytes: is the network cut, the other side frozen, or the path's MTU smaller \
+         than this host's?"
     )
 }
 
@@ -85,24 +86,32 @@ pub(super) async fn relay<T: AsyncRead + AsyncWrite + AsRawFd>(
                 return Ok(());
             }
             let written = async {
-                tls_write.write_all(&chunk[..n]).await?;
+                let mut rest = &chunk[..n];
+                while !rest.is_empty() {
+                    let taken = tls_write.write(rest).await?;
+                    sent.fetch_add(taken as u64, Ordering::Relaxed);
+                    rest = &rest[taken..];
+                }
                 tls_write.flush().await
             };
             // Its kernel may acknowledge what the peer itself never reads.
             tokio::time::timeout(UNACKNOWLEDGED, written).await.map_err(io::Error::from)??;
-            sent.fetch_add(n as u64, Ordering::Relaxed);
         }
     };
+    // Acknowledged bytes are told apart from new ones; TLS adds a few to each.
+    let is_stalled = AtomicBool::new(false);
     let watched = async {
-        let mut before = 0;
+        let mut before = i64::MIN;
         loop {
             tokio::time::sleep(QUIET).await;
-            let Queued { unacknowledged, in_flight } = queued(socket);
-            if in_flight > 0 && unacknowledged == before && heard.lock().elapsed() >= QUIET {
-                let arrived = sent.load(Ordering::Relaxed).saturating_sub(unacknowledged);
-                on_stall(stalled("the connection", arrived));
+            let (sent, waiting) = (sent.load(Ordering::Relaxed), unacknowledged(socket));
+            let arrived = sent.cast_signed() - waiting.cast_signed();
+            let stalls = waiting > 0 && arrived <= before && heard.lock().elapsed() >= QUIET;
+            is_stalled.store(stalls, Ordering::Relaxed);
+            if stalls {
+                on_stall(stalled("the connection", u64::try_from(arrived).unwrap_or(0)));
             }
-            before = unacknowledged;
+            before = arrived;
         }
     };
     // ZeroMQ closes both directions at once, so the end of one is the end.
@@ -114,39 +123,23 @@ pub(super) async fn relay<T: AsyncRead + AsyncWrite + AsRawFd>(
     // Once the kernel has given up a connection it knows nothing of its bytes any more.
     let given_up =
         matches!(&ended, Err(RelayError::Io(error)) if error.raw_os_error() == Some(libc::ETIMEDOUT));
-    let Queued { unacknowledged, in_flight } = queued(socket);
     match ended {
         Err(RelayError::Breach(breach)) => Err(breach.into()),
-        _ if given_up || in_flight > 0 && heard.lock().elapsed() >= QUIET => {
-            let arrived = sent.load(Ordering::Relaxed).saturating_sub(unacknowledged);
+        _ if given_up || is_stalled.into_inner() => {
+            let arrived = sent.into_inner().saturating_sub(unacknowledged(socket));
             Err(RelayError::Stalled(stalled("the connection", arrived)))
         }
         ended => ended,
     }
 }
 
-/// What a socket's kernel still holds, in bytes.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Queued {
-    /// Not acknowledged by the peer's kernel.
-    pub(super) unacknowledged: u64,
-    /// Of these, sent. A peer that reads nothing has acknowledged what it was sent.
-    pub(super) in_flight: u64,
-}
-
-/// What the kernel holds of what was written to a socket.
-pub(super) fn queued(socket: RawFd) -> Queued {
-    /// `SIOCOUTQNSD` of Linux: what has not been sent yet.
-    const UNSENT: libc::Ioctl = 0x894b;
-    let count = |request: libc::Ioctl| {
-        let mut bytes: libc::c_int = 0;
-        #[expect(unsafe_code, reason = "an ioctl")]
-        // SAFETY: each of both requests writes one integer; a descriptor that is no socket is an error.
-        let answer = unsafe { libc::ioctl(socket, request, &raw mut bytes) };
-        if answer == 0 { u64::try_from(bytes).unwrap_or(0) } else { 0 }
-    };
-    let unacknowledged = count(libc::TIOCOUTQ);
-    Queued { unacknowledged, in_flight: unacknowledged.saturating_sub(count(UNSENT)) }
+/// Bytes that were written to a socket and that the peer's kernel has not acknowledged.
+pub(super) fn unacknowledged(socket: RawFd) -> u64 {
+    let mut bytes: libc::c_int = 0;
+    #[expect(unsafe_code, reason = "an ioctl")]
+    // SAFETY: `TIOCOUTQ` writes one integer; a descriptor that is no socket is an error.
+    let answer = unsafe { libc::ioctl(socket, libc::TIOCOUTQ, &raw mut bytes) };
+    if answer == 0 { u64::try_from(bytes).unwrap_or(0) } else { 0 }
 }
 
 /// Small messages go at once, and a peer that vanished without a word is noticed.
