@@ -77,6 +77,8 @@ impl Committer {
                         if sized.is_some_and(|at: Instant| at.elapsed() < SIZE_EVERY) {
                             continue;
                         }
+                        // Under load that never pauses one step now and then.
+                        store.tend();
                     }
                     Err(RecvTimeoutError::Timeout) => {
                         pause = store.tend();
@@ -138,7 +140,11 @@ fn commit(
             Err(error) => error,
         };
         let since = *failing_since.get_or_insert_with(|| {
-            tracing::error!(%error, "commit failed, trying again");
+            if error.is_locked() {
+                tracing::warn!(%error, "the commit waits for it");
+            } else {
+                tracing::error!(%error, "commit failed, trying again");
+            }
             let failing = Report::Failing { reason: error.to_string(), is_locked: error.is_locked() };
             let _ = reports.send(failing);
             Instant::now()

@@ -144,8 +144,8 @@ pub enum StoreError {
     },
     /// Another process has a lock on it.
     #[error(
-        "another process keeps the database {path} locked: nothing was written, and nothing is lost; it goes on once that \
-         process lets go (`fuser` or `lsof` on the file shows which one: a backup tool, an open sqlite3 shell?)"
+        "another process keeps the database {path} locked: nothing was written, and nothing is lost; `fuser` or `lsof` on the \
+         file shows which one (a backup tool, an open sqlite3 shell?)"
     )]
     Locked {
         /// Which file.

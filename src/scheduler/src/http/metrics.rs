@@ -302,7 +302,9 @@ impl Metrics {
         } else if self.unreachable.load(Ordering::Relaxed) {
             Some("the sockets were removed and cannot be made anew; see the scheduler's log")
         } else if self.failing.load(Ordering::Relaxed) {
-            Some("the store cannot be written; is the disk full? see the scheduler's log")
+            Some(
+                "the store cannot be written; is the disk full, or its database locked? see the scheduler's log",
+            )
         } else {
             None
         }

@@ -150,10 +150,11 @@ async fn serve(options: Options) -> Result<(), SchedulerError> {
     let mut signals = Signals::install(lifeline)?;
     let data_dir = config.data_dir()?;
     let _lock = InstanceLock::take(&data_dir)?;
-    let socket_dir = Arc::new(SocketDir::of_scheduler(&data_dir)?);
-    let endpoints = reachable::endpoints(&socket_dir);
     let mut store = Store::open(&data_dir)?;
     let (recovered, swept) = store.recover()?;
+    // After what may take long: a directory of sockets that nobody listens on may be swept as a dead process's.
+    let socket_dir = Arc::new(SocketDir::of_scheduler(&data_dir)?);
+    let endpoints = reachable::endpoints(&socket_dir);
     let spool = store.spool().clone();
     let tasks = recovered.tasks.len();
     let owned = gatekeeper::results_elsewhere(&recovered.tasks);
