@@ -175,7 +175,7 @@ def test_a_file_is_pulled_once_checked_and_found_wrong_when_it_changes(
     assert pulled.stdout.splitlines() == [f"lama: {path} is here now, 97.7 KiB", "cv2: needs no file"]
     assert path.read_bytes() == CONTENT
     files.clear()
-    assert model("pull", "lama", **env).stdout == f"lama: {path} is here and right\n"
+    assert model("pull", "lama", **env).stdout == f"lama: {path} is right\n"
     assert model("verify", **env).stdout == f"lama: {path} is right\n"
     checked = json.loads(model("verify", "lama", "--output", "json", **env).stdout)
     assert checked == [{"model": "lama", "path": str(path), "right": True}]

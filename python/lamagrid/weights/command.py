@@ -200,7 +200,7 @@ def _pull(options: argparse.Namespace) -> int:
     for name, sources in chosen.items():
         for source in sources:
             try:
-                path, done = _bring(name, source, options.half)
+                path, state, is_new = _bring(name, source, options.half)
             except (LamaGridError, ImportError, OSError) as error:
                 print(f"lamagrid model: {name}: {error}", file=sys.stderr)
                 return report.close(EXIT_WRONG)
@@ -212,15 +212,15 @@ def _pull(options: argparse.Namespace) -> int:
                 )
                 return report.close(EXIT_INTERRUPTED)
             size = _size(path)
-            text = f"{path} is here" + (f"{done}, {_amount(size)}" if done else " and right")
-            report.tell(name, text, path=str(path), fetched=bool(done), bytes=size)
+            text = f"{path} {state}, {_amount(size)}" if is_new else f"{path} {state}"
+            report.tell(name, text, path=str(path), fetched=is_new, bytes=size)
         if not sources:
             report.tell(name, "needs no file", path=None, fetched=False, bytes=0)
     return report.close(DONE)
 
 
-def _bring(name: str, source: Source, half: bool) -> tuple[Path, str]:
-    """Fetch what is missing or wrong. Returns where it is, and what was done for that, if anything.
+def _bring(name: str, source: Source, half: bool) -> tuple[Path, str, bool]:
+    """Fetch what is missing or wrong. Returns where it is, what is said about it, and whether it was fetched.
 
     Raises:
         LamaGridError: It cannot be had.
@@ -228,15 +228,16 @@ def _bring(name: str, source: Source, half: bool) -> tuple[Path, str]:
         OSError: As :func:`_fetch_folder`.
     """
     if not source.is_present(os.environ):
-        return _fetch(source, half, replace=False), " now"
-    wrong = [(place, text) for place, text, is_right in _checked(source) if not is_right]
+        return _fetch(source, half, replace=False), "is here now", True
+    checked = list(_checked(source))
+    wrong = [(place, text) for place, text, is_right in checked if not is_right]
     if not wrong:
-        return source.path(os.environ), ""
+        return source.path(os.environ), checked[-1][1], False
     for place, text in wrong:
         print(f"lamagrid model: {name}: {place} {text}: fetching it anew", file=sys.stderr)
         if isinstance(source, HubFolder):
             place.unlink()  # the library fetches what is missing
-    return _fetch(source, half, replace=True), " now, in place of a wrong one"
+    return _fetch(source, half, replace=True), "is here now, in place of a wrong one", True
 
 
 def _fetch(source: Source, half: bool, *, replace: bool) -> Path:

@@ -74,6 +74,8 @@ impl Part {
                     std::thread::sleep(TICK);
                     continue;
                 }
+                // A file system without locks: two downloads may meet, and the sum tells.
+                Err(rustix::io::Errno::NOLCK | rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {}
                 Err(error) => return Err(io::Error::from(error).into()),
             }
             // The owner that was waited for may have renamed or removed what was opened.
