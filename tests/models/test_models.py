@@ -118,12 +118,12 @@ def test_manga_on_a_rust_node_gives_upstreams_pixels(
 def test_manga_without_its_files_says_what_to_do(
     networks: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    env = {**networks, "MANGA_LINE_MODEL_URL": "no-such-file.jit"}
+    env = {**networks, "MANGA_LINE_MODEL_URL": "file:///no-such-file.jit"}
     mask = hole(*SOFT.shape[:2], 60, 70, 50)
     with (
         torch_grid(tmp_path_factory.mktemp("torch"), ["manga"], env) as client,
         pytest.raises(
-            LamaGridError, match=r"model manga: cannot fetch no-such-file\.jit .*MANGA_LINE_MODEL_URL"
+            LamaGridError, match=r"model manga: cannot fetch file:///no-such-file\.jit .*MANGA_LINE_MODEL_URL"
         ),
     ):
         client.inpaint(SOFT, mask, model="manga", timeout=ANSWER_S)
