@@ -128,9 +128,9 @@ def test_durations_are_measured_by_a_monotonic_clock() -> None:
         path.relative_to(ROOT).as_posix() for path in rust_files() if "SystemTime::now" in path.read_text()
     }
     assert in_rust <= readers
-    in_python = [
-        str(path)
+    in_python = {
+        path.relative_to(ROOT).as_posix()
         for path in (ROOT / "python").rglob("*.py")
         if re.search(r"\btime\.time\(|datetime\.(now|utcnow|today)\(", path.read_text())
-    ]
-    assert in_python == []
+    }
+    assert in_python <= {"python/lamagrid/web/task_ledger.py"}
