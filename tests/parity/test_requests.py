@@ -27,6 +27,7 @@ from PIL import Image
 from grids.server import GridServer, start_grid
 from lamagrid.client import TaskClient
 from lamagrid.errors import InvalidInputError
+from lamagrid.options import read_by
 from parity.cases import Case
 from parity.compare import Difference, GridAnswer, complaints, difference
 from parity.page import StockAnswer, StockPage
@@ -163,9 +164,10 @@ class Comparison:
         assert case.mask is not None
         wanted = finding.stock.pixels
         assert wanted is not None
+        params = read_by("lama", case.params, {})  # as the page sends them
         try:
             task = self._client.submit(
-                case.image, case.mask, model="lama", output="png", durability="process", **case.params
+                case.image, case.mask, model="lama", output="png", durability="process", **params
             )
             data = task.wait_bytes()
             task.release()

@@ -112,7 +112,7 @@ def test_the_callers_arrays_are_only_read(client: FakeClient) -> None:
     assert config == before
 
 
-OF_THE_TASK = ("model", "example", "durability", "deadline", "client")
+OF_THE_TASK = ("model", "example", "durability", "deadline", "client", "task_id")
 
 
 def test_upstreams_parameters_travel_under_upstreams_names(
