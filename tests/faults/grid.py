@@ -11,6 +11,7 @@ import subprocess
 import threading
 import time
 import unittest.mock
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import numpy as np
 
 from faults.checker import History
 from grids import procfs
-from grids.server import BIN, PROGRAMS
+from grids.server import BIN, PROGRAMS, lamagrid_json
 from lamagrid import TaskClient, new_task_id
 from lamagrid.errors import CancelledError, LamaGridError, OverloadedError, UnknownTaskError
 from stock.processes import Processes
@@ -92,6 +93,15 @@ class FaultGrid:
         """The process of a node that works, None while there is none."""
         children = procfs.descendants(self.nodes[name].pid)
         return children[0] if children else None
+
+    def is_of_a_lost_attempt(self, task_id: str, infer_ms: float) -> bool:
+        """Whether a result that took this long is of an attempt that was over, by the task's history."""
+        entries = lamagrid_json("task", "show", task_id, data_dir=self.data_dir)["history"]
+        attempt = max(entry["attempt"] for entry in entries)
+        ends = {entry["event"] for entry in entries if entry["attempt"] == attempt}
+        at = {entry["event"]: datetime.fromisoformat(entry["at"].replace("Z", "+00:00")) for entry in entries}
+        had_ms = (at["ended"] - at["assigned"]).total_seconds() * 1_000
+        return bool(ends & {"crashed", "node_lost", "given_back"}) or had_ms < infer_ms - 1
 
     def survey(self) -> list[dict[str, Any]]:
         """The connected nodes."""
@@ -203,8 +213,9 @@ class Load:
                 self.history.note(task_id, "outcome", status, f"{error.kind}: {error}")
             return
         self.history.note(task_id, "outcome", "completed", str(outcome.task["counters"]))
-        # An attempt that took a lease longer than it should stood still, and was lost meanwhile.
-        if outcome.task["stages"]["infer_ms"] > echo_ms + self.grid.lease_ms:
+        infer_ms = outcome.task["stages"]["infer_ms"]
+        # An attempt that took a lease longer than it should stood still: was it lost meanwhile?
+        if infer_ms > echo_ms + self.grid.lease_ms and self.grid.is_of_a_lost_attempt(task_id, infer_ms):
             self.history.note(task_id, "stale", detail=str(outcome.task["stages"]))
         if not np.array_equal(outcome.rgb(), image):
             self.history.note(task_id, "wrong")
