@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -15,16 +16,44 @@ use crate::listener::{Accepted, ConnectionLimits, Listener, SocketFile};
 
 /// Events waiting to be sent; more are dropped.
 const QUEUED: usize = 256;
-/// Events that are read from one node in each [`PERIOD`]. A node publishes a heartbeat each second, and progress of a
-/// task no more often than a person can see; more than this is a flood, which waits in its own connection.
-const MAX_EVENTS: u32 = 50;
-/// See [`MAX_EVENTS`].
+/// Events that a node publishes in each [`PERIOD`]; more are dropped.
+const MAX_PUBLISHED: u32 = 40;
+/// Events that are read from one node in each [`PERIOD`]: more than this is a flood, which waits in its own connection.
+const MAX_READ: u32 = 50;
+/// See [`MAX_PUBLISHED`] and [`MAX_READ`].
 const PERIOD: Duration = Duration::from_millis(200);
+/// Periods of a flood in a row after which its connection is closed: what waits in it is worth nothing.
+const MAX_FLOODED: u32 = 25;
+
+/// Counts events in periods that begin with the first event after the last one.
+#[derive(Debug)]
+struct Period {
+    ends: Instant,
+    events: u32,
+}
+
+impl Period {
+    fn begin() -> Self {
+        Self { ends: Instant::now() + PERIOD, events: 0 }
+    }
+
+    /// Counts one event. Gives how many there were in the last period if this is the first one of the next.
+    fn count(&mut self) -> Option<u32> {
+        let is_over = Instant::now() >= self.ends;
+        let last = is_over.then_some(self.events);
+        if is_over {
+            *self = Self::begin();
+        }
+        self.events += 1;
+        last
+    }
+}
 
 /// A node's end. Dropping it closes the connection.
 #[derive(Debug)]
 pub struct EventPublisher {
     outgoing: mpsc::Sender<Frame>,
+    period: Mutex<Period>,
     writer: JoinHandle<()>,
 }
 
@@ -45,13 +74,17 @@ impl EventPublisher {
                 }
             }
         });
-        Ok(Self { outgoing, writer })
+        Ok(Self { outgoing, period: Mutex::new(Period::begin()), writer })
     }
 
-    /// Publishes `frame`, or drops it when too many wait.
+    /// Publishes `frame`, or drops it when too many wait, or [`MAX_PUBLISHED`] were published in this [`PERIOD`].
     pub fn publish(&self, frame: Frame) {
-        // Events are lossy by design.
-        let _ = self.outgoing.try_send(frame);
+        let mut period = self.period.lock();
+        period.count();
+        if period.events <= MAX_PUBLISHED {
+            // Events are lossy by design.
+            let _ = self.outgoing.try_send(frame);
+        }
     }
 }
 
@@ -104,19 +137,23 @@ impl Drop for EventSubscriber {
     }
 }
 
-/// Passes on what one node publishes, [`MAX_EVENTS`] in each [`PERIOD`].
+/// Passes on what one node publishes, [`MAX_READ`] in each [`PERIOD`], until it closes the connection or floods it.
 async fn hear(accepted: Accepted, incoming: mpsc::Sender<Frame>) {
     let Accepted { mut stream, mut inbox, slot: _slot, .. } = accepted;
-    let (mut period_ends, mut read) = (Instant::now() + PERIOD, 0);
+    let (mut period, mut flooded) = (Period::begin(), 0);
     loop {
-        if read == MAX_EVENTS {
-            tokio::time::sleep_until(period_ends).await;
+        if period.events == MAX_READ {
+            tokio::time::sleep_until(period.ends).await;
         }
         let message = inbox.next(&mut stream).await;
-        if Instant::now() >= period_ends {
-            (period_ends, read) = (Instant::now() + PERIOD, 0);
+        match period.count() {
+            Some(MAX_READ) => flooded += 1,
+            Some(_) => flooded = 0,
+            None => {}
         }
-        read += 1;
+        if flooded == MAX_FLOODED {
+            return tracing::debug!("a node floods its events: the connection is closed");
+        }
         match message {
             Ok(Some(parts)) => match Frame::from_parts(parts) {
                 Ok(frame) => {

@@ -288,33 +288,68 @@ async fn events_reach_whoever_subscribed() {
     assert_eq!(heard.await, Some(event.clone()));
 }
 
+fn heartbeat(session: u8) -> Frame {
+    NodeEvent::from(Heartbeat { session: SessionId::from_bytes([session; 16]) }).to_frame(Vec::new()).unwrap()
+}
+
 #[tokio::test]
-async fn a_flood_of_events_is_read_slowly_and_delays_no_other_node() {
-    let (_dir, endpoints) = endpoints();
+async fn a_flood_of_events_delays_no_other_node_and_is_disconnected() {
+    let (dir, endpoints) = endpoints();
     let mut subscriber =
         EventSubscriber::bind(&endpoints.node_events(), &ConnectionLimits::default()).unwrap();
-    let heartbeat = |session| {
-        NodeEvent::from(Heartbeat { session: SessionId::from_bytes([session; 16]) }).to_frame(vec![]).unwrap()
-    };
-    let flooding = EventPublisher::connect(&endpoints.node_events(), PATIENCE).await.unwrap();
+    let path = dir.path().join("node-events.sock");
+    let mut flooding = zeromq::PubSocket::new();
+    flooding.connect(&endpoints.node_events()).await.unwrap();
     let flood = tokio::spawn(async move {
         loop {
-            flooding.publish(heartbeat(1));
+            let message = zeromq::ZmqMessage::try_from(heartbeat(1).into_parts()).unwrap();
+            // Its connection ends in between.
+            let _ = flooding.send(message).await;
             tokio::task::yield_now().await;
         }
     });
-    let quiet = EventPublisher::connect(&endpoints.node_events(), PATIENCE).await.unwrap();
     let (begun, mut of_flood) = (Instant::now(), 0_u32);
-    while of_flood < 100 {
+    while of_flood < 120 {
         of_flood += u32::from(soon(subscriber.recv()).await.unwrap() == heartbeat(1));
     }
-    // Two periods' worth; all of it came at once before there was a limit.
-    assert!(begun.elapsed() > Duration::from_millis(150), "{:?}", begun.elapsed());
-    quiet.publish(heartbeat(2));
-    let published = Instant::now();
-    while soon(subscriber.recv()).await.unwrap() != heartbeat(2) {}
-    assert!(published.elapsed() < NOTICED, "{:?}", published.elapsed());
+    assert!(begun.elapsed() > Duration::from_millis(300), "two periods are over: {:?}", begun.elapsed());
+    let quiet = EventPublisher::connect(&endpoints.node_events(), PATIENCE).await.unwrap();
+    until("both are connected", || connections(&path) == 2).await;
+    let mut beat = tokio::time::interval(Duration::from_millis(100));
+    let (mut published, mut of_quiet) = (Instant::now(), 0);
+    while connections(&path) == 2 {
+        tokio::select! {
+            _ = beat.tick() => {
+                published = Instant::now();
+                quiet.publish(heartbeat(2));
+            }
+            heard = subscriber.recv() => if heard.unwrap() == heartbeat(2) {
+                assert!(published.elapsed() < NOTICED, "{:?}", published.elapsed());
+                of_quiet += 1;
+            }
+        }
+        assert!(begun.elapsed() < 2 * PATIENCE, "the flood goes on");
+    }
+    assert!(of_quiet > 10, "{of_quiet}");
     flood.abort();
+}
+
+#[tokio::test]
+async fn a_node_publishes_no_flood() {
+    let (_dir, endpoints) = endpoints();
+    let mut subscriber =
+        EventSubscriber::bind(&endpoints.node_events(), &ConnectionLimits::default()).unwrap();
+    let publisher = EventPublisher::connect(&endpoints.node_events(), PATIENCE).await.unwrap();
+    let begun = Instant::now();
+    for _ in 0..10_000 {
+        publisher.publish(heartbeat(1));
+    }
+    let mut heard = 0;
+    while tokio::time::timeout(NOTICED, subscriber.recv()).await.is_ok() {
+        heard += 1;
+    }
+    let periods = begun.elapsed().as_millis() as u32 / 200 + 1;
+    assert!((1..=40 * periods).contains(&heard), "{heard} events in {periods} periods");
 }
 
 #[tokio::test]
