@@ -48,7 +48,7 @@ def test_a_python_node_of_another_host_gives_upstreams_pixels(grid: Grid, networ
     made = grid.client.inpaint(PHOTO, MASK, model="cv2", timeout=60, **fields)
     assert np.array_equal(made[:, :, ::-1], stock_inpaint(None, PHOTO, MASK, fields, "cv2"))
     grid.certs("revoke", "cpu-1")
-    assert node.wait(SOON_S) == 1
+    assert node.wait(SOON_S) == REFUSED
     assert "ask for a new bundle" in grid.processes.log(node)
 
 

@@ -109,9 +109,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="lamagrid pynode",
         description="Serve Lama Cleaner's own models and plugins, in Python, to the grid. "
         "Example: lamagrid pynode --model cv2 --model zits --plugin RemoveBG",
-        epilog="Exit codes: 0 it left as it was told; 1 it cannot start, or the scheduler refuses it; 2 the "
-        "command line is wrong; 65 the scheduler refuses its name or models; 76 the versions of the two do "
-        "not fit; 78 the configuration, a bundle or a model's file is wrong.",
+        epilog="Exit codes: 0 it left as it was told; 1 it cannot start; 2 the command line is wrong; 65 the "
+        "scheduler refuses its certificate, name or models; 76 the versions of the two do not fit; 78 the "
+        "configuration, a bundle or a model's file is wrong.",
     )
     parser.add_argument(
         "--name", default="", help="the node's name (default: the host's name, -python; or the certificate's)"
