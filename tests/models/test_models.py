@@ -185,8 +185,15 @@ def test_a_fetch_shows_as_loading_with_its_progress(
     assert {each.of for each in part} == {100}
 
 
-def test_a_sampler_that_there_is_not_is_told_and_the_model_stays(client: TaskClient) -> None:
+def test_a_sampler_that_there_is_not_is_told_and_the_model_stays(
+    client: TaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the node, too: a client of another version may not check it."""
     mask = hole(*SOFT.shape[:2], 60, 70, 50)
-    with pytest.raises(InvalidInputError, match=r"ValueError, without a reason, in forward of ldm\.py"):
+    with (
+        monkeypatch.context() as unchecked,
+        pytest.raises(InvalidInputError, match=r"ValueError, without a reason, in forward of ldm\.py"),
+    ):
+        unchecked.setattr("lamagrid.client.checked", lambda values, *_: dict(values))
         client.inpaint(SOFT, mask, model="ldm", ldm_sampler="euler", timeout=ANSWER_S)
     assert client.inpaint(SOFT, mask, model="ldm", ldm_steps=2, timeout=ANSWER_S).shape == SOFT.shape

@@ -20,8 +20,9 @@ use rusqlite::{Connection, TransactionBehavior};
 
 use super::{APPLICATION_ID, LOG_KEPT, MIGRATIONS, SCHEMA, SCHEMA_VERSION, StoreError, lineage};
 
-/// How long SQLite waits for another process before it says that the database is locked.
-pub(super) const LOCK_PATIENCE: Duration = Duration::from_secs(5);
+/// How long SQLite waits for another process before it says that the database is locked. Until then clients get no answer,
+/// not even to a ping, so it is less than `client.silence_ms`.
+pub(super) const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 /// How often a start that waits for another process says so.
 const WAIT_TOLD_EVERY: Duration = Duration::from_secs(30);
 const WAIT_PAUSE: Duration = Duration::from_millis(100);
