@@ -138,7 +138,7 @@ def test_a_lock_that_is_held_for_long_ends_nothing(new_grid: Callable[..., Fault
     image, mask = np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8), np.uint8)
     with other(grid) as writer:
         writer.run("BEGIN IMMEDIATE")
-        with pytest.raises(LamaGridError, match="gave up waiting|silent for"):
+        with pytest.raises(LamaGridError, match=r"gave up waiting|silent for"):
             client.submit(image, mask, timeout=1)
         grid.processes.wait_until(lambda: metric(port, "store_locked") == 1, 20, "the metric")
         with pytest.raises(OverloadedError, match=r"keeps the database .*tasks\.db locked"):
