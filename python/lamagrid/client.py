@@ -21,7 +21,7 @@ import contextlib
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
@@ -43,11 +43,6 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 Durability = Literal["full", "process"]
 OutputFormat = Literal["png", "jpeg", "webp", "bmp", "tiff"]
-SUBMIT_ARGUMENTS = (
-    *("model", "example", "output", "quality", "priority", "durability", "deadline", "wait_limit"),
-    *("run_limit", "client", "task_id", "timeout"),
-)
-PLUGIN_ARGUMENTS = ("example", "durability", "deadline", "client", "task_id", "timeout")
 
 ACCEPT_TIMEOUT_S = 30.0  # a scheduler that restarts is back within a few seconds
 ANSWER_TIMEOUT_S = 5.0  # a scheduler that runs answers within milliseconds
@@ -335,7 +330,7 @@ class TaskClient:
             "client": client,
             "id": task_id,
         }
-        fields = checked(params, MODEL_OPTIONS, SUBMIT_ARGUMENTS)
+        fields = checked(params, MODEL_OPTIONS, _arguments(TaskClient.submit))
         return self._submit(spec, durability, options, fields, blobs, timeout)
 
     def submit_plugin(
@@ -370,7 +365,8 @@ class TaskClient:
             LamaGridError: As :meth:`submit`.
         """
         blobs = [_file("image", image)] + ([] if example is None else [_file("example", example)])
-        fields = checked(params, PLUGIN_OPTIONS[chosen("plugin", plugin, PLUGIN_OPTIONS)], PLUGIN_ARGUMENTS)
+        known = PLUGIN_OPTIONS[chosen("plugin", plugin, PLUGIN_OPTIONS)]
+        fields = checked(params, known, _arguments(TaskClient.submit_plugin))
         spec: dict[str, Any] = {"model": PLUGIN_PREFIX + plugin}
         options = {"deadline_s": deadline, "client": client, "id": task_id}
         return self._submit(spec, durability, options, fields, blobs, timeout)
@@ -490,6 +486,11 @@ def _quality(value: int) -> int:
     if not 1 <= value <= 100:
         raise InvalidInputError(f"quality is {value}, but must be between 1 and 100")
     return value
+
+
+def _arguments(method: Callable[..., Any]) -> Collection[str]:
+    """The names of a method's own keyword arguments, which a misspelt option may mean."""
+    return getattr(method, "__kwdefaults__", ())
 
 
 def _priority(value: int) -> int:

@@ -14,7 +14,7 @@ FLAGS = ("--config", "--data-dir", "--join", "--output")
 
 
 def add_to(parser: argparse.ArgumentParser) -> None:
-    """Add them. What is not given is not in the parsed options, so that a verb's do not hide its noun's."""
+    """Add them. A flag that is not given is left out of the parsed options: a verb's hides no noun's."""
     group = parser.add_argument_group("options of every command", argument_default=argparse.SUPPRESS)
     group.add_argument(
         "--config",

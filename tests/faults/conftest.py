@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 
 from faults.checker import History, Verdict
 from faults.grid import FaultGrid, settle
+from grids.preload import compiled
 from stock.processes import Processes
 
 SHARES = {
@@ -107,7 +107,4 @@ def judge_all(request: pytest.FixtureRequest) -> Callable[[list[History]], None]
 @pytest.fixture(scope="session")
 def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The disk that fails, for LD_PRELOAD."""
-    library = tmp_path_factory.mktemp("shim") / "disk.so"
-    source = Path(__file__).with_name("disk.c")
-    subprocess.run(["gcc", "-O2", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
-    return library
+    return compiled(Path(__file__).with_name("disk.c"), tmp_path_factory.mktemp("shim"))

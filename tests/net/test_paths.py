@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from grids.preload import compiled
 from grids.server import BIN
 from net.conftest import PORT, SOON_S, Grid
 from net.dns import NameServer, hurry, resolver
@@ -51,10 +52,7 @@ while time.monotonic() < end:
 @pytest.fixture(scope="module")
 def clock(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The clock that is wrong, for LD_PRELOAD."""
-    library = tmp_path_factory.mktemp("clock") / "clock.so"
-    source = Path(__file__).with_name("clock.c")
-    subprocess.run(["gcc", "-O2", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
-    return library
+    return compiled(Path(__file__).with_name("clock.c"), tmp_path_factory.mktemp("clock"))
 
 
 def shifted(clock: Path, file: Path, seconds: int) -> dict[str, str]:

@@ -35,7 +35,7 @@ class BrokenModels:
         self._broken.pop(name, None)
 
     def reload_changed(self) -> bool:
-        """Load what has changed files; whether something is in memory now that was not."""
+        """Load the models whose files have changed. Returns whether one of them is in memory now."""
         is_any_loaded = False
         for name, broken in list(self._broken.items()):
             now = versions(broken.sources)

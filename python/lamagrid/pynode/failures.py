@@ -44,7 +44,7 @@ def run_failure(error: BaseException) -> TaskFailure:
 
 
 def load_failure(model: str, error: BaseException, missing: str | None = None) -> TaskFailure:
-    """The failure to build what tasks name ``model``; ``missing`` says what is not installed."""
+    """The failure to build the model that tasks call ``model``; ``missing`` says which package it lacks."""
     if _is_out_of_memory(error):
         return TaskFailure("out_of_memory", message(error))
     if missing is not None:

@@ -120,7 +120,7 @@ class PluginRoute:
         for key in FORM_FIELDS.get(name, ()):
             params[key] = dict(form)[key]  # as upstream: an error of the server, not of the request
         if "upscale" in params:
-            with contextlib.suppress(ValueError):  # what is no number is refused in our own words
+            with contextlib.suppress(ValueError):  # checked() refuses a text that is no number
                 params["upscale"] = float(params["upscale"])
         example, filename = None, ""
         if name == MAKE_GIF:

@@ -85,7 +85,7 @@ class Shutdown:
             self._unwound.wait(UNWIND_LIMIT_S)
             requests_in_hand.wait(time.monotonic() + ANSWERS_LIMIT_S)
             for stream in (sys.stdout, sys.stderr):
-                with contextlib.suppress(OSError, ValueError):  # whoever read it has gone
+                with contextlib.suppress(OSError, ValueError):  # its reader has ended
                     stream.flush()
         finally:
             # Threads of browsers may wait in native code, which a normal exit would tear down under them.

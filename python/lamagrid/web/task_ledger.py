@@ -49,7 +49,7 @@ class Entry:
 
 
 def hash_of(cookie: str) -> str:
-    """What is written for a browser."""
+    """The hash under which a browser's tasks are written down."""
     return hashlib.sha256(cookie.encode()).hexdigest()
 
 
@@ -132,7 +132,7 @@ class TaskLedger:
     def _begin(self) -> None:
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = self._directory / f"{secrets.token_hex(8)}{SUFFIX}"
-        # Under a name that nobody takes over until it is locked.
+        # Under a name that no other server takes over, until it is locked.
         hidden = path.with_suffix(".new")
         file = os.open(hidden, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -220,7 +220,7 @@ def _pull(options: argparse.Namespace) -> int:
 
 
 def _bring(name: str, source: Source, half: bool) -> tuple[Path, str, bool]:
-    """Fetch what is missing or wrong. Returns where it is, what is said about it, and whether it was fetched.
+    """Fetch a file that is missing or wrong. Returns its path, the line to print, and whether it was fetched.
 
     Raises:
         LamaGridError: It cannot be had.
