@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 FUZZ = Path(__file__).resolve().parent
-GOLDEN = FUZZ.parent / "src" / "wire" / "tests" / "golden"
+GOLDEN = FUZZ.parent / "src" / "protocol" / "tests" / "golden"
 GROWN = FUZZ / "target" / "corpus"
 TARGETS = ("jpeg", "png", "webp", "bmp", "gif", "tiff", "exif", "line", "zmtp", "messages")
 LIMITS = ("-rss_limit_mb=2048", "-timeout=25", "-max_len=8192", "-print_final_stats=1")

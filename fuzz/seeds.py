@@ -1,6 +1,6 @@
 """Writes the corpora that fuzzing starts from, with the generators of the tests: small files of every kind.
 
-Messages have none: their golden files in `src/wire/tests/golden` are the corpus.
+Messages have none: their golden files in `src/protocol/tests/golden` are the corpus.
 
 usage: PYTHONPATH=tests .venv/bin/python fuzz/seeds.py
 """

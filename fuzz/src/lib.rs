@@ -4,10 +4,10 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use lamagrid_domain::PictureFormat;
+use lamagrid_gate::fuzzing;
 use lamagrid_imaging::codec::{self, Picture};
-use lamagrid_wire::frame::Frame;
-use lamagrid_wire::gate::fuzzing;
-use lamagrid_wire::message::{
+use lamagrid_protocol::frame::Frame;
+use lamagrid_protocol::message::{
     AdminReply, AdminRequest, ClientReply, ClientRequest, ControlReply, ControlRequest, LaneMessage, Message,
     NodeEvent, ResultReply, ResultRequest,
 };

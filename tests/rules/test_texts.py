@@ -261,7 +261,7 @@ def test_there_are_texts_of_each_kind() -> None:
     found = list(texts())
     for place, words in (
         ("python/lamagrid/web/launcher.py", "--grid-scheduler"),
-        ("src/client/src/reach.rs", "lamagrid scheduler --data-dir"),
+        ("src/client/src/endpoint.rs", "lamagrid scheduler --data-dir"),
         ("src/cli/src/args.rs", "lamagrid certs bundle"),
         ("README.md", "lamagrid doctor --join"),
         ("docs/security.md", "limits."),

@@ -16,7 +16,8 @@ from grids.server import PROGRAMS
 
 ROOT = Path(__file__).parents[2]
 WORK = ROOT / "target" / "upgrade"
-FRAME = "src/wire/src/frame.rs"
+# Where the minor version stands, in this commit and in earlier ones.
+FRAMES = ("src/protocol/src/frame.rs", "src/wire/src/frame.rs")
 
 
 @dataclass(frozen=True)
@@ -44,14 +45,13 @@ def _git(*words: str) -> str:
 
 
 def _minor(commit: str) -> int:
-    found = re.search(r"pub const MINOR: u8 = (\d+);", _git("show", f"{commit}:{FRAME}"))
-    assert found is not None
-    return int(found[1])
+    found = _git("grep", "-h", "pub const MINOR: u8 = ", commit, "--", *FRAMES)
+    return int(re.findall(r"= (\d+);", found)[0])
 
 
 def _previous_commit() -> str:
     """The parent of the commit that raised the minor version last."""
-    for commit in _git("log", "--format=%H", "--", FRAME).split():
+    for commit in _git("log", "--format=%H", "--", *FRAMES).split():
         if _minor(f"{commit}^") == _minor("HEAD") - 1:
             return _git("rev-parse", f"{commit}^").strip()
     raise AssertionError("no commit of the minor version before; is this a shallow clone?")

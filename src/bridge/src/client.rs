@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyDict};
 
-use lamagrid_client::{ClientError, ClientOptions, Endpoints, Reach, TaskEvent};
+use lamagrid_client::{ClientError, ClientOptions, Endpoint, Endpoints, TaskEvent};
 use lamagrid_config::socket_finder;
 use lamagrid_domain::{BlobForm, ModelName, QueueName, TaskId};
 
@@ -43,19 +43,19 @@ impl Client {
             return Ok(client.clone());
         }
         let _inside = runtime(py)?.enter();
-        let reach = match &self.join {
-            None => Reach::near(&self.endpoints),
+        let endpoint = match &self.join {
+            None => Endpoint::near(&self.endpoints),
             Some(bundle) => far(py, bundle)?,
         };
-        let client = lamagrid_client::Client::reaching(reach, self.options.clone());
+        let client = lamagrid_client::Client::with_endpoint(endpoint, self.options.clone());
         *slot = Some(Own::new(client.clone()));
         Ok(client)
     }
 }
 
 /// The way to a scheduler of another host. Inside the runtime.
-fn far(py: Python<'_>, bundle: &Path) -> PyResult<Reach> {
-    Reach::far(bundle).map_err(|error| errors::invalid(py, &error.to_string()))
+fn far(py: Python<'_>, bundle: &Path) -> PyResult<Endpoint> {
+    Endpoint::far(bundle).map_err(|error| errors::invalid(py, &error.to_string()))
 }
 
 #[pymethods]
@@ -91,7 +91,7 @@ impl Client {
         let mut address = endpoints.client();
         if let Some(bundle) = &join {
             // Read here, too, so that a wrong one is told at once.
-            let named = Reach::named(bundle).map_err(|error| errors::invalid(py, &error.to_string()))?;
+            let named = Endpoint::named(bundle).map_err(|error| errors::invalid(py, &error.to_string()))?;
             (address, options.owner) = named;
         }
         if let Some(owner) = owner {
@@ -175,7 +175,7 @@ impl Client {
         Ok(Some(dict))
     }
 
-    /// Asks that a task be stopped; how it is doing then.
+    /// PendingRequests that a task be stopped; how it is doing then.
     #[pyo3(signature = (id, timeout=None))]
     fn cancel<'py>(&self, py: Python<'py>, id: &str, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
         let id = parsed(py, id)?;
@@ -258,7 +258,7 @@ impl Client {
 pub(crate) struct Follow {
     id: TaskId,
     /// Taken out while a call waits. Held only while attached, see `process`.
-    inner: Mutex<Option<Own<lamagrid_client::Follow>>>,
+    inner: Mutex<Option<Own<lamagrid_client::TaskWatch>>>,
 }
 
 #[pymethods]

@@ -9,8 +9,8 @@ use serde::Serialize;
 use tokio::runtime::Runtime;
 
 use lamagrid_client::{
-    AdminReply, AdminRequest, CancelTask, ClientError, DrainNode, ListTasks, Page, PauseQueue, Purge, Reach,
-    RetryTask, Story, TellStory,
+    AdminReply, AdminRequest, CancelTask, ClientError, DrainNode, Endpoint, ListTasks, Page, PauseQueue,
+    Purge, RetryTask, Story, TellStory,
 };
 use lamagrid_config::Config;
 use lamagrid_domain::{Failure, FailureKind, NodeName, QueueName, Status, TaskId};
@@ -18,7 +18,7 @@ use lamagrid_domain::{Failure, FailureKind, NodeName, QueueName, Status, TaskId}
 use crate::Answer;
 use crate::args::{ListArgs, PurgeArgs};
 use crate::error::{CliError, REFUSED};
-use crate::grid::{PATIENCE, reach};
+use crate::grid::{PATIENCE, endpoint};
 use crate::output::{Format, Show};
 use crate::story::{StoryView, TaskLines};
 use crate::units;
@@ -26,7 +26,7 @@ use crate::units;
 /// The scheduler of the configured data directory, and how to answer.
 pub(crate) struct Admin {
     data_dir: PathBuf,
-    reach: Reach,
+    endpoint: Endpoint,
     /// For all questions of one command.
     runtime: Runtime,
     format: Format,
@@ -34,12 +34,12 @@ pub(crate) struct Admin {
 
 impl Admin {
     pub(crate) fn new(config: &Config, join: Option<&Path>, format: Format) -> Result<Self, CliError> {
-        let (runtime, reach) = reach(config, join)?;
-        Ok(Self { data_dir: config.data_dir()?, reach, runtime, format })
+        let (runtime, endpoint) = endpoint(config, join)?;
+        Ok(Self { data_dir: config.data_dir()?, endpoint, runtime, format })
     }
 
     fn ask(&self, request: impl Into<AdminRequest>) -> Result<AdminReply, CliError> {
-        let asked = lamagrid_client::admin(&self.reach, &self.data_dir, request, PATIENCE);
+        let asked = lamagrid_client::admin(&self.endpoint, &self.data_dir, request, PATIENCE);
         Ok(self.runtime.block_on(asked)?)
     }
 

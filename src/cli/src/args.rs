@@ -9,13 +9,13 @@ use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand};
 
 use lamagrid_domain::{ClientName, ModelName, NodeName, QueueName, Status, TaskId};
-use lamagrid_wire::gate::PeerRole;
+use lamagrid_gate::PeerRole;
 
 use crate::output::Format;
 
 /// The version, and what this side speaks.
 static VERSION: LazyLock<String> = LazyLock::new(|| {
-    let (major, minor) = (lamagrid_wire::frame::MAJOR, lamagrid_wire::frame::MINOR);
+    let (major, minor) = (lamagrid_protocol::frame::MAJOR, lamagrid_protocol::frame::MINOR);
     format!("{} (protocol {major}.{minor})", env!("CARGO_PKG_VERSION"))
 });
 
@@ -76,7 +76,7 @@ pub(crate) struct Globals {
     /// The scheduler's data directory, which tells one scheduler of this host from another.
     #[arg(long, global = true, value_name = "DIR", value_parser = NonEmptyStringValueParser::new())]
     pub(crate) data_dir: Option<String>,
-    /// Ask the scheduler of another host, by a file of `lamagrid certs bundle` for the role admin; `doctor`
+    /// PendingRequest the scheduler of another host, by a file of `lamagrid certs bundle` for the role admin; `doctor`
     /// takes any.
     #[arg(long, global = true, value_name = "BUNDLE", conflicts_with = "data_dir")]
     pub(crate) join: Option<PathBuf>,

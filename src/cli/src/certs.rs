@@ -14,10 +14,10 @@ use rcgen::{
 use serde::Serialize;
 
 use lamagrid_domain::{Owner, QueueName};
-use lamagrid_scheduler::certs::{Certs, CertsError, Issued, write_private};
-use lamagrid_wire::gate::{
+use lamagrid_gate::{
     Bundle, Certificate, Credentials, CredentialsError, PeerRole, SCHEDULER_NAME, check_name, is_node_of,
 };
+use lamagrid_scheduler::certs::{Certs, CertsError, Issued, write_private};
 
 use crate::Answer;
 use crate::args::{BundleArgs, IssueArgs};

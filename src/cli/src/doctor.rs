@@ -12,9 +12,9 @@ use serde::Serialize;
 
 use lamagrid_config::{Config, find_sockets, running_scheduler};
 use lamagrid_domain::FailureKind;
+use lamagrid_gate::{Bundle, Credentials, PeerRole, answering, probe};
 use lamagrid_node::libtorch;
 use lamagrid_scheduler::certs::Certs;
-use lamagrid_wire::gate::{Bundle, Credentials, PeerRole, answering, probe};
 
 use crate::Answer;
 use crate::error::{CliError, REFUSED};

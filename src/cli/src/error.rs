@@ -6,7 +6,7 @@ use std::error::Error;
 use std::io;
 use std::path::PathBuf;
 
-use lamagrid_client::{ClientError, ReachError};
+use lamagrid_client::{ClientError, EndpointError};
 use lamagrid_config::ConfigError;
 use lamagrid_domain::FailureKind;
 use lamagrid_logs::LogError;
@@ -35,7 +35,7 @@ pub(crate) enum CliError {
     #[error(transparent)]
     Scheduler(Box<SchedulerError>),
     #[error(transparent)]
-    Reach(#[from] ReachError),
+    Endpoint(#[from] EndpointError),
     #[error("--join asks the scheduler of another host, and `lamagrid {0}` is about this one: leave it out")]
     Join(&'static str),
     #[error("--data-dir names a scheduler of this host, --join one of another: leave one out")]
@@ -75,7 +75,7 @@ impl CliError {
             Self::Client(ClientError::Unknown { .. }) => REFUSED,
             Self::Client(error) => error.kind().exit_code(),
             Self::Scheduler(_) | Self::Certificate(_) | Self::Runtime(_) => REFUSED,
-            Self::Reach(_) => FailureKind::InvalidInput.exit_code(),
+            Self::Endpoint(_) => FailureKind::InvalidInput.exit_code(),
             Self::TwoFiles { .. } | Self::TwoSchedulers | Self::Join(_) => USAGE,
         }
     }

@@ -5,9 +5,10 @@
 use std::path::Path;
 use std::time::Duration;
 
-use lamagrid_client::{Client, ClientOptions, Overview, Reach};
-use lamagrid_config::Config;
 use tokio::runtime::Runtime;
+
+use lamagrid_client::{Client, ClientOptions, Endpoint, Overview};
+use lamagrid_config::Config;
 
 use crate::Answer;
 use crate::error::CliError;
@@ -34,29 +35,29 @@ pub(crate) fn queue_show(config: &Config, join: Option<&Path>, format: Format) -
 
 /// What the scheduler says of its grid, in a runtime that lives no longer than the question.
 pub(crate) fn survey(config: &Config, join: Option<&Path>) -> Result<Overview, CliError> {
-    let (runtime, reach) = reach(config, join)?;
+    let (runtime, endpoint) = endpoint(config, join)?;
     let options = ClientOptions {
-        owner: reach.owner().clone(),
+        owner: endpoint.owner().clone(),
         ping: Duration::from_millis(config.client.ping_ms),
         silence: Duration::from_millis(config.client.silence_ms),
         data_dir: Some(config.data_dir()?),
         ..ClientOptions::default()
     };
     Ok(runtime.block_on(async {
-        reach.look_up().await?;
-        Client::reaching(reach, options).survey(PATIENCE).await
+        endpoint.look_up().await?;
+        Client::with_endpoint(endpoint, options).survey(PATIENCE).await
     })?)
 }
 
 /// The scheduler of the configured data directory, or of another host, and the runtime in which it is reached.
-pub(crate) fn reach(config: &Config, join: Option<&Path>) -> Result<(Runtime, Reach), CliError> {
+pub(crate) fn endpoint(config: &Config, join: Option<&Path>) -> Result<(Runtime, Endpoint), CliError> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(CliError::Runtime)?;
     let inside = runtime.enter();
-    let reach = match join {
-        None => Reach::of_data_dir(&config.data_dir()?)?,
-        Some(bundle) => Reach::far(bundle)?,
+    let endpoint = match join {
+        None => Endpoint::of_data_dir(&config.data_dir()?)?,
+        Some(bundle) => Endpoint::far(bundle)?,
     };
     drop(inside);
-    Ok((runtime, reach))
+    Ok((runtime, endpoint))
 }

@@ -25,14 +25,13 @@ mod view;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use clap::Parser;
-
-use lamagrid_config::{Config, ConfigError, Loaded};
-
 use admin::Admin;
 use args::{CertsVerb, Cli, ConfigVerb, DeadVerb, NodeVerb, Noun, QueueVerb, TaskVerb};
+use clap::Parser;
 use error::{CliError, USAGE};
 use output::{Streams, Written};
+
+use lamagrid_config::{Config, ConfigError, Loaded};
 
 /// Runs one command line, without the program's name, and gives its exit code.
 ///

@@ -19,9 +19,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
+
 use lamagrid_client::{Client, ClientError, ClientOptions, Endpoints, Input, NewTask, new_task_id};
 use lamagrid_domain::{BlobForm, Durability, Role, Scalar, Status, TaskId};
-use lamagrid_wire::random_id;
+use lamagrid_process::random_id;
 
 /// Tasks that one client of `queue` follows; then another takes its place.
 const FOLLOWED: u64 = 500;

@@ -20,18 +20,24 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use lamagrid_domain::{Failure, FailureKind, TaskId};
-use lamagrid_wire::SocketError;
-use lamagrid_wire::link::Link;
-use lamagrid_wire::message::Ping;
+use lamagrid_process::{Backoff, doubled};
+use lamagrid_protocol::message::Ping;
+use lamagrid_transport::SocketError;
+use lamagrid_transport::link::Link;
 
-use crate::asks::{Ask, Asks};
-use crate::backoff::Backoff;
+use crate::endpoint::Endpoint;
 use crate::error::ClientError;
-use crate::follow::Follow;
 use crate::options::ClientOptions;
-use crate::reach::Reach;
+use crate::pending_requests::{PendingRequest, PendingRequests};
 use crate::task::Prepared;
-use crate::tracked::{Phase, Stage, Tracked};
+use crate::task_watch::TaskWatch;
+use crate::task_watch::{FollowedTask, Phase, Stage};
+
+/// Pauses between attempts to connect: a scheduler that restarts is back in less than a second.
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// First limit on a handshake, doubled after each failure; an idle scheduler answers in less than a millisecond.
+const FIRST_HANDSHAKE: Duration = Duration::from_millis(200);
 
 /// Finished tasks kept for a caller that has not asked yet; older ones are asked for again at the scheduler.
 const FINISHED: usize = 256; // with 256 KiB each at most 64 MiB
@@ -44,9 +50,9 @@ pub(crate) enum Command {
     /// Submit, and follow to the end.
     Submit { prepared: Prepared, reply: oneshot::Sender<Result<watch::Receiver<Phase>, ClientError>> },
     /// Follow a task, known here or not.
-    Follow { id: TaskId, reply: oneshot::Sender<Result<Follow, ClientError>> },
+    Follow { id: TaskId, reply: oneshot::Sender<Result<TaskWatch, ClientError>> },
     /// Any other request.
-    Ask(Ask),
+    PendingRequest(PendingRequest),
 }
 
 /// How the connection is doing, for texts.
@@ -81,13 +87,13 @@ enum Lost {
 
 #[derive(Debug)]
 pub(crate) struct Actor {
-    reach: Arc<Reach>,
+    endpoint: Arc<Endpoint>,
     options: ClientOptions,
     commands: mpsc::Receiver<Command>,
     connection: watch::Sender<Connection>,
-    tasks: HashMap<TaskId, Tracked>,
+    tasks: HashMap<TaskId, FollowedTask>,
     finished: VecDeque<TaskId>,
-    asks: Asks,
+    asks: PendingRequests,
     writers: JoinSet<Written>,
     /// Counts writes, so that a report which a newer connection has overtaken is known as such.
     last_round: u64,
@@ -98,23 +104,23 @@ pub(crate) struct Actor {
 
 impl Actor {
     pub(crate) fn new(
-        reach: Arc<Reach>,
+        endpoint: Arc<Endpoint>,
         options: ClientOptions,
         commands: mpsc::Receiver<Command>,
         connection: watch::Sender<Connection>,
     ) -> Self {
         Self {
-            reach,
+            endpoint,
             options,
             commands,
             connection,
             tasks: HashMap::new(),
             finished: VecDeque::new(),
-            asks: Asks::default(),
+            asks: PendingRequests::default(),
             writers: JoinSet::new(),
             last_round: 0,
             spool: Path::new("").into(),
-            backoff: Backoff::new(),
+            backoff: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE),
         }
     }
 
@@ -127,9 +133,9 @@ impl Actor {
                     None => return,
                 }
             }
-            let patience = self.backoff.patience(self.options.silence);
+            let patience = self.handshake_limit();
             // A scheduler that started anew may have another directory for its sockets.
-            let address = self.reach.endpoints().client();
+            let address = self.endpoint.endpoints().client();
             // ZeroMQ itself would wait for an absent socket, with pauses longer than ours.
             let lost = if is_absent(&address) {
                 Lost::Link("nobody listens there".to_owned())
@@ -142,8 +148,8 @@ impl Actor {
                 }
             };
             let Lost::Link(reason) = lost else { return };
-            let reason = self.reach.trouble().text().unwrap_or(reason);
-            if let Some(refusal) = self.reach.refusal() {
+            let reason = self.endpoint.trouble().text().unwrap_or(reason);
+            if let Some(refusal) = self.endpoint.refusal() {
                 self.give_up(&refusal);
             }
             let was_up = matches!(
@@ -153,7 +159,7 @@ impl Actor {
             // Without anybody who waits it is no trouble, such as at the end of a launcher that stops its scheduler.
             if was_up && self.has_work() {
                 tracing::warn!(
-                    address = self.reach.address(),
+                    address = self.endpoint.address(),
                     reason,
                     "the scheduler does not answer; trying again"
                 );
@@ -164,6 +170,11 @@ impl Actor {
                 return;
             }
         }
+    }
+
+    /// Limit on the next handshake: it grows because a slow scheduler is not an absent one.
+    fn handshake_limit(&self) -> Duration {
+        doubled(FIRST_HANDSHAKE, self.backoff.failures()).min(self.options.silence.max(FIRST_HANDSHAKE))
     }
 
     fn has_work(&self) -> bool {
@@ -236,7 +247,7 @@ impl Actor {
         for (id, task) in &mut self.tasks {
             task.reconnected();
             if task.stage != Stage::Over && !task.writing {
-                self.asks.push(Ask::Task(*id));
+                self.asks.push(PendingRequest::Task(*id));
             }
         }
     }
@@ -250,7 +261,7 @@ impl Actor {
             let watched_only = self.tasks.remove(&id).is_some_and(|task| task.prepared.is_none());
             self.asks.forget_task(id);
             if !watched_only {
-                self.asks.push(Ask::orphan(id));
+                self.asks.push(PendingRequest::orphan(id));
             }
         }
     }
@@ -260,12 +271,12 @@ impl Actor {
         match command {
             Command::Submit { prepared, reply } => drop(reply.send(self.submit(prepared))),
             Command::Follow { id, reply } => drop(reply.send(self.follow(id))),
-            Command::Ask(ask) if self.asks.len() >= ASKS => {
+            Command::PendingRequest(ask) if self.asks.len() >= ASKS => {
                 let text = format!("this client has {ASKS} unanswered requests; wait for some of them");
                 ask.fail(Failure::new(FailureKind::Overloaded, text).into());
             }
-            Command::Ask(ask) => {
-                if let Ask::Release { id, .. } = &ask
+            Command::PendingRequest(ask) => {
+                if let PendingRequest::Release { id, .. } = &ask
                     && self.tasks.get(id).is_some_and(|task| task.stage == Stage::Over)
                 {
                     self.tasks.remove(id);
@@ -294,17 +305,17 @@ impl Actor {
             );
             return Err(Failure::new(FailureKind::Overloaded, text).into());
         }
-        self.track(id, Tracked::submitted(Arc::new(prepared))).map(|task| task.phases())
+        self.track(id, FollowedTask::submitted(Arc::new(prepared))).map(|task| task.phases())
     }
 
-    fn follow(&mut self, id: TaskId) -> Result<Follow, ClientError> {
+    fn follow(&mut self, id: TaskId) -> Result<TaskWatch, ClientError> {
         match self.tasks.get(&id) {
             Some(task) if !task.may_be_asked_for_again() => Ok(task.follow()),
-            _ => self.track(id, Tracked::watched()).map(|task| task.follow()),
+            _ => self.track(id, FollowedTask::watched()).map(|task| task.follow()),
         }
     }
 
-    fn track(&mut self, id: TaskId, mut task: Tracked) -> Result<&Tracked, ClientError> {
+    fn track(&mut self, id: TaskId, mut task: FollowedTask) -> Result<&FollowedTask, ClientError> {
         let live = self.tasks.values().filter(|task| task.stage != Stage::Over).count();
         if live >= self.options.max_tasks {
             let text = format!("this client follows {live} tasks already; wait for one of them to end");
@@ -314,7 +325,7 @@ impl Actor {
         if self.tasks.get(&id).is_some_and(|earlier| earlier.writing) {
             task.writing = true; // its report starts this one
         } else {
-            self.asks.push(Ask::Task(id));
+            self.asks.push(PendingRequest::Task(id));
         }
         Ok(self.tasks.entry(id).insert_entry(task).into_mut())
     }

@@ -5,15 +5,15 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use lamagrid_wire::SocketError;
-use lamagrid_wire::message::{AdminReply, AdminRequest, Message};
-use lamagrid_wire::request::Requester;
+use lamagrid_protocol::message::{AdminReply, AdminRequest, Message};
+use lamagrid_transport::SocketError;
+use lamagrid_transport::request::Requester;
 
 use crate::actor::is_absent;
+use crate::endpoint::Endpoint;
 use crate::error::ClientError;
-use crate::reach::Reach;
 
-/// Asks a scheduler; `data_dir` is that of one of this host.
+/// PendingRequests a scheduler; `data_dir` is that of one of this host.
 ///
 /// # Errors
 /// [`ClientError::Refused`], [`ClientError::Unknown`], [`ClientError::NoScheduler`]; [`ClientError::Failed`] if the two
@@ -22,37 +22,40 @@ use crate::reach::Reach;
 /// # Cancel safety
 /// The request may or may not have been carried out.
 pub async fn admin(
-    reach: &Reach,
+    endpoint: &Endpoint,
     data_dir: &Path,
     request: impl Into<AdminRequest>,
     patience: Duration,
 ) -> Result<AdminReply, ClientError> {
     let request = request.into();
-    reach.look_up().await?;
-    let frame = request.to_frame(Vec::new()).map_err(|error| lamagrid_wire::router::fault(&error).failure)?;
+    endpoint.look_up().await?;
+    let frame =
+        request.to_frame(Vec::new()).map_err(|error| lamagrid_transport::router::fault(&error).failure)?;
     let until = Instant::now() + patience;
     let absent = |reason: String| {
-        reach.refusal().unwrap_or_else(|| ClientError::NoScheduler {
-            address: reach.address_of(reach.endpoints().admin()),
-            reason: reach.trouble().text().unwrap_or(reason),
+        endpoint.refusal().unwrap_or_else(|| ClientError::NoScheduler {
+            address: endpoint.address_of(endpoint.endpoints().admin()),
+            reason: endpoint.trouble().text().unwrap_or(reason),
             waited: patience,
-            hint: reach.hint(Some(data_dir)),
+            hint: endpoint.hint(Some(data_dir)),
         })
     };
     // A scheduler that restarts is back before a person's patience ends.
-    while is_absent(&reach.endpoints().admin()) {
+    while is_absent(&endpoint.endpoints().admin()) {
         if Instant::now() >= until {
             return Err(absent("nobody listens there".to_owned()));
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let left = until.saturating_duration_since(Instant::now()).max(Duration::from_millis(100));
-    let mut requester = Requester::new(reach.endpoints().admin());
+    let mut requester = Requester::new(endpoint.endpoints().admin());
     let answer = requester.request(frame, left).await.map_err(|error| match error {
-        SocketError::Frame(error) => ClientError::Failed(lamagrid_wire::router::fault(&error).failure),
+        SocketError::Frame(error) => ClientError::Failed(lamagrid_transport::router::fault(&error).failure),
         other => absent(other.to_string()),
     })?;
-    match AdminReply::from_frame(&answer).map_err(|error| lamagrid_wire::router::fault(&error).failure)? {
+    match AdminReply::from_frame(&answer)
+        .map_err(|error| lamagrid_transport::router::fault(&error).failure)?
+    {
         AdminReply::ProtocolFault(fault) => Err(fault.failure.into()),
         AdminReply::Refused(refused) => Err(ClientError::Refused {
             failure: refused.failure.bounded(),

@@ -6,18 +6,18 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use lamagrid_domain::TaskId;
-use lamagrid_wire::Endpoints;
-use lamagrid_wire::message::{Overview, TaskInfo};
+use lamagrid_protocol::message::{Overview, TaskInfo};
+use lamagrid_transport::Endpoints;
 
 use crate::actor::{Actor, Command, Connection};
-use crate::asks::{Ask, Reply};
+use crate::endpoint::Endpoint;
 use crate::error::ClientError;
-use crate::follow::Follow;
 use crate::options::ClientOptions;
 use crate::outcome::Outcome;
-use crate::reach::Reach;
+use crate::pending_requests::{PendingRequest, Reply};
 use crate::task::{NewTask, Prepared};
-use crate::tracked::Phase;
+use crate::task_watch::Phase;
+use crate::task_watch::TaskWatch;
 
 /// Commands on their way to the actor, which takes each in microseconds.
 const COMMANDS: usize = 256;
@@ -28,7 +28,7 @@ const COMMANDS: usize = 256;
 /// whose patience ends then says where it looked and how to start one.
 #[derive(Debug, Clone)]
 pub struct Client {
-    reach: Arc<Reach>,
+    endpoint: Arc<Endpoint>,
     options: ClientOptions,
     commands: mpsc::Sender<Command>,
     connection: watch::Receiver<Connection>,
@@ -41,7 +41,7 @@ impl Client {
     /// Outside a tokio runtime.
     #[must_use]
     pub fn new(endpoints: &Endpoints, options: ClientOptions) -> Self {
-        Self::reaching(Reach::near(endpoints), options)
+        Self::with_endpoint(Endpoint::near(endpoints), options)
     }
 
     /// A client of a scheduler of this host or another.
@@ -49,12 +49,12 @@ impl Client {
     /// # Panics
     /// Outside a tokio runtime.
     #[must_use]
-    pub fn reaching(reach: Reach, options: ClientOptions) -> Self {
+    pub fn with_endpoint(endpoint: Endpoint, options: ClientOptions) -> Self {
         let (commands, receiver) = mpsc::channel(COMMANDS);
         let (connection_tx, connection) = watch::channel(Connection::Idle);
-        let reach = Arc::new(reach);
-        tokio::spawn(Actor::new(Arc::clone(&reach), options.clone(), receiver, connection_tx).run());
-        Self { reach, options, commands, connection }
+        let endpoint = Arc::new(endpoint);
+        tokio::spawn(Actor::new(Arc::clone(&endpoint), options.clone(), receiver, connection_tx).run());
+        Self { endpoint, options, commands, connection }
     }
 
     /// Who this client submits as.
@@ -128,11 +128,11 @@ impl Client {
     ///
     /// # Cancel safety
     /// Safe.
-    pub async fn follow(&self, id: TaskId) -> Result<Follow, ClientError> {
+    pub async fn follow(&self, id: TaskId) -> Result<TaskWatch, ClientError> {
         self.subscribe(id).await
     }
 
-    /// Asks that a task be stopped; it says how the task is doing then. An ended task stays as it is.
+    /// PendingRequests that a task be stopped; it says how the task is doing then. An ended task stays as it is.
     ///
     /// # Errors
     /// [`ClientError::Unknown`], [`ClientError::Refused`], [`ClientError::NoScheduler`], [`ClientError::Timeout`].
@@ -140,7 +140,12 @@ impl Client {
     /// # Cancel safety
     /// Dropping the future takes the request back if it was not sent yet.
     pub async fn cancel(&self, id: TaskId, patience: Duration) -> Result<TaskInfo, ClientError> {
-        self.ask(patience, || format!("the cancel of task {id}"), |reply| Ask::Cancel { id, reply }).await
+        self.ask(
+            patience,
+            || format!("the cancel of task {id}"),
+            |reply| PendingRequest::Cancel { id, reply },
+        )
+        .await
     }
 
     /// How a task is doing.
@@ -151,7 +156,8 @@ impl Client {
     /// # Cancel safety
     /// Safe.
     pub async fn query(&self, id: TaskId, patience: Duration) -> Result<TaskInfo, ClientError> {
-        self.ask(patience, || format!("the status of task {id}"), |reply| Ask::Query { id, reply }).await
+        self.ask(patience, || format!("the status of task {id}"), |reply| PendingRequest::Query { id, reply })
+            .await
     }
 
     /// What the grid is made of.
@@ -164,7 +170,7 @@ impl Client {
     pub async fn survey(&self, patience: Duration) -> Result<Overview, ClientError> {
         let page = async |after| {
             let what = || "the scheduler's overview".to_owned();
-            self.ask(patience, what, |reply| Ask::Survey { after, reply }).await
+            self.ask(patience, what, |reply| PendingRequest::Survey { after, reply }).await
         };
         let mut overview = page(None).await?;
         while let Some(next) = overview.next.take() {
@@ -183,10 +189,15 @@ impl Client {
     /// # Cancel safety
     /// Safe.
     pub async fn release(&self, id: TaskId, patience: Duration) -> Result<(), ClientError> {
-        self.ask(patience, || format!("the release of task {id}"), |reply| Ask::Release { id, reply }).await
+        self.ask(
+            patience,
+            || format!("the release of task {id}"),
+            |reply| PendingRequest::Release { id, reply },
+        )
+        .await
     }
 
-    async fn subscribe(&self, id: TaskId) -> Result<Follow, ClientError> {
+    async fn subscribe(&self, id: TaskId) -> Result<TaskWatch, ClientError> {
         let (reply, answer) = oneshot::channel();
         self.command(Command::Follow { id, reply }).await?;
         answer.await.map_err(|_| ClientError::Closed)?
@@ -196,10 +207,10 @@ impl Client {
         &self,
         patience: Duration,
         what: impl FnOnce() -> String,
-        ask: impl FnOnce(Reply<T>) -> Ask,
+        ask: impl FnOnce(Reply<T>) -> PendingRequest,
     ) -> Result<T, ClientError> {
         let (reply, answer) = oneshot::channel();
-        let command = Command::Ask(ask(reply));
+        let command = Command::PendingRequest(ask(reply));
         self.within(patience, what, async {
             self.command(command).await?;
             answer.await.map_err(|_| ClientError::Closed)?
@@ -223,16 +234,16 @@ impl Client {
                 Connection::Up => ClientError::Timeout {
                     what: what(),
                     waited: patience,
-                    trouble: self.reach.trouble().text(),
+                    trouble: self.endpoint.trouble().text(),
                 },
                 down => ClientError::NoScheduler {
-                    address: self.reach.address(),
-                    reason: self.reach.trouble().text().unwrap_or_else(|| match down {
+                    address: self.endpoint.address(),
+                    reason: self.endpoint.trouble().text().unwrap_or_else(|| match down {
                         Connection::Down { reason } => reason.clone(),
                         Connection::Idle | Connection::Up => "the connection was not made in time".to_owned(),
                     }),
                     waited: patience,
-                    hint: self.reach.hint(self.options.data_dir.as_deref()),
+                    hint: self.endpoint.hint(self.options.data_dir.as_deref()),
                 },
             });
         };

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use lamagrid_blobs::SpoolError;
 use lamagrid_domain::{Failure, FailureKind, TaskId};
-use lamagrid_wire::gate::BlobError;
-use lamagrid_wire::spool::SpoolError;
+use lamagrid_gate::BlobError;
 
 /// Why a call of a [`crate::Client`] gave nothing.
 #[derive(Debug, Clone, thiserror::Error)]

@@ -12,32 +12,31 @@
 
 mod actor;
 mod admin;
-mod asks;
-mod backoff;
 mod client;
+mod endpoint;
 mod error;
-mod follow;
 mod options;
 mod outcome;
-mod reach;
+mod pending_requests;
 mod task;
-mod tracked;
+mod task_watch;
 
 pub use admin::admin;
 pub use client::Client;
+pub use endpoint::{Endpoint, EndpointError};
 pub use error::ClientError;
-pub use follow::{Follow, TaskEvent};
 pub use options::ClientOptions;
 pub use outcome::{Outcome, TaskResult};
-pub use reach::{Reach, ReachError};
 pub use task::{Input, NewTask};
+pub use task_watch::{TaskEvent, TaskWatch};
 
 // What the functions above give and take, so that callers need not name the wire.
-pub use lamagrid_wire::message::{
+pub use lamagrid_process::new_task_id;
+pub use lamagrid_protocol::message::{
     AdminReply, AdminRequest, CancelTask, Cursor, DrainNode, ListTasks, NodeStatus, Overview, Page,
     PauseQueue, Purge, QueueStatus, RetryTask, Story, TaskInfo, TaskLine, TellStory,
 };
-pub use lamagrid_wire::{Endpoints, new_task_id};
+pub use lamagrid_transport::Endpoints;
 
 /// The protocol that this client speaks, major and minor.
-pub const PROTOCOL: (u8, u8) = (lamagrid_wire::frame::MAJOR, lamagrid_wire::frame::MINOR);
+pub const PROTOCOL: (u8, u8) = (lamagrid_protocol::frame::MAJOR, lamagrid_protocol::frame::MINOR);

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use lamagrid_blobs::{BlobName, Spool, SpoolError};
 use lamagrid_domain::{BlobMeta, Failure, FailureKind, Role, Status, TaskId};
-use lamagrid_wire::gate::{BlobError, Blobs};
-use lamagrid_wire::message::TaskInfo;
-use lamagrid_wire::spool::{BlobName, Spool, SpoolError};
+use lamagrid_gate::{BlobClient, BlobError};
+use lamagrid_protocol::message::TaskInfo;
 
 use crate::error::ClientError;
 
@@ -30,7 +30,7 @@ pub(crate) enum Place {
     /// In the spool of this host.
     Spool(Arc<Path>),
     /// In that of another.
-    Far(Blobs),
+    Far(BlobClient),
 }
 
 impl TaskResult {
@@ -85,7 +85,7 @@ impl TaskResult {
         if bytes.len() as u64 != self.meta.len {
             return Err(mismatch("its length differs"));
         }
-        if lamagrid_wire::hash(bytes) != self.meta.hash {
+        if lamagrid_protocol::hash(bytes) != self.meta.hash {
             return Err(mismatch("its hash differs"));
         }
         Ok(())

@@ -8,7 +8,7 @@ use lamagrid_domain::{
     BlobForm, BlobMeta, ClientName, Durability, Failure, FailureKind, Hash, ModelName, OutputForm, Owner,
     Params, ParamsError, QueueName, Role, Scalar, TaskId, TaskSpec,
 };
-use lamagrid_wire::frame::{MAX_HEADER_BYTES, MAX_INLINE_BYTES, MAX_MESSAGE_BYTES};
+use lamagrid_protocol::frame::{MAX_HEADER_BYTES, MAX_INLINE_BYTES, MAX_MESSAGE_BYTES};
 
 use crate::error::ClientError;
 
@@ -121,7 +121,7 @@ impl Prepared {
             .map(|input| BlobMeta {
                 role: input.role,
                 len: input.bytes.len() as u64,
-                hash: lamagrid_wire::hash(&input.bytes),
+                hash: lamagrid_protocol::hash(&input.bytes),
                 form: input.form,
             })
             .collect();
@@ -143,7 +143,7 @@ impl Prepared {
         };
         let inline =
             sum <= MAX_INLINE_SUM && task.inputs.iter().all(|input| input.bytes.len() <= MAX_INLINE_BYTES);
-        Self { digest: lamagrid_wire::payload_digest(&spec), spec, inputs: task.inputs, inline }
+        Self { digest: lamagrid_protocol::payload_digest(&spec), spec, inputs: task.inputs, inline }
     }
 
     /// Bytes of all inputs.

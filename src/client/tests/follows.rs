@@ -6,10 +6,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fake::{Fake, PATIENCE, info, meta, task};
+
+use lamagrid_blobs::{BlobName, Spool};
 use lamagrid_client::{ClientError, TaskEvent};
 use lamagrid_domain::{Activity, Advance, Failure, FailureKind, Role, Status, TaskId};
-use lamagrid_wire::message::{ClientRequest, Outcome, Progress, ProtocolFault, Refused, Send, Told, Unknown};
-use lamagrid_wire::spool::{BlobName, Spool};
+use lamagrid_protocol::message::{
+    ClientRequest, Outcome, Progress, ProtocolFault, Refused, Send, Told, Unknown,
+};
 
 /// Larger than what travels inline.
 const LARGE: usize = 300 * 1024;
@@ -52,12 +55,13 @@ async fn large_inputs_and_results_go_through_the_spool() {
         let (request, blobs) = fake.hear().await;
         let ClientRequest::Submit(submit) = request else { panic!("{request:?}") };
         assert!(submit.inline.is_empty() && blobs.is_empty() && submit.follow);
-        assert_eq!(lamagrid_wire::payload_digest(&submit.spec), offer.digest);
+        assert_eq!(lamagrid_protocol::payload_digest(&submit.spec), offer.digest);
         let spool = Spool::new(fake.spool());
         for blob in &submit.spec.blobs {
             spool.get(submit.spec.id, BlobName::Role(blob.role), blob).unwrap();
         }
-        let accepted = lamagrid_wire::message::Accepted { seq: submit.seq, id: submit.spec.id, position: 0 };
+        let accepted =
+            lamagrid_protocol::message::Accepted { seq: submit.seq, id: submit.spec.id, position: 0 };
         fake.say(accepted).await;
     });
     submitted.unwrap();

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use counting::held;
 use inputs::{mask_of, mix, picture};
+
 use lamagrid_domain::PictureFormat;
 use lamagrid_imaging::codec::{CodecError, Metadata, decode, decode_mask, encode, probe, sniff};
 

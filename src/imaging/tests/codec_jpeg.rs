@@ -9,6 +9,7 @@ mod counting;
 use std::path::Path;
 
 use inputs::{mix, picture};
+
 use lamagrid_domain::PictureFormat;
 use lamagrid_imaging::codec::{CodecError, Metadata, decode, decode_mask, encode, probe};
 use lamagrid_imaging::{Image, Rgb};

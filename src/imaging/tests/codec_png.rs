@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use counting::held;
 use inputs::{mix, picture};
+
 use lamagrid_domain::PictureFormat;
 use lamagrid_imaging::codec::{CodecError, Metadata, decode, decode_mask, encode, probe};
 

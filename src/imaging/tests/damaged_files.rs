@@ -10,6 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use inputs::mix;
+
 use lamagrid_imaging::codec::{decode, decode_mask, probe};
 
 const FORMATS: [&str; 6] = ["jpeg", "png", "webp", "bmp", "gif", "tiff"];

@@ -5,6 +5,7 @@ mod inputs;
 use std::convert::Infallible;
 
 use inputs::{fake, mask_of, mix, picture};
+
 use lamagrid_imaging::{
     Bgr, Gray, HdStrategy, Image, ImageError, InpaintError, MAX_SIDE_PX, Model, PadRule, Rgb, Tones,
     boxes_from_mask, crop_box, inpaint, nchw_f32_to_rgb, pad, resize_cubic, resize_cubic_f64,

@@ -6,6 +6,7 @@ use std::convert::Infallible;
 use std::str::{FromStr, SplitWhitespace};
 
 use inputs::{fake, mask_of, mix, picture};
+
 use lamagrid_imaging::{
     Bgr, Gray, HdStrategy, Image, InpaintError, Model, PadRule, Patch, Tones, blend_f64, boxes_from_mask,
     crop_box, inpaint, mask_to_i64, nchw_f32_to_rgb, pad, resize_cubic, resize_cubic_f64, rgb_to_gray_f32,

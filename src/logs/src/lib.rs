@@ -15,9 +15,10 @@ use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock};
 
-use lamagrid_config::LogConfig;
 use tracing_appender::non_blocking::{ErrorCounter, WorkerGuard};
 use tracing_subscriber::util::SubscriberInitExt;
+
+use lamagrid_config::LogConfig;
 
 pub use report::report;
 

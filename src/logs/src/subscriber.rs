@@ -6,7 +6,6 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::{Arc, RwLock};
 
-use lamagrid_config::{LogFormat, LogLevel};
 use tracing::Subscriber;
 use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::EnvFilter;
@@ -14,6 +13,8 @@ use tracing_subscriber::fmt::writer::{MakeWriterExt, OptionalWriter};
 use tracing_subscriber::fmt::{self, MakeWriter};
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
+
+use lamagrid_config::{LogFormat, LogLevel};
 
 use crate::LogError;
 use crate::rotate::RotatedFile;
@@ -30,7 +31,7 @@ pub(crate) fn filter(level: LogLevel, directives: Option<String>) -> Result<EnvF
         LogLevel::Error | LogLevel::Warn | LogLevel::Info => {
             format!("{},zeromq=error", level.as_str())
         }
-        // A directive holds for every target that begins with it: lamagrid_node, lamagrid_wire, ...
+        // A directive holds for every target that begins with it: lamagrid_node, lamagrid_gate, ...
         LogLevel::Debug | LogLevel::Trace => format!("info,zeromq=error,lamagrid={}", level.as_str()),
     });
     EnvFilter::builder().parse(&value).map_err(|source| LogError::Filter { value, source })

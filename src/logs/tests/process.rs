@@ -4,8 +4,9 @@
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use lamagrid_config::{Config, LogFormat};
 use serde_json::Value;
+
+use lamagrid_config::{Config, LogFormat};
 
 /// Runs the ignored test `child` as a process of its own, in the role of a node.
 fn run_child(dir: &Path, stderr: Stdio, filter: &str) -> Output {

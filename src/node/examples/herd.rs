@@ -13,9 +13,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
+
 use lamagrid_domain::{BlobForm, ModelName, ModelOffer, NodeInfo, NodeKind, Stages};
 use lamagrid_node::{NextJob, Output, Session, SessionOptions};
-use lamagrid_wire::Endpoints;
+use lamagrid_transport::Endpoints;
 
 /// Threads that only wait; what they hold is what counts.
 const STACK_BYTES: usize = 128 * 1024;

@@ -14,13 +14,11 @@ pub mod backend;
 pub mod flags;
 pub mod hardware;
 pub mod libtorch;
-pub mod lifeline;
 pub mod settings;
 pub mod supervisor;
 pub mod weights;
 pub mod worker;
 
-mod backoff;
 mod failure;
 mod impatience;
 mod pipeline;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use lamagrid_config::{Config, ConfigError, Device, Loaded, process_env, socket_finder};
 use lamagrid_domain::{ModelName, ModelOffer, NameError, NodeName, QueueName};
-use lamagrid_wire::Endpoints;
-use lamagrid_wire::gate::{Bundle, BundleError, PeerRole};
+use lamagrid_gate::{Bundle, BundleError, PeerRole};
+use lamagrid_transport::Endpoints;
 
 use crate::flags::{BackendChoice, Flags};
 use crate::weights::{LAMA as LAMA_FILE, MANGA_INPAINTOR, MANGA_LINE, UpstreamFile, Weights};

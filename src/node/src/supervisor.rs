@@ -16,10 +16,10 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::backoff::Backoff;
+use lamagrid_process::{Backoff, parent_watch};
+
 use crate::impatience;
 use crate::libtorch::LibtorchError;
-use crate::lifeline;
 
 /// Exit code for what a person must put right before a restart can help (`EX_CONFIG`).
 pub const EXIT_CONFIG: u8 = 78;
@@ -110,7 +110,7 @@ async fn keep_all(
     let (phase, told) = watch::channel(Phase::Run);
     if watch_lifeline {
         let phase = phase.clone();
-        lifeline::watch(move || {
+        parent_watch::watch(move || {
             tracing::info!("the parent is gone: stopping");
             phase.send_replace(Phase::Stop);
         })?;

@@ -5,14 +5,15 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lamagrid_domain::{Failure, NodeInfo, NodeKind};
 use rustix::process::{Signal, getpid, kill_process};
 use tokio::signal::unix::{SignalKind, signal};
+
+use lamagrid_domain::{Failure, NodeInfo, NodeKind};
+use lamagrid_process::parent_watch;
 
 use crate::backend::{self, Backend, Unheard};
 use crate::hardware::Hardware;
 use crate::impatience::{self, Reload};
-use crate::lifeline;
 use crate::pipeline::Pipeline;
 use crate::session::{Session, SessionOptions};
 use crate::settings::Settings;
@@ -86,7 +87,7 @@ pub fn run(
     heed_signals(Arc::clone(&session), watch_lifeline)?;
     if watch_lifeline {
         let session = Arc::clone(&session);
-        lifeline::watch(move || stop(&session))?;
+        parent_watch::watch(move || stop(&session))?;
     }
     let mut backends = backends.into_iter();
     let mut first = backends.next().ok_or_else(|| anyhow::anyhow!("a worker needs a backend"))?;

@@ -11,8 +11,9 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use fake::{Fake, Heard, pattern, rgb_to_bgr, short_dir};
+
 use lamagrid_domain::NodeKind;
-use lamagrid_wire::message::{AttemptOutcome, Stored};
+use lamagrid_protocol::message::{AttemptOutcome, Stored};
 
 /// A started supervisor; killed with whatever it started when dropped.
 struct Node {

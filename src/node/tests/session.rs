@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fake::{Fake, Polls, info, pattern, rgb_to_bgr, short_dir};
+
+use lamagrid_blobs::BlobName;
 use lamagrid_domain::{
     BlobForm, BlobMeta, Failure, FailureKind, LeaseToken, ModelName, ModelOffer, OutputForm, PictureFormat,
     Role,
@@ -18,12 +20,11 @@ use lamagrid_imaging::codec::{self, Metadata};
 use lamagrid_imaging::{Image, Rgb};
 use lamagrid_node::backend::{Answer, Echo, Progress, Work, serve};
 use lamagrid_node::{Backend, NextJob, Pipeline, Session, SessionOptions};
-use lamagrid_wire::frame::MAX_INLINE_BYTES;
-use lamagrid_wire::message::{
+use lamagrid_process::random_id;
+use lamagrid_protocol::frame::MAX_INLINE_BYTES;
+use lamagrid_protocol::message::{
     Abandon, Action, Assign, AttemptOutcome, Command, Delivery, Hint, Proceed, Stored,
 };
-use lamagrid_wire::random_id;
-use lamagrid_wire::spool::BlobName;
 
 type Served = JoinHandle<Option<Failure>>;
 
@@ -85,7 +86,7 @@ async fn a_task_is_accepted_worked_on_and_delivered() {
     let (result, inline) = done(&delivery);
     assert!(inline && result.role == Role::Result);
     assert_eq!(blobs[0], rgb_to_bgr(&pattern(20, 30)));
-    assert_eq!(result.hash, lamagrid_wire::hash(&blobs[0]));
+    assert_eq!(result.hash, lamagrid_protocol::hash(&blobs[0]));
     fake.reply(Stored { token, accepted: true }.into()).await;
 
     // A large one lies in the spool, under the attempt's name.
@@ -171,7 +172,7 @@ async fn files_are_decoded_and_the_answer_is_one() {
     let file = |role, bytes: &[u8]| BlobMeta {
         role,
         len: bytes.len() as u64,
-        hash: lamagrid_wire::hash(bytes),
+        hash: lamagrid_protocol::hash(bytes),
         form: BlobForm::Encoded,
     };
     spec.blobs = vec![file(Role::Image, &photo), file(Role::Mask, &mask)];
@@ -471,7 +472,7 @@ async fn a_drain_by_command_finishes_what_runs() {
 #[test]
 fn a_session_without_a_scheduler_closes_at_once() {
     let dir = short_dir();
-    let endpoints = lamagrid_wire::Endpoints::new(dir.path());
+    let endpoints = lamagrid_transport::Endpoints::new(dir.path());
     let session = Session::start(SessionOptions {
         endpoints,
         bundle: None,

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use lamagrid_domain::QueueName;
-use lamagrid_wire::gate::{AllowList, Credentials, Fingerprint, PeerRole};
+use lamagrid_gate::{AllowList, Credentials, Fingerprint, PeerRole};
 
 /// The list of what was issued.
 const LEDGER: &str = "issued.json";

@@ -17,18 +17,17 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use rusqlite::wal::CheckpointMode;
-use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
-
-use lamagrid_domain::{Counters, Durability, Owner, Role, TaskId};
-use lamagrid_wire::spool::{Spool, SpoolError};
-
-use crate::core::{Drain, Ended, Pause, ResultPlace, StoreOp};
-
 use connection::LogPages;
 use lineage::{Id, Link, SpoolMark};
+use rusqlite::wal::CheckpointMode;
+use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 use upkeep::{LOG_KEPT, Upkeep};
 use writeback::Writeback;
+
+use lamagrid_blobs::{Spool, SpoolError};
+use lamagrid_domain::{Counters, Durability, Owner, Role, TaskId};
+
+use crate::core::{Drain, Ended, Pause, ResultPlace, StoreOp};
 
 pub(crate) use upkeep::StoreSize;
 
@@ -251,7 +250,7 @@ pub(crate) struct Store {
 }
 
 fn pack<T: serde::Serialize>(value: &T) -> Vec<u8> {
-    lamagrid_wire::pack(value).expect("rows have no maps with non-text keys")
+    lamagrid_protocol::pack(value).expect("rows have no maps with non-text keys")
 }
 
 /// The database, its last commit, and the thread that forces its log.

@@ -8,18 +8,21 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
+
+use lamagrid_blobs::{BlobName, Spool};
 use lamagrid_config::{Config, find_sockets};
 use lamagrid_domain::{
     BlobForm, BlobMeta, Durability, FailureKind, LeaseToken, Params, QueueName, Role, Scalar, TaskId,
     TaskSpec,
 };
-use lamagrid_scheduler::Options;
-use lamagrid_wire::link::Link;
-use lamagrid_wire::message::{
+use lamagrid_process::{new_task_id, random_id};
+use lamagrid_protocol::hash;
+use lamagrid_protocol::message::{
     Assign, Cancel, ClientReply, ClientRequest, LaneMessage, Message, Ping, Submit,
 };
-use lamagrid_wire::spool::{BlobName, Spool};
-use lamagrid_wire::{Endpoints, hash, new_task_id, random_id};
+use lamagrid_scheduler::Options;
+use lamagrid_transport::Endpoints;
+use lamagrid_transport::link::Link;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 

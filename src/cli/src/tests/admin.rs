@@ -2,7 +2,7 @@
 
 use lamagrid_client::{AdminReply, AdminRequest, Cursor, Page, TaskLine};
 use lamagrid_domain::{Failure, FailureKind, Status, TaskId};
-use lamagrid_wire::message::{Draining, Paused, Purged, Refused, Retried};
+use lamagrid_protocol::message::{Draining, Paused, Purged, Refused, Retried};
 
 use super::golden;
 use super::grid::{Fake, ID, story, task};

@@ -10,9 +10,9 @@ use lamagrid_domain::{
     Counters, Entry, Failure, FailureKind, Milestone, ModelOffer, NodeInfo, NodeKind, QueueName, Stages,
     Status,
 };
-use lamagrid_wire::ConnectionLimits;
-use lamagrid_wire::message::{ClientReply, ClientRequest, Message, Overview, Pong, Refused, Unknown};
-use lamagrid_wire::router::{Incoming, Peers, Router};
+use lamagrid_protocol::message::{ClientReply, ClientRequest, Message, Overview, Pong, Refused, Unknown};
+use lamagrid_transport::ConnectionLimits;
+use lamagrid_transport::router::{Incoming, Peers, Router};
 
 use super::{Ran, golden, run};
 

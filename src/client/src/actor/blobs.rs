@@ -1,12 +1,12 @@
 //! Inputs that go by reference: written into the spool, or brought to its host, on another thread.
 
+use lamagrid_blobs::{BlobName, Spool};
 use lamagrid_domain::{Failure, FailureKind, TaskId};
-use lamagrid_wire::spool::{BlobName, Spool};
 
 use super::{Actor, Written};
-use crate::asks::Ask;
+use crate::pending_requests::PendingRequest;
 use crate::task::Input;
-use crate::tracked::{Phase, Stage};
+use crate::task_watch::{Phase, Stage};
 
 impl Actor {
     /// Writes the task's inputs into the spool, on another thread.
@@ -18,7 +18,7 @@ impl Actor {
         task.stage = Stage::Write;
         task.writing = true;
         task.round = round;
-        let (spool, far) = (Spool::new(self.spool.to_path_buf()), self.reach.blobs());
+        let (spool, far) = (Spool::new(self.spool.to_path_buf()), self.endpoint.blobs());
         self.writers.spawn_blocking(move || {
             let put = |input: &Input| match &far {
                 None => spool
@@ -45,19 +45,19 @@ impl Actor {
         }
         if round != task.round {
             task.stage = task.first_stage();
-            self.asks.push(Ask::Task(id));
+            self.asks.push(PendingRequest::Task(id));
             return;
         }
         match result {
             Ok(()) => {
                 task.stage = Stage::Submit;
-                self.asks.push(Ask::Task(id));
+                self.asks.push(PendingRequest::Task(id));
             }
             // Its callers' patience ends that, not ours.
             Err(failure) if failure.kind == FailureKind::Disconnected => {
                 tracing::warn!(task.id = %id, reason = failure.message, "inputs did not reach the scheduler; trying again");
                 task.stage = task.first_stage();
-                self.asks.push(Ask::Task(id));
+                self.asks.push(PendingRequest::Task(id));
             }
             Err(failure) => self.end(id, Phase::Broken(failure.into())),
         }

@@ -7,14 +7,14 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use lamagrid_domain::{Advance, Failure, FailureKind, TaskId};
-use lamagrid_wire::frame::{Frame, FrameError};
-use lamagrid_wire::message::{ClientReply, Message, Outcome, Progress};
+use lamagrid_protocol::frame::{Frame, FrameError};
+use lamagrid_protocol::message::{ClientReply, Message, Outcome, Progress};
 
 use super::{Actor, Connection, FINISHED};
-use crate::asks::{Ask, Reply};
 use crate::error::ClientError;
 use crate::outcome::{Ended, Place};
-use crate::tracked::{Phase, Stage};
+use crate::pending_requests::{PendingRequest, Reply};
+use crate::task_watch::{Phase, Stage};
 
 impl Actor {
     pub(super) fn on_frame(&mut self, mut frame: Frame) {
@@ -49,13 +49,18 @@ impl Actor {
             ClientReply::ProtocolFault(_) | ClientReply::Outcome(_) | ClientReply::Progress(_) => return,
         };
         match (self.asks.answered(seq), reply) {
-            (None, _) | (Some(Ask::Orphan { .. }), _) => {}
-            (Some(Ask::Task(id)), reply) => self.on_task_reply(id, reply),
-            (Some(Ask::Cancel { reply: to, .. } | Ask::Query { reply: to, .. }), ClientReply::Told(told)) => {
+            (None, _) | (Some(PendingRequest::Orphan { .. }), _) => {}
+            (Some(PendingRequest::Task(id)), reply) => self.on_task_reply(id, reply),
+            (
+                Some(PendingRequest::Cancel { reply: to, .. } | PendingRequest::Query { reply: to, .. }),
+                ClientReply::Told(told),
+            ) => {
                 answer(to, told.task);
             }
-            (Some(Ask::Survey { reply: to, .. }), ClientReply::Overview(overview)) => answer(to, overview),
-            (Some(Ask::Release { reply: to, .. }), ClientReply::Pong(_)) => answer(to, ()),
+            (Some(PendingRequest::Survey { reply: to, .. }), ClientReply::Overview(overview)) => {
+                answer(to, overview)
+            }
+            (Some(PendingRequest::Release { reply: to, .. }), ClientReply::Pong(_)) => answer(to, ()),
             (Some(ask), reply) => ask.fail(refusal(reply)),
         }
     }
@@ -69,7 +74,7 @@ impl Actor {
             let before = self.connection.send_replace(Connection::Up);
             if matches!(before, Connection::Down { .. }) {
                 tracing::info!(
-                    address = self.reach.address(),
+                    address = self.endpoint.address(),
                     tasks = self.tasks.len(),
                     "the scheduler answers again"
                 );
@@ -85,7 +90,7 @@ impl Actor {
             // An offer is not followed: ask for the task itself.
             (Stage::Offer, ClientReply::Told(_)) => {
                 task.stage = Stage::Attach;
-                self.asks.push(Ask::Task(id));
+                self.asks.push(PendingRequest::Task(id));
             }
             (Stage::Submit | Stage::Attach, ClientReply::Told(said)) => {
                 task.accepted(said.task.position.unwrap_or(0));
@@ -94,7 +99,7 @@ impl Actor {
             (Stage::Attach, ClientReply::Unknown(said)) if !said.expired && task.prepared.is_some() => {
                 tracing::info!(task.id = %id, "the scheduler does not know the task; submitting it again");
                 task.stage = task.first_stage();
-                self.asks.push(Ask::Task(id));
+                self.asks.push(PendingRequest::Task(id));
             }
             // Answers that a new stage has overtaken.
             (Stage::Write | Stage::Follow | Stage::Over, _) => {}
@@ -108,7 +113,7 @@ impl Actor {
         let id = task.id;
         self.asks.forget_task(id);
         if self.tasks.get(&id).is_some_and(|task| task.stage != Stage::Over) {
-            let place = match (inline, self.reach.blobs()) {
+            let place = match (inline, self.endpoint.blobs()) {
                 (Some(bytes), _) => Place::Inline(bytes),
                 (None, None) => Place::Spool(Arc::clone(&self.spool)),
                 (None, Some(blobs)) => Place::Far(blobs),
@@ -157,11 +162,11 @@ impl Actor {
 
     /// Answers all requests that wait, and says which tasks they were about.
     fn fail_asks(&mut self, error: &ClientError) -> Vec<TaskId> {
-        let asks: Vec<Ask> = self.asks.drain().collect();
+        let asks: Vec<PendingRequest> = self.asks.drain().collect();
         let mut tasks = Vec::new();
         for ask in asks {
             match ask {
-                Ask::Task(id) => tasks.push(id),
+                PendingRequest::Task(id) => tasks.push(id),
                 other => other.fail(error.clone()),
             }
         }

@@ -3,16 +3,16 @@
 use bytes::Bytes;
 
 use lamagrid_domain::{Failure, FailureKind, Owner, TaskId};
-use lamagrid_wire::SocketError;
-use lamagrid_wire::link::Link;
-use lamagrid_wire::message::{
+use lamagrid_protocol::message::{
     Attach, Cancel, ClientRequest, Message, Offer, Ping, Query, Release, Submit, Survey,
 };
+use lamagrid_transport::SocketError;
+use lamagrid_transport::link::Link;
 
 use super::Actor;
-use crate::asks::Ask;
 use crate::error::ClientError;
-use crate::tracked::{Phase, Stage, Tracked};
+use crate::pending_requests::PendingRequest;
+use crate::task_watch::{FollowedTask, Phase, Stage};
 
 impl Actor {
     pub(super) async fn send(
@@ -30,17 +30,18 @@ impl Actor {
             let seq = self.asks.next_seq();
             let owner = self.options.owner.clone();
             let (request, blobs): (ClientRequest, _) = match &ask {
-                Ask::Task(id) => match self.tasks.get(id).and_then(|task| request_of(*id, task, seq, &owner))
-                {
-                    Some(said) => said,
-                    None => continue,
-                },
-                Ask::Cancel { id, .. } | Ask::Orphan { id, .. } => {
+                PendingRequest::Task(id) => {
+                    match self.tasks.get(id).and_then(|task| request_of(*id, task, seq, &owner)) {
+                        Some(said) => said,
+                        None => continue,
+                    }
+                }
+                PendingRequest::Cancel { id, .. } | PendingRequest::Orphan { id, .. } => {
                     (Cancel { seq, id: *id, owner }.into(), vec![])
                 }
-                Ask::Query { id, .. } => (Query { seq, id: *id, owner }.into(), vec![]),
-                Ask::Survey { after, .. } => (Survey { seq, after: *after }.into(), vec![]),
-                Ask::Release { id, .. } => {
+                PendingRequest::Query { id, .. } => (Query { seq, id: *id, owner }.into(), vec![]),
+                PendingRequest::Survey { after, .. } => (Survey { seq, after: *after }.into(), vec![]),
+                PendingRequest::Release { id, .. } => {
                     let release = Release { id: *id, owner };
                     self.send(link, release.into(), Vec::new()).await?;
                     (Ping { seq }.into(), vec![])
@@ -52,7 +53,7 @@ impl Actor {
                 Err(SocketError::Frame(error)) => {
                     let error = ClientError::from(Failure::new(FailureKind::InvalidInput, error.to_string()));
                     match ask {
-                        Ask::Task(id) => self.end(id, Phase::Broken(error)),
+                        PendingRequest::Task(id) => self.end(id, Phase::Broken(error)),
                         other => other.fail(error),
                     }
                 }
@@ -67,7 +68,12 @@ impl Actor {
 }
 
 /// What a task's stage says to the scheduler.
-fn request_of(id: TaskId, task: &Tracked, seq: u64, owner: &Owner) -> Option<(ClientRequest, Vec<Bytes>)> {
+fn request_of(
+    id: TaskId,
+    task: &FollowedTask,
+    seq: u64,
+    owner: &Owner,
+) -> Option<(ClientRequest, Vec<Bytes>)> {
     match (task.stage, &task.prepared) {
         (Stage::Offer, Some(prepared)) => {
             let (spec, bytes) = (&prepared.spec, prepared.bytes());

@@ -5,12 +5,14 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+
 use lamagrid_client::{Client, ClientOptions, Endpoints, Input, NewTask, TaskInfo};
 use lamagrid_domain::{BlobForm, BlobMeta, Counters, Role, Stages, Status, TaskId};
-use lamagrid_wire::ConnectionLimits;
-use lamagrid_wire::frame::Frame;
-use lamagrid_wire::message::{Accepted, ClientReply, ClientRequest, Message, Outcome, Pong};
-use lamagrid_wire::router::{Incoming, PeerId, Peers, Router};
+use lamagrid_protocol::PeerId;
+use lamagrid_protocol::frame::Frame;
+use lamagrid_protocol::message::{Accepted, ClientReply, ClientRequest, Message, Outcome, Pong};
+use lamagrid_transport::ConnectionLimits;
+use lamagrid_transport::router::{Incoming, Peers, Router};
 
 /// Longer than any step of a test takes on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -127,7 +129,7 @@ impl Fake {
 }
 
 pub(crate) fn meta(role: Role, bytes: &[u8]) -> BlobMeta {
-    BlobMeta { role, len: bytes.len() as u64, hash: lamagrid_wire::hash(bytes), form: BlobForm::Encoded }
+    BlobMeta { role, len: bytes.len() as u64, hash: lamagrid_protocol::hash(bytes), form: BlobForm::Encoded }
 }
 
 pub(crate) fn info(id: TaskId, status: Status) -> TaskInfo {

@@ -5,9 +5,10 @@
 //!
 //! Source: Pillow 10.4 `GifImagePlugin.py` and `GifDecode.c`.
 
-use lamagrid_domain::PictureFormat;
 use weezl::decode::Configuration;
 use weezl::{BitOrder, LzwStatus};
+
+use lamagrid_domain::PictureFormat;
 
 use super::{CodecError, Header, Mode, Raster, Samples};
 

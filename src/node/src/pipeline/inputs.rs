@@ -6,8 +6,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use lamagrid_domain::{BlobForm, BlobMeta, Failure, FailureKind, OutputForm, PictureFormat, Role, Scalar};
-use lamagrid_imaging::codec;
-use lamagrid_imaging::{Image, Layout, Rgb};
+use lamagrid_imaging::{Image, Layout, Rgb, codec};
 
 use super::{Carried, Files, Inputs, Pictures, unreadable};
 use crate::failure::stopped;
@@ -175,7 +174,7 @@ mod tests {
         let meta = |height, width, channels, len| BlobMeta {
             role: Role::Image,
             len,
-            hash: lamagrid_wire::hash(b""),
+            hash: lamagrid_protocol::hash(b""),
             form: BlobForm::Raw { height, width, channels },
         };
         assert_eq!(check(&meta(2, 5, 3, 30), 3, 100).unwrap(), Some((2, 5)));

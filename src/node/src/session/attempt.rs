@@ -6,9 +6,9 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
+use lamagrid_blobs::{BlobName, Spool};
 use lamagrid_domain::{LeaseToken, Role, TaskId, TaskSpec};
-use lamagrid_wire::message::{Assign, AttemptOutcome};
-use lamagrid_wire::spool::{BlobName, Spool};
+use lamagrid_protocol::message::{Assign, AttemptOutcome};
 
 /// One assignment that this node took.
 #[derive(Debug)]

@@ -8,15 +8,15 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 
 use lamagrid_domain::{Failure, FailureKind, SessionId};
-use lamagrid_wire::frame::Frame;
-use lamagrid_wire::gate::Way;
-use lamagrid_wire::link::Link;
-use lamagrid_wire::message::{
+use lamagrid_gate::SchedulerRoute;
+use lamagrid_protocol::frame::Frame;
+use lamagrid_protocol::message::{
     Action, Command, ControlReply, ControlRequest, Goodbye, Heartbeat, LaneMessage, Message, NodeEvent, Poll,
     ResultReply, Welcome,
 };
-use lamagrid_wire::request::Requester;
-use lamagrid_wire::{Endpoints, EventPublisher, LaneReceiver, SocketError};
+use lamagrid_transport::link::Link;
+use lamagrid_transport::request::Requester;
+use lamagrid_transport::{Endpoints, EventPublisher, LaneReceiver, SocketError};
 
 use super::state::Shared;
 
@@ -49,7 +49,12 @@ impl From<SocketError> for Ended {
 }
 
 /// Serves `welcome`'s session until it ends.
-pub(super) async fn hold(shared: &Shared, way: &Way, control: Requester, mut welcome: Welcome) -> Ended {
+pub(super) async fn hold(
+    shared: &Shared,
+    route: &SchedulerRoute,
+    control: Requester,
+    mut welcome: Welcome,
+) -> Ended {
     let session = welcome.session;
     for refused in &welcome.refused {
         tracing::warn!(queue = %refused.queue, reason = refused.reason, "this node may not serve a queue");
@@ -58,11 +63,11 @@ pub(super) async fn hold(shared: &Shared, way: &Way, control: Requester, mut wel
     for token in &welcome.abandoned {
         shared.abandon(*token);
     }
-    let _lanes = match way.lanes(&mut welcome) {
+    let _lanes = match route.lanes(&mut welcome) {
         Ok(lanes) => lanes,
         Err(error) => return Ended::Gone(error.to_string()),
     };
-    let mut sockets = match Sockets::connect(way.endpoints(), &welcome).await {
+    let mut sockets = match Sockets::connect(route.endpoints(), &welcome).await {
         Ok(sockets) => sockets,
         Err(error) => return error.into(),
     };
@@ -80,7 +85,7 @@ pub(super) async fn hold(shared: &Shared, way: &Way, control: Requester, mut wel
     };
     if matches!(ended, Ended::Leave) {
         // While the sockets are open: one that closes first looks like a death, which is held against what runs.
-        goodbye(way.endpoints(), session).await;
+        goodbye(route.endpoints(), session).await;
     }
     ended
 }

@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use parking_lot::Mutex;
 
+use lamagrid_blobs::{BlobName, SpoolError};
 use lamagrid_domain::{
     Activity, BlobForm, BlobMeta, Failure, FailureKind, LeaseToken, Role, Stages, TaskSpec,
 };
-use lamagrid_wire::frame::MAX_INLINE_BYTES;
-use lamagrid_wire::gate::BlobError;
-use lamagrid_wire::message::{AttemptOutcome, Message, NodeEvent, Step};
-use lamagrid_wire::spool::{BlobName, SpoolError};
+use lamagrid_gate::BlobError;
+use lamagrid_protocol::frame::MAX_INLINE_BYTES;
+use lamagrid_protocol::message::{AttemptOutcome, Message, NodeEvent, Step};
 
 use super::attempt::Attempt;
 use super::state::Shared;
@@ -98,13 +98,13 @@ impl Job {
             if bytes.is_empty() && meta.len > 0 {
                 return Err(gone(role, "the scheduler's database has it no more"));
             }
-            if bytes.len() as u64 != meta.len || lamagrid_wire::hash(bytes) != meta.hash {
+            if bytes.len() as u64 != meta.len || lamagrid_protocol::hash(bytes) != meta.hash {
                 return Err(internal(format!("the {role} that came is not the one that was announced")));
             }
             bytes.clone()
         } else if let Some(blobs) = self.shared.blobs() {
             let bytes = blobs.get(self.token(), role, meta.len).map_err(blob_failure)?;
-            if lamagrid_wire::hash(&bytes) != meta.hash {
+            if lamagrid_protocol::hash(&bytes) != meta.hash {
                 return Err(internal(format!("the {role} that came is not the one that was announced")));
             }
             bytes.into()
@@ -202,7 +202,7 @@ impl Job {
     fn store(&self, output: Output) -> Result<(AttemptOutcome, Option<Bytes>), Failure> {
         let began = Instant::now();
         let Output { bytes, form, mut stages } = output;
-        let hash = lamagrid_wire::hash(&bytes);
+        let hash = lamagrid_protocol::hash(&bytes);
         let result = BlobMeta { role: Role::Result, len: bytes.len() as u64, hash, form };
         let inline = if bytes.len() <= MAX_INLINE_BYTES {
             Some(bytes)

@@ -13,8 +13,8 @@ use parking_lot::Mutex;
 
 use lamagrid_config::own_socket_finder;
 use lamagrid_domain::{Failure, FailureKind, ModelName, NodeInfo};
-use lamagrid_wire::Endpoints;
-use lamagrid_wire::gate::{Bundle, Way};
+use lamagrid_gate::{Bundle, SchedulerRoute};
+use lamagrid_transport::Endpoints;
 
 mod attempt;
 mod connection;
@@ -83,13 +83,13 @@ impl Session {
         let thread = std::thread::Builder::new().name("session".into()).spawn(move || {
             let run = std::panic::AssertUnwindSafe(|| {
                 runtime.block_on(async {
-                    let way = match bundle.as_deref().map(far) {
-                        None => Way::near(endpoints),
-                        Some(Ok(way)) => way,
+                    let route = match bundle.as_deref().map(far) {
+                        None => SchedulerRoute::near(endpoints),
+                        Some(Ok(route)) => route,
                         Some(Err(text)) => return Some(Failure::new(FailureKind::InvalidInput, text)),
                     };
-                    theirs.set_blobs(way.blobs());
-                    runner::run(&theirs, &way).await
+                    theirs.set_blobs(route.blobs());
+                    runner::run(&theirs, &route).await
                 })
             });
             let failure = std::panic::catch_unwind(run).unwrap_or_else(|_| {
@@ -150,10 +150,10 @@ impl Session {
     }
 }
 
-/// The way to a bundle's scheduler, through sockets of this process.
-fn far(bundle: &Bundle) -> Result<Way, String> {
+/// The route to a bundle's scheduler, through sockets of this process.
+fn far(bundle: &Bundle) -> Result<SchedulerRoute, String> {
     let sockets = own_socket_finder().map_err(|error| error.to_string())?;
-    Way::far(Endpoints::found_by(sockets), bundle).map_err(|error| error.to_string())
+    SchedulerRoute::far(Endpoints::found_by(sockets), bundle).map_err(|error| error.to_string())
 }
 
 impl Drop for Session {

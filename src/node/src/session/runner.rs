@@ -3,15 +3,15 @@
 use std::time::{Duration, Instant};
 
 use lamagrid_domain::{Failure, FailureKind};
-use lamagrid_wire::SocketError;
-use lamagrid_wire::frame::FrameError;
-use lamagrid_wire::gate::Way;
-use lamagrid_wire::message::{ControlReply, ControlRequest, Message, Welcome};
-use lamagrid_wire::request::Requester;
+use lamagrid_gate::SchedulerRoute;
+use lamagrid_process::Backoff;
+use lamagrid_protocol::frame::FrameError;
+use lamagrid_protocol::message::{ControlReply, ControlRequest, Message, Welcome};
+use lamagrid_transport::SocketError;
+use lamagrid_transport::request::Requester;
 
 use super::connection::{self, Ended};
 use super::state::{Phase, Shared};
-use crate::backoff::Backoff;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
@@ -33,8 +33,8 @@ enum Refusal {
 }
 
 /// Runs until the node leaves (`None`) or is refused for good.
-pub(super) async fn run(shared: &Shared, way: &Way) -> Option<Failure> {
-    let endpoints = way.endpoints();
+pub(super) async fn run(shared: &Shared, route: &SchedulerRoute) -> Option<Failure> {
+    let endpoints = route.endpoints();
     let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
     let mut mentioned: Option<Instant> = None;
     let mut was_welcomed = false;
@@ -62,7 +62,7 @@ pub(super) async fn run(shared: &Shared, way: &Way) -> Option<Failure> {
                     was_welcomed = true;
                     lease = Duration::from_millis(welcome.lease_ms);
                     let began = Instant::now();
-                    let ended = connection::hold(shared, way, control, welcome).await;
+                    let ended = connection::hold(shared, route, control, welcome).await;
                     shared.lose_connection();
                     alone_since = Instant::now();
                     if began.elapsed() >= GOOD_LIFE {
@@ -79,7 +79,7 @@ pub(super) async fn run(shared: &Shared, way: &Way) -> Option<Failure> {
                     failure.message
                 }
                 Err(Refusal::Final(failure)) => return Some(failure),
-                Err(Refusal::Again(reason)) => match way.refused() {
+                Err(Refusal::Again(reason)) => match route.refused() {
                     Some(failure) => return Some(failure),
                     None => reason,
                 },
@@ -87,11 +87,11 @@ pub(super) async fn run(shared: &Shared, way: &Way) -> Option<Failure> {
             () = closing(shared) => return None,
         };
         if mentioned.is_none_or(|at| at.elapsed() >= MENTION_EVERY) {
-            let reason = way.trouble().text().unwrap_or(reason);
+            let reason = route.trouble().text().unwrap_or(reason);
             tracing::warn!(
                 reason,
                 endpoint = endpoints.control(),
-                hint = way.hint(),
+                hint = route.hint(),
                 "no session with the scheduler, trying again"
             );
             mentioned = Some(Instant::now());

@@ -15,14 +15,14 @@ use bytes::Bytes;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use tokio::sync::Notify;
 
+use lamagrid_blobs::Spool;
 use lamagrid_domain::{BootId, Failure, LeaseToken, ModelName, NodeInfo, SessionId};
-use lamagrid_wire::EventPublisher;
-use lamagrid_wire::frame::{Frame, FrameError};
-use lamagrid_wire::gate::Blobs;
-use lamagrid_wire::message::{
+use lamagrid_gate::BlobClient;
+use lamagrid_protocol::frame::{Frame, FrameError};
+use lamagrid_protocol::message::{
     Accept, Assign, AttemptOutcome, Delivery, Hello, Message, Ready, ResultRequest,
 };
-use lamagrid_wire::spool::Spool;
+use lamagrid_transport::EventPublisher;
 
 use super::attempt::{Attempt, Held, discard};
 
@@ -100,7 +100,7 @@ pub(super) struct State {
     live: Option<Live>,
     spool: Option<Spool>,
     /// What moves blobs where the spool is on another host.
-    blobs: Option<Blobs>,
+    blobs: Option<BlobClient>,
     /// How long tasks of a model are in their slot, a moving average in seconds.
     slot_s: BTreeMap<ModelName, f64>,
 }
@@ -162,7 +162,7 @@ impl Shared {
             info,
             slots,
             overlap,
-            boot: BootId::from_bytes(lamagrid_wire::random_id()),
+            boot: BootId::from_bytes(lamagrid_process::random_id()),
         }
     }
 
@@ -232,11 +232,11 @@ impl Shared {
         state.spool = state.blobs.is_none().then(|| Spool::new(root));
     }
 
-    pub(super) fn set_blobs(&self, blobs: Option<Blobs>) {
+    pub(super) fn set_blobs(&self, blobs: Option<BlobClient>) {
         self.lock().blobs = blobs;
     }
 
-    pub(super) fn blobs(&self) -> Option<Blobs> {
+    pub(super) fn blobs(&self) -> Option<BlobClient> {
         self.lock().blobs.clone()
     }
 

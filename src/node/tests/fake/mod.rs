@@ -12,18 +12,20 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::Notify;
 
+use lamagrid_blobs::{BlobName, Spool};
 use lamagrid_domain::{
     BlobForm, BlobMeta, Durability, Failure, LeaseToken, ModelName, ModelOffer, NodeInfo, NodeKind, Params,
     QueueName, Role, Scalar, SessionId, TaskId, TaskSpec,
 };
-use lamagrid_wire::message::{
+use lamagrid_process::random_id;
+use lamagrid_protocol::message::{
     Accept, Assign, Command, Commands, ControlReply, ControlRequest, Delivery, Farewell, Hello, LaneAddress,
     LaneMessage, Message, NodeEvent, Poll, Proceed, Ready, Rejected, ResultReply, ResultRequest, SessionGone,
     Welcome,
 };
-use lamagrid_wire::router::{Incoming, PeerId, Peers, Router};
-use lamagrid_wire::spool::{BlobName, Spool};
-use lamagrid_wire::{ConnectionLimits, Endpoints, EventSubscriber, LaneSender, hash, random_id};
+use lamagrid_protocol::{PeerId, hash};
+use lamagrid_transport::router::{Incoming, Peers, Router};
+use lamagrid_transport::{ConnectionLimits, Endpoints, EventSubscriber, LaneSender};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) const POLL_MS: u64 = 100;

@@ -7,11 +7,11 @@ use std::cmp::Reverse;
 use lamagrid_domain::{
     Entry, Event, Failure, FailureKind, Milestone, Owner, QueueName, State, Status, TaskId, printable,
 };
-use lamagrid_wire::message::{
+use lamagrid_protocol::PeerId;
+use lamagrid_protocol::message::{
     AdminReply, AdminRequest, Cursor, ListTasks, PAGE_TASKS, Page, Paused, Purged, Refused, Retried, Story,
     TaskLine, Unknown,
 };
-use lamagrid_wire::router::PeerId;
 
 use super::admission::Wish;
 use super::effect::Authority;

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use lamagrid_domain::{
     BlobForm, ClientName, Event, Failure, FailureKind, Owner, QueueName, Role, TaskId, TaskSpec,
 };
-use lamagrid_wire::frame::MAX_INLINE_BYTES;
-use lamagrid_wire::router::PeerId;
+use lamagrid_protocol::PeerId;
+use lamagrid_protocol::frame::MAX_INLINE_BYTES;
 
 use super::effect::Authority;
 use super::{Core, Effect, Ended, Now, StoreOp};

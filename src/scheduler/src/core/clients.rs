@@ -5,12 +5,12 @@ use bytes::Bytes;
 use lamagrid_domain::{
     Failure, FailureKind, Hash, ModelName, Owner, QueueName, Role, SessionId, State, TaskId,
 };
-use lamagrid_wire::message::{
+use lamagrid_protocol::PeerId;
+use lamagrid_protocol::message::{
     Accepted, Action, Cancel, ClientReply, ClientRequest, NodeStatus, Overview, Pong, QueueStatus, Refused,
     Submit, Survey, Told, Unknown,
 };
-use lamagrid_wire::pack;
-use lamagrid_wire::router::PeerId;
+use lamagrid_protocol::pack;
 
 use super::admission::Wish;
 use super::effect::Authority;
@@ -231,7 +231,7 @@ impl Core {
         let Submit { seq, mut spec, inline: inline_roles, follow } = submit;
         spec.replay_of = None;
         let id = spec.id;
-        let digest = lamagrid_wire::payload_digest(&spec);
+        let digest = lamagrid_protocol::payload_digest(&spec);
         if self.on_known(peer, seq, id, &spec.owner, digest) {
             let mine = self.tasks.get(&id).is_some_and(|t| t.spec.owner == spec.owner && t.digest == digest)
                 || self.ended.get(&id).is_some_and(|e| e.owner == spec.owner && e.digest == digest);

@@ -7,8 +7,8 @@
 use std::collections::BTreeMap;
 
 use lamagrid_domain::BootId;
-use lamagrid_wire::message::{Action, AdminReply, DrainNode, Draining};
-use lamagrid_wire::router::PeerId;
+use lamagrid_protocol::PeerId;
+use lamagrid_protocol::message::{Action, AdminReply, DrainNode, Draining};
 
 use super::admin::{asked_by, refused};
 use super::{Core, Effect, NodeId, StoreOp};

@@ -5,11 +5,11 @@ use bytes::Bytes;
 use lamagrid_domain::{
     Counters, Durability, Entry, Hash, LeaseToken, Owner, QueueName, Role, SessionId, TaskId, TaskSpec,
 };
-use lamagrid_wire::message::{
+use lamagrid_protocol::PeerId;
+use lamagrid_protocol::message::{
     AdminReply, AdminRequest, ClientReply, ClientRequest, ControlReply, ControlRequest, LaneMessage,
     NodeEvent, ResultReply, ResultRequest, TaskInfo,
 };
-use lamagrid_wire::router::PeerId;
 
 use super::{ClockChange, Drain, Ended, Level, NodeId, Pause};
 

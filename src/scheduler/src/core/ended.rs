@@ -7,8 +7,8 @@ use lamagrid_domain::{
     BlobMeta, ClientName, Counters, Entry, Failure, Hash, LeaseToken, Milestone, ModelName, Owner, QueueName,
     Role, Stages, State, Status, TaskId, TaskSpec,
 };
-use lamagrid_wire::message::{Outcome, TaskInfo};
-use lamagrid_wire::router::PeerId;
+use lamagrid_protocol::PeerId;
+use lamagrid_protocol::message::{Outcome, TaskInfo};
 
 use super::{Effect, ResultPlace, Task};
 

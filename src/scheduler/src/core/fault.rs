@@ -5,7 +5,7 @@
 #[cfg(feature = "sabotage")]
 use lamagrid_domain::LeaseToken;
 use lamagrid_domain::{Durability, TaskId};
-use lamagrid_wire::message::{AttemptOutcome, Delivery};
+use lamagrid_protocol::message::{AttemptOutcome, Delivery};
 
 use super::{Core, Effect, StoreOp};
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use lamagrid_domain::{NameError, NodeName, Owner};
-use lamagrid_wire::router::PeerId;
+use lamagrid_protocol::PeerId;
 
 /// The identity of a node. Two nodes of one name whose certificates differ are two nodes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

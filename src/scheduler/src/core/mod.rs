@@ -42,9 +42,9 @@ use lamagrid_domain::{
     Advance, Counters, Entry, Event, Failure, Hash, LeaseToken, Milestone, ModelName, Owner, QueueName, Role,
     SessionId, State, Status, TaskId, TaskSpec,
 };
-use lamagrid_wire::Endpoints;
-use lamagrid_wire::message::{ClientReply, Progress, TaskInfo};
-use lamagrid_wire::router::PeerId;
+use lamagrid_protocol::PeerId;
+use lamagrid_protocol::message::{ClientReply, Progress, TaskInfo};
+use lamagrid_transport::Endpoints;
 
 pub(crate) use admin::Pause;
 use admission::Usage;

@@ -5,12 +5,12 @@ use bytes::Bytes;
 use lamagrid_domain::{
     Advance, Event, Failure, FailureKind, LeaseToken, QueueName, Role, SessionId, State, printable,
 };
-use lamagrid_wire::message::{
+use lamagrid_protocol::PeerId;
+use lamagrid_protocol::message::{
     Abandon, Accept, Action, AttemptOutcome, Commands, ControlReply, ControlRequest, Delivery, Farewell,
     Hello, Hint, LaneAddress, NodeEvent, Poll, Proceed, Ready, RefusedQueue, Rejected, ResultReply,
     ResultRequest, SessionGone, Stored, Welcome,
 };
-use lamagrid_wire::router::PeerId;
 
 use super::ended::Delivered;
 use super::line::Standing;

@@ -15,7 +15,7 @@ use std::ops::Bound;
 use lamagrid_domain::{
     Advance, Event, LeaseToken, Milestone, ModelName, Owner, QueueName, SessionId, State, TaskId,
 };
-use lamagrid_wire::message::Assign;
+use lamagrid_protocol::message::Assign;
 
 use super::sessions::Session;
 use super::shares::Turn;

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use lamagrid_domain::{LeaseToken, SessionId, TaskId};
-use lamagrid_wire::message::Action;
+use lamagrid_protocol::message::Action;
 
 use super::placement::Rank;
 use super::retry::Loss;

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use lamagrid_domain::{BootId, LeaseToken, ModelName, NodeInfo, QueueName, SessionId};
-use lamagrid_wire::message::{Action, Command};
-use lamagrid_wire::router::PeerId;
+use lamagrid_protocol::PeerId;
+use lamagrid_protocol::message::{Action, Command};
 
 use super::NodeId;
 use super::line::{Line, Standing};

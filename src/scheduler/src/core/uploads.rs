@@ -6,8 +6,8 @@
 use std::collections::{BTreeSet, HashMap};
 
 use lamagrid_domain::{ClientName, Failure, FailureKind, Owner, TaskId};
-use lamagrid_wire::message::{Offer, Send};
-use lamagrid_wire::router::PeerId;
+use lamagrid_protocol::PeerId;
+use lamagrid_protocol::message::{Offer, Send};
 
 use super::admission::Wish;
 use super::effect::Authority;

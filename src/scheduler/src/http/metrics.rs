@@ -13,7 +13,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
 use lamagrid_domain::Status;
-use lamagrid_wire::message::TaskInfo;
+use lamagrid_protocol::message::TaskInfo;
 
 use crate::core::{Figures, Level};
 use crate::store::StoreSize;

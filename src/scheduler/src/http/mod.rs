@@ -33,7 +33,7 @@ use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 
 use lamagrid_config::HttpConfig;
-use lamagrid_wire::descriptors::with_reserve;
+use lamagrid_process::descriptors::with_reserve;
 
 pub(crate) use metrics::Metrics;
 
@@ -237,7 +237,7 @@ async fn authorize(State(shown): State<Shown>, request: Request, next: Next) -> 
 
 /// Compares in a time that says nothing about where they differ: the hashes are what is compared.
 fn is_same(token: &[u8], given: &[u8]) -> bool {
-    lamagrid_wire::hash(token) == lamagrid_wire::hash(given)
+    lamagrid_protocol::hash(token) == lamagrid_protocol::hash(given)
 }
 
 async fn metrics_text(State(shown): State<Shown>) -> impl IntoResponse {

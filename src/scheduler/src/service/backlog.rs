@@ -6,8 +6,8 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 
 use lamagrid_domain::{SessionId, TaskId};
-use lamagrid_wire::message::{ClientReply, LaneMessage};
-use lamagrid_wire::router::PeerId;
+use lamagrid_protocol::PeerId;
+use lamagrid_protocol::message::{ClientReply, LaneMessage};
 
 use crate::core::Effect;
 

@@ -9,20 +9,17 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::runtime::Runtime;
 
+use lamagrid_blobs::{Grant, Grants, Spool, Ticket};
 use lamagrid_config::Config;
 use lamagrid_domain::{Failure, FailureKind, LeaseToken, Owner, SessionId, TaskId};
-use lamagrid_wire::Endpoints;
-use lamagrid_wire::gate::{
-    Certificate, Credentials, Gate, Grant, Origin, PeerRole, Registry, Ticket, is_node_of,
-};
-use lamagrid_wire::message::{ClientReply, ClientRequest, Hello, LaneAddress};
-use lamagrid_wire::router::PeerId;
-use lamagrid_wire::spool::Spool;
-
-use crate::certs::{Certs, allow_list};
-use crate::core::{Authority, StoredTask};
+use lamagrid_gate::{Certificate, Credentials, Gate, GateOptions, Origin, PeerRole, Registry, is_node_of};
+use lamagrid_protocol::PeerId;
+use lamagrid_protocol::message::{ClientReply, ClientRequest, Hello, LaneAddress};
+use lamagrid_transport::Endpoints;
 
 use super::SchedulerError;
+use crate::certs::{Certs, allow_list};
+use crate::core::{Authority, StoredTask};
 
 /// Threads that encrypt; one stream fills less than one.
 const THREADS: usize = 2;
@@ -41,6 +38,7 @@ pub(super) struct Gatekeeper {
     gate: Gate,
     certs: Certs,
     registry: Registry,
+    grants: Grants,
     /// Sessions of other hosts.
     sessions: HashMap<SessionId, Arc<Certificate>>,
     max_result_bytes: u64,
@@ -82,17 +80,22 @@ impl Gatekeeper {
             .thread_name("gate")
             .enable_all()
             .build()?;
-        let registry = Registry::default();
-        let (sockets, spool, theirs) = (endpoints.clone(), spool.clone(), registry.clone());
-        let most = config.gate.max_connections_per_peer;
-        let opening = runtime
-            .spawn(async move { Gate::open(address, &credentials, sockets, spool, theirs, most).await });
+        let (registry, grants) = (Registry::default(), Grants::default());
+        let options = GateOptions {
+            sockets: endpoints.clone(),
+            spool: spool.clone(),
+            registry: registry.clone(),
+            grants: grants.clone(),
+            max_connections_per_peer: config.gate.max_connections_per_peer,
+        };
+        let opening = runtime.spawn(async move { Gate::open(address, &credentials, options).await });
         let gate = opening.await.map_err(std::io::Error::other)??;
         tracing::info!(address = %gate.address(), "the gate is open to other hosts");
         let mut keeper = Self {
             gate,
             certs,
             registry,
+            grants,
             sessions: HashMap::new(),
             max_result_bytes: config.limits.max_pixels.saturating_mul(RESULT_BYTES_PER_PIXEL),
             own,
@@ -104,7 +107,7 @@ impl Gatekeeper {
         };
         for (task, owner) in owned {
             let grant = Grant { certificate: owner.as_str().to_owned(), task, max_bytes: 0 };
-            keeper.registry.grant(Ticket::Result(task), grant);
+            keeper.grants.grant(Ticket::Result(task), grant);
         }
         if let Err(error) = keeper.certs.migrate() {
             tracing::debug!(%error, "the list of certificates stays as it is");
@@ -273,7 +276,7 @@ impl Gatekeeper {
     fn grant(&self, certificate: &Certificate, token: LeaseToken, task: TaskId) {
         let certificate = certificate.name.clone();
         let grant = Grant { certificate, task, max_bytes: self.max_result_bytes };
-        self.registry.grant(Ticket::Attempt(token), grant);
+        self.grants.grant(Ticket::Attempt(token), grant);
     }
 
     /// Whether a peer's requests may name this owner.
@@ -311,7 +314,7 @@ impl Gatekeeper {
         }
         if let ClientRequest::Submit(submit) = request {
             // What it brought is complete, or it has to begin anew.
-            self.registry.withdraw_inputs(submit.spec.id, &certificate.name);
+            self.grants.withdraw_inputs(submit.spec.id, &certificate.name);
         }
         Ok(match certificate.role {
             PeerRole::Admin => Authority::Administrator,
@@ -323,13 +326,13 @@ impl Gatekeeper {
     pub(super) fn upload_opens(&self, owner: &Owner, task: TaskId, max_bytes: u64) {
         if *owner != Owner::local() {
             let grant = Grant { certificate: owner.as_str().to_owned(), task, max_bytes };
-            self.registry.grant(Ticket::Inputs(task), grant);
+            self.grants.grant(Ticket::Inputs(task), grant);
         }
     }
 
     /// Nothing more of them may come.
     pub(super) fn upload_closes(&self, owner: &Owner, task: TaskId) {
-        self.registry.withdraw_inputs(task, owner.as_str());
+        self.grants.withdraw_inputs(task, owner.as_str());
     }
 
     /// A client is told how its task ended: it may fetch the result.
@@ -337,18 +340,18 @@ impl Gatekeeper {
         let ClientReply::Outcome(outcome) = reply else { return };
         if let (Origin::Elsewhere(certificate), Some(_)) = (self.registry.origin(peer), &outcome.result) {
             let (certificate, task) = (certificate.name.clone(), outcome.task.id);
-            self.registry.grant(Ticket::Result(task), Grant { certificate, task, max_bytes: 0 });
+            self.grants.grant(Ticket::Result(task), Grant { certificate, task, max_bytes: 0 });
         }
     }
 
     /// The task has ended.
     pub(super) fn ended(&self, task: TaskId) {
-        self.registry.withdraw_attempts(task);
+        self.grants.withdraw_attempts(task);
     }
 
     /// The task's result is gone.
     pub(super) fn forgotten(&self, task: TaskId) {
-        self.registry.withdraw_result(task);
+        self.grants.withdraw_result(task);
     }
 }
 

@@ -2,19 +2,19 @@
 
 use bytes::Bytes;
 
+use lamagrid_blobs::BlobName;
 use lamagrid_domain::{Failure, FailureKind, Owner, TaskId};
-use lamagrid_wire::frame::{Frame, FrameError, MAX_HEADER_BYTES, MAX_MESSAGE_BYTES};
-use lamagrid_wire::message::{
+use lamagrid_protocol::PeerId;
+use lamagrid_protocol::frame::{Frame, FrameError, MAX_HEADER_BYTES, MAX_MESSAGE_BYTES};
+use lamagrid_protocol::message::{
     AdminRequest, AttemptOutcome, ClientReply, ClientRequest, ControlRequest, Message, NodeEvent,
     ProtocolFault, Rejected, ResultRequest,
 };
-use lamagrid_wire::router::{Incoming, PeerId, fault};
-use lamagrid_wire::spool::BlobName;
-
-use crate::core::{Authority, Effect, Input};
+use lamagrid_transport::router::{Incoming, fault};
 
 use super::backlog::Destination;
 use super::{Service, refused};
+use crate::core::{Authority, Effect, Input};
 
 /// What an assignment says beside what was submitted: its token and number.
 const ASSIGN_BYTES: usize = 256;

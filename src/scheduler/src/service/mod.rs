@@ -18,26 +18,25 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use backlog::{Backlog, Destination};
+use clock::Clock;
+use gatekeeper::Gatekeeper;
+use signals::Signals;
 use tokio::sync::mpsc;
 
+use lamagrid_blobs::Spool;
 use lamagrid_config::{Config, ConfigError, SocketDir};
 use lamagrid_domain::{Failure, FailureKind, QueueName, SessionId};
-use lamagrid_wire::gate::{CredentialsError, GateError};
-use lamagrid_wire::message::{ClientReply, Refused};
-use lamagrid_wire::router::{Incoming, Peers, Router, RouterSender};
-use lamagrid_wire::spool::Spool;
-use lamagrid_wire::{ConnectionLimits, Endpoints, EventSubscriber, LaneEvent, LaneSender, SocketError};
+use lamagrid_gate::{CredentialsError, GateError};
+use lamagrid_protocol::message::{ClientReply, Refused};
+use lamagrid_transport::router::{Incoming, Peers, Router, RouterSender};
+use lamagrid_transport::{ConnectionLimits, Endpoints, EventSubscriber, LaneEvent, LaneSender, SocketError};
 
 use crate::committer::Committer;
 use crate::core::{CLOCK_GRACE_MS, Core, Effect, Input, MAX_ENDED, MAX_TOMBSTONES, Settings};
 use crate::http::Metrics;
 use crate::instance::InstanceLock;
 use crate::store::{Store, StoreError};
-
-use backlog::{Backlog, Destination};
-use clock::Clock;
-use gatekeeper::Gatekeeper;
-use signals::Signals;
 
 /// How often timers are looked at; the shortest one that they serve is a second.
 const TICK: Duration = Duration::from_millis(50);
@@ -132,7 +131,7 @@ pub fn run(options: Options) -> Result<(), SchedulerError> {
     // Pictures and prompts are nobody else's business, whatever mode an older data directory has.
     rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
     // Hundreds of hosts need more descriptors than a shell's habit allows.
-    lamagrid_wire::descriptors::raise_limit();
+    lamagrid_process::descriptors::raise_limit();
     // One thread has the core and all its sockets: handing each message to another one costs more than to read it.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let ended = runtime.block_on(serve(options));
@@ -160,7 +159,7 @@ async fn serve(options: Options) -> Result<(), SchedulerError> {
     let owned = gatekeeper::results_elsewhere(&recovered.tasks);
     let clock = Clock::start();
     let settings = settings(&config, &endpoints, &spool);
-    let core = Core::new(settings, Box::new(lamagrid_wire::random_id), clock.now(), recovered);
+    let core = Core::new(settings, Box::new(lamagrid_process::random_id), clock.now(), recovered);
     #[cfg(feature = "sabotage")]
     let core = {
         let mut core = core;

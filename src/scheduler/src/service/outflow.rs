@@ -6,15 +6,15 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use lamagrid_domain::{Failure, FailureKind};
-use lamagrid_wire::LaneSender;
-use lamagrid_wire::message::{ClientReply, ControlReply, LaneMessage, Message, Rejected, TaskInfo};
-use lamagrid_wire::router::{PeerId, RouterSender};
-
-use crate::committer::{Group, Report};
-use crate::core::{Bounded, CLOCK_GRACE_MS, ClockChange, Effect, Input, Level, StoreOp};
+use lamagrid_protocol::PeerId;
+use lamagrid_protocol::message::{ClientReply, ControlReply, LaneMessage, Message, Rejected, TaskInfo};
+use lamagrid_transport::LaneSender;
+use lamagrid_transport::router::RouterSender;
 
 use super::backlog::{Destination, Held, Images, WINDOW_BYTES};
 use super::{SchedulerError, Service, refused};
+use crate::committer::{Group, Report};
+use crate::core::{Bounded, CLOCK_GRACE_MS, ClockChange, Effect, Input, Level, StoreOp};
 
 /// Small blobs that are read behind one commit; each read is of one task, at most three times 256 KiB.
 const MAX_READS: usize = 64;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lamagrid_config::SocketDir;
-use lamagrid_wire::{Endpoints, SocketFile};
+use lamagrid_transport::{Endpoints, SocketFile};
 
 use super::{SchedulerError, Service, Sockets};
 

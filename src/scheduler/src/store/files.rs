@@ -3,12 +3,11 @@
 use std::collections::HashSet;
 use std::io;
 
+use lamagrid_blobs::{BlobName, SpoolError};
 use lamagrid_domain::{BlobMeta, Durability, Role, TaskId};
-use lamagrid_wire::spool::{BlobName, SpoolError};
-
-use crate::core::{ResultPlace, StoreOp};
 
 use super::{Store, StoreError};
+use crate::core::{ResultPlace, StoreOp};
 
 impl Store {
     /// Brings the files that an operation names to where their row will look for them; results that are not there any

@@ -42,7 +42,7 @@ pub(super) struct Link {
 
 impl Link {
     pub(super) fn after(before: Id, mark: bool) -> Self {
-        Self { id: lamagrid_wire::random_id(), before, mark }
+        Self { id: lamagrid_process::random_id(), before, mark }
     }
 
     pub(super) fn to_bytes(self) -> [u8; LINK_BYTES] {

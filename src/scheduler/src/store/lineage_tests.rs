@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
+use lamagrid_blobs::BlobName;
 use lamagrid_domain::{Counters, Status};
-use lamagrid_wire::spool::BlobName;
 
 use super::tests::{alice, id, insert, live, open, spec};
 use super::*;

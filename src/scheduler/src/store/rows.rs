@@ -10,17 +10,15 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use rusqlite::OptionalExtension;
 use serde::Deserialize;
 
+use lamagrid_blobs::BlobName;
 use lamagrid_domain::{
     BootId, Counters, Durability, Entry, Failure, FailureKind, Hash, LeaseToken, ModelName, Owner, QueueName,
     Role, Stages, Status, TaskId, TaskSpec,
 };
 
-use lamagrid_wire::spool::BlobName;
-
-use crate::core::{Drain, Ended, Pause, Recovered, StoreOp, StoredTask};
-
 use super::lineage::SpoolMark;
 use super::{Store, StoreError, connection};
+use crate::core::{Drain, Ended, Pause, Recovered, StoreOp, StoredTask};
 
 /// Entries that are not ours and are told of by name, at each start.
 const FOREIGN_TOLD: usize = 16;

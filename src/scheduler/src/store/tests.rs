@@ -1,9 +1,10 @@
 //! What the store keeps over a restart, what it refuses to open, and what a failed commit leaves behind.
 
-use lamagrid_domain::{BlobForm, BlobMeta, Failure, FailureKind, Params, Scalar, Stages, Status, TaskSpec};
-
-use lamagrid_domain::{BootId, Hash, LeaseToken, QueueName};
-use lamagrid_wire::spool::BlobName;
+use lamagrid_blobs::BlobName;
+use lamagrid_domain::{
+    BlobForm, BlobMeta, BootId, Failure, FailureKind, Hash, LeaseToken, Params, QueueName, Scalar, Stages,
+    Status, TaskSpec,
+};
 
 use super::*;
 use crate::core::{NodeId, StoredTask};
@@ -21,7 +22,7 @@ fn token(n: u8) -> LeaseToken {
 }
 
 fn meta(role: Role, bytes: &[u8]) -> BlobMeta {
-    BlobMeta { role, len: bytes.len() as u64, hash: lamagrid_wire::hash(bytes), form: BlobForm::Encoded }
+    BlobMeta { role, len: bytes.len() as u64, hash: lamagrid_protocol::hash(bytes), form: BlobForm::Encoded }
 }
 
 pub(super) fn spec(n: u8, durability: Durability) -> TaskSpec {

@@ -133,7 +133,7 @@ mod driver {
         }};
     }
 
-    /// Asks about the GPU that CUDA counts as `index`; `CUDA_VISIBLE_DEVICES` holds here, too.
+    /// PendingRequests about the GPU that CUDA counts as `index`; `CUDA_VISIBLE_DEVICES` holds here, too.
     pub(super) fn inspect(index: u16) -> Result<Gpu, String> {
         let cuda = library::open(c"libcuda.so.1").map_err(|reason| format!("no NVIDIA driver ({reason})"))?;
         call!(cuda, c"cuInit", (u32), (0));

@@ -10,15 +10,14 @@ mod network;
 use std::process::ExitCode;
 
 use clap::Parser;
+use device::Chosen;
+use model::Torch;
 
 use lamagrid_domain::NodeKind;
 use lamagrid_node::flags::Flags;
 use lamagrid_node::settings::Settings;
 use lamagrid_node::supervisor::EXIT_CONFIG;
 use lamagrid_node::worker;
-
-use device::Chosen;
-use model::Torch;
 
 fn main() -> ExitCode {
     let flags = Flags::parse();

@@ -6,11 +6,12 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use tch::Device;
+
 use lamagrid_domain::{Failure, FailureKind, ModelName, ModelOffer, Params, Scalar, Stages};
 use lamagrid_imaging::{HdStrategy, InpaintError, Model, PadRule, Patch, inpaint};
 use lamagrid_node::backend::{Answer, Backend, Progress, Work, stopped};
 use lamagrid_node::settings::ModelPlan;
-use tch::Device;
 
 use crate::network::Network;
 

@@ -6,13 +6,14 @@ use std::mem::MaybeUninit;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use tch::kind::Element;
+use tch::{CModule, Device, Kind, TchError, Tensor};
+
 use lamagrid_domain::{Failure, FailureKind, ModelName};
 use lamagrid_imaging::{Patch, Tones};
 use lamagrid_node::backend::{Progress, inference_failure, stopped};
 use lamagrid_node::settings::{ModelPlan, Source};
 use lamagrid_node::weights::{LAMA, MANGA_INPAINTOR, MANGA_LINE, UpstreamFile, Weights};
-use tch::kind::Element;
-use tch::{CModule, Device, Kind, TchError, Tensor};
 
 /// What upstream seeds torch with before each pass of manga.
 const MANGA_SEED: i64 = 42;

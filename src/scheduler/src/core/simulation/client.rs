@@ -6,7 +6,7 @@ use lamagrid_domain::{
     BlobForm, BlobMeta, Durability, FailureKind, Hash, ModelName, Owner, Params, QueueName, Role, TaskId,
     TaskSpec,
 };
-use lamagrid_wire::message::{
+use lamagrid_protocol::message::{
     Attach, Cancel, ClientReply, ClientRequest, Offer, Ping, Query, Release, Submit, Survey,
 };
 
@@ -190,7 +190,7 @@ impl Client {
     }
 
     fn offer(&mut self, net: &mut Network, spec: TaskSpec, bytes: u64) {
-        let digest = lamagrid_wire::payload_digest(&spec);
+        let digest = lamagrid_protocol::payload_digest(&spec);
         let TaskSpec { id, owner, queue, priority, client, .. } = spec;
         let seq = self.next_seq(net);
         self.say(net, Offer { seq, id, owner, queue, digest, bytes, priority, client }, Vec::new());
@@ -259,7 +259,7 @@ impl Client {
     fn attach(&mut self, net: &mut Network, at: usize) {
         self.mine[at].asked_ms = net.now.mono_ms;
         let (seq, id, owner) = (self.next_seq(net), self.mine[at].spec.id, self.owner.clone());
-        let digest = net.random.chance(500).then(|| lamagrid_wire::payload_digest(&self.mine[at].spec));
+        let digest = net.random.chance(500).then(|| lamagrid_protocol::payload_digest(&self.mine[at].spec));
         self.say(net, Attach { seq, id, owner, digest }, Vec::new());
     }
 

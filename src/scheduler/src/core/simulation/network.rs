@@ -6,11 +6,11 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use bytes::Bytes;
 
 use lamagrid_domain::{LeaseToken, SessionId};
-use lamagrid_wire::message::{
+use lamagrid_protocol::PeerId;
+use lamagrid_protocol::message::{
     ClientReply, ClientRequest, ControlReply, ControlRequest, LaneMessage, NodeEvent, ResultReply,
     ResultRequest,
 };
-use lamagrid_wire::router::PeerId;
 
 use super::random::Random;
 use crate::core::{Authority, Input, Now};

@@ -1,7 +1,7 @@
 //! What an administrator sees and does.
 
 use lamagrid_domain::{Entry, Failure, FailureKind, Milestone, Status, TaskId};
-use lamagrid_wire::message::{
+use lamagrid_protocol::message::{
     AdminReply, AdminRequest, AttemptOutcome, CancelTask, ClientReply, DrainNode, ListTasks, Message,
     PauseQueue, Purge, ResultRequest, RetryTask, TellStory,
 };
@@ -21,7 +21,7 @@ fn retry(n: u8) -> Input {
     admin(RetryTask { id: id(n) })
 }
 
-fn story(grid: &mut Grid, id: TaskId) -> lamagrid_wire::message::Story {
+fn story(grid: &mut Grid, id: TaskId) -> lamagrid_protocol::message::Story {
     match grid.handle(admin(TellStory { id })).remove(0) {
         Effect::Admin { reply: AdminReply::Story(story), .. } => story,
         other => panic!("{other:?}"),

@@ -146,7 +146,7 @@ fn a_certificate_neither_jumps_the_queue_nor_evicts_others() {
     grid.core.settings.limits.max_remote_priority = 1;
     let of = |n, owner: &str, priority| {
         let spec = TaskSpec { owner: owner.parse().unwrap(), priority, ..spec(n) };
-        lamagrid_wire::message::Submit { seq: 1, spec, inline: Vec::new(), follow: true }
+        lamagrid_protocol::message::Submit { seq: 1, spec, inline: Vec::new(), follow: true }
     };
     grid.pass_in([
         remote("a", of(1, "alice", -5)),
@@ -188,7 +188,8 @@ fn one_owner_from_another_host_leaves_places_for_others() {
         let before = grid.core.unfinished();
         for n in first..first + count {
             let spec = TaskSpec { owner: owner.parse().unwrap(), ..spec(n) };
-            let submit = lamagrid_wire::message::Submit { seq: 1, spec, inline: Vec::new(), follow: false };
+            let submit =
+                lamagrid_protocol::message::Submit { seq: 1, spec, inline: Vec::new(), follow: false };
             grid.handle(remote("r", submit));
         }
         grid.core.unfinished() - before

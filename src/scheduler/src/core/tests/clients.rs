@@ -1,7 +1,7 @@
 //! Admission, owners, cancels, retention.
 
 use lamagrid_domain::{Hash, Owner, TaskId, TaskSpec};
-use lamagrid_wire::message::{Attach, Cancel, Offer, Query, Release, Submit};
+use lamagrid_protocol::message::{Attach, Cancel, Offer, Query, Release, Submit};
 
 use super::grid::*;
 use crate::core::{Authority, Input, Now};
@@ -78,7 +78,7 @@ fn a_full_queue_refuses_with_its_length() {
         grid.check(submit(n), &[&[format!("insert T{n}").as_str(), &behind], alarm].concat());
     }
     let spec_4 = spec(4);
-    let digest = lamagrid_wire::payload_digest(&spec_4);
+    let digest = lamagrid_protocol::payload_digest(&spec_4);
     let TaskSpec { id, owner, queue, .. } = spec_4;
     let offer = |bytes| Offer {
         seq: 1,

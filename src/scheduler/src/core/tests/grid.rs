@@ -9,13 +9,13 @@ use lamagrid_domain::{
     BlobForm, BlobMeta, BootId, Durability, Failure, FailureKind, Hash, LeaseToken, ModelName, ModelOffer,
     NodeInfo, NodeKind, Owner, Params, QueueName, Role, SessionId, Stages, TaskId, TaskSpec,
 };
-use lamagrid_wire::Endpoints;
-use lamagrid_wire::message::{
+use lamagrid_protocol::PeerId;
+use lamagrid_protocol::message::{
     Accept, Action, AdminReply, Attach, AttemptOutcome, Cancel, ClientReply, ClientRequest, ControlReply,
     ControlRequest, Delivery, Goodbye, Heartbeat, Hello, LaneMessage, NodeEvent, Poll, Query, Ready, Release,
     ResultReply, ResultRequest, Submit,
 };
-use lamagrid_wire::router::PeerId;
+use lamagrid_transport::Endpoints;
 
 use crate::core::{
     Authority, Core, Drain, Effect, Input, NodeId, Now, Pause, Recovered, Settings, StoreOp, StoredTask,
@@ -253,7 +253,7 @@ pub(super) fn remote(name: &str, request: impl Into<ClientRequest>) -> Input {
 }
 
 pub(super) fn ping(name: &str) -> Input {
-    client(name, lamagrid_wire::message::Ping { seq: 0 })
+    client(name, lamagrid_protocol::message::Ping { seq: 0 })
 }
 
 pub(super) fn submit(n: u8) -> Input {
@@ -549,7 +549,7 @@ fn control_line(reply: &ControlReply) -> String {
         }
         ControlReply::Rejected(m) => format!("rejected {}", m.failure.kind),
         ControlReply::Commands(m) => {
-            let command = |c: &lamagrid_wire::message::Command| match c.action {
+            let command = |c: &lamagrid_protocol::message::Command| match c.action {
                 Action::Cancel { token } => format!("{} cancel {}", c.seq, tokens(&[token])),
                 Action::Recall { token } => format!("{} recall {}", c.seq, tokens(&[token])),
                 Action::Drain => format!("{} drain", c.seq),

@@ -195,7 +195,7 @@ pub(super) fn stored(n: u8, assigned: Option<u8>) -> StoredTask {
     let spec = spec(n);
     StoredTask::Live {
         history: Vec::new(),
-        digest: lamagrid_wire::payload_digest(&spec),
+        digest: lamagrid_protocol::payload_digest(&spec),
         spec: Box::new(spec),
         seq: u64::from(n),
         created_wall_ms: WALL_MS - 5,

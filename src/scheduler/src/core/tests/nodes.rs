@@ -1,7 +1,7 @@
 //! Registration, assignments, accepts and deliveries.
 
 use lamagrid_domain::FailureKind;
-use lamagrid_wire::message::{ClientReply, ControlReply, Message, Survey};
+use lamagrid_protocol::message::{ClientReply, ControlReply, Message, Survey};
 
 use super::grid::*;
 use crate::core::{Effect, Input, StoredTask};

@@ -1,7 +1,7 @@
 //! Offers: what is reserved, granted, counted and given back.
 
 use lamagrid_domain::{Owner, TaskSpec};
-use lamagrid_wire::message::{Cancel, Offer};
+use lamagrid_protocol::message::{Cancel, Offer};
 
 use super::grid::*;
 use crate::core::Input;
@@ -12,7 +12,7 @@ fn mallory() -> Owner {
 
 fn offer_of(n: u8, owner: &Owner, bytes: u64) -> Offer {
     let spec = spec(n);
-    let digest = lamagrid_wire::payload_digest(&spec);
+    let digest = lamagrid_protocol::payload_digest(&spec);
     let (owner, queue) = (owner.clone(), spec.queue);
     Offer { seq: 7, id: id(n), owner, queue, digest, bytes, priority: 0, client: None }
 }

@@ -13,7 +13,7 @@ use lamagrid_domain::{
     Activity, BlobForm, BlobMeta, BootId, Failure, FailureKind, Hash, LeaseToken, ModelOffer, NodeInfo,
     NodeKind, Role, SessionId, Stages,
 };
-use lamagrid_wire::message::{
+use lamagrid_protocol::message::{
     Accept, Action, AttemptOutcome, ControlReply, ControlRequest, Delivery, Goodbye, Heartbeat, Hello,
     LaneMessage, NodeEvent, Poll, Ready, ResultReply, ResultRequest, Step, Welcome,
 };

@@ -29,7 +29,7 @@ impl Oracle {
         let Said::Client(peer, request, _) = said else { return Vec::new() };
         let (id, owner, digest) = match request {
             ClientRequest::Submit(s) if s.follow => {
-                (s.spec.id, &s.spec.owner, Some(lamagrid_wire::payload_digest(&s.spec)))
+                (s.spec.id, &s.spec.owner, Some(lamagrid_protocol::payload_digest(&s.spec)))
             }
             ClientRequest::Attach(a) => (a.id, &a.owner, a.digest),
             _ => return Vec::new(),

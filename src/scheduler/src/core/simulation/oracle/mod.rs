@@ -11,11 +11,11 @@ use lamagrid_domain::{
     BootId, Counters, Entry, Event, Failure, FailureKind, Hash, LeaseToken, Milestone, ModelName, NodeInfo,
     Owner, QueueName, Retry, Role, SessionId, State, Status, TaskId,
 };
-use lamagrid_wire::message::{
+use lamagrid_protocol::PeerId;
+use lamagrid_protocol::message::{
     AttemptOutcome, ClientReply, ClientRequest, ControlReply, ControlRequest, LaneMessage, Outcome,
     ResultReply, ResultRequest,
 };
-use lamagrid_wire::router::PeerId;
 
 use crate::core::simulation::check::ensure;
 use crate::core::simulation::disk::Disk;

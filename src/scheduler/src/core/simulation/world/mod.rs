@@ -9,8 +9,8 @@ use std::hash::{DefaultHasher, Hasher};
 
 use lamagrid_config::{LimitsConfig, RetryConfig, RetryPolicy, SchedulerConfig};
 use lamagrid_domain::{LeaseToken, ModelOffer, SessionId, State, TaskId, TaskSpec};
-use lamagrid_wire::Endpoints;
-use lamagrid_wire::message::{Accept, ControlReply, Delivery, Rejected};
+use lamagrid_protocol::message::{Accept, ControlReply, Delivery, Rejected};
+use lamagrid_transport::Endpoints;
 
 use crate::core::Fault;
 use crate::core::sessions::Session;

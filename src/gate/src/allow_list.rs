@@ -1,0 +1,144 @@
+//! The allow list: which certificates of the authority are valid, by fingerprint.
+//!
+//! A certificate that the list does not hold is refused, whatever its signature says: an authority's key or a file that
+//! leaked before it was revoked opens nothing.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use lamagrid_domain::FailureKind;
+use lamagrid_protocol::preamble::Refused;
+
+use crate::credentials::Certificate;
+
+/// The BLAKE3 hash of a certificate in DER, written as 64 hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Fingerprint([u8; 32]);
+
+impl Fingerprint {
+    /// Hashes a certificate in DER.
+    #[must_use]
+    pub fn of(der: &[u8]) -> Self {
+        Self(*blake3::hash(der).as_bytes())
+    }
+}
+
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Fingerprint({self})")
+    }
+}
+
+impl From<Fingerprint> for String {
+    fn from(fingerprint: Fingerprint) -> Self {
+        fingerprint.to_string()
+    }
+}
+
+impl FromStr for Fingerprint {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parsed = blake3::Hash::from_hex(text).map_err(|error| format!("not a fingerprint: {error}"))?;
+        Ok(Self(*parsed.as_bytes()))
+    }
+}
+
+impl TryFrom<String> for Fingerprint {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+/// The certificates that are let in.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AllowList {
+    /// Valid certificates.
+    pub valid: BTreeSet<Fingerprint>,
+    /// Names that were revoked; they only make the refusal more exact.
+    pub revoked: BTreeSet<String>,
+}
+
+/// What a gate knows about certificates now.
+#[derive(Debug, Default)]
+pub(crate) struct Allowed {
+    /// The last list that could be read. Open connections are held against it.
+    pub(crate) list: AllowList,
+    /// False while the list cannot be read: then nothing new is let in.
+    pub(crate) is_current: bool,
+}
+
+impl Allowed {
+    /// Whether the list may hold this certificate soon: it may have been issued after the list was read.
+    pub(crate) fn is_unknown(&self, certificate: &Certificate, fingerprint: Fingerprint) -> bool {
+        self.is_current
+            && !self.list.valid.contains(&fingerprint)
+            && !self.list.revoked.contains(&certificate.name)
+    }
+
+    /// Decides on a new connection.
+    pub(crate) fn admit(&self, certificate: &Certificate, fingerprint: Fingerprint) -> Result<(), Refused> {
+        if !self.is_current {
+            let text =
+                "the scheduler cannot read its list of certificates, so it lets nothing in: see its log";
+            return Err(Refused::new(FailureKind::Disconnected, text));
+        }
+        if self.list.valid.contains(&fingerprint) {
+            return Ok(());
+        }
+        let name = &certificate.name;
+        let reason = if self.list.revoked.contains(name) {
+            format!("the certificate {name} was revoked: ask for a new bundle")
+        } else {
+            format!(
+                "this certificate of the name {name} is not in the scheduler's list, or a newer one replaced it: ask for a \
+                 new bundle"
+            )
+        };
+        Err(Refused::new(FailureKind::InvalidInput, reason))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fingerprint_is_written_and_read() {
+        let fingerprint = Fingerprint::of(b"a certificate");
+        assert_eq!(fingerprint.to_string().parse(), Ok(fingerprint));
+        for wrong in ["", "ab", &"g".repeat(64), &"é".repeat(32)] {
+            assert!(wrong.parse::<Fingerprint>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn only_listed_certificates_are_admitted_and_only_by_a_current_list() {
+        let certificate: Certificate = "lamagrid:node/gpu-1".parse().unwrap();
+        let (listed, other) = (Fingerprint::of(b"1"), Fingerprint::of(b"2"));
+        let list = AllowList { valid: [listed].into(), revoked: ["gpu-1".to_owned()].into() };
+        let mut allowed = Allowed { list, is_current: true };
+        assert_eq!(allowed.admit(&certificate, listed), Ok(()));
+        let refused = allowed.admit(&certificate, other).unwrap_err();
+        assert_eq!(refused.kind, FailureKind::InvalidInput);
+        assert!(refused.text.contains("was revoked"), "{refused}");
+        allowed.list.revoked.clear();
+        assert!(allowed.admit(&certificate, other).unwrap_err().text.contains("a newer one replaced it"));
+        allowed.is_current = false;
+        // Temporary: a node that hears this goes on trying.
+        assert_eq!(allowed.admit(&certificate, listed).unwrap_err().kind, FailureKind::Disconnected);
+        assert!(Allowed::default().admit(&certificate, listed).is_err());
+    }
+}

@@ -1,0 +1,447 @@
+//! Fetches blobs from a scheduler's host and brings them there, on connections of their own; the other end is `blobs`.
+
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConnection, StreamOwned};
+
+use lamagrid_domain::{FailureKind, LeaseToken, Role, TaskId};
+use lamagrid_protocol::preamble::{self, Refused};
+use lamagrid_protocol::transfer::{Blob, Direction, Transfer};
+
+use crate::connect::connect;
+use crate::credentials::SCHEDULER_NAME;
+use crate::dial::{ANSWER, HANDSHAKE, REPLY, broken, judge, with_own_clock, wrong_time};
+use crate::proxy::{stalled, unacknowledged};
+use crate::reloading_tls::ReloadingTls;
+use crate::trouble::Trouble;
+
+/// Nothing came or went for so long: the peer is gone. The accepting side sees it first.
+const STALLED: Duration = Duration::from_secs(15);
+/// How often a transfer that waits looks at the time.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Bytes that TLS is given between two looks at what the kernel took.
+const WRITTEN_AT_ONCE: usize = 64 * 1024;
+/// A transfer of which nothing moved for this long has stalled; a connection that is closed then was not cut.
+const QUIET: Duration = Duration::from_secs(3);
+/// A transfer is given up after so long without a scheduler that answers.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// What is not granted may be so soon, after a scheduler's start.
+const GRANTED_WITHIN: Duration = Duration::from_secs(5);
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LAST_PAUSE: Duration = Duration::from_secs(1);
+/// How long a connection is kept for the next transfer, and how many.
+const KEPT: Duration = Duration::from_secs(10);
+const MOST_KEPT: usize = 4;
+
+/// Why a blob did not come or go.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum BlobError {
+    /// The scheduler said no.
+    #[error("{text}")]
+    Refused {
+        /// Of the failure.
+        kind: FailureKind,
+        /// What it said.
+        text: String,
+    },
+    /// The connection broke, again and again.
+    #[error("cannot reach {scheduler} for a picture: {reason}")]
+    Broken {
+        /// `host:port`
+        scheduler: String,
+        /// How the last try ended.
+        reason: String,
+    },
+}
+
+impl BlobError {
+    /// What it is as the failure of a task.
+    #[must_use]
+    pub fn kind(&self) -> FailureKind {
+        match self {
+            Self::Refused { kind, .. } => *kind,
+            Self::Broken { .. } => FailureKind::Disconnected,
+        }
+    }
+}
+
+type Stream = StreamOwned<ClientConnection, TcpStream>;
+
+/// Fetches and brings blobs, on connections of their own; blocks. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct BlobClient(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    /// `host:port`
+    scheduler: String,
+    tls_config: Arc<ReloadingTls>,
+    trouble: Trouble,
+    /// Connections that carried a transfer, with when that ended.
+    kept: Mutex<Vec<(Stream, Instant)>>,
+}
+
+impl BlobClient {
+    pub(crate) fn new(scheduler: String, tls_config: Arc<ReloadingTls>, trouble: Trouble) -> Self {
+        Self(Arc::new(Shared { scheduler, tls_config, trouble, kept: Mutex::default() }))
+    }
+
+    /// For a node: an input of an attempt's task, of the announced length.
+    ///
+    /// # Errors
+    /// [`BlobError`].
+    pub fn get(&self, token: LeaseToken, role: Role, len: u64) -> Result<Vec<u8>, BlobError> {
+        self.0.read_all(Blob::Input(token, role), len)
+    }
+
+    /// For a node: brings the result of an attempt; it is in the spool then.
+    ///
+    /// # Errors
+    /// [`BlobError`].
+    pub fn put(&self, token: LeaseToken, bytes: &[u8]) -> Result<(), BlobError> {
+        self.0.write(Blob::Attempt(token), bytes)
+    }
+
+    /// For an owner: brings an input of a task that the scheduler wants to have.
+    ///
+    /// # Errors
+    /// [`BlobError`].
+    pub fn bring(&self, task: TaskId, role: Role, bytes: &[u8]) -> Result<(), BlobError> {
+        self.0.write(Blob::Upload(task, role), bytes)
+    }
+
+    /// For an owner: the result of its task, of the announced length.
+    ///
+    /// # Errors
+    /// [`BlobError`].
+    pub fn fetch(&self, task: TaskId, len: u64) -> Result<Vec<u8>, BlobError> {
+        self.0.read_all(Blob::Result(task), len)
+    }
+
+    /// The same, which is as long as `out`. After an error `out` holds anything.
+    ///
+    /// # Errors
+    /// [`BlobError`].
+    pub fn fetch_into(&self, task: TaskId, out: &mut [u8]) -> Result<(), BlobError> {
+        let mut at = 0;
+        self.0.read(Blob::Result(task), out.len() as u64, |stream, _| {
+            if let Some(stream) = stream {
+                while at < out.len() {
+                    match stream.read(&mut out[at..])? {
+                        0 => break,
+                        n => at += n,
+                    }
+                }
+            }
+            Ok(at as u64)
+        })
+    }
+}
+
+/// How one try of a transfer ended, where it was not cut.
+type Said<T> = Result<T, Refused>;
+
+impl Shared {
+    fn read_all(&self, blob: Blob, len: u64) -> Result<Vec<u8>, BlobError> {
+        let mut bytes = Vec::new();
+        self.read(blob, len, |stream, from| {
+            // What a cut left of it stays.
+            if let Some(stream) = stream {
+                // The scheduler has just said that it is so long; a buffer that grows would be copied again and again.
+                let left = usize::try_from(len - from).unwrap_or(usize::MAX);
+                bytes.try_reserve_exact(left).map_err(io::Error::other)?;
+                stream.take(len - from).read_to_end(&mut bytes)?;
+            }
+            Ok(bytes.len() as u64)
+        })?;
+        Ok(bytes)
+    }
+
+    /// `take` reads what comes and says how much it has; without a stream it only says that.
+    fn read(
+        &self,
+        blob: Blob,
+        len: u64,
+        mut take: impl FnMut(Option<&mut Moved<'_>>, u64) -> io::Result<u64>,
+    ) -> Result<(), BlobError> {
+        self.repeated(|_| {
+            let from = take(None, 0).map_err(|error| error.to_string())?;
+            let mut stream = match self.ask(Transfer { blob, direction: Direction::From(from) })? {
+                Ok(stream) => stream,
+                Err(refused) => return Ok(Err(refused)),
+            };
+            let mut moved = self.moved(&mut stream, from);
+            if number(&mut moved).map_err(|error| cut(&error, from, moved.at.elapsed()))? != len {
+                let text = "the blob is not of the announced length".to_owned();
+                return Ok(Err(Refused::new(FailureKind::Internal, text)));
+            }
+            let taken = take(Some(&mut moved), from);
+            let quiet = moved.at.elapsed();
+            let error = match taken {
+                Ok(at) if at >= len => {
+                    self.keep(stream);
+                    return Ok(Ok(()));
+                }
+                Ok(_) => io::ErrorKind::UnexpectedEof.into(),
+                Err(error) => error,
+            };
+            Err(cut(&error, take(None, 0).unwrap_or(from), quiet))
+        })
+    }
+
+    fn write(&self, blob: Blob, bytes: &[u8]) -> Result<(), BlobError> {
+        self.repeated(|again| {
+            let direction = Direction::Write { len: bytes.len() as u64, again };
+            let mut stream = match self.ask(Transfer { blob, direction })? {
+                Ok(stream) => stream,
+                Err(refused) => return Ok(Err(refused)),
+            };
+            let mut moved = self.moved(&mut stream, 0);
+            let from = number(&mut moved).map_err(|error| cut(&error, 0, moved.at.elapsed()))?;
+            moved.bytes = from;
+            let from = usize::try_from(from).unwrap_or(usize::MAX);
+            let rest = bytes.get(from..).ok_or("the scheduler has more of it than there is")?;
+            let went = moved.write_all(rest).and_then(|()| verdict(&mut moved));
+            let said = went.map_err(|error| cut(&error, moved.arrived(), moved.at.elapsed()))?;
+            if said.is_ok() {
+                self.keep(stream);
+            }
+            Ok(said)
+        })
+    }
+
+    /// What the gate says is its last word, unless a moment changes it; everything else may be a cut.
+    fn repeated<T>(&self, mut attempt: impl FnMut(bool) -> Result<Said<T>, String>) -> Result<T, BlobError> {
+        let (began, mut pause, mut again) = (Instant::now(), FIRST_PAUSE, false);
+        loop {
+            let (error, patience) = match attempt(again) {
+                Ok(Ok(done)) => {
+                    self.trouble.ended(None);
+                    return Ok(done);
+                }
+                Ok(Err(refused)) => {
+                    let patience = match refused.kind {
+                        FailureKind::Disconnected if refused.is_not_granted() => GRANTED_WITHIN,
+                        FailureKind::Disconnected => PATIENCE,
+                        _ => Duration::ZERO,
+                    };
+                    (BlobError::Refused { kind: refused.kind, text: with_own_clock(refused.text) }, patience)
+                }
+                Err(reason) => {
+                    again = true;
+                    (BlobError::Broken { scheduler: self.scheduler.clone(), reason }, PATIENCE)
+                }
+            };
+            if began.elapsed() >= patience {
+                return Err(error);
+            }
+            tracing::debug!(%error, "a transfer is tried again");
+            self.trouble.ended(Some(error.to_string()));
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(LAST_PAUSE);
+        }
+    }
+
+    /// A connection whose transfer was granted.
+    fn ask(&self, transfer: Transfer) -> Result<Said<Stream>, String> {
+        let request = preamble::request(&transfer.words());
+        while let Some(stream) = self.kept() {
+            // It may have been closed meanwhile; a new one tells.
+            if let Ok(said) = asked(stream, &request) {
+                return Ok(said);
+            }
+        }
+        asked(self.connect()?, &request)
+    }
+
+    fn connect(&self) -> Result<Stream, String> {
+        let mut stream = connected(&self.scheduler)?;
+        let name = ServerName::try_from(SCHEDULER_NAME).expect("a plain name");
+        let mut tls =
+            ClientConnection::new(self.tls_config.config(), name).map_err(|error| error.to_string())?;
+        while tls.is_handshaking() {
+            let step = tls.complete_io(&mut stream);
+            step.map_err(|error| {
+                let what = format!("{HANDSHAKE} of {}", self.scheduler);
+                judge(&error, &what).failure.message.to_string()
+            })?;
+        }
+        match wrong_time(tls.peer_certificates(), None) {
+            Some(text) => Err(text),
+            None => Ok(StreamOwned::new(tls, stream)),
+        }
+    }
+
+    fn moved<'a>(&'a self, stream: &'a mut Stream, bytes: u64) -> Moved<'a> {
+        Moved { stream, trouble: &self.trouble, at: Instant::now(), bytes }
+    }
+
+    fn kept(&self) -> Option<Stream> {
+        let mut kept = self.kept.lock();
+        kept.retain(|(_, at)| at.elapsed() < KEPT);
+        kept.pop().map(|(stream, _)| stream)
+    }
+
+    fn keep(&self, stream: Stream) {
+        let mut kept = self.kept.lock();
+        if kept.len() < MOST_KEPT {
+            kept.push((stream, Instant::now()));
+        }
+    }
+}
+
+/// A connection by TCP, made on a thread of its own: the caller's may belong to a runtime, which must not block.
+fn connected(scheduler: &str) -> Result<TcpStream, String> {
+    let connecting = || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async { Ok(connect(scheduler, |_| ()).await.map(tokio::net::TcpStream::into_std)) })
+    };
+    let connected: io::Result<_> = std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("connect".into()).spawn_scoped(scope, connecting)?;
+        thread.join().unwrap_or_else(|_| Err(io::Error::other("the thread that connects panicked")))
+    });
+    let tuned = connected.and_then(|connected| {
+        let stream = match connected {
+            Ok(stream) => stream?,
+            Err(text) => return Ok(Err(text)),
+        };
+        stream.set_nonblocking(false)?;
+        stream.set_nodelay(true)?;
+        stream.set_write_timeout(Some(LOOK_EVERY))?;
+        stream.set_read_timeout(Some(ANSWER))?;
+        Ok(Ok(stream))
+    });
+    tuned.unwrap_or_else(|error| Err(format!("cannot connect to {scheduler}: {error}")))
+}
+
+fn asked(mut stream: Stream, request: &str) -> Result<Said<Stream>, String> {
+    let mut ask = || {
+        stream.sock.set_read_timeout(Some(ANSWER))?;
+        // A gate that has refused the certificate reads nothing; why, it has said.
+        let _ = stream.write_all(request.as_bytes());
+        let _ = stream.flush();
+        let said = verdict(&mut stream)?;
+        stream.sock.set_read_timeout(Some(LOOK_EVERY))?;
+        Ok(said)
+    };
+    let said: io::Result<_> = ask();
+    let said = said.map_err(|error| judge(&error, REPLY).failure.message.to_string())?;
+    Ok(said.map(|()| stream))
+}
+
+/// A connection during a transfer, which says meanwhile when nothing moves.
+struct Moved<'a> {
+    stream: &'a mut Stream,
+    trouble: &'a Trouble,
+    /// When bytes last moved.
+    at: Instant,
+    /// Bytes that are there, or were given to the kernel.
+    bytes: u64,
+}
+
+impl Moved<'_> {
+    /// Bytes that got through.
+    fn arrived(&self) -> u64 {
+        self.bytes.saturating_sub(unacknowledged(self.stream.sock.as_raw_fd()))
+    }
+
+    /// Repeats `step` while it only waits. TLS keeps what it could not send, so nothing is lost or sent twice.
+    fn patiently<T>(&mut self, mut step: impl FnMut(&mut Stream) -> io::Result<T>) -> io::Result<T> {
+        loop {
+            match step(self.stream) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && self.at.elapsed() < STALLED => {
+                    if self.at.elapsed() >= QUIET {
+                        self.trouble.ended(Some(stalled("the transfer", self.arrived())));
+                    }
+                }
+                done => return done,
+            }
+        }
+    }
+}
+
+impl Read for Moved<'_> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let read = self.patiently(|stream| stream.read(out))?;
+        if read > 0 {
+            (self.at, self.bytes) = (Instant::now(), self.bytes + read as u64);
+        }
+        Ok(read)
+    }
+}
+
+impl Write for Moved<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let part = &bytes[..bytes.len().min(WRITTEN_AT_ONCE)];
+        let written = self.patiently(|stream| stream.write(part))?;
+        self.flush()?;
+        (self.at, self.bytes) = (Instant::now(), self.bytes + written as u64);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.patiently(Stream::flush)
+    }
+}
+
+/// How a transfer ended of which so many bytes got through, and then none for so long. The accepting side closes a connection
+/// on which nothing moves before this one gives it up.
+fn cut(error: &io::Error, bytes: u64, quiet: Duration) -> String {
+    match error.kind() {
+        io::ErrorKind::OutOfMemory => error.to_string(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => stalled("the transfer", bytes),
+        _ if quiet >= QUIET => stalled("the transfer", bytes),
+        _ => format!("{} ({bytes} bytes got through)", broken(error, "the transfer")),
+    }
+}
+
+fn number(stream: &mut impl Read) -> io::Result<u64> {
+    let mut number = [0; 8];
+    stream.read_exact(&mut number)?;
+    Ok(u64::from_be_bytes(number))
+}
+
+fn verdict(stream: &mut impl Read) -> io::Result<Result<(), Refused>> {
+    let mut said = Vec::new();
+    let mut byte = [0];
+    while said.len() < preamble::MAX_LINE_BYTES {
+        stream.read_exact(&mut byte)?;
+        if byte[0] == b'\n' {
+            break;
+        }
+        said.push(byte[0]);
+    }
+    let said = String::from_utf8_lossy(&said);
+    preamble::read_answer(&said)
+        .map(|said| said.map(drop))
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "this is no gate of a LamaGrid scheduler"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_transfer_that_stalls_is_told_with_how_far_it_came() {
+        use io::ErrorKind::{ConnectionReset, TimedOut, UnexpectedEof, WouldBlock};
+        let at_once =
+            [(WouldBlock, true), (TimedOut, true), (UnexpectedEof, false), (ConnectionReset, false)];
+        for (kind, is_stall) in at_once {
+            for (quiet, is_stall) in [(Duration::ZERO, is_stall), (QUIET, true)] {
+                let text = cut(&kind.into(), 1_234, quiet);
+                assert_eq!(
+                    text.starts_with("the transfer began, then stalled after 1234 bytes: "),
+                    is_stall,
+                    "{text}"
+                );
+                assert_eq!(text.contains("the path's MTU smaller"), is_stall, "{text}");
+            }
+        }
+    }
+}

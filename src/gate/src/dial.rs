@@ -1,0 +1,516 @@
+//! The dialling gate: private sockets like a scheduler's on this host, TLS to the scheduler behind them.
+//!
+//! Does not: reconnect by itself. Whoever uses a local socket finds it closed, and connects again.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use rustls::AlertDescription;
+use rustls::pki_types::{CertificateDer, ServerName};
+use tokio::io::{AsyncWriteExt, Interest};
+use tokio::net::{TcpStream, UnixListener, UnixStream};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::MissedTickBehavior;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use lamagrid_domain::{Failure, FailureKind};
+use lamagrid_process::Backoff;
+use lamagrid_process::wall_clock::wall_ms;
+use lamagrid_protocol::preamble::{self, NAMED, Refused};
+use lamagrid_transport::{Endpoints, file_identity};
+
+use crate::blob_client::BlobClient;
+use crate::bundle::Bundle;
+use crate::connect::connect;
+use crate::credentials::{Credentials, CredentialsError, SCHEDULER_NAME};
+use crate::preamble::{is_temporary, read_line};
+use crate::proxy::{ProxyError, relay, tune};
+use crate::reloading_tls::ReloadingTls;
+use crate::trouble::Trouble;
+use crate::validity::{SCHEDULER_SHOWS, date, out_of_validity};
+use crate::zmtp_guard::{ACCEPTING, Handshake, Held};
+
+/// Limit on TLS, and on the scheduler's answer to the line.
+pub(crate) const ANSWER: Duration = Duration::from_secs(5);
+/// A scheduler that cannot be reached is mentioned this often.
+const MENTION_EVERY: Duration = Duration::from_secs(30);
+/// How often the local sockets' files are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// After a refusal that may pass, connections are not tried for this long, and longer after each one more.
+const FIRST_REST: Duration = Duration::from_millis(250);
+const LONGEST_REST: Duration = Duration::from_secs(5);
+
+/// Local sockets that lead to a scheduler elsewhere. Dropping it closes them.
+#[derive(Debug)]
+pub struct Dialler {
+    shared: Arc<Shared>,
+    blobs: BlobClient,
+    listening: Mutex<BTreeMap<String, JoinHandle<()>>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    sockets: Endpoints,
+    /// `host:port`
+    scheduler: String,
+    tls_config: Arc<ReloadingTls>,
+    /// Why the scheduler refused this side for good.
+    refused: Mutex<Option<Failure>>,
+    trouble: Trouble,
+    rest: Mutex<Rest>,
+    /// When, and whether it was a refusal.
+    mentioned: Mutex<Option<(Instant, bool)>>,
+}
+
+/// Keeps refused connections from being retried at once.
+#[derive(Debug)]
+struct Rest {
+    until: Option<Instant>,
+    backoff: Backoff,
+}
+
+impl Rest {
+    const fn new() -> Self {
+        Self { until: None, backoff: Backoff::new(FIRST_REST, LONGEST_REST) }
+    }
+
+    fn is_over(&self) -> bool {
+        self.until.is_none_or(|until| Instant::now() >= until)
+    }
+
+    fn begin(&mut self) {
+        self.until = Some(Instant::now() + self.backoff.pause());
+    }
+}
+
+/// Why a connection to the gate was not made.
+#[derive(Debug)]
+pub(crate) struct DialError {
+    pub(crate) failure: Failure,
+    /// The scheduler answered, and refuses for now.
+    is_refusal_for_now: bool,
+}
+
+impl DialError {
+    /// The scheduler was not reached.
+    fn away(text: String) -> Self {
+        Self { failure: Failure::new(FailureKind::Disconnected, text), is_refusal_for_now: false }
+    }
+
+    /// It was, and the reason may pass.
+    fn for_now(text: String) -> Self {
+        Self { failure: Failure::new(FailureKind::Disconnected, text), is_refusal_for_now: true }
+    }
+}
+
+impl Dialler {
+    /// Makes `sockets` for all channels, in a private directory; each connection to one goes to `scheduler`
+    /// (`host:port`). Sockets whose files are removed are made anew.
+    ///
+    /// # Errors
+    /// [`DiallerError`].
+    pub fn open(
+        credentials: &Credentials,
+        scheduler: &str,
+        sockets: impl Into<Endpoints>,
+    ) -> Result<Self, DiallerError> {
+        Self::with(ReloadingTls::of(credentials)?, scheduler, sockets.into())
+    }
+
+    /// The same with a bundle, whose file may be replaced by a new one of the same holder at any time.
+    ///
+    /// # Errors
+    /// [`DiallerError`].
+    pub fn join(bundle: &Bundle, sockets: impl Into<Endpoints>) -> Result<Self, DiallerError> {
+        Self::with(ReloadingTls::of_bundle(bundle)?, &bundle.scheduler, sockets.into())
+    }
+
+    fn with(tls_config: ReloadingTls, scheduler: &str, sockets: Endpoints) -> Result<Self, DiallerError> {
+        let shared = Arc::new(Shared {
+            sockets,
+            scheduler: scheduler.to_owned(),
+            tls_config: Arc::new(tls_config),
+            refused: Mutex::new(None),
+            trouble: Trouble::default(),
+            rest: Mutex::new(Rest::new()),
+            mentioned: Mutex::new(None),
+        });
+        let blobs =
+            BlobClient::new(shared.scheduler.clone(), Arc::clone(&shared.tls_config), shared.trouble.clone());
+        let dialler = Self { shared, blobs, listening: Mutex::default() };
+        for channel in NAMED {
+            dialler.listen(channel)?;
+        }
+        Ok(dialler)
+    }
+
+    /// Makes the socket of one channel, which may be a lane.
+    ///
+    /// # Errors
+    /// [`DiallerError::Socket`].
+    pub fn listen(&self, channel: &str) -> Result<(), DiallerError> {
+        let local = Local::bind(&self.shared.sockets, channel)?;
+        let task = tokio::spawn(accept(local, Arc::clone(&self.shared), channel.to_owned()));
+        self.listening.lock().insert(channel.to_owned(), task);
+        Ok(())
+    }
+
+    /// Closes what [`Dialler::listen`] made, and its connections.
+    pub fn close(&self, channel: &str) {
+        if let Some(task) = self.listening.lock().remove(channel) {
+            task.abort();
+            // The directory goes with the process; what is left in it misleads nobody.
+            let _ = std::fs::remove_file(self.shared.sockets.dir().join(format!("{channel}.sock")));
+        }
+    }
+
+    /// `host:port`
+    #[must_use]
+    pub fn scheduler(&self) -> &str {
+        &self.shared.scheduler
+    }
+
+    /// What brings and fetches blobs.
+    #[must_use]
+    pub fn blobs(&self) -> BlobClient {
+        self.blobs.clone()
+    }
+
+    /// Why the scheduler refused this side, if it did so for good when it was last asked.
+    #[must_use]
+    pub fn refused(&self) -> Option<Failure> {
+        self.shared.refused.lock().clone()
+    }
+
+    /// What keeps this side from the scheduler.
+    #[must_use]
+    pub fn trouble(&self) -> Trouble {
+        self.shared.trouble.clone()
+    }
+}
+
+impl Drop for Dialler {
+    fn drop(&mut self) {
+        let channels: Vec<_> = self.listening.lock().keys().cloned().collect();
+        channels.iter().for_each(|channel| self.close(channel));
+    }
+}
+
+/// Why a dialling gate does not open.
+#[derive(Debug, thiserror::Error)]
+pub enum DiallerError {
+    /// The own credentials are of no use.
+    #[error(transparent)]
+    Credentials(#[from] CredentialsError),
+    /// A local socket cannot be made.
+    #[error("cannot make {path}: {source}")]
+    Socket {
+        /// Which.
+        path: PathBuf,
+        /// What came back.
+        source: io::Error,
+    },
+}
+
+/// The socket of one channel.
+struct Local {
+    socket: UnixListener,
+    path: PathBuf,
+    /// Device and inode of its file.
+    file: Option<(u64, u64)>,
+}
+
+impl Local {
+    fn bind(sockets: &Endpoints, channel: &str) -> Result<Self, DiallerError> {
+        let path = sockets.dir().join(format!("{channel}.sock"));
+        // What a killed process of this name may have left.
+        let _ = std::fs::remove_file(&path);
+        let bound = UnixListener::bind(&path);
+        let socket = bound.map_err(|source| DiallerError::Socket { path: path.clone(), source })?;
+        Ok(Self { socket, file: file_identity(&path), path })
+    }
+
+    /// Whether nobody finds it any more.
+    fn is_lost(&self) -> bool {
+        self.file.is_none() || file_identity(&self.path) != self.file
+    }
+}
+
+async fn accept(mut local: Local, shared: Arc<Shared>, channel: String) {
+    let mut connections = JoinSet::new();
+    let mut look = tokio::time::interval(LOOK_EVERY);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            accepted = local.socket.accept() => match accepted {
+                Ok((stream, _)) => {
+                    let (shared, channel) = (Arc::clone(&shared), channel.clone());
+                    connections.spawn(async move { shared.serve(stream, &channel).await });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, channel, "a local connection cannot be accepted");
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                }
+            },
+            Some(_) = connections.join_next() => {}
+            _ = look.tick() => if local.is_lost() {
+                match Local::bind(&shared.sockets, &channel) {
+                    Ok(anew) => {
+                        tracing::warn!(path = %local.path.display(), "a socket was removed; it is made anew");
+                        local = anew;
+                    }
+                    Err(error) => tracing::debug!(%error, channel, "a removed socket cannot be made anew yet"),
+                }
+            },
+        }
+    }
+}
+
+impl Shared {
+    async fn serve(&self, local: UnixStream, channel: &str) {
+        if !self.rest.lock().is_over() {
+            return;
+        }
+        let dialled = {
+            let steps = self.trouble.begin();
+            dial(&self.scheduler, &self.tls_config, channel, |step| steps.step(step)).await
+        };
+        let tls = match dialled {
+            Ok((tls, _)) => tls,
+            Err(error) => return self.refused(channel, error),
+        };
+        *self.mentioned.lock() = None;
+        *self.refused.lock() = None;
+        *self.rest.lock() = Rest::new();
+        self.trouble.dialled(None);
+        if has_left(&local).await {
+            return;
+        }
+        // Its identity means nothing on this side.
+        let handshake = Handshake::new(ACCEPTING, Bytes::new());
+        let ended =
+            relay(tls, local, handshake, Held::default(), |text| self.trouble.ended(Some(text))).await;
+        let stalled = match ended {
+            Err(ProxyError::Stalled(text)) => {
+                self.mention(channel, &text, false);
+                Some(text)
+            }
+            Err(error) => {
+                tracing::debug!(channel, %error, "the connection to the scheduler broke");
+                None
+            }
+            Ok(()) => None,
+        };
+        self.trouble.ended(stalled);
+    }
+
+    /// Says why; what will not change is kept for [`Dialler::refused`].
+    fn refused(&self, channel: &str, DialError { failure, is_refusal_for_now }: DialError) {
+        self.mention(channel, &failure.message, is_refusal_for_now);
+        // A lane is refused together with its session.
+        if channel.starts_with("lane-") {
+            return;
+        }
+        if is_refusal_for_now {
+            self.rest.lock().begin();
+        }
+        self.trouble.dialled(Some(failure.message.to_string()));
+        if failure.kind != FailureKind::Disconnected {
+            *self.refused.lock() = Some(failure);
+        }
+    }
+
+    /// Once in a while, and when a scheduler that was away refuses, or is away again.
+    fn mention(&self, channel: &str, reason: &str, is_refusal: bool) {
+        let mut mentioned = self.mentioned.lock();
+        if mentioned.is_none_or(|(at, before)| at.elapsed() >= MENTION_EVERY || before != is_refusal) {
+            *mentioned = Some((Instant::now(), is_refusal));
+            tracing::warn!(scheduler = self.scheduler, channel, reason, "cannot reach the scheduler");
+        }
+    }
+}
+
+/// Whether the process at a local socket has closed it meanwhile.
+async fn has_left(local: &UnixStream) -> bool {
+    let ready = tokio::time::timeout(Duration::ZERO, local.ready(Interest::READABLE)).await;
+    matches!(ready, Ok(Ok(ready)) if ready.is_read_closed())
+}
+
+/// Asks the gate for a channel: the connection, and what the clock of the scheduler's host shows. `step` is told what is
+/// waited for.
+pub(crate) async fn dial(
+    scheduler: &str,
+    tls_config: &ReloadingTls,
+    channel: &str,
+    step: impl Fn(String),
+) -> Result<(TlsStream<TcpStream>, u64), DialError> {
+    let stream = connect(scheduler, &step).await.map_err(DialError::away)?;
+    if let Err(error) = tune(&stream) {
+        tracing::debug!(%error, "a socket option is not to be had");
+    }
+    let what = |what: &str| format!("{what} of {scheduler}");
+    let name = ServerName::try_from(SCHEDULER_NAME).expect("a plain name");
+    step(what(HANDSHAKE));
+    let connecting = TlsConnector::from(tls_config.config()).connect(name, stream);
+    let mut tls = in_time(connecting).await.map_err(|error| judge(&error, &what(HANDSHAKE)))?;
+    step(what(REPLY));
+    let asked = async {
+        // A gate that has refused the certificate reads nothing; why, it has said.
+        let _ = tls.write_all(preamble::request(channel).as_bytes()).await;
+        let _ = tls.flush().await;
+        read_line(&mut tls).await
+    };
+    let said = in_time(asked).await.map_err(|error| judge(&error, &what(REPLY)))?;
+    let answer = preamble::read_answer(&said);
+    if let Some(text) = wrong_time(tls.get_ref().1.peer_certificates(), answer.as_ref()) {
+        return Err(DialError::for_now(text));
+    }
+    match answer {
+        Some(Ok(wall_ms)) => Ok((tls, wall_ms)),
+        Some(Err(refused)) if is_temporary(&refused) => Err(DialError::for_now(with_own_clock(refused.text))),
+        Some(Err(refused)) => {
+            let failure = Failure::new(refused.kind, refused.text);
+            Err(DialError { failure, is_refusal_for_now: false })
+        }
+        None => Err(DialError::away(format!("{scheduler} is no gate of a LamaGrid scheduler"))),
+    }
+}
+
+pub(crate) const HANDSHAKE: &str = "the TLS handshake";
+pub(crate) const REPLY: &str = "the answer of the gate";
+
+async fn in_time<T>(step: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    tokio::time::timeout(ANSWER, step).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+/// What is said when the scheduler's certificate is not valid by the clock of this host: both clocks, as far as the
+/// scheduler told its own.
+pub(crate) fn wrong_time(
+    presented: Option<&[CertificateDer<'_>]>,
+    answer: Option<&Result<u64, Refused>>,
+) -> Option<String> {
+    let valid = out_of_validity(presented?.first()?).ok().flatten()?;
+    let theirs = match answer {
+        Some(Ok(wall_ms)) => format!("; {SCHEDULER_SHOWS} {}", date(*wall_ms)),
+        Some(Err(refused)) => format!("; it says: {}", refused.text),
+        None => String::new(),
+    };
+    Some(format!(
+        "the scheduler's certificate is {valid}, and the clock of this host shows {}{theirs}: set the wrong clock right, or          run `lamagrid certs renew` there",
+        date(wall_ms())
+    ))
+}
+
+/// Adds the clock of this host to a refusal that names the scheduler's.
+pub(crate) fn with_own_clock(text: String) -> String {
+    if !text.contains(SCHEDULER_SHOWS) {
+        return text;
+    }
+    format!("{text}; the clock of this host shows {}", date(wall_ms()))
+}
+
+/// What a connection that broke during `what` means: a certificate that is refused stays refused, unless a clock is wrong.
+pub(crate) fn judge(error: &io::Error, what: &str) -> DialError {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    let refused = |text: String| DialError {
+        failure: Failure::new(FailureKind::InvalidInput, text),
+        is_refusal_for_now: false,
+    };
+    match inner {
+        Some(rustls::Error::InvalidCertificate(reason)) => refused(format!(
+            "the scheduler's certificate is refused ({reason:?}): is the bundle from its `lamagrid certs`?"
+        )),
+        // Of a scheduler that is older than this side: one of today says it in the answer to the line.
+        Some(rustls::Error::AlertReceived(AlertDescription::CertificateExpired)) => {
+            DialError::for_now(format!(
+                "the scheduler refused this certificate by its clock, and the clock of this host shows {}: compare both, or ask \
+             for a new bundle (`lamagrid certs bundle`)",
+                date(wall_ms())
+            ))
+        }
+        Some(rustls::Error::AlertReceived(
+            alert @ (AlertDescription::BadCertificate
+            | AlertDescription::UnsupportedCertificate
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::CertificateRequired
+            | AlertDescription::UnknownCA
+            | AlertDescription::AccessDenied),
+        )) => refused(format!(
+            "the scheduler refused this certificate ({alert:?}): ask for a new bundle (`lamagrid certs bundle`)"
+        )),
+        Some(other) => DialError::away(format!("{what}: {other}")),
+        None => DialError::away(broken(error, what)),
+    }
+}
+
+/// How a socket broke during `what`, in words.
+pub(crate) fn broken(error: &io::Error, what: &str) -> String {
+    match error.kind() {
+        io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => {
+            format!(
+                "{what} did not come within {} s: does a firewall let it through, is the path's MTU smaller?",
+                ANSWER.as_secs()
+            )
+        }
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {
+            format!("the connection was closed during {what}: has the gate no room? see the scheduler's log")
+        }
+        _ => format!("{what}: {error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judged(error: rustls::Error) -> DialError {
+        judge(&io::Error::new(io::ErrorKind::InvalidData, error), "the TLS handshake")
+    }
+
+    #[test]
+    fn only_what_time_does_not_cure_is_final() {
+        use AlertDescription as Alert;
+        for alert in [Alert::UnknownCA, Alert::CertificateRevoked, Alert::BadCertificate] {
+            assert_eq!(judged(rustls::Error::AlertReceived(alert)).failure.kind, FailureKind::InvalidInput);
+        }
+        for alert in
+            [Alert::CertificateExpired, Alert::BadRecordMac, Alert::InternalError, Alert::DecodeError]
+        {
+            assert_eq!(judged(rustls::Error::AlertReceived(alert)).failure.kind, FailureKind::Disconnected);
+        }
+        let expired = judged(rustls::Error::AlertReceived(Alert::CertificateExpired));
+        assert!(
+            expired.is_refusal_for_now && expired.failure.message.contains("the clock of this host shows")
+        );
+        let unknown = rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
+        assert_eq!(judged(unknown).failure.kind, FailureKind::InvalidInput);
+    }
+
+    #[test]
+    fn a_socket_that_gave_nothing_in_time_is_told_in_words() {
+        for kind in [io::ErrorKind::WouldBlock, io::ErrorKind::TimedOut] {
+            let text = judge(&kind.into(), "the answer of the gate of a:1").failure.message.to_string();
+            assert!(text.starts_with("the answer of the gate of a:1 did not come within 5 s: "), "{text}");
+        }
+    }
+
+    #[test]
+    fn rests_grow_to_their_cap() {
+        let mut rest = Rest::new();
+        assert!(rest.is_over());
+        let rests = (0..20).map(|_| {
+            rest.begin();
+            rest.until.unwrap().duration_since(Instant::now())
+        });
+        let rests: Vec<_> = rests.collect();
+        assert!(rests[0] <= FIRST_REST && rests[19] <= LONGEST_REST);
+        assert!(rests[19] >= LONGEST_REST / 2 - Duration::from_millis(100), "{rests:?}");
+    }
+}

@@ -1,0 +1,44 @@
+//! The gate: the only way from the network to the private sockets of a scheduler, and its counterpart on other hosts.
+//!
+//! ZeroMQ authenticates no peer and trusts every length. So the gate checks everything from the network before ZeroMQ
+//! reads it: mutual TLS, a line that names the channel, the certificate's name in place of the identity that the peer gives
+//! itself, the header of every frame.
+//!
+//! Does not: know messages, or reconnect.
+//!
+//! Invariant: the only crate that names `rustls`.
+
+mod accept;
+mod allow_list;
+mod blob_client;
+mod bundle;
+mod connect;
+mod credentials;
+mod dial;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
+mod log_limiter;
+mod places;
+mod preamble;
+mod probe;
+mod proxy;
+mod registry;
+mod reloading_tls;
+mod scheduler_route;
+mod trouble;
+mod validity;
+mod zmtp_guard;
+
+pub use accept::{Gate, GateError, GateOptions};
+pub use allow_list::{AllowList, Fingerprint};
+pub use blob_client::{BlobClient, BlobError};
+pub use bundle::{Bundle, BundleError};
+pub use credentials::{
+    Certificate, Credentials, CredentialsError, PeerRole, SCHEDULER_NAME, check_name, is_node_of,
+};
+pub use dial::{Dialler, DiallerError};
+pub use probe::{Probed, answering, probe};
+pub use registry::{Origin, Registry};
+pub use scheduler_route::{Lanes, SchedulerRoute};
+pub use trouble::Trouble;

@@ -1,0 +1,635 @@
+//! The gate between a scheduler's sockets and peers on TCP: who gets through, and what does not.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on shall say where")]
+
+mod authority;
+#[path = "gate/passing.rs"]
+mod passing;
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use authority::Authority;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tempfile::TempDir;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+use lamagrid_blobs::{BlobName, Grant, Grants, Spool, Ticket};
+use lamagrid_domain::{FailureKind, LeaseToken, Role, TaskId};
+use lamagrid_gate::{
+    AllowList, BlobClient, BlobError, Bundle, Credentials, Dialler, Gate, GateOptions, Origin, PeerRole,
+    Registry, SCHEDULER_NAME, answering, probe,
+};
+use lamagrid_protocol::PeerId;
+use lamagrid_protocol::frame::{Frame, MAJOR, MINOR};
+use lamagrid_protocol::message::{ClientReply, ClientRequest, Message, Ping, Pong};
+use lamagrid_transport::link::Link;
+use lamagrid_transport::request::Requester;
+use lamagrid_transport::router::{Incoming, Peers, Router};
+use lamagrid_transport::{ConnectionLimits, Endpoints, LaneReceiver, LaneSender, SocketError};
+
+const SOON: Duration = Duration::from_secs(5);
+
+/// A scheduler's `client` and `control` sockets behind a gate.
+struct Host {
+    authority: Authority,
+    endpoints: Endpoints,
+    gate: Gate,
+    registry: Registry,
+    grants: Grants,
+    router: Router,
+    spool: Spool,
+    allowed: Mutex<AllowList>,
+    _dir: TempDir,
+}
+
+impl Host {
+    async fn start() -> Self {
+        Self::with_room(256).await
+    }
+
+    async fn with_room(most: usize) -> Self {
+        let (authority, dir) = (Authority::new(), TempDir::new().unwrap());
+        let endpoints = Endpoints::new(dir.path());
+        let router = Router::bind(&endpoints.client(), Peers::Dealer, &ConnectionLimits::default()).unwrap();
+        let (registry, grants) = (Registry::default(), Grants::default());
+        let spool = Spool::create(dir.path().join("spool")).unwrap();
+        let own = authority.issue(PeerRole::Scheduler, "main", 1);
+        let address = SocketAddr::from(([127, 0, 0, 1], 0));
+        let options = GateOptions {
+            sockets: endpoints.clone(),
+            spool: spool.clone(),
+            registry: registry.clone(),
+            grants: grants.clone(),
+            max_connections_per_peer: most,
+        };
+        let gate = Gate::open(address, &own, options).await.unwrap();
+        Self {
+            authority,
+            endpoints,
+            gate,
+            registry,
+            grants,
+            router,
+            spool,
+            allowed: Mutex::default(),
+            _dir: dir,
+        }
+    }
+
+    /// Issues a certificate and puts it on the allow list.
+    fn issue(&self, role: PeerRole, name: &str, days: i64) -> Credentials {
+        self.allow(self.authority.issue(role, name, days))
+    }
+
+    fn allow(&self, credentials: Credentials) -> Credentials {
+        let mut allowed = self.allowed.lock().unwrap();
+        allowed.valid.insert(credentials.fingerprint());
+        self.gate.allow(Some(allowed.clone()));
+        credentials
+    }
+
+    fn dialler(&self, credentials: &Credentials, dir: &Path) -> Dialler {
+        Dialler::open(credentials, &self.gate.address().to_string(), dir).unwrap()
+    }
+
+    /// The next frame, answered; with who sent it.
+    async fn answer_one(&mut self) -> PeerId {
+        loop {
+            match tokio::time::timeout(SOON, self.router.recv()).await.expect("in time").unwrap() {
+                Incoming::Gone { .. } | Incoming::Drained { .. } => {}
+                Incoming::Frame { peer, frame } => {
+                    let ClientRequest::Ping(Ping { seq }) = ClientRequest::from_frame(&frame).unwrap() else {
+                        panic!("not a ping")
+                    };
+                    let pong = Pong { seq, spool: String::new(), version: String::new() };
+                    let frame = ClientReply::from(pong).to_frame(vec![]).unwrap();
+                    self.router.sender().send(&peer, frame);
+                    return peer;
+                }
+            }
+        }
+    }
+}
+
+fn ping(seq: u64) -> Frame {
+    ClientRequest::from(Ping { seq }).to_frame(vec![]).unwrap()
+}
+
+/// One ping there and back.
+async fn exchange(host: &mut Host, dir: &Path) -> PeerId {
+    let mut link = Link::connect(&Endpoints::new(dir).client(), SOON).await.unwrap();
+    link.send(ping(7)).await.unwrap();
+    let (peer, answer) = tokio::join!(host.answer_one(), link.recv());
+    assert!(matches!(
+        ClientReply::from_frame(&answer.unwrap()).unwrap(),
+        ClientReply::Pong(Pong { seq: 7, .. })
+    ));
+    peer
+}
+
+/// Waits until the scheduler has said why it will not have this side.
+async fn refusal(
+    dialler: &Dialler,
+    dir: &Path,
+    channel: impl Fn(&Endpoints) -> String,
+) -> (FailureKind, String) {
+    let mut requester = Requester::new(channel(&Endpoints::new(dir)));
+    for _ in 0..50 {
+        if let Some(refused) = dialler.refused() {
+            return (refused.kind, refused.message);
+        }
+        assert!(requester.request(ping(1), Duration::from_millis(200)).await.is_err(), "it was let in");
+    }
+    panic!("no refusal was told");
+}
+
+/// Waits until the scheduler has said why it will not have this side for now.
+async fn trouble(dialler: &Dialler, dir: &Path, channel: impl Fn(&Endpoints) -> String) -> String {
+    let mut requester = Requester::new(channel(&Endpoints::new(dir)));
+    for _ in 0..50 {
+        assert!(requester.request(ping(1), Duration::from_millis(200)).await.is_err(), "it was let in");
+        if let Some(text) = dialler.trouble().text() {
+            assert_eq!(dialler.refused(), None, "{text}");
+            return text;
+        }
+    }
+    panic!("no trouble was told");
+}
+
+#[tokio::test]
+async fn a_peer_is_known_by_its_certificate_whatever_it_calls_itself() {
+    let (mut host, dir) = (Host::start().await, TempDir::new().unwrap());
+    let _dialler = host.dialler(&host.issue(PeerRole::Client, "web-1", 1), dir.path());
+    let first = exchange(&mut host, dir.path()).await;
+    let second = exchange(&mut host, dir.path()).await;
+    assert_ne!(first, second, "each connection has its own instance");
+    // The second one is still open or closing; a connection of this host is nobody's.
+    let mut local = Link::connect(&host.endpoints.client(), SOON).await.unwrap();
+    local.send(ping(1)).await.unwrap();
+    let peer = host.answer_one().await;
+    local.recv().await.unwrap();
+    assert_eq!(host.registry.origin(&peer), Origin::Here);
+    let mut link = Link::connect(&Endpoints::new(dir.path()).client(), SOON).await.unwrap();
+    link.send(ping(2)).await.unwrap();
+    let peer = host.answer_one().await;
+    link.recv().await.unwrap();
+    let Origin::Elsewhere(certificate) = host.registry.origin(&peer) else {
+        panic!("it came through the gate")
+    };
+    assert_eq!((certificate.role, certificate.name.as_str()), (PeerRole::Client, "web-1"));
+    // What a peer said last is heard after it left: it must not pass for one of this host.
+    drop(link);
+    for _ in 0..100 {
+        if host.registry.origin(&peer) == Origin::Gone {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("the connection is still known: {:?}", host.registry.origin(&peer));
+}
+
+/// A logout empties the runtime directory: what is connected goes on, and the sockets are there again.
+#[tokio::test]
+async fn removed_local_sockets_are_made_anew_and_open_connections_go_on() {
+    let (mut host, dir) = (Host::start().await, TempDir::new().unwrap());
+    let _dialler = host.dialler(&host.issue(PeerRole::Client, "web-1", 1), dir.path());
+    let mut link = Link::connect(&Endpoints::new(dir.path()).client(), SOON).await.unwrap();
+    for entry in std::fs::read_dir(dir.path()).unwrap() {
+        std::fs::remove_file(entry.unwrap().path()).unwrap();
+    }
+    link.send(ping(1)).await.unwrap();
+    host.answer_one().await;
+    link.recv().await.unwrap();
+    let is_there = async {
+        while !dir.path().join("client.sock").exists() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(SOON, is_there).await.expect("in time");
+    exchange(&mut host, dir.path()).await;
+}
+
+#[tokio::test]
+async fn wrong_certificates_are_refused_with_what_to_do() {
+    let host = Host::start().await;
+    let other = Authority::new();
+    let dir = TempDir::new().unwrap();
+    let dialler = host.dialler(&other.issue(PeerRole::Client, "web-1", 1), dir.path());
+    let (kind, text) = refusal(&dialler, dir.path(), Endpoints::client).await;
+    assert_eq!(kind, FailureKind::InvalidInput);
+    assert!(text.contains("is the bundle from its `lamagrid certs`?"), "{text}");
+    let dir = TempDir::new().unwrap();
+    let dialler = host.dialler(&host.issue(PeerRole::Client, "web-1", 1), dir.path());
+    let (_, text) = refusal(&dialler, dir.path(), Endpoints::control).await;
+    assert!(text.contains("role client does not open the channel control"), "{text}");
+}
+
+#[tokio::test]
+async fn revocation_ends_open_connections_and_refuses_new_ones() {
+    let (mut host, dir) = (Host::start().await, TempDir::new().unwrap());
+    let dialler = host.dialler(&host.issue(PeerRole::Client, "web-1", 1), dir.path());
+    let mut link = Link::connect(&Endpoints::new(dir.path()).client(), SOON).await.unwrap();
+    link.send(ping(1)).await.unwrap();
+    host.answer_one().await;
+    link.recv().await.unwrap();
+    let all = host.allowed.lock().unwrap().clone();
+    host.gate.allow(Some(AllowList { revoked: ["web-1".to_owned()].into(), ..AllowList::default() }));
+    let ended = tokio::time::timeout(SOON, link.recv()).await.expect("in time");
+    assert!(matches!(ended, Err(SocketError::Broken { .. })), "{ended:?}");
+    let (_, text) = refusal(&dialler, dir.path(), Endpoints::client).await;
+    assert!(text.contains("web-1 was revoked"), "{text}");
+    host.gate.allow(Some(all));
+    exchange(&mut host, dir.path()).await;
+}
+
+/// A list that cannot be read lets nothing new in, and ends nothing that it allowed before.
+#[tokio::test]
+async fn without_a_list_open_connections_stay_and_new_ones_are_refused() {
+    let (mut host, dir) = (Host::start().await, TempDir::new().unwrap());
+    let _dialler = host.dialler(&host.issue(PeerRole::Client, "web-1", 1), dir.path());
+    let mut link = Link::connect(&Endpoints::new(dir.path()).client(), SOON).await.unwrap();
+    link.send(ping(1)).await.unwrap();
+    host.answer_one().await;
+    link.recv().await.unwrap();
+    host.gate.allow(None);
+    let mut other = Requester::new(Endpoints::new(dir.path()).client());
+    assert!(other.request(ping(2), Duration::from_millis(500)).await.is_err(), "it was let in");
+    link.send(ping(3)).await.unwrap();
+    host.answer_one().await;
+    link.recv().await.unwrap();
+    // The list is back, without this certificate.
+    host.gate.allow(Some(AllowList::default()));
+    let ended = tokio::time::timeout(SOON, link.recv()).await.expect("in time");
+    assert!(matches!(ended, Err(SocketError::Broken { .. })), "{ended:?}");
+}
+
+/// A newer certificate of the same name that may do less replaces the older one.
+#[tokio::test]
+async fn a_certificate_that_is_not_on_the_list_is_refused_whoever_signed_it() {
+    let (host, dir) = (Host::start().await, TempDir::new().unwrap());
+    host.issue(PeerRole::Client, "web-1", 1);
+    let dialler = host.dialler(&host.authority.issue(PeerRole::Client, "web-1", 1), dir.path());
+    let (kind, text) = refusal(&dialler, dir.path(), Endpoints::client).await;
+    assert_eq!(kind, FailureKind::InvalidInput);
+    assert!(text.contains("a newer one replaced it"), "{text}");
+}
+
+/// A connection ends with its certificate, and no session is resumed without a look at it.
+#[tokio::test]
+async fn a_connection_ends_when_its_certificate_does() {
+    let (mut host, dir) = (Host::start().await, TempDir::new().unwrap());
+    let pem = host.authority.pem_until(PeerRole::Client, "web-1", SystemTime::now() + Duration::from_secs(3));
+    let credentials = host.allow(Credentials::from_pem(pem.as_bytes()).unwrap());
+    let dialler = host.dialler(&credentials, dir.path());
+    let mut link = Link::connect(&Endpoints::new(dir.path()).client(), SOON).await.unwrap();
+    link.send(ping(1)).await.unwrap();
+    host.answer_one().await;
+    link.recv().await.unwrap();
+    let ended = tokio::time::timeout(SOON, link.recv()).await.expect("in time");
+    assert!(matches!(ended, Err(SocketError::Broken { .. })), "{ended:?}");
+    let text = trouble(&dialler, dir.path(), Endpoints::client).await;
+    assert!(text.contains("ask for a new bundle"), "{text}");
+}
+
+/// A session that is resumed is not verified again, so it would outlive its certificate.
+#[tokio::test]
+async fn every_connection_is_verified_anew() {
+    let host = Host::start().await;
+    let pem = host.authority.pem(PeerRole::Client, "web-1", 1);
+    host.allow(Credentials::from_pem(pem.as_bytes()).unwrap());
+    let certificates: Vec<_> =
+        CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<_, _>>().unwrap();
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(certificates[1].clone()).unwrap();
+    let key = PrivateKeyDer::from_pem_slice(pem.as_bytes()).unwrap();
+    // It would resume: that is the default.
+    let config =
+        rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_client_auth_cert(vec![certificates[0].clone()], key)
+            .unwrap();
+    let connector = TlsConnector::from(Arc::new(config));
+    for _ in 0..3 {
+        let stream = TcpStream::connect(host.gate.address()).await.unwrap();
+        let mut tls = connector.connect(SCHEDULER_NAME.try_into().unwrap(), stream).await.unwrap();
+        tls.write_all(format!("lamagrid {MAJOR}.{MINOR} client\n").as_bytes()).await.unwrap();
+        let mut said = [0; 8];
+        tls.read_exact(&mut said).await.unwrap();
+        assert_eq!(&said, b"welcome ");
+        assert_eq!(tls.get_ref().1.handshake_kind(), Some(rustls::HandshakeKind::Full));
+    }
+}
+
+/// A scheduler of another major version: it says so itself, whatever its gate is otherwise.
+#[tokio::test]
+async fn another_major_version_is_refused_with_what_to_install() {
+    let (authority, dir) = (Authority::new(), TempDir::new().unwrap());
+    let pem = authority.pem(PeerRole::Scheduler, "main", 1);
+    let certificate = CertificateDer::pem_slice_iter(pem.as_bytes()).next().unwrap().unwrap();
+    let key = PrivateKeyDer::from_pem_slice(pem.as_bytes()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)
+        .unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut tls = acceptor.accept(stream).await.unwrap();
+            let mut line = [0; 64];
+            let n = tls.read(&mut line).await.unwrap();
+            assert!(line[..n].starts_with(b"lamagrid 1."));
+            tls.write_all(b"refused incompatible you speak protocol 1.5, the scheduler 2.0: install it\n")
+                .await
+                .unwrap();
+            tls.shutdown().await.unwrap();
+        }
+    });
+    let credentials = authority.issue(PeerRole::Node, "gpu-1", 1);
+    let dialler = Dialler::open(&credentials, &address.to_string(), dir.path()).unwrap();
+    let (kind, text) = refusal(&dialler, dir.path(), Endpoints::control).await;
+    // Decides the exit code of a node, 76.
+    assert_eq!(
+        (kind, text.as_str()),
+        (FailureKind::Incompatible, "you speak protocol 1.5, the scheduler 2.0: install it")
+    );
+}
+
+/// R4.3: papers are replaced without a restart, and what is open goes on.
+#[tokio::test]
+async fn both_sides_renew_their_papers_while_they_run() {
+    let (mut host, dir) = (Host::start().await, TempDir::new().unwrap());
+    let (path, address) = (dir.path().join("web-1.bundle"), host.gate.address().to_string());
+    let mut seconds = 0;
+    let mut write = |pem: &str| {
+        std::fs::write(&path, Bundle::text(&address, "a test", pem)).unwrap();
+        // Two writes may fall on one tick of the file system's clock.
+        seconds += 1;
+        let later = std::time::SystemTime::now() + Duration::from_secs(seconds);
+        std::fs::File::options().write(true).open(&path).unwrap().set_modified(later).unwrap();
+    };
+    let pem = host.authority.pem(PeerRole::Client, "web-1", 1);
+    host.allow(Credentials::from_pem(pem.as_bytes()).unwrap());
+    write(&pem);
+    let _dialler = Dialler::join(&Bundle::read(&path, &[PeerRole::Client]).unwrap(), dir.path()).unwrap();
+    let mut link = Link::connect(&Endpoints::new(dir.path()).client(), SOON).await.unwrap();
+    link.send(ping(1)).await.unwrap();
+    host.answer_one().await;
+    link.recv().await.unwrap();
+    // A certificate of the scheduler's that the client would refuse, were it not for the connection that stands.
+    let authority = Authority::new();
+    host.gate.renew(&authority.issue(PeerRole::Scheduler, "main", 1)).unwrap();
+    link.send(ping(2)).await.unwrap();
+    host.answer_one().await;
+    link.recv().await.unwrap();
+    let pem = authority.pem(PeerRole::Client, "web-1", 1);
+    host.allow(Credentials::from_pem(pem.as_bytes()).unwrap());
+    write(&pem);
+    exchange(&mut host, dir.path()).await;
+    // Somebody else's papers, or none, are not taken.
+    for wrong in [authority.pem(PeerRole::Client, "web-2", 1), "nothing".to_owned()] {
+        write(&wrong);
+        let mut link = Link::connect(&Endpoints::new(dir.path()).client(), SOON).await.unwrap();
+        link.send(ping(3)).await.unwrap();
+        let peer = host.answer_one().await;
+        link.recv().await.unwrap();
+        let Origin::Elsewhere(certificate) = host.registry.origin(&peer) else {
+            panic!("it came through the gate")
+        };
+        assert_eq!(certificate.name, "web-1");
+    }
+}
+
+#[tokio::test]
+async fn a_lane_is_reached_by_its_own_node_alone() {
+    let host = Host::start().await;
+    let lane = "lane-0123456789abcdef-0";
+    let address = format!("ipc://{}/{lane}.sock", host.endpoints.dir().display());
+    let (tell, mut connected) = tokio::sync::mpsc::unbounded_channel();
+    let sender =
+        LaneSender::bind(&address, &ConnectionLimits::default(), move |_| tell.send(()).unwrap()).unwrap();
+    let of_node = |name: &str| host.issue(PeerRole::Node, name, 1);
+    let mine = of_node("gpu-1");
+    host.registry.open_lane(lane, &mine.certificate().unwrap());
+    for (credentials, may) in [(of_node("gpu-2"), false), (mine, true)] {
+        let dir = TempDir::new().unwrap();
+        let dialler = host.dialler(&credentials, dir.path());
+        dialler.listen(lane).unwrap();
+        let local = format!("ipc://{}/{lane}.sock", dir.path().display());
+        let reached = LaneReceiver::connect(&local, Duration::from_secs(1)).await;
+        assert_eq!(reached.is_ok(), may, "{reached:?}");
+        if let Ok(mut receiver) = reached {
+            tokio::time::timeout(SOON, connected.recv()).await.unwrap();
+            sender.send(ping(3));
+            tokio::time::timeout(SOON, receiver.recv()).await.unwrap().unwrap();
+        }
+    }
+}
+
+/// R7.3: a lease token is worth its own task's blobs, to its own node, until the task has ended.
+#[tokio::test]
+async fn blobs_go_to_whom_they_were_granted() {
+    let host = Host::start().await;
+    let (task, token) = (TaskId::from_bytes([1; 16]), LeaseToken::from_bytes([2; 16]));
+    let image = vec![7; 3_000_000];
+    host.spool.put(task, BlobName::Role(Role::Image), &image).unwrap();
+    host.grants
+        .grant(Ticket::Attempt(token), Grant { certificate: "gpu-1".into(), task, max_bytes: 2_000_000 });
+    let dir = TempDir::new().unwrap();
+    let of = |name: &str| host.dialler(&host.issue(PeerRole::Node, name, 1), &dir.path().join(name));
+    for name in ["gpu-1", "gpu-2"] {
+        std::fs::create_dir(dir.path().join(name)).unwrap();
+    }
+    let (mine, other) = (of("gpu-1").blobs(), of("gpu-2").blobs());
+    let blocking =
+        |work: Box<dyn FnOnce() -> Result<Vec<u8>, BlobError> + Send>| tokio::task::spawn_blocking(work);
+    let get = |blobs: &BlobClient, token, role, len| {
+        let blobs = blobs.clone();
+        blocking(Box::new(move || blobs.get(token, role, len)))
+    };
+    let put = |blobs: &BlobClient, token, bytes: Vec<u8>| {
+        let blobs = blobs.clone();
+        blocking(Box::new(move || blobs.put(token, &bytes).map(|()| Vec::new())))
+    };
+    assert_eq!(get(&mine, token, Role::Image, 3_000_000).await.unwrap().unwrap(), image);
+    put(&mine, token, vec![9; 1_500_000]).await.unwrap().unwrap();
+    let (_, len) = host.spool.reader(task, BlobName::Attempt(token)).unwrap();
+    assert_eq!(len, 1_500_000);
+    // All at once: what is not granted is asked for again for a while, in case it soon is.
+    for (refused, text) in [
+        (get(&mine, token, Role::Image, 5), "not of the announced length"),
+        (get(&mine, token, Role::Mask, 5), "cannot open"),
+        (get(&other, token, Role::Image, 3_000_000), "this blob is not yours"),
+        (get(&mine, LeaseToken::from_bytes([3; 16]), Role::Image, 5), "this blob is not yours"),
+        (put(&mine, token, vec![9; 2_000_001]), "2000000 are allowed"),
+    ] {
+        let error = refused.await.unwrap().unwrap_err().to_string();
+        assert!(error.contains(text), "{error}");
+    }
+    host.grants.withdraw_attempts(task);
+    assert!(get(&mine, token, Role::Image, 3_000_000).await.unwrap().is_err());
+}
+
+/// X8: an owner on another host brings what was asked for and fetches what it was told of, and nobody else does.
+#[tokio::test]
+async fn an_owner_brings_inputs_and_fetches_the_result() {
+    let host = Host::start().await;
+    let task = TaskId::from_bytes([4; 16]);
+    let of = |role, name: &str| {
+        let dir = TempDir::new().unwrap();
+        host.dialler(&host.issue(role, name, 1), dir.path()).blobs()
+    };
+    let (mine, other, node) =
+        (of(PeerRole::Client, "web-1"), of(PeerRole::Client, "web-2"), of(PeerRole::Node, "web-1"));
+    let grant = |max_bytes| Grant { certificate: "web-1".into(), task, max_bytes };
+    host.grants.grant(Ticket::Inputs(task), grant(1_000_000));
+    let bring = |blobs: &BlobClient, bytes: Vec<u8>| {
+        let blobs = blobs.clone();
+        tokio::task::spawn_blocking(move || blobs.bring(task, Role::Mask, &bytes))
+    };
+    bring(&mine, vec![5; 900_000]).await.unwrap().unwrap();
+    assert_eq!(host.spool.reader(task, BlobName::Role(Role::Mask)).unwrap().1, 900_000);
+    for (refused, text) in [
+        (bring(&mine, vec![5; 1_000_001]), "1000000 are allowed"),
+        (bring(&other, vec![6; 10]), "not yours"),
+        (bring(&node, vec![6; 10]), "role node does not open the channel blob"),
+    ] {
+        let error = refused.await.unwrap().unwrap_err().to_string();
+        assert!(error.contains(text), "{error}");
+    }
+    // The bound is that of all inputs together.
+    let image = {
+        let mine = mine.clone();
+        tokio::task::spawn_blocking(move || mine.bring(task, Role::Image, &[5; 100_001]))
+    };
+    let error = image.await.unwrap().unwrap_err().to_string();
+    assert!(error.contains("its other blobs have 900000"), "{error}");
+    // It is not theirs to withdraw.
+    host.grants.withdraw_inputs(task, "web-2");
+    bring(&mine, vec![5; 900_000]).await.unwrap().unwrap();
+    host.grants.withdraw_inputs(task, "web-1");
+    assert!(bring(&mine, vec![7; 10]).await.unwrap().is_err(), "what was accepted stays as it is");
+    let result: Vec<u8> = (0..700_000).map(|n| (n % 251) as u8).collect();
+    host.spool.put(task, BlobName::Role(Role::Result), &result).unwrap();
+    host.grants.grant(Ticket::Result(task), grant(0));
+    let fetched = tokio::task::spawn_blocking(move || {
+        let mut out = vec![0; 700_000];
+        mine.fetch_into(task, &mut out).unwrap();
+        assert_eq!(mine.fetch(task, 700_000).unwrap(), out);
+        out
+    });
+    assert_eq!(fetched.await.unwrap(), result);
+    let theirs = tokio::task::spawn_blocking(move || other.fetch(task, 700_000));
+    assert!(theirs.await.unwrap().is_err());
+}
+
+/// A way to the gate that breaks: each connection carries so many bytes and then ends. Counts what it carried.
+async fn brittle(to: SocketAddr, limits: Vec<u64>) -> (SocketAddr, Arc<AtomicU64>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, carried) = (listener.local_addr().unwrap(), Arc::new(AtomicU64::new(0)));
+    let count = Arc::clone(&carried);
+    tokio::spawn(async move {
+        for limit in limits.into_iter().chain(std::iter::repeat(u64::MAX)) {
+            let (mut near, _) = listener.accept().await.unwrap();
+            let (mut far, count) = (TcpStream::connect(to).await.unwrap(), Arc::clone(&count));
+            tokio::spawn(async move {
+                let ((mut up, mut down), (mut back, mut forth)) = (near.split(), far.split());
+                let mut left = limit;
+                let mut carry = async |from: &mut (dyn AsyncRead + Unpin + Send),
+                                       to: &mut (dyn AsyncWrite + Unpin + Send),
+                                       chunk: &mut [u8]| {
+                    let n = from.read(chunk).await.unwrap_or(0) as u64;
+                    let n = n.min(left);
+                    left -= n;
+                    count.fetch_add(n, Ordering::Relaxed);
+                    n > 0 && to.write_all(&chunk[..n as usize]).await.is_ok()
+                };
+                let (mut out, mut home) = (vec![0; 1 << 16], vec![0; 1 << 16]);
+                loop {
+                    let goes_on = tokio::select! {
+                        ready = up.readable() => ready.is_ok() && carry(&mut up, &mut forth, &mut out).await,
+                        ready = back.readable() => ready.is_ok() && carry(&mut back, &mut down, &mut home).await,
+                    };
+                    if !goes_on {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    (address, carried)
+}
+
+/// After a cut a transfer goes on where it was: bytes go over the way about once.
+#[tokio::test]
+async fn a_transfer_goes_on_after_cuts() {
+    const LEN: usize = 6_000_000;
+    let host = Host::start().await;
+    let (task, token) = (TaskId::from_bytes([1; 16]), LeaseToken::from_bytes([2; 16]));
+    let bytes: Vec<u8> = (0..LEN).map(|n| (n % 253) as u8).collect();
+    host.spool.put(task, BlobName::Role(Role::Image), &bytes).unwrap();
+    host.grants.grant(
+        Ticket::Attempt(token),
+        Grant { certificate: "gpu-1".into(), task, max_bytes: 2 * LEN as u64 },
+    );
+    for put in [false, true] {
+        let (address, carried) = brittle(host.gate.address(), vec![2_000_000, 2_500_000]).await;
+        let dir = TempDir::new().unwrap();
+        let credentials = host.issue(PeerRole::Node, "gpu-1", 1);
+        let blobs = Dialler::open(&credentials, &address.to_string(), dir.path()).unwrap().blobs();
+        let sent = bytes.clone();
+        let came = tokio::task::spawn_blocking(move || {
+            if put {
+                return blobs.put(token, &sent).map(|()| sent);
+            }
+            blobs.get(token, Role::Image, LEN as u64)
+        });
+        assert!(came.await.unwrap().unwrap() == bytes, "put: {put}");
+        let carried = carried.load(Ordering::Relaxed);
+        // What lay in buffers when a connection ended is sent again.
+        assert!(carried < LEN as u64 * 5 / 4, "put: {put}: {carried} bytes for {LEN}");
+    }
+    let (mut file, _) = host.spool.reader(task, BlobName::Attempt(token)).unwrap();
+    let mut stored = Vec::new();
+    std::io::Read::read_to_end(&mut file, &mut stored).unwrap();
+    assert!(stored == bytes);
+}
+
+/// What comes without TLS, with too much of it, or not at all, never reaches ZeroMQ; honest peers are served meanwhile.
+#[tokio::test]
+async fn whoever_does_not_speak_tls_is_dropped() {
+    let (mut host, dir) = (Host::start().await, TempDir::new().unwrap());
+    let _dialler = host.dialler(&host.issue(PeerRole::Client, "web-1", 1), dir.path());
+    let mut greeting = vec![0xff, 0, 0, 0, 0, 0, 0, 0, 1, 0x7f, 3, 0];
+    greeting.extend_from_slice(b"NULL");
+    greeting.resize(64, 0);
+    greeting.extend_from_slice(&[6, 0x40, 0, 0, 0, 0, 0, 0, 0]); // a command of 2^62 bytes
+    for bytes in [&greeting[..], b"GET / HTTP/1.1\r\n\r\n", &[0; 1 << 16], &[0x16, 3, 1, 0xff, 0xff]] {
+        let mut stream = TcpStream::connect(host.gate.address()).await.unwrap();
+        // The gate may close it while this is sent.
+        let _ = stream.write_all(bytes).await;
+        let mut rest = Vec::new();
+        let closed = tokio::time::timeout(Duration::from_secs(8), stream.read_to_end(&mut rest)).await;
+        assert!(closed.is_ok(), "{} bytes held the gate", bytes.len());
+        exchange(&mut host, dir.path()).await;
+    }
+    let mut silent = TcpStream::connect(host.gate.address()).await.unwrap();
+    let began = std::time::Instant::now();
+    let n = tokio::time::timeout(Duration::from_secs(8), silent.read(&mut [0; 8])).await.unwrap();
+    assert!(matches!(n, Ok(0) | Err(_)));
+    assert!(began.elapsed() >= Duration::from_secs(4), "a slow honest peer needs some time");
+}

@@ -1,0 +1,15 @@
+//! What each process of a grid does on its own host: descriptors, memory, random numbers, pauses, the end of its parent.
+//!
+//! Does not: know tasks, messages or sockets.
+
+pub mod descriptors;
+pub mod parent_watch;
+pub mod wall_clock;
+
+mod backoff;
+mod memory;
+mod random;
+
+pub use backoff::{Backoff, doubled};
+pub use memory::MemoryTrim;
+pub use random::{new_task_id, random_bytes, random_id};

@@ -1,0 +1,44 @@
+//! Returns freed memory to the system after connections ended: decision 0016.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Delay after a connection ended; connections that end meanwhile share one trim.
+const TRIM_AFTER: Duration = Duration::from_secs(1);
+
+/// The next trim of the heap.
+#[derive(Debug, Default)]
+pub struct MemoryTrim(Option<Instant>);
+
+impl MemoryTrim {
+    /// Schedules a trim, unless one is scheduled.
+    pub fn schedule(&mut self) {
+        self.0.get_or_insert_with(|| Instant::now() + TRIM_AFTER);
+    }
+
+    /// Waits for the scheduled trim and starts it on a thread of its own, since it may take some milliseconds. Waits forever
+    /// while none is scheduled.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn due(&mut self) {
+        match self.0 {
+            Some(at) => tokio::time::sleep_until(at).await,
+            None => std::future::pending().await,
+        }
+        self.0 = None;
+        tokio::task::spawn_blocking(trim);
+    }
+}
+
+/// Returns free pages in the middle of the heap, too: glibc by itself returns only those at its end, and the small records of
+/// tasks lie between the large buffers that connections leave.
+fn trim() {
+    #[cfg(target_env = "gnu")]
+    #[expect(unsafe_code, reason = "the allocator is C")]
+    // SAFETY: malloc_trim touches no memory in use, and other threads may allocate meanwhile.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
