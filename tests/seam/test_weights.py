@@ -80,7 +80,7 @@ def test_plugins_are_upstreams() -> None:
 
 
 def test_the_rust_node_has_the_same_files() -> None:
-    source = (ROOT / "src/node/src/weights.rs").read_text()
+    source = (ROOT / "src/weights/src/lib.rs").read_text()
     for name in ("lama", "manga"):
         for file in table.MODELS[name]:
             assert isinstance(file, WebFile)

@@ -65,7 +65,7 @@ mod _native {
     /// The name of the node that a bundle is for.
     #[pyfunction]
     fn bundle_name(py: Python<'_>, path: std::path::PathBuf) -> PyResult<String> {
-        let found = lamagrid_node::settings::joined(&path);
+        let found = lamagrid_session::read_node_bundle(&path);
         let named = found.map(|bundle| bundle.certificate.name);
         named.map_err(|error| crate::errors::invalid(py, &error.to_string()))
     }

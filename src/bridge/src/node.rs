@@ -16,9 +16,10 @@ use lamagrid_client::Endpoints;
 use lamagrid_config::socket_finder;
 use lamagrid_domain::{BlobForm, Failure, ModelName, ModelOffer, NodeInfo, NodeKind, NodeName, Role, Stages};
 use lamagrid_imaging::{Image, Rgb};
-use lamagrid_node::hardware::Hardware;
-use lamagrid_node::settings::{SettingsError, joined};
-use lamagrid_node::{Entered, Exit, Files, Inputs, Made, Next, Pictures, Pipeline, Session, SessionOptions};
+use lamagrid_session::hardware::Hardware;
+use lamagrid_session::{
+    Entered, Exit, Files, Inputs, Made, Next, Pictures, Pipeline, Session, SessionOptions, read_node_bundle,
+};
 
 use crate::arguments::{failure_kind, parsed, patience, role};
 use crate::enter::{outside, poll};
@@ -79,8 +80,8 @@ impl NodeSession {
         let config = configuration::load(data_dir.as_deref()).map_err(wrong)?.config;
         let data_dir = config.data_dir().map_err(wrong)?;
         let name: NodeName = parsed(py, name)?;
-        let refused = |error: SettingsError| errors::invalid(py, &error.to_string());
-        let bundle = join.map(|path| joined(&path).map(Arc::new)).transpose().map_err(refused)?;
+        let bundle = join.map(|path| read_node_bundle(&path).map(Arc::new)).transpose();
+        let bundle = bundle.map_err(|error| errors::invalid(py, &error.to_string()))?;
         let endpoints = Endpoints::found_by(socket_finder(&data_dir).map_err(wrong)?);
         let offer = |text: String| -> PyResult<ModelOffer> {
             let model: ModelName = parsed(py, &text)?;
@@ -180,7 +181,7 @@ impl NodeSession {
 #[derive(Debug)]
 pub(crate) struct Job {
     /// `None` once it is finished. Locked only while detached, so that no lock waits for the GIL.
-    job: Own<Mutex<Option<(lamagrid_node::Job, Exit)>>>,
+    job: Own<Mutex<Option<(lamagrid_session::Job, Exit)>>>,
     /// Each is taken once.
     untaken: Mutex<Untaken>,
     spec: Py<PyAny>,
@@ -239,7 +240,7 @@ impl Job {
     fn with<T: Send>(
         &self,
         py: Python<'_>,
-        work: impl FnOnce(&lamagrid_node::Job) -> T + Send,
+        work: impl FnOnce(&lamagrid_session::Job) -> T + Send,
     ) -> PyResult<T> {
         let Some(job) = self.job.get() else { return Err(Self::over(py)) };
         outside(py, || job.lock().as_ref().map(|(job, _)| work(job))).ok_or_else(|| Self::over(py))
@@ -273,7 +274,7 @@ impl Job {
     /// Whether the work shall stop.
     #[getter]
     fn cancelled(&self, py: Python<'_>) -> PyResult<bool> {
-        self.with(py, lamagrid_node::Job::is_cancelled)
+        self.with(py, lamagrid_session::Job::is_cancelled)
     }
 
     /// Takes the picture of a role, upright: its samples, in memory of the caller's, and their height, width and

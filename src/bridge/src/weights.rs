@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use pyo3::prelude::*;
 
 use lamagrid_domain::FailureKind;
-use lamagrid_node::weights::Weights;
+use lamagrid_weights::Weights;
 
 use crate::enter::outside;
 use crate::errors;

@@ -10,10 +10,9 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
-use lamagrid_config::{Config, find_sockets, running_scheduler};
+use lamagrid_config::{Config, find_sockets, libtorch, running_scheduler};
 use lamagrid_domain::FailureKind;
 use lamagrid_gate::{Bundle, Credentials, PeerRole, answering, probe};
-use lamagrid_node::libtorch;
 use lamagrid_scheduler::certs::Certs;
 
 use crate::Answer;

@@ -1,4 +1,5 @@
-//! One typed configuration: embedded default < file < environment < flag.
+//! One typed configuration: embedded default < file < environment < flag. Also finds this host's directories, sockets and
+//! libtorch.
 //!
 //! Does not: watch files, read command lines, or keep secrets (access tokens have their own way in).
 //!
@@ -7,6 +8,8 @@
 //! The embedded default, [`default_toml`], names every key and is the documentation.
 //!
 //! This crate is the door for `toml` and `strsim`.
+
+pub mod libtorch;
 
 mod check;
 mod choice;

@@ -15,7 +15,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use lamagrid_domain::{BlobForm, ModelName, ModelOffer, NodeInfo, NodeKind, Stages};
-use lamagrid_node::{NextJob, Output, Session, SessionOptions};
+use lamagrid_session::{NextJob, Output, Session, SessionOptions};
 use lamagrid_transport::Endpoints;
 
 /// Threads that only wait; what they hold is what counts.

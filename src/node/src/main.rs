@@ -5,14 +5,14 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Parser;
 
+use lamagrid_config::libtorch;
 use lamagrid_domain::NodeKind;
 use lamagrid_node::backend::{Backend, Echo};
 use lamagrid_node::flags::{BackendChoice, Flags};
-use lamagrid_node::hardware::Hardware;
-use lamagrid_node::libtorch;
 use lamagrid_node::settings::Settings;
 use lamagrid_node::supervisor::{EXIT_CONFIG, Plan, Supervisor};
 use lamagrid_node::worker::{self, DeviceInfo};
+use lamagrid_session::hardware::Hardware;
 
 fn main() -> ExitCode {
     let flags = Flags::parse();
@@ -26,8 +26,8 @@ fn main() -> ExitCode {
 }
 
 fn run(flags: &Flags) -> anyhow::Result<u8> {
-    // A worker hears signals once it has a session to close; its supervisor ends it before that.
-    let supervisor = (!flags.worker_echo).then(Supervisor::new).transpose()?;
+    // A worker installs its handlers when it has a session to close; until then its supervisor ends it.
+    let supervisor = (!flags.worker_echo).then(|| Supervisor::new(flags.lifeline.into())).transpose()?;
     let settings = Settings::load(flags)?;
     let process = settings.log_name(if flags.worker_echo { "worker" } else { "node" });
     let _logs = lamagrid_logs::init(&process, &settings.config.log, &settings.log_dir)?;
@@ -42,7 +42,7 @@ fn run(flags: &Flags) -> anyhow::Result<u8> {
         node.id = %settings.name, workers = plans.len(), cores, memory_mib, gpus,
         sockets = %settings.endpoints.dir().display(), "node is starting"
     );
-    Ok(supervisor.run(plans, flags.lifeline)?)
+    Ok(supervisor.run(plans))
 }
 
 fn echo(flags: &Flags, settings: &Settings) -> anyhow::Result<u8> {
@@ -51,7 +51,7 @@ fn echo(flags: &Flags, settings: &Settings) -> anyhow::Result<u8> {
     // An echo task only sleeps: each slot gets a thread.
     let backends: Vec<Box<dyn Backend + Send>> =
         (0..settings.slots).map(|_| Box::new(backend.clone()) as Box<dyn Backend + Send>).collect();
-    worker::run(settings, info, flags.lifeline, backends)
+    worker::run(settings, info, flags.lifeline.into(), backends)
 }
 
 fn plans(flags: &Flags, settings: &Settings) -> anyhow::Result<Vec<Plan>> {

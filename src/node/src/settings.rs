@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use lamagrid_config::{Config, ConfigError, Device, Loaded, process_env, socket_finder};
 use lamagrid_domain::{ModelName, ModelOffer, NameError, NodeName, QueueName};
-use lamagrid_gate::{Bundle, BundleError, PeerRole};
+use lamagrid_gate::{Bundle, BundleError};
+use lamagrid_session::read_node_bundle;
 use lamagrid_transport::Endpoints;
+use lamagrid_weights::{LAMA as LAMA_FILE, MANGA_INPAINTOR, MANGA_LINE, UpstreamFile, Weights};
 
 use crate::flags::{BackendChoice, Flags};
-use crate::weights::{LAMA as LAMA_FILE, MANGA_INPAINTOR, MANGA_LINE, UpstreamFile, Weights};
 
 /// Upstream's moduli.
 const LAMA_MODULO_PX: usize = 8;
@@ -204,7 +205,7 @@ impl Settings {
         set("node.threads", flags.threads.map(|n| n.to_string()));
         set("node.slots", flags.slots.map(|n| n.to_string()));
         let Loaded { config, remarks, .. } = Config::load(flags.config.as_deref(), process_env(), &keys)?;
-        let bundle = flags.join.as_deref().map(joined).transpose()?;
+        let bundle = flags.join.as_deref().map(read_node_bundle).transpose()?;
         let name: NodeName = match (&flags.name, &bundle) {
             (Some(name), _) => name.parse()?,
             (None, Some(bundle)) => bundle.certificate.name.parse()?,
@@ -261,14 +262,6 @@ impl Settings {
         let plain = |c: char| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' };
         format!("{process}-{}", self.name.as_str().chars().map(plain).collect::<String>())
     }
-}
-
-/// The bundle of a node.
-///
-/// # Errors
-/// [`SettingsError::Join`].
-pub fn joined(path: &Path) -> Result<Bundle, SettingsError> {
-    Ok(Bundle::read(path, &[PeerRole::Node])?)
 }
 
 /// The models by flag, else by configuration.

@@ -12,14 +12,13 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal as Sent, kill_process};
 use tokio::process::{Child, Command};
 use tokio::runtime::Runtime;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use lamagrid_process::{Backoff, parent_watch};
+use lamagrid_config::libtorch::LibtorchError;
+use lamagrid_process::{Backoff, Parent, SAME_REQUEST, StopRequest, StopSignals};
 
-use crate::impatience;
-use crate::libtorch::LibtorchError;
+use crate::cancel_watchdog;
 
 /// Exit code for what a person must put right before a restart can help (`EX_CONFIG`).
 pub const EXIT_CONFIG: u8 = 78;
@@ -55,9 +54,6 @@ pub struct Plan {
     pub libtorch: Option<PathBuf>,
 }
 
-/// A process group and a parent tell of the same end twice; a person who insists takes longer.
-const SAME_SIGNAL: Duration = Duration::from_secs(1);
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Phase {
     Run,
@@ -65,56 +61,37 @@ enum Phase {
     Stop,
 }
 
-/// What tells the process to end, heard from the moment that this is made.
+/// Starts and restarts the workers. From its creation on no signal ends the process by itself.
 #[derive(Debug)]
 pub struct Supervisor {
     runtime: Runtime,
-    term: Signal,
-    int: Signal,
-    hangup: Signal,
+    signals: StopSignals,
 }
 
 impl Supervisor {
-    /// From here on no signal ends the process by itself.
+    /// Installs the signal handlers.
     ///
     /// # Errors
-    /// If the host gives no runtime or signal handler.
-    pub fn new() -> std::io::Result<Self> {
+    /// If the host gives no runtime, thread or signal handler.
+    pub fn new(parent: Parent) -> std::io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let (term, int, hangup) = {
+        let signals = {
             let _entered = runtime.enter();
-            (
-                signal(SignalKind::terminate())?,
-                signal(SignalKind::interrupt())?,
-                signal(SignalKind::hangup())?,
-            )
+            StopSignals::install(parent)?
         };
-        Ok(Self { runtime, term, int, hangup })
+        Ok(Self { runtime, signals })
     }
 
-    /// Keeps the workers alive until they are told to leave; gives the process's exit code.
-    ///
-    /// # Errors
-    /// If the host gives no thread.
-    pub fn run(self, plans: Vec<Plan>, watch_lifeline: bool) -> std::io::Result<u8> {
-        let Self { runtime, term, int, hangup } = self;
-        runtime.block_on(keep_all(plans, watch_lifeline, (term, int, hangup)))
+    /// Keeps the workers alive until the process is told to end. Returns its exit code.
+    #[must_use]
+    pub fn run(self, plans: Vec<Plan>) -> u8 {
+        let Self { runtime, signals } = self;
+        runtime.block_on(keep_all(plans, signals))
     }
 }
 
-async fn keep_all(
-    plans: Vec<Plan>,
-    watch_lifeline: bool,
-    (mut term, mut int, mut hangup): (Signal, Signal, Signal),
-) -> std::io::Result<u8> {
+async fn keep_all(plans: Vec<Plan>, mut signals: StopSignals) -> u8 {
     let (phase, told) = watch::channel(Phase::Run);
-    if watch_lifeline {
-        let phase = phase.clone();
-        parent_watch::watch(move || {
-            tracing::info!("the parent is gone: stopping");
-            phase.send_replace(Phase::Stop);
-        })?;
-    }
     let mut workers = JoinSet::new();
     for plan in plans {
         workers.spawn(keep(plan, told.clone()));
@@ -125,17 +102,17 @@ async fn keep_all(
         tokio::select! {
             ended = workers.join_next() => match ended {
                 Some(ended) => code = code.max(ended.unwrap_or(1)),
-                None => return Ok(code),
+                None => return code,
             },
-            _ = term.recv() => {
+            request = signals.next() => {
                 let first = *draining_since.get_or_insert_with(Instant::now);
-                let again = first.elapsed() >= SAME_SIGNAL;
-                tracing::info!(again, "told to end");
-                phase.send_modify(|phase| *phase = (*phase).max(if again { Phase::Stop } else { Phase::Drain }));
-            }
-            _ = int.recv() => { phase.send_replace(Phase::Stop); }
-            _ = hangup.recv() => {
-                tracing::warn!("SIGHUP: reload is not available yet; restart to apply a changed configuration");
+                let again = first.elapsed() >= SAME_REQUEST;
+                tracing::info!(reason = request.as_str(), again, "told to end");
+                let wanted = match request {
+                    StopRequest::Terminate if !again => Phase::Drain,
+                    StopRequest::Terminate | StopRequest::Interrupt | StopRequest::ParentEnded => Phase::Stop,
+                };
+                phase.send_modify(|phase| *phase = (*phase).max(wanted));
             }
         }
     }
@@ -151,10 +128,10 @@ enum Next {
 async fn keep(plan: Plan, mut told: watch::Receiver<Phase>) -> u8 {
     let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
     let mut deaths = 0_u32;
-    let mut patience = Patience::new(plan.cancel_restarts_per_minute);
+    let mut budget = RestartBudget::new(plan.cancel_restarts_per_minute);
     loop {
         let began = Instant::now();
-        let status = match start(&plan, patience.left()) {
+        let status = match start(&plan, budget.delay()) {
             Ok(child) => watch_over(child, &mut told).await,
             Err(error) => {
                 let program = plan.program.display();
@@ -169,9 +146,9 @@ async fn keep(plan: Plan, mut told: watch::Receiver<Phase>) -> u8 {
             Next::Leave(code) => return code,
             Next::Restart => {}
         }
-        if status.signal() == Some(impatience::ENDED_ITSELF.as_raw()) {
+        if status.signal() == Some(cancel_watchdog::ENDED_ITSELF.as_raw()) {
             tracing::info!(node.id = plan.name, "worker ended itself to stop a task; starting it again");
-            patience.used();
+            budget.record();
             continue;
         }
         if began.elapsed() >= GOOD_LIFE {
@@ -190,26 +167,26 @@ async fn keep(plan: Plan, mut told: watch::Receiver<Phase>) -> u8 {
     }
 }
 
-/// How often a worker may end itself: it is told how long it must not.
+/// How often a worker may end itself to stop a task.
 #[derive(Debug)]
-struct Patience {
+struct RestartBudget {
     per_minute: usize,
     ends: VecDeque<Instant>,
 }
 
-impl Patience {
+impl RestartBudget {
     const MINUTE: Duration = Duration::from_secs(60);
 
     fn new(per_minute: u32) -> Self {
         Self { per_minute: per_minute as usize, ends: VecDeque::new() }
     }
 
-    fn used(&mut self) {
+    fn record(&mut self) {
         self.ends.push_back(Instant::now());
     }
 
-    /// How long the next worker must be patient.
-    fn left(&mut self) -> Duration {
+    /// How long the next worker must not end itself.
+    fn delay(&mut self) -> Duration {
         self.ends.retain(|at| at.elapsed() < Self::MINUTE);
         if self.per_minute == 0 {
             return Duration::MAX;
@@ -219,13 +196,13 @@ impl Patience {
     }
 }
 
-fn start(plan: &Plan, patient_for: Duration) -> std::io::Result<Child> {
-    let patient_ms = u64::try_from(patient_for.as_millis()).unwrap_or(u64::MAX);
+fn start(plan: &Plan, not_before: Duration) -> std::io::Result<Child> {
+    let not_before_ms = u64::try_from(not_before.as_millis()).unwrap_or(u64::MAX);
     let child = Command::new(&plan.program)
         .args(&plan.args)
         .envs(plan.env.iter().map(|(name, value)| (name, value)))
-        .env(impatience::PATIENT_FOR, patient_ms.to_string())
-        .stdin(Stdio::piped()) // its lifeline
+        .env(cancel_watchdog::NOT_BEFORE, not_before_ms.to_string())
+        .stdin(Stdio::piped()) // its end tells the worker to stop
         .kill_on_drop(true)
         .spawn()?;
     tracing::info!(node.id = plan.name, worker.pid = child.id(), program = %plan.program.display(), "worker started");
@@ -235,7 +212,7 @@ fn start(plan: &Plan, patient_for: Duration) -> std::io::Result<Child> {
 /// Waits for the worker's end, passing on what the supervisor is told.
 async fn watch_over(mut child: Child, told: &mut watch::Receiver<Phase>) -> ExitStatus {
     // Out of the child, whose `wait` would close it.
-    let mut lifeline = child.stdin.take();
+    let mut stdin = child.stdin.take();
     let mut passed_on = Phase::Run;
     let mut kill_at: Option<tokio::time::Instant> = None;
     loop {
@@ -247,7 +224,7 @@ async fn watch_over(mut child: Child, told: &mut watch::Receiver<Phase>) -> Exit
                 kill_at = Some(tokio::time::Instant::now() + DRAIN_PATIENCE);
             } else {
                 // The end of its standard input, upon which it says goodbye.
-                lifeline.take();
+                stdin.take();
                 kill_at = Some(tokio::time::Instant::now() + STOP_PATIENCE);
             }
         }

@@ -1,4 +1,4 @@
-//! What every worker process does around its backend: session, signals, lifeline, loop.
+//! A worker process around its backend: session, signals, loop.
 //!
 //! Does not: restart itself or look for libtorch; its supervisor does.
 
@@ -6,16 +6,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, getpid, kill_process};
-use tokio::signal::unix::{SignalKind, signal};
 
 use lamagrid_domain::{Failure, NodeInfo, NodeKind};
-use lamagrid_process::parent_watch;
+use lamagrid_process::{Parent, SAME_REQUEST, StopRequest, StopSignals};
+use lamagrid_session::hardware::Hardware;
+use lamagrid_session::{Pipeline, Session, SessionOptions};
 
 use crate::backend::{self, Backend, Unheard};
-use crate::hardware::Hardware;
-use crate::impatience::{self, Reload};
-use crate::pipeline::Pipeline;
-use crate::session::{Session, SessionOptions};
+use crate::cancel_watchdog::{self, StartupTime};
 use crate::settings::Settings;
 
 /// How long tasks may take to finish after SIGTERM, before they are given back: whoever stops a service kills it after
@@ -69,10 +67,10 @@ pub fn describe(settings: &Settings, kind: NodeKind, device: DeviceInfo) -> Node
 pub fn run(
     settings: &Settings,
     info: NodeInfo,
-    watch_lifeline: bool,
+    parent: Parent,
     backends: Vec<Box<dyn Backend + Send>>,
 ) -> anyhow::Result<u8> {
-    let (began, reload) = (Instant::now(), Arc::new(Reload::default()));
+    let (began, startup) = (Instant::now(), Arc::new(StartupTime::default()));
     let max_pixels = settings.config.limits.max_pixels;
     let (name, device, pid) = (info.name.clone(), info.device.clone(), info.pid);
     let models = info.models.iter().map(|offer| offer.model.as_str()).collect::<Vec<_>>().join(",");
@@ -84,11 +82,7 @@ pub fn run(
     let options = SessionOptions { endpoints, bundle, info, slots: settings.slots, overlap };
     let session = Arc::new(Session::start(options)?);
     let pipeline = Arc::new(Pipeline::start(&session, settings.slots, max_pixels)?);
-    heed_signals(Arc::clone(&session), watch_lifeline)?;
-    if watch_lifeline {
-        let session = Arc::clone(&session);
-        parent_watch::watch(move || stop(&session))?;
-    }
+    handle_signals(Arc::clone(&session), parent)?;
     let mut backends = backends.into_iter();
     let mut first = backends.next().ok_or_else(|| anyhow::anyhow!("a worker needs a backend"))?;
     let mut threads = Vec::new();
@@ -99,12 +93,12 @@ pub fn run(
             .spawn(move || backend::serve(&session, &pipeline, backend.as_mut()))?;
         threads.push(thread);
     }
-    if watch_lifeline {
+    if parent == Parent::Watched {
         let grace = Duration::from_millis(settings.config.node.cancel_grace_ms);
-        impatience::watch(Arc::clone(&session), grace, Arc::clone(&reload))?;
+        cancel_watchdog::watch(Arc::clone(&session), grace, Arc::clone(&startup))?;
     }
     if warm_up(&session, first.as_mut()) {
-        reload.measured(began.elapsed());
+        startup.record(began.elapsed());
     }
     let failure = backend::serve(&session, &pipeline, first.as_mut());
     for thread in threads {
@@ -146,52 +140,56 @@ fn concluded(failure: Option<&Failure>) -> u8 {
     failure.kind.exit_code()
 }
 
-/// SIGTERM drains for a while and then stops, SIGINT stops at once, on a thread that no computation holds up. SIGHUP
-/// does neither.
+/// SIGTERM drains for a while and then stops; SIGINT and the end of the parent stop at once. On a thread of its own, so that no
+/// computation delays it.
 ///
-/// A second SIGTERM stops only a worker that was started by hand: a process group or service manager tells the
-/// worker what its supervisor passes on, too, and a supervisor that wants a stop ends the lifeline.
-fn heed_signals(session: Arc<Session>, is_supervised: bool) -> std::io::Result<()> {
+/// A second SIGTERM stops only a worker without a supervisor: a process group or service manager sends the worker the signal
+/// that its supervisor passes on, too. A supervisor that wants a stop closes the worker's standard input.
+fn handle_signals(session: Arc<Session>, parent: Parent) -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (mut term, mut int, mut hangup) = {
+    let signals = {
         let _entered = runtime.enter();
-        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?, signal(SignalKind::hangup())?)
+        StopSignals::install(parent)?
     };
     std::thread::Builder::new().name("signals".into()).spawn(move || {
-        runtime.block_on(async {
-            let mut stop_at: Option<tokio::time::Instant> = None;
-            loop {
-                let patience = async {
-                    match stop_at {
-                        Some(at) => tokio::time::sleep_until(at).await,
-                        None => std::future::pending().await,
-                    }
-                };
-                tokio::select! {
-                    _ = term.recv() => match (stop_at, is_supervised) {
-                        (None, _) => {
-                            let for_ms = FINISHING.as_millis();
-                            tracing::info!(
-                                for_ms,
-                                "draining: running tasks are finished within this time or given back, no more are taken"
-                            );
-                            session.drain();
-                            stop_at = Some(tokio::time::Instant::now() + FINISHING);
-                        }
-                        (Some(_), true) => {}
-                        (Some(_), false) => return,
-                    },
-                    _ = int.recv() => return,
-                    // Its supervisor says so.
-                    _ = hangup.recv() => {}
-                    () = patience => return,
-                }
-            }
-        });
+        runtime.block_on(drain_until_stop(&session, signals, parent));
         tracing::info!("stopping at once: tasks that still run are given back");
         stop(&session);
     })?;
     Ok(())
+}
+
+/// Returns when the worker is to stop at once.
+async fn drain_until_stop(session: &Session, mut signals: StopSignals, parent: Parent) {
+    let mut draining: Option<tokio::time::Instant> = None;
+    loop {
+        let limit = async {
+            match draining {
+                Some(since) => tokio::time::sleep_until(since + FINISHING).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            request = signals.next() => match (request, draining) {
+                (StopRequest::Interrupt | StopRequest::ParentEnded, _) => return,
+                (StopRequest::Terminate, None) => {
+                    let for_ms = FINISHING.as_millis();
+                    tracing::info!(
+                        for_ms,
+                        "draining: running tasks are finished within this time or given back, no more are taken"
+                    );
+                    session.drain();
+                    draining = Some(tokio::time::Instant::now());
+                }
+                (StopRequest::Terminate, Some(since)) => {
+                    if parent == Parent::Ignored && since.elapsed() >= SAME_REQUEST {
+                        return;
+                    }
+                }
+            },
+            () = limit => return,
+        }
+    }
 }
 
 /// Says goodbye and ends the process, a running forward pass included.

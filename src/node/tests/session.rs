@@ -18,13 +18,13 @@ use lamagrid_domain::{
 };
 use lamagrid_imaging::codec::{self, Metadata};
 use lamagrid_imaging::{Image, Rgb};
-use lamagrid_node::backend::{Answer, Echo, Progress, Work, serve};
-use lamagrid_node::{Backend, NextJob, Pipeline, Session, SessionOptions};
+use lamagrid_node::backend::{Answer, Backend, Echo, Progress, Work, serve};
 use lamagrid_process::random_id;
 use lamagrid_protocol::frame::MAX_INLINE_BYTES;
 use lamagrid_protocol::message::{
     Abandon, Action, Assign, AttemptOutcome, Command, Delivery, Hint, Proceed, Stored,
 };
+use lamagrid_session::{NextJob, Pipeline, Session, SessionOptions};
 
 type Served = JoinHandle<Option<Failure>>;
 
@@ -491,5 +491,5 @@ fn a_session_without_a_scheduler_closes_at_once() {
 fn sessions_and_jobs_may_be_used_from_any_thread() {
     fn any_thread<T: Send + Sync>() {}
     any_thread::<Session>();
-    any_thread::<lamagrid_node::Job>();
+    any_thread::<lamagrid_session::Job>();
 }

@@ -3,13 +3,15 @@
 //! Does not: know tasks, messages or sockets.
 
 pub mod descriptors;
-pub mod parent_watch;
 pub mod wall_clock;
 
 mod backoff;
 mod memory;
+mod parent_watch;
 mod random;
+mod stop_signals;
 
 pub use backoff::{Backoff, doubled};
 pub use memory::MemoryTrim;
 pub use random::{new_task_id, random_bytes, random_id};
+pub use stop_signals::{Parent, SAME_REQUEST, StopRequest, StopSignals};

@@ -8,7 +8,7 @@ use std::io::{ErrorKind, Read};
 ///
 /// # Errors
 /// The host gives no thread.
-pub fn watch(on_end: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+pub(crate) fn watch(on_end: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
     std::thread::Builder::new().name("parent-watch".into()).spawn(move || {
         let mut stdin = std::io::stdin().lock();
         let mut ignored = [0; 256];

@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use lamagrid_domain::{Failure, ModelName, ModelOffer, Stages};
+use lamagrid_session::millis;
 
 use super::{Answer, Backend, Progress, Work, stopped};
-use crate::session::millis;
 
 /// A cancel is noticed this fast.
 const STEP: Duration = Duration::from_millis(10);

@@ -1,6 +1,6 @@
 //! What runs models, and the loop that feeds it.
 //!
-//! Does not: know the protocol ([`crate::Session`]) or any framework.
+//! Does not: know the protocol ([`lamagrid_session::Session`]) or any framework.
 
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -9,10 +9,7 @@ use std::time::Duration;
 
 use lamagrid_domain::{Failure, FailureKind, ModelName, ModelOffer, Stages, TaskSpec};
 use lamagrid_imaging::{Gray, Image, Rgb};
-
-use crate::failure::panicked;
-use crate::pipeline::{Entered, Inputs, Made, Next, Pictures, Pipeline};
-use crate::session::{Job, Session, millis};
+use lamagrid_session::{Entered, Inputs, Job, Made, Next, Pictures, Pipeline, Session, millis, panicked};
 
 mod broken;
 mod echo;
@@ -22,7 +19,7 @@ use broken::BrokenModels;
 pub use echo::Echo;
 pub use inference::inference_failure;
 
-pub use crate::failure::stopped;
+pub use lamagrid_session::stopped;
 
 /// How long the loop waits before it looks again whether the session ended.
 const WAIT: Duration = Duration::from_secs(1);

@@ -44,5 +44,5 @@ fn run(flags: &Flags) -> anyhow::Result<u8> {
     tracing::info!(threads = tch::get_num_threads(), "libtorch is loaded");
     let info = worker::describe(&settings, NodeKind::Torch, info);
     let backend = Torch::new(settings.models.clone(), device);
-    worker::run(&settings, info, flags.lifeline, vec![Box::new(backend)])
+    worker::run(&settings, info, flags.lifeline.into(), vec![Box::new(backend)])
 }

@@ -13,7 +13,7 @@ use lamagrid_domain::{Failure, FailureKind, ModelName};
 use lamagrid_imaging::{Patch, Tones};
 use lamagrid_node::backend::{Progress, inference_failure, stopped};
 use lamagrid_node::settings::{ModelPlan, Source};
-use lamagrid_node::weights::{LAMA, MANGA_INPAINTOR, MANGA_LINE, UpstreamFile, Weights};
+use lamagrid_weights::{LAMA, MANGA_INPAINTOR, MANGA_LINE, UpstreamFile, Weights};
 
 /// What upstream seeds torch with before each pass of manga.
 const MANGA_SEED: i64 = 42;

@@ -1,7 +1,7 @@
 //! From a task's blobs to pixels and back, on threads of their own: while the device works on one task, the next
 //! one is decoded and the last one encoded, and the device waits for neither.
 //!
-//! Does not: know the protocol ([`crate::Session`]), a model or a device.
+//! Does not: know the protocol ([`Session`]), a model or a device.
 //!
 //! The invariant worth knowing: a task enters its slot in [`Pipeline::next`] and leaves it in [`Exit::leave`].
 //! Before the first it may be taken back; after the second its slot has the next task.
@@ -17,7 +17,8 @@ use lamagrid_imaging::codec::{self, CodecError, Metadata};
 use lamagrid_imaging::{Bgr, Gray, Image, Rgb};
 
 use crate::failure::{panicked, stopped};
-use crate::session::{Job, NextJob, Output, Session, millis};
+use crate::job::{Job, Output, millis};
+use crate::session::{NextJob, Session};
 
 mod inputs;
 

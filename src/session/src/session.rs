@@ -16,17 +16,9 @@ use lamagrid_domain::{Failure, FailureKind, ModelName, NodeInfo};
 use lamagrid_gate::{Bundle, SchedulerRoute};
 use lamagrid_transport::Endpoints;
 
-mod attempt;
-mod connection;
-mod job;
-mod overdue;
-mod runner;
-mod state;
-
-pub(crate) use job::millis;
-pub use job::{Job, Output};
-pub(crate) use overdue::Overdue;
-use state::Shared;
+use crate::job::Job;
+use crate::runner;
+use crate::state::Shared;
 
 /// How long [`Session::close`] waits for its thread, which says goodbye within half of it.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
@@ -65,7 +57,7 @@ pub enum NextJob {
 /// A node as its scheduler sees it. Dropping it says goodbye; running work is not waited for.
 #[derive(Debug)]
 pub struct Session {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     /// Taken by whoever closes first.
     thread: Mutex<Option<JoinHandle<()>>>,
 }

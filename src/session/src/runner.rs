@@ -10,8 +10,8 @@ use lamagrid_protocol::message::{ControlReply, ControlRequest, Message, Welcome}
 use lamagrid_transport::SocketError;
 use lamagrid_transport::request::Requester;
 
-use super::connection::{self, Ended};
-use super::state::{Phase, Shared};
+use crate::connection::{self, Ended};
+use crate::state::{Phase, Shared};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
@@ -33,7 +33,7 @@ enum Refusal {
 }
 
 /// Runs until the node leaves (`None`) or is refused for good.
-pub(super) async fn run(shared: &Shared, route: &SchedulerRoute) -> Option<Failure> {
+pub(crate) async fn run(shared: &Shared, route: &SchedulerRoute) -> Option<Failure> {
     let endpoints = route.endpoints();
     let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
     let mut mentioned: Option<Instant> = None;

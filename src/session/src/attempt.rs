@@ -12,12 +12,12 @@ use lamagrid_protocol::message::{Assign, AttemptOutcome};
 
 /// One assignment that this node took.
 #[derive(Debug)]
-pub(super) struct Attempt {
-    pub(super) token: LeaseToken,
-    pub(super) number: u32,
-    pub(super) spec: TaskSpec,
+pub(crate) struct Attempt {
+    pub(crate) token: LeaseToken,
+    pub(crate) number: u32,
+    pub(crate) spec: TaskSpec,
     /// Inputs that came inside the message.
-    pub(super) inline: Vec<(Role, Bytes)>,
+    pub(crate) inline: Vec<(Role, Bytes)>,
     cancelled: AtomicBool,
     abandoned: AtomicBool,
     stopped_at: OnceLock<Instant>,
@@ -25,7 +25,7 @@ pub(super) struct Attempt {
 }
 
 impl Attempt {
-    pub(super) fn new(assign: Assign, blobs: Vec<Bytes>) -> Self {
+    pub(crate) fn new(assign: Assign, blobs: Vec<Bytes>) -> Self {
         Self {
             token: assign.token,
             number: assign.attempt,
@@ -38,61 +38,61 @@ impl Attempt {
         }
     }
 
-    pub(super) fn cancel(&self) {
+    pub(crate) fn cancel(&self) {
         self.stopped_at.get_or_init(Instant::now);
         self.cancelled.store(true, Ordering::Relaxed);
     }
 
-    pub(super) fn abandon(&self) {
+    pub(crate) fn abandon(&self) {
         self.stopped_at.get_or_init(Instant::now);
         self.abandoned.store(true, Ordering::Relaxed);
     }
 
     /// When it was stopped first.
-    pub(super) fn stopped_at(&self) -> Option<Instant> {
+    pub(crate) fn stopped_at(&self) -> Option<Instant> {
         self.stopped_at.get().copied()
     }
 
     /// It is in its slot from now on.
-    pub(super) fn enter(&self) {
+    pub(crate) fn enter(&self) {
         self.entered_at.get_or_init(Instant::now);
     }
 
     /// When it came into its slot.
-    pub(super) fn entered_at(&self) -> Option<Instant> {
+    pub(crate) fn entered_at(&self) -> Option<Instant> {
         self.entered_at.get().copied()
     }
 
     /// Whether the work shall stop, for whatever reason.
-    pub(super) fn is_stopped(&self) -> bool {
+    pub(crate) fn is_stopped(&self) -> bool {
         self.cancelled.load(Ordering::Relaxed) || self.is_abandoned()
     }
 
     /// Whether nobody wants to hear its outcome.
-    pub(super) fn is_abandoned(&self) -> bool {
+    pub(crate) fn is_abandoned(&self) -> bool {
         self.abandoned.load(Ordering::Relaxed)
     }
 }
 
 /// An outcome on its way to the record.
 #[derive(Debug)]
-pub(super) struct Held {
-    pub(super) task: TaskId,
-    pub(super) outcome: AttemptOutcome,
-    pub(super) inline: Option<Bytes>,
+pub(crate) struct Held {
+    pub(crate) task: TaskId,
+    pub(crate) outcome: AttemptOutcome,
+    pub(crate) inline: Option<Bytes>,
     /// Whether it still counts against the credit; false once its slot was freed before its delivery.
-    pub(super) uses_credit: bool,
+    pub(crate) uses_credit: bool,
 }
 
 impl Held {
     /// The outcome of an attempt that no slot began with.
-    pub(super) fn cancelled(task: TaskId) -> Self {
+    pub(crate) fn cancelled(task: TaskId) -> Self {
         Self { task, outcome: AttemptOutcome::Cancelled, inline: None, uses_credit: true }
     }
 }
 
 /// Deletes the spool file of a result that nobody will take.
-pub(super) fn discard(spool: Option<&Spool>, token: LeaseToken, held: Option<Held>) {
+pub(crate) fn discard(spool: Option<&Spool>, token: LeaseToken, held: Option<Held>) {
     let (Some(spool), Some(held)) = (spool, held) else { return };
     if matches!(held.outcome, AttemptOutcome::Done { inline: false, .. })
         && let Err(error) = spool.remove(held.task, BlobName::Attempt(token))

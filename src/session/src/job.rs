@@ -15,8 +15,8 @@ use lamagrid_gate::BlobError;
 use lamagrid_protocol::frame::MAX_INLINE_BYTES;
 use lamagrid_protocol::message::{AttemptOutcome, Message, NodeEvent, Step};
 
-use super::attempt::Attempt;
-use super::state::Shared;
+use crate::attempt::Attempt;
+use crate::state::Shared;
 
 /// Progress is published no more often than a person can see.
 const STEP_INTERVAL: Duration = Duration::from_millis(50);
@@ -49,12 +49,14 @@ struct Notes {
     published: Option<(Instant, Activity)>,
 }
 
-pub(crate) fn millis(duration: Duration) -> f64 {
+/// Milliseconds, as the stages of a task are reported.
+#[must_use]
+pub fn millis(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1_000.0
 }
 
 impl Job {
-    pub(super) fn new(shared: Arc<Shared>, attempt: Arc<Attempt>) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, attempt: Arc<Attempt>) -> Self {
         Self { shared, attempt, settled: false, notes: Mutex::default() }
     }
 

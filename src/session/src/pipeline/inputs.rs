@@ -10,7 +10,7 @@ use lamagrid_imaging::{Image, Layout, Rgb, codec};
 
 use super::{Carried, Files, Inputs, Pictures, unreadable};
 use crate::failure::stopped;
-use crate::session::Job;
+use crate::job::Job;
 
 /// From this many bytes on, a picture and its mask are decoded side by side; below, a thread costs more.
 const APART_BYTES: usize = 64 * 1024;

@@ -24,7 +24,7 @@ use lamagrid_protocol::message::{
 };
 use lamagrid_transport::EventPublisher;
 
-use super::attempt::{Attempt, Held, discard};
+use crate::attempt::{Attempt, Held, discard};
 
 /// A cancel may overtake its assignment, by a lane that was slow; none is slower than this.
 const CANCELLED_MEMORY: Duration = Duration::from_secs(60);
@@ -47,7 +47,7 @@ enum Outgoing {
 
 /// How far an attempt is with the slot that it was assigned to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stage {
+pub(crate) enum Stage {
     /// The scheduler has not said that it knows: no backend has it.
     Announced,
     /// Being prepared, or waiting for the slot: it may be recalled.
@@ -59,16 +59,16 @@ pub(super) enum Stage {
 }
 
 #[derive(Debug)]
-pub(super) struct Running {
-    pub(super) attempt: Arc<Attempt>,
-    pub(super) stage: Stage,
+pub(crate) struct Running {
+    pub(crate) attempt: Arc<Attempt>,
+    pub(crate) stage: Stage,
     /// Slots begin with attempts in the order in which they were assigned.
     place: u64,
 }
 
 /// How far the session's life is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Phase {
+pub(crate) enum Phase {
     Serving,
     /// Finish what runs, then leave.
     Draining,
@@ -84,7 +84,7 @@ struct Live {
 }
 
 #[derive(Debug)]
-pub(super) struct State {
+pub(crate) struct State {
     phase: Phase,
     /// The outer `Some` once the session's thread ended; the inner one if that was not its own wish.
     ended: Option<Option<Failure>>,
@@ -106,28 +106,28 @@ pub(super) struct State {
 }
 
 impl State {
-    pub(super) fn running(&self) -> impl Iterator<Item = &Running> {
+    pub(crate) fn running(&self) -> impl Iterator<Item = &Running> {
         self.running.values()
     }
 
-    pub(super) fn has_held(&self) -> bool {
+    pub(crate) fn has_held(&self) -> bool {
         !self.held.is_empty()
     }
 
-    pub(super) fn slot_time(&self, model: &ModelName) -> Option<Duration> {
+    pub(crate) fn slot_time(&self, model: &ModelName) -> Option<Duration> {
         self.slot_s.get(model).map(|seconds| Duration::from_secs_f64(*seconds))
     }
 }
 
 /// The state, and how its two sides wake each other.
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(crate) struct Shared {
     /// Everything below; held for map operations only, never over a system call but an unlink.
     state: Mutex<State>,
     /// A backend has something to take, or the session ended.
-    pub(super) for_backends: Condvar,
+    pub(crate) for_backends: Condvar,
     /// The session's thread has something to send or to end.
-    pub(super) for_session: Notify,
+    pub(crate) for_session: Notify,
     info: NodeInfo,
     slots: u16,
     overlap: u16,
@@ -136,7 +136,7 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(info: NodeInfo, slots: u16, overlap: u16) -> Self {
+    pub(crate) fn new(info: NodeInfo, slots: u16, overlap: u16) -> Self {
         let loaded =
             info.models.iter().filter(|offer| offer.loaded).map(|offer| offer.model.clone()).collect();
         let state = State {
@@ -166,11 +166,11 @@ impl Shared {
         }
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock()
     }
 
-    pub(super) fn hello(&self) -> Hello {
+    pub(crate) fn hello(&self) -> Hello {
         let state = self.lock();
         let mut info = self.info.clone();
         for offer in &mut info.models {
@@ -189,7 +189,7 @@ impl Shared {
     }
 
     /// Starts a session: what was sent before is void, what is held is sent again.
-    pub(super) fn begin(&self, session: SessionId, events: EventPublisher) {
+    pub(crate) fn begin(&self, session: SessionId, events: EventPublisher) {
         let mut state = self.lock();
         state.live = Some(Live { session, events });
         // Abandoned attempts that still compute use their slot, too.
@@ -220,31 +220,31 @@ impl Shared {
     }
 
     /// The connection is gone; work goes on.
-    pub(super) fn lose_connection(&self) {
+    pub(crate) fn lose_connection(&self) {
         let mut state = self.lock();
         state.live = None;
         state.outgoing.clear();
     }
 
-    pub(super) fn set_spool(&self, root: &str) {
+    pub(crate) fn set_spool(&self, root: &str) {
         let mut state = self.lock();
         // Another host's directory is nothing to this one.
         state.spool = state.blobs.is_none().then(|| Spool::new(root));
     }
 
-    pub(super) fn set_blobs(&self, blobs: Option<BlobClient>) {
+    pub(crate) fn set_blobs(&self, blobs: Option<BlobClient>) {
         self.lock().blobs = blobs;
     }
 
-    pub(super) fn blobs(&self) -> Option<BlobClient> {
+    pub(crate) fn blobs(&self) -> Option<BlobClient> {
         self.lock().blobs.clone()
     }
 
-    pub(super) fn spool(&self) -> Option<Spool> {
+    pub(crate) fn spool(&self) -> Option<Spool> {
         self.lock().spool.clone()
     }
 
-    pub(super) fn set_loaded(&self, loaded: Vec<ModelName>) {
+    pub(crate) fn set_loaded(&self, loaded: Vec<ModelName>) {
         let mut state = self.lock();
         if state.loaded != loaded {
             state.loaded = loaded;
@@ -255,7 +255,7 @@ impl Shared {
     }
 
     /// Takes an assignment; a repeated one is only confirmed again.
-    pub(super) fn assign(&self, assign: Assign, blobs: Vec<Bytes>) {
+    pub(crate) fn assign(&self, assign: Assign, blobs: Vec<Bytes>) {
         let token = assign.token;
         let mut state = self.lock();
         if state.was_cancelled(token, Instant::now()) {
@@ -274,13 +274,13 @@ impl Shared {
     }
 
     /// The scheduler knows that an attempt is here: a backend may have it.
-    pub(super) fn proceed(&self, token: LeaseToken) {
+    pub(crate) fn proceed(&self, token: LeaseToken) {
         self.lock().proceed(token);
         self.for_backends.notify_one();
     }
 
     /// Stops an attempt, and remembers that for an assignment that comes later than its cancel.
-    pub(super) fn cancel(&self, token: LeaseToken) {
+    pub(crate) fn cancel(&self, token: LeaseToken) {
         let mut state = self.lock();
         state.remember_cancelled(token, Instant::now());
         if !state.give_back(token)
@@ -293,13 +293,13 @@ impl Shared {
     }
 
     /// Gives an attempt back that its slot has not begun with.
-    pub(super) fn recall(&self, token: LeaseToken) {
+    pub(crate) fn recall(&self, token: LeaseToken) {
         self.lock().give_back(token);
         self.for_session.notify_one();
     }
 
     /// An attempt enters its slot; false if nobody wants it any more.
-    pub(super) fn enter_slot(&self, attempt: &Attempt) -> bool {
+    pub(crate) fn enter_slot(&self, attempt: &Attempt) -> bool {
         let mut state = self.lock();
         let Some(running) = state.running.get_mut(&attempt.token) else { return false };
         running.stage = Stage::In;
@@ -308,7 +308,7 @@ impl Shared {
     }
 
     /// An attempt's slot is free again; what is left of it needs no slot.
-    pub(super) fn leave_slot(&self, attempt: &Attempt, load: Duration) {
+    pub(crate) fn leave_slot(&self, attempt: &Attempt, load: Duration) {
         let mut state = self.lock();
         if let Some(running) = state.running.get_mut(&attempt.token)
             && running.stage != Stage::After
@@ -326,7 +326,7 @@ impl Shared {
     }
 
     /// Stops an attempt that is not wanted any more; nothing is delivered.
-    pub(super) fn abandon(&self, token: LeaseToken) {
+    pub(crate) fn abandon(&self, token: LeaseToken) {
         let mut state = self.lock();
         if state.take_back(token).is_some() {
             state.outgoing.push_back(Outgoing::Freed);
@@ -341,7 +341,7 @@ impl Shared {
     }
 
     /// An attempt ended on the backend's side.
-    pub(super) fn finished(&self, attempt: &Attempt, outcome: AttemptOutcome, inline: Option<Bytes>) {
+    pub(crate) fn finished(&self, attempt: &Attempt, outcome: AttemptOutcome, inline: Option<Bytes>) {
         let mut state = self.lock();
         let stage = state.running.remove(&attempt.token).map(|running| running.stage);
         let uses_credit = stage != Some(Stage::After);
@@ -363,7 +363,7 @@ impl Shared {
     }
 
     /// The scheduler has the outcome on record.
-    pub(super) fn stored(&self, token: LeaseToken, accepted: bool) {
+    pub(crate) fn stored(&self, token: LeaseToken, accepted: bool) {
         let mut state = self.lock();
         let dropped = state.held.remove(&token);
         let spool = state.spool.clone();
@@ -374,7 +374,7 @@ impl Shared {
     }
 
     /// Publishes progress, if there is a connection.
-    pub(super) fn publish(&self, event: impl FnOnce(SessionId) -> Result<Frame, FrameError>) {
+    pub(crate) fn publish(&self, event: impl FnOnce(SessionId) -> Result<Frame, FrameError>) {
         if let Some(live) = &self.lock().live
             && let Ok(frame) = event(live.session)
         {
@@ -383,7 +383,7 @@ impl Shared {
     }
 
     /// Takes no more work; what no slot has begun with goes back.
-    pub(super) fn drain(&self) {
+    pub(crate) fn drain(&self) {
         let mut state = self.lock();
         if state.phase == Phase::Serving {
             state.phase = Phase::Draining;
@@ -396,13 +396,13 @@ impl Shared {
         self.for_session.notify_one();
     }
 
-    pub(super) fn close(&self) {
+    pub(crate) fn close(&self) {
         self.lock().phase = Phase::Closing;
         self.for_session.notify_one();
     }
 
     /// Whether the session has nothing left to do and was told to leave.
-    pub(super) fn may_leave(&self) -> bool {
+    pub(crate) fn may_leave(&self) -> bool {
         let state = self.lock();
         match state.phase {
             Phase::Serving => false,
@@ -412,13 +412,13 @@ impl Shared {
     }
 
     /// How many outcomes wait for their record on a node that was told to leave; 0 while it serves.
-    pub(super) fn left_to_deliver(&self) -> usize {
+    pub(crate) fn left_to_deliver(&self) -> usize {
         let state = self.lock();
         let done = state.phase != Phase::Serving && state.running.is_empty();
         if done { state.held.len() } else { 0 }
     }
 
-    pub(super) fn end(&self, failure: Option<Failure>) {
+    pub(crate) fn end(&self, failure: Option<Failure>) {
         self.lock().ended = Some(failure);
         self.for_backends.notify_all();
     }
@@ -434,15 +434,15 @@ impl State {
         }
     }
 
-    pub(super) fn take_waiting(&mut self) -> Option<Arc<Attempt>> {
+    pub(crate) fn take_waiting(&mut self) -> Option<Arc<Attempt>> {
         self.waiting.pop_front()
     }
 
-    pub(super) fn ended(&self) -> Option<Option<Failure>> {
+    pub(crate) fn ended(&self) -> Option<Option<Failure>> {
         self.ended.clone()
     }
 
-    pub(super) fn phase(&self) -> Phase {
+    pub(crate) fn phase(&self) -> Phase {
         self.phase
     }
 
@@ -455,7 +455,7 @@ impl State {
     }
 
     /// What a poll lists: running attempts and held results.
-    pub(super) fn leased(&self) -> Vec<LeaseToken> {
+    pub(crate) fn leased(&self) -> Vec<LeaseToken> {
         let mut tokens = self.wanted();
         tokens.extend(self.held.keys());
         tokens
@@ -498,7 +498,7 @@ impl State {
     }
 
     /// The next frame for the result channel; each gives back the credit that its attempt used.
-    pub(super) fn next_frame(&mut self) -> Option<Result<Frame, FrameError>> {
+    pub(crate) fn next_frame(&mut self) -> Option<Result<Frame, FrameError>> {
         loop {
             let session = self.live.as_ref()?.session;
             let next = self.outgoing.pop_front()?;

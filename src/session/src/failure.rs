@@ -11,7 +11,8 @@ pub fn stopped() -> Failure {
 }
 
 /// The failure of `what`, which panicked.
-pub(crate) fn panicked(what: &str, panic: &(dyn Any + Send)) -> Failure {
+#[must_use]
+pub fn panicked(what: &str, panic: &(dyn Any + Send)) -> Failure {
     let said = panic
         .downcast_ref::<&str>()
         .copied()

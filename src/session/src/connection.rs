@@ -18,7 +18,7 @@ use lamagrid_transport::link::Link;
 use lamagrid_transport::request::Requester;
 use lamagrid_transport::{Endpoints, EventPublisher, LaneReceiver, SocketError};
 
-use super::state::Shared;
+use crate::state::Shared;
 
 /// All sockets lie on this host: whoever does not take a connection in this time hangs.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(2);
@@ -33,7 +33,7 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 const LANE_QUEUE: usize = 64;
 
 /// How a session ended.
-pub(super) enum Ended {
+pub(crate) enum Ended {
     /// Say hello again, with running work kept.
     Gone(String),
     /// The node's own wish.
@@ -49,7 +49,7 @@ impl From<SocketError> for Ended {
 }
 
 /// Serves `welcome`'s session until it ends.
-pub(super) async fn hold(
+pub(crate) async fn hold(
     shared: &Shared,
     route: &SchedulerRoute,
     control: Requester,

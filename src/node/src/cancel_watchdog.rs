@@ -1,0 +1,101 @@
+//! Ends a worker whose forward pass was cancelled, where a restart frees the slot sooner than the pass would.
+//!
+//! Only under a supervisor, which restarts it at once. The scheduler gets a goodbye, so no crash is counted.
+//! Does not: end a worker on which another attempt has begun.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use lamagrid_session::{Session, StuckAttempt};
+
+use crate::worker::end_process;
+
+/// How often the session is checked.
+const CHECK_EVERY: Duration = Duration::from_millis(100);
+/// Start of the process and of libtorch, before the worker measures.
+const STARTING: Duration = Duration::from_secs(1);
+
+/// The signal by which a worker ends itself, so that its supervisor can tell why it ended.
+pub(crate) const ENDED_ITSELF: Signal = Signal::USR2;
+/// The variable that holds for how many milliseconds after its start a worker must not end itself.
+pub(crate) const NOT_BEFORE: &str = "LAMAGRID_WORKER_PATIENT_FOR_MS";
+
+/// Time from the worker's start until its model was loaded, in milliseconds; 0 until then, and then the worker does not end.
+#[derive(Debug, Default)]
+pub(crate) struct StartupTime(AtomicU64);
+
+impl StartupTime {
+    /// The first model is in memory.
+    pub(crate) fn record(&self, since_start: Duration) {
+        let ms = u64::try_from((since_start + STARTING).as_millis()).unwrap_or(u64::MAX);
+        self.0.store(ms.max(1), Ordering::Relaxed);
+    }
+
+    fn get(&self) -> Option<Duration> {
+        Some(self.0.load(Ordering::Relaxed)).filter(|ms| *ms > 0).map(Duration::from_millis)
+    }
+}
+
+/// Whether a restart frees the slot sooner than the attempt does, by more than the grace.
+fn is_worth_it(stuck: &StuckAttempt, grace: Duration, startup: Option<Duration>) -> bool {
+    stuck.is_alone
+        && stuck.since >= grace
+        && stuck.rest.zip(startup).is_some_and(|(rest, startup)| rest > startup + grace)
+}
+
+/// Checks `session` until the process ends.
+pub(crate) fn watch(
+    session: Arc<Session>,
+    grace: Duration,
+    startup: Arc<StartupTime>,
+) -> std::io::Result<()> {
+    let began = Instant::now();
+    let not_before = std::env::var(NOT_BEFORE)
+        .ok()
+        .and_then(|ms| ms.parse().ok())
+        .map_or(Duration::ZERO, Duration::from_millis);
+    std::thread::Builder::new().name("cancel-watchdog".into()).spawn(move || {
+        loop {
+            std::thread::sleep(CHECK_EVERY);
+            let Some(stuck) = session.stuck_attempt() else { continue };
+            if began.elapsed() < not_before || !is_worth_it(&stuck, grace, startup.get()) {
+                continue;
+            }
+            let (since_ms, rest_ms) = (stuck.since.as_millis(), stuck.rest.map(|rest| rest.as_millis()));
+            tracing::warn!(
+                since_ms,
+                rest_ms,
+                "a cancelled task goes on: ending this worker, which is faster"
+            );
+            session.close();
+            end_process(ENDED_ITSELF);
+        }
+    })?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_ends_only_where_that_is_faster_and_no_other_attempt_is_lost() {
+        let s = Duration::from_secs;
+        let stuck = StuckAttempt { since: s(2), rest: Some(s(10)), is_alone: true };
+        let (grace, startup) = (s(2), Some(s(5)));
+        assert!(is_worth_it(&stuck, grace, startup));
+        for (other, startup) in [
+            (StuckAttempt { is_alone: false, ..stuck }, startup),
+            (StuckAttempt { since: s(1), ..stuck }, startup),
+            (StuckAttempt { rest: Some(s(7)), ..stuck }, startup),
+            (StuckAttempt { rest: None, ..stuck }, startup),
+            (stuck, Some(s(8))),
+            (stuck, None),
+        ] {
+            assert!(!is_worth_it(&other, grace, startup), "{other:?} {startup:?}");
+        }
+    }
+}

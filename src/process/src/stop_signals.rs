@@ -1,0 +1,116 @@
+//! Requests to end this process: SIGTERM, SIGINT, the end of its parent. SIGHUP is none.
+
+use std::io;
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+
+use crate::parent_watch;
+
+/// Two requests within this time are one: a process group and a parent both pass the same request on. A person who repeats it
+/// takes longer.
+pub const SAME_REQUEST: Duration = Duration::from_secs(1);
+
+/// Whether the end of the parent is a request to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Parent {
+    /// Standard input is a pipe that the parent holds open.
+    Watched,
+    /// The process outlives its parent.
+    Ignored,
+}
+
+impl From<bool> for Parent {
+    /// The value of a `--lifeline` flag.
+    fn from(is_watched: bool) -> Self {
+        if is_watched { Self::Watched } else { Self::Ignored }
+    }
+}
+
+/// One request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StopRequest {
+    /// SIGTERM.
+    Terminate,
+    /// SIGINT.
+    Interrupt,
+    /// The parent has ended.
+    ParentEnded,
+}
+
+impl StopRequest {
+    /// For the log.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Terminate => "SIGTERM",
+            Self::Interrupt => "SIGINT",
+            Self::ParentEnded => "parent ended",
+        }
+    }
+}
+
+/// Receives the requests. While it exists, none of these signals ends the process by itself.
+#[derive(Debug)]
+pub struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+    parent: Option<mpsc::Receiver<()>>,
+}
+
+impl StopSignals {
+    /// Installs the handlers.
+    ///
+    /// # Errors
+    /// The host gives no signal handler or no thread.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn install(parent: Parent) -> io::Result<Self> {
+        let parent = match parent {
+            Parent::Ignored => None,
+            Parent::Watched => {
+                let (ended, receiver) = mpsc::channel(1);
+                parent_watch::watch(move || {
+                    let _ = ended.blocking_send(());
+                })?;
+                Some(receiver)
+            }
+        };
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+            parent,
+        })
+    }
+
+    /// The next request. The end of the parent is reported once.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn next(&mut self) -> StopRequest {
+        loop {
+            let parent = self.parent.as_mut();
+            let parent_ended = async {
+                match parent {
+                    Some(parent) => parent.recv().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                _ = self.terminate.recv() => return StopRequest::Terminate,
+                _ = self.interrupt.recv() => return StopRequest::Interrupt,
+                _ = parent_ended => {
+                    self.parent = None;
+                    return StopRequest::ParentEnded;
+                }
+                _ = self.hangup.recv() => {
+                    tracing::warn!("SIGHUP: reload is not available yet; restart to apply a changed configuration");
+                }
+            }
+        }
+    }
+}
