@@ -24,6 +24,9 @@ SABOTAGES = {
     "forget-row": ("lost", "test_scheduler_kills.py"),
     "stale-accept": ("unexpected", "test_freezes.py"),
 }
+ROUNDS = ("tests/hostile", "--rounds", "3")
+UNREAD = ("tests/hostile/test_unread.py", "--unread-s", "20")
+FAULTS = ("--chaos", "tests/faults")
 NAMES = ("lost", "duplicated", "unexpected", "unfinished")
 # Some of them need a late message at the wrong moment: the faults come by other seeds until they have met it.
 SABOTAGED_ROUNDS = 12
@@ -44,9 +47,9 @@ def hostile() -> int:
     command = ("cargo", "test", "--release", "--locked", *packages, "--", "--nocapture")
     generated = subprocess.run((*command, "hostile"), cwd=ROOT, env=env, check=False).returncode
     generated |= subprocess.run((*command, "generated"), cwd=ROOT, env=env, check=False).returncode
-    rounds = subprocess.run((*PYTEST, "tests/hostile", "--rounds", "3"), cwd=ROOT, check=False).returncode
-    unread = (*PYTEST, "tests/hostile/test_unread.py", "--unread-s", "20")
-    return generated or rounds or subprocess.run(unread, cwd=ROOT, check=False).returncode
+    for options in (ROUNDS, UNREAD):
+        generated |= subprocess.run((*PYTEST, *options), cwd=ROOT, check=False).returncode
+    return generated
 
 
 def fuzz() -> int:
@@ -82,7 +85,7 @@ def main() -> int:
     sabotage = parser.parse_args().sabotage
     if sabotage is None:
         checked = fuzz() or simulate() or hostile()
-        status, faults, counts = fault_tests({}, ("--chaos", "tests/faults"))
+        status, faults, counts = fault_tests({}, FAULTS)
         failed = checked != 0 or status != 0 or any(counts) or faults == 0
     else:
         name, file = SABOTAGES[sabotage]

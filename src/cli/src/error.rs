@@ -12,7 +12,7 @@ use lamagrid_domain::FailureKind;
 use lamagrid_logs::LogError;
 use lamagrid_scheduler::SchedulerError;
 
-use crate::certs::CertificateError;
+use lamagrid_gate::CertificateError;
 
 /// The command line cannot be understood; clap's own code.
 pub(crate) const USAGE: u8 = 2;

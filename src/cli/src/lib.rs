@@ -117,7 +117,7 @@ fn dispatch(cli: Cli, env: BTreeMap<String, String>) -> Result<Answer, CliError>
     }
     match cli.noun {
         Noun::Scheduler(options) => {
-            scheduler::run(place.load(&options.set)?, options.lifeline).map(|()| Answer::default())
+            scheduler::run(place.load(&options.set)?, options.lifeline.into()).map(|()| Answer::default())
         }
         Noun::Config { verb: ConfigVerb::Show { origin } } => {
             configuration::show(&place.load(&[])?, origin, format)
@@ -147,14 +147,14 @@ fn dispatch(cli: Cli, env: BTreeMap<String, String>) -> Result<Answer, CliError>
         Noun::Queue { verb: QueueVerb::Resume { name } } => place.admin()?.pause(name, false),
         Noun::Node { verb: NodeVerb::Drain { name } } => place.admin()?.drain(name),
         Noun::Certs { verb } => {
-            let desk = certs::Desk::new(&place.load(&[])?.config.data_dir()?, format);
+            let certs = certs::CertsCommand::new(&place.load(&[])?.config.data_dir()?, format);
             match verb {
-                CertsVerb::Init => desk.init(),
-                CertsVerb::Issue(args) => desk.issue(&args),
-                CertsVerb::Renew => desk.renew(),
-                CertsVerb::List => desk.list(),
-                CertsVerb::Revoke { name } => desk.revoke(&name),
-                CertsVerb::Bundle(args) => desk.bundle(&args),
+                CertsVerb::Init => certs.init(),
+                CertsVerb::Issue(args) => certs.issue(&args),
+                CertsVerb::Renew => certs.renew(),
+                CertsVerb::List => certs.list(),
+                CertsVerb::Revoke { name } => certs.revoke(&name),
+                CertsVerb::Bundle(args) => certs.bundle(&args),
             }
         }
         Noun::Doctor => doctor::examine(&place.load(&[])?.config, join, format),

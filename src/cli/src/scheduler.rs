@@ -3,15 +3,19 @@
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
+use std::time::Instant;
+
+use tokio::sync::watch;
 
 use lamagrid_config::Loaded;
 use lamagrid_logs::LogError;
-use lamagrid_scheduler::{Options, SchedulerError, StoreError};
+use lamagrid_process::{Parent, SAME_REQUEST, StopRequest, StopSignals, descriptors};
+use lamagrid_scheduler::{DataDir, Listeners, SchedulerError, Shutdown, StoreError};
 
 use crate::error::CliError;
 
-/// Runs the scheduler until it ends; blocks.
-pub(crate) fn run(loaded: Loaded, lifeline: bool) -> Result<(), CliError> {
+/// Runs the scheduler until a signal or the end of its parent asks it to end.
+pub(crate) fn run(loaded: Loaded, parent: Parent) -> Result<(), CliError> {
     let Loaded { config, remarks, .. } = loaded;
     let data_dir = config.data_dir()?;
     // Before the logs make their folder in it.
@@ -22,12 +26,44 @@ pub(crate) fn run(loaded: Loaded, lifeline: bool) -> Result<(), CliError> {
         Err(LogError::AlreadySet { .. }) => None,
         logs => Some(logs?),
     };
-    lamagrid_scheduler::run(Options { config, remarks, lifeline }).map_err(|error| {
+    for remark in remarks {
+        tracing::warn!("configuration: {remark}");
+    }
+    // Pictures and prompts are private, whatever mode an older data directory has.
+    rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
+    // Hundreds of hosts need more descriptors than a shell's default.
+    descriptors::raise_limit();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(SchedulerError::from)?;
+    let ended: Result<(), SchedulerError> = runtime.block_on(async {
+        // First: a signal must not kill a start that recovers much.
+        let signals = StopSignals::install(parent)?;
+        let (ask, shutdown) = watch::channel(Shutdown::No);
+        tokio::spawn(pass_on(signals, ask));
+        let data_dir = DataDir::open(&config)?;
+        let listeners = Listeners::bind(&data_dir)?;
+        lamagrid_scheduler::run(&config, data_dir, listeners, shutdown).await
+    });
+    // Tasks that block may never return.
+    runtime.shutdown_background();
+    ended.map_err(|error| {
         if is_for_the_log(&error) {
             lamagrid_logs::report(&error, "scheduler ended");
         }
         error.into()
     })
+}
+
+/// Asks the scheduler to end at the first request, and to end at once when a person repeats it.
+async fn pass_on(mut signals: StopSignals, ask: watch::Sender<Shutdown>) {
+    let request = signals.next().await;
+    let since = Instant::now();
+    ask.send_replace(Shutdown::Finish(request.as_str()));
+    loop {
+        if signals.next().await != StopRequest::ParentEnded && since.elapsed() >= SAME_REQUEST {
+            ask.send_replace(Shutdown::Now);
+        }
+    }
 }
 
 /// Makes the data directory if it is not there: people's pictures will lie in it, so a new one is its owner's alone.

@@ -6,10 +6,11 @@
 //!
 //! Does not: know messages, or reconnect.
 //!
-//! Invariant: the only crate that names `rustls`.
+//! Invariant: the only crate that names `rustls` and `rcgen`.
 
 mod accept;
 mod allow_list;
+mod authority;
 mod blob_client;
 mod bundle;
 mod connect;
@@ -18,6 +19,7 @@ mod dial;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
+mod ledger;
 mod log_limiter;
 mod places;
 mod preamble;
@@ -32,12 +34,14 @@ mod zmtp_guard;
 
 pub use accept::{Gate, GateError, GateOptions};
 pub use allow_list::{AllowList, Fingerprint};
+pub use authority::{CertificateError, NewCertificate, Older};
 pub use blob_client::{BlobClient, BlobError};
 pub use bundle::{Bundle, BundleError};
 pub use credentials::{
     Certificate, Credentials, CredentialsError, PeerRole, SCHEDULER_NAME, check_name, is_node_of,
 };
 pub use dial::{Dialler, DiallerError};
+pub use ledger::{Certs, CertsError, Issued, allow_list, write_private};
 pub use probe::{Probed, answering, probe};
 pub use registry::{Origin, Registry};
 pub use scheduler_route::{Lanes, SchedulerRoute};

@@ -5,9 +5,11 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::watch;
 
 use lamagrid_blobs::{BlobName, Spool};
 use lamagrid_config::{Config, find_sockets};
@@ -20,23 +22,27 @@ use lamagrid_protocol::hash;
 use lamagrid_protocol::message::{
     Assign, Cancel, ClientReply, ClientRequest, LaneMessage, Message, Ping, Submit,
 };
-use lamagrid_scheduler::Options;
+use lamagrid_scheduler::{DataDir, Listeners, Shutdown};
 use lamagrid_transport::Endpoints;
 use lamagrid_transport::link::Link;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
 struct Grid {
-    data: tempfile::TempDir,
-    sockets: PathBuf,
+    data: Option<tempfile::TempDir>,
     link: Link,
     seq: u64,
+    ask: watch::Sender<Shutdown>,
+    scheduler: Option<JoinHandle<()>>,
 }
 
 impl Grid {
-    /// A scheduler whose queue for the processor has one place; it runs until this process ends.
+    /// Starts a scheduler whose queue for the processor has one place; it ends with this.
     async fn start(before: impl FnOnce(&Endpoints)) -> Self {
-        let data = tempfile::tempdir_in("/tmp").unwrap();
+        Self::start_on(tempfile::tempdir_in("/tmp").unwrap(), before).await
+    }
+
+    async fn start_on(data: tempfile::TempDir, before: impl FnOnce(&Endpoints)) -> Self {
         let endpoints = Endpoints::new(find_sockets(data.path()).unwrap());
         before(&endpoints);
         let flags = [
@@ -44,8 +50,14 @@ impl Grid {
             ("queues.cpu.max_tasks".to_owned(), "1".to_owned()),
         ];
         let config = Config::load(None, std::env::vars(), &flags).unwrap().config;
-        std::thread::spawn(move || {
-            lamagrid_scheduler::run(Options { config, remarks: Vec::new(), lifeline: false }).unwrap()
+        let (ask, shutdown) = watch::channel(Shutdown::No);
+        let scheduler = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let data_dir = DataDir::open(&config).unwrap();
+                let listeners = Listeners::bind(&data_dir).unwrap();
+                lamagrid_scheduler::run(&config, data_dir, listeners, shutdown).await.unwrap();
+            });
         });
         let link = tokio::time::timeout(PATIENCE, async {
             loop {
@@ -56,11 +68,20 @@ impl Grid {
             }
         });
         let link = link.await.unwrap();
-        Self { link, data, sockets: endpoints.dir(), seq: 0 }
+        Self { link, data: Some(data), seq: 0, ask, scheduler: Some(scheduler) }
+    }
+
+    /// Ends the scheduler; what it remembers is in the directory.
+    fn stop(mut self) -> tempfile::TempDir {
+        self.data.take().unwrap()
+    }
+
+    fn data_dir(&self) -> &Path {
+        self.data.as_ref().unwrap().path()
     }
 
     fn spool(&self) -> Spool {
-        Spool::new(self.data.path().join("spool"))
+        Spool::new(self.data_dir().join("spool"))
     }
 
     /// Where the blobs of a task lie.
@@ -92,8 +113,9 @@ impl Grid {
 
 impl Drop for Grid {
     fn drop(&mut self) {
-        // The data directory's own name never comes again.
-        let _ = std::fs::remove_dir_all(&self.sockets);
+        self.ask.send_replace(Shutdown::Finish("the test is over"));
+        let ended = self.scheduler.take().map(JoinHandle::join);
+        assert!(ended.is_some_and(|ended| ended.is_ok()) || std::thread::panicking());
     }
 }
 
@@ -202,10 +224,10 @@ async fn removed_sockets_are_made_anew_and_open_connections_go_on() {
         |dir| std::fs::remove_file(dir.join("client.sock")),
         |dir| std::fs::rename(dir.join("control.sock"), dir.join("client.sock")),
     ] {
-        remove(&grid.sockets).unwrap();
+        remove(&find_sockets(grid.data_dir()).unwrap()).unwrap();
         let cancel = Cancel { seq: 1, id: id(), owner: "local".parse().unwrap() };
         assert!(matches!(grid.ask(cancel, vec![]).await, ClientReply::Unknown(_)));
-        let endpoints = Endpoints::new(find_sockets(grid.data.path()).unwrap());
+        let endpoints = Endpoints::new(find_sockets(grid.data_dir()).unwrap());
         let found = tokio::time::timeout(PATIENCE, async {
             loop {
                 if let Ok(link) = Link::connect(&endpoints.client(), Duration::from_millis(500)).await
@@ -236,7 +258,7 @@ async fn removed_sockets_are_made_anew_and_open_connections_go_on() {
 #[tokio::test]
 async fn while_the_store_cannot_be_written_new_tasks_are_refused() {
     let mut grid = Grid::start(|_| {}).await;
-    let database = rusqlite::Connection::open(grid.data.path().join("tasks.db")).unwrap();
+    let database = rusqlite::Connection::open(grid.data_dir().join("tasks.db")).unwrap();
     database
         .execute_batch(
             "CREATE TRIGGER broken BEFORE INSERT ON tombstones BEGIN SELECT RAISE(ABORT, 'broken'); END",
@@ -273,4 +295,14 @@ async fn while_the_store_cannot_be_written_new_tasks_are_refused() {
     assert!(matches!(&answer, ClientReply::Unknown(u) if u.seq == 1), "{answer:?}");
     let accepted = grid.submit_by_reference(id()).await;
     assert!(matches!(accepted, ClientReply::Accepted(_)), "{accepted:?}");
+}
+
+#[tokio::test]
+async fn a_scheduler_ends_when_asked_and_another_one_goes_on_in_the_same_process() {
+    let mut grid = Grid::start(|_| {}).await;
+    let task = id();
+    assert!(matches!(grid.submit_by_reference(task).await, ClientReply::Accepted(_)));
+    let mut grid = Grid::start_on(grid.stop(), |_| {}).await;
+    let cancel = Cancel { seq: 1, id: task, owner: "local".parse().unwrap() };
+    assert!(matches!(grid.ask(cancel, vec![]).await, ClientReply::Told(_)));
 }

@@ -3,8 +3,8 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use lamagrid_gate::Certs;
 use lamagrid_gate::{Bundle, PeerRole};
-use lamagrid_scheduler::certs::Certs;
 
 use super::{Ran, run};
 

@@ -3,7 +3,7 @@
 //! The ledger `issued.json` is an allow list: a certificate is valid only if its fingerprint is in it. Without a readable
 //! ledger no certificate is valid.
 //!
-//! Does not: make certificates; `lamagrid certs` does. The scheduler reads what that wrote.
+//! Does not: make certificates; `authority` does. The scheduler only reads.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
@@ -13,15 +13,16 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use lamagrid_domain::QueueName;
-use lamagrid_gate::{AllowList, Credentials, Fingerprint, PeerRole};
 
-/// The list of what was issued.
+use crate::allow_list::{AllowList, Fingerprint};
+use crate::credentials::{Credentials, PeerRole};
+
 const LEDGER: &str = "issued.json";
 /// The scheduler's own certificate and key, and the authority's certificate.
 const OWN: &str = "scheduler.pem";
-/// Where those of everybody else lie: whatever they are called, they replace nothing of the authority's.
+/// The folder of all other certificates, so that no name replaces a file of the authority.
 const OTHERS: &str = "issued";
-/// Held while the ledger is read, changed and written.
+/// Locked while the ledger is changed.
 const LOCK: &str = "lock";
 
 const REMEDY: &str = "put a backup in its place, or write [] into it and issue each certificate again";
@@ -34,9 +35,9 @@ pub enum CertsError {
     File {
         /// What was tried.
         action: &'static str,
-        /// On which file.
+        /// The file.
         path: PathBuf,
-        /// What came back.
+        /// The system's error.
         source: io::Error,
     },
     /// The ledger does not exist.
@@ -45,9 +46,9 @@ pub enum CertsError {
     /// The ledger cannot be understood.
     #[error("{path} is not a list of certificates ({reason}), so none is valid: {REMEDY}")]
     Ledger {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The parser's reason.
         reason: String,
     },
 }
@@ -197,7 +198,7 @@ impl Certs {
         self.write(&self.dir.join(LEDGER), &text)
     }
 
-    /// Writes a file of the folder, which nobody but its owner may read: whole, or not at all.
+    /// Writes a file of the folder, readable by its owner alone: whole, or not at all.
     ///
     /// # Errors
     /// [`CertsError::File`].
@@ -213,7 +214,7 @@ impl Certs {
     }
 }
 
-/// Writes a file that nobody but its owner may read: whole, or not at all.
+/// Writes a file that its owner alone may read: whole, or not at all.
 ///
 /// # Errors
 /// [`CertsError::File`].

@@ -12,8 +12,8 @@ use lamagrid_transport::LaneSender;
 use lamagrid_transport::router::RouterSender;
 
 use super::backlog::{Destination, Held, Images, WINDOW_BYTES};
-use super::{SchedulerError, Service, refused};
-use crate::committer::{Group, Report};
+use super::committer::{Group, Report};
+use super::{EventLoop, SchedulerError, refused};
 use crate::core::{Bounded, CLOCK_GRACE_MS, ClockChange, Effect, Input, Level, StoreOp};
 
 /// Small blobs that are read behind one commit; each read is of one task, at most three times 256 KiB.
@@ -21,7 +21,7 @@ const MAX_READS: usize = 64;
 /// How long the last group may take when the process is told to end.
 const LAST_COMMIT: Duration = Duration::from_secs(5);
 
-impl Service {
+impl EventLoop {
     pub(super) fn on_report(&mut self, report: Report) -> Result<(), SchedulerError> {
         match report {
             Report::Failing { reason, is_locked } => {

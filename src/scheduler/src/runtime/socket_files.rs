@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use lamagrid_config::SocketDir;
 use lamagrid_transport::{Endpoints, SocketFile};
 
-use super::{SchedulerError, Service, Sockets};
+use super::listeners::Sockets;
+use super::{EventLoop, SchedulerError};
 
 /// How often the files are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -23,7 +24,7 @@ pub(super) fn endpoints(dir: &Arc<SocketDir>) -> Endpoints {
     Endpoints::found_by(move || dir.upgrade().map(|dir| dir.path()).unwrap_or_default())
 }
 
-impl Service {
+impl EventLoop {
     /// Makes the sockets anew if their files are gone. While that fails the scheduler is not ready, and says so.
     pub(super) fn keep_reachable(&mut self, sockets: &mut Sockets) {
         if self.looked_for_sockets.is_some_and(|at| at.elapsed() < LOOK_EVERY) {

@@ -1,42 +1,50 @@
-//! The service moves bytes: sockets in, the core decides, the committer remembers, sockets out.
+//! The event loop: reads requests from the sockets, passes them to the core, and carries its effects out.
 //!
 //! Does not: decide anything about a task.
 //!
 //! Invariant (commit barrier): effects are carried out in the core's order, and a message leaves only after
-//! every write before it is committed. Only what rests on no write of its own goes ahead.
+//! every write before it is committed. Only effects that depend on no write in progress bypass the barrier.
 
 mod backlog;
 mod clock;
+mod committer;
+mod data_dir;
+mod effects;
+mod error;
 mod gatekeeper;
-mod intake;
-mod outflow;
-mod reachable;
-mod signals;
+mod instance_lock;
+mod listeners;
+mod requests;
+mod socket_files;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use backlog::{Backlog, Destination};
-use clock::Clock;
-use gatekeeper::Gatekeeper;
-use signals::Signals;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use lamagrid_blobs::Spool;
-use lamagrid_config::{Config, ConfigError, SocketDir};
+use lamagrid_config::{Config, SocketDir};
 use lamagrid_domain::{Failure, FailureKind, QueueName, SessionId};
-use lamagrid_gate::{CredentialsError, GateError};
 use lamagrid_protocol::message::{ClientReply, Refused};
-use lamagrid_transport::router::{Incoming, Peers, Router, RouterSender};
-use lamagrid_transport::{ConnectionLimits, Endpoints, EventSubscriber, LaneEvent, LaneSender, SocketError};
+use lamagrid_transport::router::{Incoming, RouterSender};
+use lamagrid_transport::{ConnectionLimits, Endpoints, LaneEvent, LaneSender};
 
-use crate::committer::Committer;
 use crate::core::{CLOCK_GRACE_MS, Core, Effect, Input, MAX_ENDED, MAX_TOMBSTONES, Settings};
 use crate::http::Metrics;
-use crate::instance::InstanceLock;
-use crate::store::{Store, StoreError};
+
+use backlog::{Backlog, Destination};
+use clock::Clock;
+use committer::Committer;
+use gatekeeper::Gatekeeper;
+use listeners::Sockets;
+
+pub use data_dir::DataDir;
+pub use error::SchedulerError;
+pub use listeners::Listeners;
+
+/// Lanes that connected, or whose node read most of what waited for it.
+type LaneEvents = mpsc::UnboundedReceiver<(SessionId, usize, LaneEvent)>;
 
 /// How often timers are looked at; the shortest one that they serve is a second.
 const TICK: Duration = Duration::from_millis(50);
@@ -55,110 +63,38 @@ const SHOWN_EVERY: Duration = Duration::from_secs(1);
 /// What clients said while the store could not be written; more stays in their connections.
 const MAX_HELD_BACK: usize = 1_024;
 
-/// Why a scheduler does not start, or ends by itself.
-#[derive(Debug, thiserror::Error)]
-pub enum SchedulerError {
-    /// The configuration names no usable place.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// The data directory cannot be used.
-    #[error("cannot use the data directory {path}: {source}; choose a writable one with --data-dir")]
-    DataDir {
-        /// Which one.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// Another scheduler owns the data directory.
-    #[error(
-        "another scheduler (pid {pid}) runs on the data directory {path}: use that one, stop it, or choose another \
-         directory with --data-dir"
-    )]
-    SecondInstance {
-        /// Which directory.
-        path: PathBuf,
-        /// Who owns it.
-        pid: String,
-    },
-    /// The store cannot be opened, or could not be written for too long.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// A socket cannot be bound.
-    #[error(transparent)]
-    Socket(#[from] SocketError),
-    /// The gate has no certificate.
-    #[error(
-        "gate.listen is set, but the scheduler has no certificate ({path}: {source}): run `lamagrid certs init`"
-    )]
-    NoCertificate {
-        /// Which file.
-        path: PathBuf,
-        /// What came back.
-        source: std::io::Error,
-    },
-    /// The scheduler's certificate is of no use.
-    #[error("{path}: {source}")]
-    Certificate {
-        /// Which file.
-        path: PathBuf,
-        /// Why.
-        source: CredentialsError,
-    },
-    /// The gate does not open.
-    #[error(transparent)]
-    Gate(#[from] GateError),
-    /// The operating system refused a thread, a signal handler or the like, or a thread died.
-    #[error("the scheduler cannot run: {0}")]
-    System(#[from] std::io::Error),
+/// Whether the scheduler shall end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shutdown {
+    /// No.
+    No,
+    /// After the writes in progress, for this reason.
+    Finish(&'static str),
+    /// At once: the next start finds what is on disk.
+    Now,
 }
 
-/// What one scheduler process runs with.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// The checked configuration.
-    pub config: Config,
-    /// What should be changed in it, for the log.
-    pub remarks: Vec<String>,
-    /// End when standard input reaches its end: how children notice their parent's end.
-    pub lifeline: bool,
-}
-
-/// Runs a scheduler until it is told to end by SIGTERM, SIGINT or its lifeline.
+/// Runs a scheduler until `shutdown` says otherwise.
+///
+/// Best on a runtime of one thread: that thread has the core and all its sockets, and passing each message to another one
+/// would cost more than reading it.
 ///
 /// # Errors
-/// [`SchedulerError`], each with what to do about it.
-pub fn run(options: Options) -> Result<(), SchedulerError> {
-    // Pictures and prompts are nobody else's business, whatever mode an older data directory has.
-    rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
-    // Hundreds of hosts need more descriptors than a shell's habit allows.
-    lamagrid_process::descriptors::raise_limit();
-    // One thread has the core and all its sockets: handing each message to another one costs more than to read it.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let ended = runtime.block_on(serve(options));
-    // Blocking tasks (the lifeline's read) may never return.
-    runtime.shutdown_background();
-    ended
-}
-
-async fn serve(options: Options) -> Result<(), SchedulerError> {
-    let Options { config, remarks, lifeline } = options;
-    for remark in remarks {
-        tracing::warn!("configuration: {remark}");
-    }
-    // First: a start that recovers much may be told to end, too.
-    let mut signals = Signals::install(lifeline)?;
-    let data_dir = config.data_dir()?;
-    let _lock = InstanceLock::take(&data_dir)?;
-    let mut store = Store::open(&data_dir)?;
-    let (recovered, swept) = store.recover()?;
-    // After what may take long: a directory of sockets that nobody listens on may be swept as a dead process's.
-    let socket_dir = Arc::new(SocketDir::of_scheduler(&data_dir)?);
-    let endpoints = reachable::endpoints(&socket_dir);
+/// [`SchedulerError`], each with the remedy.
+pub async fn run(
+    config: &Config,
+    data_dir: DataDir,
+    listeners: Listeners,
+    mut shutdown: watch::Receiver<Shutdown>,
+) -> Result<(), SchedulerError> {
+    let DataDir { path, store, recovered, swept, _lock } = data_dir;
+    let Listeners { sockets, socket_dir, limits } = listeners;
+    let endpoints = socket_files::endpoints(&socket_dir);
     let spool = store.spool().clone();
     let tasks = recovered.tasks.len();
     let owned = gatekeeper::results_elsewhere(&recovered.tasks);
     let clock = Clock::start();
-    let settings = settings(&config, &endpoints, &spool);
+    let settings = settings(config, &endpoints, &spool);
     let core = Core::new(settings, Box::new(lamagrid_process::random_id), clock.now(), recovered);
     #[cfg(feature = "sabotage")]
     let core = {
@@ -169,27 +105,19 @@ async fn serve(options: Options) -> Result<(), SchedulerError> {
         core
     };
     let committer = Committer::start(store, Duration::from_millis(config.store.give_up_after_ms))?;
-
-    let limits = ConnectionLimits::default();
-    let control = Router::bind(&endpoints.control(), Peers::Req, &limits)?;
-    let admin = Router::bind(&endpoints.admin(), Peers::Req, &limits)?;
-    let results = Router::bind(&endpoints.result(), Peers::Dealer, &limits)?;
-    let events = EventSubscriber::bind(&endpoints.node_events(), &limits)?;
-    // Last: a client that can connect finds everything else in place.
-    let clients = Router::bind(&endpoints.client(), Peers::Dealer, &limits)?;
-    let gatekeeper = Gatekeeper::open(&config, &data_dir, &endpoints, &spool, owned).await?;
+    let gatekeeper = Gatekeeper::open(config, &path, &endpoints, &spool, owned).await?;
     let unfinished = core.unfinished();
-    tracing::info!(data_dir = %data_dir.display(), pid = std::process::id(), unfinished, remembered = tasks, swept,
+    tracing::info!(data_dir = %path.display(), pid = std::process::id(), unfinished, remembered = tasks, swept,
         "scheduler ready");
 
     let (lane_connected, lane_events) = mpsc::unbounded_channel();
     let senders = Senders {
-        clients: clients.sender(),
-        admin: admin.sender(),
-        control: control.sender(),
-        results: results.sender(),
+        clients: sockets.clients.sender(),
+        admin: sockets.admin.sender(),
+        control: sockets.control.sender(),
+        results: sockets.results.sender(),
     };
-    let mut service = Service {
+    let mut event_loop = EventLoop {
         core,
         clock,
         spool,
@@ -214,9 +142,8 @@ async fn serve(options: Options) -> Result<(), SchedulerError> {
         looked_for_sockets: None,
         unreachable: None,
     };
-    let _http = crate::http::serve(&config.http, &data_dir, service.metrics.clone());
-    let sockets = Sockets { clients, admin, control, results, events, lane_events };
-    let reason = service.serve(sockets, &mut signals).await?;
+    let _http = crate::http::serve(&config.http, &path, event_loop.metrics.clone());
+    let reason = event_loop.serve(sockets, lane_events, &mut shutdown).await?;
     tracing::info!(reason, "scheduler ended");
     Ok(())
 }
@@ -240,15 +167,6 @@ fn settings(config: &Config, endpoints: &Endpoints, spool: &Spool) -> Settings {
     }
 }
 
-struct Sockets {
-    clients: Router,
-    admin: Router,
-    control: Router,
-    results: Router,
-    events: EventSubscriber,
-    lane_events: mpsc::UnboundedReceiver<(SessionId, usize, LaneEvent)>,
-}
-
 struct Senders {
     clients: RouterSender,
     admin: RouterSender,
@@ -256,7 +174,7 @@ struct Senders {
     results: RouterSender,
 }
 
-struct Service {
+struct EventLoop {
     core: Core,
     clock: Clock,
     spool: Spool,
@@ -294,21 +212,22 @@ struct Service {
     unreachable: Option<Instant>,
 }
 
-impl Service {
+impl EventLoop {
     async fn serve(
         &mut self,
         mut sockets: Sockets,
-        signals: &mut Signals,
+        mut lane_events: LaneEvents,
+        shutdown: &mut watch::Receiver<Shutdown>,
     ) -> Result<&'static str, SchedulerError> {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                reason = signals.end() => {
+                reason = asked_to_end(shutdown) => {
                     tracing::info!(reason, "scheduler is ending: what is under way is written first");
                     tokio::select! {
                         () = self.finish() => {}
-                        () = signals.again() => {
+                        () = asked_to_end_now(shutdown) => {
                             tracing::warn!("told to end again: ending at once, the next start finds what is on disk");
                         }
                     }
@@ -327,7 +246,7 @@ impl Service {
                 Some(heard) = sockets.control.recv(), if self.hears_nodes() => self.on_control(heard),
                 Some(heard) = sockets.results.recv(), if self.hears_nodes() => self.on_result(heard),
                 Some(frame) = sockets.events.recv() => self.on_event(&frame),
-                Some((session, index, event)) = sockets.lane_events.recv() => match event {
+                Some((session, index, event)) = lane_events.recv() => match event {
                     LaneEvent::Connected => self.handle(Input::LaneConnected { session, index }),
                     LaneEvent::Drained => self.drained(&Destination::Lane(session, index)),
                 },
@@ -335,7 +254,7 @@ impl Service {
                     self.drain(&mut sockets);
                     self.handle(Input::Tick);
                     if let Some(gatekeeper) = &mut self.gatekeeper {
-                        gatekeeper.turn();
+                        gatekeeper.on_tick();
                     }
                     self.keep_reachable(&mut sockets);
                     self.show();
@@ -404,6 +323,22 @@ impl Service {
                 effect => self.pending.push_back(effect),
             }
         }
+    }
+}
+
+/// Resolves with the reason when the scheduler shall end. A caller that is gone asks for that, too.
+async fn asked_to_end(shutdown: &mut watch::Receiver<Shutdown>) -> &'static str {
+    match shutdown.wait_for(|asked| *asked != Shutdown::No).await.map(|asked| *asked) {
+        Ok(Shutdown::Finish(reason)) => reason,
+        Ok(Shutdown::No | Shutdown::Now) => "at once",
+        Err(_) => "its caller is gone",
+    }
+}
+
+/// Resolves when the scheduler shall not wait for its writes.
+async fn asked_to_end_now(shutdown: &mut watch::Receiver<Shutdown>) {
+    if shutdown.wait_for(|asked| *asked == Shutdown::Now).await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 

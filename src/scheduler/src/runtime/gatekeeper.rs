@@ -12,13 +12,14 @@ use tokio::runtime::Runtime;
 use lamagrid_blobs::{Grant, Grants, Spool, Ticket};
 use lamagrid_config::Config;
 use lamagrid_domain::{Failure, FailureKind, LeaseToken, Owner, SessionId, TaskId};
-use lamagrid_gate::{Certificate, Credentials, Gate, GateOptions, Origin, PeerRole, Registry, is_node_of};
+use lamagrid_gate::{
+    Certificate, Certs, Credentials, Gate, GateOptions, Origin, PeerRole, Registry, allow_list, is_node_of,
+};
 use lamagrid_protocol::PeerId;
 use lamagrid_protocol::message::{ClientReply, ClientRequest, Hello, LaneAddress};
 use lamagrid_transport::Endpoints;
 
 use super::SchedulerError;
-use crate::certs::{Certs, allow_list};
 use crate::core::{Authority, StoredTask};
 
 /// Threads that encrypt; one stream fills less than one.
@@ -112,15 +113,15 @@ impl Gatekeeper {
         if let Err(error) = keeper.certs.migrate() {
             tracing::debug!(%error, "the list of certificates stays as it is");
         }
-        keeper.look();
+        keeper.refresh();
         Ok(Some(keeper))
     }
 
-    /// Reads the list of certificates now and then.
-    pub(super) fn turn(&mut self) {
+    /// Reads the list of certificates again, once a second.
+    pub(super) fn on_tick(&mut self) {
         if self.looked.elapsed() >= LOOK_EVERY {
             self.looked = Instant::now();
-            self.look();
+            self.refresh();
         }
     }
 
@@ -160,7 +161,7 @@ impl Gatekeeper {
         }
     }
 
-    fn look(&mut self) {
+    fn refresh(&mut self) {
         self.renew();
         let issued = match self.certs.issued() {
             Ok(issued) => issued,
@@ -292,7 +293,7 @@ impl Gatekeeper {
     ///
     /// # Errors
     /// What its request, of this number, is refused with; nothing if it has left, or waits for no answer.
-    pub(super) fn hear(
+    pub(super) fn authorize(
         &self,
         peer: &PeerId,
         request: &ClientRequest,

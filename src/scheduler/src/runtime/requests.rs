@@ -13,13 +13,13 @@ use lamagrid_protocol::message::{
 use lamagrid_transport::router::{Incoming, fault};
 
 use super::backlog::Destination;
-use super::{Service, refused};
+use super::{EventLoop, refused};
 use crate::core::{Authority, Effect, Input};
 
 /// What an assignment says beside what was submitted: its token and number.
 const ASSIGN_BYTES: usize = 256;
 
-impl Service {
+impl EventLoop {
     pub(super) fn on_client(&mut self, heard: Incoming) {
         if let Some(heard) = self.answer_unbarred(heard) {
             self.take_client(heard);
@@ -74,7 +74,8 @@ impl Service {
                 return;
             }
         };
-        let authority = match self.gatekeeper.as_ref().map(|gatekeeper| gatekeeper.hear(&peer, &request)) {
+        let authority = match self.gatekeeper.as_ref().map(|gatekeeper| gatekeeper.authorize(&peer, &request))
+        {
             None => Authority::Administrator,
             Some(Ok(authority)) => authority,
             Some(Err(refusal)) => {

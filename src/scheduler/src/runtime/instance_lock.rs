@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 
-use crate::service::SchedulerError;
+use super::SchedulerError;
 
 /// How long the lock is waited for: `lamagrid doctor` and clients that find no scheduler hold it for a moment to see
 /// whether one runs.

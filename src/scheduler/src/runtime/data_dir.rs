@@ -1,0 +1,46 @@
+//! The data directory of one scheduler: locked, opened and recovered.
+
+use std::path::{Path, PathBuf};
+
+use lamagrid_config::Config;
+
+use super::SchedulerError;
+use super::instance_lock::InstanceLock;
+use crate::core::Recovered;
+use crate::store::Store;
+
+/// A data directory that no other scheduler uses while this exists.
+pub struct DataDir {
+    pub(super) path: PathBuf,
+    pub(super) store: Store,
+    pub(super) recovered: Recovered,
+    /// Tasks without a row whose blobs were deleted.
+    pub(super) swept: usize,
+    pub(super) _lock: InstanceLock,
+}
+
+impl std::fmt::Debug for DataDir {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DataDir").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+impl DataDir {
+    /// Locks the directory that the configuration names, opens its store and reads what it holds.
+    ///
+    /// # Errors
+    /// [`SchedulerError`].
+    pub fn open(config: &Config) -> Result<Self, SchedulerError> {
+        let path = config.data_dir()?;
+        let _lock = InstanceLock::take(&path)?;
+        let mut store = Store::open(&path)?;
+        let (recovered, swept) = store.recover()?;
+        Ok(Self { path, store, recovered, swept, _lock })
+    }
+
+    /// The directory.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}

@@ -1,0 +1,50 @@
+//! The private sockets that clients, nodes and administrators connect to.
+
+use std::sync::Arc;
+
+use lamagrid_config::SocketDir;
+use lamagrid_transport::router::{Peers, Router};
+use lamagrid_transport::{ConnectionLimits, EventSubscriber};
+
+use super::{DataDir, SchedulerError, socket_files};
+
+/// All sockets of a scheduler, bound.
+#[derive(Debug)]
+pub struct Listeners {
+    pub(super) sockets: Sockets,
+    pub(super) socket_dir: Arc<SocketDir>,
+    pub(super) limits: ConnectionLimits,
+}
+
+/// The sockets themselves.
+#[derive(Debug)]
+pub(super) struct Sockets {
+    pub(super) clients: Router,
+    pub(super) admin: Router,
+    pub(super) control: Router,
+    pub(super) results: Router,
+    pub(super) events: EventSubscriber,
+}
+
+impl Listeners {
+    /// Makes the directory of the sockets and binds them. After the data directory was opened: that may take long, and another
+    /// scheduler's start may remove a directory on whose sockets no process listens.
+    ///
+    /// # Errors
+    /// [`SchedulerError`].
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn bind(data_dir: &DataDir) -> Result<Self, SchedulerError> {
+        let socket_dir = Arc::new(SocketDir::of_scheduler(data_dir.path())?);
+        let endpoints = socket_files::endpoints(&socket_dir);
+        let limits = ConnectionLimits::default();
+        let control = Router::bind(&endpoints.control(), Peers::Req, &limits)?;
+        let admin = Router::bind(&endpoints.admin(), Peers::Req, &limits)?;
+        let results = Router::bind(&endpoints.result(), Peers::Dealer, &limits)?;
+        let events = EventSubscriber::bind(&endpoints.node_events(), &limits)?;
+        // Last: a client that can connect finds all other sockets in place.
+        let clients = Router::bind(&endpoints.client(), Peers::Dealer, &limits)?;
+        Ok(Self { sockets: Sockets { clients, admin, control, results, events }, socket_dir, limits })
+    }
+}
