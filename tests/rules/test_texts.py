@@ -293,7 +293,7 @@ def test_a_wrong_text_is_found(words: str) -> None:
 def test_a_flag_of_another_program_is_found() -> None:
     """The launcher's refusal named the scheduler's flag, which the launcher does not take."""
     words = "choose another directory with --data-dir"
-    assert list(wrong_in(Text("src/scheduler/src/service/mod.rs:73", words))) == []
+    assert list(wrong_in(Text("src/scheduler/src/runtime/mod.rs:73", words))) == []
     assert list(wrong_in(Text("python/lamagrid/web/launcher.py:300", words))) != []
 
 
