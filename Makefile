@@ -67,8 +67,8 @@ bench: build ## stock and grid side by side, what tasks, the gate and a thousand
 	@$(WITH_VENV) cargo build --release --locked --examples
 	@$(WITH_VENV) $(BIN)/python bench/tasks.py
 	@$(WITH_VENV) $(BIN)/python bench/gate.py
-	@$(WITH_VENV) $(BIN)/python bench/herd.py
-	@$(WITH_VENV) $(BIN)/python bench/crowd.py
+	@$(WITH_VENV) $(BIN)/python bench/scale.py
+	@$(WITH_VENV) $(BIN)/python bench/web_load.py
 
 gpu-check: build ## with an NVIDIA GPU: detection, parity and speed there, into docs/gpu.md
 	@$(BIN)/python bench/gpu_check.py

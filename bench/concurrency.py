@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from rows import Result, concurrency
+from cases import Result, concurrency
 from servers import Running
-from spread import Spread, figure, quantile
+from stats import Spread, figure, quantile
 from traffic import Load, Upload, load
 
 

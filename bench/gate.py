@@ -14,8 +14,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from bounds import Row, show
 from machine import machine
+from thresholds import Row, show
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "target" / "bench-gate.json"

@@ -31,7 +31,7 @@ from gpu_grid import PYTHON, GridError, running_grid
 from gpu_page import Forward, Parity
 from gpu_speed import ANSWER_LIMIT_S, Files
 from machine import machine
-from spread import quantile
+from stats import quantile
 
 ROOT = Path(__file__).resolve().parent.parent
 WANTED_TORCH = "2.11.0"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gpu_speed import CLIENTS, PLAIN, Speed, waiting
-from spread import figure
+from stats import figure
 
 MOST, MEAN = 6, 0.5
 """Levels of 255 in the hole, GPU to CPU: cuDNN's convolutions keep 10 bits (TF32), the CPU's 23."""

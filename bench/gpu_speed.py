@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gpu_grid import GridError
-from spread import Spread, figure, quantile
+from stats import Spread, figure, quantile
 
 CLIENTS = (1, 4, 16)
 ANSWER_LIMIT_S = 120.0

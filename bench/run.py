@@ -21,12 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 from loguru import logger
 
 import concurrency
-from forward import Forward
-from lama import write_lama
-from machine import disturbance, machine, versions
-from networks import write_inverse
-from pictures import brush_stroke, encoded, full_mask, photo, photos_at_hand
-from rows import (
+from cases import (
     CONCURRENCY,
     FULL_SIZE,
     FULL_SIZE_REQUEST,
@@ -40,9 +35,14 @@ from rows import (
     Row,
     chosen,
 )
+from forward import Forward
+from lama import write_lama
+from machine import disturbance, machine, versions
+from networks import write_inverse
+from pictures import brush_stroke, encoded, full_mask, photo, photos_at_hand
 from sequence import Series, alternate, compare
 from servers import Pair, pair
-from spread import Spread
+from stats import Spread
 from traffic import RequestError, Upload, load, send, upload
 
 OUT = Path(__file__).resolve().parent.parent / "target" / "bench.json"

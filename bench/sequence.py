@@ -12,7 +12,7 @@ from forward import Forward
 from grids.procfs import cpu_seconds
 from pictures import decoded
 from servers import Pair
-from spread import Spread, figure
+from stats import Spread, figure
 from traffic import Upload, send
 
 WARM_UPS = 3

@@ -25,13 +25,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 import numpy as np
 
-from bounds import Row, show
 from grids import procfs
 from grids.server import BIN, PROGRAMS, lamagrid_json
 from lamagrid import TaskClient
 from machine import machine
-from spread import quantile
+from stats import quantile
 from stock.processes import Processes
+from thresholds import Row, show
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "target" / "bench-tasks.json"

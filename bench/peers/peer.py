@@ -1,4 +1,4 @@
-"""Runs the storm against Celery or Dramatiq, in their own environment; prints one line of JSON.
+"""Runs the workload with kills against Celery or Dramatiq, in their own environment; prints one line of JSON.
 
 usage: peer.py celery|dramatiq KILLS SEED FOLDER
 """
@@ -20,7 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 
 import redis
-from storm import NODES, SLOTS, Record, Run, System, storm
+from kill_workload import NODES, SLOTS, Record, Run, System, run_kills
 
 from grids import procfs
 from stock.processes import Processes
@@ -117,7 +117,7 @@ def main(name: str, kills: str, seed: str, folder: str) -> int:
     """Run it."""
     processes = Processes(Path(folder) / "logs")
     try:
-        record = storm(Peer(name, processes, Path(folder)), int(kills), int(seed))
+        record = run_kills(Peer(name, processes, Path(folder)), int(kills), int(seed))
     finally:
         processes.close()
     answer = {

@@ -30,13 +30,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
-from storm import NODES, SETTLE_S, SLOTS, Record, Run, System, storm
+from kill_workload import NODES, SETTLE_S, SLOTS, Record, Run, System, run_kills
 
 from faults.grid import SETTINGS, FaultGrid
 from grids.server import lamagrid_json
 from lamagrid.errors import LamaGridError
 from machine import machine, versions
-from spread import figure, quantile
+from stats import figure, quantile
 from stock.processes import Processes
 
 HERE = Path(__file__).resolve().parent
@@ -112,10 +112,10 @@ def environment() -> Path:
 
 
 def run_lamagrid(kills: int, seed: int, folder: Path) -> dict[str, Any]:
-    """The storm against this project."""
+    """The workload with kills against this project."""
     processes = Processes(folder / "logs")
     try:
-        record = storm(LamaGrid(processes, folder), kills, seed)
+        record = run_kills(LamaGrid(processes, folder), kills, seed)
     finally:
         processes.close()
     return {
@@ -128,7 +128,7 @@ def run_lamagrid(kills: int, seed: int, folder: Path) -> dict[str, Any]:
 
 
 def run_peer(name: str, kills: int, seed: int, folder: Path) -> dict[str, Any]:
-    """The storm against another system, in its environment."""
+    """The workload with kills against another system, in its environment."""
     command = [environment(), HERE / "peer.py", name, str(kills), str(seed), folder]
     env = {**os.environ, "PYTHONPATH": ""}
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=3_600, check=True, env=env)

@@ -9,8 +9,8 @@ use serde::Serialize;
 use tokio::runtime::Runtime;
 
 use lamagrid_client::{
-    AdminReply, AdminRequest, CancelTask, ClientError, DrainNode, Endpoint, ListTasks, Page, PauseQueue,
-    Purge, RetryTask, Story, TellStory,
+    AdminReply, AdminRequest, CancelTask, ClientError, DrainNode, Endpoint, GetTaskHistory, ListTasks, Page,
+    PauseQueue, Purge, RetryTask, TaskHistory,
 };
 use lamagrid_config::Config;
 use lamagrid_domain::{Failure, FailureKind, NodeName, QueueName, Status, TaskId};
@@ -20,7 +20,7 @@ use crate::args::{ListArgs, PurgeArgs};
 use crate::error::{CliError, REFUSED};
 use crate::grid::{PATIENCE, endpoint};
 use crate::output::{Format, Show};
-use crate::story::{StoryView, TaskLines};
+use crate::task_history::{TaskHistoryView, TaskLines};
 use crate::units;
 
 /// The scheduler of the configured data directory, and how to answer.
@@ -81,7 +81,7 @@ impl Admin {
 
     /// `lamagrid task show`
     pub(crate) fn show(&self, id: TaskId) -> Result<Answer, CliError> {
-        let story = self.story(TellStory { id })?;
+        let story = self.story(GetTaskHistory { id })?;
         let code = failure_code(&story).unwrap_or(0);
         Ok(Answer { text: self.told(story)?, remark: None, code })
     }
@@ -180,15 +180,15 @@ impl Admin {
         self.done(View { tasks, bytes }, text)
     }
 
-    fn story(&self, request: impl Into<AdminRequest>) -> Result<Story, CliError> {
+    fn story(&self, request: impl Into<AdminRequest>) -> Result<TaskHistory, CliError> {
         match self.ask(request)? {
-            AdminReply::Story(story) => Ok(story),
+            AdminReply::TaskHistory(story) => Ok(story),
             _ => Err(unexpected()),
         }
     }
 
-    fn told(&self, story: Story) -> Result<String, CliError> {
-        self.format.render(&StoryView::new(story, units::wall_ms(SystemTime::now())))
+    fn told(&self, story: TaskHistory) -> Result<String, CliError> {
+        self.format.render(&TaskHistoryView::new(story, units::wall_ms(SystemTime::now())))
     }
 
     fn done(&self, view: impl Serialize, text: String) -> Result<Answer, CliError> {
@@ -227,7 +227,7 @@ fn unexpected() -> CliError {
     ClientError::from(Failure::new(FailureKind::Incompatible, text)).into()
 }
 
-fn failure_code(story: &Story) -> Option<u8> {
+fn failure_code(story: &TaskHistory) -> Option<u8> {
     let failed = story.task.failure.as_ref().filter(|_| story.task.status == Status::Failed);
     failed.map(|failure| failure.kind.exit_code())
 }

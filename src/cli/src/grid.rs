@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::runtime::Runtime;
 
-use lamagrid_client::{Client, ClientOptions, Endpoint, Overview};
+use lamagrid_client::{Client, ClientOptions, Endpoint, GridStatus};
 use lamagrid_config::Config;
 
 use crate::Answer;
@@ -34,7 +34,7 @@ pub(crate) fn queue_show(config: &Config, join: Option<&Path>, format: Format) -
 }
 
 /// What the scheduler says of its grid, in a runtime that lives no longer than the question.
-pub(crate) fn survey(config: &Config, join: Option<&Path>) -> Result<Overview, CliError> {
+pub(crate) fn survey(config: &Config, join: Option<&Path>) -> Result<GridStatus, CliError> {
     let (runtime, endpoint) = endpoint(config, join)?;
     let options = ClientOptions {
         owner: endpoint.owner().clone(),

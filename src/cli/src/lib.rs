@@ -18,7 +18,7 @@ mod error;
 mod grid;
 mod output;
 mod scheduler;
-mod story;
+mod task_history;
 mod units;
 mod view;
 

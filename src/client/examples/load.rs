@@ -1,4 +1,4 @@
-//! Loads a scheduler for `bench/tasks.py` and `bench/herd.py`, which start it, its nodes and this.
+//! Loads a scheduler for `bench/tasks.py` and `bench/scale.py`, which start it, its nodes and this.
 //!
 //! usage: load DATA_DIR run TASKS IN_FLIGHT BYTES full|process ECHO_MS
 //!        load DATA_DIR queue TASKS BYTES full|process [CLIENTS]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use lamagrid_domain::TaskId;
-use lamagrid_protocol::message::{Overview, TaskInfo};
+use lamagrid_protocol::message::{GridStatus, TaskInfo};
 use lamagrid_transport::Endpoints;
 
 use crate::actor::{Actor, Command, Connection};
@@ -167,10 +167,10 @@ impl Client {
     ///
     /// # Cancel safety
     /// Safe.
-    pub async fn survey(&self, patience: Duration) -> Result<Overview, ClientError> {
+    pub async fn survey(&self, patience: Duration) -> Result<GridStatus, ClientError> {
         let page = async |after| {
             let what = || "the scheduler's overview".to_owned();
-            self.ask(patience, what, |reply| PendingRequest::Survey { after, reply }).await
+            self.ask(patience, what, |reply| PendingRequest::GetGridStatus { after, reply }).await
         };
         let mut overview = page(None).await?;
         while let Some(next) = overview.next.take() {

@@ -33,8 +33,8 @@ pub use task_watch::{TaskEvent, TaskWatch};
 // What the functions above give and take, so that callers need not name the wire.
 pub use lamagrid_process::new_task_id;
 pub use lamagrid_protocol::message::{
-    AdminReply, AdminRequest, CancelTask, Cursor, DrainNode, ListTasks, NodeStatus, Overview, Page,
-    PauseQueue, Purge, QueueStatus, RetryTask, Story, TaskInfo, TaskLine, TellStory,
+    AdminReply, AdminRequest, CancelTask, Cursor, DrainNode, GetTaskHistory, GridStatus, ListTasks,
+    NodeStatus, Page, PauseQueue, Purge, QueueStatus, RetryTask, TaskHistory, TaskInfo, TaskLine,
 };
 pub use lamagrid_transport::Endpoints;
 

@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use lamagrid_domain::{SessionId, TaskId};
-use lamagrid_protocol::message::{Overview, TaskInfo};
+use lamagrid_protocol::message::{GridStatus, TaskInfo};
 
 use crate::error::ClientError;
 
@@ -36,9 +36,9 @@ pub(crate) enum PendingRequest {
         id: TaskId,
         reply: Reply<TaskInfo>,
     },
-    Survey {
+    GetGridStatus {
         after: Option<SessionId>,
-        reply: Reply<Overview>,
+        reply: Reply<GridStatus>,
     },
     /// Not answered: a ping behind it tells that it was heard.
     Release {
@@ -57,7 +57,7 @@ impl PendingRequest {
         match self {
             Self::Task(_) => true,
             Self::Cancel { reply, .. } | Self::Query { reply, .. } => !reply.is_closed(),
-            Self::Survey { reply, .. } => !reply.is_closed(),
+            Self::GetGridStatus { reply, .. } => !reply.is_closed(),
             Self::Release { reply, .. } => !reply.is_closed(),
             Self::Orphan { until, .. } => Instant::now() < *until,
         }
@@ -69,7 +69,7 @@ impl PendingRequest {
         match self {
             Self::Task(_) | Self::Orphan { .. } => {}
             Self::Cancel { reply, .. } | Self::Query { reply, .. } => drop(reply.send(Err(error))),
-            Self::Survey { reply, .. } => drop(reply.send(Err(error))),
+            Self::GetGridStatus { reply, .. } => drop(reply.send(Err(error))),
             Self::Release { reply, .. } => drop(reply.send(Err(error))),
         }
     }

@@ -11,7 +11,7 @@ use lamagrid_blobs::{BlobName, Spool};
 use lamagrid_client::{ClientError, TaskEvent};
 use lamagrid_domain::{Activity, Advance, Failure, FailureKind, Role, Status, TaskId};
 use lamagrid_protocol::message::{
-    ClientRequest, Outcome, Progress, ProtocolFault, Refused, Send, Told, Unknown,
+    ClientRequest, Outcome, Progress, ProtocolFault, Refused, TaskStatus, Unknown, UploadGranted,
 };
 
 /// Larger than what travels inline.
@@ -51,7 +51,7 @@ async fn large_inputs_and_results_go_through_the_spool() {
         let (request, blobs) = fake.hear().await;
         let ClientRequest::Offer(offer) = request else { panic!("{request:?}") };
         assert_eq!((offer.bytes, blobs.len()), (2 * LARGE as u64, 0));
-        fake.say(Send { seq: offer.seq }).await;
+        fake.say(UploadGranted { seq: offer.seq }).await;
         let (request, blobs) = fake.hear().await;
         let ClientRequest::Submit(submit) = request else { panic!("{request:?}") };
         assert!(submit.inline.is_empty() && blobs.is_empty() && submit.follow);
@@ -99,7 +99,7 @@ async fn a_restarted_scheduler_is_asked_for_the_task_and_gets_no_blobs_again() {
         let ClientRequest::Attach(attach) = request else { panic!("{request:?}") };
         assert!(attach.id == id && attach.digest.is_some() && blobs.is_empty());
         assert_ne!(fake.peer, before, "a fresh identity");
-        fake.say(Told { seq: attach.seq, task: info(id, Status::Processing) }).await;
+        fake.say(TaskStatus { seq: attach.seq, task: info(id, Status::Processing) }).await;
         fake.complete(id, b"made").await;
     });
     assert_eq!(outcome.unwrap().into_result().unwrap().read().unwrap(), "made");
@@ -128,7 +128,7 @@ async fn a_scheduler_that_forgot_the_task_gets_it_again_whole() {
             if size == LARGE {
                 let (request, _) = fake.hear().await;
                 let ClientRequest::Offer(offer) = request else { panic!("{request:?}") };
-                fake.say(Send { seq: offer.seq }).await;
+                fake.say(UploadGranted { seq: offer.seq }).await;
             }
             fake.accept().await
         };
@@ -164,7 +164,7 @@ async fn blobs_that_were_not_accepted_before_the_cut_are_written_again() {
     for round in 0..2 {
         let (request, _) = fake.hear().await;
         let ClientRequest::Offer(offer) = request else { panic!("{request:?}") };
-        fake.say(Send { seq: offer.seq }).await;
+        fake.say(UploadGranted { seq: offer.seq }).await;
         if round == 1 {
             fake.accept().await;
             continue;
@@ -248,7 +248,7 @@ async fn a_request_that_was_not_answered_is_asked_again_on_the_next_connection()
         fake.bind().await;
         let (request, _) = fake.hear().await;
         let ClientRequest::Query(query) = request else { panic!("{request:?}") };
-        fake.say(Told { seq: query.seq, task: info(id, Status::Queued) }).await;
+        fake.say(TaskStatus { seq: query.seq, task: info(id, Status::Queued) }).await;
     });
     assert_eq!(told.unwrap().status, Status::Queued);
 }

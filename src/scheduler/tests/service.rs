@@ -304,5 +304,5 @@ async fn a_scheduler_ends_when_asked_and_another_one_goes_on_in_the_same_process
     assert!(matches!(grid.submit_by_reference(task).await, ClientReply::Accepted(_)));
     let mut grid = Grid::start_on(grid.stop(), |_| {}).await;
     let cancel = Cancel { seq: 1, id: task, owner: "local".parse().unwrap() };
-    assert!(matches!(grid.ask(cancel, vec![]).await, ClientReply::Told(_)));
+    assert!(matches!(grid.ask(cancel, vec![]).await, ClientReply::TaskStatus(_)));
 }

@@ -5,7 +5,7 @@ use lamagrid_domain::{Failure, FailureKind, Status, TaskId};
 use lamagrid_protocol::message::{Draining, Paused, Purged, Refused, Retried};
 
 use super::golden;
-use super::grid::{Fake, ID, story, task};
+use super::grid::{Fake, ID, history, task};
 
 fn line(n: u8, status: Status) -> TaskLine {
     let failed = status == Status::Failed;
@@ -36,13 +36,13 @@ fn without_ago(text: &str) -> String {
 fn a_story_is_told_for_people_and_programs() {
     let failure = Failure::new(FailureKind::NodeLost, "3 nodes were lost while working on it");
     let fake = Fake::admin(move |request| {
-        assert!(matches!(request, AdminRequest::TellStory(_)), "{request:?}");
-        story(task(Status::Failed, Some(failure.clone()))).into()
+        assert!(matches!(request, AdminRequest::GetTaskHistory(_)), "{request:?}");
+        history(task(Status::Failed, Some(failure.clone()))).into()
     });
     let ran = fake.run(&["dead", "show", ID]);
     assert_eq!((ran.code, ran.err.as_str()), (69, ""));
-    golden("story.txt", &without_ago(&ran.out));
-    golden("story.json", &fake.run(&["task", "show", ID, "--output", "json"]).out);
+    golden("history.txt", &without_ago(&ran.out));
+    golden("history.json", &fake.run(&["task", "show", ID, "--output", "json"]).out);
 }
 
 #[test]

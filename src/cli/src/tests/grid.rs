@@ -4,13 +4,13 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use lamagrid_client::{AdminReply, AdminRequest, Endpoints, NodeStatus, QueueStatus, Story, TaskInfo};
+use lamagrid_client::{AdminReply, AdminRequest, Endpoints, NodeStatus, QueueStatus, TaskHistory, TaskInfo};
 use lamagrid_config::SocketDir;
 use lamagrid_domain::{
     Counters, Entry, Failure, FailureKind, Milestone, ModelOffer, NodeInfo, NodeKind, QueueName, Stages,
     Status,
 };
-use lamagrid_protocol::message::{ClientReply, ClientRequest, Message, Overview, Pong, Refused, Unknown};
+use lamagrid_protocol::message::{ClientReply, ClientRequest, GridStatus, Message, Pong, Refused, Unknown};
 use lamagrid_transport::ConnectionLimits;
 use lamagrid_transport::router::{Incoming, Peers, Router};
 
@@ -91,7 +91,7 @@ impl Fake {
     /// A scheduler that knows this task only.
     fn with_task(task: TaskInfo) -> Self {
         Self::admin(move |request| match request {
-            AdminRequest::TellStory(_) | AdminRequest::CancelTask(_) => story(task.clone()).into(),
+            AdminRequest::GetTaskHistory(_) | AdminRequest::CancelTask(_) => history(task.clone()).into(),
             other => panic!("{other:?}"),
         })
     }
@@ -113,7 +113,7 @@ impl Drop for Fake {
 }
 
 /// A task that failed once and was done by another node.
-pub(super) fn story(task: TaskInfo) -> Story {
+pub(super) fn history(task: TaskInfo) -> TaskHistory {
     let at = |ms: u64, attempt, what| Entry { at_wall_ms: task.created_wall_ms + ms, attempt, what };
     let failure = Failure::new(FailureKind::OutOfMemory, "no room on cuda:0; use a smaller picture");
     let node = |name: &str| Milestone::Assigned { node: name.parse().unwrap() };
@@ -125,7 +125,7 @@ pub(super) fn story(task: TaskInfo) -> Story {
         at(2_500, 2, Milestone::NodeLost { counts: true, shared: false }),
         at(61_298, 2, Milestone::Ended { status: task.status }),
     ];
-    Story {
+    TaskHistory {
         owner: "local".parse().unwrap(),
         client: Some("10.0.0.7".parse().unwrap()),
         priority: -5,
@@ -240,7 +240,7 @@ fn an_unknown_and_an_expired_task_are_told_apart() {
     ] {
         let fake = Fake::admin(move |request| {
             let id = match request {
-                AdminRequest::TellStory(tell) => tell.id,
+                AdminRequest::GetTaskHistory(tell) => tell.id,
                 AdminRequest::CancelTask(cancel) => cancel.id,
                 other => panic!("{other:?}"),
             };
@@ -256,7 +256,7 @@ fn an_unknown_and_an_expired_task_are_told_apart() {
 #[test]
 fn a_refusal_is_told_with_its_own_code() {
     let fake = Fake::start(|request| {
-        let ClientRequest::Survey(survey) = request else { panic!("{request:?}") };
+        let ClientRequest::GetGridStatus(survey) = request else { panic!("{request:?}") };
         let failure = Failure::new(FailureKind::Overloaded, "too many requests; try again in a second");
         Refused { seq: survey.seq, failure, queue_len: 0, wait_ms: None }.into()
     });
@@ -288,9 +288,9 @@ fn node(name: &str, gpu: Option<&str>, models: usize) -> NodeStatus {
 
 fn with_overview(nodes: Vec<NodeStatus>, queues: Vec<QueueStatus>) -> Fake {
     Fake::start(move |request| {
-        let ClientRequest::Survey(survey) = request else { panic!("{request:?}") };
+        let ClientRequest::GetGridStatus(survey) = request else { panic!("{request:?}") };
         let (nodes, queues) = (nodes.clone(), queues.clone());
-        Overview { seq: survey.seq, version: "test".into(), nodes, queues, next: None }.into()
+        GridStatus { seq: survey.seq, version: "test".into(), nodes, queues, next: None }.into()
     })
 }
 

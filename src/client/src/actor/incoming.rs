@@ -39,12 +39,12 @@ impl Actor {
                 self.on_pong(&pong.spool);
                 pong.seq
             }
-            ClientReply::Send(said) => said.seq,
+            ClientReply::UploadGranted(said) => said.seq,
             ClientReply::Accepted(said) => said.seq,
             ClientReply::Refused(said) => said.seq,
-            ClientReply::Told(said) => said.seq,
+            ClientReply::TaskStatus(said) => said.seq,
             ClientReply::Unknown(said) => said.seq,
-            ClientReply::Overview(said) => said.seq,
+            ClientReply::GridStatus(said) => said.seq,
             // They are no answers: see `on_frame`.
             ClientReply::ProtocolFault(_) | ClientReply::Outcome(_) | ClientReply::Progress(_) => return,
         };
@@ -53,11 +53,11 @@ impl Actor {
             (Some(PendingRequest::Task(id)), reply) => self.on_task_reply(id, reply),
             (
                 Some(PendingRequest::Cancel { reply: to, .. } | PendingRequest::Query { reply: to, .. }),
-                ClientReply::Told(told),
+                ClientReply::TaskStatus(told),
             ) => {
                 answer(to, told.task);
             }
-            (Some(PendingRequest::Survey { reply: to, .. }), ClientReply::Overview(overview)) => {
+            (Some(PendingRequest::GetGridStatus { reply: to, .. }), ClientReply::GridStatus(overview)) => {
                 answer(to, overview)
             }
             (Some(PendingRequest::Release { reply: to, .. }), ClientReply::Pong(_)) => answer(to, ()),
@@ -85,14 +85,14 @@ impl Actor {
     pub(super) fn on_task_reply(&mut self, id: TaskId, reply: ClientReply) {
         let Some(task) = self.tasks.get_mut(&id) else { return };
         match (task.stage, reply) {
-            (Stage::Offer, ClientReply::Send(_)) => self.write(id),
+            (Stage::Offer, ClientReply::UploadGranted(_)) => self.write(id),
             (Stage::Submit, ClientReply::Accepted(said)) => task.accepted(said.position),
             // An offer is not followed: ask for the task itself.
-            (Stage::Offer, ClientReply::Told(_)) => {
+            (Stage::Offer, ClientReply::TaskStatus(_)) => {
                 task.stage = Stage::Attach;
                 self.asks.push(PendingRequest::Task(id));
             }
-            (Stage::Submit | Stage::Attach, ClientReply::Told(said)) => {
+            (Stage::Submit | Stage::Attach, ClientReply::TaskStatus(said)) => {
                 task.accepted(said.task.position.unwrap_or(0));
                 task.moved(said.task.status, Advance::default());
             }

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use lamagrid_domain::{Failure, FailureKind, Owner, TaskId};
 use lamagrid_protocol::message::{
-    Attach, Cancel, ClientRequest, Message, Offer, Ping, Query, Release, Submit, Survey,
+    Attach, Cancel, ClientRequest, GetGridStatus, Message, Offer, Ping, Query, Release, Submit,
 };
 use lamagrid_transport::SocketError;
 use lamagrid_transport::link::Link;
@@ -40,7 +40,9 @@ impl Actor {
                     (Cancel { seq, id: *id, owner }.into(), vec![])
                 }
                 PendingRequest::Query { id, .. } => (Query { seq, id: *id, owner }.into(), vec![]),
-                PendingRequest::Survey { after, .. } => (Survey { seq, after: *after }.into(), vec![]),
+                PendingRequest::GetGridStatus { after, .. } => {
+                    (GetGridStatus { seq, after: *after }.into(), vec![])
+                }
                 PendingRequest::Release { id, .. } => {
                     let release = Release { id: *id, owner };
                     self.send(link, release.into(), Vec::new()).await?;

@@ -24,7 +24,7 @@ pub use lamagrid_session::stopped;
 /// How long the loop waits before it looks again whether the session ended.
 const WAIT: Duration = Duration::from_secs(1);
 
-/// Told by backends while they work.
+/// TaskStatus by backends while they work.
 pub trait Progress: Sync {
     /// How far the work is; `of` is 0 where the end is unknown. Breaks when nobody wants it any more.
     fn step(&self, step: u32, of: u32) -> ControlFlow<()>;

@@ -19,7 +19,7 @@ channel! {
     /// `admin`, to the scheduler: REQ.
     AdminRequest {
         0x0901 ListTasks,
-        0x0902 TellStory,
+        0x0902 GetTaskHistory,
         0x0903 CancelTask,
         0x0904 RetryTask,
         0x0905 PauseQueue,
@@ -35,7 +35,7 @@ channel! {
         0x0204 Refused,
         0x0206 Unknown,
         0x0a01 Page,
-        0x0a02 Story,
+        0x0a02 TaskHistory,
         0x0a03 Retried,
         0x0a04 Paused,
         0x0a05 Draining,
@@ -62,11 +62,11 @@ bodies! {
         limit: u32,
     }
     /// What happened to a task?
-    TellStory {
+    GetTaskHistory {
         /// Which one.
         id: TaskId,
     }
-    /// Cancel a task. Answered with its [`Story`].
+    /// Cancel a task. Answered with its [`TaskHistory`].
     CancelTask {
         /// Which one.
         id: TaskId,
@@ -112,7 +112,7 @@ bodies! {
         total: u64,
     }
     /// All about one task.
-    Story {
+    TaskHistory {
         /// How it is doing.
         task: TaskInfo,
         /// Whose it is.

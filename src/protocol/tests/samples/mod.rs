@@ -170,7 +170,7 @@ fn client_requests() -> Vec<Sample> {
         of(Cancel { seq: 5, id: id(), owner: owner.clone() }.into()),
         of(Query { seq: 6, id: id(), owner: owner.clone() }.into()),
         of(Release { id: id(), owner }.into()),
-        of(Survey { seq: u64::MAX, after: Some(session()) }.into()),
+        of(GetGridStatus { seq: u64::MAX, after: Some(session()) }.into()),
     ]
 }
 
@@ -187,15 +187,15 @@ fn client_replies() -> Vec<Sample> {
     vec![
         of(ProtocolFault { failure: failure() }.into()),
         of(Pong { seq: 1, spool: "/data/spool".into(), version: "0.1.0".into() }.into()),
-        of(Send { seq: 2 }.into()),
+        of(UploadGranted { seq: 2 }.into()),
         of(Accepted { seq: 3, id: id(), position: 12 }.into()),
         of(Refused { seq: 4, failure: failure(), queue_len: 1_000, wait_ms: Some(70_000) }.into()),
-        of(Told { seq: 5, task: task() }.into()),
+        of(TaskStatus { seq: 5, task: task() }.into()),
         of(Unknown { seq: 6, id: id(), expired: true }.into()),
         of(Outcome { task: task(), result: Some(blob(Role::Result)) }.into()),
         of(Progress { id: id(), status: Status::Processing, step: 3, of: 50, activity: Activity::Running }
             .into()),
-        of(Overview { seq: 7, version: "0.1.0".into(), nodes, queues, next: Some(session()) }.into()),
+        of(GridStatus { seq: 7, version: "0.1.0".into(), nodes, queues, next: Some(session()) }.into()),
     ]
 }
 
@@ -239,7 +239,7 @@ fn admin() -> Vec<Sample> {
         Milestone::Skipped { entries: 7 },
     ];
     let history = milestones.map(|what| Entry { at_wall_ms: 1_700_000_000_001, attempt: 2, what }).to_vec();
-    let story = Story {
+    let story = TaskHistory {
         task: task(),
         owner: spec.owner,
         client: spec.client,
@@ -252,7 +252,7 @@ fn admin() -> Vec<Sample> {
     let queue = || spec.queue.clone();
     vec![
         request(list.into()),
-        request(TellStory { id: id() }.into()),
+        request(GetTaskHistory { id: id() }.into()),
         request(CancelTask { id: id() }.into()),
         request(RetryTask { id: id() }.into()),
         request(PauseQueue { queue: queue(), paused: true, by: None }.into()),

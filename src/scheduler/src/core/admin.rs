@@ -9,8 +9,8 @@ use lamagrid_domain::{
 };
 use lamagrid_protocol::PeerId;
 use lamagrid_protocol::message::{
-    AdminReply, AdminRequest, Cursor, ListTasks, PAGE_TASKS, Page, Paused, Purged, Refused, Retried, Story,
-    TaskLine, Unknown,
+    AdminReply, AdminRequest, Cursor, ListTasks, PAGE_TASKS, Page, Paused, Purged, Refused, Retried,
+    TaskHistory, TaskLine, Unknown,
 };
 
 use super::admission::Wish;
@@ -28,7 +28,7 @@ impl Core {
     pub(super) fn on_admin(&mut self, now: Now, peer: PeerId, request: AdminRequest) {
         let reply = match request {
             AdminRequest::ListTasks(list) => self.list(&list).into(),
-            AdminRequest::TellStory(tell) => self.tell_story(tell.id),
+            AdminRequest::GetTaskHistory(tell) => self.tell_story(tell.id),
             AdminRequest::CancelTask(cancel) => {
                 tracing::info!(task.id = %cancel.id, "cancelled by an administrator");
                 self.cancel(now, cancel.id);
@@ -120,7 +120,7 @@ impl Core {
         let what = replay_of.map_or(Milestone::Accepted, |task| Milestone::Replays { task });
         let accepted = Entry { at_wall_ms: task.created_wall_ms, attempt: 0, what };
         let history = std::iter::once(accepted).chain(bounded(history)).collect();
-        Story { task, owner, client, priority, input_bytes, dead, replay_of, history }.into()
+        TaskHistory { task, owner, client, priority, input_bytes, dead, replay_of, history }.into()
     }
 
     fn unknown(&self, id: TaskId) -> AdminReply {

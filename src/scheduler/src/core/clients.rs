@@ -7,8 +7,8 @@ use lamagrid_domain::{
 };
 use lamagrid_protocol::PeerId;
 use lamagrid_protocol::message::{
-    Accepted, Action, Cancel, ClientReply, ClientRequest, NodeStatus, Overview, Pong, QueueStatus, Refused,
-    Submit, Survey, Told, Unknown,
+    Accepted, Action, Cancel, ClientReply, ClientRequest, GetGridStatus, GridStatus, NodeStatus, Pong,
+    QueueStatus, Refused, Submit, TaskStatus, Unknown,
 };
 use lamagrid_protocol::pack;
 
@@ -58,7 +58,7 @@ impl Core {
                     self.emit(Effect::Store(StoreOp::Release { id: release.id, ended }));
                 }
             }
-            ClientRequest::Survey(survey) => self.on_survey(&peer, &survey),
+            ClientRequest::GetGridStatus(survey) => self.on_survey(&peer, &survey),
         }
     }
 
@@ -99,7 +99,7 @@ impl Core {
                     self.refuse(peer, seq, id_in_use(id), None);
                     return None;
                 }
-                self.reply(peer, Told { seq, task: info });
+                self.reply(peer, TaskStatus { seq, task: info });
                 Some(id)
             }
             _ => {
@@ -338,7 +338,7 @@ impl Core {
         }
     }
 
-    fn on_survey(&mut self, peer: &PeerId, survey: &Survey) {
+    fn on_survey(&mut self, peer: &PeerId, survey: &GetGridStatus) {
         let after = survey.after.map_or(0, page_number);
         let mut listed: Vec<_> = self.sessions.values().filter(|session| session.number > after).collect();
         listed.sort_unstable_by_key(|session| session.number);
@@ -373,7 +373,7 @@ impl Core {
             })
             .collect();
         let version = env!("CARGO_PKG_VERSION").to_owned();
-        self.reply(peer, Overview { seq: survey.seq, version, nodes, queues, next });
+        self.reply(peer, GridStatus { seq: survey.seq, version, nodes, queues, next });
     }
 
     /// What a task is told when no node can take it: none is there, none has its model, or none serves its queue.

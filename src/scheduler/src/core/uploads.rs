@@ -7,7 +7,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use lamagrid_domain::{ClientName, Failure, FailureKind, Owner, TaskId};
 use lamagrid_protocol::PeerId;
-use lamagrid_protocol::message::{Offer, Send};
+use lamagrid_protocol::message::{Offer, UploadGranted};
 
 use super::admission::Wish;
 use super::effect::Authority;
@@ -116,7 +116,7 @@ impl Core {
             self.uploads.insert(*id, upload);
         }
         self.emit(Effect::OpenUpload { owner: owner.clone(), id: *id, bytes: most });
-        self.reply(peer, Send { seq: *seq });
+        self.reply(peer, UploadGranted { seq: *seq });
     }
 
     /// Gives a reservation back.

@@ -284,7 +284,7 @@ impl EventLoop {
 /// The reply itself, or the refusal in its place where it fits into no message: a caller who hears nothing would
 /// look for a fault elsewhere.
 fn bounded(reply: ClientReply) -> ClientReply {
-    let ClientReply::Overview(overview) = &reply else { return reply };
+    let ClientReply::GridStatus(overview) = &reply else { return reply };
     match reply.to_frame(Vec::new()) {
         Ok(_) => reply,
         Err(error) => {

@@ -380,7 +380,7 @@ fn owner_of(request: &ClientRequest) -> Option<(Option<u64>, &Owner)> {
         ClientRequest::Cancel(said) => Some((Some(said.seq), &said.owner)),
         ClientRequest::Query(said) => Some((Some(said.seq), &said.owner)),
         ClientRequest::Release(said) => Some((None, &said.owner)),
-        ClientRequest::Ping(_) | ClientRequest::Survey(_) => None,
+        ClientRequest::Ping(_) | ClientRequest::GetGridStatus(_) => None,
     }
 }
 

@@ -7,7 +7,7 @@ use lamagrid_domain::{
     TaskSpec,
 };
 use lamagrid_protocol::message::{
-    Attach, Cancel, ClientReply, ClientRequest, Offer, Ping, Query, Release, Submit, Survey,
+    Attach, Cancel, ClientReply, ClientRequest, GetGridStatus, Offer, Ping, Query, Release, Submit,
 };
 
 use super::network::{Conn, Dialler, Event, Network, Said};
@@ -163,7 +163,7 @@ impl Client {
                 let id = self.draw(net);
                 self.say(net, Cancel { seq, id, owner }, Vec::new());
             }
-            (10, _) => self.say(net, Survey { seq, after: None }, Vec::new()),
+            (10, _) => self.say(net, GetGridStatus { seq, after: None }, Vec::new()),
             (11, _) => self.close(net),
             (13, _) => {
                 let ms = net.random.between(500, 20_000);
@@ -267,8 +267,8 @@ impl Client {
         let (id, phase) = match reply {
             ClientReply::Accepted(accepted) => (accepted.id, Phase::Accepted),
             ClientReply::Outcome(outcome) => (outcome.task.id, Phase::Done),
-            ClientReply::Told(told) if told.task.status.is_terminal() => (told.task.id, Phase::Done),
-            ClientReply::Told(told) => (told.task.id, Phase::Accepted),
+            ClientReply::TaskStatus(told) if told.task.status.is_terminal() => (told.task.id, Phase::Done),
+            ClientReply::TaskStatus(told) => (told.task.id, Phase::Accepted),
             // Past retention, and perhaps past the tombstone's: the oracle judges whether that is true.
             ClientReply::Unknown(unknown) => (unknown.id, Phase::Done),
             ClientReply::Refused(refused) if refused.failure.kind == FailureKind::InvalidInput => {

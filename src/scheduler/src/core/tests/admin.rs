@@ -2,8 +2,8 @@
 
 use lamagrid_domain::{Entry, Failure, FailureKind, Milestone, Status, TaskId};
 use lamagrid_protocol::message::{
-    AdminReply, AdminRequest, AttemptOutcome, CancelTask, ClientReply, DrainNode, ListTasks, Message,
-    PauseQueue, Purge, ResultRequest, RetryTask, TellStory,
+    AdminReply, AdminRequest, AttemptOutcome, CancelTask, ClientReply, DrainNode, GetTaskHistory, ListTasks,
+    Message, PauseQueue, Purge, ResultRequest, RetryTask,
 };
 
 use super::grid::*;
@@ -21,9 +21,9 @@ fn retry(n: u8) -> Input {
     admin(RetryTask { id: id(n) })
 }
 
-fn story(grid: &mut Grid, id: TaskId) -> lamagrid_protocol::message::Story {
-    match grid.handle(admin(TellStory { id })).remove(0) {
-        Effect::Admin { reply: AdminReply::Story(story), .. } => story,
+fn story(grid: &mut Grid, id: TaskId) -> lamagrid_protocol::message::TaskHistory {
+    match grid.handle(admin(GetTaskHistory { id })).remove(0) {
+        Effect::Admin { reply: AdminReply::TaskHistory(story), .. } => story,
         other => panic!("{other:?}"),
     }
 }
@@ -198,7 +198,7 @@ fn a_paused_queue_promises_no_time_and_its_refusals_say_who_paused_it() {
     grid.pass_in([Input::Result { peer, request: delivery.into(), inline }]);
     grid.pass_in([submit(2), submit(3)]);
     let wait_ms = |grid: &mut Grid| match grid.handle(query(3)).remove(0) {
-        Effect::Client { reply: ClientReply::Told(told), .. } => told.task.wait_ms,
+        Effect::Client { reply: ClientReply::TaskStatus(told), .. } => told.task.wait_ms,
         other => panic!("{other:?}"),
     };
     assert!(wait_ms(&mut grid).is_some());

@@ -471,7 +471,7 @@ fn admin_line(reply: &AdminReply) -> String {
             let ids: Vec<_> = m.tasks.iter().map(|line| task(&line.id)).collect();
             format!("page {} of {}{}", ids.join(" "), m.total, if m.next.is_some() { ", more" } else { "" })
         }
-        AdminReply::Story(m) => {
+        AdminReply::TaskHistory(m) => {
             let dead = if m.dead { ", dead" } else { "" };
             format!("story {} {}{dead}, {} entries", task(&m.task.id), m.task.status, m.history.len())
         }
@@ -512,10 +512,10 @@ fn client_line(reply: &ClientReply) -> String {
     match reply {
         ClientReply::ProtocolFault(m) => format!("fault {}", m.failure.kind),
         ClientReply::Pong(_) => "pong".into(),
-        ClientReply::Send(_) => "send".into(),
+        ClientReply::UploadGranted(_) => "send".into(),
         ClientReply::Accepted(m) => format!("accepted {} behind {}", task(&m.id), m.position),
         ClientReply::Refused(m) => format!("refused {}, {} wait", m.failure.kind, m.queue_len),
-        ClientReply::Told(m) => format!("told {} {}", task(&m.task.id), m.task.status),
+        ClientReply::TaskStatus(m) => format!("told {} {}", task(&m.task.id), m.task.status),
         ClientReply::Unknown(m) => {
             format!("{} {}", if m.expired { "expired" } else { "unknown" }, task(&m.id))
         }
@@ -524,7 +524,7 @@ fn client_line(reply: &ClientReply) -> String {
             format!("outcome {} {}{why}", task(&m.task.id), m.task.status)
         }
         ClientReply::Progress(m) => format!("progress {} {} {}/{}", task(&m.id), m.status, m.step, m.of),
-        ClientReply::Overview(m) => {
+        ClientReply::GridStatus(m) => {
             let states: Vec<_> = m.nodes.iter().map(|n| format!("{} {}", n.info.name, n.state)).collect();
             format!("overview {}", states.join(", "))
         }

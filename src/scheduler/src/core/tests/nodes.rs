@@ -1,7 +1,7 @@
 //! Registration, assignments, accepts and deliveries.
 
 use lamagrid_domain::FailureKind;
-use lamagrid_protocol::message::{ClientReply, ControlReply, Message, Survey};
+use lamagrid_protocol::message::{ClientReply, ControlReply, GetGridStatus, Message};
 
 use super::grid::*;
 use crate::core::{Effect, Input, StoredTask};
@@ -280,8 +280,8 @@ fn every_node_is_in_an_overview_however_many_there_are() {
     }
     let (mut names, mut after, mut pages) = (Vec::new(), None, 0);
     loop {
-        let mut effects = grid.handle(client("c", Survey { seq: 0, after }));
-        let Effect::Client { reply: ClientReply::Overview(page), .. } = effects.remove(0) else {
+        let mut effects = grid.handle(client("c", GetGridStatus { seq: 0, after }));
+        let Effect::Client { reply: ClientReply::GridStatus(page), .. } = effects.remove(0) else {
             panic!("no overview")
         };
         assert!(ClientReply::from(page.clone()).to_frame(Vec::new()).is_ok());
@@ -312,8 +312,8 @@ fn pages_of_the_largest_nodes_fit_into_messages() {
     }
     let (mut seen, mut after) = (0, None);
     for _ in 0..10 {
-        let mut effects = grid.handle(client("c", Survey { seq: 0, after }));
-        let Effect::Client { reply: ClientReply::Overview(page), .. } = effects.remove(0) else {
+        let mut effects = grid.handle(client("c", GetGridStatus { seq: 0, after }));
+        let Effect::Client { reply: ClientReply::GridStatus(page), .. } = effects.remove(0) else {
             panic!("no overview")
         };
         assert!(ClientReply::from(page.clone()).to_frame(Vec::new()).is_ok());
@@ -334,7 +334,7 @@ fn a_suspect_gets_no_work_until_it_speaks_and_then_the_oldest_first() {
     let mut grid = Grid::new();
     grid.join("n", "lama", 1, 2);
     grid.pass(3_000);
-    grid.check(client("c", Survey { seq: 0, after: None }), &["c: overview n suspect"]);
+    grid.check(client("c", GetGridStatus { seq: 0, after: None }), &["c: overview n suspect"]);
     grid.check(submit(1), &["insert T1", "c: accepted T1 behind 0"]);
     let assigned =
         ["assign T1 #2 to n, attempt 1", "lane #1/0: assign T1 #2", "c: progress T1 processing 0/0"];

@@ -221,7 +221,7 @@ impl Oracle {
                     what: format!("an outcome of {id}, which has not ended"),
                 });
             };
-            let told = Told::of_outcome(outcome);
+            let told = TaskStatus::of_outcome(outcome);
             ensure!(
                 over.told.agrees(&told),
                 TwoOutcomes,
@@ -239,13 +239,15 @@ impl Oracle {
             ClientRequest::Attach(a) => (a.id, &a.owner),
             ClientRequest::Cancel(c) => (c.id, &c.owner),
             ClientRequest::Query(q) => (q.id, &q.owner),
-            ClientRequest::Ping(_) | ClientRequest::Release(_) | ClientRequest::Survey(_) => return Ok(()),
+            ClientRequest::Ping(_) | ClientRequest::Release(_) | ClientRequest::GetGridStatus(_) => {
+                return Ok(());
+            }
         };
         // Who asks may be told how another task ended, too, which went for this one.
         let id = if let ClientReply::Outcome(outcome) = reply { outcome.task.id } else { id };
         let of = self.live.get(&id).map(|t| &t.owner).or_else(|| self.over.get(&id).map(|t| &t.owner));
         match reply {
-            ClientReply::Told(_) | ClientReply::Outcome(_) => {
+            ClientReply::TaskStatus(_) | ClientReply::Outcome(_) => {
                 ensure!(of == Some(owner), Leak, "{owner} was told about {id}");
             }
             ClientReply::Unknown(unknown) => {

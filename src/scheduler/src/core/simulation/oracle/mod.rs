@@ -82,7 +82,7 @@ struct Live {
 struct Over {
     owner: Owner,
     digest: Hash,
-    told: Told,
+    told: TaskStatus,
     token: Option<LeaseToken>,
     /// Wall clock; it is kept until then, by the clock at its end or at the last restart.
     due_ms: u64,
@@ -90,7 +90,7 @@ struct Over {
 
 /// An outcome, as far as two tellings of it must agree.
 #[derive(Debug, Clone, PartialEq)]
-struct Told {
+struct TaskStatus {
     status: Status,
     failure: Option<Failure>,
     finished_wall_ms: Option<u64>,
@@ -98,7 +98,7 @@ struct Told {
     result: Option<Hash>,
 }
 
-impl Told {
+impl TaskStatus {
     fn of_ended(ended: &Ended) -> Self {
         Self {
             status: ended.status,
@@ -156,7 +156,7 @@ impl Session {
 /// What clients were promised, over all lives of the scheduler.
 #[derive(Default)]
 struct Promise {
-    told: Option<Told>,
+    told: Option<TaskStatus>,
     ends: u32,
     accepted: bool,
     expired: bool,
@@ -280,7 +280,7 @@ impl Oracle {
         Over {
             owner: ended.owner.clone(),
             digest: ended.digest,
-            told: Told::of_ended(ended),
+            told: TaskStatus::of_ended(ended),
             token: ended.token,
             due_ms: ended.finished_wall_ms.min(self.clock.later_ms(now)).max(from_ms) + retention_ms,
         }
@@ -518,7 +518,7 @@ impl Oracle {
             }
             ClientReply::Outcome(outcome) => {
                 let id = outcome.task.id;
-                let told = Told::of_outcome(outcome);
+                let told = TaskStatus::of_outcome(outcome);
                 let recorded = disk.rows.get(&id).is_none_or(|row| row.ended.is_some());
                 ensure!(recorded, Lost, "an outcome of {id} left before it was recorded");
                 let promise = self.promises.entry(id).or_default();

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from spread import Spread
+from stats import Spread
 
 CLIENTS = (1, 4, 16, 64)
 

@@ -73,7 +73,7 @@ class System(ABC):
         """Add all starts and outcomes to the record."""
 
 
-def storm(system: System, kills: int, seed: int) -> Record:
+def run_kills(system: System, kills: int, seed: int) -> Record:
     """Run the load, kill nodes at random moments, wait until all is answered or the time is up."""
     record, rng = Record(), random.Random(seed)
     no_more, stop = threading.Event(), threading.Event()

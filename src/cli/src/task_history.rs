@@ -1,10 +1,10 @@
-//! Lists of tasks, and one task's whole story, for people and programs. The JSON is a contract: keys are only added.
+//! Lists of tasks, and one task with its history, for people and programs. The JSON is a contract: keys are only added.
 //!
 //! Does not: ask anybody; [`crate::admin`] does.
 
 use serde::Serialize;
 
-use lamagrid_client::{Story, TaskLine};
+use lamagrid_client::{TaskHistory, TaskLine};
 use lamagrid_domain::{
     ClientName, Entry, Failure, FailureKind, Milestone, ModelName, Owner, QueueName, Status, TaskId,
 };
@@ -15,7 +15,7 @@ use crate::view::TaskView;
 
 /// One task with its history.
 #[derive(Serialize)]
-pub(crate) struct StoryView {
+pub(crate) struct TaskHistoryView {
     #[serde(flatten)]
     task: TaskView,
     owner: Owner,
@@ -103,10 +103,10 @@ impl What {
     }
 }
 
-impl StoryView {
+impl TaskHistoryView {
     /// `now_ms` is the wall clock, for how long ago something was.
-    pub(crate) fn new(story: Story, now_ms: u64) -> Self {
-        let began_ms = story.task.created_wall_ms;
+    pub(crate) fn new(found: TaskHistory, now_ms: u64) -> Self {
+        let began_ms = found.task.created_wall_ms;
         let entry = |Entry { at_wall_ms, attempt, what }| EntryView {
             at: rfc3339(at_wall_ms),
             attempt,
@@ -114,19 +114,19 @@ impl StoryView {
             at_ms: at_wall_ms,
         };
         Self {
-            owner: story.owner,
-            client: story.client,
-            priority: story.priority,
-            dead: story.dead,
-            replay_of: story.replay_of,
-            history: story.history.into_iter().map(entry).collect(),
-            task: TaskView::new(story.task, now_ms),
+            owner: found.owner,
+            client: found.client,
+            priority: found.priority,
+            dead: found.dead,
+            replay_of: found.replay_of,
+            history: found.history.into_iter().map(entry).collect(),
+            task: TaskView::new(found.task, now_ms),
             began_ms,
         }
     }
 }
 
-impl Show for StoryView {
+impl Show for TaskHistoryView {
     fn table(&self) -> String {
         let mut rows = vec![vec![
             "client".to_owned(),

@@ -1,6 +1,6 @@
 """A thousand nodes and two hundred clients on one scheduler: what each costs, and whether a long queue does.
 
-usage: bench/herd.py [--quick]
+usage: bench/scale.py [--quick]
 
 The nodes are real sessions in one process, without a model. Prints a table by queued tasks, then each row's
 floor and aim, and writes ``target/bench-herd.json``. Ends with 1 if a floor is missed.
@@ -17,10 +17,10 @@ from pathlib import Path
 # What starts and asks servers for the tests serves here, too.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
-from bounds import Row, show
 from grids.procfs import TICKS_PER_S
 from machine import machine
 from tasks import BIN, PROGRAMS, Grid, grid
+from thresholds import Row, show
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "target" / "bench-herd.json"
@@ -95,7 +95,7 @@ class Sample:
 
 def main() -> int:
     """Measure, show, write. Returns 1 if a floor was missed."""
-    parser = argparse.ArgumentParser(prog="bench/herd.py", description=__doc__.split("\n", 1)[0])
+    parser = argparse.ArgumentParser(prog="bench/scale.py", description=__doc__.split("\n", 1)[0])
     parser.add_argument("--quick", action="store_true", help="a hundred nodes and short queues")
     quick = parser.parse_args().quick
     print("machine: " + ", ".join(f"{name} {value}" for name, value in machine().items()), flush=True)
@@ -106,15 +106,15 @@ def main() -> int:
         alone, memory = cpu_s(pid), one.memory()
         time.sleep(IDLE_S)
         alone = (cpu_s(pid) - alone) / IDLE_S
-        herd = subprocess.Popen(
-            [PROGRAMS / "examples" / "herd", one.data_dir, str(nodes), "lama"],
+        host = subprocess.Popen(
+            [PROGRAMS / "examples" / "scale", one.data_dir, str(nodes), "lama"],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
         )
         try:
             client = one.client()
             one.processes.wait_until(
-                lambda: len(client.survey(timeout=60)["nodes"]) == nodes, 120, "the herd", []
+                lambda: len(client.survey(timeout=60)["nodes"]) == nodes, 120, "all nodes", []
             )
             time.sleep(2)
             began = cpu_s(pid)
@@ -140,7 +140,7 @@ def main() -> int:
                     flush=True,
                 )
         finally:
-            herd.communicate(b"", timeout=60)
+            host.communicate(b"", timeout=60)
     first, last = samples[0], samples[-1]
     values |= {
         "dispatched": min(sample.dispatched for sample in samples),

@@ -1,6 +1,6 @@
-"""A crowd at the door: a hundred clients for a minute, stock and then the grid; rates, times, errors, memory.
+"""A hundred clients for a minute, stock and then the grid; rates, times, errors, memory.
 
-Prints a table and writes ``target/bench-crowd.json``. Returns 1 if the grid answered an error or grew.
+Prints a table and writes ``target/bench-web-load.json``. Returns 1 if the grid answered an error or grew.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from machine import machine
 from networks import write_inverse
 from pictures import brush_stroke, encoded, photo
 from servers import ROOT, Running, pair
-from spread import figure, quantile
+from stats import figure, quantile
 from traffic import load, upload
 
-OUT = ROOT / "target" / "bench-crowd.json"
+OUT = ROOT / "target" / "bench-web-load.json"
 SETTLED_S = 10
 GROWTH_MB = 20.0
 """What the grid may have more at the end than after the first seconds."""
@@ -37,7 +37,7 @@ def resident(server: Running) -> dict[str, float]:
     return {"web": sizes[0], "all": sum(sizes)}
 
 
-def crowd(server: Running, clients: int, seconds: float) -> dict[str, float]:
+def run_clients(server: Running, clients: int, seconds: float) -> dict[str, float]:
     """What one server does."""
     requests = [
         upload(encoded(photo(512, 512), form), brush_stroke(512, 512), hdStrategy="Crop")
@@ -76,7 +76,7 @@ def crowd(server: Running, clients: int, seconds: float) -> dict[str, float]:
 
 def main() -> int:
     """Measure, show, write."""
-    parser = argparse.ArgumentParser(prog="bench/crowd.py", description=__doc__.split("\n", 1)[0])
+    parser = argparse.ArgumentParser(prog="bench/web_load.py", description=__doc__.split("\n", 1)[0])
     parser.add_argument("--clients", type=int, default=100, help="at the same time (100)")
     parser.add_argument("--seconds", type=float, default=60.0, help="for each server (60)")
     options = parser.parse_args()
@@ -87,7 +87,7 @@ def main() -> int:
         pair(write_inverse(Path(scratch))) as servers,
     ):
         for server in (servers.stock, servers.grid):
-            columns[server.name] = crowd(server, options.clients, options.seconds)
+            columns[server.name] = run_clients(server, options.clients, options.seconds)
             print(f"{server.name}: done", flush=True)
     print(f"\n{options.clients} clients, {options.seconds:g} s each\n{'':22}{'stock':>10}{'grid':>10}")
     for row in columns["stock"]:

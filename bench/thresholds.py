@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from spread import figure
+from stats import figure
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
-//! Many nodes in one process, for `bench/herd.py`: real sessions, without a model. Runs until its stdin closes.
+//! Many nodes in one process, for `bench/scale.py`: real sessions, without a model. Runs until its stdin closes.
 //!
-//! usage: herd DATA_DIR NODES MODEL
+//! usage: scale DATA_DIR NODES MODEL
 
 #![expect(
     clippy::unwrap_used,
@@ -23,7 +23,7 @@ const STACK_BYTES: usize = 128 * 1024;
 
 fn info(number: usize, model: &ModelName) -> NodeInfo {
     NodeInfo {
-        name: format!("herd-{number}").parse().unwrap(),
+        name: format!("scale-{number}").parse().unwrap(),
         kind: NodeKind::Echo,
         version: env!("CARGO_PKG_VERSION").into(),
         device: "cpu".into(),
@@ -63,7 +63,7 @@ fn work(session: &Session) {
 
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).collect();
-    let [data_dir, nodes, model] = &words[..] else { panic!("usage: herd DATA_DIR NODES MODEL") };
+    let [data_dir, nodes, model] = &words[..] else { panic!("usage: scale DATA_DIR NODES MODEL") };
     let (count, model): (usize, ModelName) = (nodes.parse().unwrap(), model.parse().unwrap());
     // Some descriptors each.
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
