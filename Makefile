@@ -9,7 +9,7 @@ BIN := $(CURDIR)/.venv/bin
 STAMP := .venv/.stamp
 WITH_VENV := VIRTUAL_ENV="$(CURDIR)/.venv" PATH="$(BIN):$$PATH"
 
-.PHONY: help deps venv build demo run test quick check deny parity bench gpu-check chaos upgrade clean
+.PHONY: help deps venv build demo run test quick check deny parity bench gpu-check chaos upgrade measure clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{ printf "  make %-9s %s\n", $$1, $$2 }'
@@ -78,6 +78,9 @@ chaos: build ## kill, freeze, cancel, drain, lose power, hostile peers and fuzzi
 
 upgrade: build ## mix this version with the protocol's minor version before it, under load (builds that, too; needs git's history)
 	@$(WITH_VENV) $(BIN)/python -m pytest -q tests/upgrade
+
+measure: $(STAMP) ## how the code is built: circles, sizes, places that replace upstream's code; PROSE=1 lists unclear wording
+	@cd tests && $(BIN)/python -m rules.measure $(if $(PROSE),--prose)
 
 clean: ## remove what was built; .venv stays
 	@cargo clean
