@@ -12,12 +12,14 @@ from pathlib import Path
 import pytest
 
 from grids.procfs import rss_bytes
-from grids.server import BIN, PROGRAMS, free_port
+from grids.server import BIN, PROGRAMS, GridServer, free_port, start_grid
 from hostile.honest import SOON_S, Honest
 from lamagrid import TaskClient, _native
 from stock.processes import Processes
 
 MOST_GROWTH_MB = 10.0
+MAX_PIXELS = 6_000_000
+"""The limit of the web server."""
 # Memory of connections that ended goes back a second after them (decision 0016).
 GIVEN_BACK_S = 3.0
 
@@ -29,6 +31,7 @@ class Grid:
         address: Its gate's.
         http: Where it answers ``/healthz``.
         near: A client of its own host.
+        is_warm: Whether its memory is that of a scheduler that has worked for a while.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class Grid:
         self.far = TaskClient(join=self.bundles["client"])
         self.node = processes.start("node", [*command, "--backend", "echo", "--model", "lama"], env)
         self.wait(lambda: bool(self.near.survey()["nodes"]), "the node")
+        self.is_warm = False
 
     def _start(self, wrapper: tuple[str, ...]) -> subprocess.Popen[bytes]:
         """Start the scheduler."""
@@ -160,12 +164,30 @@ def grid(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Grid]:
         processes.close()
 
 
+@pytest.fixture(scope="session")
+def web_server(grid: Grid, tmp_path_factory: pytest.TempPathFactory) -> GridServer:
+    """A web server of the scheduler that is attacked; it may not be ready yet."""
+    env = {"LAMAGRID__LIMITS__MAX_PIXELS": str(MAX_PIXELS)}
+    folder = tmp_path_factory.mktemp("web")
+    flags = ("--model", "lama", "--output-dir", folder, "--grid-scheduler", grid.data_dir)
+    return start_grid(grid.processes, grid.data_dir, *flags, env=env, cwd=folder)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def web_server_starts_early(request: pytest.FixtureRequest) -> None:
+    """Let the web server start while the tests of the gate wait, if a later module needs it."""
+    wanted = (item for item in request.session.items if isinstance(item, pytest.Function))
+    if request.path.stem == "test_gate" and any("web_server" in item.fixturenames for item in wanted):
+        request.getfixturevalue("web_server")
+
+
 @pytest.fixture(scope="module")
 def honest(grid: Grid) -> Iterator[Honest]:
     """Begins before the first attack and ends after the last."""
     made = Honest(grid.bundle("web", role="client"))
     try:
-        made.wait(100)
+        made.wait(10 if grid.is_warm else 100)
+        grid.is_warm = True
         made.slow_down()
         yield made
     finally:

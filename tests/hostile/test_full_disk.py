@@ -22,7 +22,7 @@ pytestmark = pytest.mark.timeout(120)
 
 DISK_BYTES = 64 << 20
 FLOOR_BYTES = 16 << 20
-GIVE_UP_S = 1.0
+GIVE_UP_S = 0.5
 MASK = np.full(SMALL.shape[:2], 255, np.uint8)
 
 
@@ -59,7 +59,8 @@ def test_a_disk_that_fills_up_stops_new_work_only(grid: Grid) -> None:
     client = TaskClient(join=grid.bundle("web", role="client"))
     assert np.array_equal(client.inpaint(SMALL, MASK), SMALL)
     large_mask = np.full(LARGE.shape[:2], 255, np.uint8)
-    accepted = [client.submit(SMALL, MASK, echo_ms=3_000), client.submit(LARGE, large_mask, echo_ms=3_000)]
+    # The second one waits for the first.
+    accepted = [client.submit(SMALL, MASK, echo_ms=3_000), client.submit(LARGE, large_mask)]
     ballast = grid.data_dir / "ballast"
     fill(ballast, FLOOR_BYTES - (1 << 20))
 
@@ -78,7 +79,7 @@ def test_a_disk_that_fills_up_stops_new_work_only(grid: Grid) -> None:
     grid.wait(lambda: not refused(), "room")
 
     # Without a byte left nothing can be written, and the scheduler waits for room for as long as it takes.
-    late = client.submit(SMALL, MASK, echo_ms=3_000)
+    late = client.submit(SMALL, MASK, echo_ms=2_000)
     fill(ballast, FLOOR_BYTES - (1 << 20))
     grid.wait(refused, "a refusal")
     fill(ballast, 0)

@@ -19,12 +19,11 @@ import requests
 
 from grids import procfs
 from grids.pictures import encoded, hole
-from grids.server import ORIGINAL, GridServer, start_grid
-from hostile.conftest import Grid
+from grids.server import ORIGINAL, GridServer
+from hostile.conftest import MAX_PIXELS
 from lamagrid.web.front_door import SOCKETIO_SESSIONS
 from lamagrid.web.server import BODIES
 
-MAX_PIXELS = 6_000_000
 LIMIT_BYTES = 2 * (MAX_PIXELS * 4 + (1 << 20)) + (1 << 20)
 """The largest form, as docs/compatibility.md has it."""
 MOST_GROWTH_MB = 3 * LIMIT_BYTES / 1e6
@@ -78,34 +77,33 @@ class Visitors:
                 self.wrong.append(f"{page.status_code} {cleaned.status_code}: {cleaned.text[:200]}")
             time.sleep(0.02)
 
-    def close(self) -> None:
-        """Serve some more, then end."""
-        wanted = self.done + 8
+    def wait(self, count: int) -> None:
+        """Wait until so many more were served, or one was not."""
+        wanted = self.done + count
         while self.done < wanted and not self.wrong:
             time.sleep(0.01)
+
+    def close(self) -> None:
+        """Serve some more, then end."""
+        self.wait(8)
         self._end.set()
         self._thread.join()
 
 
 @pytest.fixture(scope="module")
-def server(grid: Grid, tmp_path_factory: pytest.TempPathFactory) -> GridServer:
-    """A web server of the scheduler that is attacked."""
+def server(web_server: GridServer) -> GridServer:
+    """The web server that is attacked, once it is ready."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 2 * MANY + 1_000)), hard))
-    env = {"LAMAGRID__LIMITS__MAX_PIXELS": str(MAX_PIXELS)}
-    folder = tmp_path_factory.mktemp("web")
-    flags = ("--model", "lama", "--output-dir", folder, "--grid-scheduler", grid.data_dir)
-    made = start_grid(grid.processes, grid.data_dir, *flags, env=env, cwd=folder)
-    made.wait_ready()
-    return made
+    web_server.wait_ready()
+    return web_server
 
 
 @pytest.fixture
 def visitors(server: GridServer) -> Iterator[Visitors]:
     """Served while a test attacks, all of them, each within a second."""
     made = Visitors(server)
-    while made.done < 4 and not made.wrong:
-        time.sleep(0.01)
+    made.wait(4)
     made.slowest_s = 0.0
     yield made
     made.close()
@@ -268,7 +266,7 @@ def test_half_requests_hold_no_threads(server: GridServer, bounded: None) -> Non
     assert time.monotonic() - began < 20.0
 
 
-def test_slow_bodies_give_way_to_honest_ones(server: GridServer, bounded: None) -> None:
+def test_slow_bodies_give_way_to_honest_ones(server: GridServer, visitors: Visitors, bounded: None) -> None:
     """2,000 that send a body byte by byte, from the visitors' own address and from another one."""
     senders = []
     for number in range(MANY):
@@ -280,7 +278,7 @@ def test_slow_bodies_give_way_to_honest_ones(server: GridServer, bounded: None) 
         for sender in senders:
             with contextlib.suppress(ConnectionError):
                 sender.socket.sendall(b"-")
-        time.sleep(1.0)
+        visitors.wait(8)
     for sender in senders:
         sender.close()
 
@@ -310,7 +308,9 @@ def test_a_message_without_end_closes_its_websocket(server: GridServer, bounded:
     connection.close()
 
 
-def test_a_websocket_that_floods_and_reads_nothing_waits(server: GridServer, bounded: None) -> None:
+def test_a_websocket_that_floods_and_reads_nothing_waits(
+    server: GridServer, bounded: None, request: pytest.FixtureRequest
+) -> None:
     """Each event is answered; neither events nor answers pile up."""
     connection = WebSocket(server)
     connection.socket.sendall(WebSocket.frame(b"40"))
@@ -318,7 +318,8 @@ def test_a_websocket_that_floods_and_reads_nothing_waits(server: GridServer, bou
     flood = b"".join(
         WebSocket.frame(b'42%d["subscribe_task","%b"]' % (number, b"x" * 1000)) for number in range(1000)
     )
-    end = time.monotonic() + 4.0
+    # `make chaos` runs several rounds.
+    end = time.monotonic() + (4.0 if request.config.getoption("--rounds") > 1 else 1.5)
     while time.monotonic() < end:
         with contextlib.suppress(TimeoutError, ConnectionError):
             connection.socket.sendall(flood)

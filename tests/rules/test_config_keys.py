@@ -45,7 +45,8 @@ def sources() -> list[str]:
     rust = [
         path
         for path in (ROOT / "src").rglob("*.rs")
-        if not {"tests", "simulation", "examples"} & set(path.parts) and path.name != "tests.rs"
+        if not {"tests", "simulation", "examples"} & set(path.relative_to(ROOT).parts)
+        and path.name != "tests.rs"
     ]
     python = list((ROOT / "python").rglob("*.py"))
     config = ROOT / "src" / "config" / "src"
