@@ -1,6 +1,6 @@
 """Finds wording that a reader has to puzzle out, in comments, docstrings, texts of the product and its pages.
 
-Names in code are not looked at, nor are the texts that tests compare. ``make measure PROSE=1`` lists them all.
+Names in code are not looked at, nor are the texts that tests compare. ``make measure PROSE=1`` lists all.
 """
 
 from __future__ import annotations
