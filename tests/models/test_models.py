@@ -10,7 +10,8 @@ import http.server
 import importlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ MODELS = ("cv2", "manga", "ldm", "zits", "mat", "fcf")
 RNG = np.random.default_rng(21)
 SOFT = np.kron(RNG.integers(0, 256, (12, 14, 3), np.uint8), np.ones((16, 16, 1), np.uint8))  # 192 x 224
 ANSWER_S = 240.0
+TAKEN_UP_S = 4.0
+"""From the repair of a file to the next picture; a node that is set aside rests for 5 s at first."""
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +130,40 @@ def test_manga_without_its_files_says_what_to_do(
         ),
     ):
         client.inpaint(SOFT, mask, model="manga", timeout=ANSWER_S)
+
+
+@pytest.mark.parametrize("grid_of", [python_grid, torch_grid], ids=["python", "torch"])
+def test_a_repaired_file_is_taken_up_within_seconds(
+    networks: dict[str, str],
+    tmp_path_factory: pytest.TempPathFactory,
+    grid_of: Callable[..., AbstractContextManager[TaskClient]],
+) -> None:
+    """A file that was cut short fails tasks until its node is set aside; its repair ends that.
+
+    Upstream's code, which the Python node runs, removes a file that it cannot read.
+    """
+    folder = tmp_path_factory.mktemp("repaired")
+    whole = Path(networks["MANGA_LINE_MODEL_URL"]).read_bytes()
+    file = folder / "line.jit"
+    file.write_bytes(whole[: len(whole) // 2])
+    mask = hole(*SOFT.shape[:2], 60, 70, 50)
+    with grid_of(folder, ["manga"], {**networks, "MANGA_LINE_MODEL_URL": str(file)}) as client:
+        for _ in range(5):
+            with pytest.raises(LamaGridError, match=r"model verify manga|line\.jit"):
+                client.inpaint(SOFT, mask, model="manga", timeout=ANSWER_S)
+            (node,) = client.survey()["nodes"]
+            if node["state"] == "aside":
+                break
+        assert node["state"] == "aside"
+        repaired = folder / "repaired.jit"
+        repaired.write_bytes(whole)
+        repaired.rename(file)
+        began = time.monotonic()
+        got = client.inpaint(SOFT, mask, model="manga", timeout=ANSWER_S)
+        took = time.monotonic() - began
+    print(f"the picture came {took:.1f} s after the repair")
+    assert not np.array_equal(got, SOFT)
+    assert took < TAKEN_UP_S
 
 
 class Slowly(http.server.BaseHTTPRequestHandler):
