@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
 
@@ -14,6 +15,7 @@ from hostile.peers import (
     LONG,
     MORE,
     SOCKET_TYPES,
+    SOURCE,
     channel,
     frame,
     greeting,
@@ -34,6 +36,8 @@ ROLE = {"client": "client", "admin": "admin", "control": "node", "result": "node
 ENDPOINTS = sorted(SOCKET_TYPES)
 # Of one attack, everything on the wire.
 HUGE = 20_000_000
+# gate.max_connections_per_peer as it comes.
+CLIENTS_OF_AN_ADDRESS = 256
 NOISE = random.Random(6)
 
 BEFORE_TLS = {
@@ -103,6 +107,29 @@ def test_silence(grid: Grid, honest: Honest) -> None:
     assert all(is_dropped(connection) for connection in silent)
     assert time.monotonic() - began < 10
     grid.wait(lambda: open_descriptors(grid.scheduler.pid) < before + 20, "descriptors to come back")
+
+
+def test_four_hundred_clients_of_one_address(grid: Grid, honest: Honest) -> None:
+    """Those beyond the limit are told so, a node behind the same address gets in, and room comes back."""
+
+    def answer(role: str, name: str, stays: contextlib.ExitStack) -> str:
+        connection, said = channel(grid.address, grid.bundles[role], name)
+        stays.enter_context(connection)
+        if said.startswith("welcome "):
+            connection.sendall(greeting() + ready(SOCKET_TYPES[name]))
+            assert len(connection.recv(64)) > 0
+        return said
+
+    with contextlib.ExitStack() as stays:
+        said = [answer("client", "client", stays) for _ in range(400)]
+        assert sum(each.startswith("welcome ") for each in said) == CLIENTS_OF_AN_ADDRESS
+        reason = f"no room: {CLIENTS_OF_AN_ADDRESS} connections of clients of your address {SOURCE} are open"
+        refused = [each for each in said if reason in each and "gate.max_connections_per_peer" in each]
+        assert len(refused) == len(said) - CLIENTS_OF_AN_ADDRESS, said[-1]
+        assert answer("node", "control", stays).startswith("welcome ")
+        honest.wait(10)
+    with contextlib.ExitStack() as stays:
+        grid.wait(lambda: answer("client", "client", stays).startswith("welcome "), "room for another one")
 
 
 HANDSHAKES: dict[str, bytes] = {
