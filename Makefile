@@ -73,7 +73,7 @@ bench: build ## stock and grid side by side, what tasks, the gate and a thousand
 gpu-check: build ## with an NVIDIA GPU: detection, parity and speed there, into docs/gpu.md
 	@$(BIN)/python bench/gpu_check.py
 
-chaos: build ## kill, freeze, cancel, drain, lose power, hostile peers and fuzzing (needs nightly Rust and cargo-fuzz) for fifty minutes; SABOTAGE=drop-outcome, ...: does the checker see it?
+chaos: build ## kill, freeze, cancel, drain, lose power, hostile peers, cut networks and fuzzing (needs root, nightly Rust and cargo-fuzz) for an hour; SABOTAGE=drop-outcome, ...: does the checker see it?
 	@$(WITH_VENV) $(BIN)/python tests/chaos.py $(if $(SABOTAGE),--sabotage $(SABOTAGE))
 
 upgrade: build ## mix this version with the protocol's minor version before it, under load (builds that, too; needs git's history)

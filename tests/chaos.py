@@ -26,6 +26,7 @@ SABOTAGES = {
 }
 ROUNDS = ("tests/hostile", "--rounds", "3")
 UNREAD = ("tests/hostile/test_unread.py", "--unread-s", "20")
+CUTS = ("tests/net/test_cuts.py", "--cuts", "20")
 FAULTS = ("--chaos", "tests/faults")
 NAMES = ("lost", "duplicated", "unexpected", "unfinished")
 # Some of them need a late message at the wrong moment: the faults come by other seeds until they have met it.
@@ -50,6 +51,11 @@ def hostile() -> int:
     for options in (ROUNDS, UNREAD):
         generated |= subprocess.run((*PYTEST, *options), cwd=ROOT, check=False).returncode
     return generated
+
+
+def cuts() -> int:
+    """Networks that are cut in every way, twenty times each."""
+    return subprocess.run((*PYTEST, *CUTS), cwd=ROOT, check=False).returncode
 
 
 def fuzz() -> int:
@@ -84,7 +90,7 @@ def main() -> int:
     parser.add_argument("--sabotage", choices=sorted(SABOTAGES), help="break a promise on purpose")
     sabotage = parser.parse_args().sabotage
     if sabotage is None:
-        checked = fuzz() or simulate() or hostile()
+        checked = fuzz() or simulate() or hostile() or cuts()
         status, faults, counts = fault_tests({}, FAULTS)
         failed = checked != 0 or status != 0 or any(counts) or faults == 0
     else:

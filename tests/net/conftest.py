@@ -21,6 +21,10 @@ WEB_PORT = 8080
 SOON_S = 30.0
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--cuts", type=int, default=5, help="how often each kind of cut is made; make chaos: 20")
+
+
 def made_network() -> Iterator[Network]:
     """A network of the test's own; without it the test is skipped, which under CI=true is a failure."""
     try:

@@ -22,7 +22,6 @@ pytestmark = pytest.mark.timeout(900)
 
 PHOTO = np.random.default_rng(4).integers(0, 256, (400, 600, 3), np.uint8)
 MASK = hole(400, 600, 100, 100, 40)
-CUTS = 10
 # A lease is 20 s.
 LONG_S = (0.5, 1.5, 3.0, 5.0)
 SHORT_S = (0.3, 0.8, 1.5)
@@ -134,6 +133,13 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         yield scene
 
 
+@pytest.fixture(scope="session")
+def cuts(request: pytest.FixtureRequest) -> int:
+    """How often each kind of cut is made."""
+    number: int = request.config.getoption("--cuts")
+    return number
+
+
 # Each makes one cut and returns when the network was back, by the monotonic clock.
 Cut = Callable[[Scene, int], float]
 
@@ -207,13 +213,15 @@ CUTS_OF = (_packets, _silence, _latency, _trickle, _half_open, _mid_frame, _rese
 
 
 @pytest.mark.parametrize("cut", CUTS_OF, ids=[cut.__name__[1:] for cut in CUTS_OF])
-def test_nothing_is_lost_or_done_twice(scene: Scene, cut: Cut, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_lost_or_done_twice(
+    scene: Scene, cut: Cut, cuts: int, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Shorter than the lease, a cut costs no second attempt; everybody is back soon after it."""
     backs, mine = [], set()
     answers, wrong = scene.visitors.answers, len(scene.visitors.wrong)
     before = {id for id, _ in scene.finished()}
     lengths = LONG_S if cut in (_packets, _silence, _trickle) else SHORT_S
-    for number in range(CUTS):
+    for number in range(cuts):
         work_s = lengths[number % len(lengths)] + 0.3
         # Its node hears nothing for a while and works on.
         task = scene.grid.client.submit(PHOTO, MASK, model="mat", echo_ms=int(work_s * 1_000))
@@ -234,7 +242,7 @@ def test_nothing_is_lost_or_done_twice(scene: Scene, cut: Cut, capsys: pytest.Ca
     with capsys.disabled():
         told = ", ".join(f"{max(back, 0):.1f}" for back in sorted(backs))
         print(
-            f"\n{cut.__name__[1:]}: cuts {CUTS}, pictures {scene.visitors.answers - answers + CUTS}, "
+            f"\n{cut.__name__[1:]}: cuts {cuts}, pictures {scene.visitors.answers - answers + cuts}, "
             f"lost {lost}, duplicated {duplicated}, second attempts {second_attempts} "
             f"(and {on_their_way} of attempts on their way to a node), back after {told} s"
         )

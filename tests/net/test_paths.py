@@ -1,4 +1,4 @@
-"""What lies between hosts: wrong clocks, slow name servers, swallowed packets, full gates. R4.4, R7.3"""
+"""What lies between hosts: wrong clocks, slow name servers, swallowed packets, full gates. R4.4, R7.3, X14"""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import re
 import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,10 @@ import pytest
 
 from grids.preload import compiled
 from grids.server import BIN
-from net.conftest import PORT, SOON_S, Grid
+from net.conftest import PORT, SOON_S, Grid, made_network
 from net.dns import NameServer, hurry, resolver
 from net.hosts import Host, Network
+from stock.processes import Processes
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -47,6 +49,28 @@ while time.monotonic() < end:
     except LamaGridError as error:
         print(type(error).__name__, error, flush=True)
 """
+
+
+network = pytest.fixture(made_network, scope="module", name="network")
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory, network: Network) -> Iterator[Grid]:
+    """A scheduler for all tests of this file; whose clock and limits some of them change."""
+    folder = tmp_path_factory.mktemp("paths")
+    processes = Processes(folder / "logs")
+    try:
+        yield Grid(processes, network, folder)
+    finally:
+        processes.close()
+
+
+@pytest.fixture
+def grid(shared: Grid) -> Iterator[Grid]:
+    """The shared one without nodes: those of a test end with it."""
+    yield shared
+    shared.processes.close(keep=[shared.scheduler])
+    shared.processes.wait_until(lambda: shared.nodes() == {}, SOON_S, "the nodes' end", [shared.scheduler])
 
 
 @pytest.fixture(scope="module")
@@ -185,29 +209,40 @@ def test_a_silent_name_server_and_a_dead_address_delay_a_node_and_a_command(
         assert "cannot look up scheduler.test" in done.stderr, done.stderr
 
 
+LARGE = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+import numpy
+from lamagrid import LamaGridError, TaskClient
+
+
+def send(size, limit_s):
+    image = numpy.full((size, size, 3), 7, numpy.uint8)
+    mask = numpy.full((size, size), 255, numpy.uint8)
+    try:
+        TaskClient(join=sys.argv[1]).submit(image, mask, model="lama", timeout=limit_s)
+    except LamaGridError as error:
+        return error
+
+
+# One goes with the message, the other on a connection of its own.
+with ThreadPoolExecutor(2) as pool:
+    print(*pool.map(send, (200, 700), (5, 6)), sep="\\n")
+"""
+
+
 def test_a_path_that_swallows_large_packets_is_told_so(grid: Grid, network: Network, tmp_path: Path) -> None:
     """A switch that drops what is longer than 1,000 bytes, and says nothing of it."""
     host = network.host("far")
     bundle = grid.bundle("web-1", role="client")
     assert doctor(host, bundle)["path"][0] == "good"
     host.swallow_large(1_000)
+    script = tmp_path / "large.py"
+    script.write_text(LARGE)
+    program = host.start(grid.processes, [BIN / "python", script, bundle], {"HOME": str(tmp_path)})
     found = doctor(host, bundle)
     assert (found["gate"][0], found["path"][0]) == ("good", "bad"), found
     assert "is the path's MTU smaller" in found["path"][1]
-    script = tmp_path / "large.py"
-    script.write_text(
-        "import sys, numpy\n"
-        "from lamagrid import LamaGridError, TaskClient\n"
-        # One goes with the message, the other on a connection of its own.
-        "for size, limit_s in ((200, 5), (700, 6)):\n"
-        "    image = numpy.full((size, size, 3), 7, numpy.uint8)\n"
-        "    mask = numpy.full((size, size), 255, numpy.uint8)\n"
-        "    try:\n"
-        "        TaskClient(join=sys.argv[1]).submit(image, mask, model='lama', timeout=limit_s)\n"
-        "    except LamaGridError as error:\n"
-        "        print(error)\n"
-    )
-    program = host.start(grid.processes, [BIN / "python", script, bundle], {"HOME": str(tmp_path)})
     assert program.wait(60) == 0, grid.processes.log(program)
     told = grid.processes.log(program)
     for what in ("connection", "transfer"):
@@ -215,28 +250,33 @@ def test_a_path_that_swallows_large_packets_is_told_so(grid: Grid, network: Netw
     assert "temporarily unavailable" not in told
 
 
+CROWD = """
+import sys
+from lamagrid import LamaGridError, TaskClient
+
+clients = [TaskClient(join=sys.argv[1]) for _ in range(9)]
+print("in", sum(1 for client in clients[:6] if client.survey(10)), flush=True)
+for client in clients[6:]:
+    try:
+        client.survey(1)
+    except LamaGridError as error:
+        print("out", error, flush=True)
+del client
+clients = clients[6:]
+print("late", sum(1 for client in clients if client.survey(20)), flush=True)
+"""
+
+
 def test_clients_behind_one_address_are_told_that_there_is_no_room_and_a_node_gets_in(
     grid: Grid, network: Network, tmp_path: Path
 ) -> None:
+    """The limit as it is set; tests/hostile has four hundred clients and the limit as it comes."""
     grid.scheduler.terminate()
     grid.scheduler.wait(SOON_S)
     grid.scheduler = grid.start_scheduler(flags=["--set", "gate.max_connections_per_peer=6"])
     host = network.host("office")
     script = tmp_path / "crowd.py"
-    script.write_text(
-        "import sys\n"
-        "from lamagrid import LamaGridError, TaskClient\n"
-        "clients = [TaskClient(join=sys.argv[1]) for _ in range(9)]\n"
-        "print('in', sum(1 for client in clients[:6] if client.survey(10)), flush=True)\n"
-        "for client in clients[6:]:\n"
-        "    try:\n"
-        "        client.survey(1)\n"
-        "    except LamaGridError as error:\n"
-        "        print('out', error, flush=True)\n"
-        "del client\n"
-        "clients = clients[6:]\n"
-        "print('late', sum(1 for client in clients if client.survey(20)), flush=True)\n"
-    )
+    script.write_text(CROWD)
     crowd = host.start(
         grid.processes,
         [BIN / "python", script, grid.bundle("web-1", role="client")],

@@ -90,7 +90,8 @@ class Processes:
                 child.kill()
         return child.wait()
 
-    def close(self) -> None:
-        """End all that is left, the last one first."""
+    def close(self, keep: Sequence[subprocess.Popen[bytes]] = ()) -> None:
+        """End all that is left, the last one first, except those to keep."""
         for _, child, _ in reversed(self._running):
-            self.stop(child, timeout=10.0)
+            if child not in keep:
+                self.stop(child, timeout=10.0)
