@@ -1,4 +1,4 @@
-"""What a client with a certificate may take: grants, room, priority and memory. Rows 3, 4, 5 and 10."""
+"""What a client with a certificate may take: grants, room, priority and memory. X12, X13"""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def all_stored(grid: Grid) -> int:
 
 
 def test_a_grant_names_what_was_decided(grid: Grid, honest: Honest, bad: Client) -> None:
-    """Two offers of one number: each has its own id and size. Row 3."""
+    """Two offers of one number: each has its own id and size."""
     small, large, huge = new_id(), new_id(), new_id()
     bad.say(bad.offer(small, 10), bad.offer(large, 3_000_000), bad.offer(huge, 10**18))
     assert [bad.hear()[0] for _ in range(3)] == [SEND, SEND, REFUSED]
@@ -122,7 +122,7 @@ def test_uploads_of_another_owner_stay(grid: Grid, honest: Honest, bad: Client, 
 
 
 def test_uploads_count_before_they_are_submitted(grid: Grid, honest: Honest, bad: Client) -> None:
-    """Row 4: what is offered takes its room, and what is brought is no more than that."""
+    """What is offered takes its room, and what is brought is no more than that."""
     before = all_stored(grid)
     tasks = [new_id() for _ in range(40)]
     let_in = [task for task in tasks if bad.ask(*bad.offer(task, 2_500_000, client=task.hex()))[0] == SEND]
@@ -142,7 +142,7 @@ def test_uploads_count_before_they_are_submitted(grid: Grid, honest: Honest, bad
 
 
 def test_names_and_priorities_gain_nothing(grid: Grid, honest: Honest, bad: Client) -> None:
-    """Row 5."""
+    """A client's names and priorities are bounded by its certificate."""
     tasks = [new_id() for _ in range(30)]
     # No node has that model: they wait for one.
     for number, task in enumerate(tasks):
@@ -158,7 +158,7 @@ def test_names_and_priorities_gain_nothing(grid: Grid, honest: Honest, bad: Clie
 
 
 def test_cancels_push_out_only_own_memory(grid: Grid, honest: Honest, bad: Client, victim: Client) -> None:
-    """Row 10: what was cancelled before its submission does not run, however much is cancelled after it."""
+    """What was cancelled before its submission does not run, however much is cancelled after it."""
     theirs, own = new_id(), new_id()
     assert victim.ask(*victim.cancel(theirs))[0] == UNKNOWN
     assert bad.ask(*bad.cancel(own))[0] == UNKNOWN

@@ -1,4 +1,4 @@
-"""A small disk that fills up: new work is refused, everything else goes on, and no process ends. Row 4."""
+"""A small disk that fills up: new work is refused, everything else goes on, and no process ends. X14"""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What the suites need of the unchanged Lama Cleaner: its forms, a small model, processes."""
+"""Parts of the unchanged Lama Cleaner that suites need: its forms, small models, processes."""

@@ -1,0 +1,1 @@
+"""Peers that misbehave at every socket harm no other one, and the scheduler stays small."""

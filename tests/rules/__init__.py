@@ -1,0 +1,1 @@
+"""The shape of the code: layers, circles, licences, texts, requirements and settings."""

@@ -1,0 +1,1 @@
+"""The packages install in fresh environments, and run there."""
