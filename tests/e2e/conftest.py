@@ -35,11 +35,11 @@ def slow_flags(slow_model: Path) -> list[str]:
     ]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def shared_grid(
     tmp_path_factory: pytest.TempPathFactory, slow_flags: list[str]
 ) -> Iterator[tuple[Processes, GridServer]]:
-    """One stack for the tests of a module that leave it standing: two torch nodes, and one for cv2."""
+    """One stack for all tests that leave it standing: two torch nodes, and one for cv2."""
     folder = tmp_path_factory.mktemp("grid")
     processes = Processes(folder / "logs")
     try:

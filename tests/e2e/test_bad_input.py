@@ -168,8 +168,11 @@ def test_a_broken_model_file_is_named_and_kept(processes: Processes, tmp_path: P
 
 def test_a_store_of_a_newer_version_is_left_alone(processes: Processes, tmp_path: Path) -> None:
     data_dir = tmp_path / "grid"
-    grid = start_grid(processes, data_dir, "--grid-demo-model", "--grid-python-models", "").wait_ready()
-    processes.stop(grid.process)
+    scheduler = processes.start("scheduler", [BIN / "lamagrid", "scheduler", "--data-dir", data_dir])
+    processes.wait_until(
+        lambda: lamagrid_json("node", "list", data_dir=data_dir) == [], 30, "a scheduler", [scheduler]
+    )
+    processes.stop(scheduler)
     store = data_dir / "tasks.db"
     assert store.is_file()
     with sqlite3.connect(store) as database:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ pytestmark = pytest.mark.timeout(180)
 WORK = 255  # some seconds of work
 HOLE = hole(64, 96, 20, 30, 16)
 Background = Callable[..., Future[Any]]
+Stack = tuple[Processes, GridServer]
 
 
 def expected(photo: Pixels) -> Pixels:
@@ -37,16 +38,20 @@ def running(grid: GridServer) -> dict[str, Any] | None:
     return next((node for node in grid.nodes() if node["running"]), None)
 
 
-@pytest.fixture
-def grid(processes: Processes, tmp_path: Path, slow_flags: list[str]) -> GridServer:
-    """A stack of its own, with one torch node."""
-    return start_grid(processes, tmp_path / "grid", *slow_flags).wait_ready()
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory, slow_flags: list[str]) -> Iterator[Stack]:
+    """A stack with one torch node, which is as good as new after each death but the last."""
+    folder = tmp_path_factory.mktemp("deaths")
+    processes = Processes(folder / "logs")
+    try:
+        yield processes, start_grid(processes, folder / "grid", *slow_flags).wait_ready()
+    finally:
+        processes.close()
 
 
-def test_deaths_under_a_waiting_request(
-    grid: GridServer, processes: Processes, background: Background
-) -> None:
+def test_deaths_under_a_waiting_request(stack: Stack, background: Background) -> None:
     """R7.1, R7.2, R1.4: worker, supervisor and scheduler are killed under a waiting request each."""
+    processes, grid = stack
     photo = plain(64, 96, WORK)
 
     def submit() -> Future[Any]:
@@ -103,10 +108,50 @@ def is_scheduler(pid: int) -> bool:
     return "lamagrid scheduler" in procfs.command(pid)
 
 
+def test_a_second_instance_is_refused_and_the_first_serves_on(stack: Stack, slow_flags: list[str]) -> None:
+    processes, grid = stack
+    second = start_grid(processes, grid.data_dir, *slow_flags, name="second")
+    assert second.process.wait(60) == 1
+    assert re.search(rf"\b{grid.scheduler_pid}\b", second.log), second.log
+    assert "Traceback" not in second.log
+    answer = grid.inpaint(encoded(plain(64, 96)), encoded(HOLE), **ORIGINAL)
+    assert answer.status_code == 200, answer.text
+    assert np.array_equal(decoded(answer.content), expected(plain(64, 96)))
+
+
+def test_every_process_has_a_log_file_of_its_own(stack: Stack) -> None:
+    """R6.1: one line per finished task with its stages, in a file that stays."""
+    _, grid = stack
+    answer = grid.inpaint(encoded(plain(50, 50)), encoded(hole(50, 50, 5, 5, 5)), **ORIGINAL)
+    assert answer.status_code == 200, answer.text
+    logs = grid.data_dir / "logs"
+    kinds = {re.split(r"[-.]", path.name)[0] for path in logs.glob("*.log")}
+    assert kinds >= {"scheduler", "node", "worker", "web"}
+    line = re.search(
+        rf"task\.id={answer.headers['X-Lamagrid-Task']}.*outcome=\"completed\".*infer_ms=.*total_ms=.*",
+        (logs / "scheduler.log").read_text(),
+    )
+    assert line is not None
+
+
+def test_a_node_that_was_drained_stays_away(stack: Stack) -> None:
+    """R4.4: the launcher does not start it again; what comes then waits."""
+    processes, grid = stack
+    name = grid.nodes()[0]["name"]
+    told = lamagrid_json("node", "drain", name, data_dir=grid.data_dir)
+    assert told == {"node": name, "running": 0}
+    processes.wait_until(
+        lambda: f"node {name} left as it was told; it is not started again" in grid.log, 20, "the node's end"
+    )
+    assert grid.nodes() == []
+    assert grid.get("/model").status_code == 200
+
+
 def test_a_killed_web_process_leaves_nothing_behind(
-    grid: GridServer, processes: Processes, background: Background
+    processes: Processes, tmp_path: Path, slow_flags: list[str], background: Background
 ) -> None:
     """The children end at the end of their lifelines, also in the middle of their work."""
+    grid = start_grid(processes, tmp_path / "grid", *slow_flags).wait_ready()
     waiting = background(grid.inpaint, encoded(plain(64, 96, WORK)), encoded(HOLE), **ORIGINAL)
     processes.wait_until(lambda: running(grid), 30, "a running task", [grid.process])
     children = {pid: procfs.started_at(pid) for pid in procfs.descendants(grid.process.pid)}
@@ -137,46 +182,8 @@ def test_a_killed_web_process_leaves_nothing_behind(
     answer = again.inpaint(encoded(plain(64, 96)), encoded(HOLE))
     assert answer.status_code == 200, answer.text
 
-
-def test_a_second_instance_is_refused_and_the_first_serves_on(
-    grid: GridServer, processes: Processes, slow_flags: list[str]
-) -> None:
-    second = start_grid(processes, grid.data_dir, *slow_flags, name="second")
-    assert second.process.wait(60) == 1
-    assert re.search(rf"\b{grid.scheduler_pid}\b", second.log), second.log
-    assert "Traceback" not in second.log
-    answer = grid.inpaint(encoded(plain(64, 96)), encoded(HOLE), **ORIGINAL)
-    assert answer.status_code == 200, answer.text
-    assert np.array_equal(decoded(answer.content), expected(plain(64, 96)))
-
-    # Ended politely, it ends its children in order, and says that all is well.
-    children = procfs.descendants(grid.process.pid)
-    grid.process.send_signal(signal.SIGTERM)
-    assert grid.process.wait(20) == 0
+    # Ended politely, the next one ends its children in order, and says that all is well.
+    children = procfs.descendants(again.process.pid)
+    again.process.send_signal(signal.SIGTERM)
+    assert again.process.wait(20) == 0
     assert not any(procfs.started_at(pid) for pid in children)
-
-
-def test_every_process_has_a_log_file_of_its_own(grid: GridServer) -> None:
-    """R6.1: one line per finished task with its stages, in a file that stays."""
-    answer = grid.inpaint(encoded(plain(50, 50)), encoded(hole(50, 50, 5, 5, 5)), **ORIGINAL)
-    assert answer.status_code == 200, answer.text
-    logs = grid.data_dir / "logs"
-    kinds = {re.split(r"[-.]", path.name)[0] for path in logs.glob("*.log")}
-    assert kinds >= {"scheduler", "node", "worker", "web"}
-    line = re.search(
-        rf"task\.id={answer.headers['X-Lamagrid-Task']}.*outcome=\"completed\".*infer_ms=.*total_ms=.*",
-        (logs / "scheduler.log").read_text(),
-    )
-    assert line is not None
-
-
-def test_a_node_that_was_drained_stays_away(grid: GridServer, processes: Processes) -> None:
-    """R4.4: the launcher does not start it again; what comes then waits."""
-    name = grid.nodes()[0]["name"]
-    told = lamagrid_json("node", "drain", name, data_dir=grid.data_dir)
-    assert told == {"node": name, "running": 0}
-    processes.wait_until(
-        lambda: f"node {name} left as it was told; it is not started again" in grid.log, 20, "the node's end"
-    )
-    assert grid.nodes() == []
-    assert grid.get("/model").status_code == 200

@@ -145,19 +145,16 @@ def test_a_server_that_forks_after_its_start_logs_and_ends_its_workers_in_order(
     assert "terminate called" not in server.log, server.log
 
 
-def test_it_says_what_it_needs(tmp_path: Path) -> None:
-    for words, text in (
-        ((), "--grid-scheduler"),
-        (("--grid-scheduler", tmp_path / "nobody"), "no scheduler answers"),
-        (("--grid-scheduler", tmp_path, "--modle", "lama"), "--modle"),
-    ):
-        done = subprocess.run(
-            [*gunicorn(*words), "--bind", f"127.0.0.1:{free_port()}"],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
+def test_it_says_what_it_needs(processes: Processes, tmp_path: Path) -> None:
+    started = [
+        (processes.start("gunicorn", [*gunicorn(*words), "--bind", f"127.0.0.1:{free_port()}"]), text)
+        for words, text in (
+            ((), "--grid-scheduler"),
+            (("--grid-scheduler", tmp_path / "nobody"), "no scheduler answers"),
+            (("--grid-scheduler", tmp_path, "--modle", "lama"), "--modle"),
         )
-        assert done.returncode != 0
-        assert text in done.stderr
-        assert "Traceback" not in done.stderr
+    ]
+    for process, text in started:
+        assert process.wait(60) != 0
+        assert text in processes.log(process)
+        assert "Traceback" not in processes.log(process)
