@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import os
 import re
@@ -166,8 +168,21 @@ def is_one_line(body: bytes) -> bool:
 
 
 def free_port() -> int:
-    """A loopback port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A loopback port that nothing listens on now.
+
+    A server that is started with it may need seconds before it listens. So the kernel gives none of these to
+    outgoing connections, and each process takes them from a range of its own.
+    """
+    for _ in range(_PORTS):
+        port = next(_ports)
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with contextlib.suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                return port
+    raise OSError("no free port")
+
+
+_PORTS = 100
+_FIRST_PORT = 10_000 + os.getpid() % 200 * _PORTS
+_ports = itertools.cycle(range(_FIRST_PORT, _FIRST_PORT + _PORTS))
