@@ -45,10 +45,11 @@ test: build ## all suites, cheapest first, with each one's share of the time; SU
 quick: check ## formatting, lints, types and unit tests
 	@$(BIN)/python tests/suites.py rules rust
 
-check: $(STAMP) ## formatting, lints and types
+check: $(STAMP) ## formatting, lints, types and links in the documentation
 	@$(WITH_VENV) cargo fmt --all --check
 	@cargo fmt --manifest-path fuzz/Cargo.toml --check
 	@$(WITH_VENV) cargo clippy --release --locked --workspace --all-targets -- -D warnings
+	@$(WITH_VENV) RUSTDOCFLAGS="-D warnings" cargo doc --quiet --release --locked --workspace --no-deps --document-private-items
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy --strict python/lamagrid

@@ -5,7 +5,7 @@
 //!
 //! Does not: start a runtime, a thread or a connection, or set up logs, when it is imported.
 //!
-//! Invariant: every wait goes through [`enter`], which lets other Python threads run and hears Ctrl-C.
+//! Invariant: every wait goes through `enter`, which lets other Python threads run and hears Ctrl-C.
 //! This crate is the door for `pyo3` and `pythonize`.
 
 mod arguments;

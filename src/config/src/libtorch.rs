@@ -50,7 +50,7 @@ pub enum LibtorchError {
 /// A directory with the libraries of libtorch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Libtorch {
-    /// Where [`LIBRARY`] lies.
+    /// The directory of libtorch.
     pub dir: PathBuf,
     /// What its files say; `None` where they say nothing.
     pub version: Option<String>,

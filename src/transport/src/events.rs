@@ -78,7 +78,7 @@ impl EventPublisher {
         Ok(Self { outgoing, period: Mutex::new(Period::begin()), writer })
     }
 
-    /// Publishes `frame`, or drops it when too many wait, or [`MAX_PUBLISHED`] were published in this [`PERIOD`].
+    /// Publishes `frame`, or drops it when too many wait, or `MAX_PUBLISHED` were published in this `PERIOD`.
     pub fn publish(&self, frame: Frame) {
         let mut period = self.period.lock();
         period.count();

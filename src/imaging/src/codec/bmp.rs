@@ -1,7 +1,7 @@
 //! BMP files: headers of 12 to 124 bytes, 1 to 32 bits, runs, bit fields.
 //!
 //! Does not: agree with the format's own rules where Pillow does not. Plain 32-bit files have no alpha (those
-//! that [`write`] makes included), a palette that counts up in grey is none, and two colours that are black and
+//! that `write` makes included), a palette that counts up in grey is none, and two colours that are black and
 //! white make mode `1` whatever the bits.
 //!
 //! Source: Pillow 10.4 `BmpImagePlugin.py`, step by step.

@@ -5,7 +5,7 @@
 //! message back until all writes before it are committed (the commit barrier).
 //!
 //! Invariant: a task is in exactly one place: waiting in an index, delayed, assigned under a live token, or
-//! ended. [`Core::check`] says so in tests.
+//! ended. `Core::check` says so in tests.
 
 mod admin;
 mod admission;

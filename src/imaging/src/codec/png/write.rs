@@ -143,7 +143,7 @@ pub(super) fn write(pixels: &Image<Rgb>, alpha: Option<&Gray>, metadata: &Metada
     write_in(bands(height, width), pixels, alpha, metadata)
 }
 
-/// [`write`] in `bands` bands, at most one per row.
+/// `write` in `bands` bands, at most one per row.
 fn write_in(bands: usize, pixels: &Image<Rgb>, alpha: Option<&Gray>, metadata: &Metadata) -> Vec<u8> {
     let source = Source { pixels, alpha };
     let (height, width) = pixels.shape();
