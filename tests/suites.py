@@ -36,15 +36,15 @@ class Suite:
     single: bool = False
     """Counts as one test: it prints no summary."""
     alone: bool = False
-    """Holds answers to a second or so, so that nothing may run beside it."""
+    """Holds answers to a second or so: nothing may run beside it."""
 
 
 SUITES = (
     Suite("rules", (*PYTEST, "tests/rules")),
     Suite("check", ("make", "--no-print-directory", "check"), single=True),
     Suite("pure", (*PYTEST, "tests/pure", "--cases", "5000")),
-    Suite("binding", (*PYTEST, "tests/binding")),
-    Suite("rust", (*CARGO_TEST, "--", "--skip", "core::simulation")),
+    Suite("binding", (*PYTEST, "tests/binding"), alone=True),
+    Suite("rust", (*CARGO_TEST, "--", "--skip", "core::simulation"), alone=True),
     Suite("parity", (*PYTEST, "tests/parity", "--requests", "150")),
     # Not `-p lamagrid-scheduler`: alone it resolves other features, and compiles everything again for them.
     Suite("simulation", (*CARGO_TEST, "--lib", "core::simulation", "--", "--nocapture")),
