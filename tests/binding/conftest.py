@@ -28,7 +28,7 @@ class Grid:
     """One scheduler and its nodes.
 
     Attributes:
-        data_dir: What the processes share.
+        data_dir: The directory that the processes share.
         client: A client of this process.
     """
 

@@ -51,7 +51,7 @@ def page(tmp_path: Path) -> Iterator[Page]:
             args=list(FLAGS),
             viewport={"width": 1280, "height": 900},
         )
-        # Of a busy machine; whoever waits in vain fails by the test's own limit.
+        # For a busy machine; a wait in vain ends by the test's own limit.
         context.set_default_timeout(120_000)
         try:
             yield context.new_page()

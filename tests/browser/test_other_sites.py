@@ -176,7 +176,7 @@ def test_pages_of_other_sites_read_nothing_and_send_nothing(
 def test_the_page_of_tasks_runs_no_foreign_script_and_works_below_a_path(
     page: Page, processes: Processes, tmp_path: Path
 ) -> None:
-    """What a task's texts hold stays text; a proxy serves the page below a path."""
+    """Texts of a task are shown as text; a proxy serves the page below a path."""
     env = {"LAMAGRID__WEB__TRUSTED_PROXIES": "127.0.0.1"}
     grid = start_grid(processes, tmp_path / "grid", "--model", "cv2", "--grid-nodes", "0", env=env)
     grid.wait_ready()

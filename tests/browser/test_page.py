@@ -37,7 +37,7 @@ window.fetch = async (...request) => {
   return reply;
 };
 """
-# What upstream's page does, for a picture that is told how long to take.
+# Does what upstream's page does, with a picture that says how long to work.
 SEND = """
 ([fields, image, mask]) => {
   const form = new FormData();
@@ -91,7 +91,7 @@ def test_a_painted_stroke_is_cleaned(page: Page, processes: Processes, tmp_path:
 
 
 def test_a_browser_sees_its_tasks_and_cancels_them(page: Page, processes: Processes, tmp_path: Path) -> None:
-    """One is worked on and done, two wait and are cancelled; whoever waits for them is told so."""
+    """One task is done, two wait and are cancelled; their callers are told so."""
     flags = ("--model", "lama", "--grid-model", f"lama={slow_lama(tmp_path)}", "--grid-python-models", "")
     grid = start_grid(processes, tmp_path / "grid", *flags)
     grid.wait_ready()

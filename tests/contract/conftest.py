@@ -18,7 +18,7 @@ from stock.small import small_models
 RNG = np.random.default_rng(31)
 PHOTO = RNG.integers(0, 256, (48, 64, 3), np.uint8)
 MAX_PIXELS = 1_000_000
-"""What the grid decodes at most."""
+"""The most pixels that the grid decodes."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def environment(folder: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="package")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
-    """What the servers of these suites are started with."""
+    """The flags and folders with which the servers of these suites are started."""
     processes = Processes(tmp_path_factory.mktemp("logs"))
     yield processes
     processes.close()

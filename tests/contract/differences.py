@@ -1,4 +1,4 @@
-"""What docs/compatibility.md says of the answers that differ."""
+"""The answers that differ, as docs/compatibility.md lists them."""
 
 from __future__ import annotations
 

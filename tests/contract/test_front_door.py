@@ -1,4 +1,4 @@
-"""What browsers are told to do with answers, and which pages get any: stock, the grid, and a strict grid.
+"""Headers of answers, and which pages get any: stock, the grid, and a strict grid.
 
 R7.1, X8.
 """

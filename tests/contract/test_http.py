@@ -1,6 +1,6 @@
 """Every route of the contract's tables, on three servers in the same order: status, headers, text, pixels.
 
-R3.1, R8.1, R8.4. What differs is what docs/compatibility.md says, and nothing else.
+R3.1, R8.1, R8.4. Only the differences in docs/compatibility.md are allowed.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ def alpha(photo: Any) -> Any:
 
 
 CASES = [
-    # What the page asks at its start.
+    # Requests of the page at its start.
     Case("page", get("/"), PAGE, sets_our_cookie),
     Case("config", get("/server_config")),
     Case("desktop", get("/is_desktop")),

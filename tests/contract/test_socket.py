@@ -33,7 +33,7 @@ def browsers() -> Iterator[list[Browser]]:
 
 
 def heard_after(processes: Processes, browsers: list[Browser], last: int = 1) -> list[list[tuple[Any, ...]]]:
-    """What each has heard once each has heard so many ends."""
+    """The events that each client has received, once each has received this number of ends."""
     processes.wait_until(
         lambda: all(browser.heard.count(FINISH) >= last for browser in browsers), SOON_S, "the last event"
     )
@@ -44,7 +44,7 @@ def heard_after(processes: Processes, browsers: list[Browser], last: int = 1) ->
 def test_the_end_of_each_good_request_is_told_to_all_and_of_a_bad_one_to_none(
     servers: Servers, running: Processes, browsers: list[Browser]
 ) -> None:
-    """What comes of the bad ones would come before the end of the last good one."""
+    """Answers to the bad ones would come before the end of the last good one."""
     for server in servers.all():
         two = [Browser(server), Browser(server)]
         browsers += two

@@ -128,7 +128,7 @@ def test_what_the_model_does_not_read_refuses_nothing(grid: GridServer) -> None:
 
 
 def refused(processes: Processes, data_dir: Path, *flags: str, env: dict[str, str] | None = None) -> str:
-    """What a launcher printed that could not start."""
+    """The output of a launcher that could not start."""
     grid = start_grid(processes, data_dir, "--grid-python-models", "", *flags, env=env)
     assert grid.process.wait(60) == 1, grid.log
     assert "Traceback" not in grid.log
@@ -138,7 +138,7 @@ def refused(processes: Processes, data_dir: Path, *flags: str, env: dict[str, st
 def test_missing_weights_are_named_and_the_server_mends(
     processes: Processes, tmp_path: Path, slow_model: Path
 ) -> None:
-    nowhere = "http://127.0.0.1:9/lama.pt"  # nobody listens on port 9
+    nowhere = "http://127.0.0.1:9/lama.pt"  # nothing listens on port 9
     env = {"TORCH_HOME": str(tmp_path / "torch"), "LAMA_MODEL_URL": nowhere}
     grid = start_grid(processes, tmp_path / "grid", "--grid-python-models", "", env=env).wait_ready()
     assert "warning: node torch-0 could not load lama" in grid.log

@@ -55,7 +55,7 @@ def test_a_browser_that_goes_away_cancels_its_task(
         leave(grid, "lama", lambda: processes.wait_until(is_running, 30, "a running task"))
         left = time.monotonic()
         if number == 0:
-            # Somebody else waits at the same time, and gets the picture.
+            # Another browser waits at the same time, and gets the picture.
             stays = background(grid.inpaint, encoded(plain(64, 96)), encoded(HOLE), **ORIGINAL)
         processes.wait_until(
             lambda count=before + number + 1: grid.log.count(WENT_AWAY) == count,

@@ -27,7 +27,7 @@ Stack = tuple[Processes, GridServer]
 
 
 def expected(photo: Pixels) -> Pixels:
-    """What the slow model makes of a picture."""
+    """The slow model's answer to a picture."""
     result = photo.copy()
     result[HOLE > 0] = 127
     return result
@@ -168,7 +168,7 @@ def test_a_killed_web_process_leaves_nothing_behind(
     processes.wait_until(lambda: not left(), 5.0, f"the end of {len(children)} children")
     assert waiting.exception(10) is not None
 
-    # Their data directory is free again, and the task that nobody waits for does no harm.
+    # Their data directory is free again, and the abandoned task does no harm.
     again = start_grid(
         processes,
         grid.data_dir,

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.timeout(240)
 
 WAITING = 30
 MORE_THREADS = 20
-"""What the web process may have besides a thread for each request that waits."""
+"""Threads that the web process may have besides one for each request that waits."""
 HOLE = hole(64, 96, 20, 30, 16)
 
 

@@ -1,4 +1,4 @@
-"""The web server is started again under its browsers' tasks: each finds its own, and none runs for nobody.
+"""The web server is started again under its browsers' tasks: each finds its own, none is abandoned.
 
 R8.2, R7.3. ``--restarts 200`` is the whole of it.
 """
@@ -107,7 +107,7 @@ def test_browsers_find_their_tasks_after_each_restart(
         wait_for_tasks(processes, data_dir, 0)
         lamagrid_json("queue", "pause", "gpu", data_dir=data_dir)
         visitors = [Visitor(turn, number) for number in range(4)]
-        visitors[3].cookie = ""  # without one nobody can come back for it
+        visitors[3].cookie = ""  # without one no browser can ask for it again
         for visitor in visitors:
             visitor.send(grid)
         wait_for_tasks(processes, data_dir, 4)

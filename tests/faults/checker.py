@@ -1,4 +1,4 @@
-"""What was promised, and what came of it: every submission, acknowledgement and outcome of a run.
+"""Records every submission, acknowledgement and outcome of a run, and judges them.
 
 Invariant: nothing here asks the grid; what is not recorded did not happen.
 """
@@ -21,7 +21,7 @@ class Entry:
     at: float
     what: str
     """``submitted``, ``accepted``, ``refused``; ``told``: its status was asked for; ``outcome``: it came;
-    ``wrong``, ``stale``: its result; ``left``: nobody waits; ``silence``: a wait was in vain."""
+    ``wrong``, ``stale``: its result; ``left``: the caller gave up; ``silence``: a wait was in vain."""
     status: str = ""
     detail: str = ""
 
@@ -104,7 +104,7 @@ class History:
         return sum(record.has("accepted") and not record.has("outcome") for record in records)
 
     def entries(self, task: str) -> list[Entry]:
-        """What happened to a task so far."""
+        """The events of a task so far."""
         with self._lock:
             return list(self._records[task].entries)
 

@@ -16,7 +16,7 @@ from grids.preload import compiled
 from stock.processes import Processes
 
 SHARES = {
-    # What happens: how often in `make test`, and in `make chaos`.
+    # Kind of fault: how often in `make test`, and in `make chaos`.
     "scheduler_kills": (20, 200),
     "node_kills": (40, 500),
     "freezes": (10, 100),

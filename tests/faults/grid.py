@@ -90,7 +90,7 @@ class FaultGrid:
         self.nodes[name] = self.processes.start(name, [PROGRAMS / "lamagrid-node", *flags], self.env)
 
     def worker(self, name: str) -> int | None:
-        """The process of a node that works, None while there is none."""
+        """The process of a node that works; None while it is down."""
         children = procfs.descendants(self.nodes[name].pid)
         return children[0] if children else None
 
@@ -208,7 +208,7 @@ class Load:
         except LamaGridError as error:
             status = "cancelled" if isinstance(error, CancelledError) else "failed"
             if error.kind in ("disconnected", "deadline_exceeded"):
-                self.history.note(task_id, "silence", detail=str(error))  # nobody told the caller
+                self.history.note(task_id, "silence", detail=str(error))  # the caller got no answer
             else:
                 self.history.note(task_id, "outcome", status, f"{error.kind}: {error}")
             return
@@ -221,7 +221,7 @@ class Load:
             self.history.note(task_id, "wrong")
 
     def wait_busy(self, least: int = 20, timeout: float = 30) -> int:
-        """Wait until so many tasks are in flight, and say how many there are."""
+        """Wait until at least ``least`` tasks are in flight. Returns how many there are."""
         return self.grid.processes.wait_until(
             lambda: count if (count := self.history.in_flight()) >= least else 0,
             timeout,

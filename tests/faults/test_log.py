@@ -1,4 +1,4 @@
-"""What happens to tasks and nodes is told by the scheduler's log: each event once, by whom and why."""
+"""The scheduler's log has each event of tasks and nodes once, with its cause."""
 
 from __future__ import annotations
 

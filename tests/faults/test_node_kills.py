@@ -49,7 +49,7 @@ def test_a_task_that_kills_its_nodes_is_given_up_and_the_others_are_done(
     history: History,
     rng: random.Random,
 ) -> None:
-    """R7.5, X7: after three nodes it is a dead letter; whoever was beside it is innocent."""
+    """R7.5, X7: after three nodes it is a dead letter; tasks beside it are not charged."""
     grid = new_grid(nodes=3, slots=2, settings={"SCHEDULER__CRASH_LIMIT": "3"})
     load = Load(grid, history, threads=3, seed=rng.randrange(1_000))
     client = grid.client()

@@ -1,4 +1,4 @@
-"""R1.3, R7.2: another program on the scheduler's database: a backup tool, a shell, somebody who looks."""
+"""R1.3, R7.2: another program on the scheduler's database: a backup tool, a shell, a reader."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def other(grid: FaultGrid) -> Iterator[Other]:
 
 
 def metric(port: int, name: str) -> int:
-    """What the scheduler shows."""
+    """One of the scheduler's metrics."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
         text = answer.read().decode()
     found = re.search(rf"^lamagrid_{name} (\S+)$", text, re.MULTILINE)

@@ -20,13 +20,13 @@ pytestmark = pytest.mark.timeout(120)
 
 
 def health(port: int) -> str:
-    """What is answered."""
+    """The text of /healthz."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=5) as answer:
         return str(answer.read().decode())
 
 
 def doctor(grid: FaultGrid, port: int) -> tuple[str, str]:
-    """What `lamagrid doctor` finds: the state, and in words."""
+    """The finding of `lamagrid doctor`: its state and its text."""
     env = {**os.environ, "LAMAGRID__HTTP__LISTEN": f"127.0.0.1:{port}"}
     command = [BIN / "lamagrid", "doctor", "--data-dir", grid.data_dir, "--output", "json"]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)

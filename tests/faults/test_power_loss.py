@@ -125,6 +125,6 @@ def test_the_loss_of_power_is_a_real_one(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """What shall hold over the death of processes only is lost here: the test above can see losses."""
+    """Durability against the death of processes alone loses tasks here: the test above can see losses."""
     history = losses(new_grid, shim, tmp_path, rng, "process", monkeypatch)
     assert history.verdict().lost >= 1

@@ -49,7 +49,7 @@ def end(grid: FaultGrid, how: int) -> None:
 
 
 def refusal(grid: FaultGrid) -> str:
-    """What a start says that is refused."""
+    """The text of a refused start."""
     grid.start_scheduler()
     assert grid.schedulers[-1].wait(30) != 0
     return grid.processes.log(grid.schedulers[-1])

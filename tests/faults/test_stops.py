@@ -38,7 +38,7 @@ class Program(ABC):
     """One of the grid's programs, in a grid that has a long task for its nodes.
 
     Attributes:
-        grid: What it belongs to.
+        grid: The grid that it belongs to.
         process: The one that runs now.
     """
 

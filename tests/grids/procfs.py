@@ -1,4 +1,4 @@
-"""What Linux tells about processes."""
+"""Facts about processes from /proc."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ class Server:
 
     @property
     def log(self) -> str:
-        """What it printed so far."""
+        """Its output so far."""
         return self._processes.log(self.process)
 
     def wait_ready(self) -> Server:
@@ -108,7 +108,7 @@ class GridServer(Server):
         return {queue["queue"]: queue for queue in shown}
 
     def task(self, answer: requests.Response) -> dict[str, Any]:
-        """What the scheduler remembers of the task behind an answer."""
+        """The scheduler's record of the task behind an answer."""
         task: dict[str, Any] = lamagrid_json(
             "task", "show", answer.headers["X-Lamagrid-Task"], data_dir=self.data_dir
         )
@@ -125,7 +125,7 @@ def lamagrid_json(*words: str, data_dir: Path) -> Any:
         check=False,
     )
     if done.returncode != 0:
-        raise OSError(f"lamagrid {' '.join(words)}: {done.stderr.strip()}")  # as if nobody listened yet
+        raise OSError(f"lamagrid {' '.join(words)}: {done.stderr.strip()}")  # as if nothing listened yet
     return json.loads(done.stdout)
 
 

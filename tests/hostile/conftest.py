@@ -87,7 +87,7 @@ class Grid:
         return Path(_native.config(None, [("data_dir", str(self.data_dir))])["runtime_dir"]) / f"{name}.sock"
 
     def rss_mb(self) -> float:
-        """What the scheduler has resident, in MB."""
+        """The scheduler's resident memory, in MB."""
         return rss_bytes(self.scheduler.pid) / 1e6
 
 
@@ -97,7 +97,7 @@ class Health:
     Attributes:
         count: Answers.
         slowest_s: The longest that an answer took.
-        wrong: What else happened.
+        wrong: All other results.
     """
 
     def __init__(self, grid: Grid) -> None:

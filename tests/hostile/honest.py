@@ -19,7 +19,7 @@ from lamagrid import TaskClient
 SOON_S = 30.0
 SMALL = np.full((100, 100, 3), 7, np.uint8)
 LARGE = np.full((600, 600, 3), 7, np.uint8)
-# What is remembered of honest tasks is 1 to 2 KB each: few enough of them not to hide what attacks leave.
+# The scheduler keeps 1 to 2 KB of each honest task: at this rate they do not hide what attacks leave.
 PAUSE_S = 0.05
 
 Number = multiprocessing.sharedctypes.Synchronized
@@ -85,7 +85,7 @@ class Honest:
 
     @property
     def wrong(self) -> list[str]:
-        """What went wrong with the others."""
+        """Errors of the other tasks."""
         while not self._told.empty():
             self._wrong.append(self._told.get())
         return self._wrong

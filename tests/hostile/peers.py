@@ -12,7 +12,7 @@ PROTOCOL = "1.5"
 WAIT_S = 15.0
 # Theirs: what is allowed per address is not taken from honest peers.
 SOURCE = "127.0.0.66"
-# What each channel's peers have, as the scheduler's side expects.
+# The socket type of each channel's peers, as the scheduler's side expects it.
 SOCKET_TYPES = {
     "client": b"DEALER",
     "admin": b"REQ",

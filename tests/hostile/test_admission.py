@@ -1,4 +1,4 @@
-"""What a client with a certificate may take: grants, room, priority and memory. X12, X13"""
+"""Bounds of a client with a certificate: grants, room, priority and memory. X12, X13"""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_uploads_of_another_owner_stay(grid: Grid, honest: Honest, bad: Client, 
 
 
 def test_uploads_count_before_they_are_submitted(grid: Grid, honest: Honest, bad: Client) -> None:
-    """What is offered takes its room, and what is brought is no more than that."""
+    """An offer reserves its room, and uploads stay within it."""
     before = all_stored(grid)
     tasks = [new_id() for _ in range(40)]
     let_in = [task for task in tasks if bad.ask(*bad.offer(task, 2_500_000, client=task.hex()))[0] == SEND]
@@ -158,7 +158,7 @@ def test_names_and_priorities_gain_nothing(grid: Grid, honest: Honest, bad: Clie
 
 
 def test_cancels_push_out_only_own_memory(grid: Grid, honest: Honest, bad: Client, victim: Client) -> None:
-    """What was cancelled before its submission does not run, however much is cancelled after it."""
+    """A task that was cancelled before its submission does not run, however many cancels follow."""
     theirs, own = new_id(), new_id()
     assert victim.ask(*victim.cancel(theirs))[0] == UNKNOWN
     assert bad.ask(*bad.cancel(own))[0] == UNKNOWN

@@ -1,4 +1,4 @@
-"""A scheduler with few descriptors, and somebody who takes them all. X8."""
+"""A scheduler with few descriptors, and a stranger that takes them all. X8."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ def test_a_disk_that_fills_up_stops_new_work_only(grid: Grid) -> None:
 
     text = grid.processes.wait_until(refused, 10, "a refusal", [grid.scheduler])
     assert "limits.min_free_bytes" in text
-    # What was accepted goes on, and its result is stored.
+    # Accepted tasks go on, and their results are stored.
     assert [task.outcome(30).rgb().shape for task in accepted] == [SMALL.shape, LARGE.shape]
     ballast.unlink()
     grid.wait(lambda: not refused(), "room")

@@ -97,7 +97,7 @@ def descriptors() -> Iterator[None]:
 
 
 class Watch:
-    """What honest peers, the probe and the scheduler's memory see while others misbehave."""
+    """Watches honest peers, the probe and the scheduler's memory while others misbehave."""
 
     def __init__(self, grid: Grid, honest: Honest) -> None:
         self.grid, self.honest = grid, honest
@@ -132,7 +132,7 @@ class Watch:
 def attack(
     grid: Grid, honest: Honest, name: str, near: bool, asks: bytes, peers: int, seconds: float
 ) -> None:
-    """Let so many peers ask at once for a while, and watch everybody else."""
+    """Let this number of peers ask at once for a while, and watch all others."""
     before = open_descriptors(grid.scheduler.pid)
     watch = Watch(grid, honest)
     # One alone is disconnected sooner or later, however slow the machine is.

@@ -50,7 +50,7 @@ class Visitors:
     Attributes:
         done: Requests that were answered rightly.
         slowest_s: The longest that one took.
-        wrong: What else happened.
+        wrong: All other answers.
     """
 
     def __init__(self, server: GridServer) -> None:
@@ -78,7 +78,7 @@ class Visitors:
             time.sleep(0.02)
 
     def wait(self, count: int) -> None:
-        """Wait until so many more were served, or one was not."""
+        """Wait until ``count`` more were served, or one was not."""
         wanted = self.done + count
         while self.done < wanted and not self.wrong:
             time.sleep(0.01)
@@ -159,7 +159,7 @@ class Sender:
         return sent / 1e6
 
     def answer(self) -> bytes:
-        """What was answered, whether or not the rest of it was lost."""
+        """The answer, even if its rest was lost."""
         answer = b""
         with contextlib.suppress(ConnectionError):
             while piece := self.socket.recv(65536):

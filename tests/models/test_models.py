@@ -214,7 +214,7 @@ def test_a_fetch_shows_as_loading_with_its_progress(
             assert manager.is_downloaded("manga")
         server.shutdown()
     assert seen[-1].status == "completed", seen
-    # What the quick network itself took may be over before it is told: the picture comes on another way.
+    # The quick network may be done before its progress arrives: the picture takes another way.
     activities = [each.activity for each in seen if each.status == "processing" and each.of > 0]
     assert activities == sorted(activities), "loading comes before running, as in the alphabet"
     part = [each for each in seen if each.activity == "loading" and 0 < each.step < 100]

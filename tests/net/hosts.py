@@ -73,7 +73,7 @@ class Network:
 
     def narrow(self, port: str, bytes: int) -> None:
         """Give a cable's both ends in the switch a smaller MTU than its hosts': a switch sends no errors."""
-        # What the kernel would cut into packets later is not dropped.
+        # Segments that the kernel cuts into packets later would not be dropped.
         for each in self._namespaces[1:]:
             self._in(each, "link", "set", "eth0", "gso_max_segs", "1", "gso_max_size", "1500")
         self._in(self.switch, "link", "set", port, "mtu", str(bytes))
@@ -89,7 +89,7 @@ class Host:
 
     Attributes:
         address: Its own.
-        namespace: What the kernel calls it.
+        namespace: Its name in the kernel.
     """
 
     def __init__(self, network: Network, name: str, namespace: str, port: str, address: str) -> None:

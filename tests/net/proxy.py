@@ -94,7 +94,7 @@ class Proxy:
         self._now(lambda: [link.abort_far() for link in list(self._links)] and None)
 
     def cut_after(self, count: int) -> None:
-        """Reset each connection that stands once it has carried so many bytes more."""
+        """Reset each open connection once it has carried ``count`` bytes more."""
 
         def act() -> None:
             for link in self._links:

@@ -33,7 +33,7 @@ class Visitors:
 
     Attributes:
         answers: How many came, each with the right pixels.
-        wrong: What else came.
+        wrong: All other answers.
     """
 
     def __init__(self, host: Host, web: Server, wanted: np.ndarray) -> None:
@@ -102,7 +102,7 @@ class Scene:
     def on_their_way(self, id: str) -> int:
         """Attempts of a task that a cut, or the scheduler's end, met before their node had them.
 
-        What was begun and lost is ``crashed``; only a scheduler that has just started cannot tell them apart.
+        An attempt that had begun is ``crashed``; only a scheduler that has just started cannot tell.
         """
         history = lamagrid_json("task", "show", id, data_dir=self.grid.data_dir)["history"]
         events = [entry["event"] for entry in history]
@@ -236,7 +236,7 @@ def test_nothing_is_lost_or_done_twice(
     duplicated = len(finished) - len(ids)
     lost = len(mine - ids) + len(scene.visitors.wrong) - wrong
     again = {id: attempts - 1 for id, attempts in finished if id not in before and attempts > 1}
-    # What was under way when the cut came is done by that attempt, whatever its history says.
+    # The attempt that was under way at the cut finishes the task, whatever its history says.
     on_their_way = sum(scene.on_their_way(id) for id in again if id not in mine)
     second_attempts = sum(again.values()) - on_their_way
     with capsys.disabled():

@@ -1,4 +1,4 @@
-"""What lies between hosts: wrong clocks, slow name servers, swallowed packets, full gates. R4.4, R7.3, X14"""
+"""Paths between hosts: wrong clocks, slow name servers, swallowed packets, full gates. R4.4, R7.3, X14"""
 
 from __future__ import annotations
 

@@ -70,12 +70,12 @@ class Case:
     """One request.
 
     Attributes:
-        number: What it was drawn from.
+        number: The number that it was drawn from.
         form: The fields.
         image: The picture's file; None leaves the part out.
         mask: The mask's file; None leaves the part out.
         kind: Format and mode that the picture was written in.
-        fault: What is wrong with it; empty for a sound request.
+        fault: Its fault; empty for a sound request.
         odd_tags: Whether the picture has an EXIF block that breaks some rule.
     """
 

@@ -18,7 +18,7 @@ HTML, PLAIN = "text/html; charset=utf-8", "text/plain; charset=utf-8"
 SAME_BYTES = "image/jpeg"
 LOSSY = frozenset(["image/webp", "image/gif"])
 LARGEST_DIFFERENCE, MEAN_DIFFERENCE = 3, 1.0
-"""What two encoders of a lossy format may differ by, in levels of 0 to 255."""
+"""The most that two encoders of a lossy format may differ by, in levels of 0 to 255."""
 
 EXIF_IFD, GPS_IFD = 0x8769, 0x8825
 STRIP_OFFSETS = 0x0111  # where in a TIFF the pixels lie, which is no statement about the picture
@@ -26,7 +26,7 @@ STRIP_OFFSETS = 0x0111  # where in a TIFF the pixels lie, which is no statement 
 
 @dataclass(frozen=True)
 class GridAnswer:
-    """What the grid answers to ``/inpaint``."""
+    """The grid's answer to ``/inpaint``."""
 
     status: int
     headers: Mapping[str, str]
@@ -56,7 +56,7 @@ def difference(one: NDArray[Any], other: NDArray[Any]) -> Difference:
 
 
 def complaints(stock: StockAnswer, grid: GridAnswer) -> tuple[list[str], Difference | None]:
-    """What is wrong with an answer, and how far its pixels are from stock's."""
+    """The fault of an answer, and how far its pixels are from stock's."""
     if stock.status != grid.status:
         return [f"status {grid.status}, stock {stock.status}: {grid.body[:200]!r}"], None
     wrong = []
@@ -82,7 +82,7 @@ def complaints(stock: StockAnswer, grid: GridAnswer) -> tuple[list[str], Differe
         return wrong, None
     try:
         wanted = decoded(stock.body)
-    except Exception:  # stock writes TIFFs now and then that nobody can read
+    except Exception:  # stock writes unreadable TIFFs now and then
         return [
             *wrong,
             *([] if stock.body == grid.body else ["other bytes than stock's unreadable file"]),

@@ -1,4 +1,4 @@
-"""What the pictures and masks of the cases show."""
+"""The content of the cases' pictures and masks."""
 
 from __future__ import annotations
 

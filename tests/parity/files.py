@@ -22,12 +22,12 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Tags:
-    """What a file says about its picture.
+    """A file's facts about its picture.
 
     Attributes:
         orientation: EXIF's 1 to 8; None if the file should not name one.
         block: The EXIF block, from its byte order mark on; None for no block.
-        note: What is odd about it.
+        note: Its oddity.
     """
 
     orientation: int | None = None
@@ -66,7 +66,7 @@ def draw_tags(dice: random.Random, odd: bool = True) -> Tags:
 
 
 def saved(picture: Image.Image, form: str, **options: Any) -> bytes:
-    """What Pillow writes."""
+    """The formats that Pillow writes."""
     out = io.BytesIO()
     picture.save(out, form, **options)
     return out.getvalue()

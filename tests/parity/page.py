@@ -19,13 +19,13 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class StockAnswer:
-    """What stock answers, and how it came to it.
+    """Stock's answer, and how it came to it.
 
     Attributes:
         status: HTTP status.
         headers: By lower-case name.
         body: The file, or the text.
-        pixels: What was encoded: ``(H, W, 3)`` RGB or ``(H, W, 4)`` RGBA; None without a picture.
+        pixels: The encoded picture: ``(H, W, 3)`` RGB or ``(H, W, 4)`` RGBA; None without a picture.
         failed_in_model: Whether the model, the strategy around it included, raised something.
     """
 

@@ -40,7 +40,7 @@ ALL = 2000
 AT_ONCE = 4
 THREADS = "1"  # stock's convolutions in this process use as many
 PROMISED = frozenset((form, mode) for form in ("PNG", "JPEG", "BMP") for mode in ("RGB", "RGBA", "L"))
-"""What the grid decodes and encodes itself, as Pillow names format and mode."""
+"""Formats and modes that the grid decodes and encodes itself, by Pillow's names."""
 BEFORE_ENCODING = frozenset(["JPEG", "MPO", "WEBP", "GIF", "TIFF"])
 """Formats whose pixels are compared before encoding too: they lose some, and what stock writes as TIFF
 is often a file that nothing can read."""
@@ -50,7 +50,7 @@ REFUSED_BY_A_NODE = "refused by a node"
 
 @dataclass
 class Finding:
-    """What came of a case."""
+    """The result of a case."""
 
     case: Case
     stock: StockAnswer
@@ -239,7 +239,7 @@ def test_requests(
 
 
 def summary(findings: list[Finding], seconds: float) -> Iterator[str]:
-    """What was compared, with the figures."""
+    """The comparisons, with their figures."""
     rate = len(findings) / seconds
     yield f"{len(findings)} of {ALL} seeds in {seconds:.0f} s, {rate:.0f} requests/s"
     by_status = Counter(finding.stock.status for finding in findings)

@@ -141,7 +141,7 @@ class Numbers(InpaintModel):
         return True
 
     def forward(self, image: Pixels, mask: Pixels, config: Any) -> Pixels:
-        """What the example's networks answer, the rest of the way as `LaMa.forward` goes it."""
+        """The example's networks' answers, finished as `LaMa.forward` does it."""
         height, width = image.shape[:2]
         self.calls.append((height, width))
         y, x = np.arange(height)[:, np.newaxis, np.newaxis], np.arange(width)[np.newaxis, :, np.newaxis]
@@ -273,7 +273,7 @@ def to_tensor(dice: random.Random, rng: np.random.Generator) -> Trial:
 
 
 class _Taken(Exception):
-    """What the model was given was seen."""
+    """Raised once the model's input was taken."""
 
 
 def _lama(model: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> LaMa:
@@ -301,7 +301,7 @@ def to_mask_tensor(dice: random.Random, rng: np.random.Generator) -> Trial:
 
 
 def _manga(answer: torch.Tensor, image: Pixels, seen: list[torch.Tensor] | None = None) -> Pixels:
-    """What upstream's ``Manga.forward`` makes of its network's answer, BGR; `seen` takes the grey picture."""
+    """The result of upstream's ``Manga.forward`` for its network's answer; `seen` takes the grey picture."""
     manga: Manga = Manga.__new__(Manga)
     manga.device, manga.seed = torch.device("cpu"), 42
     manga.line_model = lambda grey: (seen if seen is not None else []).append(grey) or grey
@@ -319,7 +319,7 @@ def to_gray(dice: random.Random, rng: np.random.Generator) -> Trial:
 
 
 def from_gray(dice: random.Random, rng: np.random.Generator) -> Trial:
-    """What `Manga.forward` makes of its model's answer."""
+    """The result of `Manga.forward` for its model's answer."""
     height, width = _side(dice, 60), _side(dice, 60)
     span = dice.choice([(-1, 1), (-1.02, 1.02), (-5, 5), (-1e10, 1e10)])
     values = rng.uniform(*span, (1, 1, height, width)).astype(np.float32)
@@ -336,7 +336,7 @@ def from_gray(dice: random.Random, rng: np.random.Generator) -> Trial:
 
 
 def from_tensor(dice: random.Random, rng: np.random.Generator) -> Trial:
-    """What `LaMa.forward` makes of its model's answer."""
+    """The result of `LaMa.forward` for its model's answer."""
     height, width = _side(dice, 60), _side(dice, 60)
     span = dice.choice([(0, 1), (-0.01, 1.01), (-3, 4), (-1e10, 1e10)])
     values = rng.uniform(*span, (1, 3, height, width)).astype(np.float32)

@@ -73,7 +73,7 @@ def rule(modulo: int, square: bool = False, least: int | None = None) -> bytes:
 
 
 class Fields:
-    """What is left of an answer."""
+    """Reads an answer field by field."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -106,5 +106,5 @@ class Fields:
 
     @property
     def left(self) -> int:
-        """Bytes that nobody asked for."""
+        """Bytes that were not read."""
         return len(self._data) - self._at

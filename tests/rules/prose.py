@@ -16,7 +16,7 @@ from pathlib import Path
 PUZZLES = {
     "nobody, somebody, whoever": re.compile(r"\b(?:nobody|somebody|whoever|whomever)\b", re.IGNORECASE),
     "so long, so many": re.compile(r"\bso (?:long|many)\b(?! that\b)", re.IGNORECASE),
-    "is none": re.compile(r"\b(?:is|are|was|were) none\b(?! of\b)", re.IGNORECASE),
+    "is none": re.compile(r"\b(?:is|are|was|were) none\b(?! of\b)"),
     "What as a noun": re.compile(r"(?:^|(?<=[.!:;] )|(?<=[.!] {2}))What\b(?![^.!]*\?)"),
 }
 FOLDERS = ("src", "python", "lama_cleaner_patch", "tests", "bench", "fuzz", "tools", "docs")

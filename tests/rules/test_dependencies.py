@@ -1,4 +1,4 @@
-"""What is compiled in and installed: licences, sources, pins and hashes, without asking any registry.
+"""Compiled and installed packages: licences, sources, pins and hashes, without asking any registry.
 
 `deny.toml` is the rule; `make deny` lets cargo-deny check the same where it is installed.
 """
@@ -84,7 +84,7 @@ def test_expressions_are_judged_by_their_parts(expression: str, met: bool) -> No
 
 
 def packages(lock: Path) -> list[dict[str, Any]]:
-    """What a lock file names."""
+    """The packages of a lock file."""
     found: list[dict[str, Any]] = tomllib.loads(lock.read_text())["package"]
     return found
 

@@ -62,7 +62,7 @@ ARROWS = {
     "cli": {"domain", "config", "logs", "process", "protocol", "transport", "gate", "client", "scheduler"},
     "bridge": {"domain", "imaging", "config", "logs", "client", "session", "weights", "cli"},
 }
-"""What each crate may depend on: down only, siblings never."""
+"""The crates that each crate may depend on: down only, siblings never."""
 
 
 def rust_files() -> list[Path]:

@@ -82,11 +82,11 @@ class Text:
     words: str
 
 
-# What the programs take.
+# Flags and commands of the programs.
 
 
 def _rust_help(*words: str) -> str:
-    """What the command in Rust prints, in this process: it writes past Python's own stdout."""
+    """The output of the command in Rust, run in this process: it writes past Python's own stdout."""
     with tempfile.TemporaryFile() as file:
         sys.stdout.flush()
         kept = os.dup(1)
@@ -147,11 +147,11 @@ def keys() -> set[str]:
     return {row["key"] for row in _native.config()["rows"]}
 
 
-# What is wrong with a text.
+# Faults of a text.
 
 
 def wrong_in(text: Text) -> Iterator[str]:
-    """What a text names that is not there."""
+    """Names in a text that do not exist."""
     rest = text.words
     for found in COMMAND.finditer(text.words):
         fault = _wrong_command(found[1], found[2])

@@ -84,7 +84,7 @@ class FakeClient:
         work: Gives the outcome of a task from its picture and mask.
         submitted: The arguments of each submit.
         tasks: The tasks that came of them.
-        models: What its nodes serve.
+        models: The models of its nodes.
         missing: Those of them whose files are not there.
         loading: Whether its nodes load the model before the first step.
     """

@@ -156,7 +156,7 @@ class Proxy(socketserver.ThreadingTCPServer):
     """A proxy for HTTP, with CONNECT, and for SOCKS 5.
 
     Attributes:
-        asked: What it was asked for.
+        asked: The requests that it got.
         heads: The heads of the HTTP requests among that.
     """
 
@@ -189,7 +189,7 @@ def origin() -> Iterator[Origin]:
 
 @pytest.fixture
 def secure() -> Iterator[Origin]:
-    """As :func:`origin`, over TLS, with a certificate of an authority that nobody knows."""
+    """As :func:`origin`, over TLS, with a certificate of an unknown authority."""
     yield from running(Origin(secure=True))
 
 
@@ -241,7 +241,7 @@ def checkpoints(tmp_path: Path) -> Path:
 
 
 def wait_for_bytes(part: Path, count: int) -> None:
-    """Until the part has so many."""
+    """Wait until the part has this number of bytes."""
     end = time.monotonic() + WAIT_S
     while not (part.exists() and part.stat().st_size >= count):
         assert time.monotonic() < end
@@ -298,7 +298,7 @@ def test_two_pulls_at_once_fetch_a_file_once(
     assert [path.name for path in checkpoints(tmp_path).iterdir()] == ["m.pt"]
 
 
-# What is damaged.
+# Damage.
 
 
 def test_a_damaged_file_is_told_and_fetched_anew(tmp_path: Path, origin: Origin, pull: Pull) -> None:

@@ -152,7 +152,7 @@ def test_an_example_picture_travels_as_pixels(client: FakeClient) -> None:
     assert "paint_by_example_example_image" not in named
 
 
-# 3. `.name`, `.is_downloaded`, `.switch`, and NotImplementedError for what nobody knows.
+# 3. `.name`, `.is_downloaded`, `.switch`, and NotImplementedError for unknown models.
 
 
 def test_switching_follows_the_nodes(page: Any, client: FakeClient) -> None:

@@ -33,7 +33,7 @@ PEER = {"REMOTE_ADDR": "127.0.0.1"}
 
 
 class Engine:
-    """What the door knows of Engine.IO."""
+    """The parts of Engine.IO that the front door uses."""
 
     def __init__(self) -> None:
         self.sockets: dict[str, object] = {}

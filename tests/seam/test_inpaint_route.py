@@ -212,7 +212,7 @@ def test_failures_are_upstreams_answers_and_a_full_queue_says_when_to_come_back(
 def test_uploads_are_held_in_memory_within_a_budget(
     page: Any, server_module: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is over it is put on disk by Werkzeug, and what was held is free again when a request ends."""
+    """Werkzeug puts the rest on disk; memory is free again when a request ends."""
     seen: list[type[Any]] = []
     monkeypatch.setattr(inpaint, "UPLOADS_BYTES", 2_000_000)
     monkeypatch.setattr(server_module.app, "request_class", inpaint._request_class(flask.Request))

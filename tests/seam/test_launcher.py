@@ -418,7 +418,7 @@ def test_a_reader_that_went_away_does_not_end_the_watch() -> None:
 
 
 def test_a_child_of_a_launcher_that_is_ending_hears_sigterm() -> None:
-    """What the launcher ignores while it ends, a child that it starts just then does not."""
+    """A signal that the launcher ignores while it ends is not ignored by a child that it starts then."""
     code = (
         "import signal, subprocess, sys\n"
         "from lamagrid.web.children import Children\n"

@@ -1,4 +1,4 @@
-"""What a web server that is started again knows of the tasks of the last one.
+"""Tasks that a web server knows after it was started again.
 
 R8.2, P5.2.
 """

@@ -142,7 +142,7 @@ class Files(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def held() -> Iterator[tuple[dict[str, bytes], str]]:
-    """What a server holds, to be filled, and its address."""
+    """The files of a server, to be filled, and its address."""
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Files) as server:
         server.held = {}  # type: ignore[attr-defined]
         threading.Thread(target=server.serve_forever, daemon=True).start()

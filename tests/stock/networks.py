@@ -1,7 +1,7 @@
 """Files with random weights for Lama Cleaner's models, of the real ones' signature and layout.
 
-What is TorchScript upstream is a small network here. What is a Python class with a state dictionary upstream
-(mat, fcf) is that class, whole, as upstream builds it.
+Models that upstream loads from TorchScript are small networks here. Those that it builds from a Python class and
+a state dictionary (mat, fcf) are that class, whole.
 """
 
 from __future__ import annotations

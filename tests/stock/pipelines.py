@@ -59,7 +59,7 @@ def write_pipelines(folder: Path) -> None:
         StableDiffusionInstructPix2PixPipeline(unet=_unet(8), **common).save_pretrained(
             folder / "timbrooks" / "instruct-pix2pix"
         )
-        # What the method for inpainting stands on.
+        # The base of the method for inpainting.
         StableDiffusionPipeline(unet=_unet(4), **common).save_pretrained(
             folder / "runwayml" / "stable-diffusion-v1-5"
         )
@@ -131,7 +131,7 @@ def _text(folder: Path) -> tuple[Any, Any]:
 
 
 def _depth_estimator(path: Path) -> None:
-    """What transformers' ``depth-estimation`` loads where no model is named."""
+    """The model that transformers' ``depth-estimation`` loads where none is named."""
     from transformers import DPTConfig, DPTForDepthEstimation, DPTImageProcessor
 
     config = DPTConfig(

@@ -43,7 +43,7 @@ class Processes:
         return child
 
     def log(self, child: subprocess.Popen[bytes]) -> str:
-        """What a child wrote so far."""
+        """The output of a child so far."""
         return next(log for _, known, log in self._running if known is child).read_text(errors="replace")
 
     def tails(self, lines: int = 40) -> str:
@@ -65,7 +65,7 @@ class Processes:
         """Wait for a true value and return it.
 
         ``AssertionError`` with the ends of the logs after ``timeout`` seconds, or when one of ``alive`` ends.
-        ``OSError`` (nobody listens yet) counts as not yet.
+        ``OSError`` (nothing listens yet) counts as not yet.
         """
         end = time.monotonic() + timeout
         while True:

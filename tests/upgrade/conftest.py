@@ -22,7 +22,7 @@ FRAMES = ("src/protocol/src/frame.rs", "src/wire/src/frame.rs")
 
 @dataclass(frozen=True)
 class Version:
-    """What a version is started with.
+    """One version of the programs.
 
     Attributes:
         name: For logs.

@@ -1,4 +1,4 @@
-"""What ships works where it is installed: wheel, sdist and node wheel in fresh environments (R8.4, P10.2).
+"""Packages work where they are installed: wheel, sdist, node wheel in fresh environments (R8.4, P10.2).
 
 A fresh environment sees torch and Lama Cleaner of ``.venv`` behind its own packages, so that no test
 installs gigabytes; it does not see the development install, which is a ``.pth`` file of ``.venv``.
