@@ -1,7 +1,7 @@
 """Files with random weights for Lama Cleaner's models, of the real ones' signature and layout.
 
-Models that upstream loads from TorchScript are small networks here. Those that it builds from a Python class and
-a state dictionary (mat, fcf) are that class, whole.
+Models that upstream loads from TorchScript are small networks here. Those that it builds from a class and a
+state dictionary (mat, fcf) are that class, whole.
 """
 
 from __future__ import annotations
