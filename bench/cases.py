@@ -1,4 +1,4 @@
-"""What `make bench` measures: each row's name, unit and bound."""
+"""The rows of `make bench`: each one's name, unit and bound."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the gate costs: pictures between hosts beside a stream of TLS alone, and a message there and back.
+"""The cost of the gate: pictures between hosts beside a stream of TLS alone, and a message there and back.
 
 usage: bench/gate.py [--rounds N]
 

@@ -112,7 +112,7 @@ def plain_png(pixels: Any) -> bytes:
 
 
 def references(networks: dict[str, Any]) -> dict[tuple[int, int], dict[str, Any]]:
-    """What upstream's steps make of each picture on each device, in this process."""
+    """The results of upstream's steps for each picture on each device, in this process."""
     from plain_loop import inpaint
 
     return {
@@ -178,7 +178,7 @@ def least_free(device: str) -> Iterator[Callable[[], int]]:
 
 
 def forward(network: Any, device: str) -> Forward:
-    """What one forward call takes, and what its kernels alone take."""
+    """The time of one forward call, and of its kernels alone."""
     import torch
 
     image = torch.rand(1, 3, SIDE, SIDE, device=device)

@@ -21,12 +21,12 @@ Files = tuple[bytes, bytes]
 
 @dataclass
 class Run:
-    """What one stretch of work gave.
+    """The results of one stretch of work.
 
     Attributes:
         rate: Pictures per second.
         seconds: The time of each picture, as the one who waits sees it.
-        share: The device's share of the time, by the tasks' own clocks; None where nobody measured it.
+        share: The device's share of the time, by the tasks' own clocks; None where it was not measured.
     """
 
     rate: float
@@ -59,7 +59,7 @@ class Speed:
 
 
 def waiting(clients: int) -> str:
-    """What the grid with that many clients is called."""
+    """The name of the grid with this number of clients."""
     return f"grid, {clients} waiting"
 
 

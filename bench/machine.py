@@ -14,7 +14,7 @@ BUSY_SHARE = 0.25
 
 
 def machine() -> dict[str, str]:
-    """What this runs on, by what it is called."""
+    """The machine and the software versions, by name."""
     model = platform.machine()
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):

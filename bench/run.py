@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-# What starts and asks servers for the tests serves here, too.
+# The tests' code that starts and asks servers is used here, too.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 from loguru import logger
@@ -65,7 +65,7 @@ class Bench:
 
     Attributes:
         results: The rows measured so far, by name.
-        errors: Sentences about what did not work; slowness is none.
+        errors: Sentences about failures; slowness is not one.
     """
 
     def __init__(self, names: Iterable[str], quick: bool, noise: float, out: Path, keep: bool) -> None:

@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-# What starts and asks servers for the tests serves here, too.
+# The tests' code that starts and asks servers is used here, too.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 from grids.procfs import TICKS_PER_S
@@ -26,13 +26,13 @@ ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "target" / "bench-herd.json"
 CLIENTS = 200
 QUEUED = (1_000, 10_000, 100_000, 1_000_000)
-# What is given back by nodes when the queue is paused comes on top of the longest queue.
+# Tasks that nodes give back when the queue is paused come on top of the longest queue.
 ROOM = {
     "LAMAGRID__QUEUES__GPU__MAX_TASKS": "2000000",
     "LAMAGRID__LIMITS__MAX_CLIENT_TASKS": "2000000",
     "LAMAGRID__LIMITS__MAX_OWNER_TASKS": "2000000",
 }
-# Of each length so many are submitted last and begun first, and those are measured.
+# This number of each length is submitted last and begun first, and measured.
 SAMPLE = 10_000
 IDLE_S = 10.0
 DISPATCH_LIMIT_S = 120.0
@@ -48,7 +48,7 @@ ROWS = (
 
 
 def cpu_s(pid: int) -> float:
-    """What a process has used of the processors, in seconds."""
+    """The processor time of a process, in seconds."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
 

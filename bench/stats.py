@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 
 def quantile(values: Sequence[float], share: float) -> float:
-    """What ``share`` of the values do not exceed, in a line between the two nearest; NaN of none."""
+    """The quantile ``share`` of the values, interpolated between the two nearest; NaN of none."""
     if not values:
         return math.nan
     ordered = sorted(values)

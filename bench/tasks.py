@@ -1,4 +1,4 @@
-"""What the scheduler and its nodes cost without a model: echo nodes, 200-byte blobs, a client in Rust.
+"""The cost of the scheduler and its nodes without a model: echo nodes, 200-byte blobs, a client in Rust.
 
 usage: bench/tasks.py [--quick] [ROW...]      all rows, or those whose names begin with these words
 
@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-# What starts and asks servers for the tests serves here, too.
+# The tests' code that starts and asks servers is used here, too.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 import numpy as np

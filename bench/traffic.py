@@ -44,7 +44,7 @@ class Answer:
 
 
 def upload(image: bytes, mask: bytes, **overrides: object) -> Upload:
-    """What the page sends for lama; ``overrides`` replace fields of its form."""
+    """The page's request for lama; ``overrides`` replace fields of its form."""
     kind = "png" if image.startswith(b"\x89PNG") else "jpeg"
     files = {
         "image": (f"photo.{kind}", f"image/{kind}", image),
@@ -78,13 +78,13 @@ def send(port: int, request: Upload) -> Answer:
 
 @dataclass
 class Load:
-    """What clients saw that sent one request after the other for a while.
+    """The answers to clients that sent one request after the other for a while.
 
     Attributes:
         wall_s: How long they began new requests.
         in_time: Requests that were answered within that time.
         seconds: The time of each answered request, those that were under way at the end included.
-        errors: What the others were answered.
+        errors: The other answers.
     """
 
     wall_s: float

@@ -27,7 +27,7 @@ from traffic import load, upload
 OUT = ROOT / "target" / "bench-web-load.json"
 SETTLED_S = 10
 GROWTH_MB = 20.0
-"""What the grid may have more at the end than after the first seconds."""
+"""The most that the grid may have grown between the first seconds and the end."""
 
 
 def resident(server: Running) -> dict[str, float]:
@@ -38,7 +38,7 @@ def resident(server: Running) -> dict[str, float]:
 
 
 def run_clients(server: Running, clients: int, seconds: float) -> dict[str, float]:
-    """What one server does."""
+    """The work of one server."""
     requests = [
         upload(encoded(photo(512, 512), form), brush_stroke(512, 512), hdStrategy="Crop")
         for form in ("PNG", "JPEG")

@@ -22,7 +22,7 @@ LIMITS = ("-rss_limit_mb=2048", "-timeout=25", "-max_len=8192", "-print_final_st
 
 
 def missing() -> str:
-    """What is not installed, and how to install it; "" if all is there."""
+    """Missing programs, and how to install them; "" if all are there."""
     for name, command, remedy in (
         ("a nightly compiler", ("cargo", "+nightly", "--version"), "rustup toolchain install nightly"),
         ("cargo-fuzz", ("cargo", "fuzz", "--version"), "cargo install cargo-fuzz --locked"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import sys
 
-# `import cv2` dies with the bare name of the library; nobody knows its package by heart.
+# `import cv2` dies with the bare name of the library; its package is hard to guess.
 NEEDED = {"libGL.so.1": "libgl1", "libgthread-2.0.so.0": "libglib2.0-0"}
 
 

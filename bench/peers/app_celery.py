@@ -13,7 +13,7 @@ app.conf.update(
     task_acks_late=True,
     task_reject_on_worker_lost=True,
     worker_prefetch_multiplier=1,
-    # Redis has no acknowledgements: a message comes back when it has been out for so long (default 3,600 s).
+    # Redis has no acknowledgements: a message comes back when it was out for this time (default 3,600 s).
     broker_transport_options={"visibility_timeout": int(os.environ["PEERS_LEASE_S"])},
 )
 

@@ -11,7 +11,7 @@ from dramatiq.results import Results
 from dramatiq.results.backends import RedisBackend
 
 REDIS = os.environ["PEERS_REDIS"]
-# A worker that is silent for so long is dead, and its messages go back (default 60 s).
+# A worker that is silent for this time is dead, and its messages go back (default 60 s).
 broker = RedisBroker(url=REDIS, heartbeat_timeout=int(os.environ["PEERS_LEASE_S"]) * 1_000)
 results = RedisBackend(url=REDIS)
 broker.add_middleware(Results(backend=results))

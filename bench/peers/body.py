@@ -1,4 +1,4 @@
-"""What a peer's task does: it notes that it begins, takes its time, and notes that it ends."""
+"""A peer's task: it notes that it begins, takes its time, and notes that it ends."""
 
 from __future__ import annotations
 

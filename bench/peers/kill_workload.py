@@ -29,7 +29,7 @@ class Run:
 
 @dataclass
 class Record:
-    """What happened in one system."""
+    """The counts of one system."""
 
     accepted: set[str] = field(default_factory=set)
     answered: set[str] = field(default_factory=set)

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-# What starts and finds processes for the tests serves here, too.
+# The tests' code that starts and finds processes is used here, too.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 
 import redis

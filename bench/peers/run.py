@@ -25,7 +25,7 @@ from typing import Any
 
 import tomllib
 
-# What drives grids for the tests, and what measures tasks, serves here, too.
+# The code that drives grids for the tests and measures tasks is used here, too.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -137,7 +137,7 @@ def run_peer(name: str, kills: int, seed: int, folder: Path) -> dict[str, Any]:
 
 
 def figures(answer: dict[str, Any]) -> dict[str, float]:
-    """What the table shows."""
+    """The columns of the table."""
     outcomes = Counter(answer["outcomes"])
     restarts = answer["restarts"]
     shown: dict[str, float] = {

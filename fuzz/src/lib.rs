@@ -1,4 +1,4 @@
-//! What each fuzz target does with its bytes. A panic, a sanitizer's report, too much time or memory is a finding.
+//! Feeds a fuzzer's bytes to each decoder. A panic, a sanitizer's report, too much time or memory is a finding.
 
 use std::borrow::Cow;
 
@@ -124,7 +124,7 @@ pub fn messages(mut data: &[u8]) {
     message::<LaneMessage>(&frame);
 }
 
-/// What is understood can be said again, unless it is too long in our own encoding.
+/// A message that was decoded can be encoded again, unless it is too long in our own encoding.
 fn message<M: Message>(frame: &Frame) {
     if let Ok(message) = M::from_frame(frame)
         && let Ok(again) = message.to_frame(frame.blobs.clone())
