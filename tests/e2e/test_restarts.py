@@ -18,7 +18,7 @@ import requests
 
 from grids.pictures import decoded, encoded, hole, plain
 from grids.server import ORIGINAL, PROGRAMS, GridServer, lamagrid_json, start_grid
-from lamagrid.web.browsers import UNASKED_LIMIT_S
+from lamagrid.web.browser_tasks import UNASKED_LIMIT_S
 from stock.forms import stock_form
 from stock.processes import Processes
 

@@ -22,7 +22,7 @@ from lamagrid import errors
 from lamagrid.client import Outcome, Progress
 from lamagrid.pynode.main import Serving, work
 from lamagrid.pynode.plugins import PLUGINS, SEED, Embeddings, UpstreamPlugins
-from lamagrid.web import answers, plugins
+from lamagrid.web import error_responses, plugins
 from lamagrid.web.model_manager import RemoteModelManager
 from lamagrid.web.plugins import RemotePlugin
 from stock.plugins import FACE_PX, small_plugins
@@ -309,7 +309,7 @@ def test_what_goes_wrong_has_upstreams_status_and_with_strict_its_text(
     monkeypatch.setattr(
         server_module.app, "error_handler_spec", copy.deepcopy(server_module.app.error_handler_spec)
     )
-    answers.register(server_module.app)
+    error_responses.register(server_module.app)
     _, grid = both(files, strict=False, **form)
     said = grid.get_data(as_text=True)
     assert (grid.status_code, grid.mimetype) == (status, "text/html")

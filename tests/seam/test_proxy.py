@@ -13,13 +13,13 @@ from werkzeug.test import Client
 
 from grids.pictures import encoded, hole
 from lamagrid.settings import WebSettings
-from lamagrid.web.browsers import Browsers
-from lamagrid.web.front_door import FrontDoor
+from lamagrid.web.browser_tasks import BrowserTasks
+from lamagrid.web.request_filter import RequestFilter
 from lamagrid.web.same_origin import SameOrigin
 from seam.conftest import FakeClient
-from seam.test_browsers import browsers as browsers  # a fixture
-from seam.test_front_door import Engine
+from seam.test_browser_tasks import browsers as browsers  # a fixture
 from seam.test_inpaint_route import post
+from seam.test_request_filter import Engine
 
 PHOTO = encoded(np.full((30, 50, 3), 90, np.uint8))
 MASK = encoded(hole(30, 50, 5, 9, 8))
@@ -31,7 +31,7 @@ class Through:
 
     def __init__(self, server: Any, peer: str, **forwarded: str) -> None:
         web = WebSettings(trusted_proxies=("10.0.0.0/24",))
-        door = FrontDoor(server.app.wsgi_app, Engine(), web, 100_000, SameOrigin(web))
+        door = RequestFilter(server.app.wsgi_app, Engine(), web, 100_000, SameOrigin(web))
         self._client = Client(door)
         self._headers = {f"X-Forwarded-{name}": value for name, value in forwarded.items()}
         self._environ = {"REMOTE_ADDR": peer}
@@ -56,7 +56,7 @@ class Through:
     ],
 )
 def test_people_behind_a_trusted_proxy_are_told_apart(
-    browsers: Browsers, client: FakeClient, server_module: Any, peer: str, forwarded: str, name: str
+    browsers: BrowserTasks, client: FakeClient, server_module: Any, peer: str, forwarded: str, name: str
 ) -> None:
     answer = post(Through(server_module, peer, For=forwarded), PHOTO, MASK)
     assert answer.status_code == 200
@@ -64,7 +64,7 @@ def test_people_behind_a_trusted_proxy_are_told_apart(
 
 
 def test_the_cookie_is_for_the_path_and_the_scheme_that_the_proxy_serves(
-    browsers: Browsers, server_module: Any
+    browsers: BrowserTasks, server_module: Any
 ) -> None:
     for path in ("/grid", "/lama/grid"):  # with the prefix removed, or not
         answer = Through(server_module, PROXY, Prefix="/lama", Proto="https").get(path)
@@ -78,14 +78,14 @@ def test_the_cookie_is_for_the_path_and_the_scheme_that_the_proxy_serves(
     assert "Secure" not in cookie
 
 
-def test_the_name_that_the_proxy_was_asked_for_counts(browsers: Browsers, server_module: Any) -> None:
+def test_the_name_that_the_proxy_was_asked_for_counts(browsers: BrowserTasks, server_module: Any) -> None:
     assert Through(server_module, PROXY, Host="mybox").get("/grid").status_code == 200
     refused = Through(server_module, PROXY, Host="evil.test").get("/grid")
     assert refused.status_code == 403
     assert "evil.test" in refused.text
 
 
-def test_the_pages_links_are_relative(browsers: Browsers, server_module: Any) -> None:
+def test_the_pages_links_are_relative(browsers: BrowserTasks, server_module: Any) -> None:
     page = Through(server_module, PROXY).get("/grid").text
     for kind in ("css", "js"):
         assert f'"grid/page.{kind}"' in page

@@ -12,9 +12,9 @@ import torch
 
 from grids.pictures import hole
 from lamagrid.pynode.failures import Stopped
-from lamagrid.pynode.libraries import missing_library
 from lamagrid.pynode.main import Serving, main, work
 from lamagrid.pynode.models import UpstreamModels
+from lamagrid.pynode.system_libraries import missing_library
 from parity.stock import stock_inpaint
 
 PHOTO = np.random.default_rng(9).integers(0, 256, (120, 90, 3), np.uint8)

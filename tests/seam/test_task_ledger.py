@@ -16,7 +16,7 @@ import pytest
 
 from lamagrid.client import Outcome
 from lamagrid.errors import DisconnectedError, InvalidInputError
-from lamagrid.web.browsers import UNASKED_LIMIT_S, Browsers
+from lamagrid.web.browser_tasks import UNASKED_LIMIT_S, BrowserTasks
 from lamagrid.web.task_ledger import LINES, Entry, TaskLedger, entry_of, hash_of
 
 ONE, TWO = "1" * 32, "2" * 32
@@ -150,7 +150,7 @@ class _Socketio:
     emit = None
 
 
-Restart = Callable[[Grid], Browsers]
+Restart = Callable[[Grid], BrowserTasks]
 
 
 @pytest.fixture
@@ -161,9 +161,9 @@ def restart(tmp_path: Path) -> Restart:
         before.add(Entry(task_id, "lama", None if browser is None else hash_of(browser), ord(task_id[0])))
     before.close()
 
-    def start(grid: Grid) -> Browsers:
+    def start(grid: Grid) -> BrowserTasks:
         ledger = TaskLedger(tmp_path / "web")
-        return Browsers(_Socketio(), grid, ledger)  # type: ignore[arg-type]
+        return BrowserTasks(_Socketio(), grid, ledger)  # type: ignore[arg-type]
 
     return start
 
@@ -217,14 +217,14 @@ def test_a_forked_server_goes_on_in_its_child_alone(tmp_path: Path) -> None:
     code = (
         "import os, sys, threading, time\n"
         "from pathlib import Path\n"
-        "from lamagrid.web import browsers\n"
-        "from lamagrid.web.browsers import Browsers\n"
+        "from lamagrid.web import browser_tasks\n"
+        "from lamagrid.web.browser_tasks import BrowserTasks\n"
         "from lamagrid.web.task_ledger import TaskLedger\n"
         "class Io: emit = None\n"
-        "made = Browsers(Io(), object(), TaskLedger(Path(sys.argv[1])))\n"
+        "made = BrowserTasks(Io(), object(), TaskLedger(Path(sys.argv[1])))\n"
         "looked = []\n"
         "made.look_after_left = lambda now: looked.append(os.getpid())\n"
-        "browsers.LOOK_EVERY_S = 0.2\n"
+        "browser_tasks.LOOK_EVERY_S = 0.2\n"
         "made.take_over()\n"
         "pid = os.fork()\n"
         "end = time.monotonic() + 20\n"

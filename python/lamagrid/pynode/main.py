@@ -30,8 +30,8 @@ import numpy as np
 from lamagrid import global_flags
 from lamagrid.errors import ConfigError
 from lamagrid.options import nearest
-from lamagrid.pynode.broken import BrokenModels
-from lamagrid.pynode.libraries import missing_library
+from lamagrid.pynode.failed_loads import FailedLoads
+from lamagrid.pynode.system_libraries import missing_library
 from lamagrid.settings import load_settings
 from lamagrid.weights.fetch import name_authorities_for_hub
 from lamagrid.weights.table import MODELS, PLUGIN_PREFIX, Source, WebFile, is_present
@@ -70,7 +70,7 @@ class Serving:
     models: UpstreamModels | None
     plugins: UpstreamPlugins | None
     offers: tuple[str, ...]
-    broken: BrokenModels = field(default_factory=BrokenModels)
+    broken: FailedLoads = field(default_factory=FailedLoads)
 
     @property
     def loaded(self) -> list[str]:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from lamagrid import _native, pixel_limit
 from lamagrid.errors import InvalidInputError
-from lamagrid.web import answers
+from lamagrid.web import error_responses
 
 if TYPE_CHECKING:
     from lamagrid.web.model_manager import RemoteModelManager
@@ -161,7 +161,7 @@ class InpaintRoute:
         except InvalidInputError:
             raise
         except RuntimeError as error:
-            return answers.failed(server, error)
+            return error_responses.failed(server, error)
         server.logger.info(f"process time: {(time.monotonic() - began) * 1000}ms")
         response = server.make_response(result)
         # What upstream's send_file sets.

@@ -27,10 +27,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from lamagrid import _native
 from lamagrid.client import TaskClient
 from lamagrid.errors import ConfigError, LamaGridError
-from lamagrid.pynode.libraries import missing_library
+from lamagrid.pynode.system_libraries import missing_library
 from lamagrid.settings import Settings, load_settings
 from lamagrid.web import flags as grid_flags
-from lamagrid.web import plan, plugins, requests_in_hand
+from lamagrid.web import pending_requests, plan, plugins
 from lamagrid.web.children import Children, Program, StartError, say
 from lamagrid.web.flags import GridFlags
 from lamagrid.web.gpus import cuda_gpus
@@ -156,7 +156,7 @@ def application(*words: str) -> Any:
         raise SystemExit(NEVER_BOOTS) from error
     # A worker that ends waits for its threads, which wait for tasks: they are answered first. Python's own
     # pools of threads end by the same list, whose last entry is called first.
-    threading._register_atexit(requests_in_hand.stop)  # type: ignore[attr-defined]
+    threading._register_atexit(pending_requests.stop)  # type: ignore[attr-defined]
     # Upstream's main sets what its routes use, and then serves.
     run, server.socketio.run = server.socketio.run, lambda *_, **__: None
     try:
@@ -485,20 +485,20 @@ def _prepare(
         raise LaunchError(
             "the package python-multipart is missing or too old: pip install 'python-multipart>=0.0.18'"
         )
-    from lamagrid.web import answers, front_door, inpaint, page, saving, thumbnails
-    from lamagrid.web import server as bounded_server
-    from lamagrid.web.browsers import Browsers
-    from lamagrid.web.forwarded import ForwardedHeaders
+    from lamagrid.web import bounded_server as bounded_server
+    from lamagrid.web import error_responses, inpaint, page, request_filter, saving, thumbnails
+    from lamagrid.web.browser_tasks import BrowserTasks
+    from lamagrid.web.forwarded_headers import ForwardedHeaders
     from lamagrid.web.model_manager import RemoteModelManager
     from lamagrid.web.same_origin import SameOrigin
     from lamagrid.web.task_ledger import TaskLedger
 
-    browsers = Browsers(server.socketio, client, TaskLedger(settings.data_dir / "web"))
+    browsers = BrowserTasks(server.socketio, client, TaskLedger(settings.data_dir / "web"))
     browsers.take_over()
     if not strict:
         browsers.register(server.app)
         page.register(server.app, browsers)
-        answers.register(server.app)
+        error_responses.register(server.app)
     server.ModelManager = functools.partial(
         RemoteModelManager,
         client=client,
@@ -509,7 +509,7 @@ def _prepare(
     )
     inpaint.register(server, settings.max_pixels)
     rules = None if strict else SameOrigin(settings.web, [args.host])
-    front_door.install(server, settings.web, settings.max_pixels, rules)
+    request_filter.install(server, settings.web, settings.max_pixels, rules)
     bounded_server.install(ForwardedHeaders(settings.web.trusted_proxies))
     saving.register(server.app)
     thumbnails.register(server.app)

@@ -32,16 +32,16 @@ from lamagrid.errors import (
 )
 from lamagrid.options import BUILD, KEEP_ORIENTATION, read_by
 from lamagrid.settings import load_settings
-from lamagrid.web import requests_in_hand
-from lamagrid.web.caller import Caller
+from lamagrid.web import pending_requests
+from lamagrid.web.client_disconnect import ClientConnection
+from lamagrid.web.pending_requests import StoppingError
 from lamagrid.web.plan import TORCH_MODELS
-from lamagrid.web.requests_in_hand import StoppingError
 from lamagrid.weights.table import PLUGIN_PREFIX
 
 if TYPE_CHECKING:
     from lama_cleaner.schema import Config
 
-    from lamagrid.web.browsers import Browsers, Watch
+    from lamagrid.web.browser_tasks import BrowserTasks, TaskWatch
 
 TASK_HEADER = "X-Lamagrid-Task"
 
@@ -90,8 +90,8 @@ class RemoteModelManager:
         device: Any,
         client: TaskClient | None = None,
         timeout_s: float | None = None,
-        watch: Callable[[Task, str], Watch] | None = None,
-        memory: Browsers | None = None,
+        watch: Callable[[Task, str], TaskWatch] | None = None,
+        memory: BrowserTasks | None = None,
         strict: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -192,7 +192,7 @@ class RemoteModelManager:
     ) -> Outcome:
         """Submit on behalf of the caller of this thread's request, and wait."""
         timeout_s = self._patience()
-        caller = Caller.of_request()
+        caller = ClientConnection.of_request()
         task_id = new_task_id()
         is_kept = self._memory is not None and self._memory.remember(task_id, what)
         try:
@@ -224,7 +224,7 @@ class RemoteModelManager:
                 callback(seen - 1, None, None)
 
         try:
-            with requests_in_hand.waiting():
+            with pending_requests.waiting():
                 outcome = _await_outcome(task, timeout_s, caller, told, is_kept)
         except StoppingError:
             raise  # the next server goes on with it
@@ -335,7 +335,7 @@ def task_params(
 def _await_outcome(
     task: Task,
     timeout_s: float,
-    caller: Caller,
+    caller: ClientConnection,
     told: Callable[[Progress | None], None],
     is_kept: bool = False,
 ) -> Outcome:
@@ -354,7 +354,7 @@ def _await_outcome(
             try:
                 progress = events.next(look_s)
                 _check_caller(task, caller)
-                if requests_in_hand.is_stopping() and (progress is None or progress.status not in TERMINAL):
+                if pending_requests.is_stopping() and (progress is None or progress.status not in TERMINAL):
                     raise StoppingError(STOPPING_KEPT if is_kept else STOPPING, task_id=task.id)
                 told(progress)
                 if progress is not None and progress.status in TERMINAL:
@@ -385,7 +385,7 @@ def _await_outcome(
     return outcome
 
 
-def _check_caller(task: Task, caller: Caller) -> None:
+def _check_caller(task: Task, caller: ClientConnection) -> None:
     """Cancel a task whose caller has left.
 
     Raises:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lamagrid.errors import InvalidInputError, LamaGridError
-from lamagrid.web.browsers import RESULT_LIMIT_S, Browsers, browser_of_request
+from lamagrid.web.browser_tasks import RESULT_LIMIT_S, BrowserTasks, browser_of_request
 
 if TYPE_CHECKING:
     from lamagrid.client import Outcome
@@ -36,7 +36,7 @@ TYPES = {
 }
 
 
-def register(app: Any, browsers: Browsers) -> None:
+def register(app: Any, browsers: BrowserTasks) -> None:
     """Add the page's routes to upstream's."""
     texts = {kind: Path(__file__).with_name(f"page.{kind}").read_text("utf-8") for kind in FILES}
 

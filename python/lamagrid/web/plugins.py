@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from lamagrid import pixel_limit
 from lamagrid.errors import InvalidInputError
-from lamagrid.web import answers
+from lamagrid.web import error_responses
 from lamagrid.web.inpaint import content
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ class PluginRoute:
                 abort(500)  # what upstream's plugins raise then is no RuntimeError
             if self._strict and "CUDA out of memory. " not in str(error):
                 return "Internal Server Error", 500
-            return answers.failed(self._server, error)
+            return error_responses.failed(self._server, error)
         self._server.logger.info(f"{name} process time: {(time.monotonic() - began) * 1000}ms")
         if name == MAKE_GIF:
             return self._server.send_file(

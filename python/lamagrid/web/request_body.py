@@ -20,7 +20,7 @@ from werkzeug.formparser import FormDataParser
 from werkzeug.http import parse_options_header
 
 from lamagrid.web.fair_share import FairShare
-from lamagrid.web.refusals import refusal
+from lamagrid.web.plain_responses import plain_error
 
 FILE_SLACK_BYTES = 1 << 20
 """What a file of uncompressed pixels may have besides them; the scheduler's number."""
@@ -86,21 +86,23 @@ class BoundedBody:
         try:
             data: bytes = read(size)
         except TimeoutError as error:
-            raise refusal(408, "The body of the request came too slowly: send it again.") from error
+            raise plain_error(408, "The body of the request came too slowly: send it again.") from error
         except OSError as error:
-            raise refusal(400, "The body of the request is broken or ended early.") from error
+            raise plain_error(400, "The body of the request is broken or ended early.") from error
         self._read += len(data)
         if self._read > self._limit:
             raise too_large(self._limit)
         if not self._share.take(self._client, len(data), self._is_proxy):
-            raise refusal(503, "The server holds too many uploads at the moment: try again in some seconds.")
+            raise plain_error(
+                503, "The server holds too many uploads at the moment: try again in some seconds."
+            )
         self._held += len(data)
         return data
 
 
 def too_large(limit: int) -> Exception:
     """The answer to a body beyond its limit."""
-    return refusal(413, too_large_text(limit))
+    return plain_error(413, too_large_text(limit))
 
 
 def too_large_text(limit: int) -> str:
@@ -267,8 +269,8 @@ def _read_fields(stream: IO[bytes]) -> bytes:
 
 
 def _too_large_fields() -> Exception:
-    return refusal(413, f"The text fields are too large: at most {FIELDS_BYTES} bytes are accepted.")
+    return plain_error(413, f"The text fields are too large: at most {FIELDS_BYTES} bytes are accepted.")
 
 
 def _too_many_parts() -> Exception:
-    return refusal(413, f"The form has too many fields: at most {PARTS} are accepted.")
+    return plain_error(413, f"The form has too many fields: at most {PARTS} are accepted.")

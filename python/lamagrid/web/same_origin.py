@@ -40,7 +40,7 @@ class SameOrigin:
         self._any_origin = "*" in settings.allowed_origins
         self._origins = {_normal_origin(origin) for origin in settings.allowed_origins}
 
-    def refusal(self, environ: Mapping[str, Any]) -> str | None:
+    def refusal_reason(self, environ: Mapping[str, Any]) -> str | None:
         """Why a request is refused, None if it is not."""
         hosts = [environ[key] for key in ("HTTP_HOST", "lamagrid.proxied_host") if environ.get(key)]
         for host in hosts:  # a browser always sends it; a probe of HTTP/1.0 may not

@@ -16,7 +16,7 @@ import threading
 import time
 from typing import Any, NoReturn
 
-from lamagrid.web import requests_in_hand
+from lamagrid.web import pending_requests
 from lamagrid.web.children import Children, say
 
 ENDING = (signal.SIGTERM, signal.SIGINT)
@@ -80,10 +80,10 @@ class Shutdown:
         if not self._begun.acquire(blocking=False):
             threading.Event().wait()
         try:
-            requests_in_hand.stop()
+            pending_requests.stop()
             self._children.stop()
             self._unwound.wait(UNWIND_LIMIT_S)
-            requests_in_hand.wait(time.monotonic() + ANSWERS_LIMIT_S)
+            pending_requests.wait(time.monotonic() + ANSWERS_LIMIT_S)
             for stream in (sys.stdout, sys.stderr):
                 with contextlib.suppress(OSError, ValueError):  # its reader has ended
                     stream.flush()

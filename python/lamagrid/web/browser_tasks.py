@@ -58,7 +58,7 @@ _BROWSER = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass
-class Watched:
+class WatchedTask:
     """A task that this server submitted, or one before it, and where it is.
 
     Attributes:
@@ -128,7 +128,7 @@ class Watched:
         self.expected_wait_s = None if wait_ms is None else round(wait_ms / 1_000, 1)
 
 
-class Browsers:
+class BrowserTasks:
     """All browsers that sent tasks lately, and those that listen.
 
     Args:
@@ -143,16 +143,16 @@ class Browsers:
         self._socketio = socketio
         self._client = client
         self._ledger = ledger
-        self._left: dict[str, list[Watched]] = {}
+        self._left: dict[str, list[WatchedTask]] = {}
         """Tasks of servers that have ended, by the hash of their browser's cookie."""
         self._asking: set[str | None] = set()
         """The browsers, by the same hash, that asked for those."""
-        self._unasked: dict[str, tuple[Watched, str | None, float]] = {}
+        self._unasked: dict[str, tuple[WatchedTask, str | None, float]] = {}
         """Those of them that no browser asked for yet, with when they were found; one thread's own."""
         self._emit = socketio.emit
         self._lock = threading.Lock()  # guards all below
-        self._tasks: OrderedDict[str, deque[Watched]] = OrderedDict()
-        self._by_id: OrderedDict[str, Watched] = OrderedDict()
+        self._tasks: OrderedDict[str, deque[WatchedTask]] = OrderedDict()
+        self._by_id: OrderedDict[str, WatchedTask] = OrderedDict()
         self._listening: dict[str, int] = {}
 
     def register(self, app: Any) -> None:
@@ -207,7 +207,9 @@ class Browsers:
         for entry in self._ledger.take_over():
             if entry.id in self._unasked:  # of the process that forked this one
                 continue
-            watched = Watched(self._client.task(entry.id), entry.what, None, entry.created, taken_over=True)
+            watched = WatchedTask(
+                self._client.task(entry.id), entry.what, None, entry.created, taken_over=True
+            )
             self._unasked[entry.id] = (watched, entry.browser, now)
             if entry.browser is not None:
                 with self._lock:
@@ -223,7 +225,7 @@ class Browsers:
             ):
                 del self._unasked[watched.task.id]
 
-    def _give_up(self, watched: Watched) -> bool:
+    def _give_up(self, watched: WatchedTask) -> bool:
         """Cancel a task, if it has not ended. Returns whether the scheduler has heard it."""
         task = watched.task
         try:
@@ -255,9 +257,9 @@ class Browsers:
             for mine in self._left.values():
                 mine[:] = [each for each in mine if each.task.id != task_id]
 
-    def watch(self, task: Task, what: str) -> Watch:
+    def watch(self, task: Task, what: str) -> TaskWatch:
         """Take note of a task of the request that this thread serves."""
-        watched = Watched(task, what, browser_of_request())
+        watched = WatchedTask(task, what, browser_of_request())
         with self._lock:
             self._by_id[task.id] = watched
             while len(self._by_id) > BROWSERS:
@@ -268,11 +270,11 @@ class Browsers:
                 self._tasks.move_to_end(watched.browser)
                 while len(self._tasks) > BROWSERS:
                     self._tasks.popitem(last=False)
-        watch = Watch(self, watched)
+        watch = TaskWatch(self, watched)
         watch.tell()
         return watch
 
-    def tasks(self, browser: str | None) -> list[Watched]:
+    def tasks(self, browser: str | None) -> list[WatchedTask]:
         """The last tasks of a browser, the newest first."""
         if browser is None:
             return []
@@ -285,7 +287,7 @@ class Browsers:
         mine.sort(key=lambda each: each.created, reverse=True)
         return mine[:TASKS_EACH]
 
-    def asked(self, browser: str | None) -> list[Watched]:
+    def asked(self, browser: str | None) -> list[WatchedTask]:
         """As :meth:`tasks`, where the scheduler says they are now: it is asked for all in one round trip."""
         mine = self.tasks(browser)
         live = [each for each in mine if each.taken_over or each.state not in TERMINAL]
@@ -302,11 +304,11 @@ class Browsers:
                 gone.add(each.task.id)
         return [each for each in mine if each.task.id not in gone]
 
-    def find(self, browser: str | None, task_id: str) -> Watched | None:
+    def find(self, browser: str | None, task_id: str) -> WatchedTask | None:
         """A browser's own task."""
         return next((each for each in self.tasks(browser) if each.task.id == task_id), None)
 
-    def ask(self, watched: Watched) -> bool:
+    def ask(self, watched: WatchedTask) -> bool:
         """Ask the scheduler where a task is. Returns whether it is still known."""
         try:
             watched.ask()
@@ -315,7 +317,7 @@ class Browsers:
             return False
         return True
 
-    def is_heard(self, watched: Watched) -> bool:
+    def is_heard(self, watched: WatchedTask) -> bool:
         """Whether somebody listens for that task."""
         with self._lock:
             if watched.browser is not None and watched.browser in self._listening:
@@ -323,7 +325,7 @@ class Browsers:
         manager = self._socketio.server.manager
         return any(True for _ in manager.get_participants("/", _task_room(watched.task.id)))
 
-    def tell(self, watched: Watched) -> None:
+    def tell(self, watched: WatchedTask) -> None:
         """Send where a task is to those whom it concerns."""
         rooms = [_task_room(watched.task.id)]
         if watched.browser is not None:
@@ -382,10 +384,10 @@ class Browsers:
         return {}
 
 
-class Watch:
+class TaskWatch:
     """Told by the thread that waits for a task."""
 
-    def __init__(self, browsers: Browsers, watched: Watched) -> None:
+    def __init__(self, browsers: BrowserTasks, watched: WatchedTask) -> None:
         self._browsers = browsers
         self._watched = watched
         self._asked = 0.0

@@ -12,7 +12,7 @@ import socket
 import sys
 import time
 
-from lamagrid.web.forwarded import client_key
+from lamagrid.web.forwarded_headers import client_key
 
 GRACE_S = 1.0
 """A connection that has been closed for so long has nobody at its other end."""
@@ -20,7 +20,7 @@ GRACE_S = 1.0
 _CLIENT = re.compile(r"[A-Za-z0-9\-_.:@/%]{1,128}")
 
 
-class Caller:
+class ClientConnection:
     """The other end of one request's connection.
 
     Args:
@@ -35,7 +35,7 @@ class Caller:
         """The caller as a client of the grid: its fair share is its own."""
 
     @classmethod
-    def of_request(cls) -> Caller:
+    def of_request(cls) -> ClientConnection:
         """The caller of the request that this thread serves; one that never leaves if it serves none."""
         flask = sys.modules.get("flask")  # a program without it gets by without it
         if flask is None or not flask.has_request_context():

@@ -15,8 +15,7 @@ from werkzeug.test import Client
 
 from lamagrid.settings import WebSettings
 from lamagrid.web.fair_share import FairShare
-from lamagrid.web.forwarded import ForwardedHeaders, client_key
-from lamagrid.web.front_door import SMALL_BODY_BYTES, FrontDoor
+from lamagrid.web.forwarded_headers import ForwardedHeaders, client_key
 from lamagrid.web.request_body import (
     FIELDS_BYTES,
     PARTS,
@@ -25,6 +24,7 @@ from lamagrid.web.request_body import (
     max_file_bytes,
     max_form_bytes,
 )
+from lamagrid.web.request_filter import SMALL_BODY_BYTES, RequestFilter
 from lamagrid.web.same_origin import SameOrigin
 
 MAX_PIXELS = 1_000
@@ -44,7 +44,7 @@ class Engine:
 
 def refused(rules: SameOrigin, **headers: str) -> bool:
     environ = {"REQUEST_METHOD": "POST", "HTTP_HOST": "127.0.0.1:8080", **headers}
-    return rules.refusal(environ) is not None
+    return rules.refusal_reason(environ) is not None
 
 
 # Hosts.
@@ -96,7 +96,7 @@ def test_other_names_are_not_and_the_text_names_the_key(host: str) -> None:
     if host == "":  # no header at all: no browser
         assert not refused(rules, HTTP_HOST=host)
         return
-    text = rules.refusal({"REQUEST_METHOD": "GET", "HTTP_HOST": host})
+    text = rules.refusal_reason({"REQUEST_METHOD": "GET", "HTTP_HOST": host})
     assert text is not None
     assert "web.allowed_hosts" in text
     assert not refused(SameOrigin(WebSettings(allowed_hosts=("*",))), HTTP_HOST=host)
@@ -139,7 +139,7 @@ def test_other_pages_are_not_and_the_text_names_the_key(origin: str) -> None:
     rules = SameOrigin(WebSettings(allowed_origins=("https://app.example.com",)))
     for method in ("GET", "POST", "OPTIONS"):
         environ = {"REQUEST_METHOD": method, "HTTP_HOST": "127.0.0.1:8080", "HTTP_ORIGIN": origin}
-        text = rules.refusal(environ)
+        text = rules.refusal_reason(environ)
         assert text is not None
         assert "web.allowed_origins" in text
     assert not refused(SameOrigin(WebSettings(allowed_origins=("*",))), HTTP_ORIGIN=origin)
@@ -262,7 +262,7 @@ class Endless(io.RawIOBase):
         return self._pattern[:size]
 
 
-def served(max_pixels: int = MAX_PIXELS, rules: SameOrigin | None = None) -> tuple[Client, FrontDoor]:
+def served(max_pixels: int = MAX_PIXELS, rules: SameOrigin | None = None) -> tuple[Client, RequestFilter]:
     """An application that reads forms, behind the door."""
     app = Flask("served")
     parser = type("Parser", (BoundedFormParser,), {"max_file_bytes": max_file_bytes(max_pixels)})
@@ -274,7 +274,7 @@ def served(max_pixels: int = MAX_PIXELS, rules: SameOrigin | None = None) -> tup
 
     for path in ("/inpaint", "/model", "/socket.io/"):
         app.add_url_rule(path, path, view, methods=["GET", "POST"])
-    door = FrontDoor(app.wsgi_app, Engine(), WebSettings(), max_pixels, rules)
+    door = RequestFilter(app.wsgi_app, Engine(), WebSettings(), max_pixels, rules)
     return Client(door), door
 
 

@@ -8,7 +8,7 @@ from typing import Any
 RETRY_AFTER_S = 5
 
 
-def refusal(status: int, text: str) -> Exception:
+def plain_error(status: int, text: str) -> Exception:
     """What a view raises to answer with one line, whatever the application does with errors."""
     from werkzeug.exceptions import HTTPException
     from werkzeug.wrappers import Response
@@ -16,7 +16,7 @@ def refusal(status: int, text: str) -> Exception:
     return HTTPException(response=Response(text, status, _headers(status), mimetype="text/plain"))
 
 
-def respond(status: int, text: str, environ: Mapping[str, Any], start_response: Any) -> Iterable[bytes]:
+def respond_plain(status: int, text: str, environ: Mapping[str, Any], start_response: Any) -> Iterable[bytes]:
     """Answer with one line, without the application."""
     from werkzeug.wrappers import Response
 

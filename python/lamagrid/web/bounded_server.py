@@ -28,7 +28,7 @@ from typing import Any
 from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
 
 from lamagrid.web.fair_share import FairShare
-from lamagrid.web.forwarded import ForwardedHeaders, client_key
+from lamagrid.web.forwarded_headers import ForwardedHeaders, client_key
 
 REQUESTS = 1024
 """Requests that are read or answered: a thread each."""

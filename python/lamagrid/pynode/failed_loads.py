@@ -14,21 +14,21 @@ from lamagrid.weights.table import Source
 
 
 @dataclass
-class _Broken:
+class _FailedLoad:
     sources: Sequence[Source]
     seen: list[Version | None]
     load: Callable[[], None]
 
 
-class BrokenModels:
+class FailedLoads:
     """What failed to load, with its files as they were then."""
 
     def __init__(self) -> None:
-        self._broken: dict[str, _Broken] = {}
+        self._broken: dict[str, _FailedLoad] = {}
 
     def note(self, name: str, sources: Sequence[Source], load: Callable[[], None]) -> None:
         """Take note of a model or plugin that could not be loaded; ``load`` tries it again."""
-        self._broken[name] = _Broken(sources, versions(sources), load)
+        self._broken[name] = _FailedLoad(sources, versions(sources), load)
 
     def forget(self, name: str) -> None:
         """It works: a task of it was done."""

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from lamagrid.web import server as bounded
-from lamagrid.web.server import HEAD_BYTES, BoundedServer
+from lamagrid.web import bounded_server as bounded
+from lamagrid.web.bounded_server import HEAD_BYTES, BoundedServer
 
 LARGE = b"answer" * 1_000_000
 

@@ -17,10 +17,10 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from lamagrid.settings import WebSettings
-from lamagrid.web import socket_bounds
+from lamagrid.web import socketio_limits
 from lamagrid.web.fair_share import FairShare
-from lamagrid.web.forwarded import ForwardedHeaders, client_key
-from lamagrid.web.refusals import respond
+from lamagrid.web.forwarded_headers import ForwardedHeaders, client_key
+from lamagrid.web.plain_responses import respond_plain
 from lamagrid.web.request_body import (
     BoundedBody,
     BoundedFormParser,
@@ -43,7 +43,7 @@ NO_DOCUMENT = "default-src 'none'; style-src 'unsafe-inline'; sandbox"
 BUSY = "The server has too many connections of this address: close some, or try again in some seconds."
 
 
-class FrontDoor:
+class RequestFilter:
     """The WSGI application around upstream's.
 
     Args:
@@ -68,23 +68,23 @@ class FrontDoor:
         """Answer one request, or let it through."""
         self._forwarded.apply(environ)
         start_response = self._marked(environ, start_response)
-        text = None if self._rules is None else self._rules.refusal(environ)
+        text = None if self._rules is None else self._rules.refusal_reason(environ)
         if text is not None:
-            return respond(403, text, environ, start_response)
+            return respond_plain(403, text, environ, start_response)
         path = environ.get("PATH_INFO", "")
         limit = self._max_form_bytes if path in PICTURE_PATHS else SMALL_BODY_BYTES
         length = environ.get("CONTENT_LENGTH") or "0"
         if not (length.isascii() and length.isdigit()):
-            return respond(400, "The header Content-Length is no number.", environ, start_response)
+            return respond_plain(400, "The header Content-Length is no number.", environ, start_response)
         if int(length[:20]) > limit:
-            return respond(413, too_large_text(limit), environ, start_response)
+            return respond_plain(413, too_large_text(limit), environ, start_response)
         client, is_proxy = client_of(environ)
         if path.startswith(SOCKETIO_PATH):
             query = parse_qs(environ.get("QUERY_STRING", ""))
             if "j" in query:  # an answer that is a script, which every site may embed and so read
-                return respond(400, "JSONP is not served.", environ, start_response)
+                return respond_plain(400, "JSONP is not served.", environ, start_response)
             if not self._sessions.admit("sid" in query, client, is_proxy):
-                return respond(503, BUSY, environ, start_response)
+                return respond_plain(503, BUSY, environ, start_response)
         body = BoundedBody(environ["wsgi.input"], limit, self._bodies, client, is_proxy)
         environ["wsgi.input"] = body
         return _closing(self._app, environ, start_response, body)
@@ -174,5 +174,5 @@ def install(server: Any, web: WebSettings, max_pixels: int, rules: SameOrigin | 
     # What a view returns as text is text: upstream's repeat what they were sent.
     app.response_class = type("PlainResponse", (app.response_class,), {"default_mimetype": "text/plain"})
     app.teardown_request(_free_pictures)
-    socket_bounds.install(server.socketio)
-    app.wsgi_app = FrontDoor(app.wsgi_app, server.socketio, web, max_pixels, rules)
+    socketio_limits.install(server.socketio)
+    app.wsgi_app = RequestFilter(app.wsgi_app, server.socketio, web, max_pixels, rules)

@@ -1,6 +1,6 @@
 """Bounds what a connection of Socket.IO makes the server hold: a message, waiting ones, unread answers.
 
-Does not: bound the number of connections; `lamagrid.web.front_door` does.
+Does not: bound the number of connections; `lamagrid.web.request_filter` does.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import logging
 from typing import Any
 
 from lamagrid.errors import UNREADABLE_PICTURE_TEXT, OverloadedError
-from lamagrid.web.requests_in_hand import StoppingError
+from lamagrid.web.pending_requests import StoppingError
 
 MESSAGE_CHARS = 500
 

@@ -18,7 +18,7 @@ from grids.pictures import encoded, hole
 from lamagrid import errors
 from lamagrid.client import Progress
 from lamagrid.web import inpaint, page
-from lamagrid.web.browsers import COOKIE, SUBSCRIPTIONS, TASKS_EACH, Browsers
+from lamagrid.web.browser_tasks import COOKIE, SUBSCRIPTIONS, TASKS_EACH, BrowserTasks
 from lamagrid.web.model_manager import RemoteModelManager
 from seam.conftest import FakeClient, FakeTask
 from seam.test_inpaint_route import post
@@ -29,7 +29,9 @@ MASK = encoded(hole(30, 50, 5, 9, 8))
 
 
 @pytest.fixture
-def browsers(client: FakeClient, server_module: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Browsers]:
+def browsers(
+    client: FakeClient, server_module: Any, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[BrowserTasks]:
     """Upstream's server with our routes and events; as it was afterwards."""
     app, socketio = server_module.app, server_module.socketio
     kept = {name: copy.deepcopy(getattr(app, name)) for name in ("view_functions", "after_request_funcs")}
@@ -39,7 +41,7 @@ def browsers(client: FakeClient, server_module: Any, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(app, "url_map", Map([rule.empty() for rule in app.url_map.iter_rules()]))
     monkeypatch.setattr(app, "request_class", app.request_class)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
-    made = Browsers(socketio)
+    made = BrowserTasks(socketio)
     made.register(app)
     page.register(app, made)
     inpaint.register(server_module, 100_000)
@@ -70,7 +72,7 @@ def events(connection: Any, name: str) -> list[Any]:
     return [each["args"] for each in connection.get_received() if each["name"] == name]
 
 
-def test_a_visitor_of_the_page_gets_a_cookie_once(browsers: Browsers, server_module: Any) -> None:
+def test_a_visitor_of_the_page_gets_a_cookie_once(browsers: BrowserTasks, server_module: Any) -> None:
     first = web(server_module, None).get("/grid")
     cookie = first.headers["Set-Cookie"]
     assert cookie.startswith(f"{COOKIE}=")
@@ -83,7 +85,7 @@ def test_a_visitor_of_the_page_gets_a_cookie_once(browsers: Browsers, server_mod
 
 
 def test_a_browser_hears_of_its_own_tasks_alone(
-    browsers: Browsers, client: FakeClient, server_module: Any
+    browsers: BrowserTasks, client: FakeClient, server_module: Any
 ) -> None:
     mine, other = listener(server_module, ONE), listener(server_module, TWO)
     client.steps = 2
@@ -99,7 +101,7 @@ def test_a_browser_hears_of_its_own_tasks_alone(
 
 
 def test_loading_the_model_is_told_as_such_and_is_no_step(
-    browsers: Browsers, client: FakeClient, server_module: Any
+    browsers: BrowserTasks, client: FakeClient, server_module: Any
 ) -> None:
     steps: list[int] = []
     server_module.model.kwargs["callback"] = lambda step, *_: steps.append(step)
@@ -119,7 +121,7 @@ def test_loading_the_model_is_told_as_such_and_is_no_step(
 
 
 def test_upstreams_events_go_to_the_browser_that_listens_else_to_all(
-    browsers: Browsers, server_module: Any
+    browsers: BrowserTasks, server_module: Any
 ) -> None:
     mine, other = listener(server_module, ONE), listener(server_module, TWO)
     post(web(server_module, ONE), PHOTO, MASK)
@@ -136,7 +138,7 @@ def test_upstreams_events_go_to_the_browser_that_listens_else_to_all(
 
 
 def test_who_subscribes_is_told_at_once_and_from_then_on(
-    browsers: Browsers, client: FakeClient, server_module: Any
+    browsers: BrowserTasks, client: FakeClient, server_module: Any
 ) -> None:
     with server_module.app.test_request_context("/"):
         watch = browsers.watch(FakeTask("a" * 32, b"", 0), "lama")  # type: ignore[arg-type]
@@ -155,7 +157,9 @@ def test_who_subscribes_is_told_at_once_and_from_then_on(
     assert (ended["state"], ended["failure"], ended["position"]) == ("failed", "the model failed", None)
 
 
-def test_what_is_no_task_of_this_browser_cannot_be_followed(browsers: Browsers, server_module: Any) -> None:
+def test_what_is_no_task_of_this_browser_cannot_be_followed(
+    browsers: BrowserTasks, server_module: Any
+) -> None:
     with server_module.app.test_request_context("/", headers={"Cookie": f"{COOKIE}={TWO}"}):
         browsers.watch(FakeTask("b" * 32, b"", 0), "lama")  # type: ignore[arg-type]
     curious = listener(server_module, ONE)
@@ -165,7 +169,7 @@ def test_what_is_no_task_of_this_browser_cannot_be_followed(browsers: Browsers, 
     assert "id" in listener(server_module, TWO).emit("subscribe_task", "b" * 32, callback=True)
 
 
-def test_a_connection_follows_so_many_tasks_and_no_more(browsers: Browsers, server_module: Any) -> None:
+def test_a_connection_follows_so_many_tasks_and_no_more(browsers: BrowserTasks, server_module: Any) -> None:
     ids = [f"{number:032x}" for number in range(SUBSCRIPTIONS + 1)]
     with server_module.app.test_request_context("/"):
         for each in ids:
@@ -179,7 +183,7 @@ def test_a_connection_follows_so_many_tasks_and_no_more(browsers: Browsers, serv
 
 @pytest.mark.filterwarnings("ignore:The 'JSON_AS_ASCII'")  # upstream's
 def test_the_page_shows_and_cancels_the_tasks_of_its_browser(
-    browsers: Browsers, client: FakeClient, server_module: Any
+    browsers: BrowserTasks, client: FakeClient, server_module: Any
 ) -> None:
     post(web(server_module, ONE), PHOTO, MASK)
     with server_module.app.test_request_context("/", headers={"Cookie": f"{COOKIE}={ONE}"}):
@@ -199,7 +203,7 @@ def test_the_page_shows_and_cancels_the_tasks_of_its_browser(
     assert task.task.cancelled  # type: ignore[attr-defined]
 
 
-def test_what_is_remembered_is_bounded(browsers: Browsers, server_module: Any) -> None:
+def test_what_is_remembered_is_bounded(browsers: BrowserTasks, server_module: Any) -> None:
     with server_module.app.test_request_context("/", headers={"Cookie": f"{COOKIE}={ONE}"}):
         for number in range(TASKS_EACH + 5):
             browsers.watch(FakeTask(f"{number:032x}", b"", 0), "lama")  # type: ignore[arg-type]
