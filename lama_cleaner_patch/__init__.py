@@ -5,7 +5,7 @@
 makes what a production server serves.
 """
 
-from lamagrid.web.launcher import application, entry_point
+from lamagrid.launcher.cli import application, entry_point
 from lamagrid.web.model_manager import RemoteModelManager as ModelManager
 
 __all__ = ["ModelManager", "application", "entry_point"]

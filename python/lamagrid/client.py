@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 from lamagrid import _native
 from lamagrid.errors import InvalidInputError, LamaGridError, WaitTimeoutError
 from lamagrid.options import MODEL_OPTIONS, PLUGIN_OPTIONS, checked, chosen
-from lamagrid.weights.table import PLUGIN_PREFIX
+from lamagrid.upstream.catalog import PLUGIN_PREFIX
 
 if TYPE_CHECKING:
     import enum

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lamagrid.errors import InvalidInputError
-from lamagrid.weights.table import CONTROLNETS, PLUGINS
+from lamagrid.upstream.catalog import CONTROLNETS, PLUGINS
 
 INTEGER_MIN, INTEGER_MAX = -(2**63), 2**63 - 1
 PIXELS_MAX = 2**40

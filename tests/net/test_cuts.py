@@ -12,7 +12,7 @@ import pytest
 
 from grids.pictures import decoded, encoded, hole
 from grids.server import Server, lamagrid_json
-from lamagrid.web.plan import DEMO_MODEL
+from lamagrid.launcher.process_specs import DEMO_MODEL
 from net.conftest import PORT, Grid, made_network
 from net.hosts import Host, Network
 from net.proxy import Proxy

@@ -12,7 +12,7 @@ import pytest
 
 from grids.pictures import hole
 from grids.server import BIN, PROGRAMS
-from lamagrid.web.plan import DEMO_MODEL
+from lamagrid.launcher.process_specs import DEMO_MODEL
 from net.conftest import SOON_S, Grid
 from net.hosts import Network
 from parity.stock import stock_inpaint

@@ -11,7 +11,7 @@ import pytest
 
 from grids.pictures import decoded, encoded, hole
 from grids.server import BIN, PROGRAMS
-from lamagrid.web.plan import DEMO_MODEL
+from lamagrid.launcher.process_specs import DEMO_MODEL
 from net.conftest import SOON_S, Grid
 from net.hosts import Host, Network
 

@@ -50,6 +50,7 @@ FOREIGN = {
 HIDDEN = {"--debug", "--dev", "--devi", "--devic"}
 """Flags that Lama Cleaner's parser takes and its help does not show."""
 SPEAKERS = {
+    "python/lamagrid/launcher/": ("lama-cleaner-grid",),
     "python/lamagrid/web/": ("lama-cleaner-grid",),
     "python/lamagrid/pynode/": ("lamagrid", "pynode"),
     "src/cli/": ("lamagrid",),
@@ -260,7 +261,7 @@ def test_what_texts_name_is_there() -> None:
 def test_there_are_texts_of_each_kind() -> None:
     found = list(texts())
     for place, words in (
-        ("python/lamagrid/web/launcher.py", "--grid-scheduler"),
+        ("python/lamagrid/launcher/cli.py", "--grid-scheduler"),
         ("src/client/src/endpoint.rs", "lamagrid scheduler --data-dir"),
         ("src/cli/src/args.rs", "lamagrid certs bundle"),
         ("README.md", "lamagrid doctor --join"),
@@ -294,7 +295,7 @@ def test_a_flag_of_another_program_is_found() -> None:
     """The launcher's refusal named the scheduler's flag, which the launcher does not take."""
     words = "choose another directory with --data-dir"
     assert list(wrong_in(Text("src/scheduler/src/runtime/mod.rs:73", words))) == []
-    assert list(wrong_in(Text("python/lamagrid/web/launcher.py:300", words))) != []
+    assert list(wrong_in(Text("python/lamagrid/launcher/cli.py:300", words))) != []
 
 
 @pytest.mark.parametrize(

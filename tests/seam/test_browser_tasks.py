@@ -17,9 +17,9 @@ from werkzeug.routing import Map
 from grids.pictures import encoded, hole
 from lamagrid import errors
 from lamagrid.client import Progress
-from lamagrid.web import inpaint, page
 from lamagrid.web.browser_tasks import COOKIE, SUBSCRIPTIONS, TASKS_EACH, BrowserTasks
 from lamagrid.web.model_manager import RemoteModelManager
+from lamagrid.web.routes import inpaint, tasks_page
 from seam.conftest import FakeClient, FakeTask
 from seam.test_inpaint_route import post
 
@@ -43,7 +43,7 @@ def browsers(
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
     made = BrowserTasks(socketio)
     made.register(app)
-    page.register(app, made)
+    tasks_page.register(app, made)
     inpaint.register(server_module, 100_000)
     manager = RemoteModelManager("lama", "cpu", client=client, watch=made.watch)  # type: ignore[arg-type]
     monkeypatch.setattr(server_module, "model", manager)

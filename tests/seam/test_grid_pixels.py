@@ -22,7 +22,7 @@ from grids.pictures import decoded, encoded
 from grids.server import BIN, lamagrid_json
 from lama_cleaner_patch import ModelManager
 from lamagrid.client import TaskClient
-from lamagrid.web.plan import node_command
+from lamagrid.launcher.process_specs import node_command
 from parity.stock import stock_config, stock_inpaint
 from stock.forms import stock_form
 from stock.models import tiny_lama as make_tiny_lama

@@ -18,9 +18,9 @@ from werkzeug.test import encode_multipart
 
 from grids.pictures import decoded, encoded, hole
 from lamagrid import _native, errors
-from lamagrid.web import inpaint
-from lamagrid.web.inpaint import FALLBACK_HEADER
 from lamagrid.web.model_manager import RemoteModelManager
+from lamagrid.web.routes import inpaint
+from lamagrid.web.routes.inpaint import FALLBACK_HEADER
 from seam.conftest import FakeClient
 from stock.forms import stock_form
 

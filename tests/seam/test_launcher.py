@@ -15,9 +15,15 @@ from pathlib import Path
 import pytest
 
 from grids import procfs
-from lamagrid.web import flags, plan
-from lamagrid.web.children import BACKOFF_CAP_S, Children, Program, StartError, backoff
-from lamagrid.web.launcher import LaunchError, _check_port
+from lamagrid.launcher import flags, process_specs
+from lamagrid.launcher.cli import LaunchError, _check_port
+from lamagrid.launcher.process_supervisor import (
+    BACKOFF_CAP_S,
+    ProcessSpec,
+    ProcessSupervisor,
+    StartError,
+    backoff,
+)
 
 LAUNCHER = Path(sys.executable).parent / "lama-cleaner-grid"
 
@@ -93,7 +99,7 @@ def test_wrong_flags_are_refused_before_anything_starts(words: list[str], text: 
 
 
 def test_a_plugin_whose_package_is_missing_is_refused_before_anything_starts(tmp_path: Path) -> None:
-    hidden = "import sys; sys.modules['realesrgan'] = None; from lamagrid.web.launcher import main; main()"
+    hidden = "import sys; sys.modules['realesrgan'] = None; from lamagrid.launcher.cli import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", hidden, "--enable-realesrgan", "--grid-data-dir", tmp_path / "grid"],
         capture_output=True,
@@ -168,7 +174,7 @@ def node_program(tmp_path: Path) -> Path:
 def planned(node_program: Path, model: str, *words: str, device: str | None = None) -> dict[str, list[str]]:
     """The arguments of each planned node by its name, from the name of the first model on."""
     seen, _ = split("--grid-node-command", str(node_program), *words)
-    nodes = plan.nodes(seen, model, device, Path("/d"), {"XDG_CACHE_HOME": "/nowhere"})
+    nodes = process_specs.nodes(seen, model, device, Path("/d"), {"XDG_CACHE_HOME": "/nowhere"})
     return {node.name: list(node.program.command) for node in nodes}
 
 
@@ -192,7 +198,7 @@ def test_what_is_started_follows_the_model(node_program: Path) -> None:
     }
     nodes = planned(node_program, "lama", "--grid-nodes", "0", "--grid-python-models", "cv2,lama")
     assert {name: models_of(command) for name, command in nodes.items()} == {"python-0": ["cv2", "lama"]}
-    with pytest.raises(plan.PlanError, match="nobody to serve lama"):
+    with pytest.raises(process_specs.ProcessSpecError, match="nobody to serve lama"):
         planned(node_program, "lama", "--grid-nodes", "0")
 
 
@@ -216,15 +222,15 @@ def test_nodes_are_told_threads_device_and_files(node_program: Path, tmp_path: P
     assert " --device cpu" in " ".join(nodes["torch-1"])
     assert all("--lifeline" in command for command in nodes.values())
     demo = planned(node_program, "lama", "--grid-demo-model", "--grid-python-models", "")
-    assert models_of(demo["torch-0"]) == [f"lama={plan.DEMO_MODEL}", "manga"]
-    assert plan.DEMO_MODEL.is_file()
+    assert models_of(demo["torch-0"]) == [f"lama={process_specs.DEMO_MODEL}", "manga"]
+    assert process_specs.DEMO_MODEL.is_file()
     assert set(demo) == {"torch-0"}
 
 
 def test_a_token_reaches_the_python_node_alone_and_no_command_line(node_program: Path) -> None:
     seen, _ = split("--grid-node-command", str(node_program))
-    nodes = plan.nodes(seen, "lama", None, Path("/d"), {"XDG_CACHE_HOME": "/nowhere"})
-    told = [plan.with_token(node, "secret") for node in nodes]
+    nodes = process_specs.nodes(seen, "lama", None, Path("/d"), {"XDG_CACHE_HOME": "/nowhere"})
+    told = [process_specs.with_token(node, "secret") for node in nodes]
     assert "secret" not in " ".join(word for node in told for word in node.program.command)
     assert [node.name for node in told if "secret" in node.program.env.values()] == ["python-0"]
 
@@ -232,35 +238,35 @@ def test_a_token_reaches_the_python_node_alone_and_no_command_line(node_program:
 def test_a_missing_node_program_is_named_with_what_to_do(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    with pytest.raises(plan.PlanError, match="no such program"):
-        plan.node_command(tmp_path / "nothing")
+    with pytest.raises(process_specs.ProcessSpecError, match="no such program"):
+        process_specs.node_command(tmp_path / "nothing")
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
-    monkeypatch.setattr(plan, "__file__", str(tmp_path / "a" / "b" / "c" / "d.py"))
+    monkeypatch.setattr(process_specs, "__file__", str(tmp_path / "a" / "b" / "c" / "d.py"))
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(plan.PlanError, match=r"pip install --no-build-isolation \./src/node"):
-        plan.node_command(None)
+    with pytest.raises(process_specs.ProcessSpecError, match=r"pip install --no-build-isolation \./src/node"):
+        process_specs.node_command(None)
 
 
 def test_children_see_the_gpus_that_the_web_process_hides(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.setenv("CACHE_DIR", "/weights")
-    assert "CUDA_VISIBLE_DEVICES" not in plan.child_env(None)
-    assert plan.child_env("1,0")["CUDA_VISIBLE_DEVICES"] == "1,0"
-    assert plan.child_env(None)["TORCH_HOME"] == "/weights"
+    assert "CUDA_VISIBLE_DEVICES" not in process_specs.child_env(None)
+    assert process_specs.child_env("1,0")["CUDA_VISIBLE_DEVICES"] == "1,0"
+    assert process_specs.child_env(None)["TORCH_HOME"] == "/weights"
 
 
-# Children
+# Child processes.
 
 
-def program(code: str, *words: str) -> Program:
+def program(code: str, *words: str) -> ProcessSpec:
     """A Python program."""
-    return Program("test", [sys.executable, "-c", code, *words], dict(os.environ))
+    return ProcessSpec("test", [sys.executable, "-c", code, *words], dict(os.environ))
 
 
 @pytest.fixture
-def children() -> Iterator[Children]:
-    """Children that are gone after the test."""
-    owner = Children()
+def children() -> Iterator[ProcessSupervisor]:
+    """A supervisor whose children are gone after the test."""
+    owner = ProcessSupervisor()
     yield owner
     owner.stop()
 
@@ -279,7 +285,9 @@ def test_the_backoff_doubles_is_capped_and_jittered() -> None:
     assert backoff(1, lambda: 1.0) == 0.25
 
 
-def test_a_child_that_dies_is_started_again(children: Children, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_child_that_dies_is_started_again(
+    children: ProcessSupervisor, capfd: pytest.CaptureFixture[str]
+) -> None:
     child = children.start(program("import time; time.sleep(60)"))
     until(lambda: child.pid)
     child.set_ready()
@@ -290,7 +298,7 @@ def test_a_child_that_dies_is_started_again(children: Children, capfd: pytest.Ca
     assert "test ended (signal SIGKILL): starting it again in" in capfd.readouterr().out
 
 
-def test_a_child_that_never_works_is_given_up_with_its_last_words(children: Children) -> None:
+def test_a_child_that_never_works_is_given_up_with_its_last_words(children: ProcessSupervisor) -> None:
     child = children.start(program("import sys; print('one'); sys.exit('the data directory is in use')"))
 
     def given_up() -> bool:
@@ -307,16 +315,16 @@ def test_a_child_that_never_works_is_given_up_with_its_last_words(children: Chil
         children.check()
 
 
-def test_a_program_that_is_not_there_is_given_up(children: Children) -> None:
-    child = children.start(Program("test", ["/no/such/program"], {}))
+def test_a_program_that_is_not_there_is_given_up(children: ProcessSupervisor) -> None:
+    child = children.start(ProcessSpec("test", ["/no/such/program"], {}))
     with pytest.raises(StartError, match="cannot run /no/such/program: No such file"):
         until(lambda: child.check())
 
 
 def test_ending_is_asked_for_first_and_forced_then(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("lamagrid.web.children.NODES_GRACE_S", 0.3)
-    monkeypatch.setattr("lamagrid.web.children.STOP_LIMIT_S", 0.5)
-    owner = Children()
+    monkeypatch.setattr("lamagrid.launcher.process_supervisor.NODES_GRACE_S", 0.3)
+    monkeypatch.setattr("lamagrid.launcher.process_supervisor.STOP_LIMIT_S", 0.5)
+    owner = ProcessSupervisor()
     stubborn = (
         "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
         "print('on', flush=True); time.sleep(60)"
@@ -327,7 +335,7 @@ def test_ending_is_asked_for_first_and_forced_then(monkeypatch: pytest.MonkeyPat
     owner.stop()
     assert procfs.started_at(pid) is None
     monkeypatch.undo()
-    owner = Children()
+    owner = ProcessSupervisor()
     polite = owner.start(
         program(
             "import signal, sys, time, pathlib\n"
@@ -343,7 +351,7 @@ def test_ending_is_asked_for_first_and_forced_then(monkeypatch: pytest.MonkeyPat
 
 def test_each_is_given_its_own_time_to_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A node that has to be killed takes no time away from the scheduler, which is told to end after it."""
-    monkeypatch.setattr("lamagrid.web.children.NODES_GRACE_S", 0.3)
+    monkeypatch.setattr("lamagrid.launcher.process_supervisor.NODES_GRACE_S", 0.3)
     slow = (
         "import signal, sys, time, pathlib\n"
         "def end(*_):\n"
@@ -353,7 +361,7 @@ def test_each_is_given_its_own_time_to_end(monkeypatch: pytest.MonkeyPatch, tmp_
         "signal.signal(signal.SIGTERM, end)\n"
         "print('on', flush=True); time.sleep(60)"
     )
-    owner = Children()
+    owner = ProcessSupervisor()
     first, second = (
         owner.start(program(slow, str(tmp_path / name), seconds))
         for name, seconds in (("first", "0.5"), ("second", "60"))
@@ -367,7 +375,7 @@ def test_each_is_given_its_own_time_to_end(monkeypatch: pytest.MonkeyPatch, tmp_
 
 def test_while_all_end_nothing_is_started_again(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """A scheduler that ends by itself while the nodes have their time, as when a terminal ends them all."""
-    owner = Children()
+    owner = ProcessSupervisor()
     first = owner.start(program("import time; time.sleep(60)"))
     slow = (
         "import os, signal, sys, time\n"
@@ -392,9 +400,9 @@ def test_while_all_end_nothing_is_started_again(tmp_path: Path, capfd: pytest.Ca
 def test_a_reader_that_went_away_does_not_end_the_watch() -> None:
     code = (
         "import os, signal, sys, time\n"
-        "from lamagrid.web.children import Children, Program\n"
-        "owner = Children()\n"
-        "child = owner.start(Program('a', [sys.executable, '-c', 'import sys; sys.stdin.read()'], {}))\n"
+        "from lamagrid.launcher.process_supervisor import ProcessSupervisor, ProcessSpec\n"
+        "owner = ProcessSupervisor()\n"
+        "child = owner.start(ProcessSpec('a', [sys.executable, '-c', 'import sys; sys.stdin.read()'], {}))\n"
         "while not child.pid: time.sleep(0.01)\n"
         "child.set_ready()\n"
         "first = child.pid\n"
@@ -421,9 +429,9 @@ def test_a_child_of_a_launcher_that_is_ending_hears_sigterm() -> None:
     """A signal that the launcher ignores while it ends is not ignored by a child that it starts then."""
     code = (
         "import signal, subprocess, sys\n"
-        "from lamagrid.web.children import Children\n"
-        "from lamagrid.web.shutdown import Shutdown\n"
-        "Shutdown(Children()).hear_signals()\n"
+        "from lamagrid.launcher.process_supervisor import ProcessSupervisor\n"
+        "from lamagrid.launcher.shutdown import Shutdown\n"
+        "Shutdown(ProcessSupervisor()).hear_signals()\n"
         "child = subprocess.Popen(['sleep', '60'])\n"
         "child.terminate()\n"
         "try:\n"
@@ -438,12 +446,13 @@ def test_a_child_of_a_launcher_that_is_ending_hears_sigterm() -> None:
 
 STOPPED = """
 import os, signal, sys, threading, time
-from lamagrid.web.children import Children, Program
-from lamagrid.web.shutdown import Shutdown
-children = Children()
+from lamagrid.launcher.process_supervisor import ProcessSupervisor, ProcessSpec
+from lamagrid.launcher.shutdown import Shutdown
+children = ProcessSupervisor()
 shutdown = Shutdown(children)
 shutdown.hear_signals()
-child = children.start(Program("a", [sys.executable, "-c", "import sys; sys.stdin.read()"], dict(os.environ)))
+waits = [sys.executable, "-c", "import sys; sys.stdin.read()"]
+child = children.start(ProcessSpec("a", waits, dict(os.environ)))
 while not child.pid: time.sleep(0.01)
 class Swallows:
     def __del__(self):
@@ -490,10 +499,10 @@ def test_a_lifeline_ends_with_its_holder_alone() -> None:
     """Two children: neither holds the other's pipe, so both see the end of a holder that was killed."""
     code = (
         "import sys, time\n"
-        "from lamagrid.web.children import Children, Program\n"
-        "owner = Children()\n"
+        "from lamagrid.launcher.process_supervisor import ProcessSupervisor, ProcessSpec\n"
+        "owner = ProcessSupervisor()\n"
         "for name in 'ab':\n"
-        "    owner.start(Program(name, [sys.executable, '-c', 'import sys; sys.stdin.read()'], {}))\n"
+        "    owner.start(ProcessSpec(name, [sys.executable, '-c', 'import sys; sys.stdin.read()'], {}))\n"
         "while not all(child.pid for child in owner): time.sleep(0.01)\n"
         "print(*[child.pid for child in owner], flush=True)\n"
         "time.sleep(60)\n"

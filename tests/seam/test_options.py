@@ -26,7 +26,7 @@ from lamagrid.options import (
     chosen,
     read_by,
 )
-from lamagrid.weights import table
+from lamagrid.upstream import catalog
 
 MODULES: Mapping[str, tuple[str, ...]] = {
     "lama": ("lama", "base"),
@@ -85,7 +85,7 @@ def test_the_fields_types_and_words_are_upstreams() -> None:
 
 
 def test_what_each_model_reads_is_what_upstreams_code_reads() -> None:
-    assert set(READ) == set(MODULES) == set(table.MODELS)
+    assert set(READ) == set(MODULES) == set(catalog.MODELS)
     plain, diffusion = source("base").split("    def _apply_cropper")
     for model, modules in MODULES.items():
         is_diffusion = any(name.startswith(("sd", "croper")) for name in READ[model])

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from grids.pictures import encoded
-from lamagrid.web.inpaint import InpaintRoute
+from lamagrid.web.routes.inpaint import InpaintRoute
 
 LIMIT = 1000
 

@@ -22,9 +22,11 @@ from lamagrid import errors
 from lamagrid.client import Outcome, Progress
 from lamagrid.pynode.main import Serving, work
 from lamagrid.pynode.plugins import PLUGINS, SEED, Embeddings, UpstreamPlugins
-from lamagrid.web import error_responses, plugins
+from lamagrid.upstream import enabled_plugins
+from lamagrid.upstream.enabled_plugins import RemotePlugin
+from lamagrid.web import error_responses
 from lamagrid.web.model_manager import RemoteModelManager
-from lamagrid.web.plugins import RemotePlugin
+from lamagrid.web.routes import plugin
 from stock.plugins import FACE_PX, small_plugins
 
 PHOTO = np.random.default_rng(4).integers(0, 256, (40, 70, 3), np.uint8)
@@ -166,7 +168,7 @@ def both(
     def post(
         files: Mapping[str, bytes], strict: bool = True, only_grid: bool = False, **form: str
     ) -> tuple[Any, Any]:
-        plugins.register(server_module, REMOTE, 100_000, strict)
+        plugin.register(server_module, REMOTE, 100_000, strict)
         monkeypatch.setattr(server_module, "plugins", {})
         server_module.build_plugins(None)
         view = app.view_functions["run_plugin"]
@@ -418,7 +420,7 @@ def test_upstreams_flags_say_which_plugins_there_are() -> None:
         restoreformer_device="cpu",
         enable_gif=True,
     )
-    found = plugins.enabled(args)
+    found = enabled_plugins.enabled(args)
     assert list(found) == ["InteractiveSeg", "RemoveBG", "RealESRGAN", "GFPGAN", "MakeGIF"]
     assert found["InteractiveSeg"].device == "cuda"
     assert found["GFPGAN"].options == {

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from grids.pictures import encoded
-from lamagrid.web import saving
+from lamagrid.web.routes import save_image
 
 PHOTO = encoded(np.full((4, 4, 3), 9, np.uint8))
 
@@ -22,7 +22,7 @@ def page(server_module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     views = copy.copy(server_module.app.view_functions)
     (tmp_path / "out").mkdir()
     monkeypatch.setattr(server_module, "output_dir", str(tmp_path / "out"))
-    saving.register(server_module.app)
+    save_image.register(server_module.app)
     yield server_module.app.test_client()
     server_module.app.view_functions = views
 

@@ -20,8 +20,8 @@ from typing import Any
 
 import pytest
 
-from lamagrid.weights import table
-from lamagrid.weights.table import HubFolder, WebFile
+from lamagrid.upstream import catalog
+from lamagrid.upstream.catalog import HubFolder, WebFile
 
 ROOT = Path(__file__).resolve().parents[2]
 CONTENT = os.urandom(100_000)
@@ -44,8 +44,8 @@ def source_of(package: str, *below: str) -> str:
 @pytest.mark.filterwarnings("ignore")  # upstream's, of what it stands on
 def test_names_urls_and_sums_are_upstreams() -> None:
     const = importlib.import_module("lama_cleaner.const")
-    assert set(table.MODELS) == set(const.AVAILABLE_MODELS)
-    assert list(table.CONTROLNETS) == const.SD_CONTROLNET_CHOICES
+    assert set(catalog.MODELS) == set(const.AVAILABLE_MODELS)
+    assert list(catalog.CONTROLNETS) == const.SD_CONTROLNET_CHOICES
     modules = [
         importlib.import_module(f"lama_cleaner.model.{name}")
         for name in ("lama", "ldm", "zits", "mat", "fcf", "manga")
@@ -57,21 +57,21 @@ def test_names_urls_and_sums_are_upstreams() -> None:
         if name.endswith(("_URL", "_MD5"))
     }
     ours = {}
-    for files in table.MODELS.values():
+    for files in catalog.MODELS.values():
         for file in files:
             if isinstance(file, WebFile):
                 ours |= {f"{file.variables}_URL": file.url, f"{file.variables}_MD5": file.md5}
     assert ours == found
     models = source_of("lama_cleaner", "model")
-    folders = [source for each in table.MODELS.values() for source in each if isinstance(source, HubFolder)]
+    folders = [source for each in catalog.MODELS.values() for source in each if isinstance(source, HubFolder)]
     assert all(f'"{folder.repo}"' in models for folder in folders)
 
 
 def test_plugins_are_upstreams() -> None:
     plugins = importlib.import_module("lamagrid.pynode.plugins").PLUGINS
-    assert set(table.PLUGINS) == set(plugins)
+    assert set(catalog.PLUGINS) == set(plugins)
     source = source_of("lama_cleaner", "plugins") + source_of("facexlib") + source_of("rembg")
-    for networks in table.PLUGINS.values():
+    for networks in catalog.PLUGINS.values():
         for network, files in networks.items():
             assert network in source
             for file in files:
@@ -82,7 +82,7 @@ def test_plugins_are_upstreams() -> None:
 def test_the_rust_node_has_the_same_files() -> None:
     source = (ROOT / "src/weights/src/lib.rs").read_text()
     for name in ("lama", "manga"):
-        for file in table.MODELS[name]:
+        for file in catalog.MODELS[name]:
             assert isinstance(file, WebFile)
             for text in (file.url, file.md5, f"{file.variables}_URL", f"{file.variables}_MD5"):
                 assert f'"{text}"' in source
@@ -93,7 +93,7 @@ def test_the_scheduler_knows_which_models_need_a_python_node() -> None:
     source = (ROOT / "src/domain/src/capability.rs").read_text()
     listed = re.search(r"PYTHON_MODELS: \[&str; \d+\] = \[(.*?)\];", source, re.DOTALL)
     assert listed is not None
-    assert set(re.findall(r'"([^"]+)"', listed[1])) == set(table.MODELS) - {"lama", "manga"}
+    assert set(re.findall(r'"([^"]+)"', listed[1])) == set(catalog.MODELS) - {"lama", "manga"}
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_the_scheduler_knows_which_models_need_a_python_node() -> None:
     ],
 )
 def test_files_lie_where_upstream_looks(env: Mapping[str, str], wanted: str) -> None:
-    file = table.MODELS["lama"][0]
+    file = catalog.MODELS["lama"][0]
     assert str(file.path(env)) == wanted
 
 
@@ -247,7 +247,7 @@ def test_a_pipeline_comes_from_a_hub_and_is_checked_by_its_sums(
     assert pulled.returncode == 0, pulled.stderr
     folder = tmp_path / "hub" / "models--runwayml--stable-diffusion-inpainting"
     assert pulled.stdout.splitlines()[-1].startswith(f"sd1.5: {folder} is here now, ")
-    assert table.is_present("sd1.5", env)
+    assert catalog.is_present("sd1.5", env)
     assert model("verify", "sd1.5", **env).returncode == 0
     blob = max((folder / "blobs").iterdir(), key=lambda path: path.stat().st_size)
     blob.write_bytes(blob.read_bytes()[:-1] + b"x")

@@ -31,7 +31,13 @@ NODES = 2
 AGAIN = 25
 """Requests that are answered before and after each step."""
 PHOTO = np.random.default_rng(2).integers(0, 256, (48, 64, 3), np.uint8)
-WEB = "import sys; from lamagrid.web.launcher import main; sys.exit(main())"
+WEB = """
+try:
+    from lamagrid.launcher.cli import main
+except ImportError:  # where versions up to 0.1 have it
+    from lamagrid.web.launcher import main
+main()
+"""
 
 
 class Stack:

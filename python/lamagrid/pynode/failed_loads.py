@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from lamagrid import _native
+from lamagrid.upstream.catalog import Source
 from lamagrid.weights.fetch import Version, versions
-from lamagrid.weights.table import Source
 
 
 @dataclass

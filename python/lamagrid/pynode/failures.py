@@ -13,7 +13,7 @@ import torch
 from PIL import UnidentifiedImageError
 
 from lamagrid.errors import UNREADABLE_PICTURE_TEXT, LamaGridError
-from lamagrid.weights.table import PLUGIN_PREFIX
+from lamagrid.upstream.catalog import PLUGIN_PREFIX
 
 MESSAGE_CHARS = 500
 OUT_OF_MEMORY_MARKS = ("CUDA out of memory", "can't allocate memory", "Insufficient memory")

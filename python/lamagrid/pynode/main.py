@@ -33,8 +33,8 @@ from lamagrid.options import nearest
 from lamagrid.pynode.failed_loads import FailedLoads
 from lamagrid.pynode.system_libraries import missing_library
 from lamagrid.settings import load_settings
+from lamagrid.upstream.catalog import MODELS, PLUGIN_PREFIX, Source, WebFile, is_present
 from lamagrid.weights.fetch import name_authorities_for_hub
-from lamagrid.weights.table import MODELS, PLUGIN_PREFIX, Source, WebFile, is_present
 
 if TYPE_CHECKING:
     from lamagrid.pynode.models import UpstreamModels

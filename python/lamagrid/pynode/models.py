@@ -22,7 +22,7 @@ from PIL import Image
 from lamagrid.options import BUILD, KEEP_ORIENTATION
 from lamagrid.pynode.failures import Stopped, TaskFailure, load_failure, message, run_failure
 from lamagrid.pynode.opencv import without_ipp
-from lamagrid.weights import table
+from lamagrid.upstream import catalog
 from lamagrid.weights.fetch import Told, fetch_missing
 
 Pixels = NDArray[np.uint8]
@@ -166,7 +166,7 @@ class UpstreamModels:
         gc.collect()
         torch_gc()
         try:
-            fetch_missing(table.MODELS.get(model, ()), fetched)
+            fetch_missing(catalog.MODELS.get(model, ()), fetched)
             self._manager = ModelManager(
                 name=model,
                 device=self._device,

@@ -33,9 +33,9 @@ from lamagrid.pixel_limit import set_for_pillow, too_large
 from lamagrid.pynode.failures import Stopped, TaskFailure, load_failure, run_failure
 from lamagrid.pynode.functional_tensor import supply_functional_tensor
 from lamagrid.pynode.opencv import without_ipp
-from lamagrid.weights import table
+from lamagrid.upstream import catalog
+from lamagrid.upstream.catalog import PLUGIN_PREFIX, WebFile
 from lamagrid.weights.fetch import Told, fetch_missing
-from lamagrid.weights.table import PLUGIN_PREFIX, WebFile
 
 PLUGINS: Mapping[str, Any] = {
     each.name: each
@@ -219,7 +219,7 @@ NETWORKS: Mapping[str, str] = {
 
 def files_of(name: str, params: Mapping[str, Any]) -> tuple[WebFile, ...]:
     """The files that a plugin needs with these parameters; its own default network is the first."""
-    networks = table.PLUGINS[name]
+    networks = catalog.PLUGINS[name]
     network = params.get(NETWORKS.get(name, ""), next(iter(networks)))
     return networks.get(network, ())
 

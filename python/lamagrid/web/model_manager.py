@@ -32,11 +32,10 @@ from lamagrid.errors import (
 )
 from lamagrid.options import BUILD, KEEP_ORIENTATION, read_by
 from lamagrid.settings import load_settings
+from lamagrid.upstream.catalog import PLUGIN_PREFIX, TORCH_MODELS
 from lamagrid.web import pending_requests
 from lamagrid.web.client_disconnect import ClientConnection
 from lamagrid.web.pending_requests import StoppingError
-from lamagrid.web.plan import TORCH_MODELS
-from lamagrid.weights.table import PLUGIN_PREFIX
 
 if TYPE_CHECKING:
     from lama_cleaner.schema import Config

@@ -21,8 +21,9 @@ from lamagrid import global_flags
 from lamagrid.client import TaskClient
 from lamagrid.errors import LamaGridError, ModelLoadError
 from lamagrid.options import nearest
-from lamagrid.weights import fetch, table
-from lamagrid.weights.table import HubFolder, Source
+from lamagrid.upstream import catalog
+from lamagrid.upstream.catalog import HubFolder, Source
+from lamagrid.weights import fetch
 
 DONE = 0
 EXIT_WRONG = 1
@@ -34,7 +35,7 @@ TELL_EVERY_S = 3.0
 REDRAW_EVERY_S = 0.2
 CHUNK_BYTES = 1 << 20
 
-Told = Callable[[int, int | None], None]
+Told = Callable[[int, "int | None"], None]
 
 
 def main(argv: Sequence[str]) -> int:
@@ -92,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _chosen(names: Sequence[str]) -> dict[str, tuple[Source, ...]] | None:
     """The named entries of the table; None, and a line on stderr, if there is none of such a name."""
-    known = table.sources()
+    known = catalog.sources()
     for name in names:
         if name not in known:
             hint = nearest(name, known)
@@ -104,7 +105,7 @@ def _chosen(names: Sequence[str]) -> dict[str, tuple[Source, ...]] | None:
 def _list(options: argparse.Namespace) -> int:
     served = _served(options.data_dir, options.join)
     rows: list[dict[str, Any]] = []
-    for name, sources in table.sources().items():
+    for name, sources in catalog.sources().items():
         files = [_described(source) for source in sources]
         # A plugin's other network is a choice of its tasks, not a name that nodes offer.
         offered = None if served is None else served.get(name, [])
@@ -306,7 +307,7 @@ def _verify(options: argparse.Namespace) -> int:
         return EXIT_WRONG_FLAGS
     report = _Report(options)
     verdict, seen = DONE, set[Path]()
-    for name, sources in (chosen or table.sources()).items():
+    for name, sources in (chosen or catalog.sources()).items():
         for source in sources:
             path = source.path(os.environ)
             if not source.is_present(os.environ):

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from lamagrid import _native
-from lamagrid.weights import table
-from lamagrid.weights.table import Source, WebFile
+from lamagrid.upstream import catalog
+from lamagrid.upstream.catalog import Source, WebFile
 
 Told = Callable[[int, "int | None"], None]
 """Told how many bytes of how many are here, also while none come; what it raises ends the fetch."""
@@ -28,7 +28,7 @@ def fetch(file: WebFile, told: Told, *, replace: bool = False) -> Path:
     """
     url, md5 = file.source(os.environ)
     variables = None if file.variables is None else (f"{file.variables}_URL", f"{file.variables}_MD5")
-    checkpoints = table.checkpoints(os.environ)
+    checkpoints = catalog.checkpoints(os.environ)
     return Path(_native.fetch_weights(url, md5, checkpoints, variables, told, replace=replace))
 
 

@@ -38,7 +38,7 @@ TYPES = {
 
 def register(app: Any, browsers: BrowserTasks) -> None:
     """Add the page's routes to upstream's."""
-    texts = {kind: Path(__file__).with_name(f"page.{kind}").read_text("utf-8") for kind in FILES}
+    texts = {kind: Path(__file__).with_name(f"tasks_page.{kind}").read_text("utf-8") for kind in FILES}
 
     from flask import Response, abort
 

@@ -16,8 +16,8 @@ import threading
 import time
 from typing import Any, NoReturn
 
+from lamagrid.launcher.process_supervisor import ProcessSupervisor, say
 from lamagrid.web import pending_requests
-from lamagrid.web.children import Children, say
 
 ENDING = (signal.SIGTERM, signal.SIGINT)
 UNWIND_LIMIT_S = 1.0
@@ -37,7 +37,7 @@ class Shutdown:
         children: What ends with it.
     """
 
-    def __init__(self, children: Children) -> None:
+    def __init__(self, children: ProcessSupervisor) -> None:
         self._children = children
         self._begun = threading.Lock()  # taken for good by the first thread that ends the process
         self._unwound = threading.Event()

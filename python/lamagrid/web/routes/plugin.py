@@ -10,78 +10,16 @@ import contextlib
 import io
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from lamagrid import pixel_limit
 from lamagrid.errors import InvalidInputError
+from lamagrid.upstream.enabled_plugins import ANSWERS_PNG, FORM_FIELDS, MAKE_GIF, RemotePlugin
 from lamagrid.web import error_responses
-from lamagrid.web.inpaint import content
+from lamagrid.web.routes.inpaint import content
 
 if TYPE_CHECKING:
-    import argparse
-
     from lamagrid.web.model_manager import RemoteModelManager
-
-INTERACTIVE_SEG = "InteractiveSeg"
-REMOVE_BG = "RemoveBG"
-ANIME_SEG = "AnimeSeg"
-REALESRGAN = "RealESRGAN"
-GFPGAN = "GFPGAN"
-RESTOREFORMER = "RestoreFormer"
-MAKE_GIF = "MakeGIF"
-
-FORM_FIELDS: Mapping[str, tuple[str, ...]] = {INTERACTIVE_SEG: ("clicks",), REALESRGAN: ("upscale",)}
-"""Fields of upstream's form that a plugin cannot do without."""
-PACKAGES: Mapping[str, str] = {
-    REMOVE_BG: "rembg",
-    REALESRGAN: "realesrgan",
-    GFPGAN: "gfpgan",
-    RESTOREFORMER: "gfpgan",
-}
-"""What upstream's plugins need beside Lama Cleaner, where they run."""
-ANSWERS_PNG = (INTERACTIVE_SEG, REMOVE_BG, ANIME_SEG)
-
-
-@dataclass(frozen=True)
-class RemotePlugin:
-    """One plugin of upstream that nodes run.
-
-    Attributes:
-        name: Upstream's.
-        device: Where upstream's flags want it, for a node that is started here.
-        options: How it is built, for the node.
-    """
-
-    name: str
-    device: str = "cpu"
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-
-def enabled(args: argparse.Namespace) -> dict[str, RemotePlugin]:
-    """The plugins that upstream's flags enable, in upstream's order."""
-    upscaler = {
-        "realesrgan_model": _word(args.realesrgan_model),
-        "realesrgan_no_half": args.realesrgan_no_half,
-    }
-    faces = {"background": True, **upscaler} if args.enable_realesrgan else {}
-    segments = {"interactive_seg_model": args.interactive_seg_model}
-    known = (
-        (args.enable_interactive_seg, RemotePlugin(INTERACTIVE_SEG, args.interactive_seg_device, segments)),
-        (args.enable_remove_bg, RemotePlugin(REMOVE_BG)),
-        (args.enable_anime_seg, RemotePlugin(ANIME_SEG)),
-        (args.enable_realesrgan, RemotePlugin(REALESRGAN, args.realesrgan_device, upscaler)),
-        (args.enable_gfpgan, RemotePlugin(GFPGAN, args.gfpgan_device, faces)),
-        (args.enable_restoreformer, RemotePlugin(RESTOREFORMER, args.restoreformer_device, faces)),
-        (args.enable_gif, RemotePlugin(MAKE_GIF)),
-    )
-    return {plugin.name: plugin for wanted, plugin in known if wanted}
-
-
-def _word(value: Any) -> str:
-    return str(
-        getattr(value, "value", value)
-    )  # upstream's flag gives a member of an enumeration, or its word
 
 
 def register(server: Any, plugins: Mapping[str, RemotePlugin], max_pixels: int, strict: bool = False) -> None:

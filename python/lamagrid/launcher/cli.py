@@ -27,14 +27,16 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from lamagrid import _native
 from lamagrid.client import TaskClient
 from lamagrid.errors import ConfigError, LamaGridError
+from lamagrid.launcher import flags as grid_flags
+from lamagrid.launcher import process_specs
+from lamagrid.launcher.flags import GridFlags
+from lamagrid.launcher.gpus import cuda_gpus
+from lamagrid.launcher.process_supervisor import ProcessSpec, ProcessSupervisor, StartError, say
+from lamagrid.launcher.shutdown import Shutdown, Stopped
 from lamagrid.pynode.system_libraries import missing_library
 from lamagrid.settings import Settings, load_settings
-from lamagrid.web import flags as grid_flags
-from lamagrid.web import pending_requests, plan, plugins
-from lamagrid.web.children import Children, Program, StartError, say
-from lamagrid.web.flags import GridFlags
-from lamagrid.web.gpus import cuda_gpus
-from lamagrid.web.shutdown import Shutdown, Stopped
+from lamagrid.upstream import enabled_plugins
+from lamagrid.web import pending_requests
 
 if TYPE_CHECKING:
     import argparse
@@ -67,7 +69,7 @@ def entry_point() -> None:
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Serve until told to end, and end the process: with status 0 after SIGTERM and SIGINT."""
     words = list(sys.argv[1:] if argv is None else argv)
-    children = Children()
+    children = ProcessSupervisor()
     shutdown = Shutdown(children)
     try:
         with contextlib.suppress(ValueError):  # of a thread that is not the main one: it gets no signals
@@ -83,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     shutdown.end(status)
 
 
-def _run(words: list[str], children: Children) -> int:
+def _run(words: list[str], children: ProcessSupervisor) -> int:
     flags, rest = grid_flags.split(words)
     if any(word in ("-h", "--help") for word in rest):
         return _show_help()
@@ -103,20 +105,20 @@ def _run(words: list[str], children: Children) -> int:
             client = _attach(settings)
             start = None
         else:
-            env = plan.child_env(visible)
-            nodes = plan.nodes(flags, args.model, device, settings.data_dir, env)
-            if enabled := plugins.enabled(args):
-                nodes.append(plan.plugin_node(enabled, settings.data_dir, env))
+            env = process_specs.child_env(visible)
+            nodes = process_specs.nodes(flags, args.model, device, settings.data_dir, env)
+            if enabled := enabled_plugins.enabled(args):
+                nodes.append(process_specs.plugin_node(enabled, settings.data_dir, env))
             if args.hf_access_token:
-                nodes = [plan.with_token(node, args.hf_access_token) for node in nodes]
-            client = _start_scheduler(children, plan.scheduler(settings.data_dir, env), settings)
+                nodes = [process_specs.with_token(node, args.hf_access_token) for node in nodes]
+            client = _start_scheduler(children, process_specs.scheduler(settings.data_dir, env), settings)
             start = _start_nodes(children, nodes, flags)
         _native.start_logs("web", settings.data_dir)
         server = _import_server()
         if start is not None:
             _wait_for_nodes(children, client, nodes, start)
         return _serve(server, args, client, settings, flags.strict)
-    except (LaunchError, StartError, plan.PlanError, ConfigError, LamaGridError) as error:
+    except (LaunchError, StartError, process_specs.ProcessSpecError, ConfigError, LamaGridError) as error:
         return _fail(error)
 
 
@@ -268,8 +270,8 @@ def _check_plugins(args: argparse.Namespace) -> None:
     Raises:
         SystemExit: Status 2; the text is on stderr.
     """
-    for name in plugins.enabled(args):
-        package = plugins.PACKAGES.get(name)
+    for name in enabled_plugins.enabled(args):
+        package = enabled_plugins.PACKAGES.get(name)
         if package is not None and importlib.util.find_spec(package) is None:
             print(
                 f"lama-cleaner-grid: error: the plugin {name} needs the package {package}, which is not "
@@ -361,7 +363,7 @@ def _attach(settings: Settings) -> TaskClient:
     return client
 
 
-def _start_scheduler(children: Children, program: Program, settings: Settings) -> TaskClient:
+def _start_scheduler(children: ProcessSupervisor, program: ProcessSpec, settings: Settings) -> TaskClient:
     # One whose launcher was killed a moment ago ends by itself.
     end = time.monotonic() + OTHER_ENDS_S
     while (pid := _native.running_scheduler(settings.data_dir)) is not None:
@@ -405,7 +407,9 @@ def _answers(client: TaskClient) -> bool:
     return True
 
 
-def _start_nodes(children: Children, nodes: Sequence[plan.Node], flags: GridFlags) -> float:
+def _start_nodes(
+    children: ProcessSupervisor, nodes: Sequence[process_specs.NodeSpec], flags: GridFlags
+) -> float:
     if flags.demo_model:
         say("demo model: lama is the packaged demo, without trained weights (--grid-demo-model)")
     for name, path in flags.models.items():
@@ -416,7 +420,9 @@ def _start_nodes(children: Children, nodes: Sequence[plan.Node], flags: GridFlag
     return time.monotonic()
 
 
-def _wait_for_nodes(children: Children, client: TaskClient, nodes: Sequence[plan.Node], began: float) -> None:
+def _wait_for_nodes(
+    children: ProcessSupervisor, client: TaskClient, nodes: Sequence[process_specs.NodeSpec], began: float
+) -> None:
     """Wait until each node is registered, for as long as it lives: it may have weights to fetch."""
     waiting = {node.name: node for node in nodes}
     by_program = {child.program.name: child for child in children}
@@ -450,7 +456,7 @@ def _warn_unloaded(info: Any) -> None:
         )
 
 
-def _where(info: Any, node: plan.Node) -> str:
+def _where(info: Any, node: process_specs.NodeSpec) -> str:
     device: str = info["device"]
     if device != "cpu":
         return f"{device} ({info['gpu']})" if info.get("gpu") else device
@@ -486,10 +492,11 @@ def _prepare(
             "the package python-multipart is missing or too old: pip install 'python-multipart>=0.0.18'"
         )
     from lamagrid.web import bounded_server as bounded_server
-    from lamagrid.web import error_responses, inpaint, page, request_filter, saving, thumbnails
+    from lamagrid.web import error_responses, request_filter
     from lamagrid.web.browser_tasks import BrowserTasks
     from lamagrid.web.forwarded_headers import ForwardedHeaders
     from lamagrid.web.model_manager import RemoteModelManager
+    from lamagrid.web.routes import inpaint, plugin, save_image, tasks_page, thumbnail
     from lamagrid.web.same_origin import SameOrigin
     from lamagrid.web.task_ledger import TaskLedger
 
@@ -497,7 +504,7 @@ def _prepare(
     browsers.take_over()
     if not strict:
         browsers.register(server.app)
-        page.register(server.app, browsers)
+        tasks_page.register(server.app, browsers)
         error_responses.register(server.app)
     server.ModelManager = functools.partial(
         RemoteModelManager,
@@ -511,9 +518,9 @@ def _prepare(
     rules = None if strict else SameOrigin(settings.web, [args.host])
     request_filter.install(server, settings.web, settings.max_pixels, rules)
     bounded_server.install(ForwardedHeaders(settings.web.trusted_proxies))
-    saving.register(server.app)
-    thumbnails.register(server.app)
-    plugins.register(server, plugins.enabled(args), settings.max_pixels, strict)
+    save_image.register(server.app)
+    thumbnail.register(server.app)
+    plugin.register(server, enabled_plugins.enabled(args), settings.max_pixels, strict)
 
 
 def _serve(

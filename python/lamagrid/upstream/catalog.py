@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Union
 
 PLUGIN_PREFIX = "plugin/"
 """Before a plugin's name, where tasks and nodes name a model."""
@@ -85,7 +86,7 @@ class HubFolder:
         return any(folder.glob(f"snapshots/*/{self.marker}")) and not any(folder.glob("blobs/*.incomplete"))
 
 
-Source = WebFile | HubFolder
+Source = Union[WebFile, HubFolder]
 
 
 def _own(place: str, md5: str, variables: str) -> WebFile:
@@ -164,6 +165,9 @@ PLUGINS: Mapping[str, Mapping[str, tuple[WebFile, ...]]] = {
     "MakeGIF": {"": ()},
 }
 """By upstream's names of its plugins and, where there is a choice, of their networks, the default first."""
+
+TORCH_MODELS = ("lama", "manga")
+"""Models that the node program in Rust runs; it finds their files by itself."""
 
 CONTROLNETS = (
     "control_v11p_sd15_canny",

@@ -12,23 +12,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lamagrid.web.children import Program
-from lamagrid.web.flags import GridFlags
-from lamagrid.web.plugins import RemotePlugin
-from lamagrid.weights.table import is_present
+from lamagrid.launcher.flags import GridFlags
+from lamagrid.launcher.process_supervisor import ProcessSpec
+from lamagrid.upstream.catalog import TORCH_MODELS, is_present
+from lamagrid.upstream.enabled_plugins import RemotePlugin
 
 NODE_PROGRAM = "lamagrid-node"
 DEMO_MODEL = Path(__file__).parent.parent / "demo" / "demo.pt"
-TORCH_MODELS = ("lama", "manga")
-"""Upstream's models that the node program finds the files of by itself."""
 
 
-class PlanError(Exception):
+class ProcessSpecError(Exception):
     """What is asked for cannot be started; the text says why and what to do."""
 
 
 @dataclass(frozen=True)
-class Node:
+class NodeSpec:
     """A node to start.
 
     Attributes:
@@ -41,17 +39,17 @@ class Node:
     name: str
     models: tuple[str, ...]
     threads: int | None
-    program: Program
+    program: ProcessSpec
 
 
-def scheduler(data_dir: Path, env: Mapping[str, str]) -> Program:
+def scheduler(data_dir: Path, env: Mapping[str, str]) -> ProcessSpec:
     """The scheduler of this host."""
-    return Program("scheduler", (*_lamagrid("scheduler", data_dir),), env)
+    return ProcessSpec("scheduler", (*_lamagrid("scheduler", data_dir),), env)
 
 
 def nodes(
     flags: GridFlags, model: str, device: str | None, data_dir: Path, env: Mapping[str, str]
-) -> list[Node]:
+) -> list[NodeSpec]:
     """The nodes of this host.
 
     Args:
@@ -59,7 +57,7 @@ def nodes(
         device: Upstream's ``--device``, None if it was not given.
 
     Raises:
-        PlanError: The model needs the node program, which is not installed.
+        ProcessSpecError: The model needs the node program, which is not installed.
     """
     files = dict(flags.models)
     if flags.demo_model:
@@ -77,7 +75,7 @@ def nodes(
         useful = model in torch_models or files or ("lama" in torch_models and is_present("lama", env))
         count = 1 if useful else 0
     if count == 0 and model not in python_models:
-        raise PlanError(
+        raise ProcessSpecError(
             f"--grid-nodes 0 leaves nobody to serve {model}: add --grid-python-models cv2,{model}"
         )
     planned = []
@@ -97,7 +95,9 @@ def nodes(
             if threads is not None:
                 arguments += ["--threads", str(threads)]
             planned.append(
-                Node(name, torch_models, threads, Program(f"node {name}", arguments, env, may_leave=True))
+                NodeSpec(
+                    name, torch_models, threads, ProcessSpec(f"node {name}", arguments, env, may_leave=True)
+                )
             )
     if python_models:
         name = "python-0"
@@ -107,21 +107,21 @@ def nodes(
         if device is not None:
             arguments += ["--device", device]
         planned.append(
-            Node(name, python_models, None, Program(f"node {name}", arguments, env, may_leave=True))
+            NodeSpec(name, python_models, None, ProcessSpec(f"node {name}", arguments, env, may_leave=True))
         )
     return planned
 
 
-def plugin_node(plugins: Mapping[str, RemotePlugin], data_dir: Path, env: Mapping[str, str]) -> Node:
+def plugin_node(plugins: Mapping[str, RemotePlugin], data_dir: Path, env: Mapping[str, str]) -> NodeSpec:
     """The node of this host that runs plugins, apart from the models: a click does not wait for a picture."""
     name = "plugins-0"
     arguments = [*_lamagrid("pynode", data_dir), "--name", name]
     for plugin in plugins.values():
         arguments += ["--plugin", f"{plugin.name}={plugin.device}"]
-    return Node(name, tuple(plugins), None, Program(f"node {name}", arguments, env, may_leave=True))
+    return NodeSpec(name, tuple(plugins), None, ProcessSpec(f"node {name}", arguments, env, may_leave=True))
 
 
-def with_token(node: Node, hf_access_token: str) -> Node:
+def with_token(node: NodeSpec, hf_access_token: str) -> NodeSpec:
     """The same node with upstream's token for downloads, if it is one in Python.
 
     In its environment: a command line can be read by everybody on the host, a task by the scheduler's disk.
@@ -136,11 +136,11 @@ def node_command(given: Path | None) -> Path:
     """The node program: the given one, else beside this Python, on PATH, or in a development checkout.
 
     Raises:
-        PlanError: There is none.
+        ProcessSpecError: There is none.
     """
     if given is not None:
         if not os.access(given, os.X_OK):
-            raise PlanError(f"--grid-node-command {given}: there is no such program")
+            raise ProcessSpecError(f"--grid-node-command {given}: there is no such program")
         return given.absolute()
     beside = Path(sys.executable).parent / NODE_PROGRAM
     if beside.is_file():
@@ -151,7 +151,7 @@ def node_command(given: Path | None) -> Path:
     built = Path(__file__).resolve().parents[3] / "target" / "release" / NODE_PROGRAM
     if built.is_file():
         return built
-    raise PlanError(
+    raise ProcessSpecError(
         f"the program {NODE_PROGRAM} is not installed: `pip install --no-build-isolation ./src/node` in a "
         "clone of LamaGrid (`make build` for development), or let the Python node serve lama: "
         "--grid-nodes 0 --grid-python-models cv2,lama"

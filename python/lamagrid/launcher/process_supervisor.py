@@ -1,7 +1,7 @@
 """Starts the scheduler and the nodes of one host as child processes, and keeps them running.
 
 Each child's stdin is a pipe whose only write end is held here. Children started with ``--lifeline`` end when
-that pipe closes, so they are gone when this process is gone, however it ended.
+that pipe closes, so they end with this process, however it ends.
 
 Does not: know what the children do, or when they are ready; the launcher asks the scheduler for that.
 """
@@ -42,7 +42,7 @@ def say(text: str) -> None:
 
 
 @dataclass(frozen=True)
-class Program:
+class ProcessSpec:
     """What to start.
 
     Attributes:
@@ -62,10 +62,10 @@ class StartError(Exception):
     """A child did not start; the text says which, why, and carries the end of its output."""
 
 
-class Child:
+class SupervisedProcess:
     """One program that is started again whenever it ends, until :meth:`stop`."""
 
-    def __init__(self, program: Program, report: Callable[[str], None] = say) -> None:
+    def __init__(self, program: ProcessSpec, report: Callable[[str], None] = say) -> None:
         self.program = program
         self._report = report
         self._lock = threading.Lock()  # guards _process and _stopping: no start after a stop
@@ -202,20 +202,20 @@ class Child:
                     continue  # our own stderr is closed; the pipe must be drained all the same
 
 
-class Children:
+class ProcessSupervisor:
     """All child processes of the launcher, in the order of their start."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()  # guards both below
-        self._children: list[Child] = []
+        self._children: list[SupervisedProcess] = []
         self._is_stopping = False
 
-    def __iter__(self) -> Iterator[Child]:
+    def __iter__(self) -> Iterator[SupervisedProcess]:
         return iter(self._children)
 
-    def start(self, program: Program) -> Child:
+    def start(self, program: ProcessSpec) -> SupervisedProcess:
         """Start one more program; one that is asked for while all end never runs."""
-        child = Child(program)
+        child = SupervisedProcess(program)
         with self._lock:
             self._children.append(child)
             if self._is_stopping:

@@ -1,0 +1,1 @@
+"""Starts the server of Lama Cleaner, and scheduler and nodes beside it."""

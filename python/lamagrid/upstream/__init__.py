@@ -1,0 +1,1 @@
+"""All that LamaGrid knows about Lama Cleaner 1.2.5 ("upstream"), and every replacement of its code."""
