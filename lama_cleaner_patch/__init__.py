@@ -5,7 +5,8 @@
 makes what a production server serves.
 """
 
-from lamagrid.launcher.cli import application, entry_point
+from lamagrid.launcher.cli import entry_point
+from lamagrid.launcher.wsgi import application
 from lamagrid.web.model_manager import RemoteModelManager as ModelManager
 
 __all__ = ["ModelManager", "application", "entry_point"]

@@ -1,6 +1,6 @@
 """The command ``lamagrid``.
 
-Does not: do anything itself; what concerns upstream's models is written in Python, every other noun in Rust.
+Runs the nouns ``pynode`` and ``model`` in Python, all others in Rust.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output has gone; Python would complain once more while it ends.
+        # The reader of our output has gone. Without this, Python would complain again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BROKEN_PIPE
 

@@ -1,9 +1,9 @@
 """Why a task or a call failed: one class per kind of failure.
 
 All are ``RuntimeError``, because that is the only exception that Lama Cleaner's server turns into a readable
-answer. All can be pickled. ``kind`` is the word for the kind in logs, metrics and JSON.
+answer. All can be pickled. ``kind`` is the name of the kind in logs, metrics and JSON.
 
-Does not: decide what to retry; the scheduler did before a task failed.
+Does not: decide about retries; the scheduler did before a task failed.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from __future__ import annotations
 from typing import ClassVar
 
 OUT_OF_MEMORY_TEXT = "CUDA out of memory. "
-"""What Lama Cleaner's server looks for in the text of a ``RuntimeError``."""
+"""Lama Cleaner's server recognizes a ``RuntimeError`` of this kind by this text."""
 
 
 UNREADABLE_PICTURE_TEXT = "The picture cannot be read: it is no image file of a kind that Pillow knows."
 
 
 class LamaGridError(RuntimeError):
-    """Something went wrong in the grid; the text says what, to what, and what to do.
+    """An error of the grid; the text says what happened, to what, and what to do.
 
     Args:
         message: For people.
@@ -53,7 +53,7 @@ class NodeLostError(LamaGridError):
 
 
 class DisconnectedError(LamaGridError, ConnectionError):
-    """The scheduler cannot be reached, or a connection broke and the work could not be taken up again."""
+    """The scheduler cannot be reached, or a connection broke and the work could not be resumed."""
 
     kind = "disconnected"
 
@@ -77,7 +77,7 @@ class RanTooLongError(DeadlineExceededError):
 
 
 class WaitTimeoutError(DeadlineExceededError):
-    """The caller's patience ended while the scheduler was there. A task that was accepted goes on."""
+    """The call timed out while the scheduler was reachable. A task that was accepted goes on."""
 
 
 # Resources.
@@ -135,13 +135,13 @@ class InferenceError(LamaGridError):
 
 
 class InvalidInputError(LamaGridError, ValueError):
-    """The request itself cannot be worked on."""
+    """The request itself is invalid."""
 
     kind = "invalid_input"
 
 
 class UnknownTaskError(InvalidInputError):
-    """The scheduler knows no such task of this owner, or only that it ended long ago."""
+    """The scheduler knows no such task of this owner; it may have ended long ago."""
 
 
 class ConfigError(InvalidInputError):
@@ -152,7 +152,7 @@ class ConfigError(InvalidInputError):
 
 
 class CancelledError(LamaGridError):
-    """Somebody who may do so cancelled the task."""
+    """The task was cancelled."""
 
     kind = "cancelled"
 

@@ -1,6 +1,6 @@
-"""The flags that every command of ``lamagrid`` understands, before its noun and behind it.
+"""The flags that every command of ``lamagrid`` accepts, before and after its noun.
 
-Does not: hold for the commands in Rust; those have the same in `src/cli/src/args.rs`.
+The commands in Rust have the same flags in `src/cli/src/args.rs`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ FLAGS = ("--config", "--data-dir", "--join", "--output")
 
 
 def add_to(parser: argparse.ArgumentParser) -> None:
-    """Add them. A flag that is not given is left out of the parsed options: a verb's hides no noun's."""
+    """Add the flags. One that is not given is left out of the result, so that a verb's hides no noun's."""
     group = parser.add_argument_group("options of every command", argument_default=argparse.SUPPRESS)
     group.add_argument(
         "--config",
@@ -46,7 +46,7 @@ def _not_empty(text: str) -> Path:
 
 
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
-    """Parse a command line whose parsers have these flags, and let ``--config`` hold for this process.
+    """Parse a command line whose parsers have these flags, and apply ``--config`` to this process.
 
     Raises:
         SystemExit: Status 2; the text is on stderr.
@@ -54,7 +54,7 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Name
     nothing = argparse.Namespace(config=None, data_dir=None, join=None, output="table")
     given, unknown = parser.parse_known_args(argv, nothing)
     if unknown:
-        from lamagrid.options import nearest  # here, because most command lines are right
+        from lamagrid.options import nearest  # here, because it is needed for wrong flags only
 
         hint = nearest(unknown[0].split("=")[0], sorted(_flags_of(parser)))
         parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
@@ -75,7 +75,7 @@ def _flags_of(parser: argparse.ArgumentParser) -> set[str]:
 
 
 def noun_first(argv: Sequence[str]) -> list[str]:
-    """The command line with those of these flags that stand before the noun moved behind it."""
+    """Move these flags from before the noun to after it."""
     words, at = list(argv), 0
     while at < len(words) and words[at].split("=")[0] in FLAGS:
         at += 1 if "=" in words[at] else 2

@@ -9,117 +9,65 @@ Does not: import upstream; submit anything.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from lamagrid.errors import InvalidInputError
 from lamagrid.upstream.catalog import CONTROLNETS, PLUGINS
+from lamagrid.upstream.forms import BOOL, FLOAT, INPAINT_FIELDS, INT, STR, STRATEGIES, Option
 
 INTEGER_MIN, INTEGER_MAX = -(2**63), 2**63 - 1
 PIXELS_MAX = 2**40
-"""Margins and limits beyond this do what this does: no picture is as large."""
+"""Larger margins and limits have the same effect: no picture is as large."""
 KEEP_ORIENTATION = "keep_orientation"
-"""Whether an encoded result has upstream's EXIF: the orientation stays, although the pixels are upright."""
+"""Keeps the orientation in the EXIF of an encoded result, as upstream does; the pixels are upright anyway."""
 
 
-@dataclass(frozen=True)
-class Option:
-    """One option.
-
-    Attributes:
-        kind: The type of its values.
-        choices: All of its values, where they are words.
-    """
-
-    kind: type
-    choices: tuple[str, ...] = ()
-
-
-STRATEGIES = ("Original", "Resize", "Crop")
-_SAMPLERS = ("ddim", "pndm", "k_lms", "k_euler", "k_euler_a", "dpm++", "uni_pc")
-_INT, _FLOAT, _BOOL, _STR = Option(int), Option(float), Option(bool), Option(str)
-
-CONFIG: Mapping[str, Option] = {
-    "ldm_steps": _INT,
-    "ldm_sampler": Option(str, ("ddim", "plms")),
-    "zits_wireframe": _BOOL,
-    "hd_strategy": Option(str, STRATEGIES),
-    "hd_strategy_crop_margin": _INT,
-    "hd_strategy_crop_trigger_size": _INT,
-    "hd_strategy_resize_limit": _INT,
-    "prompt": _STR,
-    "negative_prompt": _STR,
-    "use_croper": _BOOL,
-    "croper_x": _INT,
-    "croper_y": _INT,
-    "croper_height": _INT,
-    "croper_width": _INT,
-    "sd_scale": _FLOAT,
-    "sd_mask_blur": _INT,
-    "sd_strength": _FLOAT,
-    "sd_steps": _INT,
-    "sd_guidance_scale": _FLOAT,
-    "sd_sampler": Option(str, _SAMPLERS),
-    "sd_seed": _INT,
-    "sd_match_histograms": _BOOL,
-    "cv2_flag": Option(str, ("INPAINT_NS", "INPAINT_TELEA")),
-    "cv2_radius": _INT,
-    "paint_by_example_steps": _INT,
-    "paint_by_example_guidance_scale": _FLOAT,
-    "paint_by_example_mask_blur": _INT,
-    "paint_by_example_seed": _INT,
-    "paint_by_example_match_histograms": _BOOL,
-    "p2p_steps": _INT,
-    "p2p_image_guidance_scale": _FLOAT,
-    "p2p_guidance_scale": _FLOAT,
-    "controlnet_conditioning_scale": _FLOAT,
-    "controlnet_method": Option(str, CONTROLNETS),
-}
+CONFIG: Mapping[str, Option] = {name: field.option for name, field in INPAINT_FIELDS.items()}
 """Upstream's ``Config`` without the example picture, which is an input of its own."""
 
 BUILD: Mapping[str, Option] = {
-    "sd_controlnet": _BOOL,
+    "sd_controlnet": BOOL,
     "sd_controlnet_method": Option(str, CONTROLNETS),
-    "no_half": _BOOL,
-    "disable_nsfw": _BOOL,
-    "sd_cpu_textencoder": _BOOL,
-    "sd_run_local": _BOOL,
-    "sd_local_model_path": _STR,
-    "local_files_only": _BOOL,
-    "cpu_offload": _BOOL,
-    "enable_xformers": _BOOL,
+    "no_half": BOOL,
+    "disable_nsfw": BOOL,
+    "sd_cpu_textencoder": BOOL,
+    "sd_run_local": BOOL,
+    "sd_local_model_path": STR,
+    "local_files_only": BOOL,
+    "cpu_offload": BOOL,
+    "enable_xformers": BOOL,
 }
-"""Upstream's constructor options that change what a model gives. ``hf_access_token`` is not among them: a
+"""Upstream's constructor options that change the result of a model. ``hf_access_token`` is not among them: a
 secret belongs into the configuration of a node, never into a task."""
 
 _OTHERS: Mapping[str, Option] = {
-    KEEP_ORIENTATION: _BOOL,
-    # Of the echo backend, which stands for a model in tests.
-    "echo_ms": _INT,
-    "echo_abort": _INT,
+    KEEP_ORIENTATION: BOOL,
+    # For the echo backend, which replaces models in tests.
+    "echo_ms": INT,
+    "echo_abort": INT,
 }
 MODEL_OPTIONS: Mapping[str, Option] = {**CONFIG, **BUILD, **_OTHERS}
 
 _UPSCALER = {
     "realesrgan_model": Option(str, tuple(PLUGINS["RealESRGAN"])),
-    "realesrgan_no_half": _BOOL,
+    "realesrgan_no_half": BOOL,
 }
-_FILE = {"quality": _INT, KEEP_ORIENTATION: _BOOL}
-_FACES = {"background": _BOOL, **_UPSCALER, **_FILE}
+_FILE = {"quality": INT, KEEP_ORIENTATION: BOOL}
+_FACES = {"background": BOOL, **_UPSCALER, **_FILE}
 PLUGIN_OPTIONS: Mapping[str, Mapping[str, Option]] = {
     "InteractiveSeg": {
-        "clicks": _STR,
+        "clicks": STR,
         "interactive_seg_model": Option(str, tuple(PLUGINS["InteractiveSeg"])),
         **_FILE,
     },
     "RemoveBG": _FILE,
     "AnimeSeg": _FILE,
-    "RealESRGAN": {"upscale": _FLOAT, **_UPSCALER, **_FILE},
+    "RealESRGAN": {"upscale": FLOAT, **_UPSCALER, **_FILE},
     "GFPGAN": _FACES,
     "RestoreFormer": _FACES,
     "MakeGIF": _FILE,
 }
-"""The fields of upstream's form that each plugin reads, how it is built, and what its answer is."""
+"""For each plugin: its fields of upstream's form, how it is built, and the form of its answer."""
 
 _CROPER = ("use_croper", "croper_x", "croper_y", "croper_height", "croper_width", "sd_scale")
 _DIFFUSION = frozenset(
@@ -169,7 +117,7 @@ READ: Mapping[str, frozenset[str]] = {
         ]
     ),
 }
-"""What of ``Config`` each of upstream's models reads."""
+"""The fields of ``Config`` that each of upstream's models reads."""
 _CONTROLNET = frozenset(["controlnet_conditioning_scale", "controlnet_method"])
 _OF_STRATEGY: Mapping[str, frozenset[str]] = {
     "Crop": frozenset(["hd_strategy", "hd_strategy_crop_margin", "hd_strategy_crop_trigger_size"]),
@@ -179,11 +127,11 @@ _OF_STRATEGY: Mapping[str, frozenset[str]] = {
 
 
 def read_by(model: str, config: Mapping[str, Any], build: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a whole ``Config`` a model reads, so that nothing else of it can refuse a task.
+    """Select the fields that a model reads, so that an invalid value of another field refuses no task.
 
     Args:
         model: Upstream's name, or that of a model of lama's signature.
-        config: Upstream's fields; a strategy that is unknown is ``Original``, as upstream takes it.
+        config: Upstream's fields; an unknown strategy becomes ``Original``, as in upstream.
         build: How the model is built.
     """
     names = READ.get(model, READ["lama"])
@@ -205,15 +153,15 @@ def read_by(model: str, config: Mapping[str, Any], build: Mapping[str, Any]) -> 
 def checked(
     values: Mapping[str, Any], options: Mapping[str, Option], others: Collection[str] = ()
 ) -> dict[str, Any]:
-    """Options as the grid takes them: numpy's numbers and enumerations become plain ones.
+    """Check options and make plain values of numpy's numbers and of enumerations.
 
     Args:
         values: By name; None is the default.
-        options: What there is.
-        others: Names of the caller's other arguments, which a misspelt name may mean.
+        options: The known ones.
+        others: Names of the caller's other arguments, for the suggestion in the error text.
 
     Raises:
-        InvalidInputError: A name or value is unknown, or of the wrong type; the text has the nearest one.
+        InvalidInputError: A name or value is unknown, or of the wrong type; the text suggests the nearest.
     """
     plain = {}
     for name, value in values.items():
@@ -224,10 +172,10 @@ def checked(
 
 
 def chosen(name: str, value: Any, choices: Iterable[str]) -> str:
-    """A word of several.
+    """Check that a value is one of several words.
 
     Raises:
-        InvalidInputError: It is none of them; the text has the nearest one.
+        InvalidInputError: It is not; the text suggests the nearest one.
     """
     words = tuple(choices)
     if isinstance(value, str) and value in words:
@@ -236,8 +184,8 @@ def chosen(name: str, value: Any, choices: Iterable[str]) -> str:
 
 
 def nearest(word: Any, words: Collection[str]) -> str:
-    """The word that was perhaps meant, as the end of a text; nothing if none is near."""
-    import difflib  # here, because most programs misspell nothing
+    """The suggestion at the end of an error text: the most similar word, if one is similar."""
+    import difflib  # here, because it is needed for misspelt names only
 
     lower = {each.lower(): each for each in words}
     found = difflib.get_close_matches(str(word).lower(), lower, 1, 0.6)

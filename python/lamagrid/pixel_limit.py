@@ -1,26 +1,31 @@
-"""Refuses over-large pictures by their header, before upstream decodes them, on web hosts and on nodes.
+"""Refuses pictures with too many pixels by their header, before upstream decodes them.
 
-Does not: judge files that Pillow cannot open; upstream answers those as it always did.
+Does not: check files that Pillow cannot open; upstream answers those.
 """
 
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import Any, Protocol
 
 from PIL import Image
 
 
-def set_for_pillow(max_pixels: int) -> None:
-    """Let Pillow refuse what has more than twice ``max_pixels``, on every route.
+class HasMaxPixels(Protocol):
+    """Knows the configured limit."""
 
-    Pillow has a limit of its own, half of ours; up to ours it has no business here.
-    """
-    Image.MAX_IMAGE_PIXELS = max_pixels
+    @property
+    def max_pixels(self) -> int:
+        """Of one picture."""
+
+
+def pillow_limit(_original: object, context: HasMaxPixels) -> int:
+    """Pillow's limit: it warns above this many pixels and refuses twice as many, on every route."""
+    return context.max_pixels
 
 
 def over(width: int, height: int, max_pixels: int) -> str | None:
-    """Why a picture of that size is refused, None if it is not."""
+    """The reason to refuse a picture of that size, None if it is accepted."""
     if width * height <= max_pixels:
         return None
     return (
@@ -30,7 +35,7 @@ def over(width: int, height: int, max_pixels: int) -> str | None:
 
 
 def too_large(stream: Any, max_pixels: int) -> str | None:
-    """Why the picture in ``stream`` is refused, None if it is not. The stream is at its start afterwards."""
+    """The reason to refuse the picture in ``stream``, None if it is accepted. Rewinds the stream."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -41,7 +46,7 @@ def too_large(stream: Any, max_pixels: int) -> str | None:
             f"it has far more than the {max_pixels} pixels that are accepted (limits.max_pixels). "
             "Send a smaller one."
         )
-    except Exception:  # whatever is wrong with the file, upstream meets it again and answers it
+    except Exception:  # upstream finds the same error again, and answers it
         return None
     finally:
         stream.seek(0)

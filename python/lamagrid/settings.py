@@ -1,4 +1,4 @@
-"""What programs in Python take from the configuration."""
+"""The parts of the configuration that Python programs use."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from lamagrid import _native
 
 @dataclass(frozen=True)
 class WebSettings:
-    """The section ``[web]``: which browsers and proxies the web server believes.
+    """The section ``[web]``: which browsers and proxies the web server trusts.
 
     Attributes:
-        allowed_hosts: Host names that are accepted besides those that always are.
+        allowed_hosts: Host names that are accepted besides the built-in ones.
         allowed_origins: Origins whose pages may use the server, besides its own.
-        trusted_proxies: Addresses and networks whose forwarded headers are believed.
+        trusted_proxies: Addresses and networks whose forwarded headers are trusted.
     """
 
     allowed_hosts: tuple[str, ...] = ()
@@ -32,7 +32,7 @@ class Settings:
         join: The bundle by which a scheduler of another host is reached; None for one of this host.
         max_pixels: The largest picture that is accepted.
         timeout_s: How long a caller waits for a result.
-        web: Which browsers and proxies the web server believes.
+        web: Which browsers and proxies the web server trusts.
     """
 
     data_dir: Path
@@ -48,7 +48,7 @@ def load_settings(data_dir: Path | None, join: Path | None = None) -> Settings:
     A flag that names a data directory means a scheduler of this host.
 
     Raises:
-        ConfigError: The text names the key, the layer and what is wanted.
+        ConfigError: The text names the key, the layer and the accepted values.
     """
     flags = [] if data_dir is None else [("data_dir", str(data_dir.absolute()))]
     if join is not None or data_dir is not None:

@@ -6,11 +6,14 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pytest
 
-from lamagrid import LamaGridError, TaskClient
+from lamagrid import LamaGridError, TaskClient, TaskOptions, types
+from lamagrid.client import statuses
 from lamagrid.errors import (
     CancelledError,
     ConfigError,
@@ -38,6 +41,55 @@ def test_the_echo_comes_back(grid: Grid, picture: Picture) -> None:
     task.release()
     with pytest.raises(InvalidInputError, match="released"):
         task.wait(5)
+
+
+def test_results_have_exactly_the_keys_of_their_types(grid: Grid, picture: Picture) -> None:
+    def has_keys(value: Mapping[str, Any], kind: type) -> None:
+        assert set(value) == set(kind.__annotations__), kind
+
+    task = grid.client.submit(*picture)
+    ended = task.outcome(30).task
+    for info in (ended, task.status(), *known(statuses([task]))):
+        has_keys(info, types.TaskInfo)
+        has_keys(info["counters"], types.Counters)
+        has_keys(info["stages"], types.Stages)
+    failed = grid.client.submit(*picture, run_limit=0.001, echo_ms=5_000)
+    with pytest.raises(LamaGridError):
+        failed.wait(30)
+    failure = failed.status()["failure"]
+    assert failure is not None
+    has_keys(failure, types.Failure)
+    status = grid.client.survey()
+    has_keys(status, types.GridStatus)
+    for node in status["nodes"]:
+        has_keys(node, types.NodeStatus)
+        has_keys(node["info"], types.NodeInfo)
+        for offer in node["info"]["models"]:
+            has_keys(offer, types.ModelOffer)
+    for queue in status["queues"]:
+        has_keys(queue, types.QueueStatus)
+
+
+def known(found: list[types.TaskInfo | None]) -> list[types.TaskInfo]:
+    assert None not in found
+    return [each for each in found if each is not None]
+
+
+def test_options_and_keywords_are_the_same_and_keywords_go_first(grid: Grid, picture: Picture) -> None:
+    image, mask = picture
+    options = TaskOptions(model="lama", priority=3, params={"hd_strategy": "Crop", "echo_ms": 1})
+    np.testing.assert_array_equal(grid.client.inpaint(image, mask, options, timeout=30), image)
+    np.testing.assert_array_equal(
+        grid.client.inpaint(image, mask, options, timeout=30, priority=4, hd_strategy="Original"), image
+    )
+    changed = options.with_keywords({"priority": 4, "hd_strategy": "Original"})
+    assert (changed.priority, changed.params) == (4, {"hd_strategy": "Original", "echo_ms": 1})
+    with pytest.raises(InvalidInputError, match=r"there is no option hd_stratgy, did you mean hd_strategy\?"):
+        grid.client.submit(image, mask, TaskOptions(params={"hd_stratgy": "Crop"}))
+    with pytest.raises(InvalidInputError, match="priority is 200"):
+        grid.client.submit(image, mask, TaskOptions(priority=200))
+    with pytest.raises(InvalidInputError, match="there is no option params"):
+        grid.client.submit(image, mask, params={"hd_strategy": "Crop"})
 
 
 def test_a_large_picture_goes_by_reference(grid: Grid) -> None:
@@ -162,7 +214,7 @@ MASK = np.zeros((4, 6), np.uint8)
         ((IMAGE.astype(np.float32), MASK), "image is of float32"),
         ((IMAGE, IMAGE), r"mask has the shape \(4, 6, 3\)"),
         ((IMAGE, MASK[:3]), "mask is 3x6 pixels, but image 4x6"),
-        ((IMAGE[:0], MASK[:0]), "holds no pixel"),
+        ((IMAGE[:0], MASK[:0]), "has no pixels"),
         ((IMAGE, MASK, {"example": MASK}), "example has the shape"),
         ((IMAGE, MASK, {"priority": 200}), "priority is 200"),
         ((IMAGE, MASK, {"prompt": object()}), "prompt is a object"),

@@ -22,7 +22,7 @@ from grids.pictures import encoded, hole
 from grids.server import ORIGINAL, GridServer
 from hostile.conftest import MAX_PIXELS
 from lamagrid.web.bounded_server import BODIES
-from lamagrid.web.request_filter import SOCKETIO_SESSIONS
+from lamagrid.web.socketio_limits import SOCKETIO_SESSIONS
 
 LIMIT_BYTES = 2 * (MAX_PIXELS * 4 + (1 << 20)) + (1 << 20)
 """The largest form, as docs/compatibility.md has it."""

@@ -261,7 +261,7 @@ def test_what_texts_name_is_there() -> None:
 def test_there_are_texts_of_each_kind() -> None:
     found = list(texts())
     for place, words in (
-        ("python/lamagrid/launcher/cli.py", "--grid-scheduler"),
+        ("python/lamagrid/launcher/startup.py", "--grid-scheduler"),
         ("src/client/src/endpoint.rs", "lamagrid scheduler --data-dir"),
         ("src/cli/src/args.rs", "lamagrid certs bundle"),
         ("README.md", "lamagrid doctor --join"),

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from lamagrid.client import Outcome, Progress
 from lamagrid.errors import WaitTimeoutError
+from lamagrid.types import TaskOptions
 
 Pixels = NDArray[np.uint8]
 
@@ -101,9 +102,10 @@ class FakeClient:
         self.missing: list[str] = []
         self.unreachable: BaseException | None = None
 
-    def submit(self, image: Any, mask: Any, **named: Any) -> FakeTask:
+    def submit(self, image: Any, mask: Any, options: TaskOptions) -> FakeTask:
         """Take a task."""
-        self.submitted.append((image, mask, named))
+        given = {name: value for name in options.names() if (value := getattr(options, name)) is not None}
+        self.submitted.append((image, mask, {**given, **options.params}))
         task = FakeTask(f"{len(self.tasks):032x}", self.work(image, mask), self.steps, self.loading)
         self.tasks.append(task)
         return task

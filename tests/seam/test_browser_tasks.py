@@ -11,17 +11,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 from werkzeug.routing import Map
 
 from grids.pictures import encoded, hole
 from lamagrid import errors
 from lamagrid.client import Progress
 from lamagrid.web.browser_tasks import COOKIE, SUBSCRIPTIONS, TASKS_EACH, BrowserTasks
-from lamagrid.web.model_manager import RemoteModelManager
-from lamagrid.web.routes import inpaint, tasks_page
+from lamagrid.web.error_responses import AnswerStyle
+from lamagrid.web.model_manager import RemoteModelManager, WebTasks
+from lamagrid.web.routes import tasks_page
 from seam.conftest import FakeClient, FakeTask
-from seam.test_inpaint_route import post
+from seam.test_inpaint_route import post, use_inpaint_route
 
 ONE, TWO = "1" * 32, "2" * 32
 PHOTO = encoded(np.full((30, 50, 3), 90, np.uint8))
@@ -35,24 +35,23 @@ def browsers(
     """Upstream's server with our routes and events; as it was afterwards."""
     app, socketio = server_module.app, server_module.socketio
     kept = {name: copy.deepcopy(getattr(app, name)) for name in ("view_functions", "after_request_funcs")}
-    handlers, emit = copy.deepcopy(socketio.server.handlers), socketio.emit
+    handlers = copy.deepcopy(socketio.server.handlers)
     # As at a start: before the first request, and with routes of its own (nothing takes one out of a map).
     monkeypatch.setattr(app, "_got_first_request", False)
     monkeypatch.setattr(app, "url_map", Map([rule.empty() for rule in app.url_map.iter_rules()]))
-    monkeypatch.setattr(app, "request_class", app.request_class)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
     made = BrowserTasks(socketio)
     made.register(app)
     tasks_page.register(app, made)
-    inpaint.register(server_module, 100_000)
-    manager = RemoteModelManager("lama", "cpu", client=client, watch=made.watch)  # type: ignore[arg-type]
+    monkeypatch.setattr(socketio, "emit", made.emit)
+    use_inpaint_route(server_module, monkeypatch)
+    web = WebTasks(made, AnswerStyle.READABLE)
+    manager = RemoteModelManager("lama", "cpu", client, web=web)  # type: ignore[arg-type]
     monkeypatch.setattr(server_module, "model", manager)
     client.work = lambda image, mask: b"a file"
     yield made
     for name, value in kept.items():
         setattr(app, name, value)
     socketio.server.handlers = handlers
-    socketio.emit = emit
 
 
 def web(server: Any, browser: str | None) -> Any:

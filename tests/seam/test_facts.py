@@ -15,6 +15,7 @@ from PIL import Image
 
 from grids.pictures import decoded, encoded, hole
 from lamagrid import errors
+from lamagrid.types import TaskOptions
 from lamagrid.web.model_manager import RemoteModelManager
 from parity.stock import stock_config
 from seam.conftest import FakeClient
@@ -112,7 +113,7 @@ def test_the_callers_arrays_are_only_read(client: FakeClient) -> None:
     assert config == before
 
 
-OF_THE_TASK = ("model", "example", "durability", "deadline", "client", "task_id")
+OF_THE_TASK = set(TaskOptions.names())
 
 
 def test_upstreams_parameters_travel_under_upstreams_names(

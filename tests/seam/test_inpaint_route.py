@@ -6,7 +6,6 @@ R8.1, P7.1.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 from typing import Any
 
 import flask
@@ -18,9 +17,11 @@ from werkzeug.test import encode_multipart
 
 from grids.pictures import decoded, encoded, hole
 from lamagrid import _native, errors
+from lamagrid.web import flask_classes
+from lamagrid.web.flask_classes import make_request_class
 from lamagrid.web.model_manager import RemoteModelManager
 from lamagrid.web.routes import inpaint
-from lamagrid.web.routes.inpaint import FALLBACK_HEADER
+from lamagrid.web.routes.inpaint import FALLBACK_HEADER, InpaintRoute
 from seam.conftest import FakeClient
 from stock.forms import stock_form
 
@@ -30,18 +31,21 @@ ANSWER = b"the file that a node made"
 
 
 @pytest.fixture
-def page(client: FakeClient, server_module: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def page(client: FakeClient, server_module: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Upstream's server with our model and our route, as a test client of Flask."""
     monkeypatch.setattr(server_module, "model", RemoteModelManager("lama", "cpu", client=client))
-    monkeypatch.setattr(server_module.app, "request_class", server_module.app.request_class)
-    views = dict(server_module.app.view_functions)
-    limit = Image.MAX_IMAGE_PIXELS
-    inpaint.register(server_module, 100_000)
+    use_inpaint_route(server_module, monkeypatch)
     client.work = lambda image, mask: ANSWER if isinstance(image, bytes) else image[:, :, ::-1]
-    yield server_module.app.test_client()
-    Image.MAX_IMAGE_PIXELS = limit
-    server_module.app.view_functions.clear()
-    server_module.app.view_functions.update(views)
+    return server_module.app.test_client()
+
+
+def use_inpaint_route(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let upstream's server use our route, until the end of the test."""
+    app, max_pixels = server.app, 100_000
+    monkeypatch.setattr(app, "request_class", make_request_class(app.request_class, max_pixels))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", max_pixels)
+    route = InpaintRoute(server, app.view_functions["process"], max_pixels)
+    monkeypatch.setitem(app.view_functions, "process", route)
 
 
 def post(page: Any, image: bytes | None, mask: bytes | None = MASK, **overrides: object) -> Any:
@@ -214,8 +218,9 @@ def test_uploads_are_held_in_memory_within_a_budget(
 ) -> None:
     """Werkzeug puts the rest on disk; memory is free again when a request ends."""
     seen: list[type[Any]] = []
-    monkeypatch.setattr(inpaint, "UPLOADS_BYTES", 2_000_000)
-    monkeypatch.setattr(server_module.app, "request_class", inpaint._request_class(flask.Request))
+    monkeypatch.setattr(flask_classes, "UPLOADS_BYTES", 2_000_000)
+    in_memory = flask_classes.with_uploads_in_memory(flask.Request)
+    monkeypatch.setattr(server_module.app, "request_class", in_memory)
     content = inpaint.content
 
     def look(stream: Any) -> bytes:

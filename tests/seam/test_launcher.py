@@ -16,12 +16,12 @@ import pytest
 
 from grids import procfs
 from lamagrid.launcher import flags, process_specs
-from lamagrid.launcher.cli import LaunchError, _check_port
+from lamagrid.launcher.errors import LaunchError
+from lamagrid.launcher.listen_address import check_port
 from lamagrid.launcher.process_supervisor import (
     BACKOFF_CAP_S,
     ProcessSpec,
     ProcessSupervisor,
-    StartError,
     backoff,
 )
 
@@ -59,13 +59,13 @@ def test_a_unix_sockets_path_is_checked_before_anything_starts(tmp_path: Path) -
         (__file__, "it is no socket"),
     ):
         with pytest.raises(LaunchError, match=text):
-            _check_port(f"unix://{wrong}", 0)
+            check_port(f"unix://{wrong}", 0)
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(path))
         server.listen(1)
         with pytest.raises(LaunchError, match="another server listens there"):
-            _check_port(f"unix://{path}", 8080)
-    assert _check_port(f"unix://{path}", 8080) == 8080  # what a server left behind is replaced
+            check_port(f"unix://{path}", 8080)
+    assert check_port(f"unix://{path}", 8080) == 8080  # what a server left behind is replaced
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def test_what_is_started_follows_the_model(node_program: Path) -> None:
     }
     nodes = planned(node_program, "lama", "--grid-nodes", "0", "--grid-python-models", "cv2,lama")
     assert {name: models_of(command) for name, command in nodes.items()} == {"python-0": ["cv2", "lama"]}
-    with pytest.raises(process_specs.ProcessSpecError, match="nobody to serve lama"):
+    with pytest.raises(LaunchError, match="no node that serves lama"):
         planned(node_program, "lama", "--grid-nodes", "0")
 
 
@@ -238,12 +238,12 @@ def test_a_token_reaches_the_python_node_alone_and_no_command_line(node_program:
 def test_a_missing_node_program_is_named_with_what_to_do(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    with pytest.raises(process_specs.ProcessSpecError, match="no such program"):
+    with pytest.raises(LaunchError, match="no such program"):
         process_specs.node_command(tmp_path / "nothing")
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     monkeypatch.setattr(process_specs, "__file__", str(tmp_path / "a" / "b" / "c" / "d.py"))
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(process_specs.ProcessSpecError, match=r"pip install --no-build-isolation \./src/node"):
+    with pytest.raises(LaunchError, match=r"pip install --no-build-isolation \./src/node"):
         process_specs.node_command(None)
 
 
@@ -304,20 +304,20 @@ def test_a_child_that_never_works_is_given_up_with_its_last_words(children: Proc
     def given_up() -> bool:
         try:
             child.check()
-        except StartError:
+        except LaunchError:
             return True
         return False
 
     until(given_up)
     with pytest.raises(
-        StartError, match=r"(?s)test did not start: exit status 1.*  \| the data directory is in use"
+        LaunchError, match=r"(?s)test did not start: exit status 1.*  \| the data directory is in use"
     ):
         children.check()
 
 
 def test_a_program_that_is_not_there_is_given_up(children: ProcessSupervisor) -> None:
     child = children.start(ProcessSpec("test", ["/no/such/program"], {}))
-    with pytest.raises(StartError, match="cannot run /no/such/program: No such file"):
+    with pytest.raises(LaunchError, match="cannot run /no/such/program: No such file"):
         until(lambda: child.check())
 
 
@@ -431,7 +431,7 @@ def test_a_child_of_a_launcher_that_is_ending_hears_sigterm() -> None:
         "import signal, subprocess, sys\n"
         "from lamagrid.launcher.process_supervisor import ProcessSupervisor\n"
         "from lamagrid.launcher.shutdown import Shutdown\n"
-        "Shutdown(ProcessSupervisor()).hear_signals()\n"
+        "Shutdown(ProcessSupervisor()).handle_signals()\n"
         "child = subprocess.Popen(['sleep', '60'])\n"
         "child.terminate()\n"
         "try:\n"
@@ -450,7 +450,7 @@ from lamagrid.launcher.process_supervisor import ProcessSupervisor, ProcessSpec
 from lamagrid.launcher.shutdown import Shutdown
 children = ProcessSupervisor()
 shutdown = Shutdown(children)
-shutdown.hear_signals()
+shutdown.handle_signals()
 waits = [sys.executable, "-c", "import sys; sys.stdin.read()"]
 child = children.start(ProcessSpec("a", waits, dict(os.environ)))
 while not child.pid: time.sleep(0.01)

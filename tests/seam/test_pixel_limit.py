@@ -28,7 +28,7 @@ def page() -> Iterator[flask.testing.FlaskClient]:
     def process() -> dict[str, int]:
         return {name: len(upload.read()) for name, upload in flask.request.files.items()}
 
-    before = Image.MAX_IMAGE_PIXELS
+    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, LIMIT
     server = types.SimpleNamespace(app=app, Config=dict, get_image_ext=lambda _: "png")
     app.add_url_rule("/inpaint", "process", InpaintRoute(server, process, LIMIT), methods=["POST"])
     yield app.test_client()

@@ -22,11 +22,13 @@ from lamagrid import errors
 from lamagrid.client import Outcome, Progress
 from lamagrid.pynode.main import Serving, work
 from lamagrid.pynode.plugins import PLUGINS, SEED, Embeddings, UpstreamPlugins
+from lamagrid.types import PluginOptions
 from lamagrid.upstream import enabled_plugins
 from lamagrid.upstream.enabled_plugins import RemotePlugin
 from lamagrid.web import error_responses
+from lamagrid.web.error_responses import AnswerStyle
 from lamagrid.web.model_manager import RemoteModelManager
-from lamagrid.web.routes import plugin
+from lamagrid.web.routes.plugin import PluginRoute
 from stock.plugins import FACE_PX, small_plugins
 
 PHOTO = np.random.default_rng(4).integers(0, 256, (40, 70, 3), np.uint8)
@@ -109,18 +111,8 @@ class Node:
     def survey(self, *_: Any) -> dict[str, Any]:
         return {"nodes": []}
 
-    def submit_plugin(
-        self,
-        name: str,
-        image: bytes,
-        *,
-        example: bytes | None,
-        durability: str,
-        deadline: float,
-        client: Any,
-        **params: Any,
-    ) -> FakeTask:
-        job = FakeJob(name, image, example, params)
+    def submit_plugin(self, name: str, image: bytes, options: PluginOptions) -> FakeTask:
+        job = FakeJob(name, image, options.example, options.params)  # type: ignore[arg-type]
         self.jobs.append(job)
         if self.failure is None:
             work(job, self._serving)
@@ -160,7 +152,7 @@ def both(
 ) -> Iterator[Any]:
     """Posts to upstream's view and to ours; gives both answers. For ``only_grid`` the first is None."""
     app = server_module.app
-    stock_view, build = app.view_functions["run_plugin"], server_module.build_plugins
+    stock_view = app.view_functions["run_plugin"]
     monkeypatch.setattr(server_module, "model", RemoteModelManager("cv2", "cpu", client=node))  # type: ignore[arg-type]
     monkeypatch.setattr(server_module, "plugins", {})
     node.failure = None
@@ -168,12 +160,10 @@ def both(
     def post(
         files: Mapping[str, bytes], strict: bool = True, only_grid: bool = False, **form: str
     ) -> tuple[Any, Any]:
-        plugin.register(server_module, REMOTE, 100_000, strict)
-        monkeypatch.setattr(server_module, "plugins", {})
-        server_module.build_plugins(None)
-        view = app.view_functions["run_plugin"]
+        style = AnswerStyle.UPSTREAM if strict else AnswerStyle.READABLE
+        view = PluginRoute(server_module, 100_000, style)
         told: list[Any] = []
-        for this_view, these in ((stock_view, upstreams), (view, dict(server_module.plugins))):
+        for this_view, these in ((stock_view, upstreams), (view, REMOTE)):
             if only_grid and these is upstreams:
                 told.append(None)
                 continue
@@ -186,7 +176,7 @@ def both(
         return told[0], told[1]
 
     yield post
-    app.view_functions["run_plugin"], server_module.build_plugins = stock_view, build
+    app.view_functions["run_plugin"] = stock_view
 
 
 def same(stock: Any, grid: Any) -> Any:

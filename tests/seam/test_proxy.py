@@ -31,7 +31,7 @@ class Through:
 
     def __init__(self, server: Any, peer: str, **forwarded: str) -> None:
         web = WebSettings(trusted_proxies=("10.0.0.0/24",))
-        door = RequestFilter(server.app.wsgi_app, Engine(), web, 100_000, SameOrigin(web))
+        door = RequestFilter(server.app.wsgi_app, Engine().sessions, web, 100_000, SameOrigin(web))
         self._client = Client(door)
         self._headers = {f"X-Forwarded-{name}": value for name, value in forwarded.items()}
         self._environ = {"REMOTE_ADDR": peer}

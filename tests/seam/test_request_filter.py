@@ -6,7 +6,7 @@ R7.1, X8.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -14,18 +14,20 @@ from flask import Flask, request
 from werkzeug.test import Client
 
 from lamagrid.settings import WebSettings
+from lamagrid.web.fair_share import Client as ShareClient
 from lamagrid.web.fair_share import FairShare
+from lamagrid.web.flask_classes import make_request_class
 from lamagrid.web.forwarded_headers import ForwardedHeaders, client_key
 from lamagrid.web.request_body import (
     FIELDS_BYTES,
     PARTS,
     READ_BYTES,
-    BoundedFormParser,
     max_file_bytes,
     max_form_bytes,
 )
 from lamagrid.web.request_filter import SMALL_BODY_BYTES, RequestFilter
 from lamagrid.web.same_origin import SameOrigin
+from lamagrid.web.socketio_limits import SessionLimit
 
 MAX_PIXELS = 1_000
 BOUNDARY = "boundary"
@@ -33,13 +35,12 @@ PEER = {"REMOTE_ADDR": "127.0.0.1"}
 
 
 class Engine:
-    """The parts of Engine.IO that the front door uses."""
+    """Engine.IO, with sessions that are bounded."""
 
     def __init__(self) -> None:
         self.sockets: dict[str, object] = {}
-        self.generate_id: Callable[[], str] = lambda: f"{len(self.sockets)}"
-        self.server = self
-        self.eio = self
+        self.sessions = SessionLimit(self)
+        self.generate_id = self.sessions.counting(lambda: f"{len(self.sockets)}")
 
 
 def refused(rules: SameOrigin, **headers: str) -> bool:
@@ -235,14 +236,14 @@ def test_a_client_is_an_address_or_a_network_of_ipv6() -> None:
 
 def test_a_client_takes_as_much_as_it_leaves_and_a_proxy_all() -> None:
     share = FairShare(100)
-    assert sum(share.take("greedy") for _ in range(100)) == 50
-    assert sum(share.take("second") for _ in range(100)) == 25
-    assert share.take("third", 10)
-    assert sum(share.take("proxy", is_proxy=True) for _ in range(100)) == 15
-    assert not share.take("fourth")
-    share.give_back("greedy", 50)
-    assert share.take("fourth", 25)
-    assert not share.take("fourth", 10)
+    assert sum(share.take(ShareClient("greedy")) for _ in range(100)) == 50
+    assert sum(share.take(ShareClient("second")) for _ in range(100)) == 25
+    assert share.take(ShareClient("third"), 10)
+    assert sum(share.take(ShareClient("proxy", is_proxy=True)) for _ in range(100)) == 15
+    assert not share.take(ShareClient("fourth"))
+    share.give_back(ShareClient("greedy"), 50)
+    assert share.take(ShareClient("fourth"), 25)
+    assert not share.take(ShareClient("fourth"), 10)
 
 
 # Bodies.
@@ -265,8 +266,7 @@ class Endless(io.RawIOBase):
 def served(max_pixels: int = MAX_PIXELS, rules: SameOrigin | None = None) -> tuple[Client, RequestFilter]:
     """An application that reads forms, behind the door."""
     app = Flask("served")
-    parser = type("Parser", (BoundedFormParser,), {"max_file_bytes": max_file_bytes(max_pixels)})
-    app.request_class = type("Request", (app.request_class,), {"form_data_parser_class": parser})
+    app.request_class = make_request_class(app.request_class, max_pixels)
 
     def view() -> dict[str, Any]:
         files = {name: len(file.stream.read()) for name, file in request.files.items()}
@@ -274,7 +274,7 @@ def served(max_pixels: int = MAX_PIXELS, rules: SameOrigin | None = None) -> tup
 
     for path in ("/inpaint", "/model", "/socket.io/"):
         app.add_url_rule(path, path, view, methods=["GET", "POST"])
-    door = RequestFilter(app.wsgi_app, Engine(), WebSettings(), max_pixels, rules)
+    door = RequestFilter(app.wsgi_app, Engine().sessions, WebSettings(), max_pixels, rules)
     return Client(door), door
 
 
@@ -381,10 +381,10 @@ def test_bodies_that_are_held_are_counted_and_given_back() -> None:
     body = form([('name="image"; filename="a"', b"x" * 1000)])
     door._bodies = FairShare(3 * len(body))
     assert send(client, "/inpaint", io.BytesIO(body), len(body)).status_code == 200
-    assert door._bodies.take("127.0.0.1", len(body))
+    assert door._bodies.take(ShareClient("127.0.0.1"), len(body))
     answer = send(client, "/inpaint", io.BytesIO(body), len(body))
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
-    door._bodies.give_back("127.0.0.1", len(body))
+    door._bodies.give_back(ShareClient("127.0.0.1"), len(body))
     assert send(client, "/inpaint", io.BytesIO(body), len(body)).status_code == 200
 
 

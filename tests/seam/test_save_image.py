@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import io
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +10,18 @@ import numpy as np
 import pytest
 
 from grids.pictures import encoded
-from lamagrid.web.routes import save_image
+from lamagrid.web.routes.save_image import SaveImageRoute
 
 PHOTO = encoded(np.full((4, 4, 3), 9, np.uint8))
 
 
 @pytest.fixture
-def page(server_module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    views = copy.copy(server_module.app.view_functions)
+def page(server_module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     (tmp_path / "out").mkdir()
     monkeypatch.setattr(server_module, "output_dir", str(tmp_path / "out"))
-    save_image.register(server_module.app)
-    yield server_module.app.test_client()
-    server_module.app.view_functions = views
+    views = server_module.app.view_functions
+    monkeypatch.setitem(views, "save_image", SaveImageRoute(views["save_image"]))
+    return server_module.app.test_client()
 
 
 def save(page: Any, name: str | None) -> tuple[int, str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from lamagrid.upstream.forms import page_form
+
 # strategy, resize limit, crop trigger, crop margin: the page's defaults per model.
 HD_DEFAULTS: dict[str, tuple[str, int, int, int]] = {
     "lama": ("Crop", 2048, 800, 196),
@@ -21,41 +23,12 @@ def stock_form(model: str = "lama", **overrides: object) -> dict[str, str]:
     ``KeyError``.
     """
     strategy, limit, trigger, margin = HD_DEFAULTS.get(model, ("Original", 768, 512, 128))
-    form: dict[str, str] = {
-        "ldmSteps": "25",
-        "ldmSampler": "plms",
-        "zitsWireframe": "true",
+    form = {
+        **page_form(),
         "hdStrategy": strategy,
         "hdStrategyCropMargin": str(margin),
         "hdStrategyCropTrigerSize": str(trigger),
         "hdStrategyResizeLimit": str(limit),
-        "prompt": "",
-        "negativePrompt": "",
-        "croperX": "0",
-        "croperY": "0",
-        "croperHeight": "512",
-        "croperWidth": "512",
-        "useCroper": "false",
-        "sdScale": "1",
-        "sdMaskBlur": "5",
-        "sdStrength": "0.75",
-        "sdSteps": "50",
-        "sdGuidanceScale": "7.5",
-        "sdSampler": "uni_pc",
-        "sdSeed": "-1",
-        "sdMatchHistograms": "false",
-        "cv2Flag": "INPAINT_NS",
-        "cv2Radius": "5",
-        "paintByExampleSteps": "50",
-        "paintByExampleGuidanceScale": "7.5",
-        "paintByExampleMaskBlur": "5",
-        "paintByExampleSeed": "-1",
-        "paintByExampleMatchHistograms": "false",
-        "p2pSteps": "50",
-        "p2pImageGuidanceScale": "1.5",
-        "p2pGuidanceScale": "7.5",
-        "controlnet_conditioning_scale": "0.4",
-        "controlnet_method": "control_v11p_sd15_canny",
     }
     for name, value in overrides.items():
         if name not in form:

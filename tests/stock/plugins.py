@@ -125,9 +125,9 @@ def small_plugins(torch_home: Path) -> Iterator[None]:
     """
     import torch
 
-    from lamagrid.pynode.functional_tensor import supply_functional_tensor
+    from lamagrid.upstream import patches
 
-    supply_functional_tensor()
+    patches.install(patches.Stage.NODE_IMPORT)
     anime: Any = importlib.import_module("lama_cleaner.plugins.anime_seg")
     seg: Any = importlib.import_module("lama_cleaner.plugins.interactive_seg")
     sam: Any = importlib.import_module("lama_cleaner.plugins.segment_anything.build_sam")

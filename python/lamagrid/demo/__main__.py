@@ -23,48 +23,12 @@ from pathlib import Path
 
 from PIL import Image
 
+from lamagrid.upstream.forms import page_form
+
 HERE = Path(__file__).resolve().parent
 START_LIMIT_S = 180.0
 ANSWER_LIMIT_S = 300.0
 STOP_LIMIT_S = 20.0
-
-# What Lama Cleaner's page sends for lama.
-FORM: Mapping[str, str] = {
-    "ldmSteps": "25",
-    "ldmSampler": "plms",
-    "zitsWireframe": "true",
-    "hdStrategy": "Crop",
-    "hdStrategyCropMargin": "196",
-    "hdStrategyCropTrigerSize": "800",
-    "hdStrategyResizeLimit": "2048",
-    "prompt": "",
-    "negativePrompt": "",
-    "croperX": "0",
-    "croperY": "0",
-    "croperHeight": "512",
-    "croperWidth": "512",
-    "useCroper": "false",
-    "sdScale": "1",
-    "sdMaskBlur": "5",
-    "sdStrength": "0.75",
-    "sdSteps": "50",
-    "sdGuidanceScale": "7.5",
-    "sdSampler": "uni_pc",
-    "sdSeed": "-1",
-    "sdMatchHistograms": "false",
-    "cv2Flag": "INPAINT_NS",
-    "cv2Radius": "5",
-    "paintByExampleSteps": "50",
-    "paintByExampleGuidanceScale": "7.5",
-    "paintByExampleMaskBlur": "5",
-    "paintByExampleSeed": "-1",
-    "paintByExampleMatchHistograms": "false",
-    "p2pSteps": "50",
-    "p2pImageGuidanceScale": "1.5",
-    "p2pGuidanceScale": "7.5",
-    "controlnet_conditioning_scale": "0.4",
-    "controlnet_method": "control_v11p_sd15_canny",
-}
 
 
 class DemoError(Exception):
@@ -73,7 +37,7 @@ class DemoError(Exception):
 
 @dataclass(frozen=True)
 class Answer:
-    """What the server answered to one request."""
+    """The answer to one request."""
 
     status: int
     headers: Mapping[str, str]
@@ -86,7 +50,7 @@ def say(text: str) -> None:
 
 
 def free_port() -> int:
-    """A port that nobody listens on now."""
+    """A free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -185,7 +149,7 @@ def stages_of(task: str, data_dir: Path) -> dict[str, float]:
 
 
 def side_by_side(photo: bytes, mask: bytes, result: bytes, out: Path) -> None:
-    """Before, what was painted, after."""
+    """Draw the photo, the painted mask and the result side by side."""
     before = Image.open(io.BytesIO(photo)).convert("RGB")
     hole = Image.open(io.BytesIO(mask)).convert("L")
     after = Image.open(io.BytesIO(result)).convert("RGB")
@@ -224,7 +188,7 @@ def run(out: Path, log: Path, data_dir: Path) -> None:
     base = f"http://127.0.0.1:{port}"
     command = [str(program("lama-cleaner-grid")), "--model", "lama", "--grid-demo-model"]
     command += ["--port", str(port), "--grid-data-dir", str(data_dir)]
-    say("1. The demo model, which has no trained weights, stands in for lama (--grid-demo-model).")
+    say("1. The demo model, which has no trained weights, replaces lama (--grid-demo-model).")
     say(f"2. Starting the server, scheduler and node on {base} (log: {log})")
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as sink:
@@ -233,7 +197,7 @@ def run(out: Path, log: Path, data_dir: Path) -> None:
         ready = wait_until_ready(server, base, log)
         say(f"   ready after {ready:.1f} s")
         files = {"image": ("photo.jpg", "image/jpeg", photo), "mask": ("mask.png", "image/png", mask)}
-        body, content_type = multipart(FORM, files)
+        body, content_type = multipart(page_form(), files)
         say(f"3. POST {base}/inpaint: a photo of {len(photo) // 1024} KiB and a mask")
         begin = time.monotonic()
         answer = fetch(f"{base}/inpaint", ANSWER_LIMIT_S, body, content_type)

@@ -1,6 +1,6 @@
-"""The flags of ``lama-cleaner-grid`` that upstream does not know.
+"""Parses the ``--grid-*`` flags of ``lama-cleaner-grid``.
 
-Does not: touch upstream's own flags. They stay as they are, and upstream's parser judges them.
+Does not: change or check upstream's own flags; upstream's parser does.
 """
 
 from __future__ import annotations
@@ -9,27 +9,29 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from lamagrid.options import nearest
+from lamagrid.web.error_responses import AnswerStyle
 
 DEFAULT_PYTHON_MODELS = "cv2"
 
 
 @dataclass(frozen=True)
 class GridFlags:
-    """What the ``--grid-*`` flags say.
+    """The values of the ``--grid-*`` flags.
 
     Attributes:
         scheduler: Data directory of a scheduler that runs already; nothing is started then.
         join: Bundle for the scheduler of another host; nothing is started then, either.
         data_dir: Data directory of the scheduler that is started; None is the configured one.
-        nodes: How many torch nodes to start; None if it was not said.
+        nodes: How many torch nodes to start; None if it was not given.
         threads: Processor threads per torch node; None is the configured number.
         demo_model: Whether the packaged demo model takes lama's name.
         models: TorchScript files by model name.
-        python_models: What the Python node serves.
-        node_command: Path of the node program; None is the one that is found.
-        strict: Whether answers are upstream's also where upstream's are of no use.
+        python_models: The models of the Python node.
+        node_command: Path of the node program; None to look for it.
+        style: How errors are answered.
     """
 
     scheduler: Path | None
@@ -41,11 +43,23 @@ class GridFlags:
     models: dict[str, Path]
     python_models: tuple[str, ...]
     node_command: Path | None
-    strict: bool
+    style: AnswerStyle
+
+
+class SplitFlags(NamedTuple):
+    """A command line, taken apart.
+
+    Attributes:
+        grid: The ``--grid-*`` flags.
+        rest: All others, in their order; they are upstream's.
+    """
+
+    grid: GridFlags
+    rest: list[str]
 
 
 def parser() -> argparse.ArgumentParser:
-    """The parser of our flags alone; it has no ``--help`` of its own."""
+    """The parser of the ``--grid-*`` flags, without ``--help``."""
     grid = argparse.ArgumentParser(
         prog="lama-cleaner-grid", add_help=False, allow_abbrev=False, usage=argparse.SUPPRESS
     )
@@ -109,20 +123,17 @@ def parser() -> argparse.ArgumentParser:
     group.add_argument(
         "--grid-strict",
         action="store_true",
-        help="answer as upstream does also where that is of no use: pages of HTML as error texts, "
-        "reasons that are hidden (docs/compatibility.md)",
+        help="reproduce upstream's error responses exactly: HTML pages, generic messages "
+        "(docs/compatibility.md)",
     )
     return grid
 
 
-def split(argv: Sequence[str]) -> tuple[GridFlags, list[str]]:
-    """Take our flags out of ``argv``.
-
-    Returns:
-        Our flags, and the rest in its order, which is upstream's.
+def split(argv: Sequence[str]) -> SplitFlags:
+    """Separate the ``--grid-*`` flags from all others.
 
     Raises:
-        SystemExit: Status 2, if one of our flags is wrong; the text is on stderr.
+        SystemExit: Status 2, for a wrong ``--grid-*`` flag; the text is on stderr.
     """
     grid = parser()
     seen, rest = grid.parse_known_args(list(argv))
@@ -160,13 +171,13 @@ def split(argv: Sequence[str]) -> tuple[GridFlags, list[str]]:
         models=models,
         python_models=_names(DEFAULT_PYTHON_MODELS) if python_models is None else python_models,
         node_command=seen.grid_node_command,
-        strict=seen.grid_strict,
+        style=AnswerStyle.UPSTREAM if seen.grid_strict else AnswerStyle.READABLE,
     )
-    return flags, rest
+    return SplitFlags(flags, rest)
 
 
 def upstream_flag(argv: Sequence[str], *names: str) -> str | None:
-    """The value of one of upstream's flags, as upstream will see it; None if it is not given.
+    """The value that upstream's parser will take for one of its flags; None if it is not given.
 
     ``names`` are the flag and those of its abbreviations that upstream's parser takes.
     """
@@ -190,11 +201,16 @@ def _positive(text: str) -> int:
     return number
 
 
-def _named_file(text: str) -> tuple[str, Path]:
+class _NamedFile(NamedTuple):
+    name: str
+    path: Path
+
+
+def _named_file(text: str) -> _NamedFile:
     name, equals, path = text.partition("=")
     if not (name and equals and path):
         raise argparse.ArgumentTypeError(f"must be NAME=PATH, not {text!r}")
-    return name, Path(path).absolute()
+    return _NamedFile(name, Path(path).absolute())
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
-"""Whether this host has a GPU that CUDA programs may use, asked without starting CUDA in this process.
+"""Counts the GPUs of this host without initializing CUDA in this process.
 
-CUDA reads which devices it may see once, at its start; a web process that is to see none must never start it.
+CUDA reads ``CUDA_VISIBLE_DEVICES`` once, when it is initialized; the web process must not initialize it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import ctypes
 
 
 def cuda_gpus(visible: str | None) -> int:
-    """How many NVIDIA GPUs the driver has; 0 if ``visible`` (CUDA_VISIBLE_DEVICES) hides them all."""
+    """Count the NVIDIA GPUs of the driver; 0 if ``visible`` (CUDA_VISIBLE_DEVICES) hides them all."""
     if visible is not None and visible.strip() in ("", "-1"):
         return 0
     try:

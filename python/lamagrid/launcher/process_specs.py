@@ -1,6 +1,6 @@
-"""Decides what the launcher starts: which programs, with which arguments and environment.
+"""Decides which programs the launcher starts, with which arguments and environment.
 
-Does not: start anything, or look at anything but the file system.
+Does not: start a program; it only reads the file system.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from lamagrid.launcher.errors import LaunchError
 from lamagrid.launcher.flags import GridFlags
 from lamagrid.launcher.process_supervisor import ProcessSpec
 from lamagrid.upstream.catalog import TORCH_MODELS, is_present
@@ -21,18 +22,14 @@ NODE_PROGRAM = "lamagrid-node"
 DEMO_MODEL = Path(__file__).parent.parent / "demo" / "demo.pt"
 
 
-class ProcessSpecError(Exception):
-    """What is asked for cannot be started; the text says why and what to do."""
-
-
 @dataclass(frozen=True)
 class NodeSpec:
     """A node to start.
 
     Attributes:
         name: Its name in the grid.
-        models: What it serves.
-        threads: Processor threads it was given, None if the configuration says.
+        models: The models or plugins that it serves.
+        threads: Its processor threads, None for the configured number.
         program: How it is started.
     """
 
@@ -53,11 +50,11 @@ def nodes(
     """The nodes of this host.
 
     Args:
-        model: What the server starts with; some node serves it.
+        model: The model that the server starts with; some node serves it.
         device: Upstream's ``--device``, None if it was not given.
 
     Raises:
-        ProcessSpecError: The model needs the node program, which is not installed.
+        LaunchError: The model needs the node program, which is not installed.
     """
     files = dict(flags.models)
     if flags.demo_model:
@@ -75,8 +72,8 @@ def nodes(
         useful = model in torch_models or files or ("lama" in torch_models and is_present("lama", env))
         count = 1 if useful else 0
     if count == 0 and model not in python_models:
-        raise ProcessSpecError(
-            f"--grid-nodes 0 leaves nobody to serve {model}: add --grid-python-models cv2,{model}"
+        raise LaunchError(
+            f"--grid-nodes 0 leaves no node that serves {model}: add --grid-python-models cv2,{model}"
         )
     planned = []
     if count > 0:
@@ -124,7 +121,7 @@ def plugin_node(plugins: Mapping[str, RemotePlugin], data_dir: Path, env: Mappin
 def with_token(node: NodeSpec, hf_access_token: str) -> NodeSpec:
     """The same node with upstream's token for downloads, if it is one in Python.
 
-    In its environment: a command line can be read by everybody on the host, a task by the scheduler's disk.
+    In its environment, because all users of the host can read a command line, and tasks are on disk.
     """
     if not node.name.startswith("python"):
         return node
@@ -136,11 +133,11 @@ def node_command(given: Path | None) -> Path:
     """The node program: the given one, else beside this Python, on PATH, or in a development checkout.
 
     Raises:
-        ProcessSpecError: There is none.
+        LaunchError: It is not installed.
     """
     if given is not None:
         if not os.access(given, os.X_OK):
-            raise ProcessSpecError(f"--grid-node-command {given}: there is no such program")
+            raise LaunchError(f"--grid-node-command {given}: there is no such program")
         return given.absolute()
     beside = Path(sys.executable).parent / NODE_PROGRAM
     if beside.is_file():
@@ -151,7 +148,7 @@ def node_command(given: Path | None) -> Path:
     built = Path(__file__).resolve().parents[3] / "target" / "release" / NODE_PROGRAM
     if built.is_file():
         return built
-    raise ProcessSpecError(
+    raise LaunchError(
         f"the program {NODE_PROGRAM} is not installed: `pip install --no-build-isolation ./src/node` in a "
         "clone of LamaGrid (`make build` for development), or let the Python node serve lama: "
         "--grid-nodes 0 --grid-python-models cv2,lama"
@@ -164,7 +161,7 @@ def child_env(cuda_visible_devices: str | None) -> dict[str, str]:
     env.pop("CUDA_VISIBLE_DEVICES", None)
     if cuda_visible_devices is not None:
         env["CUDA_VISIBLE_DEVICES"] = cuda_visible_devices
-    # The node looks for libtorch where `python3` has it: this environment, also where nobody activated it.
+    # The node looks for libtorch where `python3` has it: in this environment, even if it is not activated.
     env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", os.defpath)])
     if env.get("CACHE_DIR"):
         env["TORCH_HOME"] = env["CACHE_DIR"]  # as upstream's server does for the models in its own process

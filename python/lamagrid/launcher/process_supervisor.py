@@ -3,7 +3,7 @@
 Each child's stdin is a pipe whose only write end is held here. Children started with ``--lifeline`` end when
 that pipe closes, so they end with this process, however it ends.
 
-Does not: know what the children do, or when they are ready; the launcher asks the scheduler for that.
+Does not: know when a child is ready; the launcher asks the scheduler.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+
+from lamagrid.launcher.errors import LaunchError
 
 FIRST_BACKOFF_S = 0.5
 BACKOFF_CAP_S = 30.0
@@ -43,13 +45,13 @@ def say(text: str) -> None:
 
 @dataclass(frozen=True)
 class ProcessSpec:
-    """What to start.
+    """A program to run.
 
     Attributes:
-        name: As people see it, unique among the children: ``scheduler``, ``node torch-0``.
+        name: For people, unique among the children: ``scheduler``, ``node torch-0``.
         command: The program and its arguments.
         env: The whole environment.
-        may_leave: Once it was ready, it ends with status 0 when somebody told it to leave, and stays away.
+        may_leave: Once it was ready, an end with status 0 is deliberate, and it is not started again.
     """
 
     name: str
@@ -58,12 +60,8 @@ class ProcessSpec:
     may_leave: bool = False
 
 
-class StartError(Exception):
-    """A child did not start; the text says which, why, and carries the end of its output."""
-
-
 class SupervisedProcess:
-    """One program that is started again whenever it ends, until :meth:`stop`."""
+    """Runs one program and restarts it whenever it ends, until :meth:`start_no_more`."""
 
     def __init__(self, program: ProcessSpec, report: Callable[[str], None] = say) -> None:
         self.program = program
@@ -84,23 +82,23 @@ class SupervisedProcess:
         return process.pid if process is not None and process.returncode is None else 0
 
     def start(self) -> None:
-        """Start the program and watch over it from now on."""
+        """Start the program, and restart it when it ends."""
         self._thread.start()
 
     def set_ready(self) -> None:
-        """Take note that the program works: from now on it is restarted for as long as it takes."""
+        """Mark the program as working: from now on it is restarted without a limit."""
         self._ready = True
 
     def check(self) -> None:
-        """Raise StartError if the program ended too often before it was ready."""
+        """Raise LaunchError if the program ended too often before it was ready."""
         if self._gave_up.is_set():
             lines = "\n".join(f"  | {line}" for line in self._tail)
-            raise StartError(
+            raise LaunchError(
                 f"{self.program.name} did not start: {self._exit}" + (f"\n{lines}" if lines else "")
             )
 
     def start_no_more(self) -> None:
-        """Leave it as it is from now on, whatever happens to it."""
+        """Do not restart it any more."""
         with self._lock:
             self._stopping.set()
 
@@ -125,7 +123,7 @@ class SupervisedProcess:
                 process.wait(max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
                 self._report(f"{self.program.name} (pid {process.pid}) did not end in time: killing it")
-                # It leads a process group of its own: what it started goes with it.
+                # It leads a process group: kills its children too.
                 with contextlib.suppress(ProcessLookupError):  # it ended just now
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
@@ -178,13 +176,13 @@ class SupervisedProcess:
         )
 
     def _watch(self, process: subprocess.Popen[bytes]) -> str:
-        """Wait for the end of a run. Returns how it ended."""
+        """Wait for the end of a run. Returns its exit status or signal as text."""
         reader = threading.Thread(target=self._forward, args=(process,), daemon=True)
         reader.start()
         status = process.wait()
         if process.stdin is not None:
             process.stdin.close()
-        # What the child started may hold its output open for longer; the last lines are here by then.
+        # Its own children may keep the output open; the last lines have arrived by then.
         reader.join(timeout=1.0)
         return _how_it_ended(status)
 
@@ -199,7 +197,7 @@ class SupervisedProcess:
                     sys.stderr.write(f"[{self.program.name}] {line}\n")
                     sys.stderr.flush()
                 except (OSError, ValueError):
-                    continue  # our own stderr is closed; the pipe must be drained all the same
+                    continue  # our own stderr is closed, but the pipe must be drained
 
 
 class ProcessSupervisor:
@@ -214,7 +212,7 @@ class ProcessSupervisor:
         return iter(self._children)
 
     def start(self, program: ProcessSpec) -> SupervisedProcess:
-        """Start one more program; one that is asked for while all end never runs."""
+        """Start one more program; during :meth:`stop` it is not run."""
         child = SupervisedProcess(program)
         with self._lock:
             self._children.append(child)
@@ -224,12 +222,12 @@ class ProcessSupervisor:
         return child
 
     def check(self) -> None:
-        """Raise StartError if one of them does not start."""
+        """Raise LaunchError if one of them does not start."""
         for child in self._children:
             child.check()
 
     def stop(self) -> None:
-        """End all; the first one, which the others talk to, when they are gone or have had their time."""
+        """End all children: the first one, which the others talk to, after the others or their grace."""
         began = time.monotonic()
         with self._lock:
             self._is_stopping = True
@@ -270,7 +268,7 @@ def _lines(fd: int) -> Iterator[str]:
     while chunk := os.read(fd, 65536):
         *whole, rest = re.split(rb"[\r\n]+", rest + chunk)
         yield from (line.decode(errors="replace") for line in whole if line)
-        if len(rest) > 65536:  # no line end for that long: not text for people
+        if len(rest) > 65536:  # a longer line is not text for people
             yield rest.decode(errors="replace")
             rest = b""
     if rest:

@@ -1,7 +1,7 @@
 """Ends the launcher's process on SIGTERM and SIGINT: in a few seconds, with status 0, at any moment.
 
-A thread of its own hears the signals, since an exception that is raised in the main thread may be swallowed,
-and waits for the end of a long import.
+A thread handles the signals, because an exception in the main thread may be swallowed, or delayed by a long
+import.
 
 Does not: end anything on SIGHUP, as when a terminal closes.
 """
@@ -21,9 +21,9 @@ from lamagrid.web import pending_requests
 
 ENDING = (signal.SIGTERM, signal.SIGINT)
 UNWIND_LIMIT_S = 1.0
-"""How long the main thread may take to end what it began, such as the child of Werkzeug's reloader."""
+"""How long the main thread may take to clean up, for example to end the child of Werkzeug's reloader."""
 ANSWERS_LIMIT_S = 1.0
-"""How long the requests that wait may take to get their answer, once all children are gone."""
+"""How long answering the waiting requests may take, once all children are gone."""
 
 
 class Stopped(BaseException):
@@ -34,7 +34,7 @@ class Shutdown:
     """Ends the children and this process, once.
 
     Args:
-        children: What ends with it.
+        children: The child processes.
     """
 
     def __init__(self, children: ProcessSupervisor) -> None:
@@ -43,7 +43,7 @@ class Shutdown:
         self._unwound = threading.Event()
         self._raised = False
 
-    def hear_signals(self) -> None:
+    def handle_signals(self) -> None:
         """End the process on SIGTERM and SIGINT from now on.
 
         Raises:
@@ -57,19 +57,19 @@ class Shutdown:
         heard, told = os.pipe()
         os.set_blocking(told, False)
         signal.set_wakeup_fd(told, warn_on_full_buffer=False)
-        threading.Thread(target=self._hear, args=(heard,), name="signals", daemon=True).start()
+        threading.Thread(target=self._watch_signals, args=(heard,), name="signals", daemon=True).start()
 
     def end(self, status: int) -> NoReturn:
-        """End the process: from the main thread, when it is through."""
+        """End the process, from the main thread."""
         self._unwound.set()
         self._end(status)
 
     def _raise(self, _number: int, _frame: Any) -> None:
-        if not self._raised:  # the second one would cut short what the first one began
+        if not self._raised:  # a second one would interrupt the clean-up
             self._raised = True
             raise Stopped
 
-    def _hear(self, pipe: int) -> None:
+    def _watch_signals(self, pipe: int) -> None:
         while numbers := os.read(pipe, 64):
             if any(number in ENDING for number in numbers):
                 self._end(0)

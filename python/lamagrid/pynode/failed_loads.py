@@ -21,17 +21,17 @@ class _FailedLoad:
 
 
 class FailedLoads:
-    """What failed to load, with its files as they were then."""
+    """Models and plugins that failed to load, with the versions of their files at that time."""
 
     def __init__(self) -> None:
         self._broken: dict[str, _FailedLoad] = {}
 
     def note(self, name: str, sources: Sequence[Source], load: Callable[[], None]) -> None:
-        """Take note of a model or plugin that could not be loaded; ``load`` tries it again."""
+        """Add a model or plugin that could not be loaded; ``load`` tries it again."""
         self._broken[name] = _FailedLoad(sources, versions(sources), load)
 
     def forget(self, name: str) -> None:
-        """It works: a task of it was done."""
+        """Remove a model or plugin that has worked on a task."""
         self._broken.pop(name, None)
 
     def reload_changed(self) -> bool:

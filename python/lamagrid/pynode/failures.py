@@ -1,6 +1,6 @@
-"""What went wrong in upstream's code, in the grid's words.
+"""Converts exceptions of upstream's code into failures of the grid.
 
-Does not: decide what is tried again; the scheduler does, by the kind.
+Does not: decide about retries; the scheduler does, by the kind.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from lamagrid.upstream.catalog import PLUGIN_PREFIX
 
 MESSAGE_CHARS = 500
 OUT_OF_MEMORY_MARKS = ("CUDA out of memory", "can't allocate memory", "Insufficient memory")
-# What upstream raises for parameters and files that it does not understand.
+# Upstream raises these for invalid parameters and files.
 INVALID_INPUT = (KeyError, ValueError, TypeError, IndexError, cv2.error, UnidentifiedImageError)
 
 
 class TaskFailure(Exception):
-    """A task that cannot be done, with the kind that the grid knows and one text for people."""
+    """A failed task, with the kind that the grid knows and one text for people."""
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
@@ -31,11 +31,11 @@ class TaskFailure(Exception):
 
 
 class Stopped(Exception):
-    """The task is not wanted any more."""
+    """The task was cancelled."""
 
 
 def run_failure(error: BaseException) -> TaskFailure:
-    """The failure of a model or plugin that was loaded."""
+    """The failure to run a model or plugin."""
     if _is_out_of_memory(error):
         kind = "out_of_memory"
     else:
@@ -44,7 +44,7 @@ def run_failure(error: BaseException) -> TaskFailure:
 
 
 def load_failure(model: str, error: BaseException, missing: str | None = None) -> TaskFailure:
-    """The failure to build the model that tasks call ``model``; ``missing`` says which package it lacks."""
+    """The failure to build the model that tasks call ``model``; ``missing`` names a missing package."""
     if _is_out_of_memory(error):
         return TaskFailure("out_of_memory", message(error))
     if missing is not None:

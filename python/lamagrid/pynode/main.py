@@ -23,7 +23,7 @@ import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -40,31 +40,31 @@ if TYPE_CHECKING:
     from lamagrid.pynode.models import UpstreamModels
     from lamagrid.pynode.plugins import UpstreamPlugins
 
-POLL_S = 1.0  # how late the wish to end is noticed while no task comes
-FINISH_S = 4.0  # for the running task after SIGTERM: who stops a service kills it after ten seconds
+POLL_S = 1.0  # how late the end is noticed while no task comes
+FINISH_S = 4.0  # for the running task after SIGTERM: service managers kill after ten seconds
 ORPHAN_GRACE_S = 3.0  # for the running task once the lifeline is closed
-SAME_SIGNAL_S = 1.0  # a process group and a parent tell of the same end twice
+SAME_SIGNAL_S = 1.0  # a process group and a parent may send the same signal twice
 HANGUP = "SIGHUP: reload is not available yet; restart to apply a changed configuration"
 EXIT_CANNOT_START = 1
 EXIT_WRONG_FLAGS = 2
-EXIT_CONFIG = 78  # as the other programs of the grid say it
+EXIT_CONFIG = 78  # the same as of the other programs of the grid
 EXIT_REFUSED = {"invalid_input": 65, "incompatible": 76}
-"""By the kind of the refusal, as the Rust node says it."""
+"""By the kind of the refusal; the same as of the Rust node."""
 
 
 class _WrongFlags(Exception):
-    """The text says which, and what there is."""
+    """A flag is wrong; the text names it and the known values."""
 
 
 @dataclass(frozen=True)
 class Serving:
-    """What a node runs.
+    """The models and plugins that a node runs.
 
     Attributes:
-        models: For the models, None if it serves none.
-        plugins: For the plugins, None if it serves none.
-        offers: What it serves, as tasks name it.
-        broken: What could not be loaded.
+        models: Runs the models, None if it serves none.
+        plugins: Runs the plugins, None if it serves none.
+        offers: All that it serves, by the names that tasks use.
+        broken: Those that could not be loaded.
     """
 
     models: UpstreamModels | None
@@ -74,7 +74,7 @@ class Serving:
 
     @property
     def loaded(self) -> list[str]:
-        """What of that is in memory."""
+        """Those that are in memory."""
         models = self.models.loaded if self.models is not None else []
         plugins = self.plugins.loaded if self.plugins is not None else []
         return models + [PLUGIN_PREFIX + name for name in plugins if PLUGIN_PREFIX + name in self.offers]
@@ -138,9 +138,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _plugin(text: str) -> tuple[str, str]:
+class _PluginDevice(NamedTuple):
+    name: str
+    device: str
+
+
+def _plugin(text: str) -> _PluginDevice:
     name, _, device = text.partition("=")
-    return name, _device(device or "cpu")
+    return _PluginDevice(name, _device(device or "cpu"))
 
 
 def _device(text: str) -> str:
@@ -150,7 +155,7 @@ def _device(text: str) -> str:
 
 
 def _serving(options: argparse.Namespace) -> Serving:
-    """Import what the flags ask for.
+    """Import the models and plugins that the flags name.
 
     Raises:
         _WrongFlags: Upstream has no such model or plugin, or the package of a plugin is missing.
@@ -165,9 +170,9 @@ def _serving(options: argparse.Namespace) -> Serving:
             raise _unknown("--model", name, const.AVAILABLE_MODELS)
         _check_files(name)
     models, plugins = None, None
-    # Seconds and hundreds of megabytes: only once the flags are right, and only what is asked for.
+    # These imports take seconds and hundreds of megabytes: only needed ones, and after all flags are checked.
     with warnings.catch_warnings():
-        # What upstream's imports make torch say is of no use to whoever runs the node.
+        # Hides warnings of torch about upstream's imports.
         warnings.simplefilter("ignore", FutureWarning)
         if devices:
             from lamagrid.pynode.plugins import PLUGINS, UpstreamPlugins, missing_package
@@ -241,7 +246,7 @@ def _serve(options: argparse.Namespace, serving: Serving, ending: Ending) -> int
             work(job, serving)
             session.set_loaded(serving.loaded)
         elif serving.broken.reload_changed():
-            # Says that it works again: the scheduler keeps tasks away until then.
+            # Reports that it works again: until then, the scheduler sends it no tasks.
             session.set_loaded(serving.loaded)
         elif session.closed:
             return 0
@@ -254,7 +259,7 @@ def _own_name(bundle: Path | None) -> str:
 
 
 def work(job: Any, serving: Serving) -> None:
-    """Do one task and report its outcome, whatever it is."""
+    """Work on one task and report its outcome."""
     from lamagrid import _native
     from lamagrid.pynode.failures import Stopped, TaskFailure
 
@@ -295,7 +300,7 @@ def _sources(name: str, params: Mapping[str, Any]) -> Sequence[Source]:
 
 
 def _loader(serving: Serving, spec: Mapping[str, Any]) -> Callable[[], None]:
-    """What brings a task's model or plugin into memory."""
+    """A function that loads a task's model or plugin."""
     name, params = spec["model"], spec["params"]
     if name.startswith(PLUGIN_PREFIX):
         plugins, plugin = serving.plugins, name.removeprefix(PLUGIN_PREFIX)
@@ -311,42 +316,33 @@ def _not_served(name: str) -> Exception:
 
 
 def _run_model(job: Any, name: str, models: UpstreamModels | None) -> Callable[[], None]:
-    """Inpaint. Returns what reports the picture."""
+    """Inpaint. Returns the function that reports the picture."""
     if models is None:
         raise _not_served(name)
+    from lamagrid.pynode.models import Pictures
+    from lamagrid.pynode.progress import JobProgress
+
     image, mask, example = (_pixels(job, role) for role in ("image", "mask", "example"))
     params = job.spec["params"]
-    result = models.run(name, params, image, mask[:, :, 0], example, job.step, _loading(job), _fetched(job))
+    pictures = Pictures(image, mask[:, :, 0], example)
+    result = models.run(name, params, pictures, JobProgress(job))
     height, width = result.shape[:2]
     return lambda: job.finish(result.tobytes(), height, width, models.load_ms, models.infer_ms)
 
 
 def _run_plugin(job: Any, name: str, plugins: UpstreamPlugins | None) -> Callable[[], None]:
-    """Run a plugin. Returns what reports its file."""
+    """Run a plugin. Returns the function that reports its file."""
     if plugins is None:
         raise _not_served(name)
+    from lamagrid.pynode.progress import JobProgress
+
     image, example = job.take_file("image"), job.take_file("example")
-    file = plugins.run(name, job.spec["params"], image, example, _loading(job), _fetched(job))
+    file = plugins.run(name, job.spec["params"], image, example, JobProgress(job))
     return lambda: job.finish_file(file, plugins.load_ms, plugins.infer_ms)
 
 
-def _loading(job: Any) -> Callable[[bool], object]:
-    return lambda begins: job.loading() if begins else job.step(0, 0)
-
-
-def _fetched(job: Any) -> Callable[[int, int | None], None]:
-    from lamagrid.pynode.failures import Stopped
-
-    def told(done: int, whole: int | None) -> None:
-        step = (min(done, whole) * 100 // whole, 100) if whole else (0, 0)
-        if not job.loading(*step):
-            raise Stopped
-
-    return told
-
-
 def _pixels(job: Any, role: str) -> Any:
-    """The picture of a role, ``(H, W, C)`` u8, None if there is none. It may be written to; upstream does."""
+    """The picture of a role, ``(H, W, C)`` u8, writable; None if the task has none."""
     taken = job.take(role)
     if taken is None:
         return None
@@ -355,14 +351,14 @@ def _pixels(job: Any, role: str) -> Any:
 
 
 class Ending:
-    """The wish to end, and how long it waits for the running task.
+    """Ends the process on signals and when its parent is gone, after a grace for the running task.
 
-    Python calls a signal's handler only between two steps of the main thread, which a forward pass keeps
-    busy. So the interpreter writes the signal's number into a socket, which a thread reads.
+    Python calls a signal handler only between two steps of the main thread, which a forward pass blocks. So
+    the interpreter writes the number of the signal into a socket, which a thread reads.
 
     Attributes:
-        wished: The node takes no more tasks.
-        session: Once there is one: it is closed before the process ends, which gives the running task back.
+        wished: Set once the node shall take no more tasks.
+        session: Closed before the process ends, which gives the running task back; None before it is made.
     """
 
     def __init__(self) -> None:
@@ -370,12 +366,12 @@ class Ending:
         self.session: Any = None
 
     def watch_signals(self) -> None:
-        """Hear SIGTERM, SIGINT and SIGHUP from now on."""
+        """Handle SIGTERM, SIGINT and SIGHUP from now on."""
         reader, writer = socket.socketpair()
         writer.setblocking(False)
         signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, _heard_by_the_thread)
+            signal.signal(number, _ignore_signal)
 
         def watch() -> None:
             _ = writer  # held open
@@ -398,7 +394,7 @@ class Ending:
         threading.Thread(target=watch, name="signals", daemon=True).start()
 
     def watch_lifeline(self) -> None:
-        """End when stdin closes: the process that started this node is gone."""
+        """End when stdin closes, which means that the parent process is gone."""
 
         def watch() -> None:
             while os.read(0, 4096):
@@ -416,8 +412,8 @@ class Ending:
         os._exit(0)
 
 
-def _heard_by_the_thread(_number: int, _frame: Any) -> None:
-    """Stand in for the default action of a signal."""
+def _ignore_signal(_number: int, _frame: Any) -> None:
+    """Replace the default action of a signal; the thread of `Ending` handles it."""
 
 
 if __name__ == "__main__":

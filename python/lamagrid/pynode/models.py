@@ -1,13 +1,14 @@
 """Runs a task through upstream's own ``ModelManager``.
 
-Does not: know about sessions, tasks' ids or the grid. One thread at a time.
+Does not: know sessions or ids of tasks. Only one thread may use it at a time.
 """
 
 from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,20 +23,18 @@ from PIL import Image
 from lamagrid.options import BUILD, KEEP_ORIENTATION
 from lamagrid.pynode.failures import Stopped, TaskFailure, load_failure, message, run_failure
 from lamagrid.pynode.opencv import without_ipp
+from lamagrid.pynode.progress import Progress
 from lamagrid.upstream import catalog
-from lamagrid.weights.fetch import Told, fetch_missing
+from lamagrid.upstream.forms import INPAINT_FIELDS
+from lamagrid.weights.fetch import fetch_missing
 
 Pixels = NDArray[np.uint8]
-Step = Callable[[int, int], bool]
-"""Told how many steps are done, and how many there are; False is the wish to stop."""
-Loading = Callable[[bool], object]
-"""Told True before something is brought into memory, and False after that."""
 
-# Some models draw from the generators of the whole process, so that upstream's own answers depend on what ran
-# before: ldm its first noise, mat its dropout. Here each task starts from a seed: upstream's of that model.
+# Some models draw from generators that the whole process shares (ldm its first noise, mat its dropout): their
+# answers would depend on the tasks before. So each task starts from a seed, upstream's for that model.
 SEEDS: Mapping[str, int] = {"ldm": 42, "manga": 42, "mat": 240, "fcf": 0, "*": 42}
 
-# Upstream's constructors index these two, given or not.
+# Upstream's constructors read some of these without a default.
 OPTION_DEFAULTS: Mapping[str, Any] = {
     "sd_controlnet": False,
     "sd_controlnet_method": "control_v11p_sd15_canny",
@@ -51,6 +50,21 @@ OPTION_DEFAULTS: Mapping[str, Any] = {
 }
 
 
+@dataclass(frozen=True)
+class Pictures:
+    """The inputs of a task.
+
+    Attributes:
+        image: ``(H, W, 3)`` u8 RGB; some models write into it.
+        mask: ``(H, W)`` u8, 255 in the hole.
+        example: ``(h, w, 3)`` u8 RGB, for paint by example.
+    """
+
+    image: Pixels
+    mask: Pixels
+    example: Pixels | None = None
+
+
 class UpstreamModels:
     """One model of upstream in memory at a time, built when a task asks for it.
 
@@ -59,8 +73,8 @@ class UpstreamModels:
         hf_access_token: Upstream's option for models behind a login; it belongs to the node, not to tasks.
 
     Attributes:
-        load_ms: What building the model took for the last task; 0 when it was in memory.
-        infer_ms: What upstream's model took for the last task, its pixel work included.
+        load_ms: How long building the model took for the last task; 0 when it was in memory.
+        infer_ms: How long upstream's model took for the last task, its pixel work included.
     """
 
     load_ms = 0.0
@@ -72,7 +86,7 @@ class UpstreamModels:
         self._token = hf_access_token
         self._manager: Any = None
         self._built: tuple[str, tuple[tuple[str, Any], ...]] | None = None
-        self._step: Step | None = None
+        self._progress = Progress()
         self._steps = 0
 
     @property
@@ -84,44 +98,36 @@ class UpstreamModels:
         self,
         model: str,
         params: Mapping[str, Any],
-        image: Pixels,
-        mask: Pixels,
-        example: Pixels | None = None,
-        step: Step | None = None,
-        loading: Loading | None = None,
-        fetched: Told = lambda _done, _whole: None,
+        pictures: Pictures,
+        progress: Progress,
     ) -> Pixels:
         """Inpaint.
 
         Args:
             model: Upstream's name.
             params: Fields of upstream's ``Config``, and options of its models.
-            image: ``(H, W, 3)`` u8 RGB; some models write into it.
-            mask: ``(H, W)`` u8, 255 in the hole.
-            example: ``(h, w, 3)`` u8 RGB, for paint by example.
-            step: Told each step of a diffusion model.
-            loading: Told when the model is built, and when it has been.
-            fetched: Told how much of a missing file is here; what it raises ends that.
+            pictures: Its inputs.
+            progress: Is told how far the work is.
 
         Returns:
             ``(H, W, 3)`` u8 BGR, cast as upstream's server casts.
 
         Raises:
             TaskFailure: It cannot be done; the model stays usable.
-            Stopped: ``step`` asked for it.
+            Stopped: ``progress`` asked for it.
         """
         options = {key: value for key, value in params.items() if key in BUILD}
-        # The orientation is no matter of the model: what encodes its answer heeds it.
+        # The orientation matters to the encoder of the answer only.
         others = BUILD.keys() | {KEEP_ORIENTATION}
-        config = _config({key: value for key, value in params.items() if key not in others}, example)
+        config = _config({key: value for key, value in params.items() if key not in others}, pictures.example)
         began = time.monotonic()
-        manager = self._manager_for(model, options, loading, fetched)
+        manager = self._manager_for(model, options, progress)
         loaded = time.monotonic()
         self.load_ms = (loaded - began) * 1_000
-        self._step, self._steps = step, config.sd_steps
+        self._progress, self._steps = progress, config.sd_steps
         set_seed(SEEDS.get(model, SEEDS["*"]))
         try:
-            result = manager(image, mask, config)
+            result = manager(pictures.image, pictures.mask, config)
             self.infer_ms = (time.monotonic() - loaded) * 1_000
             # Truncates and wraps like upstream's server; the Resize strategy does give values outside u8.
             with np.errstate(invalid="ignore"):
@@ -138,7 +144,7 @@ class UpstreamModels:
                 self._manager, self._built = None, None
             raise run_failure(error) from error
         finally:
-            self._step = None
+            self._progress = Progress()
             torch_gc()
 
     def load(self, model: str, params: Mapping[str, Any]) -> None:
@@ -148,25 +154,22 @@ class UpstreamModels:
             TaskFailure: It cannot be built.
         """
         options = {key: value for key, value in params.items() if key in BUILD}
-        self._manager_for(model, options, None, lambda _done, _whole: None)
+        self._manager_for(model, options, Progress())
 
-    def _manager_for(
-        self, model: str, options: Mapping[str, Any], loading: Loading | None, fetched: Told
-    ) -> Any:
-        # The controlnet method is no part of what is built: upstream changes it within a request.
+    def _manager_for(self, model: str, options: Mapping[str, Any], progress: Progress) -> Any:
+        # The ControlNet method needs no new model: upstream changes it within a request.
         wanted = (model, tuple(sorted((k, v) for k, v in options.items() if k != "sd_controlnet_method")))
         if self._built == wanted:
             return self._manager
         if model not in AVAILABLE_MODELS:
             raise TaskFailure("unknown_model", f"Not supported model: {model}")
-        if loading is not None:
-            loading(True)
-        # Gone before the next is built: two models may not fit into the device's memory.
+        progress.loading_began()
+        # Unload it first: two models may not fit into the memory of the device.
         self._manager, self._built = None, None
         gc.collect()
         torch_gc()
         try:
-            fetch_missing(catalog.MODELS.get(model, ()), fetched)
+            fetch_missing(catalog.MODELS.get(model, ()), progress.fetched)
             self._manager = ModelManager(
                 name=model,
                 device=self._device,
@@ -179,8 +182,7 @@ class UpstreamModels:
             raise
         except (Exception, SystemExit) as error:
             raise self._load_failure(model, error) from error
-        if loading is not None:
-            loading(False)
+        progress.loading_ended()
         self._built = wanted
         return self._manager
 
@@ -189,7 +191,7 @@ class UpstreamModels:
         return load_failure(model, error)
 
     def _on_step(self, i: int, _t: Any, _latents: Any) -> None:
-        if self._step is not None and not self._step(i + 1, self._steps):
+        if not self._progress.step(i + 1, self._steps):
             raise Stopped
 
 
@@ -198,14 +200,8 @@ def _config(fields: Mapping[str, Any], example: Pixels | None) -> Any:
     unknown = sorted(set(fields) - set(Config.__fields__))
     if unknown:
         raise TaskFailure("invalid_input", f"Unknown parameter: {', '.join(unknown)}")
-    whole: dict[str, Any] = {
-        "ldm_steps": 25,
-        "hd_strategy": "Crop",
-        "hd_strategy_crop_margin": 196,
-        "hd_strategy_crop_trigger_size": 800,
-        "hd_strategy_resize_limit": 2048,
-        **fields,
-    }
+    required = [name for name, field in Config.__fields__.items() if field.required]
+    whole: dict[str, Any] = {**{name: INPAINT_FIELDS[name].default for name in required}, **fields}
     if example is not None:
         whole["paint_by_example_example_image"] = Image.fromarray(example)
     try:

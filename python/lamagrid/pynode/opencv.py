@@ -1,4 +1,4 @@
-"""OpenCV as every node uses it."""
+"""Configures OpenCV the same way on every node."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ import cv2
 
 
 def without_ipp() -> None:
-    """Turn Intel's closed code off, which x86 wheels alone have: its resize differs in the last bit."""
+    """Turn off Intel IPP, which only x86 wheels contain: its resize differs in the last bit."""
     if hasattr(cv2, "ipp"):
         cv2.ipp.setUseIPP(False)

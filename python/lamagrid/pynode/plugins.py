@@ -1,6 +1,6 @@
 """Runs a task through one of upstream's own plugins.
 
-Does not: know about sessions, tasks' ids or the grid. One thread at a time.
+Does not: know sessions or ids of tasks. Only one thread may use it at a time.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import io
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -29,13 +30,13 @@ from lama_cleaner.plugins import (
 from PIL import Image
 
 from lamagrid.options import KEEP_ORIENTATION
-from lamagrid.pixel_limit import set_for_pillow, too_large
+from lamagrid.pixel_limit import too_large
 from lamagrid.pynode.failures import Stopped, TaskFailure, load_failure, run_failure
-from lamagrid.pynode.functional_tensor import supply_functional_tensor
 from lamagrid.pynode.opencv import without_ipp
-from lamagrid.upstream import catalog
+from lamagrid.pynode.progress import FetchProgress, Progress
+from lamagrid.upstream import catalog, patches
 from lamagrid.upstream.catalog import PLUGIN_PREFIX, WebFile
-from lamagrid.weights.fetch import Told, fetch_missing
+from lamagrid.weights.fetch import fetch_missing
 
 PLUGINS: Mapping[str, Any] = {
     each.name: each
@@ -53,7 +54,7 @@ PLUGINS: Mapping[str, Any] = {
 
 ANSWERS_PNG = (RemoveBG.name, AnimeSeg.name)
 SEED = 42
-"""Of each task: GFPGAN draws noise from the process's generators, whose state depends on what ran before."""
+"""Set before each task: GFPGAN draws noise from generators whose state depends on earlier tasks."""
 ORIENTATION = 274
 """EXIF's tag."""
 EMBEDDINGS = 16
@@ -68,8 +69,8 @@ class UpstreamPlugins:
         max_pixels: Of one picture; one with more is refused by its header.
 
     Attributes:
-        load_ms: What building the plugin took for the last task; 0 when it was in memory.
-        infer_ms: What the plugin took for the last task, its decoding and encoding included.
+        load_ms: How long building the plugin took for the last task; 0 when it was in memory.
+        infer_ms: How long the plugin took for the last task, decoding and encoding included.
     """
 
     load_ms = 0.0
@@ -77,16 +78,16 @@ class UpstreamPlugins:
 
     def __init__(self, devices: Mapping[str, str], max_pixels: int) -> None:
         without_ipp()
-        supply_functional_tensor()
-        set_for_pillow(max_pixels)
-        self._max_pixels = max_pixels
+        self.max_pixels = max_pixels
+        patches.install(patches.Stage.NODE_IMPORT)
+        patches.install(patches.Stage.NODE, self)
         self._devices = devices
         self._built: dict[str, tuple[Mapping[str, Any], Any]] = {}
         self._embeddings = Embeddings(EMBEDDINGS)
 
     @property
     def loaded(self) -> list[str]:
-        """Those in memory."""
+        """The plugins in memory."""
         return list(self._built)
 
     def run(
@@ -95,8 +96,7 @@ class UpstreamPlugins:
         params: Mapping[str, Any],
         image: bytes,
         example: bytes | None = None,
-        loading: Callable[[bool], object] | None = None,
-        fetched: Told = lambda _done, _whole: None,
+        progress: Progress | None = None,
     ) -> bytes:
         """Work on one picture.
 
@@ -108,8 +108,7 @@ class UpstreamPlugins:
                 of the picture's, as upstream's has (``keep_orientation``).
             image: The picture's file, as it was uploaded.
             example: The file that MakeGIF compares with.
-            loading: Told True before the plugin is built, and False after that.
-            fetched: Told how much of a missing file is here; what it raises ends that.
+            progress: Is told how far the work is.
 
         Returns:
             A file: PNG, GIF or of the picture's format.
@@ -120,12 +119,12 @@ class UpstreamPlugins:
         Source: Lama Cleaner 1.2.5, ``server.run_plugin``.
         """
         began = time.monotonic()
-        plugin = self._plugin(name, params, loading, fetched)
+        plugin = self._plugin(name, params, progress or Progress())
         loaded = time.monotonic()
         self.load_ms = (loaded - began) * 1_000
         try:
             for file in (image, example):
-                text = None if file is None else too_large(io.BytesIO(file), self._max_pixels)
+                text = None if file is None else too_large(io.BytesIO(file), self.max_pixels)
                 if text is not None:
                     raise TaskFailure("invalid_input", f"A picture is refused: {text}")
             rgb, alpha, exif = load_img(image, return_exif=True)
@@ -138,7 +137,13 @@ class UpstreamPlugins:
                 made = self._embeddings.around(plugin, form["img_md5"], lambda: plugin(rgb, files, form))
             else:
                 made = plugin(rgb, files, form)
-            answer = _encoded(name, made, alpha, exif, image, int(params.get("quality", 95)))
+            if name == MakeGIF.name:
+                answer: bytes = made
+            elif name == InteractiveSeg.name:
+                answer = numpy_to_bytes(made, "png")
+            else:
+                source = _Source(image, alpha, exif)
+                answer = _encoded(name, made, source, int(params.get("quality", 95)))
         except TaskFailure:
             raise
         except Exception as error:
@@ -154,38 +159,30 @@ class UpstreamPlugins:
         Raises:
             TaskFailure: It cannot be built.
         """
-        self._plugin(name, params, None, lambda _done, _whole: None)
+        self._plugin(name, params, Progress())
 
-    def _plugin(
-        self,
-        name: str,
-        params: Mapping[str, Any],
-        loading: Callable[[bool], object] | None,
-        fetched: Told,
-    ) -> Any:
+    def _plugin(self, name: str, params: Mapping[str, Any], progress: Progress) -> Any:
         if name not in PLUGINS:
             raise TaskFailure("unknown_model", f"Plugin not found: {name}")
         options = {key: params[key] for key in OPTIONS.get(name, ()) if key in params}
         if name in self._built and self._built[name][0] == options:
             return self._built[name][1]
-        if loading is not None:
-            loading(True)
+        progress.loading_began()
         self._built.pop(name, None)
         if name == InteractiveSeg.name:
             self._embeddings.clear()
         try:
-            fetch_missing(files_of(name, options), fetched)
-            plugin = self._build(name, options, fetched)
+            fetch_missing(files_of(name, options), progress.fetched)
+            plugin = self._build(name, options, progress)
         except (Stopped, TaskFailure):
             raise
         except (Exception, SystemExit) as error:  # upstream exits where a package or a file is missing
             raise load_failure(PLUGIN_PREFIX + name, error, missing_package(name)) from error
-        if loading is not None:
-            loading(False)
+        progress.loading_ended()
         self._built[name] = (options, plugin)
         return plugin
 
-    def _build(self, name: str, options: Mapping[str, Any], fetched: Told) -> Any:
+    def _build(self, name: str, options: Mapping[str, Any], progress: Progress) -> Any:
         device = self._devices.get(name, "cpu")
         if name == InteractiveSeg.name:
             return InteractiveSeg(options.get("interactive_seg_model", "vit_l"), device)
@@ -195,12 +192,12 @@ class UpstreamPlugins:
         if name in (GFPGANPlugin.name, RestoreFormerPlugin.name):
             upscaler = None
             if options.get("background"):
-                upscaler = self._plugin(RealESRGANUpscaler.name, options, None, fetched)
+                upscaler = self._plugin(RealESRGANUpscaler.name, options, FetchProgress(progress))
             return PLUGINS[name](device, upscaler=upscaler)
         return PLUGINS[name]()
 
 
-# How a plugin is built, by the parameters that say so.
+# The parameters that decide how a plugin is built.
 _UPSCALER = ("realesrgan_model", "realesrgan_no_half")
 OPTIONS: Mapping[str, tuple[str, ...]] = {
     InteractiveSeg.name: ("interactive_seg_model",),
@@ -225,9 +222,9 @@ def files_of(name: str, params: Mapping[str, Any]) -> tuple[WebFile, ...]:
 
 
 class Embeddings:
-    """What InteractiveSeg computed of the last pictures, so that people who click by turns do not wait again.
+    """Caches what InteractiveSeg computed of the last pictures, for people who click by turns.
 
-    Upstream keeps one, in ``predictor`` and ``prev_img_md5``; this changes those two around a call.
+    Upstream keeps one, in ``predictor`` and ``prev_img_md5``; this sets those two before a call.
     """
 
     KEYS = ("features", "original_size", "input_size", "is_image_set")
@@ -240,11 +237,11 @@ class Embeddings:
         return len(self._kept)
 
     def clear(self) -> None:
-        """Forget all: they belong to a network that is gone."""
+        """Forget all, when the network that computed them is unloaded."""
         self._kept.clear()
 
     def around(self, plugin: Any, key: str, call: Callable[[], Any]) -> Any:
-        """Make the call with the picture ``key`` in the plugin's slot, if it is known."""
+        """Make the call with the embedding of the picture ``key`` set, if it is known."""
         predictor = plugin.predictor
         known = self._kept.get(key)
         if known is not None:
@@ -254,7 +251,7 @@ class Embeddings:
         try:
             return call()
         except BaseException:
-            plugin.prev_img_md5 = None  # upstream takes note of a picture before it has computed it
+            plugin.prev_img_md5 = None  # upstream sets this before it has computed the embedding
             raise
         finally:
             if plugin.prev_img_md5 == key and known is None:
@@ -264,29 +261,33 @@ class Embeddings:
 
 
 def missing_package(name: str) -> str | None:
-    """What to do where upstream cannot import a plugin's package; None if it can."""
-    supply_functional_tensor()
+    """The remedy where upstream cannot import a plugin's package; None if it can."""
+    patches.install(patches.Stage.NODE_IMPORT)
     if PLUGINS[name].check_dep(None) is None:
         return None
     return "its package is not installed here: pip install 'lamagrid[plugins]'"
 
 
-def _encoded(name: str, made: Any, alpha: Any, exif: Any, image: bytes, quality: int) -> bytes:
+@dataclass(frozen=True)
+class _Source:
+    """The picture that a plugin worked on: its file, and what upstream's `load_img` gives besides pixels."""
+
+    file: bytes
+    alpha: Any
+    exif: Any
+
+
+def _encoded(name: str, made: Any, source: _Source, quality: int) -> bytes:
     """The answer's file, as upstream's server makes it."""
-    if name == MakeGIF.name:
-        gif: bytes = made
-        return gif
-    if name == InteractiveSeg.name:
-        mask: bytes = numpy_to_bytes(made, "png")
-        return mask
+    alpha = source.alpha
     if name in ANSWERS_PNG:
         rgb, form = made, "png"
     else:
         rgb = cv2.cvtColor(made, cv2.COLOR_BGR2RGB)
-        form = importlib.import_module("imghdr").what("", image) or "jpeg"
+        form = importlib.import_module("imghdr").what("", source.file) or "jpeg"
         if alpha is not None:
             if alpha.shape[:2] != rgb.shape[:2]:
                 alpha = cv2.resize(alpha, dsize=(rgb.shape[1], rgb.shape[0]))
             rgb = np.concatenate((rgb, alpha[:, :, np.newaxis]), axis=-1)
-    file: bytes = pil_to_bytes(Image.fromarray(rgb), form, quality=quality, exif_infos=exif)
+    file: bytes = pil_to_bytes(Image.fromarray(rgb), form, quality=quality, exif_infos=source.exif)
     return file

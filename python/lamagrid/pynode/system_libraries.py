@@ -1,4 +1,4 @@
-"""Names the system package that brings a library which OpenCV's wheel expects to find."""
+"""Names the system package of a library that OpenCV's wheel needs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DEBIAN_PACKAGES = {
 
 
 def missing_library(error: ImportError) -> str | None:
-    """What to do about an import that failed for want of a system library; None if it failed otherwise."""
+    """The remedy for an import that failed because of a missing system library; None for other failures."""
     found = re.match(r"(lib[\w.+-]+\.so[\w.]*): cannot open shared object file", str(error))
     if found is None:
         return None

@@ -9,16 +9,28 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Union
+from typing import NamedTuple, Union
 
 PLUGIN_PREFIX = "plugin/"
-"""Before a plugin's name, where tasks and nodes name a model."""
+"""Tasks and nodes name a plugin by this prefix and its name."""
 RELEASES = "https://github.com/Sanster/models/releases/download"
 SEGMENT_ANYTHING = "https://dl.fbaipublicfiles.com/segment_anything"
 REAL_ESRGAN = "https://github.com/xinntao/Real-ESRGAN/releases/download"
 GFPGAN = "https://github.com/TencentARC/GFPGAN/releases/download"
 FACEXLIB = "https://github.com/xinntao/facexlib/releases/download"
 REMBG = "https://github.com/danielgatis/rembg/releases/download"
+
+
+class FileSource(NamedTuple):
+    """Where a file comes from.
+
+    Attributes:
+        url: A URL, or a path.
+        md5: Its sum, None if it is not checked.
+    """
+
+    url: str
+    md5: str | None
 
 
 @dataclass(frozen=True)
@@ -28,23 +40,23 @@ class WebFile:
     Attributes:
         url: Upstream's.
         md5: Upstream's, None where it has none.
-        variables: What stands before ``_URL`` and ``_MD5`` in the names of upstream's variables for the two,
-            None where it has none.
+        variables: The prefix of upstream's variables ``..._URL`` and ``..._MD5`` for the two, None without
+            such variables.
     """
 
     url: str
     md5: str | None
     variables: str | None = None
 
-    def source(self, env: Mapping[str, str]) -> tuple[str, str | None]:
-        """The URL, or path, and the MD5 that hold in an environment.
+    def source(self, env: Mapping[str, str]) -> FileSource:
+        """Where the file comes from in an environment.
 
-        The built-in sum belongs to the built-in URL: another without a sum of its own is taken as it comes.
+        The built-in sum belongs to the built-in URL: another URL without a sum of its own is not checked.
         """
         if self.variables is None:
-            return self.url, self.md5
+            return FileSource(self.url, self.md5)
         url, md5 = (env.get(f"{self.variables}_{each}") for each in ("URL", "MD5"))
-        return url or self.url, md5 or (None if url else self.md5)
+        return FileSource(url or self.url, md5 or (None if url else self.md5))
 
     def path(self, env: Mapping[str, str]) -> Path:
         """Where upstream looks for it."""
@@ -73,7 +85,7 @@ class HubFolder:
     has_half: bool = True
 
     def path(self, env: Mapping[str, str]) -> Path:
-        """Where it is: a folder of that name goes before the cache, as diffusers has it."""
+        """Where it is: in a folder of that name, or else in the cache, as diffusers looks for it."""
         if (Path(self.repo) / self.marker).is_file():
             return Path(self.repo).absolute()
         return hub_cache(env) / f"models--{self.repo.replace('/', '--')}"
@@ -175,11 +187,11 @@ CONTROLNETS = (
     "control_v11p_sd15_inpaint",
     "control_v11f1p_sd15_depth",
 )
-"""What sd1.5, anything4 and realisticVision1.4 need besides, where ControlNet is on."""
+"""Repositories that sd1.5, anything4 and realisticVision1.4 need in addition with ControlNet."""
 
 
 def sources() -> dict[str, tuple[Source, ...]]:
-    """Everything that can be fetched, by the name that people give: ``lama``, ``plugin/RealESRGAN``,
+    """All that can be fetched, by the names of the command line: ``lama``, ``plugin/RealESRGAN``,
     ``plugin/RealESRGAN/RealESRGAN_x4plus``, ``control_v11p_sd15_canny``."""
     found: dict[str, tuple[Source, ...]] = dict(MODELS)
     for plugin, networks in PLUGINS.items():

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import argparse
+    from lamagrid.upstream.protocol import UpstreamArguments
 
 INTERACTIVE_SEG = "InteractiveSeg"
 REMOVE_BG = "RemoveBG"
@@ -20,15 +20,13 @@ GFPGAN = "GFPGAN"
 RESTOREFORMER = "RestoreFormer"
 MAKE_GIF = "MakeGIF"
 
-FORM_FIELDS: Mapping[str, tuple[str, ...]] = {INTERACTIVE_SEG: ("clicks",), REALESRGAN: ("upscale",)}
-"""Fields of upstream's form that a plugin cannot do without."""
 PACKAGES: Mapping[str, str] = {
     REMOVE_BG: "rembg",
     REALESRGAN: "realesrgan",
     GFPGAN: "gfpgan",
     RESTOREFORMER: "gfpgan",
 }
-"""What upstream's plugins need beside Lama Cleaner, where they run."""
+"""Packages that upstream's plugins need in addition to Lama Cleaner, on their node."""
 ANSWERS_PNG = (INTERACTIVE_SEG, REMOVE_BG, ANIME_SEG)
 
 
@@ -47,7 +45,7 @@ class RemotePlugin:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
-def enabled(args: argparse.Namespace) -> dict[str, RemotePlugin]:
+def enabled(args: UpstreamArguments) -> dict[str, RemotePlugin]:
     """The plugins that upstream's flags enable, in upstream's order."""
     upscaler = {
         "realesrgan_model": _word(args.realesrgan_model),

@@ -1,10 +1,11 @@
-"""Werkzeug's threaded server with bounds: what a connection may take, and how many there may be.
+"""Werkzeug's threaded server, with bounds for each connection and for their number.
 
-A connection costs a descriptor and a buffer, and gets its thread when the head of its request is here, with
-the body if that is small: half requests hold no thread. Threads are shared out by client address. A body that
-arrives too slowly loses its connection: after a while, or when a request of its address needs its place.
+A connection holds a descriptor and a buffer. It gets a thread when the head of its request has arrived, with
+the body if that is small: incomplete requests hold no thread. Threads are divided among client addresses. A
+body that arrives too slowly is given up after a grace, or earlier when another request of its address needs
+its place.
 
-Does not: bound waiting. An answer, a long poll and a WebSocket may take as long as they like.
+Does not: limit how long an answer, a long poll or a WebSocket takes.
 """
 
 from __future__ import annotations
@@ -27,37 +28,37 @@ from typing import Any
 
 from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
 
-from lamagrid.web.fair_share import FairShare
+from lamagrid.web.fair_share import Client, FairShare
 from lamagrid.web.forwarded_headers import ForwardedHeaders, client_key
 
 REQUESTS = 1024
-"""Requests that are read or answered: a thread each."""
+"""Requests that are being read or answered; each has a thread."""
 BODIES = 256
 """Those of them whose bodies are still arriving."""
 HEADS = 2048
-"""Connections whose request did not begin yet; the oldest goes when one more comes."""
+"""Connections without a complete head; the oldest is closed when one more comes."""
 DESCRIPTORS = REQUESTS + HEADS + 1024
 HEAD_BYTES = 32 * 1024
 SMALL_BODY_BYTES = 32 * 1024
 """A body up to this counts as a part of the head."""
 HEAD_LIMIT_S = 10.0
 READ_LIMIT_S = 10.0
-"""Without a byte of the body."""
+"""Between two bytes of the body."""
 SEND_LIMIT_S = 30.0
-"""For a piece of the answer."""
+"""Per piece of the answer."""
 PIECE_BYTES = 64 * 1024
 GRACE_S = 15.0
 LEAST_BYTES_PER_S = 4096
-"""A body that is slower than this, after the grace, is given up."""
+"""After the grace, a slower body is given up."""
 SLOW_AFTER_S = 0.25
 SLOW_BYTES_PER_S = 64 * 1024
-"""A body that is slower than this, after that time, loses its place where another request needs it."""
+"""After that time, a slower body is given up if another request needs its place."""
 PLACE_LIMIT_S = 10.0
 PLACE_EVERY_S = 0.05
-"""How long a request waits for a place, and how often it is looked for."""
+"""How long a request waits for a place, and how often it tries."""
 LINGER_S = 2.0
 LINGER_BYTES = 32 << 20
-"""How long and how much of the rest of a refused body is thrown away, so that its sender reads the answer."""
+"""How long, and how much, the rest of a refused body is read, so that its sender reads the answer."""
 
 BLANK_LINE = re.compile(rb"\n\r?\n")
 LENGTH = re.compile(rb"\ncontent-length:[ \t]*(\d{1,20})[ \t]*\r?\n", re.IGNORECASE)
@@ -70,10 +71,10 @@ log = logging.getLogger("lamagrid.web")
 
 
 class BoundedServer(ThreadedWSGIServer):
-    """The server of one process; Werkzeug makes it where upstream asks for a threaded one."""
+    """The server of one process; Werkzeug makes it when upstream asks for a threaded one."""
 
     proxies = ForwardedHeaders(())
-    """Addresses that many people share."""
+    """Their addresses are shared by many clients."""
 
     def __init__(self, host: str, port: int, app: Any, handler: Any = None, *rest: Any, **named: Any) -> None:
         self._requests = FairShare(REQUESTS)
@@ -81,43 +82,46 @@ class BoundedServer(ThreadedWSGIServer):
         self._bodies = _Bodies()
         self._heads = _Heads(self)
         super().__init__(host, port, app, handler or BoundedHandler, *rest, **named)
-        # Werkzeug lets the kernel accept 128 ahead; beyond them clients try again after a second.
+        # Werkzeug's backlog is 128; clients beyond it would retry after a second.
         self.socket.listen(HEADS)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Take a connection that was accepted; one of a Unix socket has no address."""
+        """Add an accepted connection; a Unix socket has no address."""
         self._heads.add(request, client_address or ("", 0))
 
     def begin(self, head: _Head) -> bool:
-        """Answer a request whose head is complete, in a thread of its own, if there is a place for it."""
-        address, client, arrives = head.address[0], head.client, head.arrives
-        is_proxy = not address or self.proxies.is_trusted(address)
-        if arrives and not self._arriving.take(client, is_proxy=is_proxy):
+        """Start a thread for a request whose head is complete. Returns whether there was a place for it."""
+        client, bodies = head.client, int(head.arrives)
+        if bodies and not self._arriving.take(client):
             return False
-        if not self._requests.take(client, is_proxy=is_proxy):
-            self._arriving.give_back(client, int(arrives))
+        if not self._requests.take(client):
+            self._arriving.give_back(client, bodies)
             return False
         try:
-            threading.Thread(target=self._answer, args=(head, arrives), daemon=True).start()
+            threading.Thread(target=self._answer, args=(head, bodies), daemon=True).start()
         except RuntimeError:  # the system gives no more threads
             self._requests.give_back(client)
-            self._arriving.give_back(client, int(arrives))
+            self._arriving.give_back(client, bodies)
             return False
         return True
 
-    def end_slowest_body(self, client: str) -> bool:
-        """Free the place of a client's slowest body, if it is slow; whether there was one."""
+    def client_of(self, address: str) -> Client:
+        """Whose share a connection uses."""
+        return Client(client_key(address) or "", not address or self.proxies.is_trusted(address))
+
+    def end_slowest_body(self, client: Client) -> bool:
+        """Give up a client's slowest body, if it is slow. Returns whether there was one."""
         return self._bodies.end_slowest(client)
 
-    def _answer(self, head: _Head, arrives: bool) -> None:
+    def _answer(self, head: _Head, bodies: int) -> None:
         connection, client = head.connection, head.client
-        body = _Body(head, self._bodies, lambda: self._arriving.give_back(client, int(arrives)))
+        body = _Body(head, self._bodies, lambda: self._arriving.give_back(client, bodies))
         try:
             self.RequestHandlerClass(body, head.address, self)  # type: ignore[arg-type]
-        except _GivenUp:
+        except _BodyAbandoned:
             pass
         except Exception:
-            log.exception("a request of %s failed", client)
+            log.exception("a request of %s failed", client.key)
         finally:
             body.arrived()
             with contextlib.suppress(OSError):
@@ -126,16 +130,16 @@ class BoundedServer(ThreadedWSGIServer):
             self._requests.give_back(client)
 
     def server_close(self) -> None:
-        """Close everything that waits for its head, too."""
+        """Close the server, and the connections without a complete head."""
         super().server_close()
         self._heads.close()
 
 
 class BoundedHandler(WSGIRequestHandler):
-    """Handles one request, whose connection was wrapped."""
+    """Handles one request."""
 
     def setup(self) -> None:
-        """Read through the bounds, and write in pieces."""
+        """Read through `_Body`, and write in pieces."""
         body: Any = self.request
         self._body: _Body = body
         self.request = self.connection = body.connection
@@ -146,33 +150,33 @@ class BoundedHandler(WSGIRequestHandler):
         self.wfile = _Writer(self.connection)
 
     def handle_expect_100(self) -> bool:
-        """Ask for the body when it is read, not before it is known to be wanted."""
+        """Ask for the body when it is first read: a refused one is not sent."""
         self._body.on_first_read = self.connection
         del self.headers["Expect"]
         return True
 
     def make_environ(self) -> Any:
-        """Leave out headers that could pass for others: ``X_Real`` and ``X-Real`` have one key in it."""
+        """Remove headers with underscores: ``X_Real`` would have the same key as ``X-Real``."""
         for name in [name for name in self.headers if "_" in name]:
             del self.headers[name]
         if self.headers.get("Upgrade", "").lower() == "websocket":
-            # It is read and written by Socket.IO from now on, which has time limits of its own.
+            # Socket.IO reads and writes it from now on, with time limits of its own.
             self.connection.settimeout(None)
             limit = struct.pack("@ll", int(SEND_LIMIT_S), 0)
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
         return super().make_environ()
 
 
-class _GivenUp(BaseException):
-    """The rest of this body does not come. The application does not see it: that costs no answer, no log."""
+class _BodyAbandoned(BaseException):
+    """The rest of a body will not arrive. No Exception: the application neither answers nor logs it."""
 
 
 class _Body(io.RawIOBase):
-    """What is read of one connection: the head that was read already, then the rest, watched for its pace.
+    """Reads one connection: first the head that was already received, then the rest, whose pace it measures.
 
     Attributes:
-        waited_s: Time that was spent waiting for the sender.
-        received: Bytes that came meanwhile.
+        waited_s: Time spent waiting for the sender.
+        received: Bytes received in that time.
     """
 
     def __init__(self, head: _Head, bodies: _Bodies, on_arrived: Callable[[], None]) -> None:
@@ -187,16 +191,16 @@ class _Body(io.RawIOBase):
         self._place = [on_arrived]
 
     def arrived(self) -> None:
-        """It is here, or given up: its place is free. More than one thread may say so."""
+        """Free the place of a body that is complete or given up; may be called twice, by two threads."""
         with contextlib.suppress(IndexError):
             self._place.pop()()
 
     def readable(self) -> bool:
-        """It is."""
+        """Always."""
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Some bytes."""
+        """Read some bytes."""
         if self._head:
             count = min(len(buffer), len(self._head))
             buffer[:count] = self._head[:count]
@@ -209,7 +213,7 @@ class _Body(io.RawIOBase):
             count = self.connection.recv_into(buffer)
         self.received += count
         if count == 0 and self._missing > 0:
-            raise _GivenUp  # its sender is gone
+            raise _BodyAbandoned  # its sender is gone
         self._missing -= count
         if self._missing <= 0:
             self.arrived()
@@ -218,7 +222,7 @@ class _Body(io.RawIOBase):
         return count
 
     def linger(self) -> None:
-        """Let the other end read the answer: a connection that is closed with bytes unread is reset."""
+        """Read the rest before closing, because closing with unread bytes resets the connection."""
         self.connection.shutdown(socket.SHUT_WR)
         self.connection.settimeout(0.2)
         end = time.monotonic() + LINGER_S
@@ -229,7 +233,7 @@ class _Body(io.RawIOBase):
 
 
 class _Bodies:
-    """Bodies whose senders are waited for."""
+    """The bodies that are waiting for their senders."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()  # guards _waiting
@@ -237,7 +241,7 @@ class _Bodies:
 
     @contextlib.contextmanager
     def waiting_for(self, body: _Body) -> Iterator[None]:
-        """While the next bytes of this body are waited for."""
+        """Count the time in which the next bytes of a body are awaited."""
         began = time.monotonic()
         with self._lock:
             self._waiting[body] = began
@@ -248,10 +252,10 @@ class _Bodies:
             with self._lock:
                 is_wanted = self._waiting.pop(body, None) is not None
             if not is_wanted:
-                raise _GivenUp
+                raise _BodyAbandoned
 
-    def end_slowest(self, client: str) -> bool:
-        """Give up the slowest one of a client, if it is slow; whether there was one."""
+    def end_slowest(self, client: Client) -> bool:
+        """Give up a client's slowest body, if it is slow. Returns whether there was one."""
         now = time.monotonic()
         with self._lock:
             paces = {
@@ -265,22 +269,22 @@ class _Bodies:
             del self._waiting[slowest]
         slowest.arrived()
         with contextlib.suppress(OSError):
-            slowest.connection.shutdown(socket.SHUT_RD)  # its thread reads an end
+            slowest.connection.shutdown(socket.SHUT_RD)  # wakes its thread
         return True
 
 
 class _Writer(io.BufferedIOBase):
-    """Sends in pieces, so that the time limit is one of standing still, not of a large answer."""
+    """Sends in pieces, so that the time limit applies to each piece and not to a large answer."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
 
     def writable(self) -> bool:
-        """It is."""
+        """Always."""
         return True
 
     def write(self, data: Any) -> int:
-        """All of it."""
+        """Write all."""
         self._connection.settimeout(SEND_LIMIT_S)
         view = memoryview(data).cast("B")
         for start in range(0, len(view), PIECE_BYTES):
@@ -289,20 +293,20 @@ class _Writer(io.BufferedIOBase):
 
 
 class _Head:
-    """A connection whose request did not begin."""
+    """A connection without a complete head."""
 
-    def __init__(self, connection: socket.socket, address: Any) -> None:
+    def __init__(self, connection: socket.socket, address: Any, client: Client) -> None:
         self.connection = connection
         self.address = address
-        self.client = client_key(address[0]) or ""
+        self.client = client
         self.ends = time.monotonic() + HEAD_LIMIT_S
         self.data = bytearray()
         self.is_complete = self.has_small_body = False
         self.missing = 0
-        """Bytes of the body of a complete head that are not here."""
+        """Bytes of the body that have not arrived, once the head is complete."""
 
     def add(self, data: bytes) -> bool:
-        """Add what was received; whether the head is complete."""
+        """Add received bytes. Returns whether the head is complete."""
         searched = max(0, len(self.data) - 3)
         self.data += data
         if self.is_complete:
@@ -317,19 +321,19 @@ class _Head:
             self.missing = sys.maxsize
         elif length is not None:
             self.missing = int(length[1]) - (len(self.data) - end)
-        # What is asked for with "100 Continue" does not come by itself.
+        # With "100 Continue", the body is sent only when it is asked for.
         self.has_small_body = self.missing <= SMALL_BODY_BYTES and not EXPECTS.search(self.data, 0, end)
         self.is_complete = True
         return True
 
     @property
     def arrives(self) -> bool:
-        """Whether a part of the body is still to come."""
+        """Whether a part of the body has not arrived."""
         return self.missing > 0
 
 
 class _Heads:
-    """Waits for the heads of requests, in one thread, the oldest connection first in the order."""
+    """Waits for the heads of requests, in one thread; connections are ordered by age."""
 
     def __init__(self, server: BoundedServer) -> None:
         self._server = server
@@ -348,20 +352,20 @@ class _Heads:
         self._thread.start()
 
     def add(self, connection: socket.socket, address: Any) -> None:
-        """Wait for the head of that connection's request."""
+        """Wait for the head of a connection's request."""
         connection.setblocking(False)
         with self._lock:
-            self._new.append(_Head(connection, address))
+            self._new.append(_Head(connection, address, self._server.client_of(address[0])))
         self._wake()
 
     def close(self) -> None:
-        """Close all of them."""
+        """Close all connections."""
         self._is_closed = True
         self._wake()
         self._thread.join()
 
     def _wake(self) -> None:
-        with contextlib.suppress(BlockingIOError):  # it is awake already
+        with contextlib.suppress(BlockingIOError):  # a wake-up is already pending
             self._wake_write.send(b"\0")
 
     def _run(self) -> None:
@@ -377,7 +381,7 @@ class _Heads:
             for head in new:
                 self._waiting[head.connection] = head
                 self._selector.register(head.connection, selectors.EVENT_READ, head)
-                self._read(head)  # most requests are here already
+                self._read(head)  # most requests have already arrived
             self._begin()
             self._drop()
         for head in [*self._waiting.values(), *self._complete, *self._new]:
@@ -387,23 +391,23 @@ class _Heads:
         self._wake_write.close()
 
     def _wait_s(self) -> float | None:
-        """How long nothing is to be done unless something arrives."""
+        """How long to wait for events."""
         if self._complete:
             return PLACE_EVERY_S
         first = next(iter(self._waiting.values()), None)
         return None if first is None else max(0.0, first.ends - time.monotonic())
 
     def _begin(self) -> None:
-        """Let those begin that are complete, and refuse those that found no place in time.
+        """Begin the complete requests, and refuse those that got no place in time.
 
-        The newest goes first: where there are too many, those that still can be in time are served.
+        Newest first: under overload, the server answers requests whose clients still wait.
         """
         now = time.monotonic()
         may_end = now - self._ended >= PLACE_EVERY_S
         if may_end:
             self._ended = now
         left: list[_Head] = []
-        full: set[tuple[str, bool]] = set()
+        full: set[tuple[Client, bool]] = set()
         for head in reversed(self._complete):
             if head.arrives and has_left(head.connection):
                 head.connection.close()
@@ -445,7 +449,7 @@ class _Heads:
         self._complete.append(head)
 
     def _drop(self) -> None:
-        """Close what is over its time, and the oldest beyond the bound."""
+        """Close connections that are too slow, and the oldest ones beyond the bound."""
         now = time.monotonic()
         while self._waiting:
             head = next(iter(self._waiting.values()))
@@ -460,14 +464,14 @@ class _Heads:
 
 
 def has_left(connection: socket.socket) -> bool:
-    """Whether the other end has closed the connection, even where bytes of it are unread."""
+    """Whether the other end has closed the connection, even if bytes are unread."""
     poll = select.poll()
     poll.register(connection, select.POLLRDHUP)
     return bool(poll.poll(0))
 
 
 def refuse(connection: socket.socket, status: bytes, text: bytes) -> None:
-    """Answer with one line and close, without waiting for anything."""
+    """Answer with one line and close, without blocking."""
     answer = (
         b"HTTP/1.1 %b\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\n"
         b"Retry-After: 5\r\nX-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n%b"
@@ -477,13 +481,9 @@ def refuse(connection: socket.socket, status: bytes, text: bytes) -> None:
         connection.shutdown(socket.SHUT_WR)
 
 
-def install(proxies: ForwardedHeaders) -> None:
-    """Let Werkzeug make this server where upstream asks for a threaded one: page, ``--gui``, ``--debug``."""
-    import werkzeug.serving
-
+def raise_descriptor_limit() -> None:
+    """Let the process have as many descriptors as the server may need, if the system permits."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    BoundedServer.proxies = proxies
-    werkzeug.serving.ThreadedWSGIServer = BoundedServer  # type: ignore[misc]

@@ -1,17 +1,18 @@
-"""Which tasks are whose: a cookie tells browsers apart, Socket.IO tells each what becomes of its tasks.
+"""Tracks which browser sent which task, and reports the progress of each task to its browser.
 
-Upstream sends every event to everybody. Here an event that belongs to one browser's request goes to that
-browser, where the cookie says which it is and it listens; to everybody otherwise, as upstream does.
+A cookie identifies the browser, Socket.IO carries the reports. Upstream sends every event to all browsers.
+Here an event of one browser's request goes to that browser, if its cookie is known and it is connected;
+otherwise to all, as upstream does.
 
 Events besides upstream's:
-    ``task_status`` to the browser of a task and to who subscribed: ``id``, ``what``, ``state``, ``position``,
+    ``task_status`` to the browser of a task and to subscribers: ``id``, ``what``, ``state``, ``position``,
     ``expected_wait_s``, ``activity`` (``loading`` or ``running``, while it is processed), ``step``, ``of``,
     ``node``, ``failure``.
-    ``subscribe_task`` and ``unsubscribe_task`` from a browser, with a task's id; the answer is what
-    ``task_status`` tells, or ``{"error": text}``.
+    ``subscribe_task`` and ``unsubscribe_task`` from a browser, with a task's id; the answer has the
+    fields of ``task_status``, or ``{"error": text}``.
 
-A server that was started again finds the tasks of the last one: a browser sees them, with their results;
-those that no browser asks for within a minute are cancelled.
+A server takes over the tasks of the one before it: browsers see them, with their results; tasks that no
+browser asks for within a minute are cancelled.
 
 Does not: ask the scheduler about tasks of other programs.
 """
@@ -39,16 +40,16 @@ if TYPE_CHECKING:
 COOKIE = "lamagrid"
 COOKIE_DAYS = 365
 BROWSERS = 1_000
-"""So many browsers are remembered, the last ones that sent a task."""
+"""At most this many browsers are remembered: those that sent a task last."""
 TASKS_EACH = 50
 SUBSCRIPTIONS = 32
-"""Of one connection."""
+"""Per connection."""
 ASK_EVERY_S = 1.0
 STATUS_LIMIT_S = 1.0
 UNASKED_LIMIT_S = 60.0
 """Tasks of a server that has ended are cancelled when no browser asks for them for this long."""
 LOOK_EVERY_S = 1.0
-"""How often tasks of servers that have ended are looked for and at."""
+"""How often tasks of servers that have ended are looked for and checked."""
 RESULT_LIMIT_S = 30.0
 OF_ONE_REQUEST = frozenset(["diffusion_progress", "diffusion_finish"])
 
@@ -59,11 +60,11 @@ _BROWSER = re.compile(r"[0-9a-f]{32}")
 
 @dataclass
 class WatchedTask:
-    """A task that this server submitted, or one before it, and where it is.
+    """A task that this server, or one before it, submitted, and its state.
 
     Attributes:
         what: The model, or the plugin.
-        browser: Who sent it, None if it shows no cookie, or where another server got it.
+        browser: The cookie of its browser; None without a cookie, and for another server's task.
         created: Seconds since the Unix epoch.
         taken_over: Whether no request of this server waits for it.
     """
@@ -83,7 +84,7 @@ class WatchedTask:
     taken_over: bool = False
 
     def told(self) -> dict[str, Any]:
-        """As browsers are told."""
+        """The fields that browsers get."""
         return {
             "id": self.task.id,
             "what": self.what,
@@ -100,7 +101,7 @@ class WatchedTask:
         }
 
     def ask(self) -> None:
-        """Ask the scheduler where it is, if it has not ended.
+        """Update it from the scheduler, unless it has ended.
 
         Raises:
             InvalidInputError: The scheduler does not know a task of an earlier server any more.
@@ -112,11 +113,11 @@ class WatchedTask:
         except LamaGridError as error:
             if self.taken_over and isinstance(error, InvalidInputError):
                 raise
-            return  # who waits for it hears why
+            return  # the request that waits for it reports the error
         self.learn(known)
 
     def learn(self, known: Mapping[str, Any]) -> None:
-        """Take note of what the scheduler says; a request that waits for the task tells its end itself."""
+        """Update it from a status of the scheduler. A waiting request reports the end of its own task."""
         if self.taken_over:
             self.state = known["status"]
             failure = known.get("failure")
@@ -129,12 +130,12 @@ class WatchedTask:
 
 
 class BrowserTasks:
-    """All browsers that sent tasks lately, and those that listen.
+    """The browsers that sent tasks recently, and those that are connected.
 
     Args:
         socketio: Upstream's.
-        client: What asks the scheduler about tasks of servers that have ended.
-        ledger: What outlives this process; None to forget everything.
+        client: Asks the scheduler about tasks of servers that have ended.
+        ledger: Keeps the tasks for the next server; None to keep nothing.
     """
 
     def __init__(
@@ -148,7 +149,7 @@ class BrowserTasks:
         self._asking: set[str | None] = set()
         """The browsers, by the same hash, that asked for those."""
         self._unasked: dict[str, tuple[WatchedTask, str | None, float]] = {}
-        """Those of them that no browser asked for yet, with when they were found; one thread's own."""
+        """Those of them that no browser asked for yet, and when they were found. Used by one thread only."""
         self._emit = socketio.emit
         self._lock = threading.Lock()  # guards all below
         self._tasks: OrderedDict[str, deque[WatchedTask]] = OrderedDict()
@@ -156,7 +157,7 @@ class BrowserTasks:
         self._listening: dict[str, int] = {}
 
     def register(self, app: Any) -> None:
-        """Give each visitor of the page a cookie, and serve the events."""
+        """Set a cookie for each browser, and handle the events."""
         app.after_request(_with_cookie)
         for name, handler in (
             ("connect", self._connected),
@@ -165,12 +166,11 @@ class BrowserTasks:
             ("unsubscribe_task", self._unsubscribe),
         ):
             self._socketio.on_event(name, handler)
-        self._socketio.emit = self._addressed_emit
 
     def take_over(self) -> None:
-        """Go on with the tasks of servers that have ended, in a thread of each process that serves.
+        """Take over the tasks of servers that have ended, in a thread of each serving process.
 
-        A process that forks serves through its children: it hands everything on to the first one.
+        A process that forks serves through its children: the first child takes over its tasks.
         """
         os.register_at_fork(before=self._hand_on, after_in_child=self._start)
         self._start()
@@ -193,8 +193,8 @@ class BrowserTasks:
         while not forks.wait(LOOK_EVERY_S):
             try:
                 self.look_after_left(time.monotonic())
-            except Exception:  # one odd task must not end the care for all
-                log.exception("the tasks of an earlier server cannot be looked after")
+            except Exception:  # an error with one task must not end the thread
+                log.exception("the tasks of an earlier server cannot be checked")
 
     def look_after_left(self, now: float) -> None:
         """Find the tasks of servers that have ended, and cancel those that no browser asks for.
@@ -226,7 +226,7 @@ class BrowserTasks:
                 del self._unasked[watched.task.id]
 
     def _give_up(self, watched: WatchedTask) -> bool:
-        """Cancel a task, if it has not ended. Returns whether the scheduler has heard it."""
+        """Cancel a task, if it has not ended. Returns whether the scheduler has answered."""
         task = watched.task
         try:
             state = task.cancel(STATUS_LIMIT_S)
@@ -239,7 +239,7 @@ class BrowserTasks:
         return True
 
     def remember(self, task_id: str, what: str) -> bool:
-        """Write down a task of the request that this thread serves, before it is submitted.
+        """Record a task of the request that this thread serves, before it is submitted.
 
         Returns:
             Whether its browser finds it again after a restart.
@@ -250,7 +250,7 @@ class BrowserTasks:
         return self._ledger is not None and browser is not None
 
     def forget(self, task_id: str) -> None:
-        """Take a task out again: its end was told, or the scheduler does not know it."""
+        """Remove a task whose end was reported, or that the scheduler does not know."""
         if self._ledger is not None:
             self._ledger.remove(task_id)
         with self._lock:
@@ -258,7 +258,7 @@ class BrowserTasks:
                 mine[:] = [each for each in mine if each.task.id != task_id]
 
     def watch(self, task: Task, what: str) -> TaskWatch:
-        """Take note of a task of the request that this thread serves."""
+        """Track a task of the request that this thread serves."""
         watched = WatchedTask(task, what, browser_of_request())
         with self._lock:
             self._by_id[task.id] = watched
@@ -288,13 +288,13 @@ class BrowserTasks:
         return mine[:TASKS_EACH]
 
     def asked(self, browser: str | None) -> list[WatchedTask]:
-        """As :meth:`tasks`, where the scheduler says they are now: it is asked for all in one round trip."""
+        """As :meth:`tasks`, updated from the scheduler in one round trip."""
         mine = self.tasks(browser)
         live = [each for each in mine if each.taken_over or each.state not in TERMINAL]
         try:
             told = statuses([each.task for each in live], STATUS_LIMIT_S)
         except LamaGridError:
-            return mine  # who waits for them hears why
+            return mine  # the requests that wait for them report the error
         gone = set()
         for each, known in zip(live, told):
             if known is not None:
@@ -309,7 +309,7 @@ class BrowserTasks:
         return next((each for each in self.tasks(browser) if each.task.id == task_id), None)
 
     def ask(self, watched: WatchedTask) -> bool:
-        """Ask the scheduler where a task is. Returns whether it is still known."""
+        """Update a task from the scheduler. Returns whether it is still known."""
         try:
             watched.ask()
         except InvalidInputError:
@@ -318,7 +318,7 @@ class BrowserTasks:
         return True
 
     def is_heard(self, watched: WatchedTask) -> bool:
-        """Whether somebody listens for that task."""
+        """Whether a connected browser gets the events of that task."""
         with self._lock:
             if watched.browser is not None and watched.browser in self._listening:
                 return True
@@ -326,14 +326,14 @@ class BrowserTasks:
         return any(True for _ in manager.get_participants("/", _task_room(watched.task.id)))
 
     def tell(self, watched: WatchedTask) -> None:
-        """Send where a task is to those whom it concerns."""
+        """Send the state of a task to its browser and its subscribers."""
         rooms = [_task_room(watched.task.id)]
         if watched.browser is not None:
             rooms.append(_browser_room(watched.browser))
         self._emit("task_status", watched.told(), to=rooms)
 
-    def _addressed_emit(self, event: str, *args: Any, **kwargs: Any) -> None:
-        """``socketio.emit``; what concerns one request goes to its browser, if that listens."""
+    def emit(self, event: str, *args: Any, **kwargs: Any) -> None:
+        """Replaces ``socketio.emit``: an event of one request goes to its browser, if that listens."""
         if event in OF_ONE_REQUEST and not kwargs:
             browser = browser_of_request()
             with self._lock:
@@ -385,7 +385,7 @@ class BrowserTasks:
 
 
 class TaskWatch:
-    """Told by the thread that waits for a task."""
+    """Gets the events of a task from the thread that waits for it."""
 
     def __init__(self, browsers: BrowserTasks, watched: WatchedTask) -> None:
         self._browsers = browsers
@@ -393,14 +393,14 @@ class TaskWatch:
         self._asked = 0.0
 
     def tell(self) -> None:
-        """Send where it is, with its place in the queue."""
+        """Send its state, with its place in the queue."""
         if self._browsers.is_heard(self._watched):
             self._watched.ask()
             self._asked = time.monotonic()
             self._browsers.tell(self._watched)
 
     def told(self, progress: Progress | None) -> None:
-        """Something happened to the task, or for a while nothing did."""
+        """Handle an event of the task; None if nothing happened for a while."""
         watched = self._watched
         if progress is None:
             if watched.state == "queued" and time.monotonic() - self._asked >= ASK_EVERY_S:
@@ -410,7 +410,7 @@ class TaskWatch:
                     self._asked = time.monotonic()
                     if watched.position != before:
                         self._browsers.tell(watched)
-        elif progress.status not in TERMINAL:  # the end has a reason, and comes with it
+        elif progress.status not in TERMINAL:  # the end is reported with its reason, by ended() or failed()
             activity = progress.activity if progress.status == "processing" else None
             is_new = (progress.status, activity) != (watched.state, watched.activity)
             watched.state, watched.activity = progress.status, activity
@@ -421,12 +421,12 @@ class TaskWatch:
                 self._browsers.tell(watched)
 
     def ended(self, outcome: Outcome) -> None:
-        """The task gave its picture."""
+        """Report that the task has completed."""
         self._watched.node = outcome.task.get("node")
         self._end("completed", None)
 
     def failed(self, error: Exception) -> None:
-        """The task gave none."""
+        """Report that the task has failed or was cancelled."""
         self._end("cancelled" if getattr(error, "kind", "") == "cancelled" else "failed", str(error))
 
     def _end(self, state: str, failure: str | None) -> None:
@@ -449,7 +449,7 @@ def _browser_room(browser: str) -> str:
 
 
 def browser_of_request() -> str | None:
-    """Which browser sent the request, or holds the connection, that this thread serves."""
+    """The cookie of the browser whose request or connection this thread serves."""
     from flask import has_request_context, request
 
     if not has_request_context():
@@ -459,7 +459,7 @@ def browser_of_request() -> str | None:
 
 
 def _with_cookie(response: Any) -> Any:
-    """The answer to a page's request, with a cookie for a browser that has none."""
+    """Add a cookie to the answer for a page, if the browser has none."""
     from flask import request
 
     if request.path in ("/", "/grid") and request.method == "GET" and browser_of_request() is None:

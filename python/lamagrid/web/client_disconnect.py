@@ -1,4 +1,4 @@
-"""Who waits for the answer to the HTTP request in hand, and whether they still do.
+"""Tells whether the client of an HTTP request still waits for the answer.
 
 Does not: read a byte of the connection, or write one.
 Who calls it: `lamagrid.web.model_manager`, while it waits for a picture.
@@ -15,13 +15,13 @@ import time
 from lamagrid.web.forwarded_headers import client_key
 
 GRACE_S = 1.0
-"""A connection that has been closed for so long has nobody at its other end."""
+"""A connection that has been closed for this long is lost."""
 
 _CLIENT = re.compile(r"[A-Za-z0-9\-_.:@/%]{1,128}")
 
 
 class ClientConnection:
-    """The other end of one request's connection.
+    """The connection of one request.
 
     Args:
         connection: Its socket, None where the server does not show it.
@@ -32,12 +32,12 @@ class ClientConnection:
         self._connection = connection
         self._closed_since: float | None = None
         self.client = address if address is not None and _CLIENT.fullmatch(address) else None
-        """The caller as a client of the grid: its fair share is its own."""
+        """The client's name in the grid, which gives each its fair share; None if it is not known."""
 
     @classmethod
     def of_request(cls) -> ClientConnection:
-        """The caller of the request that this thread serves; one that never leaves if it serves none."""
-        flask = sys.modules.get("flask")  # a program without it gets by without it
+        """Of the request that this thread serves; one that is never lost if it serves none."""
+        flask = sys.modules.get("flask")  # not imported by programs that use only the model manager
         if flask is None or not flask.has_request_context():
             return cls(None, None)
         environ = flask.request.environ
@@ -45,15 +45,10 @@ class ClientConnection:
         connection = environ.get("werkzeug.socket") or environ.get("gunicorn.socket")
         return cls(connection, client_key(flask.request.remote_addr))
 
-    @property
-    def can_leave(self) -> bool:
-        """Whether :meth:`has_left` can ever say so."""
-        return self._connection is not None
+    def is_lost(self) -> bool:
+        """Whether the connection has been closed for the grace.
 
-    def has_left(self) -> bool:
-        """Whether the connection has been closed for the grace, so that nobody would read an answer.
-
-        A caller that closes only its sending side cannot be told from one that left; browsers do not do that.
+        A client that closes only its sending side looks the same; browsers do not do that.
         """
         if not self._is_closed():
             self._closed_since = None

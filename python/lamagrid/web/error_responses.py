@@ -1,13 +1,12 @@
-"""What the web process answers when something went wrong.
+"""Makes the answers to failed requests.
 
-Upstream shows its page's visitors a page of HTML, or hides what happened. Here each answer keeps upstream's
-status and type, and says in one line what is wrong and, where that is known, what to do.
-
-Does not: answer what went well.
+Upstream answers with HTML pages, or hides the error. Here each answer keeps upstream's status and type, and
+tells the error, and the remedy where it is known, in one line.
 """
 
 from __future__ import annotations
 
+import enum
 import logging
 from typing import Any
 
@@ -15,6 +14,14 @@ from lamagrid.errors import UNREADABLE_PICTURE_TEXT, OverloadedError
 from lamagrid.web.pending_requests import StoppingError
 
 MESSAGE_CHARS = 500
+
+
+class AnswerStyle(enum.Enum):
+    """How the web server answers errors."""
+
+    READABLE = "one line that says what went wrong and what to do"
+    UPSTREAM = "upstream's answers exactly: HTML pages, generic messages (--grid-strict)"
+
 
 log = logging.getLogger("lamagrid.web")
 
@@ -25,7 +32,7 @@ def failed(server: Any, error: RuntimeError) -> Any:
         return server.make_response(str(error), 503)
     if isinstance(error, OverloadedError):
         text, headers = str(error), {}
-        if error.wait_s is not None:  # of a paused queue nothing can be promised
+        if error.wait_s is not None:  # the wait for a paused queue is unknown
             wait_s = max(1, round(error.wait_s))
             headers["Retry-After"] = str(wait_s)
             if error.queue_len:
@@ -40,7 +47,7 @@ def failed(server: Any, error: RuntimeError) -> Any:
 
 
 def register(app: Any) -> None:
-    """Let one line stand where Flask answers with a page: for a missing field, and for an exception."""
+    """Answer a missing field, and an exception, with one line instead of Flask's page."""
     from werkzeug.exceptions import BadRequestKeyError, InternalServerError
 
     app.register_error_handler(BadRequestKeyError, _missing)

@@ -1,14 +1,26 @@
-"""Divides a bounded resource among clients that are not told of each other.
+"""Divides a bounded resource among clients.
 
-A client may hold as much as is left free, at most: one alone gets half of everything, and each further one
-finds as much as the greediest holds. No number of requests of one client uses the resource up.
+A client may hold at most as much as it leaves free: a single one gets half of the whole, and a second one
+finds as much free as the first holds. One client cannot use the resource up.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Hashable
+from typing import NamedTuple
+
+
+class Client(NamedTuple):
+    """Who takes a share.
+
+    Attributes:
+        key: Tells clients apart: an address, or a network.
+        is_proxy: Whether many people are behind it. It may take all that is free.
+    """
+
+    key: str
+    is_proxy: bool = False
 
 
 class FairShare:
@@ -21,29 +33,25 @@ class FairShare:
     def __init__(self, total: int) -> None:
         self._total = total
         self._lock = threading.Lock()  # guards both below
-        self._held: Counter[Hashable] = Counter()
+        self._held: Counter[str] = Counter()
         self._sum = 0
 
-    def take(self, client: Hashable, units: int = 1, is_proxy: bool = False) -> bool:
-        """Take that much for a client, if there is enough.
-
-        Args:
-            is_proxy: Whether many people are behind this client: it may take all that is free.
-        """
+    def take(self, client: Client, units: int = 1) -> bool:
+        """Take that much for a client, if there is enough."""
         with self._lock:
             free = self._total - self._sum - units
-            if free < (0 if is_proxy else self._held[client] + units):
+            if free < (0 if client.is_proxy else self._held[client.key] + units):
                 return False
-            self._held[client] += units
+            self._held[client.key] += units
             self._sum += units
             return True
 
-    def give_back(self, client: Hashable, units: int = 1) -> None:
-        """Return what :meth:`take` took."""
+    def give_back(self, client: Client, units: int = 1) -> None:
+        """Give back units that :meth:`take` took."""
         if units == 0:
             return
         with self._lock:
-            self._held[client] -= units
+            self._held[client.key] -= units
             self._sum -= units
-            if self._held[client] <= 0:
-                del self._held[client]
+            if self._held[client.key] <= 0:
+                del self._held[client.key]

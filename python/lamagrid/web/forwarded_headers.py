@@ -1,9 +1,9 @@
 """Takes address, scheme, host and path prefix of a request from the headers of a trusted reverse proxy.
 
 ``X-Forwarded-For`` is read from its right end, where the nearest proxy wrote: the first address there that is
-no trusted proxy is the client's. What stands to the left of it was sent by the client and is not believed.
+no trusted proxy is the client's. Entries to the left of it were sent by the client and are ignored.
 
-Does not: believe a header of a connection that does not come from a trusted proxy.
+Does not: trust headers of connections that do not come from a trusted proxy.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ PREFIX = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 
 
 class ForwardedHeaders:
-    """Believes the headers of these proxies.
+    """Applies the headers of trusted proxies.
 
     Args:
         trusted: Addresses and networks; the configuration checked them.
@@ -34,7 +34,7 @@ class ForwardedHeaders:
         return parsed is not None and any(parsed in network for network in self._networks)
 
     def apply(self, environ: dict[str, Any]) -> None:
-        """Let the request look as it did to the first trusted proxy."""
+        """Change the request to what the first trusted proxy received."""
         peer = environ.get("REMOTE_ADDR") or ""
         if not self.is_trusted(peer):
             return
@@ -57,7 +57,7 @@ class ForwardedHeaders:
         for each in reversed(forwarded.split(",")):
             address = parse_address(each)
             if address is None:
-                break  # "unknown", or no address: the last good one stands for it
+                break  # "unknown", or no address: use the last valid one
             client = str(address)
             if not self.is_trusted(client):
                 break
@@ -65,7 +65,7 @@ class ForwardedHeaders:
 
 
 def parse_address(text: str) -> Address | None:
-    """The address in an entry of ``X-Forwarded-For``, with or without port; None if there is none."""
+    """Parse an entry of ``X-Forwarded-For``, with or without port; None if it is invalid."""
     text = text.strip().strip('"')
     if text.startswith("["):
         text = text[1:].partition("]")[0]
@@ -81,7 +81,7 @@ def parse_address(text: str) -> Address | None:
 
 
 def client_key(text: str | None) -> str | None:
-    """What limits are counted for: an IPv4 address, or a network of IPv6, which one subscriber has whole."""
+    """The key by which limits are counted: an IPv4 address, or the /64 network of an IPv6 address."""
     address = None if text is None else parse_address(text)
     if isinstance(address, ipaddress.IPv6Address) and not address.is_loopback:
         return str(ipaddress.ip_network((address, 64), strict=False))

@@ -1,6 +1,6 @@
-"""The face of upstream's ``ModelManager``, with the work done by nodes of the grid.
+"""Replaces upstream's ``ModelManager``: each call is a task, and nodes of the grid work on it.
 
-``server.py`` of Lama Cleaner touches its model through a call, ``name``, ``is_downloaded`` and ``switch``.
+``server.py`` of Lama Cleaner uses its model through a call, ``name``, ``is_downloaded`` and ``switch``.
 Upstream keeps decoding and encoding: arrays go to the grid and one array comes back.
 
 Does not: load a model; import torch, diffusers or upstream's model code; connect before it is first used.
@@ -15,7 +15,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from lama_cleaner.const import AVAILABLE_MODELS, SD15_MODELS
@@ -32,14 +33,16 @@ from lamagrid.errors import (
 )
 from lamagrid.options import BUILD, KEEP_ORIENTATION, read_by
 from lamagrid.settings import load_settings
+from lamagrid.types import PluginOptions, TaskOptions
 from lamagrid.upstream.catalog import PLUGIN_PREFIX, TORCH_MODELS
 from lamagrid.web import pending_requests
 from lamagrid.web.client_disconnect import ClientConnection
+from lamagrid.web.error_responses import AnswerStyle
 from lamagrid.web.pending_requests import StoppingError
 
 if TYPE_CHECKING:
-    from lama_cleaner.schema import Config
-
+    from lamagrid.types import GridStatus, ModelOffer
+    from lamagrid.upstream.protocol import UpstreamConfig
     from lamagrid.web.browser_tasks import BrowserTasks, TaskWatch
 
 TASK_HEADER = "X-Lamagrid-Task"
@@ -55,7 +58,9 @@ LOOK_S = 0.25
 FETCH_LIMIT_S = 30.0
 
 Pixels = NDArray[np.uint8]
-
+StepCallback = Callable[[int, Any, Any], None]
+"""Upstream's: the step, the time step and the latents."""
+Options = TypeVar("Options", TaskOptions, PluginOptions)
 
 STOPPING = "The server is being stopped: send the picture again when it is back."
 STOPPING_KEPT = (
@@ -63,8 +68,50 @@ STOPPING_KEPT = (
 )
 
 
+@dataclass(frozen=True)
+class WebTasks:
+    """What a manager inside a web server has besides the grid.
+
+    Attributes:
+        browser_tasks: Is told which browser's request each task belongs to, and what becomes of it.
+        style: With upstream's, a call raises ``ValueError`` for a parameter that the model cannot use, as
+            upstream's models do.
+    """
+
+    browser_tasks: BrowserTasks
+    style: AnswerStyle
+
+
+@dataclass(frozen=True)
+class InputFiles:
+    """The files of a request.
+
+    Attributes:
+        image: A file that nodes decode as Pillow does.
+        mask: The same; grey above 127 is the hole.
+        example: The same, for paint by example; or any file, for a plugin that takes two.
+    """
+
+    image: bytes
+    mask: bytes = b""
+    example: bytes | None = None
+
+
+@dataclass(frozen=True)
+class OutputFile:
+    """The file that is wanted.
+
+    Attributes:
+        format: As upstream names it.
+        quality: 1 to 100.
+    """
+
+    format: str
+    quality: int
+
+
 class RemoteModelManager:
-    """Stands where upstream's ``ModelManager`` stood.
+    """Upstream's ``ModelManager`` for the grid.
 
     Args:
         name: The model that tasks ask for until :meth:`switch`.
@@ -72,10 +119,7 @@ class RemoteModelManager:
         client: What connects to the scheduler; by default one for the configured data directory, made at the
             first use.
         timeout_s: How long a call waits for its picture; by default the configured one.
-        watch: Called with each task and what it is for, in the thread that waits for it.
-        memory: What knows the tasks when this server is started again.
-        strict: Whether a call raises ``ValueError`` for a parameter that the model cannot use. Upstream's
-            models raise something of this kind, for which its server has no text.
+        web: What a web server adds.
         kwargs: Upstream's options; ``callback(i, t, latents)`` is called for each step of a diffusion model,
             with ``t`` and ``latents`` None: they stay on the node.
 
@@ -89,23 +133,19 @@ class RemoteModelManager:
         device: Any,
         client: TaskClient | None = None,
         timeout_s: float | None = None,
-        watch: Callable[[Task, str], TaskWatch] | None = None,
-        memory: BrowserTasks | None = None,
-        strict: bool = False,
+        web: WebTasks | None = None,
         **kwargs: Any,
     ) -> None:
         self.device = device
-        self._strict = strict
-        self._watch = watch
-        self._memory = memory
         self.kwargs = kwargs
+        self._web = web
         self._client_lock = threading.Lock()  # guards the making of _client
         self._client = client
         self._timeout_s = timeout_s
         self._check_known(name)
         self.name = name
 
-    def __call__(self, image: Pixels, mask: Pixels, config: Config) -> Pixels:
+    def __call__(self, image: Pixels, mask: Pixels, config: UpstreamConfig) -> Pixels:
         """Inpaint on some node, and wait for it.
 
         Args:
@@ -117,114 +157,99 @@ class RemoteModelManager:
             ``(H, W, 3)`` u8 **BGR**, as upstream's models give it.
 
         Raises:
-            RuntimeError: Whatever went wrong, in one short text; the classes are those of `lamagrid.errors`.
-            ValueError: Where this is strict, a parameter that the model cannot use.
+            RuntimeError: It failed; the text is short, the classes are those of `lamagrid.errors`.
+            ValueError: Where errors are answered as upstream does, a parameter that the model cannot use.
         """
+        request = self._request(config)
         try:
-            return self._run(image, mask, None, config, {}).bgr()
+            return self._run(request, image, mask, request.options).bgr()
         except InvalidInputError as error:
-            if self._strict:
+            if self._web is not None and self._web.style is AnswerStyle.UPSTREAM:
                 raise ValueError(str(error)) from error
             raise
 
-    def inpaint_files(
-        self, image: bytes, mask: bytes, example: bytes | None, config: Config, output: str, quality: int
-    ) -> bytes:
+    def inpaint_files(self, files: InputFiles, config: UpstreamConfig, output: OutputFile) -> bytes:
         """As a call, but with files: the node decodes and encodes.
 
         Args:
-            image: A file that nodes promise Pillow's pixels for.
-            mask: The same; grey above 127 is the hole.
-            example: The same, or None.
+            files: Of the request.
             config: Upstream's parameters, without an example picture; read only.
-            output: The format of the file that is wanted.
-            quality: Of that file, 1 to 100.
+            output: The file that is wanted.
 
         Raises:
             InvalidInputError: A file is broken, or the sizes of image and mask differ.
             RuntimeError: As a call.
         """
-        as_upstream = {"output": output, "quality": quality, KEEP_ORIENTATION: True}
-        return self._run(image, mask, example, config, as_upstream).encoded()
+        request = self._request(config)
+        options = request.options.with_keywords(
+            {"output": output.format, "quality": output.quality, KEEP_ORIENTATION: True}
+        )
+        if files.example is not None:
+            options = replace(options, example=files.example)
+        return self._run(request, files.image, files.mask, options).encoded()
 
-    def run_plugin(self, name: str, image: bytes, example: bytes | None, params: Mapping[str, Any]) -> bytes:
+    def run_plugin(self, name: str, files: InputFiles, params: Mapping[str, Any]) -> bytes:
         """Run one of upstream's plugins on some node, and wait for its file.
 
         Args:
             name: Upstream's.
-            image: A file.
-            example: Another one, for MakeGIF.
-            params: See :meth:`TaskClient.submit_plugin`.
+            files: The image, and MakeGIF's other one as the example.
+            params: See :class:`PluginOptions`.
 
         Raises:
             RuntimeError: As a call.
         """
+        options = PluginOptions(example=files.example, params={**params, KEEP_ORIENTATION: True})
         submit = self._grid().submit_plugin
-        fields = {**params, KEEP_ORIENTATION: True}
-        return self._finish(name, None, submit, name, image, example=example, **fields).encoded()
+        return self._finish(name, None, options, lambda options: submit(name, files.image, options)).encoded()
+
+    def _request(self, config: UpstreamConfig) -> _Request:
+        # As they are now: a switch that comes while this waits changes nothing here.
+        kwargs = dict(self.kwargs)
+        callback = kwargs.get("callback") if self.name in STEPPED_MODELS else None
+        return _Request(callback, task_options(self.name, config, kwargs))
 
     def _run(
-        self,
-        image: Pixels | bytes,
-        mask: Pixels | bytes,
-        example: Pixels | bytes | None,
-        config: Config,
-        output: Mapping[str, Any],
+        self, request: _Request, image: Pixels | bytes, mask: Pixels | bytes, options: TaskOptions
     ) -> Outcome:
-        # As they are now: a switch that comes while this waits changes nothing here.
-        name, options = self.name, dict(self.kwargs)
-        params, picture = task_params(name, config, options)
-        example = picture if example is None else example
-        callback = options.get("callback") if name in STEPPED_MODELS else None
         submit = self._grid().submit
         return self._finish(
-            name, callback, submit, image, mask, model=name, example=example, **output, **params
+            options.model, request.callback, options, lambda options: submit(image, mask, options)
         )
 
     def _finish(
         self,
         what: str,
-        callback: Callable[[int, Any, Any], None] | None,
-        submit: Callable[..., Task],
-        *inputs: Any,
-        **named: Any,
+        callback: StepCallback | None,
+        options: Options,
+        submit: Callable[[Options], Task],
     ) -> Outcome:
-        """Submit on behalf of the caller of this thread's request, and wait."""
+        """Submit on behalf of the client of this thread's request, and wait."""
         timeout_s = self._patience()
-        caller = ClientConnection.of_request()
+        connection = ClientConnection.of_request()
         task_id = new_task_id()
-        is_kept = self._memory is not None and self._memory.remember(task_id, what)
+        browser_tasks = None if self._web is None else self._web.browser_tasks
+        is_kept = browser_tasks is not None and browser_tasks.remember(task_id, what)
+        options = replace(
+            options,
+            task_id=task_id,
+            durability="process",  # the caller holds the picture until the answer and can send it again
+            deadline=timeout_s + DEADLINE_BEYOND_S,
+            client=connection.client,
+        )
         try:
-            task = submit(
-                *inputs,
-                task_id=task_id,
-                durability="process",  # the caller holds the picture until the answer and can send it again
-                deadline=timeout_s + DEADLINE_BEYOND_S,
-                client=caller.client,
-                **named,
-            )
+            task = submit(options)
         except BaseException:
-            if self._memory is not None:
-                self._memory.forget(task_id)
+            if browser_tasks is not None:
+                browser_tasks.forget(task_id)
             raise
-        _tell_request(task.id)
-        watch = None if self._watch is None else self._watch(task, what)
-        seen = 0
-
-        def told(progress: Progress | None) -> None:
-            nonlocal seen
-            if watch is not None:
-                watch.told(progress)
-            # Steps done, from 1; upstream counts the step that was done, from 0.
-            if callback is None or progress is None or progress.activity != "running":
-                return
-            if progress.step > seen:
-                seen = progress.step
-                callback(seen - 1, None, None)
-
+        _add_task_header(task.id)
+        watch = None if browser_tasks is None else browser_tasks.watch(task, what)
+        at_shutdown = AtShutdown.KEEP if is_kept else AtShutdown.CANCEL
+        waiting = _Waiting(task, connection, watch, callback, at_shutdown)
         try:
             with pending_requests.waiting():
-                outcome = _await_outcome(task, timeout_s, caller, told, is_kept)
+                outcome = waiting.wait(timeout_s)
         except StoppingError:
             raise  # the next server goes on with it
         except Exception as error:
@@ -293,12 +318,12 @@ class RemoteModelManager:
             return self._client
 
 
-def served_models(survey: Mapping[str, Any]) -> set[str]:
+def served_models(survey: GridStatus) -> set[str]:
     """The names of the models that some live node of a survey takes tasks for."""
     return {offer["model"] for offer in _live_offers(survey)}
 
 
-def _live_offers(survey: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def _live_offers(survey: GridStatus) -> list[ModelOffer]:
     nodes = (node for node in survey["nodes"] if node["state"] in ("ready", "busy", "suspect"))
     return [offer for node in nodes for offer in node["info"]["models"]]
 
@@ -308,17 +333,20 @@ def _not_supported(name: str) -> NotImplementedError:
     return NotImplementedError(f"Not supported model: {name}")
 
 
-def task_params(
-    model: str, config: Config, options: Mapping[str, Any]
-) -> tuple[dict[str, Any], Pixels | None]:
-    """Upstream's ``Config`` and constructor options as the parameters of a task.
+@dataclass(frozen=True)
+class _Request:
+    """One call: the model, its parameters, and the callback for its steps."""
 
-    What the model does not read, and absent values, are left out: the node's ``Config`` has defaults.
+    callback: StepCallback | None
+    options: TaskOptions
 
-    Returns:
-        Scalars by upstream's names, and the example picture ``(h, w, 3)`` u8 RGB if there is one.
+
+def task_options(model: str, config: UpstreamConfig, kwargs: Mapping[str, Any]) -> TaskOptions:
+    """Upstream's ``Config`` and constructor options as the options of a task.
+
+    Values that the model does not read, and absent ones, are left out: the node's ``Config`` has defaults.
     """
-    fields: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     example: Pixels | None = None
     for key in config.__fields__:
         value = getattr(config, key)
@@ -326,86 +354,115 @@ def task_params(
             if value is not None:
                 example = np.asarray(value.convert("RGB"))
         elif value is not None:
-            fields[key] = value.value if isinstance(value, enum.Enum) else value
-    build = {key: options[key] for key in BUILD if options.get(key)}
-    return {**read_by(model, fields, build), **build}, example
+            values[key] = value.value if isinstance(value, enum.Enum) else value
+    build = {key: kwargs[key] for key in BUILD if kwargs.get(key)}
+    return TaskOptions(model=model, example=example, params={**read_by(model, values, build), **build})
 
 
-def _await_outcome(
-    task: Task,
-    timeout_s: float,
-    caller: ClientConnection,
-    told: Callable[[Progress | None], None],
-    is_kept: bool = False,
-) -> Outcome:
-    """Wait for the picture, and say that it may go then. A wait that ends early cancels the task.
+class AtShutdown(enum.Enum):
+    """What becomes of a task whose web server ends."""
 
-    Args:
-        told: Called with each thing that happens, and with None when nothing did for a while.
-        is_kept: Whether the task goes on when this server ends.
+    KEEP = "its browser finds it again on the page /grid"
+    CANCEL = "no browser could find it"
+
+
+@dataclass
+class _Waiting:
+    """A request that waits for its task.
+
+    Attributes:
+        task: The task.
+        connection: Of the client that waits for the answer.
+        watch: Is told each thing that happens, and None when nothing did for a while.
+        callback: Is told the steps.
+        at_shutdown: What becomes of the task when this server ends.
     """
-    give_up = time.monotonic() + timeout_s
-    events = task.events()
-    try:
+
+    task: Task
+    connection: ClientConnection
+    watch: TaskWatch | None
+    callback: StepCallback | None
+    at_shutdown: AtShutdown
+    steps: int = 0
+
+    def wait(self, timeout_s: float) -> Outcome:
+        """Wait for the picture, then release it. A wait that ends early cancels the task."""
+        try:
+            outcome = self._outcome(timeout_s)
+        except BaseException as error:
+            gives_up = isinstance(error, (DisconnectedError, WaitTimeoutError))
+            if isinstance(error, StoppingError):
+                gives_up = self.at_shutdown is AtShutdown.CANCEL
+            if gives_up or not isinstance(error, LamaGridError):
+                _cancel(self.task)
+            raise
+        with contextlib.suppress(LamaGridError):  # the picture is here; retention ends in any case
+            self.task.release()
+        return outcome
+
+    def _outcome(self, timeout_s: float) -> Outcome:
+        give_up = time.monotonic() + timeout_s
+        events = self.task.events()
         while True:
             began = time.monotonic()
             look_s = min(LOOK_S, max(0.0, give_up - began))
             try:
                 progress = events.next(look_s)
-                _check_caller(task, caller)
-                if pending_requests.is_stopping() and (progress is None or progress.status not in TERMINAL):
-                    raise StoppingError(STOPPING_KEPT if is_kept else STOPPING, task_id=task.id)
-                told(progress)
-                if progress is not None and progress.status in TERMINAL:
-                    outcome = task.outcome(FETCH_LIMIT_S)
-                    break
+                self._check_connection()
+                has_ended = progress is not None and progress.status in TERMINAL
+                if pending_requests.is_stopping() and not has_ended:
+                    text = STOPPING_KEPT if self.at_shutdown is AtShutdown.KEEP else STOPPING
+                    raise StoppingError(text, task_id=self.task.id)
+                self._tell(progress)
+                if has_ended:
+                    return self.task.outcome(FETCH_LIMIT_S)
             except DisconnectedError:
-                _check_caller(task, caller)
+                self._check_connection()
                 now = time.monotonic()
-                # One look of many: who is away comes back. What came at once is the task's failure.
+                # A scheduler that is away comes back: look again. An error at once is the task's failure.
                 if now >= give_up or now - began < look_s / 2:
                     raise
-                events = task.events()
+                events = self.task.events()
             if time.monotonic() >= give_up:
                 raise WaitTimeoutError(
                     f"Timed out after {timeout_s:g} s: the picture was not ready, and the task was "
                     "cancelled. Send it again, or let people wait for longer (client.timeout_ms).",
-                    task_id=task.id,
+                    task_id=self.task.id,
                 )
-    except BaseException as error:
-        gives_up = isinstance(error, (DisconnectedError, WaitTimeoutError))
-        if isinstance(error, StoppingError):
-            gives_up = not is_kept
-        if gives_up or not isinstance(error, LamaGridError):
-            _cancel(task)
-        raise
-    with contextlib.suppress(LamaGridError):  # the picture is here; retention ends in any case
-        task.release()
-    return outcome
 
+    def _tell(self, progress: Progress | None) -> None:
+        if self.watch is not None:
+            self.watch.told(progress)
+        # The grid counts steps done, from 1; upstream the step that was done, from 0.
+        if self.callback is None or progress is None or progress.activity != "running":
+            return
+        if progress.step > self.steps:
+            self.steps = progress.step
+            self.callback(self.steps - 1, None, None)
 
-def _check_caller(task: Task, caller: ClientConnection) -> None:
-    """Cancel a task whose caller has left.
+    def _check_connection(self) -> None:
+        """Cancel the task if its client has disconnected.
 
-    Raises:
-        CancelledError: It has.
-    """
-    if caller.has_left():
-        _cancel(task)
-        raise CancelledError(
-            f"The browser went away while it waited: task {task.id} was cancelled.", task_id=task.id
-        )
+        Raises:
+            CancelledError: It has.
+        """
+        if self.connection.is_lost():
+            _cancel(self.task)
+            raise CancelledError(
+                f"The browser went away while it waited: task {self.task.id} was cancelled.",
+                task_id=self.task.id,
+            )
 
 
 def _cancel(task: Task) -> None:
-    """Take back a task that nobody waits for any more; the reason for that is what the caller is told."""
+    """Cancel a task whose result is not needed; an error here would hide why."""
     with contextlib.suppress(LamaGridError):
         task.cancel()
 
 
-def _tell_request(task_id: str) -> None:
-    """Put the task's id on the answer of the HTTP request that this thread serves, if it serves one."""
-    flask = sys.modules.get("flask")  # a program without it gets by without it
+def _add_task_header(task_id: str) -> None:
+    """Add the task's id to the answer of the HTTP request that this thread serves, if it serves one."""
+    flask = sys.modules.get("flask")  # not imported by programs that use only the model manager
     if flask is None or not flask.has_request_context():
         return
 

@@ -1,6 +1,6 @@
 """Counts the HTTP requests that wait for a task, and tells them when the server is about to end.
 
-Does not: end anything itself.
+Does not: end the server or a request.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from lamagrid.errors import LamaGridError
 
 SENT_S = 0.2
-"""How long an answer takes from its task's end until the kernel has it."""
+"""How long an answer takes from the end of its task until it is sent."""
 
 
 class StoppingError(LamaGridError):
@@ -29,7 +29,7 @@ _stopping = False
 
 @contextmanager
 def waiting() -> Iterator[None]:
-    """Count a request for as long as it waits."""
+    """Count a request while it waits."""
     global _waiting
     with _changed:
         _waiting += 1
@@ -54,7 +54,7 @@ def is_stopping() -> bool:
 
 
 def wait(deadline: float) -> None:
-    """Wait until none waits and their answers are sent, or until the monotonic time ``deadline``."""
+    """Wait until no request waits and the answers are sent, or until the monotonic time ``deadline``."""
     with _changed:
         had_any = _waiting > 0
         _changed.wait_for(lambda: _waiting == 0, max(0.0, deadline - time.monotonic()))

@@ -9,7 +9,7 @@ RETRY_AFTER_S = 5
 
 
 def plain_error(status: int, text: str) -> Exception:
-    """What a view raises to answer with one line, whatever the application does with errors."""
+    """The exception that makes a view answer with one line, without the error handlers of the application."""
     from werkzeug.exceptions import HTTPException
     from werkzeug.wrappers import Response
 

@@ -1,9 +1,9 @@
-"""Bounds what is read of a request's body: its size, all bodies at once, its parts, and each part.
+"""Bounds the bodies of requests: the size of one and of all together, the number and the size of parts.
 
 The parser is python-multipart's, whose time is linear in the body's length; Werkzeug's own was quadratic up
 to 2.3.7, and Lama Cleaner 1.2.5 requires 2.2.2.
 
-Does not: read a body that says by its length that it is too large.
+Does not: read a body whose declared length is too large.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from werkzeug.datastructures import FileStorage, Headers
 from werkzeug.formparser import FormDataParser
 from werkzeug.http import parse_options_header
 
-from lamagrid.web.fair_share import FairShare
+from lamagrid.web.fair_share import Client, FairShare
 from lamagrid.web.plain_responses import plain_error
 
 FILE_SLACK_BYTES = 1 << 20
-"""What a file of uncompressed pixels may have besides them; the scheduler's number."""
+"""The allowance for headers of a file with uncompressed pixels; the same as the scheduler's."""
 FIELDS_BYTES = 1 << 20
 """All text fields of a form together; upstream's page sends 1 KB and a prompt."""
 PARTS = 100
@@ -47,19 +47,17 @@ class BoundedBody:
     """``wsgi.input`` of one request, which ends with an error beyond its limits.
 
     Args:
-        stream: What the server gives.
+        stream: The body, from the server.
         limit: Bytes of this body.
         share: Bytes of all bodies that are being read or answered.
         client: Whose share is used.
-        is_proxy: As for :meth:`FairShare.take`.
     """
 
-    def __init__(self, stream: Any, limit: int, share: FairShare, client: str, is_proxy: bool) -> None:
+    def __init__(self, stream: Any, limit: int, share: FairShare, client: Client) -> None:
         self._stream = stream
         self._limit = limit
         self._share = share
         self._client = client
-        self._is_proxy = is_proxy
         self._read = 0
         self._held = 0
 
@@ -77,7 +75,7 @@ class BoundedBody:
         return self._take(self._stream.readline, READ_BYTES if size is None or size < 0 else size)
 
     def close(self) -> None:
-        """Give back the share: nothing of the body is held any more."""
+        """Give back the share: the body has been freed."""
         held, self._held = self._held, 0
         self._share.give_back(self._client, held)
 
@@ -92,7 +90,7 @@ class BoundedBody:
         self._read += len(data)
         if self._read > self._limit:
             raise too_large(self._limit)
-        if not self._share.take(self._client, len(data), self._is_proxy):
+        if not self._share.take(self._client, len(data)):
             raise plain_error(
                 503, "The server holds too many uploads at the moment: try again in some seconds."
             )
@@ -106,7 +104,7 @@ def too_large(limit: int) -> Exception:
 
 
 def too_large_text(limit: int) -> str:
-    """What is answered to a body beyond its limit."""
+    """The text of that answer."""
     return (
         f"The request is too large: at most {limit} bytes are accepted here (they follow from "
         "limits.max_pixels). Send a smaller picture."
@@ -134,7 +132,7 @@ class BoundedFormParser(FormDataParser):
         files: list[tuple[str, FileStorage]] = []
         if mimetype == "multipart/form-data":
             form = _Multipart(self, (options or {}).get("boundary", ""), content_length)
-            # As Werkzeug: of a broken form the view misses the fields.
+            # As in Werkzeug, a broken form has no fields.
             with contextlib.suppress(MultipartParseError, ValueError):
                 form.read(stream)
                 fields, files = form.fields, form.files
@@ -169,7 +167,7 @@ class _Multipart:
         Raises:
             ValueError: It is broken, or ends too early.
         """
-        # Not kept: it refers to this, and a cycle would hold the files until Python looks for cycles.
+        # A local variable: an attribute would make a cycle, which keeps the files until it is collected.
         parser = MultipartParser(
             self._boundary.encode("latin-1"),
             {

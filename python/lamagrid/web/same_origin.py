@@ -1,9 +1,9 @@
-"""Decides which requests of browsers are answered: by the name that they ask for, and by the page that asks.
+"""Refuses requests of browsers by host name and origin.
 
 A page of another site cannot use the server through its visitor's browser: its requests carry its own origin.
-DNS rebinding, by which a site's own name leads to this server, fails because that name is not accepted here.
+DNS rebinding, which points a site's own name to this server, fails because that name is not accepted.
 
-Does not: tell people apart; who reaches the server with a program of their own may use it.
+Does not: authenticate users; programs other than browsers may use the server.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import contextlib
 import ipaddress
 import socket
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from lamagrid.settings import WebSettings
 
 PRIVATE_SUFFIXES = (".localhost", ".local", ".lan", ".internal", ".home.arpa")
-"""Names that no public name server leads to: a web site cannot have one."""
+"""Suffixes that no public name server resolves: a web site cannot have such a name."""
 SAFE_METHODS = frozenset(["GET", "HEAD", "OPTIONS"])
 SHOWN_CHARS = 100
 DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -28,7 +28,7 @@ class SameOrigin:
     """The rules of one server.
 
     Args:
-        settings: What the configuration adds.
+        settings: The configured exceptions.
         own_names: Names of this host, and the one given by ``--host``.
     """
 
@@ -41,9 +41,9 @@ class SameOrigin:
         self._origins = {_normal_origin(origin) for origin in settings.allowed_origins}
 
     def refusal_reason(self, environ: Mapping[str, Any]) -> str | None:
-        """Why a request is refused, None if it is not."""
+        """The reason to refuse a request, None if it is accepted."""
         hosts = [environ[key] for key in ("HTTP_HOST", "lamagrid.proxied_host") if environ.get(key)]
-        for host in hosts:  # a browser always sends it; a probe of HTTP/1.0 may not
+        for host in hosts:  # browsers always send it; an HTTP/1.0 probe may not
             if not self._is_own_host(host):
                 name = _shown(host)
                 return (
@@ -69,15 +69,15 @@ class SameOrigin:
             return True
         with contextlib.suppress(ValueError):
             ipaddress.ip_address(name)
-            return True  # no name was asked for, so no name server was believed
+            return True  # an address: DNS rebinding needs a name
         # A name without a dot is one of this network: no site of the internet has such a name.
         return bool(name) and ("." not in name or name.endswith(self._suffixes))
 
     def _is_foreign(self, environ: Mapping[str, Any], hosts: list[str]) -> bool:
         """Whether a page of another origin sent the request.
 
-        ``Sec-Fetch-Site`` is the browser's own word, which no page can set; browsers send it to HTTPS and to
-        localhost only. ``Origin`` comes with all but plain navigation.
+        Browsers set ``Sec-Fetch-Site`` themselves, for HTTPS and localhost only; no page can change it. They
+        send ``Origin`` with all requests but plain navigation.
         """
         origin: str | None = environ.get("HTTP_ORIGIN")
         if origin is not None and self.is_allowed_origin(origin):
@@ -90,19 +90,32 @@ class SameOrigin:
         return all(not _is_origin_of(origin, host) for host in hosts)
 
 
-def _split_host(host: str) -> tuple[str, int | None]:
-    """The name of a ``Host`` header, without brackets and in lower case, and its port."""
+class _Host(NamedTuple):
+    """A ``Host`` header: its name without brackets and in lower case, and its port."""
+
+    name: str
+    port: int | None
+
+
+class _Origin(NamedTuple):
+    scheme: str
+    name: str
+    port: int | None
+
+
+def _split_host(host: str) -> _Host:
+    """The parts of a ``Host`` header; an empty name if it is invalid."""
     with contextlib.suppress(ValueError):
         parts = urlsplit(f"//{host}")
         if parts.hostname and parts.username is None and not parts.path:
-            return parts.hostname, parts.port
-    return "", None
+            return _Host(parts.hostname, parts.port)
+    return _Host("", None)
 
 
-def _normal_origin(origin: str) -> tuple[str, str, int | None]:
+def _normal_origin(origin: str) -> _Origin:
     scheme, _, place = origin.lower().partition("://")
     name, port = _split_host(place)
-    return scheme, name, port or DEFAULT_PORTS.get(scheme)
+    return _Origin(scheme, name, port or DEFAULT_PORTS.get(scheme))
 
 
 def _is_origin_of(origin: str, host: str) -> bool:

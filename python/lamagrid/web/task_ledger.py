@@ -1,9 +1,9 @@
-"""Remembers on disk which browser sent which task, so that the next web server goes on where this one ended.
+"""Records on disk which browser sent which task, so that the next web server can show and cancel them.
 
-Each server process appends to a file of its own and locks it for as long as it lives; the next one takes over
-the files that are not locked. Of a browser's cookie only a hash is written.
+Each server process appends to a file of its own, which stays locked while the process runs; the next process
+takes over the files that are not locked. Only a hash of a browser's cookie is written.
 
-Does not: know what became of a task; the scheduler does.
+Does not: know the state of a task; the scheduler does.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from typing import Any
 
 SUFFIX = ".tasks"
 LINES = 4_000
-"""A file that is longer is written anew, with the tasks that have not ended."""
+"""A longer file is rewritten, with only the tasks that have not ended."""
 ENTRIES = 20_000
-"""Tasks that are taken over at most."""
+"""At most this many tasks are taken over."""
 
 log = logging.getLogger("lamagrid.web")
 
@@ -38,7 +38,7 @@ class Entry:
     Attributes:
         id: Its id.
         what: The model, or the plugin.
-        browser: The hash of its browser's cookie, None where it showed none.
+        browser: The hash of its browser's cookie, None without a cookie.
         created: Seconds since the Unix epoch.
     """
 
@@ -49,14 +49,14 @@ class Entry:
 
 
 def hash_of(cookie: str) -> str:
-    """The hash under which a browser's tasks are written down."""
+    """The hash by which a browser's tasks are recorded."""
     return hashlib.sha256(cookie.encode()).hexdigest()
 
 
 class TaskLedger:
     """The tasks that this process has submitted or taken over, and that have not ended.
 
-    A disk that cannot be written costs the memory of a restart, and one line in the log.
+    If the disk cannot be written, tasks are not found again after a restart; one line in the log says so.
 
     Args:
         directory: Where the files are; made at the first use.
@@ -73,21 +73,21 @@ class TaskLedger:
         self._has_failed = False
 
     def add(self, entry: Entry) -> None:
-        """Write a task down, before it is submitted."""
+        """Record a task, before it is submitted."""
         with self._lock, self._telling():
             self._open()
             self._entries[entry.id] = entry
             self._append(asdict(entry))
 
     def remove(self, task_id: str) -> None:
-        """Forget a task: its end was told to the one who waited, or will never be asked for."""
+        """Remove a task whose end was reported, or is not needed."""
         with self._lock, self._telling():
             self._open()
             if self._entries.pop(task_id, None) is not None:
                 self._append({"id": task_id})
 
     def take_over(self) -> list[Entry]:
-        """The tasks of servers that have ended; they are this one's from now on."""
+        """Take over the tasks of servers that have ended."""
         taken: dict[str, Entry] = {}
         with self._lock, self._telling():
             if not self._directory.is_dir():
@@ -103,7 +103,7 @@ class TaskLedger:
                             taken[entry.id] = self._entries[entry.id] = entry
                             self._append(asdict(entry))
                     path.unlink(missing_ok=True)
-            for path in self._directory.glob("*.new"):  # of a process that was killed just then
+            for path in self._directory.glob("*.new"):  # of a process that was killed before it renamed it
                 with contextlib.suppress(BlockingIOError, FileNotFoundError), path.open("rb") as file:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     path.unlink(missing_ok=True)
@@ -119,7 +119,7 @@ class TaskLedger:
             self._has_failed = True
 
     def _open(self) -> None:
-        """Have a file of this process: a child of a fork gets one of its own."""
+        """Open a file for this process; a forked child opens its own."""
         if self._pid == os.getpid():
             return
         if self._file >= 0:
@@ -132,7 +132,7 @@ class TaskLedger:
     def _begin(self) -> None:
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = self._directory / f"{secrets.token_hex(8)}{SUFFIX}"
-        # Under a name that no other server takes over, until it is locked.
+        # The name is one that no other server takes over, until the file is locked.
         hidden = path.with_suffix(".new")
         file = os.open(hidden, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -152,7 +152,7 @@ class TaskLedger:
             self._begin()
 
     def close(self) -> None:
-        """Give the file to the next server."""
+        """Close the file, which the next server can take over then."""
         with self._lock:
             if self._file >= 0 and self._pid == os.getpid():
                 os.close(self._file)
@@ -180,5 +180,5 @@ def _read(lines: list[bytes]) -> dict[str, Entry]:
 
 
 def entry_of(task_id: str, what: str, cookie: str | None) -> Entry:
-    """A task that is submitted now."""
+    """The entry of a task that is submitted now."""
     return Entry(task_id, what, None if cookie is None else hash_of(cookie), time.time())

@@ -6,6 +6,7 @@ Does not: start or change nodes; a node finds a file that was pulled when it loa
 from __future__ import annotations
 
 import argparse
+import enum
 import hashlib
 import importlib
 import json
@@ -15,7 +16,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lamagrid import global_flags
 from lamagrid.client import TaskClient
@@ -24,6 +25,7 @@ from lamagrid.options import nearest
 from lamagrid.upstream import catalog
 from lamagrid.upstream.catalog import HubFolder, Source
 from lamagrid.weights import fetch
+from lamagrid.weights.fetch import Existing
 
 DONE = 0
 EXIT_WRONG = 1
@@ -31,7 +33,7 @@ EXIT_WRONG_FLAGS = 2
 EXIT_INTERRUPTED = 130
 SURVEY_S = 2.0
 TELL_EVERY_S = 3.0
-"""A download says how far it is so often, where it writes to a file."""
+"""How often a download reports its progress, if the output is no terminal."""
 REDRAW_EVERY_S = 0.2
 CHUNK_BYTES = 1 << 20
 
@@ -63,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     pull = verbs.add_parser(
         "pull",
         help="fetch the files of models to this host",
-        description="Fetch what is missing or damaged of the files of models or plugins to where the nodes "
+        description="Fetch missing or damaged files of models or plugins to where the nodes "
         "of this host look for them: TORCH_HOME, XDG_CACHE_HOME and upstream's variables count, as they do "
         "for nodes. A download that was ended goes on where it was. http_proxy, https_proxy, all_proxy and "
         "no_proxy name proxies, SSL_CERT_FILE and SSL_CERT_DIR certificate authorities.",
@@ -92,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _chosen(names: Sequence[str]) -> dict[str, tuple[Source, ...]] | None:
-    """The named entries of the table; None, and a line on stderr, if there is none of such a name."""
+    """The named entries of the catalog; None, and a line on stderr, for an unknown name."""
     known = catalog.sources()
     for name in names:
         if name not in known:
@@ -107,7 +109,7 @@ def _list(options: argparse.Namespace) -> int:
     rows: list[dict[str, Any]] = []
     for name, sources in catalog.sources().items():
         files = [_described(source) for source in sources]
-        # A plugin's other network is a choice of its tasks, not a name that nodes offer.
+        # Nodes offer a plugin by its name; tasks choose its network.
         offered = None if served is None else served.get(name, [])
         rows.append({"model": name, "files": files, "nodes": offered})
     if options.output == "json":
@@ -175,8 +177,15 @@ def _amount(count: int) -> str:
     return f"{count / (1 << 20):.1f} MiB" if count >= 1 << 20 else f"{count / (1 << 10):.1f} KiB"
 
 
+class Precision(enum.Enum):
+    """Which files of a diffusion model are fetched; the values are upstream's revisions."""
+
+    FULL = "main"
+    HALF = "fp16"
+
+
 class _Report:
-    """One thing per file: a line at once for people, or JSON at the end for programs."""
+    """Reports one line per file at once, or JSON at the end."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self._rows: list[dict[str, Any]] | None = [] if options.output == "json" else None
@@ -198,17 +207,17 @@ def _pull(options: argparse.Namespace) -> int:
     if chosen is None:
         return EXIT_WRONG_FLAGS
     report = _Report(options)
+    precision = Precision.HALF if options.half else Precision.FULL
     for name, sources in chosen.items():
         for source in sources:
             try:
-                path, state, is_new = _bring(name, source, options.half)
+                path, state, is_new = _pull_source(name, source, precision)
             except (LamaGridError, ImportError, OSError) as error:
                 print(f"lamagrid model: {name}: {error}", file=sys.stderr)
                 return report.close(EXIT_WRONG)
             except KeyboardInterrupt:
                 print(
-                    f"lamagrid model: {name}: ended; what is here is kept, and `lamagrid model pull {name}` "
-                    f"goes on from there",
+                    f"lamagrid model: {name}: ended; `lamagrid model pull {name}` resumes the download",
                     file=sys.stderr,
                 )
                 return report.close(EXIT_INTERRUPTED)
@@ -220,8 +229,16 @@ def _pull(options: argparse.Namespace) -> int:
     return report.close(DONE)
 
 
-def _bring(name: str, source: Source, half: bool) -> tuple[Path, str, bool]:
-    """Fetch a file that is missing or wrong. Returns its path, the line to print, and whether it was fetched.
+class _Pulled(NamedTuple):
+    """A file of a model: where it is, the line to print, and whether it was fetched."""
+
+    path: Path
+    text: str
+    is_new: bool
+
+
+def _pull_source(name: str, source: Source, precision: Precision) -> _Pulled:
+    """Fetch a file that is missing or wrong.
 
     Raises:
         LamaGridError: It cannot be had.
@@ -229,33 +246,34 @@ def _bring(name: str, source: Source, half: bool) -> tuple[Path, str, bool]:
         OSError: As :func:`_fetch_folder`.
     """
     if not source.is_present(os.environ):
-        return _fetch(source, half, replace=False), "is here now", True
+        return _Pulled(_fetch(source, precision, Existing.KEEP), "is here now", True)
     checked = list(_checked(source))
-    wrong = [(place, text) for place, text, is_right in checked if not is_right]
+    wrong = [each for each in checked if not each.is_right]
     if not wrong:
-        return source.path(os.environ), checked[-1][1], False
-    for place, text in wrong:
-        print(f"lamagrid model: {name}: {place} {text}: fetching it anew", file=sys.stderr)
+        return _Pulled(source.path(os.environ), checked[-1].text, False)
+    for each in wrong:
+        print(f"lamagrid model: {name}: {each.path} {each.text}: fetching it anew", file=sys.stderr)
         if isinstance(source, HubFolder):
-            place.unlink()  # the library fetches what is missing
-    return _fetch(source, half, replace=True), "is here now, in place of a wrong one", True
+            each.path.unlink()  # the library fetches what is missing
+    path = _fetch(source, precision, Existing.REPLACE)
+    return _Pulled(path, "is here now, in place of a wrong one", True)
 
 
-def _fetch(source: Source, half: bool, *, replace: bool) -> Path:
+def _fetch(source: Source, precision: Precision, existing: Existing) -> Path:
     if isinstance(source, HubFolder):
-        return _fetch_folder(source, half)
+        return _fetch_folder(source, precision)
     url, _ = source.source(os.environ)
-    if replace and "://" not in url:
+    if existing is Existing.REPLACE and "://" not in url:
         raise ModelLoadError(
             f"{url} is named by {source.variables}_URL itself, so it cannot be fetched: replace the file, or "
             f"correct {source.variables}_MD5 if it is right"
         )
     with _Meter(url.rsplit("/", 1)[-1]) as meter:
-        return fetch.fetch(source, meter.told, replace=replace)
+        return fetch.fetch(source, meter.told, existing)
 
 
-def _fetch_folder(folder: HubFolder, half: bool) -> Path:
-    """As upstream's own call does it, so that the very files come that it will look for.
+def _fetch_folder(folder: HubFolder, precision: Precision) -> Path:
+    """Fetch a folder with the call that upstream uses, which gives exactly the files that it needs.
 
     Raises:
         ImportError: diffusers is not installed here.
@@ -270,13 +288,13 @@ def _fetch_folder(folder: HubFolder, half: bool) -> Path:
     if folder.marker == "config.json":
         diffusers.ControlNetModel.from_pretrained(folder.repo)
     else:
-        revision = "fp16" if half and folder.has_half else "main"
+        revision = precision.value if folder.has_half else Precision.FULL.value
         diffusers.DiffusionPipeline.download(folder.repo, revision=revision, use_auth_token=token)
     return folder.path(os.environ)
 
 
 class _Meter:
-    """How far something of any length is: a changing line on a terminal, else one now and then."""
+    """Shows progress: a changing line on a terminal, otherwise a line every few seconds."""
 
     def __init__(self, what: str) -> None:
         self._what = what
@@ -328,40 +346,48 @@ def _verify(options: argparse.Namespace) -> int:
     return report.close(verdict)
 
 
-def _checked(source: Source) -> Iterator[tuple[Path, str, bool]]:
-    """Each file of a source, what is said about it, and whether it is right."""
+class _Verdict(NamedTuple):
+    """The result of checking one file."""
+
+    path: Path
+    text: str
+    is_right: bool
+
+
+def _checked(source: Source) -> Iterator[_Verdict]:
+    """Check each file of a source."""
     if isinstance(source, HubFolder):
         yield from _check_folder(source.path(os.environ))
         return
     path, (_, wanted) = source.path(os.environ), source.source(os.environ)
     if wanted is None:
-        yield path, *_check_archive(path)
+        yield _check_archive(path)
         return
     found = _digest(path, hashlib.md5(usedforsecurity=False))
     if found == wanted.lower():
-        yield path, "is right", True
+        yield _Verdict(path, "is right", True)
     else:
-        yield path, f"has MD5 {found}, not {wanted}", False
+        yield _Verdict(path, f"has MD5 {found}, not {wanted}", False)
 
 
-def _check_archive(path: Path) -> tuple[str, bool]:
-    """A file without a sum: torch's are archives, whose parts have sums."""
+def _check_archive(path: Path) -> _Verdict:
+    """Check a file without a sum: torch's are archives, whose parts have sums."""
     with path.open("rb") as file:
         is_archive = file.read(4) == b"PK\3\4"
     if not is_archive:
-        return "is here; upstream names no sum of it", path.stat().st_size > 0
+        return _Verdict(path, "is here; upstream names no sum of it", path.stat().st_size > 0)
     try:
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()
     except (zipfile.BadZipFile, EOFError, OSError) as error:
-        return f"is cut off or damaged ({error})", False
+        return _Verdict(path, f"is cut off or damaged ({error})", False)
     if broken is not None:
-        return f"is damaged in {broken}", False
-    return "is whole; upstream names no sum of it", True
+        return _Verdict(path, f"is damaged in {broken}", False)
+    return _Verdict(path, "is whole; upstream names no sum of it", True)
 
 
-def _check_folder(path: Path) -> Iterator[tuple[Path, str, bool]]:
-    """The cache names each file by its sum: SHA-256 of a large one, git's of a small one."""
+def _check_folder(path: Path) -> Iterator[_Verdict]:
+    """Check a folder of the hub's cache, which names files by SHA-256, small ones by git's sum."""
     blobs = sorted(each for each in (path / "blobs").glob("*") if each.is_file())
     wrong = 0
     for blob in blobs:
@@ -373,9 +399,9 @@ def _check_folder(path: Path) -> Iterator[tuple[Path, str, bool]]:
             )
         if found != blob.name:
             wrong += 1
-            yield blob, f"has the sum {found}", False
+            yield _Verdict(blob, f"has the sum {found}", False)
     if not wrong:
-        yield path, f"is right ({len(blobs)} files)" if blobs else "is here, without sums", True
+        yield _Verdict(path, f"is right ({len(blobs)} files)" if blobs else "is here, without sums", True)
 
 
 def _digest(path: Path, digest: Any) -> str:

@@ -1,10 +1,11 @@
-"""Fetches upstream's files as a Rust node does: through proxies, going on with what an ended download left.
+"""Fetches upstream's files as a Rust node does: through proxies, and resuming interrupted downloads.
 
-Does not: fetch diffusers' folders; their own library does.
+Does not: fetch diffusers' folders; diffusers does.
 """
 
 from __future__ import annotations
 
+import enum
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -14,26 +15,34 @@ from lamagrid.upstream import catalog
 from lamagrid.upstream.catalog import Source, WebFile
 
 Told = Callable[[int, "int | None"], None]
-"""Told how many bytes of how many are here, also while none come; what it raises ends the fetch."""
+"""Called with the bytes received and the total, also while none arrive; an exception ends the fetch."""
 
 Version = tuple[int, int, int]
 """Inode, length and time of the last change."""
 
 
-def fetch(file: WebFile, told: Told, *, replace: bool = False) -> Path:
-    """The file, fetched if it is missing or shall be replaced.
+class Existing(enum.Enum):
+    """How a fetch treats an existing file."""
+
+    KEEP = "returns it"
+    REPLACE = "fetches it anew"
+
+
+def fetch(file: WebFile, told: Told, existing: Existing = Existing.KEEP) -> Path:
+    """Fetch a file.
 
     Raises:
-        ModelLoadError: It cannot be had, or is another one than upstream's; the text says what to do.
+        ModelLoadError: It cannot be fetched, or differs from upstream's; the text says what to do.
     """
     url, md5 = file.source(os.environ)
     variables = None if file.variables is None else (f"{file.variables}_URL", f"{file.variables}_MD5")
     checkpoints = catalog.checkpoints(os.environ)
+    replace = existing is Existing.REPLACE
     return Path(_native.fetch_weights(url, md5, checkpoints, variables, told, replace=replace))
 
 
 def fetch_missing(sources: Iterable[Source], told: Told) -> None:
-    """Fetch those that are not here, but for diffusers' folders.
+    """Fetch the missing ones, except diffusers' folders.
 
     Raises:
         ModelLoadError: As of :func:`fetch`.
@@ -44,14 +53,14 @@ def fetch_missing(sources: Iterable[Source], told: Told) -> None:
 
 
 def name_authorities_for_hub() -> None:
-    """Let diffusers' library trust what ``SSL_CERT_FILE`` or ``SSL_CERT_DIR`` names."""
+    """Make diffusers' library trust the authorities of ``SSL_CERT_FILE`` or ``SSL_CERT_DIR``."""
     named = os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR")
     if named:
         os.environ.setdefault("REQUESTS_CA_BUNDLE", named)
 
 
 def versions(sources: Iterable[Source]) -> list[Version | None]:
-    """What tells one version of the files from another, None of each that is missing."""
+    """The versions of the files, to detect a change; None for a missing one."""
     return [_version(place) for source in sources for place in _places(source)]
 
 

@@ -1,7 +1,6 @@
-"""The ``/run_plugin`` route: each plugin's work as a task; its weights load on nodes alone.
+"""The ``/run_plugin`` route: the work of a plugin is a task, and its weights load on nodes only.
 
 Does not: import or build a plugin, or decode a picture.
-Who calls it: the launcher, once, before the server starts.
 """
 
 from __future__ import annotations
@@ -9,38 +8,34 @@ from __future__ import annotations
 import contextlib
 import io
 import time
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from lamagrid import pixel_limit
 from lamagrid.errors import InvalidInputError
-from lamagrid.upstream.enabled_plugins import ANSWERS_PNG, FORM_FIELDS, MAKE_GIF, RemotePlugin
+from lamagrid.upstream.enabled_plugins import ANSWERS_PNG, MAKE_GIF, RemotePlugin
+from lamagrid.upstream.forms import PLUGIN_FIELDS
 from lamagrid.web import error_responses
-from lamagrid.web.routes.inpaint import content
+from lamagrid.web.error_responses import AnswerStyle
+from lamagrid.web.model_manager import InputFiles
+from lamagrid.web.uploads import content
 
 if TYPE_CHECKING:
-    from lamagrid.web.model_manager import RemoteModelManager
-
-
-def register(server: Any, plugins: Mapping[str, RemotePlugin], max_pixels: int, strict: bool = False) -> None:
-    """Put the route in upstream's place, in ``lama_cleaner.server``, and keep it from building plugins."""
-    server.build_plugins = lambda _args: server.plugins.update(plugins)
-    server.app.view_functions["run_plugin"] = PluginRoute(server, max_pixels, strict)
+    from lamagrid.upstream.protocol import UpstreamServer
 
 
 class PluginRoute:
-    """Upstream's ``run_plugin``, with the work done by a node.
+    """Replaces upstream's view ``run_plugin``: a node does the work.
 
     Args:
         server: Upstream's module; its ``plugins``, ``model`` and ``image_quality`` are used.
         max_pixels: Of one picture; more are answered with 413.
-        strict: Whether to hide what went wrong, as upstream does.
+        style: Upstream's hides errors.
     """
 
-    def __init__(self, server: Any, max_pixels: int, strict: bool = False) -> None:
+    def __init__(self, server: UpstreamServer, max_pixels: int, style: AnswerStyle) -> None:
         self._server = server
         self._max_pixels = max_pixels
-        self._strict = strict
+        self._hides_errors = style is AnswerStyle.UPSTREAM
 
     def __call__(self) -> Any:
         """Answer one request. The order of the checks is upstream's."""
@@ -55,10 +50,10 @@ class PluginRoute:
         params = dict(plugin.options)
         if name not in ANSWERS_PNG:
             params["quality"] = self._server.image_quality
-        for key in FORM_FIELDS.get(name, ()):
-            params[key] = dict(form)[key]  # as upstream: an error of the server, not of the request
+        for key in PLUGIN_FIELDS.get(name, ()):
+            params[key] = dict(form)[key]  # as in upstream, a missing field is an error of the server
         if "upscale" in params:
-            with contextlib.suppress(ValueError):  # checked() refuses a text that is no number
+            with contextlib.suppress(ValueError):  # checked() refuses other texts
                 params["upscale"] = float(params["upscale"])
         example, filename = None, ""
         if name == MAKE_GIF:
@@ -68,13 +63,12 @@ class PluginRoute:
             if text is not None:
                 return f"The {what} is too large: {text}", 413
         began = time.monotonic()
-        manager: RemoteModelManager = self._server.model
         try:
-            file = manager.run_plugin(name, image, example, params)
+            file = self._server.model.run_plugin(name, InputFiles(image, example=example), params)
         except RuntimeError as error:
-            if self._strict and isinstance(error, InvalidInputError):
-                abort(500)  # what upstream's plugins raise then is no RuntimeError
-            if self._strict and "CUDA out of memory. " not in str(error):
+            if self._hides_errors and isinstance(error, InvalidInputError):
+                abort(500)  # upstream's plugins raise another exception than RuntimeError here
+            if self._hides_errors and "CUDA out of memory. " not in str(error):
                 return "Internal Server Error", 500
             return error_responses.failed(self._server, error)
         self._server.logger.info(f"{name} process time: {(time.monotonic() - began) * 1000}ms")

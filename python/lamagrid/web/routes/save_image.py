@@ -1,4 +1,4 @@
-"""The ``/save_image`` route: no file name leads out of the output directory.
+"""The ``/save_image`` route: refuses file names that lead out of the output directory.
 
 Does not: save; upstream's view does.
 """
@@ -10,19 +10,20 @@ from pathlib import PurePath
 from typing import Any
 
 
-def register(app: Any) -> None:
-    """Put the check in front of upstream's view."""
-    upstream: Callable[[], Any] = app.view_functions["save_image"]
+class SaveImageRoute:
+    """Upstream's ``save_image`` behind the check."""
 
-    def save_image() -> Any:
+    def __init__(self, upstream: Callable[[], Any]) -> None:
+        self._upstream = upstream
+
+    def __call__(self) -> Any:
+        """Answer one request."""
         from flask import request
 
         name = request.form.get("filename")
         if name is not None and not is_plain(name):
             return f"The file name {name[:100]!r} must be a name alone, without a folder.", 400
-        return upstream()
-
-    app.view_functions["save_image"] = save_image
+        return self._upstream()
 
 
 def is_plain(name: str) -> bool:

@@ -1,7 +1,6 @@
 """The page ``/grid``: the tasks of the browser that looks at it, with a button to cancel them.
 
-A picture that was ready when no request waited for it any more, as after a restart of the server, is shown
-here.
+Pictures that no request waits for, for example after a restart of the server, are shown here.
 
 Does not: show or cancel another browser's tasks.
 """
@@ -23,7 +22,7 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
 )
-"""Content-Security-Policy: what stands in a task's texts stays text."""
+"""Content-Security-Policy: no text of a task can run as a script."""
 
 
 UNKNOWN = "This browser sent no such task."

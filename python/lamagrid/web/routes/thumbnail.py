@@ -1,4 +1,4 @@
-"""The ``/media_thumbnail`` route: no thumbnail is larger than a screen.
+"""The ``/media_thumbnail`` route: refuses thumbnails larger than a screen.
 
 Does not: make thumbnails; upstream's view does.
 """
@@ -11,20 +11,21 @@ from typing import Any
 LARGEST_SIDE = 4096
 
 
-def register(app: Any) -> None:
-    """Put the check in front of upstream's view."""
-    upstream: Callable[..., Any] = app.view_functions["media_thumbnail_file"]
+class ThumbnailRoute:
+    """Upstream's ``media_thumbnail_file`` behind the check."""
 
-    def media_thumbnail_file(**names: str) -> Any:
+    def __init__(self, upstream: Callable[..., Any]) -> None:
+        self._upstream = upstream
+
+    def __call__(self, **names: str) -> Any:
+        """Answer one request."""
         from flask import request
 
         for side in ("width", "height"):
             text = request.args.get(side)
             if text and not _fits(text):
                 return f"The {side} of a thumbnail must be a number from 1 to {LARGEST_SIDE}.", 400
-        return upstream(**names)
-
-    app.view_functions["media_thumbnail_file"] = media_thumbnail_file
+        return self._upstream(**names)
 
 
 def _fits(text: str) -> bool:
