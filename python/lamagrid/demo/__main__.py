@@ -20,6 +20,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL import Image
 
@@ -71,8 +72,23 @@ def fetch(url: str, timeout: float, body: bytes | None = None, content_type: str
             return Answer(refused.code, dict(refused.headers.items()), refused.read())
 
 
-def multipart(fields: Mapping[str, str], files: Mapping[str, tuple[str, str, bytes]]) -> tuple[bytes, str]:
-    """A form body as a browser writes it, and its content type."""
+class Upload(NamedTuple):
+    """A file of a form."""
+
+    filename: str
+    content_type: str
+    data: bytes
+
+
+class Form(NamedTuple):
+    """A form as a browser sends it."""
+
+    body: bytes
+    content_type: str
+
+
+def multipart(fields: Mapping[str, str], files: Mapping[str, Upload]) -> Form:
+    """Encode a form."""
     boundary = uuid.uuid4().hex
     out = io.BytesIO()
     for name, value in fields.items():
@@ -84,7 +100,7 @@ def multipart(fields: Mapping[str, str], files: Mapping[str, tuple[str, str, byt
         out.write(f"--{boundary}\r\n{head}\r\n\r\n".encode())
         out.write(data + b"\r\n")
     out.write(f"--{boundary}--\r\n".encode())
-    return out.getvalue(), f"multipart/form-data; boundary={boundary}"
+    return Form(out.getvalue(), f"multipart/form-data; boundary={boundary}")
 
 
 def tail(path: Path, lines: int = 15) -> str:
@@ -196,7 +212,10 @@ def run(out: Path, log: Path, data_dir: Path) -> None:
     try:
         ready = wait_until_ready(server, base, log)
         say(f"   ready after {ready:.1f} s")
-        files = {"image": ("photo.jpg", "image/jpeg", photo), "mask": ("mask.png", "image/png", mask)}
+        files = {
+            "image": Upload("photo.jpg", "image/jpeg", photo),
+            "mask": Upload("mask.png", "image/png", mask),
+        }
         body, content_type = multipart(page_form(), files)
         say(f"3. POST {base}/inpaint: a photo of {len(photo) // 1024} KiB and a mask")
         begin = time.monotonic()

@@ -22,10 +22,46 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+
+class Size(NamedTuple):
+    """Of a level."""
+
+    height: int
+    width: int
+
+
+class Half(NamedTuple):
+    """A picture of half the size.
+
+    Attributes:
+        mean: Of the known pixels.
+        whole: Where all four pixels are known.
+        some: Where one of them is.
+    """
+
+    mean: Tensor
+    whole: Tensor
+    some: Tensor
+
+
+class Matches(NamedTuple):
+    """For each patch of a level, flat: the source patch that it resembles, and how much it counts."""
+
+    source: Tensor
+    weight: Tensor
+
+
+class Filled(NamedTuple):
+    """A level with its hole filled, and the source patch of each patch."""
+
+    picture: Tensor
+    match: Tensor
 
 
 def dilate(mask: Tensor, radius: int) -> Tensor:
@@ -35,14 +71,14 @@ def dilate(mask: Tensor, radius: int) -> Tensor:
 
 
 def erode(mask: Tensor, radius: int) -> Tensor:
-    """Shrink a bool plane; what lies outside the picture counts as unset."""
+    """Shrink a bool plane; pixels outside the picture count as unset."""
     padded = F.pad(mask.float()[None, None], [radius, radius, radius, radius], "constant", 0.0)
     size = 2 * radius + 1
     return -F.max_pool2d(-padded, [size, size], [1, 1], [0, 0])[0, 0] > 0.5
 
 
-def halve(image: Tensor, known: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Half the size: mean of the known pixels, whether all four are known, whether any is."""
+def halve(image: Tensor, known: Tensor) -> Half:
+    """Halve the size."""
     bottom = image.shape[1] % 2
     right = image.shape[2] % 2
     k = F.pad(known.float()[None, None], [0, right, 0, bottom], "replicate")
@@ -50,7 +86,7 @@ def halve(image: Tensor, known: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     total = F.avg_pool2d(x, [2, 2]) * 4.0
     count = F.avg_pool2d(k, [2, 2]) * 4.0
     mean = torch.round(total / torch.clamp(count, min=1.0))
-    return mean[0], count[0, 0] > 3.5, count[0, 0] > 0.5
+    return Half(mean[0], count[0, 0] > 3.5, count[0, 0] > 0.5)
 
 
 def enlarge(image: Tensor, height: int, width: int) -> Tensor:
@@ -69,9 +105,9 @@ def flow(image: Tensor, known: Tensor) -> Tensor:
     images: list[Tensor] = [image]
     knowns: list[Tensor] = [known]
     while not bool(knowns[-1].all()) and max(images[-1].shape[1], images[-1].shape[2]) > 1:
-        mean, _, some = halve(images[-1], knowns[-1])
-        images.append(mean)
-        knowns.append(some)
+        half = halve(images[-1], knowns[-1])
+        images.append(half.mean)
+        knowns.append(half.some)
     out = images[-1]
     for i in range(len(images) - 1):
         level = len(images) - 2 - i
@@ -118,10 +154,9 @@ def noise(index: Tensor, salt: int) -> Tensor:
     return torch.div(x, 16, rounding_mode="floor") % 65536
 
 
-def vote(
-    source: Tensor, match: Tensor, weight: Tensor, spots: Tensor, height: int, width: int, radius: int
-) -> Tensor:
-    """What the matches of all patches over a spot hold there, averaged; Nx3, exact before the division."""
+def vote(source: Tensor, matches: Matches, spots: Tensor, size: Size, radius: int) -> Tensor:
+    """Average the pixels of the matches of all patches over each spot; Nx3, exact before the division."""
+    height, width = size.height, size.width
     y = torch.div(spots, width, rounding_mode="floor")
     x = spots % width
     total = torch.zeros([spots.shape[0], 3], device=source.device)
@@ -130,22 +165,22 @@ def vote(
         for dx in range(-radius, radius + 1):
             inside = (y >= dy) & (y < height + dy) & (x >= dx) & (x < width + dx)
             centre = torch.where(inside, spots - (dy * width + dx), spots)
-            share = (weight[centre] * inside.float())[:, None]
-            there = torch.where(inside, match[centre] + (dy * width + dx), spots)
+            share = (matches.weight[centre] * inside.float())[:, None]
+            there = torch.where(inside, matches.source[centre] + (dy * width + dx), spots)
             total = total + source[there] * share
             sums = sums + share
     return torch.round(total / torch.clamp(sums, min=1.0))
 
 
-def meet(current: Tensor, source: Tensor, known: Tensor, match: Tensor, weight: Tensor) -> Tensor:
-    """What the fill gets wrong on the known rim it gets wrong beside it too: spread that error inwards."""
-    height, width = known.shape[0], known.shape[1]
+def meet(current: Tensor, source: Tensor, known: Tensor, matches: Matches) -> Tensor:
+    """Spread the error of the fill on the known rim inwards: beside the rim it is about the same."""
+    size = Size(known.shape[0], known.shape[1])
     band = dilate(~known, 1) & known
     rim = band.reshape(-1).nonzero()[:, 0]
     flat = source.reshape(3, -1).t().contiguous()
     error = torch.zeros_like(flat)
-    error[rim] = torch.clamp(flat[rim] - vote(flat, match, weight, rim, height, width, 2), -48.0, 48.0)
-    change = flow(error.t().reshape(3, height, width), band)
+    error[rim] = torch.clamp(flat[rim] - vote(flat, matches, rim, size, 2), -48.0, 48.0)
+    change = flow(error.t().reshape(3, size.height, size.width), band)
     return torch.where(known, source, torch.clamp(current + change, 0.0, 255.0))
 
 
@@ -167,9 +202,31 @@ def weights_of(cost: Tensor, depth: Tensor) -> Tensor:
     return torch.clamp(torch.floor(512.0 * near / (9.0 + poor * poor)), 1.0, 512.0)
 
 
-def settle(
-    image: Tensor, known: Tensor, peel: bool, match: Tensor, rounds: int
-) -> tuple[Tensor, Tensor, Tensor]:
+def peel(image: Tensor, known: Tensor) -> Tensor:
+    """Fill the hole of a small level from its rim inwards, each pixel from the best source patch."""
+    height, width = known.shape[0], known.shape[1]
+    usable = erode(known, 3).reshape(-1).nonzero()[:, 0]
+    place = places(height, width, image.device)
+    sources = torch.cat([patches(image, 3), place], 1)[usable]
+    squares = sources * sources
+    current = image
+    done = known
+    while not bool(done.all()):
+        rim = (dilate(done, 1) & ~done).reshape(-1).nonzero()[:, 0]
+        rows = torch.cat([patches(current, 3), place], 1)[rim]
+        plane = done.float()[None].expand(3, height, width) + 128.0
+        seen = torch.cat([patches(plane, 3), torch.ones_like(place)], 1)[rim]
+        best = nearest(rows, seen, sources, squares)
+        flat = current.reshape(3, -1).clone()
+        flat[:, rim] = flat[:, usable[best]]
+        current = flat.reshape(3, height, width)
+        reached = done.reshape(-1).clone()
+        reached[rim] = True
+        done = reached.reshape(height, width)
+    return current
+
+
+def settle(image: Tensor, current: Tensor, known: Tensor, match: Tensor, rounds: int) -> Filled:
     """A small level: every patch of the hole is compared with every patch of the picture."""
     height, width = known.shape[0], known.shape[1]
     hole = ~known
@@ -180,21 +237,6 @@ def settle(
     place = places(height, width, image.device)
     sources = torch.cat([patches(image, 3), place], 1)[usable]
     squares = sources * sources
-    current = image
-    if peel:
-        done = known
-        while not bool(done.all()):
-            rim = (dilate(done, 1) & ~done).reshape(-1).nonzero()[:, 0]
-            rows = torch.cat([patches(current, 3), place], 1)[rim]
-            plane = done.float()[None].expand(3, height, width) + 128.0
-            seen = torch.cat([patches(plane, 3), torch.ones_like(place)], 1)[rim]
-            best = nearest(rows, seen, sources, squares)
-            flat = current.reshape(3, -1).clone()
-            flat[:, rim] = flat[:, usable[best]]
-            current = flat.reshape(3, height, width)
-            reached = done.reshape(-1).clone()
-            reached[rim] = True
-            done = reached.reshape(height, width)
     everywhere = torch.ones([1, 1], device=image.device).expand(targets.shape[0], sources.shape[1])
     weight = torch.zeros([height * width], device=image.device)
     for _ in range(rounds):
@@ -207,15 +249,12 @@ def settle(
         weight = torch.zeros([height * width], device=image.device)
         weight[targets] = weights_of(cost, depth[targets])
         flat = current.reshape(3, -1).t().contiguous()
-        filled = vote(flat, match, weight, spots, height, width, 3)
-        flat[spots] = filled
+        flat[spots] = vote(flat, Matches(match, weight), spots, Size(height, width), 3)
         current = flat.t().reshape(3, height, width)
-    return meet(current, image, known, match, weight), match, weight
+    return Filled(meet(current, image, known, Matches(match, weight)), match)
 
 
-def improve(
-    image: Tensor, current: Tensor, known: Tensor, match: Tensor, rounds: int
-) -> tuple[Tensor, Tensor, Tensor]:
+def improve(image: Tensor, current: Tensor, known: Tensor, match: Tensor, rounds: int) -> Filled:
     """A middle level: matches spread to neighbours and try random places nearby."""
     height, width = known.shape[0], known.shape[1]
     hole = ~known
@@ -261,15 +300,15 @@ def improve(
         weight = torch.zeros([height * width], device=image.device)
         weight[targets] = weights_of(cost, depth[targets]) * usable[best].float()
         flat = current.reshape(3, -1).t().contiguous()
-        filled = vote(flat, match, weight, spots, height, width, 3)
-        flat[spots] = filled
+        flat[spots] = vote(flat, Matches(match, weight), spots, Size(height, width), 3)
         current = flat.t().reshape(3, height, width)
-    return meet(current, image, known, match, weight), match, weight
+    return Filled(meet(current, image, known, Matches(match, weight)), match)
 
 
-def spread(match: Tensor, height: int, width: int, fine_height: int, fine_width: int, hole: Tensor) -> Tensor:
+def spread(match: Tensor, size: Size, fine: Size, hole: Tensor) -> Tensor:
     """Matches of a level with twice the size; pixels that need none match themselves."""
     device = match.device
+    width, fine_height, fine_width = size.width, fine.height, fine.width
     y = torch.arange(fine_height, device=device)
     x = torch.arange(fine_width, device=device)
     own = (y[:, None] * fine_width + x[None, :]).reshape(-1)
@@ -295,7 +334,7 @@ def copy_detail(image: Tensor, base: Tensor, known: Tensor, match: Tensor, radiu
     step = 1000000
     for start in range(0, spots.shape[0], step):
         part = spots[start : start + step]
-        fine = vote(detail, match, weight, part, height, width, radius)
+        fine = vote(detail, Matches(match, weight), part, Size(height, width), radius)
         flat[part] = torch.clamp(ground[part] + fine, 0.0, 255.0)
     return flat.t().reshape(3, height, width)
 
@@ -308,13 +347,13 @@ def fill(image: Tensor, known: Tensor) -> Tensor:
     knowns: list[Tensor] = [known]
     while True:
         h, w = knowns[-1].shape[0], knowns[-1].shape[1]
-        mean, whole, _ = halve(images[-1], knowns[-1])
-        if (min(h, w) < 72 and h * w <= 6000) or int(erode(whole, 3).sum()) < 200:
+        half = halve(images[-1], knowns[-1])
+        if (min(h, w) < 72 and h * w <= 6000) or int(erode(half.whole, 3).sum()) < 200:
             break
         if max(h, w) <= 96 and int(erode(~knowns[-1], 3).sum()) == 0:
             break
-        images.append(mean)
-        knowns.append(whole)
+        images.append(half.mean)
+        knowns.append(half.whole)
     top = len(images) - 1
     out = flow(images[top], knowns[top])
     match = torch.arange(images[top].shape[1] * images[top].shape[2], device=image.device)
@@ -326,16 +365,18 @@ def fill(image: Tensor, known: Tensor) -> Tensor:
         if i > 0:
             below = images[level + 1]
             base = enlarge(out, h, w)
-            match = spread(match, below.shape[1], below.shape[2], h, w, ~keep)
+            match = spread(match, Size(below.shape[1], below.shape[2]), Size(h, w), ~keep)
             out = copy_detail(here, base, keep, match, 1 if h * w <= 2000000 else 0)
         if i == 0 and h * w > 40000:
             continue
         if h * w <= 6000:
-            start = here if i == 0 else out
-            filled, match, _ = settle(torch.where(keep, here, start), keep, i == 0, match, 6 if i == 0 else 3)
-            out = torch.where(keep, here, filled)
+            start = here if i == 0 else torch.where(keep, here, out)
+            current = peel(start, keep) if i == 0 else start
+            filled = settle(start, current, keep, match, 6 if i == 0 else 3)
+            out, match = torch.where(keep, here, filled.picture), filled.match
         elif h * w <= 70000:
-            out, match, _ = improve(here, out, keep, match, 3 if h * w <= 20000 else 1)
+            filled = improve(here, out, keep, match, 3 if h * w <= 20000 else 1)
+            out, match = filled.picture, filled.match
     return out
 
 
