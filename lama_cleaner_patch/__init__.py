@@ -1,8 +1,8 @@
-"""The imports to swap.
+"""Replaces names of Lama Cleaner: a migration swaps one import.
 
-``from lama_cleaner_patch import ModelManager`` stands for the same name from ``lama_cleaner.model_manager``,
-``from lama_cleaner_patch import entry_point`` for the one from ``lama_cleaner``. ``application``
-makes what a production server serves.
+``from lama_cleaner_patch import ModelManager`` replaces the same name of ``lama_cleaner.model_manager``, and
+``from lama_cleaner_patch import entry_point`` that of ``lama_cleaner``. ``application`` makes the WSGI
+application for a production server.
 """
 
 from lamagrid.launcher.cli import entry_point

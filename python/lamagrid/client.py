@@ -191,12 +191,12 @@ class Task:
         Raises:
             WaitTimeoutError: Nothing happened in that time; the task goes on.
         """
-        patience = self._native.timeout_s if timeout is None else timeout
+        timeout_s = self._native.timeout_s if timeout is None else timeout
         events = self.events()
         while True:
-            progress = events.next(patience)
+            progress = events.next(timeout_s)
             if progress is None:
-                raise WaitTimeoutError(f"task {self.id} did not move for {patience:g} s", task_id=self.id)
+                raise WaitTimeoutError(f"task {self.id} did not move for {timeout_s:g} s", task_id=self.id)
             yield progress
             if progress.status in TERMINAL:
                 return
@@ -395,10 +395,10 @@ class TaskClient:
         timeout: float | None,
         wait: Callable[[Task, float], Result],
     ) -> Result:
-        patience = self._native.timeout_s if timeout is None else timeout
-        give_up = time.monotonic() + patience
-        task = self.submit(image, mask, options, timeout=min(patience, ACCEPT_TIMEOUT_S))
-        return self._finish(task, lambda task: wait(task, max(0.0, give_up - time.monotonic())))
+        timeout_s = self._native.timeout_s if timeout is None else timeout
+        deadline = time.monotonic() + timeout_s
+        task = self.submit(image, mask, options, timeout=min(timeout_s, ACCEPT_TIMEOUT_S))
+        return self._finish(task, lambda task: wait(task, max(0.0, deadline - time.monotonic())))
 
     def _finish(self, task: Task, wait: Callable[[Task], Result]) -> Result:
         try:

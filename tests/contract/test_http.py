@@ -294,13 +294,13 @@ PLAIN = [
 ]
 ELSEWHERE = {
     "`/run_plugin`: the plugin failed": (
-        "seam/test_plugins.py::test_a_failure_of_the_grid_is_told_unless_strict"
+        "seam/test_plugins.py::test_a_failure_of_the_grid_is_reported_unless_strict"
     ),
     "`diffusion_progress`, `diffusion_finish`": (
         "contract/test_socket.py::test_with_our_cookie_a_browser_hears_of_its_own_requests_alone"
     ),
     "the queue is full": (
-        "seam/test_inpaint_route.py::test_failures_are_upstreams_answers_and_a_full_queue_says_when_to_come_back"
+        "seam/test_inpaint_route.py::test_failures_have_upstreams_answers_and_a_full_queue_has_retry_after"
     ),
     "a browser that goes away while it waits": (
         "e2e/test_callers.py::test_a_browser_that_goes_away_cancels_its_task"
@@ -312,7 +312,7 @@ ELSEWHERE = {
     TEXT: "contract/test_front_door.py::test_a_name_that_is_a_script_is_text",
     JSONP: "contract/test_front_door.py::test_jsonp_is_not_served",
     CONNECTIONS: "hostile/test_web_door.py::test_slow_bodies_give_way_to_honest_ones",
-    PROXY: "seam/test_proxy.py::test_people_behind_a_trusted_proxy_are_told_apart",
+    PROXY: "seam/test_proxy.py::test_clients_behind_a_trusted_proxy_are_distinguished",
     TASK: "contract/test_http.py::test_each_answer_of_a_task_names_it",
     BYTES: "parity/test_requests.py::test_requests",
     "`POST /model` of a model that nobody can serve": (
@@ -322,12 +322,12 @@ ELSEWHERE = {
         "e2e/test_bad_input.py::test_an_unknown_model_is_403_and_the_current_one_stays"
     ),
     "`X-Seed` after a request to manga": "contract/test_http.py::test_manga_leaves_the_seeds_of_others_alone",
-    "the same picture to GFPGAN twice": "seam/test_plugins.py::test_the_same_face_is_restored_alike",
+    "the same picture to GFPGAN twice": "seam/test_plugins.py::test_a_face_is_restored_the_same_way_twice",
     "two people click with InteractiveSeg": (
-        "seam/test_plugins.py::test_people_who_click_by_turns_do_not_wait_for_the_embedding_again"
+        "seam/test_plugins.py::test_embeddings_are_cached_for_alternating_users"
     ),
     "`--device cuda` without a GPU on this host": (
-        "seam/test_launcher.py::test_cuda_is_refused_where_there_is_none"
+        "seam/test_launcher.py::test_cuda_is_refused_without_a_gpu"
     ),
     "plugins": (
         "e2e/test_plugins.py::test_a_plugin_gives_what_the_unchanged_server_gives_and_outlives_its_node"

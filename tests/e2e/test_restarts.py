@@ -18,7 +18,7 @@ import requests
 
 from grids.pictures import decoded, encoded, hole, plain
 from grids.server import ORIGINAL, PROGRAMS, GridServer, lamagrid_json, start_grid
-from lamagrid.web.browser_tasks import UNASKED_LIMIT_S
+from lamagrid.web.browser_tasks import UNCLAIMED_LIMIT_S
 from stock.forms import stock_form
 from stock.processes import Processes
 
@@ -137,7 +137,7 @@ def test_browsers_find_their_tasks_after_each_restart(
         grid.process.kill()
         grid.process.wait(30)
         grid = serve(restarts + 1)
-        processes.wait_until(lambda: waiting(data_dir) == 0, UNASKED_LIMIT_S + 60, "the end of all")
+        processes.wait_until(lambda: waiting(data_dir) == 0, UNCLAIMED_LIMIT_S + 60, "the end of all")
         assert [task["state"] for task in late.tasks(grid)] == ["cancelled"]
     files = list((data_dir / "web").iterdir())
     assert len(files) == 1, files

@@ -30,7 +30,7 @@ ASSIGNED: dict[tuple[str, str], str] = {
     ("launcher/wsgi.py", "os.environ"): "this process's own",
     ("pynode/failed_loads.py", "broken.seen"): "an object of LamaGrid",
     ("pynode/functional_tensor.py", "vars(module)"): "a module that was made there",
-    ("pynode/main.py", "ending.session"): "an object of LamaGrid",
+    ("pynode/main.py", "shutdown.session"): "an object of LamaGrid",
     ("pynode/plugins.py", "plugin.prev_img_md5"): "what a plugin keeps between two calls",
     ("pynode/plugins.py", "vars(predictor)"): "what a plugin keeps between two calls",
     ("web/bounded_server.py", "head.ends"): "an object of LamaGrid",

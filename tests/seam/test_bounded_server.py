@@ -80,7 +80,7 @@ def post(length: int | None, *lines: bytes, path: bytes = b"/") -> bytes:
 
 
 @pytest.mark.parametrize("size", [0, 1, 1_000, 40_000, 3_000_000])
-def test_a_body_arrives_whole_however_it_is_cut(port: int, size: int) -> None:
+def test_a_body_arrives_complete_in_any_pieces(port: int, size: int) -> None:
     body = bytes(index % 251 for index in range(size))
     whole = post(size) + body
     for cuts in ((), (3,), (len(post(size)) - 1,), (len(post(size)) + 1,), (20, 40, 60)):
@@ -96,7 +96,7 @@ def test_a_body_in_chunks_arrives(port: int) -> None:
     assert answer.endswith(b"\r\n\r\nabcdefgh")
 
 
-def test_a_body_is_asked_for_when_it_is_wanted(port: int) -> None:
+def test_100_continue_is_sent_when_the_body_is_read(port: int) -> None:
     expects = b"Expect: 100-continue\r\n"
     assert b"100 Continue" not in ask(port, post(5, expects, path=b"/refuse"))
     with socket.create_connection(("127.0.0.1", port), 20) as connection:
@@ -109,16 +109,18 @@ def test_a_body_is_asked_for_when_it_is_wanted(port: int) -> None:
         assert answer.endswith(b"\r\n\r\nabcde")
 
 
-def test_who_sends_on_after_a_refusal_still_reads_it(port: int) -> None:
+def test_a_client_that_keeps_sending_still_reads_its_refusal(port: int) -> None:
     answer = ask(port, post(10_000_000, path=b"/refuse"), bytes(10_000_000))
     assert answer.startswith(b"HTTP/1.1 413 ")
 
 
-def test_a_large_answer_is_sent_whole(port: int) -> None:
+def test_a_large_answer_is_sent_completely(port: int) -> None:
     assert ask(port, b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n").endswith(b"\r\n\r\n" + LARGE)
 
 
-def test_a_long_head_is_refused_and_no_head_is_ended(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_head_is_refused_and_a_missing_head_times_out(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     long = b"GET / HTTP/1.1\r\nX: " + b"x" * (HEAD_BYTES + 1)
     assert ask(port, long).startswith(b"HTTP/1.1 431 ")
     monkeypatch.setattr(bounded, "HEAD_LIMIT_S", 0.3)
@@ -128,7 +130,7 @@ def test_a_long_head_is_refused_and_no_head_is_ended(port: int, monkeypatch: pyt
         assert time.monotonic() - began < 5.0
 
 
-def test_a_body_that_is_too_slow_is_ended(
+def test_a_slow_body_is_given_up(
     port: int, app: App, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(bounded, "GRACE_S", 0.3)
@@ -154,7 +156,7 @@ def test_a_slow_body_gives_its_place_to_a_new_request(port: int, monkeypatch: py
         connection.close()
 
 
-def test_headers_that_could_pass_for_others_are_left_out(port: int, app: App) -> None:
+def test_headers_with_underscores_are_removed(port: int, app: App) -> None:
     lines = b"X-Forwarded-For: 203.0.113.7\r\nX_Forwarded_For: 198.51.100.1\r\nContent_Length: 9\r\n"
     assert ask(port, b"GET / HTTP/1.1\r\nHost: x\r\n" + lines + b"\r\n").startswith(b"HTTP/1.1 200 ")
     assert app.seen[0]["HTTP_X_FORWARDED_FOR"] == "203.0.113.7"

@@ -71,7 +71,7 @@ def events(connection: Any, name: str) -> list[Any]:
     return [each["args"] for each in connection.get_received() if each["name"] == name]
 
 
-def test_a_visitor_of_the_page_gets_a_cookie_once(browsers: BrowserTasks, server_module: Any) -> None:
+def test_the_page_sets_a_cookie_once(browsers: BrowserTasks, server_module: Any) -> None:
     first = web(server_module, None).get("/grid")
     cookie = first.headers["Set-Cookie"]
     assert cookie.startswith(f"{COOKIE}=")
@@ -83,7 +83,7 @@ def test_a_visitor_of_the_page_gets_a_cookie_once(browsers: BrowserTasks, server
     assert "Set-Cookie" not in web(server_module, None).get("/server_config").headers
 
 
-def test_a_browser_hears_of_its_own_tasks_alone(
+def test_a_browser_gets_events_of_its_own_tasks_only(
     browsers: BrowserTasks, client: FakeClient, server_module: Any
 ) -> None:
     mine, other = listener(server_module, ONE), listener(server_module, TWO)
@@ -99,7 +99,7 @@ def test_a_browser_hears_of_its_own_tasks_alone(
     assert other.get_received() == []
 
 
-def test_loading_the_model_is_told_as_such_and_is_no_step(
+def test_loading_a_model_is_reported_and_is_not_a_step(
     browsers: BrowserTasks, client: FakeClient, server_module: Any
 ) -> None:
     steps: list[int] = []
@@ -119,7 +119,7 @@ def test_loading_the_model_is_told_as_such_and_is_no_step(
     assert steps == [0, 1]
 
 
-def test_upstreams_events_go_to_the_browser_that_listens_else_to_all(
+def test_upstreams_events_go_to_their_browser_or_else_to_all(
     browsers: BrowserTasks, server_module: Any
 ) -> None:
     mine, other = listener(server_module, ONE), listener(server_module, TWO)
@@ -136,7 +136,7 @@ def test_upstreams_events_go_to_the_browser_that_listens_else_to_all(
     assert len(events(other, "diffusion_finish")) == 1
 
 
-def test_who_subscribes_is_told_at_once_and_from_then_on(
+def test_a_subscriber_gets_the_state_at_once_and_each_change(
     browsers: BrowserTasks, client: FakeClient, server_module: Any
 ) -> None:
     with server_module.app.test_request_context("/"):
@@ -144,7 +144,7 @@ def test_who_subscribes_is_told_at_once_and_from_then_on(
     anybody = listener(server_module, ONE)
     known = anybody.emit("subscribe_task", "a" * 32, callback=True)
     assert (known["id"], known["state"], known["position"]) == ("a" * 32, "queued", 4)
-    watch.told(Progress("processing", 3, 9))
+    watch.on_event(Progress("processing", 3, 9))
     assert [args[0]["step"] for args in events(anybody, "task_status")] == [3]
     anybody.disconnect()
     again = listener(server_module, ONE)
@@ -156,9 +156,7 @@ def test_who_subscribes_is_told_at_once_and_from_then_on(
     assert (ended["state"], ended["failure"], ended["position"]) == ("failed", "the model failed", None)
 
 
-def test_what_is_no_task_of_this_browser_cannot_be_followed(
-    browsers: BrowserTasks, server_module: Any
-) -> None:
+def test_another_browsers_task_cannot_be_subscribed_to(browsers: BrowserTasks, server_module: Any) -> None:
     with server_module.app.test_request_context("/", headers={"Cookie": f"{COOKIE}={TWO}"}):
         browsers.watch(FakeTask("b" * 32, b"", 0), "lama")  # type: ignore[arg-type]
     curious = listener(server_module, ONE)
@@ -168,7 +166,7 @@ def test_what_is_no_task_of_this_browser_cannot_be_followed(
     assert "id" in listener(server_module, TWO).emit("subscribe_task", "b" * 32, callback=True)
 
 
-def test_a_connection_follows_so_many_tasks_and_no_more(browsers: BrowserTasks, server_module: Any) -> None:
+def test_subscriptions_per_connection_are_limited(browsers: BrowserTasks, server_module: Any) -> None:
     ids = [f"{number:032x}" for number in range(SUBSCRIPTIONS + 1)]
     with server_module.app.test_request_context("/"):
         for each in ids:
@@ -202,7 +200,7 @@ def test_the_page_shows_and_cancels_the_tasks_of_its_browser(
     assert task.task.cancelled  # type: ignore[attr-defined]
 
 
-def test_what_is_remembered_is_bounded(browsers: BrowserTasks, server_module: Any) -> None:
+def test_remembered_tasks_and_browsers_are_limited(browsers: BrowserTasks, server_module: Any) -> None:
     with server_module.app.test_request_context("/", headers={"Cookie": f"{COOKIE}={ONE}"}):
         for number in range(TASKS_EACH + 5):
             browsers.watch(FakeTask(f"{number:032x}", b"", 0), "lama")  # type: ignore[arg-type]

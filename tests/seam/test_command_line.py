@@ -39,11 +39,11 @@ def lamagrid(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
         ("", ""),
     ],
 )
-def test_the_noun_comes_first(line: str, wanted: str) -> None:
+def test_flags_before_the_noun_are_moved_behind_it(line: str, wanted: str) -> None:
     assert noun_first(line.split()) == wanted.split()
 
 
-def test_flags_of_every_command_may_stand_anywhere(tmp_path: Path) -> None:
+def test_global_flags_are_accepted_before_and_after_the_noun(tmp_path: Path) -> None:
     none, config = str(tmp_path / "none"), tmp_path / "c.toml"
     config.write_text("")
     flags = ["--output", "json", "--data-dir", none, f"--config={config}"]
@@ -69,7 +69,7 @@ def test_flags_of_every_command_may_stand_anywhere(tmp_path: Path) -> None:
         assert "nonsense" in done.stderr
 
 
-def test_a_misspelt_flag_is_told_with_the_nearest() -> None:
+def test_a_misspelt_flag_is_refused_with_a_suggestion() -> None:
     for line, meant in (
         ("model pull lama --hlaf", "--half"),
         ("model list --ouput json", "--output"),
@@ -81,7 +81,7 @@ def test_a_misspelt_flag_is_told_with_the_nearest() -> None:
         assert meant in done.stderr
 
 
-def test_wrong_values_of_such_flags_end_with_2() -> None:
+def test_wrong_values_of_global_flags_exit_with_2() -> None:
     for words in (
         ["--output", "yaml", "model", "list"],
         ["--output", "yaml", "queue", "show"],

@@ -251,7 +251,7 @@ def wait_for_bytes(part: Path, count: int) -> None:
 # Downloads that were ended.
 
 
-def test_pulls_that_were_killed_or_ended_by_ctrl_c_go_on_in_one_part(
+def test_interrupted_downloads_are_resumed(
     tmp_path: Path, origin: Origin, start: Callable[..., subprocess.Popen[str]], pull: Pull
 ) -> None:
     part = checkpoints(tmp_path) / "m.pt.part"
@@ -265,8 +265,7 @@ def test_pulls_that_were_killed_or_ended_by_ctrl_c_go_on_in_one_part(
         assert [path.name for path in checkpoints(tmp_path).iterdir()] == ["m.pt.part"]
         if how == signal.SIGINT:
             assert child.returncode == 130, err
-            assert "lamagrid model: lama: ended; what is here is kept" in err
-            assert "`lamagrid model pull lama` goes on from there" in err
+            assert "lamagrid model: lama: ended; `lamagrid model pull lama` resumes the download" in err
             assert "Traceback" not in err
     origin.limit = len(CONTENT)
     done = pull(origin.url)
@@ -280,7 +279,7 @@ def test_pulls_that_were_killed_or_ended_by_ctrl_c_go_on_in_one_part(
     origin.release.set()
 
 
-def test_two_pulls_at_once_fetch_a_file_once(
+def test_two_pulls_at_the_same_time_fetch_a_file_once(
     tmp_path: Path, origin: Origin, start: Callable[..., subprocess.Popen[str]]
 ) -> None:
     origin.limit = 100_000
@@ -301,7 +300,7 @@ def test_two_pulls_at_once_fetch_a_file_once(
 # Damage.
 
 
-def test_a_damaged_file_is_told_and_fetched_anew(tmp_path: Path, origin: Origin, pull: Pull) -> None:
+def test_a_damaged_file_is_reported_and_fetched_again(tmp_path: Path, origin: Origin, pull: Pull) -> None:
     path = checkpoints(tmp_path) / "m.pt"
     path.parent.mkdir(parents=True)
     path.write_bytes(CONTENT[:1000])
@@ -317,7 +316,9 @@ def test_a_damaged_file_is_told_and_fetched_anew(tmp_path: Path, origin: Origin,
     assert len(origin.asked) == 1
 
 
-def test_an_archive_without_a_sum_is_checked_by_its_own(tmp_path: Path, origin: Origin, pull: Pull) -> None:
+def test_an_archive_without_a_known_sum_is_checked_by_its_own_sums(
+    tmp_path: Path, origin: Origin, pull: Pull
+) -> None:
     """As torch's files are: one that was cut off has no end of its directory."""
     path = checkpoints(tmp_path) / "m.pt"
     path.parent.mkdir(parents=True)
@@ -347,7 +348,7 @@ def test_a_damaged_file_that_its_variable_names_cannot_be_fetched(tmp_path: Path
 # Proxies.
 
 
-def test_a_desktops_three_lines_are_one_proxy_for_each_scheme(
+def test_proxy_variables_apply_to_their_scheme(
     tmp_path: Path, origin: Origin, secure: Origin, proxy: Proxy, pull: Pull
 ) -> None:
     lines = {
@@ -368,7 +369,7 @@ def test_a_desktops_three_lines_are_one_proxy_for_each_scheme(
 
 
 @pytest.mark.parametrize("scheme", ["socks", "socks5", "socks5h"])
-def test_a_socks_proxy_is_used_for_what_has_no_other(
+def test_a_socks_proxy_is_used_without_another_one(
     origin: Origin, proxy: Proxy, pull: Pull, scheme: str
 ) -> None:
     done = pull(origin.url, ALL_PROXY=f"{scheme}://{proxy.address}")
@@ -376,7 +377,7 @@ def test_a_socks_proxy_is_used_for_what_has_no_other(
     assert proxy.asked == [f"SOCKS 127.0.0.1:{origin.server_port}"]
 
 
-def test_a_proxys_user_and_password_are_sent_and_not_told(origin: Origin, proxy: Proxy, pull: Pull) -> None:
+def test_proxy_credentials_are_sent_and_not_printed(origin: Origin, proxy: Proxy, pull: Pull) -> None:
     done = pull(origin.url, http_proxy=f"http://me:s%40cret@{proxy.address}")
     assert done.returncode == 0, done.stderr
     assert "proxy-authorization: basic bwu6c0bjcmv0" in proxy.heads[0].lower()
@@ -386,7 +387,7 @@ def test_a_proxys_user_and_password_are_sent_and_not_told(origin: Origin, proxy:
     assert "cret" not in gone.stderr
 
 
-def test_no_proxy_goes_straight_there(origin: Origin, proxy: Proxy, pull: Pull) -> None:
+def test_no_proxy_connects_directly(origin: Origin, proxy: Proxy, pull: Pull) -> None:
     for number, direct in enumerate(("*", f"127.0.0.1:{origin.server_port}", "x, .0.0.1"), 1):
         url = f"{origin.url}?{number}"
         done = pull(url, http_proxy=f"http://{proxy.address}", no_proxy=direct)
@@ -394,7 +395,7 @@ def test_no_proxy_goes_straight_there(origin: Origin, proxy: Proxy, pull: Pull) 
     assert proxy.asked == []
 
 
-def test_what_is_no_proxy_is_told_by_its_variable(origin: Origin, pull: Pull) -> None:
+def test_an_invalid_proxy_is_refused_with_its_variable(origin: Origin, pull: Pull) -> None:
     done = pull(origin.url, HTTP_PROXY="gopher://127.0.0.1:70")
     assert done.returncode == 1
     assert "HTTP_PROXY names no proxy that can be used" in done.stderr
@@ -403,7 +404,7 @@ def test_what_is_no_proxy_is_told_by_its_variable(origin: Origin, pull: Pull) ->
 # Authorities.
 
 
-def test_an_authority_of_ones_own_is_named_by_a_variable(tmp_path: Path, secure: Origin, pull: Pull) -> None:
+def test_a_private_authority_is_trusted_by_a_variable(tmp_path: Path, secure: Origin, pull: Pull) -> None:
     unknown = pull(secure.url)
     assert unknown.returncode == 1
     assert "certificate" in unknown.stderr

@@ -43,14 +43,14 @@ def post(page: Any, photo: bytes | None = None, **overrides: object) -> Any:
 # 1. One import, one construction with keyword arguments.
 
 
-def test_upstream_imports_and_constructs_it_as_we_stand_in_for_it(server_module: Any) -> None:
+def test_upstream_imports_and_constructs_the_manager_as_expected(server_module: Any) -> None:
     source = inspect.getsource(server_module)
     assert source.count("from lama_cleaner.model_manager import ModelManager") == 1
     assert len(re.findall(r"\bModelManager\(", source)) == 1
     assert set(re.findall(r"(?<![\w.])model\.(\w+)", source)) == {"name", "is_downloaded", "switch"}
 
 
-def test_the_swapped_import_is_the_class_and_stands_every_option_of_upstream(client: FakeClient) -> None:
+def test_the_swapped_import_accepts_every_option_of_upstream(client: FakeClient) -> None:
     from lama_cleaner_patch import ModelManager
 
     assert ModelManager is RemoteModelManager
@@ -238,7 +238,7 @@ def test_every_error_of_ours_is_a_runtime_error() -> None:
     assert all(issubclass(each, RuntimeError) for each in classes)
 
 
-def test_whatever_interrupts_the_wait_cancels_the_task(client: FakeClient) -> None:
+def test_an_exception_during_the_wait_cancels_the_task(client: FakeClient) -> None:
     model = RemoteModelManager("lama", "cpu", client=client, timeout_s=0.2)
     client.work = lambda image, mask: KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt):
@@ -257,7 +257,7 @@ def test_whatever_interrupts_the_wait_cancels_the_task(client: FakeClient) -> No
 # 5. The callback counts the steps of diffusers' models.
 
 
-def test_steps_reach_the_callback_for_diffusers_models_alone(client: FakeClient) -> None:
+def test_steps_reach_the_callback_for_diffusers_models_only(client: FakeClient) -> None:
     client.steps = 3
     seen: list[tuple[Any, ...]] = []
     options: dict[str, Any] = {"client": client, "callback": lambda *step: seen.append(step)}
@@ -267,7 +267,7 @@ def test_steps_reach_the_callback_for_diffusers_models_alone(client: FakeClient)
     assert len(seen) == 3
 
 
-def test_options_of_diffusers_models_travel_and_are_those_of_the_submit(client: FakeClient) -> None:
+def test_options_of_diffusers_models_are_sent_as_they_are_at_submission(client: FakeClient) -> None:
     model = RemoteModelManager(
         "sd1.5", "cpu", client=client, no_half=True, sd_controlnet=True, cpu_offload=False
     )

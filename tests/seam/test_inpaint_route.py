@@ -57,7 +57,7 @@ def post(page: Any, image: bytes | None, mask: bytes | None = MASK, **overrides:
     return page.post("/inpaint", data=body, content_type=f"multipart/form-data; boundary={boundary}")
 
 
-def test_a_file_goes_as_it_came_and_the_nodes_file_is_the_answer(page: Any, client: FakeClient) -> None:
+def test_files_are_passed_on_unread_in_both_directions(page: Any, client: FakeClient) -> None:
     photo = encoded(PHOTO, "JPEG", quality=91)
     answer = post(page, photo, sdSeed=77, hdStrategyCropMargin=33)
     assert (answer.status_code, answer.data) == (200, ANSWER)
@@ -104,7 +104,7 @@ def test_a_seed_is_drawn_for_each_request_that_asks_for_one(
     assert client.submitted[-1][2]["paint_by_example_seed"] >= 1
 
 
-def test_an_example_picture_goes_as_a_file_too(page: Any, client: FakeClient) -> None:
+def test_an_example_picture_is_passed_on_as_a_file(page: Any, client: FakeClient) -> None:
     form: dict[str, Any] = dict(stock_form())
     example = encoded(PHOTO[:10])
     for name, data in (("image", encoded(PHOTO)), ("mask", MASK), ("paintByExampleImage", example)):
@@ -113,7 +113,9 @@ def test_an_example_picture_goes_as_a_file_too(page: Any, client: FakeClient) ->
     assert client.submitted[0][2]["example"] == example
 
 
-def test_the_end_is_told_to_browsers(page: Any, server_module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_end_is_reported_to_browsers(
+    page: Any, server_module: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """R8.2: after a good answer, as upstream does, and after no other."""
     told: list[str] = []
     monkeypatch.setattr(server_module.socketio, "emit", lambda event, *_: told.append(event))
@@ -123,7 +125,7 @@ def test_the_end_is_told_to_browsers(page: Any, server_module: Any, monkeypatch:
     assert told == ["diffusion_finish"]
 
 
-def test_what_only_pillow_can_promise_goes_through_pillow(page: Any, client: FakeClient) -> None:
+def test_formats_that_nodes_do_not_promise_are_decoded_by_pillow(page: Any, client: FakeClient) -> None:
     """Counted per format and mode, by a header that operators and tests can see."""
     palette = io.BytesIO()
     Image.fromarray(PHOTO).convert("P").save(palette, "GIF")
@@ -142,7 +144,7 @@ def test_what_only_pillow_can_promise_goes_through_pillow(page: Any, client: Fak
         assert decoded(answer.data).shape[:2] == (30, 50)
 
 
-def test_what_a_node_cannot_read_is_answered_by_upstream(page: Any, client: FakeClient) -> None:
+def test_a_file_that_a_node_cannot_read_is_answered_by_upstream(page: Any, client: FakeClient) -> None:
     def refuse(image: Any, mask: Any) -> Any:
         if isinstance(image, bytes):
             return errors.InvalidInputError("the image: it is a damaged png file")
@@ -191,7 +193,7 @@ def test_sizes_that_differ_have_upstreams_text(page: Any, client: FakeClient) ->
     assert answer.get_data(as_text=True) == "Mask shape(20, 50) not queal to Image shape(30, 50)"
 
 
-def test_failures_are_upstreams_answers_and_a_full_queue_says_when_to_come_back(
+def test_failures_have_upstreams_answers_and_a_full_queue_has_retry_after(
     page: Any, client: FakeClient
 ) -> None:
     def answer_to(error: BaseException) -> Any:
@@ -235,7 +237,7 @@ def test_uploads_are_held_in_memory_within_a_budget(
     assert [kind is io.BytesIO for kind in seen] == [False, False, True, True] * 2
 
 
-def test_the_header_tells_what_is_promised() -> None:
+def test_probe_reports_which_formats_are_promised() -> None:
     assert _native.probe(encoded(PHOTO, "JPEG")) == {
         "format": "jpeg",
         "mode": "RGB",

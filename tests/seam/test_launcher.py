@@ -113,13 +113,13 @@ def test_a_plugin_whose_package_is_missing_is_refused_before_anything_starts(tmp
     assert not (tmp_path / "grid").exists()
 
 
-def test_cuda_is_refused_where_there_is_none() -> None:
+def test_cuda_is_refused_without_a_gpu() -> None:
     done = launcher("--device", "cuda", env={"CUDA_VISIBLE_DEVICES": ""})
     assert done.returncode == 2
     assert "no NVIDIA GPU" in done.stderr
 
 
-def test_a_taken_port_is_named_before_anything_starts(tmp_path: Path) -> None:
+def test_a_port_in_use_is_reported_before_anything_starts(tmp_path: Path) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -131,7 +131,7 @@ def test_a_taken_port_is_named_before_anything_starts(tmp_path: Path) -> None:
     assert not (tmp_path / "grid").exists()
 
 
-def test_an_address_of_another_host_is_named_before_anything_starts(tmp_path: Path) -> None:
+def test_a_foreign_address_is_reported_before_anything_starts(tmp_path: Path) -> None:
     done = launcher("--host", "192.0.2.1", "--grid-data-dir", str(tmp_path / "grid"))
     assert done.returncode == 1
     assert "--host 192.0.2.1: this host has no such address" in done.stderr
@@ -142,7 +142,7 @@ def split(*words: str) -> tuple[flags.GridFlags, list[str]]:
     return flags.split(words)
 
 
-def test_upstreams_flags_pass_untouched() -> None:
+def test_upstreams_flags_are_passed_on_unchanged() -> None:
     words = ["--model", "cv2", "--gui-size", "1", "2", "--no-half", "--port=9", "--input", "a b"]
     seen, rest = split(*words[:4], "--grid-nodes", "2", *words[4:], "--grid-demo-model")
     assert rest == words
@@ -182,7 +182,7 @@ def models_of(command: list[str]) -> list[str]:
     return [command[at + 1] for at, word in enumerate(command) if word == "--model"]
 
 
-def test_what_is_started_follows_the_model(node_program: Path) -> None:
+def test_the_model_decides_which_nodes_are_started(node_program: Path) -> None:
     nodes = planned(node_program, "lama")
     assert {name: models_of(command) for name, command in nodes.items()} == {
         "torch-0": ["lama", "manga"],
@@ -202,7 +202,7 @@ def test_what_is_started_follows_the_model(node_program: Path) -> None:
         planned(node_program, "lama", "--grid-nodes", "0")
 
 
-def test_nodes_are_told_threads_device_and_files(node_program: Path, tmp_path: Path) -> None:
+def test_nodes_get_threads_device_and_files(node_program: Path, tmp_path: Path) -> None:
     file = tmp_path / "m.pt"
     file.touch()
     nodes = planned(
@@ -227,7 +227,7 @@ def test_nodes_are_told_threads_device_and_files(node_program: Path, tmp_path: P
     assert set(demo) == {"torch-0"}
 
 
-def test_a_token_reaches_the_python_node_alone_and_no_command_line(node_program: Path) -> None:
+def test_a_token_reaches_only_the_environment_of_the_python_node(node_program: Path) -> None:
     seen, _ = split("--grid-node-command", str(node_program))
     nodes = process_specs.nodes(seen, "lama", None, Path("/d"), {"XDG_CACHE_HOME": "/nowhere"})
     told = [process_specs.with_token(node, "secret") for node in nodes]
@@ -235,7 +235,7 @@ def test_a_token_reaches_the_python_node_alone_and_no_command_line(node_program:
     assert [node.name for node in told if "secret" in node.program.env.values()] == ["python-0"]
 
 
-def test_a_missing_node_program_is_named_with_what_to_do(
+def test_a_missing_node_program_is_reported_with_a_remedy(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     with pytest.raises(LaunchError, match="no such program"):
@@ -285,7 +285,7 @@ def test_the_backoff_doubles_is_capped_and_jittered() -> None:
     assert backoff(1, lambda: 1.0) == 0.25
 
 
-def test_a_child_that_dies_is_started_again(
+def test_a_child_that_dies_is_restarted(
     children: ProcessSupervisor, capfd: pytest.CaptureFixture[str]
 ) -> None:
     child = children.start(program("import time; time.sleep(60)"))
@@ -298,7 +298,7 @@ def test_a_child_that_dies_is_started_again(
     assert "test ended (signal SIGKILL): starting it again in" in capfd.readouterr().out
 
 
-def test_a_child_that_never_works_is_given_up_with_its_last_words(children: ProcessSupervisor) -> None:
+def test_a_child_that_never_becomes_ready_is_given_up_with_its_output(children: ProcessSupervisor) -> None:
     child = children.start(program("import sys; print('one'); sys.exit('the data directory is in use')"))
 
     def given_up() -> bool:
@@ -315,13 +315,13 @@ def test_a_child_that_never_works_is_given_up_with_its_last_words(children: Proc
         children.check()
 
 
-def test_a_program_that_is_not_there_is_given_up(children: ProcessSupervisor) -> None:
+def test_a_missing_program_is_given_up(children: ProcessSupervisor) -> None:
     child = children.start(ProcessSpec("test", ["/no/such/program"], {}))
     with pytest.raises(LaunchError, match="cannot run /no/such/program: No such file"):
         until(lambda: child.check())
 
 
-def test_ending_is_asked_for_first_and_forced_then(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_sigterm_comes_before_sigkill(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("lamagrid.launcher.process_supervisor.NODES_GRACE_S", 0.3)
     monkeypatch.setattr("lamagrid.launcher.process_supervisor.STOP_LIMIT_S", 0.5)
     owner = ProcessSupervisor()
@@ -349,7 +349,9 @@ def test_ending_is_asked_for_first_and_forced_then(monkeypatch: pytest.MonkeyPat
     assert (tmp_path / "said goodbye").exists()
 
 
-def test_each_is_given_its_own_time_to_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_slow_node_leaves_the_scheduler_its_own_time(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """A node that has to be killed takes no time away from the scheduler, which is told to end after it."""
     monkeypatch.setattr("lamagrid.launcher.process_supervisor.NODES_GRACE_S", 0.3)
     slow = (
@@ -373,7 +375,7 @@ def test_each_is_given_its_own_time_to_end(monkeypatch: pytest.MonkeyPatch, tmp_
     assert [path.name for path in tmp_path.iterdir()] == ["first"]
 
 
-def test_while_all_end_nothing_is_started_again(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_restarted_during_a_stop(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """A scheduler that ends by itself while the nodes have their time, as when a terminal ends them all."""
     owner = ProcessSupervisor()
     first = owner.start(program("import time; time.sleep(60)"))
@@ -397,7 +399,7 @@ def test_while_all_end_nothing_is_started_again(tmp_path: Path, capfd: pytest.Ca
     assert "start" not in capfd.readouterr().out
 
 
-def test_a_reader_that_went_away_does_not_end_the_watch() -> None:
+def test_a_closed_stdout_does_not_end_the_supervision() -> None:
     code = (
         "import os, signal, sys, time\n"
         "from lamagrid.launcher.process_supervisor import ProcessSupervisor, ProcessSpec\n"
@@ -425,7 +427,7 @@ def test_a_reader_that_went_away_does_not_end_the_watch() -> None:
     assert holder.wait(20) == 0
 
 
-def test_a_child_of_a_launcher_that_is_ending_hears_sigterm() -> None:
+def test_a_child_started_during_a_shutdown_receives_sigterm() -> None:
     """A signal that the launcher ignores while it ends is not ignored by a child that it starts then."""
     code = (
         "import signal, subprocess, sys\n"
@@ -478,7 +480,7 @@ except BaseException:
     ],
     ids=["plain", "in a finalizer", "caught"],
 )
-def test_a_signal_ends_all_at_any_moment(number: signal.Signals, moment: str) -> None:
+def test_a_signal_ends_the_launcher_at_any_moment(number: signal.Signals, moment: str) -> None:
     """An exception alone would be swallowed where Python runs a finalizer, or by a bare except."""
     process = subprocess.Popen(
         [sys.executable, "-c", STOPPED % textwrap.indent(moment, "    ")],
@@ -495,7 +497,7 @@ def test_a_signal_ends_all_at_any_moment(number: signal.Signals, moment: str) ->
     assert procfs.started_at(child) is None
 
 
-def test_a_lifeline_ends_with_its_holder_alone() -> None:
+def test_children_end_when_their_parent_is_gone() -> None:
     """Two children: neither holds the other's pipe, so both see the end of a holder that was killed."""
     code = (
         "import sys, time\n"

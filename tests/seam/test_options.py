@@ -101,7 +101,7 @@ def test_what_each_model_reads_is_what_upstreams_code_reads() -> None:
 
 @pytest.mark.parametrize("model", [*READ, "mine"])
 @pytest.mark.parametrize("strategy", ["Crop", "Resize", "Original", "crop", "x" * 9_000])
-def test_no_value_of_what_a_model_does_not_read_refuses_its_task(model: str, strategy: str) -> None:
+def test_invalid_values_of_unread_options_refuse_no_task(model: str, strategy: str) -> None:
     absurd: dict[type, Any] = {int: 10**40, float: float("nan"), bool: True, str: "x" * 9_000}
     config = {name: absurd[option.kind] for name, option in CONFIG.items()}
     config["hd_strategy"] = strategy
@@ -116,7 +116,7 @@ def test_no_value_of_what_a_model_does_not_read_refuses_its_task(model: str, str
         assert sent["hd_strategy_crop_margin"] == PIXELS_MAX
 
 
-def test_a_seed_of_64_bits_without_a_sign_travels_as_text() -> None:
+def test_an_unsigned_64_bit_seed_is_sent_as_text() -> None:
     """Torch takes it, and upstream makes a number of it again."""
     seed = {"sd_seed": 2**64 - 1}
     assert checked(seed, MODEL_OPTIONS) == {"sd_seed": str(2**64 - 1)}
@@ -153,12 +153,12 @@ def test_a_seed_of_64_bits_without_a_sign_travels_as_text() -> None:
         ("controlnet_method", "control_v11p_sd15_cany", "did you mean control_v11p_sd15_canny?"),
     ],
 )
-def test_what_is_misspelt_is_refused_with_the_nearest_word(name: str, value: object, text: str) -> None:
+def test_misspelt_names_and_values_are_refused_with_a_suggestion(name: str, value: object, text: str) -> None:
     with pytest.raises(InvalidInputError, match=text.replace("?", r"\?")):
         checked({name: value}, MODEL_OPTIONS, ["priority"])
 
 
-def test_numbers_of_numpy_enumerations_and_none_are_taken() -> None:
+def test_numpy_numbers_enumerations_and_none_are_accepted() -> None:
     strategy = importlib.import_module("lama_cleaner.schema").HDStrategy.RESIZE
     given = {
         "hd_strategy": strategy,
@@ -180,7 +180,7 @@ def test_numbers_of_numpy_enumerations_and_none_are_taken() -> None:
     assert type(plain["sd_guidance_scale"]) is float
 
 
-def test_a_word_of_several() -> None:
+def test_chosen_accepts_only_the_listed_words() -> None:
     assert chosen("output", "png", ("png", "jpeg")) == "png"
     with pytest.raises(InvalidInputError, match=r"output is 'jpg', did you mean jpeg\?; it may be png, jpeg"):
         chosen("output", "jpg", ("png", "jpeg"))

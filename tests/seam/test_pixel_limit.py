@@ -69,6 +69,8 @@ def test_pictures_up_to_the_limit_pass_unread(page: flask.testing.FlaskClient, f
 
 
 @pytest.mark.parametrize("data", [b"", b"no picture", png_of(20, 20)[:20]])
-def test_what_is_no_picture_is_left_to_upstream(page: flask.testing.FlaskClient, data: bytes) -> None:
+def test_files_that_are_no_pictures_are_left_to_upstream(
+    page: flask.testing.FlaskClient, data: bytes
+) -> None:
     answer = page.post("/inpaint", data={"image": (io.BytesIO(data), "x")})
     assert answer.get_json() == {"image": len(data)}

@@ -222,7 +222,7 @@ def test_the_larger_upscaler_is_upstreams(small: None) -> None:
     assert np.array_equal(decoded(made), stock[:, :, ::-1])
 
 
-def test_an_answers_orientation_is_upstreams_only_where_that_is_asked_for(small: None) -> None:
+def test_the_orientation_of_an_answer_is_upstreams_only_on_request(small: None) -> None:
     """R8.1: `/run_plugin` asks for it; a file for a program is upright, and says so."""
     served = UpstreamPlugins({"RealESRGAN": "cpu"}, 200_000)
     out, exif = io.BytesIO(), Image.Exif()
@@ -248,7 +248,7 @@ def test_a_face_is_restored_as_upstream_does_it(both: Any, name: str) -> None:
         assert decoded(same(*both({"image": encoded(PHOTO)}, name=name)).data).tolist() == PHOTO.tolist()
 
 
-def test_the_same_face_is_restored_alike(upstreams: dict[str, Any], node: Node) -> None:
+def test_a_face_is_restored_the_same_way_twice(upstreams: dict[str, Any], node: Node) -> None:
     """Upstream's own answer depends on what was drawn before."""
     one, other = (upstreams["GFPGAN"](FACE, {}, {}) for _ in range(2))
     assert not np.array_equal(one, other)
@@ -258,7 +258,7 @@ def test_the_same_face_is_restored_alike(upstreams: dict[str, Any], node: Node) 
     assert len(made) == 1
 
 
-def test_a_gif_is_upstreams_and_has_its_name(both: Any) -> None:
+def test_a_gif_has_upstreams_content_and_file_name(both: Any) -> None:
     files = {"image": encoded(PHOTO), "clean_img": encoded(CLEAN, "JPEG")}
     answer = same(*both(files, name="MakeGIF", filename="before and after.gif"))
     assert (answer.status_code, answer.mimetype) == (200, "image/gif")
@@ -286,7 +286,7 @@ def test_a_gif_is_upstreams_and_has_its_name(both: Any) -> None:
         ({"image": encoded(PHOTO), "clean_img": encoded(CLEAN)}, {"name": "MakeGIF"}, 500, "filename"),
     ],
 )
-def test_what_goes_wrong_has_upstreams_status_and_with_strict_its_text(
+def test_errors_have_upstreams_status_and_in_strict_mode_its_text(
     both: Any,
     server_module: Any,
     monkeypatch: pytest.MonkeyPatch,
@@ -310,7 +310,7 @@ def test_what_goes_wrong_has_upstreams_status_and_with_strict_its_text(
     assert len(said.splitlines()) == 1
 
 
-def test_a_failure_of_the_grid_is_told_unless_strict(both: Any, node: Node) -> None:
+def test_a_failure_of_the_grid_is_reported_unless_strict(both: Any, node: Node) -> None:
     node.failure = ("node_lost", "3 nodes died under this task")
     _, grid = both({"image": encoded(PHOTO)}, strict=False, name="AnimeSeg")
     assert (grid.status_code, grid.get_data(as_text=True)) == (500, "3 nodes died under this task")
@@ -322,7 +322,7 @@ def test_a_failure_of_the_grid_is_told_unless_strict(both: Any, node: Node) -> N
         assert (grid.status_code, grid.get_data(as_text=True)) == (500, "CUDA out of memory")
 
 
-def test_what_is_too_large_is_refused_by_its_header(both: Any, node: Node) -> None:
+def test_large_pictures_are_refused_by_their_header(both: Any, node: Node) -> None:
     before = len(node.jobs)
     large = encoded(np.zeros((400, 300, 3), np.uint8))
     for files, form in (
@@ -335,7 +335,7 @@ def test_what_is_too_large_is_refused_by_its_header(both: Any, node: Node) -> No
     assert len(node.jobs) == before
 
 
-def test_a_node_refuses_what_is_too_large_by_its_header(node: Node) -> None:
+def test_a_node_refuses_large_pictures_by_their_header(node: Node) -> None:
     """Also of a program that asks no web server."""
     for width, told in ((600, "240000 pixels, at most 200000 are"), (3_000, "far more than the 200000")):
         large = encoded(np.zeros((400, width, 3), np.uint8))
@@ -347,7 +347,7 @@ def test_a_node_refuses_what_is_too_large_by_its_header(node: Node) -> None:
             assert told in job.failure[1]
 
 
-def test_people_who_click_by_turns_do_not_wait_for_the_embedding_again(small: None) -> None:
+def test_embeddings_are_cached_for_alternating_users(small: None) -> None:
     """Upstream keeps one; here each of the last pictures is computed once, and none on another's."""
     served = UpstreamPlugins({"InteractiveSeg": "cpu"}, 200_000)
     options = {"interactive_seg_model": "vit_b", "clicks": CLICKS}
@@ -363,7 +363,7 @@ def test_people_who_click_by_turns_do_not_wait_for_the_embedding_again(small: No
     assert len(served._embeddings) == 2
 
 
-def test_few_embeddings_are_kept_and_none_of_a_picture_that_failed() -> None:
+def test_the_embedding_cache_is_limited_and_skips_failures() -> None:
     class Plugin:
         prev_img_md5: str | None = None
 

@@ -55,7 +55,7 @@ class Through:
         ("203.0.113.9", "203.0.113.7", "203.0.113.9"),
     ],
 )
-def test_people_behind_a_trusted_proxy_are_told_apart(
+def test_clients_behind_a_trusted_proxy_are_distinguished(
     browsers: BrowserTasks, client: FakeClient, server_module: Any, peer: str, forwarded: str, name: str
 ) -> None:
     answer = post(Through(server_module, peer, For=forwarded), PHOTO, MASK)
@@ -78,7 +78,7 @@ def test_the_cookie_is_for_the_path_and_the_scheme_that_the_proxy_serves(
     assert "Secure" not in cookie
 
 
-def test_the_name_that_the_proxy_was_asked_for_counts(browsers: BrowserTasks, server_module: Any) -> None:
+def test_the_host_name_forwarded_by_the_proxy_is_checked(browsers: BrowserTasks, server_module: Any) -> None:
     assert Through(server_module, PROXY, Host="mybox").get("/grid").status_code == 200
     refused = Through(server_module, PROXY, Host="evil.test").get("/grid")
     assert refused.status_code == 403

@@ -65,7 +65,7 @@ def outcome(models: Any, model: str, **params: object) -> Any:
     return job.outcome
 
 
-def test_loading_is_told_before_the_first_task_of_a_model() -> None:
+def test_loading_is_reported_before_the_first_task_of_a_model() -> None:
     models = UpstreamModels("cpu")
     jobs = [FakeJob("cv2"), FakeJob("cv2")]
     for job in jobs:
@@ -86,7 +86,7 @@ def test_a_task_gives_upstreams_pixels(models: UpstreamModels, strategy: str) ->
     assert np.array_equal(outcome(models, "cv2", **params), stock_inpaint(None, PHOTO, MASK, params, "cv2"))
 
 
-def test_what_goes_wrong_is_reported_and_the_next_task_works(
+def test_a_failure_is_reported_and_the_next_task_works(
     models: UpstreamModels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """R6.3: each with its text and its stack in the node's log."""
@@ -121,7 +121,7 @@ def test_what_goes_wrong_is_reported_and_the_next_task_works(
     assert any("the kernel failed" in text and "in forward" in stack for _, text, stack in logged)
 
 
-def test_broken_weights_end_the_task_and_not_the_node(
+def test_broken_weights_fail_the_task_and_not_the_node(
     models: UpstreamModels, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "lama.pt").write_bytes(b"broken")
@@ -138,7 +138,7 @@ def test_broken_weights_end_the_task_and_not_the_node(
     assert isinstance(outcome(models, "cv2"), np.ndarray)
 
 
-def test_a_model_that_could_not_be_loaded_is_loaded_once_its_file_has_changed(
+def test_a_model_that_failed_to_load_is_reloaded_when_its_file_changes(
     models: UpstreamModels, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """P4.4: the node says then that it works, and gets tasks again at once."""
@@ -169,7 +169,7 @@ def test_a_model_that_could_not_be_loaded_is_loaded_once_its_file_has_changed(
     assert loads == [b"broken", b"still broken", b"whole"]
 
 
-def test_a_file_that_is_neither_here_nor_at_a_url_refuses_the_start(
+def test_a_file_that_cannot_be_fetched_refuses_the_start(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setenv("ZITS_INPAINT_MODEL_URL", str(tmp_path / "none.pt"))

@@ -69,7 +69,7 @@ def refused(rules: SameOrigin, **headers: str) -> bool:
         "a.b.example.net",
     ],
 )
-def test_names_that_no_web_site_can_have_and_configured_ones_are_answered(host: str) -> None:
+def test_private_and_configured_host_names_are_accepted(host: str) -> None:
     web = WebSettings(allowed_hosts=("given.example.org", "*.example.net"))
     assert not refused(SameOrigin(web, ["own.example.com"]), HTTP_HOST=host)
 
@@ -92,7 +92,7 @@ def test_names_that_no_web_site_can_have_and_configured_ones_are_answered(host: 
         ":8080",
     ],
 )
-def test_other_names_are_not_and_the_text_names_the_key(host: str) -> None:
+def test_other_host_names_are_refused_with_the_setting(host: str) -> None:
     rules = SameOrigin(WebSettings(allowed_hosts=("*.example.net",)), ["0.0.0.0"])
     if host == "":  # no header at all: no browser
         assert not refused(rules, HTTP_HOST=host)
@@ -117,7 +117,7 @@ def test_other_names_are_not_and_the_text_names_the_key(host: str) -> None:
         ("127.0.0.1:8080", "https://app.example.com"),
     ],
 )
-def test_the_servers_own_pages_and_configured_ones_are_answered(host: str, origin: str) -> None:
+def test_own_and_configured_origins_are_accepted(host: str, origin: str) -> None:
     web = WebSettings(allowed_origins=("https://app.example.com",))
     assert not refused(SameOrigin(web), HTTP_HOST=host, HTTP_ORIGIN=origin)
 
@@ -136,7 +136,7 @@ def test_the_servers_own_pages_and_configured_ones_are_answered(host: str, origi
         "https://app.example.com.evil.test",
     ],
 )
-def test_other_pages_are_not_and_the_text_names_the_key(origin: str) -> None:
+def test_other_origins_are_refused_with_the_setting(origin: str) -> None:
     rules = SameOrigin(WebSettings(allowed_origins=("https://app.example.com",)))
     for method in ("GET", "POST", "OPTIONS"):
         environ = {"REQUEST_METHOD": method, "HTTP_HOST": "127.0.0.1:8080", "HTTP_ORIGIN": origin}
@@ -146,7 +146,7 @@ def test_other_pages_are_not_and_the_text_names_the_key(origin: str) -> None:
     assert not refused(SameOrigin(WebSettings(allowed_origins=("*",))), HTTP_ORIGIN=origin)
 
 
-def test_the_browsers_own_word_counts_and_programs_send_none() -> None:
+def test_sec_fetch_site_decides_where_a_browser_sends_it() -> None:
     rules = SameOrigin(WebSettings())
     # Behind a proxy that puts its own name into Host.
     assert not refused(rules, HTTP_ORIGIN="https://a.example", HTTP_SEC_FETCH_SITE="same-origin")
@@ -177,16 +177,14 @@ def test_the_browsers_own_word_counts_and_programs_send_none() -> None:
         ("", "127.0.0.1"),
     ],
 )
-def test_the_first_address_from_the_right_that_is_not_trusted_is_the_clients(
-    forwarded: str, client: str
-) -> None:
+def test_the_client_is_the_rightmost_untrusted_address(forwarded: str, client: str) -> None:
     environ = {"REMOTE_ADDR": "127.0.0.1", "HTTP_X_FORWARDED_FOR": forwarded}
     ForwardedHeaders(["127.0.0.1", "10.0.0.0/8"]).apply(environ)
     assert environ["REMOTE_ADDR"] == client
 
 
 @pytest.mark.parametrize("trusted", [(), ("10.0.0.0/8",), ("::/0",)])
-def test_what_an_untrusted_peer_says_is_not_believed(trusted: tuple[str, ...]) -> None:
+def test_headers_of_an_untrusted_peer_are_ignored(trusted: tuple[str, ...]) -> None:
     environ = {
         "REMOTE_ADDR": "127.0.0.1",
         "wsgi.url_scheme": "http",
@@ -202,7 +200,7 @@ def test_what_an_untrusted_peer_says_is_not_believed(trusted: tuple[str, ...]) -
     assert environ == before
 
 
-def test_scheme_host_and_prefix_are_the_nearest_proxys() -> None:
+def test_scheme_host_and_prefix_come_from_the_nearest_proxy() -> None:
     environ = {
         "REMOTE_ADDR": "::1",
         "wsgi.url_scheme": "http",
@@ -234,7 +232,7 @@ def test_a_client_is_an_address_or_a_network_of_ipv6() -> None:
 # Shares.
 
 
-def test_a_client_takes_as_much_as_it_leaves_and_a_proxy_all() -> None:
+def test_a_client_may_hold_as_much_as_it_leaves_and_a_proxy_all() -> None:
     share = FairShare(100)
     assert sum(share.take(ShareClient("greedy")) for _ in range(100)) == 50
     assert sum(share.take(ShareClient("second")) for _ in range(100)) == 25
@@ -330,13 +328,13 @@ def test_a_form_is_read_as_it_was_sent() -> None:
         b"--boundary\r\n" + b"X: y\r\n" * 1000,
     ],
 )
-def test_a_broken_form_is_an_empty_one(body: bytes) -> None:
+def test_a_broken_form_has_no_fields(body: bytes) -> None:
     answer = send(served()[0], "/inpaint", io.BytesIO(body), len(body))
     assert answer.json == {"form": {}, "files": {}}
 
 
 @pytest.mark.parametrize("path", ["/inpaint", "/model", "/socket.io/"])
-def test_a_body_that_says_it_is_too_large_is_not_read(path: str) -> None:
+def test_a_body_with_a_too_large_declared_length_is_not_read(path: str) -> None:
     body = Endless(b"x")
     limit = max_form_bytes(MAX_PIXELS) if path == "/inpaint" else SMALL_BODY_BYTES
     answer = send(served()[0], path, body, limit + 1)
@@ -346,7 +344,7 @@ def test_a_body_that_says_it_is_too_large_is_not_read(path: str) -> None:
 
 
 @pytest.mark.parametrize("length", ["-1", "x", "1.5", "٣"])
-def test_a_length_that_is_no_number_is_refused(length: str) -> None:
+def test_an_invalid_content_length_is_refused(length: str) -> None:
     answer = served()[0].open("/model", method="POST", environ_overrides={"CONTENT_LENGTH": length})
     assert answer.status_code == 400
 
@@ -362,7 +360,7 @@ ENDLESS = {
 
 
 @pytest.mark.parametrize("what", ENDLESS)
-def test_of_a_body_without_end_no_more_is_read_than_its_limit(what: str) -> None:
+def test_an_endless_body_is_read_up_to_its_limit(what: str) -> None:
     pattern, start, limit = ENDLESS[what]
     body = Endless(pattern)
     first, rest = io.BytesIO(start.encode()), body.read
@@ -376,7 +374,7 @@ def test_of_a_body_without_end_no_more_is_read_than_its_limit(what: str) -> None
     assert body.got <= FIELDS_BYTES + 2 * READ_BYTES
 
 
-def test_bodies_that_are_held_are_counted_and_given_back() -> None:
+def test_bytes_of_bodies_are_counted_and_given_back() -> None:
     client, door = served()
     body = form([('name="image"; filename="a"', b"x" * 1000)])
     door._bodies = FairShare(3 * len(body))
@@ -391,7 +389,7 @@ def test_bodies_that_are_held_are_counted_and_given_back() -> None:
 # Answers.
 
 
-def test_each_answer_is_taken_for_what_it_is_and_read_by_own_pages_alone() -> None:
+def test_answers_have_security_headers_and_other_origins_are_refused() -> None:
     client, _ = served(rules=SameOrigin(WebSettings(allowed_origins=("https://app.example.com",))))
     answer = client.get("/model", base_url="http://127.0.0.1:8080")
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
@@ -401,7 +399,7 @@ def test_each_answer_is_taken_for_what_it_is_and_read_by_own_pages_alone() -> No
     assert foreign.headers["X-Content-Type-Options"] == "nosniff"
 
 
-def test_jsonp_and_sessions_without_end_are_refused() -> None:
+def test_jsonp_is_refused_and_sessions_are_limited() -> None:
     client, door = served()
     assert client.get("/socket.io/?EIO=4&transport=polling&j=1").status_code == 400
     engine = door._sessions._engine

@@ -48,7 +48,7 @@ def test_a_name_is_saved_as_upstream_does(page: Any, tmp_path: Path) -> None:
     assert save(page, None)[0] == 400
 
 
-def test_a_path_is_refused_and_nothing_is_written(page: Any, tmp_path: Path) -> None:
+def test_a_file_name_with_a_path_is_refused(page: Any, tmp_path: Path) -> None:
     (tmp_path / "precious.png").write_bytes(b"as it was")
     for name in (
         "../precious.png",

@@ -16,7 +16,7 @@ import pytest
 
 from lamagrid.client import Outcome
 from lamagrid.errors import DisconnectedError, InvalidInputError
-from lamagrid.web.browser_tasks import UNASKED_LIMIT_S, BrowserTasks
+from lamagrid.web.browser_tasks import UNCLAIMED_LIMIT_S, BrowserTasks
 from lamagrid.web.task_ledger import LINES, Entry, TaskLedger, entry_of, hash_of
 
 ONE, TWO = "1" * 32, "2" * 32
@@ -26,7 +26,7 @@ def ids(entries: list[Entry]) -> set[str]:
     return {entry.id for entry in entries}
 
 
-def test_the_next_server_takes_over_what_has_not_ended_once(tmp_path: Path) -> None:
+def test_the_next_server_takes_over_unfinished_tasks_once(tmp_path: Path) -> None:
     first = TaskLedger(tmp_path / "web")
     for number in "abc":
         first.add(entry_of(number, "lama", ONE))
@@ -45,7 +45,7 @@ def test_the_next_server_takes_over_what_has_not_ended_once(tmp_path: Path) -> N
     assert ids(TaskLedger(tmp_path / "web").take_over()) == {"a", "c", "d"}, "no browser asked yet"
 
 
-def test_no_file_says_a_cookie_and_none_is_readable_by_others(tmp_path: Path) -> None:
+def test_files_contain_no_cookies_and_are_private(tmp_path: Path) -> None:
     ledger = TaskLedger(tmp_path / "web")
     ledger.add(entry_of("a", "lama", ONE))
     (file,) = (tmp_path / "web").iterdir()
@@ -54,7 +54,7 @@ def test_no_file_says_a_cookie_and_none_is_readable_by_others(tmp_path: Path) ->
     assert file.stat().st_mode & 0o77 == 0
 
 
-def test_a_killed_server_leaves_a_file_that_is_read_up_to_the_cut(tmp_path: Path) -> None:
+def test_a_truncated_file_is_read_up_to_the_cut(tmp_path: Path) -> None:
     code = (
         "import os, signal, sys\n"
         "from pathlib import Path\n"
@@ -72,7 +72,7 @@ def test_a_killed_server_leaves_a_file_that_is_read_up_to_the_cut(tmp_path: Path
     assert [path for path in (tmp_path / "web").iterdir() if path != next_one._path] == []
 
 
-def test_a_file_does_not_grow_with_what_has_ended(tmp_path: Path) -> None:
+def test_a_file_does_not_grow_with_finished_tasks(tmp_path: Path) -> None:
     ledger = TaskLedger(tmp_path / "web")
     ledger.add(entry_of("kept", "lama", ONE))
     for number in range(LINES):
@@ -84,7 +84,7 @@ def test_a_file_does_not_grow_with_what_has_ended(tmp_path: Path) -> None:
     assert ids(TaskLedger(tmp_path / "web").take_over()) == {"kept"}
 
 
-def test_a_child_of_a_fork_has_a_file_of_its_own(tmp_path: Path) -> None:
+def test_a_forked_child_has_its_own_file(tmp_path: Path) -> None:
     ledger = TaskLedger(tmp_path / "web")
     ledger.add(entry_of("parent's", "lama", ONE))
     pid = os.fork()
@@ -98,7 +98,7 @@ def test_a_child_of_a_fork_has_a_file_of_its_own(tmp_path: Path) -> None:
     assert ids(other.take_over()) == {"parent's"}
 
 
-def test_a_disk_that_cannot_be_written_costs_the_memory_alone(tmp_path: Path) -> None:
+def test_an_unwritable_disk_only_loses_the_record(tmp_path: Path) -> None:
     (tmp_path / "web").write_text("no directory")
     ledger = TaskLedger(tmp_path / "web")
     ledger.add(entry_of("a", "lama", ONE))
@@ -168,12 +168,12 @@ def restart(tmp_path: Path) -> Restart:
     return start
 
 
-def test_each_browser_finds_its_tasks_and_no_other_ones(restart: Restart) -> None:
+def test_each_browser_finds_only_its_own_tasks(restart: Restart) -> None:
     grid = Grid(a="completed", b="failed", c="queued", d="queued")
     browsers = restart(grid)
-    browsers.look_after_left(0.0)
+    browsers.cancel_unclaimed(0.0)
     mine = browsers.tasks(ONE)
-    told = [watched.told() for watched in mine if browsers.ask(watched)]
+    told = [watched.as_event() for watched in mine if browsers.refresh(watched)]
     assert [(each["id"], each["state"], each["has_result"]) for each in told] == [
         ("b", "failed", False),
         ("a", "completed", True),
@@ -186,34 +186,34 @@ def test_each_browser_finds_its_tasks_and_no_other_ones(restart: Restart) -> Non
     assert browsers.find(TWO, "a") is None
 
 
-def test_what_no_browser_asks_for_within_a_minute_is_cancelled(restart: Restart) -> None:
+def test_tasks_that_no_browser_asks_for_are_cancelled(restart: Restart) -> None:
     grid = Grid(a="queued", b="completed", c="processing", d="queued")
     browsers = restart(grid)
-    browsers.look_after_left(0.0)
+    browsers.cancel_unclaimed(0.0)
     assert grid.cancelled == ["d"], "no browser can ask for it"
     assert browsers.tasks(TWO) != []
-    browsers.look_after_left(UNASKED_LIMIT_S - 1)
+    browsers.cancel_unclaimed(UNCLAIMED_LIMIT_S - 1)
     assert grid.cancelled == ["d"]
-    browsers.look_after_left(UNASKED_LIMIT_S)
+    browsers.cancel_unclaimed(UNCLAIMED_LIMIT_S)
     assert grid.cancelled == ["d", "a"]
-    browsers.look_after_left(9 * UNASKED_LIMIT_S)
+    browsers.cancel_unclaimed(9 * UNCLAIMED_LIMIT_S)
     assert grid.cancelled == ["d", "a"]
-    late = {each.task.id: each for each in browsers.tasks(ONE) if browsers.ask(each)}
+    late = {each.task.id: each for each in browsers.tasks(ONE) if browsers.refresh(each)}
     assert {task_id: each.state for task_id, each in late.items()} == {"a": "cancelled", "b": "completed"}
 
 
-def test_while_the_scheduler_is_away_nothing_is_given_up(restart: Restart) -> None:
+def test_no_task_is_dropped_while_the_scheduler_is_away(restart: Restart) -> None:
     grid = Grid(a="queued", b="queued", c="queued", d="queued")
     grid.is_away = True
     browsers = restart(grid)
-    browsers.look_after_left(0.0)
-    browsers.look_after_left(UNASKED_LIMIT_S)
+    browsers.cancel_unclaimed(0.0)
+    browsers.cancel_unclaimed(UNCLAIMED_LIMIT_S)
     grid.is_away = False
-    browsers.look_after_left(UNASKED_LIMIT_S + 1)
+    browsers.cancel_unclaimed(UNCLAIMED_LIMIT_S + 1)
     assert sorted(grid.cancelled) == ["a", "b", "c", "d"]
 
 
-def test_a_forked_server_goes_on_in_its_child_alone(tmp_path: Path) -> None:
+def test_after_a_fork_only_the_child_takes_over_tasks(tmp_path: Path) -> None:
     code = (
         "import os, sys, threading, time\n"
         "from pathlib import Path\n"
@@ -224,7 +224,7 @@ def test_a_forked_server_goes_on_in_its_child_alone(tmp_path: Path) -> None:
         "made = BrowserTasks(Io(), object(), TaskLedger(Path(sys.argv[1])))\n"
         "looked = []\n"
         "made.look_after_left = lambda now: looked.append(os.getpid())\n"
-        "browser_tasks.LOOK_EVERY_S = 0.2\n"
+        "browser_tasks.CHECK_EVERY_S = 0.2\n"
         "made.take_over()\n"
         "pid = os.fork()\n"
         "end = time.monotonic() + 20\n"

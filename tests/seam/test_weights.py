@@ -106,7 +106,7 @@ def test_the_scheduler_knows_which_models_need_a_python_node() -> None:
         ({"LAMA_MODEL_URL": __file__}, __file__),
     ],
 )
-def test_files_lie_where_upstream_looks(env: Mapping[str, str], wanted: str) -> None:
+def test_files_are_where_upstream_looks(env: Mapping[str, str], wanted: str) -> None:
     file = catalog.MODELS["lama"][0]
     assert str(file.path(env)) == wanted
 
@@ -161,9 +161,7 @@ def model(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_file_is_pulled_once_checked_and_found_wrong_when_it_changes(
-    tmp_path: Path, held: tuple[dict[str, bytes], str]
-) -> None:
+def test_a_file_is_pulled_once_and_verified(tmp_path: Path, held: tuple[dict[str, bytes], str]) -> None:
     files, address = held
     files["/lama.pt"] = CONTENT
     env = {"TORCH_HOME": str(tmp_path), "LAMA_MODEL_URL": f"{address}/lama.pt", "LAMA_MODEL_MD5": MD5}
@@ -191,7 +189,7 @@ def test_a_file_is_pulled_once_checked_and_found_wrong_when_it_changes(
     assert f"not {MD5}: lamagrid model pull lama fetches it anew" in broken.stdout
 
 
-def test_what_cannot_be_pulled_says_why_and_leaves_nothing(
+def test_a_failed_pull_says_why_and_leaves_nothing(
     tmp_path: Path, held: tuple[dict[str, bytes], str]
 ) -> None:
     files, address = held
@@ -211,7 +209,7 @@ def test_what_cannot_be_pulled_says_why_and_leaves_nothing(
 
 
 @pytest.mark.filterwarnings("ignore")  # of what diffusers stands on
-def test_a_pipeline_comes_from_a_hub_and_is_checked_by_its_sums(
+def test_a_pipeline_is_fetched_from_a_hub_and_verified(
     tmp_path: Path, held: tuple[dict[str, bytes], str], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     files, address = held

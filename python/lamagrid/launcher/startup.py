@@ -71,7 +71,7 @@ def start_scheduler(children: ProcessSupervisor, program: ProcessSpec, settings:
     say(f"scheduler: starting on {settings.data_dir}")
     child = children.start(program)
     client = _client(settings)
-    began = told = time.monotonic()
+    began = reported_at = time.monotonic()
     # Another scheduler of this directory would answer, too; ours ends then.
     while not (
         child.pid and str(child.pid) == _native.running_scheduler(settings.data_dir) and _answers(client)
@@ -81,8 +81,8 @@ def start_scheduler(children: ProcessSupervisor, program: ProcessSpec, settings:
             raise _taken(settings, other)
         children.check()
         now = time.monotonic()
-        if now - told >= STILL_WAITING_EVERY_S:
-            told = now
+        if now - reported_at >= STILL_WAITING_EVERY_S:
+            reported_at = now
             say(f"scheduler: no answer yet after {now - began:.0f} s")
         time.sleep(SURVEY_EVERY_S)
     child.set_ready()
@@ -123,7 +123,7 @@ def wait_for_nodes(
     """Wait until each node is registered, for as long as it lives: it may have weights to fetch."""
     waiting = {node.name: node for node in nodes}
     by_program = {child.program.name: child for child in children}
-    told = began
+    reported_at = began
     while waiting:
         children.check()
         live: list[NodeStatus] = []
@@ -136,8 +136,8 @@ def wait_for_nodes(
                 say(f"node {node.name} ready: {', '.join(node.models)} on {_where(status['info'], node)}")
                 _warn_unloaded(status["info"])
         now = time.monotonic()
-        if waiting and now - told >= STILL_WAITING_EVERY_S:
-            told = now
+        if waiting and now - reported_at >= STILL_WAITING_EVERY_S:
+            reported_at = now
             say(f"still waiting for node {', '.join(waiting)} after {now - began:.0f} s")
         if waiting:
             time.sleep(SURVEY_EVERY_S)

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lamagrid import _native
-from lamagrid.errors import ConfigError, LamaGridError
+from lamagrid.errors import LamaGridError
 from lamagrid.launcher import flags as grid_flags
 from lamagrid.launcher import upstream_arguments
 from lamagrid.launcher.errors import OK, LaunchError, print_error
@@ -53,7 +53,7 @@ def application(*words: str) -> Any:
         _native.start_logs("web", settings.data_dir)
         server = app.import_upstream()
         app.create_app(server, args, client, settings, flags.style)
-    except (LaunchError, ConfigError, LamaGridError) as error:
+    except (LaunchError, LamaGridError) as error:
         print_error(error)
         raise SystemExit(NEVER_BOOTS) from error
     except SystemExit as error:  # of the two parsers

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 POLL_S = 1.0  # how late the end is noticed while no task comes
 FINISH_S = 4.0  # for the running task after SIGTERM: service managers kill after ten seconds
 ORPHAN_GRACE_S = 3.0  # for the running task once the lifeline is closed
-SAME_SIGNAL_S = 1.0  # a process group and a parent may send the same signal twice
+REPEATED_SIGNAL_S = 1.0  # a process group and a parent may send the same signal twice
 HANGUP = "SIGHUP: reload is not available yet; restart to apply a changed configuration"
 EXIT_CANNOT_START = 1
 EXIT_WRONG_FLAGS = 2
@@ -86,11 +86,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.slots != 1:
         print("pynode: --slots can only be 1: upstream's models keep state", file=sys.stderr)
         return EXIT_WRONG_FLAGS
-    ending = Ending()
-    ending.watch_signals()
+    shutdown = Shutdown()
+    shutdown.watch_signals()
     name_authorities_for_hub()
     if options.lifeline:
-        ending.watch_lifeline()
+        shutdown.watch_parent()
     try:
         serving = _serving(options)
     except (_WrongFlags, ConfigError) as error:
@@ -101,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = library or f"{error}; a Python node needs Lama Cleaner: pip install 'lamagrid[web]'"
         print(f"pynode: cannot start: {hint}", file=sys.stderr)
         return EXIT_CANNOT_START
-    return _serve(options, serving, ending)
+    return _serve(options, serving, shutdown)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -210,7 +210,7 @@ def _check_files(model: str) -> None:
                 )
 
 
-def _serve(options: argparse.Namespace, serving: Serving, ending: Ending) -> int:
+def _serve(options: argparse.Namespace, serving: Serving, shutdown: Shutdown) -> int:
     from lamagrid import _native
     from lamagrid.errors import LamaGridError
 
@@ -231,10 +231,10 @@ def _serve(options: argparse.Namespace, serving: Serving, ending: Ending) -> int
     except LamaGridError as error:
         print(f"pynode: {error}", file=sys.stderr)
         return EXIT_CONFIG
-    ending.session = session
+    shutdown.session = session
     draining = False
     while True:
-        if ending.wished.is_set() and not draining:
+        if shutdown.requested.is_set() and not draining:
             draining = True
             session.drain()
         try:
@@ -350,19 +350,19 @@ def _pixels(job: Any, role: str) -> Any:
     return np.frombuffer(data, np.uint8).reshape(shape)
 
 
-class Ending:
+class Shutdown:
     """Ends the process on signals and when its parent is gone, after a grace for the running task.
 
     Python calls a signal handler only between two steps of the main thread, which a forward pass blocks. So
     the interpreter writes the number of the signal into a socket, which a thread reads.
 
     Attributes:
-        wished: Set once the node shall take no more tasks.
+        requested: Set once the node shall take no more tasks.
         session: Closed before the process ends, which gives the running task back; None before it is made.
     """
 
     def __init__(self) -> None:
-        self.wished = threading.Event()
+        self.requested = threading.Event()
         self.session: Any = None
 
     def watch_signals(self) -> None:
@@ -375,7 +375,7 @@ class Ending:
 
         def watch() -> None:
             _ = writer  # held open
-            told_at = end_at = math.inf
+            asked_at = end_at = math.inf
             while True:
                 wait_s = max(0.0, end_at - time.monotonic())
                 ready, _, _ = select.select([reader], [], [], None if end_at == math.inf else wait_s)
@@ -384,22 +384,22 @@ class Ending:
                 for number in reader.recv(64):
                     if number == signal.SIGHUP:
                         print(f"pynode: {HANGUP}", file=sys.stderr, flush=True)
-                    elif told_at == math.inf:
-                        told_at = time.monotonic()
-                        end_at = told_at + FINISH_S
-                        self.wished.set()
-                    elif time.monotonic() - told_at >= SAME_SIGNAL_S:
+                    elif asked_at == math.inf:
+                        asked_at = time.monotonic()
+                        end_at = asked_at + FINISH_S
+                        self.requested.set()
+                    elif time.monotonic() - asked_at >= REPEATED_SIGNAL_S:
                         self.end_now()
 
         threading.Thread(target=watch, name="signals", daemon=True).start()
 
-    def watch_lifeline(self) -> None:
+    def watch_parent(self) -> None:
         """End when stdin closes, which means that the parent process is gone."""
 
         def watch() -> None:
             while os.read(0, 4096):
                 pass
-            self.wished.set()
+            self.requested.set()
             threading.Event().wait(ORPHAN_GRACE_S)
             self.end_now()
 
@@ -413,7 +413,7 @@ class Ending:
 
 
 def _ignore_signal(_number: int, _frame: Any) -> None:
-    """Replace the default action of a signal; the thread of `Ending` handles it."""
+    """Replace the default action of a signal; the thread of `Shutdown` handles it."""
 
 
 if __name__ == "__main__":

@@ -159,7 +159,7 @@ PATCHES = (
         f"{SERVER}:socketio.server.eio.generate_id",
         "lamagrid.web.replacements:generate_id",
         "Engine.IO accepts any number of sessions from one client.",
-        "seam/test_request_filter.py::test_jsonp_and_sessions_without_end_are_refused",
+        "seam/test_request_filter.py::test_jsonp_is_refused_and_sessions_are_limited",
     ),
     Patch(
         Stage.WEB_SERVER,
@@ -187,14 +187,14 @@ PATCHES = (
         "sys:modules[torchvision.transforms.functional_tensor]",
         "lamagrid.pynode.functional_tensor:functional_tensor",
         "basicsr 1.4 imports this module, which torchvision 0.17 removed.",
-        "seam/test_plugins.py::test_the_same_face_is_restored_alike",
+        "seam/test_plugins.py::test_a_face_is_restored_the_same_way_twice",
     ),
     Patch(
         Stage.NODE,
         "PIL.Image:MAX_IMAGE_PIXELS",
         "lamagrid.pixel_limit:pillow_limit",
         "Pillow's limit is not the configured one.",
-        "seam/test_plugins.py::test_what_is_too_large_is_refused_by_its_header",
+        "seam/test_plugins.py::test_large_pictures_are_refused_by_their_header",
     ),
 )
 

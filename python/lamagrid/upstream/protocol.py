@@ -75,16 +75,6 @@ class SocketIO(Protocol):
         """Register a handler of an event."""
 
 
-class Model(Protocol):
-    """``lama_cleaner.model_manager.ModelManager``, as the routes of LamaGrid use their replacement of it."""
-
-    def inpaint_files(self, files: Any, config: UpstreamConfig, output: Any) -> bytes:
-        """Inpaint files into a file."""
-
-    def run_plugin(self, name: str, files: Any, params: Any) -> bytes:
-        """Run a plugin on a file."""
-
-
 class UpstreamServer(Protocol):
     """``lama_cleaner.server``, the module."""
 

@@ -79,8 +79,8 @@ class BoundedServer(ThreadedWSGIServer):
     def __init__(self, host: str, port: int, app: Any, handler: Any = None, *rest: Any, **named: Any) -> None:
         self._requests = FairShare(REQUESTS)
         self._arriving = FairShare(BODIES)
-        self._bodies = _Bodies()
-        self._heads = _Heads(self)
+        self._bodies = _ActiveBodies()
+        self._heads = _HeadReader(self)
         super().__init__(host, port, app, handler or BoundedHandler, *rest, **named)
         # Werkzeug's backlog is 128; clients beyond it would retry after a second.
         self.socket.listen(HEADS)
@@ -89,7 +89,7 @@ class BoundedServer(ThreadedWSGIServer):
         """Add an accepted connection; a Unix socket has no address."""
         self._heads.add(request, client_address or ("", 0))
 
-    def begin(self, head: _Head) -> bool:
+    def begin(self, head: _RequestHead) -> bool:
         """Start a thread for a request whose head is complete. Returns whether there was a place for it."""
         client, bodies = head.client, int(head.arrives)
         if bodies and not self._arriving.take(client):
@@ -113,9 +113,9 @@ class BoundedServer(ThreadedWSGIServer):
         """Give up a client's slowest body, if it is slow. Returns whether there was one."""
         return self._bodies.end_slowest(client)
 
-    def _answer(self, head: _Head, bodies: int) -> None:
+    def _answer(self, head: _RequestHead, bodies: int) -> None:
         connection, client = head.connection, head.client
-        body = _Body(head, self._bodies, lambda: self._arriving.give_back(client, bodies))
+        body = _BodyReader(head, self._bodies, lambda: self._arriving.give_back(client, bodies))
         try:
             self.RequestHandlerClass(body, head.address, self)  # type: ignore[arg-type]
         except _BodyAbandoned:
@@ -139,9 +139,9 @@ class BoundedHandler(WSGIRequestHandler):
     """Handles one request."""
 
     def setup(self) -> None:
-        """Read through `_Body`, and write in pieces."""
+        """Read through `_BodyReader`, and write in pieces."""
         body: Any = self.request
-        self._body: _Body = body
+        self._body: _BodyReader = body
         self.request = self.connection = body.connection
         self.connection.settimeout(READ_LIMIT_S)
         with contextlib.suppress(OSError):  # it was closed already
@@ -171,7 +171,7 @@ class _BodyAbandoned(BaseException):
     """The rest of a body will not arrive. No Exception: the application neither answers nor logs it."""
 
 
-class _Body(io.RawIOBase):
+class _BodyReader(io.RawIOBase):
     """Reads one connection: first the head that was already received, then the rest, whose pace it measures.
 
     Attributes:
@@ -179,7 +179,7 @@ class _Body(io.RawIOBase):
         received: Bytes received in that time.
     """
 
-    def __init__(self, head: _Head, bodies: _Bodies, on_arrived: Callable[[], None]) -> None:
+    def __init__(self, head: _RequestHead, bodies: _ActiveBodies, on_arrived: Callable[[], None]) -> None:
         self.connection = head.connection
         self.client = head.client
         self.on_first_read: socket.socket | None = None
@@ -232,15 +232,15 @@ class _Body(io.RawIOBase):
             left -= count
 
 
-class _Bodies:
+class _ActiveBodies:
     """The bodies that are waiting for their senders."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()  # guards _waiting
-        self._waiting: dict[_Body, float] = {}
+        self._waiting: dict[_BodyReader, float] = {}
 
     @contextlib.contextmanager
-    def waiting_for(self, body: _Body) -> Iterator[None]:
+    def waiting_for(self, body: _BodyReader) -> Iterator[None]:
         """Count the time in which the next bytes of a body are awaited."""
         began = time.monotonic()
         with self._lock:
@@ -292,7 +292,7 @@ class _Writer(io.BufferedIOBase):
         return len(view)
 
 
-class _Head:
+class _RequestHead:
     """A connection without a complete head."""
 
     def __init__(self, connection: socket.socket, address: Any, client: Client) -> None:
@@ -332,15 +332,15 @@ class _Head:
         return self.missing > 0
 
 
-class _Heads:
+class _HeadReader:
     """Waits for the heads of requests, in one thread; connections are ordered by age."""
 
     def __init__(self, server: BoundedServer) -> None:
         self._server = server
         self._lock = threading.Lock()  # guards _new
-        self._new: list[_Head] = []
-        self._waiting: OrderedDict[socket.socket, _Head] = OrderedDict()
-        self._complete: list[_Head] = []
+        self._new: list[_RequestHead] = []
+        self._waiting: OrderedDict[socket.socket, _RequestHead] = OrderedDict()
+        self._complete: list[_RequestHead] = []
         self._ended = 0.0
         self._selector = selectors.DefaultSelector()
         self._wake_read, self._wake_write = socket.socketpair()
@@ -355,7 +355,7 @@ class _Heads:
         """Wait for the head of a connection's request."""
         connection.setblocking(False)
         with self._lock:
-            self._new.append(_Head(connection, address, self._server.client_of(address[0])))
+            self._new.append(_RequestHead(connection, address, self._server.client_of(address[0])))
         self._wake()
 
     def close(self) -> None:
@@ -382,8 +382,8 @@ class _Heads:
                 self._waiting[head.connection] = head
                 self._selector.register(head.connection, selectors.EVENT_READ, head)
                 self._read(head)  # most requests have already arrived
-            self._begin()
-            self._drop()
+            self._start_complete()
+            self._close_expired()
         for head in [*self._waiting.values(), *self._complete, *self._new]:
             head.connection.close()
         self._selector.close()
@@ -397,7 +397,7 @@ class _Heads:
         first = next(iter(self._waiting.values()), None)
         return None if first is None else max(0.0, first.ends - time.monotonic())
 
-    def _begin(self) -> None:
+    def _start_complete(self) -> None:
         """Begin the complete requests, and refuse those that got no place in time.
 
         Newest first: under overload, the server answers requests whose clients still wait.
@@ -406,7 +406,7 @@ class _Heads:
         may_end = now - self._ended >= PLACE_EVERY_S
         if may_end:
             self._ended = now
-        left: list[_Head] = []
+        left: list[_RequestHead] = []
         full: set[tuple[Client, bool]] = set()
         for head in reversed(self._complete):
             if head.arrives and has_left(head.connection):
@@ -426,7 +426,7 @@ class _Heads:
                 refuse(head.connection, b"503 Service Unavailable", OVERLOADED)
         self._complete = left[::-1]
 
-    def _read(self, head: _Head) -> None:
+    def _read(self, head: _RequestHead) -> None:
         try:
             data = head.connection.recv(HEAD_BYTES)
         except BlockingIOError:
@@ -434,31 +434,31 @@ class _Heads:
         except OSError:
             data = b""
         if not data:
-            self._forget(head)
+            self._remove(head)
             head.connection.close()
             return
         if not head.add(data):
             if len(head.data) > HEAD_BYTES:
-                self._forget(head)
+                self._remove(head)
                 refuse(head.connection, b"431 Request Header Fields Too Large", TOO_LARGE_HEAD)
             return
         if head.arrives and head.has_small_body:
             return
-        self._forget(head)
+        self._remove(head)
         head.ends = time.monotonic() + PLACE_LIMIT_S
         self._complete.append(head)
 
-    def _drop(self) -> None:
+    def _close_expired(self) -> None:
         """Close connections that are too slow, and the oldest ones beyond the bound."""
         now = time.monotonic()
         while self._waiting:
             head = next(iter(self._waiting.values()))
             if head.ends > now and len(self._waiting) + len(self._complete) <= HEADS:
                 return
-            self._forget(head)
+            self._remove(head)
             head.connection.close()
 
-    def _forget(self, head: _Head) -> None:
+    def _remove(self, head: _RequestHead) -> None:
         del self._waiting[head.connection]
         self._selector.unregister(head.connection)
 

@@ -35,7 +35,10 @@ from lamagrid.errors import InvalidInputError, LamaGridError
 from lamagrid.web.task_ledger import TaskLedger, entry_of, hash_of
 
 if TYPE_CHECKING:
+    from flask import Flask
+
     from lamagrid.client import Outcome, Progress, Task, TaskClient
+    from lamagrid.upstream.protocol import SocketIO
 
 COOKIE = "lamagrid"
 COOKIE_DAYS = 365
@@ -44,14 +47,14 @@ BROWSERS = 1_000
 TASKS_EACH = 50
 SUBSCRIPTIONS = 32
 """Per connection."""
-ASK_EVERY_S = 1.0
+REFRESH_EVERY_S = 1.0
 STATUS_LIMIT_S = 1.0
-UNASKED_LIMIT_S = 60.0
+UNCLAIMED_LIMIT_S = 60.0
 """Tasks of a server that has ended are cancelled when no browser asks for them for this long."""
-LOOK_EVERY_S = 1.0
+CHECK_EVERY_S = 1.0
 """How often tasks of servers that have ended are looked for and checked."""
 RESULT_LIMIT_S = 30.0
-OF_ONE_REQUEST = frozenset(["diffusion_progress", "diffusion_finish"])
+REQUEST_EVENTS = frozenset(["diffusion_progress", "diffusion_finish"])
 
 log = logging.getLogger("lamagrid.web")
 
@@ -83,7 +86,7 @@ class WatchedTask:
     failure: str | None = None
     taken_over: bool = False
 
-    def told(self) -> dict[str, Any]:
+    def as_event(self) -> dict[str, Any]:
         """The fields that browsers get."""
         return {
             "id": self.task.id,
@@ -100,7 +103,7 @@ class WatchedTask:
             "has_result": self.taken_over and self.state == "completed",
         }
 
-    def ask(self) -> None:
+    def refresh(self) -> None:
         """Update it from the scheduler, unless it has ended.
 
         Raises:
@@ -114,9 +117,9 @@ class WatchedTask:
             if self.taken_over and isinstance(error, InvalidInputError):
                 raise
             return  # the request that waits for it reports the error
-        self.learn(known)
+        self.update(known)
 
-    def learn(self, known: Mapping[str, Any]) -> None:
+    def update(self, known: Mapping[str, Any]) -> None:
         """Update it from a status of the scheduler. A waiting request reports the end of its own task."""
         if self.taken_over:
             self.state = known["status"]
@@ -139,16 +142,16 @@ class BrowserTasks:
     """
 
     def __init__(
-        self, socketio: Any, client: TaskClient | None = None, ledger: TaskLedger | None = None
+        self, socketio: SocketIO, client: TaskClient | None = None, ledger: TaskLedger | None = None
     ) -> None:
         self._socketio = socketio
         self._client = client
         self._ledger = ledger
-        self._left: dict[str, list[WatchedTask]] = {}
+        self._taken_over: dict[str, list[WatchedTask]] = {}
         """Tasks of servers that have ended, by the hash of their browser's cookie."""
-        self._asking: set[str | None] = set()
+        self._claimed_by: set[str | None] = set()
         """The browsers, by the same hash, that asked for those."""
-        self._unasked: dict[str, tuple[WatchedTask, str | None, float]] = {}
+        self._unclaimed: dict[str, tuple[WatchedTask, str | None, float]] = {}
         """Those of them that no browser asked for yet, and when they were found. Used by one thread only."""
         self._emit = socketio.emit
         self._lock = threading.Lock()  # guards all below
@@ -156,7 +159,7 @@ class BrowserTasks:
         self._by_id: OrderedDict[str, WatchedTask] = OrderedDict()
         self._listening: dict[str, int] = {}
 
-    def register(self, app: Any) -> None:
+    def register(self, app: Flask) -> None:
         """Set a cookie for each browser, and handle the events."""
         app.after_request(_with_cookie)
         for name, handler in (
@@ -172,31 +175,31 @@ class BrowserTasks:
 
         A process that forks serves through its children: the first child takes over its tasks.
         """
-        os.register_at_fork(before=self._hand_on, after_in_child=self._start)
-        self._start()
+        os.register_at_fork(before=self._before_fork, after_in_child=self._start_thread)
+        self._start_thread()
 
-    def _start(self) -> None:
+    def _start_thread(self) -> None:
         self._forks = threading.Event()
-        self._left_thread = threading.Thread(
-            target=self._go_on, args=(self._forks,), name="left tasks", daemon=True
+        self._takeover_thread = threading.Thread(
+            target=self._run, args=(self._forks,), name="earlier tasks", daemon=True
         )
-        self._left_thread.start()
+        self._takeover_thread.start()
 
-    def _hand_on(self) -> None:
+    def _before_fork(self) -> None:
         self._forks.set()
-        if self._left_thread is not threading.current_thread():
-            self._left_thread.join()  # so that no lock is held
+        if self._takeover_thread is not threading.current_thread():
+            self._takeover_thread.join()  # so that no lock is held
         if self._ledger is not None:
             self._ledger.close()
 
-    def _go_on(self, forks: threading.Event) -> None:
-        while not forks.wait(LOOK_EVERY_S):
+    def _run(self, forks: threading.Event) -> None:
+        while not forks.wait(CHECK_EVERY_S):
             try:
-                self.look_after_left(time.monotonic())
+                self.cancel_unclaimed(time.monotonic())
             except Exception:  # an error with one task must not end the thread
                 log.exception("the tasks of an earlier server cannot be checked")
 
-    def look_after_left(self, now: float) -> None:
+    def cancel_unclaimed(self, now: float) -> None:
         """Find the tasks of servers that have ended, and cancel those that no browser asks for.
 
         Args:
@@ -205,27 +208,27 @@ class BrowserTasks:
         assert self._ledger is not None
         assert self._client is not None
         for entry in self._ledger.take_over():
-            if entry.id in self._unasked:  # of the process that forked this one
+            if entry.id in self._unclaimed:  # of the process that forked this one
                 continue
             watched = WatchedTask(
                 self._client.task(entry.id), entry.what, None, entry.created, taken_over=True
             )
-            self._unasked[entry.id] = (watched, entry.browser, now)
+            self._unclaimed[entry.id] = (watched, entry.browser, now)
             if entry.browser is not None:
                 with self._lock:
-                    mine = self._left.setdefault(entry.browser, [])
+                    mine = self._taken_over.setdefault(entry.browser, [])
                     mine.append(watched)
                     mine.sort(key=lambda each: each.created)
                     del mine[:-TASKS_EACH]
-        for watched, browser, found in list(self._unasked.values()):
+        for watched, browser, found in list(self._unclaimed.values()):
             with self._lock:
-                is_asked_for = browser in self._asking
-            if is_asked_for or (
-                (browser is None or now - found >= UNASKED_LIMIT_S) and self._give_up(watched)
+                is_claimed = browser in self._claimed_by
+            if is_claimed or (
+                (browser is None or now - found >= UNCLAIMED_LIMIT_S) and self._cancel(watched)
             ):
-                del self._unasked[watched.task.id]
+                del self._unclaimed[watched.task.id]
 
-    def _give_up(self, watched: WatchedTask) -> bool:
+    def _cancel(self, watched: WatchedTask) -> bool:
         """Cancel a task, if it has not ended. Returns whether the scheduler has answered."""
         task = watched.task
         try:
@@ -254,7 +257,7 @@ class BrowserTasks:
         if self._ledger is not None:
             self._ledger.remove(task_id)
         with self._lock:
-            for mine in self._left.values():
+            for mine in self._taken_over.values():
                 mine[:] = [each for each in mine if each.task.id != task_id]
 
     def watch(self, task: Task, what: str) -> TaskWatch:
@@ -271,7 +274,7 @@ class BrowserTasks:
                 while len(self._tasks) > BROWSERS:
                     self._tasks.popitem(last=False)
         watch = TaskWatch(self, watched)
-        watch.tell()
+        watch.send()
         return watch
 
     def tasks(self, browser: str | None) -> list[WatchedTask]:
@@ -280,25 +283,25 @@ class BrowserTasks:
             return []
         hashed = hash_of(browser)
         with self._lock:
-            left = list(self._left.get(hashed, ()))
-            if left:
-                self._asking.add(hashed)
-            mine = [*left, *self._tasks.get(browser, ())]
+            earlier = list(self._taken_over.get(hashed, ()))
+            if earlier:
+                self._claimed_by.add(hashed)
+            mine = [*earlier, *self._tasks.get(browser, ())]
         mine.sort(key=lambda each: each.created, reverse=True)
         return mine[:TASKS_EACH]
 
-    def asked(self, browser: str | None) -> list[WatchedTask]:
+    def refreshed(self, browser: str | None) -> list[WatchedTask]:
         """As :meth:`tasks`, updated from the scheduler in one round trip."""
         mine = self.tasks(browser)
         live = [each for each in mine if each.taken_over or each.state not in TERMINAL]
         try:
-            told = statuses([each.task for each in live], STATUS_LIMIT_S)
+            found = statuses([each.task for each in live], STATUS_LIMIT_S)
         except LamaGridError:
             return mine  # the requests that wait for them report the error
         gone = set()
-        for each, known in zip(live, told):
+        for each, known in zip(live, found):
             if known is not None:
-                each.learn(known)
+                each.update(known)
             elif each.taken_over:
                 self.forget(each.task.id)
                 gone.add(each.task.id)
@@ -308,16 +311,16 @@ class BrowserTasks:
         """A browser's own task."""
         return next((each for each in self.tasks(browser) if each.task.id == task_id), None)
 
-    def ask(self, watched: WatchedTask) -> bool:
+    def refresh(self, watched: WatchedTask) -> bool:
         """Update a task from the scheduler. Returns whether it is still known."""
         try:
-            watched.ask()
+            watched.refresh()
         except InvalidInputError:
             self.forget(watched.task.id)
             return False
         return True
 
-    def is_heard(self, watched: WatchedTask) -> bool:
+    def has_listener(self, watched: WatchedTask) -> bool:
         """Whether a connected browser gets the events of that task."""
         with self._lock:
             if watched.browser is not None and watched.browser in self._listening:
@@ -325,16 +328,16 @@ class BrowserTasks:
         manager = self._socketio.server.manager
         return any(True for _ in manager.get_participants("/", _task_room(watched.task.id)))
 
-    def tell(self, watched: WatchedTask) -> None:
+    def send(self, watched: WatchedTask) -> None:
         """Send the state of a task to its browser and its subscribers."""
         rooms = [_task_room(watched.task.id)]
         if watched.browser is not None:
             rooms.append(_browser_room(watched.browser))
-        self._emit("task_status", watched.told(), to=rooms)
+        self._emit("task_status", watched.as_event(), to=rooms)
 
     def emit(self, event: str, *args: Any, **kwargs: Any) -> None:
         """Replaces ``socketio.emit``: an event of one request goes to its browser, if that listens."""
-        if event in OF_ONE_REQUEST and not kwargs:
+        if event in REQUEST_EVENTS and not kwargs:
             browser = browser_of_request()
             with self._lock:
                 listens = browser is not None and browser in self._listening
@@ -373,8 +376,8 @@ class BrowserTasks:
         if sum(room.startswith(_TASK) for room in rooms()) >= SUBSCRIPTIONS:
             return {"error": f"at most {SUBSCRIPTIONS} tasks can be followed at once: unsubscribe one first"}
         join_room(_task_room(watched.task.id))
-        self.ask(watched)
-        return watched.told()
+        self.refresh(watched)
+        return watched.as_event()
 
     def _unsubscribe(self, task_id: Any = None) -> Mapping[str, Any]:
         from flask_socketio import leave_room
@@ -387,40 +390,40 @@ class BrowserTasks:
 class TaskWatch:
     """Gets the events of a task from the thread that waits for it."""
 
-    def __init__(self, browsers: BrowserTasks, watched: WatchedTask) -> None:
-        self._browsers = browsers
+    def __init__(self, browser_tasks: BrowserTasks, watched: WatchedTask) -> None:
+        self._browser_tasks = browser_tasks
         self._watched = watched
-        self._asked = 0.0
+        self._refreshed = 0.0
 
-    def tell(self) -> None:
+    def send(self) -> None:
         """Send its state, with its place in the queue."""
-        if self._browsers.is_heard(self._watched):
-            self._watched.ask()
-            self._asked = time.monotonic()
-            self._browsers.tell(self._watched)
+        if self._browser_tasks.has_listener(self._watched):
+            self._watched.refresh()
+            self._refreshed = time.monotonic()
+            self._browser_tasks.send(self._watched)
 
-    def told(self, progress: Progress | None) -> None:
+    def on_event(self, progress: Progress | None) -> None:
         """Handle an event of the task; None if nothing happened for a while."""
         watched = self._watched
         if progress is None:
-            if watched.state == "queued" and time.monotonic() - self._asked >= ASK_EVERY_S:
+            if watched.state == "queued" and time.monotonic() - self._refreshed >= REFRESH_EVERY_S:
                 before = watched.position
-                if self._browsers.is_heard(watched):
-                    watched.ask()
-                    self._asked = time.monotonic()
+                if self._browser_tasks.has_listener(watched):
+                    watched.refresh()
+                    self._refreshed = time.monotonic()
                     if watched.position != before:
-                        self._browsers.tell(watched)
-        elif progress.status not in TERMINAL:  # the end is reported with its reason, by ended() or failed()
+                        self._browser_tasks.send(watched)
+        elif progress.status not in TERMINAL:  # completed() and failed() report the end
             activity = progress.activity if progress.status == "processing" else None
             is_new = (progress.status, activity) != (watched.state, watched.activity)
             watched.state, watched.activity = progress.status, activity
             watched.step, watched.of = progress.step, progress.of
             if is_new:
-                self.tell()
-            elif self._browsers.is_heard(watched):
-                self._browsers.tell(watched)
+                self.send()
+            elif self._browser_tasks.has_listener(watched):
+                self._browser_tasks.send(watched)
 
-    def ended(self, outcome: Outcome) -> None:
+    def completed(self, outcome: Outcome) -> None:
         """Report that the task has completed."""
         self._watched.node = outcome.task.get("node")
         self._end("completed", None)
@@ -431,10 +434,10 @@ class TaskWatch:
 
     def _end(self, state: str, failure: str | None) -> None:
         watched = self._watched
-        self._browsers.forget(watched.task.id)
+        self._browser_tasks.forget(watched.task.id)
         watched.state, watched.failure = state, failure
         watched.position = watched.expected_wait_s = watched.activity = None
-        self._browsers.tell(watched)
+        self._browser_tasks.send(watched)
 
 
 _TASK = "task:"
@@ -454,8 +457,8 @@ def browser_of_request() -> str | None:
 
     if not has_request_context():
         return None
-    told = request.cookies.get(COOKIE, "")
-    return told if _BROWSER.fullmatch(told) else None
+    cookie = request.cookies.get(COOKIE, "")
+    return cookie if _BROWSER.fullmatch(cookie) else None
 
 
 def _with_cookie(response: Any) -> Any:

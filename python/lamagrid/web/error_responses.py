@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import enum
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lamagrid.errors import UNREADABLE_PICTURE_TEXT, OverloadedError
 from lamagrid.web.pending_requests import StoppingError
 
 MESSAGE_CHARS = 500
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+    from lamagrid.upstream.protocol import UpstreamServer
 
 
 class AnswerStyle(enum.Enum):
@@ -26,7 +31,7 @@ class AnswerStyle(enum.Enum):
 log = logging.getLogger("lamagrid.web")
 
 
-def failed(server: Any, error: RuntimeError) -> Any:
+def failed(server: UpstreamServer, error: RuntimeError) -> Any:
     """The answer to a request whose task failed; ``server`` is upstream's module."""
     if isinstance(error, StoppingError):
         return server.make_response(str(error), 503)
@@ -46,7 +51,7 @@ def failed(server: Any, error: RuntimeError) -> Any:
     return str(error), 500
 
 
-def register(app: Any) -> None:
+def register(app: Flask) -> None:
     """Answer a missing field, and an exception, with one line instead of Flask's page."""
     from werkzeug.exceptions import BadRequestKeyError, InternalServerError
 

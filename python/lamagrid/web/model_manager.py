@@ -50,11 +50,11 @@ TASK_HEADER = "X-Lamagrid-Task"
 # Upstream calls its callback for each step of these alone.
 STEPPED_MODELS = frozenset([*SD15_MODELS, "sd2"])
 
-# A task whose caller was killed is not worked on for ever; a caller that lives gives up before that.
+# Bounds the task of a caller that was killed; a living caller times out earlier.
 DEADLINE_BEYOND_S = 10.0
-# How often a waiting request looks whether its caller is still there.
-LOOK_S = 0.25
-# For the result of a task that has ended; the scheduler sends it with the end.
+# How often a waiting request checks its connection.
+POLL_S = 0.25
+# For fetching the result of a task that has ended.
 FETCH_LIMIT_S = 30.0
 
 Pixels = NDArray[np.uint8]
@@ -70,10 +70,10 @@ STOPPING_KEPT = (
 
 @dataclass(frozen=True)
 class WebTasks:
-    """What a manager inside a web server has besides the grid.
+    """The parts of a web server that its manager uses.
 
     Attributes:
-        browser_tasks: Is told which browser's request each task belongs to, and what becomes of it.
+        browser_tasks: Tracks the tasks and their browsers.
         style: With upstream's, a call raises ``ValueError`` for a parameter that the model cannot use, as
             upstream's models do.
     """
@@ -116,10 +116,10 @@ class RemoteModelManager:
     Args:
         name: The model that tasks ask for until :meth:`switch`.
         device: Upstream's; nodes have their own devices, so it is only kept.
-        client: What connects to the scheduler; by default one for the configured data directory, made at the
+        client: Connects to the scheduler; by default one for the configured data directory, made at the
             first use.
         timeout_s: How long a call waits for its picture; by default the configured one.
-        web: What a web server adds.
+        web: The web server, if it runs in one.
         kwargs: Upstream's options; ``callback(i, t, latents)`` is called for each step of a diffusion model,
             with ``t`` and ``latents`` None: they stay on the node.
 
@@ -204,7 +204,7 @@ class RemoteModelManager:
         return self._finish(name, None, options, lambda options: submit(name, files.image, options)).encoded()
 
     def _request(self, config: UpstreamConfig) -> _Request:
-        # As they are now: a switch that comes while this waits changes nothing here.
+        # Copies, so that a switch during the wait does not change this request.
         kwargs = dict(self.kwargs)
         callback = kwargs.get("callback") if self.name in STEPPED_MODELS else None
         return _Request(callback, task_options(self.name, config, kwargs))
@@ -225,7 +225,7 @@ class RemoteModelManager:
         submit: Callable[[Options], Task],
     ) -> Outcome:
         """Submit on behalf of the client of this thread's request, and wait."""
-        timeout_s = self._patience()
+        timeout_s = self._timeout()
         connection = ClientConnection.of_request()
         task_id = new_task_id()
         browser_tasks = None if self._web is None else self._web.browser_tasks
@@ -251,13 +251,13 @@ class RemoteModelManager:
             with pending_requests.waiting():
                 outcome = waiting.wait(timeout_s)
         except StoppingError:
-            raise  # the next server goes on with it
+            raise  # the next server takes the task over
         except Exception as error:
             if watch is not None:
                 watch.failed(error)
             raise
         if watch is not None:
-            watch.ended(outcome)
+            watch.completed(outcome)
         return outcome
 
     def is_downloaded(self, name: str) -> bool:
@@ -306,7 +306,7 @@ class RemoteModelManager:
     def _survey(self) -> set[str]:
         return served_models(self._grid().survey())
 
-    def _patience(self) -> float:
+    def _timeout(self) -> float:
         if self._timeout_s is None:
             self._timeout_s = load_settings(None).timeout_s
         return self._timeout_s
@@ -360,7 +360,7 @@ def task_options(model: str, config: UpstreamConfig, kwargs: Mapping[str, Any]) 
 
 
 class AtShutdown(enum.Enum):
-    """What becomes of a task whose web server ends."""
+    """Whether a task is cancelled when its web server ends."""
 
     KEEP = "its browser finds it again on the page /grid"
     CANCEL = "no browser could find it"
@@ -373,9 +373,9 @@ class _Waiting:
     Attributes:
         task: The task.
         connection: Of the client that waits for the answer.
-        watch: Is told each thing that happens, and None when nothing did for a while.
-        callback: Is told the steps.
-        at_shutdown: What becomes of the task when this server ends.
+        watch: Gets the events, and None when there was none for a while.
+        callback: Gets the steps.
+        at_shutdown: Whether the task is cancelled when this server ends.
     """
 
     task: Task
@@ -390,10 +390,10 @@ class _Waiting:
         try:
             outcome = self._outcome(timeout_s)
         except BaseException as error:
-            gives_up = isinstance(error, (DisconnectedError, WaitTimeoutError))
+            is_useless = isinstance(error, (DisconnectedError, WaitTimeoutError))
             if isinstance(error, StoppingError):
-                gives_up = self.at_shutdown is AtShutdown.CANCEL
-            if gives_up or not isinstance(error, LamaGridError):
+                is_useless = self.at_shutdown is AtShutdown.CANCEL
+            if is_useless or not isinstance(error, LamaGridError):
                 _cancel(self.task)
             raise
         with contextlib.suppress(LamaGridError):  # the picture is here; retention ends in any case
@@ -401,13 +401,13 @@ class _Waiting:
         return outcome
 
     def _outcome(self, timeout_s: float) -> Outcome:
-        give_up = time.monotonic() + timeout_s
+        deadline = time.monotonic() + timeout_s
         events = self.task.events()
         while True:
             began = time.monotonic()
-            look_s = min(LOOK_S, max(0.0, give_up - began))
+            poll_s = min(POLL_S, max(0.0, deadline - began))
             try:
-                progress = events.next(look_s)
+                progress = events.next(poll_s)
                 self._check_connection()
                 has_ended = progress is not None and progress.status in TERMINAL
                 if pending_requests.is_stopping() and not has_ended:
@@ -420,10 +420,10 @@ class _Waiting:
                 self._check_connection()
                 now = time.monotonic()
                 # A scheduler that is away comes back: look again. An error at once is the task's failure.
-                if now >= give_up or now - began < look_s / 2:
+                if now >= deadline or now - began < poll_s / 2:
                     raise
                 events = self.task.events()
-            if time.monotonic() >= give_up:
+            if time.monotonic() >= deadline:
                 raise WaitTimeoutError(
                     f"Timed out after {timeout_s:g} s: the picture was not ready, and the task was "
                     "cancelled. Send it again, or let people wait for longer (client.timeout_ms).",
@@ -432,7 +432,7 @@ class _Waiting:
 
     def _tell(self, progress: Progress | None) -> None:
         if self.watch is not None:
-            self.watch.told(progress)
+            self.watch.on_event(progress)
         # The grid counts steps done, from 1; upstream the step that was done, from 0.
         if self.callback is None or progress is None or progress.activity != "running":
             return

@@ -74,14 +74,14 @@ class TaskLedger:
 
     def add(self, entry: Entry) -> None:
         """Record a task, before it is submitted."""
-        with self._lock, self._telling():
+        with self._lock, self._logging_errors():
             self._open()
             self._entries[entry.id] = entry
             self._append(asdict(entry))
 
     def remove(self, task_id: str) -> None:
         """Remove a task whose end was reported, or is not needed."""
-        with self._lock, self._telling():
+        with self._lock, self._logging_errors():
             self._open()
             if self._entries.pop(task_id, None) is not None:
                 self._append({"id": task_id})
@@ -89,7 +89,7 @@ class TaskLedger:
     def take_over(self) -> list[Entry]:
         """Take over the tasks of servers that have ended."""
         taken: dict[str, Entry] = {}
-        with self._lock, self._telling():
+        with self._lock, self._logging_errors():
             if not self._directory.is_dir():
                 return []
             self._open()
@@ -110,7 +110,7 @@ class TaskLedger:
         return list(taken.values())
 
     @contextlib.contextmanager
-    def _telling(self) -> Iterator[None]:
+    def _logging_errors(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
@@ -127,20 +127,20 @@ class TaskLedger:
             self._file = -1
         self._entries = {}
         self._pid = os.getpid()
-        self._begin()
+        self._rewrite()
 
-    def _begin(self) -> None:
+    def _rewrite(self) -> None:
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = self._directory / f"{secrets.token_hex(8)}{SUFFIX}"
         # The name is one that no other server takes over, until the file is locked.
-        hidden = path.with_suffix(".new")
-        file = os.open(hidden, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        temporary = path.with_suffix(".new")
+        file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         before, old = self._file, self._path
         self._file, self._path, self._lines = file, path, 0
         for entry in self._entries.values():
             self._append(asdict(entry))
-        hidden.rename(path)
+        temporary.rename(path)
         if before >= 0:
             old.unlink(missing_ok=True)
             os.close(before)
@@ -149,7 +149,7 @@ class TaskLedger:
         os.write(self._file, json.dumps(line).encode() + b"\n")
         self._lines += 1
         if self._lines > LINES + 2 * len(self._entries):
-            self._begin()
+            self._rewrite()
 
     def close(self) -> None:
         """Close the file, which the next server can take over then."""
@@ -164,16 +164,16 @@ def _read(lines: list[bytes]) -> dict[str, Entry]:
     entries: dict[str, Entry] = {}
     for line in lines:
         with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
-            told = json.loads(line)
-            if "what" not in told:
-                entries.pop(told["id"], None)
+            fields = json.loads(line)
+            if "what" not in fields:
+                entries.pop(fields["id"], None)
                 continue
-            browser = told["browser"]
+            browser = fields["browser"]
             entry = Entry(
-                str(told["id"]),
-                str(told["what"]),
+                str(fields["id"]),
+                str(fields["what"]),
                 None if browser is None else str(browser),
-                float(told["created"]),
+                float(fields["created"]),
             )
             entries[entry.id] = entry
     return entries

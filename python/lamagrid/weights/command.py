@@ -32,12 +32,10 @@ EXIT_WRONG = 1
 EXIT_WRONG_FLAGS = 2
 EXIT_INTERRUPTED = 130
 SURVEY_S = 2.0
-TELL_EVERY_S = 3.0
+REPORT_EVERY_S = 3.0
 """How often a download reports its progress, if the output is no terminal."""
 REDRAW_EVERY_S = 0.2
 CHUNK_BYTES = 1 << 20
-
-Told = Callable[[int, "int | None"], None]
 
 
 def main(argv: Sequence[str]) -> int:
@@ -136,8 +134,8 @@ def _served(data_dir: Path | None, join: Path | None) -> dict[str, list[dict[str
     found: dict[str, list[dict[str, Any]]] = {}
     for node in survey["nodes"]:
         for offer in node["info"]["models"]:
-            told = {"name": node["info"]["name"], "loaded": offer["loaded"], "present": offer["present"]}
-            found.setdefault(offer["model"], []).append({**told, "state": node["state"]})
+            offered = {"name": node["info"]["name"], "loaded": offer["loaded"], "present": offer["present"]}
+            found.setdefault(offer["model"], []).append({**offered, "state": node["state"]})
     return found
 
 
@@ -190,7 +188,7 @@ class _Report:
     def __init__(self, options: argparse.Namespace) -> None:
         self._rows: list[dict[str, Any]] | None = [] if options.output == "json" else None
 
-    def tell(self, model: str, text: str, **facts: Any) -> None:
+    def add(self, model: str, text: str, **facts: Any) -> None:
         if self._rows is None:
             print(f"{model}: {text}", flush=True)
         else:
@@ -223,9 +221,9 @@ def _pull(options: argparse.Namespace) -> int:
                 return report.close(EXIT_INTERRUPTED)
             size = _size(path)
             text = f"{path} {state}, {_amount(size)}" if is_new else f"{path} {state}"
-            report.tell(name, text, path=str(path), fetched=is_new, bytes=size)
+            report.add(name, text, path=str(path), fetched=is_new, bytes=size)
         if not sources:
-            report.tell(name, "needs no file", path=None, fetched=False, bytes=0)
+            report.add(name, "needs no file", path=None, fetched=False, bytes=0)
     return report.close(DONE)
 
 
@@ -269,7 +267,7 @@ def _fetch(source: Source, precision: Precision, existing: Existing) -> Path:
             f"correct {source.variables}_MD5 if it is right"
         )
     with _Meter(url.rsplit("/", 1)[-1]) as meter:
-        return fetch.fetch(source, meter.told, existing)
+        return fetch.fetch(source, meter.update, existing)
 
 
 def _fetch_folder(folder: HubFolder, precision: Precision) -> Path:
@@ -308,9 +306,9 @@ class _Meter:
         if self._is_terminal:
             sys.stderr.write("\r\033[K")
 
-    def told(self, done: int, whole: int | None) -> None:
+    def update(self, done: int, whole: int | None) -> None:
         now = time.monotonic()
-        if now - self._drawn < (REDRAW_EVERY_S if self._is_terminal else TELL_EVERY_S):
+        if now - self._drawn < (REDRAW_EVERY_S if self._is_terminal else REPORT_EVERY_S):
             return
         self._drawn = now
         part = f"{done * 100 // whole} % of {_amount(whole)}" if whole else _amount(done)
@@ -331,7 +329,7 @@ def _verify(options: argparse.Namespace) -> int:
             if not source.is_present(os.environ):
                 if options.names:
                     text = f"{path} is missing: lamagrid model pull {name}"
-                    report.tell(name, text, path=str(path), right=False)
+                    report.add(name, text, path=str(path), right=False)
                     verdict = EXIT_WRONG
                 continue
             if path in seen:  # of two plugins
@@ -339,7 +337,7 @@ def _verify(options: argparse.Namespace) -> int:
             seen.add(path)
             for place, text, is_right in _checked(source):
                 hint = "" if is_right else f": lamagrid model pull {name} fetches it anew"
-                report.tell(name, f"{place} {text}{hint}", path=str(place), right=is_right)
+                report.add(name, f"{place} {text}{hint}", path=str(place), right=is_right)
                 verdict = verdict if is_right else EXIT_WRONG
     if not seen and not options.names and options.output == "table":
         print("no model's file is on this host")
@@ -410,6 +408,6 @@ def _digest(path: Path, digest: Any) -> str:
         while chunk := file.read(CHUNK_BYTES):
             digest.update(chunk)
             done += len(chunk)
-            meter.told(done, size)
+            meter.update(done, size)
     text: str = digest.hexdigest()
     return text

@@ -14,7 +14,7 @@ from lamagrid import _native
 from lamagrid.upstream import catalog
 from lamagrid.upstream.catalog import Source, WebFile
 
-Told = Callable[[int, "int | None"], None]
+OnProgress = Callable[[int, "int | None"], None]
 """Called with the bytes received and the total, also while none arrive; an exception ends the fetch."""
 
 Version = tuple[int, int, int]
@@ -28,7 +28,7 @@ class Existing(enum.Enum):
     REPLACE = "fetches it anew"
 
 
-def fetch(file: WebFile, told: Told, existing: Existing = Existing.KEEP) -> Path:
+def fetch(file: WebFile, on_progress: OnProgress, existing: Existing = Existing.KEEP) -> Path:
     """Fetch a file.
 
     Raises:
@@ -38,10 +38,10 @@ def fetch(file: WebFile, told: Told, existing: Existing = Existing.KEEP) -> Path
     variables = None if file.variables is None else (f"{file.variables}_URL", f"{file.variables}_MD5")
     checkpoints = catalog.checkpoints(os.environ)
     replace = existing is Existing.REPLACE
-    return Path(_native.fetch_weights(url, md5, checkpoints, variables, told, replace=replace))
+    return Path(_native.fetch_weights(url, md5, checkpoints, variables, on_progress, replace=replace))
 
 
-def fetch_missing(sources: Iterable[Source], told: Told) -> None:
+def fetch_missing(sources: Iterable[Source], on_progress: OnProgress) -> None:
     """Fetch the missing ones, except diffusers' folders.
 
     Raises:
@@ -49,7 +49,7 @@ def fetch_missing(sources: Iterable[Source], told: Told) -> None:
     """
     for source in sources:
         if isinstance(source, WebFile) and not source.is_present(os.environ):
-            fetch(source, told)
+            fetch(source, on_progress)
 
 
 def name_authorities_for_hub() -> None:

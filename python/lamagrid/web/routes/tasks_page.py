@@ -15,6 +15,8 @@ from lamagrid.errors import InvalidInputError, LamaGridError
 from lamagrid.web.browser_tasks import RESULT_LIMIT_S, BrowserTasks, browser_of_request
 
 if TYPE_CHECKING:
+    from flask import Flask
+
     from lamagrid.client import Outcome
 
 FILES = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
@@ -35,7 +37,7 @@ TYPES = {
 }
 
 
-def register(app: Any, browsers: BrowserTasks) -> None:
+def register(app: Flask, browser_tasks: BrowserTasks) -> None:
     """Add the page's routes to upstream's."""
     texts = {kind: Path(__file__).with_name(f"tasks_page.{kind}").read_text("utf-8") for kind in FILES}
 
@@ -49,11 +51,11 @@ def register(app: Any, browsers: BrowserTasks) -> None:
         return Response(texts[kind], mimetype=FILES[kind], headers=headers)
 
     def tasks() -> dict[str, Any]:
-        mine = browsers.asked(browser_of_request())
-        return {"tasks": [watched.told() for watched in mine]}
+        mine = browser_tasks.refreshed(browser_of_request())
+        return {"tasks": [watched.as_event() for watched in mine]}
 
     def result(task_id: str) -> Any:
-        watched = browsers.find(browser_of_request(), task_id)
+        watched = browser_tasks.find(browser_of_request(), task_id)
         if watched is None:
             return UNKNOWN, 404
         try:
@@ -67,7 +69,7 @@ def register(app: Any, browsers: BrowserTasks) -> None:
         return Response(file, mimetype=_type(file), headers={"Cache-Control": "private, no-store"})
 
     def cancel(task_id: str) -> tuple[str, int]:
-        watched = browsers.find(browser_of_request(), task_id)
+        watched = browser_tasks.find(browser_of_request(), task_id)
         if watched is None:
             return UNKNOWN, 404
         try:
