@@ -14,8 +14,6 @@ ROOT = Path(__file__).resolve().parents[2]
 
 TO_DO = "older than this rule; to be removed"
 EXCEPTIONS = {
-    ("src/cli/src", "args.rs certs.rs error.rs output.rs"): TO_DO,
-    ("src/client/src", "follow.rs tracked.rs"): TO_DO,
     ("src/config/src", "check.rs dirs.rs error.rs load.rs model.rs"): TO_DO,
     ("src/config/src", "key.rs schema.rs"): TO_DO,
     (
@@ -25,16 +23,10 @@ EXCEPTIONS = {
     ): TO_DO,
     ("src/imaging/src/codec/png", "bits.rs deflate.rs write.rs"): TO_DO,
     ("src/node/src/backend/torch", "device.rs main.rs"): TO_DO,
-    ("src/node/src", "impatience.rs worker.rs"): TO_DO,
-    ("src/node/src", "pipeline.rs pipeline/inputs.rs"): TO_DO,
     (
         "src/scheduler/src/core",
         "admin.rs admission.rs drains.rs effect.rs ended.rs mod.rs placement.rs retry.rs uploads.rs",
     ): TO_DO,
-    ("src/scheduler/src", "instance.rs service/mod.rs"): TO_DO,
-    ("src/wire/src/gate", "allow_list.rs blobs.rs credentials.rs line.rs registry.rs validity.rs"): TO_DO,
-    ("src/wire/src/gate", "blob_client.rs dial.rs"): TO_DO,
-    ("python/lamagrid/web", "inpaint.py model_manager.py plan.py plugins.py"): TO_DO,
 }
 """Folder and the files in it that form a circle, and the reason why it stays."""
 

@@ -12,8 +12,7 @@ use serde::Serialize;
 
 use lamagrid_config::{Config, find_sockets, libtorch, running_scheduler};
 use lamagrid_domain::FailureKind;
-use lamagrid_gate::Certs;
-use lamagrid_gate::{Bundle, Credentials, PeerRole, answering, probe};
+use lamagrid_gate::{Bundle, Certs, Credentials, PeerRole, answering, probe};
 
 use crate::Answer;
 use crate::error::{CliError, REFUSED};

@@ -9,10 +9,9 @@ use std::path::PathBuf;
 use lamagrid_client::{ClientError, EndpointError};
 use lamagrid_config::ConfigError;
 use lamagrid_domain::FailureKind;
+use lamagrid_gate::CertificateError;
 use lamagrid_logs::LogError;
 use lamagrid_scheduler::SchedulerError;
-
-use lamagrid_gate::CertificateError;
 
 /// The command line cannot be understood; clap's own code.
 pub(crate) const USAGE: u8 = 2;
@@ -93,7 +92,7 @@ impl CliError {
             }
             next = source.source();
         }
-        crate::output::one_line(&text)
+        crate::terminal_text::one_line(&text)
     }
 }
 

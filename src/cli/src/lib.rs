@@ -19,6 +19,7 @@ mod grid;
 mod output;
 mod scheduler;
 mod task_history;
+mod terminal_text;
 mod units;
 mod view;
 

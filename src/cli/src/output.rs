@@ -8,6 +8,7 @@ use comfy_table::{Table, presets};
 use serde::Serialize;
 
 use crate::error::CliError;
+use crate::terminal_text::one_line;
 
 /// How to answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -51,15 +52,6 @@ pub(crate) fn columns(header: &[&str], rows: impl IntoIterator<Item = Vec<String
     }
     // Blanks at the end of a row are of no use to anybody, and wrap in a narrow terminal.
     table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
-}
-
-/// The text with control characters escaped: foreign text must not steer a terminal.
-pub(crate) fn one_line(text: &str) -> String {
-    let mut line = String::with_capacity(text.len());
-    for c in text.chars() {
-        if c.is_control() { line.extend(c.escape_default()) } else { line.push(c) }
-    }
-    line
 }
 
 /// What became of a text for stdout.

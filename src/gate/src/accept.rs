@@ -25,8 +25,10 @@ use lamagrid_protocol::preamble::{self, Channel, Refused};
 use lamagrid_protocol::transfer::Transfer;
 use lamagrid_transport::Endpoints;
 
-use crate::allow_list::{AllowList, Allowed, Fingerprint};
-use crate::credentials::{Certificate, Credentials, CredentialsError, PeerRole};
+use crate::allow_list::{AllowList, Allowed};
+use crate::certificate::{Certificate, CredentialsError, PeerRole};
+use crate::credentials::Credentials;
+use crate::fingerprint::Fingerprint;
 use crate::log_limiter::LogLimiter;
 use crate::places::{Bounds, Place, Places, Room};
 use crate::preamble::{may_transfer, may_use, no_room, read_line, wrong_time};

@@ -4,63 +4,12 @@
 //! leaked before it was revoked opens nothing.
 
 use std::collections::BTreeSet;
-use std::fmt;
-use std::str::FromStr;
-
-use serde::{Deserialize, Serialize};
 
 use lamagrid_domain::FailureKind;
 use lamagrid_protocol::preamble::Refused;
 
-use crate::credentials::Certificate;
-
-/// The BLAKE3 hash of a certificate in DER, written as 64 hexadecimal digits.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Fingerprint([u8; 32]);
-
-impl Fingerprint {
-    /// Hashes a certificate in DER.
-    #[must_use]
-    pub fn of(der: &[u8]) -> Self {
-        Self(*blake3::hash(der).as_bytes())
-    }
-}
-
-impl fmt::Display for Fingerprint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-impl fmt::Debug for Fingerprint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Fingerprint({self})")
-    }
-}
-
-impl From<Fingerprint> for String {
-    fn from(fingerprint: Fingerprint) -> Self {
-        fingerprint.to_string()
-    }
-}
-
-impl FromStr for Fingerprint {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let parsed = blake3::Hash::from_hex(text).map_err(|error| format!("not a fingerprint: {error}"))?;
-        Ok(Self(*parsed.as_bytes()))
-    }
-}
-
-impl TryFrom<String> for Fingerprint {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
-    }
-}
+use crate::certificate::Certificate;
+use crate::fingerprint::Fingerprint;
 
 /// The certificates that are let in.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

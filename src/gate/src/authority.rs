@@ -15,9 +15,8 @@ use rcgen::{
 use lamagrid_domain::{Owner, QueueName};
 use lamagrid_process::wall_clock::wall_ms;
 
-use crate::credentials::{
-    Certificate, Credentials, CredentialsError, PeerRole, SCHEDULER_NAME, check_name, is_node_of,
-};
+use crate::certificate::{Certificate, CredentialsError, PeerRole, SCHEDULER_NAME, check_name, is_node_of};
+use crate::credentials::Credentials;
 use crate::ledger::{Certs, CertsError, Issued};
 
 const AUTHORITY: &str = "authority.pem";

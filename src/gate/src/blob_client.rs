@@ -14,9 +14,9 @@ use lamagrid_domain::{FailureKind, LeaseToken, Role, TaskId};
 use lamagrid_protocol::preamble::{self, Refused};
 use lamagrid_protocol::transfer::{Blob, Direction, Transfer};
 
+use crate::certificate::SCHEDULER_NAME;
 use crate::connect::connect;
-use crate::credentials::SCHEDULER_NAME;
-use crate::dial::{ANSWER, HANDSHAKE, REPLY, broken, judge, with_own_clock, wrong_time};
+use crate::dial_error::{ANSWER, HANDSHAKE, REPLY, broken, judge, with_own_clock, wrong_time};
 use crate::proxy::{stalled, unacknowledged};
 use crate::reloading_tls::ReloadingTls;
 use crate::trouble::Trouble;

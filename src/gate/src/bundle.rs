@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::credentials::{Certificate, Credentials, CredentialsError, PeerRole};
+use crate::certificate::{Certificate, CredentialsError, PeerRole};
+use crate::credentials::Credentials;
 
 /// What the line with the scheduler's address begins with; PEM readers pass over it.
 const ADDRESS: &str = "# scheduler: ";

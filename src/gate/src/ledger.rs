@@ -14,8 +14,10 @@ use serde::{Deserialize, Serialize};
 
 use lamagrid_domain::QueueName;
 
-use crate::allow_list::{AllowList, Fingerprint};
-use crate::credentials::{Credentials, PeerRole};
+use crate::allow_list::AllowList;
+use crate::certificate::PeerRole;
+use crate::credentials::Credentials;
+use crate::fingerprint::Fingerprint;
 
 const LEDGER: &str = "issued.json";
 /// The scheduler's own certificate and key, and the authority's certificate.

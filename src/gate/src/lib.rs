@@ -13,9 +13,12 @@ mod allow_list;
 mod authority;
 mod blob_client;
 mod bundle;
+mod certificate;
 mod connect;
 mod credentials;
 mod dial;
+mod dial_error;
+mod fingerprint;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -33,14 +36,14 @@ mod validity;
 mod zmtp_guard;
 
 pub use accept::{Gate, GateError, GateOptions};
-pub use allow_list::{AllowList, Fingerprint};
+pub use allow_list::AllowList;
 pub use authority::{CertificateError, NewCertificate, Older};
 pub use blob_client::{BlobClient, BlobError};
 pub use bundle::{Bundle, BundleError};
-pub use credentials::{
-    Certificate, Credentials, CredentialsError, PeerRole, SCHEDULER_NAME, check_name, is_node_of,
-};
+pub use certificate::{Certificate, CredentialsError, PeerRole, SCHEDULER_NAME, check_name, is_node_of};
+pub use credentials::Credentials;
 pub use dial::{Dialler, DiallerError};
+pub use fingerprint::Fingerprint;
 pub use ledger::{Certs, CertsError, Issued, allow_list, write_private};
 pub use probe::{Probed, answering, probe};
 pub use registry::{Origin, Registry};

@@ -9,7 +9,7 @@ use lamagrid_process::wall_clock::wall_ms;
 use lamagrid_protocol::preamble::{Channel, MAX_LINE_BYTES, Refused};
 use lamagrid_protocol::transfer::{Blob, Transfer};
 
-use crate::credentials::{Certificate, PeerRole};
+use crate::certificate::{Certificate, PeerRole};
 use crate::places::NoPlace;
 use crate::validity::{SCHEDULER_SHOWS, date};
 

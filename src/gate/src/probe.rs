@@ -12,8 +12,8 @@ use lamagrid_process::wall_clock::wall_ms;
 use lamagrid_protocol::preamble::{self, PROBE};
 
 use crate::bundle::Bundle;
+use crate::certificate::PeerRole;
 use crate::connect::connect;
-use crate::credentials::PeerRole;
 use crate::dial::dial;
 use crate::preamble::read_line;
 use crate::proxy;

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 
 use lamagrid_protocol::PeerId;
 
-use crate::credentials::Certificate;
+use crate::certificate::Certificate;
 use crate::zmtp_guard::Held;
 
 /// All peers and lanes. Cheap to clone.

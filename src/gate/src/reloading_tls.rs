@@ -8,7 +8,8 @@ use parking_lot::Mutex;
 use rustls::ClientConfig;
 
 use crate::bundle::Bundle;
-use crate::credentials::{Certificate, Credentials, CredentialsError};
+use crate::certificate::{Certificate, CredentialsError};
+use crate::credentials::Credentials;
 
 /// The tls_config of one peer.
 #[derive(Debug)]

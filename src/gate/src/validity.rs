@@ -17,7 +17,7 @@ use x509_parser::time::ASN1Time;
 
 use lamagrid_process::wall_clock::wall_ms;
 
-use crate::credentials::CredentialsError;
+use crate::certificate::CredentialsError;
 
 /// How a gate's refusal names its clock; the other side adds its own.
 pub(crate) const SCHEDULER_SHOWS: &str = "the scheduler's clock shows";

@@ -9,9 +9,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
+use lamagrid_process::end_by_signal;
 use lamagrid_session::{Session, StuckAttempt};
-
-use crate::worker::end_process;
 
 /// How often the session is checked.
 const CHECK_EVERY: Duration = Duration::from_millis(100);
@@ -71,7 +70,7 @@ pub(crate) fn watch(
                 "a cancelled task goes on: ending this worker, which is faster"
             );
             session.close();
-            end_process(ENDED_ITSELF);
+            end_by_signal(ENDED_ITSELF);
         }
     })?;
     Ok(())

@@ -5,10 +5,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Signal, getpid, kill_process};
+use rustix::process::Signal;
 
 use lamagrid_domain::{Failure, NodeInfo, NodeKind};
-use lamagrid_process::{Parent, SAME_REQUEST, StopRequest, StopSignals};
+use lamagrid_process::{Parent, SAME_REQUEST, StopRequest, StopSignals, end_by_signal};
 use lamagrid_session::hardware::Hardware;
 use lamagrid_session::{Pipeline, Session, SessionOptions};
 
@@ -197,12 +197,5 @@ fn stop(session: &Session) {
     session.close();
     // An idle backend sees that and returns from `main`.
     std::thread::sleep(RETURNING);
-    end_process(Signal::KILL);
-}
-
-/// Ends this process by a signal. Not by `exit`: it would run libtorch's destructors under the threads that compute.
-pub(crate) fn end_process(signal: Signal) {
-    if kill_process(getpid(), signal).is_err() {
-        std::process::abort();
-    }
+    end_by_signal(Signal::KILL);
 }

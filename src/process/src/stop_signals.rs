@@ -3,6 +3,7 @@
 use std::io;
 use std::time::Duration;
 
+use rustix::process::{getpid, kill_process};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
@@ -112,5 +113,12 @@ impl StopSignals {
                 }
             }
         }
+    }
+}
+
+/// Ends this process by a signal. Not by `exit`, which would run the destructors of libraries under threads that still compute.
+pub fn end_by_signal(signal: rustix::process::Signal) {
+    if kill_process(getpid(), signal).is_err() {
+        std::process::abort();
     }
 }

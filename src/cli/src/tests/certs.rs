@@ -3,8 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use lamagrid_gate::Certs;
-use lamagrid_gate::{Bundle, PeerRole};
+use lamagrid_gate::{Bundle, Certs, PeerRole};
 
 use super::{Ran, run};
 

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use lamagrid_config::SocketDir;
 use lamagrid_transport::router::{Peers, Router};
-use lamagrid_transport::{ConnectionLimits, EventSubscriber};
+use lamagrid_transport::{ConnectionLimits, Endpoints, EventSubscriber};
 
-use super::{DataDir, SchedulerError, socket_files};
+use super::{DataDir, SchedulerError};
 
 /// All sockets of a scheduler, bound.
 #[derive(Debug)]
@@ -37,7 +37,7 @@ impl Listeners {
     /// Outside a tokio runtime.
     pub fn bind(data_dir: &DataDir) -> Result<Self, SchedulerError> {
         let socket_dir = Arc::new(SocketDir::of_scheduler(data_dir.path())?);
-        let endpoints = socket_files::endpoints(&socket_dir);
+        let endpoints = endpoints(&socket_dir);
         let limits = ConnectionLimits::default();
         let control = Router::bind(&endpoints.control(), Peers::Req, &limits)?;
         let admin = Router::bind(&endpoints.admin(), Peers::Req, &limits)?;
@@ -47,4 +47,11 @@ impl Listeners {
         let clients = Router::bind(&endpoints.client(), Peers::Dealer, &limits)?;
         Ok(Self { sockets: Sockets { clients, admin, control, results, events }, socket_dir, limits })
     }
+}
+
+/// The addresses of the sockets in a directory that may move. Does not keep the directory: it is removed with its owner, even
+/// while connections still end.
+pub(super) fn endpoints(dir: &Arc<SocketDir>) -> Endpoints {
+    let dir = Arc::downgrade(dir);
+    Endpoints::found_by(move || dir.upgrade().map(|dir| dir.path()).unwrap_or_default())
 }

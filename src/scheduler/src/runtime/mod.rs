@@ -21,6 +21,11 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use backlog::{Backlog, Destination};
+use clock::Clock;
+use committer::Committer;
+use gatekeeper::Gatekeeper;
+use listeners::Sockets;
 use tokio::sync::{mpsc, watch};
 
 use lamagrid_blobs::Spool;
@@ -32,12 +37,6 @@ use lamagrid_transport::{ConnectionLimits, Endpoints, LaneEvent, LaneSender};
 
 use crate::core::{CLOCK_GRACE_MS, Core, Effect, Input, MAX_ENDED, MAX_TOMBSTONES, Settings};
 use crate::http::Metrics;
-
-use backlog::{Backlog, Destination};
-use clock::Clock;
-use committer::Committer;
-use gatekeeper::Gatekeeper;
-use listeners::Sockets;
 
 pub use data_dir::DataDir;
 pub use error::SchedulerError;
@@ -89,7 +88,7 @@ pub async fn run(
 ) -> Result<(), SchedulerError> {
     let DataDir { path, store, recovered, swept, _lock } = data_dir;
     let Listeners { sockets, socket_dir, limits } = listeners;
-    let endpoints = socket_files::endpoints(&socket_dir);
+    let endpoints = listeners::endpoints(&socket_dir);
     let spool = store.spool().clone();
     let tasks = recovered.tasks.len();
     let owned = gatekeeper::results_elsewhere(&recovered.tasks);

@@ -3,13 +3,11 @@
 //! A logout, a cleaner of temporary directories or a person may remove the files of sockets that are in use. Connections
 //! outlive that; whoever connects anew would find nobody.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lamagrid_config::SocketDir;
 use lamagrid_transport::{Endpoints, SocketFile};
 
-use super::listeners::Sockets;
+use super::listeners::{Sockets, endpoints};
 use super::{EventLoop, SchedulerError};
 
 /// How often the files are looked at.
@@ -17,12 +15,6 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// How often it is said that this fails.
 const MENTION_EVERY: Duration = Duration::from_secs(10);
-
-/// The sockets in a directory that may move. The directory goes with its owner, whatever else is still about to end.
-pub(super) fn endpoints(dir: &Arc<SocketDir>) -> Endpoints {
-    let dir = Arc::downgrade(dir);
-    Endpoints::found_by(move || dir.upgrade().map(|dir| dir.path()).unwrap_or_default())
-}
 
 impl EventLoop {
     /// Makes the sockets anew if their files are gone. While that fails the scheduler is not ready, and says so.

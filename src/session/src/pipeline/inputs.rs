@@ -6,9 +6,10 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use lamagrid_domain::{BlobForm, BlobMeta, Failure, FailureKind, OutputForm, PictureFormat, Role, Scalar};
-use lamagrid_imaging::{Image, Layout, Rgb, codec};
+use lamagrid_imaging::codec::{self, CodecError};
+use lamagrid_imaging::{Image, Layout, Rgb};
 
-use super::{Carried, Files, Inputs, Pictures, unreadable};
+use super::{Carried, Files, Inputs, Pictures};
 use crate::failure::stopped;
 use crate::job::Job;
 
@@ -163,6 +164,11 @@ fn plain<L: Layout>(role: Role, (height, width): (u32, u32), bytes: Bytes) -> Re
 
 fn invalid(text: String) -> Failure {
     Failure::new(FailureKind::InvalidInput, text)
+}
+
+/// The failure of a file that cannot be decoded.
+pub(super) fn unreadable(what: impl std::fmt::Display, error: &CodecError) -> Failure {
+    Failure::new(FailureKind::InvalidInput, format!("the {what}: {error}"))
 }
 
 #[cfg(test)]

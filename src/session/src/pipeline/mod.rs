@@ -268,7 +268,7 @@ fn write(
 ) -> Result<(Bytes, BlobForm), Failure> {
     let file = codec::encode(image, carried.alpha.as_ref(), format, quality, &carried.metadata);
     let file = file.map_err(|error| match error {
-        CodecError::Unsupported { .. } => unreadable("result", &error),
+        CodecError::Unsupported { .. } => inputs::unreadable("result", &error),
         _ => internal(&format!("the result cannot be written as {format}: {error}")),
     })?;
     Ok((file.into(), BlobForm::Encoded))
@@ -280,10 +280,6 @@ fn internal(error: &dyn std::fmt::Display) -> Failure {
 
 fn raw(height: u32, width: u32) -> BlobForm {
     BlobForm::Raw { height, width, channels: 3 }
-}
-
-fn unreadable(what: impl std::fmt::Display, error: &CodecError) -> Failure {
-    Failure::new(FailureKind::InvalidInput, format!("the {what}: {error}"))
 }
 
 /// Delivers, and writes the one line of a finished task.

@@ -1,0 +1,190 @@
+//! What a certificate says: who a peer is, and what it may do.
+//!
+//! A certificate of ours carries one URI, `lamagrid:<role>/<name>` and, for a node, `?queues=gpu,cpu`. No other part of it is
+//! used.
+//!
+//! Does not: check signatures or times.
+
+use std::fmt;
+use std::str::FromStr;
+
+use rustls::pki_types::CertificateDer;
+
+use lamagrid_domain::QueueName;
+
+/// The name that every scheduler's certificate has; addresses change, and a bundle says which.
+pub const SCHEDULER_NAME: &str = "scheduler.lamagrid";
+/// The scheme of the URI.
+const SCHEME: &str = "lamagrid:";
+/// Longest name in a certificate, in bytes.
+const MAX_NAME_BYTES: usize = 64;
+
+/// What a certificate is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PeerRole {
+    /// Accepts everybody else.
+    Scheduler,
+    /// Works on tasks.
+    Node,
+    /// Submits tasks.
+    Client,
+    /// Submits tasks and administers the scheduler.
+    Admin,
+}
+
+impl PeerRole {
+    /// The word in certificates and on the command line.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Scheduler => "scheduler",
+            Self::Node => "node",
+            Self::Client => "client",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+impl fmt::Display for PeerRole {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for PeerRole {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let roles = [Self::Scheduler, Self::Node, Self::Client, Self::Admin];
+        let found = roles.into_iter().find(|role| role.as_str() == text);
+        found.ok_or_else(|| format!("a role is one of {}", roles.map(Self::as_str).join(", ")))
+    }
+}
+
+/// Why credentials are of no use.
+#[derive(Debug, thiserror::Error)]
+pub enum CredentialsError {
+    /// The text is no PEM of certificates and a key.
+    #[error("no certificates and key in PEM: {0}")]
+    Pem(String),
+    /// A certificate is not one of ours.
+    #[error("the certificate names nobody: {0}")]
+    Name(String),
+    /// They do not belong together.
+    #[error("certificate and key cannot be used: {0}")]
+    Unusable(String),
+}
+
+/// Who a peer is, by its certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Certificate {
+    /// What it may do.
+    pub role: PeerRole,
+    /// Its name, letters, digits, dots, dashes and underscores.
+    pub name: String,
+    /// For a node: the queues that it may serve; empty for all.
+    pub queues: Vec<QueueName>,
+}
+
+impl Certificate {
+    /// Who a certificate is for.
+    ///
+    /// # Errors
+    /// [`CredentialsError::Name`].
+    pub fn of(der: &CertificateDer<'_>) -> Result<Self, CredentialsError> {
+        let wrong = |reason: String| CredentialsError::Name(reason);
+        let parsed = webpki::EndEntityCert::try_from(der).map_err(|error| wrong(error.to_string()))?;
+        let mut uris = parsed.valid_uri_names().filter(|uri| uri.starts_with(SCHEME));
+        match (uris.next(), uris.next()) {
+            (Some(uri), None) => uri.parse().map_err(wrong),
+            (None, _) => Err(wrong(format!("it has no URI that begins with {SCHEME}"))),
+            (Some(_), Some(_)) => Err(wrong("it has two".into())),
+        }
+    }
+
+    /// The URI that says this in a certificate.
+    #[must_use]
+    pub fn uri(&self) -> String {
+        let queues = self.queues.iter().map(QueueName::as_str).collect::<Vec<_>>().join(",");
+        let suffix = if queues.is_empty() { String::new() } else { format!("?queues={queues}") };
+        format!("{SCHEME}{}/{}{suffix}", self.role, self.name)
+    }
+}
+
+impl fmt::Display for Certificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.role, self.name)
+    }
+}
+
+impl FromStr for Certificate {
+    type Err = String;
+
+    fn from_str(uri: &str) -> Result<Self, String> {
+        let rest = uri.strip_prefix(SCHEME).ok_or_else(|| format!("it does not begin with {SCHEME}"))?;
+        let (who, queues) = rest.split_once("?queues=").unwrap_or((rest, ""));
+        let (role, name) = who.split_once('/').ok_or("it has no name")?;
+        check_name(name)?;
+        let queues = queues.split(',').filter(|queue| !queue.is_empty());
+        let queues = queues.map(|queue| queue.parse().map_err(|error| format!("{error}")));
+        Ok(Self { role: role.parse()?, name: name.to_owned(), queues: queues.collect::<Result<_, _>>()? })
+    }
+}
+
+/// Whether a certificate may have this name.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_name(name: &str) -> Result<(), String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    if name.is_empty() || name.len() > MAX_NAME_BYTES || !name.chars().all(plain) {
+        return Err(format!(
+            "a name has 1 to {MAX_NAME_BYTES} letters, digits, dots, dashes and underscores, not {name:?}"
+        ));
+    }
+    Ok(())
+}
+
+/// Whether a node of the certificate `certificate` may call itself `node`: by its name, or by that with a number.
+#[must_use]
+pub fn is_node_of(node: &str, certificate: &str) -> bool {
+    let rest = node.strip_prefix(certificate);
+    rest.is_some_and(|rest| {
+        rest.is_empty() || rest.strip_prefix('-').is_some_and(|number| number.parse::<u16>().is_ok())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_has_the_name_of_its_certificate_or_that_with_a_number() {
+        for (node, certificate, may) in [
+            ("gpu", "gpu", true),
+            ("gpu-0", "gpu", true),
+            ("gpu-65535", "gpu", true),
+            ("gpu-65536", "gpu", false),
+            ("gpu-1-2", "gpu-1", true),
+            ("gpu-1-2", "gpu", false),
+            ("gpu-", "gpu", false),
+            ("gpu1", "gpu", false),
+            ("gpu", "gpu-1", false),
+        ] {
+            assert_eq!(is_node_of(node, certificate), may, "{node} of {certificate}");
+        }
+    }
+
+    #[test]
+    fn what_a_certificate_says_comes_back() {
+        for uri in ["lamagrid:node/gpu-1?queues=gpu,cpu", "lamagrid:client/web.1", "lamagrid:admin/a_b"] {
+            assert_eq!(uri.parse::<Certificate>().map(|found| found.uri()).as_deref(), Ok(uri));
+        }
+        for wrong in
+            ["http:node/a", "lamagrid:node", "lamagrid:root/a", "lamagrid:node/../a", "lamagrid:node/"]
+        {
+            assert!(wrong.parse::<Certificate>().is_err(), "{wrong}");
+        }
+    }
+}
