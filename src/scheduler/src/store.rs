@@ -27,7 +27,7 @@ use writeback::Writeback;
 use lamagrid_blobs::{Spool, SpoolError};
 use lamagrid_domain::{Counters, Durability, Owner, Role, TaskId};
 
-use crate::core::{Drain, Ended, Pause, ResultPlace, StoreOp};
+use crate::core::{Drain, FinishedTask, Pause, ResultPlace, StoreOp};
 
 pub(crate) use upkeep::StoreSize;
 
@@ -458,7 +458,8 @@ fn write_op(transaction: &Transaction<'_>, op: &StoreOp, rows: &Rows<'_>) -> rus
             &[id.as_bytes(), &pack(counters), &pack(history)],
         ),
         StoreOp::End { id, ended, place, .. } => {
-            let without = rows.gone.contains(id).then(|| Ended { result: None, ..ended.as_ref().clone() });
+            let without =
+                rows.gone.contains(id).then(|| FinishedTask { result: None, ..ended.as_ref().clone() });
             let ended = without.as_ref().unwrap_or(ended);
             run(
                 "UPDATE tasks SET ended = ?2, spec = NULL, token = NULL, history = NULL WHERE id = ?1",

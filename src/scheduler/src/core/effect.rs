@@ -11,7 +11,7 @@ use lamagrid_protocol::message::{
     NodeEvent, ResultReply, ResultRequest, TaskInfo,
 };
 
-use super::{ClockChange, Drain, Ended, Level, NodeId, Pause};
+use super::{ClockChange, Drain, FinishedTask, Level, NodeId, Pause};
 
 /// Who a client is, apart from the owner of its tasks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -249,7 +249,7 @@ pub(crate) enum StoreOp {
         /// The task.
         id: TaskId,
         /// What is kept of it.
-        ended: Box<Ended>,
+        ended: Box<FinishedTask>,
         /// The result, where there is one.
         place: Option<ResultPlace>,
         /// What the acknowledgement survives.
@@ -260,7 +260,7 @@ pub(crate) enum StoreOp {
         /// The task.
         id: TaskId,
         /// What is kept of it, now without them: a restart must not promise bytes that are gone.
-        ended: Box<Ended>,
+        ended: Box<FinishedTask>,
     },
     /// Retention is over: the row and its blobs go, the id is remembered.
     Forget {
@@ -356,7 +356,7 @@ pub(crate) enum StoredTask {
         /// The task.
         id: TaskId,
         /// What is kept of it.
-        ended: Box<Ended>,
+        ended: Box<FinishedTask>,
     },
 }
 

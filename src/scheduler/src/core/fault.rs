@@ -3,8 +3,7 @@
 //! Compiled for tests, and with the feature `sabotage` for `make chaos SABOTAGE=...`; in nothing that is shipped.
 
 #[cfg(feature = "sabotage")]
-use lamagrid_domain::LeaseToken;
-use lamagrid_domain::{Durability, TaskId};
+use lamagrid_domain::{Durability, LeaseToken, TaskId};
 use lamagrid_protocol::message::{AttemptOutcome, Delivery};
 
 use super::{Core, Effect, StoreOp};

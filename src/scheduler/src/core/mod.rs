@@ -5,35 +5,21 @@
 //! message back until all writes before it are committed (the commit barrier).
 //!
 //! Invariant: a task is in exactly one place: waiting in an index, delayed, assigned under a live token, or
-//! ended. `Core::check` says so in tests.
+//! ended. [`Core::check`] says so in tests.
 
-mod admin;
-mod admission;
-mod clients;
-mod drains;
 mod effect;
-mod ended;
 #[cfg(any(test, feature = "sabotage"))]
 mod fault;
-mod figures;
-mod health;
-mod identity;
-mod limits;
-mod line;
-mod nodes;
-mod placement;
-mod recall;
-mod retry;
-mod sessions;
-mod shares;
+mod handlers;
+mod metrics_snapshot;
+mod node_id;
+mod policy;
 #[cfg(test)]
+#[path = "../simulation/mod.rs"]
 mod simulation;
+mod state;
 #[cfg(test)]
 mod tests;
-mod timers;
-mod tombstones;
-mod uploads;
-mod wall;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -46,26 +32,29 @@ use lamagrid_protocol::PeerId;
 use lamagrid_protocol::message::{ClientReply, Progress, TaskInfo};
 use lamagrid_transport::Endpoints;
 
-pub(crate) use admin::Pause;
-use admission::Usage;
-pub(crate) use admission::{Bounded, Level};
-pub(crate) use drains::Drain;
-use drains::Drains;
 pub(crate) use effect::{Authority, Effect, Input, ResultPlace, StoreOp, StoredTask};
-pub(crate) use ended::Ended;
 #[cfg(any(test, feature = "sabotage"))]
 pub(crate) use fault::Fault;
-pub(crate) use figures::Figures;
-use health::Health;
-pub(crate) use identity::NodeId;
-use limits::{Dues, Timers};
-use placement::Waiting;
-use sessions::{Orphan, Orphans, Session};
-use shares::Shares;
-use tombstones::Tombstones;
-use uploads::Uploads;
-pub(crate) use wall::ClockChange;
-use wall::WallClock;
+pub(crate) use handlers::Pause;
+pub(crate) use metrics_snapshot::MetricsSnapshot;
+pub(crate) use node_id::NodeId;
+pub(crate) use state::admission::{Bounded, Level};
+pub(crate) use state::drains::Drain;
+pub(crate) use state::finished_task::FinishedTask;
+pub(crate) use state::wall_clock::ClockChange;
+
+use policy::placement::Waiting;
+use policy::retry;
+use state::admission::Usage;
+use state::circuit_breaker::CircuitBreaker;
+use state::drains::Drains;
+use state::fair_queue::FairQueue;
+use state::finished_task::{self, DeliveredResult};
+use state::sessions::{Orphan, Orphans, Session};
+use state::task_timers::{TaskTimers, TimerKeys};
+use state::tombstones::{self, Tombstones};
+use state::uploads::Uploads;
+use state::wall_clock::WallClock;
 
 /// The instant at which something happened, on both clocks, in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -138,12 +127,12 @@ pub(crate) struct Task {
     pub(crate) seq: u64,
     /// Its priority with what it has gained by waiting.
     priority: i8,
-    /// Where it stands among those of its priority, by its client's share. See [`shares`].
+    /// Where it stands among those of its priority, by its client's share. See [`fair_queue`].
     tag: u64,
     pub(crate) created_wall_ms: u64,
     /// What happened to it since its acceptance.
     pub(crate) history: Vec<Entry>,
-    dues: Dues,
+    dues: TimerKeys,
     /// Lease clock at the last time it entered the queue.
     queued_at_ms: u64,
     /// Total milliseconds spent in queues so far.
@@ -173,7 +162,7 @@ impl Task {
             seq,
             created_wall_ms,
             history: Vec::new(),
-            dues: Dues::default(),
+            dues: TimerKeys::default(),
             queued_at_ms: 0,
             queue_ms: 0,
             accepted: false,
@@ -215,7 +204,7 @@ pub(crate) struct Core {
     now: Now,
     next_seq: u64,
     tasks: HashMap<TaskId, Task>,
-    ended: HashMap<TaskId, Ended>,
+    ended: HashMap<TaskId, FinishedTask>,
     /// Live tokens, and those of accepted deliveries, which are answered "stored" when they repeat.
     tokens: HashMap<LeaseToken, TaskId>,
     /// Remembered ids without a row.
@@ -230,11 +219,11 @@ pub(crate) struct Core {
     drains: Drains,
     /// When refusals of a node were logged last, by the lease clock.
     refused_nodes: BTreeMap<NodeId, u64>,
-    shares: Shares,
+    fair_queue: FairQueue,
     usage: Usage,
-    health: Health,
+    breaker: CircuitBreaker,
     /// Limits on waiting and running, and ageing.
-    timers: Timers,
+    timers: TaskTimers,
     /// Waiting and delayed tasks per queue.
     queue_len: BTreeMap<QueueName, u64>,
     /// Delayed tasks by the instant at which they may be tried again.
@@ -286,10 +275,10 @@ impl Core {
             paused: recovered.paused.into_iter().collect(),
             drains: Drains::recovered(recovered.drains),
             refused_nodes: BTreeMap::new(),
-            shares: Shares::default(),
+            fair_queue: FairQueue::default(),
             usage: Usage::default(),
-            health: Health::default(),
-            timers: Timers::default(),
+            breaker: CircuitBreaker::default(),
+            timers: TaskTimers::default(),
             delayed: BTreeSet::new(),
             deadlines: BTreeSet::new(),
             expiries: BTreeMap::new(),
@@ -393,7 +382,7 @@ impl Core {
         self.sessions.get(&session).filter(|session| session.node.is_behind(peer)).map(|_| id)
     }
 
-    fn emit(&mut self, effect: Effect) {
+    pub(crate) fn emit(&mut self, effect: Effect) {
         self.effects.push(effect);
     }
 
@@ -401,7 +390,7 @@ impl Core {
         self.emit(Effect::Client { peer: peer.clone(), reply: reply.into(), attach: None });
     }
 
-    fn draw(&mut self) -> [u8; 16] {
+    fn random_bytes(&mut self) -> [u8; 16] {
         (self.entropy)()
     }
 
@@ -444,7 +433,7 @@ impl Core {
     /// Takes a queued task in and makes it findable.
     fn insert(&mut self, mut task: Task) {
         let id = task.spec.id;
-        task.tag = self.shares.draw(&task.spec);
+        task.tag = self.fair_queue.draw(&task.spec);
         self.usage.enter(&task.spec);
         if let Some(deadline) = task.spec.deadline_wall_ms {
             self.deadlines.insert((deadline, id));
@@ -510,20 +499,23 @@ impl Core {
     }
 
     /// Moves a task into its terminal state, writes that, and tells everybody who waits.
-    fn end(&mut self, now: Now, id: TaskId, event: Event, delivered: Option<ended::Delivered>) {
+    fn end(&mut self, now: Now, id: TaskId, event: Event, delivered: Option<DeliveredResult>) {
         let task = self.take_out(id);
         let state =
             task.state.apply(event).expect("queued and assigned tasks can end in every way asked here");
-        let (ended, place) = Ended::of(&task, &state, now.wall_ms, delivered);
+        let (ended, place) = FinishedTask::of(&task, &state, now.wall_ms, delivered);
         self.record_end(&task, ended, place);
     }
 
     /// Ends a task that was tried and is given up. It is kept with its inputs, so that it can be replayed.
-    fn bury(&mut self, now: Now, id: TaskId, failure: Failure) {
+    fn dead_letter(&mut self, now: Now, id: TaskId, failure: Failure) {
         let task = self.take_out(id);
         let state = task.state.apply(Event::Fail(failure)).expect("every live task can fail");
-        let (mut ended, place) = Ended::of(&task, &state, now.wall_ms, None);
-        ended.dead = Some(Box::new(ended::Dead { spec: task.spec.clone(), inline: task.inline.clone() }));
+        let (mut ended, place) = FinishedTask::of(&task, &state, now.wall_ms, None);
+        ended.dead = Some(Box::new(finished_task::DeadLetter {
+            spec: task.spec.clone(),
+            inline: task.inline.clone(),
+        }));
         self.record_end(&task, ended, place);
     }
 
@@ -535,7 +527,7 @@ impl Core {
         let task = self.tasks.remove(&id).expect("the caller holds a live task");
         if let State::Assigned { token, .. } = task.state {
             self.tokens.remove(&token);
-            self.health.undecided(token);
+            self.breaker.undecided(token);
         }
         for peer in &task.followers {
             self.forget_follower(peer, id);
@@ -547,7 +539,7 @@ impl Core {
         task
     }
 
-    fn record_end(&mut self, task: &Task, ended: Ended, place: Option<ResultPlace>) {
+    fn record_end(&mut self, task: &Task, ended: FinishedTask, place: Option<ResultPlace>) {
         let id = task.spec.id;
         self.emit(Effect::Store(StoreOp::End {
             id,
@@ -567,12 +559,12 @@ impl Core {
         self.keep_ended(id, ended, expiry);
     }
 
-    fn retention_ms(&self, ended: &Ended) -> u64 {
+    fn retention_ms(&self, ended: &FinishedTask) -> u64 {
         let scheduler = &self.settings.scheduler;
         1_000 * if ended.dead.is_some() { scheduler.dead_retention_s } else { scheduler.result_retention_s }
     }
 
-    fn keep_ended(&mut self, id: TaskId, mut ended: Ended, expiry_wall_ms: u64) {
+    fn keep_ended(&mut self, id: TaskId, mut ended: FinishedTask, expiry_wall_ms: u64) {
         ended.expiry_wall_ms = expiry_wall_ms;
         if let Some(token) = ended.token {
             self.tokens.insert(token, id);

@@ -15,7 +15,7 @@ use prometheus_client::registry::{Registry, Unit};
 use lamagrid_domain::Status;
 use lamagrid_protocol::message::TaskInfo;
 
-use crate::core::{Figures, Level};
+use crate::core::{Level, MetricsSnapshot};
 use crate::store::StoreSize;
 
 type Labels = Vec<(&'static str, String)>;
@@ -198,7 +198,7 @@ impl Metrics {
     }
 
     /// What the gauges show from now on.
-    pub(crate) fn show(&self, figures: &Figures) {
+    pub(crate) fn show(&self, figures: &MetricsSnapshot) {
         let set = |gauges: &Gauges, label: &'static str, value: &str, n: u64| {
             gauges.get_or_create(&vec![(label, value.to_owned())]).set(i64::try_from(n).unwrap_or(i64::MAX));
         };

@@ -304,7 +304,7 @@ impl EventLoop {
         self.metrics.turned();
         if self.shown.is_none_or(|at| at.elapsed() >= SHOWN_EVERY) {
             self.look_at_disk();
-            self.metrics.show(&self.core.figures());
+            self.metrics.show(&self.core.metrics_snapshot());
             if let Some(gatekeeper) = &self.gatekeeper {
                 self.metrics.certificates(gatekeeper.ends(), gatekeeper.has_ledger());
             }

@@ -18,7 +18,7 @@ use lamagrid_domain::{
 
 use super::lineage::SpoolMark;
 use super::{Store, StoreError, connection};
-use crate::core::{Drain, Ended, Pause, Recovered, StoreOp, StoredTask};
+use crate::core::{Drain, FinishedTask, Pause, Recovered, StoreOp, StoredTask};
 
 /// Entries that are not ours and are told of by name, at each start.
 const FOREIGN_TOLD: usize = 16;
@@ -200,14 +200,14 @@ impl Store {
 }
 
 /// The end of a task of which an input is gone.
-fn lost(task: &StoredTask, role: Role) -> Option<(TaskId, Ended)> {
+fn lost(task: &StoredTask, role: Role) -> Option<(TaskId, FinishedTask)> {
     let StoredTask::Live { spec, digest, created_wall_ms, counters, history, .. } = task else { return None };
     let text = format!(
         "the {role} of task {} is gone from the scheduler's disk: its files were deleted, or an older copy of the \
          scheduler's database was put back; submit the task again with a new id",
         spec.id
     );
-    let ended = Ended {
+    let ended = FinishedTask {
         owner: spec.owner.clone(),
         digest: *digest,
         model: spec.model.clone(),
@@ -246,7 +246,7 @@ struct Salvage {
 }
 
 /// The end of a task whose row does not decode: it was accepted, so its id must not be unknown.
-fn salvaged(row: &rusqlite::Row<'_>, id: TaskId, reason: &str) -> Ended {
+fn salvaged(row: &rusqlite::Row<'_>, id: TaskId, reason: &str) -> FinishedTask {
     let bytes = |column| row.get_ref(column).ok().and_then(|value| value.as_bytes().ok());
     let salvage: Salvage = [4, 8]
         .into_iter()
@@ -258,7 +258,7 @@ fn salvaged(row: &rusqlite::Row<'_>, id: TaskId, reason: &str) -> Ended {
         "task {id} was accepted, but its record on the scheduler's disk is damaged ({reason}), so that it cannot run; \
          submit it again with a new id"
     );
-    Ended {
+    FinishedTask {
         owner: salvage.owner.unwrap_or_else(|| "local".parse().expect("five letters are an owner")),
         digest: bytes(3)
             .and_then(|digest| <[u8; 32]>::try_from(digest).ok())
@@ -321,7 +321,7 @@ impl TaskRow {
         if let Some(ended) = &self.ended {
             return Ok(StoredTask::Ended {
                 id: TaskId::from_bytes(id),
-                ended: Box::new(unpack::<Ended>(ended)?),
+                ended: Box::new(unpack::<FinishedTask>(ended)?),
             });
         }
         let spec: TaskSpec = unpack(self.spec.as_deref().ok_or("it has neither a spec nor an end")?)?;

@@ -64,9 +64,9 @@ pub(super) fn insert(n: u8) -> StoreOp {
     insert_as(n, Durability::Process, &[(Role::Image, b"image"), (Role::Mask, b"mask")])
 }
 
-fn ended(status: Status, result: Option<&[u8]>, inline: bool) -> Ended {
+fn ended(status: Status, result: Option<&[u8]>, inline: bool) -> FinishedTask {
     let failed = status == Status::Failed;
-    Ended {
+    FinishedTask {
         client: None,
         priority: 0,
         replay_of: None,
@@ -90,7 +90,7 @@ fn ended(status: Status, result: Option<&[u8]>, inline: bool) -> Ended {
     }
 }
 
-fn end(n: u8, ended: Ended, place: Option<ResultPlace>) -> StoreOp {
+fn end(n: u8, ended: FinishedTask, place: Option<ResultPlace>) -> StoreOp {
     StoreOp::End { id: id(n), ended: Box::new(ended), place, durability: Durability::Process }
 }
 
@@ -132,7 +132,7 @@ pub(super) fn live(n: u8, counters: Counters, assigned: Option<(LeaseToken, Node
     format!("{task:?}")
 }
 
-fn over(n: u8, ended: Ended) -> String {
+fn over(n: u8, ended: FinishedTask) -> String {
     format!("{:?}", StoredTask::Ended { id: id(n), ended: Box::new(ended) })
 }
 
@@ -159,7 +159,7 @@ fn every_operation_comes_back_after_a_restart() {
             end(5, failed.clone(), None),
             insert(6),
             end(6, done.clone(), Some(ResultPlace::Inline(Bytes::from_static(b"made")))),
-            StoreOp::Release { id: id(6), ended: Box::new(Ended { result: None, ..done.clone() }) },
+            StoreOp::Release { id: id(6), ended: Box::new(FinishedTask { result: None, ..done.clone() }) },
             insert(7),
             end(7, failed.clone(), None),
             StoreOp::Forget { id: id(7), owner: alice(), until_wall_ms },
@@ -175,7 +175,7 @@ fn every_operation_comes_back_after_a_restart() {
         live(3, counters(4), None),
         over(4, done.clone()),
         over(5, failed),
-        over(6, Ended { result: None, ..done }),
+        over(6, FinishedTask { result: None, ..done }),
     ];
     assert_eq!(tasks, expected);
     assert_eq!(tombstones, [(id(8), alice(), 98), (id(7), alice(), until_wall_ms)]);
@@ -513,7 +513,9 @@ fn files_come_before_their_rows_and_go_after_them() {
     assert_eq!(store.recover().unwrap().1, 1);
     assert!(there(&store, 1, result, 4) && there(&store, 3, BlobName::Role(Role::Mask), 4));
     assert!(!there(&store, 44, BlobName::Role(Role::Image), 5));
-    store.commit(&[StoreOp::Release { id: id(1), ended: Box::new(Ended { result: None, ..done }) }]).unwrap();
+    store
+        .commit(&[StoreOp::Release { id: id(1), ended: Box::new(FinishedTask { result: None, ..done }) }])
+        .unwrap();
     assert!(!there(&store, 1, result, 4));
 }
 
@@ -523,5 +525,5 @@ fn a_result_that_vanished_does_not_stop_the_store() {
     let done = ended(Status::Completed, Some(b"made"), false);
     store.commit(&[insert(1), end(1, done.clone(), Some(ResultPlace::Spool(token(9))))]).unwrap();
     let (_store, tasks, _) = reopened(&dir, store);
-    assert_eq!(tasks, [over(1, Ended { result: None, ..done })]);
+    assert_eq!(tasks, [over(1, FinishedTask { result: None, ..done })]);
 }

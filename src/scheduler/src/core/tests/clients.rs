@@ -201,7 +201,7 @@ fn the_owner_with_the_most_ended_tasks_loses_its_oldest() {
 #[test]
 fn an_owner_drops_its_own_tombstones_only() {
     let mut grid = Grid::new();
-    grid.core.tombstones = crate::core::tombstones::Tombstones::new(3, Vec::new());
+    grid.core.tombstones = crate::core::state::tombstones::Tombstones::new(3, Vec::new());
     let of = |n, owner: &Owner| client("c", Cancel { seq: 0, id: id(n), owner: owner.clone() });
     grid.pass_in([cancel(1)]);
     for n in 10..13 {

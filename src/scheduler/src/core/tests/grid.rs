@@ -334,7 +334,7 @@ pub(super) fn from_certificate(name: &str, input: Input) -> Input {
     match input {
         Input::Control { request, .. } => Input::Control { peer, request },
         Input::Result { request, inline, .. } => Input::Result { peer, request, inline },
-        other => panic!("{other:?} is not said by nodes"),
+        other => panic!("{other:?} is not message by nodes"),
     }
 }
 

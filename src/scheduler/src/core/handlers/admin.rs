@@ -1,0 +1,323 @@
+//! The `admin` channel: lists, stories, and what an administrator does to tasks, queues and nodes.
+//!
+//! Does not: ask who owns a task. Whoever reaches this channel may read the data directory anyway.
+
+use std::cmp::Reverse;
+
+use lamagrid_domain::{
+    Entry, Event, Failure, FailureKind, Milestone, Owner, QueueName, State, Status, TaskId, printable,
+};
+use lamagrid_protocol::PeerId;
+use lamagrid_protocol::message::{
+    AdminReply, AdminRequest, Cursor, ListTasks, PAGE_TASKS, Page, Paused, Purged, Refused, Retried,
+    TaskHistory, TaskLine, Unknown,
+};
+
+use crate::core::effect::Authority;
+use crate::core::state::admission::AdmissionRequest;
+use crate::core::{Core, Effect, FinishedTask, Now, StoreOp, Task};
+
+/// Tasks that one request removes, so that it holds up nobody; the caller asks again.
+const MAX_PURGED: usize = 10_000;
+/// Of who gave an order, what is kept.
+const MAX_BY_CHARS: usize = 80;
+/// Texts of a history in one message; the rest of it and the task's own failure fit into the header beside them.
+const HISTORY_BYTES: usize = 32 * 1024;
+
+impl Core {
+    pub(crate) fn on_admin(&mut self, now: Now, peer: PeerId, request: AdminRequest) {
+        let reply = match request {
+            AdminRequest::ListTasks(list) => self.list(&list).into(),
+            AdminRequest::GetTaskHistory(tell) => self.tell_story(tell.id),
+            AdminRequest::CancelTask(cancel) => {
+                tracing::info!(task.id = %cancel.id, "cancelled by an administrator");
+                self.cancel(now, cancel.id);
+                self.tell_story(cancel.id)
+            }
+            AdminRequest::RetryTask(retry) => self.retry_now(now, &peer, retry.id),
+            AdminRequest::PauseQueue(pause) => match self.queue_len.get(&pause.queue).copied() {
+                Some(waiting) => {
+                    let order = Pause { by: asked_by(&peer, pause.by), since_wall_ms: now.wall_ms };
+                    self.pause(&pause.queue, order, pause.paused);
+                    Paused { queue: pause.queue, paused: pause.paused, waiting }.into()
+                }
+                None => {
+                    let known: Vec<_> = self.queue_len.keys().map(|queue| queue.as_str()).collect();
+                    refused(format!("there is no queue {}; there are {}", pause.queue, known.join(", ")))
+                }
+            },
+            AdminRequest::DrainNode(drain) => self.drain_node(&peer, drain),
+            AdminRequest::Purge(purge) => self.purge(purge.older_than_ms, purge.dead).into(),
+        };
+        self.emit(Effect::Admin { peer, reply });
+    }
+
+    /// Cancels a live task; one that has ended stays as it is.
+    pub(crate) fn cancel(&mut self, now: Now, id: TaskId) {
+        if self.tasks.contains_key(&id) {
+            self.stop_attempt(id);
+            self.end(now, id, Event::Cancel, None);
+        }
+    }
+
+    fn list(&self, wanted: &ListTasks) -> Page {
+        let live = self.tasks.values().map(line);
+        let ended = self.ended.iter().map(|(id, ended)| ended_line(*id, ended));
+        let fits = |line: &TaskLine| {
+            (wanted.states.is_empty() || wanted.states.contains(&line.status))
+                && (!wanted.dead || line.dead)
+                && wanted.queue.as_ref().is_none_or(|queue| *queue == line.queue)
+                && wanted.model.as_ref().is_none_or(|model| *model == line.model)
+                && (wanted.client.is_none() || wanted.client == line.client)
+        };
+        let key = |line: &TaskLine| (line.created_wall_ms, line.id);
+        let mut total = 0;
+        let mut rest: Vec<_> = live
+            .chain(ended)
+            .filter(fits)
+            .inspect(|_| total += 1)
+            .filter(|line| {
+                wanted.after.as_ref().is_none_or(|after| key(line) < (after.created_wall_ms, after.id))
+            })
+            .collect();
+        let limit = (wanted.limit as usize).clamp(1, PAGE_TASKS);
+        let more = rest.len() > limit;
+        if more {
+            rest.select_nth_unstable_by_key(limit, |line| Reverse(key(line)));
+            rest.truncate(limit);
+        }
+        rest.sort_unstable_by_key(|line| Reverse(key(line)));
+        let last = rest.last().filter(|_| more);
+        let next = last.map(|line| Cursor { created_wall_ms: line.created_wall_ms, id: line.id });
+        Page { tasks: rest, next, total }
+    }
+
+    fn tell_story(&self, id: TaskId) -> AdminReply {
+        let (task, owner, client, priority, input_bytes, dead, replay_of, history) =
+            match (self.tasks.get(&id), self.ended.get(&id)) {
+                (Some(task), _) => {
+                    let spec = &task.spec;
+                    let (owner, client) = (spec.owner.clone(), spec.client.clone());
+                    let bytes = spec.input_bytes();
+                    (
+                        self.info(task),
+                        owner,
+                        client,
+                        spec.priority,
+                        bytes,
+                        false,
+                        spec.replay_of,
+                        &task.history,
+                    )
+                }
+                (None, Some(e)) => {
+                    let bytes = e.dead.as_ref().map_or(0, |dead| dead.spec.input_bytes());
+                    let (owner, client) = (e.owner.clone(), e.client.clone());
+                    (e.info(id), owner, client, e.priority, bytes, e.dead.is_some(), e.replay_of, &e.history)
+                }
+                (None, None) => return self.unknown(id),
+            };
+        let what = replay_of.map_or(Milestone::Accepted, |task| Milestone::Replays { task });
+        let accepted = Entry { at_wall_ms: task.created_wall_ms, attempt: 0, what };
+        let history = std::iter::once(accepted).chain(bounded(history)).collect();
+        TaskHistory { task, owner, client, priority, input_bytes, dead, replay_of, history }.into()
+    }
+
+    fn unknown(&self, id: TaskId) -> AdminReply {
+        Unknown { seq: 0, id, expired: self.tombstones.contains(id) }.into()
+    }
+
+    fn retry_now(&mut self, now: Now, peer: &PeerId, id: TaskId) -> AdminReply {
+        if let Some(task) = self.tasks.get_mut(&id) {
+            let State::Queued { not_before_ms } = task.state else {
+                return refused(format!("task {id} is on a node now"));
+            };
+            if not_before_ms > self.clock_ms {
+                self.unqueue(id);
+                self.tasks.get_mut(&id).expect("looked up above").state = State::Queued { not_before_ms: 0 };
+                self.enqueue(id);
+                self.dispatch_task(id);
+            }
+            return Retried { id, runs_as: id }.into();
+        }
+        let Some(ended) = self.ended.get(&id) else { return self.unknown(id) };
+        let Some(dead) = &ended.dead else {
+            let replayed = ended.history.iter().rev().find_map(|entry| match entry.what {
+                Milestone::ReplayedAs { task } => Some(task),
+                _ => None,
+            });
+            let text = match (replayed, ended.status) {
+                (Some(task), _) => format!(
+                    "task {id} was replayed already, as {task}: see lamagrid task show {task}; if that one failed, too, \
+                     replay it"
+                ),
+                (None, Status::Failed) => {
+                    format!("the inputs of task {id} are gone: only dead letters keep them; submit it again")
+                }
+                (None, status) => format!("task {id} is {status}; only what failed can be tried again"),
+            };
+            return refused(text);
+        };
+        let mut spec = dead.spec.clone();
+        let inline = dead.inline.clone();
+        let (digest, drawn_ms) = (ended.digest, self.wall.later_ms());
+        let new = TaskId::drawn_at(drawn_ms, self.random_bytes());
+        (spec.id, spec.replay_of, spec.deadline_wall_ms) = (new, Some(id), None);
+        // Its inputs are in the spool already: only its place in the queue is new.
+        let wanted = AdmissionRequest { bytes: 0, ..AdmissionRequest::of(&spec, Authority::Administrator) };
+        let evicted = match self.admit(peer, &wanted) {
+            Ok(evicted) => evicted,
+            Err(failure) => return refusal(failure),
+        };
+        let task = Task::new(spec, digest, self.next_seq, now.wall_ms, inline);
+        self.make_room(now, evicted, |core| core.take_over(now, id, task));
+        tracing::info!(task.id = %id, runs_as = %new, "dead letter is replayed");
+        self.dispatch_task(new);
+        Retried { id, runs_as: new }.into()
+    }
+
+    /// Gives a dead letter's inputs to the task that repeats it.
+    fn take_over(&mut self, now: Now, dead: TaskId, task: Task) {
+        let new = task.spec.id;
+        let ended = self.ended.get_mut(&dead).expect("the caller looked it up");
+        self.usage.give_up(ended);
+        ended.dead = None;
+        let what = Milestone::ReplayedAs { task: new };
+        let attempt = ended.counters.attempts;
+        crate::core::note(&mut ended.history, Entry { at_wall_ms: now.wall_ms, attempt, what });
+        let release = StoreOp::Release { id: dead, ended: Box::new(ended.clone()) };
+        self.together(|core| {
+            core.take_in(task, Vec::new(), Some(dead));
+            core.emit(Effect::Store(release));
+        });
+    }
+
+    fn pause(&mut self, queue: &QueueName, order: Pause, paused: bool) {
+        if self.paused.contains_key(queue) == paused {
+            return;
+        }
+        let (by, waiting) = (&order.by, self.queue_len[queue]);
+        if paused {
+            tracing::info!(%queue, by, waiting, "queue is paused: its tasks wait");
+            self.paused.insert(queue.clone(), order.clone());
+        } else {
+            tracing::info!(%queue, by, waiting, "queue goes on");
+            self.paused.remove(queue);
+        }
+        self.emit(Effect::Store(StoreOp::Pause { queue: queue.clone(), pause: paused.then_some(order) }));
+        let sessions: Vec<_> = self.sessions.keys().copied().collect();
+        sessions.into_iter().for_each(|session| self.dispatch_to(session));
+    }
+
+    /// At start: a queue that the configuration does not have any more begins anew if it comes back.
+    pub(crate) fn forget_unknown_pauses(&mut self) {
+        let known = &self.settings.queues;
+        let unknown: Vec<_> =
+            self.paused.keys().filter(|queue| !known.contains_key(*queue)).cloned().collect();
+        for queue in unknown {
+            tracing::info!(%queue, "the pause of a queue is forgotten: the configuration has no such queue any more");
+            self.paused.remove(&queue);
+            self.emit(Effect::Store(StoreOp::Pause { queue, pause: None }));
+        }
+    }
+
+    /// What people are told about a queue that stands still; nothing about one that does not.
+    pub(crate) fn pause_text(&self, queue: &QueueName) -> Option<String> {
+        let Pause { by, since_wall_ms } = self.paused.get(queue)?;
+        // Pauses of older stores do not say since when.
+        let since = match since_wall_ms {
+            0 => String::new(),
+            since => format!(" for {} s", self.now.wall_ms.saturating_sub(*since) / 1_000),
+        };
+        Some(format!(
+            "queue {queue} has been paused{since} by {by}: its tasks wait until lamagrid queue resume {queue}"
+        ))
+    }
+
+    fn purge(&mut self, older_than_ms: u64, dead: bool) -> Purged {
+        let until = self.wall.later_ms().saturating_sub(older_than_ms);
+        let over = self.ended.iter().filter(|(_, e)| e.dead.is_some() == dead && e.finished_wall_ms <= until);
+        let ids: Vec<TaskId> = over.map(|(id, _)| *id).take(MAX_PURGED).collect();
+        let mut bytes = 0_u64;
+        for id in &ids {
+            bytes = bytes.saturating_add(self.ended[id].kept_bytes());
+            self.forget(*id);
+        }
+        if !ids.is_empty() {
+            tracing::info!(tasks = ids.len(), bytes, dead, "ended tasks are removed by an administrator");
+        }
+        Purged { tasks: ids.len() as u64, bytes }
+    }
+}
+
+/// An order that a queue's tasks are given to no node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Pause {
+    /// Who gave it.
+    pub(crate) by: String,
+    /// When, wall clock, ms; 0 where the store does not say.
+    pub(crate) since_wall_ms: u64,
+}
+
+/// Who gave an order, as logs and refusals show it.
+pub(crate) fn asked_by(peer: &PeerId, by: Option<String>) -> String {
+    let by = by.filter(|by| !by.trim().is_empty());
+    let by = by
+        .map_or_else(|| "an administrator".to_owned(), |by| printable(&by, MAX_BY_CHARS, false).into_owned());
+    match peer.holder() {
+        Owner::LOCAL => by,
+        // What it calls itself is its own claim.
+        certificate => format!("{by}, certificate {certificate}"),
+    }
+}
+
+/// A history as one message can hold it: where nodes reported many long failures, each is cut.
+fn bounded(history: &[Entry]) -> impl Iterator<Item = Entry> {
+    let max_bytes = HISTORY_BYTES / history.len().max(1);
+    history.iter().cloned().map(move |mut entry| {
+        if let Milestone::Failed { failure, retry_in_ms } = entry.what {
+            entry.what = Milestone::Failed { failure: failure.cut(max_bytes), retry_in_ms };
+        }
+        entry
+    })
+}
+
+pub(crate) fn refused(text: String) -> AdminReply {
+    refusal(Failure::new(FailureKind::InvalidInput, text))
+}
+
+fn refusal(failure: Failure) -> AdminReply {
+    Refused { seq: 0, failure, queue_len: 0, wait_ms: None }.into()
+}
+
+fn line(task: &Task) -> TaskLine {
+    TaskLine {
+        id: task.spec.id,
+        model: task.spec.model.clone(),
+        queue: task.spec.queue.clone(),
+        client: task.spec.client.clone(),
+        status: task.state.status(),
+        failure: None,
+        node: task.node.as_ref().map(ToString::to_string),
+        attempts: task.counters.attempts,
+        dead: false,
+        created_wall_ms: task.created_wall_ms,
+        finished_wall_ms: None,
+    }
+}
+
+fn ended_line(id: TaskId, ended: &FinishedTask) -> TaskLine {
+    TaskLine {
+        id,
+        model: ended.model.clone(),
+        queue: ended.queue.clone(),
+        client: ended.client.clone(),
+        status: ended.status,
+        failure: ended.failure.as_ref().map(|failure| failure.kind),
+        node: ended.node.clone(),
+        attempts: ended.counters.attempts,
+        dead: ended.dead.is_some(),
+        created_wall_ms: ended.created_wall_ms,
+        finished_wall_ms: Some(ended.finished_wall_ms),
+    }
+}

@@ -1,0 +1,434 @@
+//! The `client` channel: admission, cancel, status, followers.
+
+use bytes::Bytes;
+
+use lamagrid_domain::{
+    Failure, FailureKind, Hash, ModelName, Owner, QueueName, Role, SessionId, State, TaskId,
+};
+use lamagrid_protocol::message::{
+    Accepted, Action, Cancel, ClientReply, ClientRequest, GetGridStatus, GridStatus, NodeStatus, Pong,
+    QueueStatus, Refused, Submit, TaskStatus, Unknown,
+};
+use lamagrid_protocol::{PeerId, pack};
+
+use crate::core::effect::Authority;
+use crate::core::state::admission::AdmissionRequest;
+use crate::core::state::sessions::Session;
+use crate::core::{Core, Effect, Now, StoreOp, Task};
+
+/// An id that was drawn later than this from now is refused: its host's clock is wrong, or it carries no time.
+const MAX_AHEAD_MS: u64 = 86_400_000;
+/// Of nodes in one overview: with the largest node and all queues it fits into one header.
+const PAGE_BYTES: usize = 24 * 1024;
+
+impl Core {
+    pub(crate) fn on_client(
+        &mut self,
+        now: Now,
+        peer: PeerId,
+        request: ClientRequest,
+        inline: Vec<Bytes>,
+        authority: Authority,
+    ) {
+        match request {
+            ClientRequest::Ping(ping) => {
+                let pong = self.pong(ping.seq);
+                self.reply(&peer, pong);
+            }
+            ClientRequest::Offer(offer) => self.on_offer(now, &peer, &offer, authority),
+            ClientRequest::Submit(submit) => self.on_submit(now, &peer, submit, inline, authority),
+            ClientRequest::Attach(attach) => {
+                if let Some(id) = self.find(&peer, attach.seq, attach.id, &attach.owner, attach.digest) {
+                    self.follow(&peer, id);
+                    self.tell_outcome(&peer, id);
+                }
+            }
+            ClientRequest::Cancel(cancel) => self.on_cancel(now, &peer, &cancel),
+            ClientRequest::Query(query) => {
+                self.find(&peer, query.seq, query.id, &query.owner, None);
+            }
+            ClientRequest::Release(release) => {
+                let Some(ended) = self.ended.get_mut(&release.id).filter(|e| e.owner == release.owner) else {
+                    return;
+                };
+                if let Some(result) = ended.result.take() {
+                    let ended = Box::new(ended.clone());
+                    self.usage.released(&ended.owner, result.len);
+                    self.emit(Effect::Store(StoreOp::Release { id: release.id, ended }));
+                }
+            }
+            ClientRequest::GetGridStatus(survey) => self.on_survey(&peer, &survey),
+        }
+    }
+
+    /// A sign of life, which depends on nothing.
+    #[must_use]
+    pub(crate) fn pong(&self, seq: u64) -> ClientReply {
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        Pong { seq, spool: self.settings.spool.clone(), version }.into()
+    }
+
+    pub(crate) fn on_client_gone(&mut self, peer: &PeerId) {
+        for id in self.followed.remove(peer).unwrap_or_default() {
+            if let Some(task) = self.tasks.get_mut(&id) {
+                task.followers.retain(|p| p != peer);
+            }
+        }
+    }
+
+    /// Tells `peer` what is known about `id`, if it may know, and gives the id back then.
+    ///
+    /// Another owner's task and an unknown one are answered alike.
+    fn find(
+        &mut self,
+        peer: &PeerId,
+        seq: u64,
+        id: TaskId,
+        owner: &Owner,
+        digest: Option<Hash>,
+    ) -> Option<TaskId> {
+        let found = match (self.tasks.get(&id), self.ended.get(&id)) {
+            (Some(task), _) => Some((&task.spec.owner, task.digest, self.info(task))),
+            (None, Some(ended)) => Some((&ended.owner, ended.digest, ended.info(id))),
+            (None, None) => None,
+        };
+        match found {
+            Some((owned_by, payload, info)) if owned_by == owner => {
+                if digest.is_some_and(|d| d != payload) {
+                    self.refuse(peer, seq, id_in_use(id), None);
+                    return None;
+                }
+                self.reply(peer, TaskStatus { seq, task: info });
+                Some(id)
+            }
+            _ => {
+                let expired = found.is_none() && self.tombstones.covers(id, owner);
+                self.reply(peer, Unknown { seq, id, expired });
+                None
+            }
+        }
+    }
+
+    fn follow(&mut self, peer: &PeerId, id: TaskId) {
+        let Some(task) = self.tasks.get_mut(&id) else { return };
+        if !task.followers.contains(peer) {
+            task.followers.push(peer.clone());
+            self.followed.entry(peer.clone()).or_default().insert(id);
+        }
+    }
+
+    pub(crate) fn forget_follower(&mut self, peer: &PeerId, id: TaskId) {
+        if let Some(ids) = self.followed.get_mut(peer) {
+            ids.remove(&id);
+            if ids.is_empty() {
+                self.followed.remove(peer);
+            }
+        }
+    }
+
+    fn tell_outcome(&mut self, peer: &PeerId, id: TaskId) {
+        if let Some(ended) = self.ended.get(&id) {
+            let outcome = ended.outcome(id, peer);
+            self.emit(outcome);
+        }
+    }
+
+    pub(crate) fn refuse(&mut self, peer: &PeerId, seq: u64, failure: Failure, queue: Option<&QueueName>) {
+        let queue_len = queue.and_then(|q| self.queue_len.get(q)).copied().unwrap_or(0);
+        let wait_ms = queue.and_then(|q| self.expected_wait_ms(q, queue_len));
+        self.reply(peer, Refused { seq, failure, queue_len, wait_ms });
+    }
+
+    /// How long a task waits with so many `ahead` of it: their usual run time over the slots that serve the queue. It
+    /// cannot be told of a queue that stands still.
+    pub(crate) fn expected_wait_ms(&self, queue: &QueueName, ahead: u64) -> Option<u64> {
+        if self.paused.contains_key(queue) {
+            return None;
+        }
+        let run_ms = self.run_ms.get(queue)?;
+        let slots: u64 =
+            self.sessions.values().filter(|s| s.lane_of(queue).is_some()).map(|s| u64::from(s.slots)).sum();
+        (slots > 0).then(|| (ahead as f64 * run_ms / slots as f64) as u64)
+    }
+
+    /// Answers a submission or offer of an id that cannot become a new task of this owner. False if it can.
+    pub(crate) fn on_known(
+        &mut self,
+        peer: &PeerId,
+        seq: u64,
+        id: TaskId,
+        owner: &Owner,
+        digest: Hash,
+    ) -> bool {
+        let known = match (self.tasks.get(&id), self.ended.get(&id)) {
+            (Some(task), _) => task.spec.owner == *owner && task.digest == digest,
+            (None, Some(ended)) => ended.owner == *owner && ended.digest == digest,
+            (None, None) if self.tombstones.contains(id) => {
+                self.reply(peer, Unknown { seq, id, expired: true });
+                return true;
+            }
+            (None, None) if self.uploads.is_of_another(id, owner) => false,
+            (None, None) => match self.check_age(id, owner) {
+                Ok(()) => return false,
+                Err(failure) => {
+                    self.refuse(peer, seq, failure, None);
+                    return true;
+                }
+            },
+        };
+        if known {
+            self.find(peer, seq, id, owner, Some(digest));
+        } else {
+            self.refuse(peer, seq, id_in_use(id), None);
+        }
+        true
+    }
+
+    /// Whether an id of which nothing is known can be new: drawn after what is forgotten, and not in the future.
+    fn check_age(&self, id: TaskId, owner: &Owner) -> Result<(), Failure> {
+        let (drawn_ms, now_ms) = (id.drawn_wall_ms(), self.wall.later_ms());
+        let times = || {
+            format!(
+                "by its first 12 digits {} ms since 1970, by the scheduler's clock it is {now_ms}",
+                drawn_ms
+            )
+        };
+        let text = if self.tombstones.covers(id, owner) {
+            #[cfg(test)]
+            if self.fault == Some(crate::core::Fault::WatermarkIgnored) {
+                return Ok(());
+            }
+            format!(
+                "task id {id} has expired: it was drawn {} s ago ({}), and of {owner} the scheduler remembers single ids of \
+                 the last {} s only; if the task ran before, its result is past retention, else draw a new id, and \
+                 compare the clocks of both hosts",
+                now_ms.saturating_sub(drawn_ms) / 1_000,
+                times(),
+                now_ms.saturating_sub(self.tombstones.watermark_ms(owner)) / 1_000
+            )
+        } else if drawn_ms > now_ms.saturating_add(MAX_AHEAD_MS) {
+            format!(
+                "task id {id} was drawn {} s in the future ({}): draw ids with the library, or begin own ones with the \
+                 time; set the clock of the host that is wrong (NTP)",
+                (drawn_ms - now_ms) / 1_000,
+                times()
+            )
+        } else {
+            return Ok(());
+        };
+        Err(Failure::new(FailureKind::InvalidInput, text))
+    }
+
+    fn on_submit(
+        &mut self,
+        now: Now,
+        peer: &PeerId,
+        submit: Submit,
+        inline: Vec<Bytes>,
+        authority: Authority,
+    ) {
+        let Submit { seq, mut spec, inline: inline_roles, follow } = submit;
+        spec.replay_of = None;
+        let id = spec.id;
+        let digest = lamagrid_protocol::payload_digest(&spec);
+        if self.on_known(peer, seq, id, &spec.owner, digest) {
+            let mine = self.tasks.get(&id).is_some_and(|t| t.spec.owner == spec.owner && t.digest == digest)
+                || self.ended.get(&id).is_some_and(|e| e.owner == spec.owner && e.digest == digest);
+            if follow && mine {
+                self.follow(peer, id);
+                self.tell_outcome(peer, id);
+            }
+            return self.abandon(&spec.owner, id);
+        }
+        // What was reserved for it becomes its own, or is given back.
+        let reserved = self.unreserve(id).is_some();
+        let checked = self
+            .check_blobs(&spec, &inline_roles, &inline)
+            .map_err(|text| Failure::new(FailureKind::InvalidInput, text))
+            .and_then(|()| self.admit(peer, &AdmissionRequest::of(&spec, authority)));
+        let delete = checked.is_err();
+        if reserved || delete {
+            self.emit(Effect::CloseUpload { owner: spec.owner.clone(), id, delete });
+        }
+        let evicted = match checked {
+            Ok(evicted) => evicted,
+            Err(failure) => return self.refuse(peer, seq, failure, Some(&spec.queue)),
+        };
+        let inline: Vec<_> = inline_roles.iter().copied().zip(inline).collect();
+        let task = Task::new(spec, digest, self.next_seq, now.wall_ms, inline_roles);
+        self.make_room(now, evicted, |core| core.take_in(task, inline, None));
+        let position = self.position(&self.tasks[&id]);
+        self.reply(peer, Accepted { seq, id, position });
+        if follow {
+            self.follow(peer, id);
+        }
+        self.dispatch_task(id);
+    }
+
+    /// Writes a new task, and makes it findable.
+    pub(crate) fn take_in(&mut self, task: Task, inline: Vec<(Role, Bytes)>, inherits: Option<TaskId>) {
+        self.next_seq = task.seq + 1;
+        let spec = &task.spec;
+        tracing::info!(
+            task.id = %spec.id, queue = %spec.queue, model = %spec.model, owner = %spec.owner,
+            priority = spec.priority, "task accepted"
+        );
+        let insert = StoreOp::Insert {
+            spec: Box::new(task.spec.clone()),
+            digest: task.digest,
+            seq: task.seq,
+            created_wall_ms: task.created_wall_ms,
+            inline,
+            inherits,
+        };
+        #[cfg(any(test, feature = "sabotage"))]
+        let forgotten = self.is_planted(crate::core::Fault::RowForgotten, task.spec.id);
+        #[cfg(not(any(test, feature = "sabotage")))]
+        let forgotten = false;
+        if !forgotten {
+            self.emit(Effect::Store(insert));
+        }
+        self.insert(task);
+    }
+
+    fn on_cancel(&mut self, now: Now, peer: &PeerId, cancel: &Cancel) {
+        let id = cancel.id;
+        if self.tasks.get(&id).is_some_and(|task| task.spec.owner == cancel.owner) {
+            self.cancel(now, id);
+        }
+        let is_free = !self.knows(id) && !self.uploads.is_of_another(id, &cancel.owner);
+        if is_free && !self.tombstones.contains(id) && self.check_age(id, &cancel.owner).is_ok() {
+            // A delayed submit of this id must not start.
+            self.abandon(&cancel.owner, id);
+            let until_wall_ms = self.tombstone_end(id);
+            self.remember(id, &cancel.owner, until_wall_ms);
+            self.emit(Effect::Store(StoreOp::Remember { id, owner: cancel.owner.clone(), until_wall_ms }));
+            self.reply(peer, Unknown { seq: cancel.seq, id, expired: false });
+            return;
+        }
+        self.abandon(&cancel.owner, id);
+        self.find(peer, cancel.seq, id, &cancel.owner, None);
+    }
+
+    /// Tells the node of a running attempt to stop, and forgets that it holds it.
+    pub(crate) fn stop_attempt(&mut self, id: TaskId) {
+        let Some(State::Assigned { token, session }) = self.tasks.get(&id).map(|t| t.state.clone()) else {
+            return;
+        };
+        if let Some(session) = self.sessions.get_mut(&session) {
+            session.release(token);
+        }
+        self.command(session, Action::Cancel { token });
+        self.forget_orphan(token);
+    }
+
+    /// The word that people read about a session.
+    pub(crate) fn state_of(&self, session: &Session) -> &'static str {
+        if session.draining {
+            "draining"
+        } else if self.breaker.is_aside(&session.node) {
+            "aside"
+        } else if self.is_suspect(session) {
+            "suspect"
+        } else if session.idle_slots() > 0 && session.lanes_connected() {
+            "ready"
+        } else {
+            "busy"
+        }
+    }
+
+    fn on_survey(&mut self, peer: &PeerId, survey: &GetGridStatus) {
+        let after = survey.after.map_or(0, page_number);
+        let mut listed: Vec<_> = self.sessions.values().filter(|session| session.number > after).collect();
+        listed.sort_unstable_by_key(|session| session.number);
+        let (mut nodes, mut bytes, mut last, mut next) = (Vec::new(), 0, after, None);
+        for session in listed {
+            let status = NodeStatus {
+                info: session.info.clone(),
+                running: session.tokens.len() as u32,
+                slots: u32::from(session.slots),
+                state: self.state_of(session).to_owned(),
+            };
+            // A status that cannot be packed is reported when the answer is sent.
+            bytes += pack(&status).map_or(0, |packed| packed.len());
+            if bytes > PAGE_BYTES && !nodes.is_empty() {
+                next = Some(page_id(last));
+                break;
+            }
+            nodes.push(status);
+            last = session.number;
+        }
+        let running = self.running();
+        let queues = self
+            .settings
+            .queues
+            .iter()
+            .map(|(queue, &max_tasks)| QueueStatus {
+                queue: queue.clone(),
+                waiting: self.queue_len[queue],
+                running: running.get(queue).copied().unwrap_or(0),
+                max_tasks,
+                paused: self.paused.contains_key(queue),
+            })
+            .collect();
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        self.reply(peer, GridStatus { seq: survey.seq, version, nodes, queues, next });
+    }
+
+    /// What a task is told when no node can take it: none is there, none has its model, or none serves its queue.
+    pub(crate) fn unserved_failure(&self, queue: &QueueName, model: &ModelName) -> Failure {
+        let waited_s = self.settings.scheduler.no_node_wait_ms / 1_000;
+        let command = model.node_command();
+        if self.sessions.is_empty() {
+            let text = format!(
+                "no node is connected: waited {waited_s} s for one that serves model {model}; \
+                 start one on this host with: {command}"
+            );
+            return Failure::new(FailureKind::NodeLost, text);
+        }
+        let nodes = match self.sessions.len() {
+            1 => "one node".to_owned(),
+            many => format!("{many} nodes"),
+        };
+        let offers = || self.sessions.values().flat_map(|session| &session.info.models);
+        let listed = |mut names: Vec<&str>| {
+            names.sort_unstable();
+            names.dedup();
+            names.join(", ")
+        };
+        let elsewhere: Vec<&str> =
+            offers().filter(|offer| offer.model == *model).map(|offer| offer.queue.as_str()).collect();
+        let text = if elsewhere.is_empty() {
+            let served = listed(offers().map(|offer| offer.model.as_str()).collect());
+            format!(
+                "no connected node serves model {model}: waited {waited_s} s; the {nodes} connected serve {served}; \
+                 start one with: {command}"
+            )
+        } else {
+            format!(
+                "no connected node serves queue {queue} with model {model}: waited {waited_s} s; of the {nodes} connected \
+                 some serve that model in queue {}: submit to that queue, or set queue = \"{queue}\" in a section \
+                 [models.{model}] of a node's configuration",
+                listed(elsewhere)
+            )
+        };
+        Failure::new(FailureKind::UnknownModel, text)
+    }
+}
+
+/// How the number of the last node on a page is written into a message, whose field once was a session's id.
+fn page_id(number: u64) -> SessionId {
+    SessionId::from_bytes(u128::from(number).to_be_bytes())
+}
+
+/// Reads [`page_id`].
+fn page_number(id: SessionId) -> u64 {
+    u64::try_from(u128::from_be_bytes(*id.as_bytes())).unwrap_or(u64::MAX)
+}
+
+fn id_in_use(id: TaskId) -> Failure {
+    Failure::new(
+        FailureKind::InvalidInput,
+        format!("task id {id} is in use for something else; draw a new one"),
+    )
+}

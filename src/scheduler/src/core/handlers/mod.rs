@@ -1,0 +1,8 @@
+//! One file per source of inputs. A handler calls methods of the parts in `state`; it never touches their fields.
+
+mod admin;
+mod client;
+mod node_control;
+mod tick;
+
+pub(crate) use admin::{Pause, asked_by, refused};

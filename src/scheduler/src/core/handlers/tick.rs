@@ -1,0 +1,149 @@
+//! What happens because time passed. Everything here runs on a tick, after the sockets were drained.
+
+use std::collections::BTreeSet;
+
+use lamagrid_domain::TaskId;
+
+use crate::core::{Core, Effect, Now, StoreOp};
+
+/// Results whose retention ends are removed in portions, so that one tick stays short.
+const MAX_FORGOTTEN_PER_TICK: usize = 256;
+
+impl Core {
+    pub(crate) fn on_tick(&mut self, now: Now) {
+        self.raise_old();
+        self.end_old_uploads();
+        self.end_sessions_that_do_not_accept(now);
+        self.end_silent_sessions(now);
+        self.give_up_orphans(now);
+        self.wake_delayed();
+        self.fail_past_deadlines(now);
+        self.fail_long_waits(now);
+        self.stop_long_runs(now);
+        self.fail_unserved(now);
+        self.forget_expired();
+        if let Some(wall_ms) = self.wall.record() {
+            self.emit(Effect::Store(StoreOp::Clock { wall_ms }));
+        }
+    }
+
+    fn end_sessions_that_do_not_accept(&mut self, now: Now) {
+        let deaf: Vec<_> =
+            self.sessions.values().filter(|s| s.is_deaf(self.clock_ms)).map(|s| s.id).collect();
+        for id in deaf {
+            let reason = "it did not accept an assignment in time";
+            self.end_session(now, id, Some(self.clock_ms + self.settings.scheduler.lease_ms), reason);
+        }
+    }
+
+    fn end_silent_sessions(&mut self, now: Now) {
+        let lease_ms = self.settings.scheduler.lease_ms;
+        let silent: Vec<_> = self
+            .sessions
+            .values()
+            .filter(|s| self.clock_ms.saturating_sub(s.last_seen_ms) >= lease_ms)
+            .map(|s| s.id)
+            .collect();
+        for id in silent {
+            let reason = format!("its node was silent for a whole lease of {lease_ms} ms");
+            // No grace: the lease is over now. `give_up_orphans` runs right after.
+            self.end_session(now, id, Some(self.clock_ms), &reason);
+        }
+    }
+
+    fn give_up_orphans(&mut self, now: Now) {
+        let over: Vec<_> = self
+            .orphans
+            .iter()
+            .filter(|(_, o)| o.until_ms <= self.clock_ms)
+            .map(|(node, _)| node.clone())
+            .collect();
+        for node in over {
+            let orphans = self.orphans.remove(&node).expect("listed above");
+            self.requeue_orphans(
+                now,
+                &node,
+                orphans.attempts,
+                orphans.counts,
+                "node lost: it did not come back",
+            );
+        }
+    }
+
+    fn wake_delayed(&mut self) {
+        while let Some(&(at, id)) = self.delayed.first().filter(|(at, _)| *at <= self.clock_ms) {
+            self.unqueue(id);
+            debug_assert!(!self.delayed.contains(&(at, id)), "a delayed task has exactly one entry");
+            self.enqueue(id);
+            self.dispatch_task(id);
+        }
+    }
+
+    fn fail_past_deadlines(&mut self, now: Now) {
+        while let Some(&(_, id)) = self.deadlines.first().filter(|(at, _)| *at <= self.wall.believed_ms()) {
+            self.past_deadline(now, id);
+        }
+    }
+
+    /// Fails tasks whose model no live node has served for long enough: a restart of a node takes less.
+    fn fail_unserved(&mut self, now: Now) {
+        let clock_ms = self.clock_ms;
+        let wait_ms = self.settings.scheduler.no_node_wait_ms;
+        let mut unserved = std::collections::BTreeMap::new();
+        let mut over = Vec::new();
+        for (key @ (queue, model), waiting) in &self.waiting {
+            // What is paused waits for a person, and perhaps for nodes that are being replaced.
+            if self.is_served(queue, model) || self.paused.contains_key(queue) {
+                continue;
+            }
+            let since = self.unserved.get(key).copied().unwrap_or(clock_ms);
+            unserved.insert(key.clone(), since);
+            if clock_ms.saturating_sub(since) >= wait_ms {
+                let waited = |id: &_| clock_ms.saturating_sub(self.tasks[id].queued_at_ms) >= wait_ms;
+                over.extend(waiting.ids().filter(waited));
+            }
+        }
+        self.unserved = unserved;
+        for id in over {
+            let spec = &self.tasks[&id].spec;
+            let failure = self.unserved_failure(&spec.queue, &spec.model);
+            self.fail(now, id, failure);
+        }
+    }
+
+    fn forget_expired(&mut self) {
+        let now_ms = self.wall.believed_ms();
+        for _ in 0..MAX_FORGOTTEN_PER_TICK {
+            let Some(id) = self.next_to_forget(now_ms) else { break };
+            self.forget(id);
+        }
+        while let Some(dropped) = self.tombstones.expire(now_ms) {
+            self.unremember(dropped);
+        }
+    }
+
+    fn next_to_forget(&self, now_ms: u64) -> Option<TaskId> {
+        let over = self.expiries.values().filter_map(BTreeSet::first).find(|(at, _)| *at <= now_ms);
+        let is_full = self.ended.len() > self.settings.max_ended;
+        let most = || self.expiries.values().max_by_key(|of_owner| of_owner.len()).filter(|_| is_full);
+        over.or_else(|| most()?.first()).map(|(_, id)| *id)
+    }
+
+    /// Removes an ended task before or at the end of its retention.
+    pub(crate) fn forget(&mut self, id: TaskId) {
+        let Some(ended) = self.ended.remove(&id) else { return };
+        if let Some(of_owner) = self.expiries.get_mut(&ended.owner) {
+            of_owner.remove(&(ended.expiry_wall_ms, id));
+            if of_owner.is_empty() {
+                self.expiries.remove(&ended.owner);
+            }
+        }
+        self.usage.give_up(&ended);
+        if let Some(token) = ended.token {
+            self.tokens.remove(&token);
+        }
+        let until_wall_ms = self.tombstone_end(id);
+        self.remember(id, &ended.owner, until_wall_ms);
+        self.emit(Effect::Store(StoreOp::Forget { id, owner: ended.owner, until_wall_ms }));
+    }
+}

@@ -1,0 +1,5 @@
+//! Decisions, without any change of state.
+
+pub(crate) mod placement;
+pub(crate) mod recall;
+pub(crate) mod retry;

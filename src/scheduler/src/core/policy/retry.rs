@@ -1,0 +1,212 @@
+//! What becomes of a task whose attempt ended without a result.
+
+use lamagrid_config::RetryPolicy;
+use lamagrid_domain::{Entry, Event, Failure, FailureKind, LeaseToken, Milestone, Retry, State, TaskId};
+
+use crate::core::state::circuit_breaker::Policy;
+use crate::core::state::sessions::Orphan;
+use crate::core::{Core, Effect, NodeId, Now, StoreOp};
+
+/// How an attempt ended without a verdict.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Loss {
+    /// Its node was lost and had no other task: held against the task.
+    Crash,
+    /// Its node was lost and had other tasks, too: each of them is tried again alone, which shows whose doing it was.
+    SharedCrash,
+    /// Its node was lost, and that says nothing about the task.
+    Innocent,
+    /// Its node does without it: it drains, said goodbye, or gave it back to an idle one.
+    GivenBack,
+}
+
+impl Loss {
+    fn reason(self) -> &'static str {
+        match self {
+            Self::Crash => "its node was lost while it had this task alone",
+            Self::SharedCrash => "its node was lost while it had several tasks: each is tried again alone",
+            Self::Innocent => "its node was lost, or did not have it any more; that is not held against it",
+            Self::GivenBack => "its node gave it back",
+        }
+    }
+}
+
+impl Core {
+    /// An attempt reported a failure.
+    pub(crate) fn attempt_failed(&mut self, now: Now, id: TaskId, failure: Failure) {
+        let task = &self.tasks[&id];
+        let policy = self.settings.retry.of(failure.kind.family());
+        let reason = format!("the node reported {}: {}", failure.kind, failure.message);
+        let retry = failure.kind.retry();
+        let mut free_of_charge = false;
+        if let (State::Assigned { token, .. }, Some(node)) = (&task.state, &task.node) {
+            // A probe says something about the node; where the task can go elsewhere, it is not held against it.
+            free_of_charge = failure.kind.blames_node() && self.breaker.is_probe(node, *token);
+            self.judge(&node.clone(), *token, &failure);
+        }
+        let task = self.tasks.get_mut(&id).expect("the caller holds a live task");
+        if retry == Retry::Elsewhere || free_of_charge {
+            task.avoid.extend(task.node.clone().filter(|node| !task.avoid.contains(node)));
+        }
+        let elsewhere = self.has_other_node(&self.tasks[&id]);
+        let task = self.tasks.get_mut(&id).expect("the caller holds a live task");
+        if free_of_charge && elsewhere {
+            task.note(now, Milestone::Failed { failure, retry_in_ms: Some(0) });
+            return self.requeue(id, self.clock_ms, &reason);
+        }
+        task.counters.failures += 1;
+        let spent = task.counters.failures >= policy.failure_limit;
+        let wait_ms = match retry {
+            Retry::Later if !spent => Some(self.back_off_ms(id, policy)),
+            Retry::Elsewhere if !spent && elsewhere => Some(0),
+            Retry::Never | Retry::Later | Retry::Elsewhere => None,
+        };
+        let task = self.tasks.get_mut(&id).expect("the caller holds a live task");
+        task.note(now, Milestone::Failed { failure: failure.clone(), retry_in_ms: wait_ms });
+        match wait_ms {
+            Some(wait_ms) => self.requeue(id, self.clock_ms + wait_ms, &reason),
+            None if retry == Retry::Never => self.fail(now, id, failure),
+            None => self.dead_letter(now, id, failure),
+        }
+    }
+
+    /// Takes a failure as a sign of its node's health.
+    fn judge(&mut self, node: &NodeId, token: LeaseToken, failure: &Failure) {
+        if !failure.kind.blames_node() {
+            return self.breaker.undecided(token);
+        }
+        let scheduler = &self.settings.scheduler;
+        let policy = Policy { after: scheduler.set_aside_after, rest_ms: scheduler.probe_after_ms };
+        if self.breaker.failed(node, token, self.clock_ms, policy) {
+            tracing::warn!(%node, failures = policy.after, last = %failure,
+                "node fails task after task: it is set aside and tried again from time to time");
+        }
+    }
+
+    /// An attempt ended without a verdict.
+    pub(crate) fn requeue_lost(&mut self, now: Now, token: LeaseToken, loss: Loss) {
+        let Some(id) = self.tokens.get(&token).copied() else { return };
+        let Some(task) = self.tasks.get_mut(&id) else { return };
+        if !matches!(task.state, State::Assigned { token: t, .. } if t == token) {
+            return;
+        }
+        let counts = loss == Loss::Crash && task.accepted;
+        #[cfg(test)]
+        let counts = counts && self.fault != Some(crate::core::Fault::CrashUncounted);
+        let shared = loss == Loss::SharedCrash;
+        let gave_back = loss == Loss::GivenBack;
+        task.note(now, if gave_back { Milestone::GivenBack } else { Milestone::NodeLost { counts, shared } });
+        if shared {
+            self.isolated.insert(id);
+        }
+        let task = self.tasks.get_mut(&id).expect("looked up above");
+        if counts {
+            task.counters.crashes += 1;
+            if task.counters.crashes >= self.settings.scheduler.crash_limit {
+                let node = task.node.as_ref().map_or("?", |n| n.name.as_str());
+                let text = format!(
+                    "the task was given up: {} lost while working on it and on nothing else, the last one {node}; see that \
+                     node's log",
+                    if task.counters.crashes == 1 {
+                        "1 node was".to_owned()
+                    } else {
+                        format!("{} nodes were", task.counters.crashes)
+                    }
+                );
+                self.dead_letter(now, id, Failure::new(FailureKind::NodeLost, text));
+                return;
+            }
+        }
+        self.requeue(id, self.clock_ms, loss.reason());
+    }
+
+    /// A node did not come back for these attempts.
+    pub(crate) fn requeue_orphans(
+        &mut self,
+        now: Now,
+        node: &NodeId,
+        orphans: Vec<Orphan>,
+        counts: bool,
+        what: &str,
+    ) {
+        if orphans.is_empty() {
+            return;
+        }
+        let tasks = orphans.len();
+        let charged = orphans.iter().filter(|orphan| counts && orphan.was_alone).count();
+        let isolated = if counts { tasks - charged } else { 0 };
+        tracing::warn!(%node, tasks, charged, isolated, "{what}; its tasks wait again");
+        for orphan in orphans {
+            self.requeue_orphan(now, orphan, counts);
+        }
+    }
+
+    /// A node did not come back for an attempt.
+    ///
+    /// What it had alone was its end, which counts. Of several tasks any may have been: one that ran, or one whose
+    /// inputs were more than the node could bear.
+    fn requeue_orphan(&mut self, now: Now, orphan: Orphan, counts: bool) {
+        let was_alone = orphan.was_alone;
+        #[cfg(test)]
+        let was_alone = was_alone || self.fault == Some(crate::core::Fault::NeighbourCounted);
+        let loss = match (counts, was_alone) {
+            (true, true) => Loss::Crash,
+            (true, false) => Loss::SharedCrash,
+            (false, _) => Loss::Innocent,
+        };
+        self.requeue_lost(now, orphan.token, loss);
+    }
+
+    fn requeue(&mut self, id: TaskId, not_before_ms: u64, reason: &str) {
+        let task = self.tasks.get_mut(&id).expect("the caller holds a live task");
+        tracing::info!(
+            task.id = %id, attempt = task.counters.attempts, queue = %task.spec.queue,
+            node = task.node.as_ref().map_or("", |node| node.name.as_str()),
+            crashes = task.counters.crashes, failures = task.counters.failures,
+            wait_ms = not_before_ms.saturating_sub(self.clock_ms), reason, "task requeued"
+        );
+        if let State::Assigned { token, session } = task.state {
+            #[cfg(not(feature = "sabotage"))] // there a late delivery can be taken
+            self.tokens.remove(&token);
+            self.breaker.undecided(token);
+            if let Some(session) = self.sessions.get_mut(&session) {
+                session.release(token);
+            }
+        }
+        task.state =
+            task.state.apply(Event::Requeue { not_before_ms }).expect("assigned tasks can be requeued");
+        task.accepted = false;
+        let (counters, history) = (task.counters, task.history.clone());
+        self.emit(Effect::Store(StoreOp::Requeue { id, counters, history }));
+        self.forget_run(id);
+        self.enqueue(id);
+        self.tell_followers(id);
+        if not_before_ms <= self.clock_ms {
+            self.dispatch_task(id);
+        }
+    }
+
+    /// Exponential with full jitter, so that tasks which failed together do not come back together.
+    fn back_off_ms(&mut self, id: TaskId, policy: RetryPolicy) -> u64 {
+        let exponent = self.tasks[&id].counters.failures.saturating_sub(1).min(20);
+        let ceiling = policy.base_ms.saturating_mul(1 << exponent).min(policy.cap_ms).max(1);
+        let random = u64::from_le_bytes(self.random_bytes()[..8].try_into().expect("8 of 16 bytes"));
+        random % ceiling + 1
+    }
+
+    /// The task's own limit has passed.
+    pub(crate) fn past_deadline(&mut self, now: Now, id: TaskId) {
+        self.stop_attempt(id);
+        let state = self.tasks.get(&id).map(|t| t.state.status());
+        let text = match state {
+            Some(status) => format!("the task's deadline passed while it was {status}"),
+            None => return,
+        };
+        self.fail(now, id, Failure::new(FailureKind::DeadlineExceeded, text));
+    }
+}
+
+/// Whether a task shared a node with others when the node was lost, by its history.
+pub(crate) fn has_shared_a_loss(history: &[Entry]) -> bool {
+    history.iter().any(|entry| matches!(entry.what, Milestone::NodeLost { shared: true, .. }))
+}

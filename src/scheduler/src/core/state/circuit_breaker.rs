@@ -1,0 +1,151 @@
+//! Nodes that fail task after task although they are alive: set aside, probed, taken back.
+//!
+//! Does not: watch silence; sessions and leases do.
+
+use std::collections::HashMap;
+
+use lamagrid_domain::LeaseToken;
+
+use crate::core::NodeId;
+
+/// A node's rest doubles with each failed probe, up to this many times the first one.
+const MAX_REST: u64 = 16;
+/// Nodes with a record; a node without one is healthy, so forgetting any is harmless.
+const MAX_RECORDS: usize = 4_096;
+
+/// Failures in a row, by node. A node that works is not listed.
+#[derive(Debug, Default)]
+pub(crate) struct CircuitBreaker(HashMap<NodeId, Record>);
+
+#[derive(Debug, Default)]
+struct Record {
+    failures: u32,
+    aside: Option<Aside>,
+}
+
+#[derive(Debug)]
+struct Aside {
+    /// Lease clock; from then on it may be given one task.
+    until_ms: u64,
+    rest_ms: u64,
+    probe: Option<LeaseToken>,
+}
+
+impl CircuitBreaker {
+    pub(crate) fn is_aside(&self, node: &NodeId) -> bool {
+        self.0.get(node).is_some_and(|record| record.aside.is_some())
+    }
+
+    /// Whether it may be given a task: it is not set aside, or it is time to see whether it works again.
+    pub(crate) fn may_work(&self, node: &NodeId, clock_ms: u64) -> bool {
+        let aside = self.0.get(node).and_then(|record| record.aside.as_ref());
+        aside.is_none_or(|aside| aside.probe.is_none() && aside.until_ms <= clock_ms)
+    }
+
+    /// Whether this attempt is there to see whether its node works again.
+    pub(crate) fn is_probe(&self, node: &NodeId, token: LeaseToken) -> bool {
+        self.0
+            .get(node)
+            .and_then(|record| record.aside.as_ref())
+            .is_some_and(|aside| aside.probe == Some(token))
+    }
+
+    /// It was given a task.
+    pub(crate) fn given(&mut self, node: &NodeId, token: LeaseToken) {
+        if let Some(aside) = self.0.get_mut(node).and_then(|record| record.aside.as_mut()) {
+            aside.probe = Some(token);
+        }
+    }
+
+    /// It has finished a task. True if it was set aside until now.
+    pub(crate) fn worked(&mut self, node: &NodeId) -> bool {
+        self.0.remove(node).is_some_and(|record| record.aside.is_some())
+    }
+
+    /// It has failed a task. True if that sets it aside.
+    pub(crate) fn failed(&mut self, node: &NodeId, token: LeaseToken, clock_ms: u64, policy: Policy) -> bool {
+        if policy.after == 0 {
+            return false;
+        }
+        if !self.0.contains_key(node) && self.0.len() >= MAX_RECORDS {
+            self.0.retain(|_, record| record.aside.is_some());
+        }
+        let record = self.0.entry(node.clone()).or_default();
+        record.failures = record.failures.saturating_add(1);
+        match &mut record.aside {
+            Some(aside) if aside.probe == Some(token) => {
+                aside.probe = None;
+                aside.rest_ms = (aside.rest_ms * 2).min(policy.rest_ms.saturating_mul(MAX_REST));
+                aside.until_ms = clock_ms.saturating_add(aside.rest_ms);
+                false
+            }
+            None if record.failures >= policy.after => {
+                let until_ms = clock_ms.saturating_add(policy.rest_ms);
+                record.aside = Some(Aside { until_ms, rest_ms: policy.rest_ms, probe: None });
+                true
+            }
+            Some(_) | None => false,
+        }
+    }
+
+    /// An attempt ended and says nothing about its node: where it was a probe, another one follows.
+    pub(crate) fn undecided(&mut self, token: LeaseToken) {
+        let asides = self.0.values_mut().filter_map(|record| record.aside.as_mut());
+        asides.filter(|aside| aside.probe == Some(token)).for_each(|aside| aside.probe = None);
+    }
+}
+
+/// When a node is set aside, and for how long.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Policy {
+    /// Failures in a row; 0 is never.
+    pub(crate) after: u32,
+    /// The first rest, in milliseconds.
+    pub(crate) rest_ms: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const POLICY: Policy = Policy { after: 2, rest_ms: 100 };
+
+    fn token(n: u8) -> LeaseToken {
+        LeaseToken::from_bytes([n; 16])
+    }
+
+    #[test]
+    fn a_node_that_fails_again_and_again_rests_longer_and_longer_until_it_works() {
+        let (mut health, node) = (CircuitBreaker::default(), "n".parse::<NodeId>().unwrap());
+        assert!(!health.failed(&node, token(1), 0, POLICY));
+        assert!(health.may_work(&node, 0));
+        assert!(health.failed(&node, token(2), 0, POLICY));
+        assert!(health.is_aside(&node) && !health.may_work(&node, 99) && health.may_work(&node, 100));
+        let mut now = 100;
+        for rest in [200, 400, 800, 1_600, 1_600] {
+            health.given(&node, token(3));
+            assert!(health.is_probe(&node, token(3)) && !health.may_work(&node, now + 9_999));
+            // An attempt from before says nothing about the probe.
+            assert!(!health.failed(&node, token(2), now, POLICY));
+            assert!(!health.failed(&node, token(3), now, POLICY));
+            assert!(!health.may_work(&node, now + rest - 1) && health.may_work(&node, now + rest));
+            now += rest;
+        }
+        health.given(&node, token(4));
+        health.undecided(token(4));
+        assert!(health.may_work(&node, now));
+        assert!(health.worked(&node) && !health.worked(&node));
+        assert!(!health.is_aside(&node));
+    }
+
+    #[test]
+    fn success_in_between_forgives() {
+        let (mut health, node) = (CircuitBreaker::default(), "n".parse::<NodeId>().unwrap());
+        for _ in 0..5 {
+            assert!(!health.failed(&node, token(1), 0, POLICY));
+            assert!(!health.worked(&node));
+        }
+        let never = Policy { after: 0, ..POLICY };
+        assert!((0..9).all(|_| !health.failed(&node, token(1), 0, never)));
+    }
+}

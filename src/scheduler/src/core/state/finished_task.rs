@@ -1,0 +1,162 @@
+//! What is kept of a task after its end, until retention is over.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use lamagrid_domain::{
+    BlobMeta, ClientName, Counters, Entry, Failure, Hash, LeaseToken, Milestone, ModelName, Owner, QueueName,
+    Role, Stages, State, Status, TaskId, TaskSpec,
+};
+use lamagrid_protocol::PeerId;
+use lamagrid_protocol::message::{Outcome, TaskInfo};
+
+use crate::core::{Effect, ResultPlace, Task};
+
+/// A result as it was delivered.
+pub(crate) struct DeliveredResult {
+    pub(crate) token: LeaseToken,
+    pub(crate) meta: BlobMeta,
+    pub(crate) inline: Option<Bytes>,
+    pub(crate) stages: Stages,
+}
+
+/// What a dead letter can be replayed from; its inputs are kept, too.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct DeadLetter {
+    /// As it was submitted.
+    pub(crate) spec: TaskSpec,
+    /// Inputs that are in the row; the others lie in the spool.
+    pub(crate) inline: Vec<Role>,
+}
+
+/// A task that ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct FinishedTask {
+    /// Who may see it.
+    pub(crate) owner: Owner,
+    /// What was asked.
+    pub(crate) digest: Hash,
+    /// Which model.
+    pub(crate) model: ModelName,
+    /// Which queue.
+    pub(crate) queue: QueueName,
+    /// How it ended.
+    pub(crate) status: Status,
+    /// Why it failed.
+    pub(crate) failure: Option<Failure>,
+    /// The accepted attempt.
+    pub(crate) token: Option<LeaseToken>,
+    /// The result, until it is released.
+    pub(crate) result: Option<BlobMeta>,
+    /// The result is in the row, not in the spool.
+    pub(crate) inline: bool,
+    /// How often it was tried.
+    pub(crate) counters: Counters,
+    /// Where its time went.
+    pub(crate) stages: Stages,
+    /// The node of the last attempt.
+    pub(crate) node: Option<String>,
+    /// Wall clock, ms.
+    pub(crate) created_wall_ms: u64,
+    /// Wall clock, ms.
+    pub(crate) finished_wall_ms: u64,
+    /// On whose behalf it was submitted.
+    #[serde(default)]
+    pub(crate) client: Option<ClientName>,
+    /// As it was submitted.
+    #[serde(default)]
+    pub(crate) priority: i8,
+    /// The dead letter that it repeated.
+    #[serde(default)]
+    pub(crate) replay_of: Option<TaskId>,
+    /// It is a dead letter.
+    #[serde(default)]
+    pub(crate) dead: Option<Box<DeadLetter>>,
+    /// What happened to it after its acceptance.
+    #[serde(default)]
+    pub(crate) history: Vec<Entry>,
+    /// End of retention by the wall clock, ms.
+    #[serde(skip)]
+    pub(crate) expiry_wall_ms: u64,
+}
+
+impl FinishedTask {
+    pub(crate) fn of(
+        task: &Task,
+        state: &State,
+        now_wall_ms: u64,
+        delivered: Option<DeliveredResult>,
+    ) -> (Self, Option<ResultPlace>) {
+        let failure = if let State::Failed(failure) = state { Some(failure.clone()) } else { None };
+        let finished_wall_ms = now_wall_ms.max(task.created_wall_ms);
+        let mut stages = delivered.as_ref().map_or_else(Stages::default, |d| d.stages);
+        stages.queue_ms = task.queue_ms as f64;
+        stages.total_ms = (finished_wall_ms - task.created_wall_ms) as f64;
+        let mut history = task.history.clone();
+        let what = Milestone::Ended { status: state.status() };
+        crate::core::note(
+            &mut history,
+            Entry { at_wall_ms: finished_wall_ms, attempt: task.counters.attempts, what },
+        );
+        let token = delivered.as_ref().map(|d| d.token);
+        let inline = delivered.as_ref().is_some_and(|d| d.inline.is_some());
+        let result = delivered.as_ref().map(|d| d.meta.clone());
+        let place = delivered.map(|d| match d.inline {
+            Some(bytes) => ResultPlace::Inline(bytes),
+            None => ResultPlace::Spool(d.token),
+        });
+        let ended = Self {
+            owner: task.spec.owner.clone(),
+            digest: task.digest,
+            model: task.spec.model.clone(),
+            queue: task.spec.queue.clone(),
+            status: state.status(),
+            failure,
+            token,
+            result,
+            inline,
+            counters: task.counters,
+            stages,
+            node: task.node.as_ref().map(ToString::to_string),
+            created_wall_ms: task.created_wall_ms,
+            finished_wall_ms,
+            client: task.spec.client.clone(),
+            priority: task.spec.priority,
+            replay_of: task.spec.replay_of,
+            dead: None,
+            history,
+            expiry_wall_ms: 0,
+        };
+        (ended, place)
+    }
+
+    /// Bytes of its blobs that are still there.
+    pub(crate) fn kept_bytes(&self) -> u64 {
+        let inputs = self.dead.as_ref().map_or(0, |dead| dead.spec.input_bytes());
+        self.result.as_ref().map_or(0, |result| result.len).saturating_add(inputs)
+    }
+
+    pub(crate) fn info(&self, id: TaskId) -> TaskInfo {
+        TaskInfo {
+            id,
+            model: self.model.clone(),
+            queue: self.queue.clone(),
+            status: self.status,
+            failure: self.failure.clone(),
+            position: None,
+            wait_ms: None,
+            node: self.node.clone(),
+            counters: self.counters,
+            stages: self.stages,
+            created_wall_ms: self.created_wall_ms,
+            finished_wall_ms: Some(self.finished_wall_ms),
+        }
+    }
+
+    /// The message that tells `peer` how the task ended, with its result inline where it is small.
+    pub(crate) fn outcome(&self, id: TaskId, peer: &PeerId) -> Effect {
+        let attach = (self.inline && self.result.is_some()).then(|| (id, vec![Role::Result]));
+        let outcome = Outcome { task: self.info(id), result: self.result.clone() };
+        Effect::Client { peer: peer.clone(), reply: outcome.into(), attach }
+    }
+}

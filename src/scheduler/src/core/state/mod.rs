@@ -1,0 +1,13 @@
+//! What the scheduler remembers, in parts.
+
+pub(crate) mod admission;
+pub(crate) mod circuit_breaker;
+pub(crate) mod dispatch_order;
+pub(crate) mod drains;
+pub(crate) mod fair_queue;
+pub(crate) mod finished_task;
+pub(crate) mod sessions;
+pub(crate) mod task_timers;
+pub(crate) mod tombstones;
+pub(crate) mod uploads;
+pub(crate) mod wall_clock;

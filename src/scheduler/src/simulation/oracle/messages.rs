@@ -1,0 +1,268 @@
+//! What the core may say, and to whom.
+
+use super::*;
+
+impl Oracle {
+    pub(super) fn hear_credit(&mut self, request: &ResultRequest) {
+        let (id, credit) = match request {
+            ResultRequest::Ready(ready) => (ready.session, ready.credit),
+            ResultRequest::Delivery(delivery) => (delivery.session, delivery.credit),
+            ResultRequest::Accept(accept) => {
+                if let Some(session) = self.sessions.get_mut(&accept.session)
+                    && let Some(number @ None) = session.numbers.get_mut(&accept.token)
+                {
+                    session.accepted += 1;
+                    *number = Some(session.accepted);
+                }
+                return;
+            }
+        };
+        if let Some(session) = self.sessions.get_mut(&id) {
+            let ceiling = session.given + session.slots + session.overlap;
+            let credit = credit.saturating_sub(session.excess).min(ceiling);
+            session.granted = session.granted.max(credit);
+        }
+    }
+
+    /// Who will have to be told at once, because they ask about a task that has ended.
+    pub(super) fn followed_by(&mut self, message: &Message) -> Vec<(PeerId, TaskId)> {
+        let Message::Client(peer, request, _) = message else { return Vec::new() };
+        let (id, owner, digest) = match request {
+            ClientRequest::Submit(s) if s.follow => {
+                (s.spec.id, &s.spec.owner, Some(lamagrid_protocol::payload_digest(&s.spec)))
+            }
+            ClientRequest::Attach(a) => (a.id, &a.owner, a.digest),
+            _ => return Vec::new(),
+        };
+        if let Some(task) = self.live.get_mut(&id)
+            && task.owner == *owner
+            && digest.is_none_or(|d| d == task.digest)
+        {
+            task.followers.insert(peer.clone());
+        }
+        match self.over.get(&id) {
+            Some(over) if over.owner == *owner && digest.is_none_or(|d| d == over.digest) => {
+                vec![(peer.clone(), id)]
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    pub(super) fn live_followers_of_ended(&mut self, id: TaskId) -> Vec<(PeerId, TaskId)> {
+        let followers = self.live.remove(&id).map(|t| t.followers).unwrap_or_default();
+        followers.into_iter().map(|peer| (peer, id)).collect()
+    }
+
+    pub(super) fn on_assigned(
+        &mut self,
+        id: TaskId,
+        token: LeaseToken,
+        session: SessionId,
+        index: usize,
+        node: &NodeId,
+        core: &Core,
+    ) -> Result<(), Violation> {
+        let task = self.task(id, "assigned")?;
+        task.state = legal(&task.state, Event::Assign { token, session }, id)?;
+        task.node = Some(node.clone());
+        task.backs_off = false;
+        let (queue, model, isolated) = (task.queue.clone(), task.model.clone(), task.isolated);
+        let beside: Vec<_> = self
+            .live
+            .iter()
+            .filter(|(other, task)| {
+                **other != id && matches!(task.state, State::Assigned { session: s, .. } if s == session)
+            })
+            .map(|(_, task)| task.isolated)
+            .collect();
+        // Between owners their turns decide: see `Core::check_choice`.
+        let is_better = |other: &TaskId| {
+            let (Some(other), Some(task)) = (core.tasks.get(other), core.tasks.get(&id)) else {
+                return false;
+            };
+            other.priority > task.priority
+                || other.priority == task.priority
+                    && other.spec.owner == task.spec.owner
+                    && (other.tag, other.seq) < (task.tag, task.seq)
+        };
+        let Some(target) = self.sessions.get_mut(&session) else {
+            return Err(Violation {
+                kind: Kind::Structure,
+                what: format!("task {id} went to a session that is over"),
+            });
+        };
+        let was_unused = target.used() == 0 && beside.is_empty();
+        ensure!(!isolated || was_unused, Illegal, "isolated task {id} was given to {node}, which has others");
+        ensure!(!beside.contains(&true), Illegal, "task {id} was given to {node} beside an isolated one");
+        target.given += 1;
+        target.numbers.insert(token, None);
+        let on_overlap = target.granted < target.given + target.overlap;
+        ensure!(target.given <= target.granted, Structure, "{node} was given more than its credit");
+        ensure!(target.info.name == node.name, Structure, "the row of {id} names another node than its lane");
+        let offered = target.info.models.iter().any(|o| o.model == model && o.queue == queue);
+        ensure!(offered, Structure, "{node} was given {model} of {queue}, which it lacks");
+        ensure!(
+            target.info.queues().get(index) == Some(&queue),
+            Structure,
+            "task {id} went down a wrong lane"
+        );
+        for (other, waits) in &self.live {
+            let better = is_better(other) && waits.model == model && waits.queue == queue;
+            if better && matches!(waits.state, State::Queued { .. }) && !waits.backs_off {
+                // A task may shun this node; the core alone knows.
+                let shuns = core.tasks.get(other).is_none_or(|t| t.avoid.contains(node));
+                let waits_for_unused = waits.isolated && !was_unused;
+                ensure!(
+                    shuns || waits_for_unused,
+                    Order,
+                    "task {id} was served before {other}, which is better"
+                );
+            }
+        }
+        if on_overlap {
+            self.note("given on overlap");
+        }
+        if isolated {
+            self.note("given alone");
+        }
+        Ok(())
+    }
+
+    pub(super) fn on_control(&mut self, message: &Message, reply: &ControlReply) -> Result<(), Violation> {
+        let (ControlReply::Welcome(welcome), Message::Control(peer, ControlRequest::Hello(hello))) =
+            (reply, message)
+        else {
+            return Ok(());
+        };
+        let mut info = hello.info.clone();
+        info.models.retain(|o| !welcome.refused.iter().any(|r| r.queue == o.queue));
+        let node = NodeId::new(peer, info.name.clone());
+        let (slots, offered) = (u64::from(hello.slots), u64::from(hello.overlap));
+        let overlap = offered.min(slots);
+        let excess = offered - overlap;
+        let session = Session {
+            info,
+            boot: hello.boot,
+            slots,
+            overlap,
+            excess,
+            granted: 0,
+            given: 0,
+            numbers: BTreeMap::new(),
+            accepted: 0,
+        };
+        self.sessions.insert(welcome.session, session);
+        self.note("welcome");
+        let mut adopted = 0;
+        for (id, task) in &mut self.live {
+            let State::Assigned { token, .. } = task.state else { continue };
+            if task.node.as_ref() != Some(&node) {
+                continue;
+            }
+            let listed = hello.running.contains(&token) || hello.held.contains(&token);
+            let kept = listed && !welcome.abandoned.contains(&token);
+            ensure!(
+                kept,
+                Structure,
+                "task {id} stays with {node}, which was told to drop it or never had it"
+            );
+            task.state = legal(&task.state, Event::Adopt { session: welcome.session }, *id)?;
+            self.innocent.remove(&token); // it may have begun since
+            self.alone.remove(&token);
+            adopted += 1;
+        }
+        (0..adopted).for_each(|_| self.note("adopted"));
+        Ok(())
+    }
+
+    pub(super) fn on_result(
+        &self,
+        message: &Message,
+        reply: &ResultReply,
+        held: bool,
+    ) -> Result<(), Violation> {
+        let Message::Result(_, request, _) = message else { return Ok(()) };
+        match (reply, request) {
+            (ResultReply::Proceed(proceed), ResultRequest::Accept(accept)) => {
+                let holds = State::Assigned { token: accept.token, session: accept.session };
+                let live = self.live.values().any(|t| t.state == holds);
+                ensure!(
+                    live && proceed.token == accept.token,
+                    StaleAccepted,
+                    "a stale accept was answered: go on"
+                );
+            }
+            (ResultReply::Stored(stored), ResultRequest::Delivery(delivery)) => {
+                let recorded = self.over.values().any(|o| o.token == Some(delivery.token));
+                ensure!(
+                    stored.accepted == (held || recorded),
+                    StaleAccepted,
+                    "a delivery was answered accepted {}, it held the lease: {held}, is on record: {recorded}",
+                    stored.accepted
+                );
+            }
+            (ResultReply::Abandon(_), ResultRequest::Accept(accept)) => {
+                let holds = State::Assigned { token: accept.token, session: accept.session };
+                let live = self.live.values().any(|t| t.state == holds);
+                ensure!(!live, Structure, "the holder of a lease was told to stop");
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// An answer to a client: nobody hears about a stranger's task, and nobody hears that an own one is unknown.
+    pub(super) fn on_reply(
+        &mut self,
+        message: &Message,
+        peer: &PeerId,
+        reply: &ClientReply,
+    ) -> Result<(), Violation> {
+        if let ClientReply::Outcome(outcome) = reply {
+            let id = outcome.task.id;
+            let Some(over) = self.over.get(&id) else {
+                return Err(Violation {
+                    kind: Kind::Illegal,
+                    what: format!("an outcome of {id}, which has not ended"),
+                });
+            };
+            let told = TaskStatus::of_outcome(outcome);
+            ensure!(
+                over.told.agrees(&told),
+                TwoOutcomes,
+                "task {id} ended as {:?}, told is {told:?}",
+                over.told
+            );
+        }
+        let Message::Client(asker, request, _) = message else { return Ok(()) };
+        if asker != peer {
+            return Ok(());
+        }
+        let (id, owner) = match request {
+            ClientRequest::Submit(s) => (s.spec.id, &s.spec.owner),
+            ClientRequest::Offer(o) => (o.id, &o.owner),
+            ClientRequest::Attach(a) => (a.id, &a.owner),
+            ClientRequest::Cancel(c) => (c.id, &c.owner),
+            ClientRequest::Query(q) => (q.id, &q.owner),
+            ClientRequest::Ping(_) | ClientRequest::Release(_) | ClientRequest::GetGridStatus(_) => {
+                return Ok(());
+            }
+        };
+        // Who asks may be told how another task ended, too, which went for this one.
+        let id = if let ClientReply::Outcome(outcome) = reply { outcome.task.id } else { id };
+        let of = self.live.get(&id).map(|t| &t.owner).or_else(|| self.over.get(&id).map(|t| &t.owner));
+        match reply {
+            ClientReply::TaskStatus(_) | ClientReply::Outcome(_) => {
+                ensure!(of == Some(owner), Leak, "{owner} was told about {id}");
+            }
+            ClientReply::Unknown(unknown) => {
+                ensure!(of != Some(owner), Lost, "{owner} was told that its task {id} is unknown");
+                let over = of.is_none() && self.is_spent(id, owner);
+                let fresh = matches!(request, ClientRequest::Cancel(_));
+                ensure!(fresh || unknown.expired == over, Leak, "expired is {} for {id}", unknown.expired);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,137 @@
+//! Everything that goes wrong, and how the two ends of a connection find out.
+
+use super::*;
+
+impl World {
+    pub(super) fn fault_injection(&mut self) {
+        if self.net.faults_off {
+            return;
+        }
+        self.net.about(self.net.rates.fault_every_ms, Event::InjectFault);
+        let at = self.net.random.below(self.nodes.len() as u64) as usize;
+        let weights = [12, 8, 14, 12, 8, 6, 3, 5, 20, 5, 4, 3, 2, 2];
+        match self.net.random.weighted(&weights) {
+            loud @ (0 | 1) => {
+                self.oracle.on_death(self.nodes[at].surely_begun());
+                self.nodes[at].die(&mut self.net, loud == 0);
+            }
+            2 => {
+                let ms = self.net.random.between(100, 2 * self.config.lease_ms);
+                self.nodes[at].frozen_until_ms = self.net.now.mono_ms + ms;
+            }
+            3 => {
+                if let Some(conn) = self.nodes[at].link {
+                    self.break_connection(conn);
+                }
+            }
+            4 => {
+                let session = self.nodes[at].session;
+                let lanes = session.and_then(|s| self.lanes.get_mut(&s));
+                lanes.into_iter().flatten().for_each(|lane| lane.dead = true);
+            }
+            5 => {
+                if self.core.is_some() {
+                    self.kill_scheduler().expect("what was emitted was checked before");
+                }
+            }
+            6 => {
+                // Somebody sets the clock.
+                let ms = *self.net.random.pick(&[500, 5_000, 60_000, 86_400_000]);
+                let ms = if self.net.random.chance(500) { ms } else { -ms };
+                self.net.set_clock(ms);
+            }
+            12 => {
+                // It is wrong for a moment.
+                let ms = *self.net.random.pick(&[60_000, 7_200_000, 8 * 86_400_000]);
+                let ms = if self.net.random.chance(500) { ms } else { -ms };
+                self.net.set_clock(ms);
+                let after_ms = self.net.random.between(100, 2_500);
+                self.net.after(after_ms, Event::SetClock { ms: -ms });
+            }
+            13 => {
+                let bytes = *self.net.random.pick(&[0, 120, 150, 1 << 30, 1 << 30, 1 << 30]);
+                self.net.after(0, Event::Core { epoch: self.net.epoch, message: Message::DiskFree(bytes) });
+            }
+            7 => {
+                // The whole host stops for a while.
+                let ms = self.net.random.between(200, 30_000);
+                let later = self.net.now.mono_ms + ms;
+                self.net.advance_to(later);
+            }
+            8 => self.confuse_sessions(),
+            9 => self.nodes[at].drain(&mut self.net),
+            10 => self.nodes[at].leave(&mut self.net),
+            _ => {
+                self.oracle.on_death(self.nodes[at].surely_begun());
+                self.nodes[at].die_and_change_name(&mut self.net);
+            }
+        }
+    }
+
+    /// A node accepts or delivers under its own session what another one works on, or what nobody works on any more.
+    pub(super) fn confuse_sessions(&mut self) {
+        let Some(core) = &self.core else { return };
+        let at = self.net.random.below(self.nodes.len() as u64) as usize;
+        let (Some(session), Some(conn)) = (self.nodes[at].session, self.nodes[at].link) else { return };
+        let foreign = |state: &State| match state {
+            State::Assigned { token, session: holder } if *holder != session => Some(*token),
+            _ => None,
+        };
+        let mut tokens: Vec<_> = core.tasks.values().filter_map(|t| foreign(&t.state)).collect();
+        tokens.retain(|t| !self.nodes[at].has(*t));
+        tokens.sort_unstable();
+        if tokens.is_empty() {
+            return;
+        }
+        let token = *self.net.random.pick(&tokens);
+        if self.net.random.chance(300) {
+            let peer = self.net.peer(conn);
+            return self.net.send(conn, Message::Result(peer, Accept { session, token }.into(), None));
+        }
+        let (outcome, inline) = crate::core::simulation::node::outcome(&mut self.net, token);
+        let delivery = Delivery { session, token, outcome, credit: 0, loaded: Vec::new() };
+        let peer = self.net.peer(conn);
+        self.net.send(conn, Message::Result(peer, delivery.into(), inline));
+    }
+
+    /// A connection is cut; each side notices, or hears nothing of it.
+    pub(super) fn break_connection(&mut self, conn: Conn) {
+        let (near, far) = (
+            self.net.faults_off || self.net.random.chance(800),
+            self.net.faults_off || self.net.random.chance(800),
+        );
+        if !far {
+            self.net.half_open.insert(conn);
+        }
+        let peer = self.net.peer(conn);
+        match self.net.dialler(conn) {
+            Dialler::Client(client) if self.clients[client].conn == Some(conn) => {
+                self.clients[client].conn = None;
+                if near {
+                    self.net.send(conn, Message::ClientGone(peer));
+                }
+            }
+            Dialler::Link(node) if self.nodes[node].link == Some(conn) => {
+                if near {
+                    self.net.send(conn, Message::ResultGone(peer));
+                }
+                if far {
+                    self.net.after(1, Event::Closed { conn });
+                }
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn far_end_closed(&mut self, conn: Conn) {
+        match self.net.dialler(conn) {
+            Dialler::Client(client) if self.clients[client].conn == Some(conn) => {
+                self.clients[client].conn = None
+            }
+            Dialler::Link(node) if self.nodes[node].link == Some(conn) => {
+                self.nodes[node].lose_session(&mut self.net)
+            }
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! What the nodes themselves know about waiting for a slot, held against what the core makes of it.
+//!
+//! Only where no message is lost, late or repeated: else the core cannot know. Even then it hears of everything a
+//! moment later, so a difference counts once it has lasted.
+
+use super::*;
+
+/// How long what is wrong has been so, by the lease clock.
+#[derive(Default)]
+pub(super) struct Watch {
+    /// Attempts that wait for a slot which another one has.
+    waits: BTreeMap<LeaseToken, u64>,
+    /// Sessions with an idle slot.
+    idle: BTreeMap<SessionId, u64>,
+    /// Sessions of which the core believes otherwise about who waits.
+    differs: BTreeMap<SessionId, u64>,
+}
+
+/// Keeps of `since` what still holds, and begins what is new.
+fn lasting<K: Ord + Copy>(since: &mut BTreeMap<K, u64>, holds: impl IntoIterator<Item = K>, now_ms: u64) {
+    let before = std::mem::take(since);
+    *since = holds.into_iter().map(|key| (key, before.get(&key).copied().unwrap_or(now_ms))).collect();
+}
+
+/// What has been wrong for longer is a violation: a lane that carries no hint costs a poll, the rest are round trips.
+const BOUND_MS: u64 = 2_000;
+
+impl World {
+    pub(super) fn watch_waits(&mut self) -> Result<(), Violation> {
+        let now_ms = self.net.now.mono_ms;
+        let is_fair = now_ms >= self.settled_ms || self.net.rates.is_fair();
+        let Some(core) = self.core.as_ref().filter(|_| is_fair) else { return Ok(()) };
+        let mut compared = 0;
+        let (mut waits, mut idle, mut differs) = (Vec::new(), Vec::new(), Vec::new());
+        for node in self.nodes.iter().filter(|n| n.is_serving() && n.frozen_until_ms <= now_ms) {
+            let session = node.session.and_then(|id| core.sessions.get(&id));
+            // A silent node's lease decides.
+            let Some(session) = session.filter(|s| !core.is_suspect(s)) else { continue };
+            let mut truth = node.waiting();
+            truth.retain(|token| session.tokens.contains_key(token));
+            let believed = session.on_overlap().into_iter().map(|(token, _)| token).collect::<Vec<_>>();
+            compared += u64::from(!truth.is_empty() && truth == believed);
+            if truth != believed {
+                differs.push(session.id);
+            }
+            if session.idle_slots() > 0 && core.can_take(session) {
+                idle.push(session.id);
+            }
+            waits.extend(truth.into_iter().map(|token| (token, session.id)));
+        }
+        let clock_ms = core.clock_ms;
+        lasting(&mut self.watch.waits, waits.iter().map(|(token, _)| *token), clock_ms);
+        lasting(&mut self.watch.idle, idle, clock_ms);
+        lasting(&mut self.watch.differs, differs, clock_ms);
+        if compared > 0 {
+            self.oracle.note("waiting known");
+        }
+        let long_ago = clock_ms.saturating_sub(BOUND_MS);
+        let lasts = |since: &u64| *since < long_ago;
+        let node_of = |id: &SessionId| &core.sessions[id].info.name;
+        if let Some((id, _)) = self.watch.differs.iter().find(|(_, since)| lasts(since)) {
+            let node = self.nodes.iter().find(|n| n.session == Some(*id)).map(Node::waiting);
+            let what = format!(
+                "{}: {:?} are taken to wait, {:?} do",
+                node_of(id),
+                core.sessions[id].on_overlap(),
+                node.unwrap_or_default()
+            );
+            return Err(Violation { kind: Kind::Structure, what });
+        }
+        for (token, holder) in waits.iter().filter(|(token, _)| lasts(&self.watch.waits[token])) {
+            let Some(task) = core.task_of(*token).and_then(|id| core.tasks.get(&id)) else { continue };
+            let idle = self.watch.idle.iter().find(|(id, since)| {
+                lasts(since) && core.sessions.get(*id).is_some_and(|s| core.may_be_given(task, s))
+            });
+            if let Some((idle, _)) = idle {
+                let what = format!(
+                    "task {} waits on {} while {} is idle",
+                    task.spec.id,
+                    node_of(holder),
+                    node_of(idle)
+                );
+                return Err(Violation { kind: Kind::Waits, what });
+            }
+        }
+        Ok(())
+    }
+}
