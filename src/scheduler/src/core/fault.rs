@@ -1,99 +1,105 @@
-//! Defects that are planted on purpose: whoever checks the scheduler must see them.
+//! Faults planted on purpose: the checks of the scheduler must see each of them.
 //!
-//! Compiled for tests, and with the feature `sabotage` for `make chaos SABOTAGE=...`; in nothing that is shipped.
+//! Compiled for tests, and with the feature `sabotage` for `make chaos SABOTAGE=...`; never shipped. The macro `fault!` is
+//! the only way in: it stands at the edge of a part or of a decision, never inside one.
 
-#[cfg(feature = "sabotage")]
-use lamagrid_domain::{Durability, LeaseToken, TaskId};
-use lamagrid_protocol::message::{AttemptOutcome, Delivery};
+use lamagrid_domain::TaskId;
 
-use super::{Core, Effect, StoreOp};
+/// `fault!(at, Kind => act)` runs `act` where that fault is planted in `at.faults`; `Kind(id)` limits it to some tasks.
+/// Without tests and the feature `sabotage` it expands to nothing.
+macro_rules! fault {
+    ($at:expr, $fault:ident => $act:expr) => {
+        if $at.faults.is_planted($crate::core::fault::Fault::$fault) {
+            $act;
+        }
+    };
+    ($at:expr, $fault:ident($id:expr) => $act:expr) => {
+        if $at.faults.is_planted_at($crate::core::fault::Fault::$fault, $id) {
+            $act;
+        }
+    };
+}
 
-/// A planted defect.
+/// A planted fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
     /// Followers are not told how their task ended.
     OutcomeDropped,
-    /// A second delivery of an ended task is taken as well.
+    /// A second delivery of a finished task is accepted as well.
     DoubleAccept,
     /// An accepted task is not written.
     RowForgotten,
-    /// A delivery is taken from somebody who does not hold the lease.
+    /// A delivery is accepted from a session that does not hold the lease.
     StaleAccepted,
     /// Busy nodes are given tasks to prepare while others are idle.
-    #[cfg(test)]
     OverlapFirst,
-    /// What waits on a busy node is not asked for, though the core believes so.
-    #[cfg(test)]
+    /// A recall is noted and never sent to the node.
     RecallUnsent,
-    /// The end of a node is held against each of the tasks that it had.
-    #[cfg(test)]
+    /// The loss of a node counts as a crash of every task it had.
     NeighbourCounted,
-    /// A task that shared a node with others when it was lost is given to a node that has others again.
-    #[cfg(test)]
+    /// An isolated task is given to a node that has others.
     SuspectInCompany,
-    /// The end of a node is held against none.
-    #[cfg(test)]
+    /// The loss of a node counts as a crash of no task.
     CrashUncounted,
-    /// Another owner may bring inputs under an id that is taken.
-    #[cfg(test)]
+    /// Inputs may be uploaded under an id that is taken.
     UploadOfKnown,
     /// An upload counts against no bound.
-    #[cfg(test)]
     UploadUncounted,
-    /// Only clients have bounds, and no owner has.
-    #[cfg(test)]
+    /// The bounds of owners are not enforced, only those of clients.
     OwnerUnbounded,
-    /// A task's own run limit counts even where it is the longer one.
-    #[cfg(test)]
+    /// A task's own run limit replaces the configured one even if it is longer.
     OwnLimitCounts,
-    /// An id that is older than what is remembered counts as new.
-    #[cfg(test)]
+    /// An id older than the tombstones is taken for a new one.
     WatermarkIgnored,
-    /// The wall clock is believed whatever it shows.
-    #[cfg(test)]
+    /// The wall clock is trusted, whatever it shows.
     ClockBelieved,
 }
+
+/// Each fault by the word that plants it.
+#[cfg(feature = "sabotage")]
+const WORDS: [(&str, Fault); 15] = [
+    ("drop-outcome", Fault::OutcomeDropped),
+    ("double-accept", Fault::DoubleAccept),
+    ("forget-row", Fault::RowForgotten),
+    ("stale-accept", Fault::StaleAccepted),
+    ("overlap-first", Fault::OverlapFirst),
+    ("unsent-recall", Fault::RecallUnsent),
+    ("counted-neighbour", Fault::NeighbourCounted),
+    ("suspect-in-company", Fault::SuspectInCompany),
+    ("uncounted-crash", Fault::CrashUncounted),
+    ("upload-of-known", Fault::UploadOfKnown),
+    ("uncounted-upload", Fault::UploadUncounted),
+    ("unbounded-owner", Fault::OwnerUnbounded),
+    ("own-limit", Fault::OwnLimitCounts),
+    ("ignored-watermark", Fault::WatermarkIgnored),
+    ("trusted-clock", Fault::ClockBelieved),
+];
 
 impl Fault {
     /// The fault that `make chaos` calls so.
     #[cfg(feature = "sabotage")]
     pub(crate) fn of_word(word: &str) -> Option<Self> {
-        match word {
-            "drop-outcome" => Some(Self::OutcomeDropped),
-            "double-accept" => Some(Self::DoubleAccept),
-            "forget-row" => Some(Self::RowForgotten),
-            "stale-accept" => Some(Self::StaleAccepted),
-            _ => None,
-        }
+        WORDS.iter().find(|(each, _)| *each == word).map(|(_, fault)| *fault)
     }
 }
 
-impl Core {
-    /// Whether a defect shows at this task. The simulation has it everywhere; under real load what leaves somebody
-    /// waiting is at one in sixteen, or nothing would be left to see it by.
-    pub(super) fn is_planted(&self, fault: Fault, id: TaskId) -> bool {
+/// The fault that is planted, if any.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Faults(Option<Fault>);
+
+impl Faults {
+    pub(crate) fn plant(&mut self, fault: Option<Fault>) {
+        self.0 = fault;
+    }
+
+    pub(crate) fn is_planted(self, fault: Fault) -> bool {
+        self.0 == Some(fault)
+    }
+
+    /// Whether a fault shows at this task: at every one in the simulation. Under real load, a fault that leaves a client
+    /// waiting shows at one task in sixteen, or no other task would be left to notice it by.
+    pub(crate) fn is_planted_at(self, fault: Fault, id: TaskId) -> bool {
         let is_rare = !cfg!(test) && fault != Fault::DoubleAccept;
-        self.fault == Some(fault) && (!is_rare || id.as_bytes()[0] < 16)
-    }
-
-    /// The same, by an attempt that the task had at some time.
-    #[cfg(feature = "sabotage")]
-    pub(super) fn is_planted_at(&self, fault: Fault, token: LeaseToken) -> bool {
-        self.task_of(token).is_some_and(|id| self.is_planted(fault, id))
-    }
-
-    /// [`Fault::DoubleAccept`]: a second delivery of an ended task is taken as well.
-    pub(super) fn accept_twice(&mut self, known: Option<TaskId>, delivery: &Delivery) {
-        if !known.is_some_and(|id| self.is_planted(Fault::DoubleAccept, id)) {
-            return;
-        }
-        let Some((id, ended)) = known.and_then(|id| Some((id, self.ended.get_mut(&id)?))) else { return };
-        let AttemptOutcome::Done { result, .. } = &delivery.outcome else { return };
-        ended.result = Some(result.clone());
-        ended.finished_wall_ms += 1;
-        let (ended, durability) = (Box::new(ended.clone()), Durability::Full);
-        let info = Box::new(ended.info(id));
-        self.emit(Effect::Store(StoreOp::End { id, ended, place: None, durability }));
-        self.emit(Effect::Finished(info));
+        self.is_planted(fault) && (!is_rare || id.as_bytes()[0] < 16)
     }
 }

@@ -72,7 +72,7 @@ impl Core {
             spool_limit_bytes: self.settings.limits.max_spool_bytes,
             reserved_bytes: self.usage.reserved_bytes(),
             disk_free_bytes: self.usage.free_bytes(),
-            clock_doubted: self.wall.is_doubted(),
+            clock_doubted: self.clock.wall().is_doubted(),
         }
     }
 }

@@ -7,9 +7,17 @@
 //! Invariant: a task is in exactly one place: waiting in an index, delayed, assigned under a live token, or
 //! ended. [`Core::check`] says so in tests.
 
-mod effect;
 #[cfg(any(test, feature = "sabotage"))]
+#[macro_use]
 mod fault;
+/// Faults are planted only by tests: here every use of the macro expands to nothing.
+#[cfg(not(any(test, feature = "sabotage")))]
+macro_rules! fault {
+    ($($planted:tt)*) => {};
+}
+
+mod effect;
+mod effect_buffer;
 mod handlers;
 mod metrics_snapshot;
 mod node_id;
@@ -43,10 +51,14 @@ pub(crate) use state::drains::Drain;
 pub(crate) use state::finished_task::FinishedTask;
 pub(crate) use state::wall_clock::ClockChange;
 
+use effect_buffer::EffectBuffer;
+#[cfg(any(test, feature = "sabotage"))]
+use fault::Faults;
 use policy::placement::Waiting;
 use policy::retry;
 use state::admission::Usage;
 use state::circuit_breaker::CircuitBreaker;
+use state::clock::Clock;
 use state::drains::Drains;
 use state::fair_queue::FairQueue;
 use state::finished_task::{self, DeliveredResult};
@@ -54,7 +66,6 @@ use state::sessions::{Orphan, Orphans, Session};
 use state::task_timers::{TaskTimers, TimerKeys};
 use state::tombstones::{self, Tombstones};
 use state::uploads::Uploads;
-use state::wall_clock::WallClock;
 
 /// The instant at which something happened, on both clocks, in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,9 +76,6 @@ pub(crate) struct Now {
     pub(crate) wall_ms: u64,
 }
 
-/// The most that one input moves the lease clock, in milliseconds: a scheduler that was stopped must not
-/// expire leases whose heartbeats lie in its buffers.
-const MAX_CLOCK_STEP_MS: u64 = 500;
 /// This many tombstones of one owner are remembered at most, oldest dropped first.
 pub(crate) const MAX_TOMBSTONES: usize = 50_000;
 /// For how long the wall clock has to be steady after a jump before deletion and deadlines go by it.
@@ -198,10 +206,7 @@ fn note(history: &mut Vec<Entry>, entry: Entry) {
 pub(crate) struct Core {
     settings: Settings,
     entropy: Entropy,
-    /// Milliseconds of lease time since the start.
-    clock_ms: u64,
-    /// Of the input in hand.
-    now: Now,
+    clock: Clock,
     next_seq: u64,
     tasks: HashMap<TaskId, Task>,
     ended: HashMap<TaskId, FinishedTask>,
@@ -211,7 +216,6 @@ pub(crate) struct Core {
     tombstones: Tombstones,
     /// Inputs that were announced.
     uploads: Uploads,
-    wall: WallClock,
     waiting: BTreeMap<(QueueName, ModelName), Waiting>,
     /// Queues whose tasks are given to no node.
     paused: BTreeMap<QueueName, Pause>,
@@ -244,9 +248,9 @@ pub(crate) struct Core {
     isolated: BTreeSet<TaskId>,
     /// Since when waiting tasks of a model in a queue have had no node.
     unserved: BTreeMap<(QueueName, ModelName), u64>,
-    effects: Vec<Effect>,
+    effects: EffectBuffer,
     #[cfg(any(test, feature = "sabotage"))]
-    pub(crate) fault: Option<Fault>,
+    pub(crate) faults: Faults,
     /// The first decision that was wrong when it was made.
     #[cfg(test)]
     wrong: Option<String>,
@@ -262,11 +266,9 @@ impl Core {
             queue_len: settings.queues.keys().map(|q| (q.clone(), 0)).collect(),
             tombstones: Tombstones::new(settings.max_tombstones, recovered.watermarks),
             uploads: Uploads::default(),
-            wall: WallClock::start(now, recovered.wall_ms, settings.clock_grace_ms),
+            clock: Clock::start(now, recovered.wall_ms, settings.clock_grace_ms),
             settings,
             entropy,
-            clock_ms: 0,
-            now,
             next_seq: 0,
             tasks: HashMap::new(),
             ended: HashMap::new(),
@@ -289,62 +291,57 @@ impl Core {
             orphans: BTreeMap::new(),
             isolated: BTreeSet::new(),
             unserved: BTreeMap::new(),
-            effects: Vec::new(),
+            effects: EffectBuffer::default(),
             #[cfg(any(test, feature = "sabotage"))]
-            fault: None,
+            faults: Faults::default(),
             #[cfg(test)]
             wrong: None,
         };
-        core.effects.extend(core.wall.initial_change().map(Effect::Clock));
+        let change = core.clock.wall().initial_change();
+        change.into_iter().for_each(|change| core.emit(Effect::Clock(change)));
         core.forget_unknown_pauses();
         for (id, owner, until) in recovered.tombstones {
             core.remember(id, &owner, until);
         }
         for stored in recovered.tasks {
-            core.recover(stored, now);
+            core.recover(stored);
         }
         core
     }
 
     /// Takes what happened and gives what shall be done, in order.
     pub(crate) fn handle(&mut self, now: Now, input: Input) -> Vec<Effect> {
-        let step = now.mono_ms.saturating_sub(self.now.mono_ms);
-        self.clock_ms += step.min(MAX_CLOCK_STEP_MS);
-        self.now = now;
-        self.observe_wall(now);
+        self.clock.advance(now);
+        self.observe_wall();
         match input {
             Input::Client { peer, request, inline, authority } => {
-                self.on_client(now, peer, request, inline, authority);
+                self.on_client(peer, request, inline, authority);
             }
             Input::Abandoned { owner, id } => self.abandon(&owner, id),
             Input::DiskFree { bytes } => self.usage.look(bytes),
             Input::ClientGone { peer } => self.on_client_gone(&peer),
-            Input::Admin { peer, request } => self.on_admin(now, peer, request),
-            Input::Control { peer, request } => self.on_control(now, peer, request),
+            Input::Admin { peer, request } => self.on_admin(peer, request),
+            Input::Control { peer, request } => self.on_control(peer, request),
             Input::LaneConnected { session, index } => self.on_lane_connected(session, index),
-            Input::LanesFailed { session, reason } => self.on_lanes_failed(now, session, &reason),
-            Input::Result { peer, request, inline } => self.on_result(now, peer, request, inline),
-            Input::ResultGone { peer, far } => self.on_result_gone(now, &peer, far),
+            Input::LanesFailed { session, reason } => self.on_lanes_failed(session, &reason),
+            Input::Result { peer, request, inline } => self.on_result(peer, request, inline),
+            Input::ResultGone { peer, far } => self.on_result_gone(&peer, far),
             Input::Event(event) => self.on_event(event),
-            Input::Tick => self.on_tick(now),
+            Input::Tick => self.on_tick(),
         }
-        self.recall_for_idle(now);
+        self.recall_for_idle();
         self.watch_levels();
-        std::mem::take(&mut self.effects)
+        self.effects.take()
     }
 
     /// Keeps the believed time. A clock that was set back takes the watermarks with it: else nothing would be new until
     /// it has come as far again.
-    fn observe_wall(&mut self, now: Now) {
-        #[cfg(test)]
-        if self.fault == Some(Fault::ClockBelieved) {
-            self.wall = WallClock::start(now, None, 0);
-            return;
-        }
-        let Some(change) = self.wall.observe(now) else { return };
+    fn observe_wall(&mut self) {
+        fault!(self, ClockBelieved => return self.clock.trust_wall());
+        let Some(change) = self.clock.observe_wall() else { return };
         self.emit(Effect::Clock(change));
         if matches!(change, ClockChange::Believed { ahead_ms } if ahead_ms < 0) {
-            for (owner, wall_ms) in self.tombstones.lower_to(now.wall_ms) {
+            for (owner, wall_ms) in self.tombstones.lower_to(self.clock.now().wall_ms) {
                 self.emit(Effect::Store(StoreOp::Watermark { owner, wall_ms }));
             }
         }
@@ -394,17 +391,19 @@ impl Core {
         (self.entropy)()
     }
 
-    fn recover(&mut self, stored: StoredTask, now: Now) {
+    fn recover(&mut self, stored: StoredTask) {
         self.next_seq = self.next_seq.max(stored.seq() + 1);
         match stored {
             StoredTask::Ended { id, ended } => {
                 // Clamped: a clock that was set back must not keep results for years.
-                let expiry = ended.finished_wall_ms.min(self.wall.later_ms()) + self.retention_ms(&ended);
+                let expiry =
+                    ended.finished_wall_ms.min(self.clock.wall().later_ms()) + self.retention_ms(&ended);
                 self.keep_ended(id, *ended, expiry);
             }
             StoredTask::Live { spec, digest, seq, created_wall_ms, counters, history, assigned, inline } => {
                 let id = spec.id;
-                let mut task = Task::new(*spec, digest, seq, created_wall_ms.min(now.wall_ms), inline);
+                let mut task =
+                    Task::new(*spec, digest, seq, created_wall_ms.min(self.clock.now().wall_ms), inline);
                 task.counters = counters;
                 task.history = history;
                 if retry::has_shared_a_loss(&task.history) {
@@ -414,7 +413,7 @@ impl Core {
                 if let Some((token, node)) = assigned {
                     self.unqueue(id);
                     let orphans = self.orphans.entry(node.clone()).or_insert_with(|| {
-                        Orphans::after_restart(self.clock_ms + self.settings.scheduler.lease_ms)
+                        Orphans::after_restart(self.clock.elapsed_ms() + self.settings.scheduler.lease_ms)
                     });
                     orphans.attempts.push(Orphan { token, waited: false, was_alone: false });
                     self.tokens.insert(token, id);
@@ -422,7 +421,7 @@ impl Core {
                     let session = SessionId::from_bytes([0; 16]); // no session: it ended with the last process
                     task.state = task.state.apply(Event::Assign { token, session }).expect("it was queued");
                     task.accepted = true;
-                    task.note(now, Milestone::Assigned { node: node.name.clone() });
+                    task.note(self.clock.now(), Milestone::Assigned { node: node.name.clone() });
                     task.node = Some(node);
                     self.watch_run(id);
                 }
@@ -458,7 +457,8 @@ impl Core {
 
     /// Until when an id is remembered that ends now.
     fn tombstone_end(&self, id: TaskId) -> u64 {
-        self.wall.later_ms().max(id.drawn_wall_ms()) + self.settings.scheduler.tombstone_retention_s * 1_000
+        self.clock.wall().later_ms().max(id.drawn_wall_ms())
+            + self.settings.scheduler.tombstone_retention_s * 1_000
     }
 
     fn info(&self, task: &Task) -> TaskInfo {
@@ -499,19 +499,19 @@ impl Core {
     }
 
     /// Moves a task into its terminal state, writes that, and tells everybody who waits.
-    fn end(&mut self, now: Now, id: TaskId, event: Event, delivered: Option<DeliveredResult>) {
+    fn end(&mut self, id: TaskId, event: Event, delivered: Option<DeliveredResult>) {
         let task = self.take_out(id);
         let state =
             task.state.apply(event).expect("queued and assigned tasks can end in every way asked here");
-        let (ended, place) = FinishedTask::of(&task, &state, now.wall_ms, delivered);
+        let (ended, place) = FinishedTask::of(&task, &state, self.clock.now().wall_ms, delivered);
         self.record_end(&task, ended, place);
     }
 
     /// Ends a task that was tried and is given up. It is kept with its inputs, so that it can be replayed.
-    fn dead_letter(&mut self, now: Now, id: TaskId, failure: Failure) {
+    fn dead_letter(&mut self, id: TaskId, failure: Failure) {
         let task = self.take_out(id);
         let state = task.state.apply(Event::Fail(failure)).expect("every live task can fail");
-        let (mut ended, place) = FinishedTask::of(&task, &state, now.wall_ms, None);
+        let (mut ended, place) = FinishedTask::of(&task, &state, self.clock.now().wall_ms, None);
         ended.dead = Some(Box::new(finished_task::DeadLetter {
             spec: task.spec.clone(),
             inline: task.inline.clone(),
@@ -547,16 +547,18 @@ impl Core {
             place,
             durability: task.spec.durability,
         }));
+        self.tell_outcome_to_followers(task, &ended);
+        self.emit(Effect::Finished(Box::new(ended.info(id))));
+        let expiry = self.clock.wall().later_ms() + self.retention_ms(&ended);
+        self.keep_ended(id, ended, expiry);
+    }
+
+    fn tell_outcome_to_followers(&mut self, task: &Task, ended: &FinishedTask) {
+        let id = task.spec.id;
+        fault!(self, OutcomeDropped(id) => return);
         for peer in &task.followers {
-            #[cfg(any(test, feature = "sabotage"))]
-            if self.is_planted(Fault::OutcomeDropped, id) {
-                continue;
-            }
             self.emit(ended.outcome(id, peer));
         }
-        self.emit(Effect::Finished(Box::new(ended.info(id))));
-        let expiry = self.wall.later_ms() + self.retention_ms(&ended);
-        self.keep_ended(id, ended, expiry);
     }
 
     fn retention_ms(&self, ended: &FinishedTask) -> u64 {
@@ -574,7 +576,7 @@ impl Core {
         self.ended.insert(id, ended);
     }
 
-    fn fail(&mut self, now: Now, id: TaskId, failure: Failure) {
-        self.end(now, id, Event::Fail(failure), None);
+    fn fail(&mut self, id: TaskId, failure: Failure) {
+        self.end(id, Event::Fail(failure), None);
     }
 }

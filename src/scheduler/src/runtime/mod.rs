@@ -99,8 +99,9 @@ pub async fn run(
     let core = {
         let mut core = core;
         let word = std::env::var("LAMAGRID_SABOTAGE").unwrap_or_default();
-        core.fault = crate::core::Fault::of_word(&word);
-        tracing::error!(fault = ?core.fault, "this scheduler breaks a promise on purpose");
+        let fault = crate::core::Fault::of_word(&word);
+        core.faults.plant(fault);
+        tracing::error!(?fault, "this scheduler breaks a promise on purpose");
         core
     };
     let committer = Committer::start(store, Duration::from_millis(config.store.give_up_after_ms))?;

@@ -127,7 +127,7 @@ impl Core {
                     "task {id} waits elsewhere"
                 );
                 ensure!(
-                    matches!(task.state, State::Queued { not_before_ms } if not_before_ms <= self.clock_ms),
+                    matches!(task.state, State::Queued { not_before_ms } if not_before_ms <= self.clock.elapsed_ms()),
                     Structure,
                     "task {id} waits and is {:?}",
                     task.state
@@ -227,7 +227,7 @@ impl Core {
         let rank = self.rank(task);
         let waits = |other: &&Task| {
             (&other.spec.queue, &other.spec.model) == (&task.spec.queue, &task.spec.model)
-                && matches!(other.state, State::Queued { not_before_ms } if not_before_ms <= self.clock_ms)
+                && matches!(other.state, State::Queued { not_before_ms } if not_before_ms <= self.clock.elapsed_ms())
                 && !self.delayed.iter().any(|(_, id)| *id == other.spec.id)
         };
         let is_better = |other: &&Task| {
@@ -250,13 +250,6 @@ impl Core {
             let what =
                 format!("task {id} was given to busy {} while {} is idle", session.info.name, idle.info.name);
             self.wrong.get_or_insert(what);
-        }
-    }
-
-    /// [`Fault::RecallUnsent`]: an attempt counts as asked for, and its node never hears of it.
-    pub(crate) fn forget_to_recall(&mut self, holder: SessionId, token: LeaseToken) {
-        if let Some(session) = self.sessions.get_mut(&holder) {
-            session.mark_recalled(token);
         }
     }
 

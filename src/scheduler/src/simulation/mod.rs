@@ -19,7 +19,7 @@ mod world;
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use super::fault::Fault;
+use crate::core::Fault;
 use oracle::{Kind, Violation};
 use world::World;
 

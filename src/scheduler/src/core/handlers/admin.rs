@@ -15,7 +15,7 @@ use lamagrid_protocol::message::{
 
 use crate::core::effect::Authority;
 use crate::core::state::admission::AdmissionRequest;
-use crate::core::{Core, Effect, FinishedTask, Now, StoreOp, Task};
+use crate::core::{Core, Effect, FinishedTask, StoreOp, Task};
 
 /// Tasks that one request removes, so that it holds up nobody; the caller asks again.
 const MAX_PURGED: usize = 10_000;
@@ -25,19 +25,20 @@ const MAX_BY_CHARS: usize = 80;
 const HISTORY_BYTES: usize = 32 * 1024;
 
 impl Core {
-    pub(crate) fn on_admin(&mut self, now: Now, peer: PeerId, request: AdminRequest) {
+    pub(crate) fn on_admin(&mut self, peer: PeerId, request: AdminRequest) {
         let reply = match request {
             AdminRequest::ListTasks(list) => self.list(&list).into(),
             AdminRequest::GetTaskHistory(tell) => self.tell_story(tell.id),
             AdminRequest::CancelTask(cancel) => {
                 tracing::info!(task.id = %cancel.id, "cancelled by an administrator");
-                self.cancel(now, cancel.id);
+                self.cancel(cancel.id);
                 self.tell_story(cancel.id)
             }
-            AdminRequest::RetryTask(retry) => self.retry_now(now, &peer, retry.id),
+            AdminRequest::RetryTask(retry) => self.retry_now(&peer, retry.id),
             AdminRequest::PauseQueue(pause) => match self.queue_len.get(&pause.queue).copied() {
                 Some(waiting) => {
-                    let order = Pause { by: asked_by(&peer, pause.by), since_wall_ms: now.wall_ms };
+                    let order =
+                        Pause { by: asked_by(&peer, pause.by), since_wall_ms: self.clock.now().wall_ms };
                     self.pause(&pause.queue, order, pause.paused);
                     Paused { queue: pause.queue, paused: pause.paused, waiting }.into()
                 }
@@ -53,10 +54,10 @@ impl Core {
     }
 
     /// Cancels a live task; one that has ended stays as it is.
-    pub(crate) fn cancel(&mut self, now: Now, id: TaskId) {
+    pub(crate) fn cancel(&mut self, id: TaskId) {
         if self.tasks.contains_key(&id) {
             self.stop_attempt(id);
-            self.end(now, id, Event::Cancel, None);
+            self.end(id, Event::Cancel, None);
         }
     }
 
@@ -127,12 +128,12 @@ impl Core {
         Unknown { seq: 0, id, expired: self.tombstones.contains(id) }.into()
     }
 
-    fn retry_now(&mut self, now: Now, peer: &PeerId, id: TaskId) -> AdminReply {
+    fn retry_now(&mut self, peer: &PeerId, id: TaskId) -> AdminReply {
         if let Some(task) = self.tasks.get_mut(&id) {
             let State::Queued { not_before_ms } = task.state else {
                 return refused(format!("task {id} is on a node now"));
             };
-            if not_before_ms > self.clock_ms {
+            if not_before_ms > self.clock.elapsed_ms() {
                 self.unqueue(id);
                 self.tasks.get_mut(&id).expect("looked up above").state = State::Queued { not_before_ms: 0 };
                 self.enqueue(id);
@@ -160,7 +161,7 @@ impl Core {
         };
         let mut spec = dead.spec.clone();
         let inline = dead.inline.clone();
-        let (digest, drawn_ms) = (ended.digest, self.wall.later_ms());
+        let (digest, drawn_ms) = (ended.digest, self.clock.wall().later_ms());
         let new = TaskId::drawn_at(drawn_ms, self.random_bytes());
         (spec.id, spec.replay_of, spec.deadline_wall_ms) = (new, Some(id), None);
         // Its inputs are in the spool already: only its place in the queue is new.
@@ -169,22 +170,22 @@ impl Core {
             Ok(evicted) => evicted,
             Err(failure) => return refusal(failure),
         };
-        let task = Task::new(spec, digest, self.next_seq, now.wall_ms, inline);
-        self.make_room(now, evicted, |core| core.take_over(now, id, task));
+        let task = Task::new(spec, digest, self.next_seq, self.clock.now().wall_ms, inline);
+        self.make_room(evicted, |core| core.take_over(id, task));
         tracing::info!(task.id = %id, runs_as = %new, "dead letter is replayed");
         self.dispatch_task(new);
         Retried { id, runs_as: new }.into()
     }
 
     /// Gives a dead letter's inputs to the task that repeats it.
-    fn take_over(&mut self, now: Now, dead: TaskId, task: Task) {
+    fn take_over(&mut self, dead: TaskId, task: Task) {
         let new = task.spec.id;
         let ended = self.ended.get_mut(&dead).expect("the caller looked it up");
         self.usage.give_up(ended);
         ended.dead = None;
         let what = Milestone::ReplayedAs { task: new };
         let attempt = ended.counters.attempts;
-        crate::core::note(&mut ended.history, Entry { at_wall_ms: now.wall_ms, attempt, what });
+        crate::core::note(&mut ended.history, Entry { at_wall_ms: self.clock.now().wall_ms, attempt, what });
         let release = StoreOp::Release { id: dead, ended: Box::new(ended.clone()) };
         self.together(|core| {
             core.take_in(task, Vec::new(), Some(dead));
@@ -227,7 +228,7 @@ impl Core {
         // Pauses of older stores do not say since when.
         let since = match since_wall_ms {
             0 => String::new(),
-            since => format!(" for {} s", self.now.wall_ms.saturating_sub(*since) / 1_000),
+            since => format!(" for {} s", self.clock.now().wall_ms.saturating_sub(*since) / 1_000),
         };
         Some(format!(
             "queue {queue} has been paused{since} by {by}: its tasks wait until lamagrid queue resume {queue}"
@@ -235,7 +236,7 @@ impl Core {
     }
 
     fn purge(&mut self, older_than_ms: u64, dead: bool) -> Purged {
-        let until = self.wall.later_ms().saturating_sub(older_than_ms);
+        let until = self.clock.wall().later_ms().saturating_sub(older_than_ms);
         let over = self.ended.iter().filter(|(_, e)| e.dead.is_some() == dead && e.finished_wall_ms <= until);
         let ids: Vec<TaskId> = over.map(|(id, _)| *id).take(MAX_PURGED).collect();
         let mut bytes = 0_u64;

@@ -14,7 +14,7 @@ use lamagrid_protocol::{PeerId, pack};
 use crate::core::effect::Authority;
 use crate::core::state::admission::AdmissionRequest;
 use crate::core::state::sessions::Session;
-use crate::core::{Core, Effect, Now, StoreOp, Task};
+use crate::core::{Core, Effect, StoreOp, Task};
 
 /// An id that was drawn later than this from now is refused: its host's clock is wrong, or it carries no time.
 const MAX_AHEAD_MS: u64 = 86_400_000;
@@ -24,7 +24,6 @@ const PAGE_BYTES: usize = 24 * 1024;
 impl Core {
     pub(crate) fn on_client(
         &mut self,
-        now: Now,
         peer: PeerId,
         request: ClientRequest,
         inline: Vec<Bytes>,
@@ -35,15 +34,15 @@ impl Core {
                 let pong = self.pong(ping.seq);
                 self.reply(&peer, pong);
             }
-            ClientRequest::Offer(offer) => self.on_offer(now, &peer, &offer, authority),
-            ClientRequest::Submit(submit) => self.on_submit(now, &peer, submit, inline, authority),
+            ClientRequest::Offer(offer) => self.on_offer(&peer, &offer, authority),
+            ClientRequest::Submit(submit) => self.on_submit(&peer, submit, inline, authority),
             ClientRequest::Attach(attach) => {
                 if let Some(id) = self.find(&peer, attach.seq, attach.id, &attach.owner, attach.digest) {
                     self.follow(&peer, id);
                     self.tell_outcome(&peer, id);
                 }
             }
-            ClientRequest::Cancel(cancel) => self.on_cancel(now, &peer, &cancel),
+            ClientRequest::Cancel(cancel) => self.on_cancel(&peer, &cancel),
             ClientRequest::Query(query) => {
                 self.find(&peer, query.seq, query.id, &query.owner, None);
             }
@@ -186,18 +185,14 @@ impl Core {
 
     /// Whether an id of which nothing is known can be new: drawn after what is forgotten, and not in the future.
     fn check_age(&self, id: TaskId, owner: &Owner) -> Result<(), Failure> {
-        let (drawn_ms, now_ms) = (id.drawn_wall_ms(), self.wall.later_ms());
+        let (drawn_ms, now_ms) = (id.drawn_wall_ms(), self.clock.wall().later_ms());
         let times = || {
             format!(
                 "by its first 12 digits {} ms since 1970, by the scheduler's clock it is {now_ms}",
                 drawn_ms
             )
         };
-        let text = if self.tombstones.covers(id, owner) {
-            #[cfg(test)]
-            if self.fault == Some(crate::core::Fault::WatermarkIgnored) {
-                return Ok(());
-            }
+        let text = if self.has_expired(id, owner) {
             format!(
                 "task id {id} has expired: it was drawn {} s ago ({}), and of {owner} the scheduler remembers single ids of \
                  the last {} s only; if the task ran before, its result is past retention, else draw a new id, and \
@@ -219,14 +214,12 @@ impl Core {
         Err(Failure::new(FailureKind::InvalidInput, text))
     }
 
-    fn on_submit(
-        &mut self,
-        now: Now,
-        peer: &PeerId,
-        submit: Submit,
-        inline: Vec<Bytes>,
-        authority: Authority,
-    ) {
+    fn has_expired(&self, id: TaskId, owner: &Owner) -> bool {
+        fault!(self, WatermarkIgnored => return false);
+        self.tombstones.covers(id, owner)
+    }
+
+    fn on_submit(&mut self, peer: &PeerId, submit: Submit, inline: Vec<Bytes>, authority: Authority) {
         let Submit { seq, mut spec, inline: inline_roles, follow } = submit;
         spec.replay_of = None;
         let id = spec.id;
@@ -255,8 +248,8 @@ impl Core {
             Err(failure) => return self.refuse(peer, seq, failure, Some(&spec.queue)),
         };
         let inline: Vec<_> = inline_roles.iter().copied().zip(inline).collect();
-        let task = Task::new(spec, digest, self.next_seq, now.wall_ms, inline_roles);
-        self.make_room(now, evicted, |core| core.take_in(task, inline, None));
+        let task = Task::new(spec, digest, self.next_seq, self.clock.now().wall_ms, inline_roles);
+        self.make_room(evicted, |core| core.take_in(task, inline, None));
         let position = self.position(&self.tasks[&id]);
         self.reply(peer, Accepted { seq, id, position });
         if follow {
@@ -273,28 +266,26 @@ impl Core {
             task.id = %spec.id, queue = %spec.queue, model = %spec.model, owner = %spec.owner,
             priority = spec.priority, "task accepted"
         );
-        let insert = StoreOp::Insert {
+        self.write_accepted(&task, inline, inherits);
+        self.insert(task);
+    }
+
+    fn write_accepted(&mut self, task: &Task, inline: Vec<(Role, Bytes)>, inherits: Option<TaskId>) {
+        fault!(self, RowForgotten(task.spec.id) => return);
+        self.emit(Effect::Store(StoreOp::Insert {
             spec: Box::new(task.spec.clone()),
             digest: task.digest,
             seq: task.seq,
             created_wall_ms: task.created_wall_ms,
             inline,
             inherits,
-        };
-        #[cfg(any(test, feature = "sabotage"))]
-        let forgotten = self.is_planted(crate::core::Fault::RowForgotten, task.spec.id);
-        #[cfg(not(any(test, feature = "sabotage")))]
-        let forgotten = false;
-        if !forgotten {
-            self.emit(Effect::Store(insert));
-        }
-        self.insert(task);
+        }));
     }
 
-    fn on_cancel(&mut self, now: Now, peer: &PeerId, cancel: &Cancel) {
+    fn on_cancel(&mut self, peer: &PeerId, cancel: &Cancel) {
         let id = cancel.id;
         if self.tasks.get(&id).is_some_and(|task| task.spec.owner == cancel.owner) {
-            self.cancel(now, id);
+            self.cancel(id);
         }
         let is_free = !self.knows(id) && !self.uploads.is_of_another(id, &cancel.owner);
         if is_free && !self.tombstones.contains(id) && self.check_age(id, &cancel.owner).is_ok() {

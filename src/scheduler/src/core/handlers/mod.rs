@@ -3,6 +3,8 @@
 mod admin;
 mod client;
 mod node_control;
+#[cfg(any(test, feature = "sabotage"))]
+mod planted;
 mod tick;
 
 pub(crate) use admin::{Pause, asked_by, refused};

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use lamagrid_domain::{
-    Advance, Event, Failure, FailureKind, LeaseToken, QueueName, Role, SessionId, State, printable,
+    Advance, Event, Failure, FailureKind, LeaseToken, QueueName, Role, SessionId, State, TaskId, printable,
 };
 use lamagrid_protocol::PeerId;
 use lamagrid_protocol::message::{
@@ -16,7 +16,7 @@ use crate::core::policy::retry::Loss;
 use crate::core::state::dispatch_order::AttemptState;
 use crate::core::state::finished_task::DeliveredResult;
 use crate::core::state::sessions::{Orphan, Orphans, Session};
-use crate::core::{Core, Effect, NodeId, Now};
+use crate::core::{Core, Effect, NodeId};
 
 /// Most models one node may offer.
 const MAX_MODELS: usize = 256;
@@ -31,14 +31,14 @@ const REFUSED_EVERY_MS: u64 = 10_000;
 const MAX_REFUSED_NODES: usize = 1_000;
 
 impl Core {
-    pub(crate) fn on_control(&mut self, now: Now, peer: PeerId, request: ControlRequest) {
+    pub(crate) fn on_control(&mut self, peer: PeerId, request: ControlRequest) {
         let reply = match request {
-            ControlRequest::Hello(hello) => self.on_hello(now, &peer, hello),
-            ControlRequest::Poll(poll) => self.on_poll(now, &peer, poll),
+            ControlRequest::Hello(hello) => self.on_hello(&peer, hello),
+            ControlRequest::Poll(poll) => self.on_poll(&peer, poll),
             ControlRequest::Goodbye(goodbye) => {
                 let session = self.sessions.get(&goodbye.session);
                 if let Some(node) = session.filter(|s| s.node.is_behind(&peer)).map(|s| s.node.clone()) {
-                    self.end_session(now, goodbye.session, None, "the node message goodbye");
+                    self.end_session(goodbye.session, None, "the node message goodbye");
                     self.forget_drain(&node);
                 }
                 Farewell {}.into()
@@ -48,7 +48,7 @@ impl Core {
         self.emit(Effect::Control { peer, reply });
     }
 
-    fn on_hello(&mut self, now: Now, peer: &PeerId, hello: Hello) -> ControlReply {
+    fn on_hello(&mut self, peer: &PeerId, hello: Hello) -> ControlReply {
         let Hello { mut info, slots, overlap, running, held, boot } = hello;
         let node = NodeId::new(peer, info.name.clone());
         if info.models.is_empty() || info.models.len() > MAX_MODELS || !(1..=MAX_SLOTS).contains(&slots) {
@@ -82,17 +82,18 @@ impl Core {
                 // Not for ever: it may be this node's own predecessor, whose end is about to be noticed.
                 return self.reject(&node, FailureKind::Disconnected, text);
             }
-            let (old, until) = (old.id, self.clock_ms);
+            let (old, until) = (old.id, self.clock.elapsed_ms());
             let reason = if is_takeover {
                 "another process of that name took its place, since it was silent"
             } else {
                 "its node connected again"
             };
-            self.end_session(now, old, Some(until), reason);
+            self.end_session(old, Some(until), reason);
         }
         let session = SessionId::from_bytes(self.random_bytes());
         let drained = self.is_still_drained(&node, boot);
-        let mut fresh = Session::new(session, (node.clone(), boot), info, (slots, overlap), self.clock_ms);
+        let mut fresh =
+            Session::new(session, (node.clone(), boot), info, (slots, overlap), self.clock.elapsed_ms());
         self.sessions_opened += 1;
         fresh.number = self.sessions_opened;
         if drained {
@@ -110,7 +111,7 @@ impl Core {
             .collect();
         // What the node still has goes on under the new session; what it lost is started again at once.
         let Orphans { attempts, counts, .. } =
-            self.orphans.remove(&node).unwrap_or_else(|| Orphans::after_restart(self.clock_ms));
+            self.orphans.remove(&node).unwrap_or_else(|| Orphans::after_restart(self.clock.elapsed_ms()));
         let (mut kept, lost): (Vec<_>, Vec<_>) =
             attempts.into_iter().partition(|o| running.contains(&o.token) || held.contains(&o.token));
         // Results behind what runs. After a restart only the node knows in which order it was given its attempts.
@@ -137,20 +138,9 @@ impl Core {
         self.sessions.insert(session, fresh);
         // Another process took the place of one that may still be alive: that says nothing about its tasks.
         let reason = "node came back without tasks that it had";
-        self.requeue_orphans(now, &node, lost, counts && !is_takeover, reason);
-        let is_kept = |t: &LeaseToken| kept.iter().any(|o| o.token == *t);
-        let is_done = |t: &LeaseToken| self.tokens.get(t).is_some_and(|id| self.ended.contains_key(id));
-        let abandoned = running
-            .iter()
-            .filter(|t| !is_kept(t))
-            .chain(held.iter().filter(|t| !is_kept(t) && !is_done(t)))
-            .copied()
-            .collect::<Vec<_>>();
-        #[cfg(feature = "sabotage")]
-        let abandoned = abandoned
-            .into_iter()
-            .filter(|t| !self.is_planted_at(crate::core::Fault::StaleAccepted, *t))
-            .collect();
+        self.requeue_orphans(&node, lost, counts && !is_takeover, reason);
+        let kept: Vec<_> = kept.into_iter().map(|orphan| orphan.token).collect();
+        let abandoned = self.stale_attempts(&running, &held, &kept);
         Welcome {
             session,
             lanes,
@@ -163,11 +153,11 @@ impl Core {
         .into()
     }
 
-    fn on_poll(&mut self, now: Now, peer: &PeerId, poll: Poll) -> ControlReply {
+    fn on_poll(&mut self, peer: &PeerId, poll: Poll) -> ControlReply {
         let Some(session) = self.sessions.get_mut(&poll.session).filter(|s| s.node.is_behind(peer)) else {
             return SessionGone { session: poll.session }.into();
         };
-        session.last_seen_ms = self.clock_ms;
+        session.last_seen_ms = self.clock.elapsed_ms();
         session.acknowledge(poll.acknowledged);
         for refusal in &poll.refused {
             let reason = printable(&refusal.reason, MAX_REASON_CHARS, false);
@@ -185,7 +175,7 @@ impl Core {
             if let Some(session) = self.sessions.get_mut(&poll.session) {
                 session.dropped(token);
             }
-            self.requeue_lost(now, token, Loss::Innocent);
+            self.requeue_lost(token, Loss::Innocent);
         }
         self.dispatch_to(poll.session);
         Commands { commands }.into()
@@ -206,18 +196,12 @@ impl Core {
         self.dispatch_to(session);
     }
 
-    pub(crate) fn on_lanes_failed(&mut self, now: Now, session: SessionId, reason: &str) {
+    pub(crate) fn on_lanes_failed(&mut self, session: SessionId, reason: &str) {
         let reason = format!("its lanes could not be bound: {reason}");
-        self.end_session(now, session, Some(self.clock_ms + self.settings.scheduler.lease_ms), &reason);
+        self.end_session(session, Some(self.clock.elapsed_ms() + self.settings.scheduler.lease_ms), &reason);
     }
 
-    pub(crate) fn on_result(
-        &mut self,
-        now: Now,
-        peer: PeerId,
-        request: ResultRequest,
-        inline: Option<Bytes>,
-    ) {
+    pub(crate) fn on_result(&mut self, peer: PeerId, request: ResultRequest, inline: Option<Bytes>) {
         let id = match &request {
             ResultRequest::Ready(Ready { session, .. })
             | ResultRequest::Accept(Accept { session, .. })
@@ -227,7 +211,7 @@ impl Core {
             self.answer(peer, SessionGone { session: id });
             return;
         };
-        session.last_seen_ms = self.clock_ms;
+        session.last_seen_ms = self.clock.elapsed_ms();
         session.peer = Some(peer.clone());
         match request {
             ResultRequest::Ready(ready) => {
@@ -244,7 +228,7 @@ impl Core {
             ResultRequest::Delivery(delivery) => {
                 session.delivered(delivery.token, delivery.credit);
                 session.set_loaded(&delivery.loaded);
-                self.on_delivery(now, peer, id, delivery, inline);
+                self.on_delivery(peer, id, delivery, inline);
             }
         }
         self.dispatch_to(id);
@@ -255,22 +239,48 @@ impl Core {
     }
 
     fn on_accept(&mut self, peer: PeerId, session: SessionId, token: LeaseToken) {
-        let live = self.tokens.get(&token).and_then(|id| self.tasks.get_mut(id)).filter(|task| {
-            matches!(task.state, State::Assigned { token: t, session: s } if t == token && s == session)
-        });
-        let Some(task) = live else {
+        let Some(id) = self.leased_task(session, token) else {
             if let Some(session) = self.sessions.get_mut(&session) {
                 session.dropped(token);
             }
             self.answer(peer, Abandon { token });
             return;
         };
+        let task = self.tasks.get_mut(&id).expect("leased tasks are unfinished");
         let is_first = !std::mem::replace(&mut task.accepted, true);
         if is_first {
-            let id = task.spec.id;
             self.watch_run(id);
         }
         self.answer(peer, Proceed { token });
+    }
+
+    /// The task whose lease a session holds under this token.
+    fn leased_task(&self, session: SessionId, token: LeaseToken) -> Option<TaskId> {
+        let id = self.task_of(token)?;
+        (self.tasks[&id].state == State::Assigned { token, session }).then_some(id)
+    }
+
+    /// The task that a session may deliver under this token.
+    fn delivered_task(&self, session: SessionId, token: LeaseToken) -> Option<TaskId> {
+        let id = self.leased_task(session, token);
+        fault!(self, StaleAccepted => return id.or_else(|| self.stale_task(token)));
+        id
+    }
+
+    /// Attempts that a node lists and has no lease for, unless it only waits to hear that its result is recorded.
+    fn stale_attempts(
+        &self,
+        running: &[LeaseToken],
+        held: &[LeaseToken],
+        leased: &[LeaseToken],
+    ) -> Vec<LeaseToken> {
+        let is_recorded =
+            |token: &LeaseToken| self.tokens.get(token).is_some_and(|id| self.ended.contains_key(id));
+        let unrecorded = held.iter().filter(|token| !is_recorded(token));
+        let stale: Vec<_> =
+            running.iter().chain(unrecorded).filter(|token| !leased.contains(token)).copied().collect();
+        fault!(self, StaleAccepted => return stale.into_iter().filter(|token| !self.keeps_stale(*token)).collect());
+        stale
     }
 
     fn node_worked(&mut self, session: SessionId) {
@@ -280,40 +290,17 @@ impl Core {
         }
     }
 
-    fn on_delivery(
-        &mut self,
-        now: Now,
-        peer: PeerId,
-        session: SessionId,
-        delivery: Delivery,
-        inline: Option<Bytes>,
-    ) {
+    fn on_delivery(&mut self, peer: PeerId, session: SessionId, delivery: Delivery, inline: Option<Bytes>) {
         let token = delivery.token;
-        let known = self.tokens.get(&token).copied();
-        let held = |core: &Self| {
-            known.filter(|id| {
-                core.tasks.get(id).is_some_and(|task| {
-                    #[cfg(any(test, feature = "sabotage"))]
-                    if core.is_planted(crate::core::Fault::StaleAccepted, task.spec.id) {
-                        return matches!(task.state, State::Assigned { .. });
-                    }
-                    matches!(task.state, State::Assigned { token: t, session: s } if t == token && s == session)
-                })
-            })
-        };
-        let Some(id) = held(self) else {
-            // On record already, or another attempt or a cancel was first: either way the node may drop it.
-            let accepted =
-                known.is_some_and(|id| self.ended.get(&id).is_some_and(|e| e.token == Some(token)));
-            #[cfg(any(test, feature = "sabotage"))]
-            self.accept_twice(known, &delivery);
+        let Some(id) = self.delivered_task(session, token) else {
+            // Recorded already, or another attempt or a cancel was first: in each case the node may drop it.
+            let finished = self.tokens.get(&token).and_then(|id| self.ended.get(id));
+            let accepted = finished.is_some_and(|finished| finished.token == Some(token));
+            fault!(self, DoubleAccept => self.accept_again(&delivery));
             self.answer(peer, Stored { token, accepted });
             return;
         };
-        #[cfg(feature = "sabotage")]
-        if self.is_planted_at(crate::core::Fault::StaleAccepted, token) {
-            self.stop_attempt(id); // of whoever holds the lease now
-        }
+        fault!(self, StaleAccepted => if self.keeps_stale(token) { self.stop_attempt(id) });
         match delivery.outcome {
             AttemptOutcome::Done { result, inline: is_inline, stages } => {
                 let fits = result.role == Role::Result
@@ -325,19 +312,19 @@ impl Core {
                     self.learn_run_time(id, stages.infer_ms + stages.pixels_ms);
                     self.node_worked(session);
                     let delivered = DeliveredResult { token, meta: result, inline, stages };
-                    self.end(now, id, Event::Complete, Some(delivered));
+                    self.end(id, Event::Complete, Some(delivered));
                 } else {
                     let text = "the node delivered a result that is not what it announced";
-                    self.attempt_failed(now, id, Failure::new(FailureKind::Internal, text));
+                    self.attempt_failed(id, Failure::new(FailureKind::Internal, text));
                 }
             }
-            AttemptOutcome::Failed { failure } => self.attempt_failed(now, id, failure.bounded()),
-            AttemptOutcome::Cancelled => self.requeue_lost(now, token, Loss::GivenBack),
+            AttemptOutcome::Failed { failure } => self.attempt_failed(id, failure.bounded()),
+            AttemptOutcome::Cancelled => self.requeue_lost(token, Loss::GivenBack),
         }
         self.answer(peer, Stored { token, accepted: true });
     }
 
-    fn learn_run_time(&mut self, id: lamagrid_domain::TaskId, ms: f64) {
+    fn learn_run_time(&mut self, id: TaskId, ms: f64) {
         let Some(task) = self.tasks.get(&id) else { return };
         if ms.is_finite() && ms >= 0.0 {
             let average = self.run_ms.entry(task.spec.queue.clone()).or_insert(ms);
@@ -350,14 +337,14 @@ impl Core {
         match event {
             NodeEvent::Heartbeat(heartbeat) => {
                 if let Some(session) = self.sessions.get_mut(&heartbeat.session) {
-                    session.last_seen_ms = self.clock_ms;
+                    session.last_seen_ms = self.clock.elapsed_ms();
                 }
                 // It may have been suspect: what waits goes before what comes next.
                 self.dispatch_to(heartbeat.session);
             }
             NodeEvent::Step(step) => {
                 let Some(session) = self.sessions.get_mut(&step.session) else { return };
-                session.last_seen_ms = self.clock_ms;
+                session.last_seen_ms = self.clock.elapsed_ms();
                 let id = session.tokens.get(&step.token).and_then(|_| self.tokens.get(&step.token).copied());
                 if let Some((id, task)) = id.and_then(|id| Some((id, self.tasks.get_mut(&id)?))) {
                     task.progress = Advance { activity: step.activity, step: step.step, of: step.of };
@@ -368,21 +355,21 @@ impl Core {
         }
     }
 
-    pub(crate) fn on_result_gone(&mut self, now: Now, peer: &PeerId, far: bool) {
+    pub(crate) fn on_result_gone(&mut self, peer: &PeerId, far: bool) {
         let session = self.sessions.values().find(|s| s.peer.as_ref() == Some(peer)).map(|s| s.id);
         if let Some(session) = session {
             let settings = &self.settings.scheduler;
             let grace_ms = if far { settings.lease_ms } else { settings.closed_grace_ms };
-            self.end_session(now, session, Some(self.clock_ms + grace_ms), "its connection was closed");
+            self.end_session(session, Some(self.clock.elapsed_ms() + grace_ms), "its connection was closed");
         }
     }
 
     /// Ends a session. Its accepted attempts are kept for the node until `keep_until_ms`; without that the
     /// node left in peace and they wait again at once.
-    pub(crate) fn end_session(&mut self, now: Now, id: SessionId, keep_until_ms: Option<u64>, reason: &str) {
+    pub(crate) fn end_session(&mut self, id: SessionId, keep_until_ms: Option<u64>, reason: &str) {
         let Some(session) = self.sessions.remove(&id) else { return };
         self.emit(Effect::CloseSession { session: id });
-        self.drains.away(&session.node, self.clock_ms);
+        self.drains.away(&session.node, self.clock.elapsed_ms());
         let is_accepted = |core: &Self, token: &LeaseToken| {
             core.tokens.get(token).and_then(|id| core.tasks.get(id)).is_some_and(|task| task.accepted)
         };
@@ -392,7 +379,8 @@ impl Core {
         match keep_until_ms {
             Some(until_ms) => {
                 let kept = attempts_in_order.iter().filter(|token| is_accepted(self, token)).count();
-                let (given_back, kept_for_ms) = (attempts_in_order.len() - kept, until_ms - self.clock_ms);
+                let (given_back, kept_for_ms) =
+                    (attempts_in_order.len() - kept, until_ms - self.clock.elapsed_ms());
                 tracing::warn!(
                     %node, session = number, reason, kept, kept_for_ms, given_back,
                     "session lost: its node may come back for the tasks that are kept, the others wait again"
@@ -409,7 +397,7 @@ impl Core {
                     let orphan = session.orphan(token, waiting.contains(&token));
                     self.keep_for(session.node.clone(), orphan, until_ms);
                 }
-                _ => self.requeue_lost(now, token, Loss::GivenBack),
+                _ => self.requeue_lost(token, Loss::GivenBack),
             }
         }
     }
@@ -423,13 +411,13 @@ impl Core {
     /// Logs that a node is refused, which tries again and again: now and then.
     fn note_refused_node(&mut self, node: &NodeId, failure: &Failure) {
         let last = self.refused_nodes.get(node).copied();
-        if last.is_some_and(|at| self.clock_ms.saturating_sub(at) < REFUSED_EVERY_MS) {
+        if last.is_some_and(|at| self.clock.elapsed_ms().saturating_sub(at) < REFUSED_EVERY_MS) {
             return;
         }
         if self.refused_nodes.len() >= MAX_REFUSED_NODES {
             self.refused_nodes.clear();
         }
-        self.refused_nodes.insert(node.clone(), self.clock_ms);
+        self.refused_nodes.insert(node.clone(), self.clock.elapsed_ms());
         tracing::warn!(%node, reason = failure.message, "node refused");
     }
 

@@ -4,74 +4,68 @@ use std::collections::BTreeSet;
 
 use lamagrid_domain::TaskId;
 
-use crate::core::{Core, Effect, Now, StoreOp};
+use crate::core::{Core, Effect, StoreOp};
 
 /// Results whose retention ends are removed in portions, so that one tick stays short.
 const MAX_FORGOTTEN_PER_TICK: usize = 256;
 
 impl Core {
-    pub(crate) fn on_tick(&mut self, now: Now) {
+    pub(crate) fn on_tick(&mut self) {
         self.raise_old();
         self.end_old_uploads();
-        self.end_sessions_that_do_not_accept(now);
-        self.end_silent_sessions(now);
-        self.give_up_orphans(now);
+        self.end_sessions_that_do_not_accept();
+        self.end_silent_sessions();
+        self.give_up_orphans();
         self.wake_delayed();
-        self.fail_past_deadlines(now);
-        self.fail_long_waits(now);
-        self.stop_long_runs(now);
-        self.fail_unserved(now);
+        self.fail_past_deadlines();
+        self.fail_long_waits();
+        self.stop_long_runs();
+        self.fail_unserved();
         self.forget_expired();
-        if let Some(wall_ms) = self.wall.record() {
+        if let Some(wall_ms) = self.clock.record() {
             self.emit(Effect::Store(StoreOp::Clock { wall_ms }));
         }
     }
 
-    fn end_sessions_that_do_not_accept(&mut self, now: Now) {
+    fn end_sessions_that_do_not_accept(&mut self) {
         let deaf: Vec<_> =
-            self.sessions.values().filter(|s| s.is_deaf(self.clock_ms)).map(|s| s.id).collect();
+            self.sessions.values().filter(|s| s.is_deaf(self.clock.elapsed_ms())).map(|s| s.id).collect();
         for id in deaf {
             let reason = "it did not accept an assignment in time";
-            self.end_session(now, id, Some(self.clock_ms + self.settings.scheduler.lease_ms), reason);
+            self.end_session(id, Some(self.clock.elapsed_ms() + self.settings.scheduler.lease_ms), reason);
         }
     }
 
-    fn end_silent_sessions(&mut self, now: Now) {
+    fn end_silent_sessions(&mut self) {
         let lease_ms = self.settings.scheduler.lease_ms;
         let silent: Vec<_> = self
             .sessions
             .values()
-            .filter(|s| self.clock_ms.saturating_sub(s.last_seen_ms) >= lease_ms)
+            .filter(|s| self.clock.elapsed_ms().saturating_sub(s.last_seen_ms) >= lease_ms)
             .map(|s| s.id)
             .collect();
         for id in silent {
             let reason = format!("its node was silent for a whole lease of {lease_ms} ms");
             // No grace: the lease is over now. `give_up_orphans` runs right after.
-            self.end_session(now, id, Some(self.clock_ms), &reason);
+            self.end_session(id, Some(self.clock.elapsed_ms()), &reason);
         }
     }
 
-    fn give_up_orphans(&mut self, now: Now) {
+    fn give_up_orphans(&mut self) {
         let over: Vec<_> = self
             .orphans
             .iter()
-            .filter(|(_, o)| o.until_ms <= self.clock_ms)
+            .filter(|(_, o)| o.until_ms <= self.clock.elapsed_ms())
             .map(|(node, _)| node.clone())
             .collect();
         for node in over {
             let orphans = self.orphans.remove(&node).expect("listed above");
-            self.requeue_orphans(
-                now,
-                &node,
-                orphans.attempts,
-                orphans.counts,
-                "node lost: it did not come back",
-            );
+            self.requeue_orphans(&node, orphans.attempts, orphans.counts, "node lost: it did not come back");
         }
     }
 
     fn wake_delayed(&mut self) {
-        while let Some(&(at, id)) = self.delayed.first().filter(|(at, _)| *at <= self.clock_ms) {
+        while let Some(&(at, id)) = self.delayed.first().filter(|(at, _)| *at <= self.clock.elapsed_ms()) {
             self.unqueue(id);
             debug_assert!(!self.delayed.contains(&(at, id)), "a delayed task has exactly one entry");
             self.enqueue(id);
@@ -79,15 +73,17 @@ impl Core {
         }
     }
 
-    fn fail_past_deadlines(&mut self, now: Now) {
-        while let Some(&(_, id)) = self.deadlines.first().filter(|(at, _)| *at <= self.wall.believed_ms()) {
-            self.past_deadline(now, id);
+    fn fail_past_deadlines(&mut self) {
+        while let Some(&(_, id)) =
+            self.deadlines.first().filter(|(at, _)| *at <= self.clock.wall().believed_ms())
+        {
+            self.past_deadline(id);
         }
     }
 
     /// Fails tasks whose model no live node has served for long enough: a restart of a node takes less.
-    fn fail_unserved(&mut self, now: Now) {
-        let clock_ms = self.clock_ms;
+    fn fail_unserved(&mut self) {
+        let clock_ms = self.clock.elapsed_ms();
         let wait_ms = self.settings.scheduler.no_node_wait_ms;
         let mut unserved = std::collections::BTreeMap::new();
         let mut over = Vec::new();
@@ -107,12 +103,12 @@ impl Core {
         for id in over {
             let spec = &self.tasks[&id].spec;
             let failure = self.unserved_failure(&spec.queue, &spec.model);
-            self.fail(now, id, failure);
+            self.fail(id, failure);
         }
     }
 
     fn forget_expired(&mut self) {
-        let now_ms = self.wall.believed_ms();
+        let now_ms = self.clock.wall().believed_ms();
         for _ in 0..MAX_FORGOTTEN_PER_TICK {
             let Some(id) = self.next_to_forget(now_ms) else { break };
             self.forget(id);

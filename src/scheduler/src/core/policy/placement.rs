@@ -138,13 +138,13 @@ impl Core {
     /// Makes a queued task findable, now or once its delay is over, and counts it.
     pub(crate) fn enqueue(&mut self, id: TaskId) {
         let task = self.tasks.get_mut(&id).expect("the caller holds a live task");
-        task.queued_at_ms = self.clock_ms;
+        task.queued_at_ms = self.clock.elapsed_ms();
         let State::Queued { not_before_ms } = task.state else {
             unreachable!("only queued tasks are enqueued")
         };
         *self.queue_len.entry(task.spec.queue.clone()).or_default() += 1;
         self.usage.queued(&task.spec);
-        if not_before_ms > self.clock_ms {
+        if not_before_ms > self.clock.elapsed_ms() {
             self.delayed.insert((not_before_ms, id));
         } else {
             let key = (task.spec.queue.clone(), task.spec.model.clone());
@@ -159,7 +159,7 @@ impl Core {
         self.forget_wait(id);
         let Some(task) = self.tasks.get_mut(&id) else { return };
         let State::Queued { not_before_ms } = task.state else { return };
-        task.queue_ms += self.clock_ms.saturating_sub(task.queued_at_ms);
+        task.queue_ms += self.clock.elapsed_ms().saturating_sub(task.queued_at_ms);
         let key = (task.spec.queue.clone(), task.spec.model.clone());
         if let Some(waiting) = self.waiting.get_mut(&key) {
             if waiting.remove(task) {
@@ -235,21 +235,26 @@ impl Core {
         if self.paused.contains_key(&task.spec.queue) {
             return None;
         }
-        let waits = |s: &Session| {
-            #[cfg(test)]
-            if self.fault == Some(crate::core::Fault::OverlapFirst) {
-                return s.idle_slots() > 0;
-            }
-            s.idle_slots() == 0
-        };
         let can_take = self.sessions.values().filter(|s| self.can_take(s) && self.may_be_given(task, s));
         // An idle slot beats all else. Then a model in memory beats one that must be loaded; then fewer tasks that
         // wait for a slot there; then whoever was given nothing for longest.
         can_take
             .min_by_key(|s| {
-                (waits(s), !s.has_loaded(&task.spec.model), s.waiting(), s.last_assigned_ms, s.id)
+                (
+                    self.would_wait_on(s),
+                    !s.has_loaded(&task.spec.model),
+                    s.waiting(),
+                    s.last_assigned_ms,
+                    s.id,
+                )
             })
             .map(|s| s.id)
+    }
+
+    /// Whether a task that is given to this session waits for a slot.
+    fn would_wait_on(&self, session: &Session) -> bool {
+        fault!(self, OverlapFirst => return session.idle_slots() > 0);
+        session.idle_slots() == 0
     }
 
     /// Whether a session that can take a task may be given this one now.
@@ -263,17 +268,14 @@ impl Core {
     }
 
     fn runs_alone(&self, task: &Task) -> bool {
-        #[cfg(test)]
-        if self.fault == Some(crate::core::Fault::SuspectInCompany) {
-            return false;
-        }
+        fault!(self, SuspectInCompany => return false);
         self.isolated.contains(&task.spec.id)
     }
 
     /// Where the first isolated task stands for which a session is kept free: what stands behind it goes elsewhere.
     fn kept_free_for(&self, session: &Session) -> Option<Rank> {
         let waiting = self.isolated.iter().filter_map(|id| self.tasks.get(id)).filter(|task| {
-            matches!(task.state, State::Queued { not_before_ms } if not_before_ms <= self.clock_ms)
+            matches!(task.state, State::Queued { not_before_ms } if not_before_ms <= self.clock.elapsed_ms())
                 && !self.paused.contains_key(&task.spec.queue)
                 && self.runs_alone(task)
                 && self.fits(task, session)
@@ -290,7 +292,7 @@ impl Core {
             s.lanes_connected()
                 && !s.draining
                 && !self.is_suspect(s)
-                && self.breaker.may_work(&s.node, self.clock_ms)
+                && self.breaker.may_work(&s.node, self.clock.elapsed_ms())
                 && self.fits(task, s)
         };
         self.sessions.values().filter(works).min_by_key(|s| (s.used(), s.id))
@@ -298,10 +300,7 @@ impl Core {
 
     /// Whether a session has an isolated task, and gets no other one meanwhile.
     fn is_isolating(&self, session: &Session) -> bool {
-        #[cfg(test)]
-        if self.fault == Some(crate::core::Fault::SuspectInCompany) {
-            return false;
-        }
+        fault!(self, SuspectInCompany => return false);
         let is_isolated = |token| self.tokens.get(token).is_some_and(|id| self.isolated.contains(id));
         !self.isolated.is_empty() && session.tokens.keys().any(is_isolated)
     }
@@ -360,13 +359,14 @@ impl Core {
             && session.lanes_connected()
             && !session.draining
             && !self.is_suspect(session)
-            && self.breaker.may_work(&session.node, self.clock_ms)
+            && self.breaker.may_work(&session.node, self.clock.elapsed_ms())
             && !self.is_isolating(session)
     }
 
     /// Whether nothing was heard of a session for so long that it gets no new work.
     pub(crate) fn is_suspect(&self, session: &Session) -> bool {
-        self.clock_ms.saturating_sub(session.last_seen_ms) >= self.settings.scheduler.suspect_after_ms
+        self.clock.elapsed_ms().saturating_sub(session.last_seen_ms)
+            >= self.settings.scheduler.suspect_after_ms
     }
 
     /// A node that failed this task for its own reasons gets it again only where nobody else can.
@@ -392,7 +392,7 @@ impl Core {
     fn assign(&mut self, id: TaskId, session: SessionId) {
         self.unqueue(id);
         let token = LeaseToken::from_bytes(self.random_bytes());
-        let accept_by = self.clock_ms + self.settings.scheduler.accept_timeout_ms;
+        let accept_by = self.clock.elapsed_ms() + self.settings.scheduler.accept_timeout_ms;
         let task = self.tasks.get_mut(&id).expect("waiting tasks are live");
         let target = self.sessions.get_mut(&session).expect("the caller chose a live session");
         task.state = task.state.apply(Event::Assign { token, session }).expect("waiting tasks are queued");
@@ -403,12 +403,12 @@ impl Core {
             task.id = %id, attempt = task.counters.attempts, %node, session = target.number,
             queue = %task.spec.queue, "task assigned"
         );
-        task.note(self.now, Milestone::Assigned { node: node.name.clone() });
+        task.note(self.clock.now(), Milestone::Assigned { node: node.name.clone() });
         task.node = Some(node.clone());
         self.fair_queue.given(&task.spec, task.priority, task.tag);
         self.breaker.given(&node, token);
         task.progress = Advance::default();
-        target.give(token, self.clock_ms, accept_by);
+        target.give(token, self.clock.elapsed_ms(), accept_by);
         let index = target.lane_of(&task.spec.queue).expect("a session that offers a queue has its lane");
         self.tokens.insert(token, id);
         let inline = task.inline.clone();

@@ -12,7 +12,7 @@ use lamagrid_protocol::message::Action;
 
 use crate::core::policy::placement::Rank;
 use crate::core::policy::retry::Loss;
-use crate::core::{Core, Now, Task};
+use crate::core::{Core, Task};
 
 /// A task that a node accepted and no slot has begun with.
 pub(crate) struct Waits {
@@ -27,11 +27,11 @@ pub(crate) struct Waits {
 
 impl Core {
     /// After every input: no idle slot is left without a task that waits for another node's.
-    pub(crate) fn recall_for_idle(&mut self, now: Now) {
+    pub(crate) fn recall_for_idle(&mut self) {
         // What is taken at once may go to another slot than the one it was meant for, hence again.
         while let Some(orphan) = self.recall_once() {
             self.forget_orphan(orphan);
-            self.requeue_lost(now, orphan, Loss::GivenBack);
+            self.requeue_lost(orphan, Loss::GivenBack);
         }
     }
 
@@ -68,10 +68,7 @@ impl Core {
     }
 
     fn recall(&mut self, holder: SessionId, token: LeaseToken) {
-        #[cfg(test)]
-        if self.fault == Some(crate::core::Fault::RecallUnsent) {
-            return self.forget_to_recall(holder, token);
-        }
+        fault!(self, RecallUnsent => return self.note_recall(holder, token));
         self.command(holder, Action::Recall { token });
     }
 

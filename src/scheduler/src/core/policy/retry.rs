@@ -5,7 +5,7 @@ use lamagrid_domain::{Entry, Event, Failure, FailureKind, LeaseToken, Milestone,
 
 use crate::core::state::circuit_breaker::Policy;
 use crate::core::state::sessions::Orphan;
-use crate::core::{Core, Effect, NodeId, Now, StoreOp};
+use crate::core::{Core, Effect, NodeId, StoreOp};
 
 /// How an attempt ended without a verdict.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +21,26 @@ pub(crate) enum Loss {
 }
 
 impl Loss {
+    fn of_orphan(orphan: Orphan, counts: bool) -> Self {
+        match (counts, orphan.was_alone) {
+            (true, true) => Self::Crash,
+            (true, false) => Self::SharedCrash,
+            (false, _) => Self::Innocent,
+        }
+    }
+
+    /// A planted fault.
+    #[cfg(any(test, feature = "sabotage"))]
+    fn held_against_all(self) -> Self {
+        if self == Self::SharedCrash { Self::Crash } else { self }
+    }
+
+    /// A planted fault.
+    #[cfg(any(test, feature = "sabotage"))]
+    fn held_against_none(self) -> Self {
+        if self == Self::Crash { Self::Innocent } else { self }
+    }
+
     fn reason(self) -> &'static str {
         match self {
             Self::Crash => "its node was lost while it had this task alone",
@@ -33,7 +53,7 @@ impl Loss {
 
 impl Core {
     /// An attempt reported a failure.
-    pub(crate) fn attempt_failed(&mut self, now: Now, id: TaskId, failure: Failure) {
+    pub(crate) fn attempt_failed(&mut self, id: TaskId, failure: Failure) {
         let task = &self.tasks[&id];
         let policy = self.settings.retry.of(failure.kind.family());
         let reason = format!("the node reported {}: {}", failure.kind, failure.message);
@@ -51,8 +71,8 @@ impl Core {
         let elsewhere = self.has_other_node(&self.tasks[&id]);
         let task = self.tasks.get_mut(&id).expect("the caller holds a live task");
         if free_of_charge && elsewhere {
-            task.note(now, Milestone::Failed { failure, retry_in_ms: Some(0) });
-            return self.requeue(id, self.clock_ms, &reason);
+            task.note(self.clock.now(), Milestone::Failed { failure, retry_in_ms: Some(0) });
+            return self.requeue(id, self.clock.elapsed_ms(), &reason);
         }
         task.counters.failures += 1;
         let spent = task.counters.failures >= policy.failure_limit;
@@ -62,11 +82,11 @@ impl Core {
             Retry::Never | Retry::Later | Retry::Elsewhere => None,
         };
         let task = self.tasks.get_mut(&id).expect("the caller holds a live task");
-        task.note(now, Milestone::Failed { failure: failure.clone(), retry_in_ms: wait_ms });
+        task.note(self.clock.now(), Milestone::Failed { failure: failure.clone(), retry_in_ms: wait_ms });
         match wait_ms {
-            Some(wait_ms) => self.requeue(id, self.clock_ms + wait_ms, &reason),
-            None if retry == Retry::Never => self.fail(now, id, failure),
-            None => self.dead_letter(now, id, failure),
+            Some(wait_ms) => self.requeue(id, self.clock.elapsed_ms() + wait_ms, &reason),
+            None if retry == Retry::Never => self.fail(id, failure),
+            None => self.dead_letter(id, failure),
         }
     }
 
@@ -77,25 +97,26 @@ impl Core {
         }
         let scheduler = &self.settings.scheduler;
         let policy = Policy { after: scheduler.set_aside_after, rest_ms: scheduler.probe_after_ms };
-        if self.breaker.failed(node, token, self.clock_ms, policy) {
+        if self.breaker.failed(node, token, self.clock.elapsed_ms(), policy) {
             tracing::warn!(%node, failures = policy.after, last = %failure,
                 "node fails task after task: it is set aside and tried again from time to time");
         }
     }
 
     /// An attempt ended without a verdict.
-    pub(crate) fn requeue_lost(&mut self, now: Now, token: LeaseToken, loss: Loss) {
+    pub(crate) fn requeue_lost(&mut self, token: LeaseToken, loss: Loss) {
         let Some(id) = self.tokens.get(&token).copied() else { return };
         let Some(task) = self.tasks.get_mut(&id) else { return };
         if !matches!(task.state, State::Assigned { token: t, .. } if t == token) {
             return;
         }
         let counts = loss == Loss::Crash && task.accepted;
-        #[cfg(test)]
-        let counts = counts && self.fault != Some(crate::core::Fault::CrashUncounted);
         let shared = loss == Loss::SharedCrash;
         let gave_back = loss == Loss::GivenBack;
-        task.note(now, if gave_back { Milestone::GivenBack } else { Milestone::NodeLost { counts, shared } });
+        task.note(
+            self.clock.now(),
+            if gave_back { Milestone::GivenBack } else { Milestone::NodeLost { counts, shared } },
+        );
         if shared {
             self.isolated.insert(id);
         }
@@ -113,22 +134,15 @@ impl Core {
                         format!("{} nodes were", task.counters.crashes)
                     }
                 );
-                self.dead_letter(now, id, Failure::new(FailureKind::NodeLost, text));
+                self.dead_letter(id, Failure::new(FailureKind::NodeLost, text));
                 return;
             }
         }
-        self.requeue(id, self.clock_ms, loss.reason());
+        self.requeue(id, self.clock.elapsed_ms(), loss.reason());
     }
 
     /// A node did not come back for these attempts.
-    pub(crate) fn requeue_orphans(
-        &mut self,
-        now: Now,
-        node: &NodeId,
-        orphans: Vec<Orphan>,
-        counts: bool,
-        what: &str,
-    ) {
+    pub(crate) fn requeue_orphans(&mut self, node: &NodeId, orphans: Vec<Orphan>, counts: bool, what: &str) {
         if orphans.is_empty() {
             return;
         }
@@ -137,7 +151,7 @@ impl Core {
         let isolated = if counts { tasks - charged } else { 0 };
         tracing::warn!(%node, tasks, charged, isolated, "{what}; its tasks wait again");
         for orphan in orphans {
-            self.requeue_orphan(now, orphan, counts);
+            self.requeue_orphan(orphan, counts);
         }
     }
 
@@ -145,34 +159,34 @@ impl Core {
     ///
     /// What it had alone was its end, which counts. Of several tasks any may have been: one that ran, or one whose
     /// inputs were more than the node could bear.
-    fn requeue_orphan(&mut self, now: Now, orphan: Orphan, counts: bool) {
-        let was_alone = orphan.was_alone;
-        #[cfg(test)]
-        let was_alone = was_alone || self.fault == Some(crate::core::Fault::NeighbourCounted);
-        let loss = match (counts, was_alone) {
-            (true, true) => Loss::Crash,
-            (true, false) => Loss::SharedCrash,
-            (false, _) => Loss::Innocent,
-        };
-        self.requeue_lost(now, orphan.token, loss);
+    fn requeue_orphan(&mut self, orphan: Orphan, counts: bool) {
+        let loss = self.loss_of(orphan, counts);
+        self.requeue_lost(orphan.token, loss);
+    }
+
+    fn loss_of(&self, orphan: Orphan, counts: bool) -> Loss {
+        let loss = Loss::of_orphan(orphan, counts);
+        fault!(self, NeighbourCounted => return loss.held_against_all());
+        fault!(self, CrashUncounted => return loss.held_against_none());
+        loss
     }
 
     fn requeue(&mut self, id: TaskId, not_before_ms: u64, reason: &str) {
-        let task = self.tasks.get_mut(&id).expect("the caller holds a live task");
+        let task = &self.tasks[&id];
         tracing::info!(
             task.id = %id, attempt = task.counters.attempts, queue = %task.spec.queue,
             node = task.node.as_ref().map_or("", |node| node.name.as_str()),
             crashes = task.counters.crashes, failures = task.counters.failures,
-            wait_ms = not_before_ms.saturating_sub(self.clock_ms), reason, "task requeued"
+            wait_ms = not_before_ms.saturating_sub(self.clock.elapsed_ms()), reason, "task requeued"
         );
-        if let State::Assigned { token, session } = task.state {
-            #[cfg(not(feature = "sabotage"))] // there a late delivery can be taken
-            self.tokens.remove(&token);
+        if let State::Assigned { token, session } = self.tasks[&id].state {
+            self.release_token(token);
             self.breaker.undecided(token);
             if let Some(session) = self.sessions.get_mut(&session) {
                 session.release(token);
             }
         }
+        let task = self.tasks.get_mut(&id).expect("logged above");
         task.state =
             task.state.apply(Event::Requeue { not_before_ms }).expect("assigned tasks can be requeued");
         task.accepted = false;
@@ -181,9 +195,14 @@ impl Core {
         self.forget_run(id);
         self.enqueue(id);
         self.tell_followers(id);
-        if not_before_ms <= self.clock_ms {
+        if not_before_ms <= self.clock.elapsed_ms() {
             self.dispatch_task(id);
         }
+    }
+
+    fn release_token(&mut self, token: LeaseToken) {
+        fault!(self, StaleAccepted => if self.keeps_stale(token) { return });
+        self.tokens.remove(&token);
     }
 
     /// Exponential with full jitter, so that tasks which failed together do not come back together.
@@ -195,14 +214,14 @@ impl Core {
     }
 
     /// The task's own limit has passed.
-    pub(crate) fn past_deadline(&mut self, now: Now, id: TaskId) {
+    pub(crate) fn past_deadline(&mut self, id: TaskId) {
         self.stop_attempt(id);
         let state = self.tasks.get(&id).map(|t| t.state.status());
         let text = match state {
             Some(status) => format!("the task's deadline passed while it was {status}"),
             None => return,
         };
-        self.fail(now, id, Failure::new(FailureKind::DeadlineExceeded, text));
+        self.fail(id, Failure::new(FailureKind::DeadlineExceeded, text));
     }
 }
 

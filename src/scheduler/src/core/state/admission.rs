@@ -12,7 +12,7 @@ use lamagrid_protocol::PeerId;
 use lamagrid_protocol::frame::MAX_INLINE_BYTES;
 
 use crate::core::effect::Authority;
-use crate::core::{Core, Effect, FinishedTask, Now, StoreOp};
+use crate::core::{Core, Effect, FinishedTask};
 
 /// Room beside the pixels in an encoded file: metadata, colour profiles.
 const FILE_SLACK_BYTES: u64 = 1 << 20;
@@ -278,6 +278,36 @@ fn next_alarm(last: u8, used: u64, limit: u64) -> Option<u8> {
     (reached > last || calms).then_some(reached)
 }
 
+/// What an owner or a client may hold; `key` names its settings.
+struct HolderBound {
+    key: &'static str,
+    max_tasks: u64,
+    max_bytes: u64,
+}
+
+impl HolderBound {
+    fn check(&self, held: Held, more_bytes: u64, name: impl FnOnce() -> String) -> Result<(), Failure> {
+        let Held { tasks, bytes } = held;
+        let Self { key, max_tasks, max_bytes } = self;
+        let text = if tasks >= *max_tasks {
+            format!(
+                "{} has {tasks} unfinished tasks and uploads, at most {max_tasks} are allowed \
+                 (limits.max_{key}_tasks); wait for some of them to end",
+                name()
+            )
+        } else if bytes.saturating_add(more_bytes) > *max_bytes {
+            format!(
+                "the tasks and uploads of {} have {bytes} bytes; with {more_bytes} more they would pass the {max_bytes} \
+                 that are allowed (limits.max_{key}_bytes); wait for some of them to end",
+                name()
+            )
+        } else {
+            return Ok(());
+        };
+        Err(Failure::new(FailureKind::Overloaded, text))
+    }
+}
+
 impl Core {
     /// Whether a task may come in, and which ones must go for it: each of a lower priority than it, and none of them if
     /// they are not enough.
@@ -297,7 +327,8 @@ impl Core {
             ));
         }
         self.check_priority(wanted)?;
-        self.check_holder(wanted)?;
+        self.check_client(wanted)?;
+        self.check_owner(wanted)?;
         self.check_disk(wanted)?;
         let limits = &self.settings.limits;
         let too_many = (self.queue_len[queue] + 1).saturating_sub(max_tasks);
@@ -346,47 +377,25 @@ impl Core {
         Err(Failure::new(FailureKind::InvalidInput, text))
     }
 
-    /// The bounds of an owner, and those of its clients, which divide it.
-    fn check_holder(&self, wanted: &AdmissionRequest<'_>) -> Result<(), Failure> {
+    /// The bounds of a client. They divide those of its owner.
+    fn check_client(&self, wanted: &AdmissionRequest<'_>) -> Result<(), Failure> {
         let limits = &self.settings.limits;
-        let (owner, client) = self.usage.held_by(wanted.owner, wanted.client);
-        let name = match wanted.client {
+        let (max_tasks, max_bytes) = (limits.max_client_tasks, limits.max_client_bytes);
+        let bound = HolderBound { key: "client", max_tasks, max_bytes };
+        let (_, held) = self.usage.held_by(wanted.owner, wanted.client);
+        bound.check(held, wanted.bytes, || match wanted.client {
             Some(client) => format!("client {client} of {}", wanted.owner),
             None => format!("client {}", wanted.owner),
-        };
-        let bounds = [
-            (client, limits.max_client_tasks, limits.max_client_bytes, "client", name),
-            (
-                owner,
-                limits.max_owner_tasks,
-                limits.max_owner_bytes,
-                "owner",
-                format!("owner {}", wanted.owner),
-            ),
-        ];
-        for (held, max_tasks, max_bytes, key, name) in bounds {
-            #[cfg(test)]
-            if key == "owner" && self.fault == Some(crate::core::Fault::OwnerUnbounded) {
-                continue;
-            }
-            let (tasks, bytes) = (held.tasks, held.bytes);
-            let text = if tasks >= max_tasks {
-                format!(
-                    "{name} has {tasks} unfinished tasks and uploads, at most {max_tasks} are allowed \
-                     (limits.max_{key}_tasks); wait for some of them to end"
-                )
-            } else if bytes.saturating_add(wanted.bytes) > max_bytes {
-                format!(
-                    "the tasks and uploads of {name} have {bytes} bytes; with {} more they would pass the {max_bytes} \
-                     that are allowed (limits.max_{key}_bytes); wait for some of them to end",
-                    wanted.bytes
-                )
-            } else {
-                continue;
-            };
-            return Err(Failure::new(FailureKind::Overloaded, text));
-        }
-        Ok(())
+        })
+    }
+
+    fn check_owner(&self, wanted: &AdmissionRequest<'_>) -> Result<(), Failure> {
+        fault!(self, OwnerUnbounded => return Ok(()));
+        let limits = &self.settings.limits;
+        let (max_tasks, max_bytes) = (limits.max_owner_tasks, limits.max_owner_bytes);
+        let bound = HolderBound { key: "owner", max_tasks, max_bytes };
+        let (held, _) = self.usage.held_by(wanted.owner, wanted.client);
+        bound.check(held, wanted.bytes, || format!("owner {}", wanted.owner))
     }
 
     /// Whether the file system keeps its free space with everything that is reserved, and this.
@@ -426,12 +435,12 @@ impl Core {
     }
 
     /// Ends `evicted` and does `enter`, in one transaction.
-    pub(crate) fn make_room(&mut self, now: Now, evicted: Vec<TaskId>, enter: impl FnOnce(&mut Self)) {
+    pub(crate) fn make_room(&mut self, evicted: Vec<TaskId>, enter: impl FnOnce(&mut Self)) {
         self.together(|core| {
             for id in evicted {
                 let text = "the task was given up unbegun: the grid is full, and more important work came";
                 let failure = Failure::new(FailureKind::Overloaded, text);
-                core.end(now, id, Event::Fail(failure), None);
+                core.end(id, Event::Fail(failure), None);
             }
             enter(core);
         });
@@ -439,22 +448,9 @@ impl Core {
 
     /// Does `act`; what it writes becomes durable together, before any message of it leaves.
     pub(crate) fn together(&mut self, act: impl FnOnce(&mut Self)) {
-        let before = self.effects.len();
+        let mark = self.effects.mark();
         act(self);
-        let (mut ops, mut others) = (Vec::new(), Vec::new());
-        for effect in self.effects.split_off(before) {
-            match effect {
-                Effect::Store(StoreOp::Together(inner)) => ops.extend(inner),
-                Effect::Store(op) => ops.push(op),
-                other => others.push(other),
-            }
-        }
-        match ops.len() {
-            0 => {}
-            1 => self.effects.extend(ops.into_iter().map(Effect::Store)),
-            _ => self.emit(Effect::Store(StoreOp::Together(ops))),
-        }
-        self.effects.extend(others);
+        self.effects.join_writes_since(mark);
     }
 
     /// Raises and ends alarms. Looked at after every input, so nothing is copied while nothing changes.

@@ -66,7 +66,7 @@ impl Core {
             }
             let (node, boot) = (session.node.clone(), session.boot());
             tracing::info!(%node, running, by, "node is drained: it finishes what it has begun, and leaves");
-            let drain = Drain { boot, by: by.clone(), since_wall_ms: self.now.wall_ms };
+            let drain = Drain { boot, by: by.clone(), since_wall_ms: self.clock.now().wall_ms };
             self.emit(Effect::Store(StoreOp::Drain { node: node.clone(), drain: Some(drain.clone()) }));
             self.drains.0.insert(node, Held { drain, away_since_ms: None });
             self.command(*id, Action::Drain);
@@ -92,12 +92,12 @@ impl Core {
     pub(crate) fn is_still_drained(&mut self, node: &NodeId, boot: Option<BootId>) -> bool {
         let lease_ms = self.settings.scheduler.lease_ms;
         let Some(held) = self.drains.0.get_mut(node) else { return false };
-        let away_ms = held.away_since_ms.map_or(0, |since| self.clock_ms.saturating_sub(since));
+        let away_ms = held.away_since_ms.map_or(0, |since| self.clock.elapsed_ms().saturating_sub(since));
         let is_same_process = boot.is_some() && held.drain.boot == boot;
         if is_same_process || away_ms < lease_ms {
             held.away_since_ms = None;
             let Drain { by, since_wall_ms, .. } = &held.drain;
-            let for_s = self.now.wall_ms.saturating_sub(*since_wall_ms) / 1_000;
+            let for_s = self.clock.now().wall_ms.saturating_sub(*since_wall_ms) / 1_000;
             tracing::info!(%node, by, for_s, "node is back and still drained: it finishes what it has begun, and leaves");
             return true;
         }

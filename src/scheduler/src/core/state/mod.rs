@@ -2,6 +2,7 @@
 
 pub(crate) mod admission;
 pub(crate) mod circuit_breaker;
+pub(crate) mod clock;
 pub(crate) mod dispatch_order;
 pub(crate) mod drains;
 pub(crate) mod fair_queue;

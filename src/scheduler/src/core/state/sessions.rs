@@ -244,7 +244,8 @@ impl Session {
         self.order.accepted(token);
     }
 
-    #[cfg(test)]
+    /// A planted fault.
+    #[cfg(any(test, feature = "sabotage"))]
     pub(crate) fn mark_recalled(&mut self, token: LeaseToken) {
         self.order.recalled(token);
     }

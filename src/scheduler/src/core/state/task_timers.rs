@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use lamagrid_domain::{Failure, FailureKind, TaskId};
 
-use crate::core::{Core, Now};
+use crate::core::Core;
 
 /// Tasks that rise in one tick, so that it stays short.
 const MAX_RISING_PER_TICK: usize = 4_096;
@@ -39,9 +39,10 @@ impl Core {
         let scheduler = &self.settings.scheduler;
         let task = self.tasks.get_mut(&id).expect("the caller holds a live task");
         let limit_ms = shorter(task.spec.wait_limit_ms, scheduler.wait_limit_ms);
-        task.dues.wait = limit_ms.map(|ms| self.clock_ms.saturating_add(ms.saturating_sub(task.queue_ms)));
+        task.dues.wait =
+            limit_ms.map(|ms| self.clock.elapsed_ms().saturating_add(ms.saturating_sub(task.queue_ms)));
         let rises = scheduler.ageing_ms > 0 && task.priority < RISEN;
-        task.dues.rise = rises.then(|| self.clock_ms + scheduler.ageing_ms);
+        task.dues.rise = rises.then(|| self.clock.elapsed_ms() + scheduler.ageing_ms);
         self.timers.waits.extend(task.dues.wait.map(|at| (at, id)));
         self.timers.rises.extend(task.dues.rise.map(|at| (at, id)));
     }
@@ -60,16 +61,17 @@ impl Core {
     /// A node has accepted a task: the attempt may take so long.
     pub(crate) fn watch_run(&mut self, id: TaskId) {
         self.forget_run(id);
+        let limit_ms = self.run_limit_ms(id);
         let task = self.tasks.get_mut(&id).expect("the caller holds a live task");
-        let limit_ms = shorter(task.spec.run_limit_ms, self.settings.scheduler.run_limit_ms);
-        #[cfg(test)]
-        let limit_ms = if self.fault == Some(crate::core::Fault::OwnLimitCounts) {
-            task.spec.run_limit_ms.or(limit_ms)
-        } else {
-            limit_ms
-        };
-        task.dues.run = limit_ms.map(|ms| self.clock_ms.saturating_add(ms));
+        task.dues.run = limit_ms.map(|ms| self.clock.elapsed_ms().saturating_add(ms));
         self.timers.runs.extend(task.dues.run.map(|at| (at, id)));
+    }
+
+    fn run_limit_ms(&self, id: TaskId) -> Option<u64> {
+        let own_ms = self.tasks[&id].spec.run_limit_ms;
+        let limit_ms = shorter(own_ms, self.settings.scheduler.run_limit_ms);
+        fault!(self, OwnLimitCounts => return own_ms.or(limit_ms));
+        limit_ms
     }
 
     /// An attempt is over.
@@ -79,10 +81,11 @@ impl Core {
         }
     }
 
-    pub(crate) fn fail_long_waits(&mut self, now: Now) {
-        while let Some(&(_, id)) = self.timers.waits.first().filter(|(at, _)| *at <= self.clock_ms) {
+    pub(crate) fn fail_long_waits(&mut self) {
+        while let Some(&(_, id)) = self.timers.waits.first().filter(|(at, _)| *at <= self.clock.elapsed_ms())
+        {
             let task = &self.tasks[&id];
-            let waited_ms = task.queue_ms + (self.clock_ms - task.queued_at_ms);
+            let waited_ms = task.queue_ms + (self.clock.elapsed_ms() - task.queued_at_ms);
             let mut text = format!(
                 "no node took the task within its limit: it waited {} s in queue {}, where {} tasks wait",
                 waited_ms.div_ceil(1_000),
@@ -90,18 +93,18 @@ impl Core {
                 self.queue_len[&task.spec.queue]
             );
             text.extend(self.pause_text(&task.spec.queue).map(|paused| format!("; {paused}")));
-            self.fail(now, id, Failure::new(FailureKind::WaitedTooLong, text));
+            self.fail(id, Failure::new(FailureKind::WaitedTooLong, text));
         }
     }
 
-    pub(crate) fn stop_long_runs(&mut self, now: Now) {
-        while let Some(&(_, id)) = self.timers.runs.first().filter(|(at, _)| *at <= self.clock_ms) {
+    pub(crate) fn stop_long_runs(&mut self) {
+        while let Some(&(_, id)) = self.timers.runs.first().filter(|(at, _)| *at <= self.clock.elapsed_ms()) {
             self.forget_run(id);
             let node = self.tasks[&id].node.as_ref().map_or_else(|| "?".to_owned(), ToString::to_string);
             let text =
                 format!("the attempt on node {node} took longer than it may (run_limit_ms) and was stopped");
             self.stop_attempt(id);
-            self.attempt_failed(now, id, Failure::new(FailureKind::RanTooLong, text));
+            self.attempt_failed(id, Failure::new(FailureKind::RanTooLong, text));
         }
     }
 
@@ -109,7 +112,8 @@ impl Core {
     pub(crate) fn raise_old(&mut self) {
         let ageing_ms = self.settings.scheduler.ageing_ms;
         for _ in 0..MAX_RISING_PER_TICK {
-            let Some(&(at, id)) = self.timers.rises.first().filter(|(at, _)| *at <= self.clock_ms) else {
+            let Some(&(at, id)) = self.timers.rises.first().filter(|(at, _)| *at <= self.clock.elapsed_ms())
+            else {
                 break;
             };
             self.timers.rises.remove(&(at, id));

@@ -11,7 +11,7 @@ use lamagrid_protocol::message::{Offer, UploadGranted};
 
 use crate::core::effect::Authority;
 use crate::core::state::admission::AdmissionRequest;
-use crate::core::{Core, Effect, Now};
+use crate::core::{Core, Effect};
 
 /// An upload that takes longer is given up: no disk or network that is of use takes so long.
 const UPLOAD_MS: u64 = 600_000;
@@ -67,13 +67,10 @@ impl Uploads {
 }
 
 impl Core {
-    pub(crate) fn on_offer(&mut self, now: Now, peer: &PeerId, offer: &Offer, authority: Authority) {
+    pub(crate) fn on_offer(&mut self, peer: &PeerId, offer: &Offer, authority: Authority) {
         let Offer { seq, id, owner, queue, digest, bytes, priority, client } = offer;
         if self.on_known(peer, *seq, *id, owner, *digest) {
-            #[cfg(test)]
-            if self.fault == Some(crate::core::Fault::UploadOfKnown) {
-                self.emit(Effect::OpenUpload { owner: owner.clone(), id: *id, bytes: *bytes });
-            }
+            fault!(self, UploadOfKnown => self.emit(Effect::OpenUpload { owner: owner.clone(), id: *id, bytes: *bytes }));
             return;
         }
         // The same offer again, on another connection perhaps, takes the place of the first one.
@@ -105,24 +102,23 @@ impl Core {
         // Its bytes need their room before they come; its place in the queue is taken when it is submitted.
         let fits = self.usage.spool_bytes().saturating_add(most) <= self.settings.limits.max_spool_bytes;
         if !fits {
-            self.make_room(now, evicted, |_| {});
+            self.make_room(evicted, |_| {});
         }
         let upload = Upload {
             owner: owner.clone(),
             client: client.clone(),
             bytes: most,
-            until_ms: self.clock_ms + UPLOAD_MS,
+            until_ms: self.clock.elapsed_ms() + UPLOAD_MS,
         };
-        #[cfg(test)]
-        let reserved = self.fault != Some(crate::core::Fault::UploadUncounted);
-        #[cfg(not(test))]
-        let reserved = true;
-        if reserved {
-            self.usage.reserve(owner, client.as_ref(), most);
-            self.uploads.insert(*id, upload);
-        }
+        self.reserve(*id, upload);
         self.emit(Effect::OpenUpload { owner: owner.clone(), id: *id, bytes: most });
         self.reply(peer, UploadGranted { seq: *seq });
+    }
+
+    fn reserve(&mut self, id: TaskId, upload: Upload) {
+        fault!(self, UploadUncounted => return);
+        self.usage.reserve(&upload.owner, upload.client.as_ref(), upload.bytes);
+        self.uploads.insert(id, upload);
     }
 
     /// Gives a reservation back.
@@ -143,7 +139,8 @@ impl Core {
 
     /// Gives up what was announced and never submitted.
     pub(crate) fn end_old_uploads(&mut self) {
-        while let Some(&(_, id)) = self.uploads.ends.first().filter(|(at, _)| *at <= self.clock_ms) {
+        while let Some(&(_, id)) = self.uploads.ends.first().filter(|(at, _)| *at <= self.clock.elapsed_ms())
+        {
             if let Some(upload) = self.unreserve(id) {
                 tracing::info!(task.id = %id, owner = %upload.owner, bytes = upload.bytes,
                     "inputs were announced and their task was never submitted: they are deleted");

@@ -135,7 +135,7 @@ fn an_owner_is_bounded_whatever_names_its_clients_have() {
     grid.check(bytes(40, "bob"), &["insert T40", "c: accepted T40 behind 1"]);
     grid.check(bytes(41, "bob"), &["c: refused overloaded, 6 wait"]);
     // Seen, if it were not so.
-    grid.core.fault = Some(Fault::OwnerUnbounded);
+    grid.core.faults.plant(Some(Fault::OwnerUnbounded));
     assert_eq!(accepted(&mut grid), 31);
 }
 

@@ -66,7 +66,7 @@ fn a_restart_with_a_wrong_clock_deletes_nothing() {
 #[test]
 fn a_clock_that_is_always_believed_is_seen() {
     let mut grid = with_result();
-    grid.core.fault = Some(Fault::ClockBelieved);
+    grid.core.faults.plant(Some(Fault::ClockBelieved));
     grid.set_wall(WALL_MS + 2 * HOUR_MS);
     let text = format!("{:?}", grid.handle(Input::Tick));
     assert!(text.contains("Forget"), "{text}");

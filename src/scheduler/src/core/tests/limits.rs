@@ -47,7 +47,7 @@ fn an_attempt_runs_no_longer_than_it_may_and_is_repeated() {
 fn a_task_can_only_shorten_the_configured_limits() {
     for planted in [None, Some(Fault::OwnLimitCounts)] {
         let mut grid = Grid::new();
-        grid.core.fault = planted;
+        grid.core.faults.plant(planted);
         grid.core.settings.scheduler.run_limit_ms = 1_000;
         grid.core.settings.scheduler.wait_limit_ms = 700;
         grid.join("n", "lama", 1, 1);

@@ -438,8 +438,8 @@ impl Oracle {
             };
             let same = match (&live.state, &task.state) {
                 (State::Queued { .. }, State::Queued { not_before_ms }) => {
-                    live.backs_off =
-                        *not_before_ms > core.clock_ms || core.delayed.contains(&(*not_before_ms, *id));
+                    live.backs_off = *not_before_ms > core.clock.elapsed_ms()
+                        || core.delayed.contains(&(*not_before_ms, *id));
                     true
                 }
                 (State::Assigned { .. }, State::Assigned { .. }) => live.state == task.state,

@@ -19,7 +19,7 @@ impl World {
             spool: "/grid/spool".into(),
         };
         let mut core = Core::new(settings, Box::new(move || random.bytes()), self.net.now, recovered);
-        core.fault = self.fault;
+        core.faults.plant(self.fault);
         core.check()?;
         self.oracle.note("scheduler starts");
         self.oracle.on_restart(self.net.now, &self.disk, &core)?;

@@ -48,7 +48,7 @@ impl World {
             }
             waits.extend(truth.into_iter().map(|token| (token, session.id)));
         }
-        let clock_ms = core.clock_ms;
+        let clock_ms = core.clock.elapsed_ms();
         lasting(&mut self.watch.waits, waits.iter().map(|(token, _)| *token), clock_ms);
         lasting(&mut self.watch.idle, idle, clock_ms);
         lasting(&mut self.watch.differs, differs, clock_ms);

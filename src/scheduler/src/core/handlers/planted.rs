@@ -1,0 +1,43 @@
+//! What the planted faults do. Only `fault!` calls these methods.
+
+use lamagrid_domain::{Durability, LeaseToken, SessionId, State, TaskId};
+use lamagrid_protocol::message::{AttemptOutcome, Delivery};
+
+use crate::core::fault::Fault;
+use crate::core::{Core, Effect, StoreOp};
+
+impl Core {
+    /// [`Fault::StaleAccepted`]: the task that any session may deliver under this token.
+    pub(crate) fn stale_task(&self, token: LeaseToken) -> Option<TaskId> {
+        let id = self.task_of(token).filter(|id| self.faults.is_planted_at(Fault::StaleAccepted, *id))?;
+        matches!(self.tasks[&id].state, State::Assigned { .. }).then_some(id)
+    }
+
+    /// [`Fault::StaleAccepted`] under real load, where a lost attempt has to survive to be delivered late.
+    pub(crate) fn keeps_stale(&self, token: LeaseToken) -> bool {
+        let id = self.task_of(token).filter(|_| cfg!(feature = "sabotage"));
+        id.is_some_and(|id| self.faults.is_planted_at(Fault::StaleAccepted, id))
+    }
+
+    /// [`Fault::DoubleAccept`]: a second delivery of a finished task is recorded as well.
+    pub(crate) fn accept_again(&mut self, delivery: &Delivery) {
+        let Some(id) = self.tokens.get(&delivery.token).copied() else { return };
+        let (Some(ended), AttemptOutcome::Done { result, .. }) = (self.ended.get_mut(&id), &delivery.outcome)
+        else {
+            return;
+        };
+        ended.result = Some(result.clone());
+        ended.finished_wall_ms += 1;
+        let (ended, durability) = (Box::new(ended.clone()), Durability::Full);
+        let info = Box::new(ended.info(id));
+        self.emit(Effect::Store(StoreOp::End { id, ended, place: None, durability }));
+        self.emit(Effect::Finished(info));
+    }
+
+    /// [`Fault::RecallUnsent`]: the recall is noted, and the node is not asked.
+    pub(crate) fn note_recall(&mut self, holder: SessionId, token: LeaseToken) {
+        if let Some(session) = self.sessions.get_mut(&holder) {
+            session.mark_recalled(token);
+        }
+    }
+}
