@@ -66,7 +66,7 @@ impl Core {
         MetricsSnapshot {
             queues,
             nodes,
-            ended: self.ended.len() as u64,
+            ended: self.retention.len() as u64,
             dead: self.usage.dead_letters(),
             spool_bytes: self.usage.spool_bytes(),
             spool_limit_bytes: self.settings.limits.max_spool_bytes,

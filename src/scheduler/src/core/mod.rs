@@ -16,6 +16,18 @@ macro_rules! fault {
     ($($planted:tt)*) => {};
 }
 
+/// Fails a check of an invariant with this text.
+#[cfg(test)]
+macro_rules! invariant {
+    ($holds:expr, $($text:tt)+) => {
+        if !$holds {
+            return Err(format!($($text)+));
+        }
+    };
+}
+
+#[cfg(test)]
+mod check;
 mod effect;
 mod effect_buffer;
 mod handlers;
@@ -62,6 +74,8 @@ use state::clock::Clock;
 use state::drains::Drains;
 use state::fair_queue::FairQueue;
 use state::finished_task::{self, DeliveredResult};
+use state::history;
+use state::retention::Retention;
 use state::sessions::{Orphan, Orphans, Session};
 use state::task_timers::{TaskTimers, TimerKeys};
 use state::tombstones::{self, Tombstones};
@@ -83,8 +97,6 @@ pub(crate) const CLOCK_GRACE_MS: u64 = 300_000;
 /// This many ended tasks are kept at most, however long their retention: about half a kilobyte of memory each. Above it
 /// the oldest ones of the owner with the most go.
 pub(crate) const MAX_ENDED: usize = 200_000;
-/// Entries of a task's history: the first and the last ones are kept.
-const MAX_HISTORY: usize = 64;
 
 /// What the core is told once, at its start.
 pub(crate) struct Settings {
@@ -184,22 +196,8 @@ impl Task {
 
     fn note(&mut self, now: Now, what: Milestone) {
         let attempt = self.counters.attempts;
-        note(&mut self.history, Entry { at_wall_ms: now.wall_ms, attempt, what });
+        history::record(&mut self.history, Entry { at_wall_ms: now.wall_ms, attempt, what });
     }
-}
-
-/// Adds an entry, and leaves out one in the middle where there are too many.
-fn note(history: &mut Vec<Entry>, entry: Entry) {
-    const KEPT_FIRST: usize = MAX_HISTORY / 4;
-    if history.len() >= MAX_HISTORY {
-        let gone = history.remove(KEPT_FIRST + 1);
-        let before = &mut history[KEPT_FIRST];
-        match &mut before.what {
-            Milestone::Skipped { entries } => *entries += 1,
-            _ => *before = Entry { what: Milestone::Skipped { entries: 2 }, ..gone },
-        }
-    }
-    history.push(entry);
 }
 
 /// The whole state of a scheduler.
@@ -209,11 +207,9 @@ pub(crate) struct Core {
     clock: Clock,
     next_seq: u64,
     tasks: HashMap<TaskId, Task>,
-    ended: HashMap<TaskId, FinishedTask>,
     /// Live tokens, and those of accepted deliveries, which are answered "stored" when they repeat.
     tokens: HashMap<LeaseToken, TaskId>,
-    /// Remembered ids without a row.
-    tombstones: Tombstones,
+    retention: Retention,
     /// Inputs that were announced.
     uploads: Uploads,
     waiting: BTreeMap<(QueueName, ModelName), Waiting>,
@@ -234,8 +230,6 @@ pub(crate) struct Core {
     delayed: BTreeSet<(u64, TaskId)>,
     /// Wall-clock deadlines of live tasks.
     deadlines: BTreeSet<(u64, TaskId)>,
-    /// Ends of retention, wall clock, by owner.
-    expiries: BTreeMap<Owner, BTreeSet<(u64, TaskId)>>,
     /// Who follows what, to bound it and to clean up after a connection.
     followed: HashMap<PeerId, BTreeSet<TaskId>>,
     /// How long tasks of a queue run, a moving average in milliseconds; for the expected wait.
@@ -251,9 +245,9 @@ pub(crate) struct Core {
     effects: EffectBuffer,
     #[cfg(any(test, feature = "sabotage"))]
     pub(crate) faults: Faults,
-    /// The first decision that was wrong when it was made.
+    /// The first assignment that was wrong when it was made.
     #[cfg(test)]
-    wrong: Option<String>,
+    wrong_choice: Option<String>,
 }
 
 impl Core {
@@ -264,14 +258,13 @@ impl Core {
     pub(crate) fn new(settings: Settings, entropy: Entropy, now: Now, recovered: Recovered) -> Self {
         let mut core = Self {
             queue_len: settings.queues.keys().map(|q| (q.clone(), 0)).collect(),
-            tombstones: Tombstones::new(settings.max_tombstones, recovered.watermarks),
+            retention: Retention::new(Tombstones::new(settings.max_tombstones, recovered.watermarks)),
             uploads: Uploads::default(),
             clock: Clock::start(now, recovered.wall_ms, settings.clock_grace_ms),
             settings,
             entropy,
             next_seq: 0,
             tasks: HashMap::new(),
-            ended: HashMap::new(),
             tokens: HashMap::new(),
             waiting: BTreeMap::new(),
             paused: recovered.paused.into_iter().collect(),
@@ -283,7 +276,6 @@ impl Core {
             timers: TaskTimers::default(),
             delayed: BTreeSet::new(),
             deadlines: BTreeSet::new(),
-            expiries: BTreeMap::new(),
             followed: HashMap::new(),
             run_ms: BTreeMap::new(),
             sessions: BTreeMap::new(),
@@ -295,7 +287,7 @@ impl Core {
             #[cfg(any(test, feature = "sabotage"))]
             faults: Faults::default(),
             #[cfg(test)]
-            wrong: None,
+            wrong_choice: None,
         };
         let change = core.clock.wall().initial_change();
         change.into_iter().for_each(|change| core.emit(Effect::Clock(change)));
@@ -341,10 +333,22 @@ impl Core {
         let Some(change) = self.clock.observe_wall() else { return };
         self.emit(Effect::Clock(change));
         if matches!(change, ClockChange::Believed { ahead_ms } if ahead_ms < 0) {
-            for (owner, wall_ms) in self.tombstones.lower_to(self.clock.now().wall_ms) {
+            for (owner, wall_ms) in self.retention.lower_watermarks(self.clock.now().wall_ms) {
                 self.emit(Effect::Store(StoreOp::Watermark { owner, wall_ms }));
             }
         }
+    }
+
+    /// Fails if the parts contradict themselves or each other.
+    #[cfg(test)]
+    pub(crate) fn check(&self) -> Result<(), String> {
+        check::structure(self)
+    }
+
+    /// Fails if a task waits that should not, or if an assignment since the start was wrong.
+    #[cfg(test)]
+    pub(crate) fn check_waits(&self) -> Result<(), String> {
+        check::no_task_waits_beside_an_idle_slot(self)
     }
 
     /// Tasks that have not ended.
@@ -356,13 +360,13 @@ impl Core {
     /// Whether the result of an ended task can be sent.
     #[must_use]
     pub(crate) fn has_result(&self, id: TaskId) -> bool {
-        self.ended.get(&id).is_some_and(|ended| ended.result.is_some())
+        self.retention.get(id).is_some_and(|ended| ended.result.is_some())
     }
 
     /// Whether an id has a row.
     #[must_use]
     pub(crate) fn knows(&self, id: TaskId) -> bool {
-        self.tasks.contains_key(&id) || self.ended.contains_key(&id)
+        self.tasks.contains_key(&id) || self.retention.contains(id)
     }
 
     /// The unfinished task whose attempt `token` fences.
@@ -442,7 +446,7 @@ impl Core {
     }
 
     fn remember(&mut self, id: TaskId, owner: &Owner, until_wall_ms: u64) {
-        if let Some(dropped) = self.tombstones.remember(id, owner, until_wall_ms) {
+        if let Some(dropped) = self.retention.remember(id, owner, until_wall_ms) {
             self.unremember(dropped);
         }
     }
@@ -566,14 +570,12 @@ impl Core {
         1_000 * if ended.dead.is_some() { scheduler.dead_retention_s } else { scheduler.result_retention_s }
     }
 
-    fn keep_ended(&mut self, id: TaskId, mut ended: FinishedTask, expiry_wall_ms: u64) {
-        ended.expiry_wall_ms = expiry_wall_ms;
+    fn keep_ended(&mut self, id: TaskId, ended: FinishedTask, expiry_wall_ms: u64) {
         if let Some(token) = ended.token {
             self.tokens.insert(token, id);
         }
         self.usage.keep(&ended);
-        self.expiries.entry(ended.owner.clone()).or_default().insert((expiry_wall_ms, id));
-        self.ended.insert(id, ended);
+        self.retention.keep(id, ended, expiry_wall_ms);
     }
 
     fn fail(&mut self, id: TaskId, failure: Failure) {

@@ -7,7 +7,6 @@
 //!
 //! `SIM_STEPS=n` runs more or fewer steps, `SIM_SEED=n` one episode again.
 
-mod check;
 mod client;
 mod disk;
 mod network;

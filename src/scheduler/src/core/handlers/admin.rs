@@ -63,7 +63,7 @@ impl Core {
 
     fn list(&self, wanted: &ListTasks) -> Page {
         let live = self.tasks.values().map(line);
-        let ended = self.ended.iter().map(|(id, ended)| ended_line(*id, ended));
+        let ended = self.retention.iter().map(|(id, ended)| ended_line(*id, ended));
         let fits = |line: &TaskLine| {
             (wanted.states.is_empty() || wanted.states.contains(&line.status))
                 && (!wanted.dead || line.dead)
@@ -95,7 +95,7 @@ impl Core {
 
     fn tell_story(&self, id: TaskId) -> AdminReply {
         let (task, owner, client, priority, input_bytes, dead, replay_of, history) =
-            match (self.tasks.get(&id), self.ended.get(&id)) {
+            match (self.tasks.get(&id), self.retention.get(id)) {
                 (Some(task), _) => {
                     let spec = &task.spec;
                     let (owner, client) = (spec.owner.clone(), spec.client.clone());
@@ -125,7 +125,7 @@ impl Core {
     }
 
     fn unknown(&self, id: TaskId) -> AdminReply {
-        Unknown { seq: 0, id, expired: self.tombstones.contains(id) }.into()
+        Unknown { seq: 0, id, expired: self.retention.tombstones().contains(id) }.into()
     }
 
     fn retry_now(&mut self, peer: &PeerId, id: TaskId) -> AdminReply {
@@ -141,7 +141,7 @@ impl Core {
             }
             return Retried { id, runs_as: id }.into();
         }
-        let Some(ended) = self.ended.get(&id) else { return self.unknown(id) };
+        let Some(ended) = self.retention.get(id) else { return self.unknown(id) };
         let Some(dead) = &ended.dead else {
             let replayed = ended.history.iter().rev().find_map(|entry| match entry.what {
                 Milestone::ReplayedAs { task } => Some(task),
@@ -180,13 +180,10 @@ impl Core {
     /// Gives a dead letter's inputs to the task that repeats it.
     fn take_over(&mut self, dead: TaskId, task: Task) {
         let new = task.spec.id;
-        let ended = self.ended.get_mut(&dead).expect("the caller looked it up");
-        self.usage.give_up(ended);
-        ended.dead = None;
-        let what = Milestone::ReplayedAs { task: new };
-        let attempt = ended.counters.attempts;
-        crate::core::note(&mut ended.history, Entry { at_wall_ms: self.clock.now().wall_ms, attempt, what });
-        let release = StoreOp::Release { id: dead, ended: Box::new(ended.clone()) };
+        self.usage.give_up(self.retention.get(dead).expect("the caller looked it up"));
+        let wall_ms = self.clock.now().wall_ms;
+        let ended = self.retention.mark_replayed(dead, new, wall_ms).expect("looked up above");
+        let release = StoreOp::Release { id: dead, ended };
         self.together(|core| {
             core.take_in(task, Vec::new(), Some(dead));
             core.emit(Effect::Store(release));
@@ -237,11 +234,12 @@ impl Core {
 
     fn purge(&mut self, older_than_ms: u64, dead: bool) -> Purged {
         let until = self.clock.wall().later_ms().saturating_sub(older_than_ms);
-        let over = self.ended.iter().filter(|(_, e)| e.dead.is_some() == dead && e.finished_wall_ms <= until);
+        let over =
+            self.retention.iter().filter(|(_, e)| e.dead.is_some() == dead && e.finished_wall_ms <= until);
         let ids: Vec<TaskId> = over.map(|(id, _)| *id).take(MAX_PURGED).collect();
         let mut bytes = 0_u64;
         for id in &ids {
-            bytes = bytes.saturating_add(self.ended[id].kept_bytes());
+            bytes = bytes.saturating_add(self.retention.get(*id).map_or(0, FinishedTask::kept_bytes));
             self.forget(*id);
         }
         if !ids.is_empty() {

@@ -13,6 +13,7 @@ use lamagrid_protocol::{PeerId, pack};
 
 use crate::core::effect::Authority;
 use crate::core::state::admission::AdmissionRequest;
+use crate::core::state::retention::Released;
 use crate::core::state::sessions::Session;
 use crate::core::{Core, Effect, StoreOp, Task};
 
@@ -47,12 +48,9 @@ impl Core {
                 self.find(&peer, query.seq, query.id, &query.owner, None);
             }
             ClientRequest::Release(release) => {
-                let Some(ended) = self.ended.get_mut(&release.id).filter(|e| e.owner == release.owner) else {
-                    return;
-                };
-                if let Some(result) = ended.result.take() {
-                    let ended = Box::new(ended.clone());
-                    self.usage.released(&ended.owner, result.len);
+                let released = self.retention.release_result(release.id, &release.owner);
+                if let Some(Released { bytes, row: ended }) = released {
+                    self.usage.released(&ended.owner, bytes);
                     self.emit(Effect::Store(StoreOp::Release { id: release.id, ended }));
                 }
             }
@@ -86,7 +84,7 @@ impl Core {
         owner: &Owner,
         digest: Option<Hash>,
     ) -> Option<TaskId> {
-        let found = match (self.tasks.get(&id), self.ended.get(&id)) {
+        let found = match (self.tasks.get(&id), self.retention.get(id)) {
             (Some(task), _) => Some((&task.spec.owner, task.digest, self.info(task))),
             (None, Some(ended)) => Some((&ended.owner, ended.digest, ended.info(id))),
             (None, None) => None,
@@ -101,7 +99,7 @@ impl Core {
                 Some(id)
             }
             _ => {
-                let expired = found.is_none() && self.tombstones.covers(id, owner);
+                let expired = found.is_none() && self.retention.tombstones().covers(id, owner);
                 self.reply(peer, Unknown { seq, id, expired });
                 None
             }
@@ -126,7 +124,7 @@ impl Core {
     }
 
     fn tell_outcome(&mut self, peer: &PeerId, id: TaskId) {
-        if let Some(ended) = self.ended.get(&id) {
+        if let Some(ended) = self.retention.get(id) {
             let outcome = ended.outcome(id, peer);
             self.emit(outcome);
         }
@@ -159,10 +157,10 @@ impl Core {
         owner: &Owner,
         digest: Hash,
     ) -> bool {
-        let known = match (self.tasks.get(&id), self.ended.get(&id)) {
+        let known = match (self.tasks.get(&id), self.retention.get(id)) {
             (Some(task), _) => task.spec.owner == *owner && task.digest == digest,
             (None, Some(ended)) => ended.owner == *owner && ended.digest == digest,
-            (None, None) if self.tombstones.contains(id) => {
+            (None, None) if self.retention.tombstones().contains(id) => {
                 self.reply(peer, Unknown { seq, id, expired: true });
                 return true;
             }
@@ -199,7 +197,7 @@ impl Core {
                  compare the clocks of both hosts",
                 now_ms.saturating_sub(drawn_ms) / 1_000,
                 times(),
-                now_ms.saturating_sub(self.tombstones.watermark_ms(owner)) / 1_000
+                now_ms.saturating_sub(self.retention.tombstones().watermark_ms(owner)) / 1_000
             )
         } else if drawn_ms > now_ms.saturating_add(MAX_AHEAD_MS) {
             format!(
@@ -216,7 +214,7 @@ impl Core {
 
     fn has_expired(&self, id: TaskId, owner: &Owner) -> bool {
         fault!(self, WatermarkIgnored => return false);
-        self.tombstones.covers(id, owner)
+        self.retention.tombstones().covers(id, owner)
     }
 
     fn on_submit(&mut self, peer: &PeerId, submit: Submit, inline: Vec<Bytes>, authority: Authority) {
@@ -226,7 +224,7 @@ impl Core {
         let digest = lamagrid_protocol::payload_digest(&spec);
         if self.on_known(peer, seq, id, &spec.owner, digest) {
             let mine = self.tasks.get(&id).is_some_and(|t| t.spec.owner == spec.owner && t.digest == digest)
-                || self.ended.get(&id).is_some_and(|e| e.owner == spec.owner && e.digest == digest);
+                || self.retention.get(id).is_some_and(|e| e.owner == spec.owner && e.digest == digest);
             if follow && mine {
                 self.follow(peer, id);
                 self.tell_outcome(peer, id);
@@ -288,7 +286,7 @@ impl Core {
             self.cancel(id);
         }
         let is_free = !self.knows(id) && !self.uploads.is_of_another(id, &cancel.owner);
-        if is_free && !self.tombstones.contains(id) && self.check_age(id, &cancel.owner).is_ok() {
+        if is_free && !self.retention.tombstones().contains(id) && self.check_age(id, &cancel.owner).is_ok() {
             // A delayed submit of this id must not start.
             self.abandon(&cancel.owner, id);
             let until_wall_ms = self.tombstone_end(id);

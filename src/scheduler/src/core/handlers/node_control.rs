@@ -275,7 +275,7 @@ impl Core {
         leased: &[LeaseToken],
     ) -> Vec<LeaseToken> {
         let is_recorded =
-            |token: &LeaseToken| self.tokens.get(token).is_some_and(|id| self.ended.contains_key(id));
+            |token: &LeaseToken| self.tokens.get(token).is_some_and(|id| self.retention.contains(*id));
         let unrecorded = held.iter().filter(|token| !is_recorded(token));
         let stale: Vec<_> =
             running.iter().chain(unrecorded).filter(|token| !leased.contains(token)).copied().collect();
@@ -294,7 +294,7 @@ impl Core {
         let token = delivery.token;
         let Some(id) = self.delivered_task(session, token) else {
             // Recorded already, or another attempt or a cancel was first: in each case the node may drop it.
-            let finished = self.tokens.get(&token).and_then(|id| self.ended.get(id));
+            let finished = self.tokens.get(&token).and_then(|id| self.retention.get(*id));
             let accepted = finished.is_some_and(|finished| finished.token == Some(token));
             fault!(self, DoubleAccept => self.accept_again(&delivery));
             self.answer(peer, Stored { token, accepted });

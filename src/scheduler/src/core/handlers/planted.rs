@@ -22,14 +22,9 @@ impl Core {
     /// [`Fault::DoubleAccept`]: a second delivery of a finished task is recorded as well.
     pub(crate) fn accept_again(&mut self, delivery: &Delivery) {
         let Some(id) = self.tokens.get(&delivery.token).copied() else { return };
-        let (Some(ended), AttemptOutcome::Done { result, .. }) = (self.ended.get_mut(&id), &delivery.outcome)
-        else {
-            return;
-        };
-        ended.result = Some(result.clone());
-        ended.finished_wall_ms += 1;
-        let (ended, durability) = (Box::new(ended.clone()), Durability::Full);
-        let info = Box::new(ended.info(id));
+        let AttemptOutcome::Done { result, .. } = &delivery.outcome else { return };
+        let Some(ended) = self.retention.overwrite_result(id, result) else { return };
+        let (info, durability) = (Box::new(ended.info(id)), Durability::Full);
         self.emit(Effect::Store(StoreOp::End { id, ended, place: None, durability }));
         self.emit(Effect::Finished(info));
     }

@@ -1,7 +1,5 @@
 //! What happens because time passed. Everything here runs on a tick, after the sockets were drained.
 
-use std::collections::BTreeSet;
-
 use lamagrid_domain::TaskId;
 
 use crate::core::{Core, Effect, StoreOp};
@@ -110,30 +108,17 @@ impl Core {
     fn forget_expired(&mut self) {
         let now_ms = self.clock.wall().believed_ms();
         for _ in 0..MAX_FORGOTTEN_PER_TICK {
-            let Some(id) = self.next_to_forget(now_ms) else { break };
+            let Some(id) = self.retention.next_expired(now_ms, self.settings.max_ended) else { break };
             self.forget(id);
         }
-        while let Some(dropped) = self.tombstones.expire(now_ms) {
+        while let Some(dropped) = self.retention.expire_tombstone(now_ms) {
             self.unremember(dropped);
         }
     }
 
-    fn next_to_forget(&self, now_ms: u64) -> Option<TaskId> {
-        let over = self.expiries.values().filter_map(BTreeSet::first).find(|(at, _)| *at <= now_ms);
-        let is_full = self.ended.len() > self.settings.max_ended;
-        let most = || self.expiries.values().max_by_key(|of_owner| of_owner.len()).filter(|_| is_full);
-        over.or_else(|| most()?.first()).map(|(_, id)| *id)
-    }
-
     /// Removes an ended task before or at the end of its retention.
     pub(crate) fn forget(&mut self, id: TaskId) {
-        let Some(ended) = self.ended.remove(&id) else { return };
-        if let Some(of_owner) = self.expiries.get_mut(&ended.owner) {
-            of_owner.remove(&(ended.expiry_wall_ms, id));
-            if of_owner.is_empty() {
-                self.expiries.remove(&ended.owner);
-            }
-        }
+        let Some(ended) = self.retention.remove(id) else { return };
         self.usage.give_up(&ended);
         if let Some(token) = ended.token {
             self.tokens.remove(&token);

@@ -199,7 +199,9 @@ impl Core {
                 Some(better) => id = better,
                 None => {
                     #[cfg(test)]
-                    self.check_choice(id, session);
+                    if self.wrong_choice.is_none() {
+                        self.wrong_choice = crate::core::check::wrong_choice(self, id, session);
+                    }
                     return self.assign(id, session);
                 }
             }

@@ -94,7 +94,7 @@ impl FinishedTask {
         stages.total_ms = (finished_wall_ms - task.created_wall_ms) as f64;
         let mut history = task.history.clone();
         let what = Milestone::Ended { status: state.status() };
-        crate::core::note(
+        super::history::record(
             &mut history,
             Entry { at_wall_ms: finished_wall_ms, attempt: task.counters.attempts, what },
         );

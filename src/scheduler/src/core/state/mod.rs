@@ -7,6 +7,8 @@ pub(crate) mod dispatch_order;
 pub(crate) mod drains;
 pub(crate) mod fair_queue;
 pub(crate) mod finished_task;
+pub(crate) mod history;
+pub(crate) mod retention;
 pub(crate) mod sessions;
 pub(crate) mod task_timers;
 pub(crate) mod tombstones;

@@ -109,8 +109,12 @@ impl Tombstones {
     }
 
     #[cfg(test)]
-    pub(crate) fn len(&self) -> (usize, usize) {
-        (self.ids.len(), self.by_owner.values().map(|tombstones| tombstones.order.len()).sum())
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let in_order: usize = self.by_owner.values().map(|of_owner| of_owner.order.len()).sum();
+        invariant!(self.ids.len() == in_order, "{} tombstones, {in_order} in order", self.ids.len());
+        let over = self.by_owner.iter().find(|(_, of_owner)| of_owner.order.len() > self.max);
+        invariant!(over.is_none(), "more tombstones than {} of one owner: {over:?}", self.max);
+        Ok(())
     }
 }
 
@@ -150,6 +154,7 @@ mod tests {
         assert!(all.covers(id(1_500, 1), &owner("a")) && all.covers(id(700, 3), &owner("b")));
         assert_eq!(all.lower_to(1_000), [(owner("a"), 1_000)]);
         assert!(!all.covers(id(1_500, 1), &owner("a")));
-        assert_eq!(all.len(), (0, 0));
+        all.check().unwrap();
+        assert!(!all.contains(id(1_500, 1)));
     }
 }

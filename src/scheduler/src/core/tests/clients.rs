@@ -4,6 +4,8 @@ use lamagrid_domain::{Hash, Owner, TaskId, TaskSpec};
 use lamagrid_protocol::message::{Attach, Cancel, Offer, Query, Release, Submit};
 
 use super::grid::*;
+use crate::core::state::retention::Retention;
+use crate::core::state::tombstones::Tombstones;
 use crate::core::{Authority, Input, Now};
 
 fn stranger() -> Owner {
@@ -201,7 +203,7 @@ fn the_owner_with_the_most_ended_tasks_loses_its_oldest() {
 #[test]
 fn an_owner_drops_its_own_tombstones_only() {
     let mut grid = Grid::new();
-    grid.core.tombstones = crate::core::state::tombstones::Tombstones::new(3, Vec::new());
+    grid.core.retention = Retention::new(Tombstones::new(3, Vec::new()));
     let of = |n, owner: &Owner| client("c", Cancel { seq: 0, id: id(n), owner: owner.clone() });
     grid.pass_in([cancel(1)]);
     for n in 10..13 {

@@ -6,8 +6,9 @@ use bytes::Bytes;
 
 use lamagrid_config::{LimitsConfig, RetryConfig, RetryPolicy, SchedulerConfig};
 use lamagrid_domain::{
-    BlobForm, BlobMeta, BootId, Durability, Failure, FailureKind, Hash, LeaseToken, ModelName, ModelOffer,
-    NodeInfo, NodeKind, Owner, Params, QueueName, Role, SessionId, Stages, TaskId, TaskSpec,
+    BlobForm, BlobMeta, BootId, Counters, Durability, Failure, FailureKind, Hash, LeaseToken, ModelName,
+    ModelOffer, NodeInfo, NodeKind, Owner, Params, QueueName, Role, SessionId, Stages, Status, TaskId,
+    TaskSpec,
 };
 use lamagrid_protocol::PeerId;
 use lamagrid_protocol::message::{
@@ -18,7 +19,8 @@ use lamagrid_protocol::message::{
 use lamagrid_transport::Endpoints;
 
 use crate::core::{
-    Authority, Core, Drain, Effect, Input, NodeId, Now, Pause, Recovered, Settings, StoreOp, StoredTask,
+    Authority, Core, Drain, Effect, FinishedTask, Input, NodeId, Now, Pause, Recovered, Settings, StoreOp,
+    StoredTask,
 };
 
 /// The wall clock at the start, in milliseconds.
@@ -111,7 +113,8 @@ impl Grid {
     /// A scheduler that starts at this time on the wall clock, with the ended tasks of another one in its store.
     pub(super) fn started_at(wall_ms: u64, before: Self) -> Self {
         let stored = |(id, ended)| StoredTask::Ended { id, ended: Box::new(ended) };
-        let tasks = before.core.ended.into_iter().map(stored).collect();
+        let finished = before.core.retention.iter().map(|(id, finished)| (*id, finished.clone()));
+        let tasks = finished.map(stored).collect();
         let now = Now { mono_ms: 0, wall_ms };
         let recovered = Recovered { tasks, wall_ms: Some(before.now.wall_ms), ..Recovered::default() };
         Self { core: Core::new(settings(), Box::new(|| [7; 16]), now, recovered), now }
@@ -126,6 +129,7 @@ impl Grid {
         let got: Vec<_> = told.map(line).collect();
         assert_eq!(got, effects);
         self.core.check().unwrap();
+        self.core.check_waits().unwrap();
     }
 
     /// A list of inputs, each with its effects.
@@ -190,6 +194,7 @@ impl Grid {
     pub(super) fn handle(&mut self, input: Input) -> Vec<Effect> {
         let effects = self.core.handle(self.now, input);
         self.core.check().unwrap();
+        self.core.check_waits().unwrap();
         effects
     }
 
@@ -207,6 +212,33 @@ pub(super) fn id(n: u8) -> TaskId {
 
 pub(super) fn token(n: u8) -> LeaseToken {
     LeaseToken::from_bytes([n; 16])
+}
+
+/// A finished task whose result has four bytes.
+pub(in crate::core) fn finished(owner: Owner) -> FinishedTask {
+    let result = BlobMeta { role: Role::Result, len: 4, hash: Hash::new([1; 32]), form: BlobForm::Encoded };
+    FinishedTask {
+        owner,
+        digest: Hash::new([0; 32]),
+        model: "lama".parse().unwrap(),
+        queue: "gpu".parse().unwrap(),
+        status: Status::Completed,
+        failure: None,
+        token: Some(token(1)),
+        result: Some(result),
+        inline: true,
+        counters: Counters::default(),
+        stages: Stages::default(),
+        node: None,
+        created_wall_ms: WALL_MS,
+        finished_wall_ms: WALL_MS,
+        client: None,
+        priority: 0,
+        replay_of: None,
+        dead: None,
+        history: Vec::new(),
+        expiry_wall_ms: 0,
+    }
 }
 
 fn session(n: u8) -> SessionId {

@@ -1,5 +1,13 @@
 //! An independent model of what the core may do: it reads inputs, effects and commits, and believes no index.
 
+macro_rules! ensure {
+    ($holds:expr, $kind:ident, $($text:tt)+) => {
+        if !$holds {
+            return Err(Violation { kind: Kind::$kind, what: format!($($text)+) });
+        }
+    };
+}
+
 mod bounds;
 mod messages;
 mod writes;
@@ -17,7 +25,6 @@ use lamagrid_protocol::message::{
     ResultReply, ResultRequest,
 };
 
-use crate::core::simulation::check::ensure;
 use crate::core::simulation::disk::Disk;
 use crate::core::simulation::network::Message;
 use crate::core::{ClockChange, Core, Effect, FinishedTask, NodeId, Now, StoreOp};
@@ -56,6 +63,14 @@ pub(crate) enum Kind {
 pub(crate) struct Violation {
     pub(crate) kind: Kind,
     pub(crate) what: String,
+}
+
+impl Violation {
+    /// The core's own checks.
+    pub(crate) fn of_core(core: &Core) -> Result<(), Self> {
+        core.check().map_err(|what| Self { kind: Kind::Structure, what })?;
+        core.check_waits().map_err(|what| Self { kind: Kind::Waits, what })
+    }
 }
 
 /// A live task, as its effects tell.
@@ -270,7 +285,7 @@ impl Oracle {
         }
         self.compare(core)?;
         for id in self.over.keys() {
-            ensure!(core.ended.contains_key(id), Lost, "ended task {id} was not recovered");
+            ensure!(core.retention.contains(*id), Lost, "ended task {id} was not recovered");
         }
         Ok(())
     }
@@ -461,10 +476,10 @@ impl Oracle {
             self.live.len()
         );
         ensure!(
-            self.over.len() == core.ended.len(),
+            self.over.len() == core.retention.len(),
             Structure,
             "the core remembers {} ended tasks, {} are on record",
-            core.ended.len(),
+            core.retention.len(),
             self.over.len()
         );
         ensure!(

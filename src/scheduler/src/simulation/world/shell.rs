@@ -20,7 +20,7 @@ impl World {
         };
         let mut core = Core::new(settings, Box::new(move || random.bytes()), self.net.now, recovered);
         core.faults.plant(self.fault);
-        core.check()?;
+        Violation::of_core(&core)?;
         self.oracle.note("scheduler starts");
         self.oracle.on_restart(self.net.now, &self.disk, &core)?;
         self.core = Some(core);
@@ -65,7 +65,7 @@ impl World {
         }
         let core = self.core.as_ref().expect("it just handled this");
         self.oracle.on_step(self.net.now, &message, &effects, core)?;
-        core.check()?;
+        Violation::of_core(core)?;
         self.watch_waits()?;
         for spec in effects.iter().filter_map(inserted) {
             if self.ids.len() == 64 {

@@ -1,0 +1,208 @@
+//! What must hold after every input: the invariant of each part, and what binds the parts together.
+
+use lamagrid_domain::{LeaseToken, SessionId, State, TaskId};
+
+use super::{Core, FinishedTask, Task};
+
+/// The structure: each part keeps its invariant, and every task is in exactly one place.
+pub(super) fn structure(core: &Core) -> Result<(), String> {
+    core.retention.check()?;
+    tasks_are_in_one_place(core)?;
+    assigned_tasks_are_held(core)?;
+    ready_queue_lists_queued_tasks(core)?;
+    sessions_hold_live_attempts(core)?;
+    tokens_lead_to_their_tasks(core)?;
+    followers_are_listed_on_both_sides(core)?;
+    bounds_count_what_is_there(core)
+}
+
+fn tasks_are_in_one_place(core: &Core) -> Result<(), String> {
+    let mut with_deadline = 0;
+    let mut queue_len = std::collections::BTreeMap::new();
+    for (id, task) in &core.tasks {
+        invariant!(*id == task.spec.id, "task {id} lies under another id");
+        invariant!(!core.retention.contains(*id), "task {id} lives and has ended");
+        invariant!(!core.retention.tombstones().contains(*id), "task {id} lives and has a tombstone");
+        with_deadline += usize::from(task.spec.deadline_wall_ms.is_some());
+        match task.state {
+            State::Queued { .. } => *queue_len.entry(&task.spec.queue).or_insert(0) += 1,
+            State::Assigned { .. } => {}
+            State::Completed | State::Failed(_) | State::Cancelled => {
+                return Err(format!("task {id} is {} and still held as live", task.state.status()));
+            }
+        }
+    }
+    let deadlines = core.deadlines.len();
+    invariant!(deadlines == with_deadline, "{deadlines} deadlines of {with_deadline} tasks");
+    for (queue, len) in &core.queue_len {
+        let counted = queue_len.get(queue).copied().unwrap_or(0);
+        invariant!(*len == counted, "queue {queue} says {len} and holds {counted}");
+    }
+    let isolated = core.isolated.iter().find(|id| !core.tasks.contains_key(*id));
+    invariant!(isolated.is_none(), "{isolated:?} has ended and is still isolated");
+    Ok(())
+}
+
+fn assigned(core: &Core) -> impl Iterator<Item = (&Task, LeaseToken, SessionId)> {
+    core.tasks.values().filter_map(|task| match task.state {
+        State::Assigned { token, session } => Some((task, token, session)),
+        _ => None,
+    })
+}
+
+fn assigned_tasks_are_held(core: &Core) -> Result<(), String> {
+    for (task, token, session) in assigned(core) {
+        let id = task.spec.id;
+        invariant!(core.tokens.get(&token) == Some(&id), "token {token} does not lead to task {id}");
+        let holders: Vec<_> = core.sessions.values().filter(|s| s.tokens.contains_key(&token)).collect();
+        let orphaned = core.orphans.values().flat_map(|o| &o.attempts).filter(|o| o.token == token).count();
+        let places = holders.len() + orphaned;
+        invariant!(places == 1, "token {token} is in {places} places");
+        let Some(holder) = holders.first() else {
+            invariant!(task.accepted, "an orphan was never accepted: task {id}");
+            let is_live = core.sessions.contains_key(&session);
+            invariant!(!is_live, "task {id} is an orphan of a live session");
+            continue;
+        };
+        let name = &holder.info.name;
+        invariant!(holder.id == session, "token {token} is held by {name}, its task says {session}");
+        let (queue, model) = (&task.spec.queue, &task.spec.model);
+        invariant!(holder.offers(queue, model), "{name} works on {model} of {queue} without offering it");
+        invariant!(task.node.as_ref() == Some(&holder.node), "task {id} names another node");
+        let timed = holder.is_unanswered(token);
+        invariant!(timed != task.accepted, "task {id}: accepted {}, accept timer {timed}", task.accepted);
+    }
+    Ok(())
+}
+
+fn ready_queue_lists_queued_tasks(core: &Core) -> Result<(), String> {
+    let mut waiting = 0;
+    for ((queue, model), ids) in &core.waiting {
+        waiting += ids.len();
+        invariant!(ids.len() > 0, "an empty index is kept for {queue}/{model}");
+        for id in ids.ids() {
+            let Some(task) = core.tasks.get(&id) else { return Err(format!("{id} waits and is unknown")) };
+            let is_here = task.spec.queue == *queue && task.spec.model == *model;
+            invariant!(is_here, "task {id} waits elsewhere");
+            let is_ready = matches!(task.state, State::Queued { not_before_ms } if not_before_ms <= core.clock.elapsed_ms());
+            invariant!(is_ready, "task {id} waits and is {:?}", task.state);
+        }
+    }
+    for (at, id) in &core.delayed {
+        let state = core.tasks.get(id).map(|task| &task.state);
+        let is_delayed = state == Some(&State::Queued { not_before_ms: *at });
+        invariant!(is_delayed, "task {id} is delayed and {state:?}");
+    }
+    let (delayed, assigned, all) = (core.delayed.len(), assigned(core).count(), core.tasks.len());
+    let sum = waiting + delayed + assigned;
+    invariant!(sum == all, "{waiting} wait, {delayed} are delayed, {assigned} assigned of {all} tasks");
+    Ok(())
+}
+
+fn sessions_hold_live_attempts(core: &Core) -> Result<(), String> {
+    for (i, session) in core.sessions.values().enumerate() {
+        let (name, given, granted) = (&session.info.name, session.given, session.granted);
+        invariant!(given <= granted, "{name} was given {given} of {granted} credits");
+        let most = given + u64::from(session.slots) + u64::from(session.overlap);
+        invariant!(granted <= most, "{name} was granted more than its slots and overlap");
+        let mut in_order = session.attempts_in_order();
+        in_order.sort_unstable();
+        invariant!(in_order.iter().eq(session.tokens.keys()), "{name}: its order is {in_order:?}");
+        let twin = core.sessions.values().skip(i + 1).find(|s| s.node == session.node);
+        invariant!(twin.is_none(), "two live sessions are named {name}");
+        invariant!(!core.orphans.contains_key(&session.node), "{name} is live and has orphans");
+        let stale = session.tokens.keys().find(|token| core.task_of(**token).is_none());
+        invariant!(stale.is_none(), "{name} holds token {stale:?} of no live task");
+    }
+    Ok(())
+}
+
+fn tokens_lead_to_their_tasks(core: &Core) -> Result<(), String> {
+    let assigned = assigned(core).count();
+    let held: usize = core.sessions.values().map(|s| s.tokens.len()).sum::<usize>()
+        + core.orphans.values().map(|o| o.attempts.len()).sum::<usize>();
+    invariant!(held == assigned, "{held} tokens are held for {assigned} assigned tasks");
+    let mut in_use = assigned;
+    for (id, finished) in core.retention.iter() {
+        let Some(token) = finished.token else { continue };
+        in_use += 1;
+        invariant!(core.tokens.get(&token) == Some(id), "token {token} does not lead to {id}");
+    }
+    let known = core.tokens.len();
+    invariant!(known == in_use, "{known} tokens are known, {in_use} are in use");
+    let running: u64 = core.metrics_snapshot().queues.values().map(|queue| queue.running).sum();
+    invariant!(running == assigned as u64, "{running} tasks run, {assigned} are assigned");
+    Ok(())
+}
+
+fn followers_are_listed_on_both_sides(core: &Core) -> Result<(), String> {
+    let by_task: usize = core.tasks.values().map(|task| task.followers.len()).sum();
+    let by_peer: usize = core.followed.values().map(std::collections::BTreeSet::len).sum();
+    invariant!(by_peer == by_task, "tasks have {by_task} followers, peers follow {by_peer}");
+    Ok(())
+}
+
+fn bounds_count_what_is_there(core: &Core) -> Result<(), String> {
+    let finished = || core.retention.iter().map(|(_, finished)| finished);
+    let (dead, counted) = (finished().filter(|f| f.dead.is_some()).count(), core.usage.dead_letters());
+    invariant!(counted == dead as u64, "{counted} dead letters are counted, {dead} are there");
+    let is_known = |id: &TaskId| core.knows(*id) || core.retention.tombstones().contains(*id);
+    let known = core.uploads.ids().find(|id| is_known(id));
+    invariant!(known.is_none(), "{known:?} is known, and inputs are reserved for it");
+    let (uploads, reserved) = (core.uploads.bytes(), core.usage.reserved_bytes());
+    invariant!(reserved == uploads, "{reserved} bytes are reserved for uploads of {uploads}");
+    let held = (core.tasks.len() + core.uploads.len()) as u64;
+    invariant!(core.usage.held() == held, "{} tasks are counted of {held}", core.usage.held());
+    let live = core.tasks.values().map(|task| task.spec.input_bytes()).sum::<u64>();
+    let kept = finished().map(FinishedTask::kept_bytes).sum::<u64>();
+    let (counted, there) = (core.usage.spool_bytes(), live + kept + uploads);
+    invariant!(counted == there, "{counted} bytes are counted in the spool, {there} are there");
+    Ok(())
+}
+
+/// No task waits behind a busy node while a fitting slot of another is idle, unless the task was recalled, or recalled
+/// tasks will take that slot.
+pub(super) fn no_task_waits_beside_an_idle_slot(core: &Core) -> Result<(), String> {
+    if let Some(what) = &core.wrong_choice {
+        return Err(what.clone());
+    }
+    let waiting = core.waiting_on_nodes();
+    for waits in waiting.iter().filter(|waits| !waits.recalled) {
+        for idle in core.sessions.values().filter(|s| core.can_take(s) && s.idle_slots() > 0) {
+            if !core.may_be_given(&core.tasks[&waits.task], idle) {
+                continue;
+            }
+            let promised = waiting.iter().filter(|w| w.recalled && core.fits(&core.tasks[&w.task], idle));
+            let is_promised = promised.count() as u64 >= idle.idle_slots();
+            invariant!(is_promised, "task {} waits for a slot while {} is idle", waits.task, idle.info.name);
+        }
+    }
+    Ok(())
+}
+
+/// Looks at an assignment just before it is made: no better task waits for this session, and an overlap credit is used
+/// only if no fitting slot is idle. Returns what is wrong.
+pub(super) fn wrong_choice(core: &Core, id: TaskId, chosen: SessionId) -> Option<String> {
+    let (task, session) = (&core.tasks[&id], &core.sessions[&chosen]);
+    let rank = core.rank(task);
+    let waits = |other: &&Task| {
+        (&other.spec.queue, &other.spec.model) == (&task.spec.queue, &task.spec.model)
+            && matches!(other.state, State::Queued { not_before_ms } if not_before_ms <= core.clock.elapsed_ms())
+            && !core.delayed.iter().any(|(_, id)| *id == other.spec.id)
+    };
+    let is_better = |other: &&Task| {
+        let waits_for_unused = core.isolated.contains(&other.spec.id) && !session.is_unused();
+        core.rank(other) < rank && !other.avoid.contains(&session.node) && !waits_for_unused
+    };
+    if let Some(better) = core.tasks.values().filter(waits).find(is_better) {
+        return Some(format!("task {id} is served before {}, which is better", better.spec.id));
+    }
+    if session.granted - session.given > u64::from(session.overlap) {
+        return None;
+    }
+    let idle = core.sessions.values().find(|s| {
+        let first = s.granted.checked_sub(s.given + u64::from(s.overlap)).is_some_and(|n| n > 0);
+        first && core.can_take(s) && core.may_be_given(task, s)
+    })?;
+    Some(format!("task {id} was given to busy {} while {} is idle", session.info.name, idle.info.name))
+}
