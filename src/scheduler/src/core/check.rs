@@ -7,6 +7,7 @@ use super::{Core, FinishedTask, Task};
 /// The structure: each part keeps its invariant, and every task is in exactly one place.
 pub(super) fn structure(core: &Core) -> Result<(), String> {
     core.retention.check()?;
+    core.admission.check()?;
     tasks_are_in_one_place(core)?;
     assigned_tasks_are_held(core)?;
     ready_queue_lists_queued_tasks(core)?;
@@ -144,18 +145,20 @@ fn followers_are_listed_on_both_sides(core: &Core) -> Result<(), String> {
 
 fn bounds_count_what_is_there(core: &Core) -> Result<(), String> {
     let finished = || core.retention.iter().map(|(_, finished)| finished);
-    let (dead, counted) = (finished().filter(|f| f.dead.is_some()).count(), core.usage.dead_letters());
+    let (dead, counted) = (finished().filter(|f| f.dead.is_some()).count(), core.admission.dead_letters());
     invariant!(counted == dead as u64, "{counted} dead letters are counted, {dead} are there");
     let is_known = |id: &TaskId| core.knows(*id) || core.retention.tombstones().contains(*id);
-    let known = core.uploads.ids().find(|id| is_known(id));
+    let known = core.admission.uploads().ids().find(|id| is_known(id));
     invariant!(known.is_none(), "{known:?} is known, and inputs are reserved for it");
-    let (uploads, reserved) = (core.uploads.bytes(), core.usage.reserved_bytes());
-    invariant!(reserved == uploads, "{reserved} bytes are reserved for uploads of {uploads}");
-    let held = (core.tasks.len() + core.uploads.len()) as u64;
-    invariant!(core.usage.held() == held, "{} tasks are counted of {held}", core.usage.held());
+    let held = (core.tasks.len() + core.admission.uploads().len()) as u64;
+    invariant!(
+        core.admission.unfinished() == held,
+        "{} tasks are counted of {held}",
+        core.admission.unfinished()
+    );
     let live = core.tasks.values().map(|task| task.spec.input_bytes()).sum::<u64>();
     let kept = finished().map(FinishedTask::kept_bytes).sum::<u64>();
-    let (counted, there) = (core.usage.spool_bytes(), live + kept + uploads);
+    let (counted, there) = (core.admission.spool_bytes(), live + kept + core.admission.uploads().bytes());
     invariant!(counted == there, "{counted} bytes are counted in the spool, {there} are there");
     Ok(())
 }

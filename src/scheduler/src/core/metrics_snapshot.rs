@@ -67,11 +67,11 @@ impl Core {
             queues,
             nodes,
             ended: self.retention.len() as u64,
-            dead: self.usage.dead_letters(),
-            spool_bytes: self.usage.spool_bytes(),
+            dead: self.admission.dead_letters(),
+            spool_bytes: self.admission.spool_bytes(),
             spool_limit_bytes: self.settings.limits.max_spool_bytes,
-            reserved_bytes: self.usage.reserved_bytes(),
-            disk_free_bytes: self.usage.free_bytes(),
+            reserved_bytes: self.admission.reserved_bytes(),
+            disk_free_bytes: self.admission.free_bytes(),
             clock_doubted: self.clock.wall().is_doubted(),
         }
     }

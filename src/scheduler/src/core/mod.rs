@@ -58,7 +58,7 @@ pub(crate) use fault::Fault;
 pub(crate) use handlers::Pause;
 pub(crate) use metrics_snapshot::MetricsSnapshot;
 pub(crate) use node_id::NodeId;
-pub(crate) use state::admission::{Bounded, Level};
+pub(crate) use state::alarms::{Bounded, Level};
 pub(crate) use state::drains::Drain;
 pub(crate) use state::finished_task::FinishedTask;
 pub(crate) use state::wall_clock::ClockChange;
@@ -68,7 +68,8 @@ use effect_buffer::EffectBuffer;
 use fault::Faults;
 use policy::placement::Waiting;
 use policy::retry;
-use state::admission::Usage;
+use state::admission::Admission;
+use state::alarms::Alarms;
 use state::circuit_breaker::CircuitBreaker;
 use state::clock::Clock;
 use state::drains::Drains;
@@ -79,7 +80,6 @@ use state::retention::Retention;
 use state::sessions::{Orphan, Orphans, Session};
 use state::task_timers::{TaskTimers, TimerKeys};
 use state::tombstones::{self, Tombstones};
-use state::uploads::Uploads;
 
 /// The instant at which something happened, on both clocks, in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -210,8 +210,6 @@ pub(crate) struct Core {
     /// Live tokens, and those of accepted deliveries, which are answered "stored" when they repeat.
     tokens: HashMap<LeaseToken, TaskId>,
     retention: Retention,
-    /// Inputs that were announced.
-    uploads: Uploads,
     waiting: BTreeMap<(QueueName, ModelName), Waiting>,
     /// Queues whose tasks are given to no node.
     paused: BTreeMap<QueueName, Pause>,
@@ -220,7 +218,8 @@ pub(crate) struct Core {
     /// When refusals of a node were logged last, by the lease clock.
     refused_nodes: BTreeMap<NodeId, u64>,
     fair_queue: FairQueue,
-    usage: Usage,
+    admission: Admission,
+    alarms: Alarms,
     breaker: CircuitBreaker,
     /// Limits on waiting and running, and ageing.
     timers: TaskTimers,
@@ -259,7 +258,6 @@ impl Core {
         let mut core = Self {
             queue_len: settings.queues.keys().map(|q| (q.clone(), 0)).collect(),
             retention: Retention::new(Tombstones::new(settings.max_tombstones, recovered.watermarks)),
-            uploads: Uploads::default(),
             clock: Clock::start(now, recovered.wall_ms, settings.clock_grace_ms),
             settings,
             entropy,
@@ -271,7 +269,8 @@ impl Core {
             drains: Drains::recovered(recovered.drains),
             refused_nodes: BTreeMap::new(),
             fair_queue: FairQueue::default(),
-            usage: Usage::default(),
+            admission: Admission::default(),
+            alarms: Alarms::default(),
             breaker: CircuitBreaker::default(),
             timers: TaskTimers::default(),
             delayed: BTreeSet::new(),
@@ -310,7 +309,7 @@ impl Core {
                 self.on_client(peer, request, inline, authority);
             }
             Input::Abandoned { owner, id } => self.abandon(&owner, id),
-            Input::DiskFree { bytes } => self.usage.look(bytes),
+            Input::DiskFree { bytes } => self.admission.set_free_bytes(bytes),
             Input::ClientGone { peer } => self.on_client_gone(&peer),
             Input::Admin { peer, request } => self.on_admin(peer, request),
             Input::Control { peer, request } => self.on_control(peer, request),
@@ -322,8 +321,21 @@ impl Core {
             Input::Tick => self.on_tick(),
         }
         self.recall_for_idle();
-        self.watch_levels();
+        self.raise_alarms();
         self.effects.take()
+    }
+
+    /// Emits every bound that crossed a threshold.
+    fn raise_alarms(&mut self) {
+        let limits = &self.settings.limits;
+        for (queue, limit) in &self.settings.queues {
+            let level = self.alarms.observe_queue(queue, self.queue_len[queue], *limit);
+            level.into_iter().for_each(|level| self.effects.push(Effect::Level(level)));
+        }
+        let spool = self.alarms.observe_spool(self.admission.spool_bytes(), limits.max_spool_bytes);
+        let free = self.admission.free_bytes();
+        let disk = free.and_then(|free| self.alarms.observe_disk(free, limits.min_free_bytes));
+        spool.into_iter().chain(disk).for_each(|level| self.effects.push(Effect::Level(level)));
     }
 
     /// Keeps the believed time. A clock that was set back takes the watermarks with it: else nothing would be new until
@@ -437,7 +449,7 @@ impl Core {
     fn insert(&mut self, mut task: Task) {
         let id = task.spec.id;
         task.tag = self.fair_queue.draw(&task.spec);
-        self.usage.enter(&task.spec);
+        self.admission.task_accepted(&task.spec);
         if let Some(deadline) = task.spec.deadline_wall_ms {
             self.deadlines.insert((deadline, id));
         }
@@ -539,7 +551,7 @@ impl Core {
         if let Some(deadline) = task.spec.deadline_wall_ms {
             self.deadlines.remove(&(deadline, id));
         }
-        self.usage.leave(&task.spec);
+        self.admission.task_ended(&task.spec);
         task
     }
 
@@ -574,7 +586,7 @@ impl Core {
         if let Some(token) = ended.token {
             self.tokens.insert(token, id);
         }
-        self.usage.keep(&ended);
+        self.admission.task_kept(&ended);
         self.retention.keep(id, ended, expiry_wall_ms);
     }
 

@@ -14,7 +14,7 @@ use lamagrid_protocol::message::{
 };
 
 use crate::core::effect::Authority;
-use crate::core::state::admission::AdmissionRequest;
+use crate::core::policy::admission::AdmissionRequest;
 use crate::core::{Core, Effect, FinishedTask, StoreOp, Task};
 
 /// Tasks that one request removes, so that it holds up nobody; the caller asks again.
@@ -180,7 +180,7 @@ impl Core {
     /// Gives a dead letter's inputs to the task that repeats it.
     fn take_over(&mut self, dead: TaskId, task: Task) {
         let new = task.spec.id;
-        self.usage.give_up(self.retention.get(dead).expect("the caller looked it up"));
+        self.admission.task_removed(self.retention.get(dead).expect("the caller looked it up"));
         let wall_ms = self.clock.now().wall_ms;
         let ended = self.retention.mark_replayed(dead, new, wall_ms).expect("looked up above");
         let release = StoreOp::Release { id: dead, ended };

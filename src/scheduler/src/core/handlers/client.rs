@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use lamagrid_domain::{
-    Failure, FailureKind, Hash, ModelName, Owner, QueueName, Role, SessionId, State, TaskId,
+    Event, Failure, FailureKind, Hash, ModelName, Owner, QueueName, Role, SessionId, State, TaskId,
 };
 use lamagrid_protocol::message::{
     Accepted, Action, Cancel, ClientReply, ClientRequest, GetGridStatus, GridStatus, NodeStatus, Pong,
@@ -12,7 +12,8 @@ use lamagrid_protocol::message::{
 use lamagrid_protocol::{PeerId, pack};
 
 use crate::core::effect::Authority;
-use crate::core::state::admission::AdmissionRequest;
+use crate::core::policy::admission::AdmissionRequest;
+use crate::core::policy::inputs;
 use crate::core::state::retention::Released;
 use crate::core::state::sessions::Session;
 use crate::core::{Core, Effect, StoreOp, Task};
@@ -50,7 +51,7 @@ impl Core {
             ClientRequest::Release(release) => {
                 let released = self.retention.release_result(release.id, &release.owner);
                 if let Some(Released { bytes, row: ended }) = released {
-                    self.usage.released(&ended.owner, bytes);
+                    self.admission.bytes_released(&ended.owner, bytes);
                     self.emit(Effect::Store(StoreOp::Release { id: release.id, ended }));
                 }
             }
@@ -164,7 +165,7 @@ impl Core {
                 self.reply(peer, Unknown { seq, id, expired: true });
                 return true;
             }
-            (None, None) if self.uploads.is_of_another(id, owner) => false,
+            (None, None) if self.admission.uploads().is_of_another(id, owner) => false,
             (None, None) => match self.check_age(id, owner) {
                 Ok(()) => return false,
                 Err(failure) => {
@@ -232,10 +233,9 @@ impl Core {
             return self.abandon(&spec.owner, id);
         }
         // What was reserved for it becomes its own, or is given back.
-        let reserved = self.unreserve(id).is_some();
-        let checked = self
-            .check_blobs(&spec, &inline_roles, &inline)
-            .map_err(|text| Failure::new(FailureKind::InvalidInput, text))
+        let reserved = self.admission.unreserve(id).is_some();
+        let max_pixels = self.settings.limits.max_pixels;
+        let checked = inputs::check(max_pixels, &spec, &inline_roles, &inline)
             .and_then(|()| self.admit(peer, &AdmissionRequest::of(&spec, authority)));
         let delete = checked.is_err();
         if reserved || delete {
@@ -254,6 +254,25 @@ impl Core {
             self.follow(peer, id);
         }
         self.dispatch_task(id);
+    }
+
+    /// Ends `evicted` and does `enter`, in one transaction.
+    pub(crate) fn make_room(&mut self, evicted: Vec<TaskId>, enter: impl FnOnce(&mut Self)) {
+        self.together(|core| {
+            for id in evicted {
+                let text = "the task was given up unbegun: the grid is full, and more important work came";
+                let failure = Failure::new(FailureKind::Overloaded, text);
+                core.end(id, Event::Fail(failure), None);
+            }
+            enter(core);
+        });
+    }
+
+    /// Does `act`; what it writes becomes durable together, before any message of it leaves.
+    pub(crate) fn together(&mut self, act: impl FnOnce(&mut Self)) {
+        let mark = self.effects.mark();
+        act(self);
+        self.effects.join_writes_since(mark);
     }
 
     /// Writes a new task, and makes it findable.
@@ -285,7 +304,7 @@ impl Core {
         if self.tasks.get(&id).is_some_and(|task| task.spec.owner == cancel.owner) {
             self.cancel(id);
         }
-        let is_free = !self.knows(id) && !self.uploads.is_of_another(id, &cancel.owner);
+        let is_free = !self.knows(id) && !self.admission.uploads().is_of_another(id, &cancel.owner);
         if is_free && !self.retention.tombstones().contains(id) && self.check_age(id, &cancel.owner).is_ok() {
             // A delayed submit of this id must not start.
             self.abandon(&cancel.owner, id);

@@ -6,5 +6,6 @@ mod node_control;
 #[cfg(any(test, feature = "sabotage"))]
 mod planted;
 mod tick;
+mod upload;
 
 pub(crate) use admin::{Pause, asked_by, refused};

@@ -10,7 +10,7 @@ const MAX_FORGOTTEN_PER_TICK: usize = 256;
 impl Core {
     pub(crate) fn on_tick(&mut self) {
         self.raise_old();
-        self.end_old_uploads();
+        self.end_expired_uploads();
         self.end_sessions_that_do_not_accept();
         self.end_silent_sessions();
         self.give_up_orphans();
@@ -119,7 +119,7 @@ impl Core {
     /// Removes an ended task before or at the end of its retention.
     pub(crate) fn forget(&mut self, id: TaskId) {
         let Some(ended) = self.retention.remove(id) else { return };
-        self.usage.give_up(&ended);
+        self.admission.task_removed(&ended);
         if let Some(token) = ended.token {
             self.tokens.remove(&token);
         }

@@ -1,5 +1,7 @@
 //! Decisions, without any change of state.
 
+pub(crate) mod admission;
+pub(crate) mod inputs;
 pub(crate) mod placement;
 pub(crate) mod recall;
 pub(crate) mod retry;

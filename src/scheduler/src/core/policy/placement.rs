@@ -143,7 +143,7 @@ impl Core {
             unreachable!("only queued tasks are enqueued")
         };
         *self.queue_len.entry(task.spec.queue.clone()).or_default() += 1;
-        self.usage.queued(&task.spec);
+        self.admission.task_queued(&task.spec);
         if not_before_ms > self.clock.elapsed_ms() {
             self.delayed.insert((not_before_ms, id));
         } else {
@@ -173,7 +173,7 @@ impl Core {
         if let Some(len) = self.queue_len.get_mut(&key.0) {
             *len -= 1;
         }
-        self.usage.unqueued(&task.spec);
+        self.admission.task_unqueued(&task.spec);
     }
 
     /// Gives a waiting task to the best session that can take it, if there is one, behind tasks that go before it.

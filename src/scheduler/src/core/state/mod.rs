@@ -1,6 +1,7 @@
 //! What the scheduler remembers, in parts.
 
 pub(crate) mod admission;
+pub(crate) mod alarms;
 pub(crate) mod circuit_breaker;
 pub(crate) mod clock;
 pub(crate) mod dispatch_order;

@@ -253,7 +253,7 @@ pub(super) fn owner() -> Owner {
     "alice".parse().unwrap()
 }
 
-pub(super) fn spec(n: u8) -> TaskSpec {
+pub(in crate::core) fn spec(n: u8) -> TaskSpec {
     let image = BlobMeta { role: Role::Image, len: 9, hash: Hash::new([n; 32]), form: BlobForm::Encoded };
     TaskSpec {
         id: id(n),

@@ -70,16 +70,16 @@ fn room_is_reserved_and_given_back() {
     );
     // An offer is repeated after a reconnect, and counted once.
     grid.check(offer(2, 40), &["upload T2 40 bytes by alice", "c: send"]);
-    assert_eq!(grid.core.usage.reserved_bytes(), 80);
+    assert_eq!(grid.core.admission.reserved_bytes(), 80);
     // A task that is smaller than announced has the room that it needs.
     grid.check(submit(1), &["insert T1", "c: accepted T1 behind 0", "alarm spool 0"]);
-    assert_eq!((grid.core.usage.reserved_bytes(), grid.core.usage.spool_bytes()), (40, 49));
+    assert_eq!((grid.core.admission.reserved_bytes(), grid.core.admission.spool_bytes()), (40, 49));
     grid.check(cancel(2), &["remember T2", "c: unknown T2"]);
-    assert_eq!(grid.core.usage.reserved_bytes(), 0);
+    assert_eq!(grid.core.admission.reserved_bytes(), 0);
     grid.check(offer(3, 40), &["upload T3 40 bytes by alice", "c: send"]);
     let text = format!("{:?}", grid.handle(Input::Abandoned { owner: owner(), id: id(3) }));
     assert!(text.contains("CloseUpload") && text.contains("delete: true"), "{text}");
-    assert_eq!(grid.core.usage.reserved_bytes(), 0);
+    assert_eq!(grid.core.admission.reserved_bytes(), 0);
 }
 
 #[test]
@@ -89,11 +89,11 @@ fn an_upload_that_takes_too_long_is_given_up() {
     grid.pass_in([offer(1, 40)]);
     grid.pass(599_999);
     grid.pass_in([Input::Tick]);
-    assert_eq!(grid.core.usage.reserved_bytes(), 40);
+    assert_eq!(grid.core.admission.reserved_bytes(), 40);
     grid.pass(1);
     let text = format!("{:?}", grid.handle(Input::Tick));
     assert!(text.contains("CloseUpload") && text.contains("delete: true"), "{text}");
-    assert_eq!(grid.core.usage.reserved_bytes(), 0);
+    assert_eq!(grid.core.admission.reserved_bytes(), 0);
 }
 
 #[test]

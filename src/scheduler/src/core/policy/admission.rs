@@ -1,0 +1,196 @@
+//! Whether a task or an upload may come in, and which waiting tasks have to go for it.
+
+use lamagrid_domain::{ClientName, Failure, FailureKind, Owner, QueueName, TaskId, TaskSpec};
+use lamagrid_protocol::PeerId;
+
+use crate::core::Core;
+use crate::core::effect::Authority;
+use crate::core::state::admission::Usage;
+
+/// Tasks that one submission may evict: more would delay every other request.
+const MAX_EVICTED: usize = 256;
+/// A remote owner may have this many waiting tasks for each free place of their queue. Alone it gets nine tenths of the
+/// queue, and a new owner finds a place even if others fill the rest.
+const OWNER_SHARE: u64 = 9;
+
+/// What a task would add.
+pub(crate) struct AdmissionRequest<'a> {
+    pub(crate) queue: &'a QueueName,
+    pub(crate) owner: &'a Owner,
+    pub(crate) client: Option<&'a ClientName>,
+    pub(crate) bytes: u64,
+    pub(crate) priority: i8,
+    pub(crate) authority: Authority,
+}
+
+impl<'a> AdmissionRequest<'a> {
+    pub(crate) fn of(spec: &'a TaskSpec, authority: Authority) -> Self {
+        Self {
+            queue: &spec.queue,
+            owner: &spec.owner,
+            client: spec.client.as_ref(),
+            bytes: spec.input_bytes(),
+            priority: spec.priority,
+            authority,
+        }
+    }
+}
+
+/// What an owner or a client may hold; `key` names its settings.
+struct HolderBound {
+    key: &'static str,
+    max_tasks: u64,
+    max_bytes: u64,
+}
+
+impl HolderBound {
+    fn check(&self, used: Usage, more_bytes: u64, name: impl FnOnce() -> String) -> Result<(), Failure> {
+        let Usage { tasks, bytes } = used;
+        let Self { key, max_tasks, max_bytes } = self;
+        let text = if tasks >= *max_tasks {
+            format!(
+                "{} has {tasks} unfinished tasks and uploads, at most {max_tasks} are allowed \
+                 (limits.max_{key}_tasks); wait for some of them to end",
+                name()
+            )
+        } else if bytes.saturating_add(more_bytes) > *max_bytes {
+            format!(
+                "the tasks and uploads of {} have {bytes} bytes; with {more_bytes} more they would pass the {max_bytes} \
+                 that are allowed (limits.max_{key}_bytes); wait for some of them to end",
+                name()
+            )
+        } else {
+            return Ok(());
+        };
+        Err(Failure::new(FailureKind::Overloaded, text))
+    }
+}
+
+impl Core {
+    /// Whether a task may come in, and which ones must go for it: each of a lower priority than it, and none of them if
+    /// they are not enough.
+    pub(crate) fn admit(&self, peer: &PeerId, wanted: &AdmissionRequest<'_>) -> Result<Vec<TaskId>, Failure> {
+        let overloaded = |text| Err(Failure::new(FailureKind::Overloaded, text));
+        let queue = wanted.queue;
+        let Some(&max_tasks) = self.settings.queues.get(queue) else {
+            let known: Vec<_> = self.settings.queues.keys().map(QueueName::as_str).collect();
+            let text = format!("there is no queue {queue}; the configuration has {}", known.join(", "));
+            return Err(Failure::new(FailureKind::InvalidInput, text));
+        };
+        let outstanding = self.followed.get(peer).map_or(0, std::collections::BTreeSet::len);
+        let limit = self.settings.scheduler.max_outstanding_per_peer;
+        if outstanding >= limit as usize {
+            return overloaded(format!(
+                "{outstanding} tasks of this connection are unfinished, at most {limit} are allowed"
+            ));
+        }
+        self.check_priority(wanted)?;
+        self.check_client(wanted)?;
+        self.check_owner(wanted)?;
+        self.check_disk(wanted)?;
+        let limits = &self.settings.limits;
+        let too_many = (self.queue_len[queue] + 1).saturating_sub(max_tasks);
+        let too_much =
+            self.admission.spool_bytes().saturating_add(wanted.bytes).saturating_sub(limits.max_spool_bytes);
+        let free_places = max_tasks.saturating_sub(self.queue_len[queue]);
+        let waiting = self.admission.queued_by(wanted.owner, queue);
+        if wanted.authority == Authority::Client
+            && too_many == 0
+            && waiting >= free_places.saturating_mul(OWNER_SHARE)
+        {
+            return overloaded(format!(
+                "{waiting} tasks of {} wait in queue {queue}, which has {free_places} of its {max_tasks} places left \
+                 for others; wait for some of them to end",
+                wanted.owner
+            ));
+        }
+        if too_many == 0 && too_much == 0 {
+            return Ok(Vec::new());
+        }
+        if let Some(victims) = self.victims(wanted, too_many, too_much) {
+            return Ok(victims);
+        }
+        overloaded(if too_many > 0 {
+            let then = self.pause_text(queue).unwrap_or_else(|| "try again later".to_owned());
+            format!("queue {queue} is full: {max_tasks} tasks wait already; {then}")
+        } else {
+            format!(
+                "the spool is full: inputs, uploads and results have {} of {} bytes (limits.max_spool_bytes); try again \
+                 later",
+                self.admission.spool_bytes(),
+                limits.max_spool_bytes
+            )
+        })
+    }
+
+    fn check_priority(&self, wanted: &AdmissionRequest<'_>) -> Result<(), Failure> {
+        let highest = self.settings.limits.max_remote_priority;
+        if wanted.authority == Authority::Administrator || wanted.priority <= highest {
+            return Ok(());
+        }
+        let text = format!(
+            "priority {} is above {highest}, the highest one for certificates of the role client \
+             (limits.max_remote_priority of the scheduler); submit with a lower one",
+            wanted.priority
+        );
+        Err(Failure::new(FailureKind::InvalidInput, text))
+    }
+
+    /// The bounds of a client. They divide those of its owner.
+    fn check_client(&self, wanted: &AdmissionRequest<'_>) -> Result<(), Failure> {
+        let limits = &self.settings.limits;
+        let (max_tasks, max_bytes) = (limits.max_client_tasks, limits.max_client_bytes);
+        let bound = HolderBound { key: "client", max_tasks, max_bytes };
+        let used = self.admission.used_by_client(wanted.owner, wanted.client);
+        bound.check(used, wanted.bytes, || match wanted.client {
+            Some(client) => format!("client {client} of {}", wanted.owner),
+            None => format!("client {}", wanted.owner),
+        })
+    }
+
+    fn check_owner(&self, wanted: &AdmissionRequest<'_>) -> Result<(), Failure> {
+        fault!(self, OwnerUnbounded => return Ok(()));
+        let limits = &self.settings.limits;
+        let (max_tasks, max_bytes) = (limits.max_owner_tasks, limits.max_owner_bytes);
+        let bound = HolderBound { key: "owner", max_tasks, max_bytes };
+        let used = self.admission.used_by_owner(wanted.owner);
+        bound.check(used, wanted.bytes, || format!("owner {}", wanted.owner))
+    }
+
+    /// Whether the file system keeps its free space with everything that is reserved, and this.
+    fn check_disk(&self, wanted: &AdmissionRequest<'_>) -> Result<(), Failure> {
+        let (floor, free) = (self.settings.limits.min_free_bytes, self.admission.free_bytes());
+        let needed = floor.saturating_add(self.admission.reserved_bytes()).saturating_add(wanted.bytes);
+        match free.filter(|free| floor > 0 && *free < needed) {
+            None => Ok(()),
+            Some(free) => {
+                let text = format!(
+                    "the scheduler's disk has {free} bytes free, of which {floor} are kept (limits.min_free_bytes) and {} \
+                     reserved for uploads: it takes no new work of {} bytes; what was accepted goes on, try again later",
+                    self.admission.reserved_bytes(),
+                    wanted.bytes
+                );
+                Err(Failure::new(FailureKind::DiskFull, text))
+            }
+        }
+    }
+
+    /// Waiting tasks whose end frees these places and bytes: lowest priority first, then those that came last. Only an
+    /// administrator's task ends other owners'.
+    fn victims(&self, wanted: &AdmissionRequest<'_>, places: u64, bytes: u64) -> Option<Vec<TaskId>> {
+        let owner = Some(wanted.owner).filter(|_| wanted.authority == Authority::Client);
+        let queues = self.waiting.iter().filter(|((queue, _), _)| places == 0 || queue == wanted.queue);
+        let mut lower: Vec<_> =
+            queues.flat_map(|(_, waiting)| waiting.below(wanted.priority, owner).take(MAX_EVICTED)).collect();
+        lower.sort_unstable_by_key(|(priority, seq, _)| (*priority, std::cmp::Reverse(*seq)));
+        let (mut victims, mut freed) = (Vec::new(), 0_u64);
+        for (_, _, id) in lower.into_iter().take(MAX_EVICTED) {
+            if victims.len() as u64 >= places && freed >= bytes {
+                break;
+            }
+            freed = freed.saturating_add(self.tasks[&id].spec.input_bytes());
+            victims.push(id);
+        }
+        (victims.len() as u64 >= places && freed >= bytes).then_some(victims)
+    }
+}
