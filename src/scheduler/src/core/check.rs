@@ -1,11 +1,14 @@
 //! What must hold after every input: the invariant of each part, and what binds the parts together.
 
-use lamagrid_domain::{LeaseToken, SessionId, State, TaskId};
+use lamagrid_domain::{SessionId, State, TaskId};
 
-use super::{Core, FinishedTask, Task};
+use super::state::task::{Lease, Task};
+use super::{Core, FinishedTask};
 
 /// The structure: each part keeps its invariant, and every task is in exactly one place.
 pub(super) fn structure(core: &Core) -> Result<(), String> {
+    core.tasks.check()?;
+    core.timers.check(core.tasks.values())?;
     core.retention.check()?;
     core.admission.check()?;
     tasks_are_in_one_place(core)?;
@@ -18,60 +21,53 @@ pub(super) fn structure(core: &Core) -> Result<(), String> {
 }
 
 fn tasks_are_in_one_place(core: &Core) -> Result<(), String> {
-    let mut with_deadline = 0;
     let mut queue_len = std::collections::BTreeMap::new();
-    for (id, task) in &core.tasks {
-        invariant!(*id == task.spec.id, "task {id} lies under another id");
-        invariant!(!core.retention.contains(*id), "task {id} lives and has ended");
-        invariant!(!core.retention.tombstones().contains(*id), "task {id} lives and has a tombstone");
-        with_deadline += usize::from(task.spec.deadline_wall_ms.is_some());
-        match task.state {
-            State::Queued { .. } => *queue_len.entry(&task.spec.queue).or_insert(0) += 1,
-            State::Assigned { .. } => {}
-            State::Completed | State::Failed(_) | State::Cancelled => {
-                return Err(format!("task {id} is {} and still held as live", task.state.status()));
-            }
+    for task in core.tasks.values() {
+        let id = task.id();
+        invariant!(!core.retention.contains(id), "task {id} lives and has ended");
+        invariant!(!core.retention.tombstones().contains(id), "task {id} lives and has a tombstone");
+        if task.lease().is_none() {
+            *queue_len.entry(&task.spec().queue).or_insert(0) += 1;
         }
     }
-    let deadlines = core.deadlines.len();
-    invariant!(deadlines == with_deadline, "{deadlines} deadlines of {with_deadline} tasks");
     for (queue, len) in &core.queue_len {
         let counted = queue_len.get(queue).copied().unwrap_or(0);
         invariant!(*len == counted, "queue {queue} says {len} and holds {counted}");
     }
-    let isolated = core.isolated.iter().find(|id| !core.tasks.contains_key(*id));
+    let isolated = core.isolated.iter().find(|id| !core.tasks.contains(**id));
     invariant!(isolated.is_none(), "{isolated:?} has ended and is still isolated");
     Ok(())
 }
 
-fn assigned(core: &Core) -> impl Iterator<Item = (&Task, LeaseToken, SessionId)> {
-    core.tasks.values().filter_map(|task| match task.state {
-        State::Assigned { token, session } => Some((task, token, session)),
-        _ => None,
-    })
+fn assigned(core: &Core) -> impl Iterator<Item = (&Task, Lease)> {
+    core.tasks.values().filter_map(|task| Some((task, task.lease()?)))
 }
 
 fn assigned_tasks_are_held(core: &Core) -> Result<(), String> {
-    for (task, token, session) in assigned(core) {
-        let id = task.spec.id;
+    for (task, Lease { token, session }) in assigned(core) {
+        let id = task.id();
         invariant!(core.tokens.get(&token) == Some(&id), "token {token} does not lead to task {id}");
         let holders: Vec<_> = core.sessions.values().filter(|s| s.tokens.contains_key(&token)).collect();
         let orphaned = core.orphans.values().flat_map(|o| &o.attempts).filter(|o| o.token == token).count();
         let places = holders.len() + orphaned;
         invariant!(places == 1, "token {token} is in {places} places");
         let Some(holder) = holders.first() else {
-            invariant!(task.accepted, "an orphan was never accepted: task {id}");
+            invariant!(task.is_accepted(), "an orphan was never accepted: task {id}");
             let is_live = core.sessions.contains_key(&session);
             invariant!(!is_live, "task {id} is an orphan of a live session");
             continue;
         };
         let name = &holder.info.name;
         invariant!(holder.id == session, "token {token} is held by {name}, its task says {session}");
-        let (queue, model) = (&task.spec.queue, &task.spec.model);
+        let (queue, model) = (&task.spec().queue, &task.spec().model);
         invariant!(holder.offers(queue, model), "{name} works on {model} of {queue} without offering it");
-        invariant!(task.node.as_ref() == Some(&holder.node), "task {id} names another node");
+        invariant!(task.node() == Some(&holder.node), "task {id} names another node");
         let timed = holder.is_unanswered(token);
-        invariant!(timed != task.accepted, "task {id}: accepted {}, accept timer {timed}", task.accepted);
+        invariant!(
+            timed != task.is_accepted(),
+            "task {id}: accepted {}, accept timer {timed}",
+            task.is_accepted()
+        );
     }
     Ok(())
 }
@@ -82,15 +78,15 @@ fn ready_queue_lists_queued_tasks(core: &Core) -> Result<(), String> {
         waiting += ids.len();
         invariant!(ids.len() > 0, "an empty index is kept for {queue}/{model}");
         for id in ids.ids() {
-            let Some(task) = core.tasks.get(&id) else { return Err(format!("{id} waits and is unknown")) };
-            let is_here = task.spec.queue == *queue && task.spec.model == *model;
+            let Some(task) = core.tasks.get(id) else { return Err(format!("{id} waits and is unknown")) };
+            let is_here = task.spec().queue == *queue && task.spec().model == *model;
             invariant!(is_here, "task {id} waits elsewhere");
-            let is_ready = matches!(task.state, State::Queued { not_before_ms } if not_before_ms <= core.clock.elapsed_ms());
-            invariant!(is_ready, "task {id} waits and is {:?}", task.state);
+            let is_ready = task.is_ready(core.clock.elapsed_ms());
+            invariant!(is_ready, "task {id} waits and is {:?}", task.state());
         }
     }
     for (at, id) in &core.delayed {
-        let state = core.tasks.get(id).map(|task| &task.state);
+        let state = core.tasks.get(*id).map(Task::state);
         let is_delayed = state == Some(&State::Queued { not_before_ms: *at });
         invariant!(is_delayed, "task {id} is delayed and {state:?}");
     }
@@ -137,7 +133,7 @@ fn tokens_lead_to_their_tasks(core: &Core) -> Result<(), String> {
 }
 
 fn followers_are_listed_on_both_sides(core: &Core) -> Result<(), String> {
-    let by_task: usize = core.tasks.values().map(|task| task.followers.len()).sum();
+    let by_task: usize = core.tasks.values().map(|task| task.followers().len()).sum();
     let by_peer: usize = core.followed.values().map(std::collections::BTreeSet::len).sum();
     invariant!(by_peer == by_task, "tasks have {by_task} followers, peers follow {by_peer}");
     Ok(())
@@ -156,7 +152,7 @@ fn bounds_count_what_is_there(core: &Core) -> Result<(), String> {
         "{} tasks are counted of {held}",
         core.admission.unfinished()
     );
-    let live = core.tasks.values().map(|task| task.spec.input_bytes()).sum::<u64>();
+    let live = core.tasks.values().map(|task| task.spec().input_bytes()).sum::<u64>();
     let kept = finished().map(FinishedTask::kept_bytes).sum::<u64>();
     let (counted, there) = (core.admission.spool_bytes(), live + kept + core.admission.uploads().bytes());
     invariant!(counted == there, "{counted} bytes are counted in the spool, {there} are there");
@@ -172,10 +168,10 @@ pub(super) fn no_task_waits_beside_an_idle_slot(core: &Core) -> Result<(), Strin
     let waiting = core.waiting_on_nodes();
     for waits in waiting.iter().filter(|waits| !waits.recalled) {
         for idle in core.sessions.values().filter(|s| core.can_take(s) && s.idle_slots() > 0) {
-            if !core.may_be_given(&core.tasks[&waits.task], idle) {
+            if !core.may_be_given(&core.tasks[waits.task], idle) {
                 continue;
             }
-            let promised = waiting.iter().filter(|w| w.recalled && core.fits(&core.tasks[&w.task], idle));
+            let promised = waiting.iter().filter(|w| w.recalled && core.fits(&core.tasks[w.task], idle));
             let is_promised = promised.count() as u64 >= idle.idle_slots();
             invariant!(is_promised, "task {} waits for a slot while {} is idle", waits.task, idle.info.name);
         }
@@ -186,19 +182,19 @@ pub(super) fn no_task_waits_beside_an_idle_slot(core: &Core) -> Result<(), Strin
 /// Looks at an assignment just before it is made: no better task waits for this session, and an overlap credit is used
 /// only if no fitting slot is idle. Returns what is wrong.
 pub(super) fn wrong_choice(core: &Core, id: TaskId, chosen: SessionId) -> Option<String> {
-    let (task, session) = (&core.tasks[&id], &core.sessions[&chosen]);
+    let (task, session) = (&core.tasks[id], &core.sessions[&chosen]);
     let rank = core.rank(task);
     let waits = |other: &&Task| {
-        (&other.spec.queue, &other.spec.model) == (&task.spec.queue, &task.spec.model)
-            && matches!(other.state, State::Queued { not_before_ms } if not_before_ms <= core.clock.elapsed_ms())
-            && !core.delayed.iter().any(|(_, id)| *id == other.spec.id)
+        (&other.spec().queue, &other.spec().model) == (&task.spec().queue, &task.spec().model)
+            && other.is_ready(core.clock.elapsed_ms())
+            && !core.delayed.iter().any(|(_, id)| *id == other.id())
     };
     let is_better = |other: &&Task| {
-        let waits_for_unused = core.isolated.contains(&other.spec.id) && !session.is_unused();
-        core.rank(other) < rank && !other.avoid.contains(&session.node) && !waits_for_unused
+        let waits_for_unused = core.isolated.contains(&other.id()) && !session.is_unused();
+        core.rank(other) < rank && !other.avoids(&session.node) && !waits_for_unused
     };
     if let Some(better) = core.tasks.values().filter(waits).find(is_better) {
-        return Some(format!("task {id} is served before {}, which is better", better.spec.id));
+        return Some(format!("task {id} is served before {}, which is better", better.id()));
     }
     if session.granted - session.given > u64::from(session.overlap) {
         return None;

@@ -359,12 +359,3 @@ pub(crate) enum StoredTask {
         ended: Box<FinishedTask>,
     },
 }
-
-impl StoredTask {
-    pub(crate) fn seq(&self) -> u64 {
-        match self {
-            Self::Live { seq, .. } => *seq,
-            Self::Ended { .. } => 0,
-        }
-    }
-}

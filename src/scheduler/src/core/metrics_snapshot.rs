@@ -39,8 +39,8 @@ impl Core {
         let orphaned =
             self.orphans.values().flat_map(|orphans| &orphans.attempts).map(|orphan| &orphan.token);
         let mut running = BTreeMap::new();
-        for task in held.chain(orphaned).filter_map(|token| self.tasks.get(self.tokens.get(token)?)) {
-            *running.entry(&task.spec.queue).or_default() += 1;
+        for task in held.chain(orphaned).filter_map(|token| self.tasks.get(*self.tokens.get(token)?)) {
+            *running.entry(&task.spec().queue).or_default() += 1;
         }
         running
     }

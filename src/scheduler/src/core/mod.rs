@@ -40,13 +40,14 @@ mod simulation;
 mod state;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod view;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use lamagrid_config::{LimitsConfig, RetryConfig, SchedulerConfig};
 use lamagrid_domain::{
-    Advance, Counters, Entry, Event, Failure, Hash, LeaseToken, Milestone, ModelName, Owner, QueueName, Role,
-    SessionId, State, Status, TaskId, TaskSpec,
+    Advance, Event, Failure, LeaseToken, ModelName, Owner, QueueName, SessionId, Status, TaskId,
 };
 use lamagrid_protocol::PeerId;
 use lamagrid_protocol::message::{ClientReply, Progress, TaskInfo};
@@ -63,6 +64,9 @@ pub(crate) use state::drains::Drain;
 pub(crate) use state::finished_task::FinishedTask;
 pub(crate) use state::wall_clock::ClockChange;
 
+#[cfg(test)]
+pub(crate) use view::View;
+
 use effect_buffer::EffectBuffer;
 #[cfg(any(test, feature = "sabotage"))]
 use fault::Faults;
@@ -75,10 +79,11 @@ use state::clock::Clock;
 use state::drains::Drains;
 use state::fair_queue::FairQueue;
 use state::finished_task::{self, DeliveredResult};
-use state::history;
 use state::retention::Retention;
 use state::sessions::{Orphan, Orphans, Session};
-use state::task_timers::{TaskTimers, TimerKeys};
+use state::task::{Lease, NewTask, Task};
+use state::task_table::TaskTable;
+use state::task_timers::TaskTimers;
 use state::tombstones::{self, Tombstones};
 
 /// The instant at which something happened, on both clocks, in milliseconds.
@@ -137,76 +142,12 @@ pub(crate) struct Recovered {
 /// Draws 16 random bytes: from the operating system, or from a seed in tests.
 pub(crate) type Entropy = Box<dyn FnMut() -> [u8; 16] + Send>;
 
-/// A task that has not ended.
-pub(crate) struct Task {
-    pub(crate) spec: TaskSpec,
-    pub(crate) digest: Hash,
-    pub(crate) state: State,
-    pub(crate) counters: Counters,
-    /// Order of acceptance.
-    pub(crate) seq: u64,
-    /// Its priority with what it has gained by waiting.
-    priority: i8,
-    /// Where it stands among those of its priority, by its client's share. See [`fair_queue`].
-    tag: u64,
-    pub(crate) created_wall_ms: u64,
-    /// What happened to it since its acceptance.
-    pub(crate) history: Vec<Entry>,
-    dues: TimerKeys,
-    /// Lease clock at the last time it entered the queue.
-    queued_at_ms: u64,
-    /// Total milliseconds spent in queues so far.
-    queue_ms: u64,
-    /// The running attempt was accepted by its node.
-    accepted: bool,
-    /// Inputs that are kept in the row; the others lie in the spool.
-    inline: Vec<Role>,
-    /// Nodes that shall not get it again while another can.
-    avoid: Vec<NodeId>,
-    /// The node of the last attempt.
-    node: Option<NodeId>,
-    followers: Vec<PeerId>,
-    /// Last reported step, memory only.
-    progress: Advance,
-}
-
-impl Task {
-    fn new(spec: TaskSpec, digest: Hash, seq: u64, created_wall_ms: u64, inline: Vec<Role>) -> Self {
-        Self {
-            priority: spec.priority,
-            tag: 0,
-            spec,
-            digest,
-            state: State::Queued { not_before_ms: 0 },
-            counters: Counters::default(),
-            seq,
-            created_wall_ms,
-            history: Vec::new(),
-            dues: TimerKeys::default(),
-            queued_at_ms: 0,
-            queue_ms: 0,
-            accepted: false,
-            inline,
-            avoid: Vec::new(),
-            node: None,
-            followers: Vec::new(),
-            progress: Advance::default(),
-        }
-    }
-
-    fn note(&mut self, now: Now, what: Milestone) {
-        let attempt = self.counters.attempts;
-        history::record(&mut self.history, Entry { at_wall_ms: now.wall_ms, attempt, what });
-    }
-}
-
 /// The whole state of a scheduler.
 pub(crate) struct Core {
     settings: Settings,
     entropy: Entropy,
     clock: Clock,
-    next_seq: u64,
-    tasks: HashMap<TaskId, Task>,
+    tasks: TaskTable,
     /// Live tokens, and those of accepted deliveries, which are answered "stored" when they repeat.
     tokens: HashMap<LeaseToken, TaskId>,
     retention: Retention,
@@ -227,8 +168,6 @@ pub(crate) struct Core {
     queue_len: BTreeMap<QueueName, u64>,
     /// Delayed tasks by the instant at which they may be tried again.
     delayed: BTreeSet<(u64, TaskId)>,
-    /// Wall-clock deadlines of live tasks.
-    deadlines: BTreeSet<(u64, TaskId)>,
     /// Who follows what, to bound it and to clean up after a connection.
     followed: HashMap<PeerId, BTreeSet<TaskId>>,
     /// How long tasks of a queue run, a moving average in milliseconds; for the expected wait.
@@ -261,8 +200,7 @@ impl Core {
             clock: Clock::start(now, recovered.wall_ms, settings.clock_grace_ms),
             settings,
             entropy,
-            next_seq: 0,
-            tasks: HashMap::new(),
+            tasks: TaskTable::default(),
             tokens: HashMap::new(),
             waiting: BTreeMap::new(),
             paused: recovered.paused.into_iter().collect(),
@@ -274,7 +212,6 @@ impl Core {
             breaker: CircuitBreaker::default(),
             timers: TaskTimers::default(),
             delayed: BTreeSet::new(),
-            deadlines: BTreeSet::new(),
             followed: HashMap::new(),
             run_ms: BTreeMap::new(),
             sessions: BTreeMap::new(),
@@ -363,6 +300,11 @@ impl Core {
         check::no_task_waits_beside_an_idle_slot(self)
     }
 
+    #[cfg(test)]
+    pub(crate) fn view(&self) -> View<'_> {
+        View(self)
+    }
+
     /// Tasks that have not ended.
     #[must_use]
     pub(crate) fn unfinished(&self) -> usize {
@@ -378,20 +320,20 @@ impl Core {
     /// Whether an id has a row.
     #[must_use]
     pub(crate) fn knows(&self, id: TaskId) -> bool {
-        self.tasks.contains_key(&id) || self.retention.contains(id)
+        self.tasks.contains(id) || self.retention.contains(id)
     }
 
     /// The unfinished task whose attempt `token` fences.
     #[must_use]
     pub(crate) fn task_of(&self, token: LeaseToken) -> Option<TaskId> {
-        self.tokens.get(&token).copied().filter(|id| self.tasks.contains_key(id))
+        self.tokens.get(&token).copied().filter(|id| self.tasks.contains(*id))
     }
 
     /// The unfinished task whose attempt `token` fences, if the node of this connection has that attempt.
     #[must_use]
     pub(crate) fn task_held_by(&self, peer: &PeerId, token: LeaseToken) -> Option<TaskId> {
         let id = self.task_of(token)?;
-        let State::Assigned { session, .. } = self.tasks[&id].state else { return None };
+        let Lease { session, .. } = self.tasks[id].lease()?;
         self.sessions.get(&session).filter(|session| session.node.is_behind(peer)).map(|_| id)
     }
 
@@ -408,7 +350,6 @@ impl Core {
     }
 
     fn recover(&mut self, stored: StoredTask) {
-        self.next_seq = self.next_seq.max(stored.seq() + 1);
         match stored {
             StoredTask::Ended { id, ended } => {
                 // Clamped: a clock that was set back must not keep results for years.
@@ -418,14 +359,12 @@ impl Core {
             }
             StoredTask::Live { spec, digest, seq, created_wall_ms, counters, history, assigned, inline } => {
                 let id = spec.id;
-                let mut task =
-                    Task::new(*spec, digest, seq, created_wall_ms.min(self.clock.now().wall_ms), inline);
-                task.counters = counters;
-                task.history = history;
-                if retry::has_shared_a_loss(&task.history) {
+                if retry::has_shared_a_loss(&history) {
                     self.isolated.insert(id);
                 }
-                self.insert(task);
+                let created_wall_ms = created_wall_ms.min(self.clock.now().wall_ms);
+                let new = NewTask { spec: *spec, digest, seq, created_wall_ms, inline };
+                self.insert(Task::recovered(new, counters, history));
                 if let Some((token, node)) = assigned {
                     self.unqueue(id);
                     let orphans = self.orphans.entry(node.clone()).or_insert_with(|| {
@@ -433,13 +372,9 @@ impl Core {
                     });
                     orphans.attempts.push(Orphan { token, waited: false, was_alone: false });
                     self.tokens.insert(token, id);
-                    let task = self.tasks.get_mut(&id).expect("inserted above");
-                    let session = SessionId::from_bytes([0; 16]); // no session: it ended with the last process
-                    task.state = task.state.apply(Event::Assign { token, session }).expect("it was queued");
-                    task.accepted = true;
-                    task.note(self.clock.now(), Milestone::Assigned { node: node.name.clone() });
-                    task.node = Some(node);
-                    self.watch_run(id);
+                    let task = self.tasks.get_mut(id).expect("inserted above");
+                    task.restore(token, &node, self.clock.now());
+                    self.start_run_timer(id);
                 }
             }
         }
@@ -447,13 +382,12 @@ impl Core {
 
     /// Takes a queued task in and makes it findable.
     fn insert(&mut self, mut task: Task) {
-        let id = task.spec.id;
-        task.tag = self.fair_queue.draw(&task.spec);
-        self.admission.task_accepted(&task.spec);
-        if let Some(deadline) = task.spec.deadline_wall_ms {
-            self.deadlines.insert((deadline, id));
-        }
-        self.tasks.insert(id, task);
+        let id = task.id();
+        let tag = self.fair_queue.draw(task.spec());
+        task.set_tag(tag);
+        self.admission.task_accepted(task.spec());
+        self.timers.start_deadline(&task);
+        self.tasks.insert(task);
         self.enqueue(id);
     }
 
@@ -478,20 +412,20 @@ impl Core {
     }
 
     fn info(&self, task: &Task) -> TaskInfo {
-        let status = task.state.status();
+        let status = task.state().status();
         let position = (status == Status::Queued).then(|| self.position(task));
         TaskInfo {
-            id: task.spec.id,
-            model: task.spec.model.clone(),
-            queue: task.spec.queue.clone(),
+            id: task.id(),
+            model: task.spec().model.clone(),
+            queue: task.spec().queue.clone(),
             status,
             failure: None,
             position,
-            wait_ms: position.and_then(|ahead| self.expected_wait_ms(&task.spec.queue, ahead)),
-            node: task.node.as_ref().map(ToString::to_string),
-            counters: task.counters,
-            stages: lamagrid_domain::Stages { queue_ms: task.queue_ms as f64, ..Default::default() },
-            created_wall_ms: task.created_wall_ms,
+            wait_ms: position.and_then(|ahead| self.expected_wait_ms(&task.spec().queue, ahead)),
+            node: task.node().map(ToString::to_string),
+            counters: task.counters(),
+            stages: lamagrid_domain::Stages { queue_ms: task.queue_ms() as f64, ..Default::default() },
+            created_wall_ms: task.created_wall_ms(),
             finished_wall_ms: None,
         }
     }
@@ -500,16 +434,16 @@ impl Core {
     fn position(&self, task: &Task) -> u64 {
         self.waiting
             .iter()
-            .filter(|((queue, _), _)| *queue == task.spec.queue)
+            .filter(|((queue, _), _)| *queue == task.spec().queue)
             .map(|(_, waiting)| waiting.ahead_of(task))
             .sum()
     }
 
     fn tell_followers(&mut self, id: TaskId) {
-        let Some(task) = self.tasks.get(&id) else { return };
-        let Advance { activity, step, of } = task.progress;
-        let progress = Progress { id, status: task.state.status(), step, of, activity };
-        for peer in task.followers.clone() {
+        let Some(task) = self.tasks.get(id) else { return };
+        let Advance { activity, step, of } = task.progress();
+        let progress = Progress { id, status: task.state().status(), step, of, activity };
+        for peer in task.followers().to_vec() {
             self.reply(&peer, progress.clone());
         }
     }
@@ -517,8 +451,7 @@ impl Core {
     /// Moves a task into its terminal state, writes that, and tells everybody who waits.
     fn end(&mut self, id: TaskId, event: Event, delivered: Option<DeliveredResult>) {
         let task = self.take_out(id);
-        let state =
-            task.state.apply(event).expect("queued and assigned tasks can end in every way asked here");
+        let state = task.ended_by(event);
         let (ended, place) = FinishedTask::of(&task, &state, self.clock.now().wall_ms, delivered);
         self.record_end(&task, ended, place);
     }
@@ -526,11 +459,11 @@ impl Core {
     /// Ends a task that was tried and is given up. It is kept with its inputs, so that it can be replayed.
     fn dead_letter(&mut self, id: TaskId, failure: Failure) {
         let task = self.take_out(id);
-        let state = task.state.apply(Event::Fail(failure)).expect("every live task can fail");
+        let state = task.ended_by(Event::Fail(failure));
         let (mut ended, place) = FinishedTask::of(&task, &state, self.clock.now().wall_ms, None);
         ended.dead = Some(Box::new(finished_task::DeadLetter {
-            spec: task.spec.clone(),
-            inline: task.inline.clone(),
+            spec: task.spec().clone(),
+            inline: task.inline().to_vec(),
         }));
         self.record_end(&task, ended, place);
     }
@@ -539,29 +472,27 @@ impl Core {
     fn take_out(&mut self, id: TaskId) -> Task {
         self.unqueue(id);
         self.isolated.remove(&id);
-        self.forget_run(id);
-        let task = self.tasks.remove(&id).expect("the caller holds a live task");
-        if let State::Assigned { token, .. } = task.state {
+        let mut task = self.tasks.remove(id).expect("the caller holds a live task");
+        self.timers.stop_run(&mut task);
+        if let Some(Lease { token, .. }) = task.lease() {
             self.tokens.remove(&token);
             self.breaker.undecided(token);
         }
-        for peer in &task.followers {
+        for peer in task.followers() {
             self.forget_follower(peer, id);
         }
-        if let Some(deadline) = task.spec.deadline_wall_ms {
-            self.deadlines.remove(&(deadline, id));
-        }
-        self.admission.task_ended(&task.spec);
+        self.timers.stop_deadline(&task);
+        self.admission.task_ended(task.spec());
         task
     }
 
     fn record_end(&mut self, task: &Task, ended: FinishedTask, place: Option<ResultPlace>) {
-        let id = task.spec.id;
+        let id = task.id();
         self.emit(Effect::Store(StoreOp::End {
             id,
             ended: Box::new(ended.clone()),
             place,
-            durability: task.spec.durability,
+            durability: task.spec().durability,
         }));
         self.tell_outcome_to_followers(task, &ended);
         self.emit(Effect::Finished(Box::new(ended.info(id))));
@@ -570,9 +501,9 @@ impl Core {
     }
 
     fn tell_outcome_to_followers(&mut self, task: &Task, ended: &FinishedTask) {
-        let id = task.spec.id;
+        let id = task.id();
         fault!(self, OutcomeDropped(id) => return);
-        for peer in &task.followers {
+        for peer in task.followers() {
             self.emit(ended.outcome(id, peer));
         }
     }

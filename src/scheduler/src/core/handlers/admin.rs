@@ -5,7 +5,7 @@
 use std::cmp::Reverse;
 
 use lamagrid_domain::{
-    Entry, Event, Failure, FailureKind, Milestone, Owner, QueueName, State, Status, TaskId, printable,
+    Entry, Event, Failure, FailureKind, Milestone, Owner, QueueName, Status, TaskId, printable,
 };
 use lamagrid_protocol::PeerId;
 use lamagrid_protocol::message::{
@@ -15,7 +15,8 @@ use lamagrid_protocol::message::{
 
 use crate::core::effect::Authority;
 use crate::core::policy::admission::AdmissionRequest;
-use crate::core::{Core, Effect, FinishedTask, StoreOp, Task};
+use crate::core::state::task::{NewTask, Task};
+use crate::core::{Core, Effect, FinishedTask, StoreOp};
 
 /// Tasks that one request removes, so that it holds up nobody; the caller asks again.
 const MAX_PURGED: usize = 10_000;
@@ -28,11 +29,11 @@ impl Core {
     pub(crate) fn on_admin(&mut self, peer: PeerId, request: AdminRequest) {
         let reply = match request {
             AdminRequest::ListTasks(list) => self.list(&list).into(),
-            AdminRequest::GetTaskHistory(tell) => self.tell_story(tell.id),
+            AdminRequest::GetTaskHistory(tell) => self.task_history(tell.id),
             AdminRequest::CancelTask(cancel) => {
                 tracing::info!(task.id = %cancel.id, "cancelled by an administrator");
                 self.cancel(cancel.id);
-                self.tell_story(cancel.id)
+                self.task_history(cancel.id)
             }
             AdminRequest::RetryTask(retry) => self.retry_now(&peer, retry.id),
             AdminRequest::PauseQueue(pause) => match self.queue_len.get(&pause.queue).copied() {
@@ -55,7 +56,7 @@ impl Core {
 
     /// Cancels a live task; one that has ended stays as it is.
     pub(crate) fn cancel(&mut self, id: TaskId) {
-        if self.tasks.contains_key(&id) {
+        if self.tasks.contains(id) {
             self.stop_attempt(id);
             self.end(id, Event::Cancel, None);
         }
@@ -93,35 +94,33 @@ impl Core {
         Page { tasks: rest, next, total }
     }
 
-    fn tell_story(&self, id: TaskId) -> AdminReply {
-        let (task, owner, client, priority, input_bytes, dead, replay_of, history) =
-            match (self.tasks.get(&id), self.retention.get(id)) {
-                (Some(task), _) => {
-                    let spec = &task.spec;
-                    let (owner, client) = (spec.owner.clone(), spec.client.clone());
-                    let bytes = spec.input_bytes();
-                    (
-                        self.info(task),
-                        owner,
-                        client,
-                        spec.priority,
-                        bytes,
-                        false,
-                        spec.replay_of,
-                        &task.history,
-                    )
-                }
-                (None, Some(e)) => {
-                    let bytes = e.dead.as_ref().map_or(0, |dead| dead.spec.input_bytes());
-                    let (owner, client) = (e.owner.clone(), e.client.clone());
-                    (e.info(id), owner, client, e.priority, bytes, e.dead.is_some(), e.replay_of, &e.history)
-                }
-                (None, None) => return self.unknown(id),
-            };
-        let what = replay_of.map_or(Milestone::Accepted, |task| Milestone::Replays { task });
-        let accepted = Entry { at_wall_ms: task.created_wall_ms, attempt: 0, what };
-        let history = std::iter::once(accepted).chain(bounded(history)).collect();
-        TaskHistory { task, owner, client, priority, input_bytes, dead, replay_of, history }.into()
+    fn task_history(&self, id: TaskId) -> AdminReply {
+        if let Some(task) = self.tasks.get(id) {
+            let spec = task.spec();
+            return TaskHistory {
+                task: self.info(task),
+                owner: spec.owner.clone(),
+                client: spec.client.clone(),
+                priority: spec.priority,
+                input_bytes: spec.input_bytes(),
+                dead: false,
+                replay_of: spec.replay_of,
+                history: full_history(task.created_wall_ms(), spec.replay_of, task.history()),
+            }
+            .into();
+        }
+        let Some(finished) = self.retention.get(id) else { return self.unknown(id) };
+        TaskHistory {
+            task: finished.info(id),
+            owner: finished.owner.clone(),
+            client: finished.client.clone(),
+            priority: finished.priority,
+            input_bytes: finished.dead.as_ref().map_or(0, |dead| dead.spec.input_bytes()),
+            dead: finished.dead.is_some(),
+            replay_of: finished.replay_of,
+            history: full_history(finished.created_wall_ms, finished.replay_of, &finished.history),
+        }
+        .into()
     }
 
     fn unknown(&self, id: TaskId) -> AdminReply {
@@ -129,13 +128,13 @@ impl Core {
     }
 
     fn retry_now(&mut self, peer: &PeerId, id: TaskId) -> AdminReply {
-        if let Some(task) = self.tasks.get_mut(&id) {
-            let State::Queued { not_before_ms } = task.state else {
+        if let Some(task) = self.tasks.get_mut(id) {
+            let Some(not_before_ms) = task.not_before_ms() else {
                 return refused(format!("task {id} is on a node now"));
             };
             if not_before_ms > self.clock.elapsed_ms() {
                 self.unqueue(id);
-                self.tasks.get_mut(&id).expect("looked up above").state = State::Queued { not_before_ms: 0 };
+                self.tasks.get_mut(id).expect("looked up above").end_delay();
                 self.enqueue(id);
                 self.dispatch_task(id);
             }
@@ -170,7 +169,8 @@ impl Core {
             Ok(evicted) => evicted,
             Err(failure) => return refusal(failure),
         };
-        let task = Task::new(spec, digest, self.next_seq, self.clock.now().wall_ms, inline);
+        let (seq, created_wall_ms) = (self.tasks.next_seq(), self.clock.now().wall_ms);
+        let task = Task::new(NewTask { spec, digest, seq, created_wall_ms, inline });
         self.make_room(evicted, |core| core.take_over(id, task));
         tracing::info!(task.id = %id, runs_as = %new, "dead letter is replayed");
         self.dispatch_task(new);
@@ -179,7 +179,7 @@ impl Core {
 
     /// Gives a dead letter's inputs to the task that repeats it.
     fn take_over(&mut self, dead: TaskId, task: Task) {
-        let new = task.spec.id;
+        let new = task.id();
         self.admission.task_removed(self.retention.get(dead).expect("the caller looked it up"));
         let wall_ms = self.clock.now().wall_ms;
         let ended = self.retention.mark_replayed(dead, new, wall_ms).expect("looked up above");
@@ -270,15 +270,18 @@ pub(crate) fn asked_by(peer: &PeerId, by: Option<String>) -> String {
     }
 }
 
-/// A history as one message can hold it: where nodes reported many long failures, each is cut.
-fn bounded(history: &[Entry]) -> impl Iterator<Item = Entry> {
+/// A history from the acceptance on, as one message can hold it: of many long failures, each is shortened.
+fn full_history(created_wall_ms: u64, replay_of: Option<TaskId>, history: &[Entry]) -> Vec<Entry> {
+    let what = replay_of.map_or(Milestone::Accepted, |task| Milestone::Replays { task });
+    let accepted = Entry { at_wall_ms: created_wall_ms, attempt: 0, what };
     let max_bytes = HISTORY_BYTES / history.len().max(1);
-    history.iter().cloned().map(move |mut entry| {
+    let shortened = history.iter().cloned().map(|mut entry| {
         if let Milestone::Failed { failure, retry_in_ms } = entry.what {
             entry.what = Milestone::Failed { failure: failure.cut(max_bytes), retry_in_ms };
         }
         entry
-    })
+    });
+    std::iter::once(accepted).chain(shortened).collect()
 }
 
 pub(crate) fn refused(text: String) -> AdminReply {
@@ -291,16 +294,16 @@ fn refusal(failure: Failure) -> AdminReply {
 
 fn line(task: &Task) -> TaskLine {
     TaskLine {
-        id: task.spec.id,
-        model: task.spec.model.clone(),
-        queue: task.spec.queue.clone(),
-        client: task.spec.client.clone(),
-        status: task.state.status(),
+        id: task.id(),
+        model: task.spec().model.clone(),
+        queue: task.spec().queue.clone(),
+        client: task.spec().client.clone(),
+        status: task.state().status(),
         failure: None,
-        node: task.node.as_ref().map(ToString::to_string),
-        attempts: task.counters.attempts,
+        node: task.node().map(ToString::to_string),
+        attempts: task.counters().attempts,
         dead: false,
-        created_wall_ms: task.created_wall_ms,
+        created_wall_ms: task.created_wall_ms(),
         finished_wall_ms: None,
     }
 }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use lamagrid_domain::{
-    Event, Failure, FailureKind, Hash, ModelName, Owner, QueueName, Role, SessionId, State, TaskId,
+    Event, Failure, FailureKind, Hash, ModelName, Owner, QueueName, Role, SessionId, TaskId,
 };
 use lamagrid_protocol::message::{
     Accepted, Action, Cancel, ClientReply, ClientRequest, GetGridStatus, GridStatus, NodeStatus, Pong,
@@ -16,7 +16,8 @@ use crate::core::policy::admission::AdmissionRequest;
 use crate::core::policy::inputs;
 use crate::core::state::retention::Released;
 use crate::core::state::sessions::Session;
-use crate::core::{Core, Effect, StoreOp, Task};
+use crate::core::state::task::{Lease, NewTask, Task};
+use crate::core::{Core, Effect, StoreOp};
 
 /// An id that was drawn later than this from now is refused: its host's clock is wrong, or it carries no time.
 const MAX_AHEAD_MS: u64 = 86_400_000;
@@ -68,8 +69,8 @@ impl Core {
 
     pub(crate) fn on_client_gone(&mut self, peer: &PeerId) {
         for id in self.followed.remove(peer).unwrap_or_default() {
-            if let Some(task) = self.tasks.get_mut(&id) {
-                task.followers.retain(|p| p != peer);
+            if let Some(task) = self.tasks.get_mut(id) {
+                task.remove_follower(peer);
             }
         }
     }
@@ -85,8 +86,8 @@ impl Core {
         owner: &Owner,
         digest: Option<Hash>,
     ) -> Option<TaskId> {
-        let found = match (self.tasks.get(&id), self.retention.get(id)) {
-            (Some(task), _) => Some((&task.spec.owner, task.digest, self.info(task))),
+        let found = match (self.tasks.get(id), self.retention.get(id)) {
+            (Some(task), _) => Some((&task.spec().owner, task.digest(), self.info(task))),
             (None, Some(ended)) => Some((&ended.owner, ended.digest, ended.info(id))),
             (None, None) => None,
         };
@@ -108,9 +109,8 @@ impl Core {
     }
 
     fn follow(&mut self, peer: &PeerId, id: TaskId) {
-        let Some(task) = self.tasks.get_mut(&id) else { return };
-        if !task.followers.contains(peer) {
-            task.followers.push(peer.clone());
+        let Some(task) = self.tasks.get_mut(id) else { return };
+        if task.add_follower(peer) {
             self.followed.entry(peer.clone()).or_default().insert(id);
         }
     }
@@ -158,8 +158,8 @@ impl Core {
         owner: &Owner,
         digest: Hash,
     ) -> bool {
-        let known = match (self.tasks.get(&id), self.retention.get(id)) {
-            (Some(task), _) => task.spec.owner == *owner && task.digest == digest,
+        let known = match (self.tasks.get(id), self.retention.get(id)) {
+            (Some(task), _) => task.spec().owner == *owner && task.digest() == digest,
             (None, Some(ended)) => ended.owner == *owner && ended.digest == digest,
             (None, None) if self.retention.tombstones().contains(id) => {
                 self.reply(peer, Unknown { seq, id, expired: true });
@@ -224,8 +224,9 @@ impl Core {
         let id = spec.id;
         let digest = lamagrid_protocol::payload_digest(&spec);
         if self.on_known(peer, seq, id, &spec.owner, digest) {
-            let mine = self.tasks.get(&id).is_some_and(|t| t.spec.owner == spec.owner && t.digest == digest)
-                || self.retention.get(id).is_some_and(|e| e.owner == spec.owner && e.digest == digest);
+            let mine =
+                self.tasks.get(id).is_some_and(|t| t.spec().owner == spec.owner && t.digest() == digest)
+                    || self.retention.get(id).is_some_and(|e| e.owner == spec.owner && e.digest == digest);
             if follow && mine {
                 self.follow(peer, id);
                 self.tell_outcome(peer, id);
@@ -246,9 +247,11 @@ impl Core {
             Err(failure) => return self.refuse(peer, seq, failure, Some(&spec.queue)),
         };
         let inline: Vec<_> = inline_roles.iter().copied().zip(inline).collect();
-        let task = Task::new(spec, digest, self.next_seq, self.clock.now().wall_ms, inline_roles);
+        let (seq_of_task, created_wall_ms) = (self.tasks.next_seq(), self.clock.now().wall_ms);
+        let task =
+            Task::new(NewTask { spec, digest, seq: seq_of_task, created_wall_ms, inline: inline_roles });
         self.make_room(evicted, |core| core.take_in(task, inline, None));
-        let position = self.position(&self.tasks[&id]);
+        let position = self.position(&self.tasks[id]);
         self.reply(peer, Accepted { seq, id, position });
         if follow {
             self.follow(peer, id);
@@ -277,8 +280,7 @@ impl Core {
 
     /// Writes a new task, and makes it findable.
     pub(crate) fn take_in(&mut self, task: Task, inline: Vec<(Role, Bytes)>, inherits: Option<TaskId>) {
-        self.next_seq = task.seq + 1;
-        let spec = &task.spec;
+        let spec = task.spec();
         tracing::info!(
             task.id = %spec.id, queue = %spec.queue, model = %spec.model, owner = %spec.owner,
             priority = spec.priority, "task accepted"
@@ -288,12 +290,12 @@ impl Core {
     }
 
     fn write_accepted(&mut self, task: &Task, inline: Vec<(Role, Bytes)>, inherits: Option<TaskId>) {
-        fault!(self, RowForgotten(task.spec.id) => return);
+        fault!(self, RowForgotten(task.id()) => return);
         self.emit(Effect::Store(StoreOp::Insert {
-            spec: Box::new(task.spec.clone()),
-            digest: task.digest,
-            seq: task.seq,
-            created_wall_ms: task.created_wall_ms,
+            spec: Box::new(task.spec().clone()),
+            digest: task.digest(),
+            seq: task.seq(),
+            created_wall_ms: task.created_wall_ms(),
             inline,
             inherits,
         }));
@@ -301,7 +303,7 @@ impl Core {
 
     fn on_cancel(&mut self, peer: &PeerId, cancel: &Cancel) {
         let id = cancel.id;
-        if self.tasks.get(&id).is_some_and(|task| task.spec.owner == cancel.owner) {
+        if self.tasks.get(id).is_some_and(|task| task.spec().owner == cancel.owner) {
             self.cancel(id);
         }
         let is_free = !self.knows(id) && !self.admission.uploads().is_of_another(id, &cancel.owner);
@@ -320,9 +322,7 @@ impl Core {
 
     /// Tells the node of a running attempt to stop, and forgets that it holds it.
     pub(crate) fn stop_attempt(&mut self, id: TaskId) {
-        let Some(State::Assigned { token, session }) = self.tasks.get(&id).map(|t| t.state.clone()) else {
-            return;
-        };
+        let Some(Lease { token, session }) = self.tasks.get(id).and_then(Task::lease) else { return };
         if let Some(session) = self.sessions.get_mut(&session) {
             session.release(token);
         }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use lamagrid_domain::{
-    Advance, Event, Failure, FailureKind, LeaseToken, QueueName, Role, SessionId, State, TaskId, printable,
+    Advance, Event, Failure, FailureKind, LeaseToken, QueueName, Role, SessionId, TaskId, printable,
 };
 use lamagrid_protocol::PeerId;
 use lamagrid_protocol::message::{
@@ -16,6 +16,8 @@ use crate::core::policy::retry::Loss;
 use crate::core::state::dispatch_order::AttemptState;
 use crate::core::state::finished_task::DeliveredResult;
 use crate::core::state::sessions::{Orphan, Orphans, Session};
+use crate::core::state::task::Lease;
+use crate::core::state::task_timers::shorter_limit_ms;
 use crate::core::{Core, Effect, NodeId};
 
 /// Most models one node may offer.
@@ -127,8 +129,8 @@ impl Core {
             };
             fresh.adopt(orphan.token, state);
             let id = self.tokens.get(&orphan.token);
-            let task = id.and_then(|id| self.tasks.get_mut(id)).expect("orphans are live");
-            task.state = task.state.apply(Event::Adopt { session }).expect("orphans are assigned");
+            let task = id.and_then(|id| self.tasks.get_mut(*id)).expect("orphans are live");
+            task.adopt(session);
         }
         tracing::info!(
             %node, session = fresh.number, kind = fresh.info.kind.as_str(), pid = fresh.info.pid, slots, overlap,
@@ -246,10 +248,9 @@ impl Core {
             self.answer(peer, Abandon { token });
             return;
         };
-        let task = self.tasks.get_mut(&id).expect("leased tasks are unfinished");
-        let is_first = !std::mem::replace(&mut task.accepted, true);
-        if is_first {
-            self.watch_run(id);
+        let task = self.tasks.get_mut(id).expect("leased tasks are unfinished");
+        if task.accept() {
+            self.start_run_timer(id);
         }
         self.answer(peer, Proceed { token });
     }
@@ -257,7 +258,7 @@ impl Core {
     /// The task whose lease a session holds under this token.
     fn leased_task(&self, session: SessionId, token: LeaseToken) -> Option<TaskId> {
         let id = self.task_of(token)?;
-        (self.tasks[&id].state == State::Assigned { token, session }).then_some(id)
+        (self.tasks[id].lease() == Some(Lease { token, session })).then_some(id)
     }
 
     /// The task that a session may deliver under this token.
@@ -281,6 +282,20 @@ impl Core {
             running.iter().chain(unrecorded).filter(|token| !leased.contains(token)).copied().collect();
         fault!(self, StaleAccepted => return stale.into_iter().filter(|token| !self.keeps_stale(*token)).collect());
         stale
+    }
+
+    /// The node accepted the attempt: its time begins.
+    pub(crate) fn start_run_timer(&mut self, id: TaskId) {
+        let limit_ms = self.run_limit_ms(id);
+        let task = self.tasks.get_mut(id).expect("the caller holds a live task");
+        self.timers.start_run(task, limit_ms, self.clock.elapsed_ms());
+    }
+
+    fn run_limit_ms(&self, id: TaskId) -> Option<u64> {
+        let own_ms = self.tasks[id].spec().run_limit_ms;
+        let limit_ms = shorter_limit_ms(own_ms, self.settings.scheduler.run_limit_ms);
+        fault!(self, OwnLimitCounts => return own_ms.or(limit_ms));
+        limit_ms
     }
 
     fn node_worked(&mut self, session: SessionId) {
@@ -325,9 +340,9 @@ impl Core {
     }
 
     fn learn_run_time(&mut self, id: TaskId, ms: f64) {
-        let Some(task) = self.tasks.get(&id) else { return };
+        let Some(task) = self.tasks.get(id) else { return };
         if ms.is_finite() && ms >= 0.0 {
-            let average = self.run_ms.entry(task.spec.queue.clone()).or_insert(ms);
+            let average = self.run_ms.entry(task.spec().queue.clone()).or_insert(ms);
             *average += (ms - *average) * 0.1; // about the last ten tasks
         }
     }
@@ -346,8 +361,8 @@ impl Core {
                 let Some(session) = self.sessions.get_mut(&step.session) else { return };
                 session.last_seen_ms = self.clock.elapsed_ms();
                 let id = session.tokens.get(&step.token).and_then(|_| self.tokens.get(&step.token).copied());
-                if let Some((id, task)) = id.and_then(|id| Some((id, self.tasks.get_mut(&id)?))) {
-                    task.progress = Advance { activity: step.activity, step: step.step, of: step.of };
+                if let Some((id, task)) = id.and_then(|id| Some((id, self.tasks.get_mut(id)?))) {
+                    task.set_progress(Advance { activity: step.activity, step: step.step, of: step.of });
                     self.tell_followers(id);
                 }
                 self.dispatch_to(step.session);
@@ -371,7 +386,7 @@ impl Core {
         self.emit(Effect::CloseSession { session: id });
         self.drains.away(&session.node, self.clock.elapsed_ms());
         let is_accepted = |core: &Self, token: &LeaseToken| {
-            core.tokens.get(token).and_then(|id| core.tasks.get(id)).is_some_and(|task| task.accepted)
+            core.tokens.get(token).and_then(|id| core.tasks.get(*id)).is_some_and(|task| task.is_accepted())
         };
         let waiting: Vec<_> = session.on_overlap().into_iter().map(|(token, _)| token).collect();
         let attempts_in_order = session.attempts_in_order();

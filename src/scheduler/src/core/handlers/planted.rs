@@ -1,6 +1,6 @@
 //! What the planted faults do. Only `fault!` calls these methods.
 
-use lamagrid_domain::{Durability, LeaseToken, SessionId, State, TaskId};
+use lamagrid_domain::{Durability, LeaseToken, SessionId, TaskId};
 use lamagrid_protocol::message::{AttemptOutcome, Delivery};
 
 use crate::core::fault::Fault;
@@ -10,7 +10,7 @@ impl Core {
     /// [`Fault::StaleAccepted`]: the task that any session may deliver under this token.
     pub(crate) fn stale_task(&self, token: LeaseToken) -> Option<TaskId> {
         let id = self.task_of(token).filter(|id| self.faults.is_planted_at(Fault::StaleAccepted, *id))?;
-        matches!(self.tasks[&id].state, State::Assigned { .. }).then_some(id)
+        self.tasks[id].lease().map(|_| id)
     }
 
     /// [`Fault::StaleAccepted`] under real load, where a lost attempt has to survive to be delivered late.

@@ -1,15 +1,17 @@
 //! What happens because time passed. Everything here runs on a tick, after the sockets were drained.
 
-use lamagrid_domain::TaskId;
+use lamagrid_domain::{Failure, FailureKind, TaskId};
 
 use crate::core::{Core, Effect, StoreOp};
 
 /// Results whose retention ends are removed in portions, so that one tick stays short.
 const MAX_FORGOTTEN_PER_TICK: usize = 256;
+/// Tasks raised in one tick, for the same reason.
+const MAX_RAISED_PER_TICK: usize = 4_096;
 
 impl Core {
     pub(crate) fn on_tick(&mut self) {
-        self.raise_old();
+        self.raise_aged();
         self.end_expired_uploads();
         self.end_sessions_that_do_not_accept();
         self.end_silent_sessions();
@@ -72,10 +74,47 @@ impl Core {
     }
 
     fn fail_past_deadlines(&mut self) {
-        while let Some(&(_, id)) =
-            self.deadlines.first().filter(|(at, _)| *at <= self.clock.wall().believed_ms())
-        {
+        while let Some(id) = self.timers.due_deadline(self.clock.wall().believed_ms()) {
             self.past_deadline(id);
+        }
+    }
+
+    fn fail_long_waits(&mut self) {
+        let clock_ms = self.clock.elapsed_ms();
+        while let Some(id) = self.timers.due_wait(clock_ms) {
+            let task = &self.tasks[id];
+            let queue = &task.spec().queue;
+            let waited_ms = task.queue_ms() + task.queued_for_ms(clock_ms);
+            let mut text = format!(
+                "no node took the task within its limit: it waited {} s in queue {queue}, where {} tasks wait",
+                waited_ms.div_ceil(1_000),
+                self.queue_len[queue]
+            );
+            text.extend(self.pause_text(queue).map(|paused| format!("; {paused}")));
+            self.fail(id, Failure::new(FailureKind::WaitedTooLong, text));
+        }
+    }
+
+    fn stop_long_runs(&mut self) {
+        while let Some(id) = self.timers.due_run(self.clock.elapsed_ms()) {
+            let task = self.tasks.get_mut(id).expect("timers are of unfinished tasks");
+            self.timers.stop_run(task);
+            let node = task.node().map_or_else(|| "?".to_owned(), ToString::to_string);
+            let text =
+                format!("the attempt on node {node} took longer than it may (run_limit_ms) and was stopped");
+            self.stop_attempt(id);
+            self.attempt_failed(id, Failure::new(FailureKind::RanTooLong, text));
+        }
+    }
+
+    /// Raises the priority of tasks that have waited for another ageing period.
+    fn raise_aged(&mut self) {
+        let ageing_ms = self.settings.scheduler.ageing_ms;
+        for _ in 0..MAX_RAISED_PER_TICK {
+            let Some(id) = self.timers.due_rise(self.clock.elapsed_ms()) else { break };
+            self.raise(id);
+            let task = self.tasks.get_mut(id).expect("it was raised above");
+            self.timers.restart_rise(task, ageing_ms);
         }
     }
 
@@ -93,13 +132,13 @@ impl Core {
             let since = self.unserved.get(key).copied().unwrap_or(clock_ms);
             unserved.insert(key.clone(), since);
             if clock_ms.saturating_sub(since) >= wait_ms {
-                let waited = |id: &_| clock_ms.saturating_sub(self.tasks[id].queued_at_ms) >= wait_ms;
+                let waited = |id: &_| self.tasks[*id].queued_for_ms(clock_ms) >= wait_ms;
                 over.extend(waiting.ids().filter(waited));
             }
         }
         self.unserved = unserved;
         for id in over {
-            let spec = &self.tasks[&id].spec;
+            let spec = self.tasks[id].spec();
             let failure = self.unserved_failure(&spec.queue, &spec.model);
             self.fail(id, failure);
         }

@@ -188,7 +188,7 @@ impl Core {
             if victims.len() as u64 >= places && freed >= bytes {
                 break;
             }
-            freed = freed.saturating_add(self.tasks[&id].spec.input_bytes());
+            freed = freed.saturating_add(self.tasks[id].spec().input_bytes());
             victims.push(id);
         }
         (victims.len() as u64 >= places && freed >= bytes).then_some(victims)

@@ -12,14 +12,13 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
-use lamagrid_domain::{
-    Advance, Event, LeaseToken, Milestone, ModelName, Owner, QueueName, SessionId, State, TaskId,
-};
+use lamagrid_domain::{LeaseToken, ModelName, Owner, QueueName, SessionId, TaskId};
 use lamagrid_protocol::message::Assign;
 
 use crate::core::state::fair_queue::Turn;
 use crate::core::state::sessions::Session;
-use crate::core::{Core, Effect, StoreOp, Task};
+use crate::core::state::task::{Lease, Task};
+use crate::core::{Core, Effect, StoreOp};
 
 /// Avoided tasks of one owner that are skipped when a session looks for work; more wait for the next look.
 const MAX_SKIPPED: usize = 16;
@@ -52,7 +51,7 @@ struct Place {
 
 impl Place {
     fn of(task: &Task) -> Self {
-        Self { tag: task.tag, seq: task.seq, id: task.spec.id }
+        Self { tag: task.tag(), seq: task.seq(), id: task.id() }
     }
 }
 
@@ -65,21 +64,21 @@ pub(crate) struct Waiting(BTreeMap<Reverse<i8>, Owners>);
 
 impl Waiting {
     fn insert(&mut self, task: &Task) {
-        let owners = self.0.entry(Reverse(task.priority)).or_default();
-        match owners.get_mut(&task.spec.owner) {
+        let owners = self.0.entry(Reverse(task.priority())).or_default();
+        match owners.get_mut(&task.spec().owner) {
             Some(places) => _ = places.insert(Place::of(task)),
-            None => _ = owners.insert(task.spec.owner.clone(), BTreeSet::from([Place::of(task)])),
+            None => _ = owners.insert(task.spec().owner.clone(), BTreeSet::from([Place::of(task)])),
         }
     }
 
     fn remove(&mut self, task: &Task) -> bool {
-        let Some(owners) = self.0.get_mut(&Reverse(task.priority)) else { return false };
-        let Some(places) = owners.get_mut(&task.spec.owner) else { return false };
+        let Some(owners) = self.0.get_mut(&Reverse(task.priority())) else { return false };
+        let Some(places) = owners.get_mut(&task.spec().owner) else { return false };
         let was_there = places.remove(&Place::of(task));
         if places.is_empty() {
-            owners.remove(&task.spec.owner);
+            owners.remove(&task.spec().owner);
             if owners.is_empty() {
-                self.0.remove(&Reverse(task.priority));
+                self.0.remove(&Reverse(task.priority()));
             }
         }
         was_there
@@ -89,8 +88,8 @@ impl Waiting {
     /// own.
     pub(crate) fn ahead_of(&self, task: &Task) -> u64 {
         let mut ahead = 0;
-        for (priority, owners) in self.0.range(..=Reverse(task.priority)) {
-            let own = owners.get(&task.spec.owner).filter(|_| priority.0 == task.priority);
+        for (priority, owners) in self.0.range(..=Reverse(task.priority())) {
+            let own = owners.get(&task.spec().owner).filter(|_| priority.0 == task.priority());
             let own_ahead = own.map(|places| {
                 let place = Place::of(task);
                 let is_last = places.last().is_none_or(|last| *last <= place);
@@ -102,8 +101,8 @@ impl Waiting {
             });
             for (owner, places) in owners {
                 ahead += match own_ahead {
-                    Some(own_ahead) if *owner == task.spec.owner => own_ahead,
-                    _ if priority.0 == task.priority => places.len().min(own_ahead.unwrap_or(0) + 1),
+                    Some(own_ahead) if *owner == task.spec().owner => own_ahead,
+                    _ if priority.0 == task.priority() => places.len().min(own_ahead.unwrap_or(0) + 1),
                     _ => places.len(),
                 } as u64;
             }
@@ -137,33 +136,31 @@ impl Waiting {
 impl Core {
     /// Makes a queued task findable, now or once its delay is over, and counts it.
     pub(crate) fn enqueue(&mut self, id: TaskId) {
-        let task = self.tasks.get_mut(&id).expect("the caller holds a live task");
-        task.queued_at_ms = self.clock.elapsed_ms();
-        let State::Queued { not_before_ms } = task.state else {
-            unreachable!("only queued tasks are enqueued")
-        };
-        *self.queue_len.entry(task.spec.queue.clone()).or_default() += 1;
-        self.admission.task_queued(&task.spec);
+        let task = self.tasks.get_mut(id).expect("the caller holds a live task");
+        task.enter_queue(self.clock.elapsed_ms());
+        let not_before_ms = task.not_before_ms().expect("only queued tasks are enqueued");
+        *self.queue_len.entry(task.spec().queue.clone()).or_default() += 1;
+        self.admission.task_queued(task.spec());
         if not_before_ms > self.clock.elapsed_ms() {
             self.delayed.insert((not_before_ms, id));
         } else {
-            let key = (task.spec.queue.clone(), task.spec.model.clone());
+            let key = (task.spec().queue.clone(), task.spec().model.clone());
             self.waiting.entry(key).or_default().insert(task);
-            self.fair_queue.enter(&task.spec, task.priority);
+            self.fair_queue.enter(task.spec(), task.priority());
         }
-        self.watch_wait(id);
+        self.timers.start_wait(task, &self.settings.scheduler, self.clock.elapsed_ms());
     }
 
     /// Takes a task out of the indexes of waiting tasks, if it is there.
     pub(crate) fn unqueue(&mut self, id: TaskId) {
-        self.forget_wait(id);
-        let Some(task) = self.tasks.get_mut(&id) else { return };
-        let State::Queued { not_before_ms } = task.state else { return };
-        task.queue_ms += self.clock.elapsed_ms().saturating_sub(task.queued_at_ms);
-        let key = (task.spec.queue.clone(), task.spec.model.clone());
+        let Some(task) = self.tasks.get_mut(id) else { return };
+        self.timers.stop_wait(task);
+        let Some(not_before_ms) = task.not_before_ms() else { return };
+        task.leave_queue(self.clock.elapsed_ms());
+        let key = (task.spec().queue.clone(), task.spec().model.clone());
         if let Some(waiting) = self.waiting.get_mut(&key) {
             if waiting.remove(task) {
-                self.fair_queue.leave(&task.spec, task.priority);
+                self.fair_queue.leave(task.spec(), task.priority());
             }
             if waiting.0.is_empty() {
                 self.waiting.remove(&key);
@@ -173,7 +170,7 @@ impl Core {
         if let Some(len) = self.queue_len.get_mut(&key.0) {
             *len -= 1;
         }
-        self.admission.task_unqueued(&task.spec);
+        self.admission.task_unqueued(task.spec());
     }
 
     /// Gives a waiting task to the best session that can take it, if there is one, behind tasks that go before it.
@@ -194,8 +191,8 @@ impl Core {
     fn assign_in_order(&mut self, mut id: TaskId) {
         loop {
             let session = self.best_for(id).expect("some session can take it");
-            let rank = self.rank(&self.tasks[&id]);
-            match self.next_for(session).filter(|next| self.rank(&self.tasks[next]) < rank) {
+            let rank = self.rank(&self.tasks[id]);
+            match self.next_for(session).filter(|next| self.rank(&self.tasks[*next]) < rank) {
                 Some(better) => id = better,
                 None => {
                     #[cfg(test)]
@@ -210,31 +207,31 @@ impl Core {
 
     /// Where a task stands at this moment.
     pub(crate) fn rank(&self, task: &Task) -> Rank {
-        let spec = &task.spec;
-        let turn = self.fair_queue.turn(&spec.queue, task.priority, &spec.owner);
-        Rank { priority: Reverse(task.priority), turn, owner: spec.owner.clone(), place: Place::of(task) }
+        let spec = task.spec();
+        let turn = self.fair_queue.turn(&spec.queue, task.priority(), &spec.owner);
+        Rank { priority: Reverse(task.priority()), turn, owner: spec.owner.clone(), place: Place::of(task) }
     }
 
     /// Raises a waiting task's priority by one: it stands among others then.
     pub(crate) fn raise(&mut self, id: TaskId) {
-        let task = self.tasks.get_mut(&id).expect("only waiting tasks rise");
-        let key = (task.spec.queue.clone(), task.spec.model.clone());
+        let task = self.tasks.get_mut(id).expect("only waiting tasks rise");
+        let key = (task.spec().queue.clone(), task.spec().model.clone());
         let waiting = self.waiting.get_mut(&key);
         let in_index = waiting.and_then(|waiting| waiting.remove(task).then_some(waiting));
         if in_index.is_some() {
-            self.fair_queue.leave(&task.spec, task.priority);
+            self.fair_queue.leave(task.spec(), task.priority());
         }
-        task.priority += 1;
+        task.raise_priority();
         if let Some(waiting) = in_index {
             waiting.insert(task);
-            self.fair_queue.enter(&task.spec, task.priority);
+            self.fair_queue.enter(task.spec(), task.priority());
         }
     }
 
     /// The session that a waiting task goes to now.
     fn best_for(&self, id: TaskId) -> Option<SessionId> {
-        let task = self.tasks.get(&id).filter(|task| matches!(task.state, State::Queued { .. }))?;
-        if self.paused.contains_key(&task.spec.queue) {
+        let task = self.tasks.get(id).filter(|task| task.not_before_ms().is_some())?;
+        if self.paused.contains_key(&task.spec().queue) {
             return None;
         }
         let can_take = self.sessions.values().filter(|s| self.can_take(s) && self.may_be_given(task, s));
@@ -244,7 +241,7 @@ impl Core {
             .min_by_key(|s| {
                 (
                     self.would_wait_on(s),
-                    !s.has_loaded(&task.spec.model),
+                    !s.has_loaded(&task.spec().model),
                     s.waiting(),
                     s.last_assigned_ms,
                     s.id,
@@ -271,14 +268,14 @@ impl Core {
 
     fn runs_alone(&self, task: &Task) -> bool {
         fault!(self, SuspectInCompany => return false);
-        self.isolated.contains(&task.spec.id)
+        self.isolated.contains(&task.id())
     }
 
     /// Where the first isolated task stands for which a session is kept free: what stands behind it goes elsewhere.
     fn kept_free_for(&self, session: &Session) -> Option<Rank> {
-        let waiting = self.isolated.iter().filter_map(|id| self.tasks.get(id)).filter(|task| {
-            matches!(task.state, State::Queued { not_before_ms } if not_before_ms <= self.clock.elapsed_ms())
-                && !self.paused.contains_key(&task.spec.queue)
+        let waiting = self.isolated.iter().filter_map(|id| self.tasks.get(*id)).filter(|task| {
+            task.is_ready(self.clock.elapsed_ms())
+                && !self.paused.contains_key(&task.spec().queue)
                 && self.runs_alone(task)
                 && self.fits(task, session)
         });
@@ -309,7 +306,7 @@ impl Core {
 
     /// Whether a session serves a task and may have it.
     pub(crate) fn fits(&self, task: &Task, session: &Session) -> bool {
-        session.offers(&task.spec.queue, &task.spec.model) && self.may_have(task, session)
+        session.offers(&task.spec().queue, &task.spec().model) && self.may_have(task, session)
     }
 
     fn next_for(&self, session: SessionId) -> Option<TaskId> {
@@ -339,7 +336,7 @@ impl Core {
                 if first.is_some_and(|(best, ..)| best < turn) {
                     continue;
                 }
-                let task = |place: &&Place| &self.tasks[&place.id];
+                let task = |place: &&Place| &self.tasks[place.id];
                 let may_now = |place: &&Place| session.is_unused() || !self.runs_alone(task(place));
                 let may_have = |place: &&Place| self.may_have(task(place), session);
                 let place = places.iter().filter(may_now).take(MAX_SKIPPED).find(may_have);
@@ -373,15 +370,15 @@ impl Core {
 
     /// A node that failed this task for its own reasons gets it again only where nobody else can.
     fn may_have(&self, task: &Task, session: &Session) -> bool {
-        !task.avoid.contains(&session.node) || !self.has_other_node(task)
+        !task.avoids(&session.node) || !self.has_other_node(task)
     }
 
     /// Whether a live node that the task does not avoid serves its model.
     pub(crate) fn has_other_node(&self, task: &Task) -> bool {
         self.sessions.values().any(|s| {
             !s.draining
-                && s.offers(&task.spec.queue, &task.spec.model)
-                && !task.avoid.contains(&s.node)
+                && s.offers(&task.spec().queue, &task.spec().model)
+                && !task.avoids(&s.node)
                 && !self.breaker.is_aside(&s.node)
         })
     }
@@ -395,32 +392,27 @@ impl Core {
         self.unqueue(id);
         let token = LeaseToken::from_bytes(self.random_bytes());
         let accept_by = self.clock.elapsed_ms() + self.settings.scheduler.accept_timeout_ms;
-        let task = self.tasks.get_mut(&id).expect("waiting tasks are live");
+        let task = self.tasks.get_mut(id).expect("waiting tasks are live");
         let target = self.sessions.get_mut(&session).expect("the caller chose a live session");
-        task.state = task.state.apply(Event::Assign { token, session }).expect("waiting tasks are queued");
-        task.counters.attempts += 1;
-        task.accepted = false;
         let node = target.node.clone();
+        task.assign(Lease { token, session }, &node, self.clock.now());
         tracing::info!(
-            task.id = %id, attempt = task.counters.attempts, %node, session = target.number,
-            queue = %task.spec.queue, "task assigned"
+            task.id = %id, attempt = task.counters().attempts, %node, session = target.number,
+            queue = %task.spec().queue, "task assigned"
         );
-        task.note(self.clock.now(), Milestone::Assigned { node: node.name.clone() });
-        task.node = Some(node.clone());
-        self.fair_queue.given(&task.spec, task.priority, task.tag);
+        self.fair_queue.given(task.spec(), task.priority(), task.tag());
         self.breaker.given(&node, token);
-        task.progress = Advance::default();
         target.give(token, self.clock.elapsed_ms(), accept_by);
-        let index = target.lane_of(&task.spec.queue).expect("a session that offers a queue has its lane");
+        let index = target.lane_of(&task.spec().queue).expect("a session that offers a queue has its lane");
         self.tokens.insert(token, id);
-        let inline = task.inline.clone();
+        let inline = task.inline().to_vec();
         let assign = Assign {
             token,
-            attempt: task.counters.attempts,
-            spec: task.spec.clone(),
+            attempt: task.counters().attempts,
+            spec: task.spec().clone(),
             inline: inline.clone(),
         };
-        let counters = task.counters;
+        let counters = task.counters();
         self.emit(Effect::Store(StoreOp::Assign { id, token, node, counters }));
         let attach = (!inline.is_empty()).then_some((id, inline));
         self.emit(Effect::Lane { session, index, message: assign.into(), attach });

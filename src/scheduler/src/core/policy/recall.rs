@@ -10,9 +10,10 @@ use std::collections::BTreeMap;
 use lamagrid_domain::{LeaseToken, SessionId, TaskId};
 use lamagrid_protocol::message::Action;
 
+use crate::core::Core;
 use crate::core::policy::placement::Rank;
 use crate::core::policy::retry::Loss;
-use crate::core::{Core, Task};
+use crate::core::state::task::Task;
 
 /// A task that a node accepted and no slot has begun with.
 pub(crate) struct Waits {
@@ -52,7 +53,7 @@ impl Core {
         // Whatever was asked for has its slot; each other one takes a slot of its own.
         waiting.sort_unstable_by(|a, b| (!a.recalled, &a.rank).cmp(&(!b.recalled, &b.rank)));
         for waits in waiting {
-            let Some(left) = self.best_of(&idle, &self.tasks[&waits.task]).and_then(|s| idle.get_mut(&s))
+            let Some(left) = self.best_of(&idle, &self.tasks[waits.task]).and_then(|s| idle.get_mut(&s))
             else {
                 continue;
             };
@@ -83,8 +84,8 @@ impl Core {
             .chain(left_behind.map(|o| (None, o.token, false)))
             .filter_map(|(holder, token, recalled)| {
                 let task =
-                    self.tokens.get(&token).and_then(|id| self.tasks.get(id)).filter(|t| t.accepted)?;
-                Some(Waits { recalled, rank: self.rank(task), task: task.spec.id, token, holder })
+                    self.tokens.get(&token).and_then(|id| self.tasks.get(*id)).filter(|t| t.is_accepted())?;
+                Some(Waits { recalled, rank: self.rank(task), task: task.id(), token, holder })
             })
             .collect()
     }
@@ -93,6 +94,6 @@ impl Core {
     fn best_of(&self, idle: &BTreeMap<SessionId, u64>, task: &Task) -> Option<SessionId> {
         let fitting =
             idle.keys().filter_map(|id| self.sessions.get(id)).filter(|s| self.may_be_given(task, s));
-        fitting.min_by_key(|s| (!s.has_loaded(&task.spec.model), s.last_assigned_ms, s.id)).map(|s| s.id)
+        fitting.min_by_key(|s| (!s.has_loaded(&task.spec().model), s.last_assigned_ms, s.id)).map(|s| s.id)
     }
 }

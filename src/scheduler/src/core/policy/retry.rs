@@ -1,10 +1,11 @@
 //! What becomes of a task whose attempt ended without a result.
 
 use lamagrid_config::RetryPolicy;
-use lamagrid_domain::{Entry, Event, Failure, FailureKind, LeaseToken, Milestone, Retry, State, TaskId};
+use lamagrid_domain::{Entry, Failure, FailureKind, LeaseToken, Milestone, Retry, TaskId};
 
 use crate::core::state::circuit_breaker::Policy;
 use crate::core::state::sessions::Orphan;
+use crate::core::state::task::Lease;
 use crate::core::{Core, Effect, NodeId, StoreOp};
 
 /// How an attempt ended without a verdict.
@@ -54,35 +55,34 @@ impl Loss {
 impl Core {
     /// An attempt reported a failure.
     pub(crate) fn attempt_failed(&mut self, id: TaskId, failure: Failure) {
-        let task = &self.tasks[&id];
+        let task = &self.tasks[id];
         let policy = self.settings.retry.of(failure.kind.family());
         let reason = format!("the node reported {}: {}", failure.kind, failure.message);
         let retry = failure.kind.retry();
         let mut free_of_charge = false;
-        if let (State::Assigned { token, .. }, Some(node)) = (&task.state, &task.node) {
+        if let (Some(Lease { token, .. }), Some(node)) = (task.lease(), task.node()) {
             // A probe says something about the node; where the task can go elsewhere, it is not held against it.
-            free_of_charge = failure.kind.blames_node() && self.breaker.is_probe(node, *token);
-            self.judge(&node.clone(), *token, &failure);
+            free_of_charge = failure.kind.blames_node() && self.breaker.is_probe(node, token);
+            self.judge(&node.clone(), token, &failure);
         }
-        let task = self.tasks.get_mut(&id).expect("the caller holds a live task");
+        let task = self.tasks.get_mut(id).expect("the caller holds a live task");
         if retry == Retry::Elsewhere || free_of_charge {
-            task.avoid.extend(task.node.clone().filter(|node| !task.avoid.contains(node)));
+            task.avoid_last_node();
         }
-        let elsewhere = self.has_other_node(&self.tasks[&id]);
-        let task = self.tasks.get_mut(&id).expect("the caller holds a live task");
+        let elsewhere = self.has_other_node(&self.tasks[id]);
+        let task = self.tasks.get_mut(id).expect("the caller holds a live task");
         if free_of_charge && elsewhere {
-            task.note(self.clock.now(), Milestone::Failed { failure, retry_in_ms: Some(0) });
+            task.record(self.clock.now(), Milestone::Failed { failure, retry_in_ms: Some(0) });
             return self.requeue(id, self.clock.elapsed_ms(), &reason);
         }
-        task.counters.failures += 1;
-        let spent = task.counters.failures >= policy.failure_limit;
+        let spent = task.count_failure() >= policy.failure_limit;
         let wait_ms = match retry {
             Retry::Later if !spent => Some(self.back_off_ms(id, policy)),
             Retry::Elsewhere if !spent && elsewhere => Some(0),
             Retry::Never | Retry::Later | Retry::Elsewhere => None,
         };
-        let task = self.tasks.get_mut(&id).expect("the caller holds a live task");
-        task.note(self.clock.now(), Milestone::Failed { failure: failure.clone(), retry_in_ms: wait_ms });
+        let task = self.tasks.get_mut(id).expect("the caller holds a live task");
+        task.record(self.clock.now(), Milestone::Failed { failure: failure.clone(), retry_in_ms: wait_ms });
         match wait_ms {
             Some(wait_ms) => self.requeue(id, self.clock.elapsed_ms() + wait_ms, &reason),
             None if retry == Retry::Never => self.fail(id, failure),
@@ -106,33 +106,29 @@ impl Core {
     /// An attempt ended without a verdict.
     pub(crate) fn requeue_lost(&mut self, token: LeaseToken, loss: Loss) {
         let Some(id) = self.tokens.get(&token).copied() else { return };
-        let Some(task) = self.tasks.get_mut(&id) else { return };
-        if !matches!(task.state, State::Assigned { token: t, .. } if t == token) {
+        let Some(task) = self.tasks.get_mut(id) else { return };
+        if task.lease().is_none_or(|lease| lease.token != token) {
             return;
         }
-        let counts = loss == Loss::Crash && task.accepted;
+        let counts = loss == Loss::Crash && task.is_accepted();
         let shared = loss == Loss::SharedCrash;
         let gave_back = loss == Loss::GivenBack;
-        task.note(
+        task.record(
             self.clock.now(),
             if gave_back { Milestone::GivenBack } else { Milestone::NodeLost { counts, shared } },
         );
         if shared {
             self.isolated.insert(id);
         }
-        let task = self.tasks.get_mut(&id).expect("looked up above");
+        let task = self.tasks.get_mut(id).expect("looked up above");
         if counts {
-            task.counters.crashes += 1;
-            if task.counters.crashes >= self.settings.scheduler.crash_limit {
-                let node = task.node.as_ref().map_or("?", |n| n.name.as_str());
+            let crashes = task.count_crash();
+            if crashes >= self.settings.scheduler.crash_limit {
+                let node = task.node().map_or("?", |n| n.name.as_str());
                 let text = format!(
                     "the task was given up: {} lost while working on it and on nothing else, the last one {node}; see that \
                      node's log",
-                    if task.counters.crashes == 1 {
-                        "1 node was".to_owned()
-                    } else {
-                        format!("{} nodes were", task.counters.crashes)
-                    }
+                    if crashes == 1 { "1 node was".to_owned() } else { format!("{crashes} nodes were") }
                 );
                 self.dead_letter(id, Failure::new(FailureKind::NodeLost, text));
                 return;
@@ -172,27 +168,25 @@ impl Core {
     }
 
     fn requeue(&mut self, id: TaskId, not_before_ms: u64, reason: &str) {
-        let task = &self.tasks[&id];
+        let task = &self.tasks[id];
         tracing::info!(
-            task.id = %id, attempt = task.counters.attempts, queue = %task.spec.queue,
-            node = task.node.as_ref().map_or("", |node| node.name.as_str()),
-            crashes = task.counters.crashes, failures = task.counters.failures,
+            task.id = %id, attempt = task.counters().attempts, queue = %task.spec().queue,
+            node = task.node().map_or("", |node| node.name.as_str()),
+            crashes = task.counters().crashes, failures = task.counters().failures,
             wait_ms = not_before_ms.saturating_sub(self.clock.elapsed_ms()), reason, "task requeued"
         );
-        if let State::Assigned { token, session } = self.tasks[&id].state {
+        if let Some(Lease { token, session }) = task.lease() {
             self.release_token(token);
             self.breaker.undecided(token);
             if let Some(session) = self.sessions.get_mut(&session) {
                 session.release(token);
             }
         }
-        let task = self.tasks.get_mut(&id).expect("logged above");
-        task.state =
-            task.state.apply(Event::Requeue { not_before_ms }).expect("assigned tasks can be requeued");
-        task.accepted = false;
-        let (counters, history) = (task.counters, task.history.clone());
+        let task = self.tasks.get_mut(id).expect("logged above");
+        task.requeue(not_before_ms);
+        self.timers.stop_run(task);
+        let (counters, history) = (task.counters(), task.history().to_vec());
         self.emit(Effect::Store(StoreOp::Requeue { id, counters, history }));
-        self.forget_run(id);
         self.enqueue(id);
         self.tell_followers(id);
         if not_before_ms <= self.clock.elapsed_ms() {
@@ -207,7 +201,7 @@ impl Core {
 
     /// Exponential with full jitter, so that tasks which failed together do not come back together.
     fn back_off_ms(&mut self, id: TaskId, policy: RetryPolicy) -> u64 {
-        let exponent = self.tasks[&id].counters.failures.saturating_sub(1).min(20);
+        let exponent = self.tasks[id].counters().failures.saturating_sub(1).min(20);
         let ceiling = policy.base_ms.saturating_mul(1 << exponent).min(policy.cap_ms).max(1);
         let random = u64::from_le_bytes(self.random_bytes()[..8].try_into().expect("8 of 16 bytes"));
         random % ceiling + 1
@@ -216,7 +210,7 @@ impl Core {
     /// The task's own limit has passed.
     pub(crate) fn past_deadline(&mut self, id: TaskId) {
         self.stop_attempt(id);
-        let state = self.tasks.get(&id).map(|t| t.state.status());
+        let state = self.tasks.get(id).map(|task| task.state().status());
         let text = match state {
             Some(status) => format!("the task's deadline passed while it was {status}"),
             None => return,

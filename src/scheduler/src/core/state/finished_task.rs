@@ -10,7 +10,8 @@ use lamagrid_domain::{
 use lamagrid_protocol::PeerId;
 use lamagrid_protocol::message::{Outcome, TaskInfo};
 
-use crate::core::{Effect, ResultPlace, Task};
+use super::task::Task;
+use crate::core::{Effect, ResultPlace};
 
 /// A result as it was delivered.
 pub(crate) struct DeliveredResult {
@@ -88,15 +89,15 @@ impl FinishedTask {
         delivered: Option<DeliveredResult>,
     ) -> (Self, Option<ResultPlace>) {
         let failure = if let State::Failed(failure) = state { Some(failure.clone()) } else { None };
-        let finished_wall_ms = now_wall_ms.max(task.created_wall_ms);
+        let finished_wall_ms = now_wall_ms.max(task.created_wall_ms());
         let mut stages = delivered.as_ref().map_or_else(Stages::default, |d| d.stages);
-        stages.queue_ms = task.queue_ms as f64;
-        stages.total_ms = (finished_wall_ms - task.created_wall_ms) as f64;
-        let mut history = task.history.clone();
+        stages.queue_ms = task.queue_ms() as f64;
+        stages.total_ms = (finished_wall_ms - task.created_wall_ms()) as f64;
+        let mut history = task.history().to_vec();
         let what = Milestone::Ended { status: state.status() };
         super::history::record(
             &mut history,
-            Entry { at_wall_ms: finished_wall_ms, attempt: task.counters.attempts, what },
+            Entry { at_wall_ms: finished_wall_ms, attempt: task.counters().attempts, what },
         );
         let token = delivered.as_ref().map(|d| d.token);
         let inline = delivered.as_ref().is_some_and(|d| d.inline.is_some());
@@ -106,23 +107,23 @@ impl FinishedTask {
             None => ResultPlace::Spool(d.token),
         });
         let ended = Self {
-            owner: task.spec.owner.clone(),
-            digest: task.digest,
-            model: task.spec.model.clone(),
-            queue: task.spec.queue.clone(),
+            owner: task.spec().owner.clone(),
+            digest: task.digest(),
+            model: task.spec().model.clone(),
+            queue: task.spec().queue.clone(),
             status: state.status(),
             failure,
             token,
             result,
             inline,
-            counters: task.counters,
+            counters: task.counters(),
             stages,
-            node: task.node.as_ref().map(ToString::to_string),
-            created_wall_ms: task.created_wall_ms,
+            node: task.node().map(ToString::to_string),
+            created_wall_ms: task.created_wall_ms(),
             finished_wall_ms,
-            client: task.spec.client.clone(),
-            priority: task.spec.priority,
-            replay_of: task.spec.replay_of,
+            client: task.spec().client.clone(),
+            priority: task.spec().priority,
+            replay_of: task.spec().replay_of,
             dead: None,
             history,
             expiry_wall_ms: 0,

@@ -11,6 +11,8 @@ pub(crate) mod finished_task;
 pub(crate) mod history;
 pub(crate) mod retention;
 pub(crate) mod sessions;
+pub(crate) mod task;
+pub(crate) mod task_table;
 pub(crate) mod task_timers;
 pub(crate) mod tombstones;
 pub(crate) mod uploads;

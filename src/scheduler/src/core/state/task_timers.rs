@@ -1,25 +1,27 @@
-//! What has waited or run for too long, and what has waited long enough to go before others.
+//! When something of a task is due: its limits on waiting and running, its deadline, and its next rise in priority.
 
 use std::collections::BTreeSet;
 
-use lamagrid_domain::{Failure, FailureKind, TaskId};
+use lamagrid_config::SchedulerConfig;
+use lamagrid_domain::TaskId;
 
-use crate::core::Core;
+use super::task::Task;
 
-/// Tasks that rise in one tick, so that it stays short.
-const MAX_RISING_PER_TICK: usize = 4_096;
-/// What ageing leads to: the priority of people who wait at a browser.
+/// Ageing raises a task up to this priority: that of people who wait at a browser.
 const RISEN: i8 = 0;
 
-/// What is due, by the lease clock.
+/// Due times of all unfinished tasks, by the lease clock; deadlines by the wall clock.
+///
+/// Invariant: each entry is a key that its task holds in [`TimerKeys`], or its deadline.
 #[derive(Debug, Default)]
 pub(crate) struct TaskTimers {
     waits: BTreeSet<(u64, TaskId)>,
     runs: BTreeSet<(u64, TaskId)>,
     rises: BTreeSet<(u64, TaskId)>,
+    deadlines: BTreeSet<(u64, TaskId)>,
 }
 
-/// The instants at which something of one task is due: its keys in [`TaskTimers`].
+/// The due times of one task: its keys in [`TaskTimers`].
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct TimerKeys {
     wait: Option<u64>,
@@ -27,101 +29,181 @@ pub(crate) struct TimerKeys {
     rise: Option<u64>,
 }
 
-/// A task can only shorten the configured limit, of which 0 is none.
-fn shorter(own_ms: Option<u64>, configured_ms: u64) -> Option<u64> {
+/// The shorter of a task's own limit and the configured one, where 0 is no limit.
+pub(crate) fn shorter_limit_ms(own_ms: Option<u64>, configured_ms: u64) -> Option<u64> {
     let configured_ms = Some(configured_ms).filter(|ms| *ms > 0);
     own_ms.into_iter().chain(configured_ms).min()
 }
 
-impl Core {
-    /// A task has entered the queue: it may wait so long, and rises after a while.
-    pub(crate) fn watch_wait(&mut self, id: TaskId) {
-        let scheduler = &self.settings.scheduler;
-        let task = self.tasks.get_mut(&id).expect("the caller holds a live task");
-        let limit_ms = shorter(task.spec.wait_limit_ms, scheduler.wait_limit_ms);
-        task.dues.wait =
-            limit_ms.map(|ms| self.clock.elapsed_ms().saturating_add(ms.saturating_sub(task.queue_ms)));
-        let rises = scheduler.ageing_ms > 0 && task.priority < RISEN;
-        task.dues.rise = rises.then(|| self.clock.elapsed_ms() + scheduler.ageing_ms);
-        self.timers.waits.extend(task.dues.wait.map(|at| (at, id)));
-        self.timers.rises.extend(task.dues.rise.map(|at| (at, id)));
+fn first_due(timers: &BTreeSet<(u64, TaskId)>, now_ms: u64) -> Option<TaskId> {
+    timers.first().filter(|(at, _)| *at <= now_ms).map(|(_, id)| *id)
+}
+
+impl TaskTimers {
+    /// A task was accepted.
+    pub(crate) fn start_deadline(&mut self, task: &Task) {
+        self.deadlines.extend(task.spec().deadline_wall_ms.map(|at| (at, task.id())));
     }
 
-    /// A task leaves the queue.
-    pub(crate) fn forget_wait(&mut self, id: TaskId) {
-        let Some(task) = self.tasks.get_mut(&id) else { return };
-        if let Some(at) = task.dues.wait.take() {
-            self.timers.waits.remove(&(at, id));
-        }
-        if let Some(at) = task.dues.rise.take() {
-            self.timers.rises.remove(&(at, id));
+    /// A task ended.
+    pub(crate) fn stop_deadline(&mut self, task: &Task) {
+        if let Some(at) = task.spec().deadline_wall_ms {
+            self.deadlines.remove(&(at, task.id()));
         }
     }
 
-    /// A node has accepted a task: the attempt may take so long.
-    pub(crate) fn watch_run(&mut self, id: TaskId) {
-        self.forget_run(id);
-        let limit_ms = self.run_limit_ms(id);
-        let task = self.tasks.get_mut(&id).expect("the caller holds a live task");
-        task.dues.run = limit_ms.map(|ms| self.clock.elapsed_ms().saturating_add(ms));
-        self.timers.runs.extend(task.dues.run.map(|at| (at, id)));
+    /// A task entered its queue.
+    pub(crate) fn start_wait(&mut self, task: &mut Task, config: &SchedulerConfig, clock_ms: u64) {
+        let limit_ms = shorter_limit_ms(task.spec().wait_limit_ms, config.wait_limit_ms);
+        let left_ms = limit_ms.map(|ms| ms.saturating_sub(task.queue_ms()));
+        let wait = left_ms.map(|ms| clock_ms.saturating_add(ms));
+        let rises = config.ageing_ms > 0 && task.priority() < RISEN;
+        let rise = rises.then(|| clock_ms + config.ageing_ms);
+        self.waits.extend(wait.map(|at| (at, task.id())));
+        self.rises.extend(rise.map(|at| (at, task.id())));
+        let keys = task.timers_mut();
+        (keys.wait, keys.rise) = (wait, rise);
     }
 
-    fn run_limit_ms(&self, id: TaskId) -> Option<u64> {
-        let own_ms = self.tasks[&id].spec.run_limit_ms;
-        let limit_ms = shorter(own_ms, self.settings.scheduler.run_limit_ms);
-        fault!(self, OwnLimitCounts => return own_ms.or(limit_ms));
-        limit_ms
+    /// A task left its queue.
+    pub(crate) fn stop_wait(&mut self, task: &mut Task) {
+        let id = task.id();
+        let keys = task.timers_mut();
+        if let Some(at) = keys.wait.take() {
+            self.waits.remove(&(at, id));
+        }
+        if let Some(at) = keys.rise.take() {
+            self.rises.remove(&(at, id));
+        }
+    }
+
+    /// A node accepted a task.
+    pub(crate) fn start_run(&mut self, task: &mut Task, limit_ms: Option<u64>, clock_ms: u64) {
+        self.stop_run(task);
+        let run = limit_ms.map(|ms| clock_ms.saturating_add(ms));
+        self.runs.extend(run.map(|at| (at, task.id())));
+        task.timers_mut().run = run;
     }
 
     /// An attempt is over.
-    pub(crate) fn forget_run(&mut self, id: TaskId) {
-        if let Some(at) = self.tasks.get_mut(&id).and_then(|task| task.dues.run.take()) {
-            self.timers.runs.remove(&(at, id));
+    pub(crate) fn stop_run(&mut self, task: &mut Task) {
+        let id = task.id();
+        if let Some(at) = task.timers_mut().run.take() {
+            self.runs.remove(&(at, id));
         }
     }
 
-    pub(crate) fn fail_long_waits(&mut self) {
-        while let Some(&(_, id)) = self.timers.waits.first().filter(|(at, _)| *at <= self.clock.elapsed_ms())
-        {
-            let task = &self.tasks[&id];
-            let waited_ms = task.queue_ms + (self.clock.elapsed_ms() - task.queued_at_ms);
-            let mut text = format!(
-                "no node took the task within its limit: it waited {} s in queue {}, where {} tasks wait",
-                waited_ms.div_ceil(1_000),
-                task.spec.queue,
-                self.queue_len[&task.spec.queue]
-            );
-            text.extend(self.pause_text(&task.spec.queue).map(|paused| format!("; {paused}")));
-            self.fail(id, Failure::new(FailureKind::WaitedTooLong, text));
+    /// A task was raised. The next rise counts from when this one was due.
+    pub(crate) fn restart_rise(&mut self, task: &mut Task, ageing_ms: u64) {
+        let (id, is_risen) = (task.id(), task.priority() >= RISEN);
+        let Some(at) = task.timers_mut().rise.take() else { return };
+        self.rises.remove(&(at, id));
+        if !is_risen {
+            self.rises.insert((at + ageing_ms, id));
+            task.timers_mut().rise = Some(at + ageing_ms);
         }
     }
 
-    pub(crate) fn stop_long_runs(&mut self) {
-        while let Some(&(_, id)) = self.timers.runs.first().filter(|(at, _)| *at <= self.clock.elapsed_ms()) {
-            self.forget_run(id);
-            let node = self.tasks[&id].node.as_ref().map_or_else(|| "?".to_owned(), ToString::to_string);
-            let text =
-                format!("the attempt on node {node} took longer than it may (run_limit_ms) and was stopped");
-            self.stop_attempt(id);
-            self.attempt_failed(id, Failure::new(FailureKind::RanTooLong, text));
-        }
+    /// A task that has waited too long.
+    pub(crate) fn due_wait(&self, clock_ms: u64) -> Option<TaskId> {
+        first_due(&self.waits, clock_ms)
     }
 
-    /// Raises what has waited long enough by one.
-    pub(crate) fn raise_old(&mut self) {
-        let ageing_ms = self.settings.scheduler.ageing_ms;
-        for _ in 0..MAX_RISING_PER_TICK {
-            let Some(&(at, id)) = self.timers.rises.first().filter(|(at, _)| *at <= self.clock.elapsed_ms())
-            else {
-                break;
-            };
-            self.timers.rises.remove(&(at, id));
-            self.raise(id);
-            let task = self.tasks.get_mut(&id).expect("it was raised above");
-            // The next step counts from this one.
-            task.dues.rise = (task.priority < RISEN).then_some(at + ageing_ms);
-            self.timers.rises.extend(task.dues.rise.map(|at| (at, id)));
+    /// A task whose attempt has run too long.
+    pub(crate) fn due_run(&self, clock_ms: u64) -> Option<TaskId> {
+        first_due(&self.runs, clock_ms)
+    }
+
+    /// A task whose priority rises.
+    pub(crate) fn due_rise(&self, clock_ms: u64) -> Option<TaskId> {
+        first_due(&self.rises, clock_ms)
+    }
+
+    /// A task whose deadline has passed.
+    pub(crate) fn due_deadline(&self, wall_ms: u64) -> Option<TaskId> {
+        first_due(&self.deadlines, wall_ms)
+    }
+
+    /// Every key of these tasks is listed, and nothing else.
+    #[cfg(test)]
+    pub(crate) fn check<'a>(&self, tasks: impl Iterator<Item = &'a Task>) -> Result<(), String> {
+        let mut expected = Self::default();
+        for task in tasks {
+            let TimerKeys { wait, run, rise } = task.timers();
+            expected.waits.extend(wait.map(|at| (at, task.id())));
+            expected.runs.extend(run.map(|at| (at, task.id())));
+            expected.rises.extend(rise.map(|at| (at, task.id())));
+            expected.start_deadline(task);
         }
+        invariant!(self.waits == expected.waits, "wait limits are {:?}", self.waits);
+        invariant!(self.runs == expected.runs, "run limits are {:?}", self.runs);
+        invariant!(self.rises == expected.rises, "rises are {:?}", self.rises);
+        invariant!(self.deadlines == expected.deadlines, "deadlines are {:?}", self.deadlines);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lamagrid_domain::TaskSpec;
+
+    use super::*;
+    use crate::core::tests::{config, spec, task};
+
+    fn check(timers: &TaskTimers, task: &Task) {
+        timers.check(std::iter::once(task)).unwrap();
+    }
+
+    #[test]
+    fn time_in_earlier_waits_counts_against_the_limit() {
+        let (mut timers, config) = (TaskTimers::default(), SchedulerConfig { ageing_ms: 0, ..config() });
+        let mut task = task(TaskSpec { wait_limit_ms: Some(100), ..spec(1) });
+        task.enter_queue(0);
+        timers.start_wait(&mut task, &config, 0);
+        check(&timers, &task);
+        assert_eq!((timers.due_wait(99), timers.due_wait(100)), (None, Some(task.id())));
+        timers.stop_wait(&mut task);
+        task.leave_queue(70);
+        task.enter_queue(200);
+        timers.start_wait(&mut task, &config, 200);
+        assert_eq!((timers.due_wait(229), timers.due_wait(230)), (None, Some(task.id())));
+        check(&timers, &task);
+    }
+
+    #[test]
+    fn a_task_rises_step_by_step_until_it_is_as_urgent_as_a_browsers() {
+        let (mut timers, config) = (TaskTimers::default(), SchedulerConfig { ageing_ms: 10, ..config() });
+        let mut task = task(TaskSpec { priority: -2, ..spec(1) });
+        timers.start_wait(&mut task, &config, 0);
+        for due_ms in [10, 20] {
+            assert_eq!((timers.due_rise(due_ms - 1), timers.due_rise(due_ms)), (None, Some(task.id())));
+            task.raise_priority();
+            timers.restart_rise(&mut task, config.ageing_ms);
+            check(&timers, &task);
+        }
+        assert_eq!(timers.due_rise(u64::MAX), None);
+    }
+
+    #[test]
+    fn a_run_limit_and_a_deadline_end_with_what_they_bound() {
+        let mut timers = TaskTimers::default();
+        let mut task = task(TaskSpec { deadline_wall_ms: Some(50), ..spec(1) });
+        timers.start_deadline(&task);
+        timers.start_run(&mut task, Some(10), 0);
+        timers.start_run(&mut task, Some(20), 0);
+        check(&timers, &task);
+        assert_eq!((timers.due_run(10), timers.due_run(20)), (None, Some(task.id())));
+        assert_eq!((timers.due_deadline(49), timers.due_deadline(50)), (None, Some(task.id())));
+        timers.stop_run(&mut task);
+        timers.stop_deadline(&task);
+        assert_eq!((timers.due_run(u64::MAX), timers.due_deadline(u64::MAX)), (None, None));
+    }
+
+    #[test]
+    fn a_task_only_shortens_the_configured_limit() {
+        assert_eq!(shorter_limit_ms(None, 0), None);
+        assert_eq!(shorter_limit_ms(Some(9), 0), Some(9));
+        assert_eq!(shorter_limit_ms(Some(9), 5), Some(5));
+        assert_eq!(shorter_limit_ms(Some(3), 5), Some(3));
     }
 }

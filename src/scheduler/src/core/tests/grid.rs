@@ -18,6 +18,7 @@ use lamagrid_protocol::message::{
 };
 use lamagrid_transport::Endpoints;
 
+use crate::core::state::task::{NewTask, Task};
 use crate::core::{
     Authority, Core, Drain, Effect, FinishedTask, Input, NodeId, Now, Pause, Recovered, Settings, StoreOp,
     StoredTask,
@@ -34,26 +35,30 @@ pub(super) struct Grid {
 
 const RETRY: RetryPolicy = RetryPolicy { failure_limit: 2, base_ms: 500, cap_ms: 10_000 };
 
+pub(in crate::core) fn config() -> SchedulerConfig {
+    SchedulerConfig {
+        lease_ms: 20_000,
+        suspect_after_ms: 3_000,
+        poll_ms: 1_000,
+        accept_timeout_ms: 1_000,
+        closed_grace_ms: 1_500,
+        no_node_wait_ms: 30_000,
+        crash_limit: 3,
+        wait_limit_ms: 0,
+        run_limit_ms: 0,
+        ageing_ms: 10_000,
+        set_aside_after: 3,
+        probe_after_ms: 5_000,
+        result_retention_s: 60,
+        dead_retention_s: 120,
+        tombstone_retention_s: 600,
+        max_outstanding_per_peer: 8,
+    }
+}
+
 fn settings() -> Settings {
     Settings {
-        scheduler: SchedulerConfig {
-            lease_ms: 20_000,
-            suspect_after_ms: 3_000,
-            poll_ms: 1_000,
-            accept_timeout_ms: 1_000,
-            closed_grace_ms: 1_500,
-            no_node_wait_ms: 30_000,
-            crash_limit: 3,
-            wait_limit_ms: 0,
-            run_limit_ms: 0,
-            ageing_ms: 10_000,
-            set_aside_after: 3,
-            probe_after_ms: 5_000,
-            result_retention_s: 60,
-            dead_retention_s: 120,
-            tombstone_retention_s: 600,
-            max_outstanding_per_peer: 8,
-        },
+        scheduler: config(),
         queues: [("gpu", 3), ("cpu", 3)].map(|(q, max)| (q.parse().unwrap(), max)).into(),
         retry: RetryConfig { network: RETRY, resource: RETRY, model: RETRY, other: RETRY },
         limits: LimitsConfig {
@@ -273,6 +278,12 @@ pub(in crate::core) fn spec(n: u8) -> TaskSpec {
     }
 }
 
+/// The same as a task that was just accepted.
+pub(in crate::core) fn task(spec: TaskSpec) -> Task {
+    let digest = lamagrid_protocol::payload_digest(&spec);
+    Task::new(NewTask { spec, digest, seq: 0, created_wall_ms: WALL_MS, inline: Vec::new() })
+}
+
 pub(super) fn client(name: &str, request: impl Into<ClientRequest>) -> Input {
     let authority = Authority::Administrator;
     Input::Client { peer: peer(name), request: request.into(), inline: Vec::new(), authority }
@@ -435,7 +446,7 @@ pub(super) fn with_model(n: u8, model: &str) -> TaskSpec {
     TaskSpec { model: model.parse::<ModelName>().unwrap(), ..spec(n) }
 }
 
-fn task(of: &TaskId) -> String {
+fn task_name(of: &TaskId) -> String {
     format!("T{}", of.as_bytes()[15])
 }
 
@@ -474,21 +485,23 @@ pub(super) fn line(effect: &Effect) -> String {
         }
         Effect::Lane { session, index, message, .. } => {
             let sent = match message {
-                LaneMessage::Assign(m) => format!("assign {} {}", task(&m.spec.id), tokens(&[m.token])),
+                LaneMessage::Assign(m) => format!("assign {} {}", task_name(&m.spec.id), tokens(&[m.token])),
                 LaneMessage::Hint(_) => "hint".to_owned(),
             };
             format!("lane #{}/{index}: {sent}", session.as_bytes()[0])
         }
         Effect::CloseSession { session } => format!("close #{}", session.as_bytes()[0]),
-        Effect::Finished(info) => format!("finished {}", task(&info.id)),
+        Effect::Finished(info) => format!("finished {}", task_name(&info.id)),
         Effect::Admin { peer, reply } => format!("{}: {}", name(peer), admin_line(reply)),
         Effect::Level(level) => {
             let what = level.of.to_string();
             format!("alarm {} {}", what.trim_start_matches("queue/"), level.percent)
         }
         Effect::Clock(change) => format!("clock {change:?}"),
-        Effect::OpenUpload { owner, id, bytes } => format!("upload {} {bytes} bytes by {owner}", task(id)),
-        Effect::CloseUpload { id, delete, .. } => format!("close {} delete {delete}", task(id)),
+        Effect::OpenUpload { owner, id, bytes } => {
+            format!("upload {} {bytes} bytes by {owner}", task_name(id))
+        }
+        Effect::CloseUpload { id, delete, .. } => format!("close {} delete {delete}", task_name(id)),
     }
 }
 
@@ -497,17 +510,17 @@ fn admin_line(reply: &AdminReply) -> String {
         AdminReply::ProtocolFault(m) => format!("fault {}", m.failure.kind),
         AdminReply::Refused(m) => format!("refused {}", m.failure.message),
         AdminReply::Unknown(m) => {
-            format!("{} {}", if m.expired { "expired" } else { "unknown" }, task(&m.id))
+            format!("{} {}", if m.expired { "expired" } else { "unknown" }, task_name(&m.id))
         }
         AdminReply::Page(m) => {
-            let ids: Vec<_> = m.tasks.iter().map(|line| task(&line.id)).collect();
+            let ids: Vec<_> = m.tasks.iter().map(|line| task_name(&line.id)).collect();
             format!("page {} of {}{}", ids.join(" "), m.total, if m.next.is_some() { ", more" } else { "" })
         }
         AdminReply::TaskHistory(m) => {
             let dead = if m.dead { ", dead" } else { "" };
-            format!("story {} {}{dead}, {} entries", task(&m.task.id), m.task.status, m.history.len())
+            format!("story {} {}{dead}, {} entries", task_name(&m.task.id), m.task.status, m.history.len())
         }
-        AdminReply::Retried(m) => format!("retried {} as {}", task(&m.id), task(&m.runs_as)),
+        AdminReply::Retried(m) => format!("retried {} as {}", task_name(&m.id), task_name(&m.runs_as)),
         AdminReply::Paused(m) => format!("queue {} paused {}, {} wait", m.queue, m.paused, m.waiting),
         AdminReply::Draining(m) => format!("draining {} with {}", m.node, m.running),
         AdminReply::Purged(m) => format!("purged {} tasks, {} bytes", m.tasks, m.bytes),
@@ -516,22 +529,22 @@ fn admin_line(reply: &AdminReply) -> String {
 
 fn store_line(op: &StoreOp) -> String {
     match op {
-        StoreOp::Insert { spec, .. } => format!("insert {}", task(&spec.id)),
+        StoreOp::Insert { spec, .. } => format!("insert {}", task_name(&spec.id)),
         StoreOp::Assign { id, token, node, counters } => {
-            format!("assign {} {} to {node}, attempt {}", task(id), tokens(&[*token]), counters.attempts)
+            format!("assign {} {} to {node}, attempt {}", task_name(id), tokens(&[*token]), counters.attempts)
         }
         StoreOp::Requeue { id, counters, .. } => {
-            format!("requeue {}, {} crashes, {} failures", task(id), counters.crashes, counters.failures)
+            format!("requeue {}, {} crashes, {} failures", task_name(id), counters.crashes, counters.failures)
         }
         StoreOp::End { id, ended, .. } => {
             let why = ended.failure.as_ref().map_or(String::new(), |f| format!(" {}", f.kind));
             let dead = if ended.dead.is_some() { ", dead" } else { "" };
-            format!("end {} {}{why}{dead}", task(id), ended.status)
+            format!("end {} {}{why}{dead}", task_name(id), ended.status)
         }
-        StoreOp::Release { id, .. } => format!("release {}", task(id)),
-        StoreOp::Forget { id, .. } => format!("forget {}", task(id)),
-        StoreOp::Remember { id, .. } => format!("remember {}", task(id)),
-        StoreOp::Unremember { id } => format!("unremember {}", task(id)),
+        StoreOp::Release { id, .. } => format!("release {}", task_name(id)),
+        StoreOp::Forget { id, .. } => format!("forget {}", task_name(id)),
+        StoreOp::Remember { id, .. } => format!("remember {}", task_name(id)),
+        StoreOp::Unremember { id } => format!("unremember {}", task_name(id)),
         StoreOp::Watermark { owner, wall_ms } => format!("watermark {owner} {wall_ms}"),
         StoreOp::Clock { wall_ms } => format!("clock {wall_ms}"),
         StoreOp::Pause { queue, pause } => format!("pause {queue} {}", pause.is_some()),
@@ -545,17 +558,17 @@ fn client_line(reply: &ClientReply) -> String {
         ClientReply::ProtocolFault(m) => format!("fault {}", m.failure.kind),
         ClientReply::Pong(_) => "pong".into(),
         ClientReply::UploadGranted(_) => "send".into(),
-        ClientReply::Accepted(m) => format!("accepted {} behind {}", task(&m.id), m.position),
+        ClientReply::Accepted(m) => format!("accepted {} behind {}", task_name(&m.id), m.position),
         ClientReply::Refused(m) => format!("refused {}, {} wait", m.failure.kind, m.queue_len),
-        ClientReply::TaskStatus(m) => format!("told {} {}", task(&m.task.id), m.task.status),
+        ClientReply::TaskStatus(m) => format!("told {} {}", task_name(&m.task.id), m.task.status),
         ClientReply::Unknown(m) => {
-            format!("{} {}", if m.expired { "expired" } else { "unknown" }, task(&m.id))
+            format!("{} {}", if m.expired { "expired" } else { "unknown" }, task_name(&m.id))
         }
         ClientReply::Outcome(m) => {
             let why = m.task.failure.as_ref().map_or(String::new(), |f| format!(" {}", f.kind));
-            format!("outcome {} {}{why}", task(&m.task.id), m.task.status)
+            format!("outcome {} {}{why}", task_name(&m.task.id), m.task.status)
         }
-        ClientReply::Progress(m) => format!("progress {} {} {}/{}", task(&m.id), m.status, m.step, m.of),
+        ClientReply::Progress(m) => format!("progress {} {} {}/{}", task_name(&m.id), m.status, m.step, m.of),
         ClientReply::GridStatus(m) => {
             let states: Vec<_> = m.nodes.iter().map(|n| format!("{} {}", n.info.name, n.state)).collect();
             format!("overview {}", states.join(", "))

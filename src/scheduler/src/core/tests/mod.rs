@@ -14,4 +14,4 @@ mod overlap;
 mod retries;
 mod uploads;
 
-pub(super) use grid::{finished, info, spec};
+pub(super) use grid::{config, finished, info, spec, task};

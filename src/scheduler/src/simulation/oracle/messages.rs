@@ -60,7 +60,7 @@ impl Oracle {
         session: SessionId,
         index: usize,
         node: &NodeId,
-        core: &Core,
+        core: View<'_>,
     ) -> Result<(), Violation> {
         let task = self.task(id, "assigned")?;
         task.state = legal(&task.state, Event::Assign { token, session }, id)?;
@@ -77,13 +77,13 @@ impl Oracle {
             .collect();
         // Between owners their turns decide: see `Core::check_choice`.
         let is_better = |other: &TaskId| {
-            let (Some(other), Some(task)) = (core.tasks.get(other), core.tasks.get(&id)) else {
+            let (Some(other), Some(task)) = (core.task(*other), core.task(id)) else {
                 return false;
             };
-            other.priority > task.priority
-                || other.priority == task.priority
-                    && other.spec.owner == task.spec.owner
-                    && (other.tag, other.seq) < (task.tag, task.seq)
+            other.priority() > task.priority()
+                || other.priority() == task.priority()
+                    && other.spec().owner == task.spec().owner
+                    && (other.tag(), other.seq()) < (task.tag(), task.seq())
         };
         let Some(target) = self.sessions.get_mut(&session) else {
             return Err(Violation {
@@ -110,7 +110,7 @@ impl Oracle {
             let better = is_better(other) && waits.model == model && waits.queue == queue;
             if better && matches!(waits.state, State::Queued { .. }) && !waits.backs_off {
                 // A task may shun this node; the core alone knows.
-                let shuns = core.tasks.get(other).is_none_or(|t| t.avoid.contains(node));
+                let shuns = core.task(*other).is_none_or(|task| task.avoids(node));
                 let waits_for_unused = waits.isolated && !was_unused;
                 ensure!(
                     shuns || waits_for_unused,

@@ -27,7 +27,7 @@ use lamagrid_protocol::message::{
 
 use crate::core::simulation::disk::Disk;
 use crate::core::simulation::network::Message;
-use crate::core::{ClockChange, Core, Effect, FinishedTask, NodeId, Now, StoreOp};
+use crate::core::{ClockChange, Core, Effect, FinishedTask, NodeId, Now, StoreOp, View};
 
 /// What went wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -243,7 +243,7 @@ impl Oracle {
         &mut self,
         now: Now,
         disk: &Disk,
-        core: &Core,
+        core: View<'_>,
     ) -> Result<(), Violation> {
         self.live.clear();
         self.over.clear();
@@ -285,7 +285,7 @@ impl Oracle {
         }
         self.compare(core)?;
         for id in self.over.keys() {
-            ensure!(core.retention.contains(*id), Lost, "ended task {id} was not recovered");
+            ensure!(core.has_finished(*id), Lost, "ended task {id} was not recovered");
         }
         Ok(())
     }
@@ -322,7 +322,7 @@ impl Oracle {
         now: Now,
         message: &Message,
         effects: &[Effect],
-        core: &Core,
+        core: View<'_>,
     ) -> Result<(), Violation> {
         if self.clock.observe(now) > 0 {
             // Ids of the time that never was are forgotten.
@@ -446,18 +446,17 @@ impl Oracle {
     }
 
     /// Model and core agree about every task.
-    fn compare(&mut self, core: &Core) -> Result<(), Violation> {
+    fn compare(&mut self, core: View<'_>) -> Result<(), Violation> {
         for (id, live) in &mut self.live {
-            let Some(task) = core.tasks.get(id) else {
+            let Some(task) = core.task(*id) else {
                 return Err(Violation { kind: Kind::Lost, what: format!("task {id} is gone from the core") });
             };
-            let same = match (&live.state, &task.state) {
-                (State::Queued { .. }, State::Queued { not_before_ms }) => {
-                    live.backs_off = *not_before_ms > core.clock.elapsed_ms()
-                        || core.delayed.contains(&(*not_before_ms, *id));
+            let same = match (&live.state, task.state()) {
+                (State::Queued { .. }, State::Queued { .. }) => {
+                    live.backs_off = core.is_delayed(task);
                     true
                 }
-                (State::Assigned { .. }, State::Assigned { .. }) => live.state == task.state,
+                (State::Assigned { .. }, State::Assigned { .. }) => live.state == *task.state(),
                 _ => false,
             };
             ensure!(
@@ -465,28 +464,28 @@ impl Oracle {
                 Structure,
                 "task {id}: by its effects {:?}, in the core {:?}",
                 live.state,
-                task.state
+                task.state()
             );
         }
         ensure!(
-            self.live.len() == core.tasks.len(),
+            self.live.len() == core.tasks().count(),
             Lost,
             "the core holds {} tasks, {} are on record",
-            core.tasks.len(),
+            core.tasks().count(),
             self.live.len()
         );
         ensure!(
-            self.over.len() == core.retention.len(),
+            self.over.len() == core.finished_tasks(),
             Structure,
             "the core remembers {} ended tasks, {} are on record",
-            core.retention.len(),
+            core.finished_tasks(),
             self.over.len()
         );
         ensure!(
-            self.sessions.len() == core.sessions.len(),
+            self.sessions.len() == core.sessions().len(),
             Structure,
             "{} sessions, {} on record",
-            core.sessions.len(),
+            core.sessions().len(),
             self.sessions.len()
         );
         Ok(())

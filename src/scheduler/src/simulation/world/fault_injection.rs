@@ -77,7 +77,7 @@ impl World {
             State::Assigned { token, session: holder } if *holder != session => Some(*token),
             _ => None,
         };
-        let mut tokens: Vec<_> = core.tasks.values().filter_map(|t| foreign(&t.state)).collect();
+        let mut tokens: Vec<_> = core.view().tasks().filter_map(|task| foreign(task.state())).collect();
         tokens.retain(|t| !self.nodes[at].has(*t));
         tokens.sort_unstable();
         if tokens.is_empty() {

@@ -227,21 +227,21 @@ impl World {
     }
 
     fn is_over(&self) -> bool {
-        let Some(core) = &self.core else { return false };
-        core.tasks.is_empty()
+        let Some(core) = self.core.as_ref().map(Core::view) else { return false };
+        core.tasks().next().is_none()
             && self.clients.iter().all(|c| c.waits().is_none())
-            && core.sessions.len() == self.nodes.len()
-            && core.sessions.values().all(|s| s.idle_slots() == u64::from(s.slots) && s.tokens.is_empty())
+            && core.sessions().len() == self.nodes.len()
+            && core.sessions().all(|s| s.idle_slots() == u64::from(s.slots) && s.tokens.is_empty())
     }
 
     fn what_is_left(&self, limit: u64) -> String {
-        let Some(core) = &self.core else { return format!("no scheduler after {limit} ms") };
-        let tasks =
-            core.tasks.values().map(|t| (t.spec.id, &t.state, &t.node, t.accepted)).collect::<Vec<_>>();
+        let Some(core) = self.core.as_ref().map(Core::view) else {
+            return format!("no scheduler after {limit} ms");
+        };
+        let tasks = core.tasks().map(|t| (t.id(), t.state(), t.node(), t.is_accepted())).collect::<Vec<_>>();
         let waits = self.clients.iter().filter_map(Client::waits).collect::<Vec<_>>();
         let sessions = core
-            .sessions
-            .values()
+            .sessions()
             .map(|s| {
                 let Session { info, given, granted, slots, overlap, .. } = s;
                 format!("{}: {given} of {granted} credits given, {slots} + {overlap} slots", info.name)

@@ -22,7 +22,7 @@ impl World {
         core.faults.plant(self.fault);
         Violation::of_core(&core)?;
         self.oracle.note("scheduler starts");
-        self.oracle.on_restart(self.net.now, &self.disk, &core)?;
+        self.oracle.on_restart(self.net.now, &self.disk, core.view())?;
         self.core = Some(core);
         self.watch = waits::Watch::default();
         self.net.after(TICK_MS, Event::Tick { epoch: self.net.epoch });
@@ -64,7 +64,7 @@ impl World {
             self.note(|| text);
         }
         let core = self.core.as_ref().expect("it just handled this");
-        self.oracle.on_step(self.net.now, &message, &effects, core)?;
+        self.oracle.on_step(self.net.now, &message, &effects, core.view())?;
         Violation::of_core(core)?;
         self.watch_waits()?;
         for spec in effects.iter().filter_map(inserted) {

@@ -29,11 +29,11 @@ impl World {
     pub(super) fn watch_waits(&mut self) -> Result<(), Violation> {
         let now_ms = self.net.now.mono_ms;
         let is_fair = now_ms >= self.settled_ms || self.net.rates.is_fair();
-        let Some(core) = self.core.as_ref().filter(|_| is_fair) else { return Ok(()) };
+        let Some(core) = self.core.as_ref().filter(|_| is_fair).map(Core::view) else { return Ok(()) };
         let mut compared = 0;
         let (mut waits, mut idle, mut differs) = (Vec::new(), Vec::new(), Vec::new());
         for node in self.nodes.iter().filter(|n| n.is_serving() && n.frozen_until_ms <= now_ms) {
-            let session = node.session.and_then(|id| core.sessions.get(&id));
+            let session = node.session.and_then(|id| core.session(id));
             // A silent node's lease decides.
             let Some(session) = session.filter(|s| !core.is_suspect(s)) else { continue };
             let mut truth = node.waiting();
@@ -48,7 +48,7 @@ impl World {
             }
             waits.extend(truth.into_iter().map(|token| (token, session.id)));
         }
-        let clock_ms = core.clock.elapsed_ms();
+        let clock_ms = core.elapsed_ms();
         lasting(&mut self.watch.waits, waits.iter().map(|(token, _)| *token), clock_ms);
         lasting(&mut self.watch.idle, idle, clock_ms);
         lasting(&mut self.watch.differs, differs, clock_ms);
@@ -57,26 +57,26 @@ impl World {
         }
         let long_ago = clock_ms.saturating_sub(BOUND_MS);
         let lasts = |since: &u64| *since < long_ago;
-        let node_of = |id: &SessionId| &core.sessions[id].info.name;
+        let node_of = |id: &SessionId| core.session(*id).map_or("?", |session| session.info.name.as_str());
         if let Some((id, _)) = self.watch.differs.iter().find(|(_, since)| lasts(since)) {
             let node = self.nodes.iter().find(|n| n.session == Some(*id)).map(Node::waiting);
             let what = format!(
                 "{}: {:?} are taken to wait, {:?} do",
                 node_of(id),
-                core.sessions[id].on_overlap(),
+                core.session(*id).map(Session::on_overlap),
                 node.unwrap_or_default()
             );
             return Err(Violation { kind: Kind::Structure, what });
         }
         for (token, holder) in waits.iter().filter(|(token, _)| lasts(&self.watch.waits[token])) {
-            let Some(task) = core.task_of(*token).and_then(|id| core.tasks.get(&id)) else { continue };
+            let Some(task) = core.task_of(*token) else { continue };
             let idle = self.watch.idle.iter().find(|(id, since)| {
-                lasts(since) && core.sessions.get(*id).is_some_and(|s| core.may_be_given(task, s))
+                lasts(since) && core.session(**id).is_some_and(|s| core.may_be_given(task, s))
             });
             if let Some((idle, _)) = idle {
                 let what = format!(
                     "task {} waits on {} while {} is idle",
-                    task.spec.id,
+                    task.id(),
                     node_of(holder),
                     node_of(idle)
                 );

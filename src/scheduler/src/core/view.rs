@@ -1,0 +1,65 @@
+//! What the simulation may see of the core: everything, and nothing that it could change.
+
+use lamagrid_domain::{LeaseToken, SessionId, TaskId};
+
+use super::Core;
+use super::state::sessions::Session;
+use super::state::task::Task;
+
+/// A read-only view of the core between two inputs.
+#[derive(Clone, Copy)]
+pub(crate) struct View<'a>(pub(super) &'a Core);
+
+impl<'a> View<'a> {
+    /// The lease clock.
+    pub(crate) fn elapsed_ms(self) -> u64 {
+        self.0.clock.elapsed_ms()
+    }
+
+    pub(crate) fn tasks(self) -> impl Iterator<Item = &'a Task> {
+        self.0.tasks.values()
+    }
+
+    pub(crate) fn task(self, id: TaskId) -> Option<&'a Task> {
+        self.0.tasks.get(id)
+    }
+
+    /// The unfinished task of this attempt.
+    pub(crate) fn task_of(self, token: LeaseToken) -> Option<&'a Task> {
+        self.0.task_of(token).and_then(|id| self.task(id))
+    }
+
+    /// Whether a task waits for its next attempt, or did when the last tick looked.
+    pub(crate) fn is_delayed(self, task: &Task) -> bool {
+        let Some(at) = task.not_before_ms() else { return false };
+        at > self.elapsed_ms() || self.0.delayed.contains(&(at, task.id()))
+    }
+
+    pub(crate) fn has_finished(self, id: TaskId) -> bool {
+        self.0.retention.contains(id)
+    }
+
+    pub(crate) fn finished_tasks(self) -> usize {
+        self.0.retention.len()
+    }
+
+    pub(crate) fn sessions(self) -> impl ExactSizeIterator<Item = &'a Session> {
+        self.0.sessions.values()
+    }
+
+    pub(crate) fn session(self, id: SessionId) -> Option<&'a Session> {
+        self.0.sessions.get(&id)
+    }
+
+    pub(crate) fn is_suspect(self, session: &Session) -> bool {
+        self.0.is_suspect(session)
+    }
+
+    pub(crate) fn can_take(self, session: &Session) -> bool {
+        self.0.can_take(session)
+    }
+
+    pub(crate) fn may_be_given(self, task: &Task, session: &Session) -> bool {
+        self.0.may_be_given(task, session)
+    }
+}
