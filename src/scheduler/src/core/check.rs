@@ -1,6 +1,6 @@
 //! What must hold after every input: the invariant of each part, and what binds the parts together.
 
-use lamagrid_domain::{SessionId, State, TaskId};
+use lamagrid_domain::{SessionId, TaskId};
 
 use super::state::task::{Lease, Task};
 use super::{Core, FinishedTask};
@@ -9,11 +9,11 @@ use super::{Core, FinishedTask};
 pub(super) fn structure(core: &Core) -> Result<(), String> {
     core.tasks.check()?;
     core.timers.check(core.tasks.values())?;
+    core.ready.check(core.tasks.values(), core.clock.elapsed_ms())?;
     core.retention.check()?;
     core.admission.check()?;
     tasks_are_in_one_place(core)?;
     assigned_tasks_are_held(core)?;
-    ready_queue_lists_queued_tasks(core)?;
     sessions_hold_live_attempts(core)?;
     tokens_lead_to_their_tasks(core)?;
     followers_are_listed_on_both_sides(core)?;
@@ -21,18 +21,10 @@ pub(super) fn structure(core: &Core) -> Result<(), String> {
 }
 
 fn tasks_are_in_one_place(core: &Core) -> Result<(), String> {
-    let mut queue_len = std::collections::BTreeMap::new();
     for task in core.tasks.values() {
         let id = task.id();
         invariant!(!core.retention.contains(id), "task {id} lives and has ended");
         invariant!(!core.retention.tombstones().contains(id), "task {id} lives and has a tombstone");
-        if task.lease().is_none() {
-            *queue_len.entry(&task.spec().queue).or_insert(0) += 1;
-        }
-    }
-    for (queue, len) in &core.queue_len {
-        let counted = queue_len.get(queue).copied().unwrap_or(0);
-        invariant!(*len == counted, "queue {queue} says {len} and holds {counted}");
     }
     let isolated = core.isolated.iter().find(|id| !core.tasks.contains(**id));
     invariant!(isolated.is_none(), "{isolated:?} has ended and is still isolated");
@@ -69,30 +61,6 @@ fn assigned_tasks_are_held(core: &Core) -> Result<(), String> {
             task.is_accepted()
         );
     }
-    Ok(())
-}
-
-fn ready_queue_lists_queued_tasks(core: &Core) -> Result<(), String> {
-    let mut waiting = 0;
-    for ((queue, model), ids) in &core.waiting {
-        waiting += ids.len();
-        invariant!(ids.len() > 0, "an empty index is kept for {queue}/{model}");
-        for id in ids.ids() {
-            let Some(task) = core.tasks.get(id) else { return Err(format!("{id} waits and is unknown")) };
-            let is_here = task.spec().queue == *queue && task.spec().model == *model;
-            invariant!(is_here, "task {id} waits elsewhere");
-            let is_ready = task.is_ready(core.clock.elapsed_ms());
-            invariant!(is_ready, "task {id} waits and is {:?}", task.state());
-        }
-    }
-    for (at, id) in &core.delayed {
-        let state = core.tasks.get(*id).map(Task::state);
-        let is_delayed = state == Some(&State::Queued { not_before_ms: *at });
-        invariant!(is_delayed, "task {id} is delayed and {state:?}");
-    }
-    let (delayed, assigned, all) = (core.delayed.len(), assigned(core).count(), core.tasks.len());
-    let sum = waiting + delayed + assigned;
-    invariant!(sum == all, "{waiting} wait, {delayed} are delayed, {assigned} assigned of {all} tasks");
     Ok(())
 }
 
@@ -183,15 +151,15 @@ pub(super) fn no_task_waits_beside_an_idle_slot(core: &Core) -> Result<(), Strin
 /// only if no fitting slot is idle. Returns what is wrong.
 pub(super) fn wrong_choice(core: &Core, id: TaskId, chosen: SessionId) -> Option<String> {
     let (task, session) = (&core.tasks[id], &core.sessions[&chosen]);
-    let rank = core.rank(task);
+    let rank = core.ready.rank(task);
     let waits = |other: &&Task| {
         (&other.spec().queue, &other.spec().model) == (&task.spec().queue, &task.spec().model)
             && other.is_ready(core.clock.elapsed_ms())
-            && !core.delayed.iter().any(|(_, id)| *id == other.id())
+            && !core.ready.is_delayed(other)
     };
     let is_better = |other: &&Task| {
         let waits_for_unused = core.isolated.contains(&other.id()) && !session.is_unused();
-        core.rank(other) < rank && !other.avoids(&session.node) && !waits_for_unused
+        core.ready.rank(other) < rank && !other.avoids(&session.node) && !waits_for_unused
     };
     if let Some(better) = core.tasks.values().filter(waits).find(is_better) {
         return Some(format!("task {id} is served before {}, which is better", better.id()));

@@ -53,7 +53,7 @@ impl Core {
             .queues
             .iter()
             .map(|(queue, limit)| {
-                let (waiting, paused) = (self.queue_len[queue], self.paused.contains_key(queue));
+                let (waiting, paused) = (self.ready.length(queue).unwrap_or(0), self.paused.contains(queue));
                 let running = running.get(queue).copied().unwrap_or(0);
                 (queue.clone(), QueueMetrics { waiting, running, limit: *limit, paused })
             })

@@ -46,9 +46,7 @@ mod view;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use lamagrid_config::{LimitsConfig, RetryConfig, SchedulerConfig};
-use lamagrid_domain::{
-    Advance, Event, Failure, LeaseToken, ModelName, Owner, QueueName, SessionId, Status, TaskId,
-};
+use lamagrid_domain::{Advance, Event, Failure, LeaseToken, Owner, QueueName, SessionId, Status, TaskId};
 use lamagrid_protocol::PeerId;
 use lamagrid_protocol::message::{ClientReply, Progress, TaskInfo};
 use lamagrid_transport::Endpoints;
@@ -56,12 +54,12 @@ use lamagrid_transport::Endpoints;
 pub(crate) use effect::{Authority, Effect, Input, ResultPlace, StoreOp, StoredTask};
 #[cfg(any(test, feature = "sabotage"))]
 pub(crate) use fault::Fault;
-pub(crate) use handlers::Pause;
 pub(crate) use metrics_snapshot::MetricsSnapshot;
 pub(crate) use node_id::NodeId;
 pub(crate) use state::alarms::{Bounded, Level};
 pub(crate) use state::drains::Drain;
 pub(crate) use state::finished_task::FinishedTask;
+pub(crate) use state::pauses::Pause;
 pub(crate) use state::wall_clock::ClockChange;
 
 #[cfg(test)]
@@ -70,15 +68,15 @@ pub(crate) use view::View;
 use effect_buffer::EffectBuffer;
 #[cfg(any(test, feature = "sabotage"))]
 use fault::Faults;
-use policy::placement::Waiting;
 use policy::retry;
 use state::admission::Admission;
 use state::alarms::Alarms;
 use state::circuit_breaker::CircuitBreaker;
 use state::clock::Clock;
 use state::drains::Drains;
-use state::fair_queue::FairQueue;
 use state::finished_task::{self, DeliveredResult};
+use state::pauses::Pauses;
+use state::ready_queue::ReadyQueue;
 use state::retention::Retention;
 use state::sessions::{Orphan, Orphans, Session};
 use state::task::{Lease, NewTask, Task};
@@ -148,26 +146,21 @@ pub(crate) struct Core {
     entropy: Entropy,
     clock: Clock,
     tasks: TaskTable,
+    ready: ReadyQueue,
     /// Live tokens, and those of accepted deliveries, which are answered "stored" when they repeat.
     tokens: HashMap<LeaseToken, TaskId>,
     retention: Retention,
-    waiting: BTreeMap<(QueueName, ModelName), Waiting>,
     /// Queues whose tasks are given to no node.
-    paused: BTreeMap<QueueName, Pause>,
+    paused: Pauses,
     /// Nodes that are to leave.
     drains: Drains,
     /// When refusals of a node were logged last, by the lease clock.
     refused_nodes: BTreeMap<NodeId, u64>,
-    fair_queue: FairQueue,
     admission: Admission,
     alarms: Alarms,
     breaker: CircuitBreaker,
     /// Limits on waiting and running, and ageing.
     timers: TaskTimers,
-    /// Waiting and delayed tasks per queue.
-    queue_len: BTreeMap<QueueName, u64>,
-    /// Delayed tasks by the instant at which they may be tried again.
-    delayed: BTreeSet<(u64, TaskId)>,
     /// Who follows what, to bound it and to clean up after a connection.
     followed: HashMap<PeerId, BTreeSet<TaskId>>,
     /// How long tasks of a queue run, a moving average in milliseconds; for the expected wait.
@@ -178,8 +171,6 @@ pub(crate) struct Core {
     orphans: BTreeMap<NodeId, Orphans>,
     /// Tasks that shared a node with others when it was lost: until its end each runs only where nothing else does.
     isolated: BTreeSet<TaskId>,
-    /// Since when waiting tasks of a model in a queue have had no node.
-    unserved: BTreeMap<(QueueName, ModelName), u64>,
     effects: EffectBuffer,
     #[cfg(any(test, feature = "sabotage"))]
     pub(crate) faults: Faults,
@@ -195,30 +186,26 @@ impl Core {
     #[must_use]
     pub(crate) fn new(settings: Settings, entropy: Entropy, now: Now, recovered: Recovered) -> Self {
         let mut core = Self {
-            queue_len: settings.queues.keys().map(|q| (q.clone(), 0)).collect(),
+            ready: ReadyQueue::new(settings.queues.keys()),
             retention: Retention::new(Tombstones::new(settings.max_tombstones, recovered.watermarks)),
             clock: Clock::start(now, recovered.wall_ms, settings.clock_grace_ms),
             settings,
             entropy,
             tasks: TaskTable::default(),
             tokens: HashMap::new(),
-            waiting: BTreeMap::new(),
-            paused: recovered.paused.into_iter().collect(),
+            paused: Pauses::recovered(recovered.paused),
             drains: Drains::recovered(recovered.drains),
             refused_nodes: BTreeMap::new(),
-            fair_queue: FairQueue::default(),
             admission: Admission::default(),
             alarms: Alarms::default(),
             breaker: CircuitBreaker::default(),
             timers: TaskTimers::default(),
-            delayed: BTreeSet::new(),
             followed: HashMap::new(),
             run_ms: BTreeMap::new(),
             sessions: BTreeMap::new(),
             sessions_opened: 0,
             orphans: BTreeMap::new(),
             isolated: BTreeSet::new(),
-            unserved: BTreeMap::new(),
             effects: EffectBuffer::default(),
             #[cfg(any(test, feature = "sabotage"))]
             faults: Faults::default(),
@@ -266,7 +253,7 @@ impl Core {
     fn raise_alarms(&mut self) {
         let limits = &self.settings.limits;
         for (queue, limit) in &self.settings.queues {
-            let level = self.alarms.observe_queue(queue, self.queue_len[queue], *limit);
+            let level = self.alarms.observe_queue(queue, self.ready.length(queue).unwrap_or(0), *limit);
             level.into_iter().for_each(|level| self.effects.push(Effect::Level(level)));
         }
         let spool = self.alarms.observe_spool(self.admission.spool_bytes(), limits.max_spool_bytes);
@@ -383,8 +370,7 @@ impl Core {
     /// Takes a queued task in and makes it findable.
     fn insert(&mut self, mut task: Task) {
         let id = task.id();
-        let tag = self.fair_queue.draw(task.spec());
-        task.set_tag(tag);
+        self.ready.set_tag(&mut task);
         self.admission.task_accepted(task.spec());
         self.timers.start_deadline(&task);
         self.tasks.insert(task);
@@ -413,7 +399,7 @@ impl Core {
 
     fn info(&self, task: &Task) -> TaskInfo {
         let status = task.state().status();
-        let position = (status == Status::Queued).then(|| self.position(task));
+        let position = (status == Status::Queued).then(|| self.ready.position(task));
         TaskInfo {
             id: task.id(),
             model: task.spec().model.clone(),
@@ -428,15 +414,6 @@ impl Core {
             created_wall_ms: task.created_wall_ms(),
             finished_wall_ms: None,
         }
-    }
-
-    /// Tasks of the same queue that are ahead of `task`.
-    fn position(&self, task: &Task) -> u64 {
-        self.waiting
-            .iter()
-            .filter(|((queue, _), _)| *queue == task.spec().queue)
-            .map(|(_, waiting)| waiting.ahead_of(task))
-            .sum()
     }
 
     fn tell_followers(&mut self, id: TaskId) {

@@ -32,7 +32,7 @@ impl<'a> View<'a> {
     /// Whether a task waits for its next attempt, or did when the last tick looked.
     pub(crate) fn is_delayed(self, task: &Task) -> bool {
         let Some(at) = task.not_before_ms() else { return false };
-        at > self.elapsed_ms() || self.0.delayed.contains(&(at, task.id()))
+        at > self.elapsed_ms() || self.0.ready.is_delayed(task)
     }
 
     pub(crate) fn has_finished(self, id: TaskId) -> bool {

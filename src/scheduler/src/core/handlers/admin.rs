@@ -15,6 +15,7 @@ use lamagrid_protocol::message::{
 
 use crate::core::effect::Authority;
 use crate::core::policy::admission::AdmissionRequest;
+use crate::core::state::pauses::Pause;
 use crate::core::state::task::{NewTask, Task};
 use crate::core::{Core, Effect, FinishedTask, StoreOp};
 
@@ -36,7 +37,7 @@ impl Core {
                 self.task_history(cancel.id)
             }
             AdminRequest::RetryTask(retry) => self.retry_now(&peer, retry.id),
-            AdminRequest::PauseQueue(pause) => match self.queue_len.get(&pause.queue).copied() {
+            AdminRequest::PauseQueue(pause) => match self.ready.length(&pause.queue) {
                 Some(waiting) => {
                     let order =
                         Pause { by: asked_by(&peer, pause.by), since_wall_ms: self.clock.now().wall_ms };
@@ -44,7 +45,7 @@ impl Core {
                     Paused { queue: pause.queue, paused: pause.paused, waiting }.into()
                 }
                 None => {
-                    let known: Vec<_> = self.queue_len.keys().map(|queue| queue.as_str()).collect();
+                    let known: Vec<_> = self.ready.queues().map(QueueName::as_str).collect();
                     refused(format!("there is no queue {}; there are {}", pause.queue, known.join(", ")))
                 }
             },
@@ -191,10 +192,10 @@ impl Core {
     }
 
     fn pause(&mut self, queue: &QueueName, order: Pause, paused: bool) {
-        if self.paused.contains_key(queue) == paused {
+        if self.paused.contains(queue) == paused {
             return;
         }
-        let (by, waiting) = (&order.by, self.queue_len[queue]);
+        let (by, waiting) = (&order.by, self.ready.length(queue).unwrap_or(0));
         if paused {
             tracing::info!(%queue, by, waiting, "queue is paused: its tasks wait");
             self.paused.insert(queue.clone(), order.clone());
@@ -210,26 +211,15 @@ impl Core {
     /// At start: a queue that the configuration does not have any more begins anew if it comes back.
     pub(crate) fn forget_unknown_pauses(&mut self) {
         let known = &self.settings.queues;
-        let unknown: Vec<_> =
-            self.paused.keys().filter(|queue| !known.contains_key(*queue)).cloned().collect();
-        for queue in unknown {
+        for queue in self.paused.remove_unknown(|queue| known.contains_key(queue)) {
             tracing::info!(%queue, "the pause of a queue is forgotten: the configuration has no such queue any more");
-            self.paused.remove(&queue);
             self.emit(Effect::Store(StoreOp::Pause { queue, pause: None }));
         }
     }
 
-    /// What people are told about a queue that stands still; nothing about one that does not.
+    /// Tells a client that a queue is paused; `None` if it is not.
     pub(crate) fn pause_text(&self, queue: &QueueName) -> Option<String> {
-        let Pause { by, since_wall_ms } = self.paused.get(queue)?;
-        // Pauses of older stores do not say since when.
-        let since = match since_wall_ms {
-            0 => String::new(),
-            since => format!(" for {} s", self.clock.now().wall_ms.saturating_sub(*since) / 1_000),
-        };
-        Some(format!(
-            "queue {queue} has been paused{since} by {by}: its tasks wait until lamagrid queue resume {queue}"
-        ))
+        self.paused.text(queue, self.clock.now().wall_ms)
     }
 
     fn purge(&mut self, older_than_ms: u64, dead: bool) -> Purged {
@@ -247,15 +237,6 @@ impl Core {
         }
         Purged { tasks: ids.len() as u64, bytes }
     }
-}
-
-/// An order that a queue's tasks are given to no node.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Pause {
-    /// Who gave it.
-    pub(crate) by: String,
-    /// When, wall clock, ms; 0 where the store does not say.
-    pub(crate) since_wall_ms: u64,
 }
 
 /// Who gave an order, as logs and refusals show it.

@@ -132,7 +132,7 @@ impl Core {
     }
 
     pub(crate) fn refuse(&mut self, peer: &PeerId, seq: u64, failure: Failure, queue: Option<&QueueName>) {
-        let queue_len = queue.and_then(|q| self.queue_len.get(q)).copied().unwrap_or(0);
+        let queue_len = queue.and_then(|q| self.ready.length(q)).unwrap_or(0);
         let wait_ms = queue.and_then(|q| self.expected_wait_ms(q, queue_len));
         self.reply(peer, Refused { seq, failure, queue_len, wait_ms });
     }
@@ -140,7 +140,7 @@ impl Core {
     /// How long a task waits with so many `ahead` of it: their usual run time over the slots that serve the queue. It
     /// cannot be told of a queue that stands still.
     pub(crate) fn expected_wait_ms(&self, queue: &QueueName, ahead: u64) -> Option<u64> {
-        if self.paused.contains_key(queue) {
+        if self.paused.contains(queue) {
             return None;
         }
         let run_ms = self.run_ms.get(queue)?;
@@ -251,7 +251,7 @@ impl Core {
         let task =
             Task::new(NewTask { spec, digest, seq: seq_of_task, created_wall_ms, inline: inline_roles });
         self.make_room(evicted, |core| core.take_in(task, inline, None));
-        let position = self.position(&self.tasks[id]);
+        let position = self.ready.position(&self.tasks[id]);
         self.reply(peer, Accepted { seq, id, position });
         if follow {
             self.follow(peer, id);
@@ -373,10 +373,10 @@ impl Core {
             .iter()
             .map(|(queue, &max_tasks)| QueueStatus {
                 queue: queue.clone(),
-                waiting: self.queue_len[queue],
+                waiting: self.ready.length(queue).unwrap_or(0),
                 running: running.get(queue).copied().unwrap_or(0),
                 max_tasks,
-                paused: self.paused.contains_key(queue),
+                paused: self.paused.contains(queue),
             })
             .collect();
         let version = env!("CARGO_PKG_VERSION").to_owned();

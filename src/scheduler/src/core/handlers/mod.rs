@@ -2,10 +2,11 @@
 
 mod admin;
 mod client;
+mod dispatch;
 mod node_control;
 #[cfg(any(test, feature = "sabotage"))]
 mod planted;
 mod tick;
 mod upload;
 
-pub(crate) use admin::{Pause, asked_by, refused};
+pub(crate) use admin::{asked_by, refused};

@@ -1,6 +1,6 @@
 //! What happens because time passed. Everything here runs on a tick, after the sockets were drained.
 
-use lamagrid_domain::{Failure, FailureKind, TaskId};
+use lamagrid_domain::{Failure, FailureKind, ModelName, QueueName, TaskId};
 
 use crate::core::{Core, Effect, StoreOp};
 
@@ -65,9 +65,8 @@ impl Core {
     }
 
     fn wake_delayed(&mut self) {
-        while let Some(&(at, id)) = self.delayed.first().filter(|(at, _)| *at <= self.clock.elapsed_ms()) {
+        while let Some(id) = self.ready.due_delay(self.clock.elapsed_ms()) {
             self.unqueue(id);
-            debug_assert!(!self.delayed.contains(&(at, id)), "a delayed task has exactly one entry");
             self.enqueue(id);
             self.dispatch_task(id);
         }
@@ -88,7 +87,7 @@ impl Core {
             let mut text = format!(
                 "no node took the task within its limit: it waited {} s in queue {queue}, where {} tasks wait",
                 waited_ms.div_ceil(1_000),
-                self.queue_len[queue]
+                self.ready.length(queue).unwrap_or(0)
             );
             text.extend(self.pause_text(queue).map(|paused| format!("; {paused}")));
             self.fail(id, Failure::new(FailureKind::WaitedTooLong, text));
@@ -112,8 +111,8 @@ impl Core {
         let ageing_ms = self.settings.scheduler.ageing_ms;
         for _ in 0..MAX_RAISED_PER_TICK {
             let Some(id) = self.timers.due_rise(self.clock.elapsed_ms()) else { break };
-            self.raise(id);
-            let task = self.tasks.get_mut(id).expect("it was raised above");
+            let task = self.tasks.get_mut(id).expect("timers are of unfinished tasks");
+            self.ready.raise(task);
             self.timers.restart_rise(task, ageing_ms);
         }
     }
@@ -122,21 +121,13 @@ impl Core {
     fn fail_unserved(&mut self) {
         let clock_ms = self.clock.elapsed_ms();
         let wait_ms = self.settings.scheduler.no_node_wait_ms;
-        let mut unserved = std::collections::BTreeMap::new();
-        let mut over = Vec::new();
-        for (key @ (queue, model), waiting) in &self.waiting {
-            // What is paused waits for a person, and perhaps for nodes that are being replaced.
-            if self.is_served(queue, model) || self.paused.contains_key(queue) {
-                continue;
-            }
-            let since = self.unserved.get(key).copied().unwrap_or(clock_ms);
-            unserved.insert(key.clone(), since);
-            if clock_ms.saturating_sub(since) >= wait_ms {
-                let waited = |id: &_| self.tasks[*id].queued_for_ms(clock_ms) >= wait_ms;
-                over.extend(waiting.ids().filter(waited));
-            }
-        }
-        self.unserved = unserved;
+        // The tasks of a paused queue wait for a person, and perhaps for nodes that are being replaced.
+        let (sessions, paused) = (&self.sessions, &self.paused);
+        let is_served = |queue: &QueueName, model: &ModelName| {
+            sessions.values().any(|session| session.offers(queue, model)) || paused.contains(queue)
+        };
+        let mut over = self.ready.unserved_for(wait_ms, clock_ms, is_served);
+        over.retain(|id| self.tasks[*id].queued_for_ms(clock_ms) >= wait_ms);
         for id in over {
             let spec = self.tasks[id].spec();
             let failure = self.unserved_failure(&spec.queue, &spec.model);

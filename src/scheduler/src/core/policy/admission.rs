@@ -6,6 +6,7 @@ use lamagrid_protocol::PeerId;
 use crate::core::Core;
 use crate::core::effect::Authority;
 use crate::core::state::admission::Usage;
+use crate::core::state::model_queue::Evictable;
 
 /// Tasks that one submission may evict: more would delay every other request.
 const MAX_EVICTED: usize = 256;
@@ -89,10 +90,11 @@ impl Core {
         self.check_owner(wanted)?;
         self.check_disk(wanted)?;
         let limits = &self.settings.limits;
-        let too_many = (self.queue_len[queue] + 1).saturating_sub(max_tasks);
+        let queued = self.ready.length(queue).unwrap_or(0);
+        let too_many = (queued + 1).saturating_sub(max_tasks);
         let too_much =
             self.admission.spool_bytes().saturating_add(wanted.bytes).saturating_sub(limits.max_spool_bytes);
-        let free_places = max_tasks.saturating_sub(self.queue_len[queue]);
+        let free_places = max_tasks.saturating_sub(queued);
         let waiting = self.admission.queued_by(wanted.owner, queue);
         if wanted.authority == Authority::Client
             && too_many == 0
@@ -179,12 +181,10 @@ impl Core {
     /// administrator's task ends other owners'.
     fn victims(&self, wanted: &AdmissionRequest<'_>, places: u64, bytes: u64) -> Option<Vec<TaskId>> {
         let owner = Some(wanted.owner).filter(|_| wanted.authority == Authority::Client);
-        let queues = self.waiting.iter().filter(|((queue, _), _)| places == 0 || queue == wanted.queue);
-        let mut lower: Vec<_> =
-            queues.flat_map(|(_, waiting)| waiting.below(wanted.priority, owner).take(MAX_EVICTED)).collect();
-        lower.sort_unstable_by_key(|(priority, seq, _)| (*priority, std::cmp::Reverse(*seq)));
+        let queue = Some(wanted.queue).filter(|_| places > 0);
+        let lower = self.ready.evictable(wanted.priority, queue, owner, MAX_EVICTED);
         let (mut victims, mut freed) = (Vec::new(), 0_u64);
-        for (_, _, id) in lower.into_iter().take(MAX_EVICTED) {
+        for Evictable { id, .. } in lower.into_iter().take(MAX_EVICTED) {
             if victims.len() as u64 >= places && freed >= bytes {
                 break;
             }

@@ -11,8 +11,8 @@ use lamagrid_domain::{LeaseToken, SessionId, TaskId};
 use lamagrid_protocol::message::Action;
 
 use crate::core::Core;
-use crate::core::policy::placement::Rank;
 use crate::core::policy::retry::Loss;
+use crate::core::state::model_queue::Rank;
 use crate::core::state::task::Task;
 
 /// A task that a node accepted and no slot has begun with.
@@ -85,7 +85,7 @@ impl Core {
             .filter_map(|(holder, token, recalled)| {
                 let task =
                     self.tokens.get(&token).and_then(|id| self.tasks.get(*id)).filter(|t| t.is_accepted())?;
-                Some(Waits { recalled, rank: self.rank(task), task: task.id(), token, holder })
+                Some(Waits { recalled, rank: self.ready.rank(task), task: task.id(), token, holder })
             })
             .collect()
     }

@@ -22,13 +22,20 @@ fn size(spec: &TaskSpec) -> u64 {
     spec.input_bytes().max(LEAST_SIZE)
 }
 
-/// Where an owner stands among those of one queue and priority: the least goes first.
+/// When an owner is served among those of one queue and priority: the least goes first.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Turn {
+pub(crate) struct VirtualStart {
     /// The owner's clock, or the present.
     start: u64,
-    /// When it was served last: of two that are even, the other one goes.
+    /// When it was served last. Of two owners with the same clock, the other one is next.
     served: u64,
+}
+
+impl VirtualStart {
+    #[cfg(test)]
+    pub(crate) fn at(start: u64) -> Self {
+        Self { start, served: 0 }
+    }
 }
 
 /// The clocks of one owner in one queue and priority.
@@ -36,15 +43,15 @@ pub(crate) struct Turn {
 struct OwnerClocks {
     clock: u64,
     served: u64,
-    /// The highest tag of a client's that was given to a node.
+    /// The highest tag that was dispatched.
     present: u64,
     clients: HashMap<Option<ClientName>, u64>,
-    /// Its tasks that wait.
+    /// Tasks of the owner that wait.
     waiting: usize,
 }
 
 impl OwnerClocks {
-    fn draw(&mut self, spec: &TaskSpec) -> u64 {
+    fn next_tag(&mut self, spec: &TaskSpec) -> u64 {
         let present = self.present;
         if self.clients.len() >= MAX_CLOCKS {
             self.clients.retain(|_, clock| *clock > present);
@@ -59,10 +66,10 @@ impl OwnerClocks {
 /// The virtual clocks.
 #[derive(Debug, Default)]
 pub(crate) struct FairQueue {
-    /// The latest start of an owner's that was served.
+    /// The latest start of an owner that was served.
     present: u64,
-    /// Tasks that were given.
-    given: u64,
+    /// Dispatched tasks.
+    dispatched: u64,
     owners: BTreeMap<QueueName, BTreeMap<i8, HashMap<Owner, OwnerClocks>>>,
 }
 
@@ -82,40 +89,96 @@ impl FairQueue {
         owners.get_mut(&spec.owner).expect("inserted above")
     }
 
-    /// The tag of a task that comes now, among those of its owner.
-    pub(crate) fn draw(&mut self, spec: &TaskSpec) -> u64 {
-        self.owner(spec, spec.priority).draw(spec)
+    /// The tag of a task that is accepted now. It orders the tasks of its owner.
+    pub(crate) fn next_tag(&mut self, spec: &TaskSpec) -> u64 {
+        self.owner(spec, spec.priority).next_tag(spec)
     }
 
-    /// A task waits, with this priority now.
-    pub(crate) fn enter(&mut self, spec: &TaskSpec, priority: i8) {
+    /// A task waits, with its present priority.
+    pub(crate) fn task_waits(&mut self, spec: &TaskSpec, priority: i8) {
         self.owner(spec, priority).waiting += 1;
     }
 
-    /// It does not any more.
-    pub(crate) fn leave(&mut self, spec: &TaskSpec, priority: i8) {
+    /// A task does not wait any more.
+    pub(crate) fn task_left(&mut self, spec: &TaskSpec, priority: i8) {
         self.owner(spec, priority).waiting -= 1;
     }
 
-    /// Where an owner stands in a queue among those of one priority.
-    pub(crate) fn turn(&self, queue: &QueueName, priority: i8, owner: &Owner) -> Turn {
+    /// When an owner is served among those of one queue and priority.
+    pub(crate) fn virtual_start(&self, queue: &QueueName, priority: i8, owner: &Owner) -> VirtualStart {
         let clocks = self.owners.get(queue).and_then(|of| of.get(&priority)).and_then(|of| of.get(owner));
-        clocks.map_or(Turn { start: self.present, served: 0 }, |clocks| Turn {
+        clocks.map_or(VirtualStart { start: self.present, served: 0 }, |clocks| VirtualStart {
             start: clocks.clock.max(self.present),
             served: clocks.served,
         })
     }
 
-    /// A task of this tag was given to a node, with this priority.
-    pub(crate) fn given(&mut self, spec: &TaskSpec, priority: i8, tag: u64) {
+    /// A task of this tag is given to a node, with its present priority.
+    pub(crate) fn task_dispatched(&mut self, spec: &TaskSpec, priority: i8, tag: u64) {
         let of_tag = self.owner(spec, spec.priority);
         of_tag.present = of_tag.present.max(tag);
-        self.given += 1;
-        let (given, present) = (self.given, self.present);
+        self.dispatched += 1;
+        let (dispatched, present) = (self.dispatched, self.present);
         let owner = self.owner(spec, priority);
         let start = owner.clock.max(present);
         owner.clock = start.saturating_add(size(spec));
-        owner.served = given;
+        owner.served = dispatched;
         self.present = start;
+    }
+
+    /// Waiting tasks of all owners.
+    #[cfg(test)]
+    pub(crate) fn waiting(&self) -> usize {
+        let owners = self.owners.values().flat_map(BTreeMap::values).flat_map(HashMap::values);
+        owners.map(|clocks| clocks.waiting).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::tests::spec;
+
+    fn of(owner: &str, client: Option<&str>) -> TaskSpec {
+        TaskSpec { owner: owner.parse().unwrap(), client: client.map(|c| c.parse().unwrap()), ..spec(1) }
+    }
+
+    /// The owner that is served next.
+    fn next<'a>(fair: &FairQueue, owners: &[&'a str]) -> &'a str {
+        let start = |name: &&str| fair.virtual_start(&spec(1).queue, 0, &name.parse().unwrap());
+        owners.iter().min_by_key(|name| start(name)).unwrap()
+    }
+
+    #[test]
+    fn owners_are_served_by_turns_and_a_new_one_starts_at_the_present() {
+        let mut fair = FairQueue::default();
+        let mut served = Vec::new();
+        for round in 0..6 {
+            // The third owner comes when the others were served twice each.
+            let owners = if round < 4 { &["a", "b"][..] } else { &["a", "b", "c"] };
+            let owner = next(&fair, owners);
+            fair.task_dispatched(&of(owner, None), 0, 0);
+            served.push(owner);
+        }
+        assert_eq!(served, ["a", "b", "a", "b", "c", "a"]);
+    }
+
+    #[test]
+    fn tasks_of_one_client_are_tagged_behind_each_other_and_clients_beside_each_other() {
+        let mut fair = FairQueue::default();
+        let tags = [Some("x"), Some("x"), Some("y"), None].map(|client| fair.next_tag(&of("a", client)));
+        assert_eq!(tags, [0, LEAST_SIZE, 0, 0]);
+        // What was dispatched is over: a new client starts there and not at 0.
+        fair.task_dispatched(&of("a", Some("x")), 0, LEAST_SIZE);
+        assert_eq!(fair.next_tag(&of("a", Some("z"))), LEAST_SIZE);
+    }
+
+    #[test]
+    fn waiting_tasks_are_counted_by_priority() {
+        let mut fair = FairQueue::default();
+        fair.task_waits(&of("a", None), 0);
+        fair.task_waits(&of("a", None), 1);
+        fair.task_left(&of("a", None), 0);
+        assert_eq!(fair.waiting(), 1);
     }
 }

@@ -266,19 +266,19 @@ impl Task {
         self.state = self.state.apply(event).expect("the caller moves the task as its state allows");
     }
 
-    pub(crate) fn set_tag(&mut self, tag: u64) {
+    pub(super) fn set_tag(&mut self, tag: u64) {
         self.tag = tag;
     }
 
-    pub(crate) fn enter_queue(&mut self, clock_ms: u64) {
+    pub(super) fn enter_queue(&mut self, clock_ms: u64) {
         self.queued_at_ms = clock_ms;
     }
 
-    pub(crate) fn leave_queue(&mut self, clock_ms: u64) {
+    pub(super) fn leave_queue(&mut self, clock_ms: u64) {
         self.queue_ms += clock_ms.saturating_sub(self.queued_at_ms);
     }
 
-    pub(crate) fn raise_priority(&mut self) {
+    pub(super) fn raise_priority(&mut self) {
         self.priority += 1;
     }
 

@@ -1,0 +1,90 @@
+//! Puts tasks into the queue, and gives them to nodes as placement decides.
+
+use lamagrid_domain::{LeaseToken, SessionId, TaskId};
+use lamagrid_protocol::message::Assign;
+
+use crate::core::state::task::Lease;
+use crate::core::{Core, Effect, StoreOp};
+
+impl Core {
+    /// Queues a task, now or once its delay is over.
+    pub(crate) fn enqueue(&mut self, id: TaskId) {
+        let clock_ms = self.clock.elapsed_ms();
+        let task = self.tasks.get_mut(id).expect("the caller holds an unfinished task");
+        self.ready.enter(task, clock_ms);
+        self.admission.task_queued(task.spec());
+        self.timers.start_wait(task, &self.settings.scheduler, clock_ms);
+    }
+
+    /// Takes a task out of the queue, if it is there.
+    pub(crate) fn unqueue(&mut self, id: TaskId) {
+        let Some(task) = self.tasks.get_mut(id) else { return };
+        self.timers.stop_wait(task);
+        if self.ready.leave(task, self.clock.elapsed_ms()) {
+            self.admission.task_unqueued(task.spec());
+        }
+    }
+
+    /// Gives a waiting task to the best session that can take it, if there is one, behind tasks that go before it.
+    pub(crate) fn dispatch_task(&mut self, id: TaskId) {
+        while self.best_for(id).is_some() {
+            self.assign_in_order(id);
+        }
+    }
+
+    /// Gives a session work while it has credit and work waits for it.
+    pub(crate) fn dispatch_to(&mut self, session: SessionId) {
+        while let Some(id) = self.next_for(session) {
+            self.assign_in_order(id);
+        }
+    }
+
+    /// Assigns a task that some session can take, or one that goes before it where it would go.
+    fn assign_in_order(&mut self, mut id: TaskId) {
+        loop {
+            let session = self.best_for(id).expect("some session can take it");
+            let rank = self.ready.rank(&self.tasks[id]);
+            match self.next_for(session).filter(|next| self.ready.rank(&self.tasks[*next]) < rank) {
+                Some(better) => id = better,
+                None => {
+                    #[cfg(test)]
+                    if self.wrong_choice.is_none() {
+                        self.wrong_choice = crate::core::check::wrong_choice(self, id, session);
+                    }
+                    return self.assign(id, session);
+                }
+            }
+        }
+    }
+
+    fn assign(&mut self, id: TaskId, session: SessionId) {
+        self.unqueue(id);
+        let token = LeaseToken::from_bytes(self.random_bytes());
+        let accept_by = self.clock.elapsed_ms() + self.settings.scheduler.accept_timeout_ms;
+        let task = self.tasks.get_mut(id).expect("waiting tasks are live");
+        let target = self.sessions.get_mut(&session).expect("the caller chose a live session");
+        let node = target.node.clone();
+        task.assign(Lease { token, session }, &node, self.clock.now());
+        tracing::info!(
+            task.id = %id, attempt = task.counters().attempts, %node, session = target.number,
+            queue = %task.spec().queue, "task assigned"
+        );
+        self.ready.task_dispatched(task);
+        self.breaker.given(&node, token);
+        target.give(token, self.clock.elapsed_ms(), accept_by);
+        let index = target.lane_of(&task.spec().queue).expect("a session that offers a queue has its lane");
+        self.tokens.insert(token, id);
+        let inline = task.inline().to_vec();
+        let assign = Assign {
+            token,
+            attempt: task.counters().attempts,
+            spec: task.spec().clone(),
+            inline: inline.clone(),
+        };
+        let counters = task.counters();
+        self.emit(Effect::Store(StoreOp::Assign { id, token, node, counters }));
+        let attach = (!inline.is_empty()).then_some((id, inline));
+        self.emit(Effect::Lane { session, index, message: assign.into(), attach });
+        self.tell_followers(id);
+    }
+}
