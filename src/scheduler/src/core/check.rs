@@ -10,13 +10,15 @@ pub(super) fn structure(core: &Core) -> Result<(), String> {
     core.tasks.check()?;
     core.timers.check(core.tasks.values())?;
     core.ready.check(core.tasks.values(), core.clock.elapsed_ms())?;
+    core.followers.check(core.tasks.values())?;
+    core.leases.check()?;
+    core.sessions.check()?;
     core.retention.check()?;
     core.admission.check()?;
     tasks_are_in_one_place(core)?;
     assigned_tasks_are_held(core)?;
     sessions_hold_live_attempts(core)?;
     tokens_lead_to_their_tasks(core)?;
-    followers_are_listed_on_both_sides(core)?;
     bounds_count_what_is_there(core)
 }
 
@@ -26,8 +28,6 @@ fn tasks_are_in_one_place(core: &Core) -> Result<(), String> {
         invariant!(!core.retention.contains(id), "task {id} lives and has ended");
         invariant!(!core.retention.tombstones().contains(id), "task {id} lives and has a tombstone");
     }
-    let isolated = core.isolated.iter().find(|id| !core.tasks.contains(**id));
-    invariant!(isolated.is_none(), "{isolated:?} has ended and is still isolated");
     Ok(())
 }
 
@@ -38,22 +38,22 @@ fn assigned(core: &Core) -> impl Iterator<Item = (&Task, Lease)> {
 fn assigned_tasks_are_held(core: &Core) -> Result<(), String> {
     for (task, Lease { token, session }) in assigned(core) {
         let id = task.id();
-        invariant!(core.tokens.get(&token) == Some(&id), "token {token} does not lead to task {id}");
-        let holders: Vec<_> = core.sessions.values().filter(|s| s.tokens.contains_key(&token)).collect();
-        let orphaned = core.orphans.values().flat_map(|o| &o.attempts).filter(|o| o.token == token).count();
+        invariant!(core.leases.task_of(token) == Some(id), "token {token} does not lead to task {id}");
+        let holders: Vec<_> = core.sessions.values().filter(|s| s.holds(token)).collect();
+        let orphaned = core.leases.orphans().filter(|o| o.token == token).count();
         let places = holders.len() + orphaned;
         invariant!(places == 1, "token {token} is in {places} places");
         let Some(holder) = holders.first() else {
             invariant!(task.is_accepted(), "an orphan was never accepted: task {id}");
-            let is_live = core.sessions.contains_key(&session);
+            let is_live = core.sessions.get(session).is_some();
             invariant!(!is_live, "task {id} is an orphan of a live session");
             continue;
         };
-        let name = &holder.info.name;
-        invariant!(holder.id == session, "token {token} is held by {name}, its task says {session}");
+        let name = &holder.info().name;
+        invariant!(holder.id() == session, "token {token} is held by {name}, its task says {session}");
         let (queue, model) = (&task.spec().queue, &task.spec().model);
         invariant!(holder.offers(queue, model), "{name} works on {model} of {queue} without offering it");
-        invariant!(task.node() == Some(&holder.node), "task {id} names another node");
+        invariant!(task.node() == Some(holder.node()), "task {id} names another node");
         let timed = holder.is_unanswered(token);
         invariant!(
             timed != task.is_accepted(),
@@ -65,45 +65,30 @@ fn assigned_tasks_are_held(core: &Core) -> Result<(), String> {
 }
 
 fn sessions_hold_live_attempts(core: &Core) -> Result<(), String> {
-    for (i, session) in core.sessions.values().enumerate() {
-        let (name, given, granted) = (&session.info.name, session.given, session.granted);
-        invariant!(given <= granted, "{name} was given {given} of {granted} credits");
-        let most = given + u64::from(session.slots) + u64::from(session.overlap);
-        invariant!(granted <= most, "{name} was granted more than its slots and overlap");
-        let mut in_order = session.attempts_in_order();
-        in_order.sort_unstable();
-        invariant!(in_order.iter().eq(session.tokens.keys()), "{name}: its order is {in_order:?}");
-        let twin = core.sessions.values().skip(i + 1).find(|s| s.node == session.node);
-        invariant!(twin.is_none(), "two live sessions are named {name}");
-        invariant!(!core.orphans.contains_key(&session.node), "{name} is live and has orphans");
-        let stale = session.tokens.keys().find(|token| core.task_of(**token).is_none());
-        invariant!(stale.is_none(), "{name} holds token {stale:?} of no live task");
+    for session in core.sessions.values() {
+        let node = session.node();
+        invariant!(!core.leases.has_orphans_of(node), "{node} is live and has orphans");
+        let stale = session.tokens().find(|token| core.task_of(*token).is_none());
+        invariant!(stale.is_none(), "{node} holds token {stale:?} of no live task");
     }
     Ok(())
 }
 
 fn tokens_lead_to_their_tasks(core: &Core) -> Result<(), String> {
     let assigned = assigned(core).count();
-    let held: usize = core.sessions.values().map(|s| s.tokens.len()).sum::<usize>()
-        + core.orphans.values().map(|o| o.attempts.len()).sum::<usize>();
+    let held: usize =
+        core.sessions.values().map(|s| s.running()).sum::<usize>() + core.leases.orphans().count();
     invariant!(held == assigned, "{held} tokens are held for {assigned} assigned tasks");
     let mut in_use = assigned;
     for (id, finished) in core.retention.iter() {
         let Some(token) = finished.token else { continue };
         in_use += 1;
-        invariant!(core.tokens.get(&token) == Some(id), "token {token} does not lead to {id}");
+        invariant!(core.leases.task_of(token) == Some(*id), "token {token} does not lead to {id}");
     }
-    let known = core.tokens.len();
+    let known = core.leases.len();
     invariant!(known == in_use, "{known} tokens are known, {in_use} are in use");
     let running: u64 = core.metrics_snapshot().queues.values().map(|queue| queue.running).sum();
     invariant!(running == assigned as u64, "{running} tasks run, {assigned} are assigned");
-    Ok(())
-}
-
-fn followers_are_listed_on_both_sides(core: &Core) -> Result<(), String> {
-    let by_task: usize = core.tasks.values().map(|task| task.followers().len()).sum();
-    let by_peer: usize = core.followed.values().map(std::collections::BTreeSet::len).sum();
-    invariant!(by_peer == by_task, "tasks have {by_task} followers, peers follow {by_peer}");
     Ok(())
 }
 
@@ -141,7 +126,7 @@ pub(super) fn no_task_waits_beside_an_idle_slot(core: &Core) -> Result<(), Strin
             }
             let promised = waiting.iter().filter(|w| w.recalled && core.fits(&core.tasks[w.task], idle));
             let is_promised = promised.count() as u64 >= idle.idle_slots();
-            invariant!(is_promised, "task {} waits for a slot while {} is idle", waits.task, idle.info.name);
+            invariant!(is_promised, "task {} waits for a slot while {} is idle", waits.task, idle.node());
         }
     }
     Ok(())
@@ -150,7 +135,7 @@ pub(super) fn no_task_waits_beside_an_idle_slot(core: &Core) -> Result<(), Strin
 /// Looks at an assignment just before it is made: no better task waits for this session, and an overlap credit is used
 /// only if no fitting slot is idle. Returns what is wrong.
 pub(super) fn wrong_choice(core: &Core, id: TaskId, chosen: SessionId) -> Option<String> {
-    let (task, session) = (&core.tasks[id], &core.sessions[&chosen]);
+    let (task, session) = (&core.tasks[id], core.sessions.get(chosen)?);
     let rank = core.ready.rank(task);
     let waits = |other: &&Task| {
         (&other.spec().queue, &other.spec().model) == (&task.spec().queue, &task.spec().model)
@@ -158,18 +143,18 @@ pub(super) fn wrong_choice(core: &Core, id: TaskId, chosen: SessionId) -> Option
             && !core.ready.is_delayed(other)
     };
     let is_better = |other: &&Task| {
-        let waits_for_unused = core.isolated.contains(&other.id()) && !session.is_unused();
-        core.ready.rank(other) < rank && !other.avoids(&session.node) && !waits_for_unused
+        let waits_for_unused = core.tasks.is_isolated(other.id()) && !session.is_unused();
+        core.ready.rank(other) < rank && !other.avoids(session.node()) && !waits_for_unused
     };
     if let Some(better) = core.tasks.values().filter(waits).find(is_better) {
         return Some(format!("task {id} is served before {}, which is better", better.id()));
     }
-    if session.granted - session.given > u64::from(session.overlap) {
+    if session.has_first_credit() {
         return None;
     }
-    let idle = core.sessions.values().find(|s| {
-        let first = s.granted.checked_sub(s.given + u64::from(s.overlap)).is_some_and(|n| n > 0);
-        first && core.can_take(s) && core.may_be_given(task, s)
-    })?;
-    Some(format!("task {id} was given to busy {} while {} is idle", session.info.name, idle.info.name))
+    let idle = core
+        .sessions
+        .values()
+        .find(|s| s.has_first_credit() && core.can_take(s) && core.may_be_given(task, s))?;
+    Some(format!("task {id} was given to busy {} while {} is idle", session.node(), idle.node()))
 }

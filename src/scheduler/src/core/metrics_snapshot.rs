@@ -35,11 +35,10 @@ pub(crate) struct MetricsSnapshot {
 impl Core {
     /// Tasks on nodes, by queue. Only what nodes have is looked at, however many wait.
     pub(super) fn running(&self) -> BTreeMap<&QueueName, u64> {
-        let held = self.sessions.values().flat_map(|session| session.tokens.keys());
-        let orphaned =
-            self.orphans.values().flat_map(|orphans| &orphans.attempts).map(|orphan| &orphan.token);
+        let held = self.sessions.values().flat_map(|session| session.tokens());
+        let orphaned = self.leases.orphans().map(|orphan| orphan.token);
         let mut running = BTreeMap::new();
-        for task in held.chain(orphaned).filter_map(|token| self.tasks.get(*self.tokens.get(token)?)) {
+        for task in held.chain(orphaned).filter_map(|token| self.tasks.get(self.leases.task_of(token)?)) {
             *running.entry(&task.spec().queue).or_default() += 1;
         }
         running

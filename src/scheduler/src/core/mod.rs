@@ -43,10 +43,10 @@ mod tests;
 #[cfg(test)]
 mod view;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::BTreeMap;
 
 use lamagrid_config::{LimitsConfig, RetryConfig, SchedulerConfig};
-use lamagrid_domain::{Advance, Event, Failure, LeaseToken, Owner, QueueName, SessionId, Status, TaskId};
+use lamagrid_domain::{Advance, Event, Failure, LeaseToken, Owner, QueueName, Status, TaskId};
 use lamagrid_protocol::PeerId;
 use lamagrid_protocol::message::{ClientReply, Progress, TaskInfo};
 use lamagrid_transport::Endpoints;
@@ -75,10 +75,14 @@ use state::circuit_breaker::CircuitBreaker;
 use state::clock::Clock;
 use state::drains::Drains;
 use state::finished_task::{self, DeliveredResult};
+use state::followers::Followers;
+use state::leases::Leases;
 use state::pauses::Pauses;
 use state::ready_queue::ReadyQueue;
+use state::refusal_log::RefusalLog;
 use state::retention::Retention;
-use state::sessions::{Orphan, Orphans, Session};
+use state::run_times::RunTimes;
+use state::sessions::Sessions;
 use state::task::{Lease, NewTask, Task};
 use state::task_table::TaskTable;
 use state::task_timers::TaskTimers;
@@ -147,30 +151,21 @@ pub(crate) struct Core {
     clock: Clock,
     tasks: TaskTable,
     ready: ReadyQueue,
-    /// Live tokens, and those of accepted deliveries, which are answered "stored" when they repeat.
-    tokens: HashMap<LeaseToken, TaskId>,
+    leases: Leases,
     retention: Retention,
     /// Queues whose tasks are given to no node.
     paused: Pauses,
     /// Nodes that are to leave.
     drains: Drains,
-    /// When refusals of a node were logged last, by the lease clock.
-    refused_nodes: BTreeMap<NodeId, u64>,
+    refusals: RefusalLog,
     admission: Admission,
     alarms: Alarms,
     breaker: CircuitBreaker,
     /// Limits on waiting and running, and ageing.
     timers: TaskTimers,
-    /// Who follows what, to bound it and to clean up after a connection.
-    followed: HashMap<PeerId, BTreeSet<TaskId>>,
-    /// How long tasks of a queue run, a moving average in milliseconds; for the expected wait.
-    run_ms: BTreeMap<QueueName, f64>,
-    sessions: BTreeMap<SessionId, Session>,
-    /// How many sessions there have been.
-    sessions_opened: u64,
-    orphans: BTreeMap<NodeId, Orphans>,
-    /// Tasks that shared a node with others when it was lost: until its end each runs only where nothing else does.
-    isolated: BTreeSet<TaskId>,
+    followers: Followers,
+    run_times: RunTimes,
+    sessions: Sessions,
     effects: EffectBuffer,
     #[cfg(any(test, feature = "sabotage"))]
     pub(crate) faults: Faults,
@@ -192,20 +187,17 @@ impl Core {
             settings,
             entropy,
             tasks: TaskTable::default(),
-            tokens: HashMap::new(),
+            leases: Leases::default(),
             paused: Pauses::recovered(recovered.paused),
             drains: Drains::recovered(recovered.drains),
-            refused_nodes: BTreeMap::new(),
+            refusals: RefusalLog::default(),
             admission: Admission::default(),
             alarms: Alarms::default(),
             breaker: CircuitBreaker::default(),
             timers: TaskTimers::default(),
-            followed: HashMap::new(),
-            run_ms: BTreeMap::new(),
-            sessions: BTreeMap::new(),
-            sessions_opened: 0,
-            orphans: BTreeMap::new(),
-            isolated: BTreeSet::new(),
+            followers: Followers::default(),
+            run_times: RunTimes::default(),
+            sessions: Sessions::default(),
             effects: EffectBuffer::default(),
             #[cfg(any(test, feature = "sabotage"))]
             faults: Faults::default(),
@@ -313,7 +305,7 @@ impl Core {
     /// The unfinished task whose attempt `token` fences.
     #[must_use]
     pub(crate) fn task_of(&self, token: LeaseToken) -> Option<TaskId> {
-        self.tokens.get(&token).copied().filter(|id| self.tasks.contains(*id))
+        self.leases.task_of(token).filter(|id| self.tasks.contains(*id))
     }
 
     /// The unfinished task whose attempt `token` fences, if the node of this connection has that attempt.
@@ -321,7 +313,7 @@ impl Core {
     pub(crate) fn task_held_by(&self, peer: &PeerId, token: LeaseToken) -> Option<TaskId> {
         let id = self.task_of(token)?;
         let Lease { session, .. } = self.tasks[id].lease()?;
-        self.sessions.get(&session).filter(|session| session.node.is_behind(peer)).map(|_| id)
+        self.sessions.get(session).filter(|session| session.belongs_to(peer)).map(|_| id)
     }
 
     pub(crate) fn emit(&mut self, effect: Effect) {
@@ -346,19 +338,17 @@ impl Core {
             }
             StoredTask::Live { spec, digest, seq, created_wall_ms, counters, history, assigned, inline } => {
                 let id = spec.id;
-                if retry::has_shared_a_loss(&history) {
-                    self.isolated.insert(id);
-                }
+                let is_isolated = retry::has_shared_a_loss(&history);
                 let created_wall_ms = created_wall_ms.min(self.clock.now().wall_ms);
                 let new = NewTask { spec: *spec, digest, seq, created_wall_ms, inline };
                 self.insert(Task::recovered(new, counters, history));
+                if is_isolated {
+                    self.tasks.isolate(id);
+                }
                 if let Some((token, node)) = assigned {
                     self.unqueue(id);
-                    let orphans = self.orphans.entry(node.clone()).or_insert_with(|| {
-                        Orphans::after_restart(self.clock.elapsed_ms() + self.settings.scheduler.lease_ms)
-                    });
-                    orphans.attempts.push(Orphan { token, waited: false, was_alone: false });
-                    self.tokens.insert(token, id);
+                    let until_ms = self.clock.elapsed_ms() + self.settings.scheduler.lease_ms;
+                    self.leases.restore(token, id, node.clone(), until_ms);
                     let task = self.tasks.get_mut(id).expect("inserted above");
                     task.restore(token, &node, self.clock.now());
                     self.start_run_timer(id);
@@ -448,16 +438,13 @@ impl Core {
     /// Takes a live task out of every index.
     fn take_out(&mut self, id: TaskId) -> Task {
         self.unqueue(id);
-        self.isolated.remove(&id);
         let mut task = self.tasks.remove(id).expect("the caller holds a live task");
         self.timers.stop_run(&mut task);
         if let Some(Lease { token, .. }) = task.lease() {
-            self.tokens.remove(&token);
+            self.leases.remove(token);
             self.breaker.undecided(token);
         }
-        for peer in task.followers() {
-            self.forget_follower(peer, id);
-        }
+        self.followers.remove_task(&task);
         self.timers.stop_deadline(&task);
         self.admission.task_ended(task.spec());
         task
@@ -492,7 +479,7 @@ impl Core {
 
     fn keep_ended(&mut self, id: TaskId, ended: FinishedTask, expiry_wall_ms: u64) {
         if let Some(token) = ended.token {
-            self.tokens.insert(token, id);
+            self.leases.insert(token, id);
         }
         self.admission.task_kept(&ended);
         self.retention.keep(id, ended, expiry_wall_ms);

@@ -3,7 +3,7 @@
 use lamagrid_domain::{LeaseToken, SessionId, TaskId};
 
 use super::Core;
-use super::state::sessions::Session;
+use super::state::session::Session;
 use super::state::task::Task;
 
 /// A read-only view of the core between two inputs.
@@ -48,7 +48,7 @@ impl<'a> View<'a> {
     }
 
     pub(crate) fn session(self, id: SessionId) -> Option<&'a Session> {
-        self.0.sessions.get(&id)
+        self.0.sessions.get(id)
     }
 
     pub(crate) fn is_suspect(self, session: &Session) -> bool {

@@ -204,8 +204,7 @@ impl Core {
             self.paused.remove(queue);
         }
         self.emit(Effect::Store(StoreOp::Pause { queue: queue.clone(), pause: paused.then_some(order) }));
-        let sessions: Vec<_> = self.sessions.keys().copied().collect();
-        sessions.into_iter().for_each(|session| self.dispatch_to(session));
+        self.sessions.ids().into_iter().for_each(|session| self.dispatch_to(session));
     }
 
     /// At start: a queue that the configuration does not have any more begins anew if it comes back.

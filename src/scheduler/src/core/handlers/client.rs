@@ -15,7 +15,7 @@ use crate::core::effect::Authority;
 use crate::core::policy::admission::AdmissionRequest;
 use crate::core::policy::inputs;
 use crate::core::state::retention::Released;
-use crate::core::state::sessions::Session;
+use crate::core::state::session::Session;
 use crate::core::state::task::{Lease, NewTask, Task};
 use crate::core::{Core, Effect, StoreOp};
 
@@ -68,7 +68,7 @@ impl Core {
     }
 
     pub(crate) fn on_client_gone(&mut self, peer: &PeerId) {
-        for id in self.followed.remove(peer).unwrap_or_default() {
+        for id in self.followers.remove_peer(peer) {
             if let Some(task) = self.tasks.get_mut(id) {
                 task.remove_follower(peer);
             }
@@ -110,18 +110,7 @@ impl Core {
 
     fn follow(&mut self, peer: &PeerId, id: TaskId) {
         let Some(task) = self.tasks.get_mut(id) else { return };
-        if task.add_follower(peer) {
-            self.followed.entry(peer.clone()).or_default().insert(id);
-        }
-    }
-
-    pub(crate) fn forget_follower(&mut self, peer: &PeerId, id: TaskId) {
-        if let Some(ids) = self.followed.get_mut(peer) {
-            ids.remove(&id);
-            if ids.is_empty() {
-                self.followed.remove(peer);
-            }
-        }
+        self.followers.add(peer, task);
     }
 
     fn tell_outcome(&mut self, peer: &PeerId, id: TaskId) {
@@ -143,10 +132,9 @@ impl Core {
         if self.paused.contains(queue) {
             return None;
         }
-        let run_ms = self.run_ms.get(queue)?;
-        let slots: u64 =
-            self.sessions.values().filter(|s| s.lane_of(queue).is_some()).map(|s| u64::from(s.slots)).sum();
-        (slots > 0).then(|| (ahead as f64 * run_ms / slots as f64) as u64)
+        let serving = self.sessions.values().filter(|session| session.lane_of(queue).is_some());
+        let slots = serving.map(|session| u64::from(session.slots())).sum();
+        self.run_times.expected_wait_ms(queue, ahead, slots)
     }
 
     /// Answers a submission or offer of an id that cannot become a new task of this owner. False if it can.
@@ -323,7 +311,7 @@ impl Core {
     /// Tells the node of a running attempt to stop, and forgets that it holds it.
     pub(crate) fn stop_attempt(&mut self, id: TaskId) {
         let Some(Lease { token, session }) = self.tasks.get(id).and_then(Task::lease) else { return };
-        if let Some(session) = self.sessions.get_mut(&session) {
+        if let Some(session) = self.sessions.get_mut(session) {
             session.release(token);
         }
         self.command(session, Action::Cancel { token });
@@ -332,9 +320,9 @@ impl Core {
 
     /// The word that people read about a session.
     pub(crate) fn state_of(&self, session: &Session) -> &'static str {
-        if session.draining {
+        if session.is_draining() {
             "draining"
-        } else if self.breaker.is_aside(&session.node) {
+        } else if self.breaker.is_aside(session.node()) {
             "aside"
         } else if self.is_suspect(session) {
             "suspect"
@@ -347,14 +335,14 @@ impl Core {
 
     fn on_survey(&mut self, peer: &PeerId, survey: &GetGridStatus) {
         let after = survey.after.map_or(0, page_number);
-        let mut listed: Vec<_> = self.sessions.values().filter(|session| session.number > after).collect();
-        listed.sort_unstable_by_key(|session| session.number);
+        let mut listed: Vec<_> = self.sessions.values().filter(|session| session.number() > after).collect();
+        listed.sort_unstable_by_key(|session| session.number());
         let (mut nodes, mut bytes, mut last, mut next) = (Vec::new(), 0, after, None);
         for session in listed {
             let status = NodeStatus {
-                info: session.info.clone(),
-                running: session.tokens.len() as u32,
-                slots: u32::from(session.slots),
+                info: session.info().clone(),
+                running: session.running() as u32,
+                slots: u32::from(session.slots()),
                 state: self.state_of(session).to_owned(),
             };
             // A status that cannot be packed is reported when the answer is sent.
@@ -364,7 +352,7 @@ impl Core {
                 break;
             }
             nodes.push(status);
-            last = session.number;
+            last = session.number();
         }
         let running = self.running();
         let queues = self
@@ -387,7 +375,7 @@ impl Core {
     pub(crate) fn unserved_failure(&self, queue: &QueueName, model: &ModelName) -> Failure {
         let waited_s = self.settings.scheduler.no_node_wait_ms / 1_000;
         let command = model.node_command();
-        if self.sessions.is_empty() {
+        if self.sessions.len() == 0 {
             let text = format!(
                 "no node is connected: waited {waited_s} s for one that serves model {model}; \
                  start one on this host with: {command}"
@@ -398,7 +386,7 @@ impl Core {
             1 => "one node".to_owned(),
             many => format!("{many} nodes"),
         };
-        let offers = || self.sessions.values().flat_map(|session| &session.info.models);
+        let offers = || self.sessions.values().flat_map(|session| &session.info().models);
         let listed = |mut names: Vec<&str>| {
             names.sort_unstable();
             names.dedup();

@@ -62,18 +62,18 @@ impl Core {
         let token = LeaseToken::from_bytes(self.random_bytes());
         let accept_by = self.clock.elapsed_ms() + self.settings.scheduler.accept_timeout_ms;
         let task = self.tasks.get_mut(id).expect("waiting tasks are live");
-        let target = self.sessions.get_mut(&session).expect("the caller chose a live session");
-        let node = target.node.clone();
+        let target = self.sessions.get_mut(session).expect("the caller chose a live session");
+        let node = target.node().clone();
         task.assign(Lease { token, session }, &node, self.clock.now());
         tracing::info!(
-            task.id = %id, attempt = task.counters().attempts, %node, session = target.number,
+            task.id = %id, attempt = task.counters().attempts, %node, session = target.number(),
             queue = %task.spec().queue, "task assigned"
         );
         self.ready.task_dispatched(task);
         self.breaker.given(&node, token);
         target.give(token, self.clock.elapsed_ms(), accept_by);
         let index = target.lane_of(&task.spec().queue).expect("a session that offers a queue has its lane");
-        self.tokens.insert(token, id);
+        self.leases.insert(token, id);
         let inline = task.inline().to_vec();
         let assign = Assign {
             token,

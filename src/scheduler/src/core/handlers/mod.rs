@@ -4,6 +4,7 @@ mod admin;
 mod client;
 mod dispatch;
 mod node_control;
+mod node_results;
 #[cfg(any(test, feature = "sabotage"))]
 mod planted;
 mod tick;

@@ -21,7 +21,7 @@ impl Core {
 
     /// [`Fault::DoubleAccept`]: a second delivery of a finished task is recorded as well.
     pub(crate) fn accept_again(&mut self, delivery: &Delivery) {
-        let Some(id) = self.tokens.get(&delivery.token).copied() else { return };
+        let Some(id) = self.leases.task_of(delivery.token) else { return };
         let AttemptOutcome::Done { result, .. } = &delivery.outcome else { return };
         let Some(ended) = self.retention.overwrite_result(id, result) else { return };
         let (info, durability) = (Box::new(ended.info(id)), Durability::Full);
@@ -31,7 +31,7 @@ impl Core {
 
     /// [`Fault::RecallUnsent`]: the recall is noted, and the node is not asked.
     pub(crate) fn note_recall(&mut self, holder: SessionId, token: LeaseToken) {
-        if let Some(session) = self.sessions.get_mut(&holder) {
+        if let Some(session) = self.sessions.get_mut(holder) {
             session.mark_recalled(token);
         }
     }

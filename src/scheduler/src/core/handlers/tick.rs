@@ -2,6 +2,7 @@
 
 use lamagrid_domain::{Failure, FailureKind, ModelName, QueueName, TaskId};
 
+use super::node_control::KeepAttempts;
 use crate::core::{Core, Effect, StoreOp};
 
 /// Results whose retention ends are removed in portions, so that one tick stays short.
@@ -28,11 +29,16 @@ impl Core {
     }
 
     fn end_sessions_that_do_not_accept(&mut self) {
-        let deaf: Vec<_> =
-            self.sessions.values().filter(|s| s.is_deaf(self.clock.elapsed_ms())).map(|s| s.id).collect();
+        let deaf: Vec<_> = self
+            .sessions
+            .values()
+            .filter(|s| s.has_overdue_accept(self.clock.elapsed_ms()))
+            .map(|s| s.id())
+            .collect();
         for id in deaf {
             let reason = "it did not accept an assignment in time";
-            self.end_session(id, Some(self.clock.elapsed_ms() + self.settings.scheduler.lease_ms), reason);
+            let until_ms = self.clock.elapsed_ms() + self.settings.scheduler.lease_ms;
+            self.end_session(id, KeepAttempts::Until(until_ms), reason);
         }
     }
 
@@ -41,26 +47,21 @@ impl Core {
         let silent: Vec<_> = self
             .sessions
             .values()
-            .filter(|s| self.clock.elapsed_ms().saturating_sub(s.last_seen_ms) >= lease_ms)
-            .map(|s| s.id)
+            .filter(|s| s.silent_ms(self.clock.elapsed_ms()) >= lease_ms)
+            .map(|s| s.id())
             .collect();
         for id in silent {
             let reason = format!("its node was silent for a whole lease of {lease_ms} ms");
             // No grace: the lease is over now. `give_up_orphans` runs right after.
-            self.end_session(id, Some(self.clock.elapsed_ms()), &reason);
+            self.end_session(id, KeepAttempts::Until(self.clock.elapsed_ms()), &reason);
         }
     }
 
     fn give_up_orphans(&mut self) {
-        let over: Vec<_> = self
-            .orphans
-            .iter()
-            .filter(|(_, o)| o.until_ms <= self.clock.elapsed_ms())
-            .map(|(node, _)| node.clone())
-            .collect();
-        for node in over {
-            let orphans = self.orphans.remove(&node).expect("listed above");
-            self.requeue_orphans(&node, orphans.attempts, orphans.counts, "node lost: it did not come back");
+        for node in self.leases.lost_nodes(self.clock.elapsed_ms()) {
+            let orphans = self.leases.take_orphans(&node).expect("listed above");
+            let reason = "node lost: it did not come back";
+            self.requeue_orphans(&node, orphans.attempts, orphans.cause, reason);
         }
     }
 
@@ -151,7 +152,7 @@ impl Core {
         let Some(ended) = self.retention.remove(id) else { return };
         self.admission.task_removed(&ended);
         if let Some(token) = ended.token {
-            self.tokens.remove(&token);
+            self.leases.remove(token);
         }
         let until_wall_ms = self.tombstone_end(id);
         self.remember(id, &ended.owner, until_wall_ms);

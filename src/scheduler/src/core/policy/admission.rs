@@ -78,7 +78,7 @@ impl Core {
             let text = format!("there is no queue {queue}; the configuration has {}", known.join(", "));
             return Err(Failure::new(FailureKind::InvalidInput, text));
         };
-        let outstanding = self.followed.get(peer).map_or(0, std::collections::BTreeSet::len);
+        let outstanding = self.followers.followed_by(peer);
         let limit = self.settings.scheduler.max_outstanding_per_peer;
         if outstanding >= limit as usize {
             return overloaded(format!(

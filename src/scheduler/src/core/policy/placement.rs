@@ -12,7 +12,7 @@ use lamagrid_domain::{SessionId, TaskId};
 
 use crate::core::Core;
 use crate::core::state::model_queue::Rank;
-use crate::core::state::sessions::Session;
+use crate::core::state::session::Session;
 use crate::core::state::task::Task;
 
 impl Core {
@@ -31,11 +31,11 @@ impl Core {
                     self.would_wait_on(s),
                     !s.has_loaded(&task.spec().model),
                     s.waiting(),
-                    s.last_assigned_ms,
-                    s.id,
+                    s.last_assigned_ms(),
+                    s.id(),
                 )
             })
-            .map(|s| s.id)
+            .map(|s| s.id())
     }
 
     /// Whether a task that is given to this session waits for a slot.
@@ -56,19 +56,19 @@ impl Core {
 
     fn runs_alone(&self, task: &Task) -> bool {
         fault!(self, SuspectInCompany => return false);
-        self.isolated.contains(&task.id())
+        self.tasks.is_isolated(task.id())
     }
 
     /// Where the first isolated task stands for which a session is kept free: what stands behind it goes elsewhere.
     fn kept_free_for(&self, session: &Session) -> Option<Rank> {
-        let waiting = self.isolated.iter().filter_map(|id| self.tasks.get(*id)).filter(|task| {
+        let waiting = self.tasks.isolated().filter(|task| {
             task.is_ready(self.clock.elapsed_ms())
                 && !self.paused.contains(&task.spec().queue)
                 && self.runs_alone(task)
                 && self.fits(task, session)
         });
         waiting
-            .filter(|task| self.soonest_unused(task).is_some_and(|s| s.id == session.id))
+            .filter(|task| self.soonest_unused(task).is_some_and(|s| s.id() == session.id()))
             .map(|task| self.ready.rank(task))
             .min()
     }
@@ -77,19 +77,19 @@ impl Core {
     fn soonest_unused(&self, task: &Task) -> Option<&Session> {
         let works = |s: &&Session| {
             s.lanes_connected()
-                && !s.draining
+                && !s.is_draining()
                 && !self.is_suspect(s)
-                && self.breaker.may_work(&s.node, self.clock.elapsed_ms())
+                && self.breaker.may_work(s.node(), self.clock.elapsed_ms())
                 && self.fits(task, s)
         };
-        self.sessions.values().filter(works).min_by_key(|s| (s.used(), s.id))
+        self.sessions.values().filter(works).min_by_key(|s| (s.used(), s.id()))
     }
 
     /// Whether a session has an isolated task, and gets no other one meanwhile.
     fn is_isolating(&self, session: &Session) -> bool {
         fault!(self, SuspectInCompany => return false);
-        let is_isolated = |token| self.tokens.get(token).is_some_and(|id| self.isolated.contains(id));
-        !self.isolated.is_empty() && session.tokens.keys().any(is_isolated)
+        let is_isolated = |token| self.leases.task_of(token).is_some_and(|id| self.tasks.is_isolated(id));
+        self.tasks.has_isolated() && session.tokens().any(is_isolated)
     }
 
     /// Whether a session serves a task and may have it.
@@ -99,9 +99,9 @@ impl Core {
 
     /// The task that a session is given next.
     pub(crate) fn next_for(&self, session: SessionId) -> Option<TaskId> {
-        let session = self.sessions.get(&session).filter(|s| self.can_take(s))?;
+        let session = self.sessions.get(session).filter(|s| self.can_take(s))?;
         let kept_free_for = self.kept_free_for(session);
-        let models = session.info.models.iter();
+        let models = session.info().models.iter();
         models
             .filter(|offer| !self.paused.contains(&offer.queue))
             .filter_map(|offer| {
@@ -112,7 +112,7 @@ impl Core {
             .min()
             .filter(|rank| {
                 let isolated = kept_free_for.as_ref();
-                isolated.is_none_or(|isolated| rank < isolated || self.isolated.contains(&rank.task()))
+                isolated.is_none_or(|isolated| rank < isolated || self.tasks.is_isolated(rank.task()))
             })
             .map(|rank| rank.task())
     }
@@ -121,30 +121,29 @@ impl Core {
     pub(crate) fn can_take(&self, session: &Session) -> bool {
         session.has_credit()
             && session.lanes_connected()
-            && !session.draining
+            && !session.is_draining()
             && !self.is_suspect(session)
-            && self.breaker.may_work(&session.node, self.clock.elapsed_ms())
+            && self.breaker.may_work(session.node(), self.clock.elapsed_ms())
             && !self.is_isolating(session)
     }
 
     /// Whether nothing was heard of a session for so long that it gets no new work.
     pub(crate) fn is_suspect(&self, session: &Session) -> bool {
-        self.clock.elapsed_ms().saturating_sub(session.last_seen_ms)
-            >= self.settings.scheduler.suspect_after_ms
+        session.silent_ms(self.clock.elapsed_ms()) >= self.settings.scheduler.suspect_after_ms
     }
 
     /// A node that failed this task for its own reasons gets it again only where nobody else can.
     fn may_have(&self, task: &Task, session: &Session) -> bool {
-        !task.avoids(&session.node) || !self.has_other_node(task)
+        !task.avoids(session.node()) || !self.has_other_node(task)
     }
 
     /// Whether a live node that the task does not avoid serves its model.
     pub(crate) fn has_other_node(&self, task: &Task) -> bool {
         self.sessions.values().any(|s| {
-            !s.draining
+            !s.is_draining()
                 && s.offers(&task.spec().queue, &task.spec().model)
-                && !task.avoids(&s.node)
-                && !self.breaker.is_aside(&s.node)
+                && !task.avoids(s.node())
+                && !self.breaker.is_aside(s.node())
         })
     }
 }

@@ -37,15 +37,13 @@ impl Core {
     }
 
     pub(crate) fn forget_orphan(&mut self, token: LeaseToken) {
-        for orphans in self.orphans.values_mut() {
-            orphans.attempts.retain(|o| o.token != token);
-        }
+        self.leases.forget_orphan(token);
     }
 
     /// Asks for what idle slots could begin with. Gives an attempt that can be taken without asking.
     fn recall_once(&mut self) -> Option<LeaseToken> {
         let can_take = self.sessions.values().filter(|s| s.idle_slots() > 0 && self.can_take(s));
-        let mut idle: BTreeMap<_, _> = can_take.map(|s| (s.id, s.idle_slots())).collect();
+        let mut idle: BTreeMap<_, _> = can_take.map(|s| (s.id(), s.idle_slots())).collect();
         if idle.is_empty() {
             return None;
         }
@@ -76,15 +74,18 @@ impl Core {
     /// Tasks that wait for a slot of the node they were given to. Those that it has not accepted are on their way.
     pub(crate) fn waiting_on_nodes(&self) -> Vec<Waits> {
         let on_overlap =
-            self.sessions.values().filter(|s| s.overlap > 0 && !self.is_suspect(s)).flat_map(|s| {
-                s.on_overlap().into_iter().map(|(token, recalled)| (Some(s.id), token, recalled))
+            self.sessions.values().filter(|s| s.overlap() > 0 && !self.is_suspect(s)).flat_map(|s| {
+                s.on_overlap().into_iter().map(|(token, recalled)| (Some(s.id()), token, recalled))
             });
-        let left_behind = self.orphans.values().flat_map(|o| &o.attempts).filter(|o| o.waited);
+        let left_behind = self.leases.orphans().filter(|o| o.waited);
         on_overlap
             .chain(left_behind.map(|o| (None, o.token, false)))
             .filter_map(|(holder, token, recalled)| {
-                let task =
-                    self.tokens.get(&token).and_then(|id| self.tasks.get(*id)).filter(|t| t.is_accepted())?;
+                let task = self
+                    .leases
+                    .task_of(token)
+                    .and_then(|id| self.tasks.get(id))
+                    .filter(|t| t.is_accepted())?;
                 Some(Waits { recalled, rank: self.ready.rank(task), task: task.id(), token, holder })
             })
             .collect()
@@ -93,7 +94,9 @@ impl Core {
     /// The best of `idle` for a task, as placement sees it.
     fn best_of(&self, idle: &BTreeMap<SessionId, u64>, task: &Task) -> Option<SessionId> {
         let fitting =
-            idle.keys().filter_map(|id| self.sessions.get(id)).filter(|s| self.may_be_given(task, s));
-        fitting.min_by_key(|s| (!s.has_loaded(&task.spec().model), s.last_assigned_ms, s.id)).map(|s| s.id)
+            idle.keys().filter_map(|id| self.sessions.get(*id)).filter(|s| self.may_be_given(task, s));
+        fitting
+            .min_by_key(|s| (!s.has_loaded(&task.spec().model), s.last_assigned_ms(), s.id()))
+            .map(|s| s.id())
     }
 }

@@ -4,7 +4,7 @@ use lamagrid_config::RetryPolicy;
 use lamagrid_domain::{Entry, Failure, FailureKind, LeaseToken, Milestone, Retry, TaskId};
 
 use crate::core::state::circuit_breaker::Policy;
-use crate::core::state::sessions::Orphan;
+use crate::core::state::leases::{Orphan, OrphanedBy};
 use crate::core::state::task::Lease;
 use crate::core::{Core, Effect, NodeId, StoreOp};
 
@@ -22,11 +22,15 @@ pub(crate) enum Loss {
 }
 
 impl Loss {
-    fn of_orphan(orphan: Orphan, counts: bool) -> Self {
-        match (counts, orphan.was_alone) {
-            (true, true) => Self::Crash,
-            (true, false) => Self::SharedCrash,
-            (false, _) => Self::Innocent,
+    /// The loss of an attempt whose node did not come back for it.
+    ///
+    /// If the attempt was all that the node had, it is held responsible. Of several attempts any may have been the cause:
+    /// one that ran, or one whose inputs were too much for the node.
+    fn of_orphan(orphan: Orphan, cause: OrphanedBy) -> Self {
+        match (cause, orphan.was_alone) {
+            (OrphanedBy::LostSession, true) => Self::Crash,
+            (OrphanedBy::LostSession, false) => Self::SharedCrash,
+            (OrphanedBy::Restart | OrphanedBy::Takeover, _) => Self::Innocent,
         }
     }
 
@@ -105,7 +109,7 @@ impl Core {
 
     /// An attempt ended without a verdict.
     pub(crate) fn requeue_lost(&mut self, token: LeaseToken, loss: Loss) {
-        let Some(id) = self.tokens.get(&token).copied() else { return };
+        let Some(id) = self.leases.task_of(token) else { return };
         let Some(task) = self.tasks.get_mut(id) else { return };
         if task.lease().is_none_or(|lease| lease.token != token) {
             return;
@@ -118,7 +122,7 @@ impl Core {
             if gave_back { Milestone::GivenBack } else { Milestone::NodeLost { counts, shared } },
         );
         if shared {
-            self.isolated.insert(id);
+            self.tasks.isolate(id);
         }
         let task = self.tasks.get_mut(id).expect("looked up above");
         if counts {
@@ -138,30 +142,28 @@ impl Core {
     }
 
     /// A node did not come back for these attempts.
-    pub(crate) fn requeue_orphans(&mut self, node: &NodeId, orphans: Vec<Orphan>, counts: bool, what: &str) {
+    pub(crate) fn requeue_orphans(
+        &mut self,
+        node: &NodeId,
+        orphans: Vec<Orphan>,
+        cause: OrphanedBy,
+        what: &str,
+    ) {
         if orphans.is_empty() {
             return;
         }
         let tasks = orphans.len();
-        let charged = orphans.iter().filter(|orphan| counts && orphan.was_alone).count();
-        let isolated = if counts { tasks - charged } else { 0 };
+        let losses = orphans.iter().map(|orphan| Loss::of_orphan(*orphan, cause));
+        let charged = losses.clone().filter(|loss| *loss == Loss::Crash).count();
+        let isolated = losses.filter(|loss| *loss == Loss::SharedCrash).count();
         tracing::warn!(%node, tasks, charged, isolated, "{what}; its tasks wait again");
         for orphan in orphans {
-            self.requeue_orphan(orphan, counts);
+            self.requeue_lost(orphan.token, self.loss_of(orphan, cause));
         }
     }
 
-    /// A node did not come back for an attempt.
-    ///
-    /// What it had alone was its end, which counts. Of several tasks any may have been: one that ran, or one whose
-    /// inputs were more than the node could bear.
-    fn requeue_orphan(&mut self, orphan: Orphan, counts: bool) {
-        let loss = self.loss_of(orphan, counts);
-        self.requeue_lost(orphan.token, loss);
-    }
-
-    fn loss_of(&self, orphan: Orphan, counts: bool) -> Loss {
-        let loss = Loss::of_orphan(orphan, counts);
+    fn loss_of(&self, orphan: Orphan, cause: OrphanedBy) -> Loss {
+        let loss = Loss::of_orphan(orphan, cause);
         fault!(self, NeighbourCounted => return loss.held_against_all());
         fault!(self, CrashUncounted => return loss.held_against_none());
         loss
@@ -178,7 +180,7 @@ impl Core {
         if let Some(Lease { token, session }) = task.lease() {
             self.release_token(token);
             self.breaker.undecided(token);
-            if let Some(session) = self.sessions.get_mut(&session) {
+            if let Some(session) = self.sessions.get_mut(session) {
                 session.release(token);
             }
         }
@@ -196,7 +198,7 @@ impl Core {
 
     fn release_token(&mut self, token: LeaseToken) {
         fault!(self, StaleAccepted => if self.keeps_stale(token) { return });
-        self.tokens.remove(&token);
+        self.leases.remove(token);
     }
 
     /// Exponential with full jitter, so that tasks which failed together do not come back together.

@@ -124,6 +124,16 @@ impl DispatchOrder {
         self.0.iter().filter(|e| e.state == AttemptState::Waited).map(|e| (e.token, e.recalled))
     }
 
+    #[cfg(test)]
+    pub(crate) fn check(&self) -> Result<(), String> {
+        invariant!(
+            self.0.front().is_none_or(|e| e.state.is_wanted()),
+            "the first of {:?} is unwanted",
+            self.0
+        );
+        Ok(())
+    }
+
     fn mark(&mut self, token: LeaseToken, state: AttemptState) {
         self.0.iter_mut().filter(|e| e.token == token).for_each(|e| e.state = state);
         self.tidy();

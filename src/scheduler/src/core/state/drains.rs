@@ -57,14 +57,14 @@ impl Core {
         let DrainNode { node: name, by } = request;
         let by = asked_by(peer, by);
         // Nodes of different certificates may have the same name.
-        let named = self.sessions.values().filter(|s| s.info.name == name);
-        let named: Vec<_> = named.map(|s| (s.id, s.tokens.len() as u32)).collect();
+        let named = self.sessions.values().filter(|s| s.info().name == name);
+        let named: Vec<_> = named.map(|s| (s.id(), s.running() as u32)).collect();
         for (id, running) in &named {
-            let session = self.sessions.get_mut(id).expect("listed above");
-            if std::mem::replace(&mut session.draining, true) {
+            let session = self.sessions.get_mut(*id).expect("listed above");
+            if !session.drain() {
                 continue;
             }
-            let (node, boot) = (session.node.clone(), session.boot());
+            let (node, boot) = (session.node().clone(), session.boot());
             tracing::info!(%node, running, by, "node is drained: it finishes what it has begun, and leaves");
             let drain = Drain { boot, by: by.clone(), since_wall_ms: self.clock.now().wall_ms };
             self.emit(Effect::Store(StoreOp::Drain { node: node.clone(), drain: Some(drain.clone()) }));

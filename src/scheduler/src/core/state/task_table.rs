@@ -1,7 +1,7 @@
 //! All tasks that have not ended, and the order in which they were accepted.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Values;
+use std::collections::{BTreeSet, HashMap};
 
 use lamagrid_domain::TaskId;
 
@@ -9,10 +9,12 @@ use super::task::Task;
 
 /// Unfinished tasks by id.
 ///
-/// Invariant: each lies under its own id, and was accepted before the next one.
+/// Invariant: each lies under its own id and was accepted before the next one; only known tasks are isolated.
 #[derive(Default)]
 pub(crate) struct TaskTable {
     tasks: HashMap<TaskId, Task>,
+    /// Tasks that shared a node with others when it was lost: until its end each runs only alone.
+    isolated: BTreeSet<TaskId>,
     next_seq: u64,
 }
 
@@ -52,7 +54,27 @@ impl TaskTable {
         self.tasks.insert(task.id(), task);
     }
 
+    /// From now on a task runs only on a node that has nothing else.
+    pub(crate) fn isolate(&mut self, id: TaskId) {
+        if self.tasks.contains_key(&id) {
+            self.isolated.insert(id);
+        }
+    }
+
+    pub(crate) fn is_isolated(&self, id: TaskId) -> bool {
+        self.isolated.contains(&id)
+    }
+
+    pub(crate) fn has_isolated(&self) -> bool {
+        !self.isolated.is_empty()
+    }
+
+    pub(crate) fn isolated(&self) -> impl Iterator<Item = &Task> {
+        self.isolated.iter().filter_map(|id| self.tasks.get(id))
+    }
+
     pub(crate) fn remove(&mut self, id: TaskId) -> Option<Task> {
+        self.isolated.remove(&id);
         self.tasks.remove(&id)
     }
 
@@ -63,6 +85,8 @@ impl TaskTable {
             invariant!(task.seq() < self.next_seq, "task {id} was accepted after the next one");
             task.check()?;
         }
+        let unknown = self.isolated.iter().find(|id| !self.tasks.contains_key(id));
+        invariant!(unknown.is_none(), "{unknown:?} has ended and is still isolated");
         Ok(())
     }
 }

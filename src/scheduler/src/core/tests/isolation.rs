@@ -174,5 +174,5 @@ fn a_cancelled_task_that_still_runs_is_company() {
     grid.pass_in([submit(1), accept("n", 1, 2), submit(2), accept("n", 1, 3), cancel(1), closed("n")]);
     grid.pass(1_500);
     grid.check(Input::Tick, &["requeue T2, 0 crashes, 0 failures", "c: progress T2 queued 0/0"]);
-    assert!(grid.core.isolated.contains(&id(2)));
+    assert!(grid.core.tasks.is_isolated(id(2)));
 }

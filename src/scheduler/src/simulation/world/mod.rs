@@ -19,7 +19,7 @@ use crate::core::simulation::network::{Conn, Dialler, Event, FaultRates, Message
 use crate::core::simulation::node::{Capacity, Node};
 use crate::core::simulation::oracle::{Kind, Oracle, Violation};
 use crate::core::simulation::random::Random;
-use crate::core::state::sessions::Session;
+use crate::core::state::session::Session;
 use crate::core::{Core, Effect, Settings, StoreOp};
 
 /// Steps of one episode before its faults stop.
@@ -213,7 +213,7 @@ impl World {
     }
 
     fn stop_faults(&mut self) {
-        self.note(|| "--- faults_off ---".into());
+        self.note(|| "--- no more faults ---".into());
         self.net.faults_off = true;
         // Who stands still goes on when it would have: what has reached it meanwhile waits until then.
         let thawed_ms = self.nodes.iter().map(|n| n.frozen_until_ms).max().unwrap_or(0);
@@ -231,7 +231,7 @@ impl World {
         core.tasks().next().is_none()
             && self.clients.iter().all(|c| c.waits().is_none())
             && core.sessions().len() == self.nodes.len()
-            && core.sessions().all(|s| s.idle_slots() == u64::from(s.slots) && s.tokens.is_empty())
+            && core.sessions().all(|s| s.idle_slots() == u64::from(s.slots()) && s.running() == 0)
     }
 
     fn what_is_left(&self, limit: u64) -> String {
@@ -243,8 +243,8 @@ impl World {
         let sessions = core
             .sessions()
             .map(|s| {
-                let Session { info, given, granted, slots, overlap, .. } = s;
-                format!("{}: {given} of {granted} credits given, {slots} + {overlap} slots", info.name)
+                let (name, slots, overlap) = (&s.info().name, s.slots(), s.overlap());
+                format!("{name}: {} credits used of {slots} + {overlap} slots", s.used())
             })
             .collect::<Vec<_>>();
         format!(

@@ -37,16 +37,16 @@ impl World {
             // A silent node's lease decides.
             let Some(session) = session.filter(|s| !core.is_suspect(s)) else { continue };
             let mut truth = node.waiting();
-            truth.retain(|token| session.tokens.contains_key(token));
+            truth.retain(|token| session.holds(*token));
             let believed = session.on_overlap().into_iter().map(|(token, _)| token).collect::<Vec<_>>();
             compared += u64::from(!truth.is_empty() && truth == believed);
             if truth != believed {
-                differs.push(session.id);
+                differs.push(session.id());
             }
             if session.idle_slots() > 0 && core.can_take(session) {
-                idle.push(session.id);
+                idle.push(session.id());
             }
-            waits.extend(truth.into_iter().map(|token| (token, session.id)));
+            waits.extend(truth.into_iter().map(|token| (token, session.id())));
         }
         let clock_ms = core.elapsed_ms();
         lasting(&mut self.watch.waits, waits.iter().map(|(token, _)| *token), clock_ms);
@@ -57,7 +57,7 @@ impl World {
         }
         let long_ago = clock_ms.saturating_sub(BOUND_MS);
         let lasts = |since: &u64| *since < long_ago;
-        let node_of = |id: &SessionId| core.session(*id).map_or("?", |session| session.info.name.as_str());
+        let node_of = |id: &SessionId| core.session(*id).map_or("?", |session| session.info().name.as_str());
         if let Some((id, _)) = self.watch.differs.iter().find(|(_, since)| lasts(since)) {
             let node = self.nodes.iter().find(|n| n.session == Some(*id)).map(Node::waiting);
             let what = format!(

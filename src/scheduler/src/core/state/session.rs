@@ -1,0 +1,487 @@
+//! What is known about a node between its hello and its end, and about the work it may come back for.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use lamagrid_domain::{BootId, LeaseToken, ModelName, NodeInfo, QueueName, SessionId};
+use lamagrid_protocol::PeerId;
+use lamagrid_protocol::message::{Action, Command};
+
+use super::dispatch_order::{AttemptState, DispatchOrder};
+use super::leases::Orphan;
+use crate::core::NodeId;
+
+/// Commands that wait for one session; beyond this the oldest is dropped. A poll's token list repairs a cancel; a
+/// recall only saves time, so recalls go first.
+const MAX_OUTBOX: usize = 256;
+
+/// One registered stretch of a node's life.
+pub(crate) struct Session {
+    id: SessionId,
+    /// Whose session it is: only that node's connections may speak for it.
+    node: NodeId,
+    /// Which process of the node.
+    boot: Option<BootId>,
+    /// Its place in an overview. Unlike the id it is told to clients.
+    number: u64,
+    info: NodeInfo,
+    slots: u16,
+    /// Tasks beyond those that it can prepare while its slots work.
+    overlap: u16,
+    /// What it counts as credit beyond `slots` and `overlap`, and does not get.
+    excess: u64,
+    /// Lanes in the order of the welcome, and whether the node connected them.
+    lanes: Vec<(QueueName, bool)>,
+    /// Its `result` connection, once it spoke there.
+    peer: Option<PeerId>,
+    /// Tasks that it said it can take, cumulative.
+    granted: u64,
+    /// Tasks that it was given, cumulative.
+    given: u64,
+    /// Attempts it works on, and how many polls in a row did not list them.
+    tokens: BTreeMap<LeaseToken, u8>,
+    /// The same and what was cancelled, in the order in which slots begin with them.
+    order: DispatchOrder,
+    /// Assignments that it has neither accepted nor delivered, by the lease clock at which that ends the session.
+    /// A cancelled one stays: if it got lost on the lane, so did the credit that it used.
+    unanswered: BTreeMap<LeaseToken, u64>,
+    last_seen_ms: u64,
+    last_assigned_ms: u64,
+    draining: bool,
+    outbox: Vec<Command>,
+    next_command: u64,
+    /// Attempts that it was told to stop and may still list: told once, or each poll would bring the next one
+    /// at once.
+    stopped: BTreeSet<LeaseToken>,
+}
+
+/// What a node says about itself when it registers.
+pub(crate) struct Registration {
+    pub(crate) node: NodeId,
+    /// Its process; absent before protocol version 1.5.
+    pub(crate) boot: Option<BootId>,
+    pub(crate) info: NodeInfo,
+    pub(crate) slots: u16,
+    pub(crate) overlap: u16,
+}
+
+impl Session {
+    /// `number` orders sessions by their start.
+    pub(crate) fn open(id: SessionId, number: u64, registration: Registration, clock_ms: u64) -> Self {
+        let Registration { node, boot, info, slots, overlap } = registration;
+        let lanes = info.queues().into_iter().map(|queue| (queue, false)).collect();
+        let allowed = overlap.min(slots); // more than one prepared task per slot saves no time
+        Self {
+            id,
+            node,
+            boot,
+            number,
+            info,
+            slots,
+            overlap: allowed,
+            excess: u64::from(overlap - allowed),
+            lanes,
+            peer: None,
+            granted: 0,
+            given: 0,
+            tokens: BTreeMap::new(),
+            order: DispatchOrder::default(),
+            unanswered: BTreeMap::new(),
+            last_seen_ms: clock_ms,
+            last_assigned_ms: 0,
+            draining: false,
+            outbox: Vec::new(),
+            next_command: 1,
+            stopped: BTreeSet::new(),
+        }
+    }
+
+    pub(crate) fn id(&self) -> SessionId {
+        self.id
+    }
+
+    pub(crate) fn node(&self) -> &NodeId {
+        &self.node
+    }
+
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+
+    pub(crate) fn info(&self) -> &NodeInfo {
+        &self.info
+    }
+
+    pub(crate) fn slots(&self) -> u16 {
+        self.slots
+    }
+
+    /// Tasks that it can prepare while its slots work.
+    pub(crate) fn overlap(&self) -> u16 {
+        self.overlap
+    }
+
+    pub(crate) fn lanes(&self) -> impl Iterator<Item = &QueueName> {
+        self.lanes.iter().map(|(queue, _)| queue)
+    }
+
+    /// Whether a connection may speak for this session: it is its node's.
+    pub(crate) fn belongs_to(&self, peer: &PeerId) -> bool {
+        self.node.is_behind(peer)
+    }
+
+    /// Its `result` connection.
+    pub(crate) fn peer(&self) -> Option<&PeerId> {
+        self.peer.as_ref()
+    }
+
+    pub(crate) fn set_peer(&mut self, peer: &PeerId) {
+        self.peer = Some(peer.clone());
+    }
+
+    /// Its attempts, in the order of their tokens.
+    pub(crate) fn tokens(&self) -> impl Iterator<Item = LeaseToken> {
+        self.tokens.keys().copied()
+    }
+
+    pub(crate) fn holds(&self, token: LeaseToken) -> bool {
+        self.tokens.contains_key(&token)
+    }
+
+    /// How many attempts it works on.
+    pub(crate) fn running(&self) -> usize {
+        self.tokens.len()
+    }
+
+    pub(crate) fn last_assigned_ms(&self) -> u64 {
+        self.last_assigned_ms
+    }
+
+    /// The node gave a sign of life.
+    pub(crate) fn heard(&mut self, clock_ms: u64) {
+        self.last_seen_ms = clock_ms;
+    }
+
+    pub(crate) fn silent_ms(&self, clock_ms: u64) -> u64 {
+        clock_ms.saturating_sub(self.last_seen_ms)
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining
+    }
+
+    /// It gets no more tasks. False if it drained already.
+    pub(crate) fn drain(&mut self) -> bool {
+        !std::mem::replace(&mut self.draining, true)
+    }
+
+    pub(crate) fn connect_lane(&mut self, index: usize) {
+        if let Some((_, is_connected)) = self.lanes.get_mut(index) {
+            *is_connected = true;
+        }
+    }
+
+    /// Whether a process is the one that opened this session. Processes of protocol versions before 1.5 do not say.
+    pub(crate) fn is_same_process(&self, boot: Option<BootId>) -> bool {
+        boot.is_some() && self.boot == boot
+    }
+
+    /// Which process opened it.
+    pub(crate) fn boot(&self) -> Option<BootId> {
+        self.boot
+    }
+
+    pub(crate) fn offers(&self, queue: &QueueName, model: &ModelName) -> bool {
+        self.info.models.iter().any(|o| o.model == *model && o.queue == *queue)
+    }
+
+    pub(crate) fn has_loaded(&self, model: &ModelName) -> bool {
+        self.info.models.iter().any(|o| o.model == *model && o.loaded)
+    }
+
+    /// Says whether a model has come into memory.
+    pub(crate) fn set_loaded(&mut self, loaded: &[ModelName]) -> bool {
+        let mut is_more = false;
+        for offer in &mut self.info.models {
+            is_more |= !offer.loaded && loaded.contains(&offer.model);
+            offer.loaded = loaded.contains(&offer.model);
+            offer.present |= offer.loaded;
+        }
+        is_more
+    }
+
+    pub(crate) fn lane_of(&self, queue: &QueueName) -> Option<usize> {
+        self.lanes.iter().position(|(q, _)| q == queue)
+    }
+
+    pub(crate) fn lanes_connected(&self) -> bool {
+        self.lanes.iter().all(|(_, connected)| *connected)
+    }
+
+    /// Credit only rises: a repeated or late message takes nothing back. It never passes what slots and overlap
+    /// allow. Gives how much it rose.
+    fn grant(&mut self, credit: u64) -> u64 {
+        let ceiling = self.given + u64::from(self.slots) + u64::from(self.overlap);
+        let before = self.granted;
+        self.granted = before.max(credit.saturating_sub(self.excess).min(ceiling));
+        self.granted - before
+    }
+
+    /// It said how much credit it has: a task has left its slot, or was dropped before.
+    pub(crate) fn ready(&mut self, credit: u64) {
+        let rise = self.grant(credit);
+        self.order.freed(rise);
+    }
+
+    /// An attempt is over on the node; its credit comes with it, unless it came when its slot was left.
+    pub(crate) fn delivered(&mut self, token: LeaseToken, credit: u64) {
+        self.answered(token);
+        let rise = self.grant(credit);
+        self.tokens.remove(&token);
+        self.order.delivered(token);
+        self.order.freed(rise.saturating_sub(1));
+    }
+
+    fn free(&self) -> u64 {
+        self.granted - self.given
+    }
+
+    pub(crate) fn has_credit(&self) -> bool {
+        self.free() > 0
+    }
+
+    /// Tasks that it could begin with at once: its first credits.
+    pub(crate) fn idle_slots(&self) -> u64 {
+        self.free().saturating_sub(u64::from(self.overlap))
+    }
+
+    /// Credits that are used: by attempts that wait, run or were cancelled, and by what has not been heard of yet.
+    pub(crate) fn used(&self) -> u64 {
+        (u64::from(self.slots) + u64::from(self.overlap)).saturating_sub(self.free())
+    }
+
+    /// Whether it has nothing to do at all: a task that it is given now runs alone.
+    pub(crate) fn is_unused(&self) -> bool {
+        self.tokens.is_empty() && self.used() == 0
+    }
+
+    /// Whether one attempt is all that it has, so that its end is that attempt's doing.
+    fn has_one_attempt(&self) -> bool {
+        self.tokens.len() == 1 && self.used() <= 1
+    }
+
+    /// An attempt as it is kept for the node when this session ends.
+    pub(crate) fn orphan(&self, token: LeaseToken, waited: bool) -> Orphan {
+        Orphan { token, waited, was_alone: self.has_one_attempt() }
+    }
+
+    /// Whether it has credit that stands for an idle slot. Only then is overlap not used.
+    #[cfg(test)]
+    pub(crate) fn has_first_credit(&self) -> bool {
+        self.free() > u64::from(self.overlap)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let (name, given, granted) = (&self.info.name, self.given, self.granted);
+        invariant!(given <= granted, "{name} was given {given} of {granted} credits");
+        let most = given + u64::from(self.slots) + u64::from(self.overlap);
+        invariant!(granted <= most, "{name} was granted more than its slots and overlap");
+        let mut in_order = self.attempts_in_order();
+        in_order.sort_unstable();
+        invariant!(in_order.iter().eq(self.tokens.keys()), "{name}: its order is {in_order:?}");
+        self.order.check()
+    }
+
+    /// Attempts that no slot has begun with. A task uses its credit until it has left its slot, so whatever uses
+    /// credit beyond the slots waits for one.
+    ///
+    /// A node that drains gives no credit back: its last attempts look as if they waited.
+    pub(crate) fn waiting(&self) -> u64 {
+        u64::from(self.overlap).saturating_sub(self.free())
+    }
+
+    /// Those of them that somebody waits for, and whether it was asked to give them back; oldest first.
+    pub(crate) fn on_overlap(&self) -> Vec<(LeaseToken, bool)> {
+        if self.overlap == 0 {
+            Vec::new()
+        } else if self.peer.is_none() {
+            self.order.left_waiting().collect()
+        } else {
+            self.order.last(self.waiting()).collect()
+        }
+    }
+
+    /// Its live attempts in the order in which they were given.
+    pub(crate) fn attempts_in_order(&self) -> Vec<LeaseToken> {
+        self.order.wanted().collect()
+    }
+
+    pub(crate) fn give(&mut self, token: LeaseToken, now_ms: u64, accept_by_ms: u64) {
+        self.given += 1;
+        self.last_assigned_ms = now_ms;
+        self.tokens.insert(token, 0);
+        self.order.give(token);
+        self.unanswered.insert(token, accept_by_ms);
+    }
+
+    /// Keeps an attempt of the node's last session, behind those that were kept before.
+    pub(crate) fn adopt(&mut self, token: LeaseToken, state: AttemptState) {
+        self.tokens.insert(token, 0);
+        self.order.adopt(token, state);
+    }
+
+    /// Nobody waits for an attempt any more.
+    pub(crate) fn release(&mut self, token: LeaseToken) {
+        if self.tokens.remove(&token).is_some() {
+            self.order.unwanted(token);
+        }
+    }
+
+    /// The node was told to drop an attempt, or has none of that token.
+    pub(crate) fn dropped(&mut self, token: LeaseToken) {
+        self.tokens.remove(&token);
+        self.order.dropped(token);
+    }
+
+    /// It spoke of an assignment, so its lane works.
+    fn answered(&mut self, token: LeaseToken) {
+        self.unanswered.remove(&token);
+    }
+
+    /// It has an assignment and will begin with it after those that it accepted before.
+    pub(crate) fn accepted(&mut self, token: LeaseToken) {
+        self.answered(token);
+        self.order.accepted(token);
+    }
+
+    /// A planted fault.
+    #[cfg(any(test, feature = "sabotage"))]
+    pub(crate) fn mark_recalled(&mut self, token: LeaseToken) {
+        self.order.recalled(token);
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_unanswered(&self, token: LeaseToken) -> bool {
+        self.unanswered.contains_key(&token)
+    }
+
+    /// Takes a poll's list, and gives the accepted attempts that `limit` polls in a row did not list.
+    ///
+    /// An assignment that is still on its way down the lane is not missing: the accept timeout watches it.
+    pub(crate) fn missing(&mut self, listed: &[LeaseToken], limit: u8) -> Vec<LeaseToken> {
+        let mut missing = Vec::new();
+        for (token, missed) in &mut self.tokens {
+            let expected = !listed.contains(token) && !self.unanswered.contains_key(token);
+            *missed = if expected { *missed + 1 } else { 0 };
+            if *missed >= limit {
+                missing.push(*token);
+            }
+        }
+        missing
+    }
+
+    /// Whether an assignment was not accepted in time.
+    pub(crate) fn has_overdue_accept(&self, now_ms: u64) -> bool {
+        self.unanswered.values().any(|at| *at <= now_ms)
+    }
+
+    pub(crate) fn command(&mut self, action: Action) {
+        if self.outbox.len() >= MAX_OUTBOX {
+            let recall = self.outbox.iter().position(|c| matches!(c.action, Action::Recall { .. }));
+            if let Action::Cancel { token } = self.outbox.remove(recall.unwrap_or(0)).action {
+                self.stopped.remove(&token);
+            }
+        }
+        match action {
+            Action::Cancel { token } => _ = self.stopped.insert(token),
+            Action::Recall { token } => self.order.recalled(token),
+            Action::Drain => {}
+        }
+        self.outbox.push(Command { seq: self.next_command, action });
+        self.next_command += 1;
+    }
+
+    pub(crate) fn acknowledge(&mut self, seq: u64) {
+        self.outbox.retain(|c| c.seq > seq);
+    }
+
+    pub(crate) fn commands(&self) -> Vec<Command> {
+        self.outbox.clone()
+    }
+
+    /// Stops an attempt that nobody waits for, unless the node was told so already.
+    pub(crate) fn stop(&mut self, token: LeaseToken) {
+        if !self.stopped.contains(&token) {
+            self.command(Action::Cancel { token });
+        }
+    }
+
+    /// Forgets what was told about attempts that a poll does not list (any more).
+    pub(crate) fn forget_stopped(&mut self, listed: &[LeaseToken]) {
+        let pending = |t: &LeaseToken| self.outbox.iter().any(|c| c.action == Action::Cancel { token: *t });
+        self.stopped.retain(|t| listed.contains(t) || pending(t));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn session(slots: u16, overlap: u16) -> Session {
+        let info = crate::core::tests::info("n", 1, &[("gpu", "lama")]);
+        let node = "n".parse().unwrap();
+        let registration = Registration { node, boot: None, info, slots, overlap };
+        Session::open(SessionId::from_bytes([1; 16]), 1, registration, 0)
+    }
+
+    fn token(n: usize) -> LeaseToken {
+        LeaseToken::from_bytes((n as u128).to_be_bytes())
+    }
+
+    #[test]
+    fn a_full_outbox_drops_a_recall_rather_than_a_cancel() {
+        let mut session = session(1, 1);
+        session.command(Action::Cancel { token: token(0) });
+        session.command(Action::Recall { token: token(1) });
+        (2..MAX_OUTBOX + 1).for_each(|n| session.command(Action::Cancel { token: token(n) }));
+        let left = session.commands();
+        assert_eq!(left.len(), MAX_OUTBOX);
+        assert_eq!(left[0].action, Action::Cancel { token: token(0) });
+        assert!(!left.iter().any(|c| matches!(c.action, Action::Recall { .. })));
+        session.command(Action::Cancel { token: token(0) });
+        assert_eq!(session.commands()[0].action, Action::Cancel { token: token(2) });
+    }
+
+    #[test]
+    fn credit_only_rises_and_never_above_slots_and_overlap() {
+        let mut session = session(1, 3);
+        assert_eq!(session.overlap(), 1, "one prepared task per slot");
+        session.ready(4);
+        assert_eq!((session.idle_slots(), session.used()), (1, 0));
+        session.ready(1);
+        assert_eq!(session.idle_slots(), 1);
+        session.give(token(1), 0, 100);
+        session.check().unwrap();
+        assert_eq!((session.idle_slots(), session.has_credit(), session.is_unused()), (0, true, false));
+        session.give(token(2), 0, 100);
+        session.check().unwrap();
+        assert_eq!((session.has_credit(), session.waiting()), (false, 1));
+        session.ready(99);
+        session.check().unwrap();
+        assert_eq!((session.idle_slots(), session.used()), (1, 0));
+    }
+
+    #[test]
+    fn an_accepted_attempt_is_missing_once_several_polls_do_not_list_it() {
+        let mut session = session(1, 0);
+        session.ready(1);
+        session.give(token(1), 0, 100);
+        assert_eq!(session.missing(&[], 1), [], "it is still on its way");
+        assert!(!session.has_overdue_accept(99) && session.has_overdue_accept(100));
+        session.accepted(token(1));
+        assert_eq!(session.missing(&[], 2), []);
+        assert_eq!(session.missing(&[token(1)], 2), []);
+        assert_eq!(session.missing(&[], 2), []);
+        assert_eq!(session.missing(&[], 2), [token(1)]);
+    }
+}
