@@ -75,12 +75,26 @@ def main(argv: Sequence[str]) -> int: ...
 def running_scheduler(data_dir: str | os.PathLike[str]) -> str | None: ...
 def bundle_name(path: str | os.PathLike[str]) -> str: ...
 def failure_kinds() -> list[tuple[str, str]]: ...
+
+class WeightsFile(TypedDict):
+    url: str
+    md5: str | None
+    checkpoints: str | os.PathLike[str]
+    variables: tuple[str, str] | None
+
+class NodeOptions(TypedDict):
+    data_dir: str | os.PathLike[str] | None
+    name: str
+    kind: str
+    device: str
+    models: Sequence[str]
+    slots: int
+    missing: Sequence[str]
+    join: str | os.PathLike[str] | None
+
 def fetch_weights(
-    url: str,
-    md5: str | None,
-    checkpoints: str | os.PathLike[str],
-    variables: tuple[str, str] | None,
-    told: Callable[[int, int | None], None],
+    file: WeightsFile,
+    on_progress: Callable[[int, int | None], None],
     *,
     replace: bool = False,
 ) -> str: ...
@@ -117,17 +131,7 @@ class Follow:
 
 @final
 class NodeSession:
-    def __new__(
-        cls,
-        data_dir: str | os.PathLike[str] | None,
-        name: str,
-        kind: str,
-        device: str,
-        models: Sequence[str],
-        slots: int,
-        missing: Sequence[str] = ...,
-        join: str | os.PathLike[str] | None = None,
-    ) -> NodeSession: ...
+    def __new__(cls, options: NodeOptions) -> NodeSession: ...
     def next_job(self, wait: float) -> Job | None: ...
     @property
     def closed(self) -> bool: ...
@@ -148,7 +152,7 @@ class Job:
     def loading(self, step: int = 0, of: int = 0) -> bool: ...
     def step(self, step: int, of: int) -> bool: ...
     def finish(
-        self, data: bytes, height: int, width: int, load_ms: float = 0.0, infer_ms: float = 0.0
+        self, data: bytes, shape: tuple[int, int], load_ms: float = 0.0, infer_ms: float = 0.0
     ) -> None: ...
     def finish_file(self, data: bytes, load_ms: float = 0.0, infer_ms: float = 0.0) -> None: ...
     def fail(self, kind: str, message: str) -> None: ...

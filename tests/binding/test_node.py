@@ -7,7 +7,7 @@ import os
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,13 +24,27 @@ Picture = tuple[Pixels, Pixels]
 Start = Callable[..., _native.NodeSession]
 
 
+def node_options(grid: Grid, name: str, models: Sequence[str], slots: int) -> _native.NodeOptions:
+    """Options of a Python node of this grid."""
+    return {
+        "data_dir": str(grid.data_dir),
+        "name": name,
+        "kind": "python",
+        "device": "cpu",
+        "models": list(models),
+        "slots": slots,
+        "missing": [],
+        "join": None,
+    }
+
+
 @pytest.fixture
 def start(lonely: Grid) -> Iterator[Start]:
     """Starts nodes of this process, and closes them."""
     sessions: list[_native.NodeSession] = []
 
     def make(name: str = "here", models: tuple[str, ...] = ("cv2",)) -> _native.NodeSession:
-        session = _native.NodeSession(str(lonely.data_dir), name, "python", "cpu", list(models), 1)
+        session = _native.NodeSession(node_options(lonely, name, models, 1))
         sessions.append(session)
         lonely.processes.wait_until(
             lambda: name in [n["info"]["name"] for n in lonely.client.survey()["nodes"]], 20, "the node"
@@ -68,12 +82,11 @@ def test_a_node_whose_file_is_nowhere_does_not_start(data_dir: Path) -> None:
 
 def test_several_slots_are_refused(lonely: Grid, monkeypatch: pytest.MonkeyPatch) -> None:
     """By flag and by configuration: upstream's models keep state."""
-    wanted = (str(lonely.data_dir), "here", "python", "cpu", ["cv2"])
     with pytest.raises(InvalidInputError, match=r"node\.slots is 2"):
-        _native.NodeSession(*wanted, 2)
+        _native.NodeSession(node_options(lonely, "here", ["cv2"], 2))
     monkeypatch.setenv("LAMAGRID__NODE__SLOTS", "3")
     with pytest.raises(InvalidInputError, match=r"node\.slots is 3.*one task at a time"):
-        _native.NodeSession(*wanted, 1)
+        _native.NodeSession(node_options(lonely, "here", ["cv2"], 1))
 
 
 def test_a_task_is_done_in_python(lonely: Grid, start: Start, picture: Picture) -> None:
@@ -91,7 +104,7 @@ def test_a_task_is_done_in_python(lonely: Grid, start: Start, picture: Picture) 
     assert job.take("example") is None
     assert job.take("image") is None  # each once
     assert job.step(1, 2)
-    job.finish(image[:, :, ::-1].tobytes(), 40, 60)
+    job.finish(image[:, :, ::-1].tobytes(), (40, 60))
     np.testing.assert_array_equal(task.wait(20), image)
     with pytest.raises(InvalidInputError, match="finished before"):
         job.step(2, 2)
@@ -107,7 +120,7 @@ def test_files_come_as_pixels_and_go_as_a_file(lonely: Grid, start: Start, pictu
     job = job_of(session)
     assert job.take("image") == (image.tobytes(), (40, 60, 3))
     assert job.take("mask") == (mask.tobytes(), (40, 60, 1))
-    job.finish(image[::-1, :, ::-1].tobytes(), 40, 60)
+    job.finish(image[::-1, :, ::-1].tobytes(), (40, 60))
     with Image.open(io.BytesIO(task.wait_bytes(20))) as made:
         assert made.format == "PNG"
         np.testing.assert_array_equal(np.asarray(made), np.dstack([image[::-1], alpha]))
@@ -136,7 +149,7 @@ def test_broken_files_are_told_by_name(
     # The next good one works.
     task = lonely.client.submit(*picture, model="cv2")
     job = job_of(session)
-    job.finish(bytes(7200), 40, 60)
+    job.finish(bytes(7200), (40, 60))
     assert task.wait(20).shape == (40, 60, 3)
 
 
@@ -180,7 +193,7 @@ def test_a_wrong_result_is_refused_before_it_leaves(lonely: Grid, start: Start, 
     lonely.client.submit(*picture, model="cv2")
     job = job_of(session)
     with pytest.raises(InvalidInputError, match="40 x 60 x 3 are needed"):
-        job.finish(b"short", 40, 60)
+        job.finish(b"short", (40, 60))
     with pytest.raises(InvalidInputError, match="none of node_lost"):
         job.fail("bad luck", "text")
     job.fail("internal", "text")

@@ -219,14 +219,16 @@ def _serve(options: argparse.Namespace, serving: Serving, shutdown: Shutdown) ->
         _native.start_logs(f"pynode-{name}", options.data_dir)
         missing = [offer for offer in serving.offers if not is_present(offer, os.environ)]
         session = _native.NodeSession(
-            options.data_dir,
-            name,
-            "python",
-            options.device,
-            serving.offers,
-            options.slots,
-            missing,
-            options.join,
+            {
+                "data_dir": options.data_dir,
+                "name": name,
+                "kind": "python",
+                "device": options.device,
+                "models": serving.offers,
+                "slots": options.slots,
+                "missing": missing,
+                "join": options.join,
+            }
         )
     except LamaGridError as error:
         print(f"pynode: {error}", file=sys.stderr)
@@ -327,7 +329,7 @@ def _run_model(job: Any, name: str, models: UpstreamModels | None) -> Callable[[
     pictures = Pictures(image, mask[:, :, 0], example)
     result = models.run(name, params, pictures, JobProgress(job))
     height, width = result.shape[:2]
-    return lambda: job.finish(result.tobytes(), height, width, models.load_ms, models.infer_ms)
+    return lambda: job.finish(result.tobytes(), (height, width), models.load_ms, models.infer_ms)
 
 
 def _run_plugin(job: Any, name: str, plugins: UpstreamPlugins | None) -> Callable[[], None]:

@@ -35,10 +35,13 @@ def fetch(file: WebFile, on_progress: OnProgress, existing: Existing = Existing.
         ModelLoadError: It cannot be fetched, or differs from upstream's; the text says what to do.
     """
     url, md5 = file.source(os.environ)
-    variables = None if file.variables is None else (f"{file.variables}_URL", f"{file.variables}_MD5")
-    checkpoints = catalog.checkpoints(os.environ)
-    replace = existing is Existing.REPLACE
-    return Path(_native.fetch_weights(url, md5, checkpoints, variables, on_progress, replace=replace))
+    wanted: _native.WeightsFile = {
+        "url": url,
+        "md5": md5,
+        "checkpoints": catalog.checkpoints(os.environ),
+        "variables": None if file.variables is None else (f"{file.variables}_URL", f"{file.variables}_MD5"),
+    }
+    return Path(_native.fetch_weights(wanted, on_progress, replace=existing is Existing.REPLACE))
 
 
 def fetch_missing(sources: Iterable[Source], on_progress: OnProgress) -> None:

@@ -58,28 +58,32 @@ impl NodeSession {
     }
 }
 
+/// What a node registers with: the keys of a dictionary, `NodeOptions` in `_native.pyi`.
+#[derive(Debug, FromPyObject)]
+#[pyo3(from_item_all)]
+pub(crate) struct NodeOptions {
+    data_dir: Option<PathBuf>,
+    name: String,
+    kind: String,
+    device: String,
+    models: Vec<String>,
+    slots: u16,
+    /// Those of `models` whose files are not on this host.
+    missing: Vec<String>,
+    /// The bundle by which a scheduler of another host is reached.
+    join: Option<PathBuf>,
+}
+
 #[pymethods]
 impl NodeSession {
-    /// Registers a node and keeps it registered, over any number of connections. `missing` are those of `models` whose
-    /// files are not on this host; `join` is the bundle by which a scheduler of another host is reached.
+    /// Registers a node and keeps it registered, over any number of connections.
     #[new]
-    #[pyo3(signature = (data_dir, name, kind, device, models, slots, missing=Vec::new(), join=None))]
-    #[expect(clippy::too_many_arguments, reason = "Python names them")]
-    fn new(
-        py: Python<'_>,
-        data_dir: Option<PathBuf>,
-        name: &str,
-        kind: &str,
-        device: &str,
-        models: Vec<String>,
-        slots: u16,
-        missing: Vec<String>,
-        join: Option<PathBuf>,
-    ) -> PyResult<Self> {
+    fn new(py: Python<'_>, options: NodeOptions) -> PyResult<Self> {
+        let NodeOptions { data_dir, name, kind, device, models, slots, missing, join } = options;
         let wrong = |error| errors::config(py, &error);
         let config = configuration::load(data_dir.as_deref()).map_err(wrong)?.config;
         let data_dir = config.data_dir().map_err(wrong)?;
-        let name: NodeName = parsed(py, name)?;
+        let name: NodeName = parsed(py, &name)?;
         let bundle = join.map(|path| read_node_bundle(&path).map(Arc::new)).transpose();
         let bundle = bundle.map_err(|error| errors::invalid(py, &error.to_string()))?;
         let endpoints = Endpoints::found_by(socket_finder(&data_dir).map_err(wrong)?);
@@ -110,9 +114,9 @@ impl NodeSession {
             name,
             kind,
             version: env!("CARGO_PKG_VERSION").into(),
+            memory_bytes: if device == "cpu" { hardware.memory_bytes } else { 0 },
             device: device.into(),
             gpu: None,
-            memory_bytes: if device == "cpu" { hardware.memory_bytes } else { 0 },
             cores: hardware.cores,
             models: models.into_iter().map(offer).collect::<PyResult<_>>()?,
             pid: std::process::id(),
@@ -326,18 +330,18 @@ impl Job {
         self.with(py, |job| job.step(step, of) == ControlFlow::Continue(()))
     }
 
-    /// Ends the task with a picture of BGR samples, `(height, width, 3)`, and with the milliseconds that loading
+    /// Ends the task with a picture of BGR samples, `(height, width, 3)`, of the `shape` height and width, and with the milliseconds that loading
     /// the model and running it took.
-    #[pyo3(signature = (data, height, width, load_ms=0.0, infer_ms=0.0))]
+    #[pyo3(signature = (data, shape, load_ms=0.0, infer_ms=0.0))]
     fn finish(
         &self,
         py: Python<'_>,
         data: PyBackedBytes,
-        height: u32,
-        width: u32,
+        shape: (u32, u32),
         load_ms: f64,
         infer_ms: f64,
     ) -> PyResult<()> {
+        let (height, width) = shape;
         let wanted = BlobForm::Raw { height, width, channels: 3 }.raw_len();
         if wanted != Some(data.len() as u64) {
             let text =

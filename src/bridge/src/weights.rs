@@ -11,27 +11,38 @@ use lamagrid_weights::Weights;
 use crate::enter::outside;
 use crate::errors;
 
-/// The file of a URL in `checkpoints`, fetched if it is missing or shall be replaced, and its MD5 checked then. `told` hears
-/// bytes done and in all, also while none come; what it raises ends the fetch.
-#[pyfunction]
-#[pyo3(signature = (url, md5, checkpoints, variables, told, *, replace=false))]
-pub(crate) fn fetch_weights(
-    py: Python<'_>,
+/// A file of weights: the keys of a dictionary, `WeightsFile` in `_native.pyi`.
+#[derive(Debug, FromPyObject)]
+#[pyo3(from_item_all)]
+pub(crate) struct WeightsFile {
     url: String,
     md5: Option<String>,
+    /// The folder of downloads.
     checkpoints: PathBuf,
+    /// Upstream's variables for the place and the MD5 of the file.
     variables: Option<(String, String)>,
-    told: &Bound<'_, PyAny>,
+}
+
+/// Returns the path of a file, fetched if it is missing or `replace` is set; a fetched file's MD5 is checked. Calls `on_progress`
+/// with the bytes done and in all, also while none arrive; an exception in it ends the fetch.
+#[pyfunction]
+#[pyo3(signature = (file, on_progress, *, replace=false))]
+pub(crate) fn fetch_weights(
+    py: Python<'_>,
+    file: WeightsFile,
+    on_progress: &Bound<'_, PyAny>,
     replace: bool,
 ) -> PyResult<PathBuf> {
+    let WeightsFile { url, md5, checkpoints, variables } = file;
     let weights = Weights::other(url, md5, checkpoints, variables);
-    let told = told.clone().unbind();
+    let on_progress = on_progress.clone().unbind();
     let mut raised = None;
     let located = outside(py, || {
-        let hear = |done, len| {
-            // Ctrl-C counts here, too, whatever `told` does.
-            let heard = |py: Python<'_>| py.check_signals().and_then(|()| told.call1(py, (done, len)));
-            match Python::attach(heard) {
+        let report = |done, len| {
+            // Ctrl-C ends the fetch, whatever `on_progress` does.
+            let called =
+                |py: Python<'_>| py.check_signals().and_then(|()| on_progress.call1(py, (done, len)));
+            match Python::attach(called) {
                 Ok(_) => ControlFlow::Continue(()),
                 Err(error) => {
                     raised = Some(error);
@@ -39,7 +50,7 @@ pub(crate) fn fetch_weights(
                 }
             }
         };
-        if replace { weights.replace(hear) } else { weights.locate(hear) }
+        if replace { weights.replace(report) } else { weights.locate(report) }
     });
     match (raised, located) {
         (Some(error), _) => Err(error),

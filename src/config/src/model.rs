@@ -116,7 +116,8 @@ impl RetryConfig {
     #[must_use]
     pub const fn of(&self, family: FailureFamily) -> RetryPolicy {
         match family {
-            FailureFamily::Network => self.network,
+            // Time limits have no keys of their own.
+            FailureFamily::Network | FailureFamily::Timeout => self.network,
             FailureFamily::Resource => self.resource,
             FailureFamily::Model => self.model,
             FailureFamily::Other => self.other,

@@ -54,11 +54,13 @@ impl<'de> Deserialize<'de> for FailureKind {
     }
 }
 
-/// The three families of the requirements, and the rest.
+/// Groups of kinds, for the retry strategy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum FailureFamily {
-    /// Connections, silence, time limits.
+    /// Connections and silence.
     Network,
+    /// Time limits.
+    Timeout,
     /// Memory, disk, bounds.
     Resource,
     /// Models and their input.
@@ -98,15 +100,12 @@ impl FailureKind {
         Self::Internal,
     ];
 
-    /// The family that the retry strategy and the metrics group by.
+    /// The family by which the retry strategy is configured.
     #[must_use]
     pub const fn family(self) -> FailureFamily {
         match self {
-            Self::NodeLost
-            | Self::Disconnected
-            | Self::DeadlineExceeded
-            | Self::WaitedTooLong
-            | Self::RanTooLong => FailureFamily::Network,
+            Self::NodeLost | Self::Disconnected => FailureFamily::Network,
+            Self::DeadlineExceeded | Self::WaitedTooLong | Self::RanTooLong => FailureFamily::Timeout,
             Self::OutOfMemory | Self::DiskFull | Self::Overloaded => FailureFamily::Resource,
             Self::UnknownModel | Self::ModelLoad | Self::Inference | Self::InvalidInput => {
                 FailureFamily::Model
