@@ -9,6 +9,7 @@ the other one.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import selectors
@@ -165,7 +166,8 @@ def may_begin(suite: Suite, running: list[Run]) -> bool:
 def run_all(suites: list[Suite]) -> list[Result]:
     """Run suites in their order until one fails."""
     waiting, running, results = list(suites), list[Run](), list[Result]()
-    with selectors.DefaultSelector() as selector:
+    with selectors.DefaultSelector() as selector, contextlib.ExitStack() as at_end:
+        at_end.callback(lambda: [run.stop() for run in running])
         while waiting or running:
             while waiting and may_begin(waiting[0], running):
                 suite = waiting.pop(0)
@@ -180,8 +182,6 @@ def run_all(suites: list[Suite]) -> list[Result]:
                 running.remove(run)
                 results.append(run.result())
                 if results[-1].count.failed:
-                    for other in running:
-                        other.stop()
                     return results
     return results
 
@@ -207,6 +207,8 @@ def main(arguments: list[str]) -> int:
     except OSError as error:
         print(f"cannot start a suite: {error}; run `make build` first", flush=True)
         return 1
+    except KeyboardInterrupt:
+        return 130
     took = time.monotonic() - begin
     whole = sum(result.seconds for result in results) or 1.0
     print()
