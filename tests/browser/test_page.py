@@ -117,7 +117,7 @@ def test_a_browser_sees_its_tasks_and_cancels_them(page: Page, processes: Proces
     page.locator("li[data-state=completed]").wait_for()
     TASKS_SCREENSHOT.parent.mkdir(exist_ok=True)
     page.screenshot(path=str(TASKS_SCREENSHOT))
-    assert grid.get("/grid/tasks").json() == {"tasks": []}, "somebody without the cookie"
+    assert grid.get("/grid/tasks").json() == {"tasks": []}, "a browser without the cookie"
 
     next_one.get_by_role("button", name="Cancel").click()
     page.locator("li[data-state=cancelled]").wait_for()

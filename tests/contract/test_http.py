@@ -315,7 +315,7 @@ ELSEWHERE = {
     PROXY: "seam/test_proxy.py::test_clients_behind_a_trusted_proxy_are_distinguished",
     TASK: "contract/test_http.py::test_each_answer_of_a_task_names_it",
     BYTES: "parity/test_requests.py::test_requests",
-    "`POST /model` of a model that nobody can serve": (
+    "`POST /model` of a model that no node can serve": (
         "e2e/test_bad_input.py::test_a_model_that_no_node_serves_is_refused_and_the_current_one_stays"
     ),
     "`POST /model` of an unknown model, with CUDA": (

@@ -145,7 +145,7 @@ def test_a_server_that_forks_after_its_start_logs_and_ends_its_workers_in_order(
     assert "terminate called" not in server.log, server.log
 
 
-def test_it_says_what_it_needs(processes: Processes, tmp_path: Path) -> None:
+def test_a_start_without_its_settings_names_them(processes: Processes, tmp_path: Path) -> None:
     started = [
         (processes.start("gunicorn", [*gunicorn(*words), "--bind", f"127.0.0.1:{free_port()}"]), text)
         for words, text in (

@@ -52,7 +52,7 @@ def test_a_guilty_task_may_fail() -> None:
     assert judged(*entries, may_fail=True) == (0, 0, 0, 0)
 
 
-def test_what_nobody_submitted_is_unexpected() -> None:
+def test_an_outcome_without_a_submission_is_unexpected() -> None:
     history = History()
     history.finished(["stranger"])
     history.strange("a late result was taken")

@@ -155,7 +155,7 @@ def test_a_lock_that_is_held_for_long_ends_nothing(new_grid: Callable[..., Fault
     assert "the store can be written again" in grid.processes.log(grid.schedulers[0])
 
 
-def test_a_long_reader_and_what_it_leaves(new_grid: Callable[..., FaultGrid]) -> None:
+def test_a_long_reader_and_the_log_that_it_leaves(new_grid: Callable[..., FaultGrid]) -> None:
     """The log grows beside it, which is told; it is small again after it. Space of tasks goes back."""
     port = free_port()
     settings = {"HTTP__LISTEN": f"127.0.0.1:{port}", "SCHEDULER__RESULT_RETENTION_S": "1"}

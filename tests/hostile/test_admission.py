@@ -89,7 +89,7 @@ def all_stored(grid: Grid) -> int:
     return total
 
 
-def test_a_grant_names_what_was_decided(grid: Grid, honest: Honest, bad: Client) -> None:
+def test_a_grant_is_for_one_id_and_one_size(grid: Grid, honest: Honest, bad: Client) -> None:
     """Two offers of one number: each has its own id and size."""
     small, large, huge = new_id(), new_id(), new_id()
     bad.say(bad.offer(small, 10), bad.offer(large, 3_000_000), bad.offer(huge, 10**18))

@@ -51,7 +51,7 @@ BEFORE_TLS = {
 
 
 @pytest.mark.parametrize("what", BEFORE_TLS)
-def test_before_tls(grid: Grid, honest: Honest, what: str) -> None:
+def test_bytes_that_are_not_tls_end_their_connection(grid: Grid, honest: Honest, what: str) -> None:
     for _ in range(20):
         connection = tcp(grid.address)
         send(connection, BEFORE_TLS[what])
@@ -77,7 +77,7 @@ LINES = {
 
 
 @pytest.mark.parametrize("asked", LINES)
-def test_lines_that_ask_for_what_is_not_theirs(grid: Grid, honest: Honest, asked: str) -> None:
+def test_preambles_beyond_the_certificates_role_are_refused(grid: Grid, honest: Honest, asked: str) -> None:
     for _ in range(5):
         connection = tls(grid.address, grid.bundles["client"])
         send(connection, asked.encode() + b"\n")
@@ -86,10 +86,10 @@ def test_lines_that_ask_for_what_is_not_theirs(grid: Grid, honest: Honest, asked
     honest.wait()
 
 
-def test_no_certificate_and_no_line(grid: Grid, honest: Honest) -> None:
-    nobody = tls(grid.address, None)
-    send(nobody, b"lamagrid 1.5 client\n")
-    assert is_dropped(nobody)
+def test_no_certificate_and_endless_preambles(grid: Grid, honest: Honest) -> None:
+    stranger = tls(grid.address, None)
+    send(stranger, b"lamagrid 1.5 client\n")
+    assert is_dropped(stranger)
     for endless in (b"lamagrid " * 1_000_000, b"\n" * 10, bytes(9_000_000)):
         connection = tls(grid.address, grid.bundles["client"])
         send(connection, endless)
@@ -97,7 +97,7 @@ def test_no_certificate_and_no_line(grid: Grid, honest: Honest) -> None:
     honest.wait()
 
 
-def test_silence(grid: Grid, honest: Honest) -> None:
+def test_silent_connections_end_with_the_handshakes_time(grid: Grid, honest: Honest) -> None:
     """Two hundred that say nothing, and two hundred behind TLS, are let go after the handshake's time."""
     before = open_descriptors(grid.scheduler.pid)
     silent = [tcp(grid.address) for _ in range(200)]
@@ -148,7 +148,9 @@ HANDSHAKES: dict[str, bytes] = {
 
 @pytest.mark.parametrize("what", HANDSHAKES)
 @pytest.mark.parametrize("name", ENDPOINTS)
-def test_before_zmtp(grid: Grid, honest: Honest, name: str, what: str) -> None:
+def test_wrong_handshakes_of_zmtp_end_their_connection(
+    grid: Grid, honest: Honest, name: str, what: str
+) -> None:
     for _ in range(3):
         connection, said = channel(grid.address, grid.bundles[ROLE[name]], name)
         assert said.startswith("welcome ")
@@ -171,7 +173,7 @@ FRAMES: dict[str, bytes] = {
 
 @pytest.mark.parametrize("what", FRAMES)
 @pytest.mark.parametrize("name", ENDPOINTS)
-def test_after_zmtp(grid: Grid, honest: Honest, name: str, what: str) -> None:
+def test_wrong_frames_end_their_connection(grid: Grid, honest: Honest, name: str, what: str) -> None:
     for _ in range(3):
         connection, said = channel(grid.address, grid.bundles[ROLE[name]], name)
         assert said.startswith("welcome ")
@@ -240,7 +242,7 @@ def test_bytes_that_come_one_by_one(grid: Grid, honest: Honest) -> None:
     honest.wait()
 
 
-def test_blobs_that_are_nobodys(grid: Grid, honest: Honest) -> None:
+def test_guessed_blob_tokens_open_nothing(grid: Grid, honest: Honest) -> None:
     """Guessed tokens, and lines behind lines."""
     for _ in range(100):
         token = NOISE.randbytes(16).hex()

@@ -100,7 +100,7 @@ def test_a_client_of_another_host_sees_its_own_tasks_alone(
     [
         ("role", "it is for a node, and this is a client: issue one with --role client"),
         ("revoked", "the certificate web-1 was revoked: ask for a new bundle"),
-        ("nobody", "no scheduler answered at"),
+        ("absent", "no scheduler answered at"),
     ],
 )
 def test_wrong_papers_end_the_page_with_what_to_do(
@@ -114,7 +114,7 @@ def test_wrong_papers_end_the_page_with_what_to_do(
         grid.processes.wait_until(
             lambda: "revoked" in run(host, "--join", bundle, "node", "list").stderr, SOON_S, "revocation", []
         )
-    elif made == "nobody":
+    elif made == "absent":
         bundle = grid.bundle("web-1", role="client", scheduler=f"{grid.host.address}:9")
     web = grid.join_web(host, bundle)
     assert web.process.wait(SOON_S) == 1
