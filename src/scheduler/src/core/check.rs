@@ -2,6 +2,7 @@
 
 use lamagrid_domain::{SessionId, TaskId};
 
+use super::policy::recall;
 use super::state::task::{Lease, Task};
 use super::{Core, FinishedTask};
 
@@ -118,13 +119,14 @@ pub(super) fn no_task_waits_beside_an_idle_slot(core: &Core) -> Result<(), Strin
     if let Some(what) = &core.wrong_choice {
         return Err(what.clone());
     }
-    let waiting = core.waiting_on_nodes();
+    let waiting = recall::waiting_on_nodes(core.placement());
     for waits in waiting.iter().filter(|waits| !waits.recalled) {
-        for idle in core.sessions.values().filter(|s| core.can_take(s) && s.idle_slots() > 0) {
-            if !core.may_be_given(&core.tasks[waits.task], idle) {
+        for idle in core.sessions.values().filter(|s| core.placement().can_take(s) && s.idle_slots() > 0) {
+            if !core.placement().may_be_given(&core.tasks[waits.task], idle) {
                 continue;
             }
-            let promised = waiting.iter().filter(|w| w.recalled && core.fits(&core.tasks[w.task], idle));
+            let promised =
+                waiting.iter().filter(|w| w.recalled && core.placement().fits(&core.tasks[w.task], idle));
             let is_promised = promised.count() as u64 >= idle.idle_slots();
             invariant!(is_promised, "task {} waits for a slot while {} is idle", waits.task, idle.node());
         }
@@ -152,9 +154,8 @@ pub(super) fn wrong_choice(core: &Core, id: TaskId, chosen: SessionId) -> Option
     if session.has_first_credit() {
         return None;
     }
-    let idle = core
-        .sessions
-        .values()
-        .find(|s| s.has_first_credit() && core.can_take(s) && core.may_be_given(task, s))?;
+    let idle = core.sessions.values().find(|s| {
+        s.has_first_credit() && core.placement().can_take(s) && core.placement().may_be_given(task, s)
+    })?;
     Some(format!("task {id} was given to busy {} while {} is idle", session.node(), idle.node()))
 }

@@ -46,9 +46,9 @@ mod view;
 use std::collections::BTreeMap;
 
 use lamagrid_config::{LimitsConfig, RetryConfig, SchedulerConfig};
-use lamagrid_domain::{Advance, Event, Failure, LeaseToken, Owner, QueueName, Status, TaskId};
+use lamagrid_domain::{LeaseToken, Owner, QueueName, TaskId};
 use lamagrid_protocol::PeerId;
-use lamagrid_protocol::message::{ClientReply, Progress, TaskInfo};
+use lamagrid_protocol::message::ClientReply;
 use lamagrid_transport::Endpoints;
 
 pub(crate) use effect::{Authority, Effect, Input, ResultPlace, StoreOp, StoredTask};
@@ -68,13 +68,12 @@ pub(crate) use view::View;
 use effect_buffer::EffectBuffer;
 #[cfg(any(test, feature = "sabotage"))]
 use fault::Faults;
-use policy::retry;
+use policy::placement::Placement;
 use state::admission::Admission;
 use state::alarms::Alarms;
 use state::circuit_breaker::CircuitBreaker;
 use state::clock::Clock;
 use state::drains::Drains;
-use state::finished_task::{self, DeliveredResult};
 use state::followers::Followers;
 use state::leases::Leases;
 use state::pauses::Pauses;
@@ -83,10 +82,10 @@ use state::refusal_log::RefusalLog;
 use state::retention::Retention;
 use state::run_times::RunTimes;
 use state::sessions::Sessions;
-use state::task::{Lease, NewTask, Task};
+use state::task::Lease;
 use state::task_table::TaskTable;
 use state::task_timers::TaskTimers;
-use state::tombstones::{self, Tombstones};
+use state::tombstones::Tombstones;
 
 /// The instant at which something happened, on both clocks, in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -241,32 +240,6 @@ impl Core {
         self.effects.take()
     }
 
-    /// Emits every bound that crossed a threshold.
-    fn raise_alarms(&mut self) {
-        let limits = &self.settings.limits;
-        for (queue, limit) in &self.settings.queues {
-            let level = self.alarms.observe_queue(queue, self.ready.length(queue).unwrap_or(0), *limit);
-            level.into_iter().for_each(|level| self.effects.push(Effect::Level(level)));
-        }
-        let spool = self.alarms.observe_spool(self.admission.spool_bytes(), limits.max_spool_bytes);
-        let free = self.admission.free_bytes();
-        let disk = free.and_then(|free| self.alarms.observe_disk(free, limits.min_free_bytes));
-        spool.into_iter().chain(disk).for_each(|level| self.effects.push(Effect::Level(level)));
-    }
-
-    /// Keeps the believed time. A clock that was set back takes the watermarks with it: else nothing would be new until
-    /// it has come as far again.
-    fn observe_wall(&mut self) {
-        fault!(self, ClockBelieved => return self.clock.trust_wall());
-        let Some(change) = self.clock.observe_wall() else { return };
-        self.emit(Effect::Clock(change));
-        if matches!(change, ClockChange::Believed { ahead_ms } if ahead_ms < 0) {
-            for (owner, wall_ms) in self.retention.lower_watermarks(self.clock.now().wall_ms) {
-                self.emit(Effect::Store(StoreOp::Watermark { owner, wall_ms }));
-            }
-        }
-    }
-
     /// Fails if the parts contradict themselves or each other.
     #[cfg(test)]
     pub(crate) fn check(&self) -> Result<(), String> {
@@ -282,6 +255,22 @@ impl Core {
     #[cfg(test)]
     pub(crate) fn view(&self) -> View<'_> {
         View(self)
+    }
+
+    /// The parts that placement reads.
+    pub(crate) fn placement(&self) -> Placement<'_> {
+        Placement {
+            clock_ms: self.clock.elapsed_ms(),
+            suspect_after_ms: self.settings.scheduler.suspect_after_ms,
+            tasks: &self.tasks,
+            ready: &self.ready,
+            paused: &self.paused,
+            sessions: &self.sessions,
+            leases: &self.leases,
+            breaker: &self.breaker,
+            #[cfg(any(test, feature = "sabotage"))]
+            faults: self.faults,
+        }
     }
 
     /// Tasks that have not ended.
@@ -320,172 +309,11 @@ impl Core {
         self.effects.push(effect);
     }
 
-    fn reply(&mut self, peer: &PeerId, reply: impl Into<ClientReply>) {
+    pub(crate) fn reply(&mut self, peer: &PeerId, reply: impl Into<ClientReply>) {
         self.emit(Effect::Client { peer: peer.clone(), reply: reply.into(), attach: None });
     }
 
-    fn random_bytes(&mut self) -> [u8; 16] {
+    pub(crate) fn random_bytes(&mut self) -> [u8; 16] {
         (self.entropy)()
-    }
-
-    fn recover(&mut self, stored: StoredTask) {
-        match stored {
-            StoredTask::Ended { id, ended } => {
-                // Clamped: a clock that was set back must not keep results for years.
-                let expiry =
-                    ended.finished_wall_ms.min(self.clock.wall().later_ms()) + self.retention_ms(&ended);
-                self.keep_ended(id, *ended, expiry);
-            }
-            StoredTask::Live { spec, digest, seq, created_wall_ms, counters, history, assigned, inline } => {
-                let id = spec.id;
-                let is_isolated = retry::has_shared_a_loss(&history);
-                let created_wall_ms = created_wall_ms.min(self.clock.now().wall_ms);
-                let new = NewTask { spec: *spec, digest, seq, created_wall_ms, inline };
-                self.insert(Task::recovered(new, counters, history));
-                if is_isolated {
-                    self.tasks.isolate(id);
-                }
-                if let Some((token, node)) = assigned {
-                    self.unqueue(id);
-                    let until_ms = self.clock.elapsed_ms() + self.settings.scheduler.lease_ms;
-                    self.leases.restore(token, id, node.clone(), until_ms);
-                    let task = self.tasks.get_mut(id).expect("inserted above");
-                    task.restore(token, &node, self.clock.now());
-                    self.start_run_timer(id);
-                }
-            }
-        }
-    }
-
-    /// Takes a queued task in and makes it findable.
-    fn insert(&mut self, mut task: Task) {
-        let id = task.id();
-        self.ready.set_tag(&mut task);
-        self.admission.task_accepted(task.spec());
-        self.timers.start_deadline(&task);
-        self.tasks.insert(task);
-        self.enqueue(id);
-    }
-
-    fn remember(&mut self, id: TaskId, owner: &Owner, until_wall_ms: u64) {
-        if let Some(dropped) = self.retention.remember(id, owner, until_wall_ms) {
-            self.unremember(dropped);
-        }
-    }
-
-    /// The memory of an id ends; the watermark covers it before that.
-    fn unremember(&mut self, dropped: tombstones::Dropped) {
-        if let Some((owner, wall_ms)) = dropped.raised {
-            self.emit(Effect::Store(StoreOp::Watermark { owner, wall_ms }));
-        }
-        self.emit(Effect::Store(StoreOp::Unremember { id: dropped.id }));
-    }
-
-    /// Until when an id is remembered that ends now.
-    fn tombstone_end(&self, id: TaskId) -> u64 {
-        self.clock.wall().later_ms().max(id.drawn_wall_ms())
-            + self.settings.scheduler.tombstone_retention_s * 1_000
-    }
-
-    fn info(&self, task: &Task) -> TaskInfo {
-        let status = task.state().status();
-        let position = (status == Status::Queued).then(|| self.ready.position(task));
-        TaskInfo {
-            id: task.id(),
-            model: task.spec().model.clone(),
-            queue: task.spec().queue.clone(),
-            status,
-            failure: None,
-            position,
-            wait_ms: position.and_then(|ahead| self.expected_wait_ms(&task.spec().queue, ahead)),
-            node: task.node().map(ToString::to_string),
-            counters: task.counters(),
-            stages: lamagrid_domain::Stages { queue_ms: task.queue_ms() as f64, ..Default::default() },
-            created_wall_ms: task.created_wall_ms(),
-            finished_wall_ms: None,
-        }
-    }
-
-    fn tell_followers(&mut self, id: TaskId) {
-        let Some(task) = self.tasks.get(id) else { return };
-        let Advance { activity, step, of } = task.progress();
-        let progress = Progress { id, status: task.state().status(), step, of, activity };
-        for peer in task.followers().to_vec() {
-            self.reply(&peer, progress.clone());
-        }
-    }
-
-    /// Moves a task into its terminal state, writes that, and tells everybody who waits.
-    fn end(&mut self, id: TaskId, event: Event, delivered: Option<DeliveredResult>) {
-        let task = self.take_out(id);
-        let state = task.ended_by(event);
-        let (ended, place) = FinishedTask::of(&task, &state, self.clock.now().wall_ms, delivered);
-        self.record_end(&task, ended, place);
-    }
-
-    /// Ends a task that was tried and is given up. It is kept with its inputs, so that it can be replayed.
-    fn dead_letter(&mut self, id: TaskId, failure: Failure) {
-        let task = self.take_out(id);
-        let state = task.ended_by(Event::Fail(failure));
-        let (mut ended, place) = FinishedTask::of(&task, &state, self.clock.now().wall_ms, None);
-        ended.dead = Some(Box::new(finished_task::DeadLetter {
-            spec: task.spec().clone(),
-            inline: task.inline().to_vec(),
-        }));
-        self.record_end(&task, ended, place);
-    }
-
-    /// Takes a live task out of every index.
-    fn take_out(&mut self, id: TaskId) -> Task {
-        self.unqueue(id);
-        let mut task = self.tasks.remove(id).expect("the caller holds a live task");
-        self.timers.stop_run(&mut task);
-        if let Some(Lease { token, .. }) = task.lease() {
-            self.leases.remove(token);
-            self.breaker.undecided(token);
-        }
-        self.followers.remove_task(&task);
-        self.timers.stop_deadline(&task);
-        self.admission.task_ended(task.spec());
-        task
-    }
-
-    fn record_end(&mut self, task: &Task, ended: FinishedTask, place: Option<ResultPlace>) {
-        let id = task.id();
-        self.emit(Effect::Store(StoreOp::End {
-            id,
-            ended: Box::new(ended.clone()),
-            place,
-            durability: task.spec().durability,
-        }));
-        self.tell_outcome_to_followers(task, &ended);
-        self.emit(Effect::Finished(Box::new(ended.info(id))));
-        let expiry = self.clock.wall().later_ms() + self.retention_ms(&ended);
-        self.keep_ended(id, ended, expiry);
-    }
-
-    fn tell_outcome_to_followers(&mut self, task: &Task, ended: &FinishedTask) {
-        let id = task.id();
-        fault!(self, OutcomeDropped(id) => return);
-        for peer in task.followers() {
-            self.emit(ended.outcome(id, peer));
-        }
-    }
-
-    fn retention_ms(&self, ended: &FinishedTask) -> u64 {
-        let scheduler = &self.settings.scheduler;
-        1_000 * if ended.dead.is_some() { scheduler.dead_retention_s } else { scheduler.result_retention_s }
-    }
-
-    fn keep_ended(&mut self, id: TaskId, ended: FinishedTask, expiry_wall_ms: u64) {
-        if let Some(token) = ended.token {
-            self.leases.insert(token, id);
-        }
-        self.admission.task_kept(&ended);
-        self.retention.keep(id, ended, expiry_wall_ms);
-    }
-
-    fn fail(&mut self, id: TaskId, failure: Failure) {
-        self.end(id, Event::Fail(failure), None);
     }
 }

@@ -52,14 +52,14 @@ impl<'a> View<'a> {
     }
 
     pub(crate) fn is_suspect(self, session: &Session) -> bool {
-        self.0.is_suspect(session)
+        self.0.placement().is_suspect(session)
     }
 
     pub(crate) fn can_take(self, session: &Session) -> bool {
-        self.0.can_take(session)
+        self.0.placement().can_take(session)
     }
 
     pub(crate) fn may_be_given(self, task: &Task, session: &Session) -> bool {
-        self.0.may_be_given(task, session)
+        self.0.placement().may_be_given(task, session)
     }
 }

@@ -2,12 +2,10 @@
 
 use bytes::Bytes;
 
-use lamagrid_domain::{
-    Event, Failure, FailureKind, Hash, ModelName, Owner, QueueName, Role, SessionId, TaskId,
-};
+use lamagrid_domain::{Failure, FailureKind, Hash, Owner, QueueName, SessionId, TaskId};
 use lamagrid_protocol::message::{
-    Accepted, Action, Cancel, ClientReply, ClientRequest, GetGridStatus, GridStatus, NodeStatus, Pong,
-    QueueStatus, Refused, Submit, TaskStatus, Unknown,
+    Accepted, Cancel, ClientReply, ClientRequest, GetGridStatus, GridStatus, NodeStatus, Pong, QueueStatus,
+    Refused, Submit, TaskStatus, Unknown,
 };
 use lamagrid_protocol::{PeerId, pack};
 
@@ -15,8 +13,7 @@ use crate::core::effect::Authority;
 use crate::core::policy::admission::AdmissionRequest;
 use crate::core::policy::inputs;
 use crate::core::state::retention::Released;
-use crate::core::state::session::Session;
-use crate::core::state::task::{Lease, NewTask, Task};
+use crate::core::state::task::{NewTask, Task};
 use crate::core::{Core, Effect, StoreOp};
 
 /// An id that was drawn later than this from now is refused: its host's clock is wrong, or it carries no time.
@@ -124,17 +121,6 @@ impl Core {
         let queue_len = queue.and_then(|q| self.ready.length(q)).unwrap_or(0);
         let wait_ms = queue.and_then(|q| self.expected_wait_ms(q, queue_len));
         self.reply(peer, Refused { seq, failure, queue_len, wait_ms });
-    }
-
-    /// How long a task waits with so many `ahead` of it: their usual run time over the slots that serve the queue. It
-    /// cannot be told of a queue that stands still.
-    pub(crate) fn expected_wait_ms(&self, queue: &QueueName, ahead: u64) -> Option<u64> {
-        if self.paused.contains(queue) {
-            return None;
-        }
-        let serving = self.sessions.values().filter(|session| session.lane_of(queue).is_some());
-        let slots = serving.map(|session| u64::from(session.slots())).sum();
-        self.run_times.expected_wait_ms(queue, ahead, slots)
     }
 
     /// Answers a submission or offer of an id that cannot become a new task of this owner. False if it can.
@@ -247,48 +233,6 @@ impl Core {
         self.dispatch_task(id);
     }
 
-    /// Ends `evicted` and does `enter`, in one transaction.
-    pub(crate) fn make_room(&mut self, evicted: Vec<TaskId>, enter: impl FnOnce(&mut Self)) {
-        self.together(|core| {
-            for id in evicted {
-                let text = "the task was given up unbegun: the grid is full, and more important work came";
-                let failure = Failure::new(FailureKind::Overloaded, text);
-                core.end(id, Event::Fail(failure), None);
-            }
-            enter(core);
-        });
-    }
-
-    /// Does `act`; what it writes becomes durable together, before any message of it leaves.
-    pub(crate) fn together(&mut self, act: impl FnOnce(&mut Self)) {
-        let mark = self.effects.mark();
-        act(self);
-        self.effects.join_writes_since(mark);
-    }
-
-    /// Writes a new task, and makes it findable.
-    pub(crate) fn take_in(&mut self, task: Task, inline: Vec<(Role, Bytes)>, inherits: Option<TaskId>) {
-        let spec = task.spec();
-        tracing::info!(
-            task.id = %spec.id, queue = %spec.queue, model = %spec.model, owner = %spec.owner,
-            priority = spec.priority, "task accepted"
-        );
-        self.write_accepted(&task, inline, inherits);
-        self.insert(task);
-    }
-
-    fn write_accepted(&mut self, task: &Task, inline: Vec<(Role, Bytes)>, inherits: Option<TaskId>) {
-        fault!(self, RowForgotten(task.id()) => return);
-        self.emit(Effect::Store(StoreOp::Insert {
-            spec: Box::new(task.spec().clone()),
-            digest: task.digest(),
-            seq: task.seq(),
-            created_wall_ms: task.created_wall_ms(),
-            inline,
-            inherits,
-        }));
-    }
-
     fn on_cancel(&mut self, peer: &PeerId, cancel: &Cancel) {
         let id = cancel.id;
         if self.tasks.get(id).is_some_and(|task| task.spec().owner == cancel.owner) {
@@ -306,31 +250,6 @@ impl Core {
         }
         self.abandon(&cancel.owner, id);
         self.find(peer, cancel.seq, id, &cancel.owner, None);
-    }
-
-    /// Tells the node of a running attempt to stop, and forgets that it holds it.
-    pub(crate) fn stop_attempt(&mut self, id: TaskId) {
-        let Some(Lease { token, session }) = self.tasks.get(id).and_then(Task::lease) else { return };
-        if let Some(session) = self.sessions.get_mut(session) {
-            session.release(token);
-        }
-        self.command(session, Action::Cancel { token });
-        self.forget_orphan(token);
-    }
-
-    /// The word that people read about a session.
-    pub(crate) fn state_of(&self, session: &Session) -> &'static str {
-        if session.is_draining() {
-            "draining"
-        } else if self.breaker.is_aside(session.node()) {
-            "aside"
-        } else if self.is_suspect(session) {
-            "suspect"
-        } else if session.idle_slots() > 0 && session.lanes_connected() {
-            "ready"
-        } else {
-            "busy"
-        }
     }
 
     fn on_survey(&mut self, peer: &PeerId, survey: &GetGridStatus) {
@@ -369,46 +288,6 @@ impl Core {
             .collect();
         let version = env!("CARGO_PKG_VERSION").to_owned();
         self.reply(peer, GridStatus { seq: survey.seq, version, nodes, queues, next });
-    }
-
-    /// What a task is told when no node can take it: none is there, none has its model, or none serves its queue.
-    pub(crate) fn unserved_failure(&self, queue: &QueueName, model: &ModelName) -> Failure {
-        let waited_s = self.settings.scheduler.no_node_wait_ms / 1_000;
-        let command = model.node_command();
-        if self.sessions.len() == 0 {
-            let text = format!(
-                "no node is connected: waited {waited_s} s for one that serves model {model}; \
-                 start one on this host with: {command}"
-            );
-            return Failure::new(FailureKind::NodeLost, text);
-        }
-        let nodes = match self.sessions.len() {
-            1 => "one node".to_owned(),
-            many => format!("{many} nodes"),
-        };
-        let offers = || self.sessions.values().flat_map(|session| &session.info().models);
-        let listed = |mut names: Vec<&str>| {
-            names.sort_unstable();
-            names.dedup();
-            names.join(", ")
-        };
-        let elsewhere: Vec<&str> =
-            offers().filter(|offer| offer.model == *model).map(|offer| offer.queue.as_str()).collect();
-        let text = if elsewhere.is_empty() {
-            let served = listed(offers().map(|offer| offer.model.as_str()).collect());
-            format!(
-                "no connected node serves model {model}: waited {waited_s} s; the {nodes} connected serve {served}; \
-                 start one with: {command}"
-            )
-        } else {
-            format!(
-                "no connected node serves queue {queue} with model {model}: waited {waited_s} s; of the {nodes} connected \
-                 some serve that model in queue {}: submit to that queue, or set queue = \"{queue}\" in a section \
-                 [models.{model}] of a node's configuration",
-                listed(elsewhere)
-            )
-        };
-        Failure::new(FailureKind::UnknownModel, text)
     }
 }
 

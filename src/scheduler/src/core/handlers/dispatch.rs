@@ -1,8 +1,10 @@
 //! Puts tasks into the queue, and gives them to nodes as placement decides.
 
 use lamagrid_domain::{LeaseToken, SessionId, TaskId};
-use lamagrid_protocol::message::Assign;
+use lamagrid_protocol::message::{Action, Assign};
 
+use crate::core::policy::recall::{self, Recall, RecallPlan};
+use crate::core::policy::retry::Loss;
 use crate::core::state::task::Lease;
 use crate::core::{Core, Effect, StoreOp};
 
@@ -27,14 +29,14 @@ impl Core {
 
     /// Gives a waiting task to the best session that can take it, if there is one, behind tasks that go before it.
     pub(crate) fn dispatch_task(&mut self, id: TaskId) {
-        while self.best_for(id).is_some() {
+        while self.placement().best_for(id).is_some() {
             self.assign_in_order(id);
         }
     }
 
     /// Gives a session work while it has credit and work waits for it.
     pub(crate) fn dispatch_to(&mut self, session: SessionId) {
-        while let Some(id) = self.next_for(session) {
+        while let Some(id) = self.placement().next_for(session) {
             self.assign_in_order(id);
         }
     }
@@ -42,9 +44,10 @@ impl Core {
     /// Assigns a task that some session can take, or one that goes before it where it would go.
     fn assign_in_order(&mut self, mut id: TaskId) {
         loop {
-            let session = self.best_for(id).expect("some session can take it");
+            let placement = self.placement();
+            let session = placement.best_for(id).expect("some session can take it");
             let rank = self.ready.rank(&self.tasks[id]);
-            match self.next_for(session).filter(|next| self.ready.rank(&self.tasks[*next]) < rank) {
+            match placement.next_for(session).filter(|next| self.ready.rank(&self.tasks[*next]) < rank) {
                 Some(better) => id = better,
                 None => {
                     #[cfg(test)]
@@ -55,6 +58,22 @@ impl Core {
                 }
             }
         }
+    }
+
+    /// After every input: fills idle slots with tasks that wait for a slot of another node.
+    pub(crate) fn recall_for_idle(&mut self) {
+        loop {
+            let RecallPlan { recalls, orphan } = recall::plan(self.placement());
+            recalls.into_iter().for_each(|recall| self.recall(recall));
+            let Some(orphan) = orphan else { return };
+            self.leases.forget_orphan(orphan);
+            self.requeue_lost(orphan, Loss::GivenBack);
+        }
+    }
+
+    fn recall(&mut self, recall: Recall) {
+        fault!(self, RecallUnsent => return self.note_recall(recall.session, recall.token));
+        self.command(recall.session, Action::Recall { token: recall.token });
     }
 
     fn assign(&mut self, id: TaskId, session: SessionId) {

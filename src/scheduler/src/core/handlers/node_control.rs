@@ -76,7 +76,7 @@ impl Core {
         let mut is_takeover = false;
         if let Some(old) = self.sessions.of_node(&node) {
             is_takeover = !old.is_same_process(boot);
-            if is_takeover && !self.is_suspect(old) {
+            if is_takeover && !self.placement().is_suspect(old) {
                 let (session, pid) = (old.number(), old.info().pid);
                 let text = format!(
                     "a node named {node} is connected already: give this one another name with --name"

@@ -1,9 +1,10 @@
 //! What happens because time passed. Everything here runs on a tick, after the sockets were drained.
 
-use lamagrid_domain::{Failure, FailureKind, ModelName, QueueName, TaskId};
+use lamagrid_domain::{Failure, FailureKind, ModelName, QueueName};
 
 use super::node_control::KeepAttempts;
-use crate::core::{Core, Effect, StoreOp};
+use crate::core::policy::routing;
+use crate::core::{ClockChange, Core, Effect, StoreOp};
 
 /// Results whose retention ends are removed in portions, so that one tick stays short.
 const MAX_FORGOTTEN_PER_TICK: usize = 256;
@@ -125,13 +126,13 @@ impl Core {
         // The tasks of a paused queue wait for a person, and perhaps for nodes that are being replaced.
         let (sessions, paused) = (&self.sessions, &self.paused);
         let is_served = |queue: &QueueName, model: &ModelName| {
-            sessions.values().any(|session| session.offers(queue, model)) || paused.contains(queue)
+            routing::is_served(sessions, queue, model) || paused.contains(queue)
         };
         let mut over = self.ready.unserved_for(wait_ms, clock_ms, is_served);
         over.retain(|id| self.tasks[*id].queued_for_ms(clock_ms) >= wait_ms);
         for id in over {
             let spec = self.tasks[id].spec();
-            let failure = self.unserved_failure(&spec.queue, &spec.model);
+            let failure = routing::unserved(&self.sessions, wait_ms / 1_000, &spec.queue, &spec.model);
             self.fail(id, failure);
         }
     }
@@ -147,15 +148,29 @@ impl Core {
         }
     }
 
-    /// Removes an ended task before or at the end of its retention.
-    pub(crate) fn forget(&mut self, id: TaskId) {
-        let Some(ended) = self.retention.remove(id) else { return };
-        self.admission.task_removed(&ended);
-        if let Some(token) = ended.token {
-            self.leases.remove(token);
+    /// Keeps the believed time. A clock that was set back takes the watermarks with it: else nothing would be new until
+    /// it has come as far again.
+    pub(crate) fn observe_wall(&mut self) {
+        fault!(self, ClockBelieved => return self.clock.trust_wall());
+        let Some(change) = self.clock.observe_wall() else { return };
+        self.emit(Effect::Clock(change));
+        if matches!(change, ClockChange::Believed { ahead_ms } if ahead_ms < 0) {
+            for (owner, wall_ms) in self.retention.lower_watermarks(self.clock.now().wall_ms) {
+                self.emit(Effect::Store(StoreOp::Watermark { owner, wall_ms }));
+            }
         }
-        let until_wall_ms = self.tombstone_end(id);
-        self.remember(id, &ended.owner, until_wall_ms);
-        self.emit(Effect::Store(StoreOp::Forget { id, owner: ended.owner, until_wall_ms }));
+    }
+
+    /// Emits every bound that crossed a threshold.
+    pub(crate) fn raise_alarms(&mut self) {
+        let limits = &self.settings.limits;
+        for (queue, limit) in &self.settings.queues {
+            let level = self.alarms.observe_queue(queue, self.ready.length(queue).unwrap_or(0), *limit);
+            level.into_iter().for_each(|level| self.effects.push(Effect::Level(level)));
+        }
+        let spool = self.alarms.observe_spool(self.admission.spool_bytes(), limits.max_spool_bytes);
+        let free = self.admission.free_bytes();
+        let disk = free.and_then(|free| self.alarms.observe_disk(free, limits.min_free_bytes));
+        spool.into_iter().chain(disk).for_each(|level| self.effects.push(Effect::Level(level)));
     }
 }

@@ -1,12 +1,18 @@
 //! Whether a task or an upload may come in, and which waiting tasks have to go for it.
 
 use lamagrid_domain::{ClientName, Failure, FailureKind, Owner, QueueName, TaskId, TaskSpec};
-use lamagrid_protocol::PeerId;
 
-use crate::core::Core;
+use crate::core::Settings;
 use crate::core::effect::Authority;
+
+#[cfg(any(test, feature = "sabotage"))]
+use crate::core::fault::Faults;
+use crate::core::state::admission::Admission;
 use crate::core::state::admission::Usage;
 use crate::core::state::model_queue::Evictable;
+use crate::core::state::pauses::Pauses;
+use crate::core::state::ready_queue::ReadyQueue;
+use crate::core::state::task_table::TaskTable;
 
 /// Tasks that one submission may evict: more would delay every other request.
 const MAX_EVICTED: usize = 256;
@@ -67,10 +73,27 @@ impl HolderBound {
     }
 }
 
-impl Core {
-    /// Whether a task may come in, and which ones must go for it: each of a lower priority than it, and none of them if
-    /// they are not enough.
-    pub(crate) fn admit(&self, peer: &PeerId, wanted: &AdmissionRequest<'_>) -> Result<Vec<TaskId>, Failure> {
+/// The parts that admission reads, at one moment.
+#[derive(Clone, Copy)]
+pub(crate) struct AdmissionPolicy<'a> {
+    pub(crate) settings: &'a Settings,
+    pub(crate) now_wall_ms: u64,
+    pub(crate) admission: &'a Admission,
+    pub(crate) tasks: &'a TaskTable,
+    pub(crate) ready: &'a ReadyQueue,
+    pub(crate) paused: &'a Pauses,
+    #[cfg(any(test, feature = "sabotage"))]
+    pub(crate) faults: Faults,
+}
+
+impl AdmissionPolicy<'_> {
+    /// Whether a task may come in, and which tasks are evicted for it: each has a lower priority, and none is evicted if
+    /// they are not enough. `outstanding` tasks of its connection are unfinished.
+    pub(crate) fn admit(
+        self,
+        outstanding: usize,
+        wanted: &AdmissionRequest<'_>,
+    ) -> Result<Vec<TaskId>, Failure> {
         let overloaded = |text| Err(Failure::new(FailureKind::Overloaded, text));
         let queue = wanted.queue;
         let Some(&max_tasks) = self.settings.queues.get(queue) else {
@@ -78,7 +101,6 @@ impl Core {
             let text = format!("there is no queue {queue}; the configuration has {}", known.join(", "));
             return Err(Failure::new(FailureKind::InvalidInput, text));
         };
-        let outstanding = self.followers.followed_by(peer);
         let limit = self.settings.scheduler.max_outstanding_per_peer;
         if outstanding >= limit as usize {
             return overloaded(format!(
@@ -113,7 +135,8 @@ impl Core {
             return Ok(victims);
         }
         overloaded(if too_many > 0 {
-            let then = self.pause_text(queue).unwrap_or_else(|| "try again later".to_owned());
+            let then =
+                self.paused.text(queue, self.now_wall_ms).unwrap_or_else(|| "try again later".to_owned());
             format!("queue {queue} is full: {max_tasks} tasks wait already; {then}")
         } else {
             format!(
@@ -125,7 +148,7 @@ impl Core {
         })
     }
 
-    fn check_priority(&self, wanted: &AdmissionRequest<'_>) -> Result<(), Failure> {
+    fn check_priority(self, wanted: &AdmissionRequest<'_>) -> Result<(), Failure> {
         let highest = self.settings.limits.max_remote_priority;
         if wanted.authority == Authority::Administrator || wanted.priority <= highest {
             return Ok(());
@@ -139,7 +162,7 @@ impl Core {
     }
 
     /// The bounds of a client. They divide those of its owner.
-    fn check_client(&self, wanted: &AdmissionRequest<'_>) -> Result<(), Failure> {
+    fn check_client(self, wanted: &AdmissionRequest<'_>) -> Result<(), Failure> {
         let limits = &self.settings.limits;
         let (max_tasks, max_bytes) = (limits.max_client_tasks, limits.max_client_bytes);
         let bound = HolderBound { key: "client", max_tasks, max_bytes };
@@ -150,7 +173,7 @@ impl Core {
         })
     }
 
-    fn check_owner(&self, wanted: &AdmissionRequest<'_>) -> Result<(), Failure> {
+    fn check_owner(self, wanted: &AdmissionRequest<'_>) -> Result<(), Failure> {
         fault!(self, OwnerUnbounded => return Ok(()));
         let limits = &self.settings.limits;
         let (max_tasks, max_bytes) = (limits.max_owner_tasks, limits.max_owner_bytes);
@@ -160,7 +183,7 @@ impl Core {
     }
 
     /// Whether the file system keeps its free space with everything that is reserved, and this.
-    fn check_disk(&self, wanted: &AdmissionRequest<'_>) -> Result<(), Failure> {
+    fn check_disk(self, wanted: &AdmissionRequest<'_>) -> Result<(), Failure> {
         let (floor, free) = (self.settings.limits.min_free_bytes, self.admission.free_bytes());
         let needed = floor.saturating_add(self.admission.reserved_bytes()).saturating_add(wanted.bytes);
         match free.filter(|free| floor > 0 && *free < needed) {
@@ -179,7 +202,7 @@ impl Core {
 
     /// Waiting tasks whose end frees these places and bytes: lowest priority first, then those that came last. Only an
     /// administrator's task ends other owners'.
-    fn victims(&self, wanted: &AdmissionRequest<'_>, places: u64, bytes: u64) -> Option<Vec<TaskId>> {
+    fn victims(self, wanted: &AdmissionRequest<'_>, places: u64, bytes: u64) -> Option<Vec<TaskId>> {
         let owner = Some(wanted.owner).filter(|_| wanted.authority == Authority::Client);
         let queue = Some(wanted.queue).filter(|_| places > 0);
         let lower = self.ready.evictable(wanted.priority, queue, owner, MAX_EVICTED);

@@ -5,3 +5,4 @@ pub(crate) mod inputs;
 pub(crate) mod placement;
 pub(crate) mod recall;
 pub(crate) mod retry;
+pub(crate) mod routing;

@@ -1,23 +1,22 @@
 //! What becomes of a task whose attempt ended without a result.
 
 use lamagrid_config::RetryPolicy;
-use lamagrid_domain::{Entry, Failure, FailureKind, LeaseToken, Milestone, Retry, TaskId};
+use lamagrid_domain::{Entry, Milestone, Retry};
 
-use crate::core::state::circuit_breaker::Policy;
+#[cfg(any(test, feature = "sabotage"))]
+use crate::core::fault::Faults;
 use crate::core::state::leases::{Orphan, OrphanedBy};
-use crate::core::state::task::Lease;
-use crate::core::{Core, Effect, NodeId, StoreOp};
 
 /// How an attempt ended without a verdict.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Loss {
     /// Its node was lost and had no other task: held against the task.
     Crash,
-    /// Its node was lost and had other tasks, too: each of them is tried again alone, which shows whose doing it was.
+    /// Its node was lost and had other tasks as well: each of them is tried again alone, which shows the cause.
     SharedCrash,
     /// Its node was lost, and that says nothing about the task.
     Innocent,
-    /// Its node does without it: it drains, said goodbye, or gave it back to an idle one.
+    /// Its node gave it back: it drains, said goodbye, or was asked to.
     GivenBack,
 }
 
@@ -26,7 +25,7 @@ impl Loss {
     ///
     /// If the attempt was all that the node had, it is held responsible. Of several attempts any may have been the cause:
     /// one that ran, or one whose inputs were too much for the node.
-    fn of_orphan(orphan: Orphan, cause: OrphanedBy) -> Self {
+    pub(crate) fn of_orphan(orphan: Orphan, cause: OrphanedBy) -> Self {
         match (cause, orphan.was_alone) {
             (OrphanedBy::LostSession, true) => Self::Crash,
             (OrphanedBy::LostSession, false) => Self::SharedCrash,
@@ -34,19 +33,18 @@ impl Loss {
         }
     }
 
-    /// A planted fault.
+    /// Planted faults: every neighbour is charged, or no crash counts.
     #[cfg(any(test, feature = "sabotage"))]
-    fn held_against_all(self) -> Self {
-        if self == Self::SharedCrash { Self::Crash } else { self }
+    pub(crate) fn distorted(self, faults: Faults) -> Self {
+        use crate::core::fault::Fault;
+        match self {
+            Self::SharedCrash if faults.is_planted(Fault::NeighbourCounted) => Self::Crash,
+            Self::Crash if faults.is_planted(Fault::CrashUncounted) => Self::Innocent,
+            loss => loss,
+        }
     }
 
-    /// A planted fault.
-    #[cfg(any(test, feature = "sabotage"))]
-    fn held_against_none(self) -> Self {
-        if self == Self::Crash { Self::Innocent } else { self }
-    }
-
-    fn reason(self) -> &'static str {
+    pub(crate) fn reason(self) -> &'static str {
         match self {
             Self::Crash => "its node was lost while it had this task alone",
             Self::SharedCrash => "its node was lost while it had several tasks: each is tried again alone",
@@ -56,172 +54,70 @@ impl Loss {
     }
 }
 
-impl Core {
-    /// An attempt reported a failure.
-    pub(crate) fn attempt_failed(&mut self, id: TaskId, failure: Failure) {
-        let task = &self.tasks[id];
-        let policy = self.settings.retry.of(failure.kind.family());
-        let reason = format!("the node reported {}: {}", failure.kind, failure.message);
-        let retry = failure.kind.retry();
-        let mut free_of_charge = false;
-        if let (Some(Lease { token, .. }), Some(node)) = (task.lease(), task.node()) {
-            // A probe says something about the node; where the task can go elsewhere, it is not held against it.
-            free_of_charge = failure.kind.blames_node() && self.breaker.is_probe(node, token);
-            self.judge(&node.clone(), token, &failure);
-        }
-        let task = self.tasks.get_mut(id).expect("the caller holds a live task");
-        if retry == Retry::Elsewhere || free_of_charge {
-            task.avoid_last_node();
-        }
-        let elsewhere = self.has_other_node(&self.tasks[id]);
-        let task = self.tasks.get_mut(id).expect("the caller holds a live task");
-        if free_of_charge && elsewhere {
-            task.record(self.clock.now(), Milestone::Failed { failure, retry_in_ms: Some(0) });
-            return self.requeue(id, self.clock.elapsed_ms(), &reason);
-        }
-        let spent = task.count_failure() >= policy.failure_limit;
-        let wait_ms = match retry {
-            Retry::Later if !spent => Some(self.back_off_ms(id, policy)),
-            Retry::Elsewhere if !spent && elsewhere => Some(0),
-            Retry::Never | Retry::Later | Retry::Elsewhere => None,
-        };
-        let task = self.tasks.get_mut(id).expect("the caller holds a live task");
-        task.record(self.clock.now(), Milestone::Failed { failure: failure.clone(), retry_in_ms: wait_ms });
-        match wait_ms {
-            Some(wait_ms) => self.requeue(id, self.clock.elapsed_ms() + wait_ms, &reason),
-            None if retry == Retry::Never => self.fail(id, failure),
-            None => self.dead_letter(id, failure),
-        }
-    }
+/// What follows a reported failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Another attempt, on a node that the task does not avoid.
+    Elsewhere,
+    /// Another attempt after a delay.
+    AfterBackOff,
+    /// The task fails for good: another attempt would fail as well.
+    Fail,
+    /// The task is given up, and can be replayed.
+    DeadLetter,
+}
 
-    /// Takes a failure as a sign of its node's health.
-    fn judge(&mut self, node: &NodeId, token: LeaseToken, failure: &Failure) {
-        if !failure.kind.blames_node() {
-            return self.breaker.undecided(token);
-        }
-        let scheduler = &self.settings.scheduler;
-        let policy = Policy { after: scheduler.set_aside_after, rest_ms: scheduler.probe_after_ms };
-        if self.breaker.failed(node, token, self.clock.elapsed_ms(), policy) {
-            tracing::warn!(%node, failures = policy.after, last = %failure,
-                "node fails task after task: it is set aside and tried again from time to time");
+impl Verdict {
+    /// `failures` counts this one; `has_other_node` says whether another node could try.
+    pub(crate) fn of(retry: Retry, failures: u32, failure_limit: u32, has_other_node: bool) -> Self {
+        match retry {
+            Retry::Never => Self::Fail,
+            Retry::Later if failures < failure_limit => Self::AfterBackOff,
+            Retry::Elsewhere if failures < failure_limit && has_other_node => Self::Elsewhere,
+            Retry::Later | Retry::Elsewhere => Self::DeadLetter,
         }
     }
+}
 
-    /// An attempt ended without a verdict.
-    pub(crate) fn requeue_lost(&mut self, token: LeaseToken, loss: Loss) {
-        let Some(id) = self.leases.task_of(token) else { return };
-        let Some(task) = self.tasks.get_mut(id) else { return };
-        if task.lease().is_none_or(|lease| lease.token != token) {
-            return;
-        }
-        let counts = loss == Loss::Crash && task.is_accepted();
-        let shared = loss == Loss::SharedCrash;
-        let gave_back = loss == Loss::GivenBack;
-        task.record(
-            self.clock.now(),
-            if gave_back { Milestone::GivenBack } else { Milestone::NodeLost { counts, shared } },
-        );
-        if shared {
-            self.tasks.isolate(id);
-        }
-        let task = self.tasks.get_mut(id).expect("looked up above");
-        if counts {
-            let crashes = task.count_crash();
-            if crashes >= self.settings.scheduler.crash_limit {
-                let node = task.node().map_or("?", |n| n.name.as_str());
-                let text = format!(
-                    "the task was given up: {} lost while working on it and on nothing else, the last one {node}; see that \
-                     node's log",
-                    if crashes == 1 { "1 node was".to_owned() } else { format!("{crashes} nodes were") }
-                );
-                self.dead_letter(id, Failure::new(FailureKind::NodeLost, text));
-                return;
-            }
-        }
-        self.requeue(id, self.clock.elapsed_ms(), loss.reason());
-    }
-
-    /// A node did not come back for these attempts.
-    pub(crate) fn requeue_orphans(
-        &mut self,
-        node: &NodeId,
-        orphans: Vec<Orphan>,
-        cause: OrphanedBy,
-        what: &str,
-    ) {
-        if orphans.is_empty() {
-            return;
-        }
-        let tasks = orphans.len();
-        let losses = orphans.iter().map(|orphan| Loss::of_orphan(*orphan, cause));
-        let charged = losses.clone().filter(|loss| *loss == Loss::Crash).count();
-        let isolated = losses.filter(|loss| *loss == Loss::SharedCrash).count();
-        tracing::warn!(%node, tasks, charged, isolated, "{what}; its tasks wait again");
-        for orphan in orphans {
-            self.requeue_lost(orphan.token, self.loss_of(orphan, cause));
-        }
-    }
-
-    fn loss_of(&self, orphan: Orphan, cause: OrphanedBy) -> Loss {
-        let loss = Loss::of_orphan(orphan, cause);
-        fault!(self, NeighbourCounted => return loss.held_against_all());
-        fault!(self, CrashUncounted => return loss.held_against_none());
-        loss
-    }
-
-    fn requeue(&mut self, id: TaskId, not_before_ms: u64, reason: &str) {
-        let task = &self.tasks[id];
-        tracing::info!(
-            task.id = %id, attempt = task.counters().attempts, queue = %task.spec().queue,
-            node = task.node().map_or("", |node| node.name.as_str()),
-            crashes = task.counters().crashes, failures = task.counters().failures,
-            wait_ms = not_before_ms.saturating_sub(self.clock.elapsed_ms()), reason, "task requeued"
-        );
-        if let Some(Lease { token, session }) = task.lease() {
-            self.release_token(token);
-            self.breaker.undecided(token);
-            if let Some(session) = self.sessions.get_mut(session) {
-                session.release(token);
-            }
-        }
-        let task = self.tasks.get_mut(id).expect("logged above");
-        task.requeue(not_before_ms);
-        self.timers.stop_run(task);
-        let (counters, history) = (task.counters(), task.history().to_vec());
-        self.emit(Effect::Store(StoreOp::Requeue { id, counters, history }));
-        self.enqueue(id);
-        self.tell_followers(id);
-        if not_before_ms <= self.clock.elapsed_ms() {
-            self.dispatch_task(id);
-        }
-    }
-
-    fn release_token(&mut self, token: LeaseToken) {
-        fault!(self, StaleAccepted => if self.keeps_stale(token) { return });
-        self.leases.remove(token);
-    }
-
-    /// Exponential with full jitter, so that tasks which failed together do not come back together.
-    fn back_off_ms(&mut self, id: TaskId, policy: RetryPolicy) -> u64 {
-        let exponent = self.tasks[id].counters().failures.saturating_sub(1).min(20);
-        let ceiling = policy.base_ms.saturating_mul(1 << exponent).min(policy.cap_ms).max(1);
-        let random = u64::from_le_bytes(self.random_bytes()[..8].try_into().expect("8 of 16 bytes"));
-        random % ceiling + 1
-    }
-
-    /// The task's own limit has passed.
-    pub(crate) fn past_deadline(&mut self, id: TaskId) {
-        self.stop_attempt(id);
-        let state = self.tasks.get(id).map(|task| task.state().status());
-        let text = match state {
-            Some(status) => format!("the task's deadline passed while it was {status}"),
-            None => return,
-        };
-        self.fail(id, Failure::new(FailureKind::DeadlineExceeded, text));
-    }
+/// The delay after this many failures: exponential with full jitter, so that tasks that failed together do not come back
+/// together.
+pub(crate) fn back_off_ms(policy: RetryPolicy, failures: u32, random: u64) -> u64 {
+    let exponent = failures.saturating_sub(1).min(20);
+    let ceiling = policy.base_ms.saturating_mul(1 << exponent).min(policy.cap_ms).max(1);
+    random % ceiling + 1
 }
 
 /// Whether a task shared a node with others when the node was lost, by its history.
 pub(crate) fn has_shared_a_loss(history: &[Entry]) -> bool {
     history.iter().any(|entry| matches!(entry.what, Milestone::NodeLost { shared: true, .. }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_failure_that_is_allowed_ends_the_task() {
+        let verdicts = [
+            (Retry::Never, 1, true, Verdict::Fail),
+            (Retry::Later, 1, false, Verdict::AfterBackOff),
+            (Retry::Later, 2, true, Verdict::DeadLetter),
+            (Retry::Elsewhere, 1, true, Verdict::Elsewhere),
+            (Retry::Elsewhere, 1, false, Verdict::DeadLetter),
+            (Retry::Elsewhere, 2, true, Verdict::DeadLetter),
+        ];
+        for (retry, failures, other, verdict) in verdicts {
+            assert_eq!(Verdict::of(retry, failures, 2, other), verdict, "{retry:?} {failures} {other}");
+        }
+    }
+
+    #[test]
+    fn the_back_off_doubles_up_to_its_cap_and_never_ends_at_once() {
+        let policy = RetryPolicy { failure_limit: 9, base_ms: 100, cap_ms: 350 };
+        let longest = [1, 2, 3, 99].map(|failures| {
+            (0..1_000).map(|random| back_off_ms(policy, failures, random)).max().unwrap_or(0)
+        });
+        assert_eq!(longest, [100, 200, 350, 350]);
+        assert_eq!(back_off_ms(policy, 1, 0), 1);
+    }
 }

@@ -7,11 +7,8 @@
 use std::collections::BTreeMap;
 
 use lamagrid_domain::BootId;
-use lamagrid_protocol::PeerId;
-use lamagrid_protocol::message::{Action, AdminReply, DrainNode, Draining};
 
-use crate::core::handlers::{asked_by, refused};
-use crate::core::{Core, Effect, NodeId, StoreOp};
+use crate::core::NodeId;
 
 /// Orders of nodes that never came back are kept up to this many.
 const MAX_DRAINS: usize = 1_000;
@@ -21,7 +18,7 @@ const MAX_DRAINS: usize = 1_000;
 pub(crate) struct Drain {
     /// The process that was told; absent for protocol versions before 1.5.
     pub(crate) boot: Option<BootId>,
-    /// Who asked for it.
+    /// Who gave the order.
     pub(crate) by: String,
     /// When, wall clock, ms.
     pub(crate) since_wall_ms: u64,
@@ -29,87 +26,105 @@ pub(crate) struct Drain {
 
 /// The orders that hold.
 #[derive(Debug, Default)]
-pub(crate) struct Drains(BTreeMap<NodeId, Held>);
+pub(crate) struct Drains(BTreeMap<NodeId, Entry>);
 
 #[derive(Debug)]
-struct Held {
+struct Entry {
     drain: Drain,
     /// Lease clock at the end of the node's last session, or of the last scheduler; `None` while it has one.
     away_since_ms: Option<u64>,
 }
 
+/// How a node registers, as far as drains are concerned.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Return<'a> {
+    /// There is no order for it.
+    NotDrained,
+    /// The order still holds.
+    StillDrained(&'a Drain),
+    /// It was started anew after this long without a session: the order does not hold any more.
+    StartedAnew { away_ms: u64 },
+}
+
 impl Drains {
-    /// Those of the last scheduler, whose nodes have no session yet.
+    /// The orders of the last scheduler, whose nodes have no session yet.
     pub(crate) fn recovered(drains: Vec<(NodeId, Drain)>) -> Self {
-        let held = |(node, drain)| (node, Held { drain, away_since_ms: Some(0) });
-        Self(drains.into_iter().map(held).collect())
+        let entry = |(node, drain)| (node, Entry { drain, away_since_ms: Some(0) });
+        Self(drains.into_iter().map(entry).collect())
     }
 
+    /// The session of a node ended.
     pub(crate) fn away(&mut self, node: &NodeId, clock_ms: u64) {
-        if let Some(held) = self.0.get_mut(node) {
-            held.away_since_ms = Some(clock_ms);
+        if let Some(entry) = self.0.get_mut(node) {
+            entry.away_since_ms = Some(clock_ms);
         }
+    }
+
+    /// A connected node is told to leave.
+    pub(crate) fn insert(&mut self, node: NodeId, drain: Drain) {
+        self.0.insert(node, Entry { drain, away_since_ms: None });
+    }
+
+    /// False if there was no order.
+    pub(crate) fn remove(&mut self, node: &NodeId) -> bool {
+        self.0.remove(node).is_some()
+    }
+
+    /// Of too many orders, the oldest one of a node that is away.
+    pub(crate) fn excess(&self) -> Option<NodeId> {
+        let away = self.0.iter().filter(|(_, entry)| entry.away_since_ms.is_some());
+        let oldest = away.min_by_key(|(_, entry)| entry.drain.since_wall_ms);
+        oldest.filter(|_| self.0.len() > MAX_DRAINS).map(|(node, _)| node.clone())
+    }
+
+    /// A process registers as this node.
+    pub(crate) fn returned(
+        &mut self,
+        node: &NodeId,
+        boot: Option<BootId>,
+        clock_ms: u64,
+        lease_ms: u64,
+    ) -> Return<'_> {
+        let Some(entry) = self.0.get_mut(node) else { return Return::NotDrained };
+        let away_ms = entry.away_since_ms.map_or(0, |since| clock_ms.saturating_sub(since));
+        let is_same_process = boot.is_some() && entry.drain.boot == boot;
+        if is_same_process || away_ms < lease_ms {
+            entry.away_since_ms = None;
+            return Return::StillDrained(&entry.drain);
+        }
+        Return::StartedAnew { away_ms }
     }
 }
 
-impl Core {
-    pub(crate) fn drain_node(&mut self, peer: &PeerId, request: DrainNode) -> AdminReply {
-        let DrainNode { node: name, by } = request;
-        let by = asked_by(peer, by);
-        // Nodes of different certificates may have the same name.
-        let named = self.sessions.values().filter(|s| s.info().name == name);
-        let named: Vec<_> = named.map(|s| (s.id(), s.running() as u32)).collect();
-        for (id, running) in &named {
-            let session = self.sessions.get_mut(*id).expect("listed above");
-            if !session.drain() {
-                continue;
-            }
-            let (node, boot) = (session.node().clone(), session.boot());
-            tracing::info!(%node, running, by, "node is drained: it finishes what it has begun, and leaves");
-            let drain = Drain { boot, by: by.clone(), since_wall_ms: self.clock.now().wall_ms };
-            self.emit(Effect::Store(StoreOp::Drain { node: node.clone(), drain: Some(drain.clone()) }));
-            self.drains.0.insert(node, Held { drain, away_since_ms: None });
-            self.command(*id, Action::Drain);
-        }
-        while self.drains.0.len() > MAX_DRAINS {
-            let oldest = self.drains.0.iter().filter(|(_, held)| held.away_since_ms.is_some());
-            let Some(node) =
-                oldest.min_by_key(|(_, held)| held.drain.since_wall_ms).map(|(node, _)| node.clone())
-            else {
-                break;
-            };
-            self.forget_drain(&node);
-        }
-        if named.is_empty() {
-            refused(format!("no node {name} is connected; see: lamagrid node list"))
-        } else {
-            let running = named.iter().map(|(_, running)| running).sum();
-            Draining { node: name, running }.into()
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn drain(since_wall_ms: u64) -> Drain {
+        Drain { boot: Some(BootId::from_bytes([1; 16])), by: "ann".into(), since_wall_ms }
     }
 
-    /// Whether a process that says hello is to leave, because its node was told to before.
-    pub(crate) fn is_still_drained(&mut self, node: &NodeId, boot: Option<BootId>) -> bool {
-        let lease_ms = self.settings.scheduler.lease_ms;
-        let Some(held) = self.drains.0.get_mut(node) else { return false };
-        let away_ms = held.away_since_ms.map_or(0, |since| self.clock.elapsed_ms().saturating_sub(since));
-        let is_same_process = boot.is_some() && held.drain.boot == boot;
-        if is_same_process || away_ms < lease_ms {
-            held.away_since_ms = None;
-            let Drain { by, since_wall_ms, .. } = &held.drain;
-            let for_s = self.clock.now().wall_ms.saturating_sub(*since_wall_ms) / 1_000;
-            tracing::info!(%node, by, for_s, "node is back and still drained: it finishes what it has begun, and leaves");
-            return true;
-        }
-        tracing::info!(%node, away_ms, "node was started anew since it was drained: it serves");
-        self.forget_drain(node);
-        false
+    #[test]
+    fn an_order_holds_for_the_same_process_and_for_one_that_comes_within_a_lease() {
+        let node = "n".parse::<NodeId>().unwrap();
+        let mut drains = Drains::recovered(vec![(node.clone(), drain(5))]);
+        let (same, other) = (drain(0).boot, Some(BootId::from_bytes([2; 16])));
+        assert_eq!(drains.returned(&node, other, 100, 100), Return::StartedAnew { away_ms: 100 });
+        assert_eq!(drains.returned(&node, same, 100, 100), Return::StillDrained(&drain(5)));
+        drains.away(&node, 200);
+        assert_eq!(drains.returned(&node, other, 299, 100), Return::StillDrained(&drain(5)));
+        assert!(drains.remove(&node) && !drains.remove(&node));
+        assert_eq!(drains.returned(&node, same, 300, 100), Return::NotDrained);
     }
 
-    /// A node has left, as it was told.
-    pub(crate) fn forget_drain(&mut self, node: &NodeId) {
-        if self.drains.0.remove(node).is_some() {
-            self.emit(Effect::Store(StoreOp::Drain { node: node.clone(), drain: None }));
-        }
+    #[test]
+    fn of_too_many_orders_the_oldest_of_an_absent_node_goes() {
+        let node = |n: u64| format!("n{n}").parse::<NodeId>().unwrap();
+        let absent = (1..1_000).map(|n| (node(n), drain(n))).collect();
+        let mut drains = Drains::recovered(absent);
+        drains.insert(node(0), drain(0));
+        assert_eq!(drains.excess(), None);
+        drains.insert(node(1_000), drain(1_000));
+        assert_eq!(drains.excess(), Some(node(1)));
     }
 }

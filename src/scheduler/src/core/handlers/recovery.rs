@@ -1,0 +1,36 @@
+//! What the store remembers becomes the state of a new process.
+
+use crate::core::policy::retry;
+use crate::core::state::task::{NewTask, Task};
+use crate::core::{Core, StoredTask};
+
+impl Core {
+    pub(crate) fn recover(&mut self, stored: StoredTask) {
+        match stored {
+            StoredTask::Ended { id, ended } => {
+                // Clamped: a clock that was set back must not keep results for years.
+                let expiry =
+                    ended.finished_wall_ms.min(self.clock.wall().later_ms()) + self.retention_ms(&ended);
+                self.keep_ended(id, *ended, expiry);
+            }
+            StoredTask::Live { spec, digest, seq, created_wall_ms, counters, history, assigned, inline } => {
+                let id = spec.id;
+                let is_isolated = retry::has_shared_a_loss(&history);
+                let created_wall_ms = created_wall_ms.min(self.clock.now().wall_ms);
+                let new = NewTask { spec: *spec, digest, seq, created_wall_ms, inline };
+                self.insert(Task::recovered(new, counters, history));
+                if is_isolated {
+                    self.tasks.isolate(id);
+                }
+                if let Some((token, node)) = assigned {
+                    self.unqueue(id);
+                    let until_ms = self.clock.elapsed_ms() + self.settings.scheduler.lease_ms;
+                    self.leases.restore(token, id, node.clone(), until_ms);
+                    let task = self.tasks.get_mut(id).expect("inserted above");
+                    task.restore(token, &node, self.clock.now());
+                    self.start_run_timer(id);
+                }
+            }
+        }
+    }
+}

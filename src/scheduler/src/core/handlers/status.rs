@@ -1,0 +1,108 @@
+//! What the core tells about itself: to followers, in status replies and as metrics.
+
+use std::collections::BTreeMap;
+
+use lamagrid_domain::{Advance, QueueName, Stages, Status, TaskId};
+use lamagrid_protocol::message::{Progress, TaskInfo};
+
+use crate::core::Core;
+use crate::core::metrics_snapshot::{MetricsSnapshot, QueueMetrics};
+use crate::core::policy::routing;
+use crate::core::state::session::Session;
+use crate::core::state::task::Task;
+
+impl Core {
+    pub(crate) fn info(&self, task: &Task) -> TaskInfo {
+        let status = task.state().status();
+        let position = (status == Status::Queued).then(|| self.ready.position(task));
+        TaskInfo {
+            id: task.id(),
+            model: task.spec().model.clone(),
+            queue: task.spec().queue.clone(),
+            status,
+            failure: None,
+            position,
+            wait_ms: position.and_then(|ahead| self.expected_wait_ms(&task.spec().queue, ahead)),
+            node: task.node().map(ToString::to_string),
+            counters: task.counters(),
+            stages: Stages { queue_ms: task.queue_ms() as f64, ..Default::default() },
+            created_wall_ms: task.created_wall_ms(),
+            finished_wall_ms: None,
+        }
+    }
+
+    pub(crate) fn tell_followers(&mut self, id: TaskId) {
+        let Some(task) = self.tasks.get(id) else { return };
+        let Advance { activity, step, of } = task.progress();
+        let progress = Progress { id, status: task.state().status(), step, of, activity };
+        for peer in task.followers().to_vec() {
+            self.reply(&peer, progress.clone());
+        }
+    }
+
+    /// How long a task waits with so many `ahead` of it: their usual run time over the slots that serve the queue. It
+    /// cannot be told of a queue that stands still.
+    pub(crate) fn expected_wait_ms(&self, queue: &QueueName, ahead: u64) -> Option<u64> {
+        if self.paused.contains(queue) {
+            return None;
+        }
+        self.run_times.expected_wait_ms(queue, ahead, routing::slots_of(&self.sessions, queue))
+    }
+
+    /// The word that people read about a session.
+    pub(crate) fn state_of(&self, session: &Session) -> &'static str {
+        if session.is_draining() {
+            "draining"
+        } else if self.breaker.is_aside(session.node()) {
+            "aside"
+        } else if self.placement().is_suspect(session) {
+            "suspect"
+        } else if session.idle_slots() > 0 && session.lanes_connected() {
+            "ready"
+        } else {
+            "busy"
+        }
+    }
+
+    /// Tasks on nodes, by queue. Only what nodes have is looked at, however many wait.
+    pub(super) fn running(&self) -> BTreeMap<&QueueName, u64> {
+        let held = self.sessions.values().flat_map(|session| session.tokens());
+        let orphaned = self.leases.orphans().map(|orphan| orphan.token);
+        let mut running = BTreeMap::new();
+        for task in held.chain(orphaned).filter_map(|token| self.tasks.get(self.leases.task_of(token)?)) {
+            *running.entry(&task.spec().queue).or_default() += 1;
+        }
+        running
+    }
+
+    /// Asked once a second.
+    pub(crate) fn metrics_snapshot(&self) -> MetricsSnapshot {
+        let running = self.running();
+        let queues = self
+            .settings
+            .queues
+            .iter()
+            .map(|(queue, limit)| {
+                let (waiting, paused) = (self.ready.length(queue).unwrap_or(0), self.paused.contains(queue));
+                let running = running.get(queue).copied().unwrap_or(0);
+                (queue.clone(), QueueMetrics { waiting, running, limit: *limit, paused })
+            })
+            .collect();
+        let mut nodes =
+            BTreeMap::from(["ready", "busy", "suspect", "aside", "draining"].map(|state| (state, 0)));
+        for session in self.sessions.values() {
+            *nodes.entry(self.state_of(session)).or_default() += 1;
+        }
+        MetricsSnapshot {
+            queues,
+            nodes,
+            ended: self.retention.len() as u64,
+            dead: self.admission.dead_letters(),
+            spool_bytes: self.admission.spool_bytes(),
+            spool_limit_bytes: self.settings.limits.max_spool_bytes,
+            reserved_bytes: self.admission.reserved_bytes(),
+            disk_free_bytes: self.admission.free_bytes(),
+            clock_doubted: self.clock.wall().is_doubted(),
+        }
+    }
+}
