@@ -36,7 +36,9 @@ def without_tests(source: str) -> tuple[str, set[str]]:
     files = set()
     while match := TEST_ONLY.search(source):
         end = _end_of_item(source, match.end())
-        declared = re.match(r"(?:pub(?:\([^)]*\))?\s+)?mod\s+(\w+)\s*;", source[match.end() : end])
+        declared = re.match(
+            r"\s*(?:#\[[^\]]*\]\s*)*(?:pub(?:\([^)]*\))?\s+)?mod\s+(\w+)\s*;", source[match.end() : end]
+        )
         if declared:
             files.add(declared[1])
         source = source[: match.start()] + "\n" * source[match.start() : end].count("\n") + source[end:]
@@ -112,7 +114,8 @@ class RustCrate:
                 continue
             module = self._module(path.relative_to(folder))
             text, test_files = without_tests(quiet(path.read_text()))
-            hidden |= {(*module, name) for name in test_files}
+            # With a `path` attribute the file of a test module lies beside its parent's folder.
+            hidden |= {(*above, name) for name in test_files for above in (module, module[:-1])}
             self.files[module] = RustFile(path.relative_to(root).as_posix(), module, text)
         for module in list(self.files):
             is_hidden = any(module[: len(other)] == other for other in hidden)
