@@ -23,6 +23,10 @@ QUIET = re.compile(r'\br(#*)".*?"\1|"(?:\\.|[^"\\])*"|\'(?:\\[^\']+|[^\\\'])\'|/
 TEST_ONLY = re.compile(r"#\[cfg\((?:test|any\(test\b[^\]]*)\)\]\s*(?:#\[[^\]]*\]\s*)*")
 USE = re.compile(r"^[ \t]*(?:pub(?:\([^)]*\))?\s+)?use\s+([^;]+);", re.MULTILINE)
 PATH = re.compile(r"(?<![\w:])(?:crate|self|super)(?:::\w+)+")
+VISIBILITY = re.compile(r"\bpub\(in [^)]*\)")
+"""The path says who may use an item; it needs nothing there."""
+INLINE_MODULE = re.compile(r"\bmod\s+\w+\s*\{")
+SUPER = re.compile(r"(?<![\w:])((?:self::)*)super::")
 MOST_HOPS = 20
 
 
@@ -43,6 +47,14 @@ def without_tests(source: str) -> tuple[str, set[str]]:
             files.add(declared[1])
         source = source[: match.start()] + "\n" * source[match.start() : end].count("\n") + source[end:]
     return source, files
+
+
+def as_paths_of_the_file(source: str) -> str:
+    """Quiet Rust source in which ``super`` inside ``mod inner { }`` is relative to the file instead."""
+    for match in reversed(list(INLINE_MODULE.finditer(source))):
+        end = _end_of_item(source, match.end() - 1)
+        source = source[: match.end()] + SUPER.sub(r"\1self::", source[match.end() : end]) + source[end:]
+    return source
 
 
 def _end_of_item(source: str, start: int) -> int:
@@ -116,6 +128,7 @@ class RustCrate:
             text, test_files = without_tests(quiet(path.read_text()))
             # With a `path` attribute the file of a test module lies beside its parent's folder.
             hidden |= {(*above, name) for name in test_files for above in (module, module[:-1])}
+            text = as_paths_of_the_file(VISIBILITY.sub("pub", text))
             self.files[module] = RustFile(path.relative_to(root).as_posix(), module, text)
         for module in list(self.files):
             is_hidden = any(module[: len(other)] == other for other in hidden)
@@ -128,7 +141,9 @@ class RustCrate:
                 file.uses += list(use_tree(match[1]))
             file.text = USE.sub("", file.text)
             inside = [(name, self.absolute(file, path)) for path, name in file.uses]
-            self.exports[file.module] = {name: path for name, path in inside if path and name != "*"}
+            self.exports[file.module] = {
+                name: path for name, path in inside if path and name != "*" and path != [*file.module, name]
+            }
             self.globs[file.module] = [path[:-1] for name, path in inside if path and name == "*"]
 
     @staticmethod
