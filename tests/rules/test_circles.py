@@ -13,16 +13,7 @@ from rules.imports import Graph, RustCrate, circles, python_graph, rust_graph
 ROOT = Path(__file__).resolve().parents[2]
 
 TO_DO = "older than this rule; to be removed"
-EXCEPTIONS = {
-    ("src/config/src", "check.rs dirs.rs error.rs load.rs model.rs"): TO_DO,
-    ("src/config/src", "key.rs schema.rs"): TO_DO,
-    ("src/imaging/src/codec", "tiff.rs tiff/chunks.rs tiff/layout.rs"): TO_DO,
-    ("src/imaging/src/codec/png", "bits.rs deflate.rs write.rs"): TO_DO,
-    (
-        "src/scheduler/src/core",
-        "admin.rs admission.rs drains.rs effect.rs ended.rs mod.rs placement.rs retry.rs uploads.rs",
-    ): TO_DO,
-}
+EXCEPTIONS: dict[tuple[str, str], str] = {}
 """Folder and the files in it that form a circle, and the reason why it stays."""
 
 

@@ -9,15 +9,12 @@ use toml::Value;
 use crate::choice::Device;
 use crate::error::ConfigError;
 use crate::key::KeyPath;
-use crate::load::Origin;
+use crate::names::{NAME_RULE, is_name};
+use crate::origin::Origin;
 use crate::schema::{Key, Kind};
 
 /// What is quoted of a foreign value in a message; characters.
 const QUOTED_MAX: usize = 80;
-
-/// What a queue's, model's or node's name must be. Names appear in addresses, logs and metrics.
-pub(crate) const NAME_RULE: &str =
-    "a name: 1 to 64 letters, digits, `.`, `_` or `-`, a letter or digit first";
 
 /// Host names as in an address bar; `*.` before one is every name below it, `*` every name.
 fn is_host(text: &str) -> bool {
@@ -56,12 +53,6 @@ fn is_network(text: &str) -> bool {
     };
     let most = if address.is_ipv4() { 32 } else { 128 };
     prefix.is_none_or(|bits| bits.parse::<u8>().is_ok_and(|bits| bits <= most))
-}
-
-pub(crate) fn is_name(text: &str) -> bool {
-    text.len() <= 64
-        && text.starts_with(|c: char| c.is_ascii_alphanumeric())
-        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
 }
 
 /// A key, its path and the layer that is being read.

@@ -5,7 +5,8 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::load::{Origin, Row};
+use crate::key::KeyPath;
+use crate::origin::{Origin, Row};
 
 /// Why there is no configuration, or why a directory that it names cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -154,7 +155,7 @@ fn suggestion(nearest: &Option<String>, layer: &Origin) -> String {
     match (nearest, layer) {
         (None, _) => "`lamagrid config show` lists the known ones".to_owned(),
         (Some(key), Origin::Env(_)) => {
-            format!("did you mean `{key}` ({})?", crate::key::KeyPath::parse(key).variable())
+            format!("did you mean `{key}` ({})?", KeyPath::parse(key).variable())
         }
         (Some(key), _) => format!("did you mean `{key}`?"),
     }

@@ -4,8 +4,6 @@
 
 use std::fmt;
 
-use crate::schema::is_named_section;
-
 /// Where the environment's layer begins in a variable's name.
 pub(crate) const ENV_PREFIX: &str = "LAMAGRID__";
 
@@ -59,6 +57,11 @@ impl KeyPath {
         let parts: Vec<String> = self.0.iter().map(|part| variable_part(part)).collect();
         format!("{ENV_PREFIX}{}", parts.join("__"))
     }
+}
+
+/// Whether this top-level section holds tables by name.
+pub(crate) fn is_named_section(section: &str) -> bool {
+    matches!(section, "queues" | "models")
 }
 
 /// How a segment looks in the name of an environment variable.

@@ -18,16 +18,19 @@ mod error;
 mod key;
 mod load;
 mod model;
+mod names;
+mod origin;
 mod schema;
 mod socket_dir;
 
 pub use choice::{Device, LogFormat, LogLevel};
 pub use error::ConfigError;
-pub use load::{Loaded, Origin, Row, process_env};
+pub use load::{Loaded, process_env};
 pub use model::{
     ClientConfig, Config, GateConfig, HttpConfig, LimitsConfig, LogConfig, ModelConfig, NodeConfig,
     QueueConfig, RetryConfig, RetryPolicy, SchedulerConfig, StoreConfig,
 };
+pub use origin::{Origin, Row};
 pub use socket_dir::{SocketDir, find_sockets, own_socket_finder, running_scheduler, socket_finder};
 
 /// The embedded default: every key with its comment and its default value.

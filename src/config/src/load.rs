@@ -7,65 +7,20 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize, Serializer};
+use serde::Deserialize;
 use toml::{Table, Value};
 
-use crate::check::{NAME_RULE, Place, described, example, is_name};
+use crate::check::{Place, described, example};
 use crate::dirs::BaseDirs;
 use crate::error::ConfigError;
 use crate::key::{ENV_PREFIX, KeyPath, variable_part};
 use crate::model::Config;
+use crate::names::{NAME_RULE, is_name};
+use crate::origin::{Origin, Row};
 use crate::schema::{self, Kind};
 
 /// The variable that names the configuration file.
 const FILE_VARIABLE: &str = "LAMAGRID_CONFIG";
-
-/// The layer that a value comes from. It displays as words for a sentence.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Origin {
-    /// The embedded default.
-    Default,
-    /// This configuration file.
-    File(PathBuf),
-    /// This environment variable.
-    Env(String),
-    /// A command-line flag.
-    Flag,
-}
-
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Default => f.write_str("default"),
-            Self::File(path) => write!(f, "file {}", path.display()),
-            Self::Env(variable) => write!(f, "environment variable {variable}"),
-            Self::Flag => f.write_str("flag"),
-        }
-    }
-}
-
-impl Serialize for Origin {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-/// One key with its value and where that came from.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Row {
-    /// Dotted path.
-    pub key: String,
-    /// The value as TOML.
-    pub value: String,
-    /// The layer.
-    pub origin: Origin,
-}
-
-impl fmt::Display for Row {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "`{}` = {} ({})", self.key, self.value, self.origin)
-    }
-}
 
 /// A configuration and where its values come from.
 #[derive(Clone, Debug)]
@@ -147,9 +102,16 @@ impl Config {
     }
 }
 
+impl Default for Config {
+    /// The embedded default, without file, environment and flags.
+    fn default() -> Self {
+        Layers::embedded().and_then(Layers::finish).expect("the embedded default is valid, as tested").config
+    }
+}
+
 /// The layers read so far.
 #[derive(Debug, Default)]
-pub(crate) struct Layers {
+struct Layers {
     values: BTreeMap<KeyPath, (Value, Origin)>,
     /// Section and name of each begun `[queues.NAME]` and `[models.NAME]`, and what began it.
     names: BTreeMap<(String, String), Origin>,
@@ -158,7 +120,7 @@ pub(crate) struct Layers {
 }
 
 impl Layers {
-    pub(crate) fn embedded() -> Result<Self, ConfigError> {
+    fn embedded() -> Result<Self, ConfigError> {
         let mut layers = Self::default();
         let table: Table = crate::default_toml().parse().map_err(internal)?;
         layers.add_table(&KeyPath(Vec::new()), &table, &Origin::Default)?;
@@ -289,7 +251,7 @@ impl Layers {
     }
 
     /// Completes the named sections, checks the rules between keys, and makes the types.
-    pub(crate) fn finish(mut self) -> Result<Loaded, ConfigError> {
+    fn finish(mut self) -> Result<Loaded, ConfigError> {
         self.complete()?;
         self.check_rules()?;
         let mut root = Table::new();

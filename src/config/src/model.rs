@@ -12,7 +12,7 @@ use lamagrid_domain::FailureFamily;
 use crate::choice::{Device, LogFormat, LogLevel};
 use crate::dirs::BaseDirs;
 use crate::error::ConfigError;
-use crate::load::Layers;
+use crate::names::is_name;
 
 /// The whole configuration, checked.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -284,13 +284,6 @@ impl Config {
     }
 }
 
-impl Default for Config {
-    /// The embedded default, without file, environment and flags.
-    fn default() -> Self {
-        Layers::embedded().and_then(Layers::finish).expect("the embedded default is valid, as tested").config
-    }
-}
-
 impl NodeConfig {
     /// The configured name, else the host name, else `node`.
     #[must_use]
@@ -299,7 +292,7 @@ impl NodeConfig {
             return self.name.clone();
         }
         match rustix::system::uname().nodename().to_str() {
-            Ok(host) if crate::check::is_name(host) => host.to_owned(),
+            Ok(host) if is_name(host) => host.to_owned(),
             _ => "node".to_owned(),
         }
     }

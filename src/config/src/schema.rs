@@ -81,11 +81,6 @@ impl Key {
     }
 }
 
-/// Whether this top-level section holds tables by name.
-pub(crate) fn is_named_section(section: &str) -> bool {
-    matches!(section, "queues" | "models")
-}
-
 /// The key at this path.
 pub(crate) fn find(path: &[&str]) -> Option<&'static Key> {
     KEYS.iter().find(|key| key.matches(path))
@@ -274,6 +269,7 @@ mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
     use super::*;
+    use crate::key::is_named_section;
 
     /// Each key of `default.toml`, as a path with `*`, and the comment above it. Keys under a name
     /// that stand there once per name count once; the example of `[models.NAME]` counts too.
