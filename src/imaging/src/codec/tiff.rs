@@ -13,21 +13,15 @@ use super::{CodecError, Header, Metadata, Mode, Raster, Samples, Tags};
 use crate::image::{Gray, Image, Rgb};
 
 mod chunks;
+mod errors;
 mod layout;
 mod tags;
 
+use errors::{malformed, unsupported};
 use layout::{Layout, Pixel};
 use tags::tag;
 
 const ICC_PROFILE: u16 = 34675;
-
-fn malformed(reason: &str) -> CodecError {
-    CodecError::Malformed { format: PictureFormat::Tiff, reason: reason.into() }
-}
-
-fn unsupported(what: &str) -> CodecError {
-    CodecError::Unsupported { format: PictureFormat::Tiff, what: what.into() }
-}
 
 fn overflown(overflow: Overflow) -> CodecError {
     malformed(match overflow {

@@ -2,8 +2,8 @@
 //!
 //! Does not: know what the bits mean; `deflate` does.
 
+use super::chunk_writer::{close, open};
 use super::huffman::Code;
-use super::write::{close, open};
 
 /// A chunk ends with the first block that makes it so long, bytes. Some readers dislike chunks of several
 /// MiB.

@@ -15,6 +15,7 @@ use crate::image::{self, Gray, Image, Rgb};
 
 mod bits;
 mod block;
+mod chunk_writer;
 mod chunks;
 mod deflate;
 mod filter;

@@ -15,6 +15,7 @@ use std::thread;
 use simd_adler32::Adler32;
 
 use super::bits::Bits;
+use super::chunk_writer::chunk;
 use super::deflate::Deflate;
 use super::filter::{apply, choose};
 use super::{PARAMETERS, SIGNATURE};
@@ -97,29 +98,6 @@ fn combine(first: u32, second: u32, length: u64) -> u32 {
     let a = (a1 + a2 + BASE - 1) % BASE;
     let b = (b1 + b2 + length % BASE * (a1 + BASE - 1)) % BASE;
     (b << 16 | a) as u32
-}
-
-/// Appends the beginning of a chunk, up to its content; answers where it begins.
-pub(super) fn open(out: &mut Vec<u8>, kind: &[u8; 4]) -> usize {
-    let start = out.len();
-    out.extend_from_slice(&[0; 4]);
-    out.extend_from_slice(kind);
-    start
-}
-
-/// Ends the chunk that begins at `start`: its length before, its checksum behind it.
-pub(super) fn close(out: &mut Vec<u8>, start: usize) {
-    // Far below 2^31, a block more than `bits::CHUNK` at most.
-    let length = (out.len() - start - 8) as u32;
-    out[start..start + 4].copy_from_slice(&length.to_be_bytes());
-    let checksum = crc32fast::hash(&out[start + 4..]);
-    out.extend_from_slice(&checksum.to_be_bytes());
-}
-
-fn chunk(out: &mut Vec<u8>, kind: &[u8; 4], content: &[&[u8]]) {
-    let start = open(out, kind);
-    content.iter().for_each(|part| out.extend_from_slice(part));
-    close(out, start);
 }
 
 /// The chunk for `parameters`: Latin-1 where the text allows it, as Pillow's `PngInfo.add_text` does it.

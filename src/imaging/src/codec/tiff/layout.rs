@@ -5,8 +5,8 @@
 //!
 //! Source: Pillow 10.4 `TiffImageFile._setup` and its table `OPEN_INFO`.
 
+use super::errors::{malformed, unsupported};
 use super::tags::{Tags, tag};
-use super::{malformed, unsupported};
 use crate::codec::ifd::{File, Order};
 use crate::codec::{CodecError, Mode};
 use crate::image::MAX_PIXELS;
