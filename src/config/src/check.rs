@@ -1,6 +1,7 @@
-//! Checks one value against its key, and the whole against the rules between keys.
+//! Checks the type and range of one value.
 //!
-//! Does not: change values, except that text from environment and flags becomes the key's type.
+//! Does not: change values, except that text from the environment and from flags is parsed to the key's type, or
+//! check rules between keys ([`crate::load`]).
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -13,10 +14,10 @@ use crate::names::{NAME_RULE, is_name};
 use crate::origin::Origin;
 use crate::schema::{Key, Kind};
 
-/// What is quoted of a foreign value in a message; characters.
+/// Longest quotation of a rejected value in an error message, characters.
 const QUOTED_MAX: usize = 80;
 
-/// Host names as in an address bar; `*.` before one is every name below it, `*` every name.
+/// Whether this is a host name; `*.NAME` means all its subdomains, `*` every host.
 fn is_host(text: &str) -> bool {
     let name = text.strip_prefix("*.").unwrap_or(text);
     let is_label = |label: &str| {
@@ -26,7 +27,7 @@ fn is_host(text: &str) -> bool {
     text == "*" || (name.len() <= 253 && name.split('.').all(is_label))
 }
 
-/// A scheme, a host and perhaps a port, as a browser sends them in `Origin`.
+/// Whether this is an origin as browsers send it in `Origin`: scheme, host and optional port. `*` is every origin.
 fn is_origin(text: &str) -> bool {
     let Some((scheme, place)) = text.split_once("://") else {
         return text == "*";
@@ -44,7 +45,7 @@ fn is_origin(text: &str) -> bool {
         && port.is_none_or(|port| port.parse::<u16>().is_ok())
 }
 
-/// An address, or a network: an address and the length of its prefix.
+/// Whether this is an IP address or a network, `ADDRESS/PREFIX`.
 fn is_network(text: &str) -> bool {
     let (address, prefix) =
         text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
@@ -55,7 +56,7 @@ fn is_network(text: &str) -> bool {
     prefix.is_none_or(|bits| bits.parse::<u8>().is_ok_and(|bits| bits <= most))
 }
 
-/// A key, its path and the layer that is being read.
+/// A key that is being read from a layer.
 pub(crate) struct Place<'a> {
     pub(crate) key: &'static Key,
     pub(crate) path: &'a KeyPath,
@@ -63,7 +64,7 @@ pub(crate) struct Place<'a> {
 }
 
 impl Place<'_> {
-    /// Reads text from a variable or flag as the key's type; the result is not checked yet.
+    /// Parses the text of a variable or flag to the key's type, without checking its range.
     pub(crate) fn typed(&self, text: &str) -> Result<Value, ConfigError> {
         match self.key.kind {
             Kind::Integer { .. } => text
@@ -189,7 +190,7 @@ impl Place<'_> {
     }
 }
 
-/// A line that sets the key rightly, as that layer would write it.
+/// A valid assignment of the key, in the layer's syntax.
 pub(crate) fn example(key: &Key, path: &KeyPath, layer: &Origin) -> String {
     let bare = key.sample.trim_matches(['"', '[', ']']).trim_matches('"');
     match layer {
@@ -199,7 +200,7 @@ pub(crate) fn example(key: &Key, path: &KeyPath, layer: &Origin) -> String {
     }
 }
 
-/// A value with its type, for a sentence: `the string "20s"`.
+/// A value with its type, for an error message: `the string "20s"`.
 pub(crate) fn described(value: &Value) -> String {
     match value {
         Value::String(text) => format!("the string {}", quoted(text)),

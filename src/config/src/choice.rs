@@ -1,23 +1,23 @@
-//! Values that are one of a few words.
+//! Values with a fixed set of words.
 //!
-//! Does not: look for devices; `cuda:3` is a wish until a node finds the device.
+//! Does not: look for devices; a node checks whether `cuda:3` exists.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::Deserialize;
 
-/// What is logged.
+/// The lowest severity that is logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogLevel {
-    /// A person must act.
+    /// Needs an operator.
     Error,
-    /// Degraded, but healing.
+    /// Degraded; recovers without an operator.
     Warn,
-    /// Lifecycles and one line per finished task.
+    /// Starts, stops and one line per finished task.
     Info,
-    /// Each message.
+    /// Every protocol message.
     Debug,
     /// Everything.
     Trace,
@@ -39,11 +39,11 @@ impl LogLevel {
     }
 }
 
-/// How a log line looks.
+/// The format of a log line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
-    /// For people.
+    /// Plain text.
     Text,
     /// One JSON object per line.
     Json,

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use crate::error::ConfigError;
 
-/// The environment's words about directories. Relative and empty ones count as unset, as the
-/// specification asks.
+/// The base directories that the environment names. Relative and empty values count as unset, as the
+/// specification requires.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct BaseDirs {
     home: Option<PathBuf>,
@@ -16,7 +16,7 @@ pub(crate) struct BaseDirs {
 }
 
 impl BaseDirs {
-    /// `get` gives the value of an environment variable.
+    /// Reads the variables through `get`.
     pub(crate) fn new(get: impl Fn(&str) -> Option<PathBuf>) -> Self {
         let absolute = |name: &str| get(name).filter(|path| path.is_absolute());
         Self { home: absolute("HOME"), data: absolute("XDG_DATA_HOME"), config: absolute("XDG_CONFIG_HOME") }
@@ -26,7 +26,7 @@ impl BaseDirs {
         Self::new(|name| std::env::var_os(name).map(PathBuf::from))
     }
 
-    /// Where data lives unless the configuration says otherwise.
+    /// The default data directory.
     pub(crate) fn data_dir(&self) -> Result<PathBuf, ConfigError> {
         let base = self.data.clone().or_else(|| Some(self.home.as_ref()?.join(".local/share")));
         base.map(|base| base.join("lamagrid")).ok_or(ConfigError::NoHome {
@@ -36,14 +36,14 @@ impl BaseDirs {
         })
     }
 
-    /// Where the configuration file is looked for; none without a home.
+    /// The default path of the configuration file; `None` if the environment names no home directory.
     pub(crate) fn config_file(&self) -> Option<PathBuf> {
         let base = self.config.clone().or_else(|| Some(self.home.as_ref()?.join(".config")))?;
         Some(base.join("lamagrid/config.toml"))
     }
 
-    /// Makes a configured path absolute: `~` is the home, a relative path begins at `base`, or at
-    /// the current directory without one. An empty path stays empty.
+    /// Makes a configured path absolute: `~` is the home directory; a relative path starts at `base`, or at the
+    /// current directory if that is `None`. An empty path stays empty.
     pub(crate) fn resolve(&self, path: &str, base: Option<&Path>) -> Result<PathBuf, ConfigError> {
         if path.is_empty() {
             return Ok(PathBuf::new());

@@ -1,6 +1,6 @@
-//! What can be wrong with a configuration, in words for the person who wrote it.
+//! Errors of the configuration, with messages that name the key, the layer and the remedy.
 //!
-//! Does not: collect; the first mistake is reported.
+//! Does not: collect errors; only the first one is reported.
 
 use std::io;
 use std::path::PathBuf;
@@ -8,17 +8,17 @@ use std::path::PathBuf;
 use crate::key::KeyPath;
 use crate::origin::{Origin, Row};
 
-/// Why there is no configuration, or why a directory that it names cannot be used.
+/// Why the configuration cannot be loaded, or a directory that it names cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// The configuration file cannot be read. `named_by` is the flag or variable that names it.
+    /// The configuration file cannot be read.
     #[error("cannot read the configuration file `{}` (from {named_by}); check the path and its permissions", path.display())]
     Read {
         /// The file.
         path: PathBuf,
-        /// What names it.
+        /// The flag, the variable or the default that names the file.
         named_by: &'static str,
-        /// The system's reason.
+        /// The system's error.
         source: io::Error,
     },
 
@@ -27,9 +27,9 @@ pub enum ConfigError {
     Syntax {
         /// The file.
         path: PathBuf,
-        /// From 1.
+        /// Counted from 1.
         line: usize,
-        /// The parser's reason.
+        /// The parser's message.
         message: String,
     },
 
@@ -38,7 +38,7 @@ pub enum ConfigError {
     UnknownKey {
         /// Dotted path.
         key: String,
-        /// Where it is.
+        /// The layer that holds it.
         layer: Origin,
         /// The most similar key that exists, dotted.
         nearest: Option<String>,
@@ -49,65 +49,65 @@ pub enum ConfigError {
     WrongType {
         /// Dotted path.
         key: String,
-        /// Where it is.
+        /// The layer that holds it.
         layer: Origin,
-        /// What stands there.
+        /// The value that was found, with its type.
         found: String,
-        /// What is wanted.
+        /// The type that the key requires.
         wanted: &'static str,
-        /// A line that would be right in that layer.
+        /// A valid assignment in that layer.
         example: String,
     },
 
-    /// A value has the right type and is not allowed.
+    /// A value has the right type but is not allowed.
     #[error("`{key}` in {layer} is {value}, but must be {allowed}")]
     OutOfRange {
         /// Dotted path.
         key: String,
-        /// Where it is.
+        /// The layer that holds it.
         layer: Origin,
-        /// What stands there.
+        /// The value that was found.
         value: String,
-        /// What is allowed.
+        /// The allowed values.
         allowed: String,
     },
 
-    /// Two values do not fit together.
+    /// Two values contradict each other.
     #[error("{left} must be {rule} {right}; change one of the two")]
     Conflict {
-        /// The one that is measured.
+        /// The value that breaks the rule.
         left: Box<Row>,
         /// "less than" or "at most".
         rule: &'static str,
-        /// The one it is measured by.
+        /// The value it is compared with.
         right: Box<Row>,
     },
 
-    /// A key without a default is absent.
+    /// A required key is absent.
     #[error("`{key}` is missing, though {layer} begins its section; add for example: {example}")]
     Missing {
         /// Dotted path.
         key: String,
-        /// What begins the section.
+        /// The layer that begins the section.
         layer: Origin,
-        /// A line that would be right.
+        /// A valid assignment in that layer.
         example: String,
     },
 
-    /// The default place of a directory depends on the home directory, and there is none.
+    /// The default path of a directory depends on the home directory, which the environment does not name.
     #[error(
         "cannot find {what}: neither {variable} nor HOME is an absolute path; set one of them, or {instead}"
     )]
     NoHome {
-        /// What was looked for.
+        /// The directory that was looked for.
         what: &'static str,
-        /// The variable that would have said it.
+        /// The variable that would name it.
         variable: &'static str,
-        /// The setting that makes both needless.
+        /// The setting that replaces both variables.
         instead: &'static str,
     },
 
-    /// The directory for sockets is so deep that no socket fits into it.
+    /// The path of the socket directory leaves too few bytes for a socket's address.
     #[error(
         "the socket directory `{}` is {length} bytes long, at most {limit} fit a socket's address; \
          set {variable} to a shorter path", path.display()
@@ -117,36 +117,36 @@ pub enum ConfigError {
         path: PathBuf,
         /// Its length in bytes.
         length: usize,
-        /// The longest that works, in bytes.
+        /// The maximum length in bytes.
         limit: usize,
         /// The variable to change.
         variable: &'static str,
     },
 
-    /// The directory for sockets is open to others, or somebody else's.
+    /// The socket directory belongs to another user, or other users can access it.
     #[error("the socket directory `{}` is not private: {found}; remove it, or make it yours with mode 0700", path.display())]
     NotPrivate {
         /// The directory.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Its wrong type, owner or mode.
         found: String,
     },
 
-    /// A directory cannot be made or looked at.
+    /// A directory cannot be created or examined.
     #[error("cannot {act} `{}`", path.display())]
     Io {
-        /// What was tried.
+        /// The operation that failed.
         act: &'static str,
-        /// On what.
+        /// The file or directory.
         path: PathBuf,
-        /// The system's reason.
+        /// The system's error.
         source: io::Error,
     },
 
-    /// The embedded default and the types of this crate do not agree. The tests exclude it.
+    /// The embedded default does not match the types of this crate, which the tests rule out.
     #[error("the configuration does not fit its types: {message}; please report this")]
     Internal {
-        /// The parser's reason.
+        /// The parser's message.
         message: String,
     },
 }

@@ -1,10 +1,10 @@
-//! The path of a key, in its three spellings: segments, dotted, environment variable.
+//! The path of a key in its three notations: segments, dotted text, environment variable.
 //!
 //! Does not: know which keys exist; that is [`crate::schema`].
 
 use std::fmt;
 
-/// Where the environment's layer begins in a variable's name.
+/// The prefix of environment variables that set a key.
 pub(crate) const ENV_PREFIX: &str = "LAMAGRID__";
 
 /// A key's path: `data_dir`, `node.slots`, or `queues.NAME.max_tasks`.
@@ -12,13 +12,13 @@ pub(crate) const ENV_PREFIX: &str = "LAMAGRID__";
 pub(crate) struct KeyPath(pub(crate) Vec<String>);
 
 impl KeyPath {
-    /// From dotted text. In a section of names everything between the first and the last dot is
-    /// the name (`models.sd1.5.path`), with or without TOML's quotes.
+    /// Parses dotted text. In a named section, everything between the first and the last dot is the name
+    /// (`models.sd1.5.path`), with or without TOML's quotes.
     pub(crate) fn parse(text: &str) -> Self {
         Self::join_name(text.split('.').map(str::to_owned).collect(), ".")
     }
 
-    /// From the part of a variable's name behind [`ENV_PREFIX`].
+    /// Parses the part of a variable's name after [`ENV_PREFIX`].
     pub(crate) fn from_variable(rest: &str) -> Self {
         Self::join_name(rest.to_ascii_lowercase().split("__").map(str::to_owned).collect(), "__")
     }
@@ -44,7 +44,7 @@ impl KeyPath {
         self.0.iter().map(String::as_str).collect()
     }
 
-    /// The section and the name, where the path lies in a section of names.
+    /// The section and the name, if the path lies in a named section.
     pub(crate) fn section_and_name(&self) -> Option<(&str, &str)> {
         match self.0.as_slice() {
             [section, name, ..] if is_named_section(section) => Some((section, name)),
@@ -59,12 +59,12 @@ impl KeyPath {
     }
 }
 
-/// Whether this top-level section holds tables by name.
+/// Whether this top-level section holds a table per name (`[queues.NAME]`).
 pub(crate) fn is_named_section(section: &str) -> bool {
     matches!(section, "queues" | "models")
 }
 
-/// How a segment looks in the name of an environment variable.
+/// A segment as it is written in the name of an environment variable.
 pub(crate) fn variable_part(segment: &str) -> String {
     segment.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' }).collect()
 }

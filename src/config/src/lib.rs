@@ -1,13 +1,13 @@
-//! One typed configuration: embedded default < file < environment < flag. Also finds this host's directories, sockets and
-//! libtorch.
+//! One typed configuration: embedded default < file < environment < flag. Also finds this host's directories, sockets
+//! and libtorch.
 //!
-//! Does not: watch files, read command lines, or keep secrets (access tokens have their own way in).
+//! Does not: watch files, parse command lines, or hold secrets.
 //!
-//! Every process calls [`Config::load`] once at its start. Each value is checked in the layer that
-//! gives it, so a mistake is reported with its key and its layer even where a stronger layer hides it.
-//! The embedded default, [`default_toml`], names every key and is the documentation.
+//! Every process calls [`Config::load`] once at its start. Each value is checked in its own layer, so an error is
+//! reported with its key and layer even if a stronger layer overrides the value. The embedded default,
+//! [`default_toml`], contains and documents every key.
 //!
-//! This crate is the door for `toml` and `strsim`.
+//! This is the only crate that uses `toml` and `strsim`.
 
 pub mod libtorch;
 

@@ -1,48 +1,48 @@
-//! Finds the libtorch that the worker links, without linking it: a program that misses a library dies before
-//! its `main` and can tell nobody what to install.
+//! Finds the libtorch that the worker links, without linking it: a program with a missing library ends before its
+//! `main`, so it cannot report which package to install.
 //!
-//! Does not: load it. Whether it loads shows in how the worker ends.
+//! Does not: load it. The worker's exit status shows whether it loads.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The one version whose C++ interface the worker was built for.
+/// The version whose C++ interface the worker was built for.
 pub const WANTED: &str = "2.11.0";
-/// Names a directory with libtorch; stronger than everything else.
+/// The variable that names a directory with libtorch; it is searched first.
 pub const VARIABLE: &str = "LAMAGRID_LIBTORCH";
-/// The library that every libtorch has.
+/// A library that is part of every libtorch.
 const LIBRARY: &str = "libtorch_cpu.so";
-/// Finds torch without importing it, which would take seconds.
+/// Python code that locates torch without importing it, because an import takes seconds.
 const ASK_PYTHON: &str =
     "import importlib.util as u; s = u.find_spec('torch'); print((s and s.origin) or '')";
 
 /// Why no usable libtorch was found.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LibtorchError {
-    /// None at all.
+    /// No libtorch was found.
     #[error(
         "the torch backend needs libtorch {WANTED} and found none ({looked}). Run `pip install torch=={WANTED}` in the environment of this program, or set {VARIABLE} to a directory with {LIBRARY}"
     )]
     Missing {
-        /// Where was looked, with what came of it.
+        /// The places that were searched, with the result of each.
         looked: String,
     },
-    /// One of another version.
+    /// A libtorch of another version was found.
     #[error(
         "the torch backend needs libtorch {WANTED} and found {found} in {dir}. Run `pip install torch=={WANTED}`, or set {VARIABLE} to a directory with that version"
     )]
     Version {
-        /// Its version.
+        /// The version that was found.
         found: String,
-        /// Where it lies.
+        /// Its directory.
         dir: PathBuf,
     },
-    /// The right one, but the worker did not start with it.
+    /// The version is right, but the worker did not start with it.
     #[error(
         "the torch backend could not load libtorch {WANTED} from {dir}; the loader's reason stands above. Reinstall it: `pip install --force-reinstall torch=={WANTED}`"
     )]
     Unloadable {
-        /// Where it lies.
+        /// Its directory.
         dir: PathBuf,
     },
 }
@@ -52,11 +52,11 @@ pub enum LibtorchError {
 pub struct Libtorch {
     /// The directory of libtorch.
     pub dir: PathBuf,
-    /// What its files say; `None` where they say nothing.
+    /// The version that its files state; `None` if they state none.
     pub version: Option<String>,
 }
 
-/// Looks for libtorch: [`VARIABLE`], `LIBTORCH`, then the torch package of the Python beside `own_dir` and of
+/// Searches for libtorch: [`VARIABLE`], `LIBTORCH`, then the torch package of the Python in `own_dir` and of
 /// those on the path.
 ///
 /// # Errors
@@ -70,7 +70,7 @@ pub fn find(own_dir: &Path, env: impl Fn(&str) -> Option<String>) -> Result<Libt
             None => Err(LibtorchError::Missing { looked: format!("{variable}={given} has no {LIBRARY}") }),
         };
     }
-    // The interpreter of the environment that this program was installed into knows best.
+    // First the interpreter of the environment that this program was installed into.
     let beside = own_dir.join("python3");
     let mut pythons = vec![PathBuf::from("python3"), PathBuf::from("python")];
     if beside.exists() {
@@ -91,7 +91,7 @@ pub fn find(own_dir: &Path, env: impl Fn(&str) -> Option<String>) -> Result<Libt
     Err(other_version.unwrap_or_else(|| LibtorchError::Missing { looked: looked.join("; ") }))
 }
 
-/// `dir` itself or its `lib`, whichever holds the libraries.
+/// `dir` or its subdirectory `lib`: the one that holds the libraries.
 fn library_dir(dir: &Path) -> Option<PathBuf> {
     [dir.to_owned(), dir.join("lib")].into_iter().find(|dir| dir.join(LIBRARY).exists())
 }
@@ -99,7 +99,7 @@ fn library_dir(dir: &Path) -> Option<PathBuf> {
 fn checked(dir: PathBuf) -> Result<Libtorch, LibtorchError> {
     let version = version_of(&dir);
     match &version {
-        // `2.11.0+cu130` and `2.11.0+cpu` have one interface.
+        // `2.11.0+cu130` and `2.11.0+cpu` have the same interface.
         Some(found) if found.split('+').next() != Some(WANTED) => {
             Err(LibtorchError::Version { found: found.clone(), dir })
         }
@@ -107,7 +107,7 @@ fn checked(dir: PathBuf) -> Result<Libtorch, LibtorchError> {
     }
 }
 
-/// What the Python package or the C++ archive around `lib` says about its version.
+/// The version that the Python package or the C++ archive around `lib` states.
 fn version_of(lib: &Path) -> Option<String> {
     let package = lib.parent()?;
     let plain = std::fs::read_to_string(package.join("build-version")).ok();

@@ -1,6 +1,6 @@
-//! Reads the layers, lays them over each other, and remembers where each value came from.
+//! Reads and merges the layers, records the layer of each value, and checks the rules between keys.
 //!
-//! Does not: know the keys ([`crate::schema`]) or judge a single value ([`crate::check`]).
+//! Does not: define the keys ([`crate::schema`]) or check single values ([`crate::check`]).
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -22,30 +22,30 @@ use crate::schema::{self, Kind};
 /// The variable that names the configuration file.
 const FILE_VARIABLE: &str = "LAMAGRID_CONFIG";
 
-/// A configuration and where its values come from.
+/// A configuration with the origin of each value.
 #[derive(Clone, Debug)]
 pub struct Loaded {
     /// The values.
     pub config: Config,
     /// The layer of each key, by dotted path.
     pub origins: BTreeMap<String, Origin>,
-    /// What should be changed in the layers, although it was understood.
+    /// Outdated keys that were accepted, with the change that each needs.
     pub remarks: Vec<String>,
     rows: Vec<Row>,
 }
 
 impl Loaded {
-    /// Every key, its value and its origin, ordered by key; for `config show --origin`.
+    /// All keys with values and origins, ordered by key; for `config show --origin`.
     #[must_use]
     pub fn rows(&self) -> Vec<Row> {
         self.rows.clone()
     }
 }
 
-/// The variables of this process, for [`Config::load`].
+/// The environment variables of this process, for [`Config::load`].
 ///
-/// Unlike `std::env::vars` it never panics: other programs' variables that are not Unicode are
-/// left out; in LamaGrid's own the strange bytes are replaced.
+/// Unlike `std::env::vars` it never panics on bytes that are not Unicode: they are replaced in LamaGrid's own
+/// variables; other variables that contain them are left out.
 pub fn process_env() -> impl Iterator<Item = (String, String)> {
     std::env::vars_os().filter_map(|(name, value)| {
         let name = name.into_string().ok()?;
@@ -57,16 +57,15 @@ pub fn process_env() -> impl Iterator<Item = (String, String)> {
 }
 
 impl Config {
-    /// Lays the layers over each other and checks every value.
+    /// Merges the layers and checks every value.
     ///
     /// `file` is the file named by a flag; without it `LAMAGRID_CONFIG` names one, else
     /// `$XDG_CONFIG_HOME/lamagrid/config.toml` (or that below `~/.config`) is read if it exists.
-    /// `env` are all variables of the process ([`process_env`]); `flags` are dotted keys with
-    /// values, the last one of a key counts.
+    /// `env` are all variables of the process ([`process_env`]); `flags` are dotted keys with values; the last
+    /// value of a key counts.
     ///
     /// # Errors
-    /// [`ConfigError`], for the first mistake found: default, file, environment, flags, then the
-    /// rules between keys.
+    /// [`ConfigError`] for the first error, in this order: default, file, environment, flags, rules between keys.
     pub fn load(
         file: Option<&Path>,
         env: impl Iterator<Item = (String, String)>,
@@ -81,7 +80,7 @@ impl Config {
         } else if let Some(path) = named {
             layers.add_file(Path::new(path), FILE_VARIABLE)?;
         } else if let Some(path) = layers.dirs.config_file() {
-            // A file that may not be looked at is reported by the attempt to read it.
+            // If access to it is denied, reading it reports that.
             if path.try_exists().unwrap_or(true) {
                 layers.add_file(&path, "its default place")?;
             }
@@ -95,7 +94,7 @@ impl Config {
         let dirs = layers.dirs.clone();
         let mut loaded = layers.finish()?;
         if loaded.config.data_dir.as_os_str().is_empty() {
-            // Without a home it stays empty: not everybody who loads needs it.
+            // Without a home directory it stays empty, because not every program needs it.
             loaded.config.data_dir = dirs.data_dir().unwrap_or_default();
         }
         Ok(loaded)
@@ -109,11 +108,11 @@ impl Default for Config {
     }
 }
 
-/// The layers read so far.
+/// The layers merged so far.
 #[derive(Debug, Default)]
 struct Layers {
     values: BTreeMap<KeyPath, (Value, Origin)>,
-    /// Section and name of each begun `[queues.NAME]` and `[models.NAME]`, and what began it.
+    /// Section and name of each `[queues.NAME]` and `[models.NAME]`, with the first layer that names it.
     names: BTreeMap<(String, String), Origin>,
     dirs: BaseDirs,
     remarks: Vec<String>,
@@ -177,7 +176,7 @@ impl Layers {
             return Ok(());
         };
         let mut path = KeyPath::from_variable(rest);
-        // A variable cannot spell every name; it means the known one that looks like it.
+        // A variable's name cannot contain every character: match it to the known name with this notation.
         if let Some((section, name)) = path.section_and_name() {
             let known = self.names.keys().find(|(known_section, known)| {
                 known_section == section && variable_part(known) == variable_part(name)
@@ -201,7 +200,7 @@ impl Layers {
         self.set(path, value, layer)
     }
 
-    /// What a key of an earlier version is called now, if it is still there; remarks on it.
+    /// The present path of a key from an earlier version, if it still has an effect. Adds a remark.
     fn renamed(&mut self, path: &KeyPath, layer: &Origin) -> Option<KeyPath> {
         let now = schema::old(&path.segments())?
             .now
@@ -233,7 +232,7 @@ impl Layers {
         Ok(())
     }
 
-    /// Notes the name of a queue or model.
+    /// Records the name of a queue or model after checking it.
     fn begin(&mut self, path: &KeyPath, layer: &Origin) -> Result<(), ConfigError> {
         let Some((section, name)) = path.section_and_name() else {
             return Ok(());
@@ -250,7 +249,7 @@ impl Layers {
         Ok(())
     }
 
-    /// Completes the named sections, checks the rules between keys, and makes the types.
+    /// Completes the named sections, checks the rules between keys, and converts to [`Config`].
     fn finish(mut self) -> Result<Loaded, ConfigError> {
         self.complete()?;
         self.check_rules()?;

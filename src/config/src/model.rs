@@ -1,6 +1,6 @@
-//! The configuration as types, one per section.
+//! The configuration as types, one per section. `default.toml` documents the values.
 //!
-//! Does not: check ranges; [`Config::load`] did. What a value means stands in `default.toml`.
+//! Does not: check ranges; [`Config::load`] does.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -14,36 +14,36 @@ use crate::dirs::BaseDirs;
 use crate::error::ConfigError;
 use crate::names::is_name;
 
-/// The whole configuration, checked.
+/// The whole, validated configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// Absolute, or empty where the environment names no home. Use [`Config::data_dir()`].
+    /// Absolute, or empty if the environment names no home directory. Use [`Config::data_dir()`].
     pub data_dir: PathBuf,
     /// Leases, retries and retention.
     pub scheduler: SchedulerConfig,
-    /// Repetitions.
+    /// Retries after a failure.
     pub retry: RetryConfig,
     /// Queues by name; `gpu` and `cpu` always exist.
     pub queues: BTreeMap<String, QueueConfig>,
     /// The database and the spool.
     pub store: StoreConfig,
-    /// What a node offers.
+    /// The node's models, device and slots.
     pub node: NodeConfig,
-    /// Own model files by model name.
+    /// Custom model files by model name.
     #[serde(default)]
     pub models: BTreeMap<String, ModelConfig>,
-    /// Waiting for results.
+    /// Connection and time limits of clients.
     pub client: ClientConfig,
-    /// What is accepted at all.
+    /// Bounds on sizes, task counts and priorities.
     pub limits: LimitsConfig,
-    /// The scheduler's page for machines.
+    /// The scheduler's HTTP endpoint for metrics and health.
     pub http: HttpConfig,
-    /// Which browsers the web server answers.
+    /// Hosts, origins and proxies that the web server trusts.
     pub web: WebConfig,
-    /// The way in for other hosts.
+    /// The TLS listener for other hosts.
     pub gate: GateConfig,
-    /// Log lines.
+    /// Level, format and files of the log.
     pub log: LogConfig,
 }
 
@@ -51,29 +51,29 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SchedulerConfig {
-    /// A silent node keeps its tasks this long.
+    /// A silent node keeps its tasks for this long.
     pub lease_ms: u64,
     /// A node silent for this long gets no new tasks.
     pub suspect_after_ms: u64,
     /// Time between two reports of a node.
     pub poll_ms: u64,
-    /// A node accepts an assignment within this time or loses its session.
+    /// A node that does not accept an assignment within this time loses its session.
     pub accept_timeout_ms: u64,
-    /// A node whose connection closed comes back within this time or is lost.
+    /// A node whose connection closed must reconnect within this time, or it counts as lost.
     pub closed_grace_ms: u64,
     /// A task that no known node can run fails after this time.
     pub no_node_wait_ms: u64,
-    /// Nodes lost with this task alone before it fails.
+    /// A task fails when it was the only task of this many lost nodes.
     pub crash_limit: u32,
-    /// A task may wait this long; 0 is for ever.
+    /// Longest wait of a task for a node; 0 is no limit.
     pub wait_limit_ms: u64,
-    /// An attempt may take this long; 0 is for ever.
+    /// Longest run of an attempt; 0 is no limit.
     pub run_limit_ms: u64,
-    /// A task below priority 0 rises by one after each such wait; 0 is never.
+    /// A waiting task of a priority below 0 rises by one per this interval; 0 switches it off.
     pub ageing_ms: u64,
-    /// A node that failed this many tasks in a row is set aside; 0 is never.
+    /// A node that failed this many tasks in a row is set aside; 0 switches it off.
     pub set_aside_after: u32,
-    /// A node that was set aside gets a task again after this time.
+    /// A node that was set aside gets a probe task after this time.
     pub probe_after_ms: u64,
     /// A result can be fetched again for this long.
     pub result_retention_s: u64,
@@ -81,7 +81,7 @@ pub struct SchedulerConfig {
     pub dead_retention_s: u64,
     /// A removed task's id is remembered for this long.
     pub tombstone_retention_s: u64,
-    /// Unfinished tasks that one connection may follow.
+    /// Maximum number of unfinished tasks that one connection follows.
     pub max_outstanding_per_peer: u32,
 }
 
@@ -89,13 +89,13 @@ pub struct SchedulerConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RetryConfig {
-    /// Connections and time limits.
+    /// Failed connections and exceeded time limits.
     pub network: RetryPolicy,
-    /// Memory and disk.
+    /// Exhausted memory or disk.
     pub resource: RetryPolicy,
-    /// Models.
+    /// Models that cannot be loaded.
     pub model: RetryPolicy,
-    /// All else.
+    /// All other failures.
     pub other: RetryPolicy,
 }
 
@@ -103,11 +103,11 @@ pub struct RetryConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RetryPolicy {
-    /// Failures reported for a task before it fails.
+    /// A task fails after this many reported failures.
     pub failure_limit: u32,
-    /// Bound of the random wait before the first repetition; it doubles.
+    /// Upper bound of the random wait before the first retry; it doubles with each retry.
     pub base_ms: u64,
-    /// The longest wait before a repetition.
+    /// Longest wait before a retry.
     pub cap_ms: u64,
 }
 
@@ -129,7 +129,7 @@ impl RetryConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct QueueConfig {
-    /// Waiting tasks; more are refused.
+    /// Maximum number of waiting tasks; more are refused.
     pub max_tasks: u32,
 }
 
@@ -137,9 +137,9 @@ pub struct QueueConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StoreConfig {
-    /// Changes in one commit at most.
+    /// Maximum number of changes per commit.
     pub group_commit_max: u32,
-    /// A store that cannot commit for this long ends the process.
+    /// The scheduler exits if its store cannot commit for this long.
     pub give_up_after_ms: u64,
 }
 
@@ -147,19 +147,19 @@ pub struct StoreConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NodeConfig {
-    /// As configured, empty for the host name. Use [`NodeConfig::display_name`].
+    /// As configured; empty means the host name. Use [`NodeConfig::display_name`].
     pub name: String,
-    /// Tasks at the same time.
+    /// Concurrent tasks.
     pub slots: u32,
-    /// Threads of one inference; 0 leaves the number to libtorch.
+    /// Threads of one inference; with 0, libtorch chooses.
     pub threads: u32,
-    /// A cancelled task may go on for this long before ending its process is considered.
+    /// Grace period of a cancelled task before its process may be restarted.
     pub cancel_grace_ms: u64,
-    /// How often a node's process may be ended for that.
+    /// Maximum rate of such restarts.
     pub cancel_restarts_per_minute: u32,
-    /// Where models run.
+    /// The device that models run on.
     pub device: Device,
-    /// Names of the models that the node offers; at least one.
+    /// Models that the node offers; at least one.
     pub models: Vec<String>,
 }
 
@@ -169,7 +169,7 @@ pub struct NodeConfig {
 pub struct ModelConfig {
     /// The file; absolute.
     pub path: PathBuf,
-    /// The queue its tasks wait in; one of [`Config::queues`].
+    /// The queue of its tasks; one of [`Config::queues`].
     pub queue: String,
     /// Image sides are padded to a multiple of this many pixels.
     pub pad_modulo: u32,
@@ -179,13 +179,13 @@ pub struct ModelConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ClientConfig {
-    /// The bundle by which a scheduler of another host is reached; empty for one of this host.
+    /// Connection bundle for a scheduler on another host; empty means the scheduler of this host.
     pub join: PathBuf,
-    /// A caller waits this long for a result.
+    /// Longest wait for a result.
     pub timeout_ms: u64,
-    /// Time between two signs of life.
+    /// Interval of pings while a result is awaited.
     pub ping_ms: u64,
-    /// After this silence the client connects anew.
+    /// The client reconnects after this silence.
     pub silence_ms: u64,
 }
 
@@ -195,9 +195,9 @@ pub struct ClientConfig {
 pub struct LimitsConfig {
     /// The largest image, width times height.
     pub max_pixels: u64,
-    /// Inputs and results of all tasks.
+    /// Inputs and results of all tasks, with reserved uploads.
     pub max_spool_bytes: u64,
-    /// Free space that is kept on the file system of the data directory; 0 is none.
+    /// Minimum free space on the file system of the data directory; 0 switches the check off.
     pub min_free_bytes: u64,
     /// Unfinished tasks and uploads of one client.
     pub max_client_tasks: u64,
@@ -215,9 +215,9 @@ pub struct LimitsConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HttpConfig {
-    /// A loopback address with its port, or empty for none.
+    /// A loopback address with its port; empty switches it off.
     pub listen: String,
-    /// A file with the token that every request must bring, or empty for none.
+    /// A file with the token that every request must carry; empty means no token.
     pub token_file: PathBuf,
 }
 
@@ -225,11 +225,11 @@ pub struct HttpConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WebConfig {
-    /// Host names that are accepted besides those that always are.
+    /// Host names that are accepted in addition to the built-in ones.
     pub allowed_hosts: Vec<String>,
-    /// Origins whose pages may use the server, besides its own.
+    /// Other origins whose pages may use the server.
     pub allowed_origins: Vec<String>,
-    /// Addresses and networks whose forwarded headers are believed.
+    /// Addresses and networks whose forwarded headers are trusted.
     pub trusted_proxies: Vec<String>,
 }
 
@@ -237,9 +237,9 @@ pub struct WebConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GateConfig {
-    /// An address with its port, or empty for none.
+    /// An address with its port; empty switches it off.
     pub listen: String,
-    /// Open connections of one kind that one host or one certificate may have.
+    /// Maximum number of open connections of one kind per host and per certificate.
     pub max_connections_per_peer: usize,
 }
 
@@ -247,19 +247,19 @@ pub struct GateConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LogConfig {
-    /// What is logged.
+    /// Lowest severity that is logged.
     pub level: LogLevel,
-    /// How a line looks.
+    /// Format of a line.
     pub format: LogFormat,
-    /// As configured: absolute, or empty for the default place. Use [`Config::log_dir()`].
+    /// Absolute as configured; empty means the default. Use [`Config::log_dir()`].
     pub dir: PathBuf,
-    /// Daily files kept per process.
+    /// Number of daily files kept per process.
     pub keep_files: u32,
 }
 
 impl Config {
-    /// The data directory, absolute: as configured, else `$XDG_DATA_HOME/lamagrid`, else
-    /// `~/.local/share/lamagrid`. It need not exist.
+    /// The absolute data directory: as configured, else `$XDG_DATA_HOME/lamagrid`, else `~/.local/share/lamagrid`.
+    /// It need not exist.
     ///
     /// # Errors
     /// [`ConfigError::NoHome`] if nothing is configured and neither variable is an absolute path.
@@ -271,7 +271,7 @@ impl Config {
         }
     }
 
-    /// The log directory, absolute: as configured, else `logs` in the data directory.
+    /// The absolute log directory: as configured, else `logs` in the data directory.
     ///
     /// # Errors
     /// As [`Config::data_dir`].

@@ -1,6 +1,6 @@
 //! The rule for names of queues, models and nodes.
 
-/// The rule in words. Names appear in addresses, logs and metrics.
+/// The rule, for error messages. Names appear in addresses, logs and metrics.
 pub(crate) const NAME_RULE: &str =
     "a name: 1 to 64 letters, digits, `.`, `_` or `-`, a letter or digit first";
 

@@ -1,18 +1,18 @@
-//! Where a value of the configuration comes from.
+//! The layer that a value comes from.
 
 use std::fmt;
 use std::path::PathBuf;
 
 use serde::{Serialize, Serializer};
 
-/// The layer that a value comes from. It displays as words for a sentence.
+/// A layer of the configuration. Its `Display` form fits into an error message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// The embedded default.
     Default,
-    /// This configuration file.
+    /// The configuration file at this path.
     File(PathBuf),
-    /// This environment variable.
+    /// The environment variable of this name.
     Env(String),
     /// A command-line flag.
     Flag,
@@ -35,7 +35,7 @@ impl Serialize for Origin {
     }
 }
 
-/// One key with its value and where that came from.
+/// One key with its value and its origin.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Row {
     /// Dotted path.

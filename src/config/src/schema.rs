@@ -1,23 +1,23 @@
-//! Which keys exist, of which type and range.
+//! All keys with their types and ranges, and the rules between keys.
 //!
-//! Does not: hold defaults; those are in `default.toml`. A test keeps the two lists equal.
+//! Does not: hold defaults; those are in `default.toml`. A test checks that both name the same keys.
 
 use crate::choice::{LogFormat, LogLevel};
 use crate::key::KeyPath;
 
-/// Stands for a queue's or model's name in a path.
+/// Placeholder for the name of a queue or model in a path.
 pub(crate) const NAME: &str = "*";
 
-/// What a value must be.
+/// The type and range of a value.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Kind {
-    /// An integer between both, inclusive.
+    /// An integer from `min` to `max`, both included.
     Integer { min: i64, max: i64 },
     /// One of these words.
     Choice(&'static [&'static str]),
     /// See [`crate::Device`].
     Device,
-    /// A path, made absolute when read; `""` stays empty.
+    /// A path, which is made absolute; `""` stays empty.
     Path,
     /// A path that cannot be empty.
     RequiredPath,
@@ -27,7 +27,7 @@ pub(crate) enum Kind {
     QueueName,
     /// A list of at least one name.
     Names,
-    /// A list of host names, each perhaps behind `*.`, or `*`; may be empty.
+    /// A list of host names, `*.NAME` or `*`; may be empty.
     Hosts,
     /// A list of origins (`https://name:port`) or `*`; may be empty.
     Origins,
@@ -40,7 +40,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    /// The wanted type, for a sentence that begins "must be".
+    /// The required type, for an error message after "must be".
     pub(crate) fn wanted(self) -> &'static str {
         match self {
             Self::Integer { .. } => "an integer",
@@ -61,12 +61,12 @@ impl Kind {
 pub(crate) struct Key {
     pub(crate) path: &'static [&'static str],
     pub(crate) kind: Kind,
-    /// A right value, as TOML. Under a name it is also the default, except for a required path.
+    /// A valid value as TOML. In a named section it is also the default, except for a required path.
     pub(crate) sample: &'static str,
 }
 
 impl Key {
-    /// Whether a section that is begun must hold this key.
+    /// Whether every section of this kind must hold the key.
     pub(crate) fn is_required(&self) -> bool {
         matches!(self.kind, Kind::RequiredPath)
     }
@@ -91,17 +91,17 @@ pub(crate) fn is_section(path: &[&str]) -> bool {
     KEYS.iter().any(|key| key.path.len() > path.len() && key.begins_with(path))
 }
 
-/// The key or section that is most like an unknown one, if any is like it.
+/// The key or section most similar to an unknown one, if any is similar enough to suggest.
 pub(crate) fn nearest(unknown: &KeyPath) -> Option<String> {
-    // Below this, a suggestion is rather noise; "lease" and "lease_ms" reach 0.62.
+    // Less similar suggestions do not help; "lease" and "lease_ms" reach 0.62.
     const LEAST_SIMILARITY: f64 = 0.55;
-    // The right key in the wrong section beats a key of the same section spelled otherwise.
+    // The same key in another section ranks above a different key of the same section.
     const SAME_LEAF: f64 = 0.95;
     let given = unknown.segments();
     let name = if given.len() == 3 { given[1] } else { "NAME" };
     let mut best: Option<(f64, KeyPath)> = None;
     for key in KEYS {
-        // The key itself, and the section that stands where the unknown one does.
+        // Compare with the key, and with its section at the depth of the unknown key.
         for length in [given.len().min(key.path.len()), key.path.len()] {
             let candidate: Vec<&str> =
                 key.path[..length].iter().map(|part| if *part == NAME { name } else { part }).collect();
@@ -135,7 +135,7 @@ const HOUR_MS: i64 = 3_600_000;
 const DAY_MS: i64 = 24 * HOUR_MS;
 const YEAR_S: i64 = 365 * 24 * 3600;
 
-/// Every key. Upper bounds only stop slips of a digit or a unit, except where a comment says more.
+/// All keys. Upper bounds catch typing errors in digits or units, unless a comment gives another reason.
 pub(crate) const KEYS: &[Key] = &[
     other(&["data_dir"], Kind::Path, "\"/var/lib/lamagrid\""),
     integer(&["scheduler", "lease_ms"], 100, HOUR_MS, "20000"),
@@ -205,18 +205,18 @@ pub(crate) const KEYS: &[Key] = &[
     integer(&["log", "keep_files"], 1, 1000, "7"),
 ];
 
-/// A key of an earlier version, which is accepted with a remark.
+/// A key of an earlier version, accepted with a remark.
 #[derive(Debug)]
 pub(crate) struct OldKey {
     pub(crate) path: &'static [&'static str],
-    /// What it is called now; absent if nothing reads it any more.
+    /// Its present path; `None` if the key has no effect any more.
     pub(crate) now: Option<&'static [&'static str]>,
 }
 
 const OLD_KEYS: &[OldKey] = &[
-    // The scheduler tells nodes how often to report; a node's own value was never read.
+    // The scheduler sets the interval at which nodes report; a node's own value was never read.
     OldKey { path: &["node", "poll_ms"], now: Some(&["scheduler", "poll_ms"]) },
-    // A message of the protocol decides what is small: clients send it inline.
+    // The protocol fixes the size up to which clients send an image inline.
     OldKey { path: &["store", "inline_limit_bytes"], now: None },
 ];
 
@@ -225,7 +225,7 @@ pub(crate) fn old(path: &[&str]) -> Option<&'static OldKey> {
     OLD_KEYS.iter().find(|old| old.path == path)
 }
 
-/// How two numbers must stand to each other.
+/// The required relation between two numbers.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Relation {
     LessThan,
@@ -250,7 +250,7 @@ impl Relation {
 
 /// Pairs of keys whose values depend on each other.
 pub(crate) const RULES: &[(&str, Relation, &str)] = &[
-    // A node must become suspect before it is lost, or work is sent into a dead lease.
+    // A node must become suspect before its lease ends, or it is sent tasks that it cannot finish.
     ("scheduler.suspect_after_ms", Relation::LessThan, "scheduler.lease_ms"),
     ("scheduler.accept_timeout_ms", Relation::LessThan, "scheduler.lease_ms"),
     ("scheduler.closed_grace_ms", Relation::LessThan, "scheduler.lease_ms"),
@@ -259,7 +259,7 @@ pub(crate) const RULES: &[(&str, Relation, &str)] = &[
     ("retry.model.base_ms", Relation::AtMost, "retry.model.cap_ms"),
     ("retry.other.base_ms", Relation::AtMost, "retry.other.cap_ms"),
     ("limits.max_client_bytes", Relation::AtMost, "limits.max_spool_bytes"),
-    // A node that only polls must not look silent between two polls.
+    // An idle node must not count as silent between two polls.
     ("scheduler.poll_ms", Relation::LessThan, "scheduler.suspect_after_ms"),
     ("client.ping_ms", Relation::LessThan, "client.silence_ms"),
 ];

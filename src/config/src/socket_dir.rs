@@ -1,10 +1,10 @@
-//! The private directories that sockets lie in: which one a data directory's scheduler uses, and which ones killed
-//! processes left.
+//! Creates, finds and removes the private directories for Unix sockets.
 //!
-//! A process locks the directory that it made for as long as it lives, so that an unlocked one may be removed. The
-//! scheduler writes its directory into the data directory, where everybody else finds it whatever the environment says.
+//! A process holds a lock on its directory until it ends, so unlocked directories were left by killed processes and
+//! may be removed. The scheduler records its directory in the data directory, so that clients find it even if their
+//! environment differs.
 //!
-//! Does not: bind sockets, or decide who owns the data directory.
+//! Does not: bind sockets, or lock the data directory.
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
@@ -19,22 +19,22 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connec
 
 use crate::error::ConfigError;
 
-/// Bytes of a socket's address, `sun_path`, without its closing zero.
+/// Size of a socket's address, `sun_path`, without the terminating zero, bytes.
 const SUN_PATH_MAX: usize = 107;
-/// Bytes kept for what follows the directory; the longest is `/lane-<16 hex>-<8 hex>.sock`.
+/// Bytes reserved for a socket's name; the longest is `/lane-<16 hex>-<8 hex>.sock`.
 const SOCKET_NAME_MAX: usize = 60;
-/// In the data directory: where its scheduler's sockets are.
+/// The file in the data directory that records the scheduler's socket directory.
 const RECORD: &str = "sockets";
-/// In the data directory: locked by its scheduler, whose process id is in it.
+/// The file in the data directory that the scheduler locks and writes its process id to.
 const LOCK: &str = "lock";
-/// Tries to make a directory which another process removes at the same time.
+/// Attempts to create a directory while another process removes it.
 const TRIES: usize = 20;
-/// Names that are tried for one data directory; another one is taken where a container shares the runtime directory.
+/// Names that are tried per data directory; more than one is needed if containers share a runtime directory.
 const NAMES: usize = 16;
-/// Entries of a directory that are looked at.
+/// Maximum number of directory entries that are examined.
 const MAX_ENTRIES: usize = 10_000;
 
-/// What the place of a socket directory depends on, besides the data directory.
+/// The parts of the environment that determine the path of a socket directory.
 #[derive(Debug, Clone)]
 struct Surroundings {
     xdg_runtime_dir: Option<PathBuf>,
@@ -51,9 +51,9 @@ impl Surroundings {
         }
     }
 
-    /// The directories in which socket directories are made, with the variables that name them, the best one first.
+    /// The parents of socket directories in order of preference, with the variables that name them.
     fn parents(&self) -> Vec<(PathBuf, &'static str)> {
-        // After `su` or in a container the variable may name another user's directory, or none.
+        // After `su` or in a container the variable may name another user's directory or a missing one.
         let is_own = |path: &&PathBuf| {
             path.is_absolute()
                 && fs::metadata(path).is_ok_and(|found| found.is_dir() && found.uid() == self.uid)
@@ -68,7 +68,7 @@ impl Surroundings {
 /// A directory for the sockets of this process, mode 0700. Dropping it removes the directory and the sockets in it.
 #[derive(Debug)]
 pub struct SocketDir {
-    /// Whose scheduler's it is, in full; none for one that only this process knows.
+    /// The canonical data directory of the scheduler; `None` if the directory is not recorded.
     data_dir: Option<PathBuf>,
     around: Surroundings,
     claimed: Mutex<Claimed>,
@@ -77,25 +77,25 @@ pub struct SocketDir {
 #[derive(Debug)]
 struct Claimed {
     path: PathBuf,
-    /// The directory itself, locked.
+    /// The open directory, which holds the lock.
     lock: File,
 }
 
 impl SocketDir {
-    /// Makes the directory for the scheduler of a data directory, whose lock the caller holds, and records it there.
+    /// Creates the directory for the scheduler of a data directory, whose lock the caller holds, and records it there.
     ///
     /// It is `$XDG_RUNTIME_DIR/lamagrid/<8 hex>` if that variable names a directory of this user, else
-    /// `<temporary directory>/lamagrid-<uid>/<8 hex>`. The digits are a hash of the data directory's path. Directories
-    /// beside it that killed processes left are removed.
+    /// `<temporary directory>/lamagrid-<uid>/<8 hex>`. The digits are a hash of the data directory's path. Removes
+    /// directories of killed processes from the same parent.
     ///
     /// # Errors
-    /// [`ConfigError::PathTooLong`] if no socket's address would fit, [`ConfigError::NotPrivate`] if a directory is
-    /// somebody else's or open to others, [`ConfigError::Io`] if it cannot be made or recorded.
+    /// [`ConfigError::PathTooLong`] if no socket's address would fit, [`ConfigError::NotPrivate`] if a directory
+    /// belongs to another user or others can access it, [`ConfigError::Io`] if it cannot be created or recorded.
     pub fn of_scheduler(data_dir: &Path) -> Result<Self, ConfigError> {
         Self::claim(Some(data_dir), Surroundings::of_process())
     }
 
-    /// Makes a directory that only this process knows.
+    /// Creates a directory that is not recorded for other processes.
     ///
     /// # Errors
     /// As [`SocketDir::of_scheduler`].
@@ -115,14 +115,14 @@ impl SocketDir {
         Ok(Self { data_dir, around, claimed: Mutex::new(claimed) })
     }
 
-    /// Where it is.
+    /// Its present path; [`SocketDir::renew`] may change it.
     #[must_use]
     pub fn path(&self) -> PathBuf {
         self.claimed.lock().unwrap_or_else(PoisonError::into_inner).path.clone()
     }
 
-    /// Makes the directory anew if it was removed, in another place if its own cannot be used any more, and records it
-    /// again. The sockets in it are to be bound anew if that gives true.
+    /// Creates the directory again if it was removed, under another path if necessary, and restores its record.
+    /// Returns true if the caller must bind its sockets again.
     ///
     /// # Errors
     /// As [`SocketDir::of_scheduler`].
@@ -145,21 +145,21 @@ impl Drop for SocketDir {
     fn drop(&mut self) {
         let claimed = self.claimed.get_mut().unwrap_or_else(PoisonError::into_inner);
         if let Some(data_dir) = &self.data_dir {
-            // A record that is left is replaced by the next scheduler.
+            // The next scheduler replaces a record that cannot be removed.
             let _ = fs::remove_file(data_dir.join(RECORD));
         }
         if is_same(&claimed.lock, &claimed.path) {
             remove(&claimed.path);
         }
         if let Some(parent) = claimed.path.parent() {
-            // It stays for as long as others have directories in it.
+            // Fails while other processes have directories in it.
             let _ = fs::remove_dir(parent);
         }
     }
 }
 
 impl Claimed {
-    /// Takes the first place that can be used.
+    /// Claims a directory in the first parent that can be used.
     fn make(data_dir: Option<&Path>, around: &Surroundings) -> Result<Self, ConfigError> {
         let mut refused = None;
         for (parent, variable) in around.parents() {
@@ -190,7 +190,7 @@ impl Claimed {
                 return Err(ConfigError::PathTooLong { path, length, limit, variable });
             }
             if let Some(lock) = take(&path, parent, uid)? {
-                empty(&path); // of what a killed process left
+                empty(&path); // remove the sockets of a killed process
                 return Ok(Self { path, lock });
             }
         }
@@ -202,7 +202,7 @@ impl Claimed {
     }
 }
 
-/// Makes and locks a directory; none if another process has locked it.
+/// Creates and locks a directory; `None` if another process holds its lock.
 fn take(path: &Path, parent: &Path, uid: u32) -> Result<Option<File>, ConfigError> {
     let failed = |source| io_error("lock the socket directory", path, source);
     for _ in 0..TRIES {
@@ -227,34 +227,35 @@ fn take(path: &Path, parent: &Path, uid: u32) -> Result<Option<File>, ConfigErro
     Err(failed(io::ErrorKind::ResourceBusy.into()))
 }
 
-/// Where the sockets of a data directory's scheduler are: as it recorded, else where it would make them.
+/// The socket directory of a data directory's scheduler: as recorded, else the one that it would create.
 ///
 /// # Errors
-/// [`ConfigError::NotPrivate`] if there is a directory that others may have made sockets in, [`ConfigError::Io`] if it
-/// cannot be looked at.
+/// [`ConfigError::NotPrivate`] if another user may have created sockets in the directory, [`ConfigError::Io`] if it
+/// cannot be examined.
 pub fn find_sockets(data_dir: &Path) -> Result<PathBuf, ConfigError> {
     find_sockets_in(data_dir, &Surroundings::of_process())
 }
 
-/// [`find_sockets`] for whoever connects again and again: a scheduler that starts anew may have another directory.
+/// [`find_sockets`] as a function for clients that reconnect: a restarted scheduler may use another directory.
 ///
 /// # Errors
 /// As [`find_sockets`].
 pub fn socket_finder(data_dir: &Path) -> Result<impl Fn() -> PathBuf + Send + Sync + use<>, ConfigError> {
     find_sockets(data_dir)?;
     let data_dir = data_dir.to_owned();
-    // Without a private directory nothing is found: no socket lies in the data directory itself.
+    // If the directory is not private, return one without sockets, so that connecting fails.
     Ok(move || find_sockets(&data_dir).unwrap_or_else(|_| data_dir.clone()))
 }
 
-/// A [`SocketDir::of_process`] that is made anew when it was removed, and goes with the function that finds it.
+/// A function that returns this process's [`SocketDir::of_process`] and creates it again if it was removed. Dropping
+/// the function removes the directory.
 ///
 /// # Errors
 /// As [`SocketDir::of_process`].
 pub fn own_socket_finder() -> Result<impl Fn() -> PathBuf + Send + Sync, ConfigError> {
     let dir = SocketDir::of_process()?;
     Ok(move || {
-        // Where it cannot be made, binding a socket in it says why.
+        // If it cannot be created, binding a socket in it reports the reason.
         let _ = dir.renew();
         dir.path()
     })
@@ -266,7 +267,7 @@ fn find_sockets_in(data_dir: &Path, around: &Surroundings) -> Result<PathBuf, Co
         let parent = around.parents().swap_remove(0).0;
         parent.join(short_hash(data_dir.as_os_str().as_bytes()))
     });
-    // An administrator may look at another user's grid.
+    // An administrator may inspect another user's grid.
     let owner = fs::metadata(&data_dir).map_or(around.uid, |found| found.uid());
     for dir in path.parent().into_iter().chain([path.as_path()]) {
         match check_private(dir, &[around.uid, owner]) {
@@ -277,7 +278,7 @@ fn find_sockets_in(data_dir: &Path, around: &Surroundings) -> Result<PathBuf, Co
     Ok(path)
 }
 
-/// The process id of the scheduler that runs on a data directory, as it wrote it; none if no scheduler runs there.
+/// The process id that the running scheduler of a data directory recorded; `None` if no scheduler runs there.
 #[must_use]
 pub fn running_scheduler(data_dir: &Path) -> Option<String> {
     let lock = File::open(data_dir.join(LOCK)).ok()?;
@@ -296,7 +297,7 @@ fn recorded(data_dir: &Path) -> Option<PathBuf> {
     path.is_absolute().then_some(path)
 }
 
-/// Writes the directory into the data directory, in one step.
+/// Records the socket directory in the data directory, atomically.
 fn record(data_dir: &Path, sockets: &Path) -> Result<(), ConfigError> {
     let path = data_dir.join(RECORD);
     let written = || -> io::Result<()> {
@@ -309,7 +310,7 @@ fn record(data_dir: &Path, sockets: &Path) -> Result<(), ConfigError> {
     written().map_err(|source| io_error("record the socket directory in", &path, source))
 }
 
-/// Removes the directories in `parent` whose processes are dead.
+/// Removes the directories in `parent` whose processes have ended.
 fn sweep(parent: &Path, uid: u32) {
     let Ok(entries) = fs::read_dir(parent) else { return };
     for entry in entries.flatten().take(MAX_ENTRIES) {
@@ -318,7 +319,7 @@ fn sweep(parent: &Path, uid: u32) {
         if !is_ours {
             continue;
         }
-        // Held until it is removed: whoever makes it anew sees that it locked another one.
+        // Held until the directory is removed, so that a process that waits for this lock finds it gone and retries.
         let Ok(lock) = File::open(&path) else { continue };
         let is_free = flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok();
         if is_free && is_same(&lock, &path) && !is_listened_on(&path) {
@@ -327,7 +328,7 @@ fn sweep(parent: &Path, uid: u32) {
     }
 }
 
-/// Whether a process listens on a socket in this directory: one of an older version, which locks no directory.
+/// Whether a process listens on a socket in this directory. Older versions lock no directory.
 fn is_listened_on(dir: &Path) -> bool {
     sockets(dir).iter().any(|path| {
         let Ok(address) = SocketAddrUnix::new(path) else { return false };
@@ -349,23 +350,23 @@ fn sockets(dir: &Path) -> Vec<PathBuf> {
 
 fn empty(dir: &Path) {
     for path in sockets(dir) {
-        // One that stays shows in the bind that follows.
+        // Binding the socket reports one that cannot be removed.
         let _ = fs::remove_file(path);
     }
 }
 
 fn remove(dir: &Path) {
     empty(dir);
-    // A directory with files that are not ours stays.
+    // Fails if the directory holds other files.
     let _ = fs::remove_dir(dir);
 }
 
-/// Whether there is nothing at a path, also where a file has the place of a directory before it.
+/// Whether the error means that the path does not exist, also because one of its parents is a file.
 fn is_absent(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
-/// Whether an open directory is still the one that the path leads to.
+/// Whether the path still leads to the open directory.
 fn is_same(open: &File, path: &Path) -> bool {
     match (open.metadata(), fs::symlink_metadata(path)) {
         (Ok(open), Ok(found)) => (open.dev(), open.ino()) == (found.dev(), found.ino()),
@@ -373,7 +374,7 @@ fn is_same(open: &File, path: &Path) -> bool {
     }
 }
 
-/// Makes the directory, or checks that an existing one is this user's and nobody else's.
+/// Creates the directory, or checks that an existing one is private to this user.
 fn make_private(path: &Path, uid: u32) -> Result<(), ConfigError> {
     match DirBuilder::new().mode(0o700).create(path) {
         Ok(()) => {}
@@ -384,7 +385,7 @@ fn make_private(path: &Path, uid: u32) -> Result<(), ConfigError> {
 }
 
 fn check_private(path: &Path, owners: &[u32]) -> Result<(), ConfigError> {
-    // Without following a link: a link in the temporary directory may be somebody's trap.
+    // Do not follow links: in the temporary directory another user may have planted one.
     let found = fs::symlink_metadata(path)
         .map_err(|source| io_error("look at the socket directory", path, source))?;
     let wrong = if !found.is_dir() {
@@ -399,8 +400,8 @@ fn check_private(path: &Path, owners: &[u32]) -> Result<(), ConfigError> {
     Err(ConfigError::NotPrivate { path: path.to_owned(), found: wrong })
 }
 
-/// The canonical path, also of a directory that does not exist yet: the part that exists is
-/// resolved, so that making the rest later does not change the answer.
+/// The canonical path, also of a directory that does not exist yet: only the existing part is resolved, so creating
+/// the rest later does not change the result.
 fn canonical(path: &Path) -> PathBuf {
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     for existing in path.ancestors() {
@@ -416,7 +417,7 @@ fn io_error(act: &'static str, path: &Path, source: io::Error) -> ConfigError {
     ConfigError::Io { act, path: path.to_owned(), source }
 }
 
-/// FNV-1a of 64 bits, both halves folded: stable over versions and machines, unlike std's hashers.
+/// 64-bit FNV-1a folded to 32 bits: stable across versions and machines, unlike std's hashers.
 fn short_hash(bytes: &[u8]) -> String {
     let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)

@@ -24,7 +24,7 @@ fn mode(path: &Path) -> u32 {
     fs::metadata(path).unwrap().mode() & 0o7777
 }
 
-/// Leaves what a killed process leaves: its directory and its sockets, without its lock.
+/// Leaves the same as a killed process: its directory and its sockets, without its lock.
 fn killed(dir: SocketDir) -> PathBuf {
     let path = dir.path();
     drop(UnixListener::bind(path.join("client.sock")).unwrap());
