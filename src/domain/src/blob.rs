@@ -1,4 +1,4 @@
-//! What is known about the image bytes of a task. The bytes themselves travel beside it.
+//! Describes the image bytes of a task: role, length, hash and form. The bytes themselves travel separately.
 
 use std::fmt;
 
@@ -7,22 +7,22 @@ use serde::{Deserialize, Serialize};
 /// A BLAKE3 hash of a blob or a payload.
 pub type Hash = serde_bytes::ByteArray<32>;
 
-/// What a blob is for. Closed, because a role names a file in the spool.
+/// The purpose of a blob. A closed list, because the role is also the blob's file name in the spool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
-    /// The picture to work on.
+    /// The picture to inpaint.
     Image,
-    /// Where to work: white is the hole.
+    /// The area to inpaint: white pixels are the hole.
     Mask,
     /// The example picture of paint-by-example.
     Example,
-    /// What the node made.
+    /// The picture that the node produced.
     Result,
 }
 
 impl Role {
-    /// The word, and the file's name in the spool.
+    /// The role's name, which is also its file name in the spool.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -40,11 +40,12 @@ impl fmt::Display for Role {
     }
 }
 
-/// How the bytes are to be read.
+/// The encoding of a blob's bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BlobForm {
-    /// Row-major u8 samples `(height, width, channels)`; 3 channels are RGB, in results BGR as upstream gives them.
+    /// Row-major u8 samples `(height, width, channels)`. 3 channels are RGB; in results BGR, as upstream
+    /// returns them.
     Raw {
         /// Rows, in pixels.
         height: u32,
@@ -53,16 +54,16 @@ pub enum BlobForm {
         /// 1 or 3.
         channels: u8,
     },
-    /// A file as it was uploaded or as it is to be answered.
+    /// A picture file, as uploaded or as returned to the user.
     Encoded,
 }
 
 impl BlobForm {
-    /// The byte length that the form demands; `None` for [`BlobForm::Encoded`].
+    /// The byte length that the form implies; `None` for [`BlobForm::Encoded`].
     #[must_use]
     pub const fn raw_len(&self) -> Option<u64> {
         match self {
-            // 2^32 * 2^32 * 2^8 does not fit: a saturated length never equals a real one.
+            // The product may exceed 2^64. It saturates then, and a saturated length never equals a real one.
             Self::Raw { height, width, channels } => {
                 Some((*height as u64).saturating_mul(*width as u64).saturating_mul(*channels as u64))
             }
@@ -74,12 +75,12 @@ impl BlobForm {
 /// Length, hash and form of one blob of a task.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BlobMeta {
-    /// What it is for.
+    /// The purpose of the blob.
     pub role: Role,
-    /// Bytes.
+    /// Length in bytes.
     pub len: u64,
-    /// BLAKE3 of the bytes, checked by whoever reads them.
+    /// BLAKE3 of the bytes, checked by each reader.
     pub hash: Hash,
-    /// How to read them.
+    /// The encoding of the bytes.
     pub form: BlobForm,
 }

@@ -1,10 +1,10 @@
-//! What a node says it can do.
+//! Describes a node's capabilities: its models, its device and the queues it serves.
 
 use serde::{Deserialize, Serialize};
 
 use crate::{Label, ModelName, NodeName, QueueName};
 
-/// What runs the models.
+/// The runtime that executes a node's models.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NodeKind {
@@ -12,12 +12,12 @@ pub enum NodeKind {
     Torch,
     /// Lama Cleaner's own models, in Python.
     Python,
-    /// Answers with its input; for tests and measurements without a model.
+    /// Returns its input as the result; for tests and for measurements without a model.
     Echo,
 }
 
 impl NodeKind {
-    /// The word in logs and tables.
+    /// The name shown in logs and tables.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -31,47 +31,47 @@ impl NodeKind {
 /// One model that a node serves, and the queue its tasks come through.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelOffer {
-    /// As tasks name it.
+    /// The model's name, as tasks give it.
     pub model: ModelName,
-    /// The resource class of its tasks.
+    /// The queue that holds this model's tasks.
     pub queue: QueueName,
-    /// Whether it is in memory now, so that a task starts at once.
+    /// True if the model is in memory now, so that a task starts at once.
     pub loaded: bool,
-    /// Whether its files are on the node's host, so that no task waits for a download.
+    /// True if the model's files are on the node's host, so that a task need not wait for a download.
     #[serde(default = "is_present")]
     pub present: bool,
 }
 
-/// Nodes of the protocol's minor versions before 4 do not say.
+/// The default for nodes with a minor protocol version below 4, which do not send this field.
 const fn is_present() -> bool {
     true
 }
 
-/// What a node registers with.
+/// The description that a node sends when it registers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeInfo {
-    /// Unique among live nodes.
+    /// The node's name, unique among live nodes.
     pub name: NodeName,
-    /// What runs the models.
+    /// The runtime that executes the models.
     pub kind: NodeKind,
-    /// LamaGrid's version on that node.
+    /// LamaGrid's version on the node.
     pub version: Label,
-    /// `cpu`, `cuda:0`, ...
+    /// The device that runs the models: `cpu`, `cuda:0`, ...
     pub device: Label,
-    /// The GPU's name, where there is one.
+    /// The GPU's model name; `None` without a GPU.
     pub gpu: Option<Label>,
-    /// Memory of the device in bytes, 0 where unknown.
+    /// Memory of the device in bytes; 0 if unknown.
     pub memory_bytes: u64,
-    /// CPU cores of the host.
+    /// Number of CPU cores of the host.
     pub cores: u32,
-    /// What it serves; at most 256.
+    /// The models that the node serves; at most 256.
     pub models: Vec<ModelOffer>,
-    /// Process id on its host, for people who look for it.
+    /// The node's process id on its host, shown to administrators.
     pub pid: u32,
 }
 
 impl NodeInfo {
-    /// The queues that this node's models come through, each once, sorted.
+    /// The queues of this node's models, without duplicates, sorted.
     #[must_use]
     pub fn queues(&self) -> Vec<QueueName> {
         let mut queues: Vec<_> = self.models.iter().map(|m| m.queue.clone()).collect();
@@ -82,16 +82,16 @@ impl NodeInfo {
 }
 
 impl ModelName {
-    /// The plugin's name, if this is not a model that inpaints but one of Lama Cleaner's plugins: `plugin/RemoveBG`.
+    /// The plugin's name if this names one of Lama Cleaner's plugins (`plugin/RemoveBG`); `None` for a model.
     ///
-    /// A plugin gets the files of its task as they came and gives a file of its own making.
+    /// A plugin receives its task's files unchanged and returns a file that it encoded itself.
     #[must_use]
     pub fn plugin(&self) -> Option<&str> {
         self.as_str().strip_prefix("plugin/")
     }
 
-    /// The queue of a model that no configuration places: classical ones need no GPU, and upstream runs some plugins
-    /// on the processor alone.
+    /// The queue of a model that the configuration assigns to none. Classical algorithms and the plugins that
+    /// upstream runs on the CPU only get `cpu`; all others get `gpu`.
     #[must_use]
     pub fn default_queue(&self) -> QueueName {
         match self.as_str() {
@@ -100,7 +100,7 @@ impl ModelName {
         }
     }
 
-    /// The command that starts a node which serves it on this host, for messages.
+    /// The command that starts a node which serves this model on this host, for messages.
     #[must_use]
     pub fn node_command(&self) -> String {
         let name = self.as_str();
@@ -113,7 +113,8 @@ impl ModelName {
     }
 }
 
-/// Upstream's models that only a Python node runs; `tests/seam/test_weights.py` holds this list against upstream's.
+/// Upstream's models that only a Python node runs. `tests/seam/test_weights.py` compares this list with
+/// upstream's.
 const PYTHON_MODELS: [&str; 11] = [
     "ldm",
     "zits",
@@ -133,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_plugin_is_told_from_a_model() {
+    fn plugin_names_are_recognized_by_their_prefix() {
         let name = |text: &str| text.parse::<ModelName>().unwrap();
         assert_eq!(name("plugin/RealESRGAN").plugin(), Some("RealESRGAN"));
         assert_eq!(name("sd1.5").plugin(), None);
@@ -142,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn each_model_has_the_command_of_a_node_that_can_serve_it() {
+    fn node_command_starts_a_node_that_serves_the_model() {
         for (name, command) in [
             ("plugin/RemoveBG", "lamagrid pynode --plugin RemoveBG"),
             ("lama", "lamagrid-node --model lama"),

@@ -1,4 +1,4 @@
-//! Why an attempt or a task failed: data that is stored, sent, counted and shown.
+//! Defines why an attempt or a task failed, as data that is stored, sent, counted and shown.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -7,47 +7,47 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::printable;
 
-/// Longest message of a failure, in characters; foreign text is cut here.
+/// Longest failure message, in characters; longer text from other processes is truncated.
 pub const MAX_MESSAGE_CHARS: usize = 2_000; // a libtorch message without its C++ stack
 
-/// The closed list of reasons.
+/// The closed list of failure reasons.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FailureKind {
-    /// The node died or fell silent while it held the task, too often; or no node is connected at all.
+    /// The node died or went silent too often while it held the task, or no node is connected.
     NodeLost,
-    /// A connection broke and the work could not be taken up again.
+    /// A connection broke and the work could not be resumed.
     Disconnected,
-    /// The task's own time limit passed.
+    /// The task's own deadline passed.
     DeadlineExceeded,
-    /// It waited for a node longer than it may.
+    /// The task waited for a node longer than allowed.
     WaitedTooLong,
-    /// One attempt took longer than it may.
+    /// One attempt ran longer than allowed.
     RanTooLong,
-    /// The device or the host had no memory left.
+    /// The device or the host ran out of memory.
     OutOfMemory,
     /// A disk was full or refused to write.
     DiskFull,
-    /// A bound was reached: queue, bytes, or eviction by more important work.
+    /// A limit was reached (queue length, bytes), or a task of higher priority evicted this one.
     Overloaded,
     /// No connected node serves this model.
     UnknownModel,
-    /// The model's file is missing, broken or of another signature.
+    /// The model's file is missing, corrupt or has the wrong signature.
     ModelLoad,
-    /// The model ran and failed.
+    /// The model ran and raised an error.
     Inference,
-    /// The request itself cannot be worked on.
+    /// The request itself is invalid.
     InvalidInput,
-    /// Somebody who may do so cancelled it.
+    /// An authorized user cancelled the task.
     Cancelled,
-    /// The two sides speak different versions.
+    /// The two sides use incompatible versions.
     Incompatible,
-    /// A defect of ours.
+    /// A defect in LamaGrid.
     Internal,
 }
 
 impl<'de> Deserialize<'de> for FailureKind {
-    /// A word that this version does not know, from a newer one, is a defect as far as it can tell.
+    /// Reads an unknown word, sent by a newer version, as [`FailureKind::Internal`].
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let word = Cow::<str>::deserialize(deserializer)?;
         Ok(Self::ALL.into_iter().find(|kind| kind.as_str() == word).unwrap_or(Self::Internal))
@@ -63,25 +63,25 @@ pub enum FailureFamily {
     Timeout,
     /// Memory, disk, bounds.
     Resource,
-    /// Models and their input.
+    /// Models and their inputs.
     Model,
-    /// Cancelled, incompatible, internal.
+    /// Cancellation, incompatible versions, internal defects.
     Other,
 }
 
-/// What to do with a task whose attempt failed this way.
+/// How a task is retried after an attempt failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Retry {
-    /// Another attempt would fail the same way.
+    /// Not retried: another attempt would fail the same way.
     Never,
-    /// After a back-off, on any node.
+    /// Retried after a back-off, on any node.
     Later,
-    /// Only on another node; where there is none, the task fails.
+    /// Retried only on another node; the task fails if there is none.
     Elsewhere,
 }
 
 impl FailureKind {
-    /// All kinds, for tables and tests.
+    /// All failure kinds, for tables and tests.
     pub const ALL: [Self; 15] = [
         Self::NodeLost,
         Self::Disconnected,
@@ -114,7 +114,7 @@ impl FailureKind {
         }
     }
 
-    /// Whether it says something about the node rather than about the task.
+    /// True if the failure is evidence against the node rather than against the task.
     #[must_use]
     pub const fn blames_node(self) -> bool {
         match self {
@@ -136,7 +136,7 @@ impl FailureKind {
         }
     }
 
-    /// Whether a failure that a node reported is worth another attempt.
+    /// How a task is retried after its node reported this kind.
     #[must_use]
     pub const fn retry(self) -> Retry {
         match self {
@@ -155,7 +155,7 @@ impl FailureKind {
         }
     }
 
-    /// The HTTP status that a task API answers with.
+    /// The HTTP status of a task API's response for this kind.
     #[must_use]
     pub const fn http_status(self) -> u16 {
         match self {
@@ -169,7 +169,7 @@ impl FailureKind {
         }
     }
 
-    /// The exit code of a command that ends with this failure.
+    /// The exit code of a command that ends with this kind.
     #[must_use]
     pub const fn exit_code(self) -> u8 {
         match self {
@@ -183,7 +183,7 @@ impl FailureKind {
         }
     }
 
-    /// The class in `lamagrid.errors` that carries this kind.
+    /// The name of the class in `lamagrid.errors` for this kind.
     #[must_use]
     pub const fn python_class(self) -> &'static str {
         match self {
@@ -205,7 +205,7 @@ impl FailureKind {
         }
     }
 
-    /// The word in logs, metrics and JSON.
+    /// The name in logs, metrics and JSON.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -234,31 +234,33 @@ impl fmt::Display for FailureKind {
     }
 }
 
-/// A recorded reason: its kind and one text for people that says what happened, to what, and what to do.
+/// A recorded failure: its kind, and a text for people that says what failed, on which object, and the
+/// remedy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}")]
 pub struct Failure {
-    /// The closed kind that decides retry, status and class.
+    /// The kind, which decides the retry, the HTTP status and the exception class.
     pub kind: FailureKind,
-    /// At most [`MAX_MESSAGE_CHARS`] characters, none of which steers a terminal.
+    /// The text: at most [`MAX_MESSAGE_CHARS`] characters, without terminal control characters.
     #[serde(deserialize_with = "bounded_text")]
     pub message: String,
 }
 
-/// Bounds a message that another process wrote.
+/// Truncates a message that another process wrote, and replaces its control characters.
 fn bounded_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     let text = Cow::<str>::deserialize(deserializer)?;
     Ok(printable(&text, MAX_MESSAGE_CHARS, true).into_owned())
 }
 
 impl Failure {
-    /// A failure with `message` cut to [`MAX_MESSAGE_CHARS`].
+    /// Creates a failure; `message` is truncated to [`MAX_MESSAGE_CHARS`] and its control characters are
+    /// replaced.
     #[must_use]
     pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into() }.bounded()
     }
 
-    /// The same with its message cut; for failures whose message was written directly.
+    /// Truncates and cleans the message; for failures that were built without [`Failure::new`].
     #[must_use]
     pub fn bounded(mut self) -> Self {
         if let Cow::Owned(text) = printable(&self.message, MAX_MESSAGE_CHARS, true) {
@@ -269,7 +271,7 @@ impl Failure {
         self
     }
 
-    /// The same with its message cut to so many bytes, where one message of the protocol holds several failures.
+    /// Truncates the message to `max_bytes`, for protocol messages that hold several failures.
     #[must_use]
     pub fn cut(mut self, max_bytes: usize) -> Self {
         self.message.truncate(self.message.floor_char_boundary(max_bytes));
@@ -282,13 +284,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn message_is_cut_at_a_character_border() {
+    fn message_is_truncated_at_a_character_boundary() {
         let failure = Failure::new(FailureKind::Inference, "é".repeat(MAX_MESSAGE_CHARS + 5));
         assert_eq!(failure.message.chars().count(), MAX_MESSAGE_CHARS);
     }
 
     #[test]
-    fn a_message_steers_no_terminal() {
+    fn control_characters_in_a_message_are_replaced() {
         let failure = Failure::new(FailureKind::Inference, "first\nsecond\x1b]0;owned\x07");
         assert_eq!(failure.message, "first\nsecond\u{fffd}]0;owned\u{fffd}");
         assert_eq!(Failure::new(FailureKind::Inference, "éé").cut(3).message, "é");

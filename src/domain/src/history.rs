@@ -1,66 +1,68 @@
-//! What happened to a task, for people: kept with it and shown by `lamagrid task show`.
+//! Records the events of a task, for people: stored with the task and shown by `lamagrid task show`.
 
 use serde::{Deserialize, Serialize};
 
 use crate::{Failure, NodeName, Status, TaskId};
 
-/// One thing that happened to a task.
+/// One recorded event of a task.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Entry {
-    /// Milliseconds since the Unix epoch.
+    /// Time of the event, in milliseconds since the Unix epoch.
     pub at_wall_ms: u64,
-    /// The attempt that it is about; 0 before the first.
+    /// The number of the attempt that the event belongs to; 0 before the first.
     pub attempt: u32,
-    /// What it was.
+    /// The event.
     pub what: Milestone,
 }
 
-/// The things that can happen to a task.
+/// The recorded kinds of events.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Milestone {
-    /// It was accepted into its queue.
+    /// The task was accepted into its queue.
     Accepted,
-    /// It was accepted as the replay of a dead letter.
+    /// The task was accepted as the replay of a dead letter.
     Replays {
-        /// The dead letter.
+        /// The replayed dead letter.
         task: TaskId,
     },
-    /// It was given to a node.
+    /// The task was assigned to a node.
     Assigned {
-        /// Which one.
+        /// The node.
         node: NodeName,
     },
     /// The node reported a failure.
     Failed {
-        /// Why.
+        /// The failure.
         failure: Failure,
-        /// How long it waits before it is tried again, in milliseconds; absent if it is not.
+        /// Delay before the next attempt, in milliseconds; `None` if there is no next attempt.
         retry_in_ms: Option<u64>,
     },
-    /// The node was lost.
+    /// The node that held the task was lost.
     NodeLost {
-        /// The task was alone on the node, so that the loss counts as a crash.
+        /// True if the loss counts as a crash of this task, because it was alone on the node.
         counts: bool,
-        /// The node had several tasks, so that the loss is held against none of them: each is tried again alone.
+        /// True if the node held several tasks. The loss then counts against none of them; each is retried
+        /// alone.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         shared: bool,
     },
-    /// The attempt ended without a verdict: its node drained, said goodbye, or gave it back to an idle one.
+    /// The attempt ended without an outcome: its node drained, said goodbye, or returned the task for an idle
+    /// node.
     GivenBack,
-    /// It reached its terminal state.
+    /// The task reached a terminal state.
     Ended {
-        /// Which one.
+        /// The terminal status.
         status: Status,
     },
-    /// It was submitted again from the dead letters.
+    /// The task, a dead letter, was submitted again.
     ReplayedAs {
         /// The new task.
         task: TaskId,
     },
-    /// Entries were left out here: only the first and the last ones are kept.
+    /// Events are missing here: only the first and the last ones are kept.
     Skipped {
-        /// How many.
+        /// The number of missing events.
         entries: u32,
     },
 }

@@ -1,12 +1,13 @@
-//! 128-bit identifiers. [`TaskId`] is a name; the others are secrets: a [`LeaseToken`] is the fence of an attempt, a
-//! [`SessionId`] and a [`BootId`] are told to their own node alone.
+//! Defines the 128-bit identifiers. A [`TaskId`] is public. The others are secrets: a [`LeaseToken`] is the
+//! fencing token of an attempt; a [`SessionId`] and a [`BootId`] are known only to the scheduler and their
+//! own node.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// Why a text is not an id.
+/// The error for a text that is not an id.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("id {text:?} is not 32 hexadecimal digits")]
 pub struct ParseIdError {
@@ -14,7 +15,7 @@ pub struct ParseIdError {
 }
 
 fn parse(text: &str) -> Result<[u8; 16], ParseIdError> {
-    // The text may come from anyone: keep only what a person needs to recognise it.
+    // The text is untrusted: keep only enough of it to recognize it.
     let wrong = || ParseIdError { text: text.chars().take(40).collect() };
     if text.len() != 32 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
         return Err(wrong());
@@ -47,13 +48,13 @@ macro_rules! id {
         pub struct $name([u8; 16]);
 
         impl $name {
-            /// Wraps 16 bytes that the caller drew.
+            /// Wraps 16 bytes that the caller drew at random.
             #[must_use]
             pub const fn from_bytes(bytes: [u8; 16]) -> Self {
                 Self(bytes)
             }
 
-            /// The 16 bytes, big-endian in the printed form.
+            /// The 16 bytes, in the order in which they are printed.
             #[must_use]
             pub const fn as_bytes(&self) -> &[u8; 16] {
                 &self.0
@@ -103,11 +104,12 @@ macro_rules! id {
 }
 
 id! {
-    /// One task, named by the client that made it. Who may see it is decided by its owner, not by knowing this.
+    /// Identifies one task; chosen by the client that creates it. Knowing it grants no access: the task's
+    /// owner decides that.
     TaskId
 }
 impl TaskId {
-    /// An id as clients draw it: the wall clock's milliseconds in 48 bits, then the last 80 bits of `random`.
+    /// Builds a client's id: the wall clock's milliseconds in 48 bits, then the last 80 bits of `random`.
     #[must_use]
     pub fn drawn_at(wall_ms: u64, random: [u8; 16]) -> Self {
         let mut bytes = random;
@@ -115,7 +117,7 @@ impl TaskId {
         Self(bytes)
     }
 
-    /// When it was drawn, in milliseconds since the Unix epoch, by the clock of the host that drew it.
+    /// When the id was drawn, in milliseconds since the Unix epoch by the clock of the host that drew it.
     #[must_use]
     pub fn drawn_wall_ms(&self) -> u64 {
         u64::from_be_bytes(self.0[..8].try_into().expect("8 of 16 bytes")) >> 16
@@ -123,17 +125,17 @@ impl TaskId {
 }
 
 id! {
-    /// The fence of one attempt: only its holder can finish the task.
+    /// The fencing token of one attempt: only its holder can finish the task.
     LeaseToken
 }
 id! {
-    /// One registered stretch of a node's life.
+    /// Identifies one session: the time from a node's registration to its disconnection or replacement.
     SessionId
 }
 
 id! {
-    /// One process of a node, drawn at random when it begins. A secret between the node and its scheduler: who knows it
-    /// is that process.
+    /// Identifies one process of a node; drawn at random when the process starts. A secret between the node
+    /// and its scheduler: it proves that a reconnecting peer is the same process.
     BootId
 }
 
@@ -149,14 +151,14 @@ mod tests {
     }
 
     #[test]
-    fn a_task_id_tells_when_it_was_drawn() {
+    fn a_task_id_contains_the_time_it_was_drawn() {
         let id = TaskId::drawn_at(0x0123_4567_89ab, [0xff; 16]);
         assert_eq!(id.to_string(), "0123456789abffffffffffffffffffff");
         assert_eq!(id.drawn_wall_ms(), 0x0123_4567_89ab);
     }
 
     #[test]
-    fn refuses_what_is_not_32_hex_digits() {
+    fn text_other_than_32_hex_digits_is_rejected() {
         for text in [
             "",
             "12",

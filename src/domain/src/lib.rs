@@ -1,10 +1,10 @@
-//! What a task is: ids, states, transitions, failures, capabilities and the routing need.
+//! Defines a task: ids, states, transitions, failures, capabilities and parameters.
 //!
-//! Everything other crates agree on lives here and nowhere else, so that a task means the same in the
-//! scheduler, on a node, in the store and in Python.
+//! Holds every type that the crates share, so that a task means the same in the scheduler, on a node, in the
+//! store and in Python.
 //!
-//! Does not: read a clock, open a file or a socket, draw a random number. Ids are made by their owners
-//! from bytes that the caller drew.
+//! Does not: read a clock, open a file or a socket, draw a random number. Ids are built from bytes that the
+//! caller drew.
 //!
 //! Invariant: a task leaves [`State::Queued`] and [`State::Assigned`] only through [`State::apply`].
 

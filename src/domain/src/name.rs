@@ -1,11 +1,12 @@
-//! Bounded, printable names. A name that was accepted once is safe in a log line, a table and a file name's stem.
+//! Defines bounded, printable names. An accepted name is safe in a log line, in a table and as part of a file
+//! name.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// Why a text is not a name of its kind.
+/// The error for a text that is not a valid name of its kind.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{what} {text:?} must be 1 to {max} characters from a-z, A-Z, 0-9 and {extra:?}")]
 pub struct NameError {
@@ -75,35 +76,36 @@ macro_rules! name {
 }
 
 name! {
-    /// A queue: a stream of tasks of one resource class, such as `gpu` or `cpu`.
+    /// A queue's name, such as `gpu` or `cpu`: a stream of tasks that need the same kind of device.
     QueueName, "queue", max 32, extra "-_"
 }
 name! {
-    /// A model as people ask for it: `lama`, `cv2`, `sd1.5`, or a name from the configuration.
+    /// A model's name, as users give it: `lama`, `cv2`, `sd1.5`, or one from the configuration.
     ModelName, "model", max 96, extra "-_./"
 }
 name! {
-    /// A node as people see it. Unique among the live sessions of one scheduler.
+    /// A node's name, as shown to users. Unique among the live sessions of one scheduler.
     NodeName, "node", max 64, extra "-_.:"
 }
 name! {
-    /// Who submitted a task and so may see and cancel it.
+    /// The user that submitted a task, and who may therefore see and cancel it.
     Owner, "owner", max 128, extra "-_.:@/"
 }
 name! {
-    /// On whose behalf a task was submitted: shares are fair and limits hold between clients. A web server names each
-    /// browser's address here; who does not say it is one client with everybody of the same owner.
+    /// The end user on whose behalf a task was submitted; fair shares and per-client limits apply to it. A
+    /// web server puts each browser's address here. All submissions of one owner that leave it out count as
+    /// one client.
     ClientName, "client", max 128, extra "-_.:@/%"
 }
 
 impl QueueName {
-    /// The queue of neural networks, which want a GPU and run on a CPU where a node offers that.
+    /// The queue of neural networks, which prefer a GPU and run on a CPU if a node offers that.
     #[must_use]
     pub fn gpu() -> Self {
         Self("gpu".into())
     }
 
-    /// The queue of work that no GPU makes faster.
+    /// The queue of work that a GPU does not speed up.
     #[must_use]
     pub fn cpu() -> Self {
         Self("cpu".into())
@@ -111,11 +113,11 @@ impl QueueName {
 }
 
 impl Owner {
-    /// What the owner of everything that comes through the sockets of one's own user is called.
+    /// The name of the owner of all tasks that arrive through the user's own sockets.
     pub const LOCAL: &str = "local";
 
-    /// That owner: the socket directory admits one user only, so that all of that user's programs may see the same
-    /// tasks. No certificate has its name.
+    /// The owner named [`Owner::LOCAL`]. The socket directory admits a single user, so all programs of that
+    /// user may see the same tasks. No certificate has this name.
     #[must_use]
     pub fn local() -> Self {
         Self::LOCAL.parse().expect("five letters are an owner")

@@ -1,33 +1,33 @@
-//! File formats of pictures, and what a task's result shall be.
+//! Defines the picture file formats and the form of a task's result.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// A file format of pictures. The word is also its media subtype, and what upstream calls its extension.
+/// A picture file format. Its name is also the media subtype and the value that upstream calls the extension.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PictureFormat {
-    /// Lossless.
+    /// PNG, lossless.
     Png,
-    /// Lossy, 4:2:0.
+    /// JPEG, lossy, 4:2:0 chroma subsampling.
     Jpeg,
-    /// Lossy.
+    /// WebP, lossy.
     Webp,
-    /// Uncompressed.
+    /// BMP, uncompressed.
     Bmp,
-    /// At most 256 colours; read, never written.
+    /// GIF, at most 256 colours; can be read but not written.
     Gif,
-    /// Uncompressed when written.
+    /// TIFF; written uncompressed.
     Tiff,
 }
 
 impl PictureFormat {
-    /// All of them.
+    /// All formats.
     pub const ALL: [Self; 6] = [Self::Png, Self::Jpeg, Self::Webp, Self::Bmp, Self::Gif, Self::Tiff];
 
-    /// The word: `png`, `jpeg`, ...
+    /// The format's name: `png`, `jpeg`, ...
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -47,7 +47,7 @@ impl fmt::Display for PictureFormat {
     }
 }
 
-/// A word that names no format.
+/// The error for a word that names no picture format.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is no picture format; there are png, jpeg, webp, bmp, gif and tiff")]
 pub struct PictureFormatError(String);
@@ -61,18 +61,18 @@ impl FromStr for PictureFormat {
     }
 }
 
-/// What a task's result shall be.
+/// The form of a task's result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OutputForm {
-    /// Plain pixels in BGR order, as upstream's models give them. Alpha and metadata of the input are gone.
+    /// Pixels in BGR order, as upstream's models return them, without the input's alpha and metadata.
     #[default]
     Raw,
-    /// A file, with alpha and metadata of the input where the format has room for them.
+    /// A picture file, with the input's alpha and metadata if the format can hold them.
     Encoded {
-        /// Which kind of file.
+        /// The file's format.
         format: PictureFormat,
-        /// 1 to 100, for lossy formats, as Pillow understands it.
+        /// Quality from 1 to 100 for lossy formats, as Pillow defines it.
         quality: u8,
     },
 }

@@ -1,71 +1,72 @@
-//! The states of a task and the one table of transitions.
+//! Defines the states of a task and the only table of transitions.
 
 use crate::{Failure, LeaseToken, SessionId};
 
-/// Where a task is. Running and progress are not here: they are memory of a session, never of a task.
+/// The stored state of a task. Progress is kept by the session only, and is lost with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum State {
-    /// Waits in its queue, not before the given instant of the scheduler's monotonic clock (milliseconds).
+    /// The task waits in its queue.
     Queued {
-        /// Milliseconds on the scheduler's monotonic clock; 0 means at once. Never stored.
+        /// Earliest assignment, in milliseconds on the scheduler's monotonic clock; 0 means at once. Never
+        /// stored.
         not_before_ms: u64,
     },
     /// One session holds the lease.
     Assigned {
-        /// The fence: only a result that carries it is accepted.
+        /// The fencing token: only a result that carries it is accepted.
         token: LeaseToken,
-        /// Who holds it.
+        /// The session that holds the lease.
         session: SessionId,
     },
-    /// Finished with a result.
+    /// Ended with a result.
     Completed,
-    /// Finished without one, for good.
+    /// Ended with a permanent failure.
     Failed(Failure),
-    /// Finished because somebody asked for that.
+    /// Ended by a cancellation.
     Cancelled,
 }
 
-/// What happens to a task.
+/// The inputs of [`State::apply`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// The scheduler gives it to a session.
+    /// The scheduler assigns the task to a session.
     Assign {
         /// A fresh random token.
         token: LeaseToken,
-        /// The session that shall work on it.
+        /// The session that gets the lease.
         session: SessionId,
     },
-    /// Its session was adopted by a newer one of the same node, with the attempt still running.
+    /// A newer session of the same node takes over the lease; the attempt is still running.
     Adopt {
         /// The newer session.
         session: SessionId,
     },
-    /// The attempt ended without an outcome.
+    /// The attempt ended without an outcome; the task waits again.
     Requeue {
         /// See [`State::Queued`].
         not_before_ms: u64,
     },
-    /// The holder of the lease delivered a result.
+    /// The lease holder delivered a result.
     Complete,
-    /// The task failed for good.
+    /// The task failed permanently.
     Fail(Failure),
-    /// Somebody who may do so cancelled it.
+    /// An authorized user cancelled the task.
     Cancel,
 }
 
-/// What a node does with a task.
+/// What a node is doing for a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Activity {
-    /// It fetches the model's files or brings them into memory.
+    /// Downloading the model's files or loading them into memory.
     Loading,
-    /// It works on the picture.
+    /// Processing the picture.
     #[default]
     Running,
 }
 
 impl Activity {
-    /// The word in events.
+    /// The name in events.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -74,42 +75,42 @@ impl Activity {
         }
     }
 
-    /// Whether this is what every node of the protocol's minor versions before 4 does.
+    /// True for the default, the only activity that nodes with a minor protocol version below 4 report.
     #[must_use]
     pub const fn is_running(&self) -> bool {
         matches!(self, Self::Running)
     }
 }
 
-/// How far the work on a task is.
+/// The progress of the work on a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Advance {
-    /// What is done.
+    /// The current activity.
     pub activity: Activity,
-    /// Steps done; of a fetch, hundredths of it.
+    /// Steps done; for a download, the percentage done.
     pub step: u32,
-    /// Steps in all, 0 where unknown.
+    /// Total steps; 0 if unknown.
     pub of: u32,
 }
 
-/// What people see.
+/// The status that users see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
-    /// Waits for a node.
+    /// Waiting for a node.
     Queued,
-    /// A node works on it.
+    /// A node is working on it.
     Processing,
-    /// Has a result.
+    /// Ended with a result.
     Completed,
-    /// Has a failure.
+    /// Ended with a failure.
     Failed,
-    /// Was cancelled.
+    /// Ended by a cancellation.
     Cancelled,
 }
 
 impl Status {
-    /// The word in logs, tables and JSON.
+    /// The name in logs, tables and JSON.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -121,7 +122,7 @@ impl Status {
         }
     }
 
-    /// Whether nothing can change any more.
+    /// True if the status can no longer change.
     #[must_use]
     pub const fn is_terminal(self) -> bool {
         matches!(self, Self::Completed | Self::Failed | Self::Cancelled)
@@ -134,7 +135,7 @@ impl std::fmt::Display for Status {
     }
 }
 
-/// An event that this state does not know.
+/// The error for an event that is not allowed in the current state.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("a {from} task cannot take {event:?}")]
 pub struct IllegalTransition {
@@ -143,7 +144,7 @@ pub struct IllegalTransition {
 }
 
 impl State {
-    /// What people are told.
+    /// The status that users see for this state.
     #[must_use]
     pub const fn status(&self) -> Status {
         match self {
@@ -155,7 +156,7 @@ impl State {
         }
     }
 
-    /// The next state.
+    /// The state after `event`.
     ///
     /// | from \ event | assign | adopt | requeue | complete | fail | cancel |
     /// |---|---|---|---|---|---|---|
@@ -200,7 +201,7 @@ mod tests {
     use crate::FailureKind;
 
     #[test]
-    fn the_table_holds() {
+    fn transitions_match_the_table() {
         let token = LeaseToken::from_bytes([1; 16]);
         let session = SessionId::from_bytes([2; 16]);
         let failure = Failure::new(FailureKind::Inference, "x");

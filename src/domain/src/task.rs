@@ -1,4 +1,4 @@
-//! What a client asks for, and what is counted and timed about it.
+//! Defines a client's request, and the counters and stage times that are recorded for it.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,25 +7,25 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::{BlobMeta, ClientName, ModelName, OutputForm, Owner, QueueName, TaskId};
 
-/// Most parameters of one task; Lama Cleaner's form has 34.
+/// Maximum number of parameters of one task; Lama Cleaner's form has 34.
 const MAX_PARAMS: usize = 64;
-/// Longest name of a parameter, in bytes.
+/// Longest parameter name, in bytes.
 const MAX_KEY_BYTES: usize = 64;
 /// Longest text value (a prompt), in bytes.
 const MAX_TEXT_BYTES: usize = 8 * 1024;
-/// Longest time of a stage: a year.
+/// Longest time of a stage, in milliseconds: a year.
 const MAX_STAGE_MS: f64 = 366.0 * 86_400_000.0;
 
-/// One parameter's value. Nothing nested: what needs structure gets a field of its own in [`TaskSpec`].
+/// The value of one parameter. Not nested: structured data gets a field of its own in [`TaskSpec`].
 #[derive(Debug, Clone, PartialEq)]
 pub enum Scalar {
-    /// Absent on purpose.
+    /// Explicitly absent.
     Null,
     /// `true` or `false`.
     Bool(bool),
-    /// A whole number.
+    /// An integer.
     Int(i64),
-    /// Any other number.
+    /// A number that is not an integer.
     Float(f64),
     /// A text.
     Text(String),
@@ -77,24 +77,24 @@ impl<'de> Deserialize<'de> for Scalar {
     }
 }
 
-/// Why parameters are refused.
+/// Why a task's parameters are rejected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ParamsError {
-    /// More than a task may carry.
+    /// The task has too many parameters.
     #[error("{count} parameters, at most {MAX_PARAMS} are allowed")]
     TooMany {
-        /// How many came.
+        /// The number of parameters given.
         count: usize,
     },
-    /// A name or text is too long.
+    /// A parameter's name or text is too long.
     #[error("parameter {key:?} is too long: names hold {MAX_KEY_BYTES} bytes, texts {MAX_TEXT_BYTES}")]
     TooLong {
-        /// Which one, cut.
+        /// The parameter's name, truncated.
         key: String,
     },
 }
 
-/// The parameters of a task by name, as upstream's `Config` names them (`hd_strategy`, `sd_seed`, ...).
+/// A task's parameters by name, with the names of upstream's `Config` (`hd_strategy`, `sd_seed`, ...).
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(try_from = "BTreeMap<String, Scalar>", into = "BTreeMap<String, Scalar>")]
 pub struct Params(BTreeMap<String, Scalar>);
@@ -123,126 +123,128 @@ impl From<Params> for BTreeMap<String, Scalar> {
 }
 
 impl Params {
-    /// The value of `key`, if it was given.
+    /// The value of `key`; `None` if it was not given.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&Scalar> {
         self.0.get(key)
     }
 
-    /// The whole number `key`, if it was given as one.
+    /// The integer value of `key`; `None` if it was not given or is not an integer.
     #[must_use]
     pub fn int(&self, key: &str) -> Option<i64> {
         if let Some(Scalar::Int(v)) = self.get(key) { Some(*v) } else { None }
     }
 
-    /// The text `key`, if it was given as one.
+    /// The text value of `key`; `None` if it was not given or is not a text.
     #[must_use]
     pub fn text(&self, key: &str) -> Option<&str> {
         if let Some(Scalar::Text(v)) = self.get(key) { Some(v) } else { None }
     }
 }
 
-/// What an acknowledgement of a task survives.
+/// The failures that an acknowledged task survives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Durability {
-    /// Power loss: on disk and fsynced before the acknowledgement.
+    /// Power loss: the task is written and fsynced before it is acknowledged.
     #[default]
     Full,
-    /// The death of any process: written before the acknowledgement, not fsynced.
+    /// The crash of any process: the task is written, but not fsynced, before it is acknowledged.
     Process,
 }
 
 /// One request, as its client made it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TaskSpec {
-    /// Made by the client.
+    /// The task's id, chosen by the client.
     pub id: TaskId,
-    /// Who may see and cancel it.
+    /// The user who may see and cancel the task.
     pub owner: Owner,
-    /// On whose behalf; absent for the owner itself.
+    /// The end user on whose behalf the owner submits; `None` for the owner itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client: Option<ClientName>,
-    /// Which model shall work.
+    /// The model to run.
     pub model: ModelName,
-    /// Which queue it waits in.
+    /// The queue that the task waits in.
     pub queue: QueueName,
-    /// Upstream's parameters.
+    /// Upstream's parameters for the model.
     pub params: Params,
-    /// Higher goes first; 0 is a person waiting at a browser.
+    /// Higher priorities are served first; 0 is a person waiting at a browser.
     pub priority: i8,
-    /// What its acknowledgement survives.
+    /// The failures that the acknowledged task survives.
     pub durability: Durability,
-    /// Milliseconds since the Unix epoch after which nobody wants it.
+    /// Deadline, in milliseconds since the Unix epoch; the task fails after it.
     pub deadline_wall_ms: Option<u64>,
-    /// How long it may wait for a node before it fails, in milliseconds, all waits together.
+    /// Longest total time the task may wait for nodes before it fails, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wait_limit_ms: Option<u64>,
-    /// How long one attempt may take from its acceptance by a node, in milliseconds.
+    /// Longest duration of one attempt, counted from its acceptance by a node, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run_limit_ms: Option<u64>,
-    /// The dead letter that it repeats. Set by the scheduler; ignored in a submission.
+    /// The dead letter that this task replays. Set by the scheduler; ignored in a submission.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replay_of: Option<TaskId>,
-    /// What the result shall be.
+    /// The form of the result.
     #[serde(default)]
     pub output: OutputForm,
-    /// Its inputs, each role once.
+    /// The inputs; each role at most once.
     pub blobs: Vec<BlobMeta>,
 }
 
 impl TaskSpec {
-    /// Bytes of all inputs.
+    /// Total size of the inputs, in bytes.
     #[must_use]
     pub fn input_bytes(&self) -> u64 {
         self.blobs.iter().fold(0, |sum, b| sum.saturating_add(b.len))
     }
 }
 
-/// How often a task was tried, and how it went. Only the last two have limits.
+/// How often a task was attempted, and how the attempts ended. Only crashes and failures are limited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Counters {
-    /// Assignments.
+    /// Number of assignments.
     pub attempts: u32,
-    /// Attempts whose node was lost after accepting, not by drain, goodbye or a scheduler restart.
+    /// Attempts that ended by the loss of a node that had accepted; not by drain, goodbye or a scheduler
+    /// restart.
     pub crashes: u32,
-    /// Attempts that reported a failure.
+    /// Attempts that ended with a reported failure.
     pub failures: u32,
 }
 
-/// Where a task's time went, in milliseconds: finite numbers from 0 to a year.
+/// The time a task spent in each stage, in milliseconds: finite numbers from 0 to a year.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct Stages {
-    /// Acceptance to the last assignment.
+    /// From acceptance to the last assignment.
     #[serde(deserialize_with = "milliseconds")]
     pub queue_ms: f64,
     /// Reading and checking the inputs on the node.
     #[serde(deserialize_with = "milliseconds")]
     pub transfer_ms: f64,
-    /// From files to pixels.
+    /// Decoding the input files.
     #[serde(default, deserialize_with = "milliseconds")]
     pub decode_ms: f64,
-    /// Loading the model, 0 when it was in memory.
+    /// Loading the model; 0 if it was in memory.
     #[serde(deserialize_with = "milliseconds")]
     pub load_ms: f64,
-    /// Inside the model.
+    /// Running the model.
     #[serde(deserialize_with = "milliseconds")]
     pub infer_ms: f64,
-    /// The node's pixel work around the model: crop, pad, blend, cast.
+    /// The node's pixel work around the model: crop, pad, blend, convert.
     #[serde(deserialize_with = "milliseconds")]
     pub pixels_ms: f64,
-    /// From pixels to a file.
+    /// Encoding the result file.
     #[serde(default, deserialize_with = "milliseconds")]
     pub encode_ms: f64,
     /// Writing the result on the node.
     #[serde(deserialize_with = "milliseconds")]
     pub store_ms: f64,
-    /// Acceptance to recorded outcome.
+    /// From acceptance to the recorded outcome.
     #[serde(deserialize_with = "milliseconds")]
     pub total_ms: f64,
 }
 
-/// Reads a time that another process measured. Averages, metrics and JSON can take no NaN and no infinity.
+/// Reads a time that another process measured. NaN becomes 0 and infinities are clamped, since averages,
+/// metrics and JSON cannot hold them.
 fn milliseconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
     let ms = f64::deserialize(deserializer)?;
     Ok(if ms.is_nan() { 0.0 } else { ms.clamp(0.0, MAX_STAGE_MS) })

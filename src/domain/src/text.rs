@@ -1,4 +1,4 @@
-//! Texts for people that other processes wrote: bounded, and without anything that steers a terminal.
+//! Cleans texts from other processes for display: bounded, and without terminal control characters.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -6,10 +6,10 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 /// Longest [`Label`], in characters.
-const MAX_LABEL_CHARS: usize = 96; // the longest name of a GPU that is sold has half of it
+const MAX_LABEL_CHARS: usize = 96; // the longest name of a GPU on the market is half as long
 
-/// A short text on one line, such as the name of a device. What does not fit into one is cut or replaced, never refused:
-/// a device with a strange name still works.
+/// A short text on one line, such as the name of a device. Text that does not fit is truncated and control
+/// characters are replaced, instead of an error: a device with an unusual name still works.
 #[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(from = "String", into = "String")]
 pub struct Label(Box<str>);
@@ -52,8 +52,8 @@ impl fmt::Debug for Label {
     }
 }
 
-/// The first `max_chars` characters of `text`, with control characters and those that change the direction of writing
-/// replaced. `lines` keeps line feeds and tabs.
+/// Returns the first `max_chars` characters of `text`; control characters, and those that change the writing
+/// direction, are replaced by U+FFFD. `lines` keeps line feeds and tabs.
 #[must_use]
 pub fn printable(text: &str, max_chars: usize, lines: bool) -> Cow<'_, str> {
     let end = text.char_indices().nth(max_chars).map_or(text.len(), |(at, _)| at);
@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_label_is_short_and_steers_no_terminal() {
+    fn a_label_is_truncated_and_free_of_control_characters() {
         assert_eq!(Label::from("NVIDIA H200").as_str(), "NVIDIA H200");
         assert_eq!(Label::from("é".repeat(65_100)).as_str().chars().count(), MAX_LABEL_CHARS);
         for steering in ["\x1b]0;owned\x07", "a\nb", "\u{9b}2J", "\u{202e}gpj", "\x7f", "a\tb", "\r"] {
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_of_several_lines_keep_them() {
+    fn line_feeds_and_tabs_are_kept_in_multi_line_texts() {
         assert_eq!(printable("one\n\ttwo", 100, true), "one\n\ttwo");
         assert_eq!(printable("one\n\x1b[2Jtwo", 100, true), "one\n\u{fffd}[2Jtwo");
         assert_eq!(printable("abc", 2, true), "ab");
