@@ -1,11 +1,11 @@
-//! Growing, capped, jittered pauses between attempts.
+//! Computes the pauses between attempts: growing, capped and jittered.
 
 use std::time::Duration;
 
 use crate::random_bytes;
 
-/// The pauses of one operation that is retried: they double from the first to the cap, and each is shortened at random by up
-/// to a half, so that many processes do not retry in step.
+/// The pauses of one retried operation. They double from the first to the cap, and each is shortened at
+/// random by up to a half, so that many processes do not retry in step.
 #[derive(Debug)]
 pub struct Backoff {
     first: Duration,
@@ -14,13 +14,13 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// Pauses from `first` to `cap`.
+    /// Creates pauses that grow from `first` to `cap`.
     #[must_use]
     pub const fn new(first: Duration, cap: Duration) -> Self {
         Self { first, cap, failures: 0 }
     }
 
-    /// Starts again from the first pause, after a success.
+    /// Restarts from the first pause; call it after a success.
     pub const fn reset(&mut self) {
         self.failures = 0;
     }
@@ -31,7 +31,7 @@ impl Backoff {
         self.failures
     }
 
-    /// The next pause.
+    /// The next pause. Counts as a failure.
     pub fn pause(&mut self) -> Duration {
         let full = doubled(self.first, self.failures).min(self.cap);
         self.failures = self.failures.saturating_add(1);
@@ -40,7 +40,7 @@ impl Backoff {
     }
 }
 
-/// `first`, doubled `times` times.
+/// Returns `first`, doubled `times` times; at most 20 times.
 #[must_use]
 pub fn doubled(first: Duration, times: u32) -> Duration {
     first.saturating_mul(1 << times.min(20))

@@ -1,4 +1,4 @@
-//! What each process of a grid does on its own host: descriptors, memory, random numbers, pauses, the end of its parent.
+//! Gives each process its host-level tools: descriptors, memory, random numbers, back-off and stop signals.
 //!
 //! Does not: know tasks, messages or sockets.
 

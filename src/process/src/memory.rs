@@ -1,24 +1,24 @@
-//! Returns freed memory to the system after connections ended: decision 0016.
+//! Returns freed memory to the system after connections have ended (decision 0016).
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Delay after a connection ended; connections that end meanwhile share one trim.
+/// Delay after a connection has ended; connections that end during it share one trim.
 const TRIM_AFTER: Duration = Duration::from_secs(1);
 
-/// The next trim of the heap.
+/// The schedule of the next heap trim.
 #[derive(Debug, Default)]
 pub struct MemoryTrim(Option<Instant>);
 
 impl MemoryTrim {
-    /// Schedules a trim, unless one is scheduled.
+    /// Schedules a trim unless one is already scheduled.
     pub fn schedule(&mut self) {
         self.0.get_or_insert_with(|| Instant::now() + TRIM_AFTER);
     }
 
-    /// Waits for the scheduled trim and starts it on a thread of its own, since it may take some milliseconds. Waits forever
-    /// while none is scheduled.
+    /// Waits for the scheduled trim and starts it on a separate thread, since it may take several
+    /// milliseconds. Waits forever if none is scheduled.
     ///
     /// # Cancel safety
     /// Safe.
@@ -32,8 +32,8 @@ impl MemoryTrim {
     }
 }
 
-/// Returns free pages in the middle of the heap, too: glibc by itself returns only those at its end, and the small records of
-/// tasks lie between the large buffers that connections leave.
+/// Returns free pages in the middle of the heap to the system. glibc itself returns only those at the end of
+/// the heap, but the buffers that connections have freed lie between the small records of tasks.
 fn trim() {
     #[cfg(target_env = "gnu")]
     #[expect(unsafe_code, reason = "the allocator is C")]

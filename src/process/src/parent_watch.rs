@@ -1,13 +1,14 @@
-//! Notices the end of the parent process: standard input is a pipe that only the parent holds open.
+//! Detects the end of the parent process: standard input is a pipe that only the parent holds open.
 
 use std::io::{ErrorKind, Read};
 
-/// Calls `on_end` when standard input ends, on a thread of its own: nothing may wait for that read when the process ends.
+/// Calls `on_end` when standard input ends. Reads on a detached thread, so that a blocked read never delays
+/// the end of this process.
 ///
-/// The kernel closes the pipe in whichever way the parent ends, `kill -9` included.
+/// The kernel closes the pipe however the parent ends, `kill -9` included.
 ///
 /// # Errors
-/// The host gives no thread.
+/// If the host cannot start a thread.
 pub(crate) fn watch(on_end: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
     std::thread::Builder::new().name("parent-watch".into()).spawn(move || {
         let mut stdin = std::io::stdin().lock();

@@ -1,25 +1,26 @@
-//! Random ids, tokens and identities, from the operating system.
+//! Draws random ids, tokens and identities from the operating system.
 
 use lamagrid_domain::TaskId;
 
 use crate::wall_clock::wall_ms;
 
-/// A new task's id: the wall clock's milliseconds in 48 bits, then 80 random ones.
+/// Draws a new task's id: the wall clock's milliseconds in 48 bits, then 80 random bits.
 ///
-/// Those of one time are neighbours in the store's indexes, so that a commit writes few pages, and a scheduler can tell
-/// an id that is older than what it remembers. The random part keeps ids apart.
+/// Ids drawn at about the same time are neighbours in the store's indexes, so that a commit writes few pages.
+/// The time also lets a scheduler recognize an id that is older than its records. The random part makes ids
+/// unique.
 #[must_use]
 pub fn new_task_id() -> TaskId {
     TaskId::drawn_at(wall_ms(), random_id())
 }
 
-/// 16 random bytes, for tokens and identities.
+/// Draws 16 random bytes, for tokens and identities.
 #[must_use]
 pub fn random_id() -> [u8; 16] {
     random_bytes()
 }
 
-/// `N` random bytes.
+/// Draws `N` random bytes.
 #[must_use]
 pub fn random_bytes<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];

@@ -1,4 +1,5 @@
-//! Requests to end this process: SIGTERM, SIGINT, the end of its parent. SIGHUP is none.
+//! Receives requests to stop this process: SIGTERM, SIGINT or the end of its parent. SIGHUP is logged and
+//! ignored.
 
 use std::io;
 use std::time::Duration;
@@ -9,27 +10,27 @@ use tokio::sync::mpsc;
 
 use crate::parent_watch;
 
-/// Two requests within this time are one: a process group and a parent both pass the same request on. A person who repeats it
-/// takes longer.
+/// Two requests within this time count as one, because a process group and a parent both forward the same
+/// request. A person takes longer to repeat it.
 pub const SAME_REQUEST: Duration = Duration::from_secs(1);
 
-/// Whether the end of the parent is a request to stop.
+/// Whether the end of the parent process is a request to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Parent {
-    /// Standard input is a pipe that the parent holds open.
+    /// Yes: standard input is a pipe that the parent holds open.
     Watched,
-    /// The process outlives its parent.
+    /// No: the process may outlive its parent.
     Ignored,
 }
 
 impl From<bool> for Parent {
-    /// The value of a `--lifeline` flag.
+    /// Converts the value of a `--lifeline` flag.
     fn from(is_watched: bool) -> Self {
         if is_watched { Self::Watched } else { Self::Ignored }
     }
 }
 
-/// One request.
+/// The source of a request to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StopRequest {
     /// SIGTERM.
@@ -41,7 +42,7 @@ pub enum StopRequest {
 }
 
 impl StopRequest {
-    /// For the log.
+    /// The name in the log.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -52,7 +53,7 @@ impl StopRequest {
     }
 }
 
-/// Receives the requests. While it exists, none of these signals ends the process by itself.
+/// The receiver of stop requests. While it exists, SIGTERM, SIGINT and SIGHUP do not end the process.
 #[derive(Debug)]
 pub struct StopSignals {
     terminate: Signal,
@@ -62,10 +63,10 @@ pub struct StopSignals {
 }
 
 impl StopSignals {
-    /// Installs the handlers.
+    /// Installs the signal handlers.
     ///
     /// # Errors
-    /// The host gives no signal handler or no thread.
+    /// If the host cannot install a signal handler or start a thread.
     ///
     /// # Panics
     /// Outside a tokio runtime.
@@ -88,7 +89,7 @@ impl StopSignals {
         })
     }
 
-    /// The next request. The end of the parent is reported once.
+    /// Waits for the next request. The end of the parent is reported once.
     ///
     /// # Cancel safety
     /// Safe.
@@ -116,7 +117,8 @@ impl StopSignals {
     }
 }
 
-/// Ends this process by a signal. Not by `exit`, which would run the destructors of libraries under threads that still compute.
+/// Ends this process by a signal instead of `exit`, which would run destructors of libraries whose threads
+/// still compute.
 pub fn end_by_signal(signal: rustix::process::Signal) {
     if kill_process(getpid(), signal).is_err() {
         std::process::abort();
