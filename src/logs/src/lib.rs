@@ -1,10 +1,10 @@
-//! Log lines of every process: stderr and a rotated file.
+//! Sets up the log of every process: lines to stderr and to a rotated file.
 //!
-//! Does not: decide what is worth a line, or ever stop the process: a log directory that cannot be
-//! written costs the file and one warning, a closed stderr costs nothing.
+//! Does not: decide which events are logged, or stop the process. If the log directory cannot be written, the
+//! file is left out and one warning is logged; a closed stderr is ignored.
 //!
-//! A process calls [`init`] once, early in `main`, and holds the [`LogGuard`] to its end. Libraries
-//! only use `tracing`. This crate is the door for `tracing-subscriber` and `tracing-appender`.
+//! A process calls [`init`] once, early in `main`, and holds the [`LogGuard`] until it ends. Libraries use
+//! `tracing` only; no other crate depends on `tracing-subscriber` or `tracing-appender`.
 
 mod panics;
 mod report;
@@ -22,47 +22,47 @@ use lamagrid_config::LogConfig;
 
 pub use report::report;
 
-/// The variable whose filter directives replace the configured level, for example
+/// The environment variable whose filter directives replace the configured level, for example
 /// `info,lamagrid_node=trace`.
 pub const FILTER_VARIABLE: &str = "LAMAGRID_LOG";
 
-/// Why there are no logs.
+/// Why logging could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
-    /// `LAMAGRID_LOG` cannot be understood.
+    /// `LAMAGRID_LOG` is not a valid filter.
     #[error(
         "`{value}` in {FILTER_VARIABLE} is not a log filter; write for example `debug` or `info,lamagrid_node=trace`"
     )]
     Filter {
         /// The variable's value.
         value: String,
-        /// The parser's reason.
+        /// The parser's error.
         source: tracing_subscriber::filter::ParseError,
     },
-    /// The process's name would not be a file name.
+    /// The process's name is not usable as a file name.
     #[error("`{process}` cannot name a log file; use letters, digits, `-` and `_`")]
     ProcessName {
-        /// The name.
+        /// The rejected name.
         process: String,
     },
-    /// Logging was set up before, here or by the program that LamaGrid runs in.
+    /// Logging was already set up, by LamaGrid or by the program that embeds it.
     #[error("logging is already set up in this process")]
     AlreadySet {
-        /// The subscriber's reason.
+        /// The subscriber's error.
         source: tracing_subscriber::util::TryInitError,
     },
 }
 
-/// Writes what is left to the log file when it is dropped; hold it to the end of `main`.
+/// Writes the remaining lines to the log file when dropped; hold it until the end of `main`.
 #[derive(Debug)]
 #[must_use = "dropping the guard ends the log file"]
 pub struct LogGuard {
     file: Option<(PathBuf, ErrorCounter)>,
-    /// How the file is opened again.
+    /// Directory, process name and number of kept files, for reopening the file after a fork.
     place: (PathBuf, String, u32),
     writer: subscriber::FileWriter,
     pid: u32,
-    // Dropped last: waits up to a second for the file's thread, which a child of a fork does not have.
+    // Dropping it waits up to a second for the file's thread, which does not exist in a forked child.
     worker: ManuallyDrop<Option<WorkerGuard>>,
 }
 
@@ -76,41 +76,42 @@ impl Drop for LogGuard {
 }
 
 impl LogGuard {
-    /// The log file; none if its directory could not be written.
+    /// The log file's path; `None` if its directory could not be written.
     #[must_use]
     pub fn file(&self) -> Option<&Path> {
         self.file.as_ref().map(|(path, _)| path.as_path())
     }
 
-    /// Gives the file a thread again in a child of a fork, where only the thread that forked goes on.
+    /// Starts the file's thread again in a forked child, where only the thread that forked still runs.
     pub fn after_fork(&mut self) {
         let (dir, process, keep_files) = &self.place;
-        // The same file as before: it was writable then, and stderr has the lines in any case.
+        // On failure the lines still go to stderr; the file was writable before the fork.
         let Ok(file) = rotate::RotatedFile::open(dir, process, *keep_files) else { return };
         let (writer, path, worker) = subscriber::in_background(file);
         self.file = Some((path, writer.error_counter()));
-        // Another thread of the parent may have held the lock at the moment of the fork, for ever as seen from here.
+        // Another thread of the parent may have held the lock during the fork; in the child it is then never
+        // released.
         if let Ok(mut slot) = self.writer.try_write() {
             *slot = Some(writer);
         }
         (self.worker, self.pid) = (ManuallyDrop::new(Some(worker)), std::process::id());
     }
 
-    /// Lines that are missing in the file because the disk was slower than the process.
+    /// Number of lines missing in the file because the disk was slower than the process.
     #[must_use]
     pub fn dropped_lines(&self) -> usize {
         self.file.as_ref().map_or(0, |(_, counter)| counter.dropped_lines())
     }
 }
 
-/// Sends this process's log lines to stderr and to `<dir>/<process>.log`, and panics into the log.
+/// Sends this process's log lines to stderr and to `<dir>/<process>.log`, and logs panics.
 ///
-/// The directory is made if need be ([`lamagrid_config::Config::log_dir`]). The file begins anew
-/// each day (UTC); older ones are `<process>.<date>.log`, `config.keep_files` files in all. It is
-/// written by a thread of its own, which drops lines rather than slow the process down.
+/// Creates the directory if needed (see [`lamagrid_config::Config::log_dir`]). A new file starts each day
+/// (UTC); older ones are renamed `<process>.<date>.log`, and `config.keep_files` files are kept in all. A
+/// separate thread writes the file and drops lines rather than slow the process down.
 ///
 /// # Errors
-/// [`LogError`]. A directory that cannot be written is not an error but one warning on stderr.
+/// [`LogError`]. A directory that cannot be written is not an error: it causes one warning on stderr.
 pub fn init(process: &str, config: &LogConfig, dir: &Path) -> Result<LogGuard, LogError> {
     let named = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     if process.is_empty() || !process.chars().all(named) {

@@ -1,6 +1,6 @@
-//! Panics as log lines.
+//! Logs panics.
 //!
-//! Does not: catch them; whether a panic ends a thread or becomes a failure is decided elsewhere.
+//! Does not: catch them, or decide whether a panic ends a thread or becomes a failure.
 
 use std::panic::PanicHookInfo;
 
@@ -8,10 +8,9 @@ use tracing::{Level, enabled, error};
 
 use crate::report::{bounded_backtrace, one_line};
 
-/// Makes every panic of the process one `error` line with message, place, thread and backtrace.
+/// Installs a hook that logs every panic as one `error` line with message, location, thread and backtrace.
 ///
-/// The hook that was there before runs only where errors are not logged, so that a panic is told
-/// exactly once.
+/// The previous hook runs only if errors are not logged, so that each panic is reported exactly once.
 pub(crate) fn install_hook() {
     let before = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {

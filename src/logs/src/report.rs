@@ -1,6 +1,6 @@
-//! Logs an error where it is handled.
+//! Logs an error at the place where it is handled.
 //!
-//! Does not: decide whether it is worth a line; who handles the error does.
+//! Does not: decide whether an error is worth a line; its handler does.
 
 use std::backtrace::Backtrace;
 use std::error::Error;
@@ -8,19 +8,19 @@ use std::panic::Location;
 
 use tracing::{Level, enabled, error};
 
-/// Longest error text in a line, in bytes: foreign text must not fill the disk.
+/// Longest error text in a line, in bytes: texts from other processes must not fill the disk.
 const CHAIN_MAX_BYTES: usize = 4096;
 
-/// Longest backtrace in a line, in bytes; the deepest frames, which matter most, come first.
+/// Longest backtrace in a line, in bytes. The deepest frames, which matter most, come first and are kept.
 const BACKTRACE_MAX_BYTES: usize = 32 * 1024;
 
-/// Logs an error once, with everything that caused it, the caller's place and a backtrace.
+/// Logs an error once, with its sources, the caller's location and a backtrace.
 ///
-/// `message` is a constant that says what failed. The fields: `error`, the texts of the error and
-/// its sources joined by `: `, on one line; `location`; `backtrace`, of this call.
+/// `message` is a constant that says which operation failed. The fields: `error`, the texts of the error and
+/// its sources on one line, joined by `: `; `location`; `backtrace`, of this call.
 #[track_caller]
 pub fn report(error: &dyn Error, message: &str) {
-    // A backtrace costs milliseconds.
+    // Skipped early: capturing a backtrace takes milliseconds.
     if !enabled!(Level::ERROR) {
         return;
     }
@@ -29,13 +29,13 @@ pub fn report(error: &dyn Error, message: &str) {
     error!(error = %chain(error), %location, %backtrace, "{message}");
 }
 
-/// The texts of an error and its sources, joined by `: `, without control characters.
+/// Joins the texts of an error and its sources with `: `, with control characters escaped.
 pub(crate) fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(source) = next {
         let part = source.to_string();
-        // Some errors show their source themselves.
+        // Some errors already include their source's text.
         if !text.ends_with(&part) {
             text.push_str(": ");
             text.push_str(&part);
@@ -48,12 +48,12 @@ pub(crate) fn chain(error: &dyn Error) -> String {
     shortened(one_line(&text), CHAIN_MAX_BYTES)
 }
 
-/// The backtrace of the caller, bounded.
+/// The caller's backtrace, truncated.
 pub(crate) fn bounded_backtrace() -> String {
     shortened(Backtrace::force_capture().to_string(), BACKTRACE_MAX_BYTES)
 }
 
-/// The text with control characters escaped, so that it cannot begin a line of its own.
+/// Escapes control characters, so that the text cannot start a log line of its own.
 pub(crate) fn one_line(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
     for c in text.chars() {
@@ -97,14 +97,14 @@ mod tests {
     }
 
     #[test]
-    fn a_chain_is_joined_on_one_line() {
+    fn sources_are_joined_on_one_line() {
         assert_eq!(chain(&linked(&["a", "b", "c"])), "a: b: c");
         assert_eq!(chain(&linked(&["a: b", "b"])), "a: b", "not twice");
         assert_eq!(chain(&linked(&["a\n2026 ERROR forged\u{1b}[2J"])), "a\\n2026 ERROR forged\\u{1b}[2J");
     }
 
     #[test]
-    fn a_chain_is_bounded() {
+    fn a_long_error_text_is_truncated() {
         let long = "é".repeat(CHAIN_MAX_BYTES);
         let text = chain(&linked(&["x", &long, "never reached"]));
         assert!(text.len() <= CHAIN_MAX_BYTES + 3 && text.ends_with("é..."));

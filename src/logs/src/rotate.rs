@@ -1,12 +1,12 @@
-//! A log file that begins anew each day and keeps the last few.
+//! Writes a log file that starts anew each day, and keeps the last few files.
 //!
-//! Does not: buffer, lock or print. `tracing-appender` has a rolling file too; it counts other
-//! processes' files whose names begin alike as its own, deletes today's when restarted with one
-//! file to keep, has no bound on a day's size, and panics on a closed stderr.
+//! Does not: buffer, lock or print. `tracing-appender` also has a rolling file, but it treats other
+//! processes' files with the same prefix as its own, deletes today's file on restart if one file is kept, has
+//! no limit on a day's size, and panics on a closed stderr.
 //!
-//! The current file is `<process>.log`, an older one `<process>.<yyyy-mm-dd>.log`, named for the
-//! day (UTC) of its last lines, with a number where a day has several. Processes of the same name
-//! may share a file: all append, and who finds it already renamed opens the new one.
+//! The current file is `<process>.log`. An older one is `<process>.<yyyy-mm-dd>.log`, named for the day (UTC)
+//! of its last lines, with a number if a day has several. Processes with the same name may share a file: all
+//! append, and one that finds the file already renamed opens the new one.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -14,12 +14,12 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// A file of this many bytes is closed before its day ends: a log in a loop must not fill the disk.
+/// Size limit of one file in bytes: a process that logs in a loop must not fill the disk.
 const FILE_MAX_BYTES: u64 = 256 * 1024 * 1024;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
-/// See the module.
+/// The open log file of a process, with its rotation state.
 #[derive(Debug)]
 pub(crate) struct RotatedFile {
     dir: PathBuf,
@@ -29,15 +29,15 @@ pub(crate) struct RotatedFile {
     max_bytes: u64,
     clock: fn() -> SystemTime,
     file: File,
-    /// Days since 1970 of the last line.
+    /// Day of the last line, in days since 1970.
     day: u64,
     bytes: u64,
 }
 
 impl RotatedFile {
-    /// Opens `<dir>/<process>.log` for appending, after renaming one of an earlier day.
+    /// Opens `<dir>/<process>.log` for appending, after renaming a file of an earlier day.
     ///
-    /// Makes the directory if need be. `keep_files` counts the current file; 0 is taken as 1.
+    /// Creates the directory if needed. `keep_files` includes the current file; 0 means 1.
     pub(crate) fn open(dir: &Path, process: &str, keep_files: u32) -> io::Result<Self> {
         Self::open_with(dir, process, keep_files, FILE_MAX_BYTES, SystemTime::now)
     }
@@ -70,16 +70,16 @@ impl RotatedFile {
         Ok(rotated)
     }
 
-    /// The current file.
+    /// The path of the current file.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Begins a new file if the day is over or `more` bytes would not fit. If that fails, the old
-    /// file goes on: lines in the wrong file are better than none.
+    /// Starts a new file if the day is over or `more` bytes would exceed the limit. If that fails, the old
+    /// file is used further: lines in the wrong file are better than lost lines.
     fn rotate_if_due(&mut self, more: u64) {
         let today = day_of((self.clock)());
-        // A clock that steps back does not rotate: the name would be taken, the order wrong.
+        // A clock that steps back does not rotate: that file name would exist, and the order would be wrong.
         let due = today > self.day || (self.bytes > 0 && self.bytes + more > self.max_bytes);
         if !due {
             return;
@@ -90,13 +90,13 @@ impl RotatedFile {
         if let Ok(file) = append_to(&self.path) {
             self.file = file;
         }
-        // Also where it failed, so that the next try is a day or a file's size away.
+        // Also after a failure, so that the next try comes a day or a file's size later.
         self.day = today.max(self.day);
         self.bytes = 0;
         self.remove_old();
     }
 
-    /// Whether the open file is still the one with the current name.
+    /// True if the open file still has the current name, so that no other process has renamed it.
     fn is_current(&self) -> bool {
         match (self.file.metadata(), fs::metadata(&self.path)) {
             (Ok(open), Ok(named)) => (open.dev(), open.ino()) == (named.dev(), named.ino()),
@@ -112,7 +112,7 @@ impl RotatedFile {
         self.dir.join(format!("{}.{date}{suffix}.log", self.process))
     }
 
-    /// This process's older files by date and number, oldest first.
+    /// This process's older files with date and number, oldest first.
     fn older(&self) -> Vec<((String, u32), PathBuf)> {
         let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
         let mut older: Vec<_> = entries
@@ -157,7 +157,7 @@ fn append_to(path: &Path) -> io::Result<File> {
     OpenOptions::new().create(true).append(true).open(path)
 }
 
-/// Days since 1970; 0 for earlier times.
+/// Converts a time to days since 1970; earlier times give 0.
 fn day_of(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() / DAY.as_secs()
 }
@@ -170,7 +170,7 @@ fn is_date(text: &str) -> bool {
             .all(|(at, b)| if at == 4 || at == 7 { b == b'-' } else { b.is_ascii_digit() })
 }
 
-/// The date `yyyy-mm-dd` of a day since 1970.
+/// Converts a day since 1970 to the date `yyyy-mm-dd`.
 ///
 /// Source: Howard Hinnant, "chrono-compatible low-level date algorithms", `civil_from_days`.
 fn date_of(day: u64) -> String {
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn days_have_their_dates() {
+    fn days_are_converted_to_dates() {
         assert_eq!(date_of(0), "1970-01-01");
         assert_eq!(date_of(11_016), "2000-02-29");
         assert_eq!(date_of(START), "2026-02-27");
@@ -235,9 +235,9 @@ mod tests {
     }
 
     #[test]
-    fn a_new_day_begins_a_new_file_and_the_oldest_goes() {
+    fn a_new_day_starts_a_new_file_and_deletes_the_oldest() {
         let dir = tempfile::tempdir().unwrap();
-        // Names that begin alike belong to others.
+        // Names with the same prefix belong to other processes.
         for other in ["node-worker.2020-01-01.log", "node.old.log", "nodes.log"] {
             fs::write(dir.path().join(other), "").unwrap();
         }
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn a_restart_goes_on_in_the_same_file_on_the_same_day_only() {
+    fn a_restart_appends_on_the_same_day_and_rotates_on_a_later_one() {
         let dir = tempfile::tempdir().unwrap();
         TODAY.set(day_of(SystemTime::now()));
         open(dir.path(), 1, 1000).write_all(b"a\n").unwrap();
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_steps_back_changes_nothing() {
+    fn a_clock_that_steps_back_does_not_rotate() {
         let dir = tempfile::tempdir().unwrap();
         TODAY.set(START);
         let mut log = open(dir.path(), 7, 1000);

@@ -1,6 +1,6 @@
-//! Filter, line format and writers, put together.
+//! Builds the subscriber from filter, line format and writers.
 //!
-//! Does not: touch the process's globals; [`crate::init`] installs what this builds.
+//! Does not: change process globals; [`crate::init`] installs the subscriber.
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -19,25 +19,25 @@ use lamagrid_config::{LogFormat, LogLevel};
 use crate::LogError;
 use crate::rotate::RotatedFile;
 
-/// Lines that wait for the file's thread; more are dropped. A few MiB of usual lines.
+/// Most lines waiting for the file's thread, usually a few MiB; further lines are dropped.
 const WAITING_LINES_MAX: usize = 8192;
 
-/// The filter of `directives` (the environment's), else of the configured level.
+/// Builds the filter from `directives` (the environment variable) or else from the configured level.
 ///
-/// Below `info` only LamaGrid's own lines are let through: a library's debug lines would drown them. Of zeromq
-/// only errors are: it reports every closed connection and every socket file that is gone already.
+/// Below `info` only LamaGrid's own lines pass, since debug lines of libraries would bury them. Only errors
+/// of zeromq pass, because it warns of every closed connection and of every missing socket file.
 pub(crate) fn filter(level: LogLevel, directives: Option<String>) -> Result<EnvFilter, LogError> {
     let value = directives.unwrap_or_else(|| match level {
         LogLevel::Error | LogLevel::Warn | LogLevel::Info => {
             format!("{},zeromq=error", level.as_str())
         }
-        // A directive holds for every target that begins with it: lamagrid_node, lamagrid_gate, ...
+        // A directive applies to every target with this prefix: lamagrid_node, lamagrid_gate, ...
         LogLevel::Debug | LogLevel::Trace => format!("info,zeromq=error,lamagrid={}", level.as_str()),
     });
     EnvFilter::builder().parse(&value).map_err(|source| LogError::Filter { value, source })
 }
 
-/// The file's writer, if there is a file; another one after a fork.
+/// The file's writer, `None` without a file; replaced after a fork.
 pub(crate) type FileWriter = Arc<RwLock<Option<NonBlocking>>>;
 
 struct ToFile(FileWriter);
@@ -46,7 +46,7 @@ impl<'w> MakeWriter<'w> for ToFile {
     type Writer = OptionalWriter<NonBlocking>;
 
     fn make_writer(&'w self) -> Self::Writer {
-        // Never waits: in a child of a fork a lock may stay as it was in the parent.
+        // Never blocks: in a forked child the lock may be held by a thread that does not exist there.
         match self.0.try_read().ok().and_then(|slot| slot.clone()) {
             Some(writer) => OptionalWriter::some(writer),
             None => OptionalWriter::none(),
@@ -54,7 +54,7 @@ impl<'w> MakeWriter<'w> for ToFile {
     }
 }
 
-/// Hands the file to a thread that writes it; gives the writer, the file's path, and the guard.
+/// Starts a thread that writes the file; returns the thread's writer, the file's path and the guard.
 pub(crate) fn in_background(file: RotatedFile) -> (NonBlocking, PathBuf, WorkerGuard) {
     let path = file.path().to_owned();
     let (writer, guard) = NonBlockingBuilder::default()
@@ -65,7 +65,7 @@ pub(crate) fn in_background(file: RotatedFile) -> (NonBlocking, PathBuf, WorkerG
     (writer, path, guard)
 }
 
-/// The subscriber: the same lines to `stderr` and, if there is one, to the file.
+/// Builds the subscriber, which writes the same lines to `stderr` and, if present, to the file.
 pub(crate) fn build<W>(
     format: LogFormat,
     filter: EnvFilter,
@@ -75,33 +75,34 @@ pub(crate) fn build<W>(
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
-    // One layer for both, so that a line is made once. The file first: stderr may block.
+    // One layer for both, so that each line is formatted once. The file comes first because stderr may block.
     let lines = lines(format, ToFile(file).and(stderr));
     tracing_subscriber::registry().with(filter).with(lines)
 }
 
-/// Lines of this format to this writer; without colours, as the file must not hold terminal codes.
+/// Builds the layer of one format and writer, without colours, since the file must not contain terminal
+/// codes.
 fn lines<S, W>(format: LogFormat, writer: W) -> Box<dyn Layer<S> + Send + Sync>
 where
     S: Subscriber + for<'s> LookupSpan<'s>,
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
-    // The layer tells its own errors with `eprintln!`, which panics when stderr is closed.
+    // The layer reports its own errors with `eprintln!`, which panics when stderr is closed.
     let layer = fmt::layer().with_writer(writer).with_ansi(false).log_internal_errors(false);
     match format {
         LogFormat::Text => layer.boxed(),
-        // An event's fields stand beside its level and message, as programs that read logs expect.
+        // Event fields are at the top level beside level and message, as log processors expect.
         LogFormat::Json => layer.json().flatten_event(true).with_current_span(false).boxed(),
     }
 }
 
-/// Standard error; what cannot be written there is lost in silence.
+/// Standard error; write errors are ignored.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Stderr;
 
 impl Write for Stderr {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        // In one call, so that lines of several threads do not mix.
+        // One call per line, so that lines of several threads do not mix.
         let _ = io::stderr().lock().write_all(bytes);
         Ok(bytes.len())
     }
@@ -129,7 +130,8 @@ mod tests {
 
     use super::*;
 
-    /// Runs `act` with a subscriber that writes to memory and, with `dir`, to a file; gives the lines.
+    /// Runs `act` with a subscriber that writes to memory and, with `dir`, to a file; returns the lines in
+    /// memory.
     fn written(format: LogFormat, directives: &str, dir: Option<&Path>, act: impl FnOnce()) -> String {
         let memory = Arc::new(Mutex::new(Vec::new()));
         let filter = filter(LogLevel::Info, Some(directives.to_owned())).unwrap();
@@ -184,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_line_is_plain() {
+    fn a_text_line_has_no_terminal_codes() {
         let lines = written(LogFormat::Text, "info", None, || info!(node.id = "n-1", "node lost"));
         assert!(lines.ends_with("node lost node.id=\"n-1\"\n"), "{lines}");
         assert!(!lines.contains('\u{1b}'), "no terminal codes: {lines:?}");
@@ -218,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn the_level_opens_our_lines_and_the_variable_replaces_it() {
+    fn the_level_applies_to_lamagrid_and_the_variable_replaces_it() {
         let show =
             |level, variable: Option<&str>| filter(level, variable.map(str::to_owned)).unwrap().to_string();
         assert_eq!(show(LogLevel::Warn, None), "zeromq=error,warn");

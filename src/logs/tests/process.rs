@@ -1,4 +1,5 @@
-//! What a whole process does: this test program starts itself, since logging is set up once.
+//! Tests logging in a whole process. The test program starts itself, because logging is set up once per
+//! process.
 #![expect(clippy::unwrap_used, reason = "a step that fails fails its test")]
 
 use std::path::Path;
@@ -8,7 +9,7 @@ use serde_json::Value;
 
 use lamagrid_config::{Config, LogFormat};
 
-/// Runs the ignored test `child` as a process of its own, in the role of a node.
+/// Runs the ignored test `child` in a separate process, as a node would run.
 fn run_child(dir: &Path, stderr: Stdio, filter: &str) -> Output {
     Command::new(std::env::current_exe().unwrap())
         .args(["child", "--exact", "--ignored", "--nocapture", "--quiet"])
@@ -66,7 +67,7 @@ fn lines_and_panics_go_to_stderr_and_to_the_file() {
 }
 
 #[test]
-fn a_directory_that_cannot_be_written_costs_one_warning() {
+fn a_directory_that_cannot_be_written_causes_one_warning() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("file");
     std::fs::write(&file, "").unwrap();
@@ -81,7 +82,7 @@ fn a_directory_that_cannot_be_written_costs_one_warning() {
 }
 
 #[test]
-fn a_closed_stderr_costs_nothing() {
+fn a_closed_stderr_is_ignored() {
     let dir = tempfile::tempdir().unwrap();
     // A pipe without a reader.
     let (reader, writer) = std::io::pipe().unwrap();
