@@ -1,6 +1,6 @@
-//! Which blobs each certificate may read and write, and the blobs that are being brought or came in part.
+//! Records which blobs each certificate may read and write, and which uploads are running or interrupted.
 //!
-//! Does not: decide; the scheduler grants and withdraws.
+//! Does not: decide who gets access; the scheduler grants and withdraws.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,33 +14,33 @@ use lamagrid_protocol::transfer::{Blob, Transfer};
 
 use crate::spool::{BlobName, SpoolError, Writer};
 
-/// Blobs that are kept in part, for peers that resume them; the oldest is dropped first.
+/// Most interrupted uploads that are kept for resuming; the oldest is dropped first.
 const MOST_PARTIAL: usize = 64;
 
-/// What the holder of a certificate may do with the blobs of one task.
+/// The permission of one certificate for the blobs of one task.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Grant {
-    /// The certificate's name.
+    /// The name of the certificate that holds the grant.
     pub certificate: String,
-    /// Whose blobs.
+    /// The task whose blobs the grant covers.
     pub task: TaskId,
-    /// Longest blob that may be written, in bytes.
+    /// Limit on the total size of the blobs written under the grant, in bytes.
     pub max_bytes: u64,
 }
 
-/// What a grant is for.
+/// The key of a grant: the transfers that it permits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Ticket {
-    /// For a node: an attempt's inputs, and its own result.
+    /// For a node: reading an attempt's inputs and writing its result.
     Attempt(LeaseToken),
-    /// For an owner: the inputs of a task that it will submit.
+    /// For an owner: writing the inputs of a task that it will submit.
     Inputs(TaskId),
-    /// For an owner: the result of its task.
+    /// For an owner: reading the result of its task.
     Result(TaskId),
 }
 
 impl Ticket {
-    /// The ticket that a transfer of `blob` needs.
+    /// The ticket that a transfer of `blob` requires.
     #[must_use]
     pub const fn of(blob: Blob) -> Self {
         match blob {
@@ -61,24 +61,24 @@ struct Known {
     partial: Vec<Partial>,
 }
 
-/// A grant, and what was written by it.
+/// A grant, with the blobs written under it.
 #[derive(Debug)]
 struct Granted {
     grant: Grant,
     blobs: Vec<Written>,
 }
 
-/// One blob of a grant: it has come, is coming, or came in part.
+/// One blob written under a grant: complete, being uploaded, or interrupted.
 #[derive(Debug)]
 struct Written {
     name: BlobName,
-    /// As long as it will be.
+    /// The announced length in bytes.
     len: u64,
-    /// Tells the connection that brings it to stop.
+    /// Tells the connection that uploads the blob to stop; `None` while no connection does.
     coming: Option<Arc<Notify>>,
 }
 
-/// A blob that one connection brings, until this is dropped. No other one brings it meanwhile.
+/// The exclusive right of one connection to upload a blob, until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Incoming<'a> {
     grants: &'a Grants,
@@ -88,7 +88,7 @@ pub(crate) struct Incoming<'a> {
 }
 
 impl Incoming<'_> {
-    /// Resolves when the grant was withdrawn, or the owner brings this blob on another connection.
+    /// Resolves when the grant is withdrawn, or when the owner uploads this blob on another connection.
     ///
     /// # Cancel safety
     /// Safe.
@@ -96,8 +96,8 @@ impl Incoming<'_> {
         self.stop.notified().await;
     }
 
-    /// Gives a blob that is complete its name, if the grant still holds: else its task may be over, and would never
-    /// delete it, or be accepted, and have its inputs changed.
+    /// Gives a complete blob its final name if the grant still holds. Without the grant the task may have
+    /// ended, and would never delete the blob, or may have been accepted, and its inputs must not change.
     pub(crate) fn finish(&self, writer: Writer) -> Result<Result<(), SpoolError>, Refused> {
         let mut known = self.grants.0.lock();
         if known.coming(self).is_none() {
@@ -110,14 +110,14 @@ impl Incoming<'_> {
 impl Drop for Incoming<'_> {
     fn drop(&mut self) {
         let mut known = self.grants.0.lock();
-        // What came stays counted: its owner can replace it, and nothing else takes its room.
+        // The blob's bytes stay counted: the owner can replace the blob, but no other blob takes its room.
         if let Some(blob) = known.coming(self) {
             blob.coming = None;
         }
     }
 }
 
-/// A blob that has come in part.
+/// An interrupted upload.
 #[derive(Debug)]
 pub(crate) struct Partial {
     pub(crate) task: TaskId,
@@ -127,8 +127,8 @@ pub(crate) struct Partial {
 }
 
 impl Grants {
-    /// Lets the holder of a certificate have what a ticket is for. One that it has already may grow by that, and what was
-    /// written by it stays counted.
+    /// Adds a grant. If the same certificate already holds this ticket, only the limit is replaced: blobs
+    /// written before stay counted.
     pub fn grant(&self, ticket: Ticket, grant: Grant) {
         let mut known = self.0.lock();
         match known.grants.get_mut(&ticket) {
@@ -137,8 +137,8 @@ impl Grants {
         }
     }
 
-    /// A task of a certificate's has been accepted, or was not and will not be: nothing of its inputs is to be brought
-    /// any more.
+    /// Withdraws an owner's permission to upload a task's inputs, because the task was accepted or will not
+    /// be.
     pub fn withdraw_inputs(&self, task: TaskId, certificate: &str) {
         let mut known = self.0.lock();
         let ticket = Ticket::Inputs(task);
@@ -148,11 +148,12 @@ impl Grants {
         }
     }
 
-    /// The task has ended: its attempts are over.
+    /// Withdraws the grants of a task's attempts; called when the task has ended.
     pub fn withdraw_attempts(&self, task: TaskId) {
         let mut known = self.0.lock();
         known.give_up(task);
-        // Tickets of attempts come first: of them there are as many as tasks that run, whatever results are kept.
+        // Attempts sort first among tickets, so that this visits only the running tasks' grants and no kept
+        // results.
         let attempts = known.grants.iter().take_while(|(ticket, _)| matches!(ticket, Ticket::Attempt(_)));
         let over: Vec<Ticket> =
             attempts.filter(|(_, granted)| granted.grant.task == task).map(|(ticket, _)| *ticket).collect();
@@ -161,12 +162,12 @@ impl Grants {
         }
     }
 
-    /// The result of an ended task is gone.
+    /// Withdraws the permission to read a task's result; called when the result is deleted.
     pub fn withdraw_result(&self, task: TaskId) {
         self.0.lock().withdraw(Ticket::Result(task));
     }
 
-    /// The grant by which the holder of a certificate may make a transfer.
+    /// The grant that permits a certificate's holder a transfer; `None` without such a grant.
     #[must_use]
     pub fn granted(&self, certificate: &str, transfer: Transfer) -> Option<Grant> {
         let known = self.0.lock();
@@ -174,7 +175,8 @@ impl Grants {
         granted.filter(|grant| grant.certificate == certificate).cloned()
     }
 
-    /// Takes room for a blob of `len` bytes. `None` while another connection brings it, which is told to stop.
+    /// Reserves room for a blob of `len` bytes. `None` while another connection uploads it, which is told to
+    /// stop.
     pub(crate) fn take_in(
         &self,
         ticket: Ticket,
@@ -205,7 +207,7 @@ impl Grants {
         Ok(Some(Incoming { grants: self, ticket, name, stop }))
     }
 
-    /// Keeps what a cut left of a blob, while it may still be brought.
+    /// Keeps an interrupted upload for resuming, unless the grant was withdrawn meanwhile.
     pub(crate) fn keep(&self, incoming: &Incoming<'_>, partial: Partial) {
         let mut known = self.0.lock();
         if known.coming(incoming).is_none() {
@@ -218,7 +220,7 @@ impl Grants {
         known.partial.push(partial);
     }
 
-    /// What a cut left of a blob.
+    /// Takes the interrupted upload of a blob, if there is one.
     pub(crate) fn resume(&self, task: TaskId, name: BlobName) -> Option<Partial> {
         let partial = &mut self.0.lock().partial;
         let at = partial.iter().position(|each| (each.task, each.name) == (task, name))?;
@@ -243,7 +245,7 @@ impl Known {
             .for_each(|coming| coming.notify_one());
     }
 
-    /// Nothing of a task is to come in any more: what a cut left of it goes.
+    /// Drops the interrupted uploads of a task.
     fn give_up(&mut self, task: TaskId) {
         self.partial.retain(|each| each.task != task);
     }

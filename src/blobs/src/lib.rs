@@ -1,9 +1,9 @@
-//! The directory that holds blobs, and the accepting end of their transfer between hosts.
+//! Stores blobs in a directory, and serves their transfers between hosts on the accepting side.
 //!
-//! [`Spool`] is the directory; [`Grants`] says which certificate may read and write which blob; [`serve`] moves one over a
-//! stream. The dialling end is the gate's blob client, since it needs the gate's connections.
+//! [`Spool`] is the directory; [`Grants`] holds the permissions of certificates; [`serve`] moves one blob
+//! over a stream. The dialling side is the gate's blob client, since it needs the gate's connections.
 //!
-//! Does not: open connections, know certificates beyond their names, or decide what is granted.
+//! Does not: open connections, know certificates beyond their names, or decide who gets a grant.
 
 mod grants;
 mod serve;

@@ -1,11 +1,13 @@
-//! Blobs between hosts: on connections of their own, once per hop, from the spool or into it.
+//! Serves one blob transfer between hosts: from the spool to the peer, or from the peer into the spool.
 //!
-//! A stream of TLS needs no chunks, windows or acknowledgements of ours, and a slow peer slows nobody but itself. Who may read and
-//! write what, the scheduler says by grants: a lease token is worth its task's inputs and its own result, a task's id what its owner
-//! brings and fetches. After a cut a transfer goes on where it was, on a new connection; one that went well carries the next, too.
+//! Each transfer has its connection to itself, so that TLS over TCP provides the flow control and a slow peer
+//! delays only its own transfer. The scheduler's grants decide who may read and write: a lease token covers
+//! the attempt's inputs and its result, a task id covers the inputs that its owner uploads and the result
+//! that it fetches. An interrupted transfer resumes on a new connection; after a completed one the connection
+//! is reused.
 //!
-//! This is the accepting end, and what both say; `blob_client` is the dialling end. Does not: check hashes; whoever reads a blob
-//! does.
+//! This is the accepting side; `blob_client` in the gate is the dialling side. Does not: check hashes; the
+//! reader of a blob does.
 
 use std::fs::File;
 use std::io::{self, Read, Seek};
@@ -22,14 +24,14 @@ use crate::grants::{Grant, Grants, Incoming, Partial, Ticket};
 use crate::spool::{BlobName, Spool, SpoolError};
 
 const CHUNK_BYTES: usize = 256 * 1024;
-/// So much room is taken on the disk ahead of what comes, whatever was announced.
+/// Disk space is preallocated at most this far ahead of the received bytes, whatever length was announced.
 const RESERVED_BYTES: u64 = 8 << 20;
-/// Nothing came or went for so long: the peer is gone. The accepting side is the first to see it, so that what came is kept when
-/// the other one asks again.
+/// Idle timeout of a transfer. Shorter than the dialling side's, so that the received part is already kept
+/// when the other side reconnects to resume it.
 const STALLED_HERE: Duration = Duration::from_secs(10);
-/// A blob that another connection brings may take this long to be complete.
+/// Longest wait for another connection to stop uploading the same blob.
 const BROUGHT_WITHIN: Duration = Duration::from_millis(2_500);
-/// How long a connection is kept for the next transfer; the dialling side keeps it for less.
+/// How long an idle connection is kept for the next transfer; the dialling side closes it earlier.
 pub const KEPT_OPEN: Duration = Duration::from_secs(15);
 
 fn name(blob: Blob) -> BlobName {
@@ -44,7 +46,7 @@ async fn in_time<T>(step: impl Future<Output = io::Result<T>>) -> io::Result<T> 
     tokio::time::timeout(STALLED_HERE, step).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
-/// The accepting end of a transfer that was granted. A disk's trouble is told to the peer.
+/// Serves the accepting side of a granted transfer. Errors of the disk are reported to the peer.
 pub async fn serve(
     peer: &mut (impl AsyncRead + AsyncWrite + Unpin),
     spool: &Spool,
@@ -60,7 +62,7 @@ pub async fn serve(
                 Ok(incoming) => incoming,
                 Err(refused) => return answer(peer, Err(&refused)).await,
             };
-            // What came before goes on, or makes room for what comes now.
+            // Resumes an interrupted upload, or deletes it to make room for the new one.
             let begun = grants.resume(grant.task, name).filter(|begun| again && begun.written <= len);
             let begin = || {
                 spool.remove(grant.task, name)?;
@@ -75,7 +77,7 @@ pub async fn serve(
                 () = incoming.stopped() => None,
             };
             let Some(received) = received else {
-                // Its room is free before the peer hears of it, which may take as long as the peer likes.
+                // Free the room first: sending the answer may take as long as the peer likes.
                 drop((partial, incoming));
                 answer(peer, Err(&Refused::not_granted())).await?;
                 return Err(io::Error::new(
@@ -101,7 +103,7 @@ pub async fn serve(
     }
 }
 
-/// Takes room for a blob once no other connection brings it any more.
+/// Reserves room for a blob, waiting until no other connection uploads it.
 async fn take_in(grants: &Grants, ticket: Ticket, name: BlobName, len: u64) -> Result<Incoming<'_>, Refused> {
     let end = tokio::time::Instant::now() + BROUGHT_WITHIN;
     loop {
@@ -116,10 +118,10 @@ async fn take_in(grants: &Grants, ticket: Ticket, name: BlobName, len: u64) -> R
     }
 }
 
-/// Sends a refusal.
+/// Answers a peer with a refusal.
 ///
 /// # Errors
-/// The peer is gone, or reads nothing.
+/// If the peer has closed the connection or does not read.
 pub async fn refuse(peer: &mut (impl AsyncWrite + Unpin), refused: &Refused) -> io::Result<()> {
     answer(peer, Err(refused)).await
 }
@@ -132,10 +134,11 @@ async fn answer(peer: &mut (impl AsyncWrite + Unpin), verdict: Result<(), &Refus
     .await
 }
 
-/// The transfer begins: with the whole length of what goes, or with how much is there of what comes.
+/// Starts the transfer: sends the whole length of a download, or the number of bytes of an upload already
+/// here.
 async fn welcome(peer: &mut (impl AsyncWrite + Unpin), bytes: u64) -> io::Result<()> {
     in_time(async {
-        // In one record: the other side wakes up once.
+        // One TLS record, so that the other side wakes up only once.
         peer.write_all(&[preamble::answer(Ok(wall_ms())).as_bytes(), &bytes.to_be_bytes()].concat()).await?;
         peer.flush().await
     })
@@ -151,7 +154,7 @@ async fn send(
 ) -> io::Result<()> {
     let (mut file, len) = match spool.reader(task, name) {
         Ok(found) => found,
-        // No fault of the node that asks: no other one would get it.
+        // Reported as invalid input, since another node would find no file either.
         Err(error) if error.is_missing() => {
             let text = format!(
                 "it is gone from the scheduler's disk ({error}): submit the task again with a new id"
@@ -168,7 +171,7 @@ async fn send(
         file.seek(io::SeekFrom::Start(from))?;
     }
     let mut left = len - from;
-    // The disk is read while the network takes what was read before.
+    // Reads the next chunk from disk while the network sends the previous one.
     let read = |file, left| (left > 0).then(|| tokio::task::spawn_blocking(move || read_chunk(file, left)));
     let mut ahead = read(file, left);
     welcome(peer, len).await?;
@@ -181,12 +184,12 @@ async fn send(
     in_time(peer.flush()).await
 }
 
-/// Bytes of the next chunk, of so many that are to come.
+/// Size of the next chunk when `left` bytes remain.
 fn chunk_bytes(left: u64) -> usize {
     usize::try_from(left).unwrap_or(usize::MAX).min(CHUNK_BYTES)
 }
 
-/// Reads the next of so many bytes.
+/// Reads the next chunk when `left` bytes remain.
 fn read_chunk(file: File, left: u64) -> io::Result<(File, Vec<u8>)> {
     let most = chunk_bytes(left);
     let mut chunk = Vec::with_capacity(most);
@@ -194,9 +197,10 @@ fn read_chunk(file: File, left: u64) -> io::Result<(File, Vec<u8>)> {
     if chunk.len() < most { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok((file, chunk)) }
 }
 
-/// What comes goes to disk, and what a cut leaves of it is kept by the caller. A write that failed is no cut.
+/// Writes the received bytes to disk. `Err` is a broken connection, after which the caller keeps the part for
+/// resuming; `Ok(Err)` is a failed write, after which nothing can be resumed.
 ///
-/// A disk that is slow holds up this transfer and what shares its thread: the gate has threads of its own.
+/// A slow disk delays this transfer and others on its thread; the gate has threads of its own for transfers.
 async fn receive(
     peer: &mut (impl AsyncRead + AsyncWrite + Unpin),
     partial: &mut Partial,
@@ -207,7 +211,7 @@ async fn receive(
     let mut reserved = partial.written;
     while left > 0 {
         let most = chunk_bytes(left);
-        // TLS gives 16 KiB at a time, and a system call for each would cost more than to gather them.
+        // TLS returns 16 KiB per read: gathering them costs less than one system call for each.
         let (mut come, mut cut) = (0, None);
         while come < most {
             match in_time(peer.read(&mut chunk[come..most])).await {
@@ -220,7 +224,7 @@ async fn receive(
             }
         }
         left -= come as u64;
-        // What still comes after a write that failed is read, so that the peer hears why.
+        // After a failed write the rest is still read, so that the peer receives the error.
         if stored.is_ok() {
             if reserved < partial.written + come as u64 {
                 let ahead = (len - partial.written).min(RESERVED_BYTES);
@@ -231,14 +235,14 @@ async fn receive(
             partial.written += come as u64;
         }
         if let Some(error) = cut {
-            // After a write that failed there is nothing to go on from.
+            // A failed write leaves nothing to resume from.
             return if stored.is_ok() { Err(error) } else { Ok(stored) };
         }
     }
     Ok(stored)
 }
 
-/// What the peer is told of the spool's trouble.
+/// Converts an error of the spool to the refusal that the peer receives.
 fn refusal(error: &SpoolError) -> Refused {
     Refused::new(error.kind(), error.to_string())
 }

@@ -1,6 +1,6 @@
-//! The directory that holds blobs: `<aa>/<task>/<name>`, shared by the processes of one host and one user.
+//! Stores blobs as files `<aa>/<task>/<name>` in a directory that the processes of one host and user share.
 //!
-//! Does not: take a path from anybody. Names are made of a task's id, a closed role or a lease token, and
+//! Does not: accept paths from callers. File names are built from a task's id and a role or lease token, and
 //! every directory on the way is opened without following links.
 
 mod sweep;
@@ -20,12 +20,12 @@ use lamagrid_process::descriptors::with_reserve;
 
 pub use sweep::Swept;
 
-/// Which file of a task.
+/// Names one file of a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BlobName {
     /// An input, or the accepted result.
     Role(Role),
-    /// The result of one attempt, before it is accepted.
+    /// The result of one attempt before it is accepted.
     Attempt(LeaseToken),
 }
 
@@ -41,40 +41,40 @@ impl BlobName {
 /// Why a blob could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum SpoolError {
-    /// The file system said no.
+    /// The file system returned an error.
     #[error("cannot {action} {path}: {source}")]
     Io {
-        /// What was tried.
+        /// The attempted action.
         action: &'static str,
-        /// On which file.
+        /// The file.
         path: PathBuf,
-        /// What came back.
+        /// The system's error.
         source: io::Error,
     },
-    /// The file is not what was announced.
+    /// The file's length, hash or type is not as announced.
     #[error("blob {path} is not what was announced: {what}")]
     Mismatch {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// What differs.
+        /// The property that differs.
         what: &'static str,
     },
 }
 
 impl SpoolError {
-    /// What it is as the failure of a task.
+    /// The failure kind of a task that fails by this error.
     #[must_use]
     pub fn kind(&self) -> FailureKind {
         if self.is_disk_full() { FailureKind::DiskFull } else { FailureKind::Internal }
     }
 
-    /// Whether there is no such file.
+    /// True if the file does not exist.
     #[must_use]
     pub fn is_missing(&self) -> bool {
         matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
     }
 
-    /// Whether the disk is full, so that it is the host's trouble and not the task's.
+    /// True if the disk or quota is full, which is a fault of the host and not of the task.
     #[must_use]
     pub fn is_disk_full(&self) -> bool {
         matches!(self, Self::Io { source, .. }
@@ -82,23 +82,23 @@ impl SpoolError {
     }
 }
 
-/// Writers of this process: no two share a temporary name.
+/// Number of writers begun by this process; makes temporary names unique.
 static BEGUN: AtomicU64 = AtomicU64::new(0);
 
-/// A blob under a temporary name, which goes with this unless it is finished.
+/// Writes a blob under a temporary name; the file is deleted on drop unless it was finished.
 #[derive(Debug)]
 pub struct Writer {
     dir: OwnedFd,
     file: File,
     temporary: String,
     name: String,
-    /// For messages.
+    /// The final path, for error messages.
     path: PathBuf,
     renamed: bool,
 }
 
 impl Writer {
-    /// Adds to it.
+    /// Appends bytes.
     ///
     /// # Errors
     /// [`SpoolError::Io`].
@@ -106,16 +106,16 @@ impl Writer {
         self.file.write_all(bytes).map_err(|source| self.io(source))
     }
 
-    /// Takes room on the disk for what will be written next, `len` bytes from the byte `from` on: page by page it costs twice
-    /// as much. A file system that cannot do that, or has no room, says so when it is written.
+    /// Preallocates `len` bytes from offset `from`; allocating page by page takes twice as long. Errors are
+    /// ignored: if there is no room, the write reports it.
     pub(crate) fn reserve(&self, from: u64, len: u64) {
         let _ = rustix::fs::fallocate(&self.file, rustix::fs::FallocateFlags::KEEP_SIZE, from, len);
     }
 
-    /// Gives it its name, so that a reader sees all of it or nothing.
+    /// Renames the file to its final name atomically, so that a reader sees all of it or nothing.
     ///
     /// # Errors
-    /// [`SpoolError::Io`]; nothing is left behind then.
+    /// [`SpoolError::Io`]; the temporary file is deleted then.
     pub fn finish(mut self) -> Result<(), SpoolError> {
         self.rename().map_err(|source| self.io(source))
     }
@@ -134,7 +134,7 @@ impl Writer {
 impl Drop for Writer {
     fn drop(&mut self) {
         if !self.renamed {
-            // The first error is the one that matters.
+            // Ignored: the error that made this writer end is the one to report.
             let _ = rustix::fs::unlinkat(&self.dir, self.temporary.as_str(), AtFlags::empty());
         }
     }
@@ -148,12 +148,12 @@ pub struct Spool {
 
 const DIRECTORY: OFlags = OFlags::DIRECTORY.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
-/// How often a step is repeated that another process undid: a client may write a task's first blob while a starting
-/// scheduler, which has no row of it yet, deletes what it finds. One deletion undoes a write twice at most (its file,
-/// then its directory), and a start deletes once.
+/// How often a step is repeated after another process has undone it. A client may write a task's first blob
+/// while a starting scheduler, which has no row for the task yet, deletes unknown tasks. One deletion undoes
+/// a write at most twice (its file, then its directory), and a scheduler deletes once per start.
 const TRIES: usize = 20;
 
-/// Does `step` again while it fails with `undone`, a bounded number of times.
+/// Repeats `step` while it fails with `undone`, at most [`TRIES`] times.
 fn repeated<T>(undone: io::ErrorKind, mut step: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     for _ in 1..TRIES {
         match step() {
@@ -165,13 +165,13 @@ fn repeated<T>(undone: io::ErrorKind, mut step: impl FnMut() -> io::Result<T>) -
 }
 
 impl Spool {
-    /// The spool at `root`; nothing is touched yet.
+    /// Names the spool at `root`, without touching the disk.
     #[must_use]
     pub fn new(root: impl Into<PathBuf>) -> Self {
         Self { root: root.into() }
     }
 
-    /// Creates the directory, mode 0700, where it is missing.
+    /// Creates the spool's directory with mode 0700 if it is missing.
     ///
     /// # Errors
     /// [`SpoolError::Io`].
@@ -179,14 +179,15 @@ impl Spool {
         let spool = Self::new(root);
         make_private(&spool.root).map_err(|source| spool.io("create", spool.root.clone(), source))?;
         if let Some(parent) = spool.root.parent() {
-            // What is forced to disk below it shall be found there again.
+            // Without this, a power loss could remove the directory together with blobs that were fsynced in
+            // it.
             let force = File::open(parent).and_then(|dir| dir.sync_all());
             force.map_err(|source| spool.io("sync", parent.to_path_buf(), source))?;
         }
         Ok(spool)
     }
 
-    /// The directory.
+    /// The spool's directory.
     #[must_use]
     pub fn root(&self) -> &Path {
         &self.root
@@ -201,7 +202,7 @@ impl Spool {
         SpoolError::Io { action, path, source }
     }
 
-    /// Opens `<aa>/<task>` step by step, refusing links, making it where `create` says so.
+    /// Opens `<aa>/<task>` component by component without following links; creates missing ones if `create`.
     fn task_dir(&self, task: TaskId, create: bool) -> io::Result<OwnedFd> {
         let id = task.to_string();
         let mut dir = with_reserve(|| rustix::fs::open(&self.root, DIRECTORY, Mode::empty()))?;
@@ -220,7 +221,7 @@ impl Spool {
     /// Writes a blob under a temporary name and renames it, so that a reader sees all of it or nothing.
     ///
     /// # Errors
-    /// [`SpoolError::Io`]; then nothing of that name is left behind.
+    /// [`SpoolError::Io`]; no partial file is left behind.
     pub fn put(&self, task: TaskId, name: BlobName, bytes: &[u8]) -> Result<(), SpoolError> {
         self.write(task, name, bytes, false)
     }
@@ -238,7 +239,7 @@ impl Spool {
             .map_err(|source| self.io("write", self.path(task, &name.file()), source))
     }
 
-    /// Begins a blob that comes bit by bit; of several with one name, the last one that is finished counts.
+    /// Starts a blob that is written in pieces. If several writers use one name, the last one to finish wins.
     ///
     /// # Errors
     /// [`SpoolError::Io`].
@@ -267,7 +268,8 @@ impl Spool {
         open().map_err(|source| self.io("open", self.path(task, file_name), source))
     }
 
-    /// Opens a blob and checks that it is a plain file of the announced length, before a byte of it is allocated.
+    /// Opens a blob and checks that it is a plain file of the announced length, before memory is allocated
+    /// for it.
     fn open_checked(&self, task: TaskId, name: BlobName, len: u64) -> Result<File, SpoolError> {
         let file_name = name.file();
         let file = self.open(task, &file_name)?;
@@ -283,10 +285,10 @@ impl Spool {
         Ok(file)
     }
 
-    /// Opens a blob for reading, with its length.
+    /// Opens a blob for reading; returns the file and its length.
     ///
     /// # Errors
-    /// [`SpoolError::Io`], [`SpoolError::Mismatch`] if it is no plain file.
+    /// [`SpoolError::Io`]; [`SpoolError::Mismatch`] if it is not a plain file.
     pub fn reader(&self, task: TaskId, name: BlobName) -> Result<(File, u64), SpoolError> {
         let file = self.open(task, &name.file())?;
         let meta =
@@ -297,7 +299,7 @@ impl Spool {
     /// Reads a blob and checks its length and hash.
     ///
     /// # Errors
-    /// [`SpoolError::Mismatch`] if it is not what `meta` says, [`SpoolError::Io`].
+    /// [`SpoolError::Mismatch`] if the file differs from `meta`; [`SpoolError::Io`].
     pub fn get(&self, task: TaskId, name: BlobName, meta: &BlobMeta) -> Result<Vec<u8>, SpoolError> {
         let mut file = self.open_checked(task, name, meta.len)?;
         let path = || self.path(task, &name.file());
@@ -312,10 +314,10 @@ impl Spool {
         Ok(bytes)
     }
 
-    /// As [`Spool::get`], into memory of the caller's.
+    /// Reads a blob like [`Spool::get`], into the caller's memory.
     ///
     /// # Errors
-    /// As [`Spool::get`]; [`SpoolError::Mismatch`], too, if `out` is not of the announced length.
+    /// As [`Spool::get`]; also [`SpoolError::Mismatch`] if `out` does not have the announced length.
     pub fn get_into(
         &self,
         task: TaskId,
@@ -335,7 +337,8 @@ impl Spool {
         Ok(())
     }
 
-    /// Checks that a blob lies there with the announced length and, at `sync`, forces it and its directory to disk.
+    /// Checks that a blob exists with the announced length. With `sync`, also fsyncs it and the directories
+    /// above it.
     ///
     /// # Errors
     /// [`SpoolError::Mismatch`], [`SpoolError::Io`].
@@ -345,7 +348,7 @@ impl Spool {
             let force = || -> io::Result<()> {
                 file.sync_all()?;
                 File::from(self.task_dir(task, false)?).sync_all()?;
-                // The task's own entry, and that of its two-digit parent, which may both be new.
+                // The entries of the task's directory and of its two-digit parent may be new, too.
                 let parent = self.path(task, "");
                 for dir in parent.ancestors().skip(1).take(2) {
                     File::open(dir)?.sync_all()?;
@@ -357,7 +360,7 @@ impl Spool {
         Ok(())
     }
 
-    /// Whether a blob's bytes were last changed before `instant`.
+    /// True if a blob's bytes were last changed before `instant`.
     ///
     /// # Errors
     /// [`SpoolError::Io`].
@@ -373,13 +376,13 @@ impl Spool {
         Ok(changed < instant)
     }
 
-    /// Writes a blob anew, from its own bytes, and forces the new file to disk before it takes the old one's place.
+    /// Rewrites a blob from its own bytes into a new file, which is fsynced before it replaces the old one.
     ///
-    /// After an fsync that failed this is the only way to know that the bytes are on disk: the next fsync of the same
-    /// file succeeds without them.
+    /// After a failed fsync this is the only way to know that the bytes are on disk: a second fsync of the
+    /// same file may succeed without having written them.
     ///
     /// # Errors
-    /// [`SpoolError::Mismatch`] if they are not what `meta` says any more, or cannot be read; [`SpoolError::Io`].
+    /// [`SpoolError::Mismatch`] if the bytes no longer match `meta` or cannot be read; [`SpoolError::Io`].
     pub fn rewrite(&self, task: TaskId, name: BlobName, meta: &BlobMeta) -> Result<(), SpoolError> {
         let bytes = match self.get(task, name, meta) {
             Err(SpoolError::Io { action: "read", path, .. }) => {
@@ -390,11 +393,11 @@ impl Spool {
         self.write(task, name, &bytes, true)
     }
 
-    /// Makes the result of an attempt the result of its task as well.
+    /// Links the result of an attempt as the result of its task.
     ///
-    /// The attempt's own name stays until the caller has committed and removes it: a delivery that is
-    /// repeated after a crash in between still finds its file. On a file system without hard links it goes at
-    /// once, and such a delivery becomes a failure of its attempt.
+    /// The attempt's own name stays until the caller has committed and removes it, so that a delivery
+    /// repeated after a crash in between still finds the file. On a file system without hard links the file
+    /// is renamed instead, and such a repeated delivery becomes a failure of its attempt.
     ///
     /// # Errors
     /// [`SpoolError::Io`].
@@ -417,8 +420,8 @@ impl Spool {
         link().map_err(|source| self.io("link", self.path(task, &from), source))
     }
 
-    /// Gives the inputs of `from` to the task of `spec` as well, and forces their new names to disk where that task's
-    /// durability asks for it. Repeated, it changes nothing.
+    /// Links the inputs of the task `from` into the task of `spec`, and fsyncs the new names if that task's
+    /// durability requires it. Calling it again changes nothing.
     ///
     /// # Errors
     /// [`SpoolError::Io`].
@@ -433,7 +436,8 @@ impl Spool {
                 }
             };
             match link() {
-                // It is in the row, or went with an earlier try of the same commit.
+                // The input is stored in the task's row instead, or an earlier try of the same commit has
+                // removed the source.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 linked => linked.map_err(|source| self.io("link", self.path(spec.id, &name), source))?,
             }
@@ -442,7 +446,7 @@ impl Spool {
         Ok(())
     }
 
-    /// Deletes one blob; absent is fine.
+    /// Deletes one blob; a missing blob is not an error.
     ///
     /// # Errors
     /// [`SpoolError::Io`].
@@ -460,7 +464,7 @@ impl Spool {
         }
     }
 
-    /// Deletes all blobs of a task; absent is fine.
+    /// Deletes all blobs of a task; missing ones are not an error.
     ///
     /// # Errors
     /// [`SpoolError::Io`].
@@ -476,7 +480,7 @@ impl Spool {
         }
     }
 
-    /// Whether a blob is not there; one that cannot be looked at is.
+    /// True if the blob's file does not exist; false if that cannot be determined.
     #[must_use]
     pub fn lacks(&self, task: TaskId, name: BlobName) -> bool {
         let found = std::fs::symlink_metadata(self.path(task, &name.file()));
@@ -510,7 +514,7 @@ mod tests {
     }
 
     #[test]
-    fn a_blob_comes_back_and_goes_away() {
+    fn a_blob_is_read_back_and_checked_and_can_be_deleted() {
         let (_dir, spool, task) = spool();
         let name = BlobName::Role(Role::Image);
         spool.put(task, name, b"pixels").unwrap();
@@ -545,7 +549,7 @@ mod tests {
     }
 
     #[test]
-    fn an_attempt_becomes_the_result() {
+    fn promote_makes_an_attempt_the_result_and_can_be_repeated() {
         let (_dir, spool, task) = spool();
         let token = LeaseToken::from_bytes([9; 16]);
         spool.put(task, BlobName::Attempt(token), b"out").unwrap();

@@ -1,4 +1,4 @@
-//! The reserve of descriptors. A process of its own: it uses up all that it has.
+//! Tests the reserve of descriptors, in a process of its own because it uses up all of them.
 
 use std::fs::File;
 use std::os::unix::net::UnixStream;
@@ -21,13 +21,13 @@ fn a_spool_works_when_peers_have_all_descriptors() {
         peers.push(pair);
         assert!(peers.len() < 256);
     }
-    // A pair takes two: one may be left.
+    // A pair takes two descriptors: one may be left.
     let _last = File::open("/dev/null");
     assert!(File::open("/dev/null").is_err(), "not all are used");
     let (task, name) = (TaskId::from_bytes([1; 16]), BlobName::Role(Role::Image));
     spool.put(task, name, b"pixels").unwrap();
     assert_eq!(spool.reader(task, name).unwrap().1, 6);
-    // The reserve is for single calls: the limit is as before.
+    // The reserve is for single calls only: the limit is unchanged.
     let kept = with_reserve(|| File::open("/dev/null")).unwrap();
     assert!(File::open("/dev/null").is_err());
     assert_eq!(limit(), 224);

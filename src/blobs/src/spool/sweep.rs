@@ -1,6 +1,6 @@
-//! What a start does with files in the spool that belong to no task.
+//! Deletes or moves aside files in the spool that belong to no known task.
 //!
-//! Does not: delete or fail at what is not ours, whatever it is and wherever it lies.
+//! Does not: delete foreign files, or fail because of them, whatever they are and wherever they lie.
 
 use std::collections::HashSet;
 use std::io;
@@ -10,30 +10,31 @@ use lamagrid_domain::TaskId;
 
 use super::{Spool, SpoolError, make_private};
 
-/// What [`Spool::sweep`] did.
+/// The result of [`Spool::sweep`].
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Swept {
-    /// Tasks whose blobs were deleted.
+    /// Number of tasks whose blobs were deleted.
     pub deleted: usize,
-    /// Tasks whose blobs were moved aside.
+    /// Number of tasks whose blobs were moved aside.
     pub moved: usize,
-    /// What was left alone.
+    /// Paths of foreign entries, which were left alone.
     pub foreign: Vec<PathBuf>,
 }
 
-/// Of the entry itself, not of what a link points to.
+/// True if the entry itself is a directory; a link to a directory is not.
 fn is_dir(entry: &std::fs::DirEntry) -> bool {
     entry.file_type().is_ok_and(|kind| kind.is_dir())
 }
 
 impl Spool {
-    /// Deletes the blobs of every id that `known` does not hold, or moves them into the directory `aside`. Entries that have
-    /// not the shape of a task's, or resist, are left alone, except those of the spool named in `ours`.
+    /// Deletes the blobs of every task that is not in `known`, or moves them into the directory `aside`.
+    /// Leaves alone, and reports, entries that do not look like a task's or cannot be deleted; the names in
+    /// `ours` are not reported.
     ///
-    /// Called once at start, before anything is accepted.
+    /// Called once when a scheduler starts, before it accepts tasks.
     ///
     /// # Errors
-    /// [`SpoolError::Io`] if the spool itself cannot be listed, or nothing can be moved to `aside`.
+    /// [`SpoolError::Io`] if the spool cannot be listed, or a directory cannot be moved to `aside`.
     pub fn sweep(
         &self,
         known: &HashSet<TaskId>,
@@ -78,7 +79,7 @@ impl Spool {
         }
         match self.delete(id) {
             Ok(()) => swept.deleted += 1,
-            // A client writes there right now, and will submit it.
+            // A client is writing there at this moment, and will submit the task.
             Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {}
             Err(_) => swept.foreign.push(dir),
         }
@@ -102,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn the_sweep_takes_only_ids_without_a_row() {
+    fn sweep_deletes_only_unknown_tasks() {
         let (_dir, spool, kept) = spool();
         let gone = TaskId::from_bytes([8; 16]);
         for task in [kept, gone] {
@@ -113,9 +114,9 @@ mod tests {
         assert!(!spool.lacks(kept, IMAGE) && spool.lacks(gone, IMAGE));
     }
 
-    /// R7.2: what is not ours is neither deleted nor an error, wherever it lies.
+    /// R7.2: foreign entries are neither deleted nor an error, wherever they lie.
     #[test]
-    fn the_sweep_leaves_alone_what_is_not_ours() {
+    fn sweep_reports_and_keeps_foreign_entries() {
         use std::os::unix::ffi::OsStrExt;
         let (dir, spool, kept) = spool();
         spool.put(kept, IMAGE, b"x").unwrap();
@@ -133,7 +134,7 @@ mod tests {
             drop(std::os::unix::net::UnixListener::bind(place.join("socket")).unwrap());
             foreign.extend(["lost+found", "aa", "socket"].map(|name| place.join(name)));
         }
-        // Of the shape of a task, but no directory, and in the wrong place.
+        // Named like a task, but a file or in the wrong directory.
         let file = spool.root().join("07").join(format!("07{}", "08".repeat(15)));
         std::fs::write(&file, b"not ours").unwrap();
         foreign.push(file);
@@ -147,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn the_sweep_moves_aside_what_may_be_missed() {
+    fn sweep_moves_unknown_tasks_aside() {
         let (dir, spool, kept) = spool();
         let unknown = TaskId::from_bytes([8; 16]);
         for task in [kept, unknown] {
@@ -162,12 +163,12 @@ mod tests {
     }
 
     #[test]
-    fn a_write_and_a_sweep_meet() {
+    fn a_write_succeeds_during_a_sweep() {
         let (_dir, spool, task) = spool();
-        // Several schedulers that start one after the other during one write; more than happen.
+        // As if several schedulers started one after another during one write: more than happens in practice.
         let (rounds, sweeps) = (5_000, TRIES / 4);
         let together = std::sync::Barrier::new(2);
-        // Neither side stops at an error, for the other one waits for it in each round.
+        // Neither side stops at an error, because the other side waits for it in each round.
         let sweep = |_| {
             together.wait();
             (0..sweeps).find_map(|_| spool.sweep(&HashSet::new(), None, &[]).err())
