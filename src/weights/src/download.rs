@@ -1,8 +1,9 @@
-//! Downloads one file into `<target>.part` and goes on with what an earlier download left there.
+//! Downloads one file into `<target>.part`, and resumes an earlier download found there.
 //!
-//! A part file has one owner, who holds its lock; the lock goes with its process, however that ends. The part remembers
-//! in an extended attribute which version of which URL it is a part of, and asks the server to go on with that one alone
-//! (`If-Range`). Without the attribute it goes on where the caller checks a sum afterwards, and else starts again.
+//! The process that downloads holds a lock on the part file; the kernel releases it however the process ends.
+//! An extended attribute of the part records its URL and version, and the server is asked to resume that
+//! version only (`If-Range`). A part without the attribute is resumed only if the caller checks a sum
+//! afterwards; otherwise the download starts again.
 //!
 //! Does not: check sums, or give the file its final name.
 
@@ -20,32 +21,32 @@ use rustix::fs::{FlockOperation, XattrFlags};
 use super::Told;
 use super::proxy::{self, Chosen};
 
-/// A download logs how far it is this often.
+/// Interval of the progress lines in the log.
 const LOG_EVERY: Duration = Duration::from_secs(3);
-/// A server that sends nothing for this long has given up.
+/// Idle timeout: a server that sends nothing for this long is given up.
 const STALLED: Duration = Duration::from_secs(60);
 const CONNECT: Duration = Duration::from_secs(30);
-/// How late the wish to end is noticed while nothing arrives.
+/// Longest delay until a request to stop is noticed while no bytes arrive.
 const TICK: Duration = Duration::from_millis(200);
 const CHUNK_BYTES: usize = 1 << 20;
 const VERSION: &str = "user.lamagrid.version";
 const VERSION_BYTES: usize = 4096;
 
-/// Why a download gave nothing.
+/// Why a download failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum DownloadError {
-    /// The caller broke it off.
+    /// The caller stopped it.
     #[error("it was stopped")]
     Stopped,
-    /// A text with what to do, where something can be done.
+    /// The download failed; the text includes the remedy, if there is one.
     #[error("{0}")]
     Failed(String),
-    /// A file of ours.
+    /// A local file could not be read or written.
     #[error("{0}")]
     Io(#[from] io::Error),
 }
 
-/// The part of a file that was not fetched whole; locked.
+/// The locked part file of a download.
 #[derive(Debug)]
 pub(super) struct Part {
     file: File,
@@ -53,7 +54,8 @@ pub(super) struct Part {
 }
 
 impl Part {
-    /// Takes the part of `target`, waiting for its owner; `None` if that owner has finished the target meanwhile.
+    /// Locks the part of `target`, waiting for its owner; `None` if that owner has completed the target
+    /// meanwhile.
     pub(super) fn take(target: &Path, told: Told<'_>) -> Result<Option<Self>, DownloadError> {
         sweep(target);
         let path = beside(target, ".part");
@@ -74,11 +76,12 @@ impl Part {
                     std::thread::sleep(TICK);
                     continue;
                 }
-                // A file system without locks: two downloads may meet, and the sum tells.
+                // The file system has no locks: two downloads may run at once, and the sum detects a mixed
+                // file.
                 Err(rustix::io::Errno::NOLCK | rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {}
                 Err(error) => return Err(io::Error::from(error).into()),
             }
-            // The owner that was waited for may have renamed or removed what was opened.
+            // The previous owner may have renamed or removed the opened file.
             let is_current = identity(&path)
                 .is_some_and(|now| file.metadata().is_ok_and(|own| (own.dev(), own.ino()) == now));
             if !is_current {
@@ -98,39 +101,39 @@ impl Part {
         &self.path
     }
 
-    /// Bytes that are here.
+    /// Bytes downloaded so far.
     pub(super) fn len(&self) -> u64 {
         self.file.metadata().map_or(0, |metadata| metadata.len())
     }
 
-    /// Gives the file its name, whole as it is.
+    /// Gives the complete file its final name.
     pub(super) fn rename(self, name: &Path) -> io::Result<()> {
-        let _ = rustix::fs::fremovexattr(&self.file, VERSION); // of use to parts alone
+        let _ = rustix::fs::fremovexattr(&self.file, VERSION); // only parts need it
         self.file.sync_all()?;
         std::fs::rename(&self.path, name)
     }
 
-    /// Keeps what may be gone on with, and leaves no empty file.
+    /// Releases the part; keeps its bytes for resuming, but deletes an empty file.
     pub(super) fn give_up(self) {
         if self.len() == 0 {
-            // The download is what failed; an empty part is only untidy.
+            // Ignored: an empty part is harmless, and the caller reports the failed download.
             let _ = std::fs::remove_file(&self.path);
         }
     }
 
-    /// Fetches the rest of `url`. `has_sum`: whether the caller checks the whole. Says whether it went on with bytes of an
-    /// earlier download.
+    /// Downloads the rest of `url`. `has_sum` says whether the caller checks the complete file. Returns
+    /// whether bytes of an earlier download were resumed.
     pub(super) fn fetch(&mut self, url: &str, has_sum: bool, told: Told<'_>) -> Result<bool, DownloadError> {
         if let Some(path) = url.strip_prefix("file://") {
             return self.copy(File::open(path)?, url, told).map(|()| false);
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let resumed = runtime.block_on(self.download(url, has_sum, told));
-        runtime.shutdown_background(); // a lookup of a name may still be under way
+        runtime.shutdown_background(); // a name lookup may still be running
         resumed
     }
 
-    /// Begins anew.
+    /// Deletes the downloaded bytes, to start again.
     pub(super) fn empty(&mut self) -> io::Result<()> {
         self.file.set_len(0)?;
         self.file.seek(SeekFrom::Start(0)).map(drop)
@@ -159,7 +162,8 @@ impl Part {
         });
         let validator = match &version {
             Some((true, version)) => Some(version.as_str()).filter(|version| !version.is_empty()),
-            // A part of another URL, or one that does not say: a sum tells whether it fits.
+            // A part of another URL is not resumed. A part without the attribute is resumed if a sum is
+            // checked.
             Some((false, _)) | None => None,
         };
         if validator.is_none() && !(has_sum && version.as_ref().is_none_or(|(same, _)| *same)) {
@@ -215,25 +219,25 @@ impl Part {
         Ok(from > 0)
     }
 
-    /// The URL and its version, of which this is a part.
+    /// The URL and version of which this is a part, from the extended attribute.
     fn version(&self) -> Option<String> {
         let mut value = [0; VERSION_BYTES];
         let len = rustix::fs::fgetxattr(&self.file, VERSION, &mut value).ok()?;
         String::from_utf8(value.get(..len)?.to_vec()).ok()
     }
 
-    /// A strong ETag, else the date of the last change.
+    /// Records the URL and its version: a strong ETag, or else the date of the last change.
     fn remember(&self, url: &str, headers: &HeaderMap) {
         let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
         let strong = text(header::ETAG).filter(|tag| !tag.starts_with("W/"));
         let version = strong.or_else(|| text(header::LAST_MODIFIED)).unwrap_or_default();
         let value = format!("{url}\n{version}");
-        // A file system without attributes: the sum decides, or the next download starts again.
+        // Ignored if the file system has no attributes: the sum decides, or the next download starts again.
         let _ = rustix::fs::fsetxattr(&self.file, VERSION, value.as_bytes(), XattrFlags::empty());
     }
 }
 
-/// Where downloaded bytes go.
+/// Writes downloaded bytes to the part file, reports progress and logs it.
 struct Sink<'a, 'b> {
     file: &'a mut File,
     url: &'a str,
@@ -278,7 +282,7 @@ impl<'a, 'b> Sink<'a, 'b> {
     }
 }
 
-/// How the web is reached from this process.
+/// The HTTP client with this process's proxy settings.
 struct Web {
     url: Url,
     client: Client,
@@ -288,7 +292,8 @@ struct Web {
 impl Web {
     fn new(url: &Url) -> Result<Self, DownloadError> {
         let env: fn(&str) -> Option<String> = |name| std::env::var(name).ok();
-        // Redirects may lead to another scheme or host: each request asks anew.
+        // Checked early for a clear error. Each request chooses its proxy itself, because redirects may
+        // change scheme or host.
         proxy::choose(url, &env).map_err(DownloadError::Failed)?;
         let by_variable = move |url: &Url| proxy::choose(url, &env).ok().flatten().map(|chosen| chosen.url);
         let client = Client::builder()
@@ -302,7 +307,7 @@ impl Web {
         Ok(Self { url: url.clone(), client, env })
     }
 
-    /// The answer to a request for everything from `from` on.
+    /// Requests the bytes from offset `from` on.
     async fn get(
         &self,
         from: u64,
@@ -331,7 +336,7 @@ impl Web {
         answer.await?.map_err(|error| self.failure(error))
     }
 
-    /// The proxy that a URL is fetched through, for messages.
+    /// Names the proxy through which a URL is fetched, for messages; empty without a proxy.
     fn by(&self, url: &Url) -> String {
         match proxy::choose(url, &self.env) {
             Ok(Some(chosen)) => format!(" (through {})", Chosen::describe(&chosen)),
@@ -348,7 +353,7 @@ impl Web {
     }
 }
 
-/// What is said about a certificate that is not trusted.
+/// The hint for a certificate that is not trusted.
 fn authorities(env: fn(&str) -> Option<String>) -> String {
     let set = ["SSL_CERT_FILE", "SSL_CERT_DIR"].map(|name| env(name).map(|value| format!("{name}={value}")));
     let set = set.into_iter().flatten().collect::<Vec<_>>().join(", ");
@@ -360,7 +365,7 @@ fn authorities(env: fn(&str) -> Option<String>) -> String {
     }
 }
 
-/// The texts of an error and its sources, without those that only repeat.
+/// Joins the texts of an error and its sources, without repetitions.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut texts: Vec<String> = Vec::new();
     let mut next = Some(error);
@@ -375,7 +380,7 @@ fn chain(error: &dyn std::error::Error) -> String {
     texts.join(": ")
 }
 
-/// The first byte and the length of the whole that a `Content-Range` names.
+/// The first byte and the total length from `Content-Range`; each `None` if it is absent or `*`.
 fn content_range(headers: &HeaderMap) -> Option<(Option<u64>, Option<u64>)> {
     let (range, whole) =
         headers.get(header::CONTENT_RANGE)?.to_str().ok()?.strip_prefix("bytes ")?.split_once('/')?;
@@ -383,7 +388,7 @@ fn content_range(headers: &HeaderMap) -> Option<(Option<u64>, Option<u64>)> {
     Some((first, whole.parse().ok()))
 }
 
-/// Waits for `future`, and asks `tick` now and then whether to go on.
+/// Waits for `future`, calling `tick` regularly; ends early with `tick`'s error.
 async fn attended<F: Future>(
     future: F,
     mut tick: impl FnMut() -> Result<(), DownloadError>,
@@ -397,19 +402,19 @@ async fn attended<F: Future>(
     }
 }
 
-/// Which file a path names.
+/// Device and inode number of the file at a path.
 fn identity(path: &Path) -> Option<(u64, u64)> {
     std::fs::metadata(path).ok().map(|about| (about.dev(), about.ino()))
 }
 
-/// `path` with more at its end.
+/// Appends `end` to `path`.
 pub(super) fn beside(path: &Path, end: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(end);
     PathBuf::from(name)
 }
 
-/// Removes `<target>.<pid>.part` of processes that are gone: parts had that name before they were gone on with.
+/// Removes `<target>.<pid>.part` files of processes that have ended: an earlier version named its parts so.
 fn sweep(target: &Path) {
     let (Some(dir), Some(name)) = (target.parent(), target.file_name().and_then(|name| name.to_str())) else {
         return;

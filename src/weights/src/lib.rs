@@ -1,6 +1,6 @@
-//! Finds a model's file where Lama Cleaner keeps it, and fetches it when it is missing.
+//! Finds a model's file where Lama Cleaner keeps it, and downloads it if it is missing.
 //!
-//! Does not: load it, or delete anything that was there before.
+//! Does not: load the file, or delete existing ones.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -14,7 +14,7 @@ use download::{Part, beside};
 mod download;
 mod proxy;
 
-/// A file of one of upstream's models: where it comes from, its sum, and upstream's variables for both.
+/// A file of one of upstream's models: its URL, its MD5 sum, and upstream's variables that override them.
 #[derive(Debug)]
 pub struct UpstreamFile {
     url: &'static str,
@@ -24,14 +24,14 @@ pub struct UpstreamFile {
 }
 
 impl UpstreamFile {
-    /// Upstream's variable for its place.
+    /// The environment variable that overrides the URL.
     #[must_use]
     pub const fn url_variable(&self) -> &'static str {
         self.url_variable
     }
 }
 
-/// Lama's network.
+/// The network of the `lama` model.
 pub const LAMA: UpstreamFile = UpstreamFile {
     url: "https://github.com/Sanster/models/releases/download/add_big_lama/big-lama.pt",
     md5: "e3aa4aaa15225a33ec84f9f4bc47e500",
@@ -39,7 +39,7 @@ pub const LAMA: UpstreamFile = UpstreamFile {
     md5_variable: "LAMA_MODEL_MD5",
 };
 
-/// What finds the lines of a manga's page.
+/// The `manga` model's network that detects lines.
 pub const MANGA_LINE: UpstreamFile = UpstreamFile {
     url: "https://github.com/Sanster/models/releases/download/manga/erika.jit",
     md5: "0c926d5a4af8450b0d00bc5b9a095644",
@@ -47,7 +47,7 @@ pub const MANGA_LINE: UpstreamFile = UpstreamFile {
     md5_variable: "MANGA_LINE_MODEL_MD5",
 };
 
-/// What paints between them.
+/// The `manga` model's network that inpaints between the lines.
 pub const MANGA_INPAINTOR: UpstreamFile = UpstreamFile {
     url: "https://github.com/Sanster/models/releases/download/manga/manga_inpaintor.jit",
     md5: "7d8b269c4613b6b3768af714610da86c",
@@ -57,69 +57,70 @@ pub const MANGA_INPAINTOR: UpstreamFile = UpstreamFile {
 
 const CHUNK_BYTES: usize = 1 << 20;
 
-/// Why a model's file cannot be used. Each text ends with what to do.
+/// Why a model's file cannot be used. Each text ends with a remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum WeightsError {
-    /// Nothing could be fetched.
+    /// The file could not be downloaded.
     #[error("cannot fetch {url} to {path}: {reason}. Download it by hand to that path{instead}")]
     Fetch {
-        /// From where.
+        /// The URL.
         url: String,
-        /// To where.
+        /// The path of the missing file.
         path: PathBuf,
-        /// What happened.
+        /// The error.
         reason: String,
-        /// What else would do.
+        /// An alternative remedy, or empty.
         instead: String,
     },
-    /// The file is not the one that was asked for.
+    /// The file has another MD5 sum than the requested one.
     #[error(
         "{path} (from {origin}) has MD5 {found}, not {wanted}. Replace the file{instead}; nothing was deleted"
     )]
     Md5 {
         /// The file.
         path: PathBuf,
-        /// Its URL, or that it was found.
+        /// The URL or path it comes from.
         origin: String,
-        /// Its sum.
+        /// The file's sum.
         found: String,
-        /// The sum that was asked for.
+        /// The requested sum.
         wanted: String,
-        /// What else would do.
+        /// An alternative remedy, or empty.
         instead: String,
     },
-    /// The file is there and cannot be read.
+    /// The file exists but cannot be read.
     #[error("cannot read {path}: {source}. Check the file and its permissions")]
     Read {
         /// The file.
         path: PathBuf,
-        /// What came back.
+        /// The system's error.
         source: io::Error,
     },
-    /// No cache directory can be named.
+    /// No variable names a cache directory.
     #[error("cannot tell where model files are kept: set TORCH_HOME, XDG_CACHE_HOME or HOME")]
     NoCache,
 }
 
-/// Where a model's file comes from.
+/// One model file: its origin, its sum, and its place in the cache.
 #[derive(Debug, Clone)]
 pub struct Weights {
-    /// An existing path, or a URL.
+    /// An existing path or a URL.
     place: String,
-    /// Checked at every use, because somebody asked for it.
+    /// A sum that the user configured, checked at every use.
     explicit_md5: Option<String>,
-    /// Checked after a download only, as upstream does.
+    /// The sum to check after a download; an existing file is not checked, as in upstream.
     download_md5: Option<String>,
-    /// `<cache>/hub/checkpoints`.
+    /// The directory `<cache>/hub/checkpoints`; `None` if no cache directory can be named.
     checkpoints: Option<PathBuf>,
-    /// Upstream's names of place and sum, where it has some.
+    /// Upstream's variables for URL and sum, if the file has such.
     variables: Option<(String, String)>,
 }
 
 impl Weights {
-    /// The file, by upstream's variables.
+    /// Describes an upstream file, with upstream's variables from `env`.
     ///
-    /// The built-in sum belongs to the built-in URL: another URL without a sum of its own is taken as it comes.
+    /// The built-in sum applies to the built-in URL only: a file from another URL is not checked unless its
+    /// sum is configured.
     #[must_use]
     pub fn new(file: &'static UpstreamFile, env: impl Fn(&str) -> Option<String>) -> Self {
         let set = |name| env(name).filter(|value| !value.is_empty());
@@ -135,7 +136,7 @@ impl Weights {
         }
     }
 
-    /// Any other file that upstream keeps in `checkpoints`; `md5` is checked after a download.
+    /// Describes any other file that upstream keeps in `checkpoints`; `md5` is checked after a download.
     #[must_use]
     pub fn other(
         place: String,
@@ -146,19 +147,19 @@ impl Weights {
         Self { place, explicit_md5: None, download_md5: md5, checkpoints: Some(checkpoints), variables }
     }
 
-    /// The same, by the variables of this process.
+    /// Describes an upstream file, with the variables of this process.
     #[must_use]
     pub fn of_process(file: &'static UpstreamFile) -> Self {
         Self::new(file, |name| std::env::var(name).ok())
     }
 
-    /// Whether the file is here.
+    /// True if the file is on this host.
     #[must_use]
     pub fn is_present(&self) -> bool {
         self.cached().is_ok_and(|path| path.is_file())
     }
 
-    /// Where the file lies or will lie, and where it comes from, for messages.
+    /// The file's path and origin, for messages.
     #[must_use]
     pub fn describe(&self) -> String {
         match self.cached() {
@@ -167,9 +168,9 @@ impl Weights {
         }
     }
 
-    /// The path that the file has once it is here.
+    /// The path at which the file is, or will be after a download.
     fn cached(&self) -> Result<PathBuf, WeightsError> {
-        // Upstream, too, takes a URL that is an existing path as the file itself.
+        // Like upstream, a URL that is an existing path is taken as the file itself.
         if Path::new(&self.place).exists() {
             return Ok(PathBuf::from(&self.place));
         }
@@ -178,9 +179,10 @@ impl Weights {
         Ok(self.checkpoints.as_ref().ok_or(WeightsError::NoCache)?.join(name))
     }
 
-    /// The file, fetched if it is missing.
+    /// Returns the file's path, after downloading it if it is missing.
     ///
-    /// A fetch tells `told` how many bytes it has, and of how many where that is known; it ends early if that breaks.
+    /// A download calls `told` with the bytes done and, if known, the total; it stops when `told` returns
+    /// `Break`.
     ///
     /// # Errors
     /// [`WeightsError`].
@@ -197,10 +199,10 @@ impl Weights {
         Ok(path)
     }
 
-    /// Fetches the file, in place of one that is here and wrong; `told` is as for [`Weights::locate`].
+    /// Downloads the file and replaces an existing one; `told` is as in [`Weights::locate`].
     ///
     /// # Errors
-    /// [`WeightsError`]; the file that is here stays then.
+    /// [`WeightsError`]; an existing file is kept then.
     pub fn replace(
         &self,
         mut told: impl FnMut(u64, Option<u64>) -> ControlFlow<()>,
@@ -210,13 +212,13 @@ impl Weights {
         Ok(path)
     }
 
-    /// The path that the file has or will have; `None` where no cache directory can be named.
+    /// The path at which the file is or will be; `None` if no cache directory can be named.
     #[must_use]
     pub fn path(&self) -> Option<PathBuf> {
         self.cached().ok()
     }
 
-    /// Whether the file is here or names a place to fetch it from.
+    /// True if the file is on this host or can be downloaded.
     #[must_use]
     pub fn can_be_had(&self) -> bool {
         self.place.contains("://") || self.is_present()
@@ -253,7 +255,7 @@ impl Weights {
         let dir = path.parent().ok_or(WeightsError::NoCache)?;
         std::fs::create_dir_all(dir)
             .map_err(|error| failed(format!("cannot make {}: {error}", dir.display())))?;
-        // Beside its final name, so that the rename is atomic and an interrupted download is never loaded.
+        // Downloaded beside its final name, so that the rename is atomic and a partial file is never loaded.
         let Some(mut part) = Part::take(path, told).map_err(|error| failed(error.to_string()))? else {
             return Ok(());
         };
@@ -276,13 +278,13 @@ impl Weights {
             let Some(wanted) = &self.download_md5 else { break };
             match self.check(part.path(), wanted) {
                 Ok(()) => break,
-                // What was here before may have been of another file.
+                // The resumed part may have belonged to another file.
                 Err(WeightsError::Md5 { .. }) if resumed => {
                     tracing::warn!(path = %path.display(), "the two parts of a download do not fit: fetching all of it");
                     part.empty().map_err(|error| failed(error.to_string()))?;
                 }
                 Err(_) => {
-                    // Kept for whoever wants to look at it, under a name that is never loaded.
+                    // Kept for inspection, under a name that is never loaded.
                     let wrong = beside(path, ".mismatch");
                     part.rename(&wrong).map_err(|error| failed(error.to_string()))?;
                     return self.check(&wrong, wanted);
@@ -295,10 +297,11 @@ impl Weights {
     }
 }
 
-/// Hears how many bytes of how many are there; breaks to end it.
+/// Receives the bytes done and, if known, the total; returns `Break` to stop the download.
 type Told<'a> = &'a mut dyn FnMut(u64, Option<u64>) -> ControlFlow<()>;
 
-/// Upstream's directory: `CACHE_DIR`, which its server puts into `TORCH_HOME`, then torch's own rules.
+/// Upstream's directory for model files: `CACHE_DIR`, which upstream copies to `TORCH_HOME`, then torch's own
+/// rules.
 fn checkpoints(set: &impl Fn(&'static str) -> Option<String>) -> Option<PathBuf> {
     let home = set("HOME").map(PathBuf::from);
     let expanded = |text: String| match (text.strip_prefix('~'), &home) {

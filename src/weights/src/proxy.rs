@@ -1,39 +1,39 @@
-//! Which proxy a URL is fetched through, by the environment variables that Python's urllib and curl read.
+//! Chooses the proxy for a URL from the environment variables that Python's urllib and curl read.
 //!
-//! Does not: connect. A decision names the variable that it comes from, for error texts.
+//! Does not: connect. The result names the variable that it comes from, for error texts.
 //!
-//! Rules: the lower-case name wins, and an empty value in it cancels the upper-case one; `HTTP_PROXY` is ignored in a CGI
-//! program, where it is a header of the request; `all_proxy` holds where no variable of the URL's scheme is set, as in
-//! curl; `no_proxy` is read as urllib does.
+//! Rules: the lower-case name wins, and an empty value in it cancels the upper-case one. `HTTP_PROXY` is
+//! ignored in a CGI program, where a request header can set it. `all_proxy` applies if the variable of the
+//! URL's scheme is not set, as in curl. `no_proxy` is interpreted as in urllib.
 //!
 //! Source: CPython 3.12 `urllib.request.getproxies_environment`, `proxy_bypass_environment`.
 
 use reqwest::Url;
 
-/// The proxy of a URL.
+/// The proxy chosen for a URL.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Chosen {
-    /// The variable that names it.
+    /// The variable that names the proxy.
     pub(super) variable: String,
-    /// Its address, with user and password if the variable has them.
+    /// The proxy's address, including user and password if given.
     pub(super) url: Url,
 }
 
 impl Chosen {
-    /// For messages: the address without user and password, and the variable.
+    /// The address without user and password, and the variable; for messages.
     pub(super) fn describe(&self) -> String {
         let mut shown = self.url.clone();
-        // Both fail for addresses without a host alone, and those are not parsed into this.
+        // Both fail only for addresses without a host, which `parse` rejects.
         let _ = shown.set_username("");
         let _ = shown.set_password(None);
         format!("the proxy {} of {}", shown.as_str().trim_end_matches('/'), self.variable)
     }
 }
 
-/// The proxy of `url`; `None` if it is reached directly.
+/// Chooses the proxy for `url`; `None` for a direct connection.
 ///
 /// # Errors
-/// A text that names the variable whose value is no proxy's address.
+/// A text naming the variable whose value is not a proxy address.
 pub(super) fn choose(url: &Url, env: &impl Fn(&str) -> Option<String>) -> Result<Option<Chosen>, String> {
     let is_cgi = env("REQUEST_METHOD").is_some();
     let scheme = url.scheme();
@@ -48,7 +48,7 @@ pub(super) fn choose(url: &Url, env: &impl Fn(&str) -> Option<String>) -> Result
     Ok(Some(Chosen { variable, url: address }))
 }
 
-/// The variable `<scheme>_proxy` and its value.
+/// The name and value of the variable `<scheme>_proxy`, if it is set and not empty.
 fn set(scheme: &str, env: &impl Fn(&str) -> Option<String>) -> Option<(String, String)> {
     let lower = format!("{scheme}_proxy");
     let upper = lower.to_ascii_uppercase();
@@ -60,8 +60,8 @@ fn set(scheme: &str, env: &impl Fn(&str) -> Option<String>) -> Option<(String, S
     .filter(|(_, value)| !value.is_empty())
 }
 
-/// The address of a proxy: without a scheme it is an HTTP proxy. Desktops write `socks://` for SOCKS 5, and the proxy
-/// looks names up: where one is needed there is often no other way to do that.
+/// Parses a proxy address; without a scheme it is an HTTP proxy. Desktops write `socks://` for SOCKS 5. That
+/// form lets the proxy resolve names, because a host that needs a proxy often cannot resolve them itself.
 fn parse(value: &str) -> Option<Url> {
     let with_scheme = match value.split_once("://") {
         Some(("socks", rest)) => format!("socks5h://{rest}"),
@@ -73,8 +73,8 @@ fn parse(value: &str) -> Option<Url> {
     (known && url.host_str().is_some_and(|host| !host.is_empty())).then_some(url)
 }
 
-/// Whether a `no_proxy` list has the host of `url`: `*` alone for all, else host names with all names below them, each
-/// with or without a port and a leading dot.
+/// True if a `no_proxy` list contains the host of `url`. The list is `*` for all hosts, or host names that
+/// include their subdomains, each with or without a port and a leading dot.
 fn is_direct(url: &Url, list: &str) -> bool {
     if list == "*" {
         return true;
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn lower_case_wins_and_a_request_s_header_is_no_proxy() {
+    fn lower_case_wins_and_http_proxy_is_ignored_in_a_cgi_program() {
         let both = [("http_proxy", "http://low:1"), ("HTTP_PROXY", "http://up:1")];
         assert_eq!(chosen("http://h/", &both).unwrap(), "http_proxy http://low:1");
         assert_eq!(chosen("http://h/", &[("http_proxy", ""), ("HTTP_PROXY", "http://up:1")]), None);
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_proxy_is_refused_by_the_name_of_its_variable() {
+    fn an_invalid_proxy_is_reported_with_its_variable() {
         let url = Url::parse("https://h/").unwrap();
         for value in ["ftp://p:1", "http://", "http://p:none", "socks6://p"] {
             let error = choose(&url, &|name: &str| (name == "ALL_PROXY").then(|| value.to_owned()));

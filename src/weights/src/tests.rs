@@ -16,7 +16,7 @@ fn go_on(_done: u64, _len: Option<u64>) -> ControlFlow<()> {
     ControlFlow::Continue(())
 }
 
-/// Answers one GET with `body`, of which it says `announced` bytes.
+/// Answers one GET with `body`, announcing a length of `announced` bytes.
 fn serve_once(body: &'static [u8], announced: usize) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/files/model.pt?x=1", listener.local_addr().unwrap());
@@ -39,7 +39,7 @@ fn names(dir: &Path) -> Vec<String> {
 }
 
 #[test]
-fn the_cache_is_upstreams() {
+fn the_cache_directory_is_upstreams() {
     let place = |pairs: &[(&str, &str)]| weights(pairs).checkpoints;
     let path = |text: &str| Some(PathBuf::from(text));
     assert_eq!(place(&[("HOME", "/h")]), path("/h/.cache/torch/hub/checkpoints"));
@@ -81,7 +81,7 @@ fn a_missing_file_is_fetched_once_and_checked() {
     let path = found.locate(go_on).unwrap();
     assert_eq!(path, checkpoints.join("model.pt"));
     assert_eq!(std::fs::read(&path).unwrap(), b"hello");
-    // The server is gone: this is the cached file.
+    // The server has stopped, so this is the cached file.
     assert_eq!(found.locate(go_on).unwrap(), path);
     assert_eq!(names(&checkpoints), ["model.pt"]);
 }
@@ -102,8 +102,8 @@ fn a_file_url_is_copied_and_a_wrong_sum_is_kept_aside() {
     assert_eq!(std::fs::read(path).unwrap(), b"hello");
 }
 
-/// Serves `body` under an ETag, as often as it is asked; `cuts` are the bytes after which the first answers end.
-/// Gives the URL and what was asked for: the `Range` and `If-Range` of each request.
+/// Serves `body` with an ETag, any number of times; `cuts` are the byte counts after which the first answers
+/// end. Returns the URL and a record of the `Range` and `If-Range` headers of each request.
 fn serve_ranges(
     body: &'static [u8],
     etag: &'static str,
@@ -143,20 +143,20 @@ fn serve_ranges(
             let rest = &body[from.unwrap_or(0).min(body.len())..];
             let rest = &rest[..cuts.next().unwrap_or(usize::MAX).min(rest.len())];
             write!(stream, "HTTP/1.1 {head}\r\nETag: {etag}\r\nConnection: close\r\n\r\n").unwrap();
-            // The client may have broken it off.
+            // The client may have closed the connection.
             let _ = stream.write_all(rest);
         }
     });
     (url, asked)
 }
 
-/// A file of `checkpoints` that is fetched from `url`.
+/// A file of `checkpoints` that is downloaded from `url`.
 fn other(url: &str, md5: Option<&str>, checkpoints: &Path) -> Weights {
     Weights::other(url.to_owned(), md5.map(str::to_owned), checkpoints.to_owned(), None)
 }
 
 #[test]
-fn a_download_that_breaks_is_gone_on_with() {
+fn an_interrupted_download_is_resumed() {
     let dir = tempfile::tempdir().unwrap();
     let (url, asked) = serve_ranges(b"hello", "\"v1\"", &[2, 1]);
     let weights = other(&url, Some(HELLO_MD5), dir.path());
@@ -177,7 +177,7 @@ fn a_download_that_breaks_is_gone_on_with() {
 }
 
 #[test]
-fn a_part_of_another_version_or_url_is_not_gone_on_with() {
+fn a_part_of_another_version_or_url_is_not_resumed() {
     let dir = tempfile::tempdir().unwrap();
     let (old, _) = serve_ranges(b"HELLO", "\"v1\"", &[4]);
     other(&old, None, dir.path()).locate(go_on).unwrap_err();
@@ -202,7 +202,7 @@ fn a_part_of_another_version_or_url_is_not_gone_on_with() {
 }
 
 #[test]
-fn without_a_version_the_sum_tells_whether_a_part_fits() {
+fn a_part_without_a_version_is_resumed_only_if_a_sum_is_checked() {
     let dir = tempfile::tempdir().unwrap();
     let part = dir.path().join("m.pt.part");
     for (left, asked_for) in [
@@ -218,7 +218,7 @@ fn without_a_version_the_sum_tells_whether_a_part_fits() {
         assert_eq!(*asked.lock().unwrap(), asked_for, "{left:?}");
         std::fs::remove_file(path).unwrap();
     }
-    // Without a sum nothing tells.
+    // Without a sum, a wrong part cannot be detected, so it is not resumed.
     std::fs::write(&part, b"HE").unwrap();
     let (url, asked) = serve_ranges(b"hello", "W/\"weak\"", &[]);
     other(&url, None, dir.path()).locate(go_on).unwrap();
@@ -229,7 +229,7 @@ fn without_a_version_the_sum_tells_whether_a_part_fits() {
 }
 
 #[test]
-fn a_server_without_ranges_is_asked_for_all_of_it() {
+fn without_range_support_the_whole_file_is_downloaded() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("model.pt.part"), b"he").unwrap();
     let url = serve_once(b"hello", 5);
@@ -238,7 +238,7 @@ fn a_server_without_ranges_is_asked_for_all_of_it() {
 }
 
 #[test]
-fn a_download_that_gets_nothing_leaves_nothing() {
+fn a_failed_download_without_bytes_leaves_no_file() {
     let dir = tempfile::tempdir().unwrap();
     let home = dir.path().to_str().unwrap();
     for url in [serve_once(b"", 5), "http://127.0.0.1:1/model.pt".into(), "no-such-file.pt".into()] {
@@ -251,7 +251,7 @@ fn a_download_that_gets_nothing_leaves_nothing() {
 }
 
 #[test]
-fn two_that_want_one_file_fetch_it_once() {
+fn concurrent_downloads_of_one_file_fetch_it_once() {
     let dir = tempfile::tempdir().unwrap();
     let (url, asked) = serve_ranges(b"hello", "\"v1\"", &[]);
     let path = dir.path().join("m.pt");
@@ -271,7 +271,7 @@ fn two_that_want_one_file_fetch_it_once() {
     owner.rename(&path).unwrap();
     assert_eq!(waiter.join().unwrap().unwrap(), path);
     assert!(asked.lock().unwrap().is_empty());
-    // An owner that ends without the file leaves its part to the next one.
+    // An owner that ends without completing the file leaves its part to the next one.
     std::fs::remove_file(&path).unwrap();
     drop(download::Part::take(&path, &mut go_on).unwrap());
     other(&url, Some(HELLO_MD5), dir.path()).locate(go_on).unwrap();
@@ -279,10 +279,10 @@ fn two_that_want_one_file_fetch_it_once() {
 }
 
 #[test]
-fn parts_of_processes_that_are_gone_are_swept() {
+fn parts_of_ended_processes_are_removed() {
     let dir = tempfile::tempdir().unwrap();
     let own = format!("m.pt.{}.part", std::process::id());
-    // No process has this number: it is above the kernel's largest.
+    // No process has this id: it is above the kernel's maximum.
     for name in ["m.pt.4194305.part", own.as_str(), "n.pt.4194305.part", "m.pt.x.part"] {
         std::fs::write(dir.path().join(name), b"x").unwrap();
     }
@@ -294,7 +294,7 @@ fn parts_of_processes_that_are_gone_are_swept() {
 }
 
 #[test]
-fn a_file_that_is_here_can_be_replaced() {
+fn an_existing_file_can_be_replaced() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("m.pt");
     std::fs::write(&path, b"hel").unwrap();
@@ -310,7 +310,7 @@ fn a_file_that_is_here_can_be_replaced() {
 }
 
 #[test]
-fn a_fetch_tells_how_far_it_is_and_can_be_stopped() {
+fn a_download_reports_progress_and_can_be_stopped() {
     let dir = tempfile::tempdir().unwrap();
     let home = dir.path().to_str().unwrap();
     let url = serve_once(b"hello", 5);
