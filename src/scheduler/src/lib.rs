@@ -1,9 +1,10 @@
-//! The scheduler: decides which node works on which task, remembers it, and moves the bytes.
+//! The scheduler: decides which node runs which task, persists tasks, and moves their images.
 //!
-//! `core` decides, `store` writes to disk, `runtime` connects both to the sockets, `http` serves metrics and health. Only `store` names
-//! `rusqlite`.
+//! `core` decides, `store` writes to disk, `runtime` connects both to the sockets, `http` serves metrics and
+//! health checks. Only `store` names `rusqlite`.
 //!
-//! Does not: handle signals, set limits or read standard input; its caller does, and asks for the end by [`Shutdown`].
+//! Does not: handle signals, set limits or read standard input; its caller does that and ends it through
+//! [`Shutdown`].
 
 mod core;
 mod http;

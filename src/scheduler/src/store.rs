@@ -1,9 +1,9 @@
-//! The store remembers: SQLite for rows and small blobs, the spool for large ones.
+//! Stores tasks durably: rows and small blobs in SQLite, large blobs in the spool.
 //!
-//! Does not: decide anything. It is used by one thread, which commits what the core wrote in groups.
+//! Does not: decide anything. One thread uses it, to commit the core's writes in groups.
 //!
-//! Invariant: a blob's file is there before the row that names it, and goes only after the commit that
-//! removes that row.
+//! Invariant: a blob's file exists before the row that names it is committed, and is deleted only after the
+//! commit that removes that row.
 
 mod connection;
 mod files;
@@ -31,13 +31,13 @@ use crate::core::{Drain, FinishedTask, Pause, ResultPlace, StoreOp};
 
 pub(crate) use upkeep::StoreSize;
 
-/// Marks a database file as ours ("LGrd").
+/// Marks a database file as one of this scheduler ("LGrd").
 const APPLICATION_ID: i64 = 0x4c47_7264;
-/// The schema that this version writes and reads.
+/// The schema version that this program writes and reads.
 const SCHEMA_VERSION: i64 = 6;
 
-/// Tasks lie in the order of their arrival, whatever their ids: those that live at the same time share pages, and a
-/// commit writes few of them. Blobs lie in the order of their tasks' ids, which is nearly the same.
+/// `tasks` is ordered by arrival, not by id: tasks that are live at the same time share pages, so that a
+/// commit writes few of them. `blobs` is ordered by task id, which is nearly the order of arrival.
 const SCHEMA: &str = "
 CREATE TABLE tasks (
     id       BLOB PRIMARY KEY,
@@ -83,7 +83,7 @@ CREATE TABLE drained (
 ) WITHOUT ROWID;
 ";
 
-/// What makes the next version's schema of each version's, from version 1 on.
+/// SQL that migrates each schema version to the next, starting with version 1.
 const MIGRATIONS: &[&str] = &[
     "ALTER TABLE tasks ADD COLUMN history BLOB; CREATE TABLE paused (queue TEXT PRIMARY KEY) WITHOUT ROWID;",
     "ALTER TABLE tasks RENAME TO by_id;
@@ -109,92 +109,92 @@ const MIGRATIONS: &[&str] = &[
      ) WITHOUT ROWID;",
 ];
 
-/// Why the store cannot be opened or written.
+/// Reason why the store cannot be opened or written.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// SQLite refused.
+    /// SQLite returned an error.
     #[error("cannot {action} the store {path}: {source}")]
     Database {
-        /// What was tried.
+        /// The failed action, as a verb.
         action: &'static str,
-        /// Which file.
+        /// The database file.
         path: PathBuf,
-        /// What SQLite said.
+        /// SQLite's error.
         source: rusqlite::Error,
     },
-    /// The file belongs to something else.
+    /// The file is another program's database.
     #[error(
         "{path} is not a lamagrid store; nothing was changed: choose another data_dir or move the file away"
     )]
     Foreign {
-        /// Which file.
+        /// The database file.
         path: PathBuf,
     },
-    /// SQLite cannot make sense of the file.
+    /// The file is corrupt, or not a database.
     #[error(
         "the store {path} is damaged, or no database at all ({source}); nothing was changed: move the file away to \
          start with an empty store, or put a backup in its place"
     )]
     Damaged {
-        /// Which file.
+        /// The database file.
         path: PathBuf,
-        /// What SQLite said.
+        /// SQLite's error.
         source: rusqlite::Error,
     },
-    /// Another process has a lock on it.
+    /// Another process has locked the database.
     #[error(
         "another process keeps the database {path} locked: nothing was written, and nothing is lost; `fuser` or `lsof` on the \
          file shows which one (a backup tool, an open sqlite3 shell?)"
     )]
     Locked {
-        /// Which file.
+        /// The database file.
         path: PathBuf,
     },
-    /// The log is not the database's.
+    /// The write-ahead log belongs to another database.
     #[error(
         "{log} does not belong to {path}: the database was replaced, for example by a backup, and its log was left; nothing \
          was changed. To use {path} as it is, move {log} out of the directory. To go on as before, put the replaced \
          database back"
     )]
     StrayLog {
-        /// The database.
+        /// The database file.
         path: PathBuf,
-        /// The log.
+        /// The write-ahead log.
         log: PathBuf,
     },
-    /// A newer version wrote it.
+    /// A newer version wrote the database.
     #[error(
         "the store {path} was written by a newer lamagrid (schema {found}, this one knows {SCHEMA_VERSION}); \
          nothing was changed: upgrade lamagrid on this host or choose another data_dir"
     )]
     Newer {
-        /// Which file.
+        /// The database file.
         path: PathBuf,
-        /// Its schema.
+        /// Its schema version.
         found: i64,
     },
-    /// A file or directory of the database refused.
+    /// A file operation beside SQLite failed.
     #[error("cannot {action} {path}: {source}")]
     File {
-        /// What was tried.
+        /// The failed action, as a verb.
         action: &'static str,
-        /// On which file.
+        /// The file or directory.
         path: PathBuf,
-        /// What came back.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// The spool refused.
+    /// The spool returned an error.
     #[error(transparent)]
     Spool(#[from] SpoolError),
 }
 
 impl StoreError {
-    /// Whether there is no room, so that nothing was written, rather than a write that failed.
+    /// True if the disk is full, so that nothing was written; false if a write failed in another way.
     pub(crate) fn is_disk_full(&self) -> bool {
         use std::io::ErrorKind::{QuotaExceeded, StorageFull};
         match self {
             Self::Database { source, .. } => match source {
-                // The log's index cannot grow: SQLite has no word of its own for that.
+                // SQLite's error if the log's index cannot grow; it has no code of its own for that.
                 rusqlite::Error::SqliteFailure(error, _) => {
                     error.code == rusqlite::ErrorCode::DiskFull
                         || error.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE
@@ -211,7 +211,8 @@ impl StoreError {
         }
     }
 
-    /// Whether another process is in the way, so that nothing was written, and the disk has no fault.
+    /// True if another process has the database locked, so that nothing was written and the disk has no
+    /// fault.
     pub(crate) const fn is_locked(&self) -> bool {
         matches!(self, Self::Locked { .. })
     }
@@ -234,18 +235,19 @@ pub(crate) struct Store {
     connection: Connection,
     log_pages: LogPages,
     writeback: Writeback,
-    /// Of the last commit.
+    /// Link of the last commit.
     link: Option<Link>,
     upkeep: Upkeep,
     spool: Spool,
     spool_mark: SpoolMark,
-    /// What is older may have been forced to disk in vain by the process before.
+    /// When this store was opened. Fsyncs of older files may have failed in an earlier process.
     opened: SystemTime,
-    /// The last try failed, and an fsync of it may have: what it covered is written anew before it counts.
+    /// True after a failed write, whose fsync may have failed, too. The log and blobs are then rewritten
+    /// before anything builds on them.
     doubtful: bool,
-    /// Whether this connection's commits end with an fsync; `None` before its first.
+    /// Whether this connection's commits end with an fsync; `None` before its first commit.
     syncs: Option<bool>,
-    /// Tasks whose rows do not decode, and stay as they are.
+    /// Tasks whose rows do not decode; those rows are left unchanged.
     aside: HashSet<TaskId>,
 }
 
@@ -253,7 +255,7 @@ fn pack<T: serde::Serialize>(value: &T) -> Vec<u8> {
     lamagrid_protocol::pack(value).expect("rows have no maps with non-text keys")
 }
 
-/// The database, its last commit, and the thread that forces its log.
+/// The database, its last commit, and the thread that forces its log to disk.
 struct Opened {
     connection: Connection,
     log_pages: LogPages,
@@ -273,7 +275,8 @@ fn connect(path: &Path) -> Result<Opened, StoreError> {
 }
 
 impl Store {
-    /// Opens or creates `<dir>/tasks.db` and `<dir>/spool`. Waits while another process has the database locked.
+    /// Opens or creates `<dir>/tasks.db` and `<dir>/spool`. Waits while another process has the database
+    /// locked.
     pub(crate) fn open(dir: &Path) -> Result<Self, StoreError> {
         let path = dir.join("tasks.db");
         let Opened { connection, log_pages, link, writeback } = connection::patiently(|| connect(&path))?;
@@ -304,9 +307,10 @@ impl Store {
         move |source| StoreError::of(action, path, source)
     }
 
-    /// Makes `ops` durable, all or none; fsynced if one of them belongs to a task of durability `full`.
+    /// Commits `ops` atomically. The commit ends with an fsync if one of them belongs to a task of durability
+    /// `full`.
     ///
-    /// After an error the same group is to be given again.
+    /// After an error, the caller must pass the same group again.
     pub(crate) fn commit(&mut self, ops: &[StoreOp]) -> Result<(), StoreError> {
         let written = self.write(ops);
         if let Err(error) = &written {
@@ -317,7 +321,7 @@ impl Store {
         self.writeback.wrote(ops.len());
         for op in ops {
             if let Err(error) = self.remove_files(op) {
-                // The rows are gone, so the next start's sweep deletes what is left here.
+                // The rows are gone, so the next start's sweep deletes the file.
                 tracing::warn!(%error, "blob was not deleted");
             }
         }
@@ -329,7 +333,7 @@ impl Store {
             self.reopen()?;
         }
         if let Some(source) = self.writeback.failure() {
-            self.doubtful = true; // also of a full disk: these bytes were accepted before
+            self.doubtful = true; // even on a full disk: the kernel had accepted these bytes
             return Err(StoreError::File { action: "sync", path: connection::log(&self.path), source });
         }
         let mut gone = HashSet::new();
@@ -346,7 +350,7 @@ impl Store {
         let rows = Rows { gone, aside: &self.aside };
         let write = |connection: &mut Connection, syncs: &mut Option<bool>| -> rusqlite::Result<()> {
             if *syncs != Some(full) {
-                // A no-op inside a transaction, so it comes before.
+                // SQLite ignores this pragma inside a transaction, so set it before.
                 let level = if full { "FULL" } else { "NORMAL" };
                 connection.execute_batch(&format!("PRAGMA synchronous = {level}"))?;
                 *syncs = Some(full);
@@ -365,12 +369,12 @@ impl Store {
         Ok(())
     }
 
-    /// The commit that the next one comes after.
+    /// Id of the last commit; zeros before the first one.
     fn last_link(&self) -> Id {
         self.link.map(|link| link.id).unwrap_or_default()
     }
 
-    /// A closed database in place of one that failed, then what the file and its log hold.
+    /// Closes a connection that failed and opens the database again, which makes its log durable.
     fn reopen(&mut self) -> Result<(), StoreError> {
         let closed = Connection::open_in_memory().map_err(self.failed("close"))?;
         let failed = std::mem::replace(&mut self.connection, closed);
@@ -382,7 +386,8 @@ impl Store {
         Ok(())
     }
 
-    /// Reads in one transaction: each statement alone takes and gives back the locks of the log's index.
+    /// Runs all reads of `read` in one transaction; each statement alone would lock and unlock the log's
+    /// index.
     pub(crate) fn at_once<T>(&self, read: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
         let transaction = self.connection.unchecked_transaction().map_err(self.failed("read"))?;
         let found = read()?;
@@ -390,7 +395,7 @@ impl Store {
         Ok(found)
     }
 
-    /// One blob that is kept beside its row.
+    /// Reads a blob that is stored in the database; `None` if there is no such blob.
     pub(crate) fn blob(&self, task: TaskId, role: Role) -> Result<Option<Bytes>, StoreError> {
         let read = || -> rusqlite::Result<Option<Vec<u8>>> {
             self.connection
@@ -402,7 +407,7 @@ impl Store {
     }
 }
 
-/// Whether an operation must survive power loss.
+/// True if an operation must survive power loss.
 fn is_full(op: &StoreOp) -> bool {
     match op {
         StoreOp::Insert { spec, .. } => spec.durability == Durability::Full,
@@ -412,11 +417,11 @@ fn is_full(op: &StoreOp) -> bool {
     }
 }
 
-/// What a write must know of the files and rows that it meets.
+/// Exceptions that a write must take into account.
 struct Rows<'a> {
-    /// Tasks whose results vanished before they were on record.
+    /// Tasks whose results vanished before their end was committed.
     gone: HashSet<TaskId>,
-    /// Tasks whose rows are not touched.
+    /// Tasks whose damaged rows must not change.
     aside: &'a HashSet<TaskId>,
 }
 

@@ -1,4 +1,4 @@
-//! The whole scheduler in this process, through its real sockets: what it leaves on disk and what it refuses.
+//! Tests the whole scheduler in this process, through its real sockets: its files on disk and its refusals.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on shall say where")]
 
@@ -37,7 +37,7 @@ struct Grid {
 }
 
 impl Grid {
-    /// Starts a scheduler whose queue for the processor has one place; it ends with this.
+    /// Starts a scheduler whose `cpu` queue holds one task. It ends when this value is dropped.
     async fn start(before: impl FnOnce(&Endpoints)) -> Self {
         Self::start_on(tempfile::tempdir_in("/tmp").unwrap(), before).await
     }
@@ -71,7 +71,7 @@ impl Grid {
         Self { link, data: Some(data), seq: 0, ask, scheduler: Some(scheduler) }
     }
 
-    /// Ends the scheduler; what it remembers is in the directory.
+    /// Ends the scheduler and returns its data directory.
     fn stop(mut self) -> tempfile::TempDir {
         self.data.take().unwrap()
     }
@@ -84,7 +84,7 @@ impl Grid {
         Spool::new(self.data_dir().join("spool"))
     }
 
-    /// Where the blobs of a task lie.
+    /// Directory of a task's blobs.
     fn blobs(&self, id: TaskId) -> PathBuf {
         let id = id.to_string();
         self.spool().root().join(&id[..2]).join(id)
@@ -101,7 +101,7 @@ impl Grid {
         }
     }
 
-    /// Submits a picture of which each byte lies in the spool already.
+    /// Submits an image whose bytes are already in the spool.
     async fn submit_by_reference(&mut self, id: TaskId) -> ClientReply {
         let bytes = vec![7; 300];
         self.spool().put(id, BlobName::Role(Role::Image), &bytes).unwrap();
@@ -144,7 +144,7 @@ fn spec(id: TaskId, image: &[u8]) -> TaskSpec {
 }
 
 #[tokio::test]
-async fn what_a_refused_task_wrote_is_deleted() {
+async fn blobs_of_a_refused_task_are_deleted() {
     let mut grid = Grid::start(|_| {}).await;
     let accepted = id();
     assert!(matches!(grid.submit_by_reference(accepted).await, ClientReply::Accepted(_)));
@@ -156,14 +156,14 @@ async fn what_a_refused_task_wrote_is_deleted() {
     );
     assert!(!grid.blobs(refused).exists());
     assert!(grid.blobs(accepted).join("image").exists());
-    // Refused as the same id with other inputs, which must not cost the task its own.
+    // Refused because the id exists with other inputs; that must not delete the accepted task's inputs.
     let other = Submit { seq: 90, spec: spec(accepted, &[8; 300]), inline: vec![], follow: false };
     assert!(matches!(grid.ask(other, vec![]).await, ClientReply::Refused(_)));
     assert!(grid.blobs(accepted).join("image").exists());
 }
 
 #[tokio::test]
-async fn what_was_written_for_a_task_that_is_given_up_is_deleted() {
+async fn blobs_of_a_cancelled_unknown_task_are_deleted() {
     let mut grid = Grid::start(|_| {}).await;
     let given_up = id();
     grid.spool().put(given_up, BlobName::Role(Role::Image), b"pixels").unwrap();
@@ -173,10 +173,10 @@ async fn what_was_written_for_a_task_that_is_given_up_is_deleted() {
 }
 
 #[tokio::test]
-async fn a_task_that_fits_into_no_assignment_is_refused() {
+async fn a_task_too_large_for_an_assignment_is_refused() {
     let mut grid = Grid::start(|_| {}).await;
     let image = vec![7; 300];
-    // The longest text of which the submission itself still fits.
+    // The longest parameters with which the submission itself still fits into one message.
     let of = |len: usize| {
         let mut spec = spec(id(), &image);
         let mut left = len;
@@ -215,9 +215,9 @@ async fn lanes_of_a_killed_scheduler_are_removed() {
     assert!(!stale.exists());
 }
 
-/// A logout empties the runtime directory: connections go on, and others find the scheduler again within seconds.
+/// A logout empties the runtime directory: open connections go on, and new ones succeed again within seconds.
 #[tokio::test]
-async fn removed_sockets_are_made_anew_and_open_connections_go_on() {
+async fn removed_sockets_are_recreated_and_open_connections_survive() {
     let mut grid = Grid::start(|_| {}).await;
     for remove in [
         (|dir| std::fs::remove_dir_all(dir)) as fn(&Path) -> std::io::Result<()>,
@@ -253,10 +253,10 @@ async fn removed_sockets_are_made_anew_and_open_connections_go_on() {
     }
 }
 
-/// R7.1: while the disk refuses, a new task is refused at once with the reason, signs of life are answered, everything
-/// else waits; then it goes on by itself.
+/// R7.1: while writes to the disk fail, a new task is refused at once with the reason, pings are answered,
+/// everything else waits; afterwards the scheduler goes on by itself.
 #[tokio::test]
-async fn while_the_store_cannot_be_written_new_tasks_are_refused() {
+async fn new_tasks_are_refused_while_the_store_cannot_be_written() {
     let mut grid = Grid::start(|_| {}).await;
     let database = rusqlite::Connection::open(grid.data_dir().join("tasks.db")).unwrap();
     database
@@ -266,7 +266,8 @@ async fn while_the_store_cannot_be_written_new_tasks_are_refused() {
         .unwrap();
     let cancel = Cancel { seq: 1, id: id(), owner: "local".parse().unwrap() };
     grid.link.send(ClientRequest::from(cancel).to_frame(vec![]).unwrap()).await.unwrap();
-    // What comes before the scheduler knows waits behind the write; the first sign of life shows that it does.
+    // Pings sent before the scheduler notices the failure wait for the write; the first pong shows that it
+    // has noticed.
     let mut heard = None;
     for seq in 50..450 {
         grid.link.send(ClientRequest::from(Ping { seq }).to_frame(vec![]).unwrap()).await.unwrap();
@@ -298,7 +299,7 @@ async fn while_the_store_cannot_be_written_new_tasks_are_refused() {
 }
 
 #[tokio::test]
-async fn a_scheduler_ends_when_asked_and_another_one_goes_on_in_the_same_process() {
+async fn a_scheduler_stops_on_request_and_its_successor_has_its_tasks() {
     let mut grid = Grid::start(|_| {}).await;
     let task = id();
     assert!(matches!(grid.submit_by_reference(task).await, ClientReply::Accepted(_)));

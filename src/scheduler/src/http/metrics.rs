@@ -1,6 +1,7 @@
-//! Every metric of a scheduler, in one table.
+//! Lists every metric of a scheduler, in one table.
 //!
-//! Base units, closed label sets: never a task id or a client. `docs/metrics.md` is written from here by a test.
+//! Units are base units and label sets are closed: never a task id or a client. A test writes
+//! `docs/metrics.md` from here.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
@@ -22,22 +23,23 @@ type Labels = Vec<(&'static str, String)>;
 type Gauges = Family<Labels, Gauge>;
 type Counters = Family<Labels, Counter>;
 
-/// Seconds from a millisecond to an hour.
+/// Bucket bounds in seconds, from a millisecond to an hour.
 const SECONDS: [f64; 12] = [0.001, 0.005, 0.02, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0, 600.0, 3_600.0];
 
 fn seconds() -> Histogram {
     Histogram::new(SECONDS)
 }
 
-/// The loop is stuck if it has not turned for this long; a commit that is tried again does not stop it.
+/// The event loop counts as stuck if it has not turned for this long. A commit that is being retried does not
+/// stop it.
 const STUCK_MS: u64 = 5_000;
 
-/// What a scheduler has to show. Shared between the service, which writes, and the HTTP side, which reads.
+/// All metrics of a scheduler. The event loop writes them; the HTTP thread reads them.
 #[derive(Debug)]
 pub(crate) struct Metrics {
     registry: Registry,
     began: Instant,
-    /// Milliseconds after `began` at which the service's loop turned last.
+    /// Milliseconds after `began` at which the event loop last turned.
     turned_ms: AtomicU64,
     failing: AtomicBool,
     unreachable: AtomicBool,
@@ -192,12 +194,12 @@ impl Metrics {
         metrics
     }
 
-    /// The service's loop turned.
+    /// Records that the event loop turned.
     pub(crate) fn turned(&self) {
         self.turned_ms.store(self.began.elapsed().as_millis() as u64, Ordering::Relaxed);
     }
 
-    /// What the gauges show from now on.
+    /// Sets the gauges.
     pub(crate) fn show(&self, figures: &MetricsSnapshot) {
         let set = |gauges: &Gauges, label: &'static str, value: &str, n: u64| {
             gauges.get_or_create(&vec![(label, value.to_owned())]).set(i64::try_from(n).unwrap_or(i64::MAX));
@@ -221,10 +223,11 @@ impl Metrics {
         self.clock_doubted.set(i64::from(figures.clock_doubted));
     }
 
-    /// When each certificate ends, in milliseconds since the Unix epoch, and whether their ledger can be read.
+    /// Sets each certificate's end (ms since the Unix epoch), and whether the list of certificates can be
+    /// read.
     pub(crate) fn certificates<'a>(&self, ends: impl Iterator<Item = (&'a str, u64)>, has_ledger: bool) {
         self.ledger_unreadable.set(i64::from(!has_ledger));
-        // What was revoked since is gone.
+        // Removes the gauges of certificates that were revoked since.
         self.certificate_ends.clear();
         for (name, ends_ms) in ends {
             let gauge = self.certificate_ends.get_or_create(&vec![("certificate", name.to_owned())]);
@@ -257,7 +260,7 @@ impl Metrics {
         }
     }
 
-    /// A group became durable, after so long.
+    /// Records that a group of writes became durable, and how long that took.
     pub(crate) fn committed(&self, seconds: f64) {
         self.failing(false);
         self.locked(false);
@@ -265,18 +268,18 @@ impl Metrics {
         self.commit_seconds.observe(seconds);
     }
 
-    /// The store cannot be written, or can be again.
+    /// Sets whether writes to the store are failing.
     pub(crate) fn failing(&self, failing: bool) {
         self.failing.store(failing, Ordering::Relaxed);
         self.store_failing.set(i64::from(failing));
     }
 
-    /// Another process keeps the store's database locked, or lets go.
+    /// Sets whether another process has the store's database locked.
     pub(crate) fn locked(&self, locked: bool) {
         self.store_locked.set(i64::from(locked));
     }
 
-    /// How large the store is.
+    /// Sets the store's size.
     pub(crate) fn size(&self, size: &StoreSize) {
         let set = |gauge: &Gauge, bytes: u64| gauge.set(i64::try_from(bytes).unwrap_or(i64::MAX));
         set(&self.store, size.database_bytes);
@@ -284,18 +287,18 @@ impl Metrics {
         set(&self.store_log, size.log_bytes);
     }
 
-    /// Whether the process does its work.
+    /// True if the event loop has turned recently.
     pub(super) fn is_alive(&self) -> bool {
         let now_ms = self.began.elapsed().as_millis() as u64;
         now_ms.saturating_sub(self.turned_ms.load(Ordering::Relaxed)) < STUCK_MS
     }
 
-    /// Whether clients and nodes cannot find the sockets.
+    /// Sets whether clients and nodes cannot find the sockets.
     pub(crate) fn unreachable(&self, is_so: bool) {
         self.unreachable.store(is_so, Ordering::Relaxed);
     }
 
-    /// Why no tasks are accepted now; none if they are.
+    /// Reason why no tasks are accepted now; `None` if they are.
     pub(super) fn not_ready(&self) -> Option<&'static str> {
         if !self.is_alive() {
             Some("the scheduler's loop stands still; see its log, or restart it")
@@ -310,7 +313,7 @@ impl Metrics {
         }
     }
 
-    /// The text format of Prometheus.
+    /// All metrics in the text format of Prometheus.
     pub(super) fn text(&self) -> String {
         let mut text = String::new();
         encode(&mut text, &self.registry).expect("a string takes everything");
@@ -322,11 +325,11 @@ impl Metrics {
 mod tests {
     use super::*;
 
-    /// The page lists what the registry has: `UPDATE_DOCS=1` writes it.
+    /// Compares the page with the registry; `UPDATE_DOCS=1` writes it.
     #[test]
     fn the_page_lists_every_metric() {
         let metrics = Metrics::new();
-        // A family without a member is not written.
+        // A family without members is not encoded, so give each one a member.
         let m = &metrics;
         for gauges in
             [&m.queue_waiting, &m.queue_running, &m.queue_limit, &m.queue_paused, &m.alarm, &m.nodes]

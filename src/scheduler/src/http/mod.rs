@@ -1,12 +1,13 @@
-//! What a scheduler shows to other programs: `/metrics`, `/healthz` and `/readyz`, on a loopback address.
+//! Serves `/metrics`, `/healthz` and `/readyz` to other programs, on a loopback address.
 //!
-//! Runs on a thread of its own, so that it answers whatever the scheduler's loop does. A connection that stays slow or
-//! silent makes room for a new one: when all places are taken, the oldest connection is closed. An address that is taken is
-//! tried again until it is free; health checks name the data directory, so that a probe sees which scheduler answers.
+//! Runs on a thread of its own, so that it answers even while the event loop is stuck. When all connections
+//! are in use, a new one replaces the oldest, so that slow or silent peers cannot block it. An address in use
+//! is tried again until it is free; health checks name the data directory, so that a probe sees which
+//! scheduler answers.
 //!
-//! Does not: touch the core. The service writes into [`Metrics`]; a slow reader waits for itself only.
+//! Does not: touch the core. The event loop writes into [`Metrics`]; a slow reader delays only itself.
 //!
-//! This module is the door for `axum`, `hyper` and `prometheus-client`.
+//! Only this module names `axum`, `hyper` and `prometheus-client`.
 
 mod metrics;
 
@@ -37,31 +38,33 @@ use lamagrid_process::descriptors::with_reserve;
 
 pub(crate) use metrics::Metrics;
 
-/// Connections at a time: an honest one lasts milliseconds, so the oldest of so many is not honest.
+/// Upper bound of open connections. A regular one lasts milliseconds, so the oldest of this many can be
+/// closed.
 const CONNECTIONS: usize = 64;
-/// Connections that wait to be accepted, as many as the kernel allows: one that does not fit is tried again a second later.
+/// Connections that wait to be accepted, as many as the kernel allows. The client's kernel retries one that
+/// does not fit a second later.
 const BACKLOG: i32 = 4_096;
-/// Bytes of a request's head.
+/// Upper bound of a request's head, in bytes.
 const HEAD_BYTES: usize = 16 * 1024;
-/// A request's head comes within this time, and a connection lasts no longer than the second.
+/// How long a request's head may take, and how long a connection may last.
 const HEAD_PATIENCE: Duration = Duration::from_secs(5);
 const CONNECTION_LIFE: Duration = Duration::from_secs(60);
-/// After an accept that failed.
+/// Pause after a failed accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Before an address that is taken is tried again; doubles up to the second.
+/// First and longest pause before an address in use is tried again; it doubles each time.
 const BIND_PAUSE: Duration = Duration::from_millis(500);
 const MAX_BIND_PAUSE: Duration = Duration::from_secs(5);
 
 #[derive(Clone)]
 struct Shown {
     metrics: Arc<Metrics>,
-    /// As text.
+    /// The data directory, as text.
     data_dir: Arc<str>,
-    /// What a request must bring; none is asked for where it is absent.
+    /// The token that each request must carry; `None` if no token is required.
     token: Option<Arc<str>>,
 }
 
-/// The HTTP side while it serves. Dropping it closes everything.
+/// The HTTP server. Dropping it closes all connections.
 pub(crate) struct Server {
     /// Dropped to stop the thread.
     stop: Option<oneshot::Sender<()>>,
@@ -72,13 +75,14 @@ impl Drop for Server {
     fn drop(&mut self) {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
-            // Its panic, if any, was logged.
+            // A panic of the thread was already logged.
             let _ = thread.join();
         }
     }
 }
 
-/// Serves `metrics` until the result is dropped. A fault is logged; the scheduler works without.
+/// Serves `metrics` until the returned server is dropped. `None` if it is switched off or cannot start, which
+/// is logged; the scheduler runs without it.
 pub(crate) fn serve(config: &HttpConfig, data_dir: &Path, metrics: Arc<Metrics>) -> Option<Server> {
     if config.listen.is_empty() {
         return None;
@@ -115,7 +119,7 @@ fn start(listener: io::Result<StdListener>, address: String, app: Router) -> io:
     let thread = std::thread::Builder::new().name("http".into()).spawn(move || {
         runtime.block_on(async {
             let serve = async { accept(bind(listener, &address).await, app).await };
-            // The other end is only ever dropped.
+            // Nothing is ever sent; the sender is dropped to stop this thread.
             tokio::select! {
                 () = serve => {}
                 _ = stopped => {}
@@ -125,7 +129,7 @@ fn start(listener: io::Result<StdListener>, address: String, app: Router) -> io:
     Ok(Server { stop: Some(stop), thread: Some(thread) })
 }
 
-/// The listener, or the first one that another program leaves room for.
+/// Returns the listener, or retries until the address is free.
 async fn bind(mut listener: io::Result<StdListener>, address: &str) -> TcpListener {
     let mut pause = BIND_PAUSE;
     loop {
@@ -147,7 +151,7 @@ async fn bind(mut listener: io::Result<StdListener>, address: &str) -> TcpListen
     }
 }
 
-/// The first line of the token file, if one is configured.
+/// Reads the first line of the token file; `None` if no file is configured.
 fn token(file: &Path) -> std::io::Result<Option<String>> {
     if file.as_os_str().is_empty() {
         return Ok(None);
@@ -203,14 +207,14 @@ async fn accept(listener: TcpListener, app: Router) {
                 .header_read_timeout(HEAD_PATIENCE)
                 .max_buf_size(HEAD_BYTES)
                 .serve_connection(TokioIo::new(stream), service);
-            // How a stranger's connection ends is its own affair.
+            // Errors of a peer's connection, and its timeout, need no action here.
             let _ = tokio::time::timeout(CONNECTION_LIFE, connection).await;
         });
         connections.push_back(connection.abort_handle());
     }
 }
 
-/// The next connection, with a descriptor of the reserve where no other is left.
+/// Accepts the next connection, with a reserved file descriptor if no other is left.
 async fn next(listener: &TcpListener) -> io::Result<TcpStream> {
     let accepted = std::future::poll_fn(|context| {
         let accepted = with_reserve(|| match listener.poll_accept(context) {
@@ -235,7 +239,7 @@ async fn authorize(State(shown): State<Shown>, request: Request, next: Next) -> 
     }
 }
 
-/// Compares in a time that says nothing about where they differ: the hashes are what is compared.
+/// Compares the hashes, so that the time taken does not tell where the tokens differ.
 fn is_same(token: &[u8], given: &[u8]) -> bool {
     lamagrid_protocol::hash(token) == lamagrid_protocol::hash(given)
 }
@@ -254,7 +258,7 @@ async fn readyz(State(shown): State<Shown>) -> (StatusCode, String) {
     health(&shown, "ready", shown.metrics.not_ready())
 }
 
-/// What a probe is told: `good`, or the reason why not.
+/// Answers a health check with `good`, or with the reason why not.
 fn health(shown: &Shown, good: &str, reason: Option<&str>) -> (StatusCode, String) {
     let code = if reason.is_none() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let word = reason.unwrap_or(good);
@@ -281,7 +285,7 @@ mod tests {
 
     async fn answer(address: SocketAddr, request: &str) -> String {
         let mut stream = TcpStream::connect(address).await.unwrap();
-        // The other side may answer, and close, before it has read it all.
+        // The server may answer and close before it has read everything.
         let _ = stream.write_all(request.as_bytes()).await;
         let mut text = Vec::new();
         let _ = stream.read_to_end(&mut text).await;
@@ -293,7 +297,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn pages_say_how_the_scheduler_is() {
+    async fn health_checks_and_metrics_report_failures() {
         let (address, metrics, _server) = started(None);
         metrics.turned();
         metrics.committed(0.002);
@@ -315,7 +319,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_wrong_is_answered_and_the_next_request_is_served() {
+    async fn bad_requests_get_an_error_response() {
         let (address, metrics, _server) = started(None);
         metrics.turned();
         for (request, code) in [
@@ -334,7 +338,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_address_that_is_taken_is_served_once_it_is_free() {
+    async fn an_address_in_use_is_served_once_it_is_free() {
         let other = listen("127.0.0.1:0").unwrap();
         let address = other.local_addr().unwrap();
         let metrics = Arc::new(Metrics::new());
@@ -350,9 +354,10 @@ mod tests {
         assert!(get(address, "/healthz", "").await.ends_with("\r\n\r\nok\ndata directory: /srv/grid\n"));
     }
 
-    /// Row after row of slow peers: half a head, no head, a keep-alive, an answer that is never read.
+    /// Opens rows of slow peers: no head, half a head, a kept-alive connection, responses that are never
+    /// read.
     #[tokio::test]
-    async fn health_is_told_within_a_second_beside_slow_connections() {
+    async fn health_checks_answer_within_a_second_despite_slow_connections() {
         let (address, metrics, server) = started(None);
         metrics.turned();
         let unread = "GET /metrics HTTP/1.1\r\nhost: h\r\n\r\n".repeat(200);
@@ -368,13 +373,13 @@ mod tests {
             assert!(get(address, "/healthz", "").await.contains("\r\n\r\nok\n"), "{said:?}");
             assert!(began.elapsed() < Duration::from_secs(1), "{said:?}: {:?}", began.elapsed());
         }
-        // Nothing is left of it.
+        // Dropping the server closes its port.
         drop(server);
         assert!(TcpStream::connect(address).await.is_err());
     }
 
     #[tokio::test]
-    async fn a_token_is_asked_for() {
+    async fn requests_without_the_token_are_refused() {
         let (address, metrics, _server) = started(Some("s3cret"));
         metrics.turned();
         for head in ["", "authorization: Bearer wrong\r\n", "authorization: s3cret\r\n"] {

@@ -1,7 +1,8 @@
-//! Messages with inline images whose peer is still reading what was sent to it before: they wait here as effects, whose
-//! images are read from the store only once there is room for them.
+//! Holds back messages with inline images while their peer is still reading earlier ones. They wait as
+//! effects; their images are read from the store only when the peer has room, so slow peers cost little
+//! memory.
 //!
-//! Does not: send. [`super::outflow`] puts them back in front of the other effects when the peer has read.
+//! Does not: send. [`super::effects`] puts released messages back in front of the other effects.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
@@ -11,21 +12,22 @@ use lamagrid_protocol::message::{ClientReply, LaneMessage};
 
 use crate::core::Effect;
 
-/// Bytes that wait for a peer before its further images are held back.
+/// Unread bytes at one peer from which its further images are held back.
 pub(super) const WINDOW_BYTES: usize = 2 << 20;
-/// Images that wait for one peer; it follows fewer tasks, and a node has fewer slots.
+/// Upper bound of images held back for one peer. A peer that behaves stays below it: a client follows fewer
+/// tasks, and a node has fewer slots.
 const MAX_HELD_BACK: usize = 4_096;
 
-/// Who a message is for.
+/// Receiver of a message.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Destination {
-    /// A connection of `client`.
+    /// A client's connection.
     Client(PeerId),
     /// One lane of a session.
     Lane(SessionId, usize),
 }
 
-/// Images that a message carries inline.
+/// Inline images of one message: their receiver, task and total length.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Images {
     pub(super) destination: Destination,
@@ -34,7 +36,7 @@ pub(super) struct Images {
 }
 
 impl Images {
-    /// Those of a message; none for every other effect.
+    /// The images that an effect sends; `None` if it sends none.
     pub(super) fn of(effect: &Effect) -> Option<Self> {
         let (destination, task, bytes) = match effect {
             Effect::Client { peer, attach: Some((task, _)), reply } => {
@@ -60,7 +62,7 @@ impl Images {
     }
 }
 
-/// What is held back.
+/// Messages held back, by receiver.
 #[derive(Debug, Default)]
 pub(super) struct Backlog {
     held_back: HashMap<Destination, HeldBack>,
@@ -72,22 +74,22 @@ struct HeldBack {
     tasks: HashSet<TaskId>,
 }
 
-/// What became of an effect that was to be held back.
+/// Result of [`Backlog::hold`].
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Held {
-    /// It waits, or the same is waiting already.
+    /// The message waits, or the same message is already waiting.
     Back,
-    /// Too many wait: its peer does not read.
+    /// Too many messages wait: the peer does not read.
     TooMany,
 }
 
 impl Backlog {
-    /// Whether something waits for `destination`, so that what follows has to wait behind it.
+    /// True if messages for `destination` are held back; later ones must then wait behind them.
     pub(super) fn holds(&self, destination: &Destination) -> bool {
         self.held_back.contains_key(destination)
     }
 
-    /// Holds a message back. The same outcome is held once, however often a client asks for it.
+    /// Holds a message back. A client's repeated requests for one outcome hold it only once.
     pub(super) fn hold(&mut self, images: Images, effect: Effect) -> Held {
         let is_client = matches!(images.destination, Destination::Client(_));
         let held = self.held_back.entry(images.destination).or_default();
@@ -101,17 +103,18 @@ impl Backlog {
         Held::Back
     }
 
-    /// Takes what waits for `destination`, oldest first: there is room again, or the peer is gone.
+    /// Takes all messages held back for `destination`, oldest first. Called when it has room again or is
+    /// gone.
     pub(super) fn release(&mut self, destination: &Destination) -> VecDeque<Effect> {
         self.held_back.remove(destination).map(|held| held.effects).unwrap_or_default()
     }
 
-    /// Those for whom something waits.
+    /// Receivers for which messages are held back.
     pub(super) fn destinations(&self) -> Vec<Destination> {
         self.held_back.keys().cloned().collect()
     }
 
-    /// The session is over.
+    /// Drops all messages held back for a session that has ended.
     pub(super) fn forget_session(&mut self, session: SessionId) {
         self.held_back
             .retain(|destination, _| !matches!(destination, Destination::Lane(of, _) if *of == session));

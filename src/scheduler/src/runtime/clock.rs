@@ -1,19 +1,20 @@
-//! The instant at which something happened, as the core is told it.
+//! Measures the time that the core is given with each input.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::core::Now;
 
-/// A commit takes no longer than this on a disk that works, and leaves most of the accept timeout to the node.
+/// Usual upper bound of a commit on a healthy disk. It leaves most of the accept timeout to the node.
 const USUAL_COMMIT: Duration = Duration::from_millis(200);
 
-/// The core's clock. It stands still while a slow commit holds every message back: a node cannot accept in time what
-/// has not left, and nobody is silent who was not answered.
+/// The core's clock. It stops while a commit takes longer than usual, because the commit barrier delays every
+/// message: a node must not time out over an assignment that was not sent, nor a peer over a reply that was
+/// not sent.
 pub(super) struct Clock {
     start: Instant,
-    /// Time that does not count.
+    /// Total time for which the clock was stopped.
     held_back: Duration,
-    /// Since when a group is being committed.
+    /// Start of the commit in progress.
     committing: Option<Instant>,
 }
 
@@ -29,7 +30,7 @@ impl Clock {
         Now { mono_ms: counted.as_millis() as u64, wall_ms: wall.as_millis() as u64 }
     }
 
-    /// How much longer than usual the commit in hand takes.
+    /// Time by which the commit in progress exceeds the usual one.
     fn stall(&self, now: Instant) -> Duration {
         self.committing.map_or(Duration::ZERO, |since| now.duration_since(since).saturating_sub(USUAL_COMMIT))
     }
@@ -38,7 +39,7 @@ impl Clock {
         self.committing = Some(Instant::now());
     }
 
-    /// Gives how long it took.
+    /// Records the end of a commit and returns its duration.
     pub(super) fn commit_ended(&mut self) -> Duration {
         let now = Instant::now();
         self.held_back += self.stall(now);
@@ -51,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_clock_stands_still_while_a_slow_commit_holds_everything_back() {
+    fn the_clock_stops_during_a_slow_commit() {
         let earlier =
             Instant::now().checked_sub(Duration::from_secs(60)).expect("the host runs for a minute");
         let mut clock = Clock { start: earlier, held_back: Duration::ZERO, committing: Some(earlier) };

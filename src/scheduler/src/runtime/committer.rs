@@ -1,5 +1,6 @@
-//! The thread that commits: it takes groups of writes, retries a failed one as it is, and gives up in time, but never
-//! because the disk is full or another process keeps the database locked. In between it keeps the store small.
+//! Commits groups of writes on a thread of its own. A failed group is retried unchanged; after
+//! `give_up_after` the thread gives up, unless the disk is full or another process has the database locked.
+//! Between groups it maintains the store (checkpoints, free pages).
 
 use std::sync::mpsc::{self as std_mpsc, RecvTimeoutError};
 use std::time::{Duration, Instant};
@@ -14,50 +15,51 @@ use crate::store::{Store, StoreError, StoreSize};
 
 /// Pause between two tries of one group.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
-/// With nothing to commit for this long, the store is tended.
+/// Idle time after which the thread maintains the store.
 const IDLE: Duration = Duration::from_millis(20);
-/// How often the store's size is told while it changes.
+/// Shortest interval between two reports of the store's size.
 const SIZE_EVERY: Duration = Duration::from_secs(1);
 /// How long closing the store may take when the process ends.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
 
-/// Writes that become durable together, and blobs to read right after.
+/// Writes that become durable together, and blobs to read right after them.
 #[derive(Debug, Default)]
 pub(crate) struct Group {
     pub(crate) ops: Vec<StoreOp>,
     pub(crate) reads: Vec<(TaskId, Vec<Role>)>,
 }
 
-/// What the thread reports.
+/// Report of the commit thread to the event loop.
 #[derive(Debug)]
 pub(crate) enum Report {
-    /// The group is durable; its blobs, one list per read.
+    /// The group is durable. Holds the blobs that it asked for, one list per read.
     Committed(Vec<Vec<Bytes>>),
-    /// The group failed, for this reason, and is tried again.
+    /// The group failed and is being retried.
     Failing {
-        /// Why.
+        /// The error, as text.
         reason: String,
-        /// Another process is in the way, and the disk has no fault.
+        /// True if another process has the database locked; the disk itself has no fault.
         is_locked: bool,
     },
-    /// How large the store is now.
+    /// The store's present size.
     Size(StoreSize),
-    /// The group failed for too long, and not because the disk is full: the process ends, and the next one finds what
-    /// is on disk.
+    /// The group failed for too long, for another reason than a full disk or a lock. The process must end;
+    /// the next start recovers from disk.
     GaveUp(StoreError),
 }
 
-/// Hands groups to the thread. Dropping it ends the thread after the group in hand.
+/// Hands groups to the commit thread. Dropping it ends the thread after the group in progress.
 pub(crate) struct Committer {
-    /// None once it is closed.
+    /// `None` after [`Self::close`].
     groups: Option<std_mpsc::SyncSender<Group>>,
     reports: mpsc::UnboundedReceiver<Report>,
 }
 
 impl Committer {
-    /// Starts the thread.
+    /// Starts the thread, which gives up a group that fails for `give_up_after`.
     pub(crate) fn start(store: Store, give_up_after: Duration) -> std::io::Result<Self> {
-        // One group at a time: the shell collects the next one meanwhile. Few reports are unread.
+        // One group at a time: the event loop collects the next one meanwhile. Few reports are ever unread,
+        // so their channel needs no bound.
         let (groups, groups_rx) = std_mpsc::sync_channel::<Group>(1);
         let (reports_tx, reports) = mpsc::unbounded_channel();
         std::thread::Builder::new().name("store".into()).spawn(move || {
@@ -77,7 +79,8 @@ impl Committer {
                         if sized.is_some_and(|at: Instant| at.elapsed() < SIZE_EVERY) {
                             continue;
                         }
-                        // Under load that never pauses one step now and then.
+                        // Under constant load the thread is never idle, so maintain the store here once per
+                        // size report.
                         store.tend();
                     }
                     Err(RecvTimeoutError::Timeout) => {
@@ -102,14 +105,15 @@ impl Committer {
         Ok(Self { groups: Some(groups), reports })
     }
 
-    /// Hands over a group; the caller waits for its report before the next one.
+    /// Hands over a group. The caller must wait for its report before it hands over the next one.
     pub(crate) fn commit(&self, group: Group) {
-        // The thread lives as long as this value, and its channel is empty: the last report came.
+        // Cannot fail or block: the thread lives as long as this value, and the last group's report has
+        // arrived.
         let _ = self.groups.as_ref().map(|groups| groups.send(group));
     }
 
-    /// Ends the thread after the group in hand, and waits until the store is closed, but not for long: the next start makes
-    /// up for it.
+    /// Ends the thread after the group in progress and waits until the store is closed, for at most
+    /// [`CLOSE_PATIENCE`]. The next start repairs a store that was not closed.
     pub(crate) async fn close(&mut self) {
         self.groups = None;
         let closed = async { while self.reports.recv().await.is_some() {} };
@@ -118,7 +122,7 @@ impl Committer {
         }
     }
 
-    /// The next report.
+    /// Waits for the next report; `None` if the thread has ended.
     ///
     /// # Cancel safety
     /// Safe.
@@ -149,8 +153,8 @@ fn commit(
             let _ = reports.send(failing);
             Instant::now()
         });
-        // A full disk keeps what it has, and a restart makes no room: accepted work goes on being served. Nor does a
-        // restart end another process that has the database locked.
+        // Restarting would neither free disk space nor end the process that holds the lock, so never give up
+        // for these: accepted work is still served meanwhile.
         if error.is_disk_full() || error.is_locked() {
             failing_since = Some(Instant::now());
         } else if since.elapsed() >= give_up_after {
@@ -160,8 +164,8 @@ fn commit(
     }
 }
 
-/// The blobs that a group's messages carry. One that is damaged or gone is empty in its message: whoever reads it sees
-/// that it is not what was announced, and the others go on.
+/// Reads the blobs that a group's messages carry. A damaged or missing blob is sent as empty bytes: its
+/// reader finds that it does not match its announced hash, and the group's other messages are still sent.
 fn read(store: &Store, group: &Group) -> Result<Vec<Vec<Bytes>>, StoreError> {
     let blob = |task: TaskId, role: Role| match store.blob(task, role) {
         Ok(Some(bytes)) => Ok(bytes),

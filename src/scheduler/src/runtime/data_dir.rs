@@ -1,4 +1,4 @@
-//! The data directory of one scheduler: locked, opened and recovered.
+//! Locks, opens and recovers the data directory of one scheduler.
 
 use std::path::{Path, PathBuf};
 
@@ -9,12 +9,12 @@ use super::instance_lock::InstanceLock;
 use crate::core::Recovered;
 use crate::store::Store;
 
-/// A data directory that no other scheduler uses while this exists.
+/// A locked and opened data directory. No other scheduler can use it while this value exists.
 pub struct DataDir {
     pub(super) path: PathBuf,
     pub(super) store: Store,
     pub(super) recovered: Recovered,
-    /// Tasks without a row whose blobs were deleted.
+    /// Number of tasks without a row whose blobs were deleted.
     pub(super) swept: usize,
     pub(super) _lock: InstanceLock,
 }
@@ -26,10 +26,11 @@ impl std::fmt::Debug for DataDir {
 }
 
 impl DataDir {
-    /// Locks the directory that the configuration names, opens its store and reads what it holds.
+    /// Locks the configured data directory, opens its store and reads the stored tasks.
     ///
     /// # Errors
-    /// [`SchedulerError`].
+    /// [`SchedulerError`] if the directory cannot be used, another scheduler has it, or the store cannot be
+    /// opened.
     pub fn open(config: &Config) -> Result<Self, SchedulerError> {
         let path = config.data_dir()?;
         let _lock = InstanceLock::take(&path)?;
@@ -38,7 +39,7 @@ impl DataDir {
         Ok(Self { path, store, recovered, swept, _lock })
     }
 
-    /// The directory.
+    /// Path of the directory.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path

@@ -1,4 +1,4 @@
-//! What goes out: effects in the core's order, and every message behind the writes before it.
+//! Carries out the core's effects in order, and every message only after the writes before it are committed.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -16,9 +16,9 @@ use super::committer::{Group, Report};
 use super::{EventLoop, SchedulerError, refused};
 use crate::core::{Bounded, CLOCK_GRACE_MS, ClockChange, Effect, Input, Level, StoreOp};
 
-/// Small blobs that are read behind one commit; each read is of one task, at most three times 256 KiB.
+/// Upper bound of blob reads in one group; each read is of one task, at most three times 256 KiB.
 const MAX_READS: usize = 64;
-/// How long the last group may take when the process is told to end.
+/// How long the last commit may take when the process is told to end.
 const LAST_COMMIT: Duration = Duration::from_secs(5);
 
 impl EventLoop {
@@ -55,7 +55,7 @@ impl EventLoop {
         Ok(())
     }
 
-    /// Carries out what waits for nothing, and hands the next group to the committer.
+    /// Sends the messages that need no commit, and hands the next group to the committer.
     pub(super) fn pump(&mut self) {
         for effect in std::mem::take(&mut self.unbarred) {
             self.carry_out(effect, Vec::new());
@@ -83,7 +83,8 @@ impl EventLoop {
         while let Some(effect) = self.pending.pop_front() {
             let Some(effect) = self.hold_back(effect, &mut promised) else { continue };
             match effect {
-                // A message before it carries what it deletes.
+                // A message earlier in this group carries the blob that this write deletes, so it goes into
+                // the next group.
                 Effect::Store(op) if op.deletes_blobs_of(&group.reads) => {
                     self.pending.push_front(Effect::Store(op));
                     break;
@@ -116,8 +117,8 @@ impl EventLoop {
         self.committer.commit(group);
     }
 
-    /// Holds a message with images back while its peer has not read enough of what was sent to it before, those of the
-    /// group in hand (`promised`) included. Gives the effect back if it can go.
+    /// Holds a message with images back while its peer has too much unread, counting the images of the group
+    /// in progress (`promised`). Returns the effect if it can be sent now.
     fn hold_back(&mut self, effect: Effect, promised: &mut HashMap<Destination, usize>) -> Option<Effect> {
         let Some(images) = Images::of(&effect) else { return Some(effect) };
         let promised = promised.entry(images.destination.clone()).or_default();
@@ -147,7 +148,8 @@ impl EventLoop {
         }
     }
 
-    /// Takes up again what was held back for those who have read by now; the others' sockets tell when they have.
+    /// Releases the messages held back for peers that have read by now. The sockets of the other peers report
+    /// when they have read.
     fn resume(&mut self) {
         for destination in self.backlog.destinations() {
             let is_watched = match &destination {
@@ -162,13 +164,14 @@ impl EventLoop {
         }
     }
 
-    /// A peer has read most of what was sent to it.
+    /// Puts the messages held back for a peer in front of the other effects; called when it has read most of
+    /// its data.
     pub(super) fn drained(&mut self, destination: &Destination) {
         for mut effect in self.backlog.release(destination).into_iter().rev() {
             if let Effect::Client { reply: ClientReply::Outcome(outcome), attach, .. } = &mut effect
                 && !self.core.has_result(outcome.task.id)
             {
-                // It was released or forgotten meanwhile.
+                // Its result was released or deleted meanwhile.
                 (outcome.result, *attach) = (None, None);
             }
             self.pending.push_front(effect);
@@ -229,7 +232,7 @@ impl EventLoop {
         }
     }
 
-    /// Binds the lanes of a welcome before it goes out; the node connects them at once.
+    /// Binds the lanes that a welcome announces before it is sent, because the node connects to them at once.
     fn open_lanes(&mut self, peer: &PeerId, reply: ControlReply) -> ControlReply {
         let ControlReply::Welcome(welcome) = &reply else { return reply };
         let session = welcome.session;
@@ -237,7 +240,7 @@ impl EventLoop {
         for (index, lane) in welcome.lanes.iter().enumerate() {
             let connected = self.lane_connected.clone();
             let tell = move |event| {
-                // The loop that would hear it has ended.
+                // Fails only when the event loop, its receiver, has ended.
                 let _ = connected.send((session, index, event));
             };
             match LaneSender::bind(&lane.address, &self.limits, tell) {
@@ -256,7 +259,7 @@ impl EventLoop {
         reply
     }
 
-    /// Makes durable what is pending, so that a clean end leaves nothing for recovery to guess.
+    /// Commits everything pending, so that a clean end leaves no work to recovery.
     pub(super) async fn finish(&mut self) {
         let flush = async {
             while self.waiting.is_some() || !self.pending.is_empty() {
@@ -281,8 +284,8 @@ impl EventLoop {
     }
 }
 
-/// The reply itself, or the refusal in its place where it fits into no message: a caller who hears nothing would
-/// look for a fault elsewhere.
+/// Replaces a reply that exceeds one message by a refusal, so that the caller gets an error instead of no
+/// answer.
 fn bounded(reply: ClientReply) -> ClientReply {
     let ClientReply::GridStatus(overview) = &reply else { return reply };
     match reply.to_frame(Vec::new()) {
@@ -295,7 +298,7 @@ fn bounded(reply: ClientReply) -> ClientReply {
     }
 }
 
-/// What new work is refused with while the store cannot be written.
+/// Refusal of new work while the store cannot be written.
 fn unwritable(reason: &str, is_locked: bool) -> Failure {
     let (kind, what, end) = if is_locked {
         (FailureKind::Overloaded, "its database", "is free")

@@ -1,4 +1,4 @@
-//! Why a scheduler does not start, or ends by itself.
+//! Reasons why a scheduler does not start, or ends by itself.
 
 use std::path::PathBuf;
 
@@ -8,18 +8,18 @@ use lamagrid_transport::SocketError;
 
 use crate::store::StoreError;
 
-/// Why a scheduler does not start, or ends by itself.
+/// Reason why a scheduler does not start, or ends by itself.
 #[derive(Debug, thiserror::Error)]
 pub enum SchedulerError {
-    /// The configuration names no usable place.
+    /// The configuration names no usable directory.
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// The data directory cannot be used.
     #[error("cannot use the data directory {path}: {source}; choose a writable one with --data-dir")]
     DataDir {
-        /// Which one.
+        /// The directory.
         path: PathBuf,
-        /// Why.
+        /// The system's error.
         source: std::io::Error,
     },
     /// Another scheduler owns the data directory.
@@ -28,9 +28,9 @@ pub enum SchedulerError {
          directory with --data-dir"
     )]
     SecondInstance {
-        /// Which directory.
+        /// The data directory.
         path: PathBuf,
-        /// Who owns it.
+        /// The other scheduler's process id, or "unknown".
         pid: String,
     },
     /// The store cannot be opened, or could not be written for too long.
@@ -44,23 +44,24 @@ pub enum SchedulerError {
         "gate.listen is set, but the scheduler has no certificate ({path}: {source}): run `lamagrid certs init`"
     )]
     NoCertificate {
-        /// Which file.
+        /// The missing file.
         path: PathBuf,
-        /// What came back.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// The scheduler's certificate is of no use.
+    /// The scheduler's certificate cannot be used.
     #[error("{path}: {source}")]
     Certificate {
-        /// Which file.
+        /// The certificate file.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         source: CredentialsError,
     },
-    /// The gate does not open.
+    /// The gate cannot be opened.
     #[error(transparent)]
     Gate(#[from] GateError),
-    /// The operating system refused a thread, a signal handler or the like, or a thread died.
+    /// The operating system refused a thread, a signal handler or the like, or a thread of the scheduler has
+    /// died.
     #[error("the scheduler cannot run: {0}")]
     System(#[from] std::io::Error),
 }

@@ -1,6 +1,7 @@
-//! The scheduler's gate: opened with its certificates, and told whose lanes and blobs are whose.
+//! Opens the scheduler's gate with its certificates, and tells it which certificate may use which lanes and
+//! blobs.
 //!
-//! Does not: relay; the gate has threads of its own, so that no encryption holds up the core.
+//! Does not: relay bytes. The gate has threads of its own, so that encryption never delays the core.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -22,17 +23,17 @@ use lamagrid_transport::Endpoints;
 use super::SchedulerError;
 use crate::core::{Authority, StoredTask};
 
-/// Threads that encrypt; one stream fills less than one.
+/// Threads that encrypt; one full stream needs less than one.
 const THREADS: usize = 2;
-/// How often the list of certificates is looked at.
+/// How often the list of certificates is read.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// How often, and how long before its end, a certificate is mentioned.
+/// Interval between warnings about a certificate, and the remaining time from which they start.
 const MENTION_EVERY: Duration = Duration::from_secs(6 * 3_600);
 const ENDS_SOON_MS: u64 = 30 * 86_400_000;
-/// How often an unreadable ledger is logged.
+/// Shortest interval between two log lines about an unreadable list of certificates.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 const DAY_MS: u64 = 86_400_000;
-/// Bytes of a result's pixel, with room for a file that compresses badly.
+/// Upper bound of a result's bytes per pixel, with room for a file that compresses badly.
 const RESULT_BYTES_PER_PIXEL: u64 = 8;
 
 pub(super) struct Gatekeeper {
@@ -40,14 +41,14 @@ pub(super) struct Gatekeeper {
     certs: Certs,
     registry: Registry,
     grants: Grants,
-    /// Sessions of other hosts.
+    /// Certificates of sessions from other hosts.
     sessions: HashMap<SessionId, Arc<Certificate>>,
     max_result_bytes: u64,
-    /// When the scheduler's own certificate was written, and when it ends.
+    /// Modification time of the scheduler's own certificate, and its end (ms since the Unix epoch).
     own: (Option<SystemTime>, u64),
-    /// Ends of the others, by their names.
+    /// Names and ends of the other certificates.
     ends: Vec<(String, u64)>,
-    /// When the ledger was found unreadable and said to be so; `None` while it can be read.
+    /// When the list was last logged as unreadable; `None` while it can be read.
     unreadable: Option<Instant>,
     looked: Instant,
     mentioned: Option<Instant>,
@@ -55,8 +56,8 @@ pub(super) struct Gatekeeper {
 }
 
 impl Gatekeeper {
-    /// Opens the gate, if one is configured. Owners of results may have been told of them before this start, and not have
-    /// fetched them yet.
+    /// Opens the gate, if one is configured. Grants the owners in `owned` access to their results again: they
+    /// may have been told of them before this start and not have fetched them yet.
     pub(super) async fn open(
         config: &Config,
         data_dir: &Path,
@@ -125,25 +126,26 @@ impl Gatekeeper {
         }
     }
 
-    /// When certificates end, in milliseconds since the Unix epoch: the scheduler's own, and all that are not revoked.
+    /// Ends of the scheduler's own certificate and of all that are not revoked, in milliseconds since the
+    /// Unix epoch.
     pub(super) fn ends(&self) -> impl Iterator<Item = (&str, u64)> {
         let others = self.ends.iter().map(|(name, ends_ms)| (name.as_str(), *ends_ms));
         std::iter::once(("scheduler", self.own.1)).chain(others)
     }
 
-    /// Whether the ledger of certificates can be read.
+    /// True while the list of certificates can be read.
     pub(super) fn has_ledger(&self) -> bool {
         self.unreadable.is_none()
     }
 
-    /// Shows a new certificate of the scheduler's from now on.
+    /// Starts to use a new certificate of the scheduler if its file has changed.
     fn renew(&mut self) {
         let path = self.certs.own();
         let written = modified(&path);
         if written.is_none() || written == self.own.0 {
             return;
         }
-        // Once for each change, whatever comes of it.
+        // Set first, so that each change is tried only once, even if it fails.
         self.own.0 = written;
         let renewed = std::fs::read(&path).map_err(|error| error.to_string()).and_then(|pem| {
             let credentials = Credentials::from_pem(&pem).map_err(|error| error.to_string())?;
@@ -166,7 +168,7 @@ impl Gatekeeper {
         let issued = match self.certs.issued() {
             Ok(issued) => issued,
             Err(error) => {
-                // What was revoked stays so, and nothing new is let in.
+                // Revoked certificates stay revoked, and no new connection is accepted.
                 self.gate.allow(None);
                 if self.unreadable.is_none_or(|at| at.elapsed() >= COMPLAIN_EVERY) {
                     self.unreadable = Some(Instant::now());
@@ -205,12 +207,12 @@ impl Gatekeeper {
         }
     }
 
-    /// Whether a connection comes, or came, from another host.
+    /// True if a connection comes, or came, from another host.
     pub(super) fn is_far(&self, peer: &PeerId) -> bool {
         self.registry.origin(peer) != Origin::Here
     }
 
-    /// Holds what a node says of itself against its certificate, and takes away the queues that it may not serve.
+    /// Compares a node's name and queues with its certificate, and removes the queues that it may not serve.
     pub(super) fn check(&self, peer: &PeerId, hello: &mut Hello) -> Result<(), Failure> {
         let certificate = match self.registry.origin(peer) {
             Origin::Here => return Ok(()),
@@ -240,7 +242,7 @@ impl Gatekeeper {
         Ok(())
     }
 
-    /// A session of another host was welcomed: its lanes may be reached.
+    /// Opens the lanes of a newly welcomed session from another host.
     pub(super) fn welcomed(&mut self, peer: &PeerId, session: SessionId, lanes: &[LaneAddress]) {
         let Origin::Elsewhere(certificate) = self.registry.origin(peer) else { return };
         for lane in lanes.iter().filter_map(|lane| Endpoints::lane_name(&lane.address)) {
@@ -249,7 +251,7 @@ impl Gatekeeper {
         self.sessions.insert(session, certificate);
     }
 
-    /// The session is over.
+    /// Closes the lanes of a session that has ended.
     pub(super) fn closed(&mut self, session: SessionId, lanes: impl Iterator<Item = String>) {
         if self.sessions.remove(&session).is_some() {
             lanes.for_each(|address| {
@@ -260,14 +262,14 @@ impl Gatekeeper {
         }
     }
 
-    /// A session is given an attempt: its node reads the inputs and brings the result.
+    /// Lets the session's node read an attempt's inputs and write its result.
     pub(super) fn assigned(&self, session: SessionId, token: LeaseToken, task: TaskId) {
         if let Some(certificate) = self.sessions.get(&session) {
             self.grant(certificate, token, task);
         }
     }
 
-    /// A node came back with an attempt that it was given before.
+    /// Grants the same for an attempt that a node still holds when it reconnects.
     pub(super) fn adopted(&self, peer: &PeerId, token: LeaseToken, task: TaskId) {
         if let Origin::Elsewhere(certificate) = self.registry.origin(peer) {
             self.grant(&certificate, token, task);
@@ -280,7 +282,7 @@ impl Gatekeeper {
         self.grants.grant(Ticket::Attempt(token), grant);
     }
 
-    /// Whether a peer's requests may name this owner.
+    /// True if a peer's requests may name this owner.
     pub(super) fn may_speak_for(&self, peer: &PeerId, owner: &Owner) -> bool {
         match self.registry.origin(peer) {
             Origin::Here => true,
@@ -289,10 +291,12 @@ impl Gatekeeper {
         }
     }
 
-    /// Whether a client may say this: on another host its certificate's name is the owner of all that is its.
+    /// Checks whether a client may send this request: on another host, a client owns the tasks whose owner is
+    /// its certificate's name.
     ///
     /// # Errors
-    /// What its request, of this number, is refused with; nothing if it has left, or waits for no answer.
+    /// The refused request's number and the refusal; `None` if the client has left or the request has no
+    /// answer.
     pub(super) fn authorize(
         &self,
         peer: &PeerId,
@@ -314,7 +318,7 @@ impl Gatekeeper {
             return Err(seq.map(|seq| (seq, text)));
         }
         if let ClientRequest::Submit(submit) = request {
-            // What it brought is complete, or it has to begin anew.
+            // Its inputs must be complete by now; to bring others, the client has to offer the task again.
             self.grants.withdraw_inputs(submit.spec.id, &certificate.name);
         }
         Ok(match certificate.role {
@@ -323,7 +327,7 @@ impl Gatekeeper {
         })
     }
 
-    /// An owner may bring the inputs of a task that it has announced, if it is a certificate.
+    /// Lets an owner upload the inputs of a task that it has offered; owners on this host need no grant.
     pub(super) fn upload_opens(&self, owner: &Owner, task: TaskId, max_bytes: u64) {
         if *owner != Owner::local() {
             let grant = Grant { certificate: owner.as_str().to_owned(), task, max_bytes };
@@ -331,12 +335,12 @@ impl Gatekeeper {
         }
     }
 
-    /// Nothing more of them may come.
+    /// Ends an upload: no more inputs are accepted for the task.
     pub(super) fn upload_closes(&self, owner: &Owner, task: TaskId) {
         self.grants.withdraw_inputs(task, owner.as_str());
     }
 
-    /// A client is told how its task ended: it may fetch the result.
+    /// Lets a client fetch the result of the outcome that it is about to receive.
     pub(super) fn answering(&self, peer: &PeerId, reply: &ClientReply) {
         let ClientReply::Outcome(outcome) = reply else { return };
         if let (Origin::Elsewhere(certificate), Some(_)) = (self.registry.origin(peer), &outcome.result) {
@@ -345,12 +349,12 @@ impl Gatekeeper {
         }
     }
 
-    /// The task has ended.
+    /// Withdraws the grants of a finished task's attempts.
     pub(super) fn ended(&self, task: TaskId) {
         self.grants.withdraw_attempts(task);
     }
 
-    /// The task's result is gone.
+    /// Withdraws the grant of a result that was deleted.
     pub(super) fn forgotten(&self, task: TaskId) {
         self.grants.withdraw_result(task);
     }
@@ -360,7 +364,7 @@ fn modified(path: &Path) -> Option<SystemTime> {
     std::fs::metadata(path).and_then(|found| found.modified()).ok()
 }
 
-/// The results in the spool that belong to certificates.
+/// Results in the spool whose owners are certificates.
 pub(super) fn results_elsewhere(tasks: &[StoredTask]) -> Vec<(TaskId, Owner)> {
     let owned = tasks.iter().filter_map(|task| match task {
         StoredTask::Ended { id, ended } if ended.result.is_some() && !ended.inline => {
@@ -371,7 +375,7 @@ pub(super) fn results_elsewhere(tasks: &[StoredTask]) -> Vec<(TaskId, Owner)> {
     owned.filter(|(_, owner)| owner.as_str() != Owner::LOCAL).collect()
 }
 
-/// Whose a request says it is, and its number where it has one.
+/// The request's number, if it has one, and the owner that it names; `None` if it names no owner.
 fn owner_of(request: &ClientRequest) -> Option<(Option<u64>, &Owner)> {
     match request {
         ClientRequest::Offer(said) => Some((Some(said.seq), &said.owner)),
@@ -386,7 +390,7 @@ fn owner_of(request: &ClientRequest) -> Option<(Option<u64>, &Owner)> {
 
 impl Drop for Gatekeeper {
     fn drop(&mut self) {
-        // Dropped inside another runtime, which must not wait for it.
+        // Called inside another runtime, where waiting would block.
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }

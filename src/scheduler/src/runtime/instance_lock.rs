@@ -1,4 +1,4 @@
-//! One scheduler per data directory: an advisory lock that dies with its process.
+//! Allows one scheduler per data directory, through an advisory lock that ends with its process.
 
 use std::fs::File;
 use std::io::{Read, Seek, Write};
@@ -9,18 +9,18 @@ use rustix::fs::{FlockOperation, flock};
 
 use super::SchedulerError;
 
-/// How long the lock is waited for: `lamagrid doctor` and clients that find no scheduler hold it for a moment to see
-/// whether one runs.
+/// How long to wait for the lock: `lamagrid doctor` and clients that find no scheduler hold it for a moment
+/// to check whether one runs.
 const PROBES: Duration = Duration::from_millis(300);
 
-/// Held as long as the process serves the directory.
+/// The lock, held while the process serves the directory.
 #[derive(Debug)]
 pub(crate) struct InstanceLock {
     _file: File,
 }
 
 impl InstanceLock {
-    /// Creates `dir` (mode 0700) where it is missing, and locks `dir/lock`, which names the owner's pid.
+    /// Creates `dir` (mode 0700) if it is missing, and locks `dir/lock`, which names the owner's pid.
     pub(crate) fn take(dir: &Path) -> Result<Self, SchedulerError> {
         use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
         let refused = |source| SchedulerError::DataDir { path: dir.to_path_buf(), source };
@@ -41,7 +41,7 @@ impl InstanceLock {
         }
         if locked == Err(rustix::io::Errno::WOULDBLOCK) {
             let mut pid = String::new();
-            // A number of at most ten digits, or whatever a person put there.
+            // A number of at most ten digits, but the file may hold anything.
             let read = (&mut file).take(20).read_to_string(&mut pid);
             let pid = match (read, pid.trim()) {
                 (Ok(_), pid) if !pid.is_empty() => pid.to_owned(),
@@ -49,7 +49,7 @@ impl InstanceLock {
             };
             return Err(SchedulerError::SecondInstance { path: dir.to_path_buf(), pid });
         }
-        // Such as a network file system without locks.
+        // Other errors, for example a network file system without locks.
         locked.map_err(|error| refused(error.into()))?;
         let write = |file: &mut File| -> std::io::Result<()> {
             file.set_len(0)?;

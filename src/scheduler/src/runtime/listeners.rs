@@ -1,4 +1,4 @@
-//! The private sockets that clients, nodes and administrators connect to.
+//! Binds the private sockets that clients, nodes and administrators connect to.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ pub struct Listeners {
     pub(super) limits: ConnectionLimits,
 }
 
-/// The sockets themselves.
+/// The sockets, without their directory.
 #[derive(Debug)]
 pub(super) struct Sockets {
     pub(super) clients: Router,
@@ -27,11 +27,11 @@ pub(super) struct Sockets {
 }
 
 impl Listeners {
-    /// Makes the directory of the sockets and binds them. After the data directory was opened: that may take long, and another
-    /// scheduler's start may remove a directory on whose sockets no process listens.
+    /// Creates the directory of the sockets and binds them. Must follow [`DataDir::open`]: opening may take
+    /// long, and another scheduler's start may remove a directory on whose sockets no process listens.
     ///
     /// # Errors
-    /// [`SchedulerError`].
+    /// [`SchedulerError`] if the directory or a socket cannot be created.
     ///
     /// # Panics
     /// Outside a tokio runtime.
@@ -43,14 +43,14 @@ impl Listeners {
         let admin = Router::bind(&endpoints.admin(), Peers::Req, &limits)?;
         let results = Router::bind(&endpoints.result(), Peers::Dealer, &limits)?;
         let events = EventSubscriber::bind(&endpoints.node_events(), &limits)?;
-        // Last: a client that can connect finds all other sockets in place.
+        // Bound last, so that a client that can connect finds all other sockets in place.
         let clients = Router::bind(&endpoints.client(), Peers::Dealer, &limits)?;
         Ok(Self { sockets: Sockets { clients, admin, control, results, events }, socket_dir, limits })
     }
 }
 
-/// The addresses of the sockets in a directory that may move. Does not keep the directory: it is removed with its owner, even
-/// while connections still end.
+/// Addresses of the sockets in a directory that may move. Holds the directory weakly: it is removed with its
+/// owner, even while connections are still closing.
 pub(super) fn endpoints(dir: &Arc<SocketDir>) -> Endpoints {
     let dir = Arc::downgrade(dir);
     Endpoints::found_by(move || dir.upgrade().map(|dir| dir.path()).unwrap_or_default())

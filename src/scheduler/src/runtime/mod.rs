@@ -42,41 +42,44 @@ pub use data_dir::DataDir;
 pub use error::SchedulerError;
 pub use listeners::Listeners;
 
-/// Lanes that connected, or whose node read most of what waited for it.
+/// Events of lanes: connected, or the node has read most of the waiting data.
 type LaneEvents = mpsc::UnboundedReceiver<(SessionId, usize, LaneEvent)>;
 
-/// How often timers are looked at; the shortest one that they serve is a second.
+/// Interval between checks of timers; the shortest timer is a second.
 const TICK: Duration = Duration::from_millis(50);
-/// Messages that are taken before a tick, per socket, so that a flood delays timers but never stops them.
+/// Upper bound of messages taken from one socket before a tick, so that a flood delays timers but never stops
+/// them.
 const MAX_DRAINED: usize = 4_096;
 
-/// Effects that wait for a commit before clients are not read any more: what they hold is kept in memory.
+/// Effects waiting for a commit from which clients are no longer read, to bound memory.
 const MAX_PENDING: usize = 1_024;
-/// Effects that wait for a commit before nodes are not read any more: their leases stand still meanwhile.
+/// Effects waiting for a commit from which nodes are no longer read. Higher than for clients; leases do not
+/// expire meanwhile.
 const MAX_PENDING_OF_NODES: usize = 4 * MAX_PENDING;
-/// Inline images that wait for a commit before nothing more is read.
+/// Bytes of inline images waiting for a commit from which nothing more is read.
 const MAX_UNSAVED_BYTES: usize = 64 << 20;
-/// How often gauges are set anew; Prometheus asks every few seconds.
+/// Interval between updates of the gauges; Prometheus scrapes every few seconds.
 const SHOWN_EVERY: Duration = Duration::from_secs(1);
 
-/// What clients said while the store could not be written; more stays in their connections.
+/// Upper bound of client messages held back while the store cannot be written; further ones stay in their
+/// connections.
 const MAX_HELD_BACK: usize = 1_024;
 
-/// Whether the scheduler shall end.
+/// Whether, and how, the scheduler shall end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shutdown {
-    /// No.
+    /// Keep running.
     No,
-    /// After the writes in progress, for this reason.
+    /// End after the writes in progress. Holds the reason, for the log.
     Finish(&'static str),
-    /// At once: the next start finds what is on disk.
+    /// End at once; the next start recovers from disk.
     Now,
 }
 
-/// Runs a scheduler until `shutdown` says otherwise.
+/// Runs a scheduler until `shutdown` asks it to end.
 ///
-/// Best on a runtime of one thread: that thread has the core and all its sockets, and passing each message to another one
-/// would cost more than reading it.
+/// Use a runtime of one thread: it then runs the core and all sockets, and passing each message to another
+/// thread would cost more than reading it.
 ///
 /// # Errors
 /// [`SchedulerError`], each with the remedy.
@@ -182,33 +185,33 @@ struct EventLoop {
     senders: Senders,
     limits: ConnectionLimits,
     lanes: HashMap<SessionId, Vec<LaneSender>>,
-    /// Messages whose peers are still reading what came before.
+    /// Messages whose peers are still reading earlier ones.
     backlog: Backlog,
-    /// Unbounded because it carries one event per lane, and one for each time that a lane is watched.
+    /// Unbounded, because each lane sends one event, and one more each time that it is watched.
     lane_connected: mpsc::UnboundedSender<(SessionId, usize, LaneEvent)>,
     /// Effects behind the group that is being committed.
     pending: VecDeque<Effect>,
-    /// At least the bytes of inline images among those effects.
+    /// At least the bytes of inline images among the pending effects.
     unsaved_bytes: usize,
-    /// Messages that the group in hand releases.
+    /// Messages to send when the group in progress is committed.
     waiting: Option<Vec<Effect>>,
-    /// Why the group in hand failed: no new work is taken until it is durable.
+    /// Why the group in progress failed; no new work is accepted until it is durable.
     failing: Option<Failure>,
-    /// What clients said meanwhile.
+    /// Client messages that arrived while the store could not be written.
     held_back: Vec<Incoming>,
-    /// Replies that rest on no write in hand, and wait for none.
+    /// Replies that depend on no uncommitted write and bypass the commit barrier.
     unbarred: Vec<Effect>,
     group_max: usize,
     failed_lanes: Vec<(SessionId, String)>,
-    /// None where no other host may come in.
+    /// `None` if no other host may connect.
     gatekeeper: Option<Gatekeeper>,
     metrics: Arc<Metrics>,
-    /// When the gauges were set last.
+    /// When the gauges were last updated.
     shown: Option<Instant>,
     socket_dir: Arc<SocketDir>,
-    /// When the sockets' files were looked at last.
+    /// When the sockets' files were last checked.
     looked_for_sockets: Option<Instant>,
-    /// When it was last said that they are gone and cannot be made anew.
+    /// When it was last logged that the sockets are gone and cannot be recreated.
     unreachable: Option<Instant>,
 }
 
@@ -275,8 +278,8 @@ impl EventLoop {
         self.pending.len() < MAX_PENDING_OF_NODES && self.unsaved_bytes < MAX_UNSAVED_BYTES
     }
 
-    /// Takes what lies in the sockets' buffers, so that one commit holds it all, and no timer fires over a message that
-    /// had arrived.
+    /// Takes all messages in the sockets' buffers, so that one commit covers them, and no timer fires
+    /// although its message has already arrived.
     fn drain(&mut self, sockets: &mut Sockets) {
         for _ in 0..MAX_DRAINED {
             if !self.hears_nodes() {
@@ -316,7 +319,8 @@ impl EventLoop {
     fn handle(&mut self, input: Input) {
         for effect in self.core.handle(self.clock.now(), input) {
             match effect {
-                // Before anything else is heard of that id; no message rests on them but the ones behind them.
+                // Carried out at once, before any other message about this task; only later messages depend
+                // on them.
                 Effect::OpenUpload { owner, id, bytes } => self.open_upload(&owner, id, bytes),
                 Effect::CloseUpload { owner, id, delete } => self.close_upload(&owner, id, delete),
                 effect if effect.is_unbarred() => self.unbarred.push(effect),
@@ -326,7 +330,7 @@ impl EventLoop {
     }
 }
 
-/// Resolves with the reason when the scheduler shall end. A caller that is gone asks for that, too.
+/// Resolves with the reason when the scheduler shall end. A dropped sender counts as a request to end.
 async fn asked_to_end(shutdown: &mut watch::Receiver<Shutdown>) -> &'static str {
     match shutdown.wait_for(|asked| *asked != Shutdown::No).await.map(|asked| *asked) {
         Ok(Shutdown::Finish(reason)) => reason,
@@ -335,7 +339,7 @@ async fn asked_to_end(shutdown: &mut watch::Receiver<Shutdown>) -> &'static str 
     }
 }
 
-/// Resolves when the scheduler shall not wait for its writes.
+/// Resolves when the scheduler shall end without waiting for its writes.
 async fn asked_to_end_now(shutdown: &mut watch::Receiver<Shutdown>) {
     if shutdown.wait_for(|asked| *asked == Shutdown::Now).await.is_err() {
         std::future::pending::<()>().await;

@@ -1,4 +1,4 @@
-//! What comes in: frames become inputs of the core, or are answered here because they cannot.
+//! Turns incoming frames into inputs of the core, and answers those that are invalid.
 
 use bytes::Bytes;
 
@@ -16,7 +16,7 @@ use super::backlog::Destination;
 use super::{EventLoop, refused};
 use crate::core::{Authority, Effect, Input};
 
-/// What an assignment says beside what was submitted: its token and number.
+/// Bytes that an assignment adds to a submission: the attempt's token and number.
 const ASSIGN_BYTES: usize = 256;
 
 impl EventLoop {
@@ -26,7 +26,8 @@ impl EventLoop {
         }
     }
 
-    /// While the store cannot be written: new work is refused, signs of life are answered, the rest is held back.
+    /// Handles a client's message while the store cannot be written: refuses new work, answers pings and
+    /// holds everything else back. Returns the message if the store can be written.
     fn answer_unbarred(&mut self, heard: Incoming) -> Option<Incoming> {
         let Some(failure) = &self.failing else { return Some(heard) };
         if let Incoming::Frame { peer, frame } = &heard {
@@ -97,12 +98,12 @@ impl EventLoop {
         }
     }
 
-    /// Whether a peer's requests may name this owner.
+    /// True if a peer's requests may name this owner.
     fn may_speak_for(&self, peer: &PeerId, owner: &Owner) -> bool {
         self.gatekeeper.as_ref().is_none_or(|gatekeeper| gatekeeper.may_speak_for(peer, owner))
     }
 
-    /// Looks how much room the disk has: now and then, and before more is promised.
+    /// Reads the free disk space: once a second, and before an upload is accepted.
     pub(super) fn look_at_disk(&mut self) {
         match rustix::fs::statvfs(self.spool.root()) {
             Ok(found) => {
@@ -119,7 +120,8 @@ impl EventLoop {
         }
     }
 
-    /// On this thread, so that the answer to a later offer of that id, and with it the writing, comes after it.
+    /// Deletes on this thread, so that the deletion precedes the answer to a later offer of the same task,
+    /// and its new upload.
     pub(super) fn close_upload(&self, owner: &Owner, id: TaskId, delete: bool) {
         if let Some(gatekeeper) = &self.gatekeeper {
             gatekeeper.upload_closes(owner, id);
@@ -129,8 +131,8 @@ impl EventLoop {
         }
     }
 
-    /// A submission that just fits into a message would make an assignment that does not: no node would ever hear of
-    /// it, and each one that it is given to would seem deaf.
+    /// Refuses a submission whose assignment would exceed one message. No node could receive it, and each
+    /// node that it is given to would seem unresponsive.
     fn unassignable(&self, request: &ClientRequest, frame: &Frame) -> Option<ClientReply> {
         let ClientRequest::Submit(submit) = request else { return None };
         let header = frame.header.len() + ASSIGN_BYTES;
@@ -145,14 +147,14 @@ impl EventLoop {
         Some(refused(submit.seq, FailureKind::InvalidInput, text))
     }
 
-    /// A submission by reference whose blobs do not lie in the spool as announced is refused before it is accepted.
+    /// Refuses a submission by reference if its blobs in the spool do not match their announcement.
     fn missing_blob(&self, request: &ClientRequest) -> Option<ClientReply> {
         let ClientRequest::Submit(submit) = request else { return None };
         let by_reference = submit.spec.blobs.iter().filter(|b| !submit.inline.contains(&b.role));
         let error = by_reference
             .filter_map(|b| self.spool.seal(submit.spec.id, BlobName::Role(b.role), b.len, false).err())
             .next()?;
-        // A retry of a task that has ended finds its inputs gone, as they should be: the core knows it.
+        // The core knows a finished task, whose inputs are deleted: accept the client's retry.
         if self.core.knows(submit.spec.id) {
             return None;
         }
@@ -172,7 +174,7 @@ impl EventLoop {
     }
 
     pub(super) fn on_control(&mut self, heard: Incoming) {
-        // A control connection says nothing about its node: the result connection does.
+        // A closed control connection is ignored: only a closed result connection means that the node is gone.
         let Incoming::Frame { peer, frame } = heard else { return };
         match ControlRequest::from_frame(&frame) {
             Ok(mut request) => {
@@ -187,7 +189,7 @@ impl EventLoop {
                     ControlRequest::Poll(_) | ControlRequest::Goodbye(_) => Vec::new(),
                 };
                 self.handle(Input::Control { peer: peer.clone(), request });
-                // Also after a restart of this process, which forgot what it had granted.
+                // Repeated after a restart of this process, which forgets its grants.
                 for token in claimed {
                     if let (Some(gatekeeper), Some(task)) =
                         (&self.gatekeeper, self.core.task_held_by(&peer, token))
@@ -224,7 +226,8 @@ impl EventLoop {
         }
     }
 
-    /// A delivery by reference that does not lie in the spool as announced becomes a failure of its attempt.
+    /// Turns a delivery by reference into a failed attempt if the result in the spool does not match its
+    /// announcement.
     fn check_delivery(&self, request: &mut ResultRequest) {
         let ResultRequest::Delivery(delivery) = request else { return };
         let AttemptOutcome::Done { result, inline: false, .. } = &delivery.outcome else { return };

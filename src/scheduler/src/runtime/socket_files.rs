@@ -1,7 +1,7 @@
-//! Keeps the private sockets where others find them.
+//! Recreates the private sockets if their files are removed.
 //!
-//! A logout, a cleaner of temporary directories or a person may remove the files of sockets that are in use. Connections
-//! outlive that; whoever connects anew would find nobody.
+//! A logout, a cleaner of temporary directories or a user may remove the files of sockets in use. Open
+//! connections survive that, but new ones would find no listener.
 
 use std::time::{Duration, Instant};
 
@@ -10,14 +10,15 @@ use lamagrid_transport::{Endpoints, SocketFile};
 use super::listeners::{Sockets, endpoints};
 use super::{EventLoop, SchedulerError};
 
-/// How often the files are looked at.
+/// Interval between checks of the files.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// How often it is said that this fails.
+/// Shortest interval between two log lines about a failure.
 const MENTION_EVERY: Duration = Duration::from_secs(10);
 
 impl EventLoop {
-    /// Makes the sockets anew if their files are gone. While that fails the scheduler is not ready, and says so.
+    /// Recreates the sockets if their files are gone. While that fails, the scheduler logs it and reports
+    /// itself not ready.
     pub(super) fn keep_reachable(&mut self, sockets: &mut Sockets) {
         if self.looked_for_sockets.is_some_and(|at| at.elapsed() < LOOK_EVERY) {
             return;

@@ -1,10 +1,11 @@
-//! The database's connection: opened so that nothing rests on an fsync that failed before.
+//! Opens the database so that nothing depends on an earlier fsync that failed.
 //!
-//! After a failed fsync the kernel calls the pages clean that it could not write, and the next fsync succeeds without
-//! them. So whatever the write-ahead log holds is written once more, byte for byte, before anything builds on it: at
-//! each opening, which is also what follows a failed write.
+//! After a failed fsync the kernel marks the pages that it could not write as clean, and the next fsync
+//! succeeds without them. Each opening therefore rewrites the write-ahead log, byte for byte, before anything
+//! builds on it; a failed write closes and opens the database again.
 //!
-//! Other processes may have the file open, for example a backup tool. What they lock was not written, and is tried again.
+//! Other processes, for example a backup tool, may lock the file. Nothing is written then, and the write is
+//! tried again.
 
 use std::fs::File;
 use std::io;
@@ -20,16 +21,16 @@ use rusqlite::{Connection, TransactionBehavior};
 
 use super::{APPLICATION_ID, LOG_KEPT, MIGRATIONS, SCHEMA, SCHEMA_VERSION, StoreError, lineage};
 
-/// How long SQLite waits for another process before it says that the database is locked. Until then clients get no answer,
-/// not even to a ping, so it is less than `client.silence_ms`.
+/// How long SQLite waits for another process's lock. Clients get no answer meanwhile, not even to a ping, so
+/// it must be less than `client.silence_ms`.
 pub(super) const LOCK_PATIENCE: Duration = Duration::from_secs(2);
-/// How often a start that waits for another process says so.
+/// Interval between log lines of a start that waits for another process.
 const WAIT_TOLD_EVERY: Duration = Duration::from_secs(30);
 const WAIT_PAUSE: Duration = Duration::from_millis(100);
-/// Bytes of the log that are written anew at a time.
+/// Bytes of the log that are rewritten at a time.
 const REWRITE_BYTES: usize = 1 << 20;
 
-/// Pages in the log after the last commit.
+/// Number of pages in the log after the last commit.
 #[derive(Debug, Clone, Default)]
 pub(super) struct LogPages(Arc<AtomicI32>);
 
@@ -43,7 +44,7 @@ impl LogPages {
     }
 }
 
-/// Opens the database, creates or migrates it, and makes durable what its log holds.
+/// Opens the database, creates or migrates it, and makes the contents of its log durable.
 pub(super) fn connect(path: &Path) -> Result<(Connection, LogPages), StoreError> {
     let failed = |action| move |source| StoreError::of(action, path.to_path_buf(), source);
     let log = log(path);
@@ -56,7 +57,7 @@ pub(super) fn connect(path: &Path) -> Result<(Connection, LogPages), StoreError>
     connection.busy_timeout(LOCK_PATIENCE).map_err(failed("open"))?;
     let pages = LogPages::default();
     let count = pages.clone();
-    // In place of SQLite's own automatic checkpoint, which is silent about an fsync that failed.
+    // Replaces SQLite's automatic checkpoint, which ignores a failed fsync.
     let hook = move |_: &mut Wal, pages: i32| {
         count.set(pages);
         Ok(())
@@ -96,12 +97,12 @@ pub(super) fn connect(path: &Path) -> Result<(Connection, LogPages), StoreError>
         .execute_batch(&format!("PRAGMA journal_size_limit = {LOG_KEPT}; {}", lineage::TABLE))
         .map_err(failed("open"))?;
     connection.set_prepared_statement_cache_capacity(32);
-    // Under the write lock nobody else appends to the log, or begins it anew.
+    // The write lock keeps other processes from appending to the log or restarting it.
     let lock =
         connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed("lock"))?;
     rewrite(&log).map_err(|source| StoreError::File { action: "rewrite", path: log, source })?;
     lock.commit().map_err(failed("lock"))?;
-    // SQLite forces the new log's name to disk as well, but says nothing when that fails.
+    // SQLite also syncs the directory entry of a new log, but ignores a failure.
     if let Some(dir) = path.parent() {
         let forced = File::open(dir).and_then(|dir| dir.sync_all());
         forced.map_err(|source| StoreError::File { action: "sync", path: dir.to_path_buf(), source })?;
@@ -109,13 +110,14 @@ pub(super) fn connect(path: &Path) -> Result<(Connection, LogPages), StoreError>
     Ok((connection, pages))
 }
 
-/// Closes a connection that failed, and leaves the log as it is: [`connect`] makes it durable before anything builds on it.
+/// Closes a connection that failed, without a checkpoint. [`connect`] makes the log durable before anything
+/// builds on it.
 pub(super) fn disconnect(connection: Connection) -> rusqlite::Result<()> {
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     connection.close().map_err(|(_, error)| error)
 }
 
-/// Repeats a step of a start while another process keeps the database locked.
+/// Repeats a step of the start until no other process has the database locked.
 pub(super) fn patiently<T>(mut step: impl FnMut() -> Result<T, StoreError>) -> Result<T, StoreError> {
     let mut told: Option<Instant> = None;
     loop {
@@ -132,7 +134,8 @@ pub(super) fn patiently<T>(mut step: impl FnMut() -> Result<T, StoreError>) -> R
     }
 }
 
-/// Writes a file's bytes over themselves and forces them to disk; absent is fine. Torn anywhere, it changes nothing.
+/// Writes a file's bytes over themselves and syncs them. A missing file is no error. A crash in between
+/// changes nothing, because the bytes are the same.
 fn rewrite(path: &Path) -> io::Result<()> {
     let file = match File::options().read(true).write(true).open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -151,7 +154,7 @@ fn rewrite(path: &Path) -> io::Result<()> {
     if at > 0 { file.sync_all() } else { Ok(()) }
 }
 
-/// Where SQLite keeps the write-ahead log of a database.
+/// Path of a database's write-ahead log.
 pub(super) fn log(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push("-wal");

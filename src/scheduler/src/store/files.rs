@@ -1,4 +1,5 @@
-//! Files of the spool around a commit: there before the row that names them, gone after the one that does not.
+//! Places the spool's files before the commit that names them, and deletes files after the commit that no
+//! longer does.
 
 use std::collections::HashSet;
 use std::io;
@@ -10,8 +11,8 @@ use super::{Store, StoreError};
 use crate::core::{ResultPlace, StoreOp};
 
 impl Store {
-    /// Brings the files that an operation names to where their row will look for them; results that are not there any
-    /// more go into `gone`.
+    /// Moves the files that an operation names to the paths that its row implies. Adds tasks whose results
+    /// have vanished to `gone`.
     pub(super) fn place_files(&self, op: &StoreOp, gone: &mut HashSet<TaskId>) -> Result<(), StoreError> {
         let placed = match op {
             StoreOp::Together(ops) => return ops.iter().try_for_each(|op| self.place_files(op, gone)),
@@ -22,12 +23,12 @@ impl Store {
                 .filter(|blob| !inline.iter().any(|(role, _)| *role == blob.role))
                 .try_for_each(|blob| self.force(spec.id, blob)),
             StoreOp::End { id, ended, place: Some(ResultPlace::Spool(token)), durability } => {
-                // A group that is tried again may find the attempt's name gone and its result in place.
+                // In a retried group, the attempt's file may already have been renamed to the result.
                 match self.spool.promote(*id, *token) {
                     Err(SpoolError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(()),
                     promoted => promoted,
                 }
-                // After the new name exists, so that its directory entry is forced to disk as well.
+                // After the rename, so that the new directory entry is synced as well.
                 .and_then(|()| match &ended.result {
                     Some(result) if *durability == Durability::Full => self.force(*id, result),
                     Some(result) => self.spool.seal(*id, BlobName::Role(Role::Result), result.len, false),
@@ -44,7 +45,8 @@ impl Store {
         if !lost {
             return Ok(placed?);
         }
-        // Its owner took it away after it was announced, or the disk lost it: the task's trouble, not the store's.
+        // Its owner deleted it after announcing it, or the disk lost it. That concerns this task only; the
+        // store goes on.
         if let (Err(error), StoreOp::End { id, .. }) = (&placed, op) {
             tracing::error!(task.id = %id, %error, "a result vanished before it was on record");
             gone.insert(*id);
@@ -54,8 +56,8 @@ impl Store {
         Ok(())
     }
 
-    /// Forces a blob to disk. One whose fsync may have failed before is written anew: another fsync of the same file
-    /// would succeed without its bytes.
+    /// Syncs a blob to disk. If an earlier fsync of its file may have failed, it is rewritten first: another
+    /// fsync would succeed without its bytes.
     fn force(&self, task: TaskId, blob: &BlobMeta) -> Result<(), SpoolError> {
         let name = BlobName::Role(blob.role);
         if self.doubtful || self.spool.written_before(task, name, self.opened)? {

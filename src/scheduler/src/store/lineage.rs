@@ -1,12 +1,13 @@
-//! Tells whether a write-ahead log belongs to its database, and whether a spool was last used with it.
+//! Checks whether a write-ahead log belongs to its database, and whether the spool was last used with that
+//! database.
 //!
-//! SQLite replays any valid log that lies beside a database, also one that was written for another copy of the file.
-//! Each commit therefore writes a link: a random id, and the id of the commit before it. The database file as it is
-//! without its log then holds the id of the last commit that was copied into it, and the log holds the ids since its
-//! beginning. [`belongs`] compares them before SQLite opens either file; see docs/decisions/0021.
+//! SQLite replays any valid log beside a database, even one written for another copy of the file. Each commit
+//! therefore writes a link: a random id and the id of the commit before it. Read without its log, the
+//! database file holds the id of the last commit that a checkpoint copied into it; the log holds all ids
+//! since its start. [`belongs`] compares them before SQLite opens either file; see docs/decisions/0021.
 //!
-//! The spool has the ids of the last commit in a file of its own, so that a database that was put back to an older
-//! state is noticed before blobs are deleted that it does not know.
+//! The spool keeps the ids of the last two commits in a file of its own. A database that was restored to an
+//! older state is thus noticed before blobs that it does not know are deleted.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read};
@@ -18,25 +19,27 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
 pub(super) type Id = [u8; 16];
 
-/// The table with the one link. Not part of a schema version: a version that does not know it leaves it alone.
+/// Creates the table with the one link. It is not part of a schema version: versions that do not know it
+/// ignore it.
 pub(super) const TABLE: &str =
     "CREATE TABLE IF NOT EXISTS lineage (one INTEGER PRIMARY KEY CHECK (one = 1), link BLOB NOT NULL);";
 pub(super) const PUT: &str = "INSERT OR REPLACE INTO lineage (one, link) VALUES (1, ?1)";
 
 const MAGIC: &[u8; 8] = b"LGrdLink";
 const LINK_BYTES: usize = 41;
-/// A table's leaf page, and how the row of the link begins there: 44 bytes of payload, row 1, a header of three bytes, no
-/// value (the row's number is it), a blob of 41 bytes.
+/// Type of a table's leaf page, and the first bytes of the link's row on it: 44 bytes of payload, row 1, a
+/// header of three bytes, NULL (the row number stands for it), a blob of 41 bytes.
 const LEAF: u8 = 0x0d;
 const ROW: [u8; 5] = [44, 1, 3, 0, 94];
 
-/// What a commit says of itself.
+/// Identifies a commit and its predecessor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Link {
     pub(super) id: Id,
-    /// The commit before it; zeros where there was none.
+    /// Id of the commit before it; zeros for the first commit.
     pub(super) before: Id,
-    /// Whether a checkpoint may have copied this commit or an earlier one, while later ones went into the same log.
+    /// True if a checkpoint may have copied this commit or an earlier one while later commits went into the
+    /// same log.
     pub(super) mark: bool,
 }
 
@@ -60,7 +63,7 @@ impl Link {
         Some(Self { id: ids[..16].try_into().ok()?, before: ids[16..].try_into().ok()?, mark: mark[0] != 0 })
     }
 
-    /// The link on a page of the log, if that is the page it lies on.
+    /// Reads the link from a page of the log; `None` if the page does not hold it.
     fn on_page(page: &[u8]) -> Option<Self> {
         if page.first() != Some(&LEAF) || page.get(3..5)? != [0, 1] {
             return None;
@@ -70,15 +73,15 @@ impl Link {
     }
 }
 
-/// The link of the last commit, None where there is none yet.
+/// Reads the link of the last commit; `None` before the first one.
 pub(super) fn read(connection: &Connection) -> rusqlite::Result<Option<Link>> {
     let link =
         connection.query_row("SELECT link FROM lineage", [], |row| row.get::<_, Vec<u8>>(0)).optional()?;
     Ok(link.and_then(|link| Link::from_bytes(&link)))
 }
 
-/// Whether the log is one of this database file's, so that replaying it is right. No connection of this process may be
-/// open: closing a second file descriptor would drop its locks.
+/// True if the log was written for this database file, so that replaying it is right. This process must have
+/// no connection open: closing a second file descriptor would drop its locks.
 pub(super) fn belongs(path: &Path, log: &Path) -> io::Result<bool> {
     let log = match File::open(log) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
@@ -94,8 +97,8 @@ pub(super) fn belongs(path: &Path, log: &Path) -> io::Result<bool> {
     Ok(chain.is_empty || (has_pages && chain.has_stored()))
 }
 
-/// The id in the database file alone. None where it cannot be read: an older version wrote it, a crash tore it, or it is
-/// no database of ours; the log, or SQLite, then says more.
+/// Reads the commit id in the database file without its log. `None` if that fails: an older version wrote the
+/// file, a crash tore it, or it is another program's. The log, or SQLite, then decides.
 fn without_log(path: &Path) -> Option<Id> {
     let mut uri = "file:".to_owned();
     for byte in path.as_os_str().as_bytes() {
@@ -106,7 +109,7 @@ fn without_log(path: &Path) -> Option<Id> {
             other => uri.push_str(&format!("%{other:02x}")),
         }
     }
-    // So it takes no locks and ignores the log.
+    // `immutable` makes SQLite take no locks and ignore the log.
     uri.push_str("?immutable=1");
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
     let connection = Connection::open_with_flags(uri, flags).ok()?;
@@ -117,13 +120,13 @@ fn without_log(path: &Path) -> Option<Id> {
 struct Chain {
     stored: Id,
     is_empty: bool,
-    /// The log begins where the file ends.
+    /// The log's first commit follows the file's last one.
     begins_there: bool,
-    /// The file has the last commit.
+    /// The log's last commit is the file's.
     ends_there: bool,
-    /// The file has a commit of the log.
+    /// The log contains the file's commit.
     has_commit: bool,
-    /// From that commit on, one says that a checkpoint may have copied so far.
+    /// That commit or a later one has [`Link::mark`]: a checkpoint may have copied part of the log.
     was_copied: bool,
 }
 
@@ -152,7 +155,7 @@ impl Chain {
     }
 }
 
-/// Calls `found` for the link of each commit that SQLite would replay, in order.
+/// Calls `found` with the link of each commit that SQLite would replay, in order.
 ///
 /// Format: <https://www.sqlite.org/fileformat2.html#walformat>.
 fn committed_links(log: impl Read, mut found: impl FnMut(Link)) -> io::Result<()> {
@@ -194,7 +197,7 @@ fn committed_links(log: impl Read, mut found: impl FnMut(Link)) -> io::Result<()
     Ok(())
 }
 
-/// The log's running checksum.
+/// Running checksum of the log.
 struct Sum {
     big_endian: bool,
     first: u32,
@@ -229,9 +232,10 @@ fn fill(from: &mut impl Read, bytes: &mut [u8]) -> io::Result<bool> {
     }
 }
 
-/// The file in the spool with the ids of the last commit and of the one before.
+/// File in the spool with the ids of the last two commits.
 ///
-/// Only a hint: without it what a crash leaves is deleted, so that no fault of it is an error.
+/// Only a hint, so its errors are logged and not returned: without it, the next start deletes blobs without a
+/// row.
 #[derive(Debug)]
 pub(super) struct SpoolMark(Option<File>);
 
@@ -249,8 +253,8 @@ impl SpoolMark {
         Self(file.ok())
     }
 
-    /// Whether the spool was last used with a database that has not this commit: it was put back to an older state, or
-    /// another took its place. A spool without ids says nothing.
+    /// True if the spool was last used with a database that has a commit this one lacks: the database was
+    /// restored to an older state or replaced. A spool without ids contradicts nothing.
     pub(super) fn contradicts(&self, link: Option<Link>) -> bool {
         let mut text = [0; 66];
         if self.0.as_ref().is_none_or(|file| file.read_exact_at(&mut text, 0).is_err()) {
@@ -260,7 +264,7 @@ impl SpoolMark {
         last.is_none_or(|last| !text.split(|byte| *byte == b'\n').any(|line| line == last.as_bytes()))
     }
 
-    /// Before the commit, which may succeed or not.
+    /// Notes a commit that is about to be tried and may fail; hence the file keeps two ids.
     pub(super) fn put(&self, link: Link) {
         let text = format!("{}\n{}\n", hex(&link.id), hex(&link.before));
         if let Some(Err(error)) = self.0.as_ref().map(|file| file.write_all_at(text.as_bytes(), 0)) {

@@ -1,4 +1,4 @@
-//! Databases that were replaced beside their logs, and those that only look so after a crash.
+//! Tests databases that were replaced beside their logs, and those that only seem so after a crash.
 
 use std::path::PathBuf;
 
@@ -9,7 +9,7 @@ use super::tests::{alice, id, insert, live, open, spec};
 use super::*;
 use crate::core::StoredTask;
 
-/// A task with enough bytes that some of them make a checkpoint due.
+/// A task large enough that a few of them make a checkpoint due.
 fn large(n: u8) -> StoreOp {
     let StoreOp::Insert { mut inline, inherits, spec, digest, seq, created_wall_ms } = insert(n) else {
         unreachable!("that is what it gives")
@@ -34,7 +34,7 @@ impl Files {
     }
 }
 
-/// As a process that is killed leaves it.
+/// Leaves the files as a killed process does.
 fn killed(store: Store) {
     connection::disconnect(store.connection).unwrap();
 }
@@ -43,10 +43,10 @@ fn copy_to(store: &Store, to: &Path) {
     store.connection.execute("VACUUM INTO ?1", [to.to_str().unwrap()]).unwrap();
 }
 
-/// R1.3: whenever the process is killed, the next one starts: also after checkpoints that were cut short by a reader, and
-/// after those of another process.
+/// R1.3: after a kill at any moment the next start succeeds, even after checkpoints that a reader cut short,
+/// and after those of another process.
 #[test]
-fn a_log_of_ones_own_is_never_refused() {
+fn a_databases_own_log_is_never_refused() {
     let (dir, mut store) = open();
     store.recover().unwrap();
     let files = Files::of(&dir);
@@ -80,19 +80,20 @@ fn a_log_of_ones_own_is_never_refused() {
     assert!(!files.log.exists());
 }
 
-/// R1.3: a copy of any age in the database's place is noticed beside the log that was left, and nothing is mixed.
+/// R1.3: a database restored from a copy of any age is noticed beside the remaining log, and the two are not
+/// mixed.
 #[test]
 fn another_database_beside_the_log_is_refused() {
     let (dir, store) = open();
     let (files, copies) = (Files::of(&dir), tempfile::tempdir().unwrap());
     let copy = |name: &str| copies.path().join(name);
-    // While it was stopped.
+    // Replaced while the scheduler was stopped.
     store.close().unwrap();
     std::fs::copy(&files.database, copy("stopped")).unwrap();
     let mut store = Store::open(dir.path()).unwrap();
     store.recover().unwrap();
     store.commit(&[insert(1), insert(2)]).unwrap();
-    // While it ran, with commits before and after in the same log.
+    // Replaced while it ran, with commits before and after the copy in the same log.
     copy_to(&store, &copy("running"));
     std::fs::copy(&files.log, copy("old-log")).unwrap();
     store.commit(&[insert(3)]).unwrap();
@@ -134,7 +135,7 @@ fn another_database_beside_the_log_is_refused() {
     }
     std::fs::remove_file(&files.database).unwrap();
     assert!(matches!(Store::open(dir.path()), Err(StoreError::StrayLog { .. })));
-    // What the text says to do.
+    // Follows the remedy in the error text.
     std::fs::write(&files.database, &own).unwrap();
     std::fs::write(&files.log, &own_log).unwrap();
     assert_eq!(Store::open(dir.path()).unwrap().recover().unwrap().0.tasks.len(), 4);
@@ -145,9 +146,9 @@ fn another_database_beside_the_log_is_refused() {
     store.commit(&[insert(5)]).unwrap();
 }
 
-/// Power may cut the log anywhere: what SQLite would not replay is no commit.
+/// A power cut may tear the log anywhere: only commits that SQLite would replay count.
 #[test]
-fn a_torn_end_of_the_log_counts_for_nothing() {
+fn a_torn_end_of_the_log_is_ignored() {
     let (dir, mut store) = open();
     store.recover().unwrap();
     for n in 1..=3 {
@@ -166,7 +167,7 @@ fn a_torn_end_of_the_log_counts_for_nothing() {
     }
 }
 
-/// R1.3: a task whose inputs are gone ends at the start, for that reason, and charged to no node.
+/// R1.3: a task whose inputs are missing ends at the start with that reason, and no node is charged for it.
 #[test]
 fn a_task_without_its_inputs_ends_at_the_start() {
     let (dir, mut store) = open();
@@ -205,9 +206,9 @@ fn a_task_without_its_inputs_ends_at_the_start() {
     }
 }
 
-/// R1.3: blobs of a later state than the database's are moved aside; what a crash leaves is deleted.
+/// R1.3: blobs newer than the database are moved aside; leftovers of a crash are deleted.
 #[test]
-fn later_blobs_are_moved_aside_and_leftovers_deleted() {
+fn newer_blobs_are_moved_aside_and_leftovers_deleted() {
     let (dir, mut store) = open();
     store.recover().unwrap();
     let left =
@@ -220,7 +221,7 @@ fn later_blobs_are_moved_aside_and_leftovers_deleted() {
     store.commit(&[insert(1)]).unwrap();
     copy_to(&store, &copy);
     store.commit(&[insert(2)]).unwrap();
-    // Killed, again and again, also while it starts.
+    // Killed again and again, even while it starts.
     left(&store, 44);
     killed(store);
     let store = Store::open(dir.path()).unwrap();
@@ -236,17 +237,17 @@ fn later_blobs_are_moved_aside_and_leftovers_deleted() {
     store.close().unwrap();
     let mut store = Store::open(dir.path()).unwrap();
     assert_eq!((store.recover().unwrap().1, aside(&dir)), (1, Vec::new()));
-    // The copy is put back, while the spool goes on.
+    // Restores the copy while the spool stays.
     left(&store, 47);
     store.close().unwrap();
     std::fs::copy(&copy, dir.path().join("tasks.db")).unwrap();
-    // A start that is killed early decides nothing.
+    // A start that is killed early changes nothing.
     killed(Store::open(dir.path()).unwrap());
     let mut store = Store::open(dir.path()).unwrap();
     assert_eq!(store.recover().unwrap().1, 0);
     let [moved] = &aside(&dir)[..] else { panic!("one directory: {:?}", aside(&dir)) };
     assert!(!Spool::new(moved).lacks(id(47), BlobName::Role(Role::Image)));
-    // From then on they belong together again.
+    // From then on, database and spool belong together again.
     left(&store, 48);
     killed(store);
     let mut store = Store::open(dir.path()).unwrap();

@@ -1,7 +1,7 @@
-//! What is read at start: every row, and those that do not decode set aside.
+//! Reads every row at start, and sets those aside that do not decode.
 //!
-//! A row that was accepted and cannot be read is never overwritten, and never passed over in silence: its task counts as
-//! failed, its bytes stay for a person to look at.
+//! An accepted task's row that does not decode is logged and never overwritten. The task counts as failed;
+//! the row's bytes stay for inspection.
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
@@ -20,11 +20,12 @@ use super::lineage::SpoolMark;
 use super::{Store, StoreError, connection};
 use crate::core::{Drain, FinishedTask, Pause, Recovered, StoreOp, StoredTask};
 
-/// Entries that are not ours and are told of by name, at each start.
+/// Unknown entries of the spool that each start logs by name.
 const FOREIGN_TOLD: usize = 16;
 
 impl Store {
-    /// Everything that is remembered. Blobs of ids without a row are deleted or moved aside: how many tasks' were deleted.
+    /// Reads everything that the database holds and deletes, or moves aside, blobs without a row. Also
+    /// returns the number of tasks whose blobs were deleted.
     pub(crate) fn recover(&mut self) -> Result<(Recovered, usize), StoreError> {
         let mut recovered = Recovered::default();
         let mut known = HashSet::new();
@@ -83,10 +84,11 @@ impl Store {
         let clock = self.connection.query_row("SELECT wall FROM clock", [], |row| row.get::<_, i64>(0));
         recovered.wall_ms = clock.optional().map_err(self.failed("read"))?.map(|wall| wall.max(0) as u64);
         self.read_orders(&mut recovered).map_err(self.failed("read"))?;
-        // Before the first commit, which the spool is marked with.
+        // Before the first commit, which overwrites the ids in the spool.
         let is_older = self.spool_mark.contradicts(self.link);
         let ends = self.end_lost(&mut recovered.tasks, is_older);
-        // What is left of them goes with the rest, which may be worth keeping.
+        // Their remaining blobs are swept like those without a row: moved aside if the database is older than
+        // the spool.
         for op in &ends {
             if let StoreOp::End { id, .. } = op {
                 known.remove(id);
@@ -98,8 +100,9 @@ impl Store {
         Ok((recovered, swept))
     }
 
-    /// Ends what cannot be worked on any more: a database that was put back to an older state has tasks whose inputs were
-    /// deleted since. What a node may be working on is left to it, but in such a database none is.
+    /// Ends tasks whose inputs are missing, for example after the database was restored to an older state. A
+    /// task that a node may be working on is left alone, unless the database is older than the spool: no node
+    /// works for such a database.
     fn end_lost(&self, tasks: &mut [StoredTask], is_older: bool) -> Vec<StoreOp> {
         let mut ends = Vec::new();
         for task in tasks {
@@ -134,9 +137,9 @@ impl Store {
         ends
     }
 
-    /// Deletes blobs of ids without a row, of so many tasks: submissions that were not completed, and what a crash left.
-    /// Where the database is older than the spool (`is_older`) they may be pictures that the next restore
-    /// brings back, so that they are moved aside.
+    /// Deletes blobs without a row, left by incomplete submissions or a crash, and returns the number of
+    /// their tasks. If the database is older than the spool (`is_older`), another restore may bring their
+    /// tasks back, so they are moved aside instead.
     fn sweep(&self, known: &HashSet<TaskId>, is_older: bool) -> Result<usize, StoreError> {
         let aside = is_older.then(|| {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -162,7 +165,7 @@ impl Store {
         Ok(swept.deleted)
     }
 
-    /// What administrators told the last scheduler: paused queues, and nodes that are to leave.
+    /// Reads the orders of administrators: paused queues and drained nodes.
     fn read_orders(&self, recovered: &mut Recovered) -> rusqlite::Result<()> {
         let mut statement = self.connection.prepare("SELECT queue, since, who FROM paused")?;
         let paused = statement.query_map([], |row| {
@@ -199,7 +202,7 @@ impl Store {
     }
 }
 
-/// The end of a task of which an input is gone.
+/// Builds the failure of a task whose input is missing.
 fn lost(task: &StoredTask, role: Role) -> Option<(TaskId, FinishedTask)> {
     let StoredTask::Live { spec, digest, created_wall_ms, counters, history, .. } = task else { return None };
     let text = format!(
@@ -236,7 +239,7 @@ fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
 }
 
-/// Whom a damaged record belonged to, where that much can be read.
+/// Owner, model and queue of a damaged record, where they can be read.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Salvage {
@@ -245,7 +248,7 @@ struct Salvage {
     queue: Option<QueueName>,
 }
 
-/// The end of a task whose row does not decode: it was accepted, so its id must not be unknown.
+/// Builds the failure of a task whose row does not decode. The task was accepted, so its id must stay known.
 fn salvaged(row: &rusqlite::Row<'_>, id: TaskId, reason: &str) -> FinishedTask {
     let bytes = |column| row.get_ref(column).ok().and_then(|value| value.as_bytes().ok());
     let salvage: Salvage = [4, 8]

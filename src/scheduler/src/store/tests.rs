@@ -1,4 +1,5 @@
-//! What the store keeps over a restart, what it refuses to open, and what a failed commit leaves behind.
+//! Tests what the store keeps over a restart, what it refuses to open, and what a failed commit leaves
+//! behind.
 
 use lamagrid_blobs::BlobName;
 use lamagrid_domain::{
@@ -109,7 +110,7 @@ pub(super) fn open() -> (tempfile::TempDir, Store) {
     (dir, store)
 }
 
-/// What the next process finds, as text: stored tasks have no equality of their own.
+/// Contents after a reopening, as text, because stored tasks cannot be compared.
 fn reopened(dir: &tempfile::TempDir, store: Store) -> (Store, Vec<String>, Vec<(TaskId, Owner, u64)>) {
     drop(store);
     let mut store = Store::open(dir.path()).unwrap();
@@ -136,9 +137,9 @@ fn over(n: u8, ended: FinishedTask) -> String {
     format!("{:?}", StoredTask::Ended { id: id(n), ended: Box::new(ended) })
 }
 
-/// R1.3, P3.1: what was accepted is on disk, and comes back.
+/// R1.3, P3.1: accepted tasks are on disk and are recovered.
 #[test]
-fn every_operation_comes_back_after_a_restart() {
+fn every_operation_survives_a_restart() {
     let (dir, mut store) = open();
     let done = ended(Status::Completed, Some(b"made"), true);
     let failed = ended(Status::Failed, None, false);
@@ -181,14 +182,14 @@ fn every_operation_comes_back_after_a_restart() {
     assert_eq!(tombstones, [(id(8), alice(), 98), (id(7), alice(), until_wall_ms)]);
     assert_eq!(store.blob(id(1), Role::Mask).unwrap().unwrap(), "mask");
     assert_eq!(store.blob(id(4), Role::Result).unwrap().unwrap(), "made");
-    // An end takes the inputs, a release the result.
+    // An end deletes the inputs, a release the result.
     assert_eq!(store.blob(id(4), Role::Image).unwrap(), None);
     assert_eq!(store.blob(id(6), Role::Result).unwrap(), None);
     assert_eq!(store.blob(id(7), Role::Image).unwrap(), None);
 }
 
 #[test]
-fn watermarks_and_the_believed_time_come_back() {
+fn watermarks_and_the_trusted_time_survive_a_restart() {
     let (dir, mut store) = open();
     let watermark = |owner: &str, wall_ms| StoreOp::Watermark { owner: owner.parse().unwrap(), wall_ms };
     let ops = [watermark("a", 5), watermark("b", 6), watermark("a", 7), StoreOp::Clock { wall_ms: 8 }];
@@ -202,7 +203,7 @@ fn watermarks_and_the_believed_time_come_back() {
 }
 
 #[test]
-fn orders_of_administrators_come_back_until_they_end() {
+fn pauses_and_drains_survive_restarts_until_they_end() {
     let (dir, mut store) = open();
     let (queue, node): (QueueName, NodeId) = ("gpu".parse().unwrap(), "cert/n".parse().unwrap());
     let pause = Pause { by: "anna".into(), since_wall_ms: 5 };
@@ -233,7 +234,7 @@ fn orders_of_administrators_come_back_until_they_end() {
 }
 
 #[test]
-fn a_group_that_is_committed_again_leaves_the_same() {
+fn committing_a_group_twice_changes_nothing() {
     let (dir, mut store) = open();
     let made = || Some(ResultPlace::Inline(Bytes::from_static(b"made")));
     let group =
@@ -282,14 +283,14 @@ fn another_programs_database_is_refused_and_stays_untouched() {
 }
 
 #[test]
-fn what_is_no_database_or_a_broken_one_is_refused_and_stays_untouched() {
+fn a_file_that_is_no_valid_database_is_refused_and_stays_untouched() {
     let (dir, mut store) = open();
     let many: Vec<_> = (1..=200).map(insert).collect();
     store.commit(&many).unwrap();
     drop(store);
     let whole = bytes(&dir);
     let mut holed = whole.clone();
-    // The schema's page stays, the tables' pages do not.
+    // Keeps the page with the schema and damages those with the tables.
     holed[4_096..].fill(0x5a);
     let mut beheaded = whole.clone();
     beheaded[..100].fill(0x5a);
@@ -339,14 +340,15 @@ fn a_row_that_does_not_decode_is_set_aside_and_stays() {
         let failure = failed.unwrap();
         assert_eq!(failure.kind, FailureKind::Internal, "{sql}");
         assert!(failure.message.contains("submit it again"), "{failure}");
-        // Not even the end of its retention takes it away.
+        // Not even the end of its retention deletes it.
         store.commit(&[StoreOp::Forget { id: id(0xab), owner: alice(), until_wall_ms: 9 }]).unwrap();
         assert_eq!(row(&store), before, "{sql}");
         store.spool().seal(id(0xab), BlobName::Role(Role::Image), 5, false).unwrap();
     }
 }
 
-/// R1.3: what version 1 of the schema wrote: a waiting, a running, a completed and a failed task, and a tombstone.
+/// R1.3: rows that version 1 of the schema wrote: a waiting, a running, a completed and a failed task, and a
+/// tombstone.
 #[test]
 fn a_store_of_version_1_is_migrated_and_recovered() {
     let dir = tempfile::tempdir().unwrap();
@@ -368,9 +370,9 @@ fn a_store_of_version_1_is_migrated_and_recovered() {
     }
 }
 
-/// A commit whose fsync failed is given again: the database is opened anew, and its blobs are written anew.
+/// A commit whose fsync failed is retried: the database is opened again, and its blobs are rewritten.
 #[test]
-fn after_a_failed_write_nothing_rests_on_the_same_file() {
+fn after_a_failed_write_the_database_is_reopened_and_blobs_are_rewritten() {
     use std::os::unix::fs::MetadataExt;
     let (dir, mut store) = open();
     let image = dir.path().join(format!("spool/01/{}/image", id(1)));
@@ -388,9 +390,9 @@ fn after_a_failed_write_nothing_rests_on_the_same_file() {
 }
 
 #[test]
-fn a_log_that_cannot_be_forced_to_disk_fails_the_next_commit_and_is_written_anew() {
+fn a_log_that_cannot_be_synced_fails_the_next_commit_and_is_rewritten() {
     let (dir, mut store) = open();
-    // Nothing can be forced there.
+    // Syncing this file fails.
     store.writeback = Writeback::start(std::path::Path::new("/dev/null")).unwrap();
     store.commit(&[insert(1)]).unwrap();
     store.writeback.wrote(1_000);
@@ -415,7 +417,7 @@ fn a_log_that_cannot_be_forced_to_disk_fails_the_next_commit_and_is_written_anew
 }
 
 #[test]
-fn a_blob_that_cannot_be_written_anew_is_its_tasks_trouble() {
+fn a_blob_that_cannot_be_rewritten_affects_only_its_task() {
     let (_dir, mut store) = open();
     for bytes in [b"image", b"imagE"] {
         store.spool().put(id(1), BlobName::Role(Role::Image), bytes).unwrap();
@@ -428,7 +430,7 @@ const FAIL: &str =
     "CREATE TRIGGER full BEFORE INSERT ON tombstones BEGIN SELECT RAISE(ABORT, 'disk full'); END";
 
 #[test]
-fn a_commit_is_all_or_nothing_and_can_be_tried_again() {
+fn a_commit_is_atomic_and_can_be_retried() {
     let (dir, mut store) = open();
     store.commit(&[insert_as(1, Durability::Process, &[]), insert(2)]).unwrap();
     for role in [Role::Image, Role::Mask] {
@@ -443,7 +445,7 @@ fn a_commit_is_all_or_nothing_and_can_be_tried_again() {
     ];
     let error = store.commit(&group).unwrap_err();
     assert!(error.to_string().contains("cannot write the store"), "{error}");
-    // The inputs of a task whose end is not on record are still needed.
+    // The inputs of a task whose end was not committed are still needed.
     store.spool().seal(id(1), BlobName::Role(Role::Image), 5, false).unwrap();
     let (mut store, tasks, tombstones) = reopened(&dir, store);
     assert_eq!(tasks.len(), 2, "{tasks:?}");
@@ -457,7 +459,7 @@ fn a_commit_is_all_or_nothing_and_can_be_tried_again() {
 }
 
 #[test]
-fn full_members_fsync_their_group_and_others_do_not() {
+fn a_group_is_fsynced_if_a_task_in_it_is_full() {
     let (_dir, mut store) = open();
     let synchronous = |store: &Store| -> i64 {
         store.connection.query_row("PRAGMA synchronous", [], |row| row.get(0)).unwrap()
@@ -489,7 +491,7 @@ fn full_members_fsync_their_group_and_others_do_not() {
 }
 
 #[test]
-fn files_come_before_their_rows_and_go_after_them() {
+fn files_exist_before_their_rows_and_are_deleted_after_them() {
     let (dir, mut store) = open();
     let there = |store: &Store, n, name, len| store.spool().seal(id(n), name, len, false).is_ok();
     let attempt = BlobName::Attempt(token(9));
@@ -506,7 +508,7 @@ fn files_come_before_their_rows_and_go_after_them() {
     assert!(there(&store, 1, result, 4));
     assert!(!there(&store, 1, attempt, 4) && !there(&store, 1, BlobName::Role(Role::Image), 5));
     assert!(!there(&store, 2, BlobName::Role(Role::Image), 5));
-    // Somebody left a blob whose task was never accepted: the next start takes it away, and nothing else.
+    // A blob whose task was never accepted: the next start deletes it, and nothing else.
     store.spool().put(id(44), BlobName::Role(Role::Image), b"image").unwrap();
     drop(store);
     let mut store = Store::open(dir.path()).unwrap();
@@ -520,7 +522,7 @@ fn files_come_before_their_rows_and_go_after_them() {
 }
 
 #[test]
-fn a_result_that_vanished_does_not_stop_the_store() {
+fn a_vanished_result_does_not_stop_the_store() {
     let (dir, mut store) = open();
     let done = ended(Status::Completed, Some(b"made"), false);
     store.commit(&[insert(1), end(1, done.clone(), Some(ResultPlace::Spool(token(9))))]).unwrap();

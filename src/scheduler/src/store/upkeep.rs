@@ -1,4 +1,4 @@
-//! Keeps the database's files small: checkpoints of its log, and pages of deleted tasks that go back to the disk.
+//! Keeps the database's files small: checkpoints its log and returns free pages to the disk.
 
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
@@ -10,43 +10,46 @@ use super::connection::{LOCK_PATIENCE, disconnect, log, patiently};
 use super::lineage::{self, Link};
 use super::{Store, StoreError};
 
-/// The write-ahead log is copied into the database when it has this many pages, of 4 KiB. SQLite's own 1,000 copy pages
-/// that change again within the second, four times as often; more would make the next start read more.
+/// Pages of 4 KiB in the write-ahead log from which it is copied into the database. SQLite's default of 1,000
+/// would copy pages that change again within the second, four times as often; a higher value would make the
+/// next start read more.
 pub(super) const CHECKPOINT_PAGES: i32 = 4_000;
-/// A log that had to grow, because another process was reading the database, is cut back to this.
+/// Size to which the log is truncated after it had to grow because another process was reading the database.
 pub(super) const LOG_KEPT: u64 = 64 << 20;
-/// A log that is larger is warned of, and again each time it has doubled.
+/// Size of the log from which a warning is logged, and again each time it has doubled.
 const LOG_WARNED: u64 = 2 * LOG_KEPT;
 
-/// Pages without content that are kept: new tasks take them again. More than a quarter of the file goes back to the disk.
+/// Free pages that are kept for new tasks. Pages are returned to the disk if more are free and they exceed a
+/// quarter of the file.
 const FREE_PAGES_KEPT: i64 = 1_024;
-/// Pages that go back in one step, some milliseconds of work.
+/// Pages returned in one step, which takes some milliseconds.
 const STEP_PAGES: u32 = 256;
-/// Between two steps, and before the next try where another process is in the way.
+/// Pause between two steps, and before the next try if another process has a lock.
 const STEP_PAUSE: Duration = Duration::from_millis(10);
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// A database of an older version is rewritten once, at a start, so that pages can go back: if it has no more content.
+/// Largest content of a database of an older version that a start rewrites, once, so that its pages can be
+/// returned.
 const REWRITTEN_BYTES: i64 = 32 << 20;
 
-/// How large the database is.
+/// Sizes of the database's files, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct StoreSize {
     pub(crate) database_bytes: u64,
-    /// Of those, in pages without content.
+    /// Bytes of the database in free pages.
     pub(crate) free_bytes: u64,
     pub(crate) log_bytes: u64,
 }
 
-/// The upkeep's state.
+/// State of the maintenance.
 #[derive(Debug, Default)]
 pub(super) struct Upkeep {
-    /// When the database file itself was changed last, as far as this process did it.
+    /// Modification time of the database file after this process's last change.
     changed: Option<(i64, i64)>,
     is_vacuuming: bool,
-    /// Pages went back since the last checkpoint.
+    /// Pages were returned since the last checkpoint.
     has_vacuumed: bool,
-    /// How large the log was when it was warned of.
+    /// Size of the log at the last warning; 0 if there was none.
     pub(super) warned_bytes: u64,
 }
 
@@ -61,19 +64,20 @@ impl Store {
         Some((file.mtime(), file.mtime_nsec()))
     }
 
-    /// Whether the log is long enough to be copied into the database.
+    /// True if the log is long enough for a checkpoint.
     pub(super) fn is_checkpoint_due(&self) -> bool {
         self.log_pages.get() >= CHECKPOINT_PAGES
     }
 
-    /// Whether another process has copied from the log into the database since this was asked last.
+    /// True if another process has changed the database file, by a checkpoint, since the last call.
     pub(super) fn was_changed_by_others(&mut self) -> bool {
         let changed = self.changed();
         std::mem::replace(&mut self.upkeep.changed, changed) != changed
     }
 
-    /// Copies what it can from the log into the database, after a commit that says so: see [`Link::mark`]. Another
-    /// process or a full disk may be in the way; then the log waits, and the commits in it hold.
+    /// Copies as much of the log into the database as possible. The last commit must have allowed it: see
+    /// [`Link::mark`]. If another process or a full disk prevents it, the log stays, and its commits remain
+    /// valid. True if everything was copied.
     pub(super) fn checkpoint(&mut self, mode: CheckpointMode) -> Result<bool, StoreError> {
         let copied = self.connection.wal_checkpoint_v2(Some("main"), mode).map_err(self.failed("checkpoint"));
         self.upkeep.changed = self.changed();
@@ -92,7 +96,7 @@ impl Store {
         }
     }
 
-    /// Commits nothing but a link that allows a checkpoint.
+    /// Commits only a link that allows a checkpoint.
     fn mark(&mut self) -> Result<(), StoreError> {
         let link = Link::after(self.last_link(), true);
         self.spool_mark.put(link);
@@ -106,7 +110,7 @@ impl Store {
         Ok(())
     }
 
-    /// Runs `step` without waiting for other processes.
+    /// Runs `step` without waiting for locks of other processes.
     fn at_once_or_never<T>(
         &mut self,
         step: impl FnOnce(&mut Self) -> Result<T, StoreError>,
@@ -117,10 +121,10 @@ impl Store {
         done
     }
 
-    /// At a start, once everything was read: the database gets an id that no copy of it has, and its log is emptied.
+    /// Completes a start: gives the database a commit id that no copy of it has, and empties its log.
     pub(super) fn settle(&mut self) -> Result<(), StoreError> {
         match patiently(|| self.mark()) {
-            // Accepted work goes on on a full disk, too, and every checkpoint waits.
+            // Accepted work goes on even on a full disk; the checkpoint waits.
             Err(error) if error.is_disk_full() => {
                 tracing::warn!(%error, "the disk is full");
                 return Ok(());
@@ -138,7 +142,7 @@ impl Store {
         Ok(())
     }
 
-    /// Rewrites a database whose pages cannot go back one by one. Without room for that it stays as it is.
+    /// Rewrites a database whose pages cannot be returned one by one, if it is small and the disk has room.
     fn make_shrinkable(&mut self) {
         let rewrite = |store: &Self| -> Result<(), StoreError> {
             if store.pragma("auto_vacuum")? != 0 {
@@ -161,7 +165,7 @@ impl Store {
         }
     }
 
-    /// How large the files are; a log that grows is warned of.
+    /// Measures the files, and logs a warning if the log has grown large.
     pub(crate) fn size(&mut self) -> Result<StoreSize, StoreError> {
         let page_bytes = self.pragma("page_size")?.unsigned_abs();
         let size = StoreSize {
@@ -185,8 +189,8 @@ impl Store {
         Ok(size)
     }
 
-    /// One small step of upkeep, for when there is nothing to commit. Gives the pause before the next one, None where
-    /// nothing is left to do.
+    /// Runs one short step of maintenance. Returns the pause before the next step; `None` if nothing is left
+    /// to do.
     pub(crate) fn tend(&mut self) -> Option<Duration> {
         if self.doubtful {
             return None;
@@ -223,7 +227,8 @@ impl Store {
         Ok(if self.checkpoint(CheckpointMode::TRUNCATE)? { None } else { Some(AGAIN) })
     }
 
-    /// Takes so many free pages out of the database; what lies at its end moves into others.
+    /// Removes up to `pages` free pages from the database; SQLite moves pages from its end into other free
+    /// ones.
     fn give_back(&mut self, pages: u32) -> Result<(), StoreError> {
         self.upkeep.has_vacuumed = true;
         let step = || -> rusqlite::Result<()> {
@@ -235,7 +240,7 @@ impl Store {
         step().map_err(self.failed("shrink"))
     }
 
-    /// Closes the database, and leaves nothing in its log where no other process is in the way.
+    /// Closes the database. Its log is emptied first, unless another process prevents it.
     pub(crate) fn close(mut self) -> Result<(), StoreError> {
         if !self.doubtful {
             self.at_once_or_never(|store| {

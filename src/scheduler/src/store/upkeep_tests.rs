@@ -1,4 +1,4 @@
-//! The database's files beside other processes, and after many tasks are gone.
+//! Tests the size of the database's files beside other processes, and after many tasks are deleted.
 
 use std::time::{Duration, Instant};
 
@@ -29,9 +29,9 @@ fn tend_until_done(store: &mut Store) {
     }
 }
 
-/// the space of deleted tasks goes back to the disk, in small steps.
+/// The space of deleted tasks is returned to the disk in small steps.
 #[test]
-fn a_database_shrinks_when_its_tasks_are_gone() {
+fn a_database_shrinks_when_its_tasks_are_deleted() {
     let (dir, mut store) = open();
     store.recover().unwrap();
     for n in 0..150 {
@@ -57,7 +57,8 @@ fn a_database_shrinks_when_its_tasks_are_gone() {
     assert_eq!(store.blob(id(149), Role::Image).unwrap().unwrap(), vec![149; LARGE]);
 }
 
-/// R8.4: one of an older version cannot shrink until it was rewritten, which a start does where little is in it.
+/// R8.4: a database of an older version cannot shrink until a start has rewritten it, which happens if it is
+/// small.
 #[test]
 fn a_database_of_an_older_version_shrinks_after_the_next_start() {
     let (dir, mut store) = open();
@@ -80,7 +81,7 @@ fn a_database_of_an_older_version_shrinks_after_the_next_start() {
     assert_eq!(store.pragma("auto_vacuum").unwrap(), 2);
 }
 
-/// a long reader lets the log grow; when it has ended the log is small again.
+/// A long reader lets the log grow; after it has ended, the log is small again.
 #[test]
 fn the_log_is_small_again_after_a_long_reader() {
     let (dir, mut store) = open();
@@ -93,13 +94,13 @@ fn the_log_is_small_again_after_a_long_reader() {
     let grown = store.size().unwrap();
     assert!(grown.log_bytes > 128 << 20, "{grown:?}");
     assert_eq!(store.upkeep.warned_bytes, grown.log_bytes, "it was warned of");
-    // Nothing can be done as long as it reads.
+    // The log cannot be emptied while it reads.
     assert_eq!(store.tend(), Some(Duration::from_secs(1)));
     drop(reader);
     assert_eq!(store.tend(), None);
     assert_eq!(store.size().unwrap().log_bytes, 0);
     assert_eq!(store.upkeep.warned_bytes, 0);
-    // Also without a pause in the commits.
+    // Even if commits never pause.
     let reader = Connection::open(dir.path().join("tasks.db")).unwrap();
     reader.execute_batch("BEGIN; SELECT * FROM tasks").unwrap();
     for n in 0..100 {
@@ -113,9 +114,10 @@ fn the_log_is_small_again_after_a_long_reader() {
     assert!(store.log_pages.get() < CHECKPOINT_PAGES);
 }
 
-/// R1.3: what another process locks is no fault of the disk: nothing was written, and the next try succeeds.
+/// R1.3: another process's lock is not treated as a fault of the disk: nothing is written, and the next try
+/// succeeds.
 #[test]
-fn a_database_that_is_locked_is_written_later() {
+fn a_locked_database_is_written_later() {
     let (dir, mut store) = open();
     store.recover().unwrap();
     store.connection.busy_timeout(Duration::from_millis(20)).unwrap();
@@ -126,7 +128,7 @@ fn a_database_that_is_locked_is_written_later() {
     assert!(!store.doubtful);
     other.execute_batch("COMMIT").unwrap();
     store.commit(&[insert(1)]).unwrap();
-    // Nor is another one's checkpoint, in the middle of ours.
+    // Nor is another process's checkpoint during this one's.
     other.execute_batch("BEGIN; SELECT * FROM tasks").unwrap();
     for n in 2..60 {
         store.commit(&[large(n, 2)]).unwrap();
