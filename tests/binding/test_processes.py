@@ -115,7 +115,7 @@ def command(*args: str | os.PathLike[str]) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_command_line_is_the_native_one() -> None:
-    assert command("--help").stdout.startswith("Looks after a grid")
+    assert command("--help").stdout.startswith("Manages a grid")
     wrong = command("nonsense")
     assert wrong.returncode == 2
     assert "Traceback" not in wrong.stderr

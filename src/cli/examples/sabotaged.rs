@@ -1,4 +1,5 @@
-//! `lamagrid` with a scheduler that breaks the promise named by `$LAMAGRID_SABOTAGE`; see `make chaos SABOTAGE=...`.
+//! Runs `lamagrid` with a scheduler that has the fault named by `$LAMAGRID_SABOTAGE`; see `make chaos
+//! SABOTAGE=...`.
 
 use std::process::ExitCode;
 

@@ -1,6 +1,7 @@
-//! What asks on the `admin` channel: lists and stories of tasks, and what is done to tasks, queues and nodes.
+//! Runs the commands of the `admin` channel: lists tasks, shows their histories, and changes tasks, queues
+//! and nodes.
 //!
-//! Does not: ask who owns a task; whoever runs this may read the data directory.
+//! Does not: check who owns a task. A user who may read the data directory may administer its tasks.
 
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -23,11 +24,11 @@ use crate::output::{Format, Show};
 use crate::task_history::{TaskHistoryView, TaskLines};
 use crate::units;
 
-/// The scheduler of the configured data directory, and how to answer.
+/// Sends administrators' requests to one scheduler, and formats the answers.
 pub(crate) struct Admin {
     data_dir: PathBuf,
     endpoint: Endpoint,
-    /// For all questions of one command.
+    /// Runs all requests of one command.
     runtime: Runtime,
     format: Format,
 }
@@ -43,7 +44,7 @@ impl Admin {
         Ok(self.runtime.block_on(asked)?)
     }
 
-    /// `lamagrid task list`: page after page up to the limit.
+    /// `lamagrid task list`: fetches page after page up to the limit.
     pub(crate) fn list(&self, args: ListArgs, dead: bool) -> Result<Answer, CliError> {
         let mut request = ListTasks {
             states: args.state,
@@ -63,7 +64,7 @@ impl Admin {
             request.limit = args.limit.saturating_sub(u32::try_from(lines.len()).unwrap_or(u32::MAX));
             match next {
                 Some(next) if request.limit > 0 => request.after = Some(next),
-                // Every page counts all; tasks may have come and gone since the first.
+                // Every page counts all tasks; the number may have changed since the first page.
                 Some(_) | None => break total.max(lines.len() as u64),
             }
         };
@@ -151,7 +152,8 @@ impl Admin {
         self.done(View { node: now.node, running: now.running }, text)
     }
 
-    /// `lamagrid purge`: the scheduler removes a portion per request, until nothing is left.
+    /// `lamagrid purge`: repeats the request until nothing is left, because the scheduler removes a part per
+    /// request.
     pub(crate) fn purge(&self, args: &PurgeArgs) -> Result<Answer, CliError> {
         let older_than_ms = u64::try_from(args.older_than.as_millis()).unwrap_or(u64::MAX);
         let (mut tasks, mut bytes) = (0_u64, 0_u64);
@@ -196,7 +198,7 @@ impl Admin {
     }
 }
 
-/// Something was done: a sentence for people, its figures for programs.
+/// Answer of a command that changed something: a sentence for people, its figures for programs.
 struct Done<V> {
     view: V,
     text: String,
@@ -214,7 +216,7 @@ impl<V: Serialize> Show for Done<V> {
     }
 }
 
-/// Who gives an order: a user of this host, for the scheduler's log and for those who meet the order later.
+/// Names the user who gives an order, for the scheduler's log and for other administrators.
 fn asker() -> Option<String> {
     let user = ["SUDO_USER", "USER", "LOGNAME"].into_iter().find_map(|name| std::env::var(name).ok());
     let user = user.filter(|user| !user.is_empty());

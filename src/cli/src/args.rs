@@ -1,6 +1,6 @@
-//! The command line as types. The doc comments are the help.
+//! Defines the command line as types. The doc comments are the help texts.
 //!
-//! Does not: look at the world; what depends on it is refused by the command itself.
+//! Does not: check values against files or schedulers; the commands do.
 
 use std::path::PathBuf;
 use std::sync::LazyLock;
@@ -13,7 +13,7 @@ use lamagrid_gate::PeerRole;
 
 use crate::output::Format;
 
-/// The version, and what this side speaks.
+/// Version of the program and of its protocol.
 static VERSION: LazyLock<String> = LazyLock::new(|| {
     let (major, minor) = (lamagrid_protocol::frame::MAJOR, lamagrid_protocol::frame::MINOR);
     format!("{} (protocol {major}.{minor})", env!("CARGO_PKG_VERSION"))
@@ -22,10 +22,10 @@ static VERSION: LazyLock<String> = LazyLock::new(|| {
 const AFTER_HELP: &str = "\
 Examples:
   lamagrid scheduler                     run the scheduler of the default data directory
-  lamagrid node list                     which nodes are connected, and what they serve
-  lamagrid task list --state failed      which tasks failed, newest first
-  lamagrid task show ID                  what happened to a task, and when
-  lamagrid dead list                     tasks that were given up, and can be replayed
+  lamagrid node list                     list the connected nodes and their models
+  lamagrid task list --state failed      list failed tasks, newest first
+  lamagrid task show ID                  show a task's state and history
+  lamagrid dead list                     list tasks that failed for good and can be replayed
 
 Other programs:
   lamagrid model      list, fetch and check the files of Lama Cleaner's models (see its --help)
@@ -35,19 +35,19 @@ Other programs:
 
 Exit codes:
    0  done
-   1  refused or unknown; the scheduler could not run; what `doctor`, `model pull` or `model verify` looks at is not right
-   2  the command line is wrong
+   1  refused or unknown; the scheduler could not run; `doctor`, `model pull` or `model verify` found a fault
+   2  the command line is invalid
   65  a task failed: invalid input; or a bundle cannot be used
   69  no scheduler answers, or it does not let this host in; or a task failed: no node for it
   70  a task failed: its model, or a defect of LamaGrid
   73  a task failed: no memory or disk left
   75  overloaded, or no answer in time
-  76  the versions of two programs do not fit
-  78  the configuration is wrong
+  76  the versions of two programs are incompatible
+  78  the configuration is invalid
  130  ended by Ctrl-C; or a task was cancelled
- 141  what read the output has gone";
+ 141  the reader of the output has gone";
 
-/// Looks after a grid: its scheduler, tasks, nodes, queues and configuration.
+/// Manages a grid: its scheduler, tasks, nodes, queues and configuration.
 #[derive(Debug, Parser)]
 #[command(
     name = "lamagrid",
@@ -66,21 +66,22 @@ pub(crate) struct Cli {
     pub(crate) noun: Noun,
 }
 
-/// What every command understands.
+/// Options of every command.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Options of every command")]
 pub(crate) struct Globals {
     /// Read this configuration file instead of $LAMAGRID_CONFIG or the one in its default place.
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// The scheduler's data directory, which tells one scheduler of this host from another.
+    /// Data directory of the scheduler; it selects a scheduler of this host.
     #[arg(long, global = true, value_name = "DIR", value_parser = NonEmptyStringValueParser::new())]
     pub(crate) data_dir: Option<String>,
-    /// PendingRequest the scheduler of another host, by a file of `lamagrid certs bundle` for the role admin; `doctor`
-    /// takes any.
+    /// Use the scheduler of another host, by a file that `lamagrid certs bundle` wrote for the role admin;
+    /// `doctor` takes a file for any role.
     #[arg(long, global = true, value_name = "BUNDLE", conflicts_with = "data_dir")]
     pub(crate) join: Option<PathBuf>,
-    /// How to answer: a table for people, or JSON for programs, whose keys are never renamed or removed.
+    /// Format of the answer: a table for people, or JSON for programs, whose keys are never renamed or
+    /// removed.
     #[arg(
         long,
         global = true,
@@ -92,7 +93,7 @@ pub(crate) struct Globals {
     pub(crate) output: Format,
 }
 
-/// What the command is about.
+/// The first word of a command.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Noun {
     /// Run the scheduler until it is told to end (SIGTERM, or Ctrl-C).
@@ -125,7 +126,7 @@ Examples:
         #[command(subcommand)]
         verb: TaskVerb,
     },
-    /// List, show or replay dead letters: tasks that were tried and given up.
+    /// List, show or replay dead letters: tasks that failed and are not tried again.
     #[command(
         after_help = "Example:\n  lamagrid dead list",
         arg_required_else_help = true,
@@ -137,13 +138,13 @@ Examples:
         #[command(subcommand)]
         verb: DeadVerb,
     },
-    /// Remove ended tasks with their pictures before their retention is over.
+    /// Remove ended tasks and their images before their retention is over.
     #[command(after_help = "\
 Examples:
-  lamagrid purge --older-than 10m --yes           what ended at least ten minutes ago
-  lamagrid purge --older-than 30d --dead --yes    dead letters of more than a month")]
+  lamagrid purge --older-than 10m --yes           tasks that ended at least ten minutes ago
+  lamagrid purge --older-than 30d --dead --yes    dead letters older than 30 days")]
     Purge(PurgeArgs),
-    /// Make, list and revoke the certificates by which hosts know each other.
+    /// Make, list and revoke the certificates by which hosts identify each other.
     #[command(
         after_help = "\
 Example, from nothing to a second GPU host:
@@ -159,12 +160,12 @@ Example, from nothing to a second GPU host:
         #[command(subcommand)]
         verb: CertsVerb,
     },
-    /// Look for what keeps this host out of a grid: bundle, port, clock, version, libtorch, disk.
+    /// Check everything that can keep this host out of a grid: bundle, port, clock, version, libtorch, disk.
     #[command(after_help = "\
 Examples:
   lamagrid doctor                        on the scheduler's host
   lamagrid doctor --join gpu-1.bundle    on a host that joins a scheduler elsewhere
-Ends with 1 if something is bad.")]
+The exit code is 1 if a check fails.")]
     Doctor,
     /// List or drain nodes.
     #[command(
@@ -195,10 +196,11 @@ Ends with 1 if something is bad.")]
 /// `lamagrid scheduler`
 #[derive(Debug, Args)]
 pub(crate) struct SchedulerArgs {
-    /// End when stdin closes: for a parent that holds its other end, and so takes the scheduler down with itself.
+    /// End when stdin closes: a parent process that holds its other end takes the scheduler down when it
+    /// ends.
     #[arg(long)]
     pub(crate) lifeline: bool,
-    /// Set a configuration key, stronger than file and environment. May be repeated.
+    /// Set a configuration key, overriding file and environment. May be repeated.
     #[arg(long, value_name = "KEY=VALUE", value_parser = assignment)]
     pub(crate) set: Vec<(String, String)>,
 }
@@ -209,24 +211,24 @@ pub(crate) enum ConfigVerb {
     /// Print every key with its value.
     #[command(after_help = "\
 Examples:
-  lamagrid config show                      every key with its value, as a configuration file would say it
-  lamagrid config show --origin             the same, with the layer that each value comes from
+  lamagrid config show                      every key with its value, as a valid configuration file
+  lamagrid config show --origin             the same, with the layer of each value
   lamagrid config show --output json        a list of {key, value, origin}; the value is TOML")]
     Show {
-        /// Also print where each value comes from: default, file, environment or flag.
+        /// Also print the source of each value: default, file, environment or flag.
         #[arg(long)]
         origin: bool,
     },
-    /// Check the configuration: exit code 0 if it is right, 78 if not.
+    /// Check the configuration: exit code 0 if it is valid, 78 if not.
     #[command(after_help = "\
 Examples:
-  lamagrid config check                        what a process started here would read
-  lamagrid config check deploy/lamagrid.toml   this file, with the environment above it")]
+  lamagrid config check                        the configuration that a process started here would read
+  lamagrid config check deploy/lamagrid.toml   this file, overridden by the environment")]
     Check {
-        /// The file to check; without it, the one that a process would read.
+        /// The file to check; by default the one that a process would read.
         file: Option<PathBuf>,
     },
-    /// Print the embedded default, which explains every key.
+    /// Print the embedded default configuration, which explains every key.
     #[command(after_help = "\
 Example:
   lamagrid config default > ~/.config/lamagrid/config.toml")]
@@ -236,23 +238,23 @@ Example:
 /// `lamagrid task`
 #[derive(Debug, Subcommand)]
 pub(crate) enum TaskVerb {
-    /// List tasks, the newest first: those that live, and those that ended and are in retention.
+    /// List tasks, the newest first: waiting and running ones, and ended ones in retention.
     #[command(after_help = "\
 Examples:
   lamagrid task list
   lamagrid task list --state queued --state processing --queue gpu
   lamagrid task list --client 10.0.0.7 --limit 1000 --output json")]
     List(ListArgs),
-    /// Show how a task is doing, and what happened to it. The exit code is the failure's if it failed.
+    /// Show a task's state and history. If the task failed, the exit code is its failure's.
     #[command(after_help = "\
 Examples:
   lamagrid task show 000102030405060708090a0b0c0d0e0f
   lamagrid task show 000102030405060708090a0b0c0d0e0f --output json")]
     Show {
-        /// The task's id: 32 hexadecimal digits, in the X-Lamagrid-Task header and the logs.
+        /// The task's id: 32 hexadecimal digits, as in the X-Lamagrid-Task header and the logs.
         id: TaskId,
     },
-    /// Cancel a task that waits or runs. One that has ended stays as it is.
+    /// Cancel a waiting or running task. A task that has ended stays as it is.
     #[command(after_help = "\
 Example:
   lamagrid task cancel 000102030405060708090a0b0c0d0e0f")]
@@ -260,7 +262,8 @@ Example:
         /// The task's id: 32 hexadecimal digits.
         id: TaskId,
     },
-    /// Try a task again now: one that waits after a failure is due at once, a dead letter is submitted again.
+    /// Try a task again now: a task that waits after a failure is due at once, a dead letter is submitted
+    /// again.
     #[command(after_help = "\
 Example:
   lamagrid task retry 000102030405060708090a0b0c0d0e0f")]
@@ -270,7 +273,7 @@ Example:
     },
 }
 
-/// Which tasks are listed.
+/// Selects the tasks to list.
 #[derive(Debug, Args)]
 pub(crate) struct ListArgs {
     /// Only tasks in this state: queued, processing, completed, failed or cancelled. May be repeated.
@@ -282,10 +285,10 @@ pub(crate) struct ListArgs {
     /// Only tasks of this model.
     #[arg(long, value_name = "NAME")]
     pub(crate) model: Option<ModelName>,
-    /// Only tasks that were submitted on behalf of this client.
+    /// Only tasks that were submitted for this client.
     #[arg(long, value_name = "NAME")]
     pub(crate) client: Option<ClientName>,
-    /// List this many at most.
+    /// List at most this many.
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) limit: u32,
 }
@@ -299,11 +302,11 @@ Examples:
   lamagrid dead list
   lamagrid dead list --output json")]
     List {
-        /// List this many at most.
+        /// List at most this many.
         #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
         limit: u32,
     },
-    /// Show a dead letter with the reason of every attempt.
+    /// Show a dead letter with the reason of every failed attempt.
     #[command(after_help = "\
 Example:
   lamagrid dead show 000102030405060708090a0b0c0d0e0f")]
@@ -324,13 +327,13 @@ Example:
 /// `lamagrid purge`
 #[derive(Debug, Args)]
 pub(crate) struct PurgeArgs {
-    /// What ended at least this long ago: 90s, 10m, 2h or 30d.
+    /// Remove tasks that ended at least this long ago: 90s, 10m, 2h or 30d.
     #[arg(long, value_name = "TIME", value_parser = span)]
     pub(crate) older_than: std::time::Duration,
-    /// Dead letters, and nothing else.
+    /// Remove dead letters instead of other ended tasks.
     #[arg(long)]
     pub(crate) dead: bool,
-    /// Do it: what is removed cannot be had again.
+    /// Confirm: removed tasks cannot be restored.
     #[arg(long, required = true)]
     pub(crate) yes: bool,
 }
@@ -338,20 +341,20 @@ pub(crate) struct PurgeArgs {
 /// `lamagrid node`
 #[derive(Debug, Subcommand)]
 pub(crate) enum NodeVerb {
-    /// List the nodes that are connected, with what they serve and how busy they are.
+    /// List the connected nodes, their models and their load.
     #[command(after_help = "\
 States:
   ready     it can take a task now
-  busy      all its slots work
-  suspect   nothing was heard of it for a while: it gets no new tasks
-  aside     it failed task after task: it gets one from time to time, to see whether it works again
-  draining  it finishes what it has begun, and leaves
+  busy      all its slots are in use
+  suspect   it has been silent for a while and gets no new tasks
+  aside     it failed several tasks in a row and gets only a trial task from time to time
+  draining  it finishes its tasks, then leaves
 
 Examples:
   lamagrid node list
   lamagrid node list --output json")]
     List,
-    /// Let a node finish what it has begun, and leave; other nodes do the rest.
+    /// Let a node finish the tasks that it has begun, then leave; other nodes run the remaining tasks.
     #[command(after_help = "\
 Example:
   lamagrid node drain gpu-host-1")]
@@ -370,7 +373,7 @@ Examples:
   lamagrid queue show
   lamagrid queue show --output json")]
     Show,
-    /// Give none of a queue's tasks to nodes any more. What runs goes on, and new tasks are accepted.
+    /// Stop giving a queue's tasks to nodes. Running tasks go on, and new tasks are accepted.
     #[command(after_help = "\
 Example:
   lamagrid queue pause gpu")]
@@ -391,65 +394,67 @@ Example:
 /// `lamagrid certs`
 #[derive(Debug, Subcommand)]
 pub(crate) enum CertsVerb {
-    /// Make the authority of this data directory, and the scheduler's own certificate.
+    /// Create the certificate authority of this data directory, and the scheduler's own certificate.
     #[command(after_help = "Example:\n  lamagrid certs init")]
     Init,
-    /// Issue a certificate, or a new one for the same name.
+    /// Issue a certificate, or another one for the same name.
     #[command(after_help = "\
 Examples:
   lamagrid certs issue --role node --name gpu-1 --queue gpu
   lamagrid certs issue --role client --name web-1 --days 90")]
     Issue(IssueArgs),
-    /// Make the scheduler's own certificate anew, by the same authority: a running scheduler shows it from then on.
+    /// Issue a new certificate for the scheduler, by the same authority; a running scheduler uses it within a
+    /// second.
     #[command(after_help = "Example:\n  lamagrid certs renew")]
     Renew,
-    /// List what was issued, and until when it is good.
+    /// List the issued certificates and their ends.
     #[command(after_help = "Example:\n  lamagrid certs list --output json")]
     List,
-    /// Refuse a certificate from now on, open connections included.
+    /// Revoke a certificate; a running scheduler closes its open connections, too.
     #[command(after_help = "Example:\n  lamagrid certs revoke gpu-1")]
     Revoke {
         /// The certificate's name.
         name: String,
     },
-    /// Write the one file that a host needs: where the scheduler is, its certificate and its key.
+    /// Write the one file that a host needs: the scheduler's address, the host's certificate and its key.
     #[command(
         after_help = "Example:\n  lamagrid certs bundle gpu-1 --scheduler 10.0.0.5:8872 --out gpu-1.bundle"
     )]
     Bundle(BundleArgs),
 }
 
-/// What a certificate says.
+/// Contents of a new certificate.
 #[derive(Debug, Args)]
 pub(crate) struct IssueArgs {
-    /// What its holder may do: node, client (submit tasks) or admin (also administer the scheduler).
+    /// Role of its holder: node, client (submit tasks) or admin (also administer the scheduler).
     #[arg(long, value_name = "ROLE")]
     pub(crate) role: PeerRole,
-    /// Its name; a node is called so.
+    /// Name of its holder, for example the node's name.
     #[arg(long)]
     pub(crate) name: String,
-    /// A queue that the node may serve; without one, all. May be repeated.
+    /// A queue that the node may serve; all queues if not given. May be repeated.
     #[arg(long, value_name = "NAME")]
     pub(crate) queue: Vec<QueueName>,
-    /// How long it is good.
+    /// Days for which it is valid.
     #[arg(long, value_name = "N", default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..=3650))]
     pub(crate) days: u32,
 }
 
-/// What a bundle says.
+/// Contents of a bundle.
 #[derive(Debug, Args)]
 pub(crate) struct BundleArgs {
     /// The certificate's name.
     pub(crate) name: String,
-    /// Where hosts reach the scheduler: gate.listen, by a name or address that they can use.
+    /// Address at which other hosts reach the scheduler: gate.listen, with a host name or address that they
+    /// can use.
     #[arg(long, value_name = "HOST:PORT", value_parser = host_and_port)]
     pub(crate) scheduler: String,
-    /// Where to write it; without this, NAME.bundle in the current directory.
+    /// File to write; by default NAME.bundle in the current directory.
     #[arg(long, value_name = "FILE")]
     pub(crate) out: Option<PathBuf>,
 }
 
-/// An address that another host can dial.
+/// Parses an address that another host can dial.
 fn host_and_port(text: &str) -> Result<String, String> {
     let parts = text.rsplit_once(':').filter(|(host, _)| !host.is_empty());
     match parts.map(|(_, port)| port.parse::<u16>()) {
@@ -464,7 +469,7 @@ fn state(text: &str) -> Result<Status, String> {
     found.ok_or_else(|| format!("a state is one of {}", states.map(Status::as_str).join(", ")))
 }
 
-/// A number with its unit.
+/// Parses a number with its unit.
 fn span(text: &str) -> Result<std::time::Duration, String> {
     let wrong = || "write a number with its unit: 90s, 10m, 2h or 30d".to_owned();
     let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(wrong)?;
@@ -479,7 +484,7 @@ fn span(text: &str) -> Result<std::time::Duration, String> {
     number.checked_mul(seconds).map(std::time::Duration::from_secs).ok_or_else(wrong)
 }
 
-/// `KEY=VALUE`; the value may be empty and may hold more equal signs.
+/// Parses `KEY=VALUE`; the value may be empty and may contain further equal signs.
 fn assignment(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().to_owned(), value.to_owned())),

@@ -1,6 +1,6 @@
-//! `lamagrid certs`: shows and writes the certificates by which hosts know each other.
+//! `lamagrid certs`: creates, lists and revokes the certificates by which hosts identify each other.
 //!
-//! Does not: make certificates; the gate's authority does.
+//! Does not: sign certificates; [`Certs`] does.
 
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -18,10 +18,10 @@ use crate::error::CliError;
 use crate::output::{Format, Show, columns};
 use crate::units;
 
-/// A certificate is marked in the list this long before its end.
+/// Time before its end from which a certificate is marked in the list.
 const SOON_MS: u64 = 30 * 86_400_000;
 
-/// A certificate as it is shown.
+/// A certificate in the list.
 #[derive(Serialize)]
 struct Row {
     name: String,
@@ -29,7 +29,7 @@ struct Row {
     queues: Vec<QueueName>,
     until_wall_ms: u64,
     revoked: bool,
-    /// BLAKE3 of the valid certificates in DER, the newest last.
+    /// BLAKE3 hashes of the valid certificates in DER, the newest last.
     fingerprints: Vec<String>,
 }
 
@@ -63,7 +63,7 @@ impl Show for List {
     }
 }
 
-/// A file that was written.
+/// Answer of a command that wrote a file.
 #[derive(Serialize)]
 struct Written {
     name: String,
@@ -78,7 +78,7 @@ impl Show for Written {
     }
 }
 
-/// The commands on the certificates of a data directory.
+/// Runs the commands on the certificates of one data directory.
 pub(crate) struct CertsCommand {
     certs: Certs,
     format: Format,
@@ -152,7 +152,7 @@ impl CertsCommand {
         let (entry, pem) = self.certs.newest(&args.name)?;
         let until = &units::rfc3339(entry.until_wall_ms)[..10];
         let about = format!(
-            "LamaGrid: the {} {}, until {until}. Whoever has this file is that {}: keep it secret.",
+            "LamaGrid: the {} {}, until {until}. Its holder can act as that {}: keep it secret.",
             entry.role, entry.name, entry.role
         );
         let bundle = Bundle::text(&args.scheduler, &about, &pem);

@@ -1,4 +1,4 @@
-//! `lamagrid config`: what is configured, by which layer, and whether it is right.
+//! `lamagrid config`: shows the configuration and the layer of each value, and checks it.
 
 use std::path::PathBuf;
 
@@ -10,7 +10,7 @@ use crate::error::CliError;
 use crate::output::{Format, Show, columns};
 use crate::{Answer, Place};
 
-/// Every key. Without origins the text is a configuration file itself.
+/// Every key. Without origins, the table is itself a valid configuration file.
 #[derive(Serialize)]
 #[serde(transparent)]
 struct Rows {
@@ -42,18 +42,18 @@ pub(crate) fn show(loaded: &Loaded, origin: bool, format: Format) -> Result<Answ
 pub(crate) fn default(format: Format) -> Result<Answer, CliError> {
     match format {
         Format::Table => Ok(Answer::ok(lamagrid_config::default_toml().to_owned())),
-        // Without variables there is no home, and so no file either.
+        // Without environment variables there is no home directory, and so no file.
         Format::Json => show(&Config::load(None, std::iter::empty(), &[])?, false, format),
     }
 }
 
-/// A configuration that is right.
+/// Result of checking a valid configuration.
 #[derive(Serialize)]
 struct Checked {
     ok: bool,
-    /// The file that was named, or the one in its default place if it sets anything.
+    /// The named file, or the default one if it sets anything.
     file: Option<PathBuf>,
-    /// How many values come from each layer.
+    /// Number of values from each layer.
     values: Layers,
 }
 

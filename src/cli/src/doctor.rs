@@ -1,4 +1,5 @@
-//! `lamagrid doctor`: looks at everything that keeps a host out of a grid, and says in plain words what is wrong.
+//! `lamagrid doctor`: checks everything that can keep a host out of a grid, and reports each fault with its
+//! remedy.
 //!
 //! Does not: change anything.
 
@@ -21,22 +22,23 @@ use crate::output::{Format, Show, columns};
 use crate::units;
 
 const DAY_MS: u64 = 86_400_000;
-/// A certificate that ends sooner is mentioned.
+/// Days before its end from which a certificate is reported.
 const SOON_DAYS: u64 = 30;
-/// Clocks that are farther apart are mentioned: a task's deadline is told by the clock of whoever submits it.
+/// Difference between two clocks that is reported. A task's deadline is set by the client's clock and
+/// enforced by the scheduler's.
 const APART_MS: u64 = 10_000;
-/// With less than this a host cannot even keep its logs for long.
+/// Free disk space below which the check fails; a host cannot keep even its logs for long.
 const LOW_DISK_BYTES: u64 = 1 << 30;
 
-/// How a check went.
+/// Result of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum State {
     Good,
-    /// It works, and will not for ever.
+    /// Works now, but needs attention.
     Attention,
     Bad,
-    /// Nobody asked for it here.
+    /// Not configured on this host.
     Unused,
 }
 
@@ -51,7 +53,7 @@ impl State {
     }
 }
 
-/// One check.
+/// One check with its result.
 #[derive(Debug, Serialize)]
 struct Finding {
     check: &'static str,
@@ -77,7 +79,7 @@ impl Findings {
     }
 }
 
-/// Looks at this host: as the scheduler's, or as that of the bundle's holder.
+/// Checks this host: as the scheduler's or, with `join`, as the host of that bundle's holder.
 pub(crate) fn examine(config: &Config, join: Option<&Path>, format: Format) -> Result<Answer, CliError> {
     let data_dir = config.data_dir()?;
     let mut found = Findings(Vec::new());
@@ -98,7 +100,7 @@ pub(crate) fn examine(config: &Config, join: Option<&Path>, format: Format) -> R
 }
 
 fn disk(found: &mut Findings, data_dir: &Path) {
-    // The nearest one that exists: a first start makes the rest.
+    // The nearest existing directory; the scheduler's first start creates the rest.
     let existing = data_dir.ancestors().find(|dir| dir.is_dir()).unwrap_or_else(|| Path::new("/"));
     let place = data_dir.display();
     let free = match rustix::fs::statvfs(existing) {
@@ -118,7 +120,7 @@ fn disk(found: &mut Findings, data_dir: &Path) {
     }
 }
 
-/// Whether the disk has what the configuration promises.
+/// Checks whether the disk has room for `limits.max_spool_bytes`.
 fn spool(found: &mut Findings, config: &Config, data_dir: &Path) {
     let Ok(stat) = rustix::fs::statvfs(data_dir) else { return };
     let (free, limit) = (stat.f_bavail.saturating_mul(stat.f_frsize), config.limits.max_spool_bytes);
@@ -129,7 +131,7 @@ fn spool(found: &mut Findings, config: &Config, data_dir: &Path) {
     }
 }
 
-/// Whether the scheduler of this host answers.
+/// Checks whether this host's scheduler answers; true if it does.
 fn scheduler(found: &mut Findings, config: &Config, data_dir: &Path) -> bool {
     let error = match grid::survey(config, None) {
         Ok(overview) => {
@@ -186,7 +188,7 @@ fn gate(found: &mut Findings, config: &Config, data_dir: &Path, scheduler_answer
     let listen = &config.gate.listen;
     let bound = TcpListener::bind(listen.as_str());
     match (bound, scheduler_answers) {
-        // Whoever runs has it.
+        // The running scheduler has the port.
         (Err(error), true) if error.kind() == std::io::ErrorKind::AddrInUse => {
             found.add("port", State::Good, format!("the scheduler listens on {listen}"));
         }
@@ -196,14 +198,15 @@ fn gate(found: &mut Findings, config: &Config, data_dir: &Path, scheduler_answer
             found.add("port", State::Bad, text);
         }
         (Ok(_), true) => {
-            let text = format!("nobody listens on {listen}: the scheduler was started without gate.listen");
+            let text =
+                format!("no process listens on {listen}: the scheduler was started without gate.listen");
             found.add("port", State::Bad, text);
         }
         (Ok(_), false) => found.add("port", State::Good, format!("{listen} is free for the scheduler")),
     }
 }
 
-/// Whether health checks are answered by this scheduler, and not by another one or by another program.
+/// Checks whether this scheduler answers health checks, and not another scheduler or program.
 fn http(found: &mut Findings, config: &Config, data_dir: &Path, scheduler_answers: bool) {
     let listen = config.http.listen.as_str();
     if listen.is_empty() {
@@ -237,7 +240,7 @@ fn http(found: &mut Findings, config: &Config, data_dir: &Path, scheduler_answer
     }
 }
 
-/// What `/healthz` says there, head and all.
+/// Requests `/healthz` and returns the whole response, head included.
 fn ask_health(listen: &str, token_file: &Path) -> std::io::Result<String> {
     const PATIENCE: Duration = Duration::from_secs(2);
     const MOST_BYTES: u64 = 16 << 10;
@@ -251,7 +254,8 @@ fn ask_health(listen: &str, token_file: &Path) -> std::io::Result<String> {
     );
     stream.write_all(request.as_bytes())?;
     let mut answer = Vec::new();
-    // One that is silent, or breaks off, is another program.
+    // A program that sends no response, or breaks it off, is not a scheduler; the text read so far shows
+    // that.
     let _ = stream.take(MOST_BYTES).read_to_end(&mut answer);
     Ok(String::from_utf8_lossy(&answer).into_owned())
 }
@@ -260,7 +264,7 @@ fn same_dir(one: &Path, other: &Path) -> bool {
     one == other || one.canonicalize().is_ok_and(|one| other.canonicalize().is_ok_and(|other| one == other))
 }
 
-/// Whether the list of certificates can be read, and holds what it should.
+/// Checks whether the list of certificates can be read and is complete.
 fn ledger(found: &mut Findings, certs: &Certs) {
     let issued = match certs.issued() {
         Ok(issued) => issued,
@@ -358,7 +362,7 @@ fn bundle(found: &mut Findings, config: &Config, path: &Path) -> Result<(), CliE
     Ok(())
 }
 
-/// Whether the clock here agrees with the scheduler's.
+/// Compares this host's clock with the scheduler's.
 fn clock(found: &mut Findings, here_ms: u64, there_ms: u64) {
     let apart_ms = here_ms.abs_diff(there_ms);
     if apart_ms < APART_MS {
@@ -380,7 +384,7 @@ fn torch(found: &mut Findings) {
             let version = torch.version.unwrap_or_else(|| "of an unknown version".to_owned());
             found.add("libtorch", State::Good, format!("{version} in {}", torch.dir.display()));
         }
-        // Only Rust nodes need it, and they say so themselves.
+        // Not an error: only Rust nodes need it, and they report it themselves.
         Err(error) => found.add("libtorch", State::Attention, error.to_string()),
     }
 }
@@ -390,7 +394,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn clocks_that_are_apart_are_mentioned_with_by_how_much() {
+    fn clock_differences_are_reported_with_their_amount() {
         let said = |here_ms, there_ms| {
             let mut found = Findings(Vec::new());
             clock(&mut found, here_ms, there_ms);

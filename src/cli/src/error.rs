@@ -1,4 +1,4 @@
-//! Why a command gave nothing: one text, and one exit code.
+//! Errors of commands, each with one text and one exit code.
 //!
 //! Does not: print.
 
@@ -13,16 +13,16 @@ use lamagrid_gate::CertificateError;
 use lamagrid_logs::LogError;
 use lamagrid_scheduler::SchedulerError;
 
-/// The command line cannot be understood; clap's own code.
+/// Exit code of an invalid command line, as clap uses it.
 pub(crate) const USAGE: u8 = 2;
-/// Refused, or unknown: the text says which.
+/// Exit code of a refused request or an unknown task; the text tells them apart.
 pub(crate) const REFUSED: u8 = 1;
-/// The configuration is wrong: `EX_CONFIG` of sysexits.h, like the failures' codes.
+/// Exit code of an invalid configuration: `EX_CONFIG` of sysexits.h, like the codes of failures.
 const CONFIGURATION: u8 = 78;
-/// A defect of ours: `EX_SOFTWARE`.
+/// Exit code of a defect in this program: `EX_SOFTWARE`.
 const INTERNAL: u8 = 70;
 
-/// Why a command gave nothing.
+/// Reason why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CliError {
     #[error(transparent)]
@@ -65,7 +65,7 @@ impl From<CertificateError> for CliError {
 }
 
 impl CliError {
-    /// What `lamagrid --help` lists.
+    /// The exit code, as listed in `lamagrid --help`.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::Config(error) => configuration_code(error),
@@ -79,13 +79,13 @@ impl CliError {
         }
     }
 
-    /// The texts of the error and its sources on one line.
+    /// Texts of the error and its sources, on one line.
     pub(crate) fn text(&self) -> String {
         let mut text = self.to_string();
         let mut next = self.source();
         while let Some(source) = next {
             let part = source.to_string();
-            // Some errors show their source themselves.
+            // Some errors already include the text of their source.
             if !text.contains(&part) {
                 text.push_str(": ");
                 text.push_str(&part);
@@ -98,7 +98,7 @@ impl CliError {
 
 fn configuration_code(error: &ConfigError) -> u8 {
     match error {
-        // The state of the host, not what somebody wrote.
+        // Caused by the state of the host, not by the configuration's text.
         ConfigError::PathTooLong { .. } | ConfigError::NotPrivate { .. } | ConfigError::Io { .. } => REFUSED,
         ConfigError::Internal { .. } => INTERNAL,
         ConfigError::Read { .. }
@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn codes_and_texts_of_what_the_other_tests_cannot_reach() {
+    fn errors_that_other_tests_cannot_cause_have_codes_and_texts() {
         let long = || ConfigError::PathTooLong {
             path: "/run/x".into(),
             length: 60,

@@ -1,4 +1,4 @@
-//! `lamagrid node list` and `queue show`: asks what any client may ask.
+//! `lamagrid node list` and `queue show`: sends the requests that any client may send.
 //!
 //! Does not: change anything; [`crate::admin`] does.
 
@@ -15,8 +15,8 @@ use crate::error::CliError;
 use crate::output::Format;
 use crate::view::{NodeView, QueueView};
 
-/// A scheduler that restarts is back before; whoever forgot to start one shall know within three seconds,
-/// the start of the command included.
+/// How long to wait for the scheduler. Long enough for a restarting scheduler; short enough that, if none
+/// runs, the command reports it within three seconds, its own start included.
 pub(crate) const PATIENCE: Duration = Duration::from_millis(2_500);
 
 /// `lamagrid node list`
@@ -33,7 +33,7 @@ pub(crate) fn queue_show(config: &Config, join: Option<&Path>, format: Format) -
     format.render(&queues.into_iter().map(QueueView::from).collect::<Vec<_>>()).map(Answer::ok)
 }
 
-/// What the scheduler says of its grid, in a runtime that lives no longer than the question.
+/// Fetches the grid's status, in a runtime that lives only for this request.
 pub(crate) fn survey(config: &Config, join: Option<&Path>) -> Result<GridStatus, CliError> {
     let (runtime, endpoint) = endpoint(config, join)?;
     let options = ClientOptions {
@@ -49,7 +49,7 @@ pub(crate) fn survey(config: &Config, join: Option<&Path>) -> Result<GridStatus,
     })?)
 }
 
-/// The scheduler of the configured data directory, or of another host, and the runtime in which it is reached.
+/// Endpoint of the scheduler of the data directory, or of `join`'s, with the runtime in which to use it.
 pub(crate) fn endpoint(config: &Config, join: Option<&Path>) -> Result<(Runtime, Endpoint), CliError> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(CliError::Runtime)?;

@@ -1,13 +1,12 @@
-//! The `lamagrid` command: `lamagrid <noun> <verb>`.
+//! Runs the `lamagrid` command: `lamagrid <noun> <verb>`.
 //!
-//! Does not: decide anything about tasks, or end the process; it gives the exit code back.
+//! Does not: decide anything about tasks, or end the process; it returns the exit code.
 //!
-//! The console script calls [`main`] through the Python module. It may be called any number of times.
+//! The console script calls [`main`] through the Python module, which may do so repeatedly.
 //!
-//! Invariant: what a command gives goes to stdout, what went wrong to stderr, and nothing is written elsewhere
-//! in this crate than in `output`.
+//! Invariant: answers go to stdout and errors to stderr, and only `output` writes to either.
 //!
-//! This crate is the door for `clap` and `comfy-table`.
+//! Only this crate names `clap` and `comfy-table`.
 
 mod admin;
 mod args;
@@ -34,10 +33,10 @@ use output::{Streams, Written};
 
 use lamagrid_config::{Config, ConfigError, Loaded};
 
-/// Runs one command line, without the program's name, and gives its exit code.
+/// Runs one command line, given without the program's name, and returns its exit code.
 ///
-/// The codes stand in the help: 0 done; 1 refused, or the scheduler could not run; 2 the command line is wrong;
-/// 78 the configuration is wrong; every other one is [`lamagrid_domain::FailureKind::exit_code`].
+/// The help lists the codes: 0 done; 1 refused, or the scheduler could not run; 2 invalid command line; 78
+/// invalid configuration; all others come from [`lamagrid_domain::FailureKind::exit_code`].
 pub fn main(args: impl IntoIterator<Item = String>) -> u8 {
     let (mut out, mut err) = (std::io::stdout(), std::io::stderr());
     run(args, lamagrid_config::process_env().collect(), &mut Streams { out: &mut out, err: &mut err })
@@ -51,7 +50,7 @@ fn run(args: impl IntoIterator<Item = String>, env: BTreeMap<String, String>, st
             streams.say(&error.render().to_string());
             return USAGE;
         }
-        // The help or the version was asked for.
+        // The user asked for the help or the version.
         Err(shown) => return code(streams.write(&shown.render().to_string()), 0, streams),
     };
     match dispatch(cli, env) {
@@ -68,7 +67,7 @@ fn run(args: impl IntoIterator<Item = String>, env: BTreeMap<String, String>, st
     }
 }
 
-/// The exit code once the answer was written: a reader that left early has read what it wanted.
+/// Exit code after the answer was written. A reader that closes the pipe early is no error.
 fn code(written: Written, wanted: u8, streams: &mut Streams) -> u8 {
     match written {
         Written::All | Written::ReaderLeft => wanted,
@@ -79,12 +78,12 @@ fn code(written: Written, wanted: u8, streams: &mut Streams) -> u8 {
     }
 }
 
-/// What a command gives.
+/// Answer of a command.
 #[derive(Debug, Default)]
 struct Answer {
-    /// For stdout.
+    /// Text for stdout.
     text: String,
-    /// For stderr: why the code is not 0.
+    /// Text for stderr, for example the reason why the code is not 0.
     remark: Option<String>,
     code: u8,
 }
@@ -98,7 +97,7 @@ impl Answer {
 fn dispatch(cli: Cli, env: BTreeMap<String, String>) -> Result<Answer, CliError> {
     let place = Place { globals: &cli.globals, env };
     let (format, join) = (cli.globals.output, cli.globals.join.as_deref());
-    // clap sees the two only where they stand on one side of the noun.
+    // clap detects this conflict only if both flags are on the same side of the noun.
     if cli.globals.data_dir.is_some() && join.is_some() {
         return Err(CliError::TwoSchedulers);
     }
@@ -163,7 +162,7 @@ fn dispatch(cli: Cli, env: BTreeMap<String, String>) -> Result<Answer, CliError>
     }
 }
 
-/// Where the configuration comes from.
+/// The sources of the configuration.
 #[derive(Debug)]
 struct Place<'a> {
     globals: &'a args::Globals,
@@ -171,19 +170,19 @@ struct Place<'a> {
 }
 
 impl Place<'_> {
-    /// Who asks the scheduler of the configured data directory.
+    /// Access to the scheduler that the command line selects, for administrators' requests.
     fn admin(&self) -> Result<Admin, CliError> {
         Admin::new(&self.load(&[])?.config, self.globals.join.as_deref(), self.globals.output)
     }
 
-    /// The configuration, with `set` and the global flags as its strongest layer.
+    /// Loads the configuration, with `set` and the global flags as its highest layer.
     fn load(&self, set: &[(String, String)]) -> Result<Loaded, ConfigError> {
         self.load_file(self.globals.config.as_deref(), set)
     }
 
     fn load_file(&self, file: Option<&Path>, set: &[(String, String)]) -> Result<Loaded, ConfigError> {
         let mut flags = set.to_vec();
-        // The last one of a key counts.
+        // Added last, because the last value of a key counts.
         flags.extend(self.globals.data_dir.iter().map(|dir| ("data_dir".to_owned(), dir.clone())));
         Config::load(file, self.env.clone().into_iter(), &flags)
     }

@@ -1,6 +1,6 @@
-//! The one place that writes: tables for people, JSON for programs, errors to stderr.
+//! Writes all output: tables for people, JSON for programs, errors to stderr.
 //!
-//! Does not: know commands; what can be shown says itself how it looks, see [`Show`].
+//! Does not: know commands. Each answer formats itself; see [`Show`].
 
 use std::io::{self, ErrorKind, Write};
 
@@ -10,24 +10,24 @@ use serde::Serialize;
 use crate::error::CliError;
 use crate::terminal_text::one_line;
 
-/// How to answer.
+/// Format of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub(crate) enum Format {
-    /// For people; may change with any version.
+    /// Table for people; may change with any version.
     #[default]
     Table,
-    /// For programs; keys are never renamed or removed.
+    /// JSON for programs; keys are never renamed or removed.
     Json,
 }
 
-/// Something that a command gives: its JSON by `Serialize`, its text for people here.
+/// An answer of a command: JSON by `Serialize`, text for people by [`Show::table`].
 pub(crate) trait Show: Serialize {
-    /// For people; ends without a line end.
+    /// Text for people, without a final line end.
     fn table(&self) -> String;
 }
 
 impl Format {
-    /// The answer in this format, with its line end.
+    /// Formats the answer, with a final line end.
     pub(crate) fn render(self, answer: &impl Show) -> Result<String, CliError> {
         let mut text = match self {
             Self::Table => answer.table(),
@@ -38,32 +38,32 @@ impl Format {
     }
 }
 
-/// Columns under headings, without lines; an empty `header` leaves the headings out.
+/// Aligns rows in columns under headings, without lines. An empty `header` omits the headings.
 pub(crate) fn columns(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     if !header.is_empty() {
         table.set_header(header);
     }
-    // Much of it came from other processes.
+    // Cells may hold text of other processes, so escape control characters.
     table.add_rows(rows.into_iter().map(|row| row.iter().map(|cell| one_line(cell)).collect::<Vec<_>>()));
     if let Some(first) = table.column_mut(0) {
         first.set_padding((0, 1));
     }
-    // Blanks at the end of a row are of no use to anybody, and wrap in a narrow terminal.
+    // Removes trailing spaces, which would wrap in a narrow terminal.
     table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
 }
 
-/// What became of a text for stdout.
+/// Result of writing to stdout.
 #[derive(Debug)]
 pub(crate) enum Written {
     All,
-    /// `lamagrid ... | head`: not an error.
+    /// The reader closed the pipe, as in `lamagrid ... | head`; not an error.
     ReaderLeft,
     Failed(io::Error),
 }
 
-/// Where a command writes to.
+/// Output streams of a command.
 pub(crate) struct Streams<'a> {
     pub(crate) out: &'a mut dyn Write,
     pub(crate) err: &'a mut dyn Write,
@@ -79,7 +79,7 @@ impl Streams<'_> {
         }
     }
 
-    /// Writes to stderr. Who closed it does not want to know.
+    /// Writes to stderr, and ignores errors: there is no other place to report them.
     pub(crate) fn say(&mut self, text: &str) {
         let _ = self.err.write_all(text.as_bytes()).and_then(|()| self.err.flush());
     }

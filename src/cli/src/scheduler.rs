@@ -1,4 +1,5 @@
-//! `lamagrid scheduler`: sets up what a long-running process needs, then hands over.
+//! `lamagrid scheduler`: sets up logs, limits and signals for a long-running process, then runs the
+//! scheduler.
 
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
@@ -14,29 +15,29 @@ use lamagrid_scheduler::{DataDir, Listeners, SchedulerError, Shutdown, StoreErro
 
 use crate::error::CliError;
 
-/// Runs the scheduler until a signal or the end of its parent asks it to end.
+/// Runs the scheduler until a signal, or the end of its parent, asks it to end.
 pub(crate) fn run(loaded: Loaded, parent: Parent) -> Result<(), CliError> {
     let Loaded { config, remarks, .. } = loaded;
     let data_dir = config.data_dir()?;
-    // Before the logs make their folder in it.
+    // First, because the logs create their folder in it.
     make_private(&data_dir)?;
-    // To the very end: the last lines are written when it is dropped.
+    // Kept to the very end: dropping it writes the last lines.
     let _logs = match lamagrid_logs::init("scheduler", &config.log, &config.log_dir()?) {
-        // The program that calls has logs of its own; the lines go there.
+        // The calling program has set up logging already; the scheduler's lines go there.
         Err(LogError::AlreadySet { .. }) => None,
         logs => Some(logs?),
     };
     for remark in remarks {
         tracing::warn!("configuration: {remark}");
     }
-    // Pictures and prompts are private, whatever mode an older data directory has.
+    // Images and prompts are private, whatever mode an older data directory has.
     rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
-    // Hundreds of hosts need more descriptors than a shell's default.
+    // Hundreds of hosts need more file descriptors than a shell's default.
     descriptors::raise_limit();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(SchedulerError::from)?;
     let ended: Result<(), SchedulerError> = runtime.block_on(async {
-        // First: a signal must not kill a start that recovers much.
+        // Installed first, so that a signal cannot kill a start that has much to recover.
         let signals = StopSignals::install(parent)?;
         let (ask, shutdown) = watch::channel(Shutdown::No);
         tokio::spawn(pass_on(signals, ask));
@@ -44,7 +45,7 @@ pub(crate) fn run(loaded: Loaded, parent: Parent) -> Result<(), CliError> {
         let listeners = Listeners::bind(&data_dir)?;
         lamagrid_scheduler::run(&config, data_dir, listeners, shutdown).await
     });
-    // Tasks that block may never return.
+    // Does not wait for blocking tasks, which may never return.
     runtime.shutdown_background();
     ended.map_err(|error| {
         if is_for_the_log(&error) {
@@ -54,7 +55,7 @@ pub(crate) fn run(loaded: Loaded, parent: Parent) -> Result<(), CliError> {
     })
 }
 
-/// Asks the scheduler to end at the first request, and to end at once when a person repeats it.
+/// Asks the scheduler to end at the first signal, and to end at once when a user repeats it.
 async fn pass_on(mut signals: StopSignals, ask: watch::Sender<Shutdown>) {
     let request = signals.next().await;
     let since = Instant::now();
@@ -66,13 +67,15 @@ async fn pass_on(mut signals: StopSignals, ask: watch::Sender<Shutdown>) {
     }
 }
 
-/// Makes the data directory if it is not there: people's pictures will lie in it, so a new one is its owner's alone.
+/// Creates the data directory if it is missing, readable by its owner alone, because it will hold users'
+/// images.
 fn make_private(data_dir: &Path) -> Result<(), CliError> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(data_dir);
     made.map_err(|source| SchedulerError::DataDir { path: data_dir.to_owned(), source }.into())
 }
 
-/// Whether somebody will look for the cause in the log file. The other refusals concern only who just started it.
+/// True if the error also belongs in the log file. The others concern only the user who just started the
+/// scheduler.
 fn is_for_the_log(error: &SchedulerError) -> bool {
     match error {
         SchedulerError::Config(_)

@@ -1,6 +1,7 @@
-//! Lists of tasks, and one task with its history, for people and programs. The JSON is a contract: keys are only added.
+//! Formats lists of tasks, and one task with its history, for people and programs. The JSON is a contract:
+//! keys are only ever added.
 //!
-//! Does not: ask anybody; [`crate::admin`] does.
+//! Does not: send requests; [`crate::admin`] does.
 
 use serde::Serialize;
 
@@ -28,7 +29,7 @@ pub(crate) struct TaskHistoryView {
     began_ms: u64,
 }
 
-/// One thing that happened.
+/// One event of a task's history.
 #[derive(Serialize)]
 struct EntryView {
     at: String,
@@ -39,7 +40,7 @@ struct EntryView {
     at_ms: u64,
 }
 
-/// What happened, with one word for programs.
+/// An event: one word and its data for programs, a sentence for people.
 #[derive(Serialize)]
 struct What {
     event: &'static str,
@@ -104,7 +105,7 @@ impl What {
 }
 
 impl TaskHistoryView {
-    /// `now_ms` is the wall clock, for how long ago something was.
+    /// `now_ms` is the wall clock, for the ages in the table.
     pub(crate) fn new(found: TaskHistory, now_ms: u64) -> Self {
         let began_ms = found.task.created_wall_ms;
         let entry = |Entry { at_wall_ms, attempt, what }| EntryView {
@@ -153,7 +154,7 @@ impl Show for TaskHistoryView {
     }
 }
 
-/// Many tasks.
+/// A list of tasks.
 #[derive(Serialize)]
 #[serde(transparent)]
 pub(crate) struct TaskLines {
@@ -180,7 +181,7 @@ struct LineView {
 }
 
 impl TaskLines {
-    /// `dead`: only dead letters were asked for.
+    /// `dead`: the list was limited to dead letters.
     pub(crate) fn new(lines: Vec<TaskLine>, dead: bool, now_ms: u64) -> Self {
         let view = |line: TaskLine| LineView {
             id: line.id,

@@ -1,6 +1,6 @@
-//! Text of other processes, made safe for a terminal.
+//! Makes text of other processes safe for a terminal.
 
-/// The text with control characters escaped: foreign text must not steer a terminal.
+/// Escapes control characters, so that foreign text cannot control the terminal.
 pub(crate) fn one_line(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
     for c in text.chars() {

@@ -1,4 +1,4 @@
-//! Times and amounts as people read them.
+//! Formats times and amounts for people.
 //!
 //! Does not: read a clock.
 
@@ -6,10 +6,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 const SECOND_MS: u64 = 1_000;
 const DAY_S: u64 = 86_400;
-/// 9999-12-31T23:59:59.999Z, the last instant that RFC 3339 can write.
+/// 9999-12-31T23:59:59.999Z, the last instant that RFC 3339 can express.
 const LAST_MS: u64 = 253_402_300_799_999;
 
-/// Milliseconds since the Unix epoch as RFC 3339 in UTC, with milliseconds.
+/// Formats milliseconds since the Unix epoch as RFC 3339 in UTC, with milliseconds.
 pub(crate) fn rfc3339(wall_ms: u64) -> String {
     let wall_ms = wall_ms.min(LAST_MS);
     let (seconds, ms) = (wall_ms / SECOND_MS, wall_ms % SECOND_MS);
@@ -19,10 +19,10 @@ pub(crate) fn rfc3339(wall_ms: u64) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{ms:03}Z")
 }
 
-/// Year, month and day of a day since 1970-01-01 in the Gregorian calendar.
+/// Year, month and day in the Gregorian calendar, from days since 1970-01-01.
 ///
-/// Source: Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", `civil_from_days`. Years begin in
-/// March there, so that the leap day is a year's last.
+/// Source: Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", `civil_from_days`. Its years begin
+/// in March, so that the leap day is the last day of a year.
 fn civil(days: u64) -> (u64, u64, u64) {
     let from_march_0000 = days + 719_468;
     let (era, day_of_era) = (from_march_0000 / 146_097, from_march_0000 % 146_097); // 400 years
@@ -34,13 +34,13 @@ fn civil(days: u64) -> (u64, u64, u64) {
     (era * 400 + year_of_era + u64::from(month <= 2), month, day)
 }
 
-/// Now, in milliseconds since the Unix epoch.
+/// Converts a time to milliseconds since the Unix epoch; 0 for earlier times.
 pub(crate) fn wall_ms(now: SystemTime) -> u64 {
     let since = now.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// An instant and how long ago it was: `2026-07-31 09:05:00 UTC (3 min 5 s ago)`.
+/// Formats an instant and its age: `2026-07-31 09:05:00 UTC (3 min 5 s ago)`.
 pub(crate) fn ago(wall_ms: u64, now_ms: u64) -> String {
     let stamp = rfc3339(wall_ms);
     let (date, time) = (&stamp[..10], &stamp[11..19]);
@@ -50,7 +50,8 @@ pub(crate) fn ago(wall_ms: u64, now_ms: u64) -> String {
     }
 }
 
-/// A time span with two digits that matter: `4.2 ms`, `310 ms`, `12.3 s`, `3 min 5 s`, `2 h 10 min`, `4 d 3 h`.
+/// Formats a time span with two or three significant digits: `4.2 ms`, `310 ms`, `12.3 s`, `3 min 5 s`, `2 h
+/// 10 min`, `4 d 3 h`.
 pub(crate) fn duration_ms(ms: f64) -> String {
     let seconds = (ms / 1_000.0).round() as u64;
     match ms {
@@ -64,7 +65,7 @@ pub(crate) fn duration_ms(ms: f64) -> String {
     }
 }
 
-/// Bytes of memory: `512 MiB`, `15.7 GiB`.
+/// Formats bytes in binary units: `512 MiB`, `15.7 GiB`.
 pub(crate) fn memory(bytes: u64) -> String {
     const MIB: f64 = 1_048_576.0;
     match bytes as f64 / MIB {
@@ -78,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn dates_are_right_at_the_edges() {
+    fn dates_are_right_around_leap_days() {
         for (seconds, stamp) in [
             (0, "1970-01-01T00:00:00"),
             (951_782_399, "2000-02-28T23:59:59"),
@@ -96,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn every_day_follows_the_one_before() {
+    fn consecutive_days_have_consecutive_dates() {
         let days_in = |year: u64, month: u64| match month {
             2 if year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400)) => 29,
             2 => 28,
@@ -116,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn spans_and_sizes_are_short() {
+    fn time_spans_and_sizes_are_formatted_briefly() {
         let shown: Vec<_> = [
             f64::NAN,
             -1.0,

@@ -1,6 +1,6 @@
-//! Tasks, nodes and queues as people and programs see them. The JSON is a contract: keys are only added.
+//! Formats tasks, nodes and queues for people and programs. The JSON is a contract: keys are only ever added.
 //!
-//! Does not: ask anybody; [`crate::grid`] does.
+//! Does not: send requests; [`crate::grid`] does.
 
 use serde::Serialize;
 
@@ -12,7 +12,7 @@ use lamagrid_domain::{
 use crate::output::{Show, columns};
 use crate::units::{ago, duration_ms, memory, rfc3339};
 
-/// Models of one node in a table; a node may offer 256.
+/// Models of one node shown in a table; a node may offer 256.
 const MODELS_SHOWN: usize = 6;
 
 /// One task.
@@ -23,7 +23,7 @@ pub(crate) struct TaskView {
     queue: QueueName,
     state: Status,
     position: Option<u64>,
-    /// Until it begins, by how long tasks of its queue took; null where nothing is known.
+    /// Estimated wait until it starts, from run times of its queue's tasks; null if unknown.
     expected_wait_ms: Option<u64>,
     node: Option<String>,
     failure: Option<Failure>,
@@ -37,14 +37,14 @@ pub(crate) struct TaskView {
     people: People,
 }
 
-/// What only the table shows.
+/// Texts that only the table shows.
 struct People {
     created: String,
     finished: Option<String>,
 }
 
 impl TaskView {
-    /// `now_ms` is the wall clock, for how long ago something was.
+    /// `now_ms` is the wall clock, for the ages in the table.
     pub(crate) fn new(task: TaskInfo, now_ms: u64) -> Self {
         Self {
             id: task.id,
@@ -104,7 +104,7 @@ impl Show for TaskView {
             ("store", self.stages.store_ms),
             ("total", self.stages.total_ms),
         ];
-        // They are complete once the task has ended; until then most are not known.
+        // Before the task has ended, most stages are unknown and left out.
         let known = stages.iter().filter(|(_, ms)| self.finished.is_some() || *ms > 0.0);
         let known: Vec<_> = known.map(|(name, ms)| format!("{name} {}", duration_ms(*ms))).collect();
         if !known.is_empty() {
@@ -124,7 +124,7 @@ pub(crate) struct NodeView {
     slots: u32,
     device: Label,
     gpu: Option<Label>,
-    /// Of the device; null where unknown.
+    /// Memory of the device; null if unknown.
     memory_bytes: Option<u64>,
     cores: u32,
     version: Label,

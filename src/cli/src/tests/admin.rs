@@ -1,4 +1,4 @@
-//! What an administrator asks and is told, against a scheduler of the tests' own making.
+//! Tests administrators' commands against a fake scheduler.
 
 use lamagrid_client::{AdminReply, AdminRequest, Cursor, Page, TaskLine};
 use lamagrid_domain::{Failure, FailureKind, Status, TaskId};
@@ -24,7 +24,7 @@ fn line(n: u8, status: Status) -> TaskLine {
     }
 }
 
-/// The times of the table are told from now.
+/// Removes the ages, which depend on the present time.
 fn without_ago(text: &str) -> String {
     text.lines()
         .map(|line| line.split(" (").next().unwrap_or(line).trim_end())
@@ -33,7 +33,7 @@ fn without_ago(text: &str) -> String {
 }
 
 #[test]
-fn a_story_is_told_for_people_and_programs() {
+fn a_task_history_is_shown_as_table_and_json() {
     let failure = Failure::new(FailureKind::NodeLost, "3 nodes were lost while working on it");
     let fake = Fake::admin(move |request| {
         assert!(matches!(request, AdminRequest::GetTaskHistory(_)), "{request:?}");
@@ -73,7 +73,7 @@ fn empty_lists_say_so() {
 }
 
 #[test]
-fn what_was_done_is_a_sentence_and_figures() {
+fn changes_are_reported_as_a_sentence_and_as_json() {
     let answer = |request| -> AdminReply {
         match request {
             AdminRequest::RetryTask(retry) => {
@@ -113,7 +113,7 @@ fn what_was_done_is_a_sentence_and_figures() {
 }
 
 #[test]
-fn purge_goes_on_until_nothing_is_left() {
+fn purge_repeats_until_nothing_is_left() {
     let left = std::sync::Mutex::new(vec![0, 3, 10_000]);
     let fake = Fake::admin(move |request| {
         let AdminRequest::Purge(purge) = request else { panic!("{request:?}") };
@@ -130,7 +130,7 @@ fn purge_goes_on_until_nothing_is_left() {
 }
 
 #[test]
-fn a_refusal_says_what_to_do() {
+fn a_refusal_names_the_remedy() {
     let fake = Fake::admin(|_| {
         let failure = Failure::new(FailureKind::InvalidInput, "there is no queue tpu; there are cpu, gpu");
         Refused { seq: 0, failure, queue_len: 0, wait_ms: None }.into()

@@ -1,4 +1,4 @@
-//! `lamagrid certs`: from an authority to a bundle, and what bad input gets. R4.3
+//! Tests `lamagrid certs`: from an authority to a bundle, and invalid input. R4.3
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ fn certs(dir: &Path, words: &[&str]) -> Ran {
 }
 
 #[test]
-fn from_nothing_to_a_bundle_that_names_its_holder() {
+fn init_issue_and_bundle_make_private_files() {
     let dir = tempfile::tempdir().unwrap();
     assert_eq!(certs(dir.path(), &["init"]).code, 0);
     let issue = ["issue", "--role", "node", "--name", "gpu-1", "--queue", "gpu", "--days", "10"];
@@ -47,7 +47,7 @@ fn from_nothing_to_a_bundle_that_names_its_holder() {
 }
 
 #[test]
-fn no_name_replaces_what_belongs_to_the_authority() {
+fn no_name_overwrites_the_authority_or_the_scheduler() {
     let dir = tempfile::tempdir().unwrap();
     assert_eq!(certs(dir.path(), &["init"]).code, 0);
     let certs_dir = dir.path().join("data/certs");
@@ -60,7 +60,7 @@ fn no_name_replaces_what_belongs_to_the_authority() {
 }
 
 #[test]
-fn what_is_asked_wrongly_is_refused_with_what_to_do() {
+fn invalid_requests_are_refused_with_the_remedy() {
     let dir = tempfile::tempdir().unwrap();
     let node = ["issue", "--role", "node", "--name", "gpu-1"];
     let refused = |words: &[&str], code: u8, text: &str| {
@@ -99,7 +99,7 @@ fn ledger(dir: &Path) -> PathBuf {
     dir.join("data/certs/issued.json")
 }
 
-/// How many certificates of a name are valid.
+/// Number of valid certificates of a name.
 fn valid(dir: &Path, name: &str) -> usize {
     let listed = certs(dir, &["list", "--output", "json"]);
     let rows: serde_json::Value = serde_json::from_str(&listed.out).unwrap();
@@ -107,9 +107,9 @@ fn valid(dir: &Path, name: &str) -> usize {
     row["fingerprints"].as_array().unwrap().len()
 }
 
-/// R4.3: a renewed certificate leaves the older one valid, a lesser one ends it.
+/// R4.3: a renewed certificate leaves the older one valid; one with fewer rights revokes it.
 #[test]
-fn a_certificate_that_may_do_less_ends_the_older_one() {
+fn a_certificate_with_fewer_rights_revokes_the_older_one() {
     let dir = tempfile::tempdir().unwrap();
     assert_eq!(certs(dir.path(), &["init"]).code, 0);
     for (role, queues, count) in [
@@ -128,9 +128,9 @@ fn a_certificate_that_may_do_less_ends_the_older_one() {
     assert!(ran.out.contains("the older certificate may do what this one may not"), "{}", ran.out);
 }
 
-/// R7.1: a node may call itself by its certificate's name and a number.
+/// R7.1: a node's name may be its certificate's name followed by a number.
 #[test]
-fn names_that_two_certificates_nodes_could_have_are_refused() {
+fn names_that_nodes_of_two_certificates_could_share_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     assert_eq!(certs(dir.path(), &["init"]).code, 0);
     for (role, name, like) in [
@@ -173,9 +173,9 @@ fn without_a_ledger_nothing_is_issued_listed_or_bundled() {
     }
 }
 
-/// Ledgers of versions that knew no fingerprints.
+/// Older versions wrote ledgers without fingerprints.
 #[test]
-fn a_ledger_without_fingerprints_knows_what_was_issued_last() {
+fn a_ledger_without_fingerprints_takes_them_from_the_last_files() {
     let dir = tempfile::tempdir().unwrap();
     assert_eq!(certs(dir.path(), &["init"]).code, 0);
     for name in ["gpu-1", "gpu-2"] {
@@ -190,7 +190,7 @@ fn a_ledger_without_fingerprints_knows_what_was_issued_last() {
     std::fs::remove_file(dir.path().join("data/certs/issued/gpu-2.pem")).unwrap();
     assert_eq!((valid(dir.path(), "gpu-1"), valid(dir.path(), "gpu-2")), (1, 0));
     assert!(certs(dir.path(), &["list"]).out.contains("not let in: issue it again"));
-    // A scheduler's start writes what is found, as the next change does.
+    // A scheduler's start adds the fingerprints that it finds, as the next change does.
     let kept =
         |dir: &Path| std::fs::read_to_string(ledger(dir)).unwrap().matches("fingerprints\": [\n").count();
     assert_eq!(kept(dir.path()), 0);
@@ -202,7 +202,7 @@ fn a_ledger_without_fingerprints_knows_what_was_issued_last() {
 }
 
 #[test]
-fn commands_at_the_same_time_lose_no_change() {
+fn concurrent_commands_lose_no_change() {
     let dir = tempfile::tempdir().unwrap();
     assert_eq!(certs(dir.path(), &["init"]).code, 0);
     assert_eq!(issue(dir.path(), "client", "bad", &[]).code, 0);

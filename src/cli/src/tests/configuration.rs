@@ -1,4 +1,4 @@
-//! `lamagrid config`, and what a wrong configuration does to every command.
+//! Tests `lamagrid config`, and how commands report an invalid configuration.
 
 use serde_json::{Value, json};
 
@@ -11,7 +11,7 @@ fn file(dir: &tempfile::TempDir, text: &str) -> String {
 }
 
 #[test]
-fn the_default_is_printed_as_it_is() {
+fn the_default_is_printed_unchanged() {
     let ran = run(&["config", "default"], &[("LAMAGRID__NODE__SLOTS", "2")]);
     assert_eq!((ran.code, ran.out.as_str(), ran.err.as_str()), (0, lamagrid_config::default_toml(), ""));
     let ran = run(&["config", "default", "--output", "json"], &[("LAMAGRID__NODE__SLOTS", "2")]);
@@ -20,7 +20,7 @@ fn the_default_is_printed_as_it_is() {
 }
 
 #[test]
-fn show_prints_a_file_that_says_the_same() {
+fn show_prints_an_equivalent_file() {
     let dir = tempfile::tempdir().unwrap();
     let path = file(&dir, "[models.\"sd1.5\"]\npath = \"/m/s.pt\"\n[node]\nmodels = [\"lama\", \"sd1.5\"]");
     let env = [("LAMAGRID__NODE__SLOTS", "2")];
@@ -36,7 +36,7 @@ fn show_prints_a_file_that_says_the_same() {
 }
 
 #[test]
-fn show_tells_the_layer_of_each_value() {
+fn show_names_the_layer_of_each_value() {
     let dir = tempfile::tempdir().unwrap();
     let path = file(&dir, "[client]\nping_ms = 500");
     let env = [("LAMAGRID_CONFIG", path.as_str()), ("LAMAGRID__NODE__SLOTS", "2")];
@@ -60,7 +60,7 @@ fn show_tells_the_layer_of_each_value() {
 }
 
 #[test]
-fn check_tells_what_it_read() {
+fn check_names_the_files_it_read() {
     let dir = tempfile::tempdir().unwrap();
     let path = file(&dir, "[client]\nping_ms = 500\nsilence_ms = 2000");
     let env = [("LAMAGRID__NODE__SLOTS", "2")];
@@ -89,7 +89,7 @@ fn check_tells_what_it_read() {
 }
 
 #[test]
-fn a_wrong_configuration_is_told_in_one_line() {
+fn an_invalid_configuration_is_reported_in_one_line() {
     let dir = tempfile::tempdir().unwrap();
     let path = file(&dir, "[node]\nslot = 2");
     let missing = dir.path().join("missing.toml");

@@ -1,4 +1,4 @@
-//! `lamagrid doctor` where things are not as they should be; where they are, `tests/net` has it.
+//! Tests how `lamagrid doctor` reports faults; `tests/net` tests it on a host without faults.
 
 use std::path::Path;
 
@@ -16,7 +16,7 @@ fn certs(dir: &Path, words: &[&str]) {
 }
 
 #[test]
-fn a_host_without_a_scheduler_is_told_how_to_start_one() {
+fn without_a_scheduler_the_start_command_is_shown() {
     let dir = tempfile::tempdir_in("/tmp").unwrap();
     let ran = doctor(dir.path(), &[]);
     assert_eq!(ran.code, 1);
@@ -29,9 +29,9 @@ fn a_host_without_a_scheduler_is_told_how_to_start_one() {
     assert!(ran.out.contains("libtorch"), "{}", ran.out);
 }
 
-/// "Start it" and "another scheduler runs" would send a person in a circle.
+/// "Start it" would be wrong advice: a second scheduler would only report that another one runs.
 #[test]
-fn a_scheduler_that_runs_and_cannot_be_reached_is_not_to_be_started() {
+fn an_unreachable_running_scheduler_is_not_reported_as_stopped() {
     use rustix::fs::{FlockOperation, flock};
     let dir = tempfile::tempdir_in("/tmp").unwrap();
     let data_dir = dir.path().join("data");
@@ -48,7 +48,7 @@ fn a_scheduler_that_runs_and_cannot_be_reached_is_not_to_be_started() {
 }
 
 #[test]
-fn a_gate_without_a_certificate_is_told_what_makes_one() {
+fn a_gate_without_a_certificate_shows_the_command_that_makes_one() {
     let dir = tempfile::tempdir_in("/tmp").unwrap();
     let data_dir = dir.path().join("data").display().to_string();
     let env = [("LAMAGRID__DATA_DIR", data_dir.as_str()), ("LAMAGRID__GATE__LISTEN", "127.0.0.1:0")];
@@ -62,7 +62,7 @@ fn a_gate_without_a_certificate_is_told_what_makes_one() {
 }
 
 #[test]
-fn a_bundle_is_looked_at_before_anybody_is_called() {
+fn a_bundle_is_checked_before_any_connection() {
     let dir = tempfile::tempdir_in("/tmp").unwrap();
     let bundle = dir.path().join("gpu-1.bundle");
     let path = bundle.to_str().unwrap();

@@ -1,4 +1,4 @@
-//! `lamagrid task`, `node` and `queue` against a scheduler of the tests' own making, through real sockets.
+//! Tests `lamagrid task`, `node` and `queue` against a fake scheduler, through real sockets.
 
 use std::time::{Duration, Instant};
 
@@ -18,17 +18,17 @@ use super::{Ran, golden, run};
 
 pub(super) const ID: &str = "000102030405060708090a0b0c0d0e0f";
 
-/// Answers every question in one way, in a thread of its own, until it is dropped.
+/// A fake scheduler: answers every request by one function, on a thread of its own, until it is dropped.
 pub(super) struct Fake {
     data: tempfile::TempDir,
-    /// As a scheduler's; it goes with this.
+    /// The socket directory, as a scheduler has it; removed with this value.
     _sockets: Option<SocketDir>,
     thread: Option<std::thread::JoinHandle<()>>,
     stop: Option<oneshot::Sender<()>>,
 }
 
 impl Fake {
-    /// A data directory whose scheduler does not run.
+    /// A data directory without a running scheduler.
     fn absent() -> Self {
         let data = tempfile::tempdir_in("/tmp").unwrap();
         Self { data, _sockets: None, thread: None, stop: None }
@@ -38,7 +38,7 @@ impl Fake {
         Self::start_both(answer, |request| panic!("{request:?}"))
     }
 
-    /// For those who ask as administrators.
+    /// Answers administrators' requests only.
     pub(super) fn admin(answer: impl Fn(AdminRequest) -> AdminReply + Send + 'static) -> Self {
         Self::start_both(|request| panic!("{request:?}"), answer)
     }
@@ -88,7 +88,7 @@ impl Fake {
         fake
     }
 
-    /// A scheduler that knows this task only.
+    /// Knows only this task.
     fn with_task(task: TaskInfo) -> Self {
         Self::admin(move |request| match request {
             AdminRequest::GetTaskHistory(_) | AdminRequest::CancelTask(_) => history(task.clone()).into(),
@@ -112,7 +112,7 @@ impl Drop for Fake {
     }
 }
 
-/// A task that failed once and was done by another node.
+/// A task that failed once and was completed by another node.
 pub(super) fn history(task: TaskInfo) -> TaskHistory {
     let at = |ms: u64, attempt, what| Entry { at_wall_ms: task.created_wall_ms + ms, attempt, what };
     let failure = Failure::new(FailureKind::OutOfMemory, "no room on cuda:0; use a smaller picture");
@@ -194,7 +194,7 @@ fn the_json_of_a_task_is_a_contract() {
 }
 
 #[test]
-fn people_see_a_task_as_a_table() {
+fn a_task_is_shown_as_a_table() {
     let ran = Fake::with_task(failed(FailureKind::OutOfMemory)).run(&["task", "show", ID]);
     assert!(ran.out.contains("state     failed\n"), "{}", ran.out);
     let text = "failure   out_of_memory: the model said:\\n\u{fffd}[2Jno; free some memory";
@@ -212,7 +212,7 @@ fn people_see_a_task_as_a_table() {
 }
 
 #[test]
-fn a_task_shows_how_it_ended_in_its_exit_code() {
+fn the_exit_code_tells_how_a_task_ended() {
     for (verb, info, code, remark) in [
         ("show", task(Status::Completed, None), 0, ""),
         ("show", task(Status::Cancelled, None), 0, ""),
@@ -232,7 +232,7 @@ fn a_task_shows_how_it_ended_in_its_exit_code() {
 }
 
 #[test]
-fn an_unknown_and_an_expired_task_are_told_apart() {
+fn unknown_and_expired_tasks_have_different_errors() {
     for (verb, expired, words) in [
         ("show", false, "knows no task 000102030405060708090a0b0c0d0e0f of this owner"),
         ("show", true, "past retention"),
@@ -254,7 +254,7 @@ fn an_unknown_and_an_expired_task_are_told_apart() {
 }
 
 #[test]
-fn a_refusal_is_told_with_its_own_code() {
+fn a_refusal_has_its_own_exit_code() {
     let fake = Fake::start(|request| {
         let ClientRequest::GetGridStatus(survey) = request else { panic!("{request:?}") };
         let failure = Failure::new(FailureKind::Overloaded, "too many requests; try again in a second");
@@ -295,7 +295,7 @@ fn with_overview(nodes: Vec<NodeStatus>, queues: Vec<QueueStatus>) -> Fake {
 }
 
 #[test]
-fn nodes_are_listed_for_people_and_programs() {
+fn nodes_are_listed_as_table_and_json() {
     let fake = with_overview(vec![node("b", None, 8), node("a", Some("NVIDIA H200"), 2)], vec![]);
     let ran = fake.run(&["node", "list"]);
     assert_eq!((ran.code, ran.err.as_str()), (0, ""));
@@ -305,7 +305,7 @@ fn nodes_are_listed_for_people_and_programs() {
 }
 
 #[test]
-fn queues_are_shown_for_people_and_programs() {
+fn queues_are_shown_as_table_and_json() {
     let queue = |queue: QueueName, waiting| QueueStatus {
         queue,
         waiting,
@@ -322,7 +322,7 @@ fn queues_are_shown_for_people_and_programs() {
 }
 
 #[test]
-fn an_empty_table_says_so() {
+fn empty_tables_have_a_remark() {
     let fake = with_overview(vec![], vec![]);
     let outputs = [["node", "list"], ["queue", "show"]].map(|args| {
         let [noun, verb] = args;
@@ -342,7 +342,7 @@ fn an_empty_table_says_so() {
 }
 
 #[test]
-fn without_a_scheduler_the_answer_comes_in_three_seconds_and_says_how_to_start_one() {
+fn without_a_scheduler_the_start_command_is_shown_within_three_seconds() {
     let fake = Fake::absent();
     let data = fake.data.path().display();
     let began = Instant::now();

@@ -1,4 +1,4 @@
-//! What the command line understands, and what it says where it does not.
+//! Tests which command lines are valid, and the errors for those that are not.
 
 use clap::{CommandFactory, Parser};
 
@@ -7,7 +7,7 @@ use crate::args::Cli;
 
 const ID: &str = "000102030405060708090a0b0c0d0e0f";
 
-/// The parsed line in short, or clap's kind of mistake.
+/// The parsed command line, or clap's kind of error.
 fn parsed(line: &str) -> String {
     let args = std::iter::once("lamagrid").chain(line.split_whitespace());
     match Cli::try_parse_from(args) {
@@ -17,7 +17,7 @@ fn parsed(line: &str) -> String {
 }
 
 #[test]
-fn a_line_is_a_noun_and_a_verb() {
+fn command_lines_parse_to_noun_and_verb() {
     let id = "TaskId(000102030405060708090a0b0c0d0e0f)";
     for (line, wanted) in [
         ("scheduler", "Scheduler(SchedulerArgs { lifeline: false, set: [] })"),
@@ -61,7 +61,7 @@ fn a_line_is_a_noun_and_a_verb() {
 }
 
 #[test]
-fn global_flags_stand_anywhere() {
+fn global_flags_are_accepted_anywhere() {
     for line in [
         "--config c.toml --data-dir /d --output json queue show",
         "queue --config c.toml --data-dir /d show --output json",
@@ -77,7 +77,7 @@ fn global_flags_stand_anywhere() {
 }
 
 #[test]
-fn a_mistake_is_answered_with_what_was_meant() {
+fn mistyped_words_get_a_suggestion() {
     for (line, words) in [
         ("nod list", "'node'"),
         ("task sohw", "'show'"),
@@ -97,7 +97,7 @@ fn a_mistake_is_answered_with_what_was_meant() {
 }
 
 #[test]
-fn the_version_names_the_protocol() {
+fn the_version_includes_the_protocol_version() {
     let ran = run(&["--version"], &[]);
     let version = env!("CARGO_PKG_VERSION");
     assert_eq!((ran.code, ran.out), (0, format!("lamagrid {version} (protocol 1.5)\n")));
@@ -108,7 +108,7 @@ fn every_help_has_an_example() {
     fn check(command: &mut clap::Command) {
         let help = command.render_long_help().to_string();
         assert!(help.contains("Example"), "{}: {help}", command.get_name());
-        // The examples of a verb name it.
+        // The examples of a verb must name it.
         if !command.has_subcommands() {
             assert!(help.matches(command.get_name()).count() > 1, "{}: {help}", command.get_name());
         }
@@ -123,7 +123,7 @@ fn every_help_has_an_example() {
 }
 
 #[test]
-fn the_examples_are_understood() {
+fn the_examples_are_valid_command_lines() {
     fn examples(command: &clap::Command, found: &mut Vec<String>) {
         let text = command.get_after_help().map(ToString::to_string).unwrap_or_default();
         let text = text.split("\nOther programs").next().unwrap_or_default().to_owned();
@@ -135,7 +135,7 @@ fn the_examples_are_understood() {
     examples(&Cli::command(), &mut found);
     assert!(found.len() > 15, "{found:?}");
     for example in found {
-        // A remark stands behind several blanks, a redirection behind `>`.
+        // A remark follows several spaces, a redirection follows `>`.
         let line = example.split("  ").next().unwrap().split(" > ").next().unwrap().replace("ID", ID);
         let args = std::iter::once("lamagrid").chain(line.split(' '));
         assert!(Cli::try_parse_from(args).is_ok(), "{line}");
@@ -143,11 +143,11 @@ fn the_examples_are_understood() {
 }
 
 #[test]
-fn the_definition_is_sound() {
+fn the_definition_passes_claps_checks() {
     Cli::command().debug_assert();
 }
 
-/// R7.4: each code that a command can end with stands in the help.
+/// R7.4: the help lists each code that a command can end with.
 #[test]
 fn the_help_lists_each_exit_code() {
     let help = Cli::command().render_help().to_string();
@@ -162,9 +162,9 @@ fn the_help_lists_each_exit_code() {
     }
 }
 
-/// clap compares only what stands on one side of the noun.
+/// clap detects the conflict only on one side of the noun.
 #[test]
-fn one_of_two_schedulers_is_left_out_wherever_they_stand() {
+fn data_dir_and_join_conflict_in_any_position() {
     for line in [
         "--data-dir d queue show --join b",
         "--join b queue show --data-dir d",

@@ -1,4 +1,4 @@
-//! Whole command lines, with the environment and both streams in the test's hands.
+//! Tests whole command lines, with environment and streams supplied by the test.
 
 mod admin;
 mod certs;
@@ -14,7 +14,7 @@ use std::path::Path;
 
 use crate::output::Streams;
 
-/// What a command line did.
+/// Result of a command line.
 #[derive(Debug, PartialEq)]
 struct Ran {
     code: u8,
@@ -22,7 +22,7 @@ struct Ran {
     err: String,
 }
 
-/// Runs a command line in an environment of its own.
+/// Runs a command line with only `env` as its environment.
 fn run(args: &[&str], env: &[(&str, &str)]) -> Ran {
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let env: BTreeMap<_, _> = env.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
@@ -31,7 +31,7 @@ fn run(args: &[&str], env: &[(&str, &str)]) -> Ran {
     Ran { code, out: String::from_utf8(out).unwrap(), err: String::from_utf8(err).unwrap() }
 }
 
-/// Compares with `tests/golden/<name>`; `LAMAGRID_WRITE_GOLDEN=1` writes it anew.
+/// Compares with `tests/golden/<name>`; `LAMAGRID_WRITE_GOLDEN=1` rewrites the file.
 fn golden(name: &str, found: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
     if std::env::var_os("LAMAGRID_WRITE_GOLDEN").is_some() {

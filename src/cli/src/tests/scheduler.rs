@@ -1,10 +1,10 @@
-//! What `lamagrid scheduler` says when it cannot run.
+//! Tests the errors of `lamagrid scheduler` when it cannot start.
 
 use std::fs::{self, File};
 
 use super::run;
 
-/// Starts a scheduler that must refuse, and gives its words.
+/// Starts a scheduler that must refuse to run, and returns its error text.
 fn refusal(data_dir: &str) -> String {
     let ran = run(&["scheduler", "--data-dir", data_dir], &[]);
     assert_eq!((ran.code, ran.out.as_str()), (1, ""), "{}", ran.err);
@@ -13,9 +13,9 @@ fn refusal(data_dir: &str) -> String {
 }
 
 #[test]
-fn a_data_directory_that_cannot_be_made_is_named() {
+fn an_unusable_data_directory_is_named_in_the_error() {
     let dir = tempfile::tempdir().unwrap();
-    // Root may write anywhere, so that a file stands in for a read-only home.
+    // Root may write anywhere, so a file stands in for a read-only home directory.
     let file = dir.path().join("file");
     fs::write(&file, "").unwrap();
     let data = format!("{}/data", file.display());
@@ -29,7 +29,7 @@ fn a_data_directory_that_cannot_be_made_is_named() {
 }
 
 #[test]
-fn a_second_instance_names_the_first() {
+fn a_second_instance_reports_the_pid_of_the_first() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("lock");
     fs::write(&path, "4711\n").unwrap();

@@ -1,10 +1,10 @@
-//! What happens when nobody reads, or nothing can be written.
+//! Tests commands whose reader has gone, or whose output cannot be written.
 
 use std::io::{self, ErrorKind, Write};
 
 use crate::output::Streams;
 
-/// Fails every write in the same way.
+/// Fails every write with the same error.
 struct Failing(ErrorKind);
 
 impl Write for Failing {
@@ -26,14 +26,14 @@ fn run_into(out: ErrorKind, args: &[&str]) -> (u8, String) {
 }
 
 #[test]
-fn a_reader_that_left_is_no_failure() {
+fn a_closed_pipe_on_stdout_is_no_error() {
     for args in [&["config", "default"][..], &["--help"], &["--version"]] {
         assert_eq!(run_into(ErrorKind::BrokenPipe, args), (0, String::new()), "{args:?}");
     }
 }
 
 #[test]
-fn an_answer_that_cannot_be_written_is_told() {
+fn a_failed_write_to_stdout_is_reported() {
     let (code, err) = run_into(ErrorKind::StorageFull, &["config", "default"]);
     assert_eq!(code, 1);
     assert!(err.starts_with("error: cannot write to stdout: ") && err.lines().count() == 1, "{err}");

@@ -153,7 +153,7 @@ impl Store {
                 tasks = swept.moved,
                 path = %aside.display(),
                 "the spool has blobs of tasks that the database does not know, which was replaced or put back to an older \
-                 state: they were moved aside; delete that directory when nobody misses them"
+                 state: they were moved aside; delete that directory if they are not needed"
             );
         }
         for path in swept.foreign.iter().take(FOREIGN_TOLD) {

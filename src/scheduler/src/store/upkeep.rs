@@ -49,7 +49,7 @@ pub(super) struct Upkeep {
     is_vacuuming: bool,
     /// Pages were returned since the last checkpoint.
     has_vacuumed: bool,
-    /// Size of the log at the last warning; 0 if there was none.
+    /// Size of the log at the last warning; 0 before the first.
     pub(super) warned_bytes: u64,
 }
 
