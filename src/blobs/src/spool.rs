@@ -223,14 +223,20 @@ impl Spool {
     /// # Errors
     /// [`SpoolError::Io`]; no partial file is left behind.
     pub fn put(&self, task: TaskId, name: BlobName, bytes: &[u8]) -> Result<(), SpoolError> {
-        self.write(task, name, bytes, false)
+        self.write(task, name, bytes, Durability::Process)
     }
 
-    fn write(&self, task: TaskId, name: BlobName, bytes: &[u8], sync: bool) -> Result<(), SpoolError> {
+    fn write(
+        &self,
+        task: TaskId,
+        name: BlobName,
+        bytes: &[u8],
+        durability: Durability,
+    ) -> Result<(), SpoolError> {
         let write = || -> io::Result<()> {
             let mut writer = self.begin(task, name)?;
             writer.file.write_all(bytes)?;
-            if sync {
+            if durability == Durability::Full {
                 writer.file.sync_all()?;
             }
             writer.rename()
@@ -337,14 +343,20 @@ impl Spool {
         Ok(())
     }
 
-    /// Checks that a blob exists with the announced length. With `sync`, also fsyncs it and the directories
+    /// Checks that a blob exists with the announced length. At [`Durability::Full`], also fsyncs it and the directories
     /// above it.
     ///
     /// # Errors
     /// [`SpoolError::Mismatch`], [`SpoolError::Io`].
-    pub fn seal(&self, task: TaskId, name: BlobName, len: u64, sync: bool) -> Result<(), SpoolError> {
+    pub fn seal(
+        &self,
+        task: TaskId,
+        name: BlobName,
+        len: u64,
+        durability: Durability,
+    ) -> Result<(), SpoolError> {
         let file = self.open_checked(task, name, len)?;
-        if sync {
+        if durability == Durability::Full {
             let force = || -> io::Result<()> {
                 file.sync_all()?;
                 File::from(self.task_dir(task, false)?).sync_all()?;
@@ -390,7 +402,7 @@ impl Spool {
             }
             bytes => bytes?,
         };
-        self.write(task, name, &bytes, true)
+        self.write(task, name, &bytes, Durability::Full)
     }
 
     /// Links the result of an attempt as the result of its task.
@@ -441,7 +453,7 @@ impl Spool {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 linked => linked.map_err(|source| self.io("link", self.path(spec.id, &name), source))?,
             }
-            self.seal(spec.id, BlobName::Role(blob.role), blob.len, spec.durability == Durability::Full)?;
+            self.seal(spec.id, BlobName::Role(blob.role), blob.len, spec.durability)?;
         }
         Ok(())
     }
@@ -518,7 +530,7 @@ mod tests {
         let (_dir, spool, task) = spool();
         let name = BlobName::Role(Role::Image);
         spool.put(task, name, b"pixels").unwrap();
-        spool.seal(task, name, 6, true).unwrap();
+        spool.seal(task, name, 6, Durability::Full).unwrap();
         assert_eq!(spool.get(task, name, &meta(b"pixels")).unwrap(), b"pixels");
         let mut read = [0; 6];
         spool.get_into(task, name, &meta(b"pixels"), &mut read).unwrap();

@@ -45,23 +45,20 @@ impl Admin {
     }
 
     /// `lamagrid task list`: fetches page after page up to the limit.
-    pub(crate) fn list(&self, args: ListArgs, dead: bool) -> Result<Answer, CliError> {
-        let mut request = ListTasks {
-            states: args.state,
-            dead,
-            queue: args.queue,
-            model: args.model,
-            client: args.client,
-            after: None,
-            limit: args.limit,
-        };
+    pub(crate) fn list(&self, args: ListArgs) -> Result<Answer, CliError> {
+        let ListArgs { state: states, queue, model, client, limit } = args;
+        self.pages(ListTasks { states, dead: false, queue, model, client, after: None, limit })
+    }
+
+    fn pages(&self, mut request: ListTasks) -> Result<Answer, CliError> {
+        let (limit, dead) = (request.limit, request.dead);
         let mut lines = Vec::new();
         let total = loop {
             let AdminReply::Page(Page { tasks, next, total }) = self.ask(request.clone())? else {
                 return Err(unexpected());
             };
             lines.extend(tasks);
-            request.limit = args.limit.saturating_sub(u32::try_from(lines.len()).unwrap_or(u32::MAX));
+            request.limit = limit.saturating_sub(u32::try_from(lines.len()).unwrap_or(u32::MAX));
             match next {
                 Some(next) if request.limit > 0 => request.after = Some(next),
                 // Every page counts all tasks; the number may have changed since the first page.
@@ -76,8 +73,8 @@ impl Admin {
 
     /// `lamagrid dead list`
     pub(crate) fn list_dead(&self, limit: u32) -> Result<Answer, CliError> {
-        let all = ListArgs { state: Vec::new(), queue: None, model: None, client: None, limit };
-        self.list(all, true)
+        let (states, queue, model, client, after) = (Vec::new(), None, None, None, None);
+        self.pages(ListTasks { states, dead: true, queue, model, client, after, limit })
     }
 
     /// `lamagrid task show`
@@ -119,9 +116,18 @@ impl Admin {
         self.done(View { id, runs_as: retried.runs_as }, text)
     }
 
-    /// `lamagrid queue pause`, `lamagrid queue resume`
-    pub(crate) fn pause(&self, queue: QueueName, paused: bool) -> Result<Answer, CliError> {
-        let AdminReply::Paused(now) = self.ask(PauseQueue { queue, paused, by: asker() })? else {
+    /// `lamagrid queue pause`
+    pub(crate) fn pause(&self, queue: QueueName) -> Result<Answer, CliError> {
+        self.change_queue(PauseQueue { queue, paused: true, by: asker() })
+    }
+
+    /// `lamagrid queue resume`
+    pub(crate) fn resume(&self, queue: QueueName) -> Result<Answer, CliError> {
+        self.change_queue(PauseQueue { queue, paused: false, by: asker() })
+    }
+
+    fn change_queue(&self, request: PauseQueue) -> Result<Answer, CliError> {
+        let AdminReply::Paused(now) = self.ask(request)? else {
             return Err(unexpected());
         };
         let state = if now.paused { "paused: its tasks wait" } else { "open: its tasks are given to nodes" };

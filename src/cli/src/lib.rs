@@ -129,7 +129,7 @@ fn dispatch(cli: Cli, env: BTreeMap<String, String>) -> Result<Answer, CliError>
         Noun::Task { verb } => {
             let admin = place.admin()?;
             match verb {
-                TaskVerb::List(args) => admin.list(args, false),
+                TaskVerb::List(args) => admin.list(args),
                 TaskVerb::Show { id } => admin.show(id),
                 TaskVerb::Cancel { id } => admin.cancel(id),
                 TaskVerb::Retry { id } => admin.retry(id),
@@ -143,8 +143,8 @@ fn dispatch(cli: Cli, env: BTreeMap<String, String>) -> Result<Answer, CliError>
                 DeadVerb::Replay { id } => admin.retry(id),
             }
         }
-        Noun::Queue { verb: QueueVerb::Pause { name } } => place.admin()?.pause(name, true),
-        Noun::Queue { verb: QueueVerb::Resume { name } } => place.admin()?.pause(name, false),
+        Noun::Queue { verb: QueueVerb::Pause { name } } => place.admin()?.pause(name),
+        Noun::Queue { verb: QueueVerb::Resume { name } } => place.admin()?.resume(name),
         Noun::Node { verb: NodeVerb::Drain { name } } => place.admin()?.drain(name),
         Noun::Certs { verb } => {
             let certs = certs::CertsCommand::new(&place.load(&[])?.config.data_dir()?, format);

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use lamagrid_blobs::BlobName;
-use lamagrid_domain::{Failure, FailureKind, Owner, TaskId};
+use lamagrid_domain::{Durability, Failure, FailureKind, Owner, TaskId};
 use lamagrid_protocol::PeerId;
 use lamagrid_protocol::frame::{Frame, FrameError, MAX_HEADER_BYTES, MAX_MESSAGE_BYTES};
 use lamagrid_protocol::message::{
@@ -152,7 +152,9 @@ impl EventLoop {
         let ClientRequest::Submit(submit) = request else { return None };
         let by_reference = submit.spec.blobs.iter().filter(|b| !submit.inline.contains(&b.role));
         let error = by_reference
-            .filter_map(|b| self.spool.seal(submit.spec.id, BlobName::Role(b.role), b.len, false).err())
+            .filter_map(|b| {
+                self.spool.seal(submit.spec.id, BlobName::Role(b.role), b.len, Durability::Process).err()
+            })
             .next()?;
         // The core knows a finished task, whose inputs are deleted: accept the client's retry.
         if self.core.knows(submit.spec.id) {
@@ -232,7 +234,9 @@ impl EventLoop {
         let ResultRequest::Delivery(delivery) = request else { return };
         let AttemptOutcome::Done { result, inline: false, .. } = &delivery.outcome else { return };
         let Some(task) = self.core.task_of(delivery.token) else { return };
-        if let Err(error) = self.spool.seal(task, BlobName::Attempt(delivery.token), result.len, false) {
+        if let Err(error) =
+            self.spool.seal(task, BlobName::Attempt(delivery.token), result.len, Durability::Process)
+        {
             let failure = Failure::new(error.kind(), format!("the result could not be taken over: {error}"));
             delivery.outcome = AttemptOutcome::Failed { failure };
         }

@@ -31,7 +31,9 @@ impl Store {
                 // After the rename, so that the new directory entry is synced as well.
                 .and_then(|()| match &ended.result {
                     Some(result) if *durability == Durability::Full => self.force(*id, result),
-                    Some(result) => self.spool.seal(*id, BlobName::Role(Role::Result), result.len, false),
+                    Some(result) => {
+                        self.spool.seal(*id, BlobName::Role(Role::Result), result.len, Durability::Process)
+                    }
                     None => Ok(()),
                 })
             }
@@ -63,7 +65,7 @@ impl Store {
         if self.doubtful || self.spool.written_before(task, name, self.opened)? {
             self.spool.rewrite(task, name, blob)?;
         }
-        self.spool.seal(task, name, blob.len, true)
+        self.spool.seal(task, name, blob.len, Durability::Full)
     }
 
     pub(super) fn remove_files(&self, op: &StoreOp) -> Result<(), SpoolError> {

@@ -3,8 +3,8 @@
 
 use lamagrid_blobs::BlobName;
 use lamagrid_domain::{
-    BlobForm, BlobMeta, BootId, Failure, FailureKind, Hash, LeaseToken, Params, QueueName, Scalar, Stages,
-    Status, TaskSpec,
+    BlobForm, BlobMeta, BootId, Durability, Failure, FailureKind, Hash, LeaseToken, Params, QueueName,
+    Scalar, Stages, Status, TaskSpec,
 };
 
 use super::*;
@@ -343,7 +343,7 @@ fn a_row_that_does_not_decode_is_set_aside_and_stays() {
         // Not even the end of its retention deletes it.
         store.commit(&[StoreOp::Forget { id: id(0xab), owner: alice(), until_wall_ms: 9 }]).unwrap();
         assert_eq!(row(&store), before, "{sql}");
-        store.spool().seal(id(0xab), BlobName::Role(Role::Image), 5, false).unwrap();
+        store.spool().seal(id(0xab), BlobName::Role(Role::Image), 5, Durability::Process).unwrap();
     }
 }
 
@@ -446,14 +446,14 @@ fn a_commit_is_atomic_and_can_be_retried() {
     let error = store.commit(&group).unwrap_err();
     assert!(error.to_string().contains("cannot write the store"), "{error}");
     // The inputs of a task whose end was not committed are still needed.
-    store.spool().seal(id(1), BlobName::Role(Role::Image), 5, false).unwrap();
+    store.spool().seal(id(1), BlobName::Role(Role::Image), 5, Durability::Process).unwrap();
     let (mut store, tasks, tombstones) = reopened(&dir, store);
     assert_eq!(tasks.len(), 2, "{tasks:?}");
     assert!(tasks.iter().all(|t| t.starts_with("Live") && t.contains("assigned: None")), "{tasks:?}");
     assert_eq!(tombstones, []);
     store.connection.execute_batch("DROP TRIGGER full").unwrap();
     store.commit(&group).unwrap();
-    assert!(store.spool().seal(id(1), BlobName::Role(Role::Image), 5, false).is_err());
+    assert!(store.spool().seal(id(1), BlobName::Role(Role::Image), 5, Durability::Process).is_err());
     let (_store, tasks, tombstones) = reopened(&dir, store);
     assert_eq!((tasks.len(), tombstones.len()), (3, 1));
 }
@@ -493,7 +493,8 @@ fn a_group_is_fsynced_if_a_task_in_it_is_full() {
 #[test]
 fn files_exist_before_their_rows_and_are_deleted_after_them() {
     let (dir, mut store) = open();
-    let there = |store: &Store, n, name, len| store.spool().seal(id(n), name, len, false).is_ok();
+    let there =
+        |store: &Store, n, name, len| store.spool().seal(id(n), name, len, Durability::Process).is_ok();
     let attempt = BlobName::Attempt(token(9));
     for n in 1..=3 {
         store.spool().put(id(n), BlobName::Role(Role::Image), b"image").unwrap();
