@@ -31,7 +31,7 @@ class FormField:
     Attributes:
         form: Its name in the form.
         option: The values of the field of ``Config`` that it becomes.
-        default: What upstream's page sends for lama.
+        default: The value that upstream's page sends for lama.
     """
 
     form: str

@@ -245,7 +245,7 @@ class Place:
         return place
 
     def get(self) -> Any:
-        """The present value; `MISSING` if there is none."""
+        """The present value, or `MISSING`."""
         return getattr(self.owner, self.name, MISSING)
 
     def set(self, value: Any) -> None:
@@ -262,7 +262,7 @@ class MappingPlace(Place):
     owner: MutableMapping[str, Any]
 
     def get(self) -> Any:
-        """The present value; `MISSING` if there is none."""
+        """The present value, or `MISSING`."""
         return self.owner.get(self.name, MISSING)
 
     def set(self, value: Any) -> None:

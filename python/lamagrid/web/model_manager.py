@@ -373,7 +373,7 @@ class _Waiting:
     Attributes:
         task: The task.
         connection: Of the client that waits for the answer.
-        watch: Gets the events, and None when there was none for a while.
+        watch: Gets the events, and None after a while without one.
         callback: Gets the steps.
         at_shutdown: Whether the task is cancelled when this server ends.
     """
