@@ -1,8 +1,8 @@
 //! BMP files: headers of 12 to 124 bytes, 1 to 32 bits, runs, bit fields.
 //!
-//! Does not: agree with the format's own rules where Pillow does not. Plain 32-bit files have no alpha (those
-//! that `write` makes included), a palette that counts up in grey is none, and two colours that are black and
-//! white make mode `1` whatever the bits.
+//! Does not: follow the specification where Pillow deviates from it. Plain 32-bit files, including those of
+//! [`write()`], have no alpha; a grey ramp is not treated as a palette; a palette of black and white gives mode `1` for
+//! every depth.
 //!
 //! Source: Pillow 10.4 `BmpImagePlugin.py`, step by step.
 
@@ -16,13 +16,13 @@ const RLE8: u32 = 1;
 const RLE4: u32 = 2;
 const BITFIELDS: u32 = 3;
 
-/// Bytes of the file header, before the one that says the sizes.
+/// Size of the file header, which precedes the header with the picture's size, bytes.
 const FILE_HEADER: usize = 14;
 
-/// Pixels per metre that stand for Pillow's 96 dpi.
+/// Pixels per metre for Pillow's 96 dpi.
 const PIXELS_PER_METRE: u32 = 3780;
 
-/// How the pixels lie in the file.
+/// The pixel format of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Packing {
     /// One bit each, highest first.
@@ -35,7 +35,7 @@ enum Packing {
     /// 5, 6 and 5 bits in 16, blue lowest.
     Bgr16,
     Bgr,
-    /// Four bytes, named in their order; `X` is nothing.
+    /// Four bytes in the order of the letters; `X` is unused.
     Bgrx,
     Xbgr,
     Bgxr,
@@ -59,19 +59,19 @@ impl Packing {
     }
 }
 
-/// Everything that a file says before its pixels.
+/// The header of a file.
 struct Layout {
     width: u32,
     height: u32,
-    /// Rows come from the top; else from the bottom.
+    /// Rows are stored from the top down; else from the bottom up.
     top_down: bool,
     mode: Mode,
     packing: Packing,
-    /// The bits of indices that come in runs, and not packed.
+    /// The depth of run-length encoded indices; `None` if they are packed.
     runs: Option<u8>,
     /// Bytes from row to row.
     stride: u64,
-    /// Where the pixels begin.
+    /// Offset of the pixels.
     start: u64,
     palette: Vec<[u8; 3]>,
 }
@@ -84,7 +84,7 @@ fn unsupported(what: &str) -> CodecError {
     CodecError::Unsupported { format: PictureFormat::Bmp, what: what.into() }
 }
 
-/// Little-endian numbers of a slice; 0 beyond its end, which callers rule out by its length.
+/// Little-endian numbers of a slice. Callers check the length; beyond the end they are 0.
 fn u16_at(bytes: &[u8], at: usize) -> u16 {
     bytes.get(at..).and_then(<[u8]>::first_chunk).map_or(0, |&number| u16::from_le_bytes(number))
 }
@@ -93,7 +93,7 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
     bytes.get(at..).and_then(<[u8]>::first_chunk).map_or(0, |&number| u32::from_le_bytes(number))
 }
 
-/// The packing and mode of bit fields; `None` where Pillow knows none.
+/// The pixel format and mode of bit fields; `None` if Pillow does not support them.
 fn bit_fields(bits: u16, masks: [u32; 4]) -> Option<(Packing, Mode)> {
     let [red, green, blue, _] = masks;
     Some(match (bits, masks) {
@@ -180,7 +180,7 @@ fn layout(bytes: &[u8]) -> Result<Layout, CodecError> {
     let mut entries = Vec::new();
     let mut start = u64::from(u32_at(bytes, 10));
     if mode == Mode::P {
-        // A file that says its pixels begin where its palette does means the end of the palette.
+        // If the pixels start at the offset of the palette, they actually follow it.
         if start == (FILE_HEADER + header_size) as u64 {
             start += 4 * u64::from(colours);
         }
@@ -223,10 +223,10 @@ pub(super) fn read(bytes: &[u8]) -> Result<Raster, CodecError> {
     }
     let used = (u64::from(layout.width) * layout.packing.bits()).div_ceil(8);
     if used > layout.stride {
-        // Pillow's first attempt fails; upstream goes on with the black picture that it left.
+        // Pillow's first attempt fails, and upstream continues with the black picture that it left.
         return Err(unsupported("pixels wider than the rows"));
     }
-    // The last row need not be padded.
+    // The padding of the last row may be missing.
     let needed = layout.stride * (u64::from(layout.height) - 1) + used;
     if needed > data.len() as u64 {
         return Err(malformed("its pixels are cut short"));
@@ -264,12 +264,12 @@ pub(super) fn read(bytes: &[u8]) -> Result<Raster, CodecError> {
     Ok(Raster { height, width, samples })
 }
 
-/// Samples of one byte, with the palette where the mode has one.
+/// One-byte samples, with the palette if the mode has one.
 fn indices(rows: Vec<u8>, layout: Layout) -> Samples {
     if layout.mode == Mode::P { Samples::P(rows, layout.palette) } else { Samples::L(rows) }
 }
 
-/// Every pixel of `N` bytes to `M` samples, row after row.
+/// Converts each pixel of `N` bytes to `M` samples, row by row.
 fn unpack<const N: usize, const M: usize>(rows: &[&[u8]], pixel: impl Fn(&[u8; N]) -> [u8; M]) -> Vec<u8> {
     let row = rows.first().map_or(0, |row| row.len() / N * M);
     let mut samples = vec![0; row * rows.len()];
@@ -281,7 +281,7 @@ fn unpack<const N: usize, const M: usize>(rows: &[&[u8]], pixel: impl Fn(&[u8; N
     samples
 }
 
-/// The last row first.
+/// Reverses the order of rows.
 fn turn_over(rows: &mut [u8], width: usize) {
     let half = rows.len() / width / 2;
     let (top, bottom) = rows.split_at_mut(rows.len() - half * width);
@@ -290,14 +290,14 @@ fn turn_over(rows: &mut [u8], width: usize) {
     }
 }
 
-/// Indices from runs, in the order of the file. `odd` says whether `data` begins at an odd place of its file,
-/// which is what the alignment counts from.
+/// Decodes run-length encoded indices, in the order of the file. `odd` is whether `data` starts at an odd offset of
+/// the file, because alignment is relative to the file's start.
 ///
 /// # Errors
 /// [`CodecError::Malformed`] if the data end before the picture does.
 ///
-/// Source: Pillow 10.4 `BmpRleDecoder.decode`, its quirks included: an end of line in an empty row adds no row,
-/// and literal pixels are not cut at the row's end.
+/// Source: Pillow 10.4 `BmpRleDecoder.decode`, including its deviations: an end of line in an empty row adds no row,
+/// and literal pixels may run past the row's end.
 fn unroll(data: &[u8], odd: bool, width: usize, height: usize, nibbles: bool) -> Result<Vec<u8>, CodecError> {
     let total = width * height;
     let mut pixels = Vec::new();
@@ -313,7 +313,7 @@ fn unroll(data: &[u8], odd: bool, width: usize, height: usize, nibbles: bool) ->
             }
             (0, 1) => break,
             (0, 2) => {
-                // Two bytes are looked at and passed over: Pillow reads the step from the two after them.
+                // Skip two bytes: Pillow reads the offsets from the two bytes after them.
                 let Some(&[_, _, right, up]) = data.get(at..).and_then(<[u8]>::first_chunk) else { break };
                 at += 4;
                 let step = usize::from(right) + usize::from(up) * width;
@@ -354,10 +354,10 @@ fn unroll(data: &[u8], odd: bool, width: usize, height: usize, nibbles: bool) ->
     Ok(pixels)
 }
 
-/// Writes plain rows from the bottom up: 24 bits, or 32 with `alpha`.
+/// Writes uncompressed rows from the bottom up: 24 bits, or 32 with `alpha`.
 ///
-/// Byte for byte what Pillow writes, `quality` and EXIF having no place there. Readers, Pillow among them,
-/// ignore the alpha of such files.
+/// The bytes equal Pillow's. The format stores neither a quality nor EXIF; readers, including Pillow, ignore the
+/// alpha of such files.
 pub(super) fn write(pixels: &Image<Rgb>, alpha: Option<&Gray>) -> Result<Vec<u8>, CodecError> {
     let (height, width) = pixels.shape();
     let bits: u16 = if alpha.is_some() { 32 } else { 24 };

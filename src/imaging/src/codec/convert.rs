@@ -1,13 +1,13 @@
-//! Pillow's mode conversions: `convert("RGB")` and `convert("L")` from every mode that a reader gives.
+//! Pillow's mode conversions `convert("RGB")` and `convert("L")` for every mode that a reader returns.
 //!
-//! Does not: dither, read a palette's transparency, or look at alpha: upstream drops all three.
+//! Does not: dither, or apply a palette's transparency or alpha: upstream drops them.
 
 use super::{CodecError, Raster, Samples};
 use crate::image::{Gray, Image, Rgb};
 
-/// `convert("RGB")`, and the alpha plane for mode `RGBA` alone.
+/// `convert("RGB")`, with the alpha plane for mode `RGBA` only.
 ///
-/// `RGB` is moved and `RGBA` made smaller where it lies; every other mode is written once into a new buffer.
+/// `RGB` is moved, `RGBA` is compacted in place; every other mode is written once into a new buffer.
 ///
 /// # Errors
 /// [`CodecError::Image`] if the samples do not fit the sides.
@@ -38,7 +38,7 @@ pub(super) fn to_rgb(raster: Raster) -> Result<(Image<Rgb>, Option<Gray>), Codec
 /// # Errors
 /// As [`to_rgb`].
 ///
-/// Source: Pillow 10.4 `Convert.c`. `CMYK` goes by way of `RGB` there and here.
+/// Source: Pillow 10.4 `Convert.c`, which also converts `CMYK` via `RGB`.
 pub(super) fn to_luma(raster: Raster) -> Result<Gray, CodecError> {
     let Raster { height, width, samples } = raster;
     let grey: Vec<u8> = match samples {
@@ -58,7 +58,7 @@ pub(super) fn to_luma(raster: Raster) -> Result<Gray, CodecError> {
     Ok(Image::new(height, width, grey)?)
 }
 
-/// 255 above 127, 0 else, in place.
+/// Sets values above 127 to 255 and others to 0, in place.
 ///
 /// Source: `cv2.threshold(mask, 127, 255, THRESH_BINARY)`.
 pub(super) fn threshold(mut grey: Gray) -> Gray {
@@ -77,12 +77,12 @@ fn expand<P>(pixels: &[P], colour: impl Fn(&P) -> [u8; 3]) -> Vec<u8> {
     colours
 }
 
-/// Parts `RGBA` into `RGB`, in the buffer it came in, and alpha.
+/// Splits `RGBA` into `RGB`, in the same buffer, and alpha.
 fn split_alpha(mut data: Vec<u8>) -> (Vec<u8>, Vec<u8>) {
     let pixels = data.len() / 4;
     let alpha = data.as_chunks().0.iter().map(|&[_, _, _, a]: &[u8; 4]| a).collect();
-    // Four pixels at a time: read as four words, written as three. A group is written at 3/4 of where it is
-    // read, so that no group is overwritten before its turn.
+    // Four pixels at a time: read as four words, written as three. A group is written at 3/4 of its read offset,
+    // so no group is overwritten before it is read.
     let word =
         |data: &[u8], at: usize| u32::from_le_bytes([data[at], data[at + 1], data[at + 2], data[at + 3]]);
     let groups = pixels / 4;
@@ -98,7 +98,7 @@ fn split_alpha(mut data: Vec<u8>) -> (Vec<u8>, Vec<u8>) {
         data.copy_within(4 * pixel..4 * pixel + 3, 3 * pixel);
     }
     data.truncate(3 * pixels);
-    // A large block is cut where it lies; what alpha took would otherwise be held as long as the picture.
+    // Large blocks shrink in place. Otherwise the unused quarter stays allocated as long as the picture.
     data.shrink_to_fit();
     (data, alpha)
 }
@@ -108,19 +108,19 @@ fn luma(&[red, green, blue]: &[u8; 3]) -> u8 {
     ((u32::from(red) * 19595 + u32::from(green) * 38470 + u32::from(blue) * 7471 + 0x8000) >> 16) as u8
 }
 
-/// [`luma`] of the low three bytes. The same sum, less `green << 16` and with that added after the shift: the
-/// compiler then has multipliers of 16 bits, for which even the oldest x86-64 has a vector instruction.
+/// [`luma`] of the low three bytes. `green << 16` is left out of the sum and added after the shift: all multipliers
+/// then fit 16 bits, for which every x86-64 has a vector instruction.
 fn luma_of_word(word: u32) -> u8 {
     let [red, green, blue, _] = word.to_le_bytes().map(i32::from);
     (green + ((red * 19595 - green * 27066 + blue * 7471 + 0x8000) >> 16)) as u8
 }
 
-/// 16-bit grey to 8: everything above 255 is white, as Pillow does it.
+/// 16-bit to 8-bit grey: values above 255 become white, as in Pillow.
 fn saturate(grey: u16) -> u8 {
     grey.min(255) as u8
 }
 
-/// All 256 colours of a palette: black where the file has none.
+/// All 256 colours of a palette; missing ones are black.
 fn full_palette(palette: &[[u8; 3]]) -> [[u8; 3]; 256] {
     let mut full = [[0; 3]; 256];
     for (to, from) in full.iter_mut().zip(palette) {
@@ -129,10 +129,10 @@ fn full_palette(palette: &[[u8; 3]]) -> [[u8; 3]; 256] {
     full
 }
 
-/// Each colour is what its ink and black leave over.
+/// Converts inks to RGB: each colour is `left - ink * left / 255`, where `left` is `255 - black`.
 fn ink_to_rgb(&[cyan, magenta, yellow, black]: &[u8; 4]) -> [u8; 3] {
     let left = u16::from(255 - black);
-    // `ink * left / 255`, rounded, which is never above `left`. Nothing here wraps; said so, it is vectorised.
+    // The rounded quotient is at most `left`, so nothing wraps; wrapping operations allow vectorisation.
     [cyan, magenta, yellow].map(|ink| {
         let product = u16::from(ink).wrapping_mul(left).wrapping_add(128);
         left.wrapping_sub((product >> 8).wrapping_add(product) >> 8) as u8

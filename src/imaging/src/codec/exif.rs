@@ -1,10 +1,10 @@
-//! EXIF blocks: the orientation they state, and how Pillow writes them back.
+//! EXIF blocks: reads the orientation, and rewrites the block as Pillow does.
 //!
-//! Does not: know formats. The readers hand over the TIFF structure of the block, the writers store it.
+//! Does not: know picture formats. Readers pass the TIFF structure of the block, writers store it.
 //!
-//! Upstream saves Pillow's `Exif` object, not the block it came from, so what counts is what `Exif.tobytes` makes of
-//! it: tags sorted, types by Pillow's registry or guessed from the values, ratios reduced, no thumbnail. What Pillow
-//! would refuse, or converts in a way not known here, is refused.
+//! Upstream saves Pillow's `Exif` object, not the original block, so the result must equal `Exif.tobytes`: sorted
+//! tags, types from Pillow's registry or guessed from the values, reduced ratios, no thumbnail. Blocks that Pillow
+//! rejects, or converts in a way that is not implemented here, are refused.
 //!
 //! Source: Pillow 10.4 `Image.Exif`, `TiffImagePlugin.ImageFileDirectory_v2`, `TiffTags`.
 
@@ -15,13 +15,13 @@ use super::ifd::{
 };
 use super::{CodecError, Tags};
 
-/// What stands before the TIFF structure in a JPEG segment.
+/// The prefix of the TIFF structure in a JPEG segment.
 pub(super) const PREFIX: &[u8] = b"Exif\0\0";
 
-/// What Pillow writes for an `Exif` that nothing was read into.
+/// The block that Pillow writes for an empty `Exif` object.
 pub(super) const EMPTY: &[u8] = b"MM\0*\0\0\0\x08\0\0\0\0\0\0";
 
-/// Most bytes that a block's values take: entries may share theirs, so a small block could become a very large one.
+/// Maximum size of a block's values, bytes. Entries may share data, so a small block could grow very large.
 const MAX_BYTES: usize = 1 << 22;
 
 const STRIP_OFFSETS: u16 = 273;
@@ -32,21 +32,21 @@ pub(super) fn strip_prefix(block: &[u8]) -> &[u8] {
     block.strip_prefix(PREFIX).unwrap_or(block)
 }
 
-/// What the tags of a picture say that is kept.
+/// The orientation and the EXIF block of a picture.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Exif {
-    /// What `ImageOps.exif_transpose` applies: 1 to 8, 1 where nothing valid is stated.
+    /// The orientation that `ImageOps.exif_transpose` applies: 1 to 8; 1 if no valid one is stated.
     pub(super) orientation: u8,
-    /// The TIFF structure that Pillow writes back; `None` where nothing was read, and for PNG, which gets no chunk
-    /// for it, if it has no tags. A TIFF file's own directory is as found: the writer picks from it.
+    /// The TIFF structure that Pillow writes back; `None` if the file has none, or for PNG if it has no tags, because
+    /// Pillow then writes no chunk. A TIFF file's directory is unchanged; the writer selects tags from it.
     pub(super) block: Option<Vec<u8>>,
 }
 
-/// Reads the tags of a picture as Pillow's `getexif` does: XMP counts where EXIF has no orientation.
+/// Reads the tags of a picture as Pillow's `getexif` does: XMP is used if EXIF has no orientation.
 ///
 /// # Errors
-/// [`CodecError::Malformed`] if Pillow cannot read the block; [`CodecError::Unsupported`] if it cannot write it
-/// back, for then it leaves a picture as it lies, or if it would convert it in a way that is not known here.
+/// [`CodecError::Malformed`] if Pillow cannot read the block; [`CodecError::Unsupported`] if Pillow cannot write it
+/// back, because it then does not turn the picture, or if the conversion is not implemented here.
 pub(super) fn read(tags: &Tags, format: PictureFormat) -> Result<Exif, CodecError> {
     let refused = |what: &str| CodecError::Unsupported { format, what: format!("EXIF {what}") };
     if let Some(fault) = tags.fault {
@@ -87,8 +87,8 @@ pub(super) fn read(tags: &Tags, format: PictureFormat) -> Result<Exif, CodecErro
     Ok(Exif { orientation, block })
 }
 
-/// As [`read`], for an answer that viewers show as it lies: its orientation is 1. A block that [`read`] refuses is left
-/// out; an orientation that it states in the usual way holds, because viewers obey that.
+/// Like [`read`], but sets the orientation tag to 1. A block that [`read`] refuses is left out; if it states its
+/// orientation in the standard form, that is still applied, because viewers apply it.
 pub(super) fn read_upright(tags: &Tags, format: PictureFormat) -> Exif {
     match read(tags, format) {
         Ok(exif) => Exif { block: exif.block.map(set_upright), ..exif },
@@ -96,7 +96,7 @@ pub(super) fn read_upright(tags: &Tags, format: PictureFormat) -> Exif {
     }
 }
 
-/// The block with orientation 1, if it states one.
+/// Sets the orientation tag of the block to 1, if it has one.
 fn set_upright(block: Vec<u8>) -> Vec<u8> {
     let Some(file) = File::open(&block) else { return block };
     let mut directory = file.copy(|_| true);
@@ -104,7 +104,7 @@ fn set_upright(block: Vec<u8>) -> Vec<u8> {
         return block;
     }
     directory.insert(ORIENTATION, Entry::shorts(file.order, &[1]));
-    // A copy is no longer than what it is of, which did fit.
+    // The copy is at most as long as the original, which did fit.
     ifd::write(file.order, &directory).unwrap_or_default()
 }
 
@@ -117,7 +117,7 @@ fn usual_orientation(tags: &Tags) -> Option<u8> {
     (2..=8).contains(&stated).then_some(stated)
 }
 
-/// The digit behind `tiff:Orientation="` or `tiff:Orientation>`.
+/// The digit after `tiff:Orientation="` or `tiff:Orientation>`.
 fn xmp_orientation(tags: &Tags) -> Option<u8> {
     const NAME: &[u8] = b"tiff:Orientation";
     let xmp = tags.xmp.as_deref()?;
@@ -128,7 +128,7 @@ fn xmp_orientation(tags: &Tags) -> Option<u8> {
     })
 }
 
-/// Which registry of tags holds.
+/// The section of Pillow's tag registry that applies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Group {
     Image,
@@ -138,7 +138,7 @@ enum Group {
 }
 
 impl Group {
-    /// The type that Pillow's registry gives a tag, and whether it has but one value.
+    /// The type of a tag in Pillow's registry, and whether it has a single value.
     fn registered(self, tag: u16) -> Option<(u16, bool)> {
         Some(match self {
             Self::Image => match tag {
@@ -197,14 +197,14 @@ impl Group {
     }
 }
 
-/// A block that Pillow does not raise an error at: BigTIFF's number it takes, and fails on what follows.
+/// Opens a block. BigTIFF is refused, because Pillow accepts its magic number but fails later.
 fn open(block: &[u8]) -> Option<File<'_>> {
     File::open(block).filter(|file| !file.big)
 }
 
-/// What the registry and Pillow's guesses make of values.
+/// Conversion of values to the types of the registry or to those that Pillow guesses.
 impl<'a> File<'a> {
-    /// The integers of a value that has some.
+    /// The integers of a value; `None` for other types.
     fn integers(&self, field: Field<'a>) -> Option<Vec<i64>> {
         let order = self.order;
         Some(match field.kind {
@@ -217,7 +217,7 @@ impl<'a> File<'a> {
             kind::SIGNED_LONG => {
                 field.data.as_chunks().0.iter().map(|&v| order.u32(v).cast_signed().into()).collect()
             }
-            // Too large for all types that are written, so that the exact number is no matter.
+            // Exceeds every type that can be written, so saturating loses nothing.
             kind::LONG8 => field
                 .data
                 .as_chunks()
@@ -229,7 +229,7 @@ impl<'a> File<'a> {
         })
     }
 
-    /// The numerators and denominators of a value that has some.
+    /// The numerators and denominators of a value; `None` for other types.
     fn ratios(&self, field: Field<'a>) -> Option<Vec<[i64; 2]>> {
         let parts = match field.kind {
             kind::RATIONAL => self.integers(Field { kind: kind::LONG, ..field })?,
@@ -250,7 +250,7 @@ impl<'a> File<'a> {
         })
     }
 
-    /// The first number of a value; NaN for text and bytes, which Pillow finds equal to no number.
+    /// The first number of a value; NaN for text and bytes, because in Pillow they never equal a number.
     fn number(&self, field: Field<'a>) -> f64 {
         let integer = self.integers(field).and_then(|values| Some(*values.first()? as f64));
         let ratio =
@@ -259,13 +259,13 @@ impl<'a> File<'a> {
         integer.or_else(ratio).or_else(float).unwrap_or(f64::NAN)
     }
 
-    /// A directory as it is written, with those below it. `budget` is what values may still take, bytes.
+    /// Converts a directory and its subdirectories for writing. `budget` is the remaining size of values, bytes.
     fn rewrite(&self, at: u64, group: Group, budget: &mut usize) -> Result<Directory<'a>, &'static str> {
         let mut written = Directory::new();
         for (tag, mut field) in self.directory(at).0 {
             *budget = budget.checked_sub(field.data.len()).ok_or("that is too long")?;
             let registered = group.registered(tag);
-            // Text and bytes are one value, however long.
+            // Text and bytes count as a single value of any length.
             let text = matches!(field.kind, kind::BYTE | kind::ASCII | kind::UNDEFINED);
             if let (Some((_, true)), false, Some(size)) = (registered, text, kind::size(field.kind)) {
                 field.data = &field.data[..size];
@@ -286,7 +286,7 @@ impl<'a> File<'a> {
         Ok(written)
     }
 
-    /// A value in the type that the registry gives, or that Pillow guesses.
+    /// Converts a value to its registered type, or to the type that Pillow guesses.
     fn convert(&self, field: Field<'a>, registered: Option<u16>) -> Result<Entry<'static>, &'static str> {
         let (kind, data) = if let Some(values) = self.integers(field) {
             let within = |range: std::ops::Range<i64>| values.iter().all(|value| range.contains(value));
@@ -322,7 +322,7 @@ impl<'a> File<'a> {
                 return Err("text where none belongs");
             }
             let text = field.data.strip_suffix(b"\0").unwrap_or(field.data);
-            // Read as Latin-1, written as ASCII.
+            // Pillow reads Latin-1 and writes ASCII.
             let ascii = text.iter().map(|&byte| if byte.is_ascii() { byte } else { b'?' });
             (kind::ASCII, ascii.chain([0]).collect())
         } else {
@@ -335,7 +335,7 @@ impl<'a> File<'a> {
         Ok(Entry { kind, value: Value::Plain(data.into()) })
     }
 
-    /// Integers in a type of 2 or 4 bytes.
+    /// Encodes integers in a type of 2 or 4 bytes.
     fn pack(&self, kind: u16, values: &[i64]) -> Result<Vec<u8>, &'static str> {
         let mut packed = Vec::with_capacity(4 * values.len());
         for &value in values {
@@ -358,7 +358,7 @@ impl<'a> File<'a> {
     }
 }
 
-/// In lowest terms, with the sign in the numerator; ratios to 0 as they are.
+/// Reduces ratios to lowest terms, with the sign in the numerator; those with denominator 0 are unchanged.
 fn reduced(ratios: &[[i64; 2]]) -> Vec<[i64; 2]> {
     let divisor = |mut a: i64, mut b: i64| {
         while b != 0 {

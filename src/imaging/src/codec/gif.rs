@@ -1,7 +1,7 @@
 //! GIF files: the first frame, on the canvas that Pillow gives it.
 //!
-//! Does not: write, show later frames, or make anything transparent. Where the frame leaves canvas free, the
-//! index that it calls transparent is there, else index 0.
+//! Does not: write files, decode later frames, or apply transparency. The canvas outside the frame has the
+//! transparent index, else 0.
 //!
 //! Source: Pillow 10.4 `GifImagePlugin.py` and `GifDecode.c`.
 
@@ -12,18 +12,18 @@ use lamagrid_domain::PictureFormat;
 
 use super::{CodecError, Header, Mode, Raster, Samples};
 
-/// Samples by which the decoded frame grows at first.
+/// Initial step by which the buffer of the decoded frame grows, samples.
 const FIRST_SAMPLES: usize = 1 << 16;
 
-/// Everything that a file says before its first frame's pixels.
+/// The headers before the pixels of the first frame.
 struct Layout<'a> {
     width: u16,
     height: u16,
-    /// Grey, without colours, where no palette is needed.
+    /// The colours; `None` for a grey picture without a palette.
     palette: Option<&'a [[u8; 3]]>,
-    /// Pillow mixes up two palettes: a local one that it finds grey, and a global one that it does not.
+    /// Whether Pillow confuses a grey local palette with a coloured global one.
     ambiguous: bool,
-    /// Index around the frame.
+    /// Index of the canvas outside the frame.
     background: u8,
     left: u16,
     top: u16,
@@ -31,7 +31,7 @@ struct Layout<'a> {
     frame_height: u16,
     interlaced: bool,
     code_bits: u8,
-    /// From the first block of compressed pixels on.
+    /// The file from the first block of compressed pixels on.
     data: &'a [u8],
 }
 
@@ -40,7 +40,7 @@ impl Layout<'_> {
         if self.palette.is_some() { Mode::P } else { Mode::L }
     }
 
-    /// Pillow's decoder does not follow the format for code sizes that no palette needs.
+    /// Whether the frame is decoded here. For other code sizes Pillow's decoder deviates from the specification.
     fn decodes(&self) -> bool {
         !self.ambiguous && matches!(self.code_bits, 2..=8) && self.frame_width > 0 && self.frame_height > 0
     }
@@ -54,7 +54,7 @@ fn unsupported(what: &str) -> CodecError {
     CodecError::Unsupported { format: PictureFormat::Gif, what: what.into() }
 }
 
-/// The rest of a file.
+/// The unread rest of a file.
 struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
@@ -68,14 +68,14 @@ impl<'a> Reader<'a> {
         self.take(1).map(|byte| byte[0])
     }
 
-    /// A block with its length before it; `None` for one of length 0. A block that is cut short comes as it is.
+    /// Reads a block with its length; `None` if the length is 0. A truncated block is returned as it is.
     fn block(&mut self) -> Option<&'a [u8]> {
         let length = usize::from(self.byte()?);
         if length == 0 { None } else { self.take(length.min(self.0.len())) }
     }
 
-    /// The colours of a palette whose size `flags` say; inside, `None` where they count up in grey, which is no
-    /// palette.
+    /// Reads the palette whose size is in `flags`; the inner value is `None` for a grey ramp, which Pillow does not
+    /// treat as a palette.
     fn palette(&mut self, flags: u8) -> Option<Option<&'a [[u8; 3]]>> {
         let colours = self.take(6 << (flags & 7))?.as_chunks().0;
         let needed = colours.iter().enumerate().any(|(index, colour)| *colour != [index as u8; 3]);
@@ -103,10 +103,10 @@ fn first_frame(bytes: &[u8]) -> Option<Layout<'_>> {
                 match (label, block) {
                     (0xf9, Some(&[flags, _, _, index, ..])) if flags & 1 != 0 => transparent = Some(index),
                     (0xf9, Some(&[_, _, _, _, ..])) => {}
-                    // Without transparency Pillow does not miss the index.
+                    // Pillow accepts a block without the index if transparency is off.
                     (0xf9, Some(&[flags, _, _])) if flags & 1 == 0 => {}
                     (0xf9, Some(_)) => return None,
-                    // A comment that is empty has ended; what comes next is no block of it.
+                    // An empty comment has already ended.
                     (0xfe, None) => continue,
                     (0xff, Some(name)) if name.starts_with(b"NETSCAPE2.0") => {
                         reader.block();
@@ -122,7 +122,7 @@ fn first_frame(bytes: &[u8]) -> Option<Layout<'_>> {
                 let flags = frame[8];
                 let local = if flags & 0x80 != 0 { Some(reader.palette(flags)?) } else { None };
                 return Some(Layout {
-                    // A frame makes its canvas larger.
+                    // The frame extends the canvas.
                     width: width.max(left.checked_add(frame_width)?),
                     height: height.max(top.checked_add(frame_height)?),
                     palette: local.unwrap_or(global),
@@ -177,22 +177,22 @@ pub(super) fn read(bytes: &[u8]) -> Result<Raster, CodecError> {
     Ok(Raster { height, width, samples })
 }
 
-/// Which row of the frame each row of the data is.
+/// The frame's row for each row of the data.
 fn row_order(rows: usize, interlaced: bool) -> impl Iterator<Item = usize> {
     let passes: &[(usize, usize)] = if interlaced { &[(0, 8), (4, 8), (2, 4), (1, 2)] } else { &[(0, 1)] };
     passes.iter().flat_map(move |&(first, step)| (first..rows).step_by(step))
 }
 
-/// The first `count` samples of compressed blocks.
+/// Decompresses the first `count` samples.
 ///
 /// # Errors
-/// [`CodecError::Malformed`] if the file ends first; [`CodecError::Unsupported`] if the codes break or end
-/// first: Pillow's first attempt fails, and upstream goes on with what that left.
+/// [`CodecError::Malformed`] if the file ends first; [`CodecError::Unsupported`] if the codes are invalid or end
+/// first: Pillow's first attempt fails, and upstream continues with its partial result.
 fn decompress(data: &[u8], code_bits: u8, count: usize) -> Result<Vec<u8>, CodecError> {
     let mut reader = Reader(data);
     let mut codes = Vec::new();
     let complete = loop {
-        // Pillow does not touch a block that is not there in full.
+        // Pillow ignores a truncated block.
         match reader.byte().map(|length| (length, reader.take(length.into()))) {
             Some((0, _)) => break true,
             Some((_, Some(block))) => codes.extend_from_slice(block),

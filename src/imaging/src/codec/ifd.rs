@@ -1,14 +1,14 @@
-//! TIFF's directories of tags, which EXIF blocks are made of too: read as Pillow reads them, copied, and written.
+//! Tag directories (IFDs) of TIFF files and EXIF blocks: reads them as Pillow does, copies and writes them.
 //!
-//! Does not: know what a tag means, but for the two that point to directories of their own. Values stay in the
-//! byte order of the file that they came from, which is why what is written with them has that order too.
+//! Does not: interpret tags, except those that point to other directories. Values keep the byte order of their file,
+//! so they must be written in that order.
 //!
 //! Source: Pillow 10.4 `TiffImagePlugin.ImageFileDirectory_v2`.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-/// Types of values, by their numbers in the format.
+/// Numbers of value types.
 pub(super) mod kind {
     pub(in crate::codec) const BYTE: u16 = 1;
     pub(in crate::codec) const ASCII: u16 = 2;
@@ -25,7 +25,7 @@ pub(super) mod kind {
     pub(in crate::codec) const IFD: u16 = 13;
     pub(in crate::codec) const LONG8: u16 = 16;
 
-    /// Bytes of one value; `None` for a type that Pillow passes over.
+    /// Size of one value, bytes; `None` for a type that Pillow ignores.
     pub(in crate::codec) const fn size(kind: u16) -> Option<usize> {
         Some(match kind {
             BYTE | ASCII | SIGNED_BYTE | UNDEFINED => 1,
@@ -80,24 +80,24 @@ impl Order {
 pub(super) struct File<'a> {
     bytes: &'a [u8],
     pub(super) order: Order,
-    /// Counts and places have 8 bytes.
+    /// BigTIFF: counts and offsets have 8 bytes.
     pub(super) big: bool,
-    /// The magic number is in its place. Pillow does not mind if it is not; libtiff does.
+    /// The magic number has the right byte order. libtiff requires that, Pillow does not.
     pub(super) regular: bool,
-    /// Where the first directory is.
+    /// Offset of the first directory.
     pub(super) first: u64,
 }
 
-/// A value as the file has it.
+/// A value as stored in the file.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Field<'a> {
     pub(super) kind: u16,
-    /// Whole values, at least one.
+    /// One or more complete values.
     pub(super) data: &'a [u8],
 }
 
 impl<'a> File<'a> {
-    /// `None` if it does not begin as such a file does. Big-endian BigTIFF is not known: Pillow misreads it.
+    /// Parses the header; `None` if it is invalid or that of a big-endian BigTIFF, which Pillow misreads.
     pub(super) fn open(bytes: &'a [u8]) -> Option<Self> {
         let (order, big, regular) = match bytes.first_chunk()? {
             b"II*\0" => (Order::Little, false, true),
@@ -116,9 +116,9 @@ impl<'a> File<'a> {
         self.bytes.get(at..)?.first_chunk().copied()
     }
 
-    /// The values of a directory by tag, and whether it is sound. As Pillow has it: the last of equal tags holds,
-    /// types that are not known and empty values are passed over, and the first value that is not all there ends
-    /// the directory. Where any of that happens it is not sound, and libtiff may have it otherwise.
+    /// The values of a directory by tag, and whether it is well-formed. As in Pillow, the last of equal tags wins,
+    /// unknown types and empty values are skipped, and the first truncated value ends the directory. If any of these
+    /// occurs, it is not well-formed and libtiff may read it differently.
     pub(super) fn directory(&self, at: u64) -> (BTreeMap<u16, Field<'a>>, bool) {
         let mut fields = BTreeMap::new();
         let (head, entry) = if self.big { (8, 20) } else { (2, 12) };
@@ -140,7 +140,7 @@ impl<'a> File<'a> {
         (fields, sound)
     }
 
-    /// The number that `bytes` begin with: of `length` bytes, or of 8 in a BigTIFF.
+    /// The number at the start of `bytes`: of `length` bytes, or of 8 in a BigTIFF.
     fn word(&self, bytes: &[u8], length: usize) -> Option<u64> {
         Some(match (self.big, length) {
             (true, _) => self.order.u64(*bytes.first_chunk()?),
@@ -149,7 +149,7 @@ impl<'a> File<'a> {
         })
     }
 
-    /// The value of an entry whose count and field are given: in the field itself where it has room.
+    /// The value of an entry with this count and field: stored in the field itself if it fits.
     fn value(&self, count_and_field: &'a [u8], size: usize) -> Option<&'a [u8]> {
         let (_, field) = count_and_field.split_at_checked(count_and_field.len() / 2)?;
         let length = usize::try_from(self.word(count_and_field, 4)?).ok()?.checked_mul(size)?;
@@ -160,7 +160,7 @@ impl<'a> File<'a> {
         self.bytes.get(start..start.checked_add(length)?)
     }
 
-    /// The numbers of a value; `None` if it is not of a type for whole numbers from 0 on.
+    /// The numbers of a value; `None` if its type is not an unsigned integer.
     pub(super) fn numbers(&self, field: Field<'_>) -> Option<Vec<u64>> {
         let order = self.order;
         Some(match field.kind {
@@ -173,9 +173,10 @@ impl<'a> File<'a> {
         })
     }
 
-    /// A copy of the tags that `wanted` names, with the directories of EXIF and GPS under them.
+    /// Copies the tags for which `wanted` is true, with the EXIF and GPS directories.
     ///
-    /// The values take at most the length of the file: several may share a place, which copies cannot.
+    /// The values together are bounded by the length of the file, because several may share the same bytes, which
+    /// copies cannot.
     pub(super) fn copy(&self, wanted: impl Fn(u16) -> bool) -> Directory<'a> {
         let mut budget = self.bytes.len();
         let mut directory = self.copy_directory(self.first, &[EXIF_IFD, GPS_IFD], &mut budget);
@@ -206,7 +207,7 @@ impl<'a> File<'a> {
     }
 }
 
-/// What is written under a tag.
+/// The value of a tag for writing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Entry<'a> {
     pub(super) kind: u16,
@@ -219,7 +220,7 @@ pub(super) enum Value<'a> {
     Directory(Directory<'a>),
 }
 
-/// Entries in the order in which they are written.
+/// Entries in the order of writing.
 pub(super) type Directory<'a> = BTreeMap<u16, Entry<'a>>;
 
 impl Entry<'static> {
@@ -242,7 +243,7 @@ pub(super) enum Overflow {
     Tags,
 }
 
-/// The header of a file and its one directory, right behind it; then what else the file has.
+/// Writes a file's header, the directory directly after it, then longer values and subdirectories.
 ///
 /// # Errors
 /// [`Overflow`].
@@ -255,8 +256,8 @@ pub(super) fn write(order: Order, directory: &Directory<'_>) -> Result<Vec<u8>, 
     Ok(out)
 }
 
-/// Laid out as Pillow does it: entries, no next directory, then longer values in the order of their tags, each
-/// at an even place.
+/// Appends a directory with Pillow's layout: entries, no next directory, then longer values in the order of their
+/// tags, each at an even offset.
 fn append(order: Order, directory: &Directory<'_>, out: &mut Vec<u8>) -> Result<(), Overflow> {
     let number = |length: usize| u32::try_from(length).map_err(|_| Overflow::Bytes);
     let count = u16::try_from(directory.len()).map_err(|_| Overflow::Tags)?;

@@ -1,8 +1,7 @@
-//! JPEG files, decoded and encoded by libjpeg-turbo, called as Pillow 10.4 calls it: the same pixels, those of damaged
-//! files too, and the same bytes.
+//! JPEG files, decoded and encoded by libjpeg-turbo with the calls of Pillow 10.4: the same pixels, also of damaged
+//! files, and the same bytes.
 //!
-//! Does not: decode what no camera or program writes (arithmetic coding, lossless, 12 bits), or more than
-//! [`MAX_SCANS`] scans. Pillow may.
+//! Does not: decode rare variants (arithmetic coding, lossless, 12 bits) or more than [`MAX_SCANS`] scans. Pillow may.
 
 use lamagrid_domain::PictureFormat;
 
@@ -14,14 +13,14 @@ use crate::image::{Gray, Image, Rgb};
 mod libjpeg;
 mod markers;
 
-/// Longest side that libjpeg writes, pixels (`JPEG_MAX_DIMENSION`).
+/// Maximum side that libjpeg writes, pixels (`JPEG_MAX_DIMENSION`).
 const MAX_SIDE_PX: usize = 65500;
 
-/// Most bytes of a marker segment, its length field not counted.
+/// Maximum size of a marker segment without its length field, bytes.
 const MAX_SEGMENT_BYTES: usize = 65533;
 
-/// Most scans of one file. Encoders write 10 to 25; every scan walks all blocks, so that a small file with very many
-/// of them would cost hours.
+/// Maximum number of scans. Encoders write 10 to 25; every scan visits all blocks, so a small file with very many
+/// scans would take hours.
 const MAX_SCANS: u16 = 100;
 
 impl From<Failure> for CodecError {
@@ -51,7 +50,7 @@ pub(super) fn header(bytes: &[u8]) -> Result<Header, CodecError> {
 
 /// `L`, `RGB` or `CMYK`.
 ///
-/// Four channels are taken as Adobe writes them, inverted, with or without Adobe's marker.
+/// Four channels are read as inverted, as Adobe writes them, with or without Adobe's marker.
 ///
 /// Source: Pillow 10.4 `JpegImagePlugin`, `JpegDecode.c`.
 pub(super) fn read(bytes: &[u8]) -> Result<Raster, CodecError> {
@@ -73,15 +72,15 @@ pub(super) fn read(bytes: &[u8]) -> Result<Raster, CodecError> {
     Ok(Raster { height: frame.height.into(), width: frame.width.into(), samples })
 }
 
-/// EXIF alone: Pillow 10.4 takes no orientation from a JPEG file's XMP.
+/// Reads EXIF only: Pillow 10.4 ignores an orientation in a JPEG file's XMP.
 pub(super) fn tags(bytes: &[u8]) -> Tags {
     let exif = Prologue::parse(bytes).ok().and_then(|prologue| prologue.exif);
     Tags { metadata: Metadata { exif, parameters: None }, ..Tags::default() }
 }
 
-/// Baseline, 4:2:0, the Huffman tables of the standard; alpha is [`CodecError::Unsupported`].
+/// Writes baseline JPEG with 4:2:0 and the standard Huffman tables; alpha is [`CodecError::Unsupported`].
 ///
-/// An EXIF segment is always there, as upstream always gives Pillow an `Exif` object.
+/// Always writes an EXIF segment, because upstream always passes an `Exif` object to Pillow.
 pub(super) fn write(
     pixels: &Image<Rgb>,
     alpha: Option<&Gray>,

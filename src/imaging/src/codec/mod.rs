@@ -1,10 +1,10 @@
-//! Picture files to pixels and back, as Pillow 10.4 and upstream's `load_img` and `pil_to_bytes` do it.
+//! Decodes and encodes picture files as Pillow 10.4 and upstream's `load_img` and `pil_to_bytes` do.
 //!
-//! Does not: trust a header. Every size is checked against the caller's limit before anything is allocated, and
-//! a file that is not what it says is an error, never a panic.
+//! Does not: trust a header. Every size is checked against the caller's limit before memory is allocated, and a
+//! file that contradicts its header is an error, never a panic.
 //!
-//! The invariant worth knowing: what is decoded here has the pixels that Pillow gives, or is refused as
-//! [`CodecError::Unsupported`]; a caller that has Pillow at hand lets it decode those.
+//! Invariant: decoded pixels equal Pillow's. Other files are refused as [`CodecError::Unsupported`], so that a caller
+//! with Pillow can decode them.
 
 use lamagrid_domain::PictureFormat;
 
@@ -21,7 +21,7 @@ mod png;
 mod tiff;
 mod webp;
 
-/// A picture's mode, by Pillow's names.
+/// A picture's mode in Pillow's terms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Mode {
     /// `1`: black and white.
@@ -62,27 +62,27 @@ impl Mode {
     }
 }
 
-/// What a file's header says.
+/// The contents of a file's header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
-    /// By content, as Pillow decides it.
+    /// Detected from the content as Pillow does.
     pub format: PictureFormat,
-    /// Columns, before orientation.
+    /// Columns, before the orientation is applied.
     pub width: u32,
-    /// Rows, before orientation.
+    /// Rows, before the orientation is applied.
     pub height: u32,
-    /// As Pillow opens it.
+    /// The mode in which Pillow opens it.
     pub mode: Mode,
-    /// Whether [`decode`] promises Pillow's pixels for files of this kind.
+    /// Whether [`decode`] supports files of this kind.
     pub decodes: bool,
 }
 
-/// What goes from the input file into the answer besides pixels.
+/// Metadata that is copied from the input file to the answer.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Metadata {
-    /// The TIFF structure of the EXIF block (it begins with `II*\0` or `MM\0*`), as Pillow writes it back (a TIFF
-    /// file's own: as found). Of [`decode`], the orientation tag stays although the pixels are upright, as upstream does
-    /// it; of [`decode_upright`] it is 1.
+    /// The TIFF structure of the EXIF block (it begins with `II*\0` or `MM\0*`), as Pillow writes it back; that of a
+    /// TIFF file is unchanged. [`decode`] keeps the orientation tag although the pixels are upright, as upstream does;
+    /// [`decode_upright`] sets it to 1.
     pub exif: Option<Vec<u8>>,
     /// The PNG text chunk `parameters`.
     pub parameters: Option<String>,
@@ -93,24 +93,24 @@ pub struct Metadata {
 pub struct Picture {
     /// Colours, not premultiplied.
     pub pixels: Image<Rgb>,
-    /// Of the same size; there for mode `RGBA` alone, as upstream keeps no other.
+    /// Alpha of the same size; only for mode `RGBA`, because upstream drops it for other modes.
     pub alpha: Option<Gray>,
-    /// What is written back.
+    /// Metadata for the answer.
     pub metadata: Metadata,
 }
 
-/// Why a file has no pixels, or pixels no file.
+/// Why a file cannot be decoded or encoded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CodecError {
     /// No known format begins like this.
     #[error("it is no picture file of a known format")]
     UnknownFormat,
-    /// Pillow's result is not promised for files of this kind.
+    /// This kind of file is not supported, because Pillow's result is not guaranteed.
     #[error("{format} pictures of this kind ({what}) are not supported")]
     Unsupported {
         /// The format.
         format: PictureFormat,
-        /// Which kind.
+        /// The unsupported feature.
         what: String,
     },
     /// The file breaks the rules of its format.
@@ -118,7 +118,7 @@ pub enum CodecError {
     Malformed {
         /// The format.
         format: PictureFormat,
-        /// Which rule.
+        /// The broken rule.
         reason: String,
     },
     /// More pixels than the caller allows.
@@ -131,12 +131,12 @@ pub enum CodecError {
         /// The limit.
         max_pixels: u64,
     },
-    /// The pixels cannot exist.
+    /// No image of this size can exist.
     #[error(transparent)]
     Image(#[from] ImageError),
 }
 
-/// What a format's reader gives: samples as the file has them, not yet upright.
+/// The result of a format's reader: samples as stored in the file, before the orientation is applied.
 #[derive(Debug)]
 struct Raster {
     height: usize,
@@ -152,14 +152,14 @@ enum Samples {
     La(Vec<u8>),
     Rgb(Vec<u8>),
     Rgba(Vec<u8>),
-    /// Indices, and as many RGB colours as the file has.
+    /// Indices, and the RGB colours of the file's palette.
     P(Vec<u8>, Vec<[u8; 3]>),
     I16(Vec<u16>),
-    /// As Pillow holds it: 0 is no ink.
+    /// In Pillow's representation: 0 is no ink.
     Cmyk(Vec<u8>),
 }
 
-/// The format that `bytes` begin with, as Pillow's plugins decide it.
+/// Detects the format from the first bytes, as Pillow's plugins do.
 #[must_use]
 pub fn sniff(bytes: &[u8]) -> Option<PictureFormat> {
     let begins = |prefix: &[u8]| bytes.starts_with(prefix);
@@ -184,7 +184,7 @@ pub fn sniff(bytes: &[u8]) -> Option<PictureFormat> {
     }
 }
 
-/// Reads a file's header, and nothing else of it.
+/// Reads only a file's header.
 ///
 /// # Errors
 /// [`CodecError::UnknownFormat`], [`CodecError::Malformed`].
@@ -199,11 +199,11 @@ pub fn probe(bytes: &[u8]) -> Result<Header, CodecError> {
     }
 }
 
-/// Checks the size that a header claims, before anything of that size is allocated.
+/// Checks the size in the header before memory of that size is allocated.
 fn admit(bytes: &[u8], max_pixels: u64) -> Result<Header, CodecError> {
     let header = probe(bytes)?;
     let Header { width, height, format, mode, decodes } = header;
-    // Beyond the second limit no picture exists, and what readers reckon with sizes may overflow.
+    // No image exceeds MAX_PIXELS; beyond it, the readers' size calculations could overflow.
     if u64::from(width) * u64::from(height) > max_pixels.min(MAX_PIXELS as u64) {
         return Err(CodecError::TooLarge { width, height, max_pixels });
     }
@@ -224,13 +224,13 @@ fn read(header: &Header, bytes: &[u8]) -> Result<Raster, CodecError> {
     }
 }
 
-/// The block that Pillow's `getexif` reads, and the text of an XMP packet where Pillow looks for an
-/// orientation that EXIF does not have.
+/// The EXIF block that Pillow's `getexif` reads, and the XMP packet in which Pillow looks for the orientation if EXIF
+/// has none.
 #[derive(Debug, Default)]
 struct Tags {
     metadata: Metadata,
     xmp: Option<Vec<u8>>,
-    /// Why the EXIF block that the file has cannot be read.
+    /// Why the file's EXIF block cannot be read.
     fault: Option<&'static str>,
 }
 
@@ -244,26 +244,26 @@ fn tags(header: &Header, bytes: &[u8]) -> Tags {
     }
 }
 
-/// Which answer the EXIF block of a file goes into.
+/// The orientation tag of an answer's EXIF block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Answer {
-    /// Upstream's, tag by tag.
+    /// Kept, as upstream does.
     Upstreams,
-    /// One that viewers show as it lies.
+    /// Set to 1, because the pixels are upright.
     Upright,
 }
 
-/// Decodes a picture as upstream does: upright, RGB, alpha apart for mode `RGBA`.
+/// Decodes a picture as upstream does: upright, RGB, with separate alpha for mode `RGBA`.
 ///
 /// # Errors
-/// [`CodecError`]; [`CodecError::TooLarge`] before anything is allocated.
+/// [`CodecError`]; [`CodecError::TooLarge`] before memory is allocated.
 ///
 /// Source: Lama Cleaner `helper.load_img`, 1.2.5, on Pillow 10.4.
 pub fn decode(bytes: &[u8], max_pixels: u64) -> Result<Picture, CodecError> {
     decode_for(Answer::Upstreams, bytes, max_pixels)
 }
 
-/// As [`decode`], but the orientation that is written back is 1, and EXIF that cannot be read is left out.
+/// Like [`decode`], but sets the orientation tag to 1 and leaves out EXIF that cannot be read.
 ///
 /// # Errors
 /// As [`decode`].
@@ -291,7 +291,7 @@ fn exif_of(answer: Answer, tags: &Tags, format: PictureFormat) -> Result<exif::E
     }
 }
 
-/// Decodes a mask as upstream does: upright, grey, then 255 above 127 and 0 else.
+/// Decodes a mask as upstream does: upright, grey, then 255 above 127, else 0.
 ///
 /// # Errors
 /// As [`decode`].
@@ -301,7 +301,7 @@ pub fn decode_mask(bytes: &[u8], max_pixels: u64) -> Result<Gray, CodecError> {
     decode_mask_for(Answer::Upstreams, bytes, max_pixels)
 }
 
-/// As [`decode_mask`], but EXIF that cannot be read is left out.
+/// Like [`decode_mask`], but leaves out EXIF that cannot be read.
 ///
 /// # Errors
 /// As [`decode`].
@@ -322,11 +322,11 @@ pub fn encodes(format: PictureFormat) -> bool {
     !matches!(format, PictureFormat::Gif)
 }
 
-/// Writes a file: `quality` is Pillow's, 1 to 100, and only lossy formats read it.
+/// Encodes a file. `quality` is Pillow's, 1 to 100, and only affects lossy formats.
 ///
 /// # Errors
-/// [`CodecError::Unsupported`] for a format that [`encodes`] denies, or alpha that the format has no room for
-/// (JPEG); [`CodecError::Malformed`] if the picture is larger than the format allows.
+/// [`CodecError::Unsupported`] for a format that [`encodes`] rejects, or for alpha in JPEG;
+/// [`CodecError::Malformed`] if the picture is larger than the format allows.
 ///
 /// Source: Lama Cleaner `helper.pil_to_bytes`, 1.2.5, on Pillow 10.4.
 pub fn encode(

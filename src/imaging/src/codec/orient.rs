@@ -1,15 +1,15 @@
-//! Turning pictures upright.
+//! Applies EXIF orientations to pictures.
 //!
 //! Source: Pillow 10.4 `ImageOps.exif_transpose`.
 
 use crate::image::{Image, Layout};
 
-/// Pixels along each side of a square that is turned at once: its lines stay in the first-level cache.
+/// Side of a square that is transposed at once, pixels: its rows fit the first-level cache.
 const TILE_PX: usize = 32;
 
-/// Applies an EXIF orientation of 1 to 8; others do nothing, as 1.
+/// Applies an EXIF orientation of 1 to 8; other values count as 1.
 ///
-/// 1 to 4 stay in the buffer; 5 to 8 exchange the sides and need another.
+/// 1 to 4 work in place; 5 to 8 swap the sides and need another buffer.
 pub(super) fn upright<L: Layout>(image: Image<L>, orientation: u8) -> Image<L> {
     match L::CHANNELS {
         1 => turn::<L, 1>(image, orientation),
@@ -31,7 +31,7 @@ fn turn<L: Layout, const C: usize>(mut image: Image<L>, orientation: u8) -> Imag
             }
         }
         5..=8 => {
-            // The same area, so such a picture exists.
+            // The area is the same, so this cannot fail.
             let Ok(mut turned) = Image::black(width, height) else { return image };
             let (from_right, from_bottom) = (orientation >= 7, matches!(orientation, 6 | 7));
             transpose(pixels, width, turned.data_mut().as_chunks_mut::<C>().0, from_right, from_bottom);
@@ -42,8 +42,8 @@ fn turn<L: Layout, const C: usize>(mut image: Image<L>, orientation: u8) -> Imag
     image
 }
 
-/// Row `r` of `turned` becomes column `r` of `pixels`, whose rows have `width` pixels; columns are counted from the
-/// right, and read from the bottom, as asked.
+/// Copies column `r` of `pixels`, whose rows have `width` pixels, to row `r` of `turned`. `from_right` counts columns
+/// from the right, `from_bottom` reads them from the bottom up.
 fn transpose<const C: usize>(
     pixels: &[[u8; C]],
     width: usize,
@@ -52,7 +52,7 @@ fn transpose<const C: usize>(
     from_bottom: bool,
 ) {
     let height = pixels.len() / width;
-    // Both pictures are touched along their rows alone; what jumps about is this.
+    // Both pictures are accessed row by row; only the tile is accessed by columns.
     let mut tile = [[[0; C]; TILE_PX]; TILE_PX];
     for top in (0..height).step_by(TILE_PX) {
         let rows = TILE_PX.min(height - top);

@@ -1,10 +1,10 @@
-//! TIFF files: the first picture, and files of one uncompressed strip.
+//! TIFF files: reads the first picture, and writes files of one uncompressed strip.
 //!
-//! Does not: read what the format allows but few write (JPEG or fax inside, floats, YCbCr, planes of odd kinds),
-//! or repair broken files as libtiff does; those are left to Pillow.
+//! Does not: read rare variants (JPEG or fax compression, floats, YCbCr, unusual planes) or repair broken files as
+//! libtiff does; those are left to Pillow.
 //!
-//! A TIFF file's own tags are its EXIF. Pillow turns such pictures upright while it decodes them, and then the
-//! orientation is gone from the tags too; with every other format it stays.
+//! A TIFF file's own tags are its EXIF. Pillow turns such pictures upright while it decodes them and removes the
+//! orientation from the tags; with every other format it keeps the tag.
 
 use lamagrid_domain::PictureFormat;
 
@@ -59,10 +59,10 @@ pub(super) fn read(bytes: &[u8]) -> Result<Raster, CodecError> {
     Ok(Raster { height, width, samples })
 }
 
-/// The tags as a block of their own: those that say something about the picture, not about how it was stored.
+/// Copies the tags that describe the picture, not its storage, to a separate block.
 pub(super) fn tags(bytes: &[u8]) -> Tags {
     let exif = File::open(bytes).and_then(|file| {
-        // A profile for colours that the picture has no more.
+        // Omit the profile of a picture that is converted to other colours.
         let rgb =
             layout::layout(bytes, file).is_ok_and(|layout| matches!(layout.mode, Mode::Rgb | Mode::Rgba));
         let directory = file.copy(|tag| !is_structure(tag) && (tag != ICC_PROFILE || rgb));
@@ -71,13 +71,13 @@ pub(super) fn tags(bytes: &[u8]) -> Tags {
     Tags { metadata: Metadata { exif, ..Metadata::default() }, ..Tags::default() }
 }
 
-/// The block without its orientation.
+/// Removes the orientation from the block.
 pub(super) fn without_orientation(block: &[u8]) -> Option<Vec<u8>> {
     let file = File::open(block)?;
     ifd::write(file.order, &file.copy(|tag| tag != tag::ORIENTATION)).ok()
 }
 
-/// Tags that describe the file rather than the picture; the written file has its own.
+/// Whether the tag describes the storage rather than the picture; a written file gets its own.
 fn is_structure(tag: u16) -> bool {
     matches!(
         tag,
@@ -86,9 +86,7 @@ fn is_structure(tag: u16) -> bool {
     )
 }
 
-/// Writes one uncompressed strip, with the tags of `metadata` that are not about structure.
-///
-/// Laid out as Pillow does it.
+/// Writes one uncompressed strip with the descriptive tags of `metadata`, in Pillow's layout.
 pub(super) fn write(
     pixels: &Image<Rgb>,
     alpha: Option<&Gray>,
@@ -116,7 +114,7 @@ pub(super) fn write(
         (tag::PLANAR_CONFIGURATION, Entry::shorts(order, &[1])),
     ]);
     if alpha.is_some() {
-        // The fourth sample is alpha, and the colours are not multiplied with it.
+        // The fourth sample is alpha that is not premultiplied.
         directory.insert(tag::EXTRA_SAMPLES, Entry::shorts(order, &[2]));
     }
     let start = ifd::write(order, &directory).map_err(overflown)?.len();

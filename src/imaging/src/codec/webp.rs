@@ -1,7 +1,6 @@
-//! WebP files, by libwebp, as Pillow reads and writes them.
+//! WebP files, read and written by libwebp as in Pillow.
 //!
-//! Does not: show any frame of an animation but the first, or write lossless files: upstream's `save` says
-//! nothing but the quality.
+//! Does not: decode later frames of an animation, or write lossless files: upstream's `save` passes only the quality.
 
 use lamagrid_domain::PictureFormat;
 
@@ -12,7 +11,7 @@ mod libwebp;
 
 use libwebp::File;
 
-/// Bit of the `VP8X` chunk: there is an `EXIF` chunk.
+/// Flag in the `VP8X` chunk: the file has an `EXIF` chunk.
 const HAS_EXIF: u8 = 0x08;
 
 fn malformed(reason: &str) -> CodecError {
@@ -25,7 +24,7 @@ fn open(bytes: &[u8]) -> Result<File<'_>, CodecError> {
 
 pub(super) fn header(bytes: &[u8]) -> Result<Header, CodecError> {
     let (width, height) = open(bytes)?.canvas();
-    // Pillow too takes a picture for one with alpha if libwebp does not know.
+    // Like Pillow, assume alpha if libwebp cannot tell.
     let mode = if libwebp::has_alpha(bytes) == Some(false) { Mode::Rgb } else { Mode::Rgba };
     Ok(Header { format: PictureFormat::Webp, width, height, mode, decodes: true })
 }
@@ -37,7 +36,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Raster, CodecError> {
     let (width, height) = file.canvas();
     let (width, height) = (width as usize, height as usize);
     let stride = width * if alpha { 4 } else { 3 };
-    // Around a frame that is smaller than its canvas all is transparent and black.
+    // The canvas outside a smaller frame is transparent black.
     let mut canvas = vec![0; stride * height];
     libwebp::decode(&frame, &mut canvas, stride, alpha)
         .ok_or_else(|| malformed("its bitstream is broken"))?;
@@ -45,7 +44,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Raster, CodecError> {
     Ok(Raster { height, width, samples })
 }
 
-/// XMP is not looked at: Pillow keeps it where its search for an orientation does not look.
+/// Reads EXIF only: Pillow does not search a WebP file's XMP for an orientation.
 pub(super) fn tags(bytes: &[u8]) -> Tags {
     let file = File::open(bytes);
     let exif = file.as_ref().and_then(|file| file.chunk(c"EXIF"));
@@ -72,14 +71,14 @@ pub(super) fn write(
     with_exif(&encoded, width, height, exif).ok_or_else(|| malformed("it is over 4 GiB"))
 }
 
-/// The chunks of `encoded`, then `exif` as a chunk of its own, under a `VP8X` chunk that announces it.
+/// Adds `exif` as a chunk after the chunks of `encoded`, with a `VP8X` chunk that declares it.
 ///
-/// `None` if a length does not fit the container.
+/// `None` if a length exceeds the container's limit.
 ///
 /// Source: `WebPMuxAssemble`; <https://developers.google.com/speed/webp/docs/riff_container>.
 fn with_exif(encoded: &[u8], width: usize, height: usize, exif: &[u8]) -> Option<Vec<u8>> {
     let chunks = encoded.get(12..)?;
-    // libwebp itself writes the extended form where there is alpha.
+    // With alpha, libwebp already writes the extended form.
     let (flags, image) = match chunks.strip_prefix(b"VP8X") {
         Some(extended) => (*extended.get(4)?, extended.get(14..)?),
         None => (0, chunks),

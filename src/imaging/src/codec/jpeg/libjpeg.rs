@@ -1,12 +1,12 @@
-//! The door to libjpeg-turbo: the only place that calls it, by way of `libjpeg.c`.
+//! Calls libjpeg-turbo through `libjpeg.c`; no other module does.
 //!
-//! Does not: know markers, modes or EXIF. Output has exactly the size that the caller has read from the header;
-//! a file for which libjpeg finds another is refused before a pixel is written.
+//! Does not: know markers, modes or EXIF. Output has exactly the size that the caller read from the header; if
+//! libjpeg finds another size, the file is refused before a pixel is written.
 
 use std::ffi::{CStr, c_char, c_int, c_uint};
 use std::{ptr, slice};
 
-// Brings the library into the link.
+// Links the library.
 use turbojpeg_sys as _;
 
 /// `JMSG_LENGTH_MAX`.
@@ -41,11 +41,11 @@ unsafe extern "C" {
     ) -> c_int;
 }
 
-/// Why there is no result.
+/// Why decoding or encoding failed.
 pub(super) enum Failure {
-    /// The file has more scans than were allowed.
+    /// The file has more scans than allowed.
     TooManyScans,
-    /// In libjpeg's words.
+    /// libjpeg's error message.
     Refused(String),
 }
 
@@ -59,7 +59,7 @@ impl Failure {
     }
 }
 
-/// Decodes the picture of a file whose header says this size: grey, RGB, or CMYK as the file has it.
+/// Decodes a file whose header states this size: grey, RGB, or CMYK as stored.
 #[expect(unsafe_code, reason = "libjpeg is C")]
 pub(super) fn decode(
     bytes: &[u8],

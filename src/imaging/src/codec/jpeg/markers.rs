@@ -1,6 +1,6 @@
-//! The segments before a JPEG file's first scan, and whether Pillow opens such a file.
+//! Parses the segments before a JPEG file's first scan, and checks whether Pillow opens the file.
 //!
-//! Does not: look at scans; libjpeg reads the file again from its beginning and judges the rest.
+//! Does not: read scans; libjpeg reads the whole file again and checks the rest.
 //!
 //! Source: Pillow 10.4 `JpegImageFile._open` and the handlers of its markers.
 
@@ -37,7 +37,7 @@ pub(super) fn unsupported(what: impl Into<String>) -> CodecError {
 /// The frame header; sides are not 0.
 #[derive(Debug)]
 pub(super) struct Frame {
-    /// SOF0 to SOF15 or DHP, without the `0xff`.
+    /// The marker SOF0 to SOF15 or DHP, without `0xff`.
     marker: u8,
     /// Bits per sample.
     precision: u8,
@@ -58,13 +58,13 @@ impl Frame {
         Ok(Self { marker, precision, width, height, channels })
     }
 
-    /// Baseline, extended or progressive, Huffman, 8 bits.
+    /// Whether it is decoded here: baseline, extended or progressive; Huffman; 8 bits.
     pub(super) fn decodes(&self) -> bool {
         matches!(self.marker, 0xc0..=0xc2) && self.precision == 8 && matches!(self.channels, 1 | 3 | 4)
     }
 }
 
-/// What the segments before the first scan say.
+/// The data of the segments before the first scan.
 #[derive(Debug)]
 pub(super) struct Prologue {
     pub(super) frame: Frame,
@@ -76,7 +76,7 @@ impl Prologue {
     /// Reads the segments up to the first scan.
     ///
     /// # Errors
-    /// [`CodecError::Malformed`] where Pillow does not open the file.
+    /// [`CodecError::Malformed`] if Pillow does not open the file.
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, CodecError> {
         let mut markers = Markers { bytes, at: 2 };
         let mut frame = None;
@@ -154,7 +154,7 @@ fn check_length(what: &str, body: &[u8], least: usize) -> Result<(), CodecError>
     if body.len() < least { Err(malformed(format!("{what} too short"))) } else { Ok(()) }
 }
 
-/// Tables follow each other to the end of the segment, of 8 or 16 bits by the high half of the first byte.
+/// Checks quantisation tables up to the end of the segment. The high half of a table's first byte selects 8 or 16 bits.
 fn check_quantization(mut body: &[u8]) -> Result<(), CodecError> {
     while let Some(&kind) = body.first() {
         let length = if kind >> 4 == 0 { 1 + 64 } else { 1 + 128 };
@@ -163,7 +163,7 @@ fn check_quantization(mut body: &[u8]) -> Result<(), CodecError> {
     Ok(())
 }
 
-/// Pillow steps through the resources, and fails where a segment ends before the length of a resource's name.
+/// Checks Photoshop resources: Pillow fails if the segment ends before the length of a resource's name.
 fn check_photoshop(body: &[u8]) -> Result<(), CodecError> {
     const RESOLUTION: u16 = 0x03ed;
     const RESOLUTION_BYTES: usize = 14;

@@ -1,39 +1,38 @@
-//! Bits into the bytes of `IDAT` chunks, the first bit lowest.
+//! Packs bits into the bytes of `IDAT` chunks, the first bit lowest.
 //!
-//! Does not: know what the bits mean; `deflate` does.
+//! Does not: interpret the bits; `deflate` does.
 
 use super::chunk_writer::{close, open};
 use super::huffman::Code;
 
-/// A chunk ends with the first block that makes it so long, bytes. Some readers dislike chunks of several
-/// MiB.
+/// A chunk ends with the block that brings it to this size, bytes. Some readers reject chunks of several MiB.
 const CHUNK: usize = 1 << 18;
 
-/// Longest content of a stored block, bytes.
+/// Maximum content of a stored block, bytes.
 const STORED: usize = u16::MAX as usize;
 
-/// A file in the making whose last chunk is open, with some bits more.
+/// A partly written file whose last chunk is open, and the bits that do not fill a byte yet.
 pub(super) struct Bits {
-    /// What is written, and room behind it.
+    /// The written bytes, then unused space.
     out: Vec<u8>,
-    /// Where the room begins.
+    /// Offset of the unused space.
     end: usize,
-    /// Where the open chunk begins.
+    /// Offset of the open chunk.
     chunk: usize,
-    /// Less than a byte between two calls.
+    /// Pending bits: less than a byte between two calls.
     held: u64,
     count: u32,
 }
 
 impl Bits {
-    /// Bits that follow `out` in a chunk of their own, which begins with `first`.
+    /// Opens a chunk after `out` that begins with `first`.
     pub(super) fn after(mut out: Vec<u8>, first: &[u8]) -> Self {
         let chunk = open(&mut out, b"IDAT");
         out.extend_from_slice(first);
         Self { end: out.len(), out, chunk, held: 0, count: 0 }
     }
 
-    /// Begins another chunk if this one is long enough. Bits that are held go into it.
+    /// Begins another chunk if this one has reached [`CHUNK`]. Pending bits go into the new chunk.
     pub(super) fn cut(&mut self) {
         if self.end - self.chunk >= CHUNK {
             self.out.truncate(self.end);
@@ -43,7 +42,7 @@ impl Bits {
         }
     }
 
-    /// Makes room for `bytes` bytes and what is held; the caller writes no more before it asks again.
+    /// Reserves space for `bytes` bytes and the pending bits. The caller must not write more before the next call.
     pub(super) fn room(&mut self, bytes: usize) {
         let needed = self.end + bytes + 16;
         if self.out.len() < needed {
@@ -57,7 +56,7 @@ impl Bits {
         self.count = self.count.wrapping_add(code.count);
     }
 
-    /// Moves whole bytes out; at most 63 bits are held.
+    /// Writes the complete bytes of at most 63 pending bits.
     #[inline(always)]
     fn flush(&mut self) {
         self.out[self.end..self.end + 8].copy_from_slice(&self.held.to_le_bytes());
@@ -66,14 +65,14 @@ impl Bits {
         self.count %= 8;
     }
 
-    /// Writes a code, of at most 32 bits.
+    /// Writes a code of at most 32 bits.
     #[inline(always)]
     pub(super) fn code(&mut self, code: Code) {
         self.hold(code);
         self.flush();
     }
 
-    /// Writes the codes of `bytes`, none of them longer than 12 bits.
+    /// Writes the codes of `bytes`, each of at most 12 bits.
     #[inline(always)]
     pub(super) fn literals(&mut self, bytes: &[u8], codes: &[Code; 256]) {
         let (fours, rest) = bytes.as_chunks::<4>();
@@ -90,8 +89,8 @@ impl Bits {
         self.flush();
     }
 
-    /// Writes `bytes` as stored blocks, at least one; ends at a whole byte. The last is the stream's if
-    /// `last`.
+    /// Writes `bytes` as one or more stored blocks and ends at a whole byte. `last` marks the final block as the end of
+    /// the stream.
     pub(super) fn stored(&mut self, bytes: &[u8], last: bool) {
         let mut rest = bytes;
         loop {
@@ -111,7 +110,7 @@ impl Bits {
         }
     }
 
-    /// The file so far, its last chunk closed; the caller has ended at a whole byte.
+    /// Closes the last chunk and returns the file. The caller must have ended at a whole byte.
     pub(super) fn finish(mut self) -> Vec<u8> {
         self.out.truncate(self.end);
         close(&mut self.out, self.chunk);

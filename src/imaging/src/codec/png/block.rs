@@ -1,17 +1,17 @@
-//! The code of one deflate block.
+//! The prefix codes of one deflate block.
 //!
-//! Does not: say what is in the block. `deflate` counts the symbols and writes them.
+//! Does not: count or write symbols; `deflate` does.
 //!
 //! Source: RFC 1951, 3.2.5 and 3.2.7.
 
 use super::huffman::{Code, codes, lengths};
 
-/// How far back a repeat may lie, bytes.
+/// Maximum distance of a repeat, bytes.
 pub(super) const WINDOW: usize = 1 << 15;
-/// Longest repeat, bytes.
+/// Maximum length of a repeat, bytes.
 pub(super) const LONGEST: usize = 258;
-/// Longest code for a literal or a length: four literals fit into one write, and decoders look them up at
-/// once.
+/// Maximum code length of a literal or a repeat's length, bits: four literals fit into one write, and decoders need a
+/// single table look-up.
 const LITERAL_BITS: usize = 12;
 
 /// Symbol, extra bits and first length of a repeat's length.
@@ -46,7 +46,7 @@ static DISTANCES: [(u16, u8); 30] = {
     table
 };
 
-/// Symbol of a distance less one: below 256 by itself, above by its upper bits.
+/// Symbol by distance minus one: indexed directly below 256, else by the upper bits.
 static DISTANCE_SYMBOLS: [u8; 512] = {
     let mut table = [0; 512];
     let mut symbol = 0;
@@ -74,22 +74,22 @@ pub(super) fn distance_symbol(distance: u16) -> usize {
     usize::from(DISTANCE_SYMBOLS[if d < 256 { d } else { 256 + (d >> 7) }])
 }
 
-/// The code of one block.
+/// The prefix codes of one block.
 pub(super) struct BlockCode {
-    /// What says so at the block's beginning.
+    /// The block header that transmits the codes.
     pub(super) header: Vec<Code>,
     pub(super) literals: [Code; 256],
     pub(super) end: Code,
-    /// By a repeat's length, with its extra bits.
+    /// Indexed by a repeat's length; extra bits included.
     pub(super) lengths: [Code; LONGEST + 1],
-    /// By symbol, without extra bits.
+    /// Indexed by symbol; without extra bits.
     distances: [Code; 30],
-    /// Of the whole block, header and end included.
+    /// Size of the whole block with header and end.
     pub(super) bits: u64,
 }
 
 impl BlockCode {
-    /// The best code for symbols that occur so often.
+    /// The optimal codes for symbols with these counts.
     pub(super) fn of(literals: &[u32; 286], distances: &[u32; 30]) -> Self {
         let literal_lengths = lengths(literals, LITERAL_BITS);
         let distance_lengths = lengths(distances, 15);
@@ -117,7 +117,7 @@ impl BlockCode {
         }
     }
 
-    /// A distance with its extra bits.
+    /// The code of a distance with its extra bits.
     #[inline(always)]
     pub(super) fn distance(&self, distance: u16) -> Code {
         let symbol = distance_symbol(distance);
@@ -126,7 +126,7 @@ impl BlockCode {
     }
 }
 
-/// The beginning of a block with a code of its own, RFC 1951, 3.2.7; not the last block.
+/// The header of a block with dynamic codes, RFC 1951, 3.2.7; not of the last block.
 fn header(literals: &[u8; 286], distances: &[u8; 30]) -> Vec<Code> {
     const ORDER: [usize; 19] = [16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15];
     let used = |lengths: &[u8], least: usize| {
@@ -135,7 +135,7 @@ fn header(literals: &[u8; 286], distances: &[u8; 30]) -> Vec<Code> {
     let (literals, distances) = (&literals[..used(literals, 257)], &distances[..used(distances, 1)]);
     let all = [literals, distances].concat();
 
-    // Lengths in runs: a symbol, and how often it repeats as extra bits.
+    // Run-length encode the lengths: a symbol, with the count as extra bits.
     let mut symbols: Vec<(usize, Code)> = Vec::new();
     for run in all.chunk_by(|a, b| a == b) {
         let (length, mut left) = (usize::from(run[0]), run.len());

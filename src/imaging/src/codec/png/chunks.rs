@@ -1,9 +1,9 @@
-//! The chunks of a PNG file, as Pillow walks them.
+//! Reads the chunks of a PNG file as Pillow does.
 //!
-//! Does not: look at pixel data. It says where that is, and what the chunks before and after it say.
+//! Does not: decode pixel data; it finds the data and reads the chunks before and after it.
 //!
-//! Pillow asks less of a file than the specification: any order, chunks that come twice, no checksum after
-//! the first pixel data. So does this.
+//! Like Pillow, it is less strict than the specification: it accepts any order and repeated chunks, and checks no
+//! checksum after the first pixel data.
 //!
 //! Source: Pillow `PngImagePlugin`, 10.4: `ChunkStream`, `PngImageFile`.
 
@@ -11,7 +11,7 @@ use super::SIGNATURE;
 use super::info::{Fault, Info, u32_at};
 use super::kind::Kind;
 
-/// What a file has where its pixels should be.
+/// The chunk at which reading the headers stops.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Found {
     /// `IDAT`.
@@ -22,11 +22,11 @@ pub(super) enum Found {
     Nothing,
 }
 
-/// A file, open: read up to its pixels.
+/// A file that was read up to its pixels.
 #[derive(Debug)]
 pub(super) struct Opened<'a> {
     bytes: &'a [u8],
-    /// Where the pixels' first chunk has its content.
+    /// Starts at the content of the first pixel chunk.
     data: Data<'a>,
     pub(super) info: Info<'a>,
     pub(super) kind: Kind,
@@ -34,7 +34,7 @@ pub(super) struct Opened<'a> {
     texts: bool,
 }
 
-/// The chunk whose head is at `at`: its kind, where its content begins, and how long it says it is.
+/// Reads the chunk head at `at`: the kind, the offset of the content, and the stated length.
 fn head(bytes: &[u8], at: usize) -> Result<([u8; 4], usize, usize), Fault> {
     let length = u32_at(bytes, at).ok_or("it ends early")?;
     let kind: [u8; 4] = *bytes.get(at + 4..).and_then(<[u8]>::first_chunk).ok_or("it ends early")?;
@@ -49,17 +49,17 @@ fn content(bytes: &[u8], at: usize, length: usize) -> Result<&[u8], Fault> {
 }
 
 impl<'a> Opened<'a> {
-    /// Reads up to the pixels. `texts` is whether texts and profiles are looked at.
+    /// Reads up to the pixels. `texts` is whether texts and profiles are read.
     ///
     /// # Errors
-    /// What keeps Pillow from opening the file.
+    /// The reason for which Pillow does not open the file.
     pub(super) fn open(bytes: &'a [u8], texts: bool) -> Result<Self, Fault> {
         let mut info = Info::default();
         let mut at = SIGNATURE.len();
         let (found, length) = loop {
             let (kind, start, length) = head(bytes, at)?;
             match &kind {
-                // Pillow trips over pixels of an unknown kind, and takes them for an unknown chunk.
+                // Pillow handles pixels of an unknown kind like an unknown chunk.
                 b"IDAT" if info.kind.is_some() => {
                     if info.frame.is_none() && info.frames.is_some() {
                         info.default_image = true;
@@ -104,10 +104,10 @@ impl<'a> Opened<'a> {
         head(self.bytes, data.at + 4).is_ok_and(|(kind, _, _)| matches!(&kind, b"DDAT" | b"fdAT"))
     }
 
-    /// What is known when the chunks behind the pixels are read, too.
+    /// The metadata after reading the chunks behind the pixels, too.
     ///
     /// # Errors
-    /// What Pillow stumbles over when the pixels are already there.
+    /// The reason for which Pillow raises an exception after decoding the pixels.
     pub(super) fn after(&self) -> Result<Info<'a>, Fault> {
         let data = self.data.end();
         if data.cut_off {
@@ -116,7 +116,7 @@ impl<'a> Opened<'a> {
         let mut info = self.info.clone();
         let is_animated = info.is_animated();
         let mut at = data.at;
-        // Checksums are not looked at any more, and the end of the file is as good as `IEND`.
+        // Pillow no longer checks checksums here, and accepts the end of the file instead of `IEND`.
         while let Ok((kind, start, length)) = head(self.bytes, at + 4) {
             match &kind {
                 b"IEND" => break,
@@ -135,15 +135,15 @@ impl<'a> Opened<'a> {
 #[derive(Debug, Clone)]
 pub(super) struct Data<'a> {
     bytes: &'a [u8],
-    /// Where the current chunk goes on, with `left` bytes as it says.
+    /// Read position in the current chunk, which states `left` more bytes.
     at: usize,
     left: usize,
-    /// Whether the file ends within one of them.
+    /// Whether the file ends within a chunk.
     cut_off: bool,
 }
 
 impl Data<'_> {
-    /// The same, with nothing left.
+    /// The state after the last pixel chunk.
     fn end(&self) -> Self {
         let mut data = self.clone();
         data.by_ref().for_each(drop);

@@ -1,34 +1,34 @@
-//! A deflate writer for filtered picture rows: one look-up per pixel for repeats, and a code per block.
+//! A deflate encoder for filtered picture rows: one hash look-up per pixel for repeats, and dynamic codes per block.
 //!
-//! Does not: search for the best repeat, look further back than 32 KiB, or make the zlib header and checksum.
-//! `write` gives it rows, in one or several streams that follow each other in the file.
+//! Does not: search for the longest repeat, look back further than 32 KiB, or write the zlib header and checksum.
+//! `write` passes rows to one or more encoders, whose streams follow each other in the file.
 //!
-//! The invariant worth knowing: a filtered photo hardly repeats, so nearly all of the gain is in each block's
-//! own code. A repeat is taken only where it is shorter than the bytes it stands for, by their frequency.
+//! Design: filtered photos contain few repeats, so nearly all compression comes from the prefix codes of each block.
+//! A repeat is used only if its code is shorter than the estimated codes of the bytes that it replaces.
 //!
 //! Source: RFC 1951.
 
 use super::bits::Bits;
 use super::block::{BlockCode, LONGEST, WINDOW, distance_symbol, length_symbol};
 
-/// Bytes that are searched at once, with one measure of what a repeat must save.
+/// Bytes per search step; the minimum length of repeats is estimated for each.
 const PIECE: usize = 1 << 16;
-/// A block ends after so many symbols, so that its code fits its content, ...
+/// Maximum number of symbols in a block, so that its codes match its content.
 const SYMBOLS: usize = PIECE * 3 / 4;
-/// ... or so many bytes, which bounds the buffer.
+/// Maximum size of a block before compression, bytes; it bounds the buffer.
 const BLOCK: usize = 1 << 20;
-/// log2 of the places in the table of what was seen where; 64 KiB.
+/// log2 of the number of entries in the hash table, which takes 64 KiB.
 const TABLE_BITS: u32 = 14;
-/// A repeat costs about so many bits.
+/// Estimated cost of a repeat, bits.
 const REPEAT_BITS: f32 = 21.0;
-/// After so many bytes without a repeat (as log2) the search looks at every second pixel, and so on.
+/// log2 of the number of bytes without a repeat after which the search starts to skip pixels.
 const PATIENCE: u32 = 5;
-/// Most bytes that the search goes past, however long there was no repeat.
+/// Maximum number of bytes that the search skips at once.
 const LONGEST_STEP: usize = 128;
-/// Position of the first byte, so far from 0 that an empty place of the table lies outside the window.
+/// Position of the first byte; large enough that an empty table entry, 0, lies outside the window.
 const ORIGIN: u32 = 1 << 16;
 
-/// Some literals, then a repeat; `length` is 0 if none follows.
+/// Literals, then a repeat; `length` is 0 if no repeat follows.
 #[derive(Debug, Clone, Copy)]
 struct Token {
     literals: u32,
@@ -36,9 +36,9 @@ struct Token {
     distance: u16,
 }
 
-/// How often each byte occurs, added to `counts`.
+/// Adds the number of occurrences of each byte to `counts`.
 fn count(bytes: &[u8], counts: &mut [[u32; 256]; 4]) {
-    // Four tables, for equal bytes follow each other, and a counter is not there again at once.
+    // Equal bytes often follow each other: four tables avoid waiting for the previous store to the same counter.
     let (fours, rest) = bytes.as_chunks::<4>();
     for four in fours {
         for (counts, byte) in counts.iter_mut().zip(four) {
@@ -64,7 +64,7 @@ fn eight(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(eight)
 }
 
-/// How many bytes at `at` are those at `from`, at most [`LONGEST`]; the first `known` are.
+/// The number of equal bytes at `at` and `from`, at most [`LONGEST`]; the first `known` are equal.
 #[inline(always)]
 fn repeat(bytes: &[u8], at: usize, from: usize, known: usize) -> usize {
     let longest = (bytes.len() - at).min(LONGEST);
@@ -83,11 +83,11 @@ fn repeat(bytes: &[u8], at: usize, from: usize, known: usize) -> usize {
     length
 }
 
-/// What was seen where: positions (from [`ORIGIN`], modulo 2^32) by a hash of the bytes there.
+/// Hash table from bytes to the last position at which they occurred (from [`ORIGIN`], modulo 2^32).
 struct Seen(Box<[u32; 1 << TABLE_BITS]>);
 
 impl Seen {
-    /// The place for the first `N` of `eight` bytes.
+    /// The entry for the first `N` of `eight` bytes.
     #[inline(always)]
     fn place<const N: u32>(&mut self, eight: u64) -> &mut u32 {
         let hash = (eight << (64 - 8 * N)).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> (64 - TABLE_BITS);
@@ -95,22 +95,22 @@ impl Seen {
     }
 }
 
-/// A deflate stream in the making.
+/// A deflate stream that is being written.
 pub(super) struct Deflate {
     out: Bits,
-    /// The last [`WINDOW`] bytes that were written, and all that were not yet.
+    /// The last [`WINDOW`] bytes that were written, then all that were not.
     bytes: Vec<u8>,
-    /// Where the bytes begin that were not written yet, ...
+    /// Offset of the first byte that was not written.
     written: usize,
-    /// ... and those that were not searched yet.
+    /// Offset of the first byte that was not searched.
     searched: usize,
-    /// Where the row begins that follows the searched bytes.
+    /// Offset of the first row after the searched bytes.
     next_row: usize,
     /// Position of `bytes[0]`.
     origin: u32,
     seen: Seen,
     tokens: Vec<Token>,
-    /// Literals and repeats in `tokens`, and how often each symbol is among them.
+    /// Number of literals and repeats in `tokens`; then the count of each symbol.
     symbols: usize,
     literals: [u32; 286],
     distances: [u32; 30],
@@ -119,8 +119,8 @@ pub(super) struct Deflate {
 }
 
 impl Deflate {
-    /// A stream in chunks that follow `out`, of rows of `row_length` bytes: a filter's number, then pixels of
-    /// `bpp` bytes, 3 or 4.
+    /// Starts a stream after `out` for rows of `row_length` bytes: a filter's number, then pixels of `bpp` bytes, 3 or
+    /// 4.
     pub(super) fn new(out: Bits, row_length: usize, bpp: usize) -> Self {
         Self {
             out,
@@ -139,7 +139,7 @@ impl Deflate {
         }
     }
 
-    /// Takes a row, which `fill` writes.
+    /// Adds a row that `fill` writes.
     pub(super) fn row(&mut self, fill: impl FnOnce(&mut [u8])) {
         let start = self.bytes.len();
         self.bytes.resize(start + self.row_length, 0);
@@ -147,7 +147,7 @@ impl Deflate {
         while self.bytes.len() - self.searched >= PIECE {
             self.piece(self.searched + PIECE);
         }
-        // Not before there is more to forget than to keep.
+        // Only when more bytes are dropped than moved.
         if self.written > 4 * WINDOW + (self.bytes.len() - self.written) {
             let gone = self.written - WINDOW;
             self.bytes.drain(..gone);
@@ -158,8 +158,8 @@ impl Deflate {
         }
     }
 
-    /// The file so far, up to a whole byte and with its last chunk closed: the end of the data if `last`,
-    /// else so that another stream can follow.
+    /// Ends the stream at a whole byte, closes the last chunk and returns the file. `last` ends the data; else another
+    /// stream can follow.
     pub(super) fn finish(mut self, last: bool) -> Vec<u8> {
         if self.searched < self.bytes.len() {
             self.piece(self.bytes.len());
@@ -171,14 +171,14 @@ impl Deflate {
         self.out.finish()
     }
 
-    /// Searches up to `end`, and writes a block if there is enough for one.
+    /// Searches up to `end`, and writes a block if enough symbols or bytes are pending.
     fn piece(&mut self, end: usize) {
         let start = self.searched;
         let mut counts = [[0; 256]; 4];
         count(&self.bytes[start..end], &mut counts);
         let counts = sum(&counts);
 
-        // What a byte costs if none repeats: the entropy.
+        // Cost of the bytes without repeats: their entropy.
         let length = (end - start) as f32;
         let bits: f32 =
             counts.iter().filter(|n| **n > 0).map(|n| *n as f32 * (length / *n as f32).log2()).sum();
@@ -203,12 +203,12 @@ impl Deflate {
         }
     }
 
-    /// Makes tokens of the bytes up to `end`: repeats of at least `least` bytes, found by `N` bytes (the
-    /// lesser of `least` and 8) at the beginnings of pixels of `B` bytes.
+    /// Makes tokens of the bytes up to `end`. Repeats have at least `least` bytes and are found by hashing `N` bytes,
+    /// the lesser of `least` and 8, at the start of pixels of `B` bytes.
     fn search<const B: usize, const N: u32>(&mut self, end: usize, least: usize) {
         let bytes = &self.bytes[..end];
         let start = self.searched;
-        // The last bytes are literals, so that eight can always be read.
+        // The last bytes become literals, so that eight bytes can always be read.
         let limit = end.saturating_sub(8);
         let (mut at, mut literal, mut next_row) = (start, start, self.next_row);
         while at < limit {
@@ -216,7 +216,7 @@ impl Deflate {
                 at += usize::from(at == next_row);
                 next_row += self.row_length;
             }
-            // A row has whole pixels.
+            // Rows consist of whole pixels.
             at += (next_row - at) % B;
             let stop = next_row.min(limit);
             while at < stop {
@@ -228,7 +228,7 @@ impl Deflate {
                 if distance <= WINDOW {
                     let mut differing = here ^ eight(bytes, at - distance);
                     if differing << (64 - 8 * N) == 0 {
-                        // The pixel before costs the fewest bits.
+                        // The preceding pixel has the cheapest distance.
                         if at >= B && eight(bytes, at - B) == here {
                             (distance, differing) = (B, 0);
                         }
@@ -255,7 +255,7 @@ impl Deflate {
                             });
                             let after = first + length;
                             if after < limit {
-                                // The second pixel and the last: most of what remembering all would bring.
+                                // Recording the second and the last pixel has most of the benefit of recording all.
                                 let last = at + (after - 1 - at) / B * B;
                                 for pixel in [last.min(at + B), last] {
                                     *self.seen.place::<N>(eight(bytes, pixel)) =
@@ -277,12 +277,11 @@ impl Deflate {
         (self.searched, self.next_row) = (end, next_row);
     }
 
-    /// Counts the symbols of the tokens from number `tokens` on, whose bytes begin at `start` and have
-    /// `counts`.
+    /// Counts the symbols of the tokens from index `tokens` on. Their bytes start at `start` and occur `counts` times.
     fn tally(&mut self, tokens: usize, start: usize, counts: &[u32; 256]) {
         let tokens = &self.tokens[tokens..];
         let repeated: usize = tokens.iter().map(|token| usize::from(token.length)).sum();
-        // Literals are counted, or what is not a literal taken off: whatever is less.
+        // Count the literals, or subtract the repeated bytes: the shorter of the two.
         let literals_are_few = repeated > (self.searched - start) / 2;
         let mut few = [[0; 256]; 4];
         let mut at = start;
@@ -305,7 +304,7 @@ impl Deflate {
         }
     }
 
-    /// Writes what was searched and not yet written as one block.
+    /// Writes the searched bytes that were not written yet as one block.
     fn block(&mut self) {
         let content = &self.bytes[self.written..self.searched];
         self.literals[256] = 1;

@@ -1,11 +1,10 @@
-//! Prefix codes of deflate: lengths from counts, codes from lengths.
+//! Computes prefix codes for deflate: code lengths from counts, codes from lengths.
 //!
-//! Does not: read a code. `deflate` calls it, twice or three times per block.
+//! Does not: decode.
 
-/// Code lengths for symbols that occur `counts` times: 0 for those that do not, at most `longest` bits.
+/// Code lengths for symbols that occur `counts` times: at most `longest` bits, and 0 for symbols that do not occur.
 ///
-/// The code is complete whatever the counts are, with at least two symbols, because decoders differ in what
-/// they take otherwise.
+/// The code is always complete and has at least two symbols, because not all decoders accept others.
 pub(super) fn lengths<const N: usize>(counts: &[u32; N], longest: usize) -> [u8; N] {
     let mut lengths = [0; N];
     let mut leaves: Vec<(u32, usize)> =
@@ -17,7 +16,7 @@ pub(super) fn lengths<const N: usize>(counts: &[u32; N], longest: usize) -> [u8;
     }
     leaves.sort_unstable();
 
-    // Huffman's tree with two queues: leaves by count, inner nodes in the order of their making.
+    // Build Huffman's tree with two queues: leaves by count, inner nodes in order of creation.
     let n = leaves.len();
     let mut weights: Vec<u64> = leaves.iter().map(|(count, _)| u64::from(*count)).collect();
     let mut parents = vec![0; 2 * n - 1];
@@ -38,7 +37,7 @@ pub(super) fn lengths<const N: usize>(counts: &[u32; N], longest: usize) -> [u8;
         weights.push(weight);
     }
 
-    // How many codes have each length, those too long cut to `longest`.
+    // Count the codes of each length; longer ones are cut to `longest`.
     let mut depths = vec![0_usize; 2 * n - 1];
     let mut of_length = [0_usize; 16];
     for node in (0..2 * n - 2).rev() {
@@ -47,7 +46,7 @@ pub(super) fn lengths<const N: usize>(counts: &[u32; N], longest: usize) -> [u8;
             of_length[depths[node].min(longest)] += 1;
         }
     }
-    // Cutting has made the code too large: one of the longest goes beside a shorter one, until it fits.
+    // If cutting made the code oversubscribed, move one of the longest codes beside a shorter one until it fits.
     let room = 1_usize << longest;
     let mut used: usize = (1..=longest).map(|length| of_length[length] << (longest - length)).sum();
     while used > room {
@@ -58,7 +57,7 @@ pub(super) fn lengths<const N: usize>(counts: &[u32; N], longest: usize) -> [u8;
         used -= 1;
     }
 
-    // The rarest get the longest.
+    // The rarest symbols get the longest codes.
     let mut rarest = leaves.iter();
     for length in (1..=longest).rev() {
         for (_, symbol) in rarest.by_ref().take(of_length[length]) {
@@ -68,7 +67,7 @@ pub(super) fn lengths<const N: usize>(counts: &[u32; N], longest: usize) -> [u8;
     lengths
 }
 
-/// A code: its bits, the first to be written lowest, and how many there are.
+/// A code: its bits, the first one lowest, and their number.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Code {
     pub(super) bits: u32,

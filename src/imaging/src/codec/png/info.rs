@@ -1,7 +1,6 @@
-//! What the chunks of a PNG file say about it, as Pillow understands them.
+//! Collects the metadata in the chunks of a PNG file as Pillow does.
 //!
-//! Does not: know where chunks are; `chunks` walks them. Checksums, the order of chunks and chunks that come
-//! twice are no matter here: every [`Fault`] is an exception in Pillow.
+//! Does not: find chunks or check their checksums and order; `chunks` does. Every [`Fault`] is an exception in Pillow.
 //!
 //! Source: Pillow `PngImagePlugin.PngStream`, 10.4.
 
@@ -11,15 +10,14 @@ use super::PARAMETERS;
 use super::kind::Kind;
 use crate::codec::{Mode, exif};
 
-/// Most bytes one compressed text may have, and most that all texts may have: Pillow's `MAX_TEXT_CHUNK` and
-/// `MAX_TEXT_MEMORY`.
+/// Maximum size of one compressed text and of all texts, bytes: Pillow's `MAX_TEXT_CHUNK` and `MAX_TEXT_MEMORY`.
 const MAX_TEXT: usize = 1 << 20;
 const MAX_TEXTS: usize = 64 * MAX_TEXT;
 
-/// What Pillow stumbles over.
+/// The reason of an exception in Pillow.
 pub(super) type Fault = &'static str;
 
-/// What chunks have said, the last of a kind where there are several.
+/// The metadata so far; of several chunks of a kind the last one counts.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Info<'a> {
     pub(super) width: u32,
@@ -33,23 +31,23 @@ pub(super) struct Info<'a> {
     pub(super) parameters: Option<String>,
     /// The text `XML:com.adobe.xmp`.
     pub(super) xmp: Option<Vec<u8>>,
-    /// With what may stand before the TIFF structure.
+    /// The EXIF block, possibly with a prefix before the TIFF structure.
     pub(super) exif: Option<Vec<u8>>,
     /// The text `Raw profile type exif`.
     raw_profile: Option<String>,
-    /// Of an animation.
+    /// Number of frames of an animation.
     pub(super) frames: Option<u32>,
     sequence: Option<u32>,
-    /// Left, top, right and bottom of its current frame.
+    /// Left, top, right and bottom of the current frame.
     pub(super) frame: Option<[u64; 4]>,
     pub(super) default_image: bool,
     /// Bytes of text so far.
     texts: usize,
-    /// Something that Pillow takes, but in a way not followed here.
+    /// Content that Pillow accepts, but whose result is not reproduced here.
     pub(super) odd: Option<Fault>,
 }
 
-/// A text's value: Latin-1 as Pillow decodes it from `tEXt` and `zTXt`, or what was UTF-8.
+/// A text's value: Latin-1 from `tEXt` and `zTXt`, or UTF-8 from `iTXt`.
 enum Text<'t> {
     Latin1(&'t [u8]),
     Utf8(&'t str),
@@ -64,7 +62,7 @@ impl Text<'_> {
     }
 }
 
-/// The number at `at`, in network order.
+/// The big-endian number at `at`.
 pub(super) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_be_bytes(*bytes.get(at..)?.first_chunk()?))
 }
@@ -75,9 +73,9 @@ fn split_at_nul(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((&bytes[..nul], &bytes[nul + 1..]))
 }
 
-/// zlib's data of a text or a profile; none if it is damaged.
+/// Inflates a text or a profile; `None` if its data is damaged.
 fn inflate(data: &[u8], odd: &mut Option<Fault>) -> Result<Option<Vec<u8>>, Fault> {
-    // More than the longest repeat: fdeflate 0.3.7 leaves one that does not fit out of its checksum.
+    // More than the longest repeat, because fdeflate 0.3.7 omits one that does not fit from its checksum.
     const ROOM: usize = 1 << 10;
     let mut inflater = Decompressor::new();
     let mut out = vec![0; data.len().clamp(ROOM, MAX_TEXT)];
@@ -94,7 +92,7 @@ fn inflate(data: &[u8], odd: &mut Option<Fault>) -> Result<Option<Vec<u8>>, Faul
         if written == out.len() {
             out.resize((2 * written).min(MAX_TEXT + ROOM), 0);
         } else if !inflater.is_done() {
-            // There is no more of it. Pillow takes what there is, but not always as much of it.
+            // The data is truncated. Pillow uses the available part, but not always the same length of it.
             if !data.is_empty() {
                 *odd = Some("a text that is cut off");
             }
@@ -106,7 +104,7 @@ fn inflate(data: &[u8], odd: &mut Option<Fault>) -> Result<Option<Vec<u8>>, Faul
 }
 
 impl<'a> Info<'a> {
-    /// Takes a chunk; those of other kinds say nothing. `texts` is whether texts and profiles are looked at.
+    /// Reads a chunk and ignores unknown kinds. `texts` is whether texts and profiles are read.
     pub(super) fn take(&mut self, kind: [u8; 4], content: &'a [u8], texts: bool) -> Result<(), Fault> {
         let at_least =
             |length: usize| if content.len() < length { Err("a chunk is too short") } else { Ok(()) };
@@ -217,7 +215,7 @@ impl<'a> Info<'a> {
         if filter != 0 { Err("unknown filters") } else { Ok(()) }
     }
 
-    /// Takes a chunk of an animation, which begins with its number.
+    /// Checks the sequence number at the start of an animation's chunk.
     fn follow(&mut self, content: &[u8], expected: Option<u32>) -> Result<(), Fault> {
         let number = u32_at(content, 0);
         if number.is_none() || number != expected {
@@ -227,14 +225,14 @@ impl<'a> Info<'a> {
         Ok(())
     }
 
-    /// Takes the first bytes of a later frame's pixels, of which there must have been an earlier one.
+    /// Checks the start of a later frame's pixels; an earlier chunk of the animation must precede it.
     pub(super) fn frame_data(&mut self, content: &[u8]) -> Result<(), Fault> {
         self.follow(content, self.sequence.and_then(|last| last.checked_add(1)))
     }
 
-    /// A colour profile counts for nothing here, but one that is too large does for Pillow.
+    /// Checks a colour profile. It is not used, but Pillow fails if it is too large.
     fn profile(&mut self, content: &[u8]) -> Result<(), Fault> {
-        // Where there is no 0, Pillow takes the first byte for the method's.
+        // Without a 0, Pillow reads the first byte as the compression method.
         let method = content.iter().position(|byte| *byte == 0).map_or(0, |nul| nul + 1);
         match content.get(method) {
             Some(0) => {}
@@ -259,7 +257,7 @@ impl<'a> Info<'a> {
             }
             _ => return Ok(()),
         };
-        // Set even where the text is not UTF-8, under a name that nothing here reads.
+        // Pillow adds an entry to `info` even if the text is not UTF-8, under a name that is not used here.
         self.any |= key == b"XML:com.adobe.xmp";
         let utf8 = [language, translated].into_iter().all(|text| std::str::from_utf8(text).is_ok());
         match std::str::from_utf8(value) {
@@ -273,7 +271,7 @@ impl<'a> Info<'a> {
         if self.texts > MAX_TEXTS { Err("more than 64 MiB of text") } else { Ok(()) }
     }
 
-    /// Takes a text under its name; `raw` is whether the value is kept as bytes.
+    /// Stores a text under its key; `raw` is whether the value is kept as bytes.
     fn text(&mut self, key: &[u8], value: &Text<'_>, raw: bool) -> Result<(), Fault> {
         self.any = true;
         match key {
@@ -284,7 +282,7 @@ impl<'a> Info<'a> {
                 Text::Latin1(bytes) if raw => self.exif = Some(bytes.to_vec()),
                 _ => self.odd = Some("EXIF as text"),
             },
-            // Texts share a dictionary with what Pillow reads here.
+            // In Pillow, texts share a dictionary with entries that it reads itself.
             b"interlace" | b"bbox" | b"transparency" | b"default_image" => {
                 self.odd = Some("a text of a name that Pillow uses");
             }
@@ -296,7 +294,7 @@ impl<'a> Info<'a> {
         })
     }
 
-    /// The TIFF structure that `getexif` reads, if there is any.
+    /// The TIFF structure that `getexif` reads, if any.
     pub(super) fn exif_block(&self) -> Result<Option<Vec<u8>>, Fault> {
         let block = match (&self.exif, &self.raw_profile) {
             (Some(exif), _) => exif.clone(),
@@ -307,7 +305,7 @@ impl<'a> Info<'a> {
         Ok((!block.is_empty()).then(|| block.to_vec()))
     }
 
-    /// What `getexif` reads: EXIF, the same as text, XMP.
+    /// The inputs of `getexif`: EXIF, EXIF as text, XMP.
     pub(super) fn tags(&self) -> [Option<&[u8]>; 3] {
         [self.exif.as_deref(), self.raw_profile.as_deref().map(str::as_bytes), self.xmp.as_deref()]
     }
@@ -317,7 +315,7 @@ impl<'a> Info<'a> {
     }
 }
 
-/// Python's `bytes.fromhex` of lines put together.
+/// Python's `bytes.fromhex` of the joined lines.
 fn from_hex<'t>(lines: impl Iterator<Item = &'t str>) -> Result<Vec<u8>, Fault> {
     const FAULT: Fault = "an EXIF profile that is not hexadecimal";
     let is_space = |c: &char| matches!(c, ' ' | '\t'..='\r');

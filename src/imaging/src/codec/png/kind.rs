@@ -1,8 +1,8 @@
-//! How a PNG file's samples are packed.
+//! The sample format of a PNG file.
 
 use crate::codec::Mode;
 
-/// How a file's samples are packed.
+/// The colour type and the depth of a file's samples.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     /// Grey of 1, 2, 4, 8 or 16 bits.
@@ -16,7 +16,7 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    /// By the header's depth and colour type; none that Pillow does not know.
+    /// From the header's depth and colour type; `None` if Pillow does not support them.
     pub(super) fn of(depth: u8, colour_type: u8) -> Option<Self> {
         match (depth, colour_type) {
             (1 | 2 | 4 | 8 | 16, 0) => Some(Self::Grey(depth)),
@@ -28,7 +28,7 @@ impl Kind {
         }
     }
 
-    /// As Pillow opens it.
+    /// The mode in which Pillow opens it.
     pub(super) fn mode(self) -> Mode {
         match self {
             Self::Grey(1) => Mode::Bilevel,

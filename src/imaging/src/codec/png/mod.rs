@@ -1,9 +1,8 @@
 //! PNG files.
 //!
-//! Does not: follow the PNG specification where Pillow does not. Which chunks count, which checksums are
-//! looked at, what a damaged file gives: all that is Pillow's. Where that cannot be followed, a file is
-//! refused as unsupported, so that Pillow itself can decide; a file is damaged only where Pillow has nothing
-//! for it either.
+//! Does not: follow the PNG specification where Pillow deviates from it. The chunks that are read, the checksums that
+//! are checked and the pixels of a damaged file are Pillow's. A file whose result cannot be reproduced is refused as
+//! unsupported, so that Pillow can decode it; it is damaged only if Pillow fails, too.
 
 use lamagrid_domain::PictureFormat;
 
@@ -25,11 +24,11 @@ mod kind;
 mod pixels;
 mod write;
 
-/// What a file begins with.
+/// The first bytes of a file.
 const SIGNATURE: &[u8; 8] = b"\x89PNG\r\n\x1a\n";
-/// The text that upstream carries over to its answer.
+/// The key of the text that upstream copies to its answer.
 const PARAMETERS: &[u8] = b"parameters";
-/// Most colours of a palette.
+/// Maximum number of colours in a palette.
 const MAX_COLOURS: usize = 256;
 
 fn malformed(reason: impl Into<String>) -> CodecError {
@@ -40,7 +39,7 @@ fn unsupported(what: impl Into<String>) -> CodecError {
     CodecError::Unsupported { format: PictureFormat::Png, what: what.into() }
 }
 
-/// Pillow's size and mode.
+/// Reads size and mode as Pillow does.
 ///
 /// Source: Pillow `PngImageFile._open`, 10.4.
 pub(super) fn header(bytes: &[u8]) -> Result<Header, CodecError> {
@@ -49,11 +48,10 @@ pub(super) fn header(bytes: &[u8]) -> Result<Header, CodecError> {
     Ok(Header { format: PictureFormat::Png, width, height, mode, decodes: true })
 }
 
-/// All pixels, of an animation its first.
+/// Reads the pixels; those of the first picture if the file is an animation.
 ///
 /// # Errors
-/// [`CodecError::Malformed`], [`CodecError::Unsupported`]; [`CodecError::Image`] for sides that no picture
-/// has.
+/// [`CodecError::Malformed`], [`CodecError::Unsupported`]; [`CodecError::Image`] for sides that no image can have.
 ///
 /// Source: Pillow `ImageFile.load`, `PngImageFile.load_read` and `load_end`, 10.4.
 pub(super) fn read(bytes: &[u8]) -> Result<Raster, CodecError> {
@@ -90,24 +88,23 @@ pub(super) fn read(bytes: &[u8]) -> Result<Raster, CodecError> {
     Ok(Raster { height, width, samples })
 }
 
-/// Whether Pillow, which has the pixels now, comes to its end without an exception, and says the same to all
-/// who ask.
+/// Checks that Pillow reads the chunks after the pixels without an exception, and that upstream reads the same tags
+/// from a picture and from a mask.
 fn as_pillow_goes_on(opened: &Opened<'_>) -> Result<(), Fault> {
     let info = opened.after()?;
     if let Some(what) = info.odd {
         return Err(what);
     }
-    // With EXIF before the pixels, upstream reads a picture's tags before what follows the pixels, a mask's
-    // after it.
+    // With EXIF before the pixels, upstream reads a picture's tags before the chunks after the pixels, but a mask's
+    // tags after them.
     if opened.info.exif.is_some() && opened.info.tags() != info.tags() {
         return Err("tags before and after its pixels");
     }
     Ok(())
 }
 
-/// `getexif` and the text `parameters`, as upstream asks for them: for EXIF Pillow loads the picture, unless
-/// it has found some before the pixels, and then knows what follows them; but `info` is upstream's only if it
-/// was not empty.
+/// Reads EXIF and the text `parameters` as upstream does. To find EXIF, Pillow also reads the chunks after the pixels,
+/// unless it has found some before them. Upstream reads `parameters` only if `info` was not empty before the pixels.
 ///
 /// Source: Lama Cleaner `helper.load_img`, 1.2.5; Pillow `PngImageFile.getexif`, 10.4.
 pub(super) fn tags(bytes: &[u8]) -> Tags {
@@ -122,7 +119,7 @@ pub(super) fn tags(bytes: &[u8]) -> Tags {
     Tags { metadata: Metadata { exif, parameters }, xmp: info.xmp, fault }
 }
 
-/// 8 bits, RGB or with alpha RGBA; `parameters` and EXIF as Pillow writes them.
+/// Writes 8-bit RGB, or RGBA with `alpha`, with `parameters` and EXIF as in Pillow.
 ///
 /// Source: Pillow `PngImagePlugin._save`, 10.4.
 pub(super) fn write(

@@ -1,7 +1,7 @@
-//! The pixels of a PNG file: inflate, undo the filters, unpack.
+//! Decodes the pixels of a PNG file: inflates them, undoes the filters and unpacks samples.
 //!
-//! Does not: inflate more than the picture needs, or hold memory for pixels that the file has no data for:
-//! its buffers grow with what was decoded.
+//! Does not: inflate more than the picture needs, or allocate memory for pixels without data: buffers grow with the
+//! decoded data.
 //!
 //! Source: Pillow `ZipDecode.c` and `Unpack.c`, 10.4.
 
@@ -12,40 +12,40 @@ use super::filter::{Filter, undo};
 use super::kind::Kind;
 use crate::codec::Samples;
 
-/// How far back deflate's repeats reach, bytes.
+/// Maximum distance of deflate's repeats, bytes.
 const WINDOW: usize = 1 << 15;
-/// The window and what is inflated at once, bytes; it stays in a core's own cache.
+/// Size of the window and the data that is inflated at once, bytes; it fits a core's private cache.
 const BUFFER: usize = 4 * WINDOW;
-/// Most bytes that one byte of deflate's data can stand for.
+/// Maximum number of bytes that one byte of deflate's data can produce.
 const MOST_PER_BYTE: usize = 1032;
 
-/// fdeflate keeps its last bits until it has seen some more. With these it has given everything that zlib
-/// would, so that a picture that is not complete then is not complete for Pillow.
+/// Input after the end of the data: fdeflate holds back its last bits until it sees more. With this it returns as much
+/// as zlib, so a picture that is still incomplete is incomplete in Pillow, too.
 static PADDING: [u8; 8] = [0; 8];
 
-/// Columns and rows of Adam7's passes: the first, and how far it is to the next.
+/// First column, column step, first row and row step of Adam7's passes.
 const ADAM7: [[usize; 4]; 7] =
     [[0, 8, 0, 8], [4, 8, 0, 8], [0, 4, 4, 8], [2, 4, 0, 4], [0, 2, 2, 4], [1, 2, 0, 2], [0, 1, 1, 2]];
 
-/// Why there are not all pixels.
+/// Why the pixels are incomplete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Lack {
-    /// The file ends before: Pillow has no pixels either.
+    /// The file ends too early, and Pillow fails, too.
     CutOff,
-    /// The data are damaged, or end properly before: what Pillow makes of that depends on when it is asked.
+    /// The data are damaged, or their stream ends too early: Pillow's result depends on the order of its calls.
     Damaged,
 }
 
-/// Inflates what the chunks hold, piece by piece.
+/// Inflates the content of the chunks step by step.
 struct Inflated<'a> {
     data: Data<'a>,
     input: &'a [u8],
     inflater: Decompressor,
     buffer: Vec<u8>,
-    /// What of the buffer is inflated and not yet taken.
+    /// Range of the buffer that is inflated and not yet consumed.
     start: usize,
     end: usize,
-    /// Whether the data has come to its end, and [`PADDING`] was put after it.
+    /// Whether the data has ended and [`PADDING`] was added.
     padded: bool,
 }
 
@@ -55,7 +55,7 @@ impl<'a> Inflated<'a> {
         Self { data, input: &[], inflater, buffer, start: 0, end: 0, padded: false }
     }
 
-    /// Inflates some more, at least a byte; all before was taken.
+    /// Inflates at least one more byte. All earlier bytes must have been consumed.
     fn more(&mut self) -> Result<(), Lack> {
         if self.end > BUFFER - WINDOW {
             self.buffer.copy_within(self.end - WINDOW..self.end, 0);
@@ -94,7 +94,7 @@ impl<'a> Inflated<'a> {
         Ok(self.buffer[self.start - 1])
     }
 
-    /// Appends `count` bytes to `out`, as they come.
+    /// Appends `count` bytes to `out`.
     fn append(&mut self, mut count: usize, out: &mut Vec<u8>) -> Result<(), Lack> {
         while count > 0 {
             if self.start == self.end {
@@ -108,9 +108,8 @@ impl<'a> Inflated<'a> {
         Ok(())
     }
 
-    /// Whether Pillow takes what follows the last pixel: the end with the right checksum, or data that it
-    /// does not look at. Not if the file ends there: it has all of the data then, and waits for more before
-    /// it takes the rest out.
+    /// Whether Pillow accepts the data after the last pixel: an end with the right checksum, or data that it does not
+    /// read. It does not accept the end of the file there, because it waits for more input before it takes the rest.
     fn ends_well(&mut self) -> bool {
         let more = self.start < self.end || self.more().is_ok();
         !self.padded && (self.inflater.is_done() || (more && !self.input.is_empty()))
@@ -127,8 +126,8 @@ fn unpacked(kind: Kind) -> usize {
     }
 }
 
-/// Appends a row of `width` pixels, whose filter is undone, to `out` as [`Samples`] has it; 16-bit grey stays
-/// as the file has it, the upper byte first.
+/// Appends an unfiltered row of `width` pixels to `out` in the form of [`Samples`]; 16-bit grey stays big-endian, as in
+/// the file.
 fn unpack(kind: Kind, row: &[u8], width: usize, out: &mut Vec<u8>) {
     let small = |depth: u8, scale: u8, out: &mut Vec<u8>| {
         let depth = usize::from(depth);
@@ -154,7 +153,7 @@ fn unpack(kind: Kind, row: &[u8], width: usize, out: &mut Vec<u8>) {
     }
 }
 
-/// How a picture's pixels lie in the file.
+/// The layout of a picture's pixels in the file.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Layout {
     pub(super) height: usize,
@@ -164,8 +163,8 @@ pub(super) struct Layout {
 }
 
 impl Layout {
-    /// The samples by mode, from the chunks' data. `size` is the file's, bytes: it says how much data there
-    /// can be.
+    /// Decodes the samples from the chunks' data. `size` is the size of the file in bytes, which bounds the amount of
+    /// data.
     pub(super) fn samples(self, palette: &[u8], data: Data<'_>, size: usize) -> Result<Samples, Lack> {
         let Self { height, width, kind, interlaced } = self;
         let mut inflated = Inflated::new(data);
@@ -206,7 +205,7 @@ impl Layout {
         let Self { height, width, kind, .. } = self;
         let length = (width * kind.bits()).div_ceil(8);
         let bpp = kind.bits().div_ceil(8);
-        // Rows that need no unpacking have their filter undone where they stay.
+        // Rows that need no unpacking are unfiltered in place.
         let stay = kind == Kind::Grey(16) || kind.depth() == 8;
         let (mut row, mut above) = (Vec::new(), Vec::new());
         for y in 0..height {
@@ -232,7 +231,7 @@ impl Layout {
     }
 }
 
-/// Sizes of the passes of an interlaced picture, after their place in [`ADAM7`]; empty ones have no data.
+/// The entry in [`ADAM7`], the height and the width of each pass; empty passes have no data and are left out.
 fn passes(height: usize, width: usize) -> impl Iterator<Item = ([usize; 4], usize, usize)> {
     let size = move |pass: [usize; 4]| {
         let [left, right, top, down] = pass;
@@ -241,7 +240,7 @@ fn passes(height: usize, width: usize) -> impl Iterator<Item = ([usize; 4], usiz
     ADAM7.into_iter().map(size).filter(|(_, height, width)| *height > 0 && *width > 0)
 }
 
-/// Puts the pixels of all passes, one after the other, in their places; a pixel has `N` bytes.
+/// Moves the pixels of consecutive passes, `N` bytes each, to their positions in the picture.
 fn in_place<const N: usize>(pixels: &[u8], height: usize, width: usize) -> Vec<u8> {
     let mut picture = vec![0; pixels.len()];
     let places = picture.as_chunks_mut::<N>().0;

@@ -1,11 +1,10 @@
-//! Pixels to a PNG file.
+//! Writes pixels to a PNG file.
 //!
-//! Does not: interlace, write palettes, or keep any chunk but `parameters` and `eXIf`; upstream keeps no
-//! other.
+//! Does not: interlace, write palettes, or keep other metadata than `parameters` and `eXIf`, as upstream.
 //!
-//! Large pictures are written by several threads, a band of rows each: the bands' streams follow each other,
-//! for each but the last ends at a whole byte without ending the data. Nothing depends on the number of
-//! threads but the file's bytes.
+//! Several threads write large pictures, each a band of rows. The streams of the bands are concatenated: each but the
+//! last ends at a whole byte without ending the data. The number of threads changes the file's bytes but not its
+//! pixels.
 
 use std::num::NonZero;
 use std::ops::Range;
@@ -22,16 +21,16 @@ use super::{PARAMETERS, SIGNATURE};
 use crate::codec::Metadata;
 use crate::image::{Gray, Image, Rgb};
 
-/// A thread is worth its beginning and end for so many pixels; about 10 ms of work.
+/// Pixels for which starting a thread pays off; about 10 ms of work.
 const PIXELS_PER_THREAD: usize = 1 << 20;
 
 /// zlib's header: 32 KiB window, the fastest method; a multiple of 31.
 const ZLIB: [u8; 2] = [0x78, 0x01];
 
-/// Where Pillow's EXIF blocks have the number of their entries; with none Pillow writes no chunk.
+/// Position of the number of entries in Pillow's EXIF blocks; if it is 0, Pillow writes no chunk.
 const ENTRIES: Range<usize> = 8..10;
 
-/// The picture as its rows are written.
+/// The picture to be written.
 #[derive(Clone, Copy)]
 struct Source<'a> {
     pixels: &'a Image<Rgb>,
@@ -44,7 +43,7 @@ impl Source<'_> {
         if self.alpha.is_some() { 4 } else { 3 }
     }
 
-    /// Row `y` as the file has it: the picture's own, or put together with alpha in `buffer`.
+    /// Row `y` in the file's sample format: borrowed, or combined with alpha in `buffer`.
     fn row<'b>(&'b self, y: usize, buffer: &'b mut [u8]) -> &'b [u8] {
         let colours = self.pixels.span(y, 0, self.pixels.width());
         let Some(alpha) = self.alpha else { return colours };
@@ -57,7 +56,7 @@ impl Source<'_> {
     }
 }
 
-/// Rows `top..bottom` as data chunks after `out`, and the Adler-32 of what is compressed there.
+/// Writes rows `top..bottom` as data chunks after `out`, and returns the Adler-32 of their uncompressed data.
 fn band(source: Source<'_>, top: usize, bottom: usize, out: Vec<u8>) -> (Vec<u8>, u32) {
     let bpp = source.bpp();
     let length = source.pixels.width() * bpp;
@@ -87,20 +86,20 @@ fn band(source: Source<'_>, top: usize, bottom: usize, out: Vec<u8>) -> (Vec<u8>
     (stream.finish(bottom == source.pixels.height()), checksum.finish())
 }
 
-/// The Adler-32 of two pieces after each other, the second `length` bytes long.
+/// The Adler-32 of two concatenated parts; the second has `length` bytes.
 ///
 /// Source: `adler32_combine` of zlib.
 fn combine(first: u32, second: u32, length: u64) -> u32 {
     const BASE: u64 = 65521;
     let sums = |checksum: u32| (u64::from(checksum & 0xffff), u64::from(checksum >> 16));
     let ((a1, b1), (a2, b2)) = (sums(first), sums(second));
-    // Each begins with a sum of 1, which must count once.
+    // Each part starts with a sum of 1, which must count once.
     let a = (a1 + a2 + BASE - 1) % BASE;
     let b = (b1 + b2 + length % BASE * (a1 + BASE - 1)) % BASE;
     (b << 16 | a) as u32
 }
 
-/// The chunk for `parameters`: Latin-1 where the text allows it, as Pillow's `PngInfo.add_text` does it.
+/// Writes the chunk for `parameters`: in Latin-1 if possible, as Pillow's `PngInfo.add_text` does.
 fn text(out: &mut Vec<u8>, value: &str) {
     match value.chars().map(|c| u8::try_from(u32::from(c))).collect::<Result<Vec<u8>, _>>() {
         Ok(latin_1) => chunk(out, b"tEXt", &[PARAMETERS, b"\0", &latin_1]),
@@ -108,20 +107,20 @@ fn text(out: &mut Vec<u8>, value: &str) {
     }
 }
 
-/// How many bands a picture of `height` x `width` pixels is written in.
+/// The number of bands for a picture of `height` x `width` pixels.
 fn bands(height: usize, width: usize) -> usize {
     let wanted = (height * width / PIXELS_PER_THREAD).min(height);
-    // Asking for the processors reads files.
+    // Only for large pictures: counting the processors reads files.
     if wanted < 2 { 1 } else { thread::available_parallelism().map_or(1, NonZero::get).min(wanted) }
 }
 
-/// A file of 8 bits per sample, RGB or (with `alpha`, of the same size) RGBA.
+/// Writes a file with 8 bits per sample: RGB, or RGBA with `alpha` of the same size.
 pub(super) fn write(pixels: &Image<Rgb>, alpha: Option<&Gray>, metadata: &Metadata) -> Vec<u8> {
     let (height, width) = pixels.shape();
     write_in(bands(height, width), pixels, alpha, metadata)
 }
 
-/// `write` in `bands` bands, at most one per row.
+/// [`write()`] with this number of bands, at most one per row.
 fn write_in(bands: usize, pixels: &Image<Rgb>, alpha: Option<&Gray>, metadata: &Metadata) -> Vec<u8> {
     let source = Source { pixels, alpha };
     let (height, width) = pixels.shape();
@@ -144,7 +143,7 @@ fn write_in(bands: usize, pixels: &Image<Rgb>, alpha: Option<&Gray>, metadata: &
         let first = one(0, out);
         let others = threads.into_iter().map(|(i, thread)| match thread {
             Ok(thread) => thread.join().unwrap_or_else(|panic| resume_unwind(panic)),
-            // The system has no thread left; this one does it.
+            // No thread could be started; use this one.
             Err(_) => one(i, Vec::new()),
         });
         (first, others.collect::<Vec<_>>())
@@ -154,7 +153,7 @@ fn write_in(bands: usize, pixels: &Image<Rgb>, alpha: Option<&Gray>, metadata: &
         let rows = height * (i + 2) / bands - height * (i + 1) / bands;
         checksum = combine(checksum, its_checksum, rows as u64 * (1 + width * source.bpp()) as u64);
     }
-    // The end of zlib's data, in a chunk of its own: no band knows it.
+    // zlib's checksum in a separate chunk, because it covers all bands.
     chunk(&mut out, b"IDAT", &[&checksum.to_be_bytes()]);
     chunk(&mut out, b"IEND", &[]);
     out
@@ -184,7 +183,7 @@ mod tests {
                 3 => ((x * 3 + y) / 2 + noise as usize % 4) as u8,
                 4 => ((x / 9 + y / 7) % 2 * 255) as u8,
                 5 => (if noise.is_multiple_of(50) { noise >> 8 } else { 200 }) as u8,
-                // Rows that repeat, and rows whose pixels do.
+                // Repeated rows, and rows of repeated pixels.
                 6 => mix(seed, x * channels + c) as u8,
                 _ => mix(seed, y * channels + c) as u8,
             }

@@ -1,7 +1,7 @@
-//! Strips and tiles: decompressed, added up where they are differences, and put in their places.
+//! Decodes strips and tiles: decompresses them, undoes the predictor, and copies them to their positions.
 //!
-//! Does not: accept a chunk that gives less than the picture needs. Pillow fails at first too, and upstream then
-//! goes on with what was decoded until there.
+//! Does not: accept a chunk with less data than the picture needs. Pillow fails, too, and upstream then continues with
+//! the pixels decoded so far.
 //!
 //! Source: libtiff 4.6, of which Pillow uses the codecs; Pillow 10.4 `Unpack.c`.
 
@@ -12,7 +12,7 @@ use weezl::decode::{Configuration, Decoder};
 use super::layout::{Compression, Pixel, Plan};
 use crate::codec::ifd::Order;
 
-/// Decodes all chunks of a picture; its samples are whole bytes, but for 16-bit grey, which stays as in the file.
+/// Decodes all chunks of a picture to one byte per sample; 16-bit grey stays as stored.
 pub(super) fn decode(plan: &Plan<'_>, width: usize, height: usize) -> Option<Vec<u8>> {
     let bytes_per_pixel = if plan.pixel == Pixel::Grey16 { 2 } else { plan.pixel.samples() };
     let mut picture = vec![0; width * height * bytes_per_pixel];
@@ -22,7 +22,7 @@ pub(super) fn decode(plan: &Plan<'_>, width: usize, height: usize) -> Option<Vec
     let whole_rows = is_as_it_is(plan) && plan.chunk_width == width;
     for chunk in &plan.chunks {
         if whole_rows && chunk.top + chunk.rows <= height {
-            // The chunk is a part of the picture.
+            // The decoded chunk is a contiguous part of the picture.
             let start = chunk.top * row_bytes;
             let place = &mut picture[start..start + chunk.rows * row_bytes];
             decompressor.decode(chunk.data, place)?;
@@ -42,7 +42,7 @@ pub(super) fn decode(plan: &Plan<'_>, width: usize, height: usize) -> Option<Vec
     Some(picture)
 }
 
-/// Whether a row of a chunk is what it becomes.
+/// Whether a chunk's rows need no conversion.
 fn is_as_it_is(plan: &Plan<'_>) -> bool {
     let plain = match plan.pixel {
         Pixel::Bilevel { .. } | Pixel::Premultiplied => false,
@@ -53,7 +53,7 @@ fn is_as_it_is(plan: &Plan<'_>) -> bool {
     plain && plan.bits == 8 && plan.samples == plan.pixel.samples()
 }
 
-/// A decoder that is made once.
+/// A decoder that is reused for all chunks.
 enum Codec {
     None,
     Lzw(Box<Decoder>),
@@ -74,13 +74,12 @@ impl Codec {
         }
     }
 
-    /// Fills `out`. `None` if there is less, or for Deflate more.
+    /// Fills `out`. `None` if the data decode to less, or with Deflate to more.
     fn decode(&mut self, data: &[u8], out: &mut [u8]) -> Option<()> {
         match self {
             Self::None => out.copy_from_slice(data.get(..out.len())?),
             Self::Lzw(decoder) => {
-                // libtiff knows an old kind that begins otherwise, and takes nothing else that does not begin with
-                // the code that clears the table.
+                // The data must start with the clear code; libtiff also reads an old variant that starts otherwise.
                 if !matches!(data, [0x80, 0..0x80, ..]) {
                     return None;
                 }
@@ -100,7 +99,7 @@ impl Codec {
             Self::Deflate => {
                 let mut inflater = Decompressor::new();
                 let (mut data, mut filled) = (data, 0);
-                // To the end: whether zlib looks at the checksum depends on where its fast loop stops.
+                // Read to the end, because whether zlib checks the checksum depends on where its fast loop stops.
                 while !inflater.is_done() {
                     let (consumed, produced) = inflater.read(data, out, filled, true).ok()?;
                     data = &data[consumed..];
@@ -119,7 +118,7 @@ impl Codec {
     }
 }
 
-/// Runs and literals; what goes beyond `out` is dropped.
+/// Decodes runs and literals; data beyond the end of `out` is dropped.
 fn unpack_bits(mut data: &[u8], mut out: &mut [u8]) -> Option<()> {
     while !out.is_empty() {
         let (&control, rest) = data.split_first()?;
@@ -143,7 +142,7 @@ fn unpack_bits(mut data: &[u8], mut out: &mut [u8]) -> Option<()> {
     Some(())
 }
 
-/// Makes samples of differences, row by row.
+/// Undoes the predictor row by row: converts differences to samples.
 fn add_up(plan: &Plan<'_>, rows: &mut [u8]) {
     if !plan.differences {
         return;
@@ -179,7 +178,7 @@ fn add_up_row<const SAMPLES: usize>(row: &mut [u8]) {
     }
 }
 
-/// Puts a row of a chunk, or as much of it as `to` has room for, into the picture.
+/// Converts a row of a chunk, cut to the length of `to`, for the picture.
 fn unpack(plan: &Plan<'_>, plane: usize, from: &[u8], to: &mut [u8]) {
     let kept = plan.pixel.samples();
     if plan.planar {
@@ -201,7 +200,7 @@ fn unpack(plan: &Plan<'_>, plane: usize, from: &[u8], to: &mut [u8]) {
         Pixel::Index => split(from, plan.bits, to, |index| index),
         Pixel::Grey16 => to.copy_from_slice(&from[..to.len()]),
         Pixel::GreyAlpha | Pixel::Rgb | Pixel::Rgba | Pixel::Cmyk => {
-            // Of 16 bits, Pillow keeps the upper 8.
+            // Pillow keeps the upper 8 of 16 bits.
             let size = plan.bits / 8;
             let upper = if size == 2 && plan.order == Order::Little { 1 } else { 0 };
             for (to, from) in to.chunks_exact_mut(kept).zip(from.chunks_exact(plan.samples * size)) {
@@ -213,7 +212,7 @@ fn unpack(plan: &Plan<'_>, plane: usize, from: &[u8], to: &mut [u8]) {
         Pixel::Premultiplied => {
             for (to, from) in to.as_chunks_mut::<4>().0.iter_mut().zip(from.chunks_exact(plan.samples)) {
                 let alpha = u16::from(from[3]);
-                // Division by 0 is black.
+                // With alpha 0 the colour is black.
                 let divide =
                     |colour: u8| (u16::from(colour) * 255).checked_div(alpha).unwrap_or(0).min(255) as u8;
                 *to = [divide(from[0]), divide(from[1]), divide(from[2]), from[3]];
@@ -222,7 +221,7 @@ fn unpack(plan: &Plan<'_>, plane: usize, from: &[u8], to: &mut [u8]) {
     }
 }
 
-/// Samples of 1, 2, 4 or 8 bits, the highest first.
+/// Unpacks samples of 1, 2, 4 or 8 bits, the highest bits first.
 fn split(from: &[u8], bits: usize, to: &mut [u8], sample: impl Fn(u8) -> u8) {
     let mask = (255_u16 >> (8 - bits)) as u8;
     for (to, &byte) in to.chunks_mut(8 / bits).zip(from) {

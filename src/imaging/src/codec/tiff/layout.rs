@@ -1,7 +1,7 @@
-//! What a TIFF file's tags say about its pixels.
+//! Derives the layout of a TIFF file's pixels from its tags.
 //!
-//! Does not: touch the pixels. Where Pillow or libtiff reads a file by other rules than the format's, or guesses
-//! what is missing, there is no [`Layout::plan`].
+//! Does not: read the pixels. If Pillow or libtiff would deviate from the specification or guess missing tags,
+//! [`Layout::plan`] is `None`.
 //!
 //! Source: Pillow 10.4 `TiffImageFile._setup` and its table `OPEN_INFO`.
 
@@ -14,13 +14,13 @@ use crate::image::MAX_PIXELS;
 /// Pillow's limit.
 const MAX_SAMPLES_PER_PIXEL: usize = 6;
 
-/// Longest side of a tile, pixels; more is a mistake or an attack.
+/// Maximum side of a tile, pixels; more is an error or an attack.
 const MAX_TILE_SIDE: usize = 1 << 14;
 
-/// Bytes that a tile may always have.
+/// Size that is always allowed for a tile, bytes.
 const MAX_TILE_BYTES: u64 = 1 << 24;
 
-/// How the strips or tiles are compressed.
+/// The compression of strips and tiles.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Compression {
     None,
@@ -30,7 +30,7 @@ pub(super) enum Compression {
 }
 
 impl Compression {
-    /// Bytes that one compressed byte can become at most, generously.
+    /// Upper bound of the bytes that one compressed byte decodes to.
     pub(super) fn most(self) -> u64 {
         match self {
             Self::None => 1,
@@ -41,10 +41,10 @@ impl Compression {
     }
 }
 
-/// What a pixel is.
+/// The format of a pixel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Pixel {
-    /// 1 bit; the bit that is white.
+    /// 1 bit; `white` is the value of white.
     Bilevel {
         white: u8,
     },
@@ -56,7 +56,7 @@ pub(super) enum Pixel {
     GreyAlpha,
     Rgb,
     Rgba,
-    /// Colours multiplied with alpha.
+    /// RGBA with premultiplied alpha.
     Premultiplied,
     /// 1, 2, 4 or 8 bits.
     Index,
@@ -64,7 +64,7 @@ pub(super) enum Pixel {
 }
 
 impl Pixel {
-    /// Samples of a pixel as it is given on; what else the file has is passed over.
+    /// Samples per decoded pixel; other samples of the file are skipped.
     pub(super) fn samples(self) -> usize {
         match self {
             Self::Bilevel { .. } | Self::Grey { .. } | Self::Grey16 | Self::Index => 1,
@@ -91,17 +91,17 @@ impl Pixel {
 /// A strip or tile.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Chunk<'a> {
-    /// From where it begins; to its end if it says one.
+    /// The data from its offset on; limited to its length if the file states one.
     pub(super) data: &'a [u8],
     pub(super) left: usize,
     pub(super) top: usize,
     /// Rows to decode.
     pub(super) rows: usize,
-    /// The sample that it has, if each has a plane of its own; else 0.
+    /// The index of its sample if each sample has a separate plane; else 0.
     pub(super) plane: usize,
 }
 
-/// Where the pixels are and how to read them.
+/// The position and the format of the pixels.
 #[derive(Debug)]
 pub(super) struct Plan<'a> {
     pub(super) order: Order,
@@ -110,10 +110,10 @@ pub(super) struct Plan<'a> {
     pub(super) bits: usize,
     /// Per pixel of a chunk.
     pub(super) samples: usize,
-    /// Samples have planes of their own.
+    /// Each sample has a separate plane.
     pub(super) planar: bool,
     pub(super) compression: Compression,
-    /// Samples are differences to those on their left.
+    /// Samples are stored as differences to the left pixel.
     pub(super) differences: bool,
     /// Columns of every chunk.
     pub(super) chunk_width: usize,
@@ -128,7 +128,7 @@ impl Plan<'_> {
     }
 }
 
-/// What a file says before its pixels.
+/// The size, the mode and the pixel layout of a file.
 #[derive(Debug)]
 pub(super) struct Layout<'a> {
     pub(super) width: u32,
@@ -141,7 +141,7 @@ pub(super) struct Layout<'a> {
 /// Reads the tags of the first picture.
 ///
 /// # Errors
-/// [`CodecError::Malformed`] where Pillow does not open the file.
+/// [`CodecError::Malformed`] if Pillow does not open the file.
 pub(super) fn layout<'a>(bytes: &'a [u8], file: File<'a>) -> Result<Layout<'a>, CodecError> {
     let tags = Tags::of(file);
     let side = |tag| match tags.one(tag, 0) {
@@ -172,7 +172,7 @@ struct Description {
     extra: Vec<u64>,
 }
 
-/// What the pixels are; `None` for all that is not read here, whether Pillow knows it or not.
+/// The format of the pixels; `None` if it is not supported here, whether or not Pillow supports it.
 fn describe(tags: &Tags<'_>) -> Option<Description> {
     let photometric = tags.one(tag::PHOTOMETRIC, 0)?;
     let extra = tags.list(tag::EXTRA_SAMPLES, &[])?;
@@ -190,7 +190,7 @@ fn describe(tags: &Tags<'_>) -> Option<Description> {
         return None;
     }
     let formats = tags.list(tag::SAMPLE_FORMAT, &[1])?;
-    // Signed 8-bit grey is taken as if it were not.
+    // Pillow reads signed 8-bit grey as unsigned.
     let signed = formats == [2] && (photometric, samples, bits) == (1, 1, 8);
     if formats.iter().any(|&format| format != 1) && !signed {
         return None;
@@ -205,7 +205,7 @@ fn describe(tags: &Tags<'_>) -> Option<Description> {
         (0 | 1, 1) if samples == 1 && extra.is_empty() => Pixel::Bilevel { white: photometric as u8 },
         (0 | 1, 2 | 4 | 8) if samples == 1 && extra.is_empty() => Pixel::Grey { inverted: photometric == 0 },
         (1, 16) if samples == 1 && extra.is_empty() => Pixel::Grey16,
-        // Not inverted there, and not known at all in big-endian files.
+        // Pillow does not invert it, and does not support it in big-endian files.
         (0, 16) if samples == 1 && extra.is_empty() && !big => Pixel::Grey16,
         (1, 8) if samples == 2 && extra == [2] => Pixel::GreyAlpha,
         (2, 8 | 16) if rest(3, &[]) && (bits == 8 || samples <= 4) => Pixel::Rgb,
@@ -251,7 +251,7 @@ fn plan<'a>(
     let planar = match tags.one(tag::PLANAR_CONFIGURATION, 1)? {
         1 => false,
         2 if samples == 1 => {
-            // No difference for libtiff. For the rest Pillow takes the first letter of the mode alone.
+            // libtiff treats it like 1. Without libtiff, Pillow only uses the first letter of the mode.
             let letter = matches!(
                 (pixel, bits),
                 (Pixel::Bilevel { white: 1 }, 1) | (Pixel::Grey { inverted: false } | Pixel::Index, 8)
@@ -275,7 +275,7 @@ fn plan<'a>(
         _ => return None,
     };
     if compression != Compression::None && (pixel, bits, samples) == (Pixel::Rgb, 16, 4) {
-        // Pillow finds no way from libtiff's pixels to its own.
+        // Pillow cannot convert libtiff's pixels.
         return None;
     }
     let mut palette = Vec::new();
@@ -304,8 +304,8 @@ fn plan<'a>(
     Some(plan)
 }
 
-/// Finds the strips or tiles of `planes` planes. `None` unless there are exactly those that are needed, each with
-/// enough data for what it has to become.
+/// Finds the strips or tiles of `planes` planes. `None` unless there are exactly as many as needed, each with enough
+/// data for its pixels.
 fn chunks<'a>(
     bytes: &'a [u8],
     tags: &Tags<'a>,
@@ -325,7 +325,7 @@ fn chunks<'a>(
     let side = |tag, default| usize::try_from(tags.one(tag, default)?).ok().filter(|&side| side > 0);
     let (offsets, counts, chunk_height) = if tiled {
         plan.chunk_width = side(tag::TILE_WIDTH, 0).filter(|&side| side <= MAX_TILE_SIDE)?;
-        // Else Pillow counts the bytes of a row that the picture cuts otherwise than the format.
+        // Otherwise Pillow computes other row sizes than the specification for tiles that the picture cuts.
         if !(plan.chunk_width * plan.samples * plan.bits).is_multiple_of(8) {
             return None;
         }
@@ -354,8 +354,7 @@ fn chunks<'a>(
         let rows = if tiled && compressed { chunk_height } else { chunk_height.min(height - top) };
         let rest = bytes.get(usize::try_from(offset).ok()?..)?;
         let data = &rest[..usize::try_from(count).unwrap_or(usize::MAX).min(rest.len())];
-        // Data that end before they say so are Pillow's matter, and so is less than the picture can come from, or
-        // a tile that is far larger than the picture.
+        // Leave to Pillow: truncated data, too little data for the pixels, and tiles far larger than the picture.
         let whole = !compressed || data.len() as u64 == count;
         let size = row_bytes * rows as u64;
         if !whole || size > largest || (data.len() as u64).saturating_mul(plan.compression.most()) < size {

@@ -1,12 +1,12 @@
-//! Tags by name, and whether Pillow and libtiff read them alike.
+//! Reads tags by name, and checks whether Pillow and libtiff read them the same way.
 //!
-//! Does not: know what follows from a tag (`layout`).
+//! Does not: interpret tags; `layout` does.
 
 use std::collections::BTreeMap;
 
 use crate::codec::ifd::{Field, File, INTEROP_IFD, Order, kind};
 
-/// The tags by their numbers in the format.
+/// The numbers of the tags.
 pub(super) mod tag {
     pub(in super::super) const SUBFILE_TYPE: u16 = 254;
     pub(in super::super) const WIDTH: u16 = 256;
@@ -43,7 +43,7 @@ pub(super) mod tag {
 pub(super) struct Tags<'a> {
     file: File<'a>,
     fields: BTreeMap<u16, Field<'a>>,
-    /// As [`File::directory`] has it.
+    /// Whether the directory is well-formed; see [`File::directory`].
     sound: bool,
 }
 
@@ -61,29 +61,29 @@ impl<'a> Tags<'a> {
         self.fields.contains_key(&tag)
     }
 
-    /// The numbers of a tag, `default` where it is not there; `None` where it has none.
+    /// The numbers of a tag, or `default` if it is absent; `None` if it is not numeric.
     pub(super) fn list(&self, tag: u16, default: &[u64]) -> Option<Vec<u64>> {
         self.fields.get(&tag).map_or_else(|| Some(default.to_vec()), |&field| self.file.numbers(field))
     }
 
-    /// The first number, which for tags with one is all that Pillow looks at.
+    /// The first number of a tag; Pillow ignores others of tags with a single value.
     pub(super) fn one(&self, tag: u16, default: u64) -> Option<u64> {
         self.list(tag, &[default])?.first().copied()
     }
 
-    /// Whether the tags are such that nothing of Pillow's or libtiff's own sense of them matters.
+    /// Whether Pillow handles the tags without an error.
     pub(super) fn are_ordinary(&self) -> bool {
         let numeric = |tag: &u16| {
             self.fields
                 .get(tag)
                 .is_none_or(|field| field.kind == kind::RATIONAL || self.file.numbers(*field).is_some())
         };
-        // A pointer that belongs elsewhere; Pillow trips over it after it has decoded.
+        // Pillow fails after decoding if the resolution is not numeric or the interoperability pointer is misplaced.
         [tag::X_RESOLUTION, tag::Y_RESOLUTION, tag::RESOLUTION_UNIT].iter().all(numeric)
             && !self.has(INTEROP_IFD)
     }
 
-    /// Whether libtiff, which reads the tags of compressed files again, finds the same in them.
+    /// Whether libtiff, which reads the tags of compressed files again, reads the same values.
     pub(super) fn suit_libtiff(&self) -> bool {
         const SINGLE: [u16; 14] = [
             tag::SUBFILE_TYPE,
@@ -121,10 +121,10 @@ impl<'a> Tags<'a> {
             })
         };
         let single = |tag: &u16| self.list(*tag, &[0]).is_some_and(|numbers| numbers.len() == 1);
-        // Pillow counts rows in signed numbers; the largest unsigned one stands for all rows.
+        // Pillow uses signed row counts; the largest unsigned number means all rows.
         let rows =
             self.one(tag::ROWS_PER_STRIP, 1).is_some_and(|rows| rows == 0xffff_ffff || rows <= 0x7fff_ffff);
-        // It does not take a palette for bits that it has to guess.
+        // libtiff does not accept a palette without an explicit depth.
         let palette = !self.has(tag::COLOR_MAP) || self.has(tag::BITS_PER_SAMPLE);
         self.sound
             && self.file.regular

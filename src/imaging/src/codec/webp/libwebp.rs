@@ -1,7 +1,7 @@
-//! The door to libwebp: the only place that calls it.
+//! Calls libwebp; no other module does.
 //!
-//! Does not: know Pillow's rules or modes. Sizes that libwebp reads from a file are checked here before any
-//! pointer is made from them.
+//! Does not: know Pillow's rules or modes. Sizes that libwebp reads from a file are checked before they are used for
+//! pointers.
 
 use std::ffi::{CStr, c_int};
 use std::mem::MaybeUninit;
@@ -22,7 +22,7 @@ pub(super) struct File<'a> {
     demuxer: NonNull<WebPDemuxer>,
 }
 
-/// A rectangle of the canvas, and what decodes to it.
+/// A rectangle of the canvas, with its compressed pixels.
 pub(super) struct Frame<'a> {
     pub(super) left: usize,
     pub(super) top: usize,
@@ -32,11 +32,11 @@ pub(super) struct Frame<'a> {
 }
 
 impl<'a> File<'a> {
-    /// `None` if libwebp refuses the container, or it is cut short.
+    /// Parses the container; `None` if libwebp refuses it or it is truncated.
     #[expect(unsafe_code, reason = "libwebp is C")]
     pub(super) fn open(bytes: &'a [u8]) -> Option<Self> {
         let data = WebPData { bytes: bytes.as_ptr(), size: bytes.len() };
-        // SAFETY: `data` is copied; the slice it names outlives the demuxer, which lives as long as `Self`.
+        // SAFETY: `data` is copied; its slice outlives the demuxer, which lives as long as `Self`.
         let demuxer = unsafe { WebPDemuxInternal(&data, 0, ptr::null_mut(), WebPGetDemuxABIVersion()) };
         Some(Self { bytes, demuxer: NonNull::new(demuxer)? })
     }
@@ -49,7 +49,7 @@ impl<'a> File<'a> {
         (number(WebPFormatFeature::WEBP_FF_CANVAS_WIDTH), number(WebPFormatFeature::WEBP_FF_CANVAS_HEIGHT))
     }
 
-    /// The first frame, which of a still picture is the picture; `None` if it leaves the canvas.
+    /// The first frame, or the picture itself if it is not animated; `None` if it exceeds the canvas.
     #[expect(unsafe_code, reason = "libwebp is C")]
     pub(super) fn first_frame(&self) -> Option<Frame<'a>> {
         let mut iterator = MaybeUninit::<WebPIterator>::zeroed();
@@ -74,7 +74,7 @@ impl<'a> File<'a> {
             .then_some(frame)
     }
 
-    /// What the first chunk of that name holds.
+    /// The content of the first chunk with this name.
     #[expect(unsafe_code, reason = "libwebp is C")]
     pub(super) fn chunk(&self, name: &CStr) -> Option<&'a [u8]> {
         let mut iterator = MaybeUninit::<WebPChunkIterator>::zeroed();
@@ -89,7 +89,7 @@ impl<'a> File<'a> {
         self.part(&iterator.chunk)
     }
 
-    /// The part of the file that libwebp points at.
+    /// The part of the file that libwebp points to.
     fn part(&self, data: &WebPData) -> Option<&'a [u8]> {
         let start = (data.bytes as usize).checked_sub(self.bytes.as_ptr() as usize)?;
         self.bytes.get(start..start.checked_add(data.size)?)
@@ -104,7 +104,7 @@ impl Drop for File<'_> {
     }
 }
 
-/// What `WebPGetFeatures` says about alpha; `None` where it refuses the file.
+/// Whether `WebPGetFeatures` reports alpha; `None` if it refuses the file.
 #[expect(unsafe_code, reason = "libwebp is C")]
 pub(super) fn has_alpha(bytes: &[u8]) -> Option<bool> {
     let mut features = MaybeUninit::<WebPBitstreamFeatures>::zeroed();
@@ -115,13 +115,13 @@ pub(super) fn has_alpha(bytes: &[u8]) -> Option<bool> {
     }
 }
 
-/// Decodes `frame` to its place on a canvas of `stride` bytes per row; four samples per pixel with `alpha`,
-/// else three. `None` if it is damaged or does not fit its place.
+/// Decodes `frame` to its rectangle of a canvas with `stride` bytes per row; four samples per pixel with `alpha`,
+/// else three. `None` if it is damaged or has another size.
 #[expect(unsafe_code, reason = "libwebp is C")]
 pub(super) fn decode(frame: &Frame<'_>, canvas: &mut [u8], stride: usize, alpha: bool) -> Option<()> {
     let samples = if alpha { 4 } else { 3 };
     let first = frame.top * stride + frame.left * samples;
-    // The last row need not be there to its end.
+    // The last row may be shorter than the stride.
     let last = first + frame.height.checked_sub(1)? * stride + frame.width * samples;
     let place = canvas.get_mut(first..last)?;
     let mut config = WebPDecoderConfig::new().ok()?;
@@ -139,8 +139,8 @@ pub(super) fn decode(frame: &Frame<'_>, canvas: &mut [u8], stride: usize, alpha:
     (status == VP8StatusCode::VP8_STATUS_OK).then_some(())
 }
 
-/// Encodes `width` columns of `0xAARRGGBB` pixels as lossy WebP, everything but the quality by libwebp's
-/// defaults. `None` if it refuses: a side is over 16383 or 0, or the quality over 100.
+/// Encodes `0xAARRGGBB` pixels, `width` per row, as lossy WebP with libwebp's defaults except for the quality.
+/// `None` if libwebp refuses: a side is over 16383 or 0, or the quality is over 100.
 #[expect(unsafe_code, reason = "libwebp is C")]
 pub(super) fn encode(pixels: &mut [u32], width: usize, quality: u8) -> Option<Vec<u8>> {
     let mut file = Vec::new();
@@ -154,8 +154,8 @@ pub(super) fn encode(pixels: &mut [u32], width: usize, quality: u8) -> Option<Ve
     picture.argb_stride = picture.width;
     picture.writer = Some(append);
     picture.custom_ptr = (&raw mut file).cast();
-    // SAFETY: `pixels` has `height` rows of `argb_stride`; it and `file` outlive the call, and `append` takes
-    // `custom_ptr` for what it is. What the picture allocates is freed, `pixels` is not its own.
+    // SAFETY: `pixels` has `height` rows of `argb_stride`; it and `file` outlive the call, and `append` casts
+    // `custom_ptr` back to its type. The picture's own allocations are freed; `pixels` is not among them.
     let encoded = unsafe {
         let encoded = WebPValidateConfig(&config) != 0 && WebPEncode(&config, &mut picture) != 0;
         WebPPictureFree(&mut picture);
@@ -164,7 +164,7 @@ pub(super) fn encode(pixels: &mut [u32], width: usize, quality: u8) -> Option<Ve
     encoded.then_some(file)
 }
 
-/// Takes a piece of the encoded file.
+/// Appends a part of the encoded file.
 #[expect(unsafe_code, reason = "libwebp is C")]
 unsafe extern "C" fn append(data: *const u8, size: usize, picture: *const WebPPicture) -> c_int {
     if size > 0 {
