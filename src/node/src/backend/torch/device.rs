@@ -1,6 +1,6 @@
-//! Which device the models run on, found out before the first kernel.
+//! Selects the device for the models and checks it before the first kernel runs.
 //!
-//! The driver's own library answers, since tch knows neither names nor compute capabilities.
+//! It asks the driver's library, because tch reports neither names nor compute capabilities.
 
 use std::ffi::{CStr, c_char, c_int};
 
@@ -24,13 +24,13 @@ pub(crate) enum DeviceError {
     TooOld { wish: Wish, name: String, found: (c_int, c_int) },
 }
 
-/// A device and what is told about it.
+/// A device and its description for the scheduler.
 pub(crate) struct Chosen {
     pub(crate) device: tch::Device,
     pub(crate) info: DeviceInfo,
 }
 
-/// The device for `wish`. `auto` falls back to the processor and says why.
+/// Selects the device for `wish`. `auto` falls back to the processor and logs the reason.
 pub(crate) fn choose(wish: Option<Wish>) -> Result<Chosen, DeviceError> {
     let cpu = || Chosen { device: tch::Device::Cpu, info: DeviceInfo::cpu() };
     match wish.unwrap_or(Wish::Auto) {
@@ -65,8 +65,8 @@ fn cuda(wish: Wish, index: u16) -> Result<Chosen, DeviceError> {
     Ok(Chosen { device: tch::Device::Cuda(usize::from(index)), info })
 }
 
-/// Loads the CUDA half of libtorch, which registers itself. The linker drops it from the program, because no
-/// symbol of it is named; without it CUDA looks absent.
+/// Loads libtorch's CUDA library, which registers itself. The linker drops it because the program uses none of its
+/// symbols; without it CUDA appears to be absent.
 fn load_libtorch_cuda() -> Result<(), String> {
     library::open(c"libtorch_cuda.so").map(|_| ())
 }
@@ -80,7 +80,7 @@ mod library {
     pub(super) struct Library(*mut c_void);
 
     pub(super) fn open(name: &CStr) -> Result<Library, String> {
-        // SAFETY: `name` ends with a zero; initialisers of these libraries need nothing of ours.
+        // SAFETY: `name` ends with a zero; the initialisers of these libraries depend on no state of this program.
         let handle = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) };
         if handle.is_null() { Err(last_error()) } else { Ok(Library(handle)) }
     }
@@ -105,7 +105,7 @@ mod library {
     }
 }
 
-/// What the driver says about one GPU.
+/// The driver's data about one GPU.
 struct Gpu {
     name: String,
     memory_bytes: u64,
@@ -119,7 +119,7 @@ mod driver {
     const CAPABILITY_MAJOR: c_int = 75;
     const CAPABILITY_MINOR: c_int = 76;
 
-    /// Calls a driver function, whose result 0 is success.
+    /// Calls a driver function, which returns 0 on success.
     macro_rules! call {
         ($library:expr, $name:literal, ($($type:ty),*), ($($argument:expr),*)) => {{
             let address = $library.symbol($name)?;
@@ -133,7 +133,7 @@ mod driver {
         }};
     }
 
-    /// PendingRequests about the GPU that CUDA counts as `index`; `CUDA_VISIBLE_DEVICES` holds here, too.
+    /// Queries the GPU with CUDA's index `index`, which respects `CUDA_VISIBLE_DEVICES`.
     pub(super) fn inspect(index: u16) -> Result<Gpu, String> {
         let cuda = library::open(c"libcuda.so.1").map_err(|reason| format!("no NVIDIA driver ({reason})"))?;
         call!(cuda, c"cuInit", (u32), (0));
@@ -154,7 +154,7 @@ mod driver {
         {
             call!(cuda, c"cuDeviceGetAttribute", (*mut c_int, c_int, c_int), (value, attribute, device));
         }
-        // SAFETY: the array is longer than what was asked for and began as zeros.
+        // SAFETY: the array is longer than the requested size and was filled with zeros.
         let name = unsafe { CStr::from_ptr(name.as_ptr()) }.to_string_lossy().into_owned();
         Ok(Gpu { name, memory_bytes: memory as u64, capability })
     }

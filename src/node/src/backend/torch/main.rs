@@ -1,7 +1,7 @@
 //! `lamagrid-torch-worker`: runs TorchScript models through libtorch, on one device.
 //!
-//! Does not: restart itself or say how to install libtorch: without that it dies before its `main`. Its
-//! supervisor, `lamagrid-node`, starts it and does both.
+//! Does not: restart itself, or explain how to install libtorch, without which it ends before its `main`. Its
+//! supervisor, `lamagrid-node`, does both.
 
 mod device;
 mod model;
@@ -34,8 +34,8 @@ fn run(flags: &Flags) -> anyhow::Result<u8> {
     let settings = Settings::load(flags)?;
     let _logs = lamagrid_logs::init(&settings.log_name("worker"), &settings.config.log, &settings.log_dir)?;
     let Chosen { device, info } = device::choose(settings.devices.first().copied())?;
-    // Sums over more than one element may round differently for another number of threads, as in Python torch.
-    // Left alone, torch chooses the same number here as there: one per physical core, or OMP_NUM_THREADS.
+    // The number of threads may change the rounding of sums, as in Python's torch. By default torch chooses the same
+    // number in both: one per physical core, or OMP_NUM_THREADS.
     if let Ok(threads) = i32::try_from(settings.threads)
         && threads > 0
     {

@@ -1,6 +1,6 @@
 //! The torch backend: TorchScript models around upstream's pixel pipeline.
 //!
-//! Does not: know what a network takes and gives; `network` does.
+//! Does not: know the inputs and outputs of a network; `network` does.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ use lamagrid_node::settings::ModelPlan;
 
 use crate::network::Network;
 
-/// What upstream's page sends for lama: strategy, resize limit, crop trigger, crop margin.
+/// Upstream's default strategy for lama; then its resize limit, crop trigger and crop margin.
 const DEFAULT_STRATEGY: &str = "Crop";
 const DEFAULT_RESIZE_LIMIT_PX: i64 = 2_048;
 const DEFAULT_CROP_TRIGGER_PX: i64 = 800;
@@ -101,7 +101,7 @@ impl Backend for Torch {
     }
 }
 
-/// Upstream's fields, by upstream's names; what is absent is what upstream's page sends for lama.
+/// Reads the strategy from upstream's form fields; absent fields get upstream's defaults for lama.
 fn strategy(params: &Params) -> Result<HdStrategy, Failure> {
     let number = |key: &str, default: i64| match params.get(key) {
         None | Some(Scalar::Null) => Ok(default),

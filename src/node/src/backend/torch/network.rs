@@ -1,6 +1,6 @@
-//! The networks that libtorch runs: their files, and what each takes and gives.
+//! The networks that libtorch runs: loads their files, and converts their inputs and outputs.
 //!
-//! Does not: cut, pad or blend; a patch comes in, and what comes out goes to the pixel pipeline.
+//! Does not: cut, pad or blend. It takes a padded patch and returns the network's output to the pixel pipeline.
 
 use std::mem::MaybeUninit;
 use std::path::{Path, PathBuf};
@@ -15,22 +15,22 @@ use lamagrid_node::backend::{Progress, inference_failure, stopped};
 use lamagrid_node::settings::{ModelPlan, Source};
 use lamagrid_weights::{LAMA, MANGA_INPAINTOR, MANGA_LINE, UpstreamFile, Weights};
 
-/// What upstream seeds torch with before each pass of manga.
+/// The seed that upstream passes to torch before each pass of manga.
 const MANGA_SEED: i64 = 42;
 
 /// A model in memory.
 pub(crate) enum Network {
-    /// `m(image f32 1x3xHxW in 0..=1, mask i64 1x1xHxW of 0 and 1)` gives f32 `1x3xHxW`, nominally 0..=1.
+    /// `m(image f32 1x3xHxW in 0..=1, mask i64 1x1xHxW of 0 and 1)` returns f32 `1x3xHxW`, nominally in 0..=1.
     Lama(CModule),
-    /// `lines(grey f32 1x1xHxW in 0..=255)` gives the same, and `inpaintor(grey, lines, mask, noise, ones)`, all of
-    /// that shape and the first two in -1..=1, gives grey in -1..=1.
+    /// `lines(grey f32 1x1xHxW in 0..=255)` returns the same type and range. `inpaintor(grey, lines, mask, noise, ones)`,
+    /// all of that shape and the first two in -1..=1, returns grey in -1..=1.
     ///
     /// Source: Lama Cleaner `model/manga.py`, 1.2.5; parity: `tests/models`.
     Manga { lines: CModule, inpaintor: CModule },
 }
 
 impl Network {
-    /// Finds or fetches the files, and reads them onto `device`.
+    /// Finds or downloads the files and loads them onto `device`.
     pub(crate) fn load(plan: &ModelPlan, device: Device, progress: &dyn Progress) -> Result<Self, Failure> {
         let model = &plan.name;
         let read = |path: PathBuf| {
@@ -50,7 +50,7 @@ impl Network {
         })
     }
 
-    /// What its values mean.
+    /// The range and the colours of its output.
     pub(crate) fn tones(&self) -> Tones {
         match self {
             Self::Lama(_) => Tones::UnitRgb,
@@ -58,7 +58,7 @@ impl Network {
         }
     }
 
-    /// One pass.
+    /// Runs one forward pass.
     pub(crate) fn forward(&self, patch: &Patch<'_>, device: Device) -> Result<Answered, Failure> {
         let failure = |error: TchError| inference_failure(&error.to_string());
         // A patch's sides are at most 2^24.
@@ -83,7 +83,7 @@ impl Network {
     }
 }
 
-/// Upstream's steps in upstream's order: the generator is seeded first, and the networks may draw from it, too.
+/// Runs upstream's steps in the same order: the generator is seeded first, because the networks may also draw from it.
 fn manga(lines: &CModule, inpaintor: &CModule, grey: &Tensor, mask: &Tensor) -> Result<Tensor, TchError> {
     tch::manual_seed(MANGA_SEED);
     let signed = |tones: &Tensor| tones.f_div_scalar(255)?.f_mul_scalar(2)?.f_sub_scalar(1);
@@ -93,7 +93,7 @@ fn manga(lines: &CModule, inpaintor: &CModule, grey: &Tensor, mask: &Tensor) -> 
     inpaintor.forward_ts(&[signed(grey)?, signed(&lines)?, mask, noise, ones])
 }
 
-/// A model's own file.
+/// Loads a custom model file.
 fn own(model: &ModelName, path: &Path) -> Result<PathBuf, Failure> {
     if path.is_file() {
         return Ok(path.to_owned());
@@ -105,7 +105,7 @@ fn own(model: &ModelName, path: &Path) -> Result<PathBuf, Failure> {
     Err(Failure::new(FailureKind::ModelLoad, text))
 }
 
-/// One of upstream's files, fetched if it is missing.
+/// Loads one of upstream's files and downloads it if it is missing.
 fn upstreams(
     model: &ModelName,
     file: &'static UpstreamFile,
@@ -120,7 +120,7 @@ fn upstreams(
     located.map_err(|error| Failure::new(FailureKind::ModelLoad, format!("model {model}: {error}")))
 }
 
-/// Reads the file onto `device`, for inference.
+/// Loads the file onto `device` for inference.
 fn load_module(model: &ModelName, path: &Path, device: Device) -> Result<CModule, Failure> {
     let read = || {
         let mut module = CModule::load_on_device(path, device)?;
@@ -132,7 +132,7 @@ fn load_module(model: &ModelName, path: &Path, device: Device) -> Result<CModule
         if failure.kind == FailureKind::OutOfMemory {
             return failure;
         }
-        // libtorch goes on with guesses.
+        // Keep the first sentence; libtorch appends guesses.
         let reason = failure.message.split(". ").next().unwrap_or_default().trim_end_matches('.');
         let text = format!(
             "model {model}: {} is not a TorchScript file that libtorch can read: {reason}. Replace the file; for upstream's, `lamagrid model verify {model}` says whether it is whole, and `lamagrid model pull {model}` fetches it anew",
@@ -142,18 +142,18 @@ fn load_module(model: &ModelName, path: &Path, device: Device) -> Result<CModule
     })
 }
 
-/// A new CPU tensor of `shape`: `fill` gets what writes rows to it, and writes all of them.
+/// Creates a CPU tensor of `shape`, which `fill` writes completely.
 ///
-/// Filled where it lies, in memory of libtorch's own: a copy costs as much again, and memory of ours would have
-/// to outlive a model that keeps its input.
+/// The tensor is filled in place, in libtorch's memory: a copy would double the cost, and borrowed memory would have to
+/// outlive a model that keeps its input.
 fn filled<T: Element + Copy>(
     shape: [i64; 4],
     fill: impl FnOnce(&mut dyn FnMut(usize, &[T])),
 ) -> Result<Tensor, TchError> {
     let tensor = Tensor::f_empty(shape, (T::KIND, Device::Cpu))?;
     let first = tensor.data_ptr().cast::<MaybeUninit<T>>();
-    // SAFETY: a tensor just made is contiguous and has `numel` elements of `T::KIND`, which is `T`; no one else
-    // knows of it yet, it lives until the end of this function, and `MaybeUninit` claims nothing of its content.
+    // SAFETY: a new tensor is contiguous and has `numel` elements of `T::KIND`, which is `T`; nothing else refers to
+    // it, it lives until the end of this function, and `MaybeUninit` does not require initialised content.
     #[expect(unsafe_code, reason = "libtorch lends its memory as a pointer")]
     let values = unsafe { std::slice::from_raw_parts_mut(first, tensor.numel()) };
     fill(&mut |at, row| {
@@ -162,22 +162,22 @@ fn filled<T: Element + Copy>(
     Ok(tensor)
 }
 
-/// What a model gave: a float32 tensor on the CPU, contiguous, with no lazy sign.
+/// The output of a model: a contiguous float32 tensor on the CPU, without a lazy negation.
 pub(crate) struct Answered {
     values: Tensor,
-    /// From its inputs on the device to its answer on the CPU.
+    /// Time from the inputs on the device to the output on the CPU.
     pub(crate) took: Duration,
 }
 
 impl Answered {
-    /// Brings the answer to the CPU.
+    /// Copies the output to the CPU.
     fn new(answer: &Tensor, began: Instant) -> Result<Self, TchError> {
         let answer = answer.f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?;
         let values = answer.f_contiguous()?.f_resolve_neg()?;
         Ok(Self { values, took: began.elapsed() })
     }
 
-    /// The answer, if it has the shape of what the model was given.
+    /// The output, if it has the shape `wanted`.
     fn checked(self, wanted: [i64; 4]) -> Result<Self, Failure> {
         let size = self.values.size();
         if size != wanted {
@@ -191,8 +191,8 @@ impl Answered {
 impl AsRef<[f32]> for Answered {
     fn as_ref(&self) -> &[f32] {
         let first = self.values.data_ptr().cast::<f32>();
-        // SAFETY: the tensor is as this type says, so that `numel` values lie there in a row, and stays alive as
-        // long as `self`. Nothing writes to it: models run one at a time, and none while an answer is read.
+        // SAFETY: this type guarantees `numel` contiguous values, and the tensor lives as long as `self`. Nothing writes
+        // to it: models run one at a time, and never while an output is read.
         #[expect(unsafe_code, reason = "libtorch lends its memory as a pointer")]
         let values = unsafe { std::slice::from_raw_parts(first, self.values.numel()) };
         values
