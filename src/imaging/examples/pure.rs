@@ -60,7 +60,7 @@ impl<E: std::error::Error> From<E> for Refusal {
     }
 }
 
-/// What is left of a request.
+/// The unread rest of a request.
 struct Request<'a>(&'a [u8]);
 
 impl<'a> Request<'a> {

@@ -52,7 +52,7 @@ pub(crate) fn blend_row(pixels: &mut [u8], result: &[u8], mask: &[u8]) {
 
 /// numpy's `astype(uint8)`: truncates toward zero, then wraps modulo 256 (`-1` is 255, `300.2` is 44).
 ///
-/// What has no int32 (NaN, infinities, beyond 2^31) is 0.
+/// Values that do not fit int32 (NaN, infinities, beyond 2^31) give 0.
 ///
 /// Source: numpy 1.26, x86-64. It is undefined in C, and other platforms saturate.
 pub fn wrap_to_u8(value: f64) -> u8 {

@@ -42,7 +42,7 @@ struct Run {
     label: u32,
 }
 
-/// What is known of a region; only the entry of its root counts.
+/// The bounds of a region so far; only the entry of its root is valid.
 ///
 /// A hostile mask may have one for every other pixel, hence 32 bits for everything: sides are at most
 /// `MAX_SIDE_PX` and labels fewer than `MAX_PIXELS`.

@@ -6,7 +6,7 @@
 use crate::boxes::Rect;
 use crate::image::{Image, ImageError, Layout, pixels};
 
-/// What sizes a model accepts: upstream's `pad_mod`, `pad_to_square` and `min_size`.
+/// The sizes that a model accepts: upstream's `pad_mod`, `pad_to_square` and `min_size`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PadRule {
     /// Both sides are made a multiple of this, pixels.

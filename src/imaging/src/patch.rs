@@ -1,7 +1,7 @@
-//! What a model is given.
+//! The input of a model.
 //!
-//! Does not: hold a padded picture. Rows are cut out, padded and converted one at a time, straight into
-//! the memory that the model reads. The strategy makes patches, a backend reads them.
+//! Does not: hold a padded picture. Rows are cut out, padded and converted one at a time, directly into the memory
+//! that the model reads. The strategy creates patches, a backend reads them.
 
 use crate::boxes::Rect;
 use crate::image::{Gray, Image, ImageError, Rgb};

@@ -74,7 +74,7 @@ fn horizontal_u8<L: Layout>(row: &[u8], from: usize, columns: &[([i32; 4], Tap)]
     }
 }
 
-/// Far from an overflow, and hence without a check for one in each of so many steps.
+/// Sums four weighted samples. The sum cannot overflow, so the innermost loop skips the checks.
 fn weigh_u8(samples: [u8; 4], coefs: &[i32; 4]) -> i32 {
     let product = |k: usize| i32::from(samples[k]).wrapping_mul(coefs[k]);
     product(0).wrapping_add(product(1)).wrapping_add(product(2)).wrapping_add(product(3))

@@ -68,12 +68,12 @@ pub enum InpaintError<E> {
         /// The margin, pixels.
         margin: i64,
     },
-    /// The model's answer does not have the size of what it was given.
+    /// The size of the model's answer does not match its input.
     #[error("model answered {found} values where {expected} are needed")]
     AnswerLength {
-        /// As many as [`Tones`] has for the pixels of the patch.
+        /// The number of values that [`Tones`] defines for the pixels of the patch.
         expected: usize,
-        /// What came.
+        /// The number of values that the model returned.
         found: usize,
     },
     /// A derived picture cannot exist.
@@ -84,13 +84,13 @@ pub enum InpaintError<E> {
     Forward(#[source] E),
 }
 
-/// A model: what sizes it takes, what its values mean, and its forward pass from a patch to those values.
+/// A model: the sizes it accepts, the meaning of its values, and its forward pass from a patch to those values.
 pub struct Model<'a, A, E> {
-    /// The sizes that it takes.
+    /// The sizes that it accepts.
     pub pad: PadRule,
-    /// What it answers with.
+    /// The channels and the range of its values.
     pub tones: Tones,
-    /// A patch in, [`Tones::channels`] values per pixel of it out.
+    /// Returns [`Tones::channels`] values per pixel of the patch.
     pub forward: &'a mut dyn FnMut(&Patch<'_>) -> Result<A, E>,
 }
 

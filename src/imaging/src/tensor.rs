@@ -76,7 +76,7 @@ pub fn rgb_to_gray_f32(image: &Image<Rgb>) -> Vec<f32> {
     out
 }
 
-/// What a model's float32 values mean, and how they become u8 samples.
+/// The meaning of a model's float32 values, and their conversion to u8 samples.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tones {
     /// `(1, 3, H, W)` RGB, nominally 0..=1: times 255, clipped, truncated; NaN gives 0.

@@ -134,7 +134,7 @@ fn a_huge_header_is_refused_before_anything_is_allocated() {
     assert!(bytes < 4096, "{bytes} bytes held");
     assert!(matches!(decode(&bomb, u64::MAX), Err(CodecError::TooLarge { .. })), "no such picture can exist");
     assert!(matches!(decode(&resized(0, 8), MAX_PIXELS), Err(CodecError::Malformed { .. })));
-    // What is missing is grey, as with Pillow.
+    // Missing pixels are grey, as with Pillow.
     let picture = decode(&resized(160, 160), MAX_PIXELS).expect("a picture");
     assert_eq!(picture.pixels.shape(), (160, 160));
     assert_eq!(picture.pixels.data()[3 * 160 * 100..][..3], [128; 3]);

@@ -192,6 +192,6 @@ fn texts_and_exif_are_written_as_pillow_does() {
         let picture = decode(&file, MAX_PIXELS).expect("a picture");
         assert_eq!(picture.metadata, Metadata { exif: Some(exif.clone()), parameters: Some(text.into()) });
     }
-    // An EXIF block without entries is none.
+    // An EXIF block without entries is not written.
     assert_eq!(write(None, Some(b"MM\0*\0\0\0\x08\0\0\0\0\0\0")), plain);
 }

@@ -17,11 +17,11 @@ const FORMATS: [&str; 6] = ["jpeg", "png", "webp", "bmp", "gif", "tiff"];
 const DAMAGED: usize = 50_000;
 const MAX_PIXELS: u64 = 1 << 16;
 
-/// Of a decoder's own, whatever the file: tables, windows, one row.
+/// Memory of a decoder that does not depend on the file: tables, windows, one row.
 const FIXED_BYTES: usize = 1 << 18;
-/// The samples of the file, and the picture that is made of them, twice when it is turned.
+/// The samples of the file, and the picture that is made from them; the picture twice while it is turned.
 const BYTES_PER_PIXEL: usize = 8;
-/// What the libraries in C hold is not counted by the allocator, but seen in the process.
+/// The allocator does not count the memory of C libraries; the resident size of the process includes it.
 const RESIDENT_BYTES: usize = 16 << 20;
 
 /// Numbers at which sizes overflow.

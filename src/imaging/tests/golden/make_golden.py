@@ -246,7 +246,7 @@ def suite_boxes() -> None:
         index = np.arange(h)[:, None] * 65536 + np.arange(w)[None, :]
         crops = []
         for box in boxes:
-            # What the slice really holds, whatever the sign of its ends.
+            # The content of the slice, also with negative ends.
             _, held, _ = Fake("sum", 8, False, None)._crop_box(np.zeros((h, w, 3)), index, box, config)
             held = held.reshape(-1)
             crops += [int(held[0]), int(held[-1])] if held.size else [0, 1 << 40]
