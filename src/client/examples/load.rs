@@ -1,15 +1,17 @@
-//! Loads a scheduler for `bench/tasks.py` and `bench/scale.py`, which start it, its nodes and this.
+//! Generates load on a scheduler for `bench/tasks.py` and `bench/scale.py`, which start it, its nodes and
+//! this program.
 //!
 //! usage: load DATA_DIR run TASKS IN_FLIGHT BYTES full|process ECHO_MS
 //!        load DATA_DIR queue TASKS BYTES full|process [CLIENTS]
 //!        load DATA_DIR cancel TASKS
 //!        load DATA_DIR overload PER_SECOND SECONDS ECHO_MS
 //!
-//! Each prints one line of JSON; times are in milliseconds.
+//! Each mode prints one line of JSON; times are in milliseconds.
 //!
-//! `run` keeps so many tasks in flight. `queue` submits and leaves. `cancel` cancels a task that the only slot works
-//! on while another one waits for it, and times from the cancel to the end of the other: what is measured is that the
-//! node has stopped. `overload` submits at a fixed rate, whatever the answers, and waits for all that was accepted.
+//! `run` keeps IN_FLIGHT tasks in flight. `queue` submits tasks and exits. `cancel` cancels a task that
+//! occupies the only slot while another task waits, and measures the time from the cancel to the end of the
+//! other task: that shows that the node has stopped. `overload` submits at a fixed rate regardless of the
+//! answers, and waits for all accepted tasks.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -24,7 +26,7 @@ use lamagrid_client::{Client, ClientError, ClientOptions, Endpoints, Input, NewT
 use lamagrid_domain::{BlobForm, Durability, Role, Scalar, Status, TaskId};
 use lamagrid_process::random_id;
 
-/// Tasks that one client of `queue` follows; then another takes its place.
+/// Tasks that one client of `queue` follows before a new client replaces it.
 const FOLLOWED: u64 = 500;
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -40,7 +42,7 @@ struct Load {
 impl Load {
     fn task(&self) -> Result<NewTask> {
         let pixels = self.bytes.max(4) / 4;
-        // Not all alike: a store that shared equal blobs would look better than it is.
+        // Random, because a store that shares equal blobs would look better than it is.
         let blob = |role, channels: u8| {
             let form = BlobForm::Raw { height: 1, width: pixels as u32, channels };
             let mut bytes = vec![0; pixels * usize::from(channels)];
@@ -83,7 +85,7 @@ impl Load {
                         let id = load.submit().await?;
                         load.finish(id).await?;
                         times.push(ms(began.elapsed()));
-                        // As a caller that has its picture: what is kept for nobody is not the scheduler's load.
+                        // As a caller does that has read its picture, so that kept results do not add load.
                         load.client.release(id, PATIENCE).await?;
                     }
                     anyhow::Ok(times)
@@ -111,7 +113,8 @@ impl Load {
                         .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1))
                         .is_ok()
                     {
-                        // A client looks at all its tasks with each new one: it is measured what the scheduler does.
+                        // A client's own work grows with its tasks; a new client keeps it out of the
+                        // measurement.
                         if submitted % FOLLOWED == 0 {
                             load.client = Client::new(&load.endpoints, load.client.options().clone());
                         }

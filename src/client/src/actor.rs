@@ -1,9 +1,9 @@
-//! The one task that owns the connection.
+//! Runs the task that owns the connection to the scheduler.
 //!
-//! Does not: wait for anything but its next event; hashing, reading and writing of blobs happen elsewhere.
+//! Does not: wait for anything but its next event; blobs are hashed, read and written on other threads.
 //!
-//! Invariant: every followed task that is not over has exactly one thing under way: a request that waits or
-//! was sent, a thread that writes its blobs, or the scheduler's promise of an outcome.
+//! Invariant: every followed task that is not over has exactly one thing in progress: a queued or sent
+//! request, a thread that writes its blobs, or the scheduler's promise to send the outcome.
 
 mod blobs;
 mod incoming;
@@ -33,43 +33,45 @@ use crate::task::Prepared;
 use crate::task_watch::TaskWatch;
 use crate::task_watch::{FollowedTask, Phase, Stage};
 
-/// Pauses between attempts to connect: a scheduler that restarts is back in less than a second.
+/// Pauses between attempts to connect; a restarting scheduler is back in less than a second.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// First limit on a handshake, doubled after each failure; an idle scheduler answers in less than a millisecond.
+/// Limit on the first handshake, doubled after each failure; an idle scheduler answers in less than a
+/// millisecond.
 const FIRST_HANDSHAKE: Duration = Duration::from_millis(200);
 
-/// Finished tasks kept for a caller that has not asked yet; older ones are asked for again at the scheduler.
+/// Number of finished tasks kept for callers that have not asked yet; older ones are requested from the
+/// scheduler again.
 const FINISHED: usize = 256; // with 256 KiB each at most 64 MiB
-/// Requests of callers that have not been sent or answered; more are refused.
+/// Limit on callers' requests that are queued or unanswered; more are refused.
 const ASKS: usize = 4_096;
 
-/// What the callers' side says.
+/// A message from the callers' side to the actor.
 #[derive(Debug)]
 pub(crate) enum Command {
-    /// Submit, and follow to the end.
+    /// Submits a task and follows it to its end.
     Submit { prepared: Prepared, reply: oneshot::Sender<Result<watch::Receiver<Phase>, ClientError>> },
-    /// Follow a task, known here or not.
+    /// Follows a task, whether or not this client knows it.
     Follow { id: TaskId, reply: oneshot::Sender<Result<TaskWatch, ClientError>> },
-    /// Any other request.
+    /// Sends any other request.
     PendingRequest(PendingRequest),
 }
 
-/// How the connection is doing, for texts.
+/// The state of the connection, for error texts.
 #[derive(Debug, Clone)]
 pub(crate) enum Connection {
-    /// Nothing was wanted yet.
+    /// Not needed yet.
     Idle,
     /// The scheduler answers.
     Up,
-    /// It does not.
+    /// The scheduler does not answer.
     Down {
-        /// How the last attempt ended.
+        /// The reason why the last attempt failed.
         reason: String,
     },
 }
 
-/// The inputs of a task were written, or not.
+/// The report of a thread that wrote a task's inputs.
 #[derive(Debug)]
 struct Written {
     id: TaskId,
@@ -77,11 +79,11 @@ struct Written {
     result: Result<(), Failure>,
 }
 
-/// Why the actor's loop goes on without its connection.
+/// Why the actor left its connection.
 enum Lost {
-    /// It broke or fell silent.
+    /// The connection broke or was silent too long.
     Link(String),
-    /// Nobody holds the client any more.
+    /// The last handle of the client was dropped.
     Client,
 }
 
@@ -95,9 +97,9 @@ pub(crate) struct Actor {
     finished: VecDeque<TaskId>,
     asks: PendingRequests,
     writers: JoinSet<Written>,
-    /// Counts writes, so that a report which a newer connection has overtaken is known as such.
+    /// Counts writes, so that the report of a write begun on an earlier connection is recognized.
     last_round: u64,
-    /// Where blobs go, as the last Pong said.
+    /// The spool's directory, as the last Pong named it.
     spool: Arc<Path>,
     backoff: Backoff,
 }
@@ -124,7 +126,7 @@ impl Actor {
         }
     }
 
-    /// Runs until nobody holds the client any more.
+    /// Runs until the last handle of the client is dropped.
     pub(crate) async fn run(mut self) {
         loop {
             while !self.has_work() {
@@ -134,9 +136,9 @@ impl Actor {
                 }
             }
             let patience = self.handshake_limit();
-            // A scheduler that started anew may have another directory for its sockets.
+            // A restarted scheduler may use another directory for its sockets.
             let address = self.endpoint.endpoints().client();
-            // ZeroMQ itself would wait for an absent socket, with pauses longer than ours.
+            // Checked first, because ZeroMQ retries a missing socket with longer pauses than ours.
             let lost = if is_absent(&address) {
                 Lost::Link("nobody listens there".to_owned())
             } else {
@@ -156,7 +158,7 @@ impl Actor {
                 self.connection.send_replace(Connection::Down { reason: reason.clone() }),
                 Connection::Up | Connection::Idle
             );
-            // Without anybody who waits it is no trouble, such as at the end of a launcher that stops its scheduler.
+            // Without pending work this is normal, for example when a launcher stops its scheduler.
             if was_up && self.has_work() {
                 tracing::warn!(
                     address = self.endpoint.address(),
@@ -172,7 +174,7 @@ impl Actor {
         }
     }
 
-    /// Limit on the next handshake: it grows because a slow scheduler is not an absent one.
+    /// The limit on the next handshake. It grows, because a slow scheduler is not an absent one.
     fn handshake_limit(&self) -> Duration {
         doubled(FIRST_HANDSHAKE, self.backoff.failures()).min(self.options.silence.max(FIRST_HANDSHAKE))
     }
@@ -181,7 +183,7 @@ impl Actor {
         self.asks.len() > 0 || self.tasks.values().any(|task| task.stage != Stage::Over)
     }
 
-    /// Waits for `future` and hears the callers meanwhile; `None` when nobody holds the client any more.
+    /// Waits for `future` and handles callers' commands meanwhile; `None` when the last handle is dropped.
     async fn meanwhile<F: Future>(&mut self, future: F) -> Option<F::Output> {
         tokio::pin!(future);
         loop {
@@ -196,21 +198,21 @@ impl Actor {
         }
     }
 
-    /// Talks on one connection until it is lost.
+    /// Serves one connection until it is lost.
     async fn serve(&mut self, mut link: Link) -> Lost {
         self.on_connected();
         let mut heard = Instant::now();
         let period = self.options.ping.max(Duration::from_millis(10));
         let mut ping = tokio::time::interval_at(heard + period, period);
         ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // The first message on every connection, before any request: its answer says where blobs go. A timer that is
-        // due at once may still lose against a command.
+        // Sent explicitly as the first message on every connection, because its answer names the spool; a
+        // timer that is due at once could still lose against a command.
         if let Err(error) = self.ping(&link).await {
             return Lost::Link(error.to_string());
         }
         loop {
             let event = tokio::select! {
-                biased; // what was heard counts before the silence
+                biased; // a received frame counts before the silence timer
                 frame = link.recv() => match frame {
                     Ok(frame) => { heard = Instant::now(); self.on_frame(frame); Ok(()) }
                     Err(SocketError::Frame(error)) => { heard = Instant::now(); self.on_bad_frame(&error); Ok(()) }
@@ -252,7 +254,7 @@ impl Actor {
         }
     }
 
-    /// Forgets what nobody waits for.
+    /// Drops tasks and requests that no caller waits for.
     fn prune(&mut self) {
         self.asks.prune();
         let abandoned: Vec<TaskId> =
@@ -267,7 +269,7 @@ impl Actor {
     }
 
     fn on_command(&mut self, command: Command) {
-        // A caller that left misses nothing.
+        // A caller may have stopped waiting; its reply is dropped.
         match command {
             Command::Submit { prepared, reply } => drop(reply.send(self.submit(prepared))),
             Command::Follow { id, reply } => drop(reply.send(self.follow(id))),
@@ -323,7 +325,7 @@ impl Actor {
         }
         self.finished.retain(|other| *other != id);
         if self.tasks.get(&id).is_some_and(|earlier| earlier.writing) {
-            task.writing = true; // its report starts this one
+            task.writing = true; // the running write's report queues this task
         } else {
             self.asks.push(PendingRequest::Task(id));
         }
@@ -331,7 +333,7 @@ impl Actor {
     }
 }
 
-/// Whether a Unix socket's file is missing.
+/// True if an `ipc://` socket's file is missing.
 pub(crate) fn is_absent(address: &str) -> bool {
     address.strip_prefix("ipc://").is_some_and(|path| !Path::new(path).exists())
 }

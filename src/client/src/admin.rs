@@ -1,6 +1,7 @@
-//! One question on the `admin` channel, which programs of this host and user reach, and certificates of the role admin.
+//! Sends one request on the `admin` channel, which is open to programs of this host and user and to holders
+//! of admin certificates.
 //!
-//! Does not: keep a connection, or ask again; a person asks again.
+//! Does not: keep a connection, or retry; the user repeats the command.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -13,7 +14,8 @@ use crate::actor::is_absent;
 use crate::endpoint::Endpoint;
 use crate::error::ClientError;
 
-/// PendingRequests a scheduler; `data_dir` is that of one of this host.
+/// Sends `request` to a scheduler and returns its reply; `data_dir` is the scheduler's, for the hint in an
+/// error.
 ///
 /// # Errors
 /// [`ClientError::Refused`], [`ClientError::Unknown`], [`ClientError::NoScheduler`]; [`ClientError::Failed`] if the two
@@ -40,7 +42,7 @@ pub async fn admin(
             hint: endpoint.hint(Some(data_dir)),
         })
     };
-    // A scheduler that restarts is back before a person's patience ends.
+    // A restarting scheduler is back before `patience` ends.
     while is_absent(&endpoint.endpoints().admin()) {
         if Instant::now() >= until {
             return Err(absent("nobody listens there".to_owned()));

@@ -1,4 +1,4 @@
-//! What callers see.
+//! Defines the handle through which callers use a scheduler.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,13 +19,13 @@ use crate::task::{NewTask, Prepared};
 use crate::task_watch::Phase;
 use crate::task_watch::TaskWatch;
 
-/// Commands on their way to the actor, which takes each in microseconds.
+/// Capacity of the channel to the actor, which handles a command in microseconds.
 const COMMANDS: usize = 256;
 
 /// A client of one scheduler. Cheap to clone; the connection closes with the last clone.
 ///
-/// Every call takes the caller's patience. While no scheduler answers, the client keeps trying, and a call
-/// whose patience ends then says where it looked and how to start one.
+/// Every call has a time limit, `patience`. The client keeps trying while no scheduler answers; the error
+/// after the limit names the address that it tried and how to start a scheduler.
 #[derive(Debug, Clone)]
 pub struct Client {
     endpoint: Arc<Endpoint>,
@@ -35,7 +35,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client of the scheduler behind `endpoints`. It connects when something is asked first.
+    /// Creates a client of the scheduler behind `endpoints`. It connects at the first request.
     ///
     /// # Panics
     /// Outside a tokio runtime.
@@ -44,7 +44,7 @@ impl Client {
         Self::with_endpoint(Endpoint::near(endpoints), options)
     }
 
-    /// A client of a scheduler of this host or another.
+    /// Creates a client of a scheduler on this or another host.
     ///
     /// # Panics
     /// Outside a tokio runtime.
@@ -57,23 +57,24 @@ impl Client {
         Self { endpoint, options, commands, connection }
     }
 
-    /// Who this client submits as.
+    /// The options of this client.
     #[must_use]
     pub fn options(&self) -> &ClientOptions {
         &self.options
     }
 
-    /// Submits a task and returns how many tasks are before it in its queue, once it is on record.
+    /// Submits a task. Returns once the task is recorded, with the number of tasks before it in its queue.
     ///
-    /// Inputs of at most 256 KiB each travel with the message, others through the spool. The inputs are kept,
-    /// not copied, until the task has ended. Submitting the same task again is answered as the first time.
+    /// Inputs of at most 256 KiB each travel in the message, larger ones through the spool. The inputs are
+    /// kept, not copied, until the task has ended. A repeated submission of the same task gets the same
+    /// answer.
     ///
     /// # Errors
-    /// [`ClientError::Failed`] if the task is wrong in itself or a bound of this client is reached,
+    /// [`ClientError::Failed`] if the task is invalid or a limit of this client is reached,
     /// [`ClientError::Refused`], [`ClientError::NoScheduler`], [`ClientError::Timeout`].
     ///
     /// # Cancel safety
-    /// Dropping the future before it is done gives the task up: if it was sent, it is cancelled within a second.
+    /// Dropping the future abandons the task: if it was sent, it is cancelled within a second.
     pub async fn submit(&self, task: NewTask, patience: Duration) -> Result<u64, ClientError> {
         let id = task.id;
         let owner = self.options.owner.clone();
@@ -95,14 +96,14 @@ impl Client {
         .await
     }
 
-    /// Waits for a task's end. A failed or cancelled task is an outcome, too.
+    /// Waits until a task has ended. A failed or cancelled task is an outcome, not an error.
     ///
     /// # Errors
     /// [`ClientError::Unknown`], [`ClientError::Refused`], [`ClientError::NotAdmitted`], [`ClientError::NoScheduler`],
-    /// [`ClientError::Timeout`]; after the last three it may be called again.
+    /// [`ClientError::Timeout`]; the call may be repeated after the last three.
     ///
     /// # Cancel safety
-    /// Safe: the task goes on, and the next call waits on.
+    /// Safe: the task continues, and the next call waits further.
     pub async fn wait(&self, id: TaskId, patience: Duration) -> Result<Outcome, ClientError> {
         self.within(patience, || format!("the end of task {id}"), async {
             let mut phases = self.subscribe(id).await?.phases;
@@ -121,7 +122,7 @@ impl Client {
         .await
     }
 
-    /// The events of a task, beginning with the next one.
+    /// Subscribes to a task's events, starting with the next one.
     ///
     /// # Errors
     /// [`ClientError::Failed`] if this client follows too many tasks.
@@ -132,13 +133,13 @@ impl Client {
         self.subscribe(id).await
     }
 
-    /// PendingRequests that a task be stopped; it says how the task is doing then. An ended task stays as it is.
+    /// Cancels a task and returns its status after that. A task that has ended is not changed.
     ///
     /// # Errors
     /// [`ClientError::Unknown`], [`ClientError::Refused`], [`ClientError::NoScheduler`], [`ClientError::Timeout`].
     ///
     /// # Cancel safety
-    /// Dropping the future takes the request back if it was not sent yet.
+    /// Dropping the future withdraws the request if it was not sent yet.
     pub async fn cancel(&self, id: TaskId, patience: Duration) -> Result<TaskInfo, ClientError> {
         self.ask(
             patience,
@@ -148,7 +149,7 @@ impl Client {
         .await
     }
 
-    /// How a task is doing.
+    /// Returns a task's status.
     ///
     /// # Errors
     /// As [`Client::cancel`].
@@ -160,7 +161,7 @@ impl Client {
             .await
     }
 
-    /// What the grid is made of.
+    /// Returns the scheduler's version, nodes and queues.
     ///
     /// # Errors
     /// [`ClientError::Refused`], [`ClientError::NoScheduler`], [`ClientError::Timeout`].
@@ -181,10 +182,12 @@ impl Client {
         Ok(overview)
     }
 
-    /// Says that a task's result is not needed any more; it is gone then. Returns when the scheduler heard it.
+    /// Deletes a task's result before its retention ends. Returns when the scheduler has received the
+    /// request.
     ///
     /// # Errors
-    /// [`ClientError::NoScheduler`], [`ClientError::Timeout`]; the result goes away after its retention, too.
+    /// [`ClientError::NoScheduler`], [`ClientError::Timeout`]; the result is then deleted after its
+    /// retention.
     ///
     /// # Cancel safety
     /// Safe.
@@ -222,7 +225,7 @@ impl Client {
         self.commands.send(command).await.map_err(|_| ClientError::Closed)
     }
 
-    /// Ends `future` with the caller's patience, and says what was missing then.
+    /// Limits `future` to `patience`; after that returns an error that says what was awaited.
     async fn within<T>(
         &self,
         patience: Duration,

@@ -1,4 +1,4 @@
-//! How a scheduler is reached: by its sockets on this host, or by sockets of our own that lead to another's.
+//! Addresses a scheduler: by its sockets on this host, or by local sockets that lead to another host.
 
 use std::path::Path;
 
@@ -9,43 +9,45 @@ use lamagrid_transport::Endpoints;
 
 use crate::error::ClientError;
 
-/// A scheduler, and how to reach it.
+/// The address of a scheduler, with the connection to another host if needed.
 #[derive(Debug)]
 pub struct Endpoint {
     route: SchedulerRoute,
     owner: Owner,
 }
 
-/// Why a scheduler of another host cannot be reached from here.
+/// Why a scheduler of another host cannot be used from here.
 #[derive(Debug, thiserror::Error)]
 pub enum EndpointError {
-    /// There is no bundle, or not one for a client.
+    /// The bundle is missing, invalid or not for a client.
     #[error(transparent)]
     Bundle(#[from] BundleError),
-    /// Its sockets cannot be made.
+    /// The local sockets cannot be created.
     #[error(transparent)]
     Sockets(#[from] DiallerError),
-    /// Nor their directory.
+    /// The sockets' directory cannot be created.
     #[error(transparent)]
     Directory(#[from] ConfigError),
 }
 
 impl Endpoint {
-    /// The scheduler of this host behind `endpoints`.
+    /// Addresses the scheduler of this host behind `endpoints`.
     #[must_use]
     pub fn near(endpoints: &Endpoints) -> Self {
         Self { route: SchedulerRoute::near(endpoints.clone()), owner: Owner::local() }
     }
 
-    /// The scheduler of a data directory on this host, wherever its sockets are at the time.
+    /// Addresses the scheduler of a data directory on this host; its sockets are looked up at each
+    /// connection.
     ///
     /// # Errors
-    /// [`ConfigError`] if others may have made sockets in their directory.
+    /// [`ConfigError`] if other users could have created sockets in the sockets' directory.
     pub fn of_data_dir(data_dir: &Path) -> Result<Self, ConfigError> {
         Ok(Self::near(&Endpoints::found_by(socket_finder(data_dir)?)))
     }
 
-    /// The scheduler of another host, by the bundle in a file. Until it is dropped.
+    /// Connects to the scheduler of another host with a bundle file; the connection ends when this is
+    /// dropped.
     ///
     /// # Errors
     /// [`EndpointError`].
@@ -59,7 +61,7 @@ impl Endpoint {
         Ok(Self { route, owner })
     }
 
-    /// Where the scheduler of a bundle is, and who submits with that bundle. Makes nothing.
+    /// Reads a bundle's scheduler address and the owner under which it submits, without connecting.
     ///
     /// # Errors
     /// [`EndpointError::Bundle`].
@@ -69,13 +71,13 @@ impl Endpoint {
         Ok((bundle.scheduler, owner))
     }
 
-    /// Who submits through it: everybody of this host and user, or the holder of the certificate.
+    /// The owner of tasks submitted through this endpoint: the local owner, or the certificate's name.
     #[must_use]
     pub fn owner(&self) -> &Owner {
         &self.owner
     }
 
-    /// Where the scheduler is: the socket for clients, or `host:port`.
+    /// The scheduler's address, for messages: the socket for clients, or `host:port`.
     #[must_use]
     pub fn address(&self) -> String {
         self.address_of(self.endpoints().client())
@@ -89,12 +91,12 @@ impl Endpoint {
         self.route.blobs()
     }
 
-    /// The same for another of its sockets.
+    /// The scheduler's address, for messages: `socket`, or `host:port`.
     pub(crate) fn address_of(&self, socket: String) -> String {
         if self.route.is_far() { self.route.address() } else { socket }
     }
 
-    /// What to do while nobody answers.
+    /// The remedy to suggest while no scheduler answers.
     pub(crate) fn hint(&self, data_dir: Option<&Path>) -> String {
         let Some(dir) = data_dir.filter(|_| !self.route.is_far()) else {
             return format!("is the scheduler running? {}", self.route.hint());
@@ -112,13 +114,13 @@ impl Endpoint {
         }
     }
 
-    /// What keeps this side from a scheduler of another host, as the connection to its gate knows it.
+    /// The current fault of the connection to another host's gate.
     pub(crate) fn trouble(&self) -> Trouble {
         self.route.trouble()
     }
 
-    /// Looks the name of a scheduler of another host up. A call with little patience does this first: the patience is for
-    /// the scheduler, and name servers have their own.
+    /// Resolves the name of another host's scheduler. Called before a request with a short time limit,
+    /// because name servers have their own time limits.
     ///
     /// # Errors
     /// [`ClientError::NoScheduler`].
@@ -132,7 +134,7 @@ impl Endpoint {
         })
     }
 
-    /// Why its gate does not let this side in.
+    /// The error if the gate of the other host rejects this side.
     pub(crate) fn refusal(&self) -> Option<ClientError> {
         let failure = self.route.refused()?;
         Some(ClientError::NotAdmitted { address: self.route.address(), reason: failure.message })

@@ -1,4 +1,4 @@
-//! Why a client's call gave nothing, in words for the person who made it.
+//! Defines why a client's call failed, with texts for the user.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,89 +7,89 @@ use lamagrid_blobs::SpoolError;
 use lamagrid_domain::{Failure, FailureKind, TaskId};
 use lamagrid_gate::BlobError;
 
-/// Why a call of a [`crate::Client`] gave nothing.
+/// Why a call of a [`crate::Client`] failed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ClientError {
-    /// A recorded or an own failure.
+    /// The task failed, or this client refused the request.
     #[error(transparent)]
     Failed(#[from] Failure),
-    /// The scheduler did not take the request.
+    /// The scheduler refused the request.
     #[error("{failure}{}", waiting(*queue_len, *wait))]
     Refused {
-        /// Why.
+        /// The reason.
         failure: Failure,
-        /// Tasks that wait in the queue.
+        /// Number of tasks waiting in the queue.
         queue_len: u64,
-        /// Expected wait, where it can be told.
+        /// Expected wait; `None` if it cannot be estimated.
         wait: Option<Duration>,
     },
-    /// The scheduler is there, and what was waited for did not happen in time.
+    /// The scheduler answers, but the awaited event did not happen within the time limit.
     #[error(
         "gave up waiting for {what} after {:.1} s; {}", waited.as_secs_f64(),
         trouble.as_deref().unwrap_or("the scheduler is running")
     )]
     Timeout {
-        /// For what.
+        /// The awaited event.
         what: String,
-        /// The caller's limit.
+        /// The caller's time limit.
         waited: Duration,
-        /// What kept bytes from getting through, where that is known.
+        /// The fault of the connection, if known.
         trouble: Option<String>,
     },
-    /// Nobody answered at the scheduler's address in all the time that the caller gave.
+    /// No scheduler answered at the address within the time limit.
     #[error(
         "no scheduler answered at {address} within {:.1} s ({reason}); {hint}",
         waited.as_secs_f64()
     )]
     NoScheduler {
-        /// Where it was looked for.
+        /// The address that was tried.
         address: String,
-        /// The last attempt's end.
+        /// The error of the last attempt.
         reason: String,
-        /// The caller's limit.
+        /// The caller's time limit.
         waited: Duration,
-        /// What to do about it.
+        /// The remedy.
         hint: String,
     },
-    /// The scheduler's gate does not let this host in.
+    /// The scheduler's gate rejected this host's certificate.
     #[error("the scheduler at {address} does not let this host in: {reason}")]
     NotAdmitted {
-        /// `host:port`
+        /// The gate's address, `host:port`.
         address: String,
-        /// What it said.
+        /// The gate's reason.
         reason: String,
     },
-    /// The scheduler has no such task for this owner.
+    /// The scheduler has no such task of this owner.
     #[error("{}", unknown(*id, *expired))]
     Unknown {
-        /// Which task.
+        /// The task's id.
         id: TaskId,
-        /// It existed, and its result is past retention.
+        /// True if the task existed and its result is past retention.
         expired: bool,
     },
-    /// The outcome came, and its result could not be read.
+    /// The task's result could not be read from the spool.
     #[error("the result of task {id} cannot be read: {source}")]
     Result {
-        /// Which task.
+        /// The task's id.
         id: TaskId,
-        /// What the spool said.
+        /// The spool's error.
         source: Arc<SpoolError>,
     },
-    /// The outcome came, and its result did not from the scheduler's host.
+    /// The task's result could not be fetched from the scheduler's host.
     #[error("the result of task {id} cannot be fetched: {source}")]
     Fetch {
-        /// Which task.
+        /// The task's id.
         id: TaskId,
-        /// Why.
+        /// The transfer's error.
         source: BlobError,
     },
-    /// The client's own task is gone: its runtime was shut down.
+    /// The client's actor has ended, because its runtime was shut down.
     #[error("this client was shut down; make a new one")]
     Closed,
 }
 
 impl ClientError {
-    /// The kind that decides exit code, HTTP status and Python class.
+    /// The failure kind, which decides exit code, HTTP status and Python class.
     #[must_use]
     pub fn kind(&self) -> FailureKind {
         match self {

@@ -1,14 +1,14 @@
-//! Submit, wait, cancel, follow: the client's side of a scheduler, for programs that hand tasks over.
+//! Submits, follows, cancels and waits for tasks: the client side of a scheduler.
 //!
-//! One actor per [`Client`] owns the connection. It pings, notices silence, connects anew with capped and
-//! jittered back-off, asks for every task again that somebody waits for, and sends blobs again only when the
-//! scheduler says that it does not know the task.
+//! One actor per [`Client`] owns the connection. It pings, detects silence and reconnects with capped,
+//! jittered back-off. After that it asks again for every task that a caller waits for, and sends blobs again
+//! only if the scheduler does not know the task.
 //!
-//! Does not: start a runtime, retry what the scheduler refused, or decide how a failed task goes on.
+//! Does not: start a runtime, retry refused requests, or retry failed tasks.
 //! Called by: the Python module, the command line and the benchmarks.
 //!
-//! Invariant: a task that [`Client::submit`] reported as accepted is followed until its outcome came or the
-//! last clone of the client is dropped, whatever happens to the connection.
+//! Invariant: a task that [`Client::submit`] reported as accepted is followed until its outcome arrives or
+//! the last clone of the client is dropped, across any number of connections.
 
 mod actor;
 mod admin;
@@ -30,7 +30,7 @@ pub use outcome::{Outcome, TaskResult};
 pub use task::{Input, NewTask};
 pub use task_watch::{TaskEvent, TaskWatch};
 
-// What the functions above give and take, so that callers need not name the wire.
+// Types that the functions above take and return, so that callers need not depend on the protocol crate.
 pub use lamagrid_process::new_task_id;
 pub use lamagrid_protocol::message::{
     AdminReply, AdminRequest, CancelTask, Cursor, DrainNode, GetTaskHistory, GridStatus, ListTasks,
@@ -38,5 +38,5 @@ pub use lamagrid_protocol::message::{
 };
 pub use lamagrid_transport::Endpoints;
 
-/// The protocol that this client speaks, major and minor.
+/// The protocol version that this client speaks: major and minor.
 pub const PROTOCOL: (u8, u8) = (lamagrid_protocol::frame::MAJOR, lamagrid_protocol::frame::MINOR);

@@ -1,24 +1,24 @@
-//! What a client may be told about its scheduler and its bounds.
+//! Defines a client's options and limits.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use lamagrid_domain::Owner;
 
-/// How a [`crate::Client`] behaves. [`ClientOptions::default`] is what the configuration's default says.
+/// Options of a [`crate::Client`]. The default values are those of the default configuration.
 #[derive(Debug, Clone)]
 pub struct ClientOptions {
-    /// Who submits; the scheduler shows and cancels a task only for its owner.
+    /// The user that submits; the scheduler shows and cancels a task only for its owner.
     pub owner: Owner,
-    /// Time between two signs of life.
+    /// Interval between pings.
     pub ping: Duration,
-    /// After this silence the client connects anew.
+    /// The client reconnects after this time without a message.
     pub silence: Duration,
-    /// The scheduler's data directory, for the text that says how to start it.
+    /// The scheduler's data directory, named in the hint how to start it.
     pub data_dir: Option<PathBuf>,
-    /// Tasks that this client follows at a time; more are refused here.
+    /// Limit on the tasks followed at a time; further ones are refused.
     pub max_tasks: usize,
-    /// Bytes of inputs that this client keeps at a time; more are refused here.
+    /// Limit on the bytes of inputs kept at a time; tasks beyond it are refused.
     pub max_bytes: u64,
 }
 

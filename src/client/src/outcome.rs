@@ -1,4 +1,4 @@
-//! How a task ended, and its result.
+//! Represents a task's outcome and reads its result.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,29 +12,29 @@ use lamagrid_protocol::message::TaskInfo;
 
 use crate::error::ClientError;
 
-/// What a node made. The bytes may still lie in the spool, of this host or another, and are checked against their
-/// length and hash when they are read.
+/// The result of a task. The bytes may still be in the spool of this or another host; length and hash are
+/// checked when they are read.
 #[derive(Debug, Clone)]
 pub struct TaskResult {
-    /// Length, hash and form.
+    /// Length, hash and form of the result.
     pub meta: BlobMeta,
     id: TaskId,
     place: Place,
 }
 
-/// Where the bytes of a result are.
+/// The place of a result's bytes.
 #[derive(Debug, Clone)]
 pub(crate) enum Place {
-    /// They came along.
+    /// In the message that carried the outcome.
     Inline(Bytes),
     /// In the spool of this host.
     Spool(Arc<Path>),
-    /// In that of another.
+    /// In the spool of another host.
     Far(BlobClient),
 }
 
 impl TaskResult {
-    /// The bytes. Blocks while it reads a file, or fetches one.
+    /// Returns the bytes. Blocks while it reads or fetches a file.
     ///
     /// # Errors
     /// [`ClientError::Result`], [`ClientError::Fetch`].
@@ -53,11 +53,11 @@ impl TaskResult {
         .map_err(|source| self.unreadable(source))
     }
 
-    /// Writes the bytes to memory of the caller's, which is of the length that [`TaskResult::meta`] says. Blocks
-    /// while it reads a file, or fetches one.
+    /// Reads the bytes into `out`, whose length must be that of [`TaskResult::meta`]. Blocks while it reads
+    /// or fetches a file.
     ///
     /// # Errors
-    /// [`ClientError::Result`], [`ClientError::Fetch`]; then `out` holds anything.
+    /// [`ClientError::Result`], [`ClientError::Fetch`]; the content of `out` is undefined then.
     pub fn read_into(&self, out: &mut [u8]) -> Result<(), ClientError> {
         let name = BlobName::Role(Role::Result);
         match &self.place {
@@ -96,17 +96,17 @@ impl TaskResult {
     }
 }
 
-/// A task that ended.
+/// A task that has ended.
 #[derive(Debug, Clone)]
 pub struct Outcome {
-    /// The task as it ended.
+    /// The task's final status.
     pub task: TaskInfo,
-    /// What came of it: a result only where the task completed and was not released before.
+    /// The result; `Some` only if the task completed and its result was not released.
     pub result: Option<TaskResult>,
 }
 
 impl Outcome {
-    /// The result, or why there is none.
+    /// Returns the result, or the reason why it is missing.
     ///
     /// # Errors
     /// The task's failure; `Cancelled` if it was cancelled; `InvalidInput` if its result was released.
@@ -130,7 +130,7 @@ impl Outcome {
     }
 }
 
-/// An outcome as it came: the bytes may still lie in the spool.
+/// An outcome as received: the result's bytes may still be in the spool.
 #[derive(Debug)]
 pub(crate) struct Ended {
     pub(crate) task: TaskInfo,

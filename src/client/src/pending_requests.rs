@@ -1,4 +1,4 @@
-//! Requests on their way: what waits for the window, and what waits for its answer.
+//! Queues requests until the window has room, and keeps sent ones until they are answered.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -11,23 +11,24 @@ use lamagrid_protocol::message::{GridStatus, TaskInfo};
 
 use crate::error::ClientError;
 
-/// Unanswered requests on one connection; a scheduler's default bound for a peer is 64.
+/// Limit on unanswered requests of one connection; a scheduler's default limit for a peer is 64.
 const WINDOW: usize = 32;
-/// A cancel that nobody waits for is tried this long: after that a delayed submit cannot come any more.
+/// How long an abandoned task's cancel is retried; after that a delayed submit can no longer arrive.
 const ORPHAN: Duration = Duration::from_secs(60);
 
 pub(crate) type Reply<T> = oneshot::Sender<Result<T, ClientError>>;
 
-/// One request.
+/// One request that is queued or sent.
 #[derive(Debug)]
 pub(crate) enum PendingRequest {
-    /// Whatever the task's stage says, when its turn comes.
+    /// The request of the task's stage, chosen when it is sent.
     Task(TaskId),
     Cancel {
         id: TaskId,
         reply: Reply<TaskInfo>,
     },
-    /// The task was given up before it was acknowledged: it shall not run for nobody.
+    /// Cancels a task whose caller stopped waiting before it was acknowledged, so that it does not run
+    /// needlessly.
     Orphan {
         id: TaskId,
         until: Instant,
@@ -40,7 +41,8 @@ pub(crate) enum PendingRequest {
         after: Option<SessionId>,
         reply: Reply<GridStatus>,
     },
-    /// Not answered: a ping behind it tells that it was heard.
+    /// Deletes a task's result. Has no reply itself: the reply to a ping sent after it shows that it was
+    /// received.
     Release {
         id: TaskId,
         reply: Reply<()>,
@@ -52,7 +54,7 @@ impl PendingRequest {
         Self::Orphan { id, until: Instant::now() + ORPHAN }
     }
 
-    /// Whether somebody still waits for the answer.
+    /// True while the reply is still awaited.
     pub(crate) fn is_wanted(&self) -> bool {
         match self {
             Self::Task(_) => true,
@@ -63,9 +65,9 @@ impl PendingRequest {
         }
     }
 
-    /// Answers with an error.
+    /// Replies with an error.
     pub(crate) fn fail(self, error: ClientError) {
-        // The caller may have left; then nobody misses the answer.
+        // The caller may have stopped waiting.
         match self {
             Self::Task(_) | Self::Orphan { .. } => {}
             Self::Cancel { reply, .. } | Self::Query { reply, .. } => drop(reply.send(Err(error))),
@@ -92,13 +94,13 @@ impl PendingRequests {
         self.waiting.len() + self.sent.len()
     }
 
-    /// A number that no request on this connection carries yet.
+    /// Draws a sequence number that is unused on this connection.
     pub(crate) fn next_seq(&mut self) -> u64 {
         self.last_seq += 1;
         self.last_seq
     }
 
-    /// The next request to send, if the window has room.
+    /// Takes the next request to send; `None` if the window is full or no request is queued.
     pub(crate) fn next(&mut self) -> Option<PendingRequest> {
         while self.sent.len() < WINDOW {
             let ask = self.waiting.pop_front()?;
@@ -113,24 +115,25 @@ impl PendingRequests {
         self.sent.insert(seq, ask);
     }
 
-    /// The request that an answer belongs to; `None` if it was answered before.
+    /// Takes the request that a reply answers; `None` if it was answered before.
     pub(crate) fn answered(&mut self, seq: u64) -> Option<PendingRequest> {
         self.sent.remove(&seq)
     }
 
-    /// Forgets the requests about a task, whose outcome answers them all.
+    /// Drops the requests about a task; its outcome answers them.
     pub(crate) fn forget_task(&mut self, id: TaskId) {
         self.sent.retain(|_, ask| !matches!(ask, PendingRequest::Task(task) if *task == id));
         self.waiting.retain(|ask| !matches!(ask, PendingRequest::Task(task) if *task == id));
     }
 
-    /// Forgets requests that nobody waits for any more.
+    /// Drops the requests whose callers stopped waiting.
     pub(crate) fn prune(&mut self) {
         self.waiting.retain(PendingRequest::is_wanted);
         self.sent.retain(|_, ask| ask.is_wanted());
     }
 
-    /// The connection is gone: what was sent is sent again, except what each task's stage says anew.
+    /// Queues sent requests again after a reconnect, except those for tasks: the actor queues these by their
+    /// stage.
     pub(crate) fn reconnected(&mut self) {
         for (_, ask) in std::mem::take(&mut self.sent).into_iter().rev() {
             self.waiting.push_front(ask);
@@ -138,7 +141,7 @@ impl PendingRequests {
         self.waiting.retain(|ask| !matches!(ask, PendingRequest::Task(_)) && ask.is_wanted());
     }
 
-    /// Takes everything out.
+    /// Takes all requests.
     pub(crate) fn drain(&mut self) -> impl Iterator<Item = PendingRequest> {
         let sent = std::mem::take(&mut self.sent);
         sent.into_values().chain(std::mem::take(&mut self.waiting))

@@ -1,4 +1,4 @@
-//! A task before it is submitted: checked, hashed, and cut into what travels inline and what goes by reference.
+//! Prepares a task for submission: checks and hashes its inputs, and decides whether they travel inline.
 
 use std::collections::BTreeMap;
 
@@ -12,53 +12,54 @@ use lamagrid_protocol::frame::{MAX_HEADER_BYTES, MAX_INLINE_BYTES, MAX_MESSAGE_B
 
 use crate::error::ClientError;
 
-/// Most bytes of all inputs in one message; the rest of it is the header's.
+/// Limit on the total size of inline inputs; the rest of a message is for headers.
 const MAX_INLINE_SUM: usize = MAX_MESSAGE_BYTES - 2 * MAX_HEADER_BYTES;
-/// Hashing fewer bytes than this takes less time than handing them to another thread.
+/// Inputs up to this total size are hashed on the calling thread, which is faster than a switch to another
+/// one.
 const HASH_HERE_BYTES: usize = 256 * 1024;
 
 /// One input of a task. Its bytes are shared, never copied.
 #[derive(Debug, Clone)]
 pub struct Input {
-    /// What it is for; [`Role::Result`] is not an input.
+    /// The input's role; not [`Role::Result`].
     pub role: Role,
-    /// How to read it.
+    /// The encoding of the bytes.
     pub form: BlobForm,
-    /// The bytes.
+    /// The input's bytes.
     pub bytes: Bytes,
 }
 
-/// What to do, as a caller says it.
+/// A task as the caller describes it.
 #[derive(Debug, Clone)]
 pub struct NewTask {
-    /// Drawn by the caller: see [`crate::new_task_id`].
+    /// The task's id, drawn by the caller with [`crate::new_task_id`].
     pub id: TaskId,
-    /// Which model shall work.
+    /// The model to run.
     pub model: ModelName,
-    /// Which queue it waits in.
+    /// The queue that the task waits in.
     pub queue: QueueName,
-    /// Upstream's parameters.
+    /// Upstream's parameters for the model.
     pub params: Params,
-    /// Higher goes first.
+    /// Higher priorities are served first.
     pub priority: i8,
-    /// What its acknowledgement survives.
+    /// The failures that the acknowledged task survives.
     pub durability: Durability,
-    /// Milliseconds since the Unix epoch after which nobody wants it.
+    /// Deadline, in milliseconds since the Unix epoch; the task fails after it.
     pub deadline_wall_ms: Option<u64>,
-    /// How long it may wait for a node, in milliseconds.
+    /// Longest total wait for a node, in milliseconds.
     pub wait_limit_ms: Option<u64>,
-    /// How long one attempt may take, in milliseconds.
+    /// Longest duration of one attempt, in milliseconds.
     pub run_limit_ms: Option<u64>,
-    /// On whose behalf, for fair shares and limits; absent for this client's owner.
+    /// The end user for whom it is submitted, for fair shares and limits; `None` for this client's owner.
     pub client: Option<ClientName>,
-    /// What the result shall be.
+    /// The form of the result.
     pub output: OutputForm,
-    /// Each role once.
+    /// The inputs; each role at most once.
     pub inputs: Vec<Input>,
 }
 
 impl NewTask {
-    /// A task for `model` in the queue that models of its class wait in, with everything else at its default.
+    /// Creates a task for `model` in the model's default queue, with default values for the other fields.
     #[must_use]
     pub fn new(id: TaskId, model: ModelName, inputs: Vec<Input>) -> Self {
         let queue = model.default_queue();
@@ -78,7 +79,7 @@ impl NewTask {
         }
     }
 
-    /// The same with these parameters.
+    /// Sets the parameters.
     ///
     /// # Errors
     /// [`ParamsError`] if there are too many or one is too long.
@@ -88,18 +89,18 @@ impl NewTask {
     }
 }
 
-/// A task as it is sent, as often as need be.
+/// A task ready to be sent, repeatedly if needed.
 #[derive(Debug)]
 pub(crate) struct Prepared {
     pub(crate) spec: TaskSpec,
     pub(crate) digest: Hash,
     pub(crate) inputs: Vec<Input>,
-    /// Whether all inputs travel in the message itself.
+    /// True if all inputs travel in the message itself.
     pub(crate) inline: bool,
 }
 
 impl Prepared {
-    /// Checks and hashes.
+    /// Checks and hashes the inputs.
     ///
     /// # Errors
     /// [`ClientError::Failed`] with `InvalidInput`.
@@ -146,7 +147,7 @@ impl Prepared {
         Self { digest: lamagrid_protocol::payload_digest(&spec), spec, inputs: task.inputs, inline }
     }
 
-    /// Bytes of all inputs.
+    /// Total size of the inputs, in bytes.
     pub(crate) fn bytes(&self) -> u64 {
         self.spec.input_bytes()
     }

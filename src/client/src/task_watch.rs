@@ -1,4 +1,4 @@
-//! One task that the client follows: the stage of its submission, and the callers that watch it.
+//! Tracks one task that the client follows: the stage of its submission, and the callers that watch it.
 
 use std::sync::Arc;
 
@@ -10,22 +10,22 @@ use crate::error::ClientError;
 use crate::outcome::Ended;
 use crate::task::Prepared;
 
-/// Progress events kept for a follower that reads slowly: half a second of the fastest sampler.
+/// Progress events kept for a slow follower: those of half a second of the fastest sampler.
 const EVENTS: usize = 64;
 
-/// What callers wait for.
+/// The progress that waiting callers see.
 #[derive(Debug, Clone)]
 pub(crate) enum Phase {
     /// Not acknowledged yet.
     Sending,
-    /// On the scheduler's record.
+    /// Recorded by the scheduler.
     Accepted {
-        /// Tasks before it in its queue, at that moment.
+        /// Number of tasks before it in its queue when it was accepted.
         position: u64,
     },
-    /// Has an outcome.
+    /// Ended with an outcome.
     Ended(Arc<Ended>),
-    /// Cannot be followed any more.
+    /// Can no longer be followed.
     Broken(ClientError),
 }
 
@@ -35,41 +35,41 @@ impl Phase {
     }
 }
 
-/// What has to be said next about a task.
+/// The next step of a task's submission, and thus the request to send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stage {
-    /// PendingRequest whether its blobs may be written.
+    /// Offer it: ask whether its blobs may be stored.
     Offer,
-    /// Nothing: its blobs are being written.
+    /// Wait for its blobs to be written.
     Write,
     /// Submit it.
     Submit,
-    /// PendingRequest for it by its id.
+    /// Attach to it by its id.
     Attach,
-    /// Nothing: its outcome will come.
+    /// Wait for its outcome.
     Follow,
-    /// Nothing: its outcome came, or cannot come.
+    /// Finished: the outcome arrived or cannot arrive.
     Over,
 }
 
 /// One followed task.
 #[derive(Debug)]
 pub(crate) struct FollowedTask {
-    /// What was submitted here, kept until the outcome; `None` for a task that is only watched.
+    /// The submission, kept until the outcome; `None` for a task that is only watched.
     pub(crate) prepared: Option<Arc<Prepared>>,
-    /// The payload's digest, where it is known.
+    /// The payload's digest, if known.
     pub(crate) digest: Option<Hash>,
     pub(crate) stage: Stage,
-    /// Whether a thread writes its blobs: two at a time would share a temporary file.
+    /// True while a thread writes its blobs; the next write starts only after that thread's report.
     pub(crate) writing: bool,
-    /// Which write is the valid one; 0 for none.
+    /// Number of the current write; 0 if no write's report is valid.
     pub(crate) round: u64,
     phase: watch::Sender<Phase>,
     events: broadcast::Sender<TaskEvent>,
 }
 
 impl FollowedTask {
-    /// A task to submit.
+    /// Tracks a task to submit.
     pub(crate) fn submitted(prepared: Arc<Prepared>) -> Self {
         let digest = Some(prepared.digest);
         let mut tracked = Self::new(Some(prepared), digest);
@@ -77,7 +77,7 @@ impl FollowedTask {
         tracked
     }
 
-    /// A task that somebody submitted before, perhaps elsewhere.
+    /// Tracks a task that was submitted before, perhaps by another client.
     pub(crate) fn watched() -> Self {
         Self::new(None, None)
     }
@@ -88,7 +88,7 @@ impl FollowedTask {
         Self { prepared, digest, stage: Stage::Attach, writing: false, round: 0, phase, events }
     }
 
-    /// Where a submission begins.
+    /// The stage with which a submission starts.
     pub(crate) fn first_stage(&self) -> Stage {
         match &self.prepared {
             None => Stage::Attach,
@@ -97,10 +97,10 @@ impl FollowedTask {
         }
     }
 
-    /// Where it goes on after a new connection.
+    /// Chooses the stage to resume from on a new connection.
     ///
-    /// A restarted scheduler deletes the blobs of ids that it does not know, so that what was written and not
-    /// yet accepted is written again.
+    /// A restarted scheduler deletes the blobs of unknown tasks, so blobs that were written but not accepted
+    /// are written again.
     pub(crate) fn reconnected(&mut self) {
         self.round = 0;
         self.stage = match self.stage {
@@ -110,13 +110,13 @@ impl FollowedTask {
         };
     }
 
-    /// Whether nobody would miss it: never accepted, or only watched, and no caller holds it any more.
+    /// True if the task can be dropped: never accepted or only watched, and no caller holds it.
     pub(crate) fn is_abandoned(&self) -> bool {
         let kept = self.prepared.is_some() && !matches!(*self.phase.borrow(), Phase::Sending);
         self.stage != Stage::Over && !self.writing && !kept && self.phase.receiver_count() == 0
     }
 
-    /// Whether it is followed no longer because the scheduler was out of reach: it may be in reach now.
+    /// True if it was given up because the scheduler was unreachable, which may have changed.
     pub(crate) fn may_be_asked_for_again(&self) -> bool {
         matches!(&*self.phase.borrow(), Phase::Broken(error) if error.kind() == FailureKind::Disconnected)
     }
@@ -129,7 +129,7 @@ impl FollowedTask {
         TaskWatch { events: self.events.subscribe(), phases: self.phase.subscribe(), done: false }
     }
 
-    /// The scheduler knows the task.
+    /// Records that the scheduler knows the task.
     pub(crate) fn accepted(&mut self, position: u64) {
         self.stage = Stage::Follow;
         self.phase.send_if_modified(|phase| {
@@ -141,13 +141,13 @@ impl FollowedTask {
         });
     }
 
-    /// The task moved.
+    /// Publishes the task's progress.
     pub(crate) fn moved(&self, status: Status, advance: Advance) {
-        // Nobody follows it: then nobody misses it.
+        // The task may have no followers.
         let _ = self.events.send(TaskEvent { status, advance });
     }
 
-    /// Tells everybody the end; inputs are not needed any more.
+    /// Publishes the end to all callers, and frees the inputs.
     pub(crate) fn end(&mut self, phase: Phase) {
         self.stage = Stage::Over;
         self.prepared = None;
@@ -155,18 +155,18 @@ impl FollowedTask {
     }
 }
 
-/// Where a task is.
+/// A progress event of a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TaskEvent {
-    /// What people are told.
+    /// The task's status.
     pub status: Status,
-    /// How far the work is.
+    /// The progress of the work.
     pub advance: Advance,
 }
 
-/// The events of one task, oldest first, until it has ended.
+/// Receives the events of one task, oldest first, until it has ended.
 ///
-/// Events are dropped, oldest first, for whoever reads too slowly: only the last one matters to a progress bar.
+/// A slow reader loses the oldest events; only the last one matters to a progress bar.
 #[derive(Debug)]
 pub struct TaskWatch {
     pub(crate) events: broadcast::Receiver<TaskEvent>,
@@ -175,10 +175,10 @@ pub struct TaskWatch {
 }
 
 impl TaskWatch {
-    /// The next event; the one with a terminal status is the last, then comes `None`.
+    /// Waits for the next event. The one with a terminal status is the last; after it comes `None`.
     ///
     /// # Errors
-    /// [`ClientError`] if the task cannot be followed any more.
+    /// [`ClientError`] if the task can no longer be followed.
     ///
     /// # Cancel safety
     /// Safe: no event is lost when the future is dropped.
@@ -187,7 +187,7 @@ impl TaskWatch {
             if self.done {
                 return Ok(None);
             }
-            // What was heard before the end comes before the end.
+            // Events received before the end are delivered before it.
             match self.events.try_recv() {
                 Ok(event) => return Ok(Some(event)),
                 Err(broadcast::error::TryRecvError::Lagged(_)) => continue,

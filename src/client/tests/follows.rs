@@ -1,4 +1,4 @@
-//! A client against a scheduler that dies, falls silent, forgets or refuses.
+//! Tests a client against a scheduler that dies, goes silent, forgets tasks or refuses them.
 
 mod fake;
 
@@ -14,7 +14,7 @@ use lamagrid_protocol::message::{
     ClientRequest, Outcome, Progress, ProtocolFault, Refused, TaskStatus, Unknown, UploadGranted,
 };
 
-/// Larger than what travels inline.
+/// More bytes than travel inline.
 const LARGE: usize = 300 * 1024;
 
 #[tokio::test]
@@ -86,7 +86,7 @@ async fn a_result_that_is_not_what_was_announced_is_refused() {
 }
 
 #[tokio::test]
-async fn a_restarted_scheduler_is_asked_for_the_task_and_gets_no_blobs_again() {
+async fn after_a_scheduler_restart_the_client_attaches_without_sending_blobs_again() {
     let mut fake = Fake::start().await;
     let client = fake.client();
     let (submitted, (id, _)) = tokio::join!(client.submit(task(1, 10), PATIENCE), fake.accept());
@@ -107,7 +107,7 @@ async fn a_restarted_scheduler_is_asked_for_the_task_and_gets_no_blobs_again() {
 }
 
 #[tokio::test]
-async fn a_silent_scheduler_is_dialled_anew() {
+async fn a_client_reconnects_to_a_silent_scheduler() {
     let mut fake = Fake::start().await;
     let client = fake.client();
     let (submitted, (id, _)) = tokio::join!(client.submit(task(1, 10), PATIENCE), fake.accept());
@@ -120,7 +120,7 @@ async fn a_silent_scheduler_is_dialled_anew() {
 }
 
 #[tokio::test]
-async fn a_scheduler_that_forgot_the_task_gets_it_again_whole() {
+async fn a_task_unknown_to_the_scheduler_is_submitted_again_with_its_blobs() {
     for size in [10, LARGE] {
         let mut fake = Fake::start().await;
         let client = fake.client();
@@ -154,7 +154,7 @@ async fn a_scheduler_that_forgot_the_task_gets_it_again_whole() {
 }
 
 #[tokio::test]
-async fn blobs_that_were_not_accepted_before_the_cut_are_written_again() {
+async fn blobs_not_accepted_before_a_disconnect_are_written_again() {
     let mut fake = Fake::start().await;
     let client = fake.client();
     let submit = tokio::spawn({
@@ -198,7 +198,7 @@ async fn a_refusal_carries_the_queue_and_the_wait() {
 }
 
 #[tokio::test]
-async fn an_expired_or_unknown_id_is_told() {
+async fn an_expired_or_unknown_id_is_an_error() {
     let mut fake = Fake::start().await;
     let client = fake.client();
     let id = TaskId::from_bytes([5; 16]);
@@ -213,7 +213,7 @@ async fn an_expired_or_unknown_id_is_told() {
 }
 
 #[tokio::test]
-async fn without_a_scheduler_the_error_says_where_and_how_and_a_late_one_is_found() {
+async fn without_a_scheduler_the_error_names_address_and_remedy_and_a_late_one_is_found() {
     let mut fake = Fake::absent();
     let client = fake.client();
     let error = client.survey(Duration::from_millis(300)).await.unwrap_err();
@@ -233,12 +233,12 @@ async fn without_a_scheduler_the_error_says_where_and_how_and_a_late_one_is_foun
     submit.await.unwrap().unwrap();
     fake.complete(id, b"made").await;
     client.wait(id, PATIENCE).await.unwrap();
-    // The survey's caller left long ago; nothing is asked for it.
+    // The survey's caller has stopped waiting, so no request is sent for it.
     fake.hears_nothing_more().await;
 }
 
 #[tokio::test]
-async fn a_request_that_was_not_answered_is_asked_again_on_the_next_connection() {
+async fn an_unanswered_request_is_sent_again_on_the_next_connection() {
     let mut fake = Fake::start().await;
     let client = fake.client();
     let id = TaskId::from_bytes([5; 16]);
@@ -254,7 +254,7 @@ async fn a_request_that_was_not_answered_is_asked_again_on_the_next_connection()
 }
 
 #[tokio::test]
-async fn a_submit_that_nobody_waits_for_is_cancelled() {
+async fn an_abandoned_submit_is_cancelled() {
     let mut fake = Fake::start().await;
     let client = fake.client();
     let error =
@@ -295,7 +295,7 @@ async fn progress_is_followed_to_the_end() {
 }
 
 #[tokio::test]
-async fn another_protocol_ends_what_waits() {
+async fn an_incompatible_protocol_fails_pending_calls() {
     let mut fake = Fake::start().await;
     let client = fake.client();
     let (submitted, (id, _)) = tokio::join!(client.submit(task(1, 10), PATIENCE), fake.accept());
@@ -307,7 +307,7 @@ async fn another_protocol_ends_what_waits() {
 }
 
 #[tokio::test]
-async fn wrong_inputs_never_leave_the_client() {
+async fn invalid_inputs_are_rejected_by_the_client() {
     let mut fake = Fake::start().await;
     let client = fake.client();
     let mut twice = task(1, 10);
@@ -323,7 +323,7 @@ async fn wrong_inputs_never_leave_the_client() {
 }
 
 #[tokio::test]
-async fn a_hundred_tasks_at_once_pass_the_window() {
+async fn a_hundred_concurrent_tasks_pass_through_the_window() {
     let mut fake = Fake::start().await;
     let client = fake.client();
     let waits: Vec<_> = (0..100)
@@ -347,7 +347,7 @@ async fn a_hundred_tasks_at_once_pass_the_window() {
 }
 
 #[tokio::test]
-async fn the_ping_goes_first_whenever_the_tasks_come() {
+async fn the_ping_is_the_first_message_even_with_tasks_pending() {
     for round in 0..40 {
         let mut fake = Fake::start().await;
         let client = fake.client();

@@ -1,4 +1,4 @@
-//! Inputs that go by reference: written into the spool, or brought to its host, on another thread.
+//! Stores a task's inputs that are too large for a message: in the spool, or at the scheduler's host.
 
 use lamagrid_blobs::{BlobName, Spool};
 use lamagrid_domain::{Failure, FailureKind, TaskId};
@@ -9,7 +9,7 @@ use crate::task::Input;
 use crate::task_watch::{Phase, Stage};
 
 impl Actor {
-    /// Writes the task's inputs into the spool, on another thread.
+    /// Writes or uploads the task's inputs on another thread.
     pub(super) fn write(&mut self, id: TaskId) {
         let Some(task) = self.tasks.get_mut(&id) else { return };
         let Some(prepared) = task.prepared.clone() else { return };
@@ -34,7 +34,7 @@ impl Actor {
 
     pub(super) fn on_written(&mut self, written: Option<Written>) {
         let Some(Written { id, round, result }) = written else {
-            // Only a panic in a write loses its report; its task then ends with its callers' patience.
+            // Only a panic in a write loses its report; the task's callers then time out.
             tracing::error!("a thread that wrote blobs panicked");
             return;
         };
@@ -53,7 +53,7 @@ impl Actor {
                 task.stage = Stage::Submit;
                 self.asks.push(PendingRequest::Task(id));
             }
-            // Its callers' patience ends that, not ours.
+            // Retried until the callers' time limit ends it.
             Err(failure) if failure.kind == FailureKind::Disconnected => {
                 tracing::warn!(task.id = %id, reason = failure.message, "inputs did not reach the scheduler; trying again");
                 task.stage = task.first_stage();

@@ -1,4 +1,4 @@
-//! What the actor hears, and what it makes of it.
+//! Handles the messages that the actor receives.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -45,7 +45,7 @@ impl Actor {
             ClientReply::TaskStatus(said) => said.seq,
             ClientReply::Unknown(said) => said.seq,
             ClientReply::GridStatus(said) => said.seq,
-            // They are no answers: see `on_frame`.
+            // Not replies to a request: see `on_frame`.
             ClientReply::ProtocolFault(_) | ClientReply::Outcome(_) | ClientReply::Progress(_) => return,
         };
         match (self.asks.answered(seq), reply) {
@@ -87,7 +87,7 @@ impl Actor {
         match (task.stage, reply) {
             (Stage::Offer, ClientReply::UploadGranted(_)) => self.write(id),
             (Stage::Submit, ClientReply::Accepted(said)) => task.accepted(said.position),
-            // An offer is not followed: ask for the task itself.
+            // An offer does not follow a known task: attach to it.
             (Stage::Offer, ClientReply::TaskStatus(_)) => {
                 task.stage = Stage::Attach;
                 self.asks.push(PendingRequest::Task(id));
@@ -101,7 +101,7 @@ impl Actor {
                 task.stage = task.first_stage();
                 self.asks.push(PendingRequest::Task(id));
             }
-            // Answers that a new stage has overtaken.
+            // Replies to an earlier stage.
             (Stage::Write | Stage::Follow | Stage::Over, _) => {}
             (_, reply) => self.end(id, Phase::Broken(refusal(reply))),
         }
@@ -124,7 +124,8 @@ impl Actor {
 
     pub(super) fn end(&mut self, id: TaskId, phase: Phase) {
         let Some(task) = self.tasks.get_mut(&id) else { return };
-        // Whoever asks again for a task of somebody else wants to know how it is then.
+        // A task that is only watched is not kept after an error, so that a later call asks the scheduler
+        // again.
         let keep = task.prepared.is_some() || matches!(phase, Phase::Ended(_));
         task.end(phase);
         if !keep {
@@ -139,7 +140,7 @@ impl Actor {
         }
     }
 
-    /// One side does not understand the other: nothing that waits can be answered.
+    /// Fails everything pending, since one side cannot decode the other's messages.
     pub(super) fn on_fault(&mut self, failure: Failure) {
         tracing::warn!(%failure, "the scheduler did not understand a message");
         let error = ClientError::from(failure);
@@ -151,7 +152,7 @@ impl Actor {
         }
     }
 
-    /// Nothing that anybody waits for will come.
+    /// Fails every pending request and followed task.
     pub(super) fn give_up(&mut self, error: &ClientError) {
         self.fail_asks(error);
         let live = self.tasks.iter().filter(|(_, task)| task.stage != Stage::Over);
@@ -160,7 +161,7 @@ impl Actor {
         }
     }
 
-    /// Answers all requests that wait, and says which tasks they were about.
+    /// Fails all pending requests, and returns the ids of tasks among them.
     fn fail_asks(&mut self, error: &ClientError) -> Vec<TaskId> {
         let asks: Vec<PendingRequest> = self.asks.drain().collect();
         let mut tasks = Vec::new();
@@ -178,7 +179,7 @@ impl Actor {
             FrameError::Version { .. } => {
                 self.on_fault(Failure::new(FailureKind::Incompatible, error.to_string()));
             }
-            // A newer scheduler may say more than this client knows.
+            // A newer scheduler may send kinds that this client does not know.
             FrameError::UnknownKind { .. } => tracing::debug!(%error, "skipped a message"),
             FrameError::Malformed { .. } | FrameError::Header { .. } | FrameError::TooLarge { .. } => {
                 tracing::warn!(%error, "skipped a message");
@@ -188,11 +189,11 @@ impl Actor {
 }
 
 fn answer<T>(to: Reply<T>, with: T) {
-    // The caller may have left; then nobody misses the answer.
+    // The caller may have stopped waiting.
     let _ = to.send(Ok(with));
 }
 
-/// What an answer that is no success says.
+/// Converts a reply that is not a success into an error.
 fn refusal(reply: ClientReply) -> ClientError {
     match reply {
         ClientReply::Refused(said) => ClientError::Refused {

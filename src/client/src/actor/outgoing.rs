@@ -1,4 +1,4 @@
-//! What the actor says.
+//! Sends the actor's requests.
 
 use bytes::Bytes;
 
@@ -24,7 +24,7 @@ impl Actor {
         link.send(request.to_frame(blobs)?).await
     }
 
-    /// Sends what the window admits.
+    /// Sends pending requests while the window has room.
     pub(super) async fn flush(&mut self, link: &Link) -> Result<(), SocketError> {
         while let Some(ask) = self.asks.next() {
             let seq = self.asks.next_seq();
@@ -51,7 +51,7 @@ impl Actor {
             };
             match self.send(link, request, blobs).await {
                 Ok(()) => self.asks.sent(seq, ask),
-                // Our own message is too large, which another connection would not change.
+                // The message is too large; another connection would not change that.
                 Err(SocketError::Frame(error)) => {
                     let error = ClientError::from(Failure::new(FailureKind::InvalidInput, error.to_string()));
                     match ask {
@@ -60,7 +60,7 @@ impl Actor {
                     }
                 }
                 Err(error) => {
-                    self.asks.sent(seq, ask); // it is asked again on the next connection
+                    self.asks.sent(seq, ask); // sent again on the next connection
                     return Err(error);
                 }
             }
@@ -69,7 +69,7 @@ impl Actor {
     }
 }
 
-/// What a task's stage says to the scheduler.
+/// The request for a task's current stage; `None` if the stage waits for something else.
 fn request_of(
     id: TaskId,
     task: &FollowedTask,

@@ -1,4 +1,4 @@
-//! A scheduler of the tests' own making: it hears what a client says and answers what the test tells it.
+//! A scheduler for tests: it receives a client's requests and sends the replies that the test chooses.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on shall say where")]
 
@@ -14,21 +14,21 @@ use lamagrid_protocol::message::{Accepted, ClientReply, ClientRequest, Message, 
 use lamagrid_transport::ConnectionLimits;
 use lamagrid_transport::router::{Incoming, Peers, Router};
 
-/// Longer than any step of a test takes on a busy machine.
+/// Time limit, longer than any step of a test takes on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) struct Fake {
     pub(crate) dir: tempfile::TempDir,
     pub(crate) endpoints: Endpoints,
     router: Option<Router>,
-    /// The peer that spoke last.
+    /// The peer that sent the last request.
     pub(crate) peer: Option<PeerId>,
-    /// Whether pings are answered.
+    /// True if pings are answered.
     pub(crate) alive: bool,
 }
 
 impl Fake {
-    /// A scheduler that is not there yet.
+    /// A scheduler that is not running yet.
     pub(crate) fn absent() -> Self {
         let dir = tempfile::tempdir_in("/tmp").unwrap();
         std::fs::create_dir(dir.path().join("spool")).unwrap();
@@ -48,10 +48,10 @@ impl Fake {
         );
     }
 
-    /// Dies without a word.
+    /// Closes all connections without a message.
     pub(crate) async fn kill(&mut self) {
         self.router = None;
-        // Its tasks end, and remove its socket's file, some time later; a new one must not be there yet.
+        // Its tasks end, and remove its socket's file, some time later; a new one must not exist yet.
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 
@@ -95,7 +95,7 @@ impl Fake {
         .expect("the client said nothing")
     }
 
-    /// Asserts that nothing but pings comes for a while.
+    /// Asserts that only pings arrive for a while.
     pub(crate) async fn hears_nothing_more(&mut self) {
         if let Ok(more) = tokio::time::timeout(Duration::from_millis(250), self.hear()).await {
             panic!("unexpected: {more:?}");
@@ -111,7 +111,7 @@ impl Fake {
         self.router.as_ref().unwrap().sender().send(self.peer.as_ref().unwrap(), frame);
     }
 
-    /// Takes a submit with inline inputs and accepts it.
+    /// Receives a submit with inline inputs and accepts it.
     pub(crate) async fn accept(&mut self) -> (TaskId, Vec<Bytes>) {
         let (request, blobs) = self.hear().await;
         let ClientRequest::Submit(submit) = request else { panic!("{request:?}") };
@@ -120,7 +120,7 @@ impl Fake {
         (id, blobs)
     }
 
-    /// The outcome of a task that completed with these bytes, inline.
+    /// Sends the outcome of a completed task, with these bytes inline.
     pub(crate) async fn complete(&self, id: TaskId, bytes: &'static [u8]) {
         let result = Some(meta(Role::Result, bytes));
         let outcome = Outcome { task: info(id, Status::Completed), result };
