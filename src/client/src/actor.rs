@@ -140,7 +140,7 @@ impl Actor {
             let address = self.endpoint.endpoints().client();
             // Checked first, because ZeroMQ retries a missing socket with longer pauses than ours.
             let lost = if is_absent(&address) {
-                Lost::Link("nobody listens there".to_owned())
+                Lost::Link("no process listens there".to_owned())
             } else {
                 let dial = async { Link::connect(&address, patience).await };
                 match self.meanwhile(dial).await {

@@ -45,7 +45,7 @@ pub async fn admin(
     // A restarting scheduler is back before `patience` ends.
     while is_absent(&endpoint.endpoints().admin()) {
         if Instant::now() >= until {
-            return Err(absent("nobody listens there".to_owned()));
+            return Err(absent("no process listens there".to_owned()));
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
