@@ -1,6 +1,6 @@
-//! One accepted connection: its handshake, the messages that it sends, and those that are sent to it.
+//! Serves one accepted connection: its handshake, its incoming messages and its outgoing messages.
 //!
-//! Does not: know what the messages mean.
+//! Does not: interpret messages.
 
 use std::convert::Infallible;
 use std::io;
@@ -15,30 +15,30 @@ use lamagrid_protocol::frame::Frame;
 use crate::outbox::Outbox;
 use crate::zmtp::{self, Breach, MessageLimits};
 
-/// What is read at once where no large frame is under way.
+/// Least free space of the read buffer before each read.
 const READ_BYTES: usize = 16 * 1024;
-/// Frames up to this size are copied out of the read buffer, so that they do not keep all of it alive.
+/// Frames up to this size are copied out of the read buffer, so that they do not keep the whole buffer alive.
 const COPIED_BYTES: usize = 16 * 1024;
 /// Small messages are written together up to this size.
 const BATCH_BYTES: usize = 64 * 1024;
-/// A peer that takes not a single byte of what waits for it is disconnected after this long.
+/// Write timeout: a peer that takes no byte for this long is disconnected.
 const STALLED_AFTER: Duration = Duration::from_millis(if cfg!(test) { 200 } else { 15_000 });
 
 /// Why a connection ended before its peer closed it.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConnectionError {
-    /// The peer broke the protocol.
+    /// The peer violated the protocol.
     #[error(transparent)]
     Breach(#[from] Breach),
     /// The peer does not read.
     #[error("it does not read what is sent to it")]
     Unread,
-    /// The socket broke.
+    /// The socket failed.
     #[error(transparent)]
     Io(#[from] io::Error),
 }
 
-/// What this side of a connection is.
+/// The socket type of this side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Router,
@@ -47,7 +47,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    /// As ZMTP calls it.
+    /// The type's name in ZMTP.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Router => "ROUTER",
@@ -56,7 +56,7 @@ impl Kind {
         }
     }
 
-    /// The socket types that may connect.
+    /// The socket types of peers that may connect.
     const fn peers(self) -> &'static [&'static [u8]] {
         match self {
             Self::Router => &[b"DEALER", b"REQ"],
@@ -66,7 +66,7 @@ impl Kind {
     }
 }
 
-/// Takes messages of a peer out of what was read.
+/// Splits the bytes received from a peer into messages.
 #[derive(Debug, Default)]
 pub(crate) struct Inbox {
     buffer: BytesMut,
@@ -74,7 +74,8 @@ pub(crate) struct Inbox {
     frames: Vec<Bytes>,
 }
 
-/// Shakes hands. Gives the identity that the peer gave itself, empty for none, and what it sent beyond.
+/// Performs the handshake. Returns the peer's own identity (empty if it sent none) and an inbox with the
+/// bytes after it.
 ///
 /// # Errors
 /// [`ConnectionError`]; the caller sets the time limit.
@@ -104,13 +105,13 @@ pub(crate) async fn handshake(
 }
 
 impl Inbox {
-    /// The next message; none once the peer has closed the connection.
+    /// Waits for the next message; `None` once the peer has closed the connection.
     ///
     /// # Errors
     /// [`ConnectionError`].
     ///
     /// # Cancel safety
-    /// Safe: what was read stays in the inbox.
+    /// Safe: bytes that were read stay in the inbox.
     pub(crate) async fn next(
         &mut self,
         from: &mut (impl AsyncRead + Unpin),
@@ -120,7 +121,7 @@ impl Inbox {
                 Progress::Message(message) => return Ok(Some(message)),
                 Progress::Missing(bytes) => bytes,
             };
-            // A length claims 1 MiB at most, and memory that is not written to costs nothing.
+            // An announced length is at most 1 MiB, and reserved memory costs nothing until it is written.
             self.buffer.reserve(missing.max(READ_BYTES));
             if from.read_buf(&mut self.buffer).await? == 0 {
                 return Ok(None);
@@ -128,13 +129,14 @@ impl Inbox {
         }
     }
 
-    /// Moves whole frames out of the buffer, up to the end of one message.
+    /// Moves complete frames out of the buffer, up to the end of one message.
     fn take_frames(&mut self) -> Result<Progress, Breach> {
         while let Some(header) = zmtp::header(&self.buffer)? {
             let len = usize::try_from(header.len).map_err(|_| Breach::Long(header.len))?;
             let whole = header.header_len.saturating_add(len);
             if self.buffer.len() < whole {
-                // Judged now, so that no byte of a body that is too long is waited for, and again when it is whole.
+                // Checked now, so that a body that is too long is never read; checked again when the frame is
+                // complete.
                 let mut message = self.message;
                 message.frame(header)?;
                 return Ok(Progress::Missing(whole - self.buffer.len()));
@@ -159,15 +161,15 @@ impl Inbox {
 
 enum Progress {
     Message(Vec<Bytes>),
-    /// At least this many bytes are still to come.
+    /// At least this many bytes are missing.
     Missing(usize),
 }
 
-/// Writes what an outbox holds, for ever; `envelope` puts an empty frame before each message, as REQ sockets
-/// expect it. Calls `drained` when the outbox says so.
+/// Writes the messages of an outbox until an error. `envelope` puts an empty frame before each message, as
+/// REQ sockets require. Calls `drained` when the outbox asks for it.
 ///
 /// # Errors
-/// [`ConnectionError::Unread`] if the outbox is closed or the peer takes nothing, [`ConnectionError::Io`].
+/// [`ConnectionError::Unread`] if the outbox was closed or the peer does not read; [`ConnectionError::Io`].
 pub(crate) async fn write<F: Future<Output = ()>>(
     outbox: &Outbox,
     to: &mut (impl AsyncWrite + Unpin),
@@ -176,7 +178,7 @@ pub(crate) async fn write<F: Future<Output = ()>>(
 ) -> Result<Infallible, ConnectionError> {
     tokio::select! {
         ended = write_each(outbox, to, envelope, drained) => ended,
-        // Also while a write is under way that the peer does not take.
+        // Ends a blocked write, too.
         () = outbox.closed() => Err(ConnectionError::Unread),
     }
 }
@@ -203,7 +205,7 @@ async fn write_each<F: Future<Output = ()>>(
     }
 }
 
-/// Appends a message to `out`; a large frame goes to the socket as it is, behind what `out` held.
+/// Appends a message to `out`. A large frame is written to the socket directly, after the content of `out`.
 async fn encode(
     frame: Frame,
     envelope: bool,
@@ -227,14 +229,14 @@ async fn encode(
     Ok(())
 }
 
-/// The writing end of a connection.
+/// The writing half of a connection.
 struct Socket<'a, T> {
     to: &'a mut T,
     outbox: &'a Outbox,
 }
 
 impl<T: AsyncWrite + Unpin> Socket<'_, T> {
-    /// Writes all of `bytes`, which are empty afterwards.
+    /// Writes all of `bytes`, leaving it empty.
     async fn write(&mut self, bytes: &mut impl Buf) -> Result<(), ConnectionError> {
         while bytes.has_remaining() {
             match tokio::time::timeout(STALLED_AFTER, self.to.write_buf(bytes)).await {
@@ -264,12 +266,12 @@ mod tests {
         out.to_vec()
     }
 
-    /// Reads what comes in pieces of `step` bytes.
+    /// Reads messages from `bytes`, which arrive in pieces of `step` bytes.
     async fn read(bytes: &[u8], step: usize) -> Result<Vec<Vec<Bytes>>, ConnectionError> {
         let (mut here, mut there) = tokio::io::duplex(step);
         let bytes = bytes.to_vec();
         let writer = tokio::spawn(async move {
-            // The reader may give up first.
+            // The reader may stop first.
             let _ = here.write_all(&bytes).await;
         });
         let (mut inbox, mut messages) = (Inbox::default(), Vec::new());
@@ -286,7 +288,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn messages_come_out_however_they_are_cut() {
+    async fn messages_are_read_from_pieces_of_any_size() {
         let large = vec![7; MAX_MESSAGE_BYTES - 100];
         let messages: [&[&[u8]]; 3] =
             [&[b"", b"header", &[1; 300]], &[b"header", &large], &[&[2; COPIED_BYTES + 1]]];
@@ -298,7 +300,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_message_that_is_too_large_ends_the_connection_at_its_header() {
+    async fn a_message_that_is_too_large_is_rejected_at_its_header() {
         let most = MAX_MESSAGE_BYTES as u64;
         let long = |len: u64| [&[0b010][..], &len.to_be_bytes()].concat();
         let halves = [vec![0b011], most.to_be_bytes().to_vec(), vec![0; MAX_MESSAGE_BYTES], vec![0, 1, 1]];
@@ -318,7 +320,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_peer_that_takes_nothing_is_given_up() {
+    async fn a_peer_that_does_not_read_is_disconnected() {
         let (mut here, _there) = tokio::io::duplex(16);
         let outbox = OutboxBudget::default().outbox();
         assert!(outbox.push(Frame {

@@ -1,4 +1,4 @@
-//! Where the sockets of one scheduler lie, and what can go wrong with a socket.
+//! Names the sockets of one scheduler, and defines socket errors.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,10 +8,10 @@ use zeromq::Socket;
 
 use lamagrid_domain::SessionId;
 
-/// How the names of all lanes begin.
+/// The prefix of all lanes' names.
 const LANE_PREFIX: &str = "lane-";
 
-/// What went wrong with a socket, and which one.
+/// Why an operation on a socket failed.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
     /// The address could not be bound.
@@ -19,34 +19,34 @@ pub enum SocketError {
     Bind {
         /// The address.
         address: String,
-        /// What the operating system said.
+        /// The operating system's error.
         source: std::io::Error,
     },
-    /// Nobody listens there, or the connection was refused.
+    /// The socket could not be connected.
     #[error("cannot connect to {address}: {source}")]
     Connect {
         /// The address.
         address: String,
-        /// What ZeroMQ said.
+        /// ZeroMQ's error.
         source: zeromq::ZmqError,
     },
-    /// A connection that stood broke.
+    /// An established connection broke.
     #[error("the connection to {address} broke: {reason}")]
     Broken {
         /// The address.
         address: String,
-        /// What happened.
+        /// The reason.
         reason: String,
     },
-    /// Nothing came back in time.
+    /// No answer arrived within the time limit.
     #[error("{address} did not answer within {waited_ms} ms")]
     Silent {
         /// The address.
         address: String,
-        /// How long was waited.
+        /// The time limit, in milliseconds.
         waited_ms: u128,
     },
-    /// What came was not a frame of this protocol.
+    /// The received bytes were not a frame of this protocol.
     #[error(transparent)]
     Frame(#[from] lamagrid_protocol::frame::FrameError),
 }
@@ -76,20 +76,20 @@ impl From<&Path> for Endpoints {
 }
 
 impl Endpoints {
-    /// The endpoints beneath `dir`, which the configuration made and checked.
+    /// Names the sockets in `dir`, which the configuration created and checked.
     #[must_use]
     pub fn new(dir: impl Into<PathBuf>) -> Self {
         let dir = dir.into();
         Self::found_by(move || dir.clone())
     }
 
-    /// The endpoints beneath a directory that may move: `find` is asked for it whenever one of them is used.
+    /// Names the sockets in a directory that may change: `find` is called at each use.
     #[must_use]
     pub fn found_by(find: impl Fn() -> PathBuf + Send + Sync + 'static) -> Self {
         Self { dir: Arc::new(find) }
     }
 
-    /// The directory itself.
+    /// The directory of the sockets.
     #[must_use]
     pub fn dir(&self) -> PathBuf {
         (self.dir)()
@@ -99,60 +99,61 @@ impl Endpoints {
         format!("ipc://{}/{name}.sock", self.dir().display())
     }
 
-    /// `client`: DEALER to ROUTER.
+    /// The address of the `client` channel: DEALER to ROUTER.
     #[must_use]
     pub fn client(&self) -> String {
         self.ipc("client")
     }
 
-    /// `admin`: REQ to ROUTER.
+    /// The address of the `admin` channel: REQ to ROUTER.
     #[must_use]
     pub fn admin(&self) -> String {
         self.ipc("admin")
     }
 
-    /// `control`: REQ to ROUTER.
+    /// The address of the `control` channel: REQ to ROUTER.
     #[must_use]
     pub fn control(&self) -> String {
         self.ipc("control")
     }
 
-    /// `result`: DEALER to ROUTER.
+    /// The address of the `result` channel: DEALER to ROUTER.
     #[must_use]
     pub fn result(&self) -> String {
         self.ipc("result")
     }
 
-    /// `node-events`: PUB to SUB.
+    /// The address of the `node-events` channel: PUB to SUB.
     #[must_use]
     pub fn node_events(&self) -> String {
         self.ipc("node-events")
     }
 
-    /// The lane of the `index`-th queue of `session`: PUSH to PULL.
+    /// The address of the lane of the `index`-th queue of `session`: PUSH to PULL.
     ///
-    /// Its name is in log lines and directories, so it says nothing about the session's id, which is a secret.
+    /// The name contains a hash of the session's id instead of the id, which is secret: the name appears in
+    /// log lines and directories.
     #[must_use]
     pub fn lane(&self, session: SessionId, index: usize) -> String {
         let public = blake3::hash(session.as_bytes()).to_hex();
         self.ipc(&format!("{LANE_PREFIX}{}-{index}", &public[..16]))
     }
 
-    /// The name of a lane's socket, by which a gate knows it.
+    /// The name of a lane's socket, under which a gate relays it; `None` if `address` is not a lane.
     #[must_use]
     pub fn lane_name(address: &str) -> Option<&str> {
         let name = socket_path(address)?.file_name()?.to_str()?.strip_suffix(".sock")?;
         name.starts_with(LANE_PREFIX).then_some(name)
     }
 
-    /// The same lane among the sockets of this directory.
+    /// The address of the lane `name` in this directory.
     #[must_use]
     pub fn lane_of(&self, name: &str) -> String {
         self.ipc(name)
     }
 }
 
-/// Connects `socket` to `address`, and gives up after `patience`: ZeroMQ itself would wait for half a minute.
+/// Connects `socket` to `address` within `patience`; ZeroMQ itself would retry for half a minute.
 pub(crate) async fn connect(
     socket: &mut impl Socket,
     address: &str,
@@ -166,20 +167,22 @@ pub(crate) async fn connect(
     }
 }
 
-/// The file of an `ipc://` address.
+/// The path of an `ipc://` address; `None` for other addresses.
 pub(crate) fn socket_path(address: &str) -> Option<&Path> {
     address.strip_prefix("ipc://").map(Path::new)
 }
 
-/// Removes the file that a killed process left, so that `bind` succeeds. The caller holds the data directory's lock.
+/// Removes the socket file that a killed process left, so that `bind` succeeds. The caller holds the data
+/// directory's lock.
 pub(crate) fn unlink_stale(address: &str) {
     if let Some(path) = socket_path(address) {
-        // Absent is the usual case; anything else shows in the bind that follows.
+        // Usually the file is absent; any other error shows in the bind that follows.
         let _ = std::fs::remove_file(path);
     }
 }
 
-/// Device and inode of a file, by which a socket's own file is told from another one of its name.
+/// Device and inode number of a file. They distinguish a socket's own file from a later one with the same
+/// name.
 #[must_use]
 pub fn file_identity(path: &Path) -> Option<(u64, u64)> {
     use std::os::unix::fs::MetadataExt;

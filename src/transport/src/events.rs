@@ -1,4 +1,5 @@
-//! `node-events`: PUB on nodes, SUB on the scheduler. Loss is harmless: the control poll alone keeps a session.
+//! Carries the `node-events` channel: PUB on nodes, SUB on the scheduler. Events may be lost, since only the
+//! control poll keeps a session alive.
 
 use std::time::Duration;
 
@@ -15,18 +16,18 @@ use crate::connection::Kind;
 use crate::endpoint::{SocketError, connect};
 use crate::listener::{Accepted, ConnectionLimits, Listener, SocketFile};
 
-/// Events waiting to be sent; more are dropped.
+/// Limit on events waiting to be sent; further ones are dropped.
 const QUEUED: usize = 256;
-/// Events that a node publishes in each [`PERIOD`]; more are dropped.
+/// Limit on the events that a node publishes in each [`PERIOD`]; further ones are dropped.
 const MAX_PUBLISHED: u32 = 40;
-/// Events that are read from one node in each [`PERIOD`]: more than this is a flood, which waits in its own connection.
+/// Limit on the events read from one node in each [`PERIOD`]; further ones wait in that node's connection.
 const MAX_READ: u32 = 50;
-/// See [`MAX_PUBLISHED`] and [`MAX_READ`].
+/// The period of [`MAX_PUBLISHED`] and [`MAX_READ`].
 const PERIOD: Duration = Duration::from_millis(200);
-/// Periods of a flood in a row after which its connection is closed: what waits in it is worth nothing.
+/// A connection is closed after this many consecutive periods at the limit: its queued events are outdated.
 const MAX_FLOODED: u32 = 25;
 
-/// Counts events in periods that begin with the first event after the last one.
+/// Counts events in periods; a new period starts with the first event after the end of the last one.
 #[derive(Debug)]
 struct Period {
     ends: Instant,
@@ -38,7 +39,7 @@ impl Period {
         Self { ends: Instant::now() + PERIOD, events: 0 }
     }
 
-    /// Counts one event. Gives how many there were in the last period if this is the first one of the next.
+    /// Counts one event. If it starts a new period, returns the number of events in the last one.
     fn count(&mut self) -> Option<u32> {
         let is_over = Instant::now() >= self.ends;
         let last = is_over.then_some(self.events);
@@ -50,7 +51,7 @@ impl Period {
     }
 }
 
-/// A node's end. Dropping it closes the connection.
+/// The node's side of the channel. Dropping it closes the connection.
 #[derive(Debug)]
 pub struct EventPublisher {
     outgoing: mpsc::Sender<Frame>,
@@ -78,7 +79,7 @@ impl EventPublisher {
         Ok(Self { outgoing, period: Mutex::new(Period::begin()), writer })
     }
 
-    /// Publishes `frame`, or drops it when too many wait, or `MAX_PUBLISHED` were published in this `PERIOD`.
+    /// Publishes `frame`, or drops it if too many events wait or were published in this period.
     pub fn publish(&self, frame: Frame) {
         let mut period = self.period.lock();
         period.count();
@@ -95,7 +96,7 @@ impl Drop for EventPublisher {
     }
 }
 
-/// The scheduler's end. Dropping it closes the socket.
+/// The scheduler's side of the channel. Dropping it closes the socket.
 #[derive(Debug)]
 pub struct EventSubscriber {
     incoming: mpsc::Receiver<Frame>,
@@ -104,7 +105,7 @@ pub struct EventSubscriber {
 }
 
 impl EventSubscriber {
-    /// Binds `address`, after removing the socket file that a killed process may have left.
+    /// Binds `address`, after removing a socket file that a killed process may have left.
     ///
     /// # Errors
     /// [`SocketError::Bind`].
@@ -118,12 +119,12 @@ impl EventSubscriber {
         Ok(Self { incoming, accepting, file })
     }
 
-    /// Its file, by which others find it.
+    /// The socket's file.
     pub fn file(&mut self) -> &mut SocketFile {
         &mut self.file
     }
 
-    /// The next event.
+    /// Waits for the next event.
     ///
     /// # Cancel safety
     /// Safe.
@@ -138,7 +139,7 @@ impl Drop for EventSubscriber {
     }
 }
 
-/// Passes on what one node publishes, [`MAX_READ`] in each [`PERIOD`], until it closes the connection or floods it.
+/// Forwards the events of one node, at most [`MAX_READ`] per [`PERIOD`], until it disconnects or floods.
 async fn hear(accepted: Accepted, incoming: mpsc::Sender<Frame>) {
     let Accepted { mut stream, mut inbox, slot: _slot, .. } = accepted;
     let (mut period, mut flooded) = (Period::begin(), 0);

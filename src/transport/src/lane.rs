@@ -1,6 +1,7 @@
-//! A lane: the PUSH to PULL connection of one session on one queue.
+//! Carries a lane: the PUSH to PULL connection of one session for one queue.
 //!
-//! Does not: address anybody. Each end has exactly one peer, which is what makes PUSH safe to use here.
+//! Does not: choose a receiver. Each side has exactly one peer, so that PUSH cannot distribute messages to
+//! others.
 
 use std::time::Duration;
 
@@ -16,16 +17,16 @@ use crate::endpoint::{SocketError, connect};
 use crate::listener::{Accepted, ConnectionLimits, Listener, SocketFile};
 use crate::outbox::Outbox;
 
-/// What the scheduler's end of a lane says.
+/// An event on the scheduler's side of a lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LaneEvent {
-    /// The node's socket is there.
+    /// The node has connected.
     Connected,
-    /// The node has read most of what waited; see [`LaneSender::watch`].
+    /// The node has read most of the waiting bytes; see [`LaneSender::watch`].
     Drained,
 }
 
-/// The scheduler's end. Dropping it closes the lane and removes its socket file.
+/// The scheduler's side. Dropping it closes the lane and removes its socket file.
 #[derive(Debug)]
 pub struct LaneSender {
     address: String,
@@ -35,9 +36,9 @@ pub struct LaneSender {
 }
 
 impl LaneSender {
-    /// Binds `address`; `tell` is called with what happens. The first node that connects has the lane.
+    /// Binds `address` and calls `tell` with each event. The first node that connects gets the lane.
     ///
-    /// What is sent before that waits, so the caller sends nothing until then.
+    /// Frames sent before that are queued, so the caller sends none before [`LaneEvent::Connected`].
     ///
     /// # Errors
     /// [`SocketError::Bind`].
@@ -58,7 +59,7 @@ impl LaneSender {
                 () = listener.accept(move |accepted| {
                     let connected = connected.clone();
                     async move {
-                        // Only the first one is taken.
+                        // Only the first connection is used.
                         let _ = connected.try_send(accepted);
                     }
                 }) => return,
@@ -71,26 +72,28 @@ impl LaneSender {
         Ok(Self { address: address.to_owned(), outbox, accepting, _file: file })
     }
 
-    /// Where it is.
+    /// The lane's address.
     #[must_use]
     pub fn address(&self) -> &str {
         &self.address
     }
 
-    /// Queues a frame. A node that does not read loses the lane: the accept timeout or the next poll repairs that.
+    /// Queues a frame. A node that does not read loses its lane; the accept timeout or the next poll recovers
+    /// its tasks.
     pub fn send(&self, frame: Frame) {
         if !self.outbox.push(frame) {
             tracing::debug!(address = %self.address, "lane is full or closed");
         }
     }
 
-    /// Bytes that wait until the node reads them.
+    /// Bytes queued or being written, not yet read by the node.
     #[must_use]
     pub fn waiting_bytes(&self) -> usize {
         self.outbox.bytes()
     }
 
-    /// Has [`LaneEvent::Drained`] told once the node has read most of what waits. False if that is so already.
+    /// Requests [`LaneEvent::Drained`] once the node has read most of the waiting bytes. Returns false if it
+    /// already has.
     #[must_use]
     pub fn watch(&self) -> bool {
         self.outbox.watch()
@@ -101,7 +104,7 @@ async fn serve(accepted: Accepted, outbox: &Outbox, tell: &impl Fn(LaneEvent)) {
     let Accepted { mut stream, mut inbox, slot: _slot, .. } = accepted;
     let (mut read_half, mut write_half) = stream.split();
     let writing = write(outbox, &mut write_half, false, || async { tell(LaneEvent::Drained) });
-    // A node says nothing on a lane, so that whatever can be read is its end.
+    // A node sends nothing on a lane, so that anything readable is the end of the connection.
     tokio::select! {
         ended = writing => tracing::debug!(?ended, "lane ended"),
         _ = inbox.next(&mut read_half) => tracing::debug!("lane lost its node"),
@@ -115,7 +118,7 @@ impl Drop for LaneSender {
     }
 }
 
-/// The node's end. Dropping it closes the connection.
+/// The node's side. Dropping it closes the connection.
 pub struct LaneReceiver {
     address: String,
     socket: PullSocket,
@@ -133,19 +136,19 @@ impl LaneReceiver {
     /// # Errors
     /// [`SocketError::Connect`] or [`SocketError::Silent`].
     pub async fn connect(address: &str, patience: Duration) -> Result<Self, SocketError> {
-        // Made first, so that a connection is closed also when its handshake is given up.
+        // Created first, so that its connection is closed even if the handshake times out.
         let mut lane = Self { address: address.to_owned(), socket: PullSocket::new() };
         connect(&mut lane.socket, address, patience).await?;
         Ok(lane)
     }
 
-    /// The next frame. A lane whose other end died is silent for ever: the session's poll notices.
+    /// Waits for the next frame. If the other side dies this waits forever; the session's poll detects that.
     ///
     /// # Errors
     /// [`SocketError::Broken`], or [`SocketError::Frame`] for one bad message.
     ///
     /// # Cancel safety
-    /// Safe: nothing is lost when the future is dropped.
+    /// Safe: no frame is lost when the future is dropped.
     pub async fn recv(&mut self) -> Result<Frame, SocketError> {
         let message = self.socket.recv().await.map_err(|error| SocketError::Broken {
             address: self.address.clone(),
@@ -157,7 +160,7 @@ impl LaneReceiver {
 
 impl Drop for LaneReceiver {
     fn drop(&mut self) {
-        // `PullSocket` has no `Drop`: without this its connection stays open and goes on taking messages.
+        // `PullSocket` has no `Drop`: without this its connection would stay open and keep taking messages.
         self.socket.backend().shutdown();
     }
 }

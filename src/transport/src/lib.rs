@@ -1,8 +1,8 @@
-//! ZeroMQ sockets between the processes of one host; the gate carries them to other hosts.
+//! Carries frames over ZeroMQ sockets between the processes of one host; the gate relays them to other hosts.
 //!
-//! Does not: know what messages mean, or reconnect.
+//! Does not: interpret messages, or reconnect.
 //!
-//! Invariant: the only crate that names `zeromq`.
+//! Invariant: this is the only crate that uses `zeromq`.
 
 pub mod link;
 pub mod request;

@@ -1,7 +1,7 @@
-//! The dialling end of `client` and `result`: one DEALER per connection, owned by its tasks.
+//! Dials the `client` and `result` channels: one DEALER per connection, owned by its tasks.
 //!
-//! Does not: reconnect. A link that broke is dropped and a new one, with a fresh identity, is connected by
-//! whoever knows what to say on it first.
+//! Does not: reconnect. The caller drops a broken link and connects a new one, with a new identity, because
+//! it knows which message must be sent first.
 
 use std::time::Duration;
 
@@ -17,9 +17,9 @@ use lamagrid_protocol::frame::Frame;
 
 use crate::endpoint::{SocketError, connect};
 
-/// Frames on their way out; the protocols above keep far fewer outstanding.
+/// Capacity for outgoing frames; the protocols above keep far fewer outstanding.
 const OUTGOING: usize = 1_024;
-/// Frames on their way in.
+/// Capacity for incoming frames.
 const INCOMING: usize = 1_024;
 
 /// One connection to a router. Dropping it closes the connection.
@@ -90,21 +90,22 @@ impl Link {
     /// Queues a frame.
     ///
     /// # Errors
-    /// [`SocketError::Broken`] once the connection broke; the frame is lost then.
+    /// [`SocketError::Broken`] once the connection is broken; the frame is lost then.
     ///
     /// # Cancel safety
-    /// Dropping this future either queued the frame or did not.
+    /// If the future is dropped, the frame was either queued completely or not at all.
     pub async fn send(&self, frame: Frame) -> Result<(), SocketError> {
         self.outgoing.send(frame).await.map_err(|_| self.broken())
     }
 
-    /// The next frame.
+    /// Waits for the next frame.
     ///
     /// # Errors
-    /// [`SocketError::Frame`] for one bad message, after which the link still works; any other error is its end.
+    /// [`SocketError::Frame`] for one invalid message, after which the link still works; any other error ends
+    /// the link.
     ///
     /// # Cancel safety
-    /// Safe: nothing is lost when the future is dropped.
+    /// Safe: no frame is lost when the future is dropped.
     pub async fn recv(&mut self) -> Result<Frame, SocketError> {
         match self.incoming.recv().await {
             Some(heard) => heard,

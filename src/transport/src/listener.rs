@@ -1,7 +1,7 @@
-//! Accepts connections on a private Unix socket, and holds them to limits before and after their handshake.
+//! Accepts connections on a private Unix socket, and enforces limits before and after their handshake.
 //!
-//! The accepting ends are not those of the `zeromq` crate, which keeps 100,000 messages for a peer that does not read,
-//! waits without a limit for a handshake, and loses events of its monitor: decision 0020.
+//! Replaces the accepting side of the `zeromq` crate, which keeps 100,000 messages for a peer that does not
+//! read, has no handshake timeout, and loses events of its monitor (decision 0020).
 
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
@@ -20,19 +20,20 @@ use crate::connection::{Inbox, Kind, handshake};
 use crate::endpoint::{SocketError, file_identity, socket_path, unlink_stale};
 use crate::outbox::{MAX_TOTAL_BYTES, Outbox, OutboxBudget};
 
-/// From a connection to the end of its handshake.
+/// Limit on the time from the connection to the end of its handshake.
 const HANDSHAKE: Duration = Duration::from_secs(5);
-/// Connections of one socket that have not shaken hands; one more ends the oldest, so that silent ones keep nobody out.
+/// Limit on connections of one socket before their handshake; one more closes the oldest, so that silent
+/// peers cannot block others.
 const MAX_HANDSHAKES: usize = 64;
-/// Pause after an accept that failed for want of descriptors.
+/// Pause after an accept that failed for lack of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
-/// Descriptors of the store, the log, the HTTP side and the like.
+/// Descriptors reserved for the store, the log, HTTP connections and other files.
 const DESCRIPTORS_OF_OTHERS: usize = 96;
 
-/// What the private sockets of a process share: how many connections they accept, all together and from one process,
-/// and how much may wait for peers to read it.
+/// Limits shared by the private sockets of a process: on connections, in total and per peer process, and on
+/// the bytes that wait for peers.
 ///
-/// Connections get a quarter of the descriptors, and leave the others to the gate.
+/// Connections get a quarter of the descriptors, and leave the rest to the gate.
 #[derive(Debug, Clone)]
 pub struct ConnectionLimits(Arc<Limits>);
 
@@ -51,7 +52,7 @@ struct Open {
 }
 
 impl Default for ConnectionLimits {
-    /// By the descriptors that this process may open now.
+    /// Derives the limits from the number of descriptors that this process may open now.
     fn default() -> Self {
         Self::new((lamagrid_process::descriptors::limit().saturating_sub(DESCRIPTORS_OF_OTHERS) / 4).max(16))
     }
@@ -64,20 +65,20 @@ impl ConnectionLimits {
         Self(Arc::new(Limits { most, of_one_process, open, outboxes }))
     }
 
-    /// Whether the peers of all sockets together leave so much unread that no more large messages should be sent to one
-    /// that has not read its last.
+    /// True if more than half of the budget for unread bytes is used. Then large messages should be held back
+    /// from peers that have not read their last one.
     #[must_use]
     pub fn is_much_unread(&self) -> bool {
         self.0.outboxes.bytes() > MAX_TOTAL_BYTES / 2
     }
 
-    /// An outbox for one more connection.
+    /// Creates an outbox for one more connection.
     pub(crate) fn outbox(&self) -> Outbox {
         self.0.outboxes.outbox()
     }
 
-    /// Counts a connection of the process `pid`, until the slot is dropped. None if there is no room; a gate in this
-    /// process has limits of its own.
+    /// Counts a connection of the process `pid` until the slot is dropped; `None` if a limit is reached.
+    /// Connections of this process are exempt, because a gate in it has limits of its own.
     fn enter(&self, pid: i32) -> Option<Slot> {
         let mut open = self.0.open.lock();
         let is_own = u32::try_from(pid).is_ok_and(|pid| pid == std::process::id());
@@ -91,7 +92,7 @@ impl ConnectionLimits {
     }
 }
 
-/// The place of one connection.
+/// One connection counted against the limits.
 #[derive(Debug)]
 pub(crate) struct Slot {
     limits: ConnectionLimits,
@@ -111,12 +112,13 @@ impl Drop for Slot {
     }
 }
 
-/// A connection that has shaken hands.
+/// A connection that has completed its handshake.
 #[derive(Debug)]
 pub(crate) struct Accepted {
     pub(crate) stream: UnixStream,
     pub(crate) inbox: Inbox,
-    /// What a gate of this process calls its peer; none for a connection of another process.
+    /// The identity that a gate in this process assigned to its peer; `None` for connections of other
+    /// processes.
     pub(crate) identity: Option<Bytes>,
     pub(crate) slot: Slot,
 }
@@ -125,29 +127,30 @@ pub(crate) struct Accepted {
 #[derive(Debug)]
 pub(crate) struct Listener {
     socket: UnixListener,
-    /// The same address, bound anew.
+    /// Receives replacement sockets from [`SocketFile::bind_anew`].
     bound_anew: mpsc::UnboundedReceiver<UnixListener>,
     kind: Kind,
     limits: ConnectionLimits,
 }
 
-/// The file of a bound socket, which is removed when this is dropped: at once, before another socket of that name is bound.
+/// The file of a bound socket; removed on drop, and thus before another socket of that name is bound.
 #[derive(Debug)]
 pub struct SocketFile {
     path: PathBuf,
-    /// Device and inode.
+    /// Device and inode number.
     file: Option<(u64, u64)>,
     bound_anew: mpsc::UnboundedSender<UnixListener>,
 }
 
 impl SocketFile {
-    /// Whether the file was removed or replaced, so that nobody finds the socket any more. Connections stay open.
+    /// True if the file was removed or replaced, so that new peers cannot connect. Existing connections stay
+    /// open.
     #[must_use]
     pub fn is_lost(&self) -> bool {
         self.file.is_none() || file_identity(&self.path) != self.file
     }
 
-    /// Binds `address` for the same listener, which accepts on that from now on.
+    /// Binds `address` again for the same listener, which then accepts on the new socket.
     ///
     /// # Errors
     /// [`SocketError::Bind`].
@@ -157,7 +160,7 @@ impl SocketFile {
     pub fn bind_anew(&mut self, address: &str) -> Result<(), SocketError> {
         let (socket, path) = bind(address)?;
         (self.file, self.path) = (file_identity(&path), path);
-        // The listener ends with the file's owner at the latest.
+        // Fails only if the listener has ended.
         let _ = self.bound_anew.send(socket);
         Ok(())
     }
@@ -166,7 +169,7 @@ impl SocketFile {
 impl Drop for SocketFile {
     fn drop(&mut self) {
         if !self.is_lost() {
-            // A file that is left is replaced by the next bind.
+            // A remaining file is replaced by the next bind.
             let _ = std::fs::remove_file(&self.path);
         }
     }
@@ -180,7 +183,7 @@ fn bind(address: &str) -> Result<(UnixListener, PathBuf), SocketError> {
 }
 
 impl Listener {
-    /// Binds `address`, after removing the socket file that a killed process may have left.
+    /// Binds `address`, after removing a socket file that a killed process may have left.
     ///
     /// # Errors
     /// [`SocketError::Bind`].
@@ -195,7 +198,7 @@ impl Listener {
         Ok((Self { socket, bound_anew, kind, limits: limits.clone() }, file))
     }
 
-    /// Accepts until it is dropped, and calls `serve` for each connection that has shaken hands, on a task of its own.
+    /// Accepts until dropped. Calls `serve` in a separate task for each connection after its handshake.
     pub(crate) async fn accept<F>(mut self, serve: impl Fn(Accepted) -> F + Send + 'static)
     where
         F: Future<Output = ()> + Send + 'static,
@@ -267,7 +270,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_process_leaves_room_for_others_and_the_gate_is_not_counted_out() {
+    fn one_process_leaves_room_for_others_and_the_own_gate_is_exempt() {
         let limits = ConnectionLimits::new(16);
         let of_one: Vec<Slot> = std::iter::from_fn(|| limits.enter(1)).collect();
         assert_eq!(of_one.len(), 12);

@@ -1,7 +1,8 @@
-//! The messages that wait for one peer to read them, bounded in number and in bytes, for each peer and for all together.
+//! Queues the messages that wait for one peer, bounded in number and bytes, per peer and in total.
 //!
-//! A peer that does not read fills its own outbox and is disconnected then. Where all outboxes together hold too much, the
-//! peer that has read nothing for the longest time is disconnected. Sending never waits, so that it delays no other peer.
+//! A peer that does not read fills its own outbox and is disconnected. If all outboxes together exceed their
+//! limit, the peer that has not read for the longest time is disconnected. Sending never blocks, so that a
+//! slow peer does not delay others.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -13,16 +14,18 @@ use tokio::sync::Notify;
 
 use lamagrid_protocol::frame::Frame;
 
-/// Bytes that wait for one peer; with its buffers a peer that does not read costs less than 8 MiB.
+/// Limit on the bytes that wait for one peer. Including buffers, a peer that does not read costs less than 8
+/// MiB.
 const MAX_BYTES: usize = 4 << 20;
-/// Bytes that wait for all peers of one process.
+/// Limit on the bytes that wait for all peers of one process.
 pub(crate) const MAX_TOTAL_BYTES: usize = 24 << 20;
-/// What a message costs beside its bytes: its header has a buffer of 512, and the queue doubles when it grows.
+/// Memory overhead of a message in bytes: its header has a buffer of 512, and the queue doubles when it
+/// grows.
 const MESSAGE_COST: usize = 768;
-/// A sender that holds large messages back goes on below this.
+/// Below this, a peer that was watched counts as drained, and its sender resumes large messages.
 const DRAINED_BYTES: usize = 1 << 20;
 
-/// What all outboxes of one process hold together. Clones share it.
+/// The total of all outboxes of one process. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct OutboxBudget(Arc<Outboxes>);
 
@@ -39,7 +42,7 @@ impl OutboxBudget {
         self.0.bytes.load(Ordering::Relaxed)
     }
 
-    /// An outbox whose bytes are counted here.
+    /// Creates an outbox whose bytes count towards this total.
     pub(crate) fn outbox(&self) -> Outbox {
         let id = self.0.next.fetch_add(1, Ordering::Relaxed);
         let state = State {
@@ -62,7 +65,8 @@ impl OutboxBudget {
         outbox
     }
 
-    /// Closes outboxes whose peers have read nothing for the longest time, until the others fit.
+    /// Closes the outboxes whose peers have not read for the longest time, until the total is within the
+    /// limit.
     fn shed(&self) {
         while self.bytes() > MAX_TOTAL_BYTES {
             let open: Vec<_> = self.0.open.lock().values().filter_map(Weak::upgrade).collect();
@@ -91,7 +95,7 @@ struct Shared {
     id: u64,
     all: Arc<Outboxes>,
     state: Mutex<State>,
-    /// A message is waiting.
+    /// Signals a new message.
     pushed: Notify,
     closed: Notify,
 }
@@ -99,12 +103,12 @@ struct Shared {
 #[derive(Debug)]
 struct State {
     waiting: VecDeque<Frame>,
-    /// Of the waiting messages.
+    /// Cost of the waiting messages, in bytes.
     queued: usize,
-    /// Of those that are being written.
+    /// Cost of the messages being written, in bytes.
     writing: usize,
     closed: bool,
-    /// When the peer took bytes last, or had nothing to take.
+    /// When the peer last took bytes, or when the empty outbox got its first message.
     progress_at: Instant,
     /// The sender wants to know when the peer has read most of it.
     watched: bool,
@@ -119,7 +123,7 @@ impl Drop for Shared {
 }
 
 impl Outbox {
-    /// Queues a message. False if the outbox is full, which closes it, or if it was closed before.
+    /// Queues a message. Returns false if the outbox is full, which closes it, or was already closed.
     pub(crate) fn push(&self, frame: Frame) -> bool {
         let cost = cost(&frame);
         {
@@ -147,7 +151,7 @@ impl Outbox {
         true
     }
 
-    /// Ends the connection; what waits is dropped.
+    /// Closes the outbox, which ends the connection, and drops the waiting messages.
     pub(crate) fn close(&self) {
         let dropped = {
             let mut state = self.0.state.lock();
@@ -159,7 +163,7 @@ impl Outbox {
         self.0.closed.notify_one();
     }
 
-    /// Waits until the outbox is closed. One task may wait.
+    /// Waits until the outbox is closed. For one waiting task only.
     pub(crate) async fn closed(&self) {
         while !self.0.state.lock().closed {
             self.0.closed.notified().await;
@@ -172,18 +176,18 @@ impl Outbox {
         state.queued + state.writing
     }
 
-    /// Has [`Outbox::written`] tell once when the peer has read most of what waits. False if there is too little to
-    /// wait for.
+    /// Requests that [`Outbox::written`] reports once when the peer has read most of the bytes. Returns false
+    /// if too few wait.
     pub(crate) fn watch(&self) -> bool {
         let mut state = self.0.state.lock();
         state.watched = state.queued + state.writing > DRAINED_BYTES && !state.closed;
         state.watched
     }
 
-    /// The next message, with its cost. One task may wait.
+    /// Waits for the next message; returns it with its cost. For one waiting task only.
     ///
     /// # Cancel safety
-    /// Safe: a message is taken at the last step.
+    /// Safe: a message is taken in the last step.
     pub(crate) async fn next(&self) -> (Frame, usize) {
         loop {
             if let Some(next) = self.next_small(usize::MAX) {
@@ -193,7 +197,7 @@ impl Outbox {
         }
     }
 
-    /// The next message if one waits whose cost is at most this.
+    /// Takes the next message if one waits and its cost is at most `most`.
     pub(crate) fn next_small(&self, most: usize) -> Option<(Frame, usize)> {
         let mut state = self.0.state.lock();
         let frame = state.waiting.pop_front_if(|frame| cost(frame) <= most)?;
@@ -203,12 +207,13 @@ impl Outbox {
         Some((frame, cost))
     }
 
-    /// The peer took some bytes.
+    /// Records that the peer took some bytes.
     pub(crate) fn progressed(&self) {
         self.0.state.lock().progress_at = Instant::now();
     }
 
-    /// Messages of this cost have reached the socket. True if the sender is to be told that there is room again.
+    /// Records that messages of this cost were written. Returns true if the sender asked for a signal and it
+    /// is due.
     pub(crate) fn written(&self, cost: usize) -> bool {
         self.0.all.bytes.fetch_sub(cost, Ordering::Relaxed);
         let mut state = self.0.state.lock();
@@ -219,7 +224,7 @@ impl Outbox {
     }
 }
 
-/// Memory that a message is counted with, in bytes.
+/// Memory charged for a message, in bytes.
 fn cost(frame: &Frame) -> usize {
     MESSAGE_COST + frame.header.len() + frame.blobs.iter().map(bytes::Bytes::len).sum::<usize>()
 }
@@ -235,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_outbox_closes_and_holds_nothing() {
+    fn a_full_outbox_closes_and_frees_its_messages() {
         let budget = OutboxBudget::default();
         for len in [0, 1_000, 1 << 20] {
             let outbox = budget.outbox();
@@ -248,7 +253,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn room_is_told_once_when_most_was_written() {
+    async fn a_watched_outbox_reports_once_when_it_has_drained() {
         let outbox = OutboxBudget::default().outbox();
         assert!(!outbox.watch(), "there is room at once");
         for _ in 0..30 {
@@ -266,7 +271,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn where_all_hold_too_much_those_go_that_read_nothing() {
+    async fn above_the_total_limit_idle_peers_are_disconnected_first() {
         let budget = OutboxBudget::default();
         let (deaf, honest): (Vec<_>, Vec<_>) =
             ((0..100).map(|_| budget.outbox()).collect(), (0..2).map(|_| budget.outbox()).collect());

@@ -1,6 +1,6 @@
-//! The dialling end of `control`: REQ, one attempt per socket.
+//! Sends requests on the `control` and `admin` channels, from a REQ socket.
 //!
-//! Does not: retry. A request that failed leaves no socket behind; the next one makes a new one.
+//! Does not: retry. A failed request closes its socket; the next request opens a new one.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use lamagrid_protocol::frame::Frame;
 
 use crate::endpoint::SocketError;
 
-/// A client of one `control` endpoint.
+/// Sends requests to one address, one at a time.
 pub struct Requester {
     address: String,
     socket: Option<ReqSocket>,
@@ -24,7 +24,7 @@ impl std::fmt::Debug for Requester {
 }
 
 impl Requester {
-    /// A requester for `address`; nothing is connected yet.
+    /// Creates a requester for `address`, without connecting.
     #[must_use]
     pub fn new(address: impl Into<String>) -> Self {
         Self { address: address.into(), socket: None }
@@ -33,12 +33,12 @@ impl Requester {
     /// Sends `frame` and waits at most `patience` for the answer.
     ///
     /// # Errors
-    /// [`SocketError`]; the socket is gone then and the next request connects anew.
+    /// [`SocketError`]; the socket is closed then, and the next request reconnects.
     ///
     /// # Cancel safety
-    /// Dropping the future drops the socket with it: the request may or may not have arrived.
+    /// Dropping the future closes the socket; the request may or may not have arrived.
     pub async fn request(&mut self, frame: Frame, patience: Duration) -> Result<Frame, SocketError> {
-        // The socket is out of `self` while the exchange runs: whatever ends it early also drops the socket.
+        // Moved out of `self` during the exchange, so that any early end also drops the socket.
         let kept = self.socket.take();
         let address = self.address.clone();
         let exchange = async {

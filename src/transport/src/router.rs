@@ -1,7 +1,7 @@
-//! The accepting end of `client`, `control` and `result`: one ROUTER, owned by two tasks.
+//! Accepts the connections of the `client`, `admin`, `control` and `result` channels on a ROUTER socket.
 //!
-//! Does not: know messages. A frame that breaks the protocol is answered here with a [`ProtocolFault`] and
-//! goes no further; the connection and everybody else's stay up.
+//! Does not: interpret messages. A frame that violates the protocol is answered here with a [`ProtocolFault`]
+//! and not forwarded; its connection and all others stay open.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,38 +22,38 @@ use crate::endpoint::SocketError;
 use crate::listener::{Accepted, ConnectionLimits, Listener, Slot, SocketFile};
 use crate::outbox::Outbox;
 
-/// Frames on their way in, of at most 1 MiB each; while it is full nothing is read, and the peers' sends wait. Each
-/// connection has one message at most that waits for a place, so that none gets more than its turn.
+/// Capacity for incoming frames of at most 1 MiB each. While it is full, reading stops and the peers' sends
+/// block. At most one message of each connection waits for a place, so that all peers get an equal share.
 const INCOMING: usize = 128;
 
-/// What a router hears.
+/// An event of a router.
 #[derive(Debug)]
 pub enum Incoming {
-    /// A well-formed frame.
+    /// A well-formed frame arrived.
     Frame {
-        /// Whose.
+        /// The sender.
         peer: PeerId,
-        /// What.
+        /// The frame.
         frame: Frame,
     },
     /// A connection closed.
     Gone {
-        /// Whose.
+        /// The peer of that connection.
         peer: PeerId,
     },
-    /// A peer has read most of what waited for it; see [`RouterSender::watch`].
+    /// A peer has read most of the waiting bytes; see [`RouterSender::watch`].
     Drained {
-        /// Which one.
+        /// The peer.
         peer: PeerId,
     },
 }
 
-/// How the peers' sockets wrap their messages.
+/// The framing that the peers' socket type uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Peers {
-    /// DEALER: nothing around them.
+    /// DEALER: messages without an envelope.
     Dealer,
-    /// REQ: an empty frame before them.
+    /// REQ: an empty frame before each message.
     Req,
 }
 
@@ -64,8 +64,8 @@ pub struct RouterSender {
 }
 
 impl RouterSender {
-    /// Queues a frame for `peer`, and never waits. A peer that is gone loses it: it asks again on its next connection.
-    /// A peer that does not read is disconnected once some MiB wait for it.
+    /// Queues a frame for `peer` without blocking. The frame is lost if the peer has disconnected, which asks
+    /// again on its next connection. A peer that does not read is disconnected when several MiB wait for it.
     pub fn send(&self, peer: &PeerId, frame: Frame) {
         let Some(outbox) = self.outbox(peer) else { return };
         if !outbox.push(frame) {
@@ -73,19 +73,19 @@ impl RouterSender {
         }
     }
 
-    /// Bytes that wait until `peer` reads them.
+    /// Bytes queued or being written, not yet read by `peer`; 0 if it has disconnected.
     #[must_use]
     pub fn waiting_bytes(&self, peer: &PeerId) -> usize {
         self.outbox(peer).map_or(0, |outbox| outbox.bytes())
     }
 
-    /// Has the router say [`Incoming::Drained`] once `peer` has read most of what waits for it. False if that is so
-    /// already, or the peer is gone.
+    /// Requests [`Incoming::Drained`] once `peer` has read most of the waiting bytes. Returns false if it
+    /// already has, or has disconnected.
     pub fn watch(&self, peer: &PeerId) -> bool {
         self.outbox(peer).is_some_and(|outbox| outbox.watch())
     }
 
-    /// Disconnects `peer`.
+    /// Closes the connection of `peer`.
     pub fn disconnect(&self, peer: &PeerId) {
         if let Some(outbox) = self.outbox(peer) {
             outbox.close();
@@ -107,7 +107,7 @@ pub struct Router {
 }
 
 impl Router {
-    /// Binds `address`, after removing the socket file that a killed process may have left.
+    /// Binds `address`, after removing a socket file that a killed process may have left.
     ///
     /// # Errors
     /// [`SocketError::Bind`].
@@ -124,26 +124,26 @@ impl Router {
         Ok(Self { incoming, sender, accepting, file })
     }
 
-    /// Its file, by which others find it.
+    /// The socket's file.
     pub fn file(&mut self) -> &mut SocketFile {
         &mut self.file
     }
 
-    /// The sending end.
+    /// The sending half.
     #[must_use]
     pub fn sender(&self) -> RouterSender {
         self.sender.clone()
     }
 
-    /// The next thing heard.
+    /// Waits for the next event.
     ///
     /// # Cancel safety
-    /// Safe: nothing is lost when the future is dropped.
+    /// Safe: no event is lost when the future is dropped.
     pub async fn recv(&mut self) -> Option<Incoming> {
         self.incoming.recv().await
     }
 
-    /// The next thing that was heard already, without waiting.
+    /// Takes the next event if one has already arrived.
     pub fn try_recv(&mut self) -> Option<Incoming> {
         self.incoming.try_recv().ok()
     }
@@ -155,7 +155,7 @@ impl Drop for Router {
     }
 }
 
-/// What every connection of a router needs.
+/// The state that each connection of a router needs.
 #[derive(Clone)]
 struct RoomForPeers {
     incoming: mpsc::Sender<Incoming>,
@@ -180,7 +180,7 @@ impl RoomForPeers {
             Ok(())
         };
         let drained = || async {
-            // The router is gone where this fails, and with it everything that waits.
+            // Fails only if the router was dropped, and then there is no sender to inform.
             let _ = self.incoming.send(Incoming::Drained { peer: peer.clone() }).await;
         };
         let writing = write(&outbox, &mut write_half, envelope, drained);
@@ -197,7 +197,7 @@ impl RoomForPeers {
         let _ = self.incoming.send(Incoming::Gone { peer }).await;
     }
 
-    /// Passes a message on, or answers it here where it is not one of the protocol.
+    /// Forwards a message, or answers it with a fault if it violates the protocol.
     async fn hear(&self, peer: &PeerId, parts: Vec<Bytes>) {
         match unwrap(parts, self.peers) {
             Ok(frame) => {
@@ -211,7 +211,7 @@ impl RoomForPeers {
     }
 }
 
-/// A peer that can be sent to, for as long as this lives.
+/// A connected peer; removes its outbox when dropped.
 struct OpenPeer {
     sender: RouterSender,
     peer: PeerId,
@@ -224,7 +224,7 @@ impl Drop for OpenPeer {
     }
 }
 
-/// The message that answers what could not be understood; every channel's replies know it.
+/// The reply to a message that could not be decoded; part of every channel's replies.
 #[must_use]
 pub fn fault(error: &FrameError) -> ProtocolFault {
     let kind = match error {

@@ -1,58 +1,58 @@
-//! ZMTP 3.0 with the NULL mechanism: the greeting, READY, frame headers, and the limits that every peer is held to.
+//! Implements ZMTP 3.0 with the NULL mechanism: the greeting, READY, frame headers, and the limits for peers.
 //!
-//! Does not: read or write sockets. `gate` follows what it relays with this; `connection` speaks it.
+//! Does not: read or write sockets. The gate checks relayed bytes with this; `connection` speaks it.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
 use lamagrid_protocol::frame::{MAX_FRAMES, MAX_MESSAGE_BYTES};
 
-/// Signature, version, mechanism, role, filler.
+/// Length of a greeting: signature, version, mechanism, role and filler.
 pub const GREETING_BYTES: usize = 64;
-/// No authentication of ZMTP's own: the gate's TLS does that.
+/// The mechanism without authentication, which the gate's TLS provides instead.
 pub const MECHANISM: &[u8] = b"NULL\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
-/// The command of a handshake: a socket type and an identity of at most 255 bytes.
+/// Limit on a READY command: a socket type and an identity of at most 255 bytes.
 pub const MAX_READY_BYTES: usize = 1_024;
-/// Of the identity that a peer gives itself.
+/// Limit on the identity that a peer announces.
 const MAX_IDENTITY_BYTES: usize = 255;
-/// A REQ socket puts an empty frame before its message.
+/// Limit on the frames of a message; a REQ socket adds an empty frame.
 pub const MAX_WIRE_FRAMES: usize = MAX_FRAMES + 1;
-/// Of messages that are on their way, for one certificate.
+/// Limit on the bytes of incomplete messages, per certificate.
 pub const MAX_HELD_BYTES: u64 = 8 * MAX_MESSAGE_BYTES as u64;
-/// A frame's flags and its length.
+/// Longest frame header: the flags and eight bytes of length.
 pub const MAX_HEADER_BYTES: usize = 9;
 
-/// Flag: another frame of the message follows.
+/// Flag: another frame of the same message follows.
 pub const MORE: u8 = 0b001;
 /// Flag: the length has eight bytes.
 pub const LONG: u8 = 0b010;
-/// Flag: a command, not a message.
+/// Flag: the frame is a command, not part of a message.
 pub const COMMAND: u8 = 0b100;
 
-/// How a peer broke the protocol.
+/// How a peer violated the protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Breach {
-    /// The first bytes are not a greeting of ZMTP 3.0 without a mechanism.
+    /// The first bytes are not a ZMTP 3.0 greeting with the NULL mechanism.
     #[error("it does not begin as ZMTP 3.0 with the mechanism NULL does")]
     Greeting,
-    /// The handshake's command is not understood.
+    /// The READY command is malformed.
     #[error("its READY command is malformed")]
     Ready,
-    /// A frame claims to be longer than any message.
+    /// A frame is announced as longer than any message may be.
     #[error("it announced a frame of {0} bytes, at most {MAX_MESSAGE_BYTES} are allowed")]
     Long(u64),
     /// A message has too many bytes.
     #[error("it sent a message of more than {MAX_MESSAGE_BYTES} bytes")]
     Bytes,
-    /// Messages that it began and has not ended have too many bytes, all its connections together.
+    /// The peer's incomplete messages have too many bytes, summed over its connections.
     #[error("it left more than {MAX_HELD_BYTES} bytes of messages lying that it did not end")]
     Held,
     /// A message has too many frames.
     #[error("it sent a message of more than {MAX_WIRE_FRAMES} frames")]
     Frames,
-    /// A command where none is known.
+    /// A command arrived after the handshake.
     #[error("it sent a command after the handshake")]
     Command,
-    /// Bits of a frame's flags that mean nothing.
+    /// A frame's flags have undefined bits.
     #[error("it sent a frame with the flags {0:#010b}")]
     Flags(u8),
 }
@@ -60,18 +60,18 @@ pub enum Breach {
 /// The header of one frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
-    /// Another frame of the same message follows.
+    /// True if another frame of the same message follows.
     pub more: bool,
-    /// Bytes of the body.
+    /// Length of the body in bytes.
     pub len: u64,
-    /// Bytes of the header itself.
+    /// Length of the header in bytes.
     pub header_len: usize,
 }
 
-/// The header that `bytes` begin with, once it is whole.
+/// Parses the header at the start of `bytes`; `None` if it is incomplete.
 ///
 /// # Errors
-/// [`Breach::Command`] or [`Breach::Flags`] at its first byte.
+/// [`Breach::Command`] or [`Breach::Flags`], from the first byte.
 pub fn header(bytes: &[u8]) -> Result<Option<Header>, Breach> {
     let Some((&flags, rest)) = bytes.split_first() else { return Ok(None) };
     if flags & !(MORE | LONG) != 0 {
@@ -105,18 +105,18 @@ pub fn put_header(out: &mut BytesMut, more: bool, len: usize) {
     }
 }
 
-/// Holds the message at hand to the limits, frame by frame.
+/// Checks a message against the limits, frame by frame.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct MessageLimits {
     frames: usize,
-    /// Of all frames so far, the one at hand included.
+    /// Bytes of all frames so far, including the current one.
     pub bytes: u64,
-    /// The frame at hand ends its message.
+    /// True if the current frame is the last of its message.
     pub is_last: bool,
 }
 
 impl MessageLimits {
-    /// Takes the header of the next frame, before a byte of its body.
+    /// Counts the header of the next frame, before its body.
     ///
     /// # Errors
     /// [`Breach`] if the frame or its message is too large.
@@ -141,7 +141,7 @@ impl MessageLimits {
     }
 }
 
-/// The greeting of this side.
+/// The greeting that this side sends.
 pub fn greeting() -> [u8; GREETING_BYTES] {
     let mut greeting = [0; GREETING_BYTES];
     (greeting[0], greeting[8], greeting[9], greeting[10]) = (0xff, 1, 0x7f, 3);
@@ -149,19 +149,19 @@ pub fn greeting() -> [u8; GREETING_BYTES] {
     greeting
 }
 
-/// What a handshake of a peer said.
+/// The content of a peer's READY command.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Ready<'a> {
-    /// `Socket-Type`.
+    /// The property `Socket-Type`.
     pub socket_type: &'a [u8],
-    /// Empty if the peer gave none.
+    /// The property `Identity`; empty if the peer sent none.
     pub identity: &'a [u8],
 }
 
-/// The whole handshake that `heard` begins with, and its length, once it has arrived.
+/// Parses the handshake at the start of `heard`; returns it with its length, or `None` if it is incomplete.
 ///
 /// # Errors
-/// [`Breach::Greeting`] or [`Breach::Ready`] at the first byte that shows it.
+/// [`Breach::Greeting`] or [`Breach::Ready`], from the first invalid byte.
 pub fn handshake<'a>(heard: &'a [u8], known: &[&[u8]]) -> Result<Option<(Ready<'a>, usize)>, Breach> {
     check_greeting(&heard[..heard.len().min(GREETING_BYTES)])?;
     let Some((_, command)) = heard.split_at_checked(GREETING_BYTES) else { return Ok(None) };
@@ -169,10 +169,10 @@ pub fn handshake<'a>(heard: &'a [u8], known: &[&[u8]]) -> Result<Option<(Ready<'
     Ok(Some((properties(body, known)?, heard.len() - rest.len())))
 }
 
-/// The body of a command, and what follows it.
+/// The body of a command, and the bytes that follow it.
 pub type BodyAndRest<'a> = (&'a [u8], &'a [u8]);
 
-/// What `bytes` begin with, once it is whole.
+/// Parses the command at the start of `bytes`; `None` if it is incomplete.
 pub fn command_body(bytes: &[u8]) -> Result<Option<BodyAndRest<'_>>, Breach> {
     let Some((flags, rest)) = bytes.split_first() else { return Ok(None) };
     if *flags & !LONG != COMMAND {
@@ -185,12 +185,12 @@ pub fn command_body(bytes: &[u8]) -> Result<Option<BodyAndRest<'_>>, Breach> {
         let Some((len, rest)) = rest.split_first_chunk::<8>() else { return Ok(None) };
         (u64::from_be_bytes(*len), rest)
     };
-    // Found out by its length alone: nothing of it is waited for.
+    // Rejected by its length alone, without waiting for its body.
     let len = usize::try_from(len).ok().filter(|len| *len <= MAX_READY_BYTES).ok_or(Breach::Ready)?;
     Ok(rest.split_at_checked(len))
 }
 
-/// The mechanism and role of `greeting`, as far as it has come.
+/// Checks the received part of a greeting: signature, major version and mechanism.
 pub fn check_greeting(greeting: &[u8]) -> Result<(), Breach> {
     let is = |range: std::ops::Range<usize>, wanted: &[u8]| {
         let found = &greeting[range.start.min(greeting.len())..range.end.min(greeting.len())];
@@ -203,7 +203,7 @@ pub fn check_greeting(greeting: &[u8]) -> Result<(), Breach> {
     if right { Ok(()) } else { Err(Breach::Greeting) }
 }
 
-/// What a READY says of a peer whose socket is of one of the types `known`.
+/// Parses the body of a READY command from a peer whose socket type must be one of `known`.
 pub fn properties<'a>(body: &'a [u8], known: &[&[u8]]) -> Result<Ready<'a>, Breach> {
     let mut rest = body.strip_prefix(b"\x05READY").ok_or(Breach::Ready)?;
     let (mut found, mut identity) = (None, &[][..]);
@@ -226,7 +226,7 @@ pub fn properties<'a>(body: &'a [u8], known: &[&[u8]]) -> Result<Ready<'a>, Brea
     Ok(Ready { socket_type, identity })
 }
 
-/// A READY of ours; short, as its parts are.
+/// Builds a READY command; its parts are short, so that their lengths fit.
 pub fn ready(socket_type: &[u8], identity: &[u8]) -> Bytes {
     let mut body = BytesMut::new();
     body.put_slice(b"\x05READY");

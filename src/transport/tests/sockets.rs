@@ -1,4 +1,4 @@
-//! The sockets over `ipc`: what goes in comes out, an end that dies is noticed, and nothing stays open.
+//! Tests the sockets over `ipc`: messages arrive, a dead peer is detected, and no connection stays open.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on shall say where")]
 
@@ -24,11 +24,11 @@ use lamagrid_transport::{
     ConnectionLimits, Endpoints, EventPublisher, EventSubscriber, LaneReceiver, LaneSender, SocketError,
 };
 
-/// Longer than anything here takes on a busy machine.
+/// Time limit, longer than any step here takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Longer than a connection on this host takes.
 const SHORT: Duration = Duration::from_millis(200);
-/// How soon the end of the other side is known.
+/// How soon the end of the other side must be detected.
 const NOTICED: Duration = Duration::from_secs(1);
 
 fn endpoints() -> (tempfile::TempDir, Endpoints) {
@@ -58,7 +58,7 @@ async fn hear(router: &mut Router) -> (PeerId, Frame) {
 }
 
 #[tokio::test]
-async fn a_link_talks_to_its_router_and_back_with_large_blobs() {
+async fn a_link_and_its_router_exchange_large_blobs() {
     let (_dir, endpoints) = endpoints();
     let mut router = Router::bind(&endpoints.client(), Peers::Dealer, &ConnectionLimits::default()).unwrap();
     let mut one = Link::connect(&endpoints.client(), PATIENCE).await.unwrap();
@@ -95,7 +95,7 @@ async fn a_link_that_is_dropped_is_reported() {
         other => panic!("{other:?}"),
     }
     assert!(began.elapsed() < NOTICED, "{:?}", began.elapsed());
-    // An answer to nobody harms nobody.
+    // An answer to a disconnected peer is dropped without harm.
     router.sender().send(&peer, pong(1, Vec::new()));
     let link = Link::connect(&endpoints.client(), PATIENCE).await.unwrap();
     link.send(ping(2, Vec::new())).await.unwrap();
@@ -139,7 +139,7 @@ async fn a_request_is_answered_and_a_silent_router_is_an_error() {
     let error = requester.request(request.clone(), SHORT).await.unwrap_err();
     assert!(matches!(error, SocketError::Silent { .. }), "{error}");
     hear(&mut router).await;
-    // The silent exchange left no socket behind: an answer that comes late cannot be taken for the next one's.
+    // The silent exchange closed its socket: a late answer cannot be mistaken for that of the next request.
     match soon(router.recv()).await {
         Some(Incoming::Gone { .. }) => {}
         other => panic!("{other:?}"),
@@ -154,11 +154,12 @@ async fn a_request_is_answered_and_a_silent_router_is_an_error() {
     assert_eq!(answered.unwrap(), answer);
 }
 
-/// Open connections of this process to a socket at `path`, by the kernel's list.
+/// Open connections of this process to a socket at `path`, from the kernel's list.
 fn connections(path: &Path) -> usize {
     let path = path.display().to_string();
     let list = std::fs::read_to_string("/proc/net/unix").unwrap();
-    // The bound end of a connection carries the path; the listening socket (flag 00010000) is not one.
+    // The bound end of a connection carries the path; the listening socket (flag 00010000) is not a
+    // connection.
     list.lines().filter(|line| line.ends_with(&path) && !line.contains(" 00010000 ")).count()
 }
 
@@ -171,7 +172,7 @@ async fn until(what: &str, holds: impl Fn() -> bool) {
 }
 
 #[tokio::test]
-async fn a_lane_carries_in_order_and_leaves_nothing_open() {
+async fn a_lane_keeps_the_order_and_leaves_no_connection_open() {
     let (_dir, endpoints) = endpoints();
     let address = endpoints.lane(SessionId::from_bytes([2; 16]), 0);
     let path = Path::new(address.strip_prefix("ipc://").unwrap()).to_owned();
@@ -194,7 +195,8 @@ async fn a_lane_carries_in_order_and_leaves_nothing_open() {
     assert!(connections(&path) >= 1);
     let began = Instant::now();
     drop(receiver);
-    // PUSH notices when it writes; a receiver that had stayed open would go on taking these.
+    // PUSH detects a closed receiver only when it writes; a receiver that had stayed open would keep taking
+    // these.
     until("no connection is left", || {
         sender.send(hint(99));
         connections(&path) == 0
@@ -229,7 +231,7 @@ async fn fifty_sessions_leave_no_connection_behind() {
 #[tokio::test]
 async fn a_stale_socket_file_is_replaced() {
     let (_dir, endpoints) = endpoints();
-    // What a process that was killed leaves: a socket file that nobody listens on.
+    // Leaves a socket file without a listener, as a killed process does.
     for address in
         [endpoints.client(), endpoints.node_events(), endpoints.lane(SessionId::from_bytes([3; 16]), 1)]
     {
@@ -253,9 +255,9 @@ async fn a_stale_socket_file_is_replaced() {
 }
 
 #[tokio::test]
-async fn nobody_there_is_an_error_that_names_the_socket() {
+async fn connecting_without_a_listener_is_an_error_that_names_the_socket() {
     let (_dir, endpoints) = endpoints();
-    // The crate itself would try for ever.
+    // The `zeromq` crate itself would retry forever.
     let errors = [
         Link::connect(&endpoints.client(), SHORT).await.err(),
         LaneReceiver::connect(&endpoints.client(), SHORT).await.err(),
@@ -270,14 +272,14 @@ async fn nobody_there_is_an_error_that_names_the_socket() {
 }
 
 #[tokio::test]
-async fn events_reach_whoever_subscribed() {
+async fn events_reach_the_subscriber() {
     let (_dir, endpoints) = endpoints();
     let mut subscriber =
         EventSubscriber::bind(&endpoints.node_events(), &ConnectionLimits::default()).unwrap();
     let publisher = EventPublisher::connect(&endpoints.node_events(), PATIENCE).await.unwrap();
     let event =
         NodeEvent::from(Heartbeat { session: SessionId::from_bytes([4; 16]) }).to_frame(Vec::new()).unwrap();
-    // Loss is allowed until the subscription has arrived.
+    // Events may be lost until the subscription has arrived.
     let heard = soon(async {
         loop {
             publisher.publish(event.clone());
@@ -304,7 +306,7 @@ async fn a_flood_of_events_delays_no_other_node_and_is_disconnected() {
     let flood = tokio::spawn(async move {
         loop {
             let message = zeromq::ZmqMessage::try_from(heartbeat(1).into_parts()).unwrap();
-            // Its connection ends in between.
+            // Its connection is closed meanwhile.
             let _ = flooding.send(message).await;
             tokio::task::yield_now().await;
         }
@@ -336,7 +338,7 @@ async fn a_flood_of_events_delays_no_other_node_and_is_disconnected() {
 }
 
 #[tokio::test]
-async fn a_node_publishes_no_flood() {
+async fn a_node_drops_events_above_its_rate_limit() {
     let (_dir, endpoints) = endpoints();
     let mut subscriber =
         EventSubscriber::bind(&endpoints.node_events(), &ConnectionLimits::default()).unwrap();
@@ -354,7 +356,7 @@ async fn a_node_publishes_no_flood() {
 }
 
 #[tokio::test]
-async fn a_bad_frame_is_answered_and_the_connection_goes_on() {
+async fn a_bad_frame_is_answered_and_the_connection_stays_open() {
     let (_dir, endpoints) = endpoints();
     let mut router = Router::bind(&endpoints.result(), Peers::Dealer, &ConnectionLimits::default()).unwrap();
     let mut other = Link::connect(&endpoints.result(), PATIENCE).await.unwrap();
@@ -379,7 +381,7 @@ async fn a_bad_frame_is_answered_and_the_connection_goes_on() {
             other => panic!("{other:?}"),
         }
     }
-    // The same connection goes on, and so does everybody else's.
+    // This connection and all others still work.
     let parts = ping(2, Vec::new()).into_parts();
     stranger.send(zeromq::ZmqMessage::try_from(parts).unwrap()).await.unwrap();
     let (peer, frame) = hear(&mut router).await;
@@ -393,7 +395,7 @@ async fn a_bad_frame_is_answered_and_the_connection_goes_on() {
 }
 
 #[tokio::test]
-async fn a_bad_answer_is_one_error_of_a_link_and_not_its_end() {
+async fn a_bad_answer_is_an_error_but_does_not_end_the_link() {
     let (_dir, endpoints) = endpoints();
     let mut socket = zeromq::RouterSocket::new();
     socket.bind(&endpoints.client()).await.unwrap();
@@ -410,11 +412,11 @@ async fn a_bad_answer_is_one_error_of_a_link_and_not_its_end() {
 }
 
 #[tokio::test]
-async fn a_peer_that_does_not_read_is_disconnected_and_holds_up_nobody() {
+async fn a_peer_that_does_not_read_is_disconnected_and_delays_no_other() {
     let (_dir, endpoints) = endpoints();
     let mut router = Router::bind(&endpoints.client(), Peers::Dealer, &ConnectionLimits::default()).unwrap();
     let sender = router.sender();
-    // ZeroMQ's own dealer reads only while it is asked to.
+    // ZeroMQ's own dealer reads only while `recv` is called.
     let mut deaf = zeromq::DealerSocket::new();
     deaf.connect(&endpoints.client()).await.unwrap();
     deaf.send(zeromq::ZmqMessage::try_from(ping(1, Vec::new()).into_parts()).unwrap()).await.unwrap();
@@ -443,7 +445,7 @@ async fn a_peer_that_does_not_read_is_disconnected_and_holds_up_nobody() {
 }
 
 #[tokio::test]
-async fn a_watched_peer_is_told_of_once_it_has_read() {
+async fn a_watched_peer_is_reported_drained_once_it_has_read() {
     let (_dir, endpoints) = endpoints();
     let mut router = Router::bind(&endpoints.client(), Peers::Dealer, &ConnectionLimits::default()).unwrap();
     let sender = router.sender();
@@ -467,7 +469,7 @@ async fn a_watched_peer_is_told_of_once_it_has_read() {
 }
 
 #[tokio::test]
-async fn silent_connections_keep_nobody_out() {
+async fn silent_connections_do_not_block_new_ones() {
     let (_dir, endpoints) = endpoints();
     let mut router = Router::bind(&endpoints.client(), Peers::Dealer, &ConnectionLimits::default()).unwrap();
     let path = endpoints.client();
@@ -486,7 +488,7 @@ async fn silent_connections_keep_nobody_out() {
 }
 
 #[tokio::test]
-async fn a_node_that_does_not_read_its_lane_holds_little() {
+async fn a_node_that_does_not_read_its_lane_loses_it_and_frees_memory() {
     let (_dir, endpoints) = endpoints();
     let limits = ConnectionLimits::default();
     let lane = |n: u8| endpoints.lane(SessionId::from_bytes([n; 16]), 0);
@@ -503,6 +505,6 @@ async fn a_node_that_does_not_read_its_lane_holds_little() {
     honest.send(large());
     assert_eq!(soon(node.recv()).await.unwrap(), large());
     assert!(began.elapsed() < NOTICED, "{:?}", began.elapsed());
-    // Its lane is over, and holds nothing any more.
+    // The lane has ended and its messages are freed.
     until("what waited is dropped", || deaf.waiting_bytes() == 0).await;
 }
