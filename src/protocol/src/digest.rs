@@ -1,18 +1,19 @@
-//! BLAKE3 hashes of blobs and of what a task asks for.
+//! Computes BLAKE3 hashes of blobs and of tasks' payloads.
 
 use lamagrid_domain::{Hash, TaskSpec};
 
 use crate::pack;
 
-/// BLAKE3 of `bytes`.
+/// The BLAKE3 hash of `bytes`.
 #[must_use]
 pub fn hash(bytes: &[u8]) -> Hash {
     Hash::new(*blake3::hash(bytes).as_bytes())
 }
 
-/// What makes two submissions of one id the same task: model, parameters and the hashes of the inputs.
+/// The digest that identifies a task's payload: model, parameters and the hashes of the inputs. Two
+/// submissions of one id with the same digest are the same task.
 ///
-/// Priority, durability and deadline are left out: asking again more urgently is still the same task.
+/// Priority, durability and deadline are left out: a repeated submission may change them.
 #[must_use]
 pub fn payload_digest(spec: &TaskSpec) -> Hash {
     let payload = (&spec.model, &spec.params, &spec.blobs);

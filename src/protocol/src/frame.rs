@@ -1,4 +1,5 @@
-//! Frames: `[8-byte prelude][MessagePack map, named fields][bytes]...`, checked before they are decoded.
+//! Encodes and checks frames: `[8-byte prelude][MessagePack map, named fields][bytes]...`. All limits are
+//! checked before anything is decoded.
 //!
 //! Does not: know which messages exist; see [`crate::message`].
 
@@ -8,84 +9,86 @@ use serde::de::DeserializeOwned;
 
 use crate::pack;
 
-/// First two bytes of every prelude.
+/// The first two bytes of every prelude.
 const MAGIC: [u8; 2] = *b"LG";
-/// Peers of another major version are refused.
+/// Major protocol version. Peers with another one are rejected.
 pub const MAJOR: u8 = 1;
-/// One minor version back and forth is understood.
+/// Minor protocol version. Peers may differ by one.
 pub const MINOR: u8 = 5;
-/// Bytes of the prelude.
+/// Length of the prelude in bytes.
 const PRELUDE_BYTES: usize = 8;
 /// Largest MessagePack map, in bytes.
 pub const MAX_HEADER_BYTES: usize = 64 * 1024;
-/// Largest blob that travels inside a message, in bytes; larger ones go by reference.
+/// Largest blob inside a message, in bytes; larger ones are passed by reference.
 pub const MAX_INLINE_BYTES: usize = 256 * 1024;
-/// Largest message, in bytes: a connection's write buffer keeps the size of its largest message for good.
+/// Largest message, in bytes. The limit is low because a connection's write buffer keeps the size of its
+/// largest message.
 pub const MAX_MESSAGE_BYTES: usize = 1024 * 1024;
-/// Most frames of one message: prelude, header, and the inputs and result of one task.
+/// Limit on the frames of one message: prelude, header, and the inputs and result of one task.
 pub const MAX_FRAMES: usize = 6;
 
-/// Why bytes are not a message of this protocol.
+/// Why bytes are not a valid message of this protocol.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
-    /// A frame that every message has is absent, too short or too long.
+    /// A mandatory frame is missing, too short or too long.
     #[error("malformed message: {what}")]
     Malformed {
-        /// Which rule it broke.
+        /// The violated rule.
         what: &'static str,
     },
-    /// The peer speaks another version.
+    /// The peer uses an incompatible version.
     #[error(
         "the peer speaks protocol {major}.{minor}, this side {MAJOR}.{MINOR}: install the same lamagrid version on both"
     )]
     Version {
-        /// The peer's major.
+        /// The peer's major version.
         major: u8,
-        /// The peer's minor.
+        /// The peer's minor version.
         minor: u8,
     },
-    /// No message of this channel has this kind.
+    /// The kind is not a message of this channel.
     #[error("unknown message kind {kind:#06x} on this channel")]
     UnknownKind {
-        /// The kind that came.
+        /// The received kind.
         kind: u16,
     },
-    /// The header does not decode.
+    /// The header cannot be decoded.
     #[error("message {kind:#06x} does not decode: {reason}")]
     Header {
-        /// The kind.
+        /// The message kind.
         kind: u16,
-        /// What MessagePack said, cut.
+        /// The decoder's error, truncated.
         reason: String,
     },
-    /// A message of ours is larger than the protocol allows.
+    /// An outgoing message exceeds a limit of the protocol.
     #[error("message {kind:#06x} is too large: {len} bytes, at most {max}")]
     TooLarge {
-        /// The kind.
+        /// The message kind.
         kind: u16,
-        /// Its size.
+        /// The message's size in bytes.
         len: usize,
-        /// The bound.
+        /// The limit in bytes.
         max: usize,
     },
 }
 
-/// One message as it travels: a kind, a header still encoded, and blobs.
+/// One message in its encoded form: kind, encoded header and blobs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame {
-    /// Which message the header is.
+    /// The message kind, which tells the header's type.
     pub kind: u16,
-    /// MessagePack map.
+    /// The encoded header, a MessagePack map.
     pub header: Bytes,
-    /// Inline blobs, in the order that the header names them.
+    /// Inline blobs, in the order in which the header names them.
     pub blobs: Vec<Bytes>,
 }
 
 impl Frame {
-    /// Encodes `header` and takes `blobs` along without copying them.
+    /// Encodes `header` and adds `blobs` without copying them.
     ///
     /// # Errors
-    /// [`FrameError::TooLarge`] if a bound of the protocol is passed.
+    /// [`FrameError::TooLarge`] if a limit of the protocol is exceeded; [`FrameError::Header`] if `header`
+    /// cannot be encoded.
     pub fn encode<T: Serialize>(kind: u16, header: &T, blobs: Vec<Bytes>) -> Result<Self, FrameError> {
         let header =
             pack(header).map_err(|error| FrameError::Header { kind, reason: cut(&error.to_string()) })?;
@@ -102,13 +105,13 @@ impl Frame {
     /// Decodes the header.
     ///
     /// # Errors
-    /// [`FrameError::Header`] if it is not the MessagePack map of a `T`.
+    /// [`FrameError::Header`] if it is not a MessagePack map of a `T`.
     pub fn decode<T: DeserializeOwned>(&self) -> Result<T, FrameError> {
         rmp_serde::from_slice(&self.header)
             .map_err(|error| FrameError::Header { kind: self.kind, reason: cut(&error.to_string()) })
     }
 
-    /// The parts as ZeroMQ sends them.
+    /// The frame as the parts of a ZeroMQ message.
     #[must_use]
     pub fn into_parts(self) -> Vec<Bytes> {
         let mut prelude = BytesMut::with_capacity(PRELUDE_BYTES);
@@ -124,7 +127,7 @@ impl Frame {
         parts
     }
 
-    /// Checks `parts` against every limit and takes them apart.
+    /// Checks `parts` against every limit and splits them into a frame.
     ///
     /// # Errors
     /// [`FrameError::Malformed`] or [`FrameError::Version`].
@@ -152,13 +155,14 @@ impl Frame {
         if blobs.iter().any(|b| b.len() > MAX_INLINE_BYTES) {
             return malformed("an inline blob is longer than 256 KiB");
         }
-        // A small frame shares its allocation with the whole message: copying it lets the blobs go early.
+        // Copied, because a small part shares its allocation with the whole message; the copy lets blobs be
+        // freed early.
         let header = Bytes::copy_from_slice(&parts[1]);
         Ok(Self { kind: u16::from_be_bytes([k0, k1]), header, blobs })
     }
 }
 
-/// A foreign text, short enough for a log line.
+/// Truncates a text from another process to the length of a log line.
 fn cut(text: &str) -> String {
     text.chars().take(300).collect()
 }

@@ -1,8 +1,9 @@
-//! What the processes of one grid say to each other: messages, frames, their limits and versions, and the line before ZMTP.
+//! Defines the messages between the processes of a grid: their encoding, limits and versions, and the
+//! preamble before ZMTP.
 //!
-//! Does not: read or write sockets, decide anything, remember anything.
+//! Does not: read or write sockets, make decisions, or keep state.
 //!
-//! Invariant: every frame that leaves [`frame`] was checked against the limits before it was decoded.
+//! Invariant: every frame that [`frame`] returns was checked against the limits before it was decoded.
 
 pub mod frame;
 pub mod message;

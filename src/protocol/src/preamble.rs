@@ -1,37 +1,38 @@
-//! The line that a peer sends through TLS before ZMTP, which names the channel it wants, and the gate's answer.
+//! Encodes and parses the line that a peer sends through TLS before ZMTP to choose a channel, and the gate's
+//! answer.
 //!
-//! Does not: read, or decide who may use a channel.
+//! Does not: read from connections, or decide who may use a channel.
 
 use lamagrid_domain::FailureKind;
 
 use crate::frame::{MAJOR, MINOR};
 use crate::transfer::Transfer;
 
-/// Longest line, its end included.
+/// Longest line in bytes, including its line feed.
 pub const MAX_LINE_BYTES: usize = 512;
 const GREETING: &str = "lamagrid";
 
-/// The channels of a scheduler's own sockets.
+/// The channels that are the scheduler's own sockets.
 pub const NAMED: [&str; 5] = ["client", "admin", "control", "result", "node-events"];
 
-/// Asks for [`Channel::Probe`].
+/// The word that requests [`Channel::Probe`].
 pub const PROBE: &str = "probe";
 
-/// What a connection is for.
+/// The purpose of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Channel {
     /// One of the scheduler's own sockets.
     Named(&'static str),
-    /// A lane, by the name of its socket.
+    /// A lane, named by its socket.
     Lane(String),
     /// The transfer of a blob.
     Blob(Transfer),
-    /// Some bytes there and back, to see whether they get through.
+    /// A test that sends bytes in both directions, to check the path.
     Probe,
 }
 
 impl Channel {
-    /// Its name; for a channel that ends at a socket, that socket's name.
+    /// The channel's name; for a channel with a socket, the socket's name.
     #[must_use]
     pub fn name(&self) -> &str {
         match self {
@@ -43,13 +44,13 @@ impl Channel {
     }
 }
 
-/// A line that asks for a channel.
+/// The line that requests a channel.
 #[must_use]
 pub fn request(channel: &str) -> String {
     format!("{GREETING} {MAJOR}.{MINOR} {channel}\n")
 }
 
-/// The channel that a line asks for, or the refusal to send back.
+/// Parses a line; returns the requested channel, or the refusal to send back.
 ///
 /// # Errors
 /// [`Refused`].
@@ -89,30 +90,31 @@ pub fn parse(line: &str) -> Result<Channel, Refused> {
 
 const NOT_GRANTED: &str = "this blob is not yours, or its task has ended";
 
-/// The gate's refusal of a line.
+/// A gate's refusal of a request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text}")]
 pub struct Refused {
-    /// Decides the exit code on the other side, and whether it tries again.
+    /// The failure kind, which decides the peer's exit code and whether it retries.
     pub kind: FailureKind,
-    /// For people there.
+    /// The text for people on the peer's side.
     pub text: String,
 }
 
 impl Refused {
-    /// A refusal.
+    /// Creates a refusal.
     #[must_use]
     pub fn new(kind: FailureKind, text: impl Into<String>) -> Self {
         Self { kind, text: text.into() }
     }
 
-    /// The blob belongs to another peer or to an ended task, or its grant is not known yet after a start of the scheduler.
+    /// The blob belongs to another peer or to an ended task, or its grant is not known yet after a
+    /// scheduler's start.
     #[must_use]
     pub fn not_granted() -> Self {
         Self::new(FailureKind::Disconnected, NOT_GRANTED)
     }
 
-    /// Whether it is [`Refused::not_granted`].
+    /// True if this is [`Refused::not_granted`].
     #[must_use]
     pub fn is_not_granted(&self) -> bool {
         self.text == NOT_GRANTED
@@ -124,13 +126,14 @@ impl Refused {
     }
 }
 
-/// The answer to a line: a welcome carries the time of the gate's host, in milliseconds since the Unix epoch.
+/// Encodes the answer to a line. A welcome carries the time of the gate's host, in milliseconds since the
+/// Unix epoch.
 #[must_use]
 pub fn answer(verdict: Result<u64, &Refused>) -> String {
     verdict.map_or_else(Refused::line, |wall_ms| format!("welcome {wall_ms}\n"))
 }
 
-/// Reads an answer: the time of the gate's host, or its refusal; `None` if it is not the answer of a gate.
+/// Parses an answer: the time of the gate's host or a refusal; `None` if it is not a gate's answer.
 #[must_use]
 pub fn read_answer(line: &str) -> Option<Result<u64, Refused>> {
     if let Some(wall_ms) = line.strip_prefix("welcome ") {
@@ -146,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_name_channels_and_versions() {
+    fn lines_are_parsed_and_invalid_ones_rejected() {
         assert_eq!(parse(request("control").trim_end()), Ok(Channel::Named("control")));
         let lane = "lane-0123456789abcdef-2";
         assert_eq!(parse(request(lane).trim_end()), Ok(Channel::Lane(lane.into())));

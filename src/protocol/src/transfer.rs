@@ -1,45 +1,45 @@
-//! The transfer of one blob, as a line of the preamble asks for it.
+//! Encodes and parses the request of a blob transfer in a line of the preamble.
 
 use lamagrid_domain::{LeaseToken, Role, TaskId};
 
-/// Which blob.
+/// Names a blob and its reader or writer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Blob {
-    /// An input, for a node.
+    /// An input, read by a node.
     Input(LeaseToken, Role),
-    /// The result of an attempt, from a node.
+    /// The result of an attempt, written by a node.
     Attempt(LeaseToken),
-    /// An input, from the task's owner.
+    /// An input, written by the task's owner.
     Upload(TaskId, Role),
-    /// The result, for the task's owner.
+    /// The result, read by the task's owner.
     Result(TaskId),
 }
 
-/// Which way it goes.
+/// The direction of a transfer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
-    /// From the scheduler, from this byte on.
+    /// From the scheduler, starting at this byte.
     From(u64),
     /// To the scheduler.
     Write {
-        /// Bytes in all.
+        /// Total length in bytes.
         len: u64,
-        /// Resumes a transfer that was cut.
+        /// True to resume an interrupted transfer.
         again: bool,
     },
 }
 
-/// One transfer.
+/// One requested transfer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Transfer {
-    /// Which blob.
+    /// The blob.
     pub blob: Blob,
-    /// Which way.
+    /// The direction.
     pub direction: Direction,
 }
 
 impl Transfer {
-    /// Reads the words behind the version in a line; `None` if they ask for no transfer.
+    /// Parses the words after the version in a line; `None` if they do not request a transfer.
     #[must_use]
     pub fn parse(words: &[&str]) -> Option<Self> {
         let input = |word: &str| {
@@ -67,7 +67,7 @@ impl Transfer {
         Some(Self { blob, direction })
     }
 
-    /// The words that ask for it.
+    /// The words that request the transfer.
     #[must_use]
     pub fn words(self) -> String {
         let how = match self.direction {

@@ -1,4 +1,4 @@
-//! Texts and numbers that other processes wrote are bounded when they are read. R7.1
+//! Tests that texts and numbers from other processes are bounded when they are read (R7.1).
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on shall say where")]
 
@@ -19,7 +19,7 @@ fn delivered(outcome: AttemptOutcome) -> AttemptOutcome {
 }
 
 #[test]
-fn a_failure_is_cut_and_steers_no_terminal() {
+fn a_failure_is_truncated_and_free_of_control_characters() {
     let message = format!("first\nsecond\x1b]0;owned\x07{}", "x".repeat(10_000));
     let sent = Failure { kind: FailureKind::Inference, message };
     let AttemptOutcome::Failed { failure } = delivered(AttemptOutcome::Failed { failure: sent.clone() })
@@ -32,7 +32,7 @@ fn a_failure_is_cut_and_steers_no_terminal() {
 }
 
 #[test]
-fn times_are_finite() {
+fn times_become_finite_and_bounded() {
     for (sent, kept) in [
         (1.5, 1.5),
         (f64::NAN, 0.0),
@@ -54,9 +54,9 @@ fn times_are_finite() {
     }
 }
 
-/// A node of an earlier version, or a hostile one, writes whatever it likes.
+/// A node of an earlier version, or a hostile one, may write anything.
 #[test]
-fn what_a_node_says_of_itself_is_short() {
+fn a_node_s_description_is_truncated() {
     let device = format!("cuda:0\x1b[2J{}", "d".repeat(50_000));
     let models = vec![ModelOffer {
         model: "lama".parse().unwrap(),
@@ -77,7 +77,7 @@ fn what_a_node_says_of_itself_is_short() {
     };
     let hello = Hello { info, slots: 1, overlap: 0, running: Vec::new(), held: Vec::new(), boot: None };
     let mut frame = ControlRequest::from(hello).to_frame(Vec::new()).unwrap();
-    // Our own types cannot write this.
+    // The types here cannot write this.
     let short = b"\xa6DEVICE";
     let at = frame.header.windows(short.len()).position(|part| part == short).unwrap();
     let mut header = frame.header[..at].to_vec();

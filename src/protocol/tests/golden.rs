@@ -1,8 +1,8 @@
-//! One stored sample per message kind and channel, in a folder per version: what a peer of the minor version before
-//! ours sent is still understood, and what is no message is an error and never a panic.
+//! Compares messages with stored samples: one per message kind and channel, in a folder per version. Samples
+//! of the previous minor version must still decode, and invalid messages must cause errors and never panics.
 //!
-//! `UPDATE_GOLDEN=1` writes the samples of this version; a changed file of a version that is out is a changed
-//! protocol, so bump its minor version.
+//! `UPDATE_GOLDEN=1` writes the samples of this version. A changed file of a released version means a changed
+//! protocol: increase its minor version.
 
 mod samples;
 
@@ -22,7 +22,7 @@ fn dir(minor: u8) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/{MAJOR}.{minor}"))
 }
 
-/// Each part behind its length, four bytes big-endian.
+/// Each part with its length before it, four bytes big-endian.
 fn pack(parts: &[Bytes]) -> Vec<u8> {
     parts.iter().flat_map(|p| (p.len() as u32).to_be_bytes().into_iter().chain(p.iter().copied())).collect()
 }
@@ -45,7 +45,7 @@ fn stored(sample: &Sample, minor: u8) -> Vec<Bytes> {
 }
 
 #[test]
-fn stored_samples_are_understood_and_written_alike() {
+fn stored_samples_decode_and_encode_to_the_same_bytes() {
     let samples = samples();
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         std::fs::create_dir_all(dir(MINOR)).unwrap();
@@ -69,7 +69,7 @@ fn stored_samples_are_understood_and_written_alike() {
 }
 
 #[test]
-fn what_the_minor_version_before_ours_wrote_is_understood() {
+fn samples_of_the_previous_minor_version_decode() {
     let before = dir(MINOR - 1);
     for sample in samples().into_iter().filter(|sample| before.join(sample.file()).exists()) {
         let frame = Frame::from_parts(stored(&sample, MINOR - 1)).unwrap();
@@ -94,7 +94,7 @@ const CHANNELS: [(&str, Decode); 10] = [
 ];
 
 #[test]
-fn every_kind_has_its_sample_and_every_other_is_unknown() {
+fn every_kind_has_a_sample_and_other_kinds_are_unknown() {
     let samples: BTreeSet<_> = samples().iter().map(|s| (s.channel, s.kind)).collect();
     for (channel, decode) in CHANNELS {
         for kind in 0..=u16::MAX {
@@ -124,7 +124,7 @@ fn with_field(header: &[u8], key: &str, value: &[u8]) -> Bytes {
 }
 
 #[test]
-fn a_field_of_a_later_minor_version_is_passed_over() {
+fn an_unknown_field_is_ignored() {
     let values: [&[u8]; 4] = [&[0xc0], &[0x01], &[0x92, 0x01, 0xa1, b'x'], &[0x81, 0xa1, b'k', 0xc3]];
     for sample in samples() {
         for value in values {
@@ -136,7 +136,7 @@ fn a_field_of_a_later_minor_version_is_passed_over() {
 }
 
 #[test]
-fn versions_beside_ours_are_told_apart() {
+fn neighbouring_minor_versions_are_accepted_and_others_rejected() {
     let from = |major, minor| {
         let mut parts = samples().swap_remove(0).parts;
         let mut prelude = parts[0].to_vec();
@@ -205,7 +205,7 @@ fn damaged_messages_are_errors_and_never_panics() {
                 3 => part = (0..random.below(40)).map(|_| random.below(256) as u8).collect(),
                 4 => parts.truncate(at + 1),
                 5 => parts.push(Bytes::copy_from_slice(&part)),
-                // MessagePack's markers of lengths are what decoders trust too much.
+                // MessagePack's length markers, which decoders tend to trust.
                 _ if !part.is_empty() => {
                     part[byte] = [0xc6, 0xdb, 0xdd, 0xdf, 0x91, 0xff, 0x00][random.below(7)]
                 }

@@ -1,6 +1,6 @@
-//! What anybody may send: frames and messages that are nearly right, and some that are not. X8.
+//! Feeds the decoders frames and messages that are nearly valid, and some that are not (X8).
 //!
-//! `LAMAGRID_HOSTILE` says how many; `make chaos` asks for ten million.
+//! `LAMAGRID_HOSTILE` sets the number; `make chaos` runs ten million.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on shall say where")]
 #![expect(clippy::print_stdout, reason = "the counts are part of what is shown")]
@@ -20,11 +20,11 @@ use lamagrid_protocol::message::{
 };
 
 const DEFAULT: usize = 200_000;
-/// One message may take so long; the slowest is a list of a header's length.
+/// Time limit for one message; the slowest is a list that fills a header.
 const AT_MOST: Duration = Duration::from_secs(1);
 const GROWTH_KIB: u64 = 10 * 1024;
 
-/// A small generator: what fails must fail again.
+/// A small deterministic generator, so that a failure can be repeated.
 struct Dice(u64);
 
 impl Dice {
@@ -40,7 +40,8 @@ impl Dice {
     }
 }
 
-/// First bytes of MessagePack that claim much: strings, arrays, maps and bytes of four billion, and deep nesting.
+/// MessagePack prefixes that announce huge lengths: strings, arrays, maps and bytes of four billion, and deep
+/// nesting.
 const CLAIMS: [&[u8]; 7] = [
     &[0xdb, 0xff, 0xff, 0xff, 0xff],
     &[0xdd, 0xff, 0xff, 0xff, 0xff],
@@ -73,7 +74,7 @@ fn spoil(dice: &mut Dice, part: &mut Vec<u8>) {
     }
 }
 
-/// Every channel reads it, as if it had come there. Whether any understood it.
+/// Decodes the frame as a message of every channel; true if one channel accepts it.
 fn read(frame: &Frame) -> bool {
     fn one<M: Message>(frame: &Frame) -> bool {
         match M::from_frame(frame) {
@@ -97,7 +98,7 @@ fn read(frame: &Frame) -> bool {
         one::<AdminRequest>,
         one::<AdminReply>,
     ];
-    // All of them, not the first that does.
+    // `filter` visits every channel; `any` would stop at the first that accepts.
     channels.iter().filter(|read| read(frame)).count() > 0
 }
 
@@ -108,7 +109,7 @@ fn resident_kib() -> u64 {
 }
 
 #[test]
-fn hostile_frames_and_messages_are_judged_and_forgotten() {
+fn hostile_frames_and_messages_are_rejected_without_growth() {
     let wanted = std::env::var("LAMAGRID_HOSTILE").map_or(DEFAULT, |text| text.parse().unwrap());
     let seeds: Vec<Vec<Bytes>> = samples().into_iter().map(|sample| sample.parts).collect();
     let mut dice = Dice(0x9e37_79b9_7f4a_7c15);

@@ -1,6 +1,7 @@
-//! The `admin` channel: what an administrator of this host may see and do, whoever owns a task.
+//! Defines the `admin` channel, on which an administrator lists and changes tasks of any owner, queues and
+//! nodes.
 //!
-//! Does not: leave the host. It has a socket of its own, so that no gate can relay it by mistake.
+//! The channel has a socket of its own; a gate relays it only for certificates of the role admin.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -12,11 +13,11 @@ use lamagrid_domain::{
 use super::{Message, ProtocolFault, Refused, TaskInfo, Unknown};
 use crate::frame::{Frame, FrameError};
 
-/// Tasks in one [`Page`] at most, so that it fits into a message's header.
+/// Limit on the tasks of one [`Page`], so that it fits into a message's header.
 pub const PAGE_TASKS: usize = 100;
 
 channel! {
-    /// `admin`, to the scheduler: REQ.
+    /// Requests on `admin`, sent to the scheduler with REQ.
     AdminRequest {
         0x0901 ListTasks,
         0x0902 GetTaskHistory,
@@ -29,7 +30,7 @@ channel! {
 }
 
 channel! {
-    /// `admin`, from the scheduler: one answer to each request.
+    /// Replies on `admin`: one for each request.
     AdminReply {
         0x0001 ProtocolFault,
         0x0204 Refused,
@@ -44,153 +45,155 @@ channel! {
 }
 
 bodies! {
-    /// Which tasks are there? Newest first.
+    /// Lists tasks, newest first.
     ListTasks {
-        /// Only those in one of these states; empty for all.
+        /// Only tasks in one of these states; empty for all.
         states: Vec<Status>,
-        /// Only dead letters.
+        /// True for dead letters only.
         dead: bool,
-        /// Only of this queue.
+        /// Only tasks of this queue.
         queue: Option<QueueName>,
-        /// Only of this model.
+        /// Only tasks of this model.
         model: Option<ModelName>,
-        /// Only those of this client.
+        /// Only tasks of this client.
         client: Option<ClientName>,
-        /// Where the last page ended.
+        /// The end of the previous page; `None` for the first page.
         after: Option<Cursor>,
-        /// At most this many; the scheduler gives no more than [`PAGE_TASKS`].
+        /// Limit on the tasks of the page; the scheduler returns at most [`PAGE_TASKS`].
         limit: u32,
     }
-    /// What happened to a task?
+    /// Asks for a task's history.
     GetTaskHistory {
-        /// Which one.
+        /// The task's id.
         id: TaskId,
     }
-    /// Cancel a task. Answered with its [`TaskHistory`].
+    /// Cancels a task. The reply is its [`TaskHistory`].
     CancelTask {
-        /// Which one.
+        /// The task's id.
         id: TaskId,
     }
-    /// Try a task again now: one that waits after a failure is due at once, a dead letter becomes a new task.
+    /// Retries a task now: a task that waits after a failure becomes due, a dead letter is submitted as a new
+    /// task.
     RetryTask {
-        /// Which one.
+        /// The task's id.
         id: TaskId,
     }
-    /// Stop or start giving a queue's tasks to nodes. Tasks are accepted all the while.
+    /// Pauses or resumes the assignment of a queue's tasks. Tasks are accepted in both states.
     PauseQueue {
-        /// Which one.
+        /// The queue's name.
         queue: QueueName,
-        /// Stop, or start.
+        /// True to pause, false to resume.
         paused: bool,
-        /// Who asks, for people; absent where the program does not say.
+        /// The administrator's name, for display; `None` if the program does not tell it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         by: Option<String>,
     }
-    /// Let a node finish what it has begun, and leave.
+    /// Drains a node: it finishes its running tasks, takes no new ones and leaves.
     DrainNode {
-        /// Which one.
+        /// The node's name.
         node: NodeName,
-        /// Who asks, for people; absent where the program does not say.
+        /// The administrator's name, for display; `None` if the program does not tell it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         by: Option<String>,
     }
-    /// Remove ended tasks with their blobs before their retention ends. Dead letters only where asked for.
+    /// Deletes ended tasks and their blobs before their retention ends: all but dead letters, or only dead
+    /// letters.
     Purge {
-        /// Ended at least this long ago, in milliseconds.
+        /// Minimum time since the task's end, in milliseconds.
         older_than_ms: u64,
-        /// Dead letters instead of all others.
+        /// True to delete dead letters instead of all other ended tasks.
         dead: bool,
     }
 
-    /// Tasks, newest first.
+    /// One page of a task list, newest first.
     Page {
-        /// At most [`PAGE_TASKS`].
+        /// At most [`PAGE_TASKS`] tasks.
         tasks: Vec<TaskLine>,
-        /// Where the next page begins; absent on the last.
+        /// The start of the next page; `None` on the last page.
         next: Option<Cursor>,
-        /// Tasks that fit the request, on all pages.
+        /// Number of tasks that match the request, on all pages.
         total: u64,
     }
-    /// All about one task.
+    /// Everything recorded about one task.
     TaskHistory {
-        /// How it is doing.
+        /// The task's status.
         task: TaskInfo,
-        /// Whose it is.
+        /// The task's owner.
         owner: Owner,
-        /// On whose behalf it was submitted.
+        /// The end user on whose behalf it was submitted.
         client: Option<ClientName>,
-        /// Its priority, as submitted.
+        /// The submitted priority.
         priority: i8,
-        /// Bytes of its inputs that are kept.
+        /// Size of its kept inputs, in bytes.
         input_bytes: u64,
-        /// It can be replayed.
+        /// True if the task is a dead letter and can be replayed.
         dead: bool,
-        /// The dead letter that it repeats.
+        /// The dead letter that this task replays.
         replay_of: Option<TaskId>,
-        /// What happened, oldest first; at most 64 entries.
+        /// Its events, oldest first; at most 64.
         history: Vec<Entry>,
     }
-    /// The task is due now, or was submitted again.
+    /// The task was made due, or submitted again.
     Retried {
-        /// The one that was asked for.
+        /// The requested task.
         id: TaskId,
-        /// The one that runs: the same, or the new one.
+        /// The task that will run: the requested one or its replay.
         runs_as: TaskId,
     }
-    /// The queue does as asked.
+    /// The queue was paused or resumed.
     Paused {
-        /// Which one.
+        /// The queue's name.
         queue: QueueName,
-        /// It is stopped.
+        /// True if the queue is paused.
         paused: bool,
-        /// Tasks that wait in it.
+        /// Number of tasks that wait in the queue.
         waiting: u64,
     }
-    /// The node was told to leave.
+    /// The node was told to drain.
     Draining {
-        /// Which one.
+        /// The node's name.
         node: NodeName,
-        /// Tasks that it works on.
+        /// Number of tasks that run on it.
         running: u32,
     }
-    /// Ended tasks were removed.
+    /// Ended tasks were deleted.
     Purged {
-        /// How many.
+        /// Number of deleted tasks.
         tasks: u64,
-        /// Bytes of the blobs that went with them.
+        /// Total size of the deleted blobs, in bytes.
         bytes: u64,
     }
 
     /// One task of a list.
     TaskLine {
-        /// Which one.
+        /// The task's id.
         id: TaskId,
-        /// Which model.
+        /// The task's model.
         model: ModelName,
-        /// Which queue.
+        /// The task's queue.
         queue: QueueName,
-        /// On whose behalf.
+        /// The end user on whose behalf it was submitted.
         client: Option<ClientName>,
-        /// Where it is.
+        /// The task's status.
         status: Status,
-        /// Why it failed.
+        /// The failure kind of a failed task.
         failure: Option<FailureKind>,
-        /// The node that worked or works on it.
+        /// The node that works, or last worked, on the task.
         node: Option<String>,
-        /// How often it was given to a node.
+        /// Number of assignments.
         attempts: u32,
-        /// It can be replayed.
+        /// True if the task is a dead letter and can be replayed.
         dead: bool,
-        /// Milliseconds since the Unix epoch.
+        /// Time of submission, in milliseconds since the Unix epoch.
         created_wall_ms: u64,
-        /// Milliseconds since the Unix epoch, once it has ended.
+        /// Time of the end, in milliseconds since the Unix epoch; `None` before it.
         finished_wall_ms: Option<u64>,
     }
-    /// Where a page ends.
+    /// The position after the last task of a page.
     Cursor {
-        /// Of its last task.
+        /// When the page's last task was created, in milliseconds since the Unix epoch.
         created_wall_ms: u64,
-        /// Its last task.
+        /// The id of the page's last task.
         id: TaskId,
     }
 }

@@ -1,4 +1,5 @@
-//! The `client` channel: submit, follow and cancel tasks, and ask for the status of the grid.
+//! Defines the `client` channel, on which clients submit, follow and cancel tasks and ask for the grid's
+//! status.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -12,7 +13,7 @@ use super::{Message, ProtocolFault};
 use crate::frame::{Frame, FrameError};
 
 channel! {
-    /// `client`, to the scheduler.
+    /// Requests on `client`, sent to the scheduler.
     ClientRequest {
         0x0101 Ping,
         0x0102 Offer,
@@ -26,7 +27,8 @@ channel! {
 }
 
 channel! {
-    /// `client`, from the scheduler: answers carry the request's `seq`; outcome and progress come by themselves.
+    /// Messages from the scheduler on `client`. Replies carry the request's `seq`; outcome and progress are
+    /// unsolicited.
     ClientReply {
         0x0001 ProtocolFault,
         0x0201 Pong,
@@ -42,221 +44,222 @@ channel! {
 }
 
 bodies! {
-    /// Are you there? The first message on every new connection.
+    /// Asks whether the scheduler is alive. The first message on every new connection.
     Ping {
-        /// Echoed in the answer.
+        /// Sequence number, repeated in the reply.
         seq: u64,
     }
-    /// Header first: may I send this much?
+    /// Asks for permission to store a task's blobs, before they are sent.
     Offer {
-        /// Echoed in the answer.
+        /// Sequence number, repeated in the reply.
         seq: u64,
-        /// The task that a [`Submit`] will carry.
+        /// The id of the task that a [`Submit`] will carry.
         id: TaskId,
-        /// Who asks.
+        /// The owner who submits.
         owner: Owner,
-        /// Where it will wait.
+        /// The queue of the task.
         queue: QueueName,
-        /// See [`crate::payload_digest`].
+        /// The payload's digest; see [`crate::payload_digest`].
         digest: Hash,
-        /// Bytes of all inputs.
+        /// Total size of the inputs, in bytes.
         bytes: u64,
-        /// Where it will stand in its queue.
+        /// The priority of the task.
         priority: i8,
-        /// On whose behalf.
+        /// The end user on whose behalf it will be submitted.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         client: Option<ClientName>,
     }
-    /// A task; blobs that are not inline lie in the spool already.
+    /// Submits a task. Blobs that are not inline must be in the spool already.
     Submit {
-        /// Echoed in the answer.
+        /// Sequence number, repeated in the reply.
         seq: u64,
-        /// What to do.
+        /// The task.
         spec: TaskSpec,
-        /// Roles of the inline frames, in their order.
+        /// Roles of the inline blobs, in order.
         inline: Vec<Role>,
-        /// Whether outcome and progress shall be sent on this connection.
+        /// True to receive outcome and progress on this connection.
         follow: bool,
     }
-    /// Follow a task that was submitted before, perhaps on another connection.
+    /// Follows a task that was submitted before, perhaps on another connection.
     Attach {
-        /// Echoed in the answer.
+        /// Sequence number, repeated in the reply.
         seq: u64,
-        /// Which task.
+        /// The task's id.
         id: TaskId,
-        /// Who asks.
+        /// The owner who asks.
         owner: Owner,
-        /// The payload's digest, where the client knows it.
+        /// The payload's digest, if the client knows it.
         digest: Option<Hash>,
     }
-    /// Stop working on a task.
+    /// Cancels a task.
     Cancel {
-        /// Echoed in the answer.
+        /// Sequence number, repeated in the reply.
         seq: u64,
-        /// Which task.
+        /// The task's id.
         id: TaskId,
-        /// Who asks.
+        /// The owner who asks.
         owner: Owner,
     }
-    /// How is a task doing?
+    /// Asks for a task's status.
     Query {
-        /// Echoed in the answer.
+        /// Sequence number, repeated in the reply.
         seq: u64,
-        /// Which task.
+        /// The task's id.
         id: TaskId,
-        /// Who asks.
+        /// The owner who asks.
         owner: Owner,
     }
-    /// The result was read and is not needed any more. Not answered; retention does the same later.
+    /// Allows the scheduler to delete a task's result before its retention ends. There is no reply.
     Release {
-        /// Which task.
+        /// The task's id.
         id: TaskId,
-        /// Who asks.
+        /// The owner who asks.
         owner: Owner,
     }
-    /// What is the grid made of?
+    /// Asks for the status of the grid.
     GetGridStatus {
-        /// Echoed in the answer.
+        /// Sequence number, repeated in the reply.
         seq: u64,
-        /// Go on where the last answer's `next` says; none begins. It names a page, not a session: those are secret.
+        /// The `next` of the previous reply; `None` for the first page. A page key, not a session's id, which
+        /// is secret.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         after: Option<SessionId>,
     }
-    /// I am here.
+    /// The scheduler is alive.
     Pong {
-        /// The request's.
+        /// The request's sequence number.
         seq: u64,
-        /// Where blobs go by reference: the spool's directory on this host.
+        /// The spool's directory on the scheduler's host, for blobs passed by reference.
         spool: String,
         /// The scheduler's version.
         version: String,
     }
-    /// Put the blobs into the spool, then submit.
+    /// The blobs may be stored in the spool, and the task submitted after that.
     UploadGranted {
-        /// The request's.
+        /// The request's sequence number.
         seq: u64,
     }
     /// The task is recorded and will reach a terminal state.
     Accepted {
-        /// The request's.
+        /// The request's sequence number.
         seq: u64,
-        /// Which task.
+        /// The task's id.
         id: TaskId,
-        /// Tasks before it in its queue.
+        /// Number of tasks before it in its queue.
         position: u64,
     }
-    /// The request was not carried out.
+    /// The request was refused.
     Refused {
-        /// The request's.
+        /// The request's sequence number.
         seq: u64,
-        /// Why.
+        /// The reason.
         failure: Failure,
-        /// Tasks that wait in the queue.
+        /// Number of tasks that wait in the queue.
         queue_len: u64,
-        /// Expected wait in milliseconds, where it can be told.
+        /// Expected wait in milliseconds; `None` if it cannot be estimated.
         wait_ms: Option<u64>,
     }
-    /// What is known about a task.
+    /// A task's status.
     TaskStatus {
-        /// The request's.
+        /// The request's sequence number.
         seq: u64,
         /// The task.
         task: TaskInfo,
     }
-    /// No such task for this owner.
+    /// The owner has no such task.
     Unknown {
-        /// The request's.
+        /// The request's sequence number.
         seq: u64,
-        /// Which task.
+        /// The task's id.
         id: TaskId,
-        /// It existed, and its result is past retention.
+        /// True if the task existed and its result is past retention.
         expired: bool,
     }
-    /// A followed task ended. A result up to 256 KiB is the message's only inline frame.
+    /// A followed task has ended. A result of at most 256 KiB is the message's only inline blob.
     Outcome {
-        /// The task as it ended.
+        /// The task's final status.
         task: TaskInfo,
-        /// The result, where there is one and it was not released.
+        /// The result; `None` if the task has none or it was released.
         result: Option<BlobMeta>,
     }
-    /// A followed task moved.
+    /// A followed task has made progress.
     Progress {
-        /// Which task.
+        /// The task's id.
         id: TaskId,
-        /// Where it is.
+        /// The task's status.
         status: Status,
         /// Steps done.
         step: u32,
-        /// Steps in all, 0 where unknown.
+        /// Total steps; 0 if unknown.
         of: u32,
-        /// What the steps are of.
+        /// The activity that the steps belong to.
         #[serde(default, skip_serializing_if = "Activity::is_running")]
         activity: Activity,
     }
-    /// What the grid is made of.
+    /// The status of the grid.
     GridStatus {
-        /// The request's.
+        /// The request's sequence number.
         seq: u64,
         /// The scheduler's version.
         version: String,
-        /// Live sessions; see `next`.
+        /// Live sessions; incomplete if `next` is set.
         nodes: Vec<NodeStatus>,
-        /// Configured queues.
+        /// The configured queues.
         queues: Vec<QueueStatus>,
-        /// There are more nodes than one message holds: ask again with this in `after`.
+        /// The value for `after` that requests the remaining nodes; `None` if the message has all of them.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         next: Option<SessionId>,
     }
-    /// A task as its owner may see it.
+    /// A task's status as its owner may see it.
     TaskInfo {
-        /// Which task.
+        /// The task's id.
         id: TaskId,
-        /// Which model.
+        /// The task's model.
         model: ModelName,
-        /// Which queue.
+        /// The task's queue.
         queue: QueueName,
-        /// Where it is.
+        /// The task's status.
         status: Status,
-        /// Why it failed.
+        /// The failure of a failed task.
         failure: Option<Failure>,
-        /// Tasks before it, while it waits.
+        /// Number of tasks before it, while it waits.
         position: Option<u64>,
-        /// How long it will wait, in milliseconds, where that can be told.
+        /// Expected wait in milliseconds; `None` if it cannot be estimated.
         #[serde(default)]
         wait_ms: Option<u64>,
-        /// The node that worked or works on it.
+        /// The node that works, or last worked, on the task.
         node: Option<String>,
-        /// How often it was tried.
+        /// Its numbers of attempts, crashes and failures.
         counters: Counters,
-        /// Where its time went; complete once it has ended.
+        /// The time spent in each stage; complete once the task has ended.
         stages: Stages,
-        /// Milliseconds since the Unix epoch.
+        /// Time of submission, in milliseconds since the Unix epoch.
         created_wall_ms: u64,
-        /// Milliseconds since the Unix epoch, once it has ended.
+        /// Time of the end, in milliseconds since the Unix epoch; `None` before it.
         finished_wall_ms: Option<u64>,
     }
-    /// One live session.
+    /// The status of one live session.
     NodeStatus {
-        /// What the node registered with.
+        /// The description with which the node registered.
         info: NodeInfo,
-        /// Tasks on it now.
+        /// Number of tasks that run on it.
         running: u32,
-        /// Tasks it can take at once.
+        /// Number of tasks that it runs at once.
         slots: u32,
-        /// `ready`, `busy`, `suspect`, `draining` or `aside`.
+        /// The state: `ready`, `busy`, `suspect`, `draining` or `aside`.
         state: String,
     }
-    /// One queue.
+    /// The status of one queue.
     QueueStatus {
-        /// Its name.
+        /// The queue's name.
         queue: QueueName,
-        /// Tasks that wait.
+        /// Number of waiting tasks.
         waiting: u64,
-        /// Tasks on nodes.
+        /// Number of tasks on nodes.
         running: u64,
-        /// The bound on waiting tasks.
+        /// Limit on the number of waiting tasks.
         max_tasks: u64,
-        /// An administrator stopped it: tasks are accepted and wait.
+        /// True if an administrator paused it: tasks are accepted and wait.
         #[serde(default)]
         paused: bool,
     }

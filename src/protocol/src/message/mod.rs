@@ -1,6 +1,7 @@
-//! Every message, channel by channel. A kind never changes its meaning; a new field has a default.
+//! Defines every message, channel by channel. The meaning of a kind never changes, and each new field has a
+//! default.
 //!
-//! Does not: check who may send what; the scheduler's core does.
+//! Does not: check who may send a message; the scheduler's core does.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -9,15 +10,15 @@ use lamagrid_domain::Failure;
 
 use crate::frame::{Frame, FrameError};
 
-/// A channel's messages in one direction.
+/// The messages of one channel in one direction.
 pub trait Message: Sized {
-    /// The message as a frame, with its inline `blobs`.
+    /// Encodes the message as a frame, with its inline `blobs`.
     ///
     /// # Errors
-    /// [`FrameError::TooLarge`] if a bound of the protocol is passed.
+    /// [`FrameError::TooLarge`] if a limit of the protocol is exceeded.
     fn to_frame(&self, blobs: Vec<Bytes>) -> Result<Frame, FrameError>;
 
-    /// The message in a frame.
+    /// Decodes the message of a frame.
     ///
     /// # Errors
     /// [`FrameError::UnknownKind`] or [`FrameError::Header`].
@@ -75,9 +76,9 @@ pub use client::*;
 pub use node::*;
 
 bodies! {
-    /// The last message could not be understood.
+    /// The last message could not be decoded.
     ProtocolFault {
-        /// Why.
+        /// The error.
         failure: Failure,
     }
 }

@@ -1,4 +1,4 @@
-//! The channels of a node: `control`, `result`, its lanes, and `node-events`.
+//! Defines the channels of a node: `control`, `result`, its lanes and `node-events`.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -12,7 +12,7 @@ use super::{Message, ProtocolFault};
 use crate::frame::{Frame, FrameError};
 
 channel! {
-    /// `control`, to the scheduler.
+    /// Requests on `control`, sent to the scheduler.
     ControlRequest {
         0x0301 Hello,
         0x0302 Poll,
@@ -21,7 +21,7 @@ channel! {
 }
 
 channel! {
-    /// `control`, from the scheduler.
+    /// Replies on `control`.
     ControlReply {
         0x0001 ProtocolFault,
         0x0401 Welcome,
@@ -33,7 +33,7 @@ channel! {
 }
 
 channel! {
-    /// `result`, to the scheduler.
+    /// Messages on `result`, sent to the scheduler.
     ResultRequest {
         0x0501 Ready,
         0x0502 Accept,
@@ -42,7 +42,7 @@ channel! {
 }
 
 channel! {
-    /// `result`, from the scheduler.
+    /// Messages on `result`, sent to the node.
     ResultReply {
         0x0001 ProtocolFault,
         0x0404 SessionGone,
@@ -53,7 +53,7 @@ channel! {
 }
 
 channel! {
-    /// A lane, from the scheduler.
+    /// Messages on a lane, sent to the node.
     LaneMessage {
         0x0701 Assign,
         0x0702 Hint,
@@ -61,7 +61,7 @@ channel! {
 }
 
 channel! {
-    /// `node-events`, to the scheduler; loss is harmless.
+    /// Events on `node-events`, sent to the scheduler; they may be lost.
     NodeEvent {
         0x0801 Heartbeat,
         0x0802 Step,
@@ -69,219 +69,220 @@ channel! {
 }
 
 bodies! {
-    /// A node introduces itself, or comes back.
+    /// Registers a node, for the first time or after a disconnect.
     Hello {
-        /// What it can do.
+        /// The node's description.
         info: NodeInfo,
-        /// Tasks it can work on at once.
+        /// Number of tasks that it can run at once.
         slots: u16,
-        /// Tasks beyond those that it can prepare while its slots work.
+        /// Number of further tasks that it can prepare while its slots are busy.
         #[serde(default)]
         overlap: u16,
-        /// Attempts that it still works on, in the order in which they were assigned.
+        /// Running attempts, in the order in which they were assigned.
         running: Vec<LeaseToken>,
-        /// Attempts whose result it still holds.
+        /// Attempts whose result the node still holds.
         held: Vec<LeaseToken>,
-        /// Which process of the node this is: the same one may replace its own session at once.
+        /// Identifies the node's process: a process may replace its own earlier session at once.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         boot: Option<BootId>,
     }
-    /// I am alive; what shall I do? Renews all leases of the session.
+    /// Asks for commands, and renews all leases of the session.
     Poll {
-        /// The session.
+        /// The session's id.
         session: SessionId,
-        /// Attempts that the node works on or holds a result of.
+        /// Attempts that are running or whose result the node holds.
         running: Vec<LeaseToken>,
-        /// The last command that was carried out or refused.
+        /// Sequence number of the last command that was executed or refused.
         acknowledged: u64,
-        /// Commands that were refused, with reasons.
+        /// Refused commands with their reasons.
         refused: Vec<RefusedCommand>,
     }
-    /// The node leaves; its tasks go back into the queue without a crash being counted.
+    /// Ends the session. Its tasks return to the queue without counting a crash.
     Goodbye {
-        /// The session.
+        /// The session's id.
         session: SessionId,
     }
     /// The node is registered.
     Welcome {
-        /// Names this stretch of the node's life.
+        /// The new session's id.
         session: SessionId,
-        /// Where its tasks come from.
+        /// The lanes that deliver its tasks, one per queue.
         lanes: Vec<LaneAddress>,
-        /// Queues that it may not serve.
+        /// Queues that the node may not serve.
         refused: Vec<RefusedQueue>,
-        /// A lease lasts this long without any message.
+        /// Duration of a lease without any message, in milliseconds.
         lease_ms: u64,
-        /// Poll this often.
+        /// Interval of polls, in milliseconds.
         poll_ms: u64,
-        /// The spool's directory on this host.
+        /// The spool's directory on the scheduler's host.
         spool: String,
-        /// Attempts of the [`Hello`] that were given up meanwhile: stop, and drop their results.
+        /// Attempts of the [`Hello`] that are no longer wanted: the node stops them and deletes their
+        /// results.
         abandoned: Vec<LeaseToken>,
     }
     /// The node is not registered.
     Rejected {
-        /// Why, and what to do.
+        /// The reason, with the remedy.
         failure: Failure,
     }
-    /// What to do now, oldest first.
+    /// Commands to execute now, oldest first.
     Commands {
-        /// Repeated until acknowledged.
+        /// The commands; each is repeated until it is acknowledged.
         commands: Vec<Command>,
     }
-    /// This session ended: drop its sockets and say hello again, with running work kept.
+    /// The session has ended. The node closes its sockets and registers again, keeping its running work.
     SessionGone {
-        /// Which one.
+        /// The session's id.
         session: SessionId,
     }
-    /// The goodbye was taken.
+    /// The goodbye was received.
     Farewell {}
-    /// A connection of a session: its lanes are connected and it can take `credit` tasks in total, which rises
-    /// when a task leaves its slot.
+    /// Announces that the session's lanes are connected, and its credit, which rises when a task leaves its
+    /// slot.
     Ready {
-        /// The session.
+        /// The session's id.
         session: SessionId,
-        /// Cumulative: tasks that may have been assigned to this session so far.
+        /// Total number of tasks that may have been assigned to this session so far.
         credit: u64,
         /// Models in memory.
         loaded: Vec<ModelName>,
     }
-    /// The node has the task and starts.
+    /// The node has received the task.
     Accept {
-        /// The session.
+        /// The session's id.
         session: SessionId,
-        /// The attempt.
+        /// The attempt's token.
         token: LeaseToken,
     }
-    /// An attempt ended. A result up to 256 KiB is the message's only inline frame.
+    /// An attempt has ended. A result of at most 256 KiB is the message's only inline blob.
     Delivery {
-        /// The session.
+        /// The session's id.
         session: SessionId,
-        /// The attempt.
+        /// The attempt's token.
         token: LeaseToken,
-        /// How it ended.
+        /// The outcome of the attempt.
         outcome: AttemptOutcome,
-        /// See [`Ready::credit`]; one more than before, if the node can go on.
+        /// See [`Ready::credit`]; higher by one if the node can take another task.
         credit: u64,
         /// Models in memory.
         loaded: Vec<ModelName>,
     }
-    /// The accept holds: go on.
+    /// The accept was recorded: the node may start.
     Proceed {
-        /// The attempt.
+        /// The attempt's token.
         token: LeaseToken,
     }
-    /// The attempt is not wanted any more: stop, and deliver nothing.
+    /// The attempt is no longer wanted: the node stops it and delivers nothing.
     Abandon {
-        /// The attempt.
+        /// The attempt's token.
         token: LeaseToken,
     }
-    /// The delivery is on record, now or before; drop it.
+    /// The delivery is recorded, now or earlier; the node deletes its copy.
     Stored {
-        /// The attempt.
+        /// The attempt's token.
         token: LeaseToken,
-        /// False where another attempt or a cancel was first.
+        /// False if another attempt or a cancel was recorded first.
         accepted: bool,
     }
-    /// Work on this.
+    /// Assigns a task.
     Assign {
-        /// The fence of this attempt.
+        /// The fencing token of this attempt.
         token: LeaseToken,
-        /// For people: the first attempt is 1.
+        /// Number of the attempt, starting at 1; for display.
         attempt: u32,
-        /// What to do.
+        /// The task.
         spec: TaskSpec,
-        /// Roles of the inline frames, in their order; the others lie in the spool.
+        /// Roles of the inline blobs, in order; the others are in the spool.
         inline: Vec<Role>,
     }
-    /// Poll now: a command waits.
+    /// Tells the node to poll now, because a command waits.
     Hint {}
-    /// I am alive.
+    /// The node is alive.
     Heartbeat {
-        /// The session.
+        /// The session's id.
         session: SessionId,
     }
-    /// An attempt moved.
+    /// An attempt has made progress.
     Step {
-        /// The session.
+        /// The session's id.
         session: SessionId,
-        /// The attempt.
+        /// The attempt's token.
         token: LeaseToken,
         /// Steps done.
         step: u32,
-        /// Steps in all, 0 where unknown.
+        /// Total steps; 0 if unknown.
         of: u32,
-        /// What the steps are of.
+        /// The activity that the steps belong to.
         #[serde(default, skip_serializing_if = "Activity::is_running")]
         activity: Activity,
     }
-    /// Where the tasks of one queue come from.
+    /// The lane of one queue.
     LaneAddress {
-        /// The queue's public name.
+        /// The queue's name.
         queue: QueueName,
-        /// This session's own socket.
+        /// The address of this session's socket for the queue.
         address: String,
     }
     /// A queue that a session may not serve.
     RefusedQueue {
-        /// Which one.
+        /// The queue's name.
         queue: QueueName,
-        /// Why.
+        /// The reason.
         reason: String,
     }
-    /// A command of the outbox.
+    /// One command to a node.
     Command {
-        /// Rises by one per session.
+        /// Sequence number; rises by one within a session.
         seq: u64,
-        /// What to do.
+        /// The action.
         action: Action,
     }
-    /// A command that the node did not carry out.
+    /// A command that the node did not execute.
     RefusedCommand {
-        /// Which one.
+        /// The command's sequence number.
         seq: u64,
-        /// Why.
+        /// The reason.
         reason: String,
     }
 }
 
-/// What a node is told to do.
+/// The action of a command.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Action {
-    /// Stop an attempt.
+    /// Stops an attempt.
     Cancel {
-        /// Which one.
+        /// The attempt's token.
         token: LeaseToken,
     },
-    /// Give an attempt back if its slot has not begun with it: another node is idle. The attempt then ends as
-    /// [`AttemptOutcome::Cancelled`]; one that has begun goes on.
+    /// Returns an attempt to the scheduler if it has not entered its slot, because another node is idle. It
+    /// then ends as [`AttemptOutcome::Cancelled`]; an attempt in its slot continues.
     Recall {
-        /// Which one.
+        /// The attempt's token.
         token: LeaseToken,
     },
-    /// Finish what runs, take nothing more, say goodbye.
+    /// Finishes running tasks, takes no new ones and says goodbye.
     Drain,
 }
 
-/// How an attempt ended.
+/// The outcome of an attempt.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AttemptOutcome {
-    /// With a result: inline, or in the spool under the attempt's token.
+    /// A result, which is inline or in the spool under the attempt's token.
     Done {
         /// The result.
         result: BlobMeta,
-        /// Whether it is this message's inline frame.
+        /// True if the result is this message's inline blob.
         inline: bool,
         /// The node's share of the times.
         stages: Stages,
     },
-    /// With a failure.
+    /// A failure.
     Failed {
-        /// Why.
+        /// The reason.
         failure: Failure,
     },
-    /// Stopped as told.
+    /// The attempt was stopped on request.
     Cancelled,
 }

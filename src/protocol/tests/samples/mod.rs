@@ -1,4 +1,4 @@
-//! One message of every kind, with every field set to something that is not its default.
+//! Provides one message of every kind, with every field set to a value other than its default.
 
 #![expect(clippy::unwrap_used, reason = "a sample that cannot be made shall say where")]
 
@@ -18,7 +18,7 @@ pub(crate) struct Sample {
     pub(crate) channel: &'static str,
     pub(crate) kind: u16,
     pub(crate) parts: Vec<Bytes>,
-    /// Panics if a frame is not this message.
+    /// Panics if a frame does not decode to this message.
     pub(crate) reads_back: Box<dyn Fn(&Frame)>,
 }
 
@@ -140,7 +140,7 @@ fn node() -> NodeInfo {
     }
 }
 
-/// Every kind of every channel.
+/// One sample of every kind of every channel.
 pub(crate) fn samples() -> Vec<Sample> {
     [client_requests(), client_replies(), admin(), control(), results(), lane_and_events()]
         .into_iter()
