@@ -76,7 +76,7 @@ pub enum Retry {
     Never,
     /// Retried after a back-off, on any node.
     Later,
-    /// Retried only on another node; the task fails if there is none.
+    /// Retried only on another node; the task fails if no other node serves it.
     Elsewhere,
 }
 

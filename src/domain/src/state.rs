@@ -54,7 +54,7 @@ pub enum Event {
     Cancel,
 }
 
-/// What a node is doing for a task.
+/// A node's current work on a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Activity {

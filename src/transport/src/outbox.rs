@@ -110,7 +110,7 @@ struct State {
     closed: bool,
     /// When the peer last took bytes, or when the empty outbox got its first message.
     progress_at: Instant,
-    /// The sender wants to know when the peer has read most of it.
+    /// True if the sender asked for a signal when the outbox has drained.
     watched: bool,
 }
 
