@@ -1,4 +1,4 @@
-//! What Python gives, as the types of the grid.
+//! Converts arguments from Python into the grid's types.
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
@@ -22,7 +22,7 @@ pub(crate) type Dims = (u32, u32, u8);
 /// Role, bytes, and for raw pixels their dimensions.
 pub(crate) type Blob = (String, PyBackedBytes, Option<Dims>);
 
-/// A task as Python says it.
+/// A task as a dictionary from Python.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Spec {
@@ -44,13 +44,13 @@ struct Spec {
     wait_limit_s: Option<f64>,
     #[serde(default)]
     run_limit_s: Option<f64>,
-    /// On whose behalf.
+    /// Name of the client on whose behalf it is submitted.
     #[serde(default)]
     client: Option<String>,
-    /// The format of the file that the result shall be; plain pixels without one.
+    /// File format of the result; raw pixels if `None`.
     #[serde(default)]
     output: Option<String>,
-    /// Of that file, for lossy formats.
+    /// Quality of the result's file, for lossy formats.
     #[serde(default = "default_quality")]
     quality: u8,
 }
@@ -60,10 +60,10 @@ fn default_quality() -> u8 {
     95
 }
 
-/// A task of a dictionary; `queue_of` knows the configured queues of models.
+/// Converts a dictionary into a task. `queue_of` returns the configured queue of a model.
 ///
 /// # Errors
-/// `InvalidInputError`.
+/// `InvalidInputError` if a value is invalid.
 pub(crate) fn new_task(
     spec: &Bound<'_, PyAny>,
     blobs: Vec<Blob>,
@@ -110,7 +110,7 @@ pub(crate) fn new_task(
     })
 }
 
-/// Takes the bytes as they are: the Python object stays alive as long as they are needed.
+/// Takes the bytes without a copy; the Python object lives until they are no longer needed.
 fn input(py: Python<'_>, (role, bytes, dims): Blob) -> PyResult<Input> {
     Ok(Input { role: self::role(py, &role)?, form: form(dims), bytes: Bytes::from_owner(bytes) })
 }
@@ -122,10 +122,10 @@ pub(crate) fn form(dims: Option<Dims>) -> BlobForm {
     }
 }
 
-/// A role of its word.
+/// Parses the name of a role.
 ///
 /// # Errors
-/// `InvalidInputError`.
+/// `InvalidInputError` if it is unknown.
 pub(crate) fn role(py: Python<'_>, text: &str) -> PyResult<Role> {
     [Role::Image, Role::Mask, Role::Example, Role::Result]
         .into_iter()
@@ -133,10 +133,10 @@ pub(crate) fn role(py: Python<'_>, text: &str) -> PyResult<Role> {
         .ok_or_else(|| errors::invalid(py, &format!("role {text:?} is none of image, mask, example, result")))
 }
 
-/// A kind of its word.
+/// Parses the name of a failure kind.
 ///
 /// # Errors
-/// `InvalidInputError`.
+/// `InvalidInputError` if it is unknown.
 pub(crate) fn failure_kind(py: Python<'_>, text: &str) -> PyResult<FailureKind> {
     FailureKind::ALL.into_iter().find(|kind| kind.as_str() == text).ok_or_else(|| {
         let known: Vec<_> = FailureKind::ALL.iter().map(|kind| kind.as_str()).collect();
@@ -144,20 +144,20 @@ pub(crate) fn failure_kind(py: Python<'_>, text: &str) -> PyResult<FailureKind> 
     })
 }
 
-/// A name or id.
+/// Parses a name or an id.
 ///
 /// # Errors
-/// `InvalidInputError`.
+/// `InvalidInputError` if it is invalid.
 pub(crate) fn parsed<T: FromStr<Err: std::fmt::Display>>(py: Python<'_>, text: &str) -> PyResult<T> {
     text.parse().map_err(|error: T::Err| errors::invalid(py, &error.to_string()))
 }
 
-/// Seconds of a caller's patience; `None` is the given default.
+/// Converts a timeout in seconds; `None` becomes `default`.
 ///
 /// # Errors
-/// `InvalidInputError` for a negative number or none at all.
+/// `InvalidInputError` for NaN and negative numbers.
 pub(crate) fn patience(py: Python<'_>, seconds: Option<f64>, default: Duration) -> PyResult<Duration> {
-    /// Longer than any caller lives; tokio and the clock can add it.
+    /// Ten years; tokio and the clock can add it without overflow.
     const LONGEST: Duration = Duration::from_secs(10 * 365 * 86_400);
     match seconds {
         None => Ok(default),

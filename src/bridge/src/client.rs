@@ -1,4 +1,4 @@
-//! `_native.Client`: what `lamagrid.TaskClient` stands on.
+//! `_native.Client`: the native part of `lamagrid.TaskClient`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -17,22 +17,22 @@ use crate::enter::{enter, outside, wait};
 use crate::process::{Own, runtime};
 use crate::{configuration, errors};
 
-/// A client of one scheduler. It connects at the first call, in each process anew.
+/// A client of one scheduler. Each process opens its own connection, at its first call.
 #[pyclass(module = "lamagrid._native", frozen)]
 #[derive(Debug)]
 pub(crate) struct Client {
     endpoints: Endpoints,
-    /// The bundle by which a scheduler of another host is reached.
+    /// Bundle for a scheduler on another host; `None` for this host's.
     join: Option<PathBuf>,
-    /// Where the scheduler is.
+    /// Address of the scheduler, for error texts.
     address: String,
     options: ClientOptions,
     /// The configured queues of models.
     queues: BTreeMap<ModelName, QueueName>,
-    /// How long a call waits that does not say.
+    /// Timeout of calls that give none.
     timeout: Duration,
-    /// The connection of this process; after a fork it is the parent's and is replaced. Held only while
-    /// attached, see `process`.
+    /// Connection of this process. After a fork it still is the parent's, and the child replaces it. Locked
+    /// only while attached to Python, see `process`.
     live: Mutex<Option<Own<lamagrid_client::Client>>>,
 }
 
@@ -53,15 +53,16 @@ impl Client {
     }
 }
 
-/// The way to a scheduler of another host. Inside the runtime.
+/// Endpoint of a scheduler on another host. Call it inside the runtime.
 fn far(py: Python<'_>, bundle: &Path) -> PyResult<Endpoint> {
     Endpoint::far(bundle).map_err(|error| errors::invalid(py, &error.to_string()))
 }
 
 #[pymethods]
 impl Client {
-    /// `data_dir` overrides the configuration's; `runtime_dir` names the socket directory itself; `join` is the bundle by
-    /// which a scheduler of another host is reached, where none of these names one of this host, the configuration's.
+    /// Reads the configuration, but does not connect. `data_dir` overrides the configured one; `runtime_dir`
+    /// names the socket directory itself; `join` is the bundle for a scheduler on another host. Without any
+    /// of them, the configured bundle counts.
     #[new]
     #[pyo3(signature = (data_dir=None, owner=None, *, runtime_dir=None, join=None))]
     fn new(
@@ -90,7 +91,7 @@ impl Client {
         };
         let mut address = endpoints.client();
         if let Some(bundle) = &join {
-            // Read here, too, so that a wrong one is told at once.
+            // Read here as well, so that an invalid bundle raises at once.
             let named = Endpoint::named(bundle).map_err(|error| errors::invalid(py, &error.to_string()))?;
             (address, options.owner) = named;
         }
@@ -106,25 +107,25 @@ impl Client {
         Ok(Self { endpoints, join, address, options, queues, timeout, live: Mutex::new(None) })
     }
 
-    /// How long a call waits that does not say, in seconds.
+    /// Timeout of calls that give none, in seconds.
     #[getter]
     fn timeout_s(&self) -> f64 {
         self.timeout.as_secs_f64()
     }
 
-    /// Where the scheduler is looked for.
+    /// Address of the scheduler.
     #[getter]
     fn address(&self) -> &str {
         &self.address
     }
 
-    /// Who submits.
+    /// Owner of the submitted tasks.
     #[getter]
     fn owner(&self) -> &str {
         self.options.owner.as_str()
     }
 
-    /// Submits a task and returns its id once it is on record.
+    /// Submits a task and returns its id once the scheduler has recorded it.
     #[pyo3(signature = (spec, blobs, timeout=None))]
     fn submit(&self, spec: &Bound<'_, PyDict>, blobs: Vec<Blob>, timeout: Option<f64>) -> PyResult<String> {
         let py = spec.py();
@@ -137,7 +138,7 @@ impl Client {
         Ok(id.to_string())
     }
 
-    /// Waits for a task's end: its result, or `None` if the time ran out. A task that failed raises.
+    /// Waits for a task's end and returns its result; `None` if the time ran out. Raises if the task failed.
     #[pyo3(signature = (id, timeout=None))]
     fn wait<'py>(
         &self,
@@ -155,7 +156,7 @@ impl Client {
         let dict = PyDict::new(py);
         dict.set_item("task", pythonize::pythonize(py, &outcome.task)?)?;
         let result = outcome.into_result().map_err(|failure| errors::ended(py, id, &failure))?;
-        // Read straight into Python's memory, without the GIL; nobody else knows of that memory yet.
+        // Read directly into Python's memory, without the GIL; no other code has a reference to it yet.
         let fill = |out: &mut [u8]| {
             outside(py, || result.read_into(out)).map_err(|error| errors::client(py, &error))
         };
@@ -175,7 +176,7 @@ impl Client {
         Ok(Some(dict))
     }
 
-    /// PendingRequests that a task be stopped; how it is doing then.
+    /// Asks the scheduler to cancel a task, and returns its state then.
     #[pyo3(signature = (id, timeout=None))]
     fn cancel<'py>(&self, py: Python<'py>, id: &str, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
         let id = parsed(py, id)?;
@@ -184,7 +185,7 @@ impl Client {
         Ok(pythonize::pythonize(py, &task)?)
     }
 
-    /// How a task is doing.
+    /// Returns a task's state.
     #[pyo3(signature = (id, timeout=None))]
     fn status<'py>(&self, py: Python<'py>, id: &str, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
         let id = parsed(py, id)?;
@@ -193,7 +194,7 @@ impl Client {
         Ok(pythonize::pythonize(py, &task)?)
     }
 
-    /// The events of a task from now on.
+    /// Follows a task: returns an iterator over its events from now on.
     fn follow(&self, py: Python<'_>, id: &str) -> PyResult<Follow> {
         let id: TaskId = parsed(py, id)?;
         let client = self.live(py)?;
@@ -201,7 +202,7 @@ impl Client {
         Ok(Follow { id, inner: Mutex::new(Some(Own::new(follow))) })
     }
 
-    /// What the grid is made of.
+    /// Returns the connected nodes, the queues and the scheduler's version.
     #[pyo3(signature = (timeout=None))]
     fn survey<'py>(&self, py: Python<'py>, timeout: Option<f64>) -> PyResult<Bound<'py, PyDict>> {
         let (client, limit) = (self.live(py)?, patience(py, timeout, self.timeout)?);
@@ -213,7 +214,8 @@ impl Client {
         Ok(dict)
     }
 
-    /// How several tasks are doing, asked for in one round trip; `None` for one of which that cannot be told.
+    /// Returns the states of several tasks in one round trip; `None` for tasks that the scheduler does not
+    /// know.
     #[pyo3(signature = (ids, timeout=None))]
     fn statuses<'py>(
         &self,
@@ -243,7 +245,7 @@ impl Client {
             .collect()
     }
 
-    /// The result was read and may go.
+    /// Tells the scheduler that the result was read and can be deleted.
     #[pyo3(signature = (id, timeout=None))]
     fn release(&self, py: Python<'_>, id: &str, timeout: Option<f64>) -> PyResult<()> {
         let id = parsed(py, id)?;
@@ -252,18 +254,19 @@ impl Client {
     }
 }
 
-/// The events of one task.
+/// Events of one task.
 #[pyclass(module = "lamagrid._native", frozen)]
 #[derive(Debug)]
 pub(crate) struct Follow {
     id: TaskId,
-    /// Taken out while a call waits. Held only while attached, see `process`.
+    /// Taken out while a call waits. Locked only while attached to Python, see `process`.
     inner: Mutex<Option<Own<lamagrid_client::TaskWatch>>>,
 }
 
 #[pymethods]
 impl Follow {
-    /// The next event, the last one with a terminal status; `None` if the time ran out or none will come.
+    /// Waits for the next event; the last one has a terminal status. `None` if the time ran out or no more
+    /// events follow.
     #[pyo3(signature = (timeout=None))]
     fn next_event<'py>(&self, py: Python<'py>, timeout: Option<f64>) -> PyResult<Option<Bound<'py, PyDict>>> {
         let limit = patience(py, timeout, Duration::MAX)?;
@@ -279,7 +282,7 @@ impl Follow {
                 Err(errors::invalid(py, &format!("task {id} was followed before a fork; follow it again")))
             }
             Some(follow) => wait(py, async {
-                // Out of time is no error here.
+                // A timeout is no error here; it returns `None`.
                 tokio::time::timeout(limit, follow.next()).await.unwrap_or(Ok(None))
             }),
         };

@@ -1,4 +1,4 @@
-//! The layered configuration, for Python.
+//! Loads the layered configuration, for Python.
 
 use std::path::{Path, PathBuf};
 
@@ -9,15 +9,15 @@ use lamagrid_config::{Config, ConfigError, Loaded, find_sockets, process_env};
 
 use crate::errors;
 
-/// Loads the configuration; `data_dir` counts as a flag.
+/// Loads the configuration; `data_dir` has the rank of a flag.
 pub(crate) fn load(data_dir: Option<&Path>) -> Result<Loaded, ConfigError> {
     let flag = data_dir.map(|dir| ("data_dir".to_owned(), dir.to_string_lossy().into_owned()));
     Config::load(None, process_env(), &Vec::from_iter(flag))
 }
 
-/// The resolved configuration of this process.
+/// Returns the resolved configuration of this process.
 ///
-/// `flags` are dotted keys with values, stronger than everything else.
+/// `flags` are dotted keys with values; they override all other layers.
 #[pyfunction]
 #[pyo3(signature = (file=None, flags=None))]
 pub(crate) fn config<'py>(

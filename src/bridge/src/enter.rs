@@ -1,7 +1,7 @@
-//! The one door across the GIL.
+//! Runs work without the GIL.
 //!
-//! Everything that takes time goes through here: the GIL is released, so other Python threads run, and a
-//! long wait is cut into slices, so Ctrl-C is heard.
+//! Every slow call goes through here. The GIL is released, so that other Python threads run, and long waits
+//! are cut into slices, so that Ctrl-C works.
 
 use std::future::Future;
 use std::pin::pin;
@@ -13,13 +13,13 @@ use lamagrid_client::ClientError;
 
 use crate::{errors, process};
 
-/// How late a signal is heard: below what a person notices, and 20 wake-ups a second cost nothing.
+/// Longest delay of a signal: too short to notice, and 20 wake-ups a second cost little.
 const SLICE: Duration = Duration::from_millis(50);
 
 /// Waits for `future` without the GIL.
 ///
 /// # Errors
-/// What a signal handler raised (KeyboardInterrupt), and then the future is dropped.
+/// The exception that a signal handler raised (KeyboardInterrupt); the future is then dropped.
 pub(crate) fn wait<T: Send>(
     py: Python<'_>,
     future: impl Future<Output = Result<T, ClientError>> + Send,
@@ -36,10 +36,10 @@ pub(crate) fn wait<T: Send>(
     }
 }
 
-/// Waits for `future` and turns its error into an exception.
+/// Waits for `future` without the GIL, and turns its error into an exception.
 ///
 /// # Errors
-/// As [`wait`], and the class of the [`ClientError`]'s kind.
+/// As [`wait`], or the exception class of the [`ClientError`]'s kind.
 pub(crate) fn enter<T: Send>(
     py: Python<'_>,
     future: impl Future<Output = Result<T, ClientError>> + Send,
@@ -47,10 +47,10 @@ pub(crate) fn enter<T: Send>(
     wait(py, future)?.map_err(|error| errors::client(py, &error))
 }
 
-/// Calls `poll` with slices of `patience` until it gives something; `None` when the patience ended.
+/// Calls `poll` with slices of `patience` until it returns a value; `None` once the patience is used up.
 ///
 /// # Errors
-/// What a signal handler raised.
+/// The exception that a signal handler raised.
 pub(crate) fn poll<T: Send>(
     py: Python<'_>,
     patience: Duration,
@@ -69,7 +69,7 @@ pub(crate) fn poll<T: Send>(
     }
 }
 
-/// Does something bounded, such as reading a file, without the GIL.
+/// Runs bounded work, such as reading a file, without the GIL.
 pub(crate) fn outside<T: Send>(py: Python<'_>, work: impl FnOnce() -> T + Send) -> T {
     py.detach(work)
 }

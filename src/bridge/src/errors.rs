@@ -1,4 +1,4 @@
-//! Exceptions: written in Python, `lamagrid.errors`, and imported here once.
+//! Raises the exceptions that Python's `lamagrid.errors` defines; imports that module once.
 
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -23,27 +23,27 @@ fn make(py: Python<'_>, class: &str, message: &str, notes: &[(&str, Bound<'_, Py
     made().unwrap_or_else(|error| error)
 }
 
-/// The exception of a kind.
+/// Exception of a failure kind.
 pub(crate) fn failure(py: Python<'_>, kind: FailureKind, message: &str) -> PyErr {
     make(py, kind.python_class(), message, &[])
 }
 
-/// `InvalidInputError`.
+/// `InvalidInputError` with this message.
 pub(crate) fn invalid(py: Python<'_>, message: &str) -> PyErr {
     failure(py, FailureKind::InvalidInput, message)
 }
 
-/// `InternalError`.
+/// `InternalError` with this message.
 pub(crate) fn internal(py: Python<'_>, message: &str) -> PyErr {
     failure(py, FailureKind::Internal, message)
 }
 
-/// `ConfigError`.
+/// `ConfigError` with the error's text.
 pub(crate) fn config(py: Python<'_>, error: &ConfigError) -> PyErr {
     make(py, "ConfigError", &chain(error), &[])
 }
 
-/// The exception of a task that ended without a result.
+/// Exception of a task that ended without a result.
 pub(crate) fn ended(py: Python<'_>, id: TaskId, failure: &Failure) -> PyErr {
     let id = id.to_string().into_pyobject(py);
     let notes = id.map(|id| [("task_id", id.into_any())]);
@@ -51,7 +51,7 @@ pub(crate) fn ended(py: Python<'_>, id: TaskId, failure: &Failure) -> PyErr {
     make(py, failure.kind.python_class(), &failure.message, notes)
 }
 
-/// The exception of a call that gave nothing.
+/// Exception of a failed call.
 pub(crate) fn client(py: Python<'_>, error: &ClientError) -> PyErr {
     let class = match error {
         ClientError::Timeout { .. } => "WaitTimeoutError",
@@ -60,7 +60,7 @@ pub(crate) fn client(py: Python<'_>, error: &ClientError) -> PyErr {
     };
     let mut notes = Vec::new();
     if let ClientError::Refused { queue_len, wait, .. } = error {
-        // Numbers always become Python objects.
+        // Converting numbers to Python objects cannot fail.
         notes.extend(queue_len.into_pyobject(py).ok().map(|n| ("queue_len", n.into_any())));
         let wait = wait.map(|wait| wait.as_secs_f64());
         notes.extend(wait.into_pyobject(py).ok().map(|s| ("wait_s", s)));
@@ -71,7 +71,7 @@ pub(crate) fn client(py: Python<'_>, error: &ClientError) -> PyErr {
     make(py, class, &chain(error), &notes)
 }
 
-/// An error with its sources, each said once.
+/// Joins the texts of an error and its sources; texts that repeat are left out.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

@@ -1,12 +1,12 @@
-//! The Python module `lamagrid._native`: adapters, and nothing that decides.
+//! The Python module `lamagrid._native`: adapters without logic of their own.
 //!
-//! Python shapes arrays and names arguments; this moves bytes. Names here are private to the package
+//! Python shapes arrays and names arguments; this module moves bytes. Its names are private to the package
 //! `lamagrid`, whose Python modules are the public API.
 //!
 //! Does not: start a runtime, a thread or a connection, or set up logs, when it is imported.
 //!
-//! Invariant: every wait goes through `enter`, which lets other Python threads run and hears Ctrl-C.
-//! This crate is the door for `pyo3` and `pythonize`.
+//! Invariant: every wait goes through `enter`, so that other Python threads run and Ctrl-C works.
+//! Only this crate names `pyo3` and `pythonize`.
 
 mod arguments;
 mod client;
@@ -21,7 +21,7 @@ mod weights;
 
 use pyo3::prelude::*;
 
-/// `lamagrid._native`, see `_native.pyi` for the shapes.
+/// `lamagrid._native`; `_native.pyi` declares its types.
 #[pymodule]
 mod _native {
     use pyo3::prelude::*;
@@ -44,13 +44,13 @@ mod _native {
     #[expect(non_upper_case_globals, reason = "Python's name")]
     const __version__: &str = env!("CARGO_PKG_VERSION");
 
-    /// The protocol that this build speaks, `(major, minor)`.
+    /// Protocol version of this build, as `(major, minor)`.
     #[pyfunction]
     fn protocol_version() -> (u8, u8) {
         lamagrid_client::PROTOCOL
     }
 
-    /// What this build is, for reports.
+    /// Describes this build, for reports.
     #[pyfunction]
     fn build_info(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
         let info = PyDict::new(py);
@@ -62,7 +62,7 @@ mod _native {
         Ok(info)
     }
 
-    /// The name of the node that a bundle is for.
+    /// Name of the node for which a bundle was made.
     #[pyfunction]
     fn bundle_name(py: Python<'_>, path: std::path::PathBuf) -> PyResult<String> {
         let found = lamagrid_session::read_node_bundle(&path);
@@ -70,27 +70,27 @@ mod _native {
         named.map_err(|error| crate::errors::invalid(py, &error.to_string()))
     }
 
-    /// The process id of the scheduler that runs on a data directory; `None` if none does.
+    /// Process id of the scheduler that runs on a data directory; `None` if no scheduler does.
     #[pyfunction]
     fn running_scheduler(data_dir: std::path::PathBuf) -> Option<String> {
         lamagrid_config::running_scheduler(&data_dir)
     }
 
-    /// The kinds of failure and the names of their classes, for tests and tables.
+    /// Failure kinds with the names of their exception classes, for tests and tables.
     #[pyfunction]
     fn failure_kinds() -> Vec<(&'static str, &'static str)> {
         let kinds = lamagrid_domain::FailureKind::ALL;
         kinds.iter().map(|kind| (kind.as_str(), kind.python_class())).collect()
     }
 
-    /// The exception of a failure, for tests.
+    /// Raises the exception of a failure, for tests.
     #[pyfunction]
     fn raise_failure(py: Python<'_>, kind: &str, message: &str) -> PyResult<()> {
         let kind = crate::arguments::failure_kind(py, kind)?;
         Err(crate::errors::failure(py, kind, message))
     }
 
-    /// The command `lamagrid`; returns its exit status.
+    /// Runs the command `lamagrid` and returns its exit code.
     #[pyfunction]
     fn main(py: Python<'_>, argv: Vec<String>) -> u8 {
         crate::enter::outside(py, || lamagrid_cli::main(argv))

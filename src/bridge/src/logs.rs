@@ -1,6 +1,6 @@
-//! The log of a Python process of ours, in the same form and place as the Rust ones'.
+//! Logs of this project's Python processes, in the same format and place as those of the Rust processes.
 //!
-//! Does not: start by itself. A program that imports `lamagrid` keeps the logs that it has.
+//! Does not: start by itself. A program that imports `lamagrid` keeps its own logging.
 
 use std::path::PathBuf;
 use std::sync::OnceLock;
@@ -13,7 +13,7 @@ use lamagrid_logs::LogGuard;
 
 use crate::{configuration, errors};
 
-/// Writes the last lines when the process ends; a process has one log.
+/// Writes the last lines when the process ends. A process has one log.
 static GUARD: OnceLock<Mutex<LogGuard>> = OnceLock::new();
 
 /// Starts this process's log: standard error, and `<log dir>/<process>.log`, rotated.
@@ -24,7 +24,7 @@ pub(crate) fn start_logs(py: Python<'_>, process: &str, data_dir: Option<PathBuf
     let name: String = process.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
     match lamagrid_logs::init(&name, &config.log, &dir) {
         Ok(guard) => {
-            // Only the first call gets here: a second one finds a subscriber.
+            // Reached by the first call only: `init` refuses a second one.
             let _ = GUARD.set(Mutex::new(guard));
             // A server that forks after its start, such as gunicorn with --preload, logs in its children.
             let hooks = PyDict::new(py);
@@ -36,16 +36,16 @@ pub(crate) fn start_logs(py: Python<'_>, process: &str, data_dir: Option<PathBuf
     }
 }
 
-/// Lets a child of a fork write its own lines.
+/// Restarts the log in a forked child.
 #[pyfunction]
 fn logs_after_fork() {
-    // Held by nobody else: it is taken here alone, and only one thread is there after a fork.
+    // Never contended: only this function locks it, and a forked child has one thread.
     if let Some(mut guard) = GUARD.get().and_then(Mutex::try_lock) {
         guard.after_fork();
     }
 }
 
-/// Logs an exception that was handled: `message` is a constant, `error` its text, `stack` its traceback.
+/// Logs a handled exception: `message` is a constant, `error` its text, `stack` its traceback.
 #[pyfunction]
 pub(crate) fn log_error(message: &str, error: &str, stack: &str) {
     tracing::error!(error, stack, "{message}");

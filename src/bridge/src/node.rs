@@ -1,4 +1,4 @@
-//! `_native.NodeSession`: what a node in Python stands on.
+//! `_native.NodeSession`: the native part of a Python node.
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -26,7 +26,7 @@ use crate::enter::{outside, poll};
 use crate::process::Own;
 use crate::{configuration, errors};
 
-/// Tasks that are decoded while Python works on one.
+/// Number of tasks that are decoded while Python works on one.
 const OVERLAP: u16 = 1;
 
 #[derive(Debug)]
@@ -37,17 +37,18 @@ struct Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        // The pipeline's threads hold the session, too, until it is closed.
+        // Close explicitly: the pipeline's threads keep the session alive until then.
         self.session.close();
     }
 }
 
-/// A node's conversation with its scheduler, and the pixels of its tasks, on threads of their own.
+/// A node's session with its scheduler, and the pipeline that decodes and encodes its images, on threads of
+/// their own.
 #[pyclass(module = "lamagrid._native", frozen)]
 #[derive(Debug)]
 pub(crate) struct NodeSession {
     node: Own<Node>,
-    /// Whether the session told that no task will come any more.
+    /// True once the session has reported that no more tasks will come.
     closed: AtomicBool,
 }
 
@@ -58,7 +59,7 @@ impl NodeSession {
     }
 }
 
-/// What a node registers with: the keys of a dictionary, `NodeOptions` in `_native.pyi`.
+/// Registration of a node, as a dictionary from Python: `NodeOptions` in `_native.pyi`.
 #[derive(Debug, FromPyObject)]
 #[pyo3(from_item_all)]
 pub(crate) struct NodeOptions {
@@ -68,15 +69,15 @@ pub(crate) struct NodeOptions {
     device: String,
     models: Vec<String>,
     slots: u16,
-    /// Those of `models` whose files are not on this host.
+    /// The `models` whose files are not on this host.
     missing: Vec<String>,
-    /// The bundle by which a scheduler of another host is reached.
+    /// Bundle for a scheduler on another host; `None` for this host's.
     join: Option<PathBuf>,
 }
 
 #[pymethods]
 impl NodeSession {
-    /// Registers a node and keeps it registered, over any number of connections.
+    /// Registers a node and keeps it registered across reconnections.
     #[new]
     fn new(py: Python<'_>, options: NodeOptions) -> PyResult<Self> {
         let NodeOptions { data_dir, name, kind, device, models, slots, missing, join } = options;
@@ -129,7 +130,7 @@ impl NodeSession {
         Ok(Self { node: Own::new(Node { session, pipeline }), closed: AtomicBool::new(false) })
     }
 
-    /// The next task, waiting at most `wait` seconds for it. Raises if the scheduler refused the node for good.
+    /// Waits at most `wait` seconds for the next task. Raises if the scheduler refused the node for good.
     fn next_job(&self, py: Python<'_>, wait: f64) -> PyResult<Option<Job>> {
         let pipeline = &self.ours(py)?.pipeline;
         let found =
@@ -139,7 +140,7 @@ impl NodeSession {
                 Next::Idle => None,
                 Next::Closed(None) => {
                     self.closed.store(true, Ordering::Relaxed);
-                    // Whoever asks a closed session again and again must not spin.
+                    // Waits out the slice, so that a caller that polls a closed session does not spin.
                     std::thread::sleep(slice);
                     None
                 }
@@ -151,13 +152,13 @@ impl NodeSession {
         }
     }
 
-    /// Whether `next_job` found that no task will come any more, because the node was closed or drained.
+    /// True once `next_job` has found that no more tasks will come, because the node was closed or drained.
     #[getter]
     fn closed(&self) -> bool {
         self.closed.load(Ordering::Relaxed)
     }
 
-    /// Says which models are in memory now.
+    /// Reports the models that are in memory now.
     fn set_loaded(&self, py: Python<'_>, models: Vec<String>) -> PyResult<()> {
         let models = models.iter().map(|model| parsed(py, model)).collect::<PyResult<_>>()?;
         let session = &self.ours(py)?.session;
@@ -165,14 +166,14 @@ impl NodeSession {
         Ok(())
     }
 
-    /// Takes no more work, finishes and delivers what runs, then says goodbye.
+    /// Accepts no more tasks, finishes and delivers the running ones, then leaves the grid.
     fn drain(&self, py: Python<'_>) -> PyResult<()> {
         let session = &self.ours(py)?.session;
         outside(py, || session.drain());
         Ok(())
     }
 
-    /// Says goodbye now; the scheduler gives running tasks to others. Waits two seconds at most.
+    /// Leaves the grid now; the scheduler gives running tasks to other nodes. Waits at most two seconds.
     fn close(&self, py: Python<'_>) -> PyResult<()> {
         let session = &self.ours(py)?.session;
         outside(py, || session.close());
@@ -180,13 +181,14 @@ impl NodeSession {
     }
 }
 
-/// One attempt, in its slot. Dropped unfinished, it fails as an internal defect.
+/// One attempt, in its slot. Dropping it unfinished fails it with an internal error.
 #[pyclass(module = "lamagrid._native", frozen)]
 #[derive(Debug)]
 pub(crate) struct Job {
-    /// `None` once it is finished. Locked only while detached, so that no lock waits for the GIL.
+    /// `None` once it is finished. Locked only while detached from Python, so that a lock's holder never
+    /// waits for the GIL.
     job: Own<Mutex<Option<(lamagrid_session::Job, Exit)>>>,
-    /// Each is taken once.
+    /// Inputs that Python has not taken yet; each can be taken once.
     untaken: Mutex<Untaken>,
     spec: Py<PyAny>,
     attempt: u32,
@@ -195,10 +197,10 @@ pub(crate) struct Job {
 /// Samples with their height, width and channels.
 type Samples = (Vec<u8>, usize, usize, usize);
 
-/// The same in Python's memory.
+/// Samples in Python's memory, with their height, width and channels.
 type Taken<'py> = (Bound<'py, PyByteArray>, (usize, usize, usize));
 
-/// Of a model's task, pictures; of a plugin's, files.
+/// Inputs of a task: images for a model, files for a plugin.
 #[derive(Debug, Default)]
 struct Untaken {
     image: Option<Samples>,
@@ -240,7 +242,7 @@ impl Job {
         Ok(Self { spec, attempt, untaken, job: Own::new(Mutex::new(Some((job, exit)))) })
     }
 
-    /// Does something with the unfinished job, without the GIL.
+    /// Runs `work` on the unfinished job, without the GIL.
     fn with<T: Send>(
         &self,
         py: Python<'_>,
@@ -263,26 +265,26 @@ impl Job {
 
 #[pymethods]
 impl Job {
-    /// What to do: the task's model, parameters and inputs.
+    /// The task's specification: its model, parameters and inputs.
     #[getter]
     fn spec(&self, py: Python<'_>) -> Py<PyAny> {
         self.spec.clone_ref(py)
     }
 
-    /// The first attempt is 1.
+    /// Number of the attempt, starting at 1.
     #[getter]
     fn attempt(&self) -> u32 {
         self.attempt
     }
 
-    /// Whether the work shall stop.
+    /// True if the work should stop.
     #[getter]
     fn cancelled(&self, py: Python<'_>) -> PyResult<bool> {
         self.with(py, lamagrid_session::Job::is_cancelled)
     }
 
-    /// Takes the picture of a role, upright: its samples, in memory of the caller's, and their height, width and
-    /// channels. `None` if the task has none, or it was taken before.
+    /// Takes the image of a role, upright: its samples, copied into Python's memory, and their height, width
+    /// and channels. `None` if the task has no such image, or it was taken before.
     fn take<'py>(&self, py: Python<'py>, role: &str) -> PyResult<Option<Taken<'py>>> {
         let taken = {
             let mut untaken = self.untaken.lock();
@@ -301,7 +303,8 @@ impl Job {
         Ok(Some((array, (height, width, channels))))
     }
 
-    /// Takes the file of a role, of a plugin's task. `None` if the task has none, or it was taken before.
+    /// Takes the file of a role of a plugin's task. `None` if the task has no such file, or it was taken
+    /// before.
     fn take_file<'py>(&self, py: Python<'py>, role: &str) -> PyResult<Option<Bound<'py, PyBytes>>> {
         let file = {
             let mut untaken = self.untaken.lock();
@@ -319,19 +322,20 @@ impl Job {
         Ok(Some(bytes))
     }
 
-    /// Says that the model is loaded, with the hundredths of a fetch where one is under way; false means stop.
+    /// Reports that the model is being loaded; `step` of `of` is the progress of its download. False means
+    /// stop.
     #[pyo3(signature = (step=0, of=0))]
     fn loading(&self, py: Python<'_>, step: u32, of: u32) -> PyResult<bool> {
         self.with(py, |job| job.loading(step, of) == ControlFlow::Continue(()))
     }
 
-    /// Says how far the work is; false means stop.
+    /// Reports progress; false means stop.
     fn step(&self, py: Python<'_>, step: u32, of: u32) -> PyResult<bool> {
         self.with(py, |job| job.step(step, of) == ControlFlow::Continue(()))
     }
 
-    /// Ends the task with a picture of BGR samples, `(height, width, 3)`, of the `shape` height and width, and with the milliseconds that loading
-    /// the model and running it took.
+    /// Finishes the task with BGR samples of shape `(height, width, 3)`, and with the milliseconds that
+    /// loading and running the model took. `shape` is height and width.
     #[pyo3(signature = (data, shape, load_ms=0.0, infer_ms=0.0))]
     fn finish(
         &self,
@@ -352,14 +356,14 @@ impl Job {
         self.settle(py, Ok((Made::Bgr { bytes: Bytes::from_owner(data), height, width }, stages)))
     }
 
-    /// Ends a plugin's task with the file that it made.
+    /// Finishes a plugin's task with the file that it made.
     #[pyo3(signature = (data, load_ms=0.0, infer_ms=0.0))]
     fn finish_file(&self, py: Python<'_>, data: PyBackedBytes, load_ms: f64, infer_ms: f64) -> PyResult<()> {
         let stages = Stages { load_ms, infer_ms, ..Stages::default() };
         self.settle(py, Ok((Made::File(Bytes::from_owner(data)), stages)))
     }
 
-    /// Ends the task with a failure.
+    /// Ends the attempt with a failure.
     fn fail(&self, py: Python<'_>, kind: &str, message: &str) -> PyResult<()> {
         let kind = failure_kind(py, kind)?;
         self.settle(py, Err(Failure::new(kind, message)))

@@ -1,13 +1,13 @@
-//! What a picture file's header says, for the web process: it decodes nothing.
+//! Reads headers of image files, for the web process. Does not decode pixels.
 
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use lamagrid_imaging::codec;
 
-/// Reads the header of a picture file: `format`, Pillow's `mode`, `width` and `height` in pixels before
-/// orientation, whether nodes promise Pillow's pixels for it (`decodes`) and write that format (`encodes`).
-/// `None` if it is no such file.
+/// Reads the header of an image file: `format`, Pillow's `mode`, `width` and `height` in pixels before
+/// orientation, whether nodes decode it to Pillow's exact pixels (`decodes`), and whether they write the
+/// format (`encodes`). `None` if it is not a supported image file.
 #[pyfunction]
 pub(crate) fn probe<'py>(py: Python<'py>, data: &[u8]) -> PyResult<Option<Bound<'py, PyDict>>> {
     let Ok(header) = codec::probe(data) else { return Ok(None) };

@@ -1,12 +1,12 @@
-//! What belongs to one process and must not be used by a child that it forks.
+//! Keeps values from being used by a forked child of the process that made them.
 //!
-//! After `fork` only the calling thread exists, so a runtime's threads are gone and its sockets are shared
-//! with the parent. A child therefore never uses, and never even drops, what its parent made.
+//! After `fork`, only the calling thread exists: a runtime's threads are gone and its sockets are shared with
+//! the parent. A child therefore never uses, and never even drops, its parent's values.
 //!
-//! Does not: close the descriptors that a child inherits; they close when the child ends or execs.
+//! Does not: close the file descriptors that a child inherits; they close when the child ends or execs.
 //!
 //! Invariant: locks in this crate that a child may take are held only while attached to Python, and forks
-//! happen while attached, so that no lock is ever forked in its locked state.
+//! happen while attached, so that a fork never copies a locked lock.
 
 use std::io;
 use std::mem::ManuallyDrop;
@@ -18,12 +18,12 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::errors;
 
-/// Threads of the runtime: connections need little, and hashing has threads of its own.
+/// Worker threads of the runtime; connections need little, and hashing has threads of its own.
 const WORKERS: usize = 2;
 /// Threads that hash, read and write blobs.
 const BLOCKING: usize = 8;
 
-/// A value that only the process that made it may touch.
+/// A value that only the process that made it may use.
 #[derive(Debug)]
 pub(crate) struct Own<T> {
     pid: u32,
@@ -35,17 +35,17 @@ impl<T> Own<T> {
         Self { pid: std::process::id(), value: ManuallyDrop::new(value) }
     }
 
-    /// Whether this is the process that made it.
+    /// True in the process that made the value.
     pub(crate) fn is_ours(&self) -> bool {
         self.pid == std::process::id()
     }
 
-    /// The value, in the process that made it.
+    /// The value; `None` in a forked child.
     pub(crate) fn get(&self) -> Option<&T> {
         self.is_ours().then(|| &*self.value)
     }
 
-    /// The same, to change it.
+    /// The value, mutably; `None` in a forked child.
     pub(crate) fn get_mut(&mut self) -> Option<&mut T> {
         if self.is_ours() { Some(&mut *self.value) } else { None }
     }
@@ -61,7 +61,7 @@ impl<T> Drop for Own<T> {
     }
 }
 
-/// The runtime of this process; leaked, because it lives as long as the process does.
+/// The runtime of this process, leaked because it lives as long as the process.
 struct Leaked(&'static Runtime);
 
 impl Deref for Leaked {
@@ -72,10 +72,10 @@ impl Deref for Leaked {
     }
 }
 
-/// Guards the making of the runtime. Held only while attached, see the module's invariant.
+/// Serializes the creation of the runtime. Locked only while attached, see the module's invariant.
 static RUNTIME: Mutex<Option<Own<Leaked>>> = Mutex::new(None);
 
-/// The runtime of this process, made at the first use.
+/// Returns the runtime of this process, creating it at the first use.
 pub(crate) fn runtime(py: Python<'_>) -> PyResult<&'static Runtime> {
     let mut slot = RUNTIME.lock();
     if let Some(leaked) = slot.as_ref().and_then(Own::get) {

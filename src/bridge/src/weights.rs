@@ -1,4 +1,4 @@
-//! `_native.fetch_weights`: a model's file, found or fetched as a Rust node does it.
+//! `_native.fetch_weights`: finds or downloads a model's file, as a Rust node does.
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -11,20 +11,21 @@ use lamagrid_weights::Weights;
 use crate::enter::outside;
 use crate::errors;
 
-/// A file of weights: the keys of a dictionary, `WeightsFile` in `_native.pyi`.
+/// A model's file, as a dictionary from Python: `WeightsFile` in `_native.pyi`.
 #[derive(Debug, FromPyObject)]
 #[pyo3(from_item_all)]
 pub(crate) struct WeightsFile {
     url: String,
     md5: Option<String>,
-    /// The folder of downloads.
+    /// Folder of downloads.
     checkpoints: PathBuf,
-    /// Upstream's variables for the place and the MD5 of the file.
+    /// Names of upstream's environment variables for the file's location and its MD5.
     variables: Option<(String, String)>,
 }
 
-/// Returns the path of a file, fetched if it is missing or `replace` is set; a fetched file's MD5 is checked. Calls `on_progress`
-/// with the bytes done and in all, also while none arrive; an exception in it ends the fetch.
+/// Returns the path of a file, after downloading it if it is missing or `replace` is set; the MD5 of a
+/// download is checked. Calls `on_progress` with the bytes done and the total, even while no data arrives; an
+/// exception from it ends the download.
 #[pyfunction]
 #[pyo3(signature = (file, on_progress, *, replace=false))]
 pub(crate) fn fetch_weights(
@@ -39,7 +40,7 @@ pub(crate) fn fetch_weights(
     let mut raised = None;
     let located = outside(py, || {
         let report = |done, len| {
-            // Ctrl-C ends the fetch, whatever `on_progress` does.
+            // Checks for Ctrl-C as well, so that it ends the download independently of `on_progress`.
             let called =
                 |py: Python<'_>| py.check_signals().and_then(|()| on_progress.call1(py, (done, len)));
             match Python::attach(called) {
