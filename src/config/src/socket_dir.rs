@@ -31,6 +31,8 @@ const LOCK: &str = "lock";
 const TRIES: usize = 20;
 /// Names that are tried per data directory; more than one is needed if containers share a runtime directory.
 const NAMES: usize = 16;
+/// Names that are tried per process: each connection to another host has a directory of its own.
+const NAMES_OF_PROCESS: usize = 4_096;
 /// Maximum number of directory entries that are examined.
 const MAX_ENTRIES: usize = 10_000;
 
@@ -179,11 +181,11 @@ impl Claimed {
         data_dir: Option<&Path>,
         uid: u32,
     ) -> Result<Self, ConfigError> {
-        let base = match data_dir {
-            Some(data_dir) => short_hash(data_dir.as_os_str().as_bytes()),
-            None => format!("process-{}", std::process::id()),
+        let (base, names) = match data_dir {
+            Some(data_dir) => (short_hash(data_dir.as_os_str().as_bytes()), NAMES),
+            None => (format!("process-{}", std::process::id()), NAMES_OF_PROCESS),
         };
-        for number in 0..NAMES {
+        for number in 0..names {
             let path = parent.join(if number == 0 { base.clone() } else { format!("{base}-{number}") });
             let (length, limit) = (path.as_os_str().len(), SUN_PATH_MAX - SOCKET_NAME_MAX);
             if length > limit {

@@ -217,3 +217,13 @@ fn a_running_scheduler_is_told_from_its_lock() {
     flock(&lock, FlockOperation::LockExclusive).unwrap();
     assert_eq!(running_scheduler(data.path()).as_deref(), Some("4711"));
 }
+
+/// A program may be connected to many other hosts, or many times to one.
+#[test]
+fn one_process_has_as_many_directories_as_it_needs() {
+    let base = temp();
+    let around = around(Some(base.path()), base.path());
+    let claimed: Vec<_> = (0..100).map(|_| SocketDir::claim(None, around.clone()).unwrap()).collect();
+    let paths: std::collections::BTreeSet<_> = claimed.iter().map(SocketDir::path).collect();
+    assert_eq!(paths.len(), claimed.len());
+}

@@ -193,6 +193,8 @@ async fn accept(listener: TcpListener, app: Router) {
             }
         };
         if connections.len() >= CONNECTIONS {
+            // Requests that have arrived are answered before a connection is closed for a new one.
+            tokio::task::yield_now().await;
             connections.retain(|connection| !connection.is_finished());
         }
         if connections.len() >= CONNECTIONS
@@ -376,6 +378,25 @@ mod tests {
         // Dropping the server closes its port.
         drop(server);
         assert!(TcpStream::connect(address).await.is_err());
+    }
+
+    /// Connects many clients before the server runs at all.
+    #[tokio::test]
+    async fn every_request_of_a_burst_is_answered() {
+        let (address, metrics, _server) = started(None);
+        metrics.turned();
+        let request = b"GET /healthz HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n";
+        let burst = (0..5 * CONNECTIONS).map(|_| {
+            let mut stream = std::net::TcpStream::connect(address).unwrap();
+            std::io::Write::write_all(&mut stream, request).unwrap();
+            stream.set_nonblocking(true).unwrap();
+            stream
+        });
+        for stream in burst.collect::<Vec<_>>() {
+            let mut answer = String::new();
+            let read = TcpStream::from_std(stream).unwrap().read_to_string(&mut answer).await;
+            assert!(read.is_ok() && answer.starts_with("HTTP/1.1 200"), "{read:?} {answer}");
+        }
     }
 
     #[tokio::test]
