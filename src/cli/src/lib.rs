@@ -6,7 +6,7 @@
 //!
 //! Invariant: answers go to stdout and errors to stderr, and only `output` writes to either.
 //!
-//! Only this crate names `clap` and `comfy-table`.
+//! Only this crate names `comfy-table`; only it and the nodes' command lines name `clap`.
 
 mod admin;
 mod args;
