@@ -18,7 +18,7 @@ use crate::error::CliError;
 use crate::output::{Format, Show, columns};
 use crate::units;
 
-/// Time before its end from which a certificate is marked in the list.
+/// A certificate is marked in the list if it ends within this time.
 const SOON_MS: u64 = 30 * 86_400_000;
 
 /// A certificate in the list.

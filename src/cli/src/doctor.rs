@@ -22,7 +22,7 @@ use crate::output::{Format, Show, columns};
 use crate::units;
 
 const DAY_MS: u64 = 86_400_000;
-/// Days before its end from which a certificate is reported.
+/// A certificate is reported if it ends within fewer days.
 const SOON_DAYS: u64 = 30;
 /// Difference between two clocks that is reported. A task's deadline is set by the client's clock and
 /// enforced by the scheduler's.

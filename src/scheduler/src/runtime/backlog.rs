@@ -12,7 +12,7 @@ use lamagrid_protocol::message::{ClientReply, LaneMessage};
 
 use crate::core::Effect;
 
-/// Unread bytes at one peer from which its further images are held back.
+/// Limit of unread bytes at one peer. At the limit, its further images are held back.
 pub(super) const WINDOW_BYTES: usize = 2 << 20;
 /// Upper bound of images held back for one peer. A peer that behaves stays below it: a client follows fewer
 /// tasks, and a node has fewer slots.

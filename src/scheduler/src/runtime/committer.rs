@@ -43,8 +43,8 @@ pub(crate) enum Report {
     },
     /// The store's present size.
     Size(StoreSize),
-    /// The group failed for too long, for another reason than a full disk or a lock. The process must end;
-    /// the next start recovers from disk.
+    /// The group failed for too long, for a reason other than a full disk or a lock. The process must end; the
+    /// next start recovers from disk.
     GaveUp(StoreError),
 }
 

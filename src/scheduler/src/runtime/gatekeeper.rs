@@ -27,7 +27,7 @@ use crate::core::{Authority, StoredTask};
 const THREADS: usize = 2;
 /// How often the list of certificates is read.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Interval between warnings about a certificate, and the remaining time from which they start.
+/// Interval between warnings about a certificate. They start [`ENDS_SOON_MS`] before its end.
 const MENTION_EVERY: Duration = Duration::from_secs(6 * 3_600);
 const ENDS_SOON_MS: u64 = 30 * 86_400_000;
 /// Shortest interval between two log lines about an unreadable list of certificates.
@@ -269,7 +269,7 @@ impl Gatekeeper {
         }
     }
 
-    /// Grants the same for an attempt that a node still holds when it reconnects.
+    /// Grants the same access for an attempt that a node still holds when it reconnects.
     pub(super) fn adopted(&self, peer: &PeerId, token: LeaseToken, task: TaskId) {
         if let Origin::Elsewhere(certificate) = self.registry.origin(peer) {
             self.grant(&certificate, token, task);

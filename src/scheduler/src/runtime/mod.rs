@@ -51,12 +51,12 @@ const TICK: Duration = Duration::from_millis(50);
 /// them.
 const MAX_DRAINED: usize = 4_096;
 
-/// Effects waiting for a commit from which clients are no longer read, to bound memory.
+/// Limit of effects waiting for a commit. At the limit, clients are not read, to bound memory.
 const MAX_PENDING: usize = 1_024;
-/// Effects waiting for a commit from which nodes are no longer read. Higher than for clients; leases do not
-/// expire meanwhile.
+/// Limit of effects waiting for a commit. At the limit, nodes are not read either; their leases do not expire
+/// meanwhile.
 const MAX_PENDING_OF_NODES: usize = 4 * MAX_PENDING;
-/// Bytes of inline images waiting for a commit from which nothing more is read.
+/// Limit of inline images waiting for a commit, in bytes. At the limit, neither clients nor nodes are read.
 const MAX_UNSAVED_BYTES: usize = 64 << 20;
 /// Interval between updates of the gauges; Prometheus scrapes every few seconds.
 const SHOWN_EVERY: Duration = Duration::from_secs(1);

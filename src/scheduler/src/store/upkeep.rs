@@ -10,13 +10,13 @@ use super::connection::{LOCK_PATIENCE, disconnect, log, patiently};
 use super::lineage::{self, Link};
 use super::{Store, StoreError};
 
-/// Pages of 4 KiB in the write-ahead log from which it is copied into the database. SQLite's default of 1,000
-/// would copy pages that change again within the second, four times as often; a higher value would make the
+/// Length of the write-ahead log, in pages of 4 KiB, at which it is copied into the database. SQLite's default
+/// of 1,000 would copy pages that change again within the second, four times as often; a higher value would make the
 /// next start read more.
 pub(super) const CHECKPOINT_PAGES: i32 = 4_000;
 /// Size to which the log is truncated after it had to grow because another process was reading the database.
 pub(super) const LOG_KEPT: u64 = 64 << 20;
-/// Size of the log from which a warning is logged, and again each time it has doubled.
+/// Size of the log at which a warning is logged, and again each time it has doubled.
 const LOG_WARNED: u64 = 2 * LOG_KEPT;
 
 /// Free pages that are kept for new tasks. Pages are returned to the disk if more are free and they exceed a
