@@ -76,13 +76,13 @@ def running_scheduler(data_dir: str | os.PathLike[str]) -> str | None: ...
 def bundle_name(path: str | os.PathLike[str]) -> str: ...
 def failure_kinds() -> list[tuple[str, str]]: ...
 
-class WeightsFile(TypedDict):
+class _WeightsFile(TypedDict):
     url: str
     md5: str | None
     checkpoints: str | os.PathLike[str]
     variables: tuple[str, str] | None
 
-class NodeOptions(TypedDict):
+class _NodeOptions(TypedDict):
     data_dir: str | os.PathLike[str] | None
     name: str
     kind: str
@@ -93,7 +93,7 @@ class NodeOptions(TypedDict):
     join: str | os.PathLike[str] | None
 
 def fetch_weights(
-    file: WeightsFile,
+    file: _WeightsFile,
     on_progress: Callable[[int, int | None], None],
     *,
     replace: bool = False,
@@ -131,7 +131,7 @@ class Follow:
 
 @final
 class NodeSession:
-    def __new__(cls, options: NodeOptions) -> NodeSession: ...
+    def __new__(cls, options: _NodeOptions) -> NodeSession: ...
     def next_job(self, wait: float) -> Job | None: ...
     @property
     def closed(self) -> bool: ...

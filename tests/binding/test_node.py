@@ -24,7 +24,7 @@ Picture = tuple[Pixels, Pixels]
 Start = Callable[..., _native.NodeSession]
 
 
-def node_options(grid: Grid, name: str, models: Sequence[str], slots: int) -> _native.NodeOptions:
+def node_options(grid: Grid, name: str, models: Sequence[str], slots: int) -> _native._NodeOptions:
     """Options of a Python node of this grid."""
     return {
         "data_dir": str(grid.data_dir),

@@ -35,7 +35,7 @@ def fetch(file: WebFile, on_progress: OnProgress, existing: Existing = Existing.
         ModelLoadError: It cannot be fetched, or differs from upstream's; the text says what to do.
     """
     url, md5 = file.source(os.environ)
-    wanted: _native.WeightsFile = {
+    wanted: _native._WeightsFile = {
         "url": url,
         "md5": md5,
         "checkpoints": catalog.checkpoints(os.environ),

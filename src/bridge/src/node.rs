@@ -59,7 +59,7 @@ impl NodeSession {
     }
 }
 
-/// Registration of a node, as a dictionary from Python: `NodeOptions` in `_native.pyi`.
+/// Registration of a node, as a dictionary from Python: `_NodeOptions` in `_native.pyi`.
 #[derive(Debug, FromPyObject)]
 #[pyo3(from_item_all)]
 pub(crate) struct NodeOptions {

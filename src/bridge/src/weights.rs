@@ -11,7 +11,7 @@ use lamagrid_weights::Weights;
 use crate::enter::outside;
 use crate::errors;
 
-/// A model's file, as a dictionary from Python: `WeightsFile` in `_native.pyi`.
+/// A model's file, as a dictionary from Python: `_WeightsFile` in `_native.pyi`.
 #[derive(Debug, FromPyObject)]
 #[pyo3(from_item_all)]
 pub(crate) struct WeightsFile {
