@@ -120,7 +120,7 @@ bodies! {
         /// results.
         abandoned: Vec<LeaseToken>,
     }
-    /// The node is not registered.
+    /// The registration was refused.
     Rejected {
         /// The reason, with the remedy.
         failure: Failure,
@@ -275,7 +275,7 @@ pub enum AttemptOutcome {
         result: BlobMeta,
         /// True if the result is this message's inline blob.
         inline: bool,
-        /// The node's share of the times.
+        /// The stage times measured on the node.
         stages: Stages,
     },
     /// A failure.
