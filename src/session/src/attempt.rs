@@ -1,4 +1,4 @@
-//! One attempt on this node, and its outcome until that is on record.
+//! Tracks one attempt on this node, and its outcome until the scheduler has recorded it.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,13 +10,13 @@ use lamagrid_blobs::{BlobName, Spool};
 use lamagrid_domain::{LeaseToken, Role, TaskId, TaskSpec};
 use lamagrid_protocol::message::{Assign, AttemptOutcome};
 
-/// One assignment that this node took.
+/// One assignment that this node accepted.
 #[derive(Debug)]
 pub(crate) struct Attempt {
     pub(crate) token: LeaseToken,
     pub(crate) number: u32,
     pub(crate) spec: TaskSpec,
-    /// Inputs that came inside the message.
+    /// Inputs that arrived inside the message.
     pub(crate) inline: Vec<(Role, Bytes)>,
     cancelled: AtomicBool,
     abandoned: AtomicBool,
@@ -48,50 +48,50 @@ impl Attempt {
         self.abandoned.store(true, Ordering::Relaxed);
     }
 
-    /// When it was stopped first.
+    /// When the attempt was first cancelled or abandoned.
     pub(crate) fn stopped_at(&self) -> Option<Instant> {
         self.stopped_at.get().copied()
     }
 
-    /// It is in its slot from now on.
+    /// Records that the attempt has entered its slot.
     pub(crate) fn enter(&self) {
         self.entered_at.get_or_init(Instant::now);
     }
 
-    /// When it came into its slot.
+    /// When the attempt entered its slot.
     pub(crate) fn entered_at(&self) -> Option<Instant> {
         self.entered_at.get().copied()
     }
 
-    /// Whether the work shall stop, for whatever reason.
+    /// True if the work should stop, because the attempt was cancelled or abandoned.
     pub(crate) fn is_stopped(&self) -> bool {
         self.cancelled.load(Ordering::Relaxed) || self.is_abandoned()
     }
 
-    /// Whether nobody wants to hear its outcome.
+    /// True if its outcome is no longer wanted.
     pub(crate) fn is_abandoned(&self) -> bool {
         self.abandoned.load(Ordering::Relaxed)
     }
 }
 
-/// An outcome on its way to the record.
+/// An outcome that is held until the scheduler has recorded it.
 #[derive(Debug)]
 pub(crate) struct Held {
     pub(crate) task: TaskId,
     pub(crate) outcome: AttemptOutcome,
     pub(crate) inline: Option<Bytes>,
-    /// Whether it still counts against the credit; false once its slot was freed before its delivery.
+    /// True if the attempt still uses credit; false if its slot was freed before the delivery.
     pub(crate) uses_credit: bool,
 }
 
 impl Held {
-    /// The outcome of an attempt that no slot began with.
+    /// The outcome of an attempt that was cancelled before it entered its slot.
     pub(crate) fn cancelled(task: TaskId) -> Self {
         Self { task, outcome: AttemptOutcome::Cancelled, inline: None, uses_credit: true }
     }
 }
 
-/// Deletes the spool file of a result that nobody will take.
+/// Deletes the spool file of a result that will not be accepted.
 pub(crate) fn discard(spool: Option<&Spool>, token: LeaseToken, held: Option<Held>) {
     let (Some(spool), Some(held)) = (spool, held) else { return };
     if matches!(held.outcome, AttemptOutcome::Done { inline: false, .. })

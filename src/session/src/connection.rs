@@ -1,6 +1,6 @@
-//! One session: its lanes, its result channel, its polls and its heartbeat, until one of them ends it.
+//! Serves one session: its lanes, result channel, polls and heartbeats, until one of them ends it.
 //!
-//! Invariant: nothing here outlives [`hold`]; all sockets are dropped with it.
+//! Invariant: all sockets are owned by [`hold`] and closed when it returns.
 
 use std::time::Duration;
 
@@ -20,25 +20,25 @@ use lamagrid_transport::{Endpoints, EventPublisher, LaneReceiver, SocketError};
 
 use crate::state::Shared;
 
-/// All sockets lie on this host: whoever does not take a connection in this time hangs.
+/// Limit on connecting to a socket: all are on this host, so that a peer that takes longer hangs.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(2);
-/// Least time for the answer to a poll.
+/// Minimum time limit for the answer to a poll.
 const POLL_PATIENCE: Duration = Duration::from_secs(1);
-/// Polls that fail in a row before the session is given up.
+/// Number of consecutive failed polls after which the session is given up.
 const POLL_FAILURES: u32 = 3;
-/// Half of what a closing caller waits.
+/// Limit on the goodbye: half of the time that a closing caller waits.
 const GOODBYE_PATIENCE: Duration = Duration::from_secs(1);
 const HEARTBEAT: Duration = Duration::from_secs(1);
-/// Assignments on their way in; credit keeps them near the number of slots.
+/// Capacity for incoming assignments; credit keeps their number near that of the slots.
 const LANE_QUEUE: usize = 64;
 
-/// How a session ended.
+/// Why a session ended.
 pub(crate) enum Ended {
-    /// Say hello again, with running work kept.
+    /// The session was lost: register again and keep the running work.
     Gone(String),
-    /// The node's own wish.
+    /// The node leaves.
     Leave,
-    /// The two sides do not understand each other.
+    /// The two sides are incompatible.
     Refused(Failure),
 }
 
@@ -48,7 +48,7 @@ impl From<SocketError> for Ended {
     }
 }
 
-/// Serves `welcome`'s session until it ends.
+/// Serves the session of `welcome` until it ends.
 pub(crate) async fn hold(
     shared: &Shared,
     route: &SchedulerRoute,
@@ -76,7 +76,7 @@ pub(crate) async fn hold(
 
     let hint = Notify::new();
     let poll_every = Duration::from_millis(welcome.poll_ms.max(1));
-    // One task: every part is polled while the others wait, and none is cut off before the session's end.
+    // All parts run in this one task, so that none outlives the session.
     let ended = tokio::select! {
         ended = poll(shared, control, session, poll_every, &hint) => ended,
         ended = exchange(shared, &mut sockets.link) => ended,
@@ -84,7 +84,8 @@ pub(crate) async fn hold(
         ended = beat(shared) => ended,
     };
     if matches!(ended, Ended::Leave) {
-        // While the sockets are open: one that closes first looks like a death, which is held against what runs.
+        // Sent while the sockets are open: a socket that closes before the goodbye looks like a crash, which
+        // counts against the running tasks.
         goodbye(route.endpoints(), session).await;
     }
     ended
@@ -102,7 +103,7 @@ struct Sockets {
     link: Link,
     events: EventPublisher,
     assignments: mpsc::Receiver<Result<Frame, SocketError>>,
-    /// Owns the lanes: dropping it drops their sockets.
+    /// Owns the lanes: dropping it closes their sockets.
     _lanes: JoinSet<()>,
 }
 
@@ -125,7 +126,8 @@ impl Sockets {
         }
         let link = Link::connect(&endpoints.result(), CONNECT_PATIENCE).await?;
         let events = EventPublisher::connect(&endpoints.node_events(), CONNECT_PATIENCE).await?;
-        // The last lane's sender lives in its task; without lanes nothing is ever heard, and that is fine.
+        // Each lane's task owns a sender. Without lanes this task keeps one, so that the channel stays open
+        // and silent.
         if welcome.lanes.is_empty() {
             lanes.spawn(async move { heard.closed().await });
         }
@@ -133,7 +135,7 @@ impl Sockets {
     }
 }
 
-/// Takes assignments and hints.
+/// Receives assignments and hints.
 async fn listen(
     shared: &Shared,
     assignments: &mut mpsc::Receiver<Result<Frame, SocketError>>,
@@ -155,13 +157,14 @@ async fn listen(
                 shared.assign(assign, frame.blobs);
             }
             Ok(LaneMessage::Hint(_)) => hint.notify_one(),
-            // Without an accept the scheduler takes the task back, with this session: nothing is lost.
+            // Without an accept the scheduler requeues the task and ends this session, so that the task is
+            // not lost.
             Err(error) => tracing::warn!(%error, "a message on a lane was not understood"),
         }
     }
 }
 
-/// Sends what waits for the result channel and hears the answers.
+/// Sends queued messages on the result channel and handles the answers.
 async fn exchange(shared: &Shared, link: &mut Link) -> Ended {
     loop {
         loop {
@@ -209,7 +212,7 @@ fn faulted(failure: Failure) -> Ended {
     }
 }
 
-/// Shows that the node lives, and carries out what it is told.
+/// Polls the scheduler, which renews the leases, and executes the commands that it returns.
 async fn poll(
     shared: &Shared,
     mut control: Requester,
@@ -249,7 +252,7 @@ async fn poll(
                     }
                     acknowledged = command.seq;
                     carry_out(shared, &command);
-                    // Polls again at once, so that the command leaves the scheduler's outbox.
+                    // Polls again at once, so that the acknowledged command leaves the scheduler's outbox.
                     hint.notify_one();
                 }
             }
@@ -281,7 +284,7 @@ fn carry_out(shared: &Shared, command: &Command) {
     }
 }
 
-/// One event a second, for whoever watches; leases do not depend on it.
+/// Publishes one event per second for monitoring; leases do not depend on it.
 async fn beat(shared: &Shared) -> Ended {
     loop {
         shared.publish(|session| NodeEvent::from(Heartbeat { session }).to_frame(Vec::new()));

@@ -1,16 +1,16 @@
-//! Failures that any part of a node may come to.
+//! Builds failures that any part of a node can report.
 
 use std::any::Any;
 
 use lamagrid_domain::{Failure, FailureKind};
 
-/// The failure of work that was stopped as told; it is not delivered.
+/// The failure of work that was stopped on request; it is not delivered.
 #[must_use]
 pub fn stopped() -> Failure {
     Failure::new(FailureKind::Cancelled, "stopped as told")
 }
 
-/// The failure of `what`, which panicked.
+/// The failure of the component `what`, which panicked.
 #[must_use]
 pub fn panicked(what: &str, panic: &(dyn Any + Send)) -> Failure {
     let said = panic

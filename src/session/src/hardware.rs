@@ -1,22 +1,22 @@
-//! What this host is made of, as far as it can be told without a driver library.
+//! Detects the hardware of this host without a driver library.
 //!
-//! Does not: decide where models run; the worker asks CUDA itself.
+//! Does not: choose the device for models; the worker asks CUDA itself.
 
 use std::path::Path;
 
 /// Processor, memory and GPUs of this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hardware {
-    /// Cores that this process may use.
+    /// Number of cores that this process may use.
     pub cores: u32,
-    /// Main memory, 0 where unknown.
+    /// Size of the main memory in bytes; 0 if unknown.
     pub memory_bytes: u64,
-    /// Names of NVIDIA GPUs as the kernel driver lists them; empty without the driver.
+    /// Names of the NVIDIA GPUs that the kernel driver lists; empty without the driver.
     pub gpus: Vec<String>,
 }
 
 impl Hardware {
-    /// Looks.
+    /// Reads the hardware of this host.
     #[must_use]
     pub fn detect() -> Self {
         let cores = std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1));
@@ -29,7 +29,7 @@ impl Hardware {
     }
 }
 
-/// `MemTotal`, in bytes.
+/// The value of `MemTotal`, in bytes; 0 if it is missing.
 fn total_memory(meminfo: &str) -> u64 {
     let kib = meminfo
         .lines()
@@ -38,7 +38,7 @@ fn total_memory(meminfo: &str) -> u64 {
     kib.unwrap_or(0).saturating_mul(1_024)
 }
 
-/// One name per GPU, in the order of their bus addresses.
+/// The names of the GPUs, in the order of their bus addresses.
 fn nvidia_gpus(dir: &Path) -> Vec<String> {
     let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
     let mut files: Vec<_> = entries.flatten().map(|entry| entry.path().join("information")).collect();

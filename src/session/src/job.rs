@@ -1,4 +1,4 @@
-//! One attempt in the hands of a backend.
+//! Gives a backend one attempt to work on.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -18,17 +18,17 @@ use lamagrid_protocol::message::{AttemptOutcome, Message, NodeEvent, Step};
 use crate::attempt::Attempt;
 use crate::state::Shared;
 
-/// Progress is published no more often than a person can see.
+/// Minimum interval of progress events; a person could not see more.
 const STEP_INTERVAL: Duration = Duration::from_millis(50);
 
-/// What a backend made of a task.
+/// The result of a backend for one task.
 #[derive(Debug)]
 pub struct Output {
-    /// The result.
+    /// The result's bytes.
     pub bytes: Bytes,
-    /// How to read it.
+    /// The encoding of the bytes.
     pub form: BlobForm,
-    /// The backend's share of the times; reading and storing are measured by the [`Job`].
+    /// The times measured by the backend; the [`Job`] adds those for reading and storing.
     pub stages: Stages,
 }
 
@@ -38,8 +38,8 @@ pub struct Job {
     shared: Arc<Shared>,
     attempt: Arc<Attempt>,
     settled: bool,
-    /// Time spent reading inputs, and when progress was last published; a mutex because backends may use
-    /// several threads.
+    /// Time spent reading inputs, and the last published progress. A mutex, because backends may use several
+    /// threads.
     notes: Mutex<Notes>,
 }
 
@@ -49,7 +49,7 @@ struct Notes {
     published: Option<(Instant, Activity)>,
 }
 
-/// Milliseconds, as the stages of a task are reported.
+/// Converts a duration to milliseconds, the unit of stage times.
 #[must_use]
 pub fn millis(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1_000.0
@@ -60,35 +60,36 @@ impl Job {
         Self { shared, attempt, settled: false, notes: Mutex::default() }
     }
 
-    /// What to do.
+    /// The task.
     #[must_use]
     pub fn spec(&self) -> &TaskSpec {
         &self.attempt.spec
     }
 
-    /// For people: the first attempt is 1.
+    /// Number of the attempt, starting at 1; for display.
     #[must_use]
     pub fn attempt(&self) -> u32 {
         self.attempt.number
     }
 
-    /// The fence of this attempt.
+    /// The fencing token of this attempt.
     #[must_use]
     pub fn token(&self) -> LeaseToken {
         self.attempt.token
     }
 
-    /// What the task says about an input, if it has it.
+    /// The description of an input; `None` if the task does not have it.
     #[must_use]
     pub fn meta(&self, role: Role) -> Option<&BlobMeta> {
         self.spec().blobs.iter().find(|blob| blob.role == role)
     }
 
-    /// The bytes of an input, of the announced length and hash.
+    /// Reads an input and checks its length and hash.
     ///
     /// # Errors
-    /// [`FailureKind::InvalidInput`] if the task has no such input, or has it no more: that says nothing about this node,
-    /// and no other one would find it. [`FailureKind::Internal`] if its bytes cannot be read or are not what was announced.
+    /// [`FailureKind::InvalidInput`] if the task has no such input or its bytes were deleted: another node
+    /// would not find them either. [`FailureKind::Internal`] if the bytes cannot be read or differ from the
+    /// description.
     pub fn input(&self, role: Role) -> Result<Bytes, Failure> {
         let began = Instant::now();
         let meta = self
@@ -127,33 +128,33 @@ impl Job {
         Ok(bytes)
     }
 
-    /// Says that the work proper begins. False if the task was cancelled, or given back to the scheduler, while
-    /// it waited for its slot; then it is to be dropped.
+    /// Marks the attempt as in its slot; called before the work itself. Returns false if the task was
+    /// cancelled or given back meanwhile; the caller must drop it then.
     #[must_use]
     pub fn enter_slot(&self) -> bool {
         self.shared.enter_slot(&self.attempt)
     }
 
-    /// Says that the slot is free for another task, while this one is still to be finished. `load` of its time there went
-    /// into loading the model.
+    /// Frees the slot for another task, before this one is finished. `load` is the part of its time there
+    /// that was spent loading the model.
     pub fn leave_slot(&self, load: Duration) {
         self.shared.leave_slot(&self.attempt, load);
     }
 
-    /// Whether the work shall stop.
+    /// True if the work should stop.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
         self.attempt.is_stopped()
     }
 
-    /// Tells everybody how far the work is; `of` is 0 where the end is unknown.
+    /// Publishes the progress of the work; `of` is 0 if the total is unknown.
     ///
-    /// Breaks when the task was cancelled or its lease is gone; whatever is finished then is not delivered.
+    /// Returns `Break` if the task was cancelled or its lease is lost; a result is not delivered then.
     pub fn step(&self, step: u32, of: u32) -> ControlFlow<()> {
         self.tell(Activity::Running, step, of)
     }
 
-    /// The same of loading the model, in hundredths of a fetch.
+    /// Publishes the progress of loading the model; for a download, in percent.
     pub fn loading(&self, step: u32, of: u32) -> ControlFlow<()> {
         self.tell(Activity::Loading, step, of)
     }
@@ -178,9 +179,10 @@ impl Job {
         ControlFlow::Continue(())
     }
 
-    /// Ends the attempt. A result is stored here, on the caller's thread, and held until it is on record.
+    /// Ends the attempt. Stores a result on the caller's thread and holds it until the scheduler has recorded
+    /// it.
     ///
-    /// Gives the node's share of the times, for the line that is logged.
+    /// Returns the stage times measured on the node, for the log line.
     pub fn finish(mut self, result: Result<Output, Failure>) -> Stages {
         self.settle(result)
     }

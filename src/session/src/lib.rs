@@ -1,11 +1,12 @@
-//! A node's conversation with its scheduler, for any backend in any language, and the steps between files and pixels.
+//! Connects a backend in any language to a scheduler, and converts between files and pixels around it.
 //!
-//! [`Session`] registers, takes credit and delivers on a thread of its own, so that liveness, cancels and progress go on while a
-//! backend computes. [`Pipeline`] turns the inputs of a task into pixels before its slot is free, and results into files after.
+//! [`Session`] registers, takes credit and delivers on a thread of its own, so that liveness, cancels and
+//! progress continue while a backend computes. [`Pipeline`] decodes a task's inputs before its slot is free,
+//! and encodes results afterwards.
 //!
-//! Does not: know models or devices. Every call here blocks, and may be made from any thread.
+//! Does not: know models or devices. Every call blocks and may be made from any thread.
 //!
-//! Invariant: a result is held from [`Job::finish`] until the scheduler has it on record, over any number of
+//! Invariant: a result is held from [`Job::finish`] until the scheduler has recorded it, across any number of
 //! connections.
 
 pub mod hardware;
@@ -30,7 +31,7 @@ pub use pipeline::{Entered, Exit, Files, Inputs, Made, Next, Pictures, Pipeline}
 pub use session::{NextJob, Session, SessionError, SessionOptions};
 pub use stuck_attempt::StuckAttempt;
 
-/// Reads the bundle of a node.
+/// Reads a node's bundle.
 ///
 /// # Errors
 /// [`BundleError`] if the file is not the bundle of a node.

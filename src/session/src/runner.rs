@@ -1,4 +1,4 @@
-//! From hello to hello: one connection after another, until somebody ends it.
+//! Registers the node again and again, one connection after another, until the node leaves or is refused.
 
 use std::time::{Duration, Instant};
 
@@ -15,30 +15,30 @@ use crate::state::{Phase, Shared};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-/// A session that lived this long was a success: the next pause is short again.
+/// A session that lasted this long counts as a success, and resets the back-off.
 const GOOD_LIFE: Duration = Duration::from_secs(5);
-/// A scheduler that recovers its store answers later than one that idles.
+/// Limit on a registration: a scheduler that recovers its store answers later than an idle one.
 const HELLO_PATIENCE: Duration = Duration::from_secs(2);
-/// The configuration's default.
+/// The lease before the scheduler has named one: the configuration's default.
 const LEASE: Duration = Duration::from_secs(20);
-/// A scheduler that stays away is mentioned this often.
+/// Interval of log lines about a scheduler that cannot be reached.
 const MENTION_EVERY: Duration = Duration::from_secs(30);
 
-/// Why a hello did not lead to a session.
+/// Why a registration failed.
 enum Refusal {
-    /// Another hello may.
+    /// For now: the node tries again.
     Again(String),
-    /// None will.
+    /// Permanently.
     Final(Failure),
 }
 
-/// Runs until the node leaves (`None`) or is refused for good.
+/// Runs until the node leaves (`None`) or is refused permanently.
 pub(crate) async fn run(shared: &Shared, route: &SchedulerRoute) -> Option<Failure> {
     let endpoints = route.endpoints();
     let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
     let mut mentioned: Option<Instant> = None;
     let mut was_welcomed = false;
-    // Until the scheduler says how long a lease is.
+    // Replaced by the duration that the scheduler's welcome names.
     let (mut lease, mut alone_since) = (LEASE, Instant::now());
     loop {
         if shared.may_leave() {
@@ -74,7 +74,8 @@ pub(crate) async fn run(shared: &Shared, route: &SchedulerRoute) -> Option<Failu
                         Ended::Gone(reason) => reason,
                     }
                 }
-                // The scheduler was configured otherwise since: that may be put right again.
+                // The scheduler's configuration has changed since the last welcome, and may be corrected
+                // again.
                 Err(Refusal::Final(failure)) if was_welcomed && failure.kind == FailureKind::InvalidInput => {
                     failure.message
                 }
@@ -103,7 +104,7 @@ pub(crate) async fn run(shared: &Shared, route: &SchedulerRoute) -> Option<Failu
     }
 }
 
-/// Returns when the node shall leave at once.
+/// Returns when the node must leave at once.
 async fn closing(shared: &Shared) {
     while shared.lock().phase() != Phase::Closing {
         shared.for_session.notified().await;
@@ -113,7 +114,7 @@ async fn closing(shared: &Shared) {
 async fn hello(shared: &Shared, control: &mut Requester) -> Result<Welcome, Refusal> {
     let again = |error: &dyn std::fmt::Display| Refusal::Again(error.to_string());
     let frame = ControlRequest::from(shared.hello()).to_frame(Vec::new()).map_err(|error| {
-        // Only the list of models has no bound of its own below a header's.
+        // Only the list of models can exceed a header's limit.
         Refusal::Final(Failure::new(FailureKind::InvalidInput, format!("cannot introduce the node: {error}")))
     })?;
     let answer = match control.request(frame, HELLO_PATIENCE).await {

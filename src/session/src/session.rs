@@ -1,7 +1,7 @@
-//! A node's conversation with its scheduler, for any backend in any language.
+//! Connects a node's backend, in any language, to its scheduler.
 //!
-//! The protocol runs on a thread of its own, so that liveness, cancels and progress go on while a backend
-//! computes. Everything here blocks and may be called from any thread.
+//! The protocol runs on a thread of its own, so that liveness, cancels and progress continue while a backend
+//! computes. All functions block and may be called from any thread.
 //!
 //! Does not: know models or pixels.
 
@@ -23,50 +23,51 @@ use crate::state::Shared;
 /// How long [`Session::close`] waits for its thread, which says goodbye within half of it.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
 
-/// With whom to talk, and about what.
+/// The scheduler to connect to, and the node's description.
 #[derive(Debug, Clone)]
 pub struct SessionOptions {
-    /// The scheduler's sockets, where it is on this host.
+    /// The scheduler's sockets, if it is on this host.
     pub endpoints: Endpoints,
-    /// How a scheduler of another host is reached; `None` on the scheduler's own.
+    /// The bundle for a scheduler on another host; `None` on the scheduler's own host.
     pub bundle: Option<Arc<Bundle>>,
-    /// What the node can do.
+    /// The node's description.
     pub info: NodeInfo,
-    /// Tasks it can work on at once.
+    /// Number of tasks that the node can run at once.
     pub slots: u16,
-    /// Tasks beyond those that are prepared while the slots work; for callers of [`Job::enter_slot`].
+    /// Number of further tasks that are prepared while the slots are busy; for callers of
+    /// [`Job::enter_slot`].
     pub overlap: u16,
 }
 
-/// Why no session could be started.
+/// The session could not be started.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot start the session's thread: {0}")]
 pub struct SessionError(#[from] std::io::Error);
 
-/// What [`Session::next_job`] found.
+/// The result of [`Session::next_job`].
 #[derive(Debug)]
 pub enum NextJob {
-    /// Work.
+    /// A task.
     Job(Job),
-    /// Nothing within the time.
+    /// No task arrived in time.
     Idle,
-    /// There will be none any more: refused by the scheduler for this reason, or, without one, left as asked.
+    /// There will be no more tasks: `Some` is the scheduler's refusal, `None` means that the node left.
     Closed(Option<Failure>),
 }
 
-/// A node as its scheduler sees it. Dropping it says goodbye; running work is not waited for.
+/// A node's session with its scheduler. Dropping it says goodbye without waiting for running work.
 #[derive(Debug)]
 pub struct Session {
     pub(crate) shared: Arc<Shared>,
-    /// Taken by whoever closes first.
+    /// Taken by the first call of `close`.
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Session {
-    /// Starts to introduce the node. Returns at once: a scheduler that is not there yet is waited for.
+    /// Starts registering the node. Returns at once, and keeps trying until the scheduler is available.
     ///
     /// # Errors
-    /// [`SessionError`] if the host gives no thread or no runtime.
+    /// [`SessionError`] if the host cannot start a thread or a runtime.
     pub fn start(options: SessionOptions) -> Result<Self, SessionError> {
         let SessionOptions { endpoints, bundle, info, slots, overlap } = options;
         let shared = Arc::new(Shared::new(info, slots, overlap));
@@ -93,7 +94,7 @@ impl Session {
         Ok(Self { shared, thread: Mutex::new(Some(thread)) })
     }
 
-    /// The next task, waiting at most `wait` for it.
+    /// Waits at most `wait` for the next task.
     pub fn next_job(&self, wait: Duration) -> NextJob {
         let deadline = Instant::now() + wait;
         let mut state = self.shared.lock();
@@ -114,17 +115,18 @@ impl Session {
         }
     }
 
-    /// Says which models are in memory now.
+    /// Announces the models that are in memory now.
     pub fn set_loaded(&self, models: Vec<ModelName>) {
         self.shared.set_loaded(models);
     }
 
-    /// Takes no more work, gives back what no slot has begun with, finishes and delivers the rest, says goodbye.
+    /// Takes no more tasks, returns those that have not entered a slot, finishes and delivers the others,
+    /// then leaves.
     pub fn drain(&self) {
         self.shared.drain();
     }
 
-    /// Says goodbye now; the scheduler gives running tasks to others. Waits two seconds at most.
+    /// Leaves now; the scheduler gives running tasks to other nodes. Waits at most two seconds.
     pub fn close(&self) {
         self.shared.close();
         let deadline = Instant::now() + CLOSE_PATIENCE;
@@ -136,13 +138,13 @@ impl Session {
         }
         drop(state);
         if let Some(thread) = self.thread.lock().take() {
-            // Its panic, if any, was caught and told through `ended`.
+            // A panic of the thread was caught and reported through `ended`.
             let _ = thread.join();
         }
     }
 }
 
-/// The route to a bundle's scheduler, through sockets of this process.
+/// The route to the scheduler of a bundle, through sockets of this process.
 fn far(bundle: &Bundle) -> Result<SchedulerRoute, String> {
     let sockets = own_socket_finder().map_err(|error| error.to_string())?;
     SchedulerRoute::far(Endpoints::found_by(sockets), bundle).map_err(|error| error.to_string())

@@ -1,11 +1,11 @@
-//! What a node remembers across its connections: attempts, held results, cancelled tokens, credit.
+//! Keeps a node's state across connections: attempts, held results, cancelled tokens and credit.
 //!
-//! Does not: touch a socket. The backend's threads and the session's thread meet only in here.
+//! Does not: use a socket. The backend's threads and the session's thread share only this state.
 //!
 //! Invariant: an attempt is in `running` from its assignment until it is finished, then in `held` until the
-//! scheduler has its outcome on record; `credit` counts both as used, but for those whose slot is free again.
-//! A backend gets an attempt only once the scheduler knows that it is here: if that attempt is the node's end, it is
-//! held against the task, however fast that end comes.
+//! scheduler has recorded its outcome. Both use credit, except attempts whose slot was freed early. A backend
+//! gets an attempt only after the scheduler has confirmed the accept: if the attempt then kills the node, the
+//! crash counts against the task, however fast the node dies.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -26,35 +26,35 @@ use lamagrid_transport::EventPublisher;
 
 use crate::attempt::{Attempt, Held, discard};
 
-/// A cancel may overtake its assignment, by a lane that was slow; none is slower than this.
+/// How long a cancel is remembered, because it may arrive before its assignment; no lane is slower than this.
 const CANCELLED_MEMORY: Duration = Duration::from_secs(60);
-/// Bound on remembered cancels.
+/// Limit on remembered cancels.
 const CANCELLED_MAX: usize = 4_096;
 
-/// What waits to be sent on the result channel of the present connection.
+/// A message that waits to be sent on the result channel of the current connection.
 #[derive(Debug)]
 enum Outgoing {
     Ready,
-    /// A slot came free without a delivery.
+    /// Reports a slot that was freed without a delivery.
     Freed,
     Accept(LeaseToken),
     Deliver {
         token: LeaseToken,
-        /// Whether the delivery gives the credit back, because no message did before.
+        /// True if the delivery returns the credit, which no earlier message did.
         frees: bool,
     },
 }
 
-/// How far an attempt is with the slot that it was assigned to.
+/// The progress of an attempt relative to its slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stage {
-    /// The scheduler has not said that it knows: no backend has it.
+    /// The scheduler has not confirmed the accept; no backend has the attempt.
     Announced,
-    /// Being prepared, or waiting for the slot: it may be recalled.
+    /// Being prepared or waiting for its slot; it may be recalled.
     Before,
     /// In the slot.
     In,
-    /// The slot is free again, and the scheduler knows.
+    /// The slot was freed, and the scheduler is informed.
     After,
 }
 
@@ -62,21 +62,21 @@ pub(crate) enum Stage {
 pub(crate) struct Running {
     pub(crate) attempt: Arc<Attempt>,
     pub(crate) stage: Stage,
-    /// Slots begin with attempts in the order in which they were assigned.
+    /// Position in the order of assignment, in which attempts enter slots.
     place: u64,
 }
 
-/// How far the session's life is.
+/// The phase of the session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Phase {
     Serving,
-    /// Finish what runs, then leave.
+    /// Finishing running tasks before leaving.
     Draining,
-    /// Leave now.
+    /// Leaving now.
     Closing,
 }
 
-/// The present connection, as far as backends use it.
+/// The current connection, as backends use it.
 #[derive(Debug)]
 struct Live {
     session: SessionId,
@@ -86,7 +86,8 @@ struct Live {
 #[derive(Debug)]
 pub(crate) struct State {
     phase: Phase,
-    /// The outer `Some` once the session's thread ended; the inner one if that was not its own wish.
+    /// `Some` once the session's thread has ended; the inner `Option` has the failure unless the node left by
+    /// itself.
     ended: Option<Option<Failure>>,
     waiting: VecDeque<Arc<Attempt>>,
     running: BTreeMap<LeaseToken, Running>,
@@ -95,13 +96,13 @@ pub(crate) struct State {
     outgoing: VecDeque<Outgoing>,
     cancelled: VecDeque<(LeaseToken, Instant)>,
     loaded: Vec<ModelName>,
-    /// Signed: right after a reconnect more may be in use than there are slots.
+    /// Signed: right after a reconnect, more attempts may be in use than there are slots.
     credit: i64,
     live: Option<Live>,
     spool: Option<Spool>,
-    /// What moves blobs where the spool is on another host.
+    /// The client for blobs, if the spool is on another host.
     blobs: Option<BlobClient>,
-    /// How long tasks of a model are in their slot, a moving average in seconds.
+    /// Moving average of the time that a model's tasks spend in their slot, in seconds.
     slot_s: BTreeMap<ModelName, f64>,
 }
 
@@ -119,19 +120,19 @@ impl State {
     }
 }
 
-/// The state, and how its two sides wake each other.
+/// The state, with the means by which its two sides wake each other.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    /// Everything below; held for map operations only, never over a system call but an unlink.
+    /// Held for map operations only, never across a system call except an unlink.
     state: Mutex<State>,
-    /// A backend has something to take, or the session ended.
+    /// Signals that a backend can take an attempt or that the session ended.
     pub(crate) for_backends: Condvar,
-    /// The session's thread has something to send or to end.
+    /// Signals that the session's thread has something to send or must end.
     pub(crate) for_session: Notify,
     info: NodeInfo,
     slots: u16,
     overlap: u16,
-    /// Tells this process from another one of the same name.
+    /// Distinguishes this process from another one with the same node name.
     boot: BootId,
 }
 
@@ -188,14 +189,15 @@ impl Shared {
         }
     }
 
-    /// Starts a session: what was sent before is void, what is held is sent again.
+    /// Starts a session: discards queued messages, and sends the held results again.
     pub(crate) fn begin(&self, session: SessionId, events: EventPublisher) {
         let mut state = self.lock();
         state.live = Some(Live { session, events });
         // Abandoned attempts that still compute use their slot, too.
         let used = state.running.values().filter(|running| running.stage != Stage::After).count()
             + state.held.values().filter(|held| held.uses_credit).count();
-        // What the welcome left here is known to the scheduler, whichever of its answers were lost.
+        // The scheduler knows all attempts that the welcome did not abandon, even if its confirmations were
+        // lost.
         let announced =
             state.wanted().into_iter().filter(|token| state.running[token].stage == Stage::Announced);
         for token in announced.collect::<Vec<_>>() {
@@ -219,7 +221,7 @@ impl Shared {
         self.for_backends.notify_all();
     }
 
-    /// The connection is gone; work goes on.
+    /// Records that the connection is lost; the work continues.
     pub(crate) fn lose_connection(&self) {
         let mut state = self.lock();
         state.live = None;
@@ -228,7 +230,7 @@ impl Shared {
 
     pub(crate) fn set_spool(&self, root: &str) {
         let mut state = self.lock();
-        // Another host's directory is nothing to this one.
+        // A directory of another host is not usable here.
         state.spool = state.blobs.is_none().then(|| Spool::new(root));
     }
 
@@ -254,7 +256,7 @@ impl Shared {
         }
     }
 
-    /// Takes an assignment; a repeated one is only confirmed again.
+    /// Accepts an assignment; a repeated one is only confirmed again.
     pub(crate) fn assign(&self, assign: Assign, blobs: Vec<Bytes>) {
         let token = assign.token;
         let mut state = self.lock();
@@ -273,13 +275,13 @@ impl Shared {
         self.for_session.notify_one();
     }
 
-    /// The scheduler knows that an attempt is here: a backend may have it.
+    /// Makes an attempt available to backends, because the scheduler has confirmed its accept.
     pub(crate) fn proceed(&self, token: LeaseToken) {
         self.lock().proceed(token);
         self.for_backends.notify_one();
     }
 
-    /// Stops an attempt, and remembers that for an assignment that comes later than its cancel.
+    /// Stops an attempt, and remembers its token in case the assignment arrives after the cancel.
     pub(crate) fn cancel(&self, token: LeaseToken) {
         let mut state = self.lock();
         state.remember_cancelled(token, Instant::now());
@@ -292,13 +294,13 @@ impl Shared {
         self.for_session.notify_one();
     }
 
-    /// Gives an attempt back that its slot has not begun with.
+    /// Returns an attempt that has not entered its slot to the scheduler.
     pub(crate) fn recall(&self, token: LeaseToken) {
         self.lock().give_back(token);
         self.for_session.notify_one();
     }
 
-    /// An attempt enters its slot; false if nobody wants it any more.
+    /// Marks an attempt as in its slot; returns false if it is no longer wanted.
     pub(crate) fn enter_slot(&self, attempt: &Attempt) -> bool {
         let mut state = self.lock();
         let Some(running) = state.running.get_mut(&attempt.token) else { return false };
@@ -307,7 +309,7 @@ impl Shared {
         !attempt.is_stopped()
     }
 
-    /// An attempt's slot is free again; what is left of it needs no slot.
+    /// Frees the slot of an attempt whose remaining work needs no slot.
     pub(crate) fn leave_slot(&self, attempt: &Attempt, load: Duration) {
         let mut state = self.lock();
         if let Some(running) = state.running.get_mut(&attempt.token)
@@ -325,7 +327,7 @@ impl Shared {
         self.for_session.notify_one();
     }
 
-    /// Stops an attempt that is not wanted any more; nothing is delivered.
+    /// Stops an attempt that is no longer wanted, and discards its result.
     pub(crate) fn abandon(&self, token: LeaseToken) {
         let mut state = self.lock();
         if state.take_back(token).is_some() {
@@ -340,7 +342,7 @@ impl Shared {
         self.for_session.notify_one();
     }
 
-    /// An attempt ended on the backend's side.
+    /// Records that a backend has finished an attempt, and queues the delivery.
     pub(crate) fn finished(&self, attempt: &Attempt, outcome: AttemptOutcome, inline: Option<Bytes>) {
         let mut state = self.lock();
         let stage = state.running.remove(&attempt.token).map(|running| running.stage);
@@ -348,7 +350,7 @@ impl Shared {
         let held = Held { task: attempt.spec.id, outcome, inline, uses_credit };
         let mut dropped = None;
         if attempt.is_abandoned() {
-            // One that was taken back gave its credit back then.
+            // An attempt that was taken back has already returned its credit.
             if stage.is_some() && uses_credit {
                 state.outgoing.push_back(Outgoing::Freed);
             }
@@ -362,7 +364,7 @@ impl Shared {
         self.for_session.notify_one();
     }
 
-    /// The scheduler has the outcome on record.
+    /// Drops a held outcome that the scheduler has recorded; deletes its file if it was not accepted.
     pub(crate) fn stored(&self, token: LeaseToken, accepted: bool) {
         let mut state = self.lock();
         let dropped = state.held.remove(&token);
@@ -373,7 +375,7 @@ impl Shared {
         }
     }
 
-    /// Publishes progress, if there is a connection.
+    /// Publishes an event, if there is a connection.
     pub(crate) fn publish(&self, event: impl FnOnce(SessionId) -> Result<Frame, FrameError>) {
         if let Some(live) = &self.lock().live
             && let Ok(frame) = event(live.session)
@@ -382,7 +384,7 @@ impl Shared {
         }
     }
 
-    /// Takes no more work; what no slot has begun with goes back.
+    /// Stops taking work, and returns the attempts that have not entered their slot.
     pub(crate) fn drain(&self) {
         let mut state = self.lock();
         if state.phase == Phase::Serving {
@@ -401,7 +403,7 @@ impl Shared {
         self.for_session.notify_one();
     }
 
-    /// Whether the session has nothing left to do and was told to leave.
+    /// True if the session was told to leave and has nothing left to do.
     pub(crate) fn may_leave(&self) -> bool {
         let state = self.lock();
         match state.phase {
@@ -411,7 +413,8 @@ impl Shared {
         }
     }
 
-    /// How many outcomes wait for their record on a node that was told to leave; 0 while it serves.
+    /// Number of outcomes not yet recorded on a node that was told to leave and has finished its work; 0
+    /// otherwise.
     pub(crate) fn left_to_deliver(&self) -> usize {
         let state = self.lock();
         let done = state.phase != Phase::Serving && state.running.is_empty();
@@ -446,7 +449,7 @@ impl State {
         self.phase
     }
 
-    /// Attempts whose outcome somebody waits for, in the order in which they were assigned.
+    /// Tokens of the running attempts that are not abandoned, in the order of assignment.
     fn wanted(&self) -> Vec<LeaseToken> {
         let mut wanted: Vec<_> =
             self.running.values().filter(|running| !running.attempt.is_abandoned()).collect();
@@ -454,7 +457,7 @@ impl State {
         wanted.into_iter().map(|running| running.attempt.token).collect()
     }
 
-    /// What a poll lists: running attempts and held results.
+    /// The tokens that a poll lists: those of running attempts and held results.
     pub(crate) fn leased(&self) -> Vec<LeaseToken> {
         let mut tokens = self.wanted();
         tokens.extend(self.held.keys());
@@ -466,7 +469,8 @@ impl State {
         self.held.insert(token, held);
     }
 
-    /// Takes an attempt out of the node that its slot has not begun with; whoever prepares it finds it abandoned.
+    /// Removes an attempt that has not entered its slot, marking it as abandoned for the thread that prepares
+    /// it.
     fn take_back(&mut self, token: LeaseToken) -> Option<Arc<Attempt>> {
         self.running
             .get(&token)
@@ -477,7 +481,7 @@ impl State {
         Some(attempt)
     }
 
-    /// The same, and tells the scheduler; false if it is too late for that.
+    /// Takes an attempt back and tells the scheduler; returns false if it has entered its slot.
     fn give_back(&mut self, token: LeaseToken) -> bool {
         let Some(attempt) = self.take_back(token) else { return false };
         self.hold(token, Held::cancelled(attempt.spec.id));
@@ -497,7 +501,7 @@ impl State {
         self.cancelled.push_back((token, now));
     }
 
-    /// The next frame for the result channel; each gives back the credit that its attempt used.
+    /// The next frame for the result channel. Each delivery returns the credit that its attempt used.
     pub(crate) fn next_frame(&mut self) -> Option<Result<Frame, FrameError>> {
         loop {
             let session = self.live.as_ref()?.session;
@@ -515,7 +519,7 @@ impl State {
                 }
                 Outgoing::Accept(token) => (Accept { session, token }.into(), Vec::new()),
                 Outgoing::Deliver { token, .. } => {
-                    // Abandoned between being queued and being sent: what it used is free all the same.
+                    // Abandoned after it was queued; its credit is returned all the same.
                     let Some(held) = self.held.get(&token) else {
                         self.outgoing.push_front(Outgoing::Ready);
                         continue;

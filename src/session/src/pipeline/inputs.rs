@@ -1,5 +1,5 @@
-//! From the blobs of a task to pictures, whose sizes are checked before a byte of them is allocated; or, for a
-//! plugin, to the files as they came.
+//! Decodes the blobs of a task into pictures, checking their sizes before any pixels are allocated. A
+//! plugin's files are passed on unchanged.
 
 use std::time::Instant;
 
@@ -13,17 +13,18 @@ use super::{Carried, Files, Inputs, Pictures};
 use crate::failure::stopped;
 use crate::job::Job;
 
-/// From this many bytes on, a picture and its mask are decoded side by side; below, a thread costs more.
+/// From this size in bytes, a picture and its mask are decoded in parallel; below, starting a thread takes
+/// longer.
 const APART_BYTES: usize = 64 * 1024;
 
-/// The parameter that asks for upstream's EXIF; `python/lamagrid/options.py` has it, too.
+/// The parameter that requests upstream's EXIF handling; also defined in `python/lamagrid/options.py`.
 const KEEP_ORIENTATION: &str = "keep_orientation";
 
-/// What a task works on, and what its answer shall carry.
+/// Reads the inputs of a task, and the alpha and metadata that its result must carry.
 ///
 /// # Errors
-/// [`FailureKind::InvalidInput`] if its pictures are not of one size within `max_pixels`, or cannot be answered in
-/// the wanted form; or if a plugin's are no files.
+/// [`FailureKind::InvalidInput`] if the pictures differ in size, exceed `max_pixels` or do not allow the
+/// requested output form; or if a plugin's inputs are not files.
 pub(super) fn read(job: &Job, max_pixels: u64) -> Result<(Inputs, Carried), Failure> {
     if job.is_cancelled() {
         return Err(stopped());
@@ -35,7 +36,8 @@ pub(super) fn read(job: &Job, max_pixels: u64) -> Result<(Inputs, Carried), Fail
     Ok((Inputs::Pictures(pictures), carried))
 }
 
-/// A plugin decodes by itself: its answer depends on how, and on the file's bytes.
+/// Reads a plugin's inputs without decoding them: its result depends on its own decoder and on the file's
+/// bytes.
 fn files(job: &Job) -> Result<Files, Failure> {
     let file = |role| match job.meta(role) {
         None => Ok(None),
@@ -56,7 +58,7 @@ fn pictures(job: &Job, max_pixels: u64) -> Result<(Pictures, Carried), Failure> 
     {
         return Err(invalid(format!("no {format} files are written here: ask for another format")));
     }
-    // Plain arrays tell their size, which is checked before the first of them is read.
+    // The size of a raw array is known, so it is checked before the bytes are read.
     let sizes = (check(image_meta, 3, max_pixels)?, check(mask_meta, 1, max_pixels)?);
     if let (Some(image), Some(mask)) = sizes {
         check_same(image, mask)?;
@@ -84,7 +86,7 @@ fn pictures(job: &Job, max_pixels: u64) -> Result<(Pictures, Carried), Failure> 
     } else {
         (image(), mask())
     };
-    // A broken picture is told before a broken mask, as upstream does.
+    // As in upstream, an error in the picture is reported before one in the mask.
     let ((image, mut carried), mask) = (image?, mask?);
     let example = job.meta(Role::Example).map(|meta| example(job, meta, max_pixels)).transpose()?;
     carried.decode = began.elapsed();
@@ -93,13 +95,13 @@ fn pictures(job: &Job, max_pixels: u64) -> Result<(Pictures, Carried), Failure> 
     Ok((Pictures { image, mask, example }, carried))
 }
 
-/// Whether the answer's EXIF shall be upstream's, orientation included, and what upstream's cannot be promised for is
-/// refused.
+/// True if the result's EXIF must equal upstream's, including the orientation; inputs for which that cannot
+/// be guaranteed are rejected.
 fn keeps_orientation(job: &Job) -> bool {
     matches!(job.spec().params.get(KEEP_ORIENTATION), Some(Scalar::Bool(true)))
 }
 
-/// A file of upstream's page, or of a program.
+/// Decodes the picture file, with the parts that the output form carries over.
 fn decode(job: &Job, file: &[u8], max_pixels: u64) -> Result<(Image<Rgb>, Carried), Failure> {
     let decode = if keeps_orientation(job) { codec::decode } else { codec::decode_upright };
     let codec::Picture { pixels, alpha, metadata } =
@@ -128,11 +130,11 @@ fn check_same(image: (u32, u32), mask: (u32, u32)) -> Result<(), Failure> {
     if image == mask {
         return Ok(());
     }
-    // Upstream's words, which clients may look for.
+    // Upstream's wording, including the misspelling, which clients may search for.
     Err(invalid(format!("Mask shape{mask:?} not queal to Image shape{image:?}")))
 }
 
-/// `(height, width)` of a plain array of `channels`; `None` for a file, whose header tells it.
+/// `(height, width)` of a raw array with `channels`; `None` for a file, whose header has the size.
 fn check(meta: &BlobMeta, channels: u8, max_pixels: u64) -> Result<Option<(u32, u32)>, Failure> {
     let role = meta.role;
     let BlobForm::Raw { height, width, channels: found } = meta.form else { return Ok(None) };
@@ -157,7 +159,7 @@ fn check(meta: &BlobMeta, channels: u8, max_pixels: u64) -> Result<Option<(u32, 
 }
 
 fn plain<L: Layout>(role: Role, (height, width): (u32, u32), bytes: Bytes) -> Result<Image<L>, Failure> {
-    // The only owner of what came from the spool: no copy there.
+    // Bytes from the spool have no other owner, so that this conversion does not copy them.
     Image::new(height as usize, width as usize, Vec::from(bytes))
         .map_err(|error| invalid(format!("the {role} cannot be read: {error}")))
 }
@@ -166,7 +168,7 @@ fn invalid(text: String) -> Failure {
     Failure::new(FailureKind::InvalidInput, text)
 }
 
-/// The failure of a file that cannot be decoded.
+/// The failure of a file that cannot be decoded, or of a result that cannot be encoded.
 pub(super) fn unreadable(what: impl std::fmt::Display, error: &CodecError) -> Failure {
     Failure::new(FailureKind::InvalidInput, format!("the {what}: {error}"))
 }
@@ -176,7 +178,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_a_plain_array_is_refused() {
+    fn raw_arrays_with_wrong_channels_size_or_length_are_rejected() {
         let meta = |height, width, channels, len| BlobMeta {
             role: Role::Image,
             len,

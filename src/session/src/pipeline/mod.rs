@@ -1,10 +1,10 @@
-//! From a task's blobs to pixels and back, on threads of their own: while the device works on one task, the next
-//! one is decoded and the last one encoded, and the device waits for neither.
+//! Decodes inputs and encodes results on separate threads. While the device works on one task, the next one
+//! is decoded and the last one encoded, so that the device does not wait for either.
 //!
 //! Does not: know the protocol ([`Session`]), a model or a device.
 //!
-//! The invariant worth knowing: a task enters its slot in [`Pipeline::next`] and leaves it in [`Exit::leave`].
-//! Before the first it may be taken back; after the second its slot has the next task.
+//! Invariant: a task enters its slot in [`Pipeline::next`] and leaves it in [`Exit::leave`]. Before it enters
+//! it can be recalled; after it left, the slot has the next task.
 
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -22,39 +22,39 @@ use crate::session::{NextJob, Session};
 
 mod inputs;
 
-/// How long a decoder waits before it looks again whether somebody still wants its work.
+/// Interval at which a waiting decoder checks whether it should end.
 const WAIT: Duration = Duration::from_secs(1);
 
-/// A task's pixels, checked.
+/// The decoded and checked pictures of a task.
 #[derive(Debug)]
 pub struct Pictures {
-    /// The picture, upright.
+    /// The picture, rotated upright.
     pub image: Image<Rgb>,
-    /// Of the same size; white is the hole.
+    /// The mask, of the same size; white is the hole.
     pub mask: Gray,
-    /// Of any size, for models that take one.
+    /// The example picture, of any size, for models that take one.
     pub example: Option<Image<Rgb>>,
 }
 
-/// The files of a plugin's task, as they came.
+/// The files of a plugin's task, unchanged.
 #[derive(Debug)]
 pub struct Files {
     /// The picture to work on.
     pub image: Bytes,
-    /// For plugins that take a second one.
+    /// The second picture, for plugins that take one.
     pub example: Option<Bytes>,
 }
 
-/// What a task works on.
+/// The inputs of a task.
 #[derive(Debug)]
 pub enum Inputs {
-    /// Of a model.
+    /// The inputs of a model.
     Pictures(Pictures),
-    /// Of a plugin.
+    /// The inputs of a plugin.
     Files(Files),
 }
 
-/// What does not go through the model and is in the answer again.
+/// Parts of the input that bypass the model and are added to the result.
 #[derive(Debug, Default)]
 struct Carried {
     alpha: Option<Gray>,
@@ -62,43 +62,43 @@ struct Carried {
     decode: Duration,
 }
 
-/// What a backend made.
+/// The result of a backend.
 #[derive(Debug)]
 pub enum Made {
-    /// Of the size of [`Pictures::image`].
+    /// A picture with the size of [`Pictures::image`].
     Rgb(Image<Rgb>),
-    /// `(height, width, 3)` samples in BGR order, as upstream's models give them.
+    /// `(height, width, 3)` samples in BGR order, as upstream's models return them.
     Bgr {
         /// The samples.
         bytes: Bytes,
-        /// Rows.
+        /// Number of rows.
         height: u32,
-        /// Columns.
+        /// Number of columns.
         width: u32,
     },
-    /// What a plugin answers, whatever it is.
+    /// A plugin's file, which is returned unchanged.
     File(Bytes),
 }
 
-/// A task in its slot.
+/// A task that has entered its slot.
 #[derive(Debug)]
 pub struct Entered {
-    /// What to do, and whom to tell about it.
+    /// The task, with its progress and cancellation.
     pub job: Job,
-    /// The inputs.
+    /// The task's inputs.
     pub inputs: Inputs,
-    /// The way out.
+    /// The way out of the slot.
     pub exit: Exit,
 }
 
-/// What [`Pipeline::next`] found.
+/// The result of [`Pipeline::next`].
 #[derive(Debug)]
 pub enum Next {
-    /// Work.
+    /// A task.
     Task(Box<Entered>),
-    /// Nothing within the time.
+    /// No task arrived in time.
     Idle,
-    /// There will be none any more: refused by the scheduler for this reason, or, without one, left as asked.
+    /// There will be no more tasks: `Some` is the scheduler's refusal, `None` means that the node left.
     Closed(Option<Failure>),
 }
 
@@ -115,31 +115,32 @@ struct Leaving {
     carried: Carried,
 }
 
-/// The way out of a slot: to the encoder, and from there to the scheduler.
+/// Takes a task out of its slot: to an encoder, and from there to the scheduler.
 #[derive(Debug)]
 pub struct Exit {
     carried: Carried,
     encoders: Sender<Leaving>,
 }
 
-/// The threads around the slots of one session. They end with the session and the last [`Pipeline`] and [`Exit`].
+/// The threads around the slots of one session. They end with the session and the last [`Pipeline`] and
+/// [`Exit`].
 #[derive(Debug)]
 pub struct Pipeline {
     prepared: Receiver<Prepared>,
     encoders: Sender<Leaving>,
-    /// Why the session ended, once it has.
+    /// The reason why the session ended, once it has.
     ended: Arc<OnceLock<Option<Failure>>>,
 }
 
 impl Pipeline {
-    /// Starts to take tasks from `session`, whose `slots` these are.
+    /// Starts threads that take tasks from `session`, which has this number of `slots`.
     ///
     /// # Errors
-    /// If the host gives no thread.
+    /// If the host cannot start a thread.
     pub fn start(session: &Arc<Session>, slots: u16, max_pixels: u64) -> std::io::Result<Self> {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let threads = usize::from(slots).clamp(1, cores);
-        // Credit bounds what is prepared; the bound here is for a session that forgets that.
+        // Credit already limits the prepared tasks; this bound protects against a session that exceeds it.
         let (ready, prepared) = bounded(usize::from(slots) * 2);
         let (encoders, leaving) = bounded(threads);
         let ended = Arc::new(OnceLock::new());
@@ -152,7 +153,7 @@ impl Pipeline {
         Ok(Self { prepared, encoders, ended })
     }
 
-    /// The next task whose pixels are there, waiting at most `wait` for it. It is in its slot then.
+    /// Waits at most `wait` for the next decoded task, which enters its slot.
     pub fn next(&self, wait: Duration) -> Next {
         let deadline = Instant::now() + wait;
         loop {
@@ -174,8 +175,8 @@ impl Pipeline {
 }
 
 impl Exit {
-    /// Ends the task's time in its slot. A picture is encoded and delivered later, on another thread; while too
-    /// many wait for that, this waits, too.
+    /// Takes the task out of its slot. Another thread encodes and delivers a picture later; this blocks while
+    /// all encoders are busy.
     pub fn leave(self, job: Job, result: Result<(Made, Stages), Failure>) {
         let (made, stages) = match result {
             Ok(made) => made,
@@ -184,7 +185,7 @@ impl Exit {
         let leaving = Leaving { job, made, stages, carried: self.carried };
         match self.encoders.send(leaving) {
             Ok(()) => {}
-            // Only a panic ends an encoder while somebody may send to it.
+            // An encoder ends only by a panic while this sender exists.
             Err(refused) => finish(refused.into_inner()),
         }
     }
@@ -205,7 +206,7 @@ fn decode_all(
             NextJob::Job(job) => job,
             NextJob::Idle => continue,
             NextJob::Closed(failure) => {
-                // The first of several decoders says it for all.
+                // Only the first of several decoders sets it.
                 let _ = ended.set(failure);
                 return;
             }
@@ -216,7 +217,7 @@ fn decode_all(
         {
             Ok((inputs, carried)) => {
                 if ready.send(Prepared { job, inputs, carried }).is_err() {
-                    return; // nobody works here any more; the job says so when it is dropped
+                    return; // the pipeline was dropped; dropping the job reports that
                 }
             }
             Err(failure) => conclude(job, Err(failure)),
@@ -226,7 +227,7 @@ fn decode_all(
 
 fn finish(leaving: Leaving) {
     let Leaving { job, made, mut stages, carried } = leaving;
-    // Here and not before: a slot is free once an encoder has time for what it made.
+    // Freed only here, so that the slot counts as busy until an encoder has time for its result.
     job.leave_slot(Duration::from_secs_f64(stages.load_ms.max(0.0) / 1e3));
     if job.is_cancelled() {
         return conclude(job, Err(stopped()));
@@ -282,7 +283,7 @@ fn raw(height: u32, width: u32) -> BlobForm {
     BlobForm::Raw { height, width, channels: 3 }
 }
 
-/// Delivers, and writes the one line of a finished task.
+/// Delivers a task's result and logs one line about it.
 fn conclude(job: Job, result: Result<Output, Failure>) {
     let (id, attempt, model) = (job.spec().id, job.attempt(), job.spec().model.clone());
     let began = Instant::now();
@@ -309,7 +310,7 @@ fn conclude(job: Job, result: Result<Output, Failure>) {
     tracing::debug!(task.id = %id, deliver_ms = tenths(millis(began.elapsed())), "delivered");
 }
 
-/// Milliseconds as a person wants to read them.
+/// Rounds milliseconds to tenths, for the log.
 fn tenths(ms: f64) -> f64 {
     (ms * 10.0).round() / 10.0
 }
