@@ -1,7 +1,8 @@
-//! What the gate costs on loopback: `gate [ROUNDS]` prints one JSON object for `bench/gate.py`.
+//! Measures the cost of the gate on loopback: `gate [ROUNDS]` prints one JSON object for `bench/gate.py`.
 //!
-//! BlobClient of 1, 10 and 30 MB from a spool and into it, beside a stream of rustls alone that carries as much, both on connections that
-//! stand; and a message there and back over a Unix socket and through the gate. Rounds take turns.
+//! Transfers blobs of 1, 10 and 30 MB from and into a spool, compared with a plain rustls stream of the same
+//! size, both on open connections; and sends a message back and forth over a Unix socket and through the
+//! gate. The rounds of both alternate.
 
 #![expect(
     clippy::unwrap_used,
@@ -39,14 +40,14 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// MB per second of what `work` moves.
+/// The rate of `work`, which moves `megabytes`, in MB per second.
 fn rate(megabytes: usize, work: impl FnOnce()) -> f64 {
     let began = Instant::now();
     work();
     megabytes as f64 / began.elapsed().as_secs_f64()
 }
 
-/// TLS 1.3 and nothing else: as many bytes as are asked for, on one connection.
+/// A plain TLS 1.3 stream that returns as many bytes as requested, on one connection.
 struct Raw(StreamOwned<ClientConnection, TcpStream>);
 
 impl Raw {
@@ -116,7 +117,7 @@ async fn answer(mut router: Router) {
     }
 }
 
-/// Microseconds of one message there and back: the median.
+/// The median time of one message and its answer, in microseconds.
 async fn round_trip(link: &mut Link) -> f64 {
     let mut times = Vec::with_capacity(PINGS);
     for seq in 0..PINGS as u64 {
@@ -170,7 +171,7 @@ fn main() {
         spool.put(task, BlobName::Role(Role::Image), &bytes).unwrap();
         let (mut get, mut put, mut alone) = (Vec::new(), Vec::new(), Vec::new());
         for round in 0..rounds {
-            // Each attempt's result is a file of its own: to replace one would be another measurement.
+            // Each attempt's result is a new file: replacing one would be another measurement.
             let token = LeaseToken::from_bytes([round as u8; 16]);
             let grant = Grant { certificate: "gpu-1".into(), task, max_bytes: u64::MAX };
             grants.grant(Ticket::Attempt(token), grant);

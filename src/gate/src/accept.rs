@@ -1,6 +1,7 @@
-//! The accepting gate: TLS on the network, the scheduler's private sockets behind it.
+//! Accepts TLS connections from the network and connects them to the scheduler's private sockets.
 //!
-//! Does not: know messages. A certificate identifies its peer, and the certificate's role decides which channels it may use.
+//! Does not: interpret messages. A certificate identifies its peer, and the certificate's role decides which
+//! channels the peer may use.
 
 use std::io;
 use std::net::SocketAddr;
@@ -38,19 +39,20 @@ use crate::registry::Registry;
 use crate::validity::{out_of_validity, validity};
 use crate::zmtp_guard::{DIALLING, Handshake};
 
-/// Limit from the first byte to the end of the line before ZMTP.
+/// Limit on the handshake, from the first byte to the end of the line before ZMTP.
 const HANDSHAKE: Duration = Duration::from_secs(5);
 /// Pause after an accept that failed for lack of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
-/// How long a new certificate may be missing from the allow list, which the scheduler reads once a second.
+/// How long a new certificate may be missing from the allow list, which the scheduler reads once per second.
 const LISTED_WITHIN: Duration = Duration::from_secs(2);
-/// How often the wall clock, which may be set, is compared with the end of a certificate.
+/// Interval at which the end of a certificate is compared with the wall clock, which may be changed at any
+/// time.
 const VALIDITY_CHECK: Duration = Duration::from_secs(60);
 
-/// Why a gate did not open.
+/// Why the gate could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum GateError {
-    /// The address cannot be listened on.
+    /// The address cannot be bound.
     #[error("cannot listen on {address}: {source}")]
     Listen {
         /// The address.
@@ -63,25 +65,25 @@ pub enum GateError {
     Credentials(#[from] CredentialsError),
 }
 
-/// The certificate that the gate shows to peers; renewed while it runs.
+/// The TLS configuration with the gate's certificate, replaced when it is renewed.
 type Shown = Arc<Mutex<Arc<ServerConfig>>>;
 
-/// What a gate gives access to.
+/// The resources that a gate gives access to.
 #[derive(Debug)]
 pub struct GateOptions {
     /// The scheduler's private sockets.
     pub sockets: Endpoints,
-    /// Its blobs.
+    /// The scheduler's blobs.
     pub spool: Spool,
-    /// The peers and their lanes.
+    /// The connected peers and their lanes.
     pub registry: Registry,
     /// The blobs that each peer may read and write.
     pub grants: Grants,
-    /// Connections of a kind that one host, or one certificate, may have.
+    /// Limit on the connections of one kind from one host or one certificate.
     pub max_connections_per_peer: usize,
 }
 
-/// The accepting gate. Dropping it closes every connection.
+/// The accepting gate. Dropping it closes all connections.
 #[derive(Debug)]
 pub struct Gate {
     address: SocketAddr,
@@ -91,7 +93,7 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// Listens on `address`. Lets no peer in before [`Gate::allow`].
+    /// Listens on `address`. Admits no peer before [`Gate::allow`] is called.
     ///
     /// # Errors
     /// [`GateError`].
@@ -116,25 +118,25 @@ impl Gate {
         Ok(Self { address, shown, accepting, allowed })
     }
 
-    /// The address that it listens on.
+    /// The address on which the gate listens.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Shows these credentials on new connections; open ones are not affected.
+    /// Uses these credentials for new connections; open ones are not affected.
     ///
     /// # Errors
-    /// [`CredentialsError`]; the gate keeps the old ones.
+    /// [`CredentialsError`]; the gate keeps the previous ones.
     pub fn renew(&self, credentials: &Credentials) -> Result<(), CredentialsError> {
         *self.shown.lock() = credentials.server()?;
         Ok(())
     }
 
-    /// Lets in only the certificates of this list from now on, and closes the connections of all others.
+    /// Admits only the certificates of `list` from now on, and closes the connections of all others.
     ///
-    /// `None` says that the list cannot be read: the gate then lets no new peer in, and keeps the connections that the last
-    /// list allowed.
+    /// `None` means that the list cannot be read: the gate then admits no new peer, and keeps the connections
+    /// that the last list allowed.
     pub fn allow(&self, list: Option<AllowList>) {
         self.allowed.send_if_modified(|allowed| {
             let before = std::mem::replace(&mut allowed.is_current, list.is_some());
@@ -153,7 +155,7 @@ impl Drop for Gate {
     }
 }
 
-/// What every connection needs. Cheap to clone.
+/// The state that every connection needs. Cheap to clone.
 #[derive(Clone)]
 struct ConnectionContext {
     shown: Shown,
@@ -194,7 +196,7 @@ impl ConnectionContext {
             tracing::debug!(%from, %error, "a socket option was refused");
         }
         let evicted = async {
-            // An error means that the place was authenticated, so the handshake cannot be evicted any more.
+            // An error means that the place is authenticated, and its handshake can no longer be evicted.
             if evicted.await.is_err() {
                 std::future::pending::<()>().await;
             }
@@ -276,7 +278,7 @@ impl ConnectionContext {
         relay(tls, local, Handshake::new(DIALLING, identity), entry.held(), |_| ()).await
     }
 
-    /// Serves one transfer after the other until the peer leaves.
+    /// Serves one transfer after another until the peer leaves.
     async fn transfers(
         &self,
         mut tls: TlsStream<TcpStream>,
@@ -295,7 +297,7 @@ impl ConnectionContext {
             serve(&mut tls, &self.options.spool, &self.options.grants, &grant, transfer).await?;
             let text = match tokio::time::timeout(KEPT_OPEN, read_line(&mut tls)).await {
                 Ok(Ok(text)) => text,
-                // The peer left or was idle for too long; no transfer was under way.
+                // The peer left or was idle too long; no transfer was running.
                 Ok(Err(_)) | Err(_) => return Ok(tls.shutdown().await?),
             };
             next = preamble::parse(&text).and_then(|channel| match channel {
@@ -304,18 +306,18 @@ impl ConnectionContext {
             });
         };
         refuse(&mut tls, &refused).await?;
-        // The refusal arrives before the connection closes.
+        // Shut down properly, so that the refusal arrives before the connection closes.
         Ok(tls.shutdown().await?)
     }
 
-    /// TLS, then the line before ZMTP.
+    /// Performs the TLS handshake, then reads and answers the line before ZMTP.
     async fn handshake(&self, stream: TcpStream, place: &Place) -> Result<Established, String> {
         let acceptor = TlsAcceptor::from(Arc::clone(&self.shown.lock()));
         let mut tls = acceptor.accept(stream).await.map_err(|error| format!("TLS: {error}"))?;
         let presented = tls.get_ref().1.peer_certificates().and_then(<[_]>::first);
         let der = presented.ok_or("no certificate")?;
         let certificate = Arc::new(Certificate::of(der).map_err(|error| error.to_string())?);
-        // The last second belongs to the validity.
+        // The last second is part of the validity.
         let ends_ms = validity(der).map_err(|error| error.to_string())?.1.saturating_add(1_000);
         let fingerprint = Fingerprint::of(der);
         let valid = out_of_validity(der).map_err(|error| error.to_string())?;
@@ -330,7 +332,7 @@ impl ConnectionContext {
             tls.write_all(answer.as_bytes()).await?;
             tls.flush().await
         };
-        // A transfer answers by itself.
+        // A transfer sends its own answer.
         if !matches!(verdict, Ok((Channel::Blob(_), _))) {
             sent.await.map_err(|error| format!("{certificate}: {error}"))?;
         }
@@ -353,7 +355,7 @@ impl ConnectionContext {
         let channel = preamble::parse(text)?;
         let mut allow_list = self.allow_list.clone();
         let is_known = |allowed: &Allowed| !allowed.is_unknown(certificate, *fingerprint);
-        // The list may be older than a certificate that was issued just now.
+        // Waits for the list, which may be older than a certificate that was just issued.
         let _ = tokio::time::timeout(LISTED_WITHIN, allow_list.wait_for(is_known)).await;
         allow_list.borrow().admit(certificate, *fingerprint)?;
         self.may_reach(certificate, &channel)?;
@@ -402,21 +404,21 @@ impl ConnectionContext {
 /// A connection after its handshake.
 struct Established {
     tls: TlsStream<TcpStream>,
-    /// None for a blob or a probe.
+    /// The private socket; `None` for a blob or a probe.
     local: Option<UnixStream>,
     peer: Peer,
     channel: Channel,
 }
 
-/// The other end.
+/// The authenticated peer.
 struct Peer {
     certificate: Arc<Certificate>,
     fingerprint: Fingerprint,
-    /// Milliseconds since the Unix epoch.
+    /// End of the certificate's validity, in milliseconds since the Unix epoch.
     ends_ms: u64,
 }
 
-/// Resolves when the wall clock shows `end_ms`.
+/// Resolves when the wall clock reaches `end_ms`.
 async fn wall_clock_reaches(end_ms: u64) {
     loop {
         match end_ms.checked_sub(wall_ms()) {
@@ -426,7 +428,8 @@ async fn wall_clock_reaches(end_ms: u64) {
     }
 }
 
-/// The identity of one connection: longer than any identity of this host, see [`lamagrid_protocol::PeerId::is_of_gate`].
+/// Creates a connection's identity, longer than any of this host; see
+/// [`lamagrid_protocol::PeerId::is_of_gate`].
 fn identity(certificate: &Certificate) -> Bytes {
     let instance = random_id().iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     format!("{}/{instance}", certificate.name).into()

@@ -1,7 +1,7 @@
-//! The allow list: which certificates of the authority are valid, by fingerprint.
+//! Decides which of the authority's certificates are valid, by an allow list of fingerprints.
 //!
-//! A certificate that the list does not hold is refused, whatever its signature says: an authority's key or a file that
-//! leaked before it was revoked opens nothing.
+//! A certificate that is not on the list is refused even if its signature is valid. A leaked authority key or
+//! a leaked, revoked certificate therefore gives no access.
 
 use std::collections::BTreeSet;
 
@@ -11,33 +11,33 @@ use lamagrid_protocol::preamble::Refused;
 use crate::certificate::Certificate;
 use crate::fingerprint::Fingerprint;
 
-/// The certificates that are let in.
+/// The certificates that may connect.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AllowList {
-    /// Valid certificates.
+    /// Fingerprints of the valid certificates.
     pub valid: BTreeSet<Fingerprint>,
-    /// Names that were revoked; they only make the refusal more exact.
+    /// Revoked names; used only for a more precise refusal.
     pub revoked: BTreeSet<String>,
 }
 
-/// What a gate knows about certificates now.
+/// The gate's current knowledge about certificates.
 #[derive(Debug, Default)]
 pub(crate) struct Allowed {
-    /// The last list that could be read. Open connections are held against it.
+    /// The last list that could be read; open connections are checked against it.
     pub(crate) list: AllowList,
-    /// False while the list cannot be read: then nothing new is let in.
+    /// False while the list cannot be read; new connections are refused then.
     pub(crate) is_current: bool,
 }
 
 impl Allowed {
-    /// Whether the list may hold this certificate soon: it may have been issued after the list was read.
+    /// True if the certificate may appear on the list soon, because it was issued after the list was read.
     pub(crate) fn is_unknown(&self, certificate: &Certificate, fingerprint: Fingerprint) -> bool {
         self.is_current
             && !self.list.valid.contains(&fingerprint)
             && !self.list.revoked.contains(&certificate.name)
     }
 
-    /// Decides on a new connection.
+    /// Decides whether a new connection is admitted.
     pub(crate) fn admit(&self, certificate: &Certificate, fingerprint: Fingerprint) -> Result<(), Refused> {
         if !self.is_current {
             let text =
@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_fingerprint_is_written_and_read() {
+    fn a_fingerprint_is_printed_and_parsed() {
         let fingerprint = Fingerprint::of(b"a certificate");
         assert_eq!(fingerprint.to_string().parse(), Ok(fingerprint));
         for wrong in ["", "ab", &"g".repeat(64), &"é".repeat(32)] {
@@ -86,7 +86,7 @@ mod tests {
         allowed.list.revoked.clear();
         assert!(allowed.admit(&certificate, other).unwrap_err().text.contains("a newer one replaced it"));
         allowed.is_current = false;
-        // Temporary: a node that hears this goes on trying.
+        // Temporary, so that a refused node keeps trying.
         assert_eq!(allowed.admit(&certificate, listed).unwrap_err().kind, FailureKind::Disconnected);
         assert!(Allowed::default().admit(&certificate, listed).is_err());
     }

@@ -1,8 +1,8 @@
-//! The authority of a grid: makes certificates and records them in the ledger.
+//! Issues a grid's certificates and records them in the ledger.
 //!
-//! Does not: talk to a running scheduler, which reads the ledger again once a second.
+//! Does not: contact a running scheduler, which reads the ledger once per second.
 //!
-//! This module is the door for `rcgen`.
+//! This module is the only one that uses `rcgen`.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -22,62 +22,62 @@ use crate::ledger::{Certs, CertsError, Issued};
 const AUTHORITY: &str = "authority.pem";
 const AUTHORITY_KEY: &str = "authority.key";
 const DAY: Duration = Duration::from_secs(86_400);
-/// When an authority ends, all hosts of its grid become strangers at once.
+/// Validity of the authority. When it ends, all certificates of the grid become invalid at once.
 const AUTHORITY_DAYS: u32 = 3_650;
-/// Clocks of hosts differ.
+/// Certificates are valid from this long before their creation, because the clocks of hosts differ.
 const BACKDATED: Duration = Duration::from_secs(3_600);
 
-/// Why certificates are not made.
+/// Why a certificate could not be issued.
 #[derive(Debug, thiserror::Error)]
 pub enum CertificateError {
-    /// The ledger or a file of the folder.
+    /// The ledger or another file of the folder cannot be read or written.
     #[error(transparent)]
     Certs(#[from] CertsError),
-    /// `init` for a second time.
+    /// `init` was called before.
     #[error(
         "{0} exists already: it was made before, and what it issued would be worth nothing with another one"
     )]
     Exists(PathBuf),
-    /// Before `init`.
+    /// `init` was not called yet.
     #[error("there is no authority in {0}: run `lamagrid certs init` first")]
     NoAuthority(PathBuf),
-    /// No such name in the ledger.
+    /// The ledger has no such name.
     #[error("no certificate of the name {0} was issued: see `lamagrid certs list`")]
     Unknown(String),
-    /// A revoked name is never valid again.
+    /// The name was revoked; it is never valid again.
     #[error("the name {0} was revoked, and so would be what is issued now: choose another one")]
     Revoked(String),
-    /// The owner of the scheduler's own host.
+    /// The name is reserved for the owner on the scheduler's own host.
     #[error("the name {} is for the programs of the scheduler's own host: choose another", Owner::LOCAL)]
     Local,
-    /// Not a name.
+    /// The name is invalid.
     #[error("{0}")]
     Name(String),
-    /// Two certificates would be valid for one node's name.
+    /// A node's name would be valid under two certificates.
     #[error(
         "the name {name} is too like {other}, which was issued before: the nodes of {short} may call themselves {short}-0, \
          {short}-1 and so on; choose another name, or revoke {other}"
     )]
     Alike {
-        /// The name that was asked for.
+        /// The requested name.
         name: String,
-        /// The one of an earlier certificate.
+        /// The conflicting name of an earlier certificate.
         other: String,
-        /// The shorter one of both.
+        /// The shorter of the two names.
         short: String,
     },
-    /// The file is older than the ledger's entry.
+    /// The certificate's file is older than the ledger's entry.
     #[error(
         "the file of the certificate {0} is not the one that was issued last: run `lamagrid certs issue` again"
     )]
     NotIssued(String),
-    /// A file that was just written.
+    /// The new certificate cannot be read back.
     #[error("the certificate that was made cannot be read: {0}")]
     Credentials(#[from] CredentialsError),
-    /// Queues for a role that serves none.
+    /// Queues were given for a role that does not serve queues.
     #[error("--queue is for certificates of the role node")]
     Queues,
-    /// `issue` with the scheduler's role.
+    /// `issue` was called with the scheduler's role.
     #[error("a scheduler's certificate is made by `lamagrid certs init`")]
     Scheduler,
     /// A file cannot be read.
@@ -88,7 +88,7 @@ pub enum CertificateError {
         /// The system's error.
         source: std::io::Error,
     },
-    /// The encoder's error.
+    /// The encoder failed.
     #[error("a certificate cannot be made: {0}")]
     Rcgen(#[from] rcgen::Error),
 }
@@ -96,30 +96,31 @@ pub enum CertificateError {
 /// A certificate to issue.
 #[derive(Debug, Clone)]
 pub struct NewCertificate {
-    /// What its holder may do.
+    /// The holder's role, which decides its permissions.
     pub role: PeerRole,
-    /// Its name.
+    /// The holder's name.
     pub name: String,
-    /// For a node: the queues that it may serve; empty for all.
+    /// The queues that a node may serve; empty for all.
     pub queues: Vec<QueueName>,
-    /// How long it is valid.
+    /// Duration of the validity, in days.
     pub days: u32,
 }
 
-/// What became of older certificates of the same name.
+/// The effect on older certificates of the same name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Older {
-    /// They stay valid until their end, or there are none.
+    /// They stay valid until their end, or there are no older ones.
     StayValid,
-    /// They allow more than the new one, so they are refused from now on.
+    /// They allow more than the new one, and are refused from now on.
     Refused,
 }
 
 impl Certs {
-    /// Makes an authority and the scheduler's certificate.
+    /// Creates an authority and the scheduler's certificate.
     ///
     /// # Errors
-    /// [`CertificateError::Exists`] if there is one; any other error leaves no authority, so that it can be called again.
+    /// [`CertificateError::Exists`] if there is an authority; after any other error there is still none, and
+    /// it can be called again.
     pub fn init(&self) -> Result<(), CertificateError> {
         let path = self.dir().join(AUTHORITY);
         if path.exists() {
@@ -138,20 +139,20 @@ impl Certs {
         let key = authority.issuer.key().serialize_pem();
         self.write(&self.dir().join(AUTHORITY_KEY), key.as_bytes())?;
         self.record(&[])?;
-        // Last: without it, another `init` starts again.
+        // Written last, so that `init` can be repeated if it stops before this.
         Ok(self.write(&path, authority.pem.as_bytes())?)
     }
 
-    /// Makes a new certificate for the scheduler.
+    /// Issues a new certificate for the scheduler.
     ///
     /// # Errors
-    /// [`CertificateError`]; the old one stays.
+    /// [`CertificateError`]; the previous one is kept.
     pub fn renew(&self) -> Result<(), CertificateError> {
         let own = self.authority()?.issue(&scheduler())?;
         Ok(self.write(&self.own(), own.as_bytes())?)
     }
 
-    /// Makes a certificate and records it. Its file is [`Certs::of_holder`].
+    /// Issues a certificate and records it. Its file is [`Certs::of_holder`].
     ///
     /// # Errors
     /// [`CertificateError`].
@@ -199,7 +200,7 @@ impl Certs {
         Ok(older)
     }
 
-    /// Revokes all certificates of a name for good.
+    /// Revokes all certificates of a name permanently.
     ///
     /// # Errors
     /// [`CertificateError`].
@@ -211,10 +212,10 @@ impl Certs {
         Ok(self.record(&issued)?)
     }
 
-    /// The newest certificate of a name: its entry, and its file's content.
+    /// Returns the newest certificate of a name: its ledger entry and its file's content.
     ///
     /// # Errors
-    /// [`CertificateError`] if it was revoked, or its file is another one.
+    /// [`CertificateError`] if it was revoked or its file has another certificate.
     pub fn newest(&self, name: &str) -> Result<(Issued, String), CertificateError> {
         let unknown = || CertificateError::Unknown(name.to_owned());
         let entry = self.all_issued()?.into_iter().find(|each| each.name == name).ok_or_else(unknown)?;
@@ -229,7 +230,7 @@ impl Certs {
         Ok((entry, pem))
     }
 
-    /// All entries of the ledger, oldest first.
+    /// Returns all entries of the ledger, oldest first.
     ///
     /// # Errors
     /// [`CertificateError::NoAuthority`] before `init`; [`CertsError`].
@@ -267,7 +268,8 @@ fn read(path: &Path) -> Result<String, CertificateError> {
     std::fs::read_to_string(path).map_err(|source| CertificateError::Read { path: path.to_owned(), source })
 }
 
-/// Refuses a node's name that could also be the name of a node of another certificate: those may append a number.
+/// Refuses a node's name that overlaps with the names under another certificate, to which nodes may append a
+/// number.
 fn check_unlike(name: &str, issued: &[Issued]) -> Result<(), CertificateError> {
     let others = issued.iter().filter(|each| each.role == PeerRole::Node && !each.revoked);
     for other in others {
@@ -294,7 +296,7 @@ struct Authority {
 }
 
 impl Authority {
-    /// Certificate, key and the authority's certificate, in PEM.
+    /// Returns the new certificate, its key and the authority's certificate, in PEM.
     fn issue(&self, new: &NewCertificate) -> Result<String, CertificateError> {
         let NewCertificate { role, name, queues, days } = new;
         let uri = Certificate { role: *role, name: name.clone(), queues: queues.clone() }.uri();

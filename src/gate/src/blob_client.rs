@@ -1,4 +1,5 @@
-//! Fetches blobs from a scheduler's host and brings them there, on connections of their own; the other end is `blobs`.
+//! Fetches blobs from a scheduler's host and uploads them to it, on separate connections; the `blobs` crate
+//! is the other side.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -21,47 +22,48 @@ use crate::proxy::{stalled, unacknowledged};
 use crate::reloading_tls::ReloadingTls;
 use crate::trouble::Trouble;
 
-/// Nothing came or went for so long: the peer is gone. The accepting side sees it first.
+/// Idle timeout of a transfer; longer than the accepting side's.
 const STALLED: Duration = Duration::from_secs(15);
-/// How often a transfer that waits looks at the time.
+/// How often a blocked transfer checks the time.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Bytes that TLS is given between two looks at what the kernel took.
+/// Bytes passed to TLS between two checks of the bytes that the kernel has accepted.
 const WRITTEN_AT_ONCE: usize = 64 * 1024;
-/// A transfer of which nothing moved for this long has stalled; a connection that is closed then was not cut.
+/// Idle time after which a transfer counts as stalled; a connection that closes after it is reported as
+/// stalled, not as closed.
 const QUIET: Duration = Duration::from_secs(3);
-/// A transfer is given up after so long without a scheduler that answers.
+/// Time limit for repeated tries while no scheduler answers.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// What is not granted may be so soon, after a scheduler's start.
+/// Grants may arrive late after a scheduler restart; "not granted" is retried for this long.
 const GRANTED_WITHIN: Duration = Duration::from_secs(5);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LAST_PAUSE: Duration = Duration::from_secs(1);
-/// How long a connection is kept for the next transfer, and how many.
+/// How long idle connections are kept for the next transfer, and how many.
 const KEPT: Duration = Duration::from_secs(10);
 const MOST_KEPT: usize = 4;
 
-/// Why a blob did not come or go.
+/// Why a blob could not be transferred.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum BlobError {
-    /// The scheduler said no.
+    /// The scheduler refused the transfer.
     #[error("{text}")]
     Refused {
-        /// Of the failure.
+        /// The failure kind.
         kind: FailureKind,
-        /// What it said.
+        /// The scheduler's reason.
         text: String,
     },
-    /// The connection broke, again and again.
+    /// The connection broke repeatedly.
     #[error("cannot reach {scheduler} for a picture: {reason}")]
     Broken {
-        /// `host:port`
+        /// The scheduler's address, `host:port`.
         scheduler: String,
-        /// How the last try ended.
+        /// The error of the last try.
         reason: String,
     },
 }
 
 impl BlobError {
-    /// What it is as the failure of a task.
+    /// The failure kind of a task that fails by this error.
     #[must_use]
     pub fn kind(&self) -> FailureKind {
         match self {
@@ -73,17 +75,17 @@ impl BlobError {
 
 type Stream = StreamOwned<ClientConnection, TcpStream>;
 
-/// Fetches and brings blobs, on connections of their own; blocks. Cheap to clone.
+/// Fetches and uploads blobs on separate connections; blocks. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct BlobClient(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    /// `host:port`
+    /// The scheduler's address, `host:port`.
     scheduler: String,
     tls_config: Arc<ReloadingTls>,
     trouble: Trouble,
-    /// Connections that carried a transfer, with when that ended.
+    /// Idle connections for reuse, with the end of their last transfer.
     kept: Mutex<Vec<(Stream, Instant)>>,
 }
 
@@ -92,7 +94,7 @@ impl BlobClient {
         Self(Arc::new(Shared { scheduler, tls_config, trouble, kept: Mutex::default() }))
     }
 
-    /// For a node: an input of an attempt's task, of the announced length.
+    /// For a node: fetches an input of an attempt's task; it must have the announced length.
     ///
     /// # Errors
     /// [`BlobError`].
@@ -100,7 +102,7 @@ impl BlobClient {
         self.0.read_all(Blob::Input(token, role), len)
     }
 
-    /// For a node: brings the result of an attempt; it is in the spool then.
+    /// For a node: uploads the result of an attempt into the scheduler's spool.
     ///
     /// # Errors
     /// [`BlobError`].
@@ -108,7 +110,7 @@ impl BlobClient {
         self.0.write(Blob::Attempt(token), bytes)
     }
 
-    /// For an owner: brings an input of a task that the scheduler wants to have.
+    /// For an owner: uploads an input of a task, after the scheduler granted it.
     ///
     /// # Errors
     /// [`BlobError`].
@@ -116,7 +118,7 @@ impl BlobClient {
         self.0.write(Blob::Upload(task, role), bytes)
     }
 
-    /// For an owner: the result of its task, of the announced length.
+    /// For an owner: fetches the result of its task; it must have the announced length.
     ///
     /// # Errors
     /// [`BlobError`].
@@ -124,7 +126,8 @@ impl BlobClient {
         self.0.read_all(Blob::Result(task), len)
     }
 
-    /// The same, which is as long as `out`. After an error `out` holds anything.
+    /// Fetches the result into `out`, which must have its length. After an error the content of `out` is
+    /// undefined.
     ///
     /// # Errors
     /// [`BlobError`].
@@ -144,16 +147,17 @@ impl BlobClient {
     }
 }
 
-/// How one try of a transfer ended, where it was not cut.
+/// The outcome of one try that was not interrupted: success or the scheduler's refusal.
 type Said<T> = Result<T, Refused>;
 
 impl Shared {
     fn read_all(&self, blob: Blob, len: u64) -> Result<Vec<u8>, BlobError> {
         let mut bytes = Vec::new();
         self.read(blob, len, |stream, from| {
-            // What a cut left of it stays.
+            // Bytes received before an interruption are kept.
             if let Some(stream) = stream {
-                // The scheduler has just said that it is so long; a buffer that grows would be copied again and again.
+                // The scheduler has just confirmed the length; a buffer that grows would copy the bytes
+                // repeatedly.
                 let left = usize::try_from(len - from).unwrap_or(usize::MAX);
                 bytes.try_reserve_exact(left).map_err(io::Error::other)?;
                 stream.take(len - from).read_to_end(&mut bytes)?;
@@ -163,7 +167,8 @@ impl Shared {
         Ok(bytes)
     }
 
-    /// `take` reads what comes and says how much it has; without a stream it only says that.
+    /// Reads a blob. `take` reads from the stream and returns the bytes so far; without a stream it only
+    /// returns them.
     fn read(
         &self,
         blob: Blob,
@@ -216,7 +221,7 @@ impl Shared {
         })
     }
 
-    /// What the gate says is its last word, unless a moment changes it; everything else may be a cut.
+    /// Repeats a transfer after an interruption or a temporary refusal; any other refusal is final.
     fn repeated<T>(&self, mut attempt: impl FnMut(bool) -> Result<Said<T>, String>) -> Result<T, BlobError> {
         let (began, mut pause, mut again) = (Instant::now(), FIRST_PAUSE, false);
         loop {
@@ -248,11 +253,11 @@ impl Shared {
         }
     }
 
-    /// A connection whose transfer was granted.
+    /// Opens a connection on which the transfer was granted.
     fn ask(&self, transfer: Transfer) -> Result<Said<Stream>, String> {
         let request = preamble::request(&transfer.words());
         while let Some(stream) = self.kept() {
-            // It may have been closed meanwhile; a new one tells.
+            // A kept connection may have been closed; then the next one is tried.
             if let Ok(said) = asked(stream, &request) {
                 return Ok(said);
             }
@@ -296,7 +301,7 @@ impl Shared {
     }
 }
 
-/// A connection by TCP, made on a thread of its own: the caller's may belong to a runtime, which must not block.
+/// Connects by TCP on a separate thread, because the caller may run in a runtime that must not block.
 fn connected(scheduler: &str) -> Result<TcpStream, String> {
     let connecting = || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -323,7 +328,7 @@ fn connected(scheduler: &str) -> Result<TcpStream, String> {
 fn asked(mut stream: Stream, request: &str) -> Result<Said<Stream>, String> {
     let mut ask = || {
         stream.sock.set_read_timeout(Some(ANSWER))?;
-        // A gate that has refused the certificate reads nothing; why, it has said.
+        // A gate that refused the certificate does not read; its reason is already received.
         let _ = stream.write_all(request.as_bytes());
         let _ = stream.flush();
         let said = verdict(&mut stream)?;
@@ -335,23 +340,23 @@ fn asked(mut stream: Stream, request: &str) -> Result<Said<Stream>, String> {
     Ok(said.map(|()| stream))
 }
 
-/// A connection during a transfer, which says meanwhile when nothing moves.
+/// A connection during a transfer; reports when no bytes move.
 struct Moved<'a> {
     stream: &'a mut Stream,
     trouble: &'a Trouble,
     /// When bytes last moved.
     at: Instant,
-    /// Bytes that are there, or were given to the kernel.
+    /// Bytes received, or passed to the kernel.
     bytes: u64,
 }
 
 impl Moved<'_> {
-    /// Bytes that got through.
+    /// Bytes that the other side has received.
     fn arrived(&self) -> u64 {
         self.bytes.saturating_sub(unacknowledged(self.stream.sock.as_raw_fd()))
     }
 
-    /// Repeats `step` while it only waits. TLS keeps what it could not send, so nothing is lost or sent twice.
+    /// Repeats `step` while it times out. TLS keeps unsent bytes, so nothing is lost or sent twice.
     fn patiently<T>(&mut self, mut step: impl FnMut(&mut Stream) -> io::Result<T>) -> io::Result<T> {
         loop {
             match step(self.stream) {
@@ -390,8 +395,8 @@ impl Write for Moved<'_> {
     }
 }
 
-/// How a transfer ended of which so many bytes got through, and then none for so long. The accepting side closes a connection
-/// on which nothing moves before this one gives it up.
+/// Describes the end of a transfer after `bytes` bytes and `quiet` idle time. After a stall the accepting
+/// side closes the connection before this side's timeout, so that a late close is reported as a stall.
 fn cut(error: &io::Error, bytes: u64, quiet: Duration) -> String {
     match error.kind() {
         io::ErrorKind::OutOfMemory => error.to_string(),
@@ -428,7 +433,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_transfer_that_stalls_is_told_with_how_far_it_came() {
+    fn a_stalled_transfer_is_reported_with_its_bytes() {
         use io::ErrorKind::{ConnectionReset, TimedOut, UnexpectedEof, WouldBlock};
         let at_once =
             [(WouldBlock, true), (TimedOut, true), (UnexpectedEof, false), (ConnectionReset, false)];

@@ -1,67 +1,68 @@
-//! One file that makes a host a peer: where the scheduler is, who the host is, and the key to that.
+//! Reads and writes bundles: files that let a host connect, with the scheduler's address, a certificate and
+//! its key.
 
 use std::path::{Path, PathBuf};
 
 use crate::certificate::{Certificate, CredentialsError, PeerRole};
 use crate::credentials::Credentials;
 
-/// What the line with the scheduler's address begins with; PEM readers pass over it.
+/// Prefix of the line with the scheduler's address; PEM readers ignore that line.
 const ADDRESS: &str = "# scheduler: ";
 
-/// What a bundle holds.
+/// The content of a bundle file.
 #[derive(Debug)]
 pub struct Bundle {
-    /// Where it was read.
+    /// The path it was read from.
     pub path: PathBuf,
-    /// `host:port`
+    /// The scheduler's address, `host:port`.
     pub scheduler: String,
-    /// Certificate and key of its holder.
+    /// The holder's certificate and key.
     pub credentials: Credentials,
-    /// Who that is.
+    /// The holder's name, role and queues.
     pub certificate: Certificate,
 }
 
-/// Why a file is no bundle, or none for this program.
+/// Why a file is not a usable bundle.
 #[derive(Debug, thiserror::Error)]
 pub enum BundleError {
-    /// It cannot be read.
+    /// The file cannot be read.
     #[error("{path}: {source}")]
     Io {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// What came back.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// It says no address.
+    /// The file has no line with the scheduler's address.
     #[error(
         "{path}: there is no line that begins with \"{ADDRESS}\": is this a file of `lamagrid certs bundle`?"
     )]
     Address {
-        /// Which file.
+        /// The file.
         path: PathBuf,
     },
-    /// It holds no credentials.
+    /// The file has no valid credentials.
     #[error("{path}: {source}")]
     Credentials {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The error.
         source: CredentialsError,
     },
-    /// It is for another program.
+    /// The certificate has a role that this program cannot use.
     #[error("{path}: it is for a {found}, and this is a {wanted}: issue one with --role {wanted}")]
     Role {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// The certificate's.
+        /// The certificate's role.
         found: PeerRole,
-        /// One that would do.
+        /// A suitable role.
         wanted: PeerRole,
     },
 }
 
 impl Bundle {
-    /// Reads the one at `path`, which is for a peer of one of these roles.
+    /// Reads the bundle at `path`, whose role must be one of `roles`.
     ///
     /// # Errors
     /// [`BundleError`].
@@ -82,7 +83,8 @@ impl Bundle {
         }
     }
 
-    /// The text of one: `pem` is the holder's certificate and key and the authority's certificate.
+    /// Builds the text of a bundle; `pem` has the holder's certificate and key and the authority's
+    /// certificate.
     #[must_use]
     pub fn text(scheduler: &str, about: &str, pem: &str) -> String {
         format!("# {about}\n{ADDRESS}{scheduler}\n{pem}")

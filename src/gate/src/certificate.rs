@@ -1,7 +1,7 @@
-//! What a certificate says: who a peer is, and what it may do.
+//! Reads the identity and permissions of a peer from its certificate.
 //!
-//! A certificate of ours carries one URI, `lamagrid:<role>/<name>` and, for a node, `?queues=gpu,cpu`. No other part of it is
-//! used.
+//! A certificate carries one URI, `lamagrid:<role>/<name>` and, for a node, `?queues=gpu,cpu`. No other part
+//! is used.
 //!
 //! Does not: check signatures or times.
 
@@ -12,18 +12,19 @@ use rustls::pki_types::CertificateDer;
 
 use lamagrid_domain::QueueName;
 
-/// The name that every scheduler's certificate has; addresses change, and a bundle says which.
+/// The DNS name in every scheduler's certificate. It is the same for all, because addresses change; a bundle
+/// has the address.
 pub const SCHEDULER_NAME: &str = "scheduler.lamagrid";
 /// The scheme of the URI.
 const SCHEME: &str = "lamagrid:";
 /// Longest name in a certificate, in bytes.
 const MAX_NAME_BYTES: usize = 64;
 
-/// What a certificate is for.
+/// The role of a certificate's holder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PeerRole {
-    /// Accepts everybody else.
+    /// Accepts the connections of all other roles.
     Scheduler,
     /// Works on tasks.
     Node,
@@ -34,7 +35,7 @@ pub enum PeerRole {
 }
 
 impl PeerRole {
-    /// The word in certificates and on the command line.
+    /// The name in certificates and on the command line.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -62,33 +63,33 @@ impl FromStr for PeerRole {
     }
 }
 
-/// Why credentials are of no use.
+/// Why credentials are unusable.
 #[derive(Debug, thiserror::Error)]
 pub enum CredentialsError {
-    /// The text is no PEM of certificates and a key.
+    /// The text is not PEM with certificates and a key.
     #[error("no certificates and key in PEM: {0}")]
     Pem(String),
-    /// A certificate is not one of ours.
-    #[error("the certificate names nobody: {0}")]
+    /// The certificate does not name a holder in LamaGrid's form.
+    #[error("the certificate names no holder: {0}")]
     Name(String),
-    /// They do not belong together.
+    /// Certificate and key do not match, or cannot be used for TLS.
     #[error("certificate and key cannot be used: {0}")]
     Unusable(String),
 }
 
-/// Who a peer is, by its certificate.
+/// The identity of a certificate's holder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Certificate {
-    /// What it may do.
+    /// The holder's role.
     pub role: PeerRole,
-    /// Its name, letters, digits, dots, dashes and underscores.
+    /// The holder's name: letters, digits, dots, dashes and underscores.
     pub name: String,
-    /// For a node: the queues that it may serve; empty for all.
+    /// The queues that a node may serve; empty for all.
     pub queues: Vec<QueueName>,
 }
 
 impl Certificate {
-    /// Who a certificate is for.
+    /// Reads the holder's identity from a certificate in DER.
     ///
     /// # Errors
     /// [`CredentialsError::Name`].
@@ -103,7 +104,7 @@ impl Certificate {
         }
     }
 
-    /// The URI that says this in a certificate.
+    /// The URI that encodes this identity in a certificate.
     #[must_use]
     pub fn uri(&self) -> String {
         let queues = self.queues.iter().map(QueueName::as_str).collect::<Vec<_>>().join(",");
@@ -132,10 +133,10 @@ impl FromStr for Certificate {
     }
 }
 
-/// Whether a certificate may have this name.
+/// Checks that a certificate may have this name.
 ///
 /// # Errors
-/// What is wrong with it.
+/// The rule that the name violates.
 pub fn check_name(name: &str) -> Result<(), String> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
     if name.is_empty() || name.len() > MAX_NAME_BYTES || !name.chars().all(plain) {
@@ -146,7 +147,8 @@ pub fn check_name(name: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether a node of the certificate `certificate` may call itself `node`: by its name, or by that with a number.
+/// True if a node with the certificate `certificate` may use the name `node`: the same, or with a number
+/// appended.
 #[must_use]
 pub fn is_node_of(node: &str, certificate: &str) -> bool {
     let rest = node.strip_prefix(certificate);
@@ -177,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_certificate_says_comes_back() {
+    fn an_identity_is_printed_and_parsed() {
         for uri in ["lamagrid:node/gpu-1?queues=gpu,cpu", "lamagrid:client/web.1", "lamagrid:admin/a_b"] {
             assert_eq!(uri.parse::<Certificate>().map(|found| found.uri()).as_deref(), Ok(uri));
         }

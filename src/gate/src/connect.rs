@@ -1,7 +1,8 @@
-//! Connects to a scheduler by TCP: looks its name up, then tries its addresses with staggered starts (RFC 8305).
+//! Connects to a scheduler by TCP: resolves its name, then tries its addresses with staggered starts (RFC
+//! 8305).
 //!
-//! A lookup runs in the system's resolver, on a thread that cannot be stopped, so a process has at most one for each name.
-//! All that dial share its answer, which is kept: a slow name server delays the first connection only.
+//! A lookup runs in the system's resolver on a thread that cannot be stopped, so a process runs at most one
+//! per name. All connections share its cached answer, so that a slow name server delays only the first one.
 
 use std::collections::HashMap;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -15,38 +16,38 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// Limit on a lookup: the resolver asks each name server for 5 s, and twice.
+/// Limit on a lookup: the resolver asks each name server twice, for 5 s each.
 pub(crate) const LOOKUP: Duration = Duration::from_secs(20);
 /// Limit on all tries to connect together.
 pub(crate) const CONNECT: Duration = Duration::from_secs(5);
-/// Between the first tries of two addresses.
+/// Delay between the first tries of two addresses.
 const STAGGER: Duration = Duration::from_millis(250);
-/// Between two tries of one address: the kernel itself waits longer and longer before it repeats a lost packet.
+/// Interval between tries of one address; shorter than the kernel's growing pauses after a lost packet.
 const REPEAT: Duration = Duration::from_secs(1);
-/// An answer this old is used, and asked for anew meanwhile.
+/// An answer older than this is still used, while a new lookup runs.
 const FRESH: Duration = Duration::from_secs(30);
-/// Addresses in an error text.
+/// Most addresses named in an error text.
 const MAX_TOLD: usize = 4;
 
-/// What is known of a name.
+/// The cached answer for a name.
 #[derive(Debug, Default)]
 struct Name {
-    /// Of the last lookup that found some, in the order in which they are tried.
+    /// The addresses of the last successful lookup, in the order in which they are tried.
     addresses: Vec<SocketAddr>,
-    /// When they were found; `None` once connecting to them failed.
+    /// When the addresses were found; `None` after connecting to them failed.
     found: Option<Instant>,
-    /// How the last lookup ended, if it found none.
+    /// The error of the last lookup, if it failed.
     error: String,
     is_looked_up: bool,
 }
 
-/// By `host:port`, which bundles name: a process knows a few.
+/// The cached answers by `host:port`; a process uses only the few that bundles name.
 static NAMES: LazyLock<Mutex<HashMap<String, watch::Sender<Name>>>> = LazyLock::new(Mutex::default);
 
-/// Connects to `scheduler` (`host:port`); `step` is told what is waited for.
+/// Connects to `scheduler` (`host:port`); calls `step` with a description of each step.
 ///
 /// # Errors
-/// Which step failed, and how.
+/// The failed step, with its error.
 pub(crate) async fn connect(scheduler: &str, step: impl Fn(String)) -> Result<TcpStream, String> {
     let addresses = resolve(scheduler, &step).await?;
     step(format!("connecting to {}", told(&addresses)));
@@ -58,10 +59,10 @@ pub(crate) async fn connect(scheduler: &str, step: impl Fn(String)) -> Result<Tc
     connected.map(|(stream, _)| stream)
 }
 
-/// The addresses of `scheduler`.
+/// Returns the addresses of `scheduler`.
 ///
 /// # Errors
-/// Why there are none.
+/// The reason why no address was found.
 pub(crate) async fn resolve(scheduler: &str, step: impl Fn(String)) -> Result<Vec<SocketAddr>, String> {
     if let Ok(address) = scheduler.parse() {
         return Ok(vec![address]);
@@ -83,7 +84,7 @@ pub(crate) async fn resolve(scheduler: &str, step: impl Fn(String)) -> Result<Ve
     }
 }
 
-/// Begins a lookup, unless one is under way or the last answer is fresh.
+/// Starts a lookup unless one is running or the last answer is fresh.
 fn look_up(scheduler: &str) -> watch::Receiver<Name> {
     let mut names = NAMES.lock();
     let sender = names.entry(scheduler.to_owned()).or_default();
@@ -113,7 +114,7 @@ fn with_name(scheduler: &str, change: impl FnOnce(&mut Name)) {
 }
 
 impl Name {
-    /// Takes a resolver's answer. Addresses that were known are kept when it has none.
+    /// Stores a resolver's answer. Known addresses are kept if it has none.
     fn answered(&mut self, found: std::io::Result<Vec<SocketAddr>>) {
         self.is_looked_up = false;
         match found {
@@ -137,7 +138,7 @@ fn prefer(addresses: &mut [SocketAddr], address: SocketAddr) {
     }
 }
 
-/// The two families by turns, beginning with that of the first address.
+/// Alternates IPv4 and IPv6 addresses, starting with the family of the first one.
 fn interleaved(found: &[SocketAddr]) -> Vec<SocketAddr> {
     let (mut first, mut other): (Vec<_>, Vec<_>) =
         found.iter().copied().partition(|each| each.is_ipv4() == found[0].is_ipv4());
@@ -153,7 +154,8 @@ fn interleaved(found: &[SocketAddr]) -> Vec<SocketAddr> {
     }
 }
 
-/// The first connection to any of `addresses`. One that is silent is tried again while others are waited for.
+/// Returns the first connection to any of `addresses`. A silent address is tried again while the others are
+/// pending.
 async fn race(addresses: &[SocketAddr]) -> Result<(TcpStream, SocketAddr), String> {
     let end = Instant::now() + CONNECT;
     let mut tries = FuturesUnordered::new();
@@ -206,7 +208,7 @@ mod tests {
         text.parse().unwrap()
     }
 
-    /// A port that is listened on, and whose queue is full: the kernel drops what else comes.
+    /// A port whose accept queue is full, so that the kernel drops further connections.
     async fn silent() -> (SocketAddr, Vec<TcpStream>, tokio::net::TcpListener) {
         let socket = tokio::net::TcpSocket::new_v4().unwrap();
         socket.bind(address("127.0.0.1:0")).unwrap();
@@ -222,7 +224,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_address_that_swallows_packets_does_not_hold_up_the_next() {
+    async fn a_silent_address_does_not_delay_the_next_one() {
         let (silent, _filling, _full) = silent().await;
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let good = listener.local_addr().unwrap();
@@ -233,7 +235,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_error_names_what_each_address_did() {
+    async fn an_error_describes_each_address() {
         let (silent, _filling, _full) = silent().await;
         let closed = {
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -248,19 +250,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_lookup_is_under_way_for_each_name_and_its_answer_is_shared() {
+    async fn one_lookup_runs_per_name_and_its_answer_is_shared() {
         let name = "localhost:1";
         let both = tokio::join!(resolve(name, |_| ()), resolve(name, |_| ()));
         assert!(both.0.is_ok() && both.0 == both.1, "{both:?}");
         with_name(name, |name| (name.is_looked_up, name.found) = (true, None));
-        // None begins while another is under way, and what is known is used meanwhile.
+        // A second lookup does not start while one is running, and the known addresses are used meanwhile.
         assert_eq!(resolve(name, |_| panic!("it waits for the lookup")).await, both.0);
         let unknown = resolve("no-such-host.invalid:1", |_| ()).await.unwrap_err();
         assert!(unknown.starts_with("cannot look up no-such-host.invalid: "), "{unknown}");
     }
 
     #[test]
-    fn the_families_take_turns_and_what_was_good_comes_first() {
+    fn address_families_alternate_and_the_last_good_address_comes_first() {
         let [a, b, c] = ["[::1]:1", "[::2]:1", "10.0.0.1:1"].map(address);
         assert_eq!(interleaved(&[a, b, c]), [a, c, b]);
         let mut name = Name::default();

@@ -1,6 +1,6 @@
-//! A certificate with its key, as TLS needs them.
+//! Holds a certificate with its key, and builds TLS configurations from them.
 //!
-//! Does not: make certificates, or judge signatures, which rustls does, and times, which `validity` does.
+//! Does not: issue certificates, or check signatures (rustls does) or times (`validity` does).
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::certificate::{Certificate, CredentialsError};
 use crate::fingerprint::Fingerprint;
 use crate::validity::{AtAnyTime, validity};
 
-/// A certificate with its key, and the authority that everybody's certificates come from.
+/// A certificate with its key, and the certificate of the authority that issues all certificates of the grid.
 #[derive(Debug)]
 pub struct Credentials {
     certificate: CertificateDer<'static>,
@@ -24,7 +24,7 @@ pub struct Credentials {
 }
 
 impl Credentials {
-    /// From PEM: the own certificate first, the authority's last, the key anywhere.
+    /// Parses PEM: the own certificate first, the authority's last, the key anywhere.
     ///
     /// # Errors
     /// [`CredentialsError::Pem`].
@@ -40,7 +40,7 @@ impl Credentials {
         Ok(Self { certificate: certificate.clone(), key, authority: authority.clone() })
     }
 
-    /// Who they are for.
+    /// The identity of the certificate's holder.
     ///
     /// # Errors
     /// [`CredentialsError::Name`].
@@ -48,13 +48,13 @@ impl Credentials {
         Certificate::of(&self.certificate)
     }
 
-    /// The certificate's fingerprint, by which an [`AllowList`](super::AllowList) knows it.
+    /// The certificate's fingerprint, under which an [`AllowList`](super::AllowList) lists it.
     #[must_use]
     pub fn fingerprint(&self) -> Fingerprint {
         Fingerprint::of(&self.certificate)
     }
 
-    /// From when until when they are good, in milliseconds since the Unix epoch.
+    /// Start and end of the certificate's validity, in milliseconds since the Unix epoch.
     ///
     /// # Errors
     /// [`CredentialsError::Unusable`].
@@ -68,8 +68,8 @@ impl Credentials {
         Ok(Arc::new(roots))
     }
 
-    /// For the accepting side: only peers with a certificate of the same authority. Its validity is compared with the clock
-    /// afterwards, see [`crate::validity`].
+    /// Builds the configuration of the accepting side, which accepts only peers with a certificate of the
+    /// same authority. The certificate's times are checked afterwards; see [`crate::validity`].
     ///
     /// # Errors
     /// [`CredentialsError::Unusable`].
@@ -84,14 +84,14 @@ impl Credentials {
             .with_client_cert_verifier(Arc::new(AtAnyTime(verifier)))
             .with_single_cert(vec![self.certificate.clone()], self.key.clone_key())
             .map_err(unusable)?;
-        // A resumed session is not verified again, so it would outlive its certificate.
+        // A resumed session is not verified again, so that it would outlive its certificate.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
         Ok(Arc::new(config))
     }
 
-    /// For the dialling side: only a scheduler with a certificate of the same authority. Its validity is compared with the
-    /// clock afterwards, see [`crate::validity`].
+    /// Builds the configuration of the dialling side, which accepts only a scheduler with a certificate of
+    /// the same authority. The certificate's times are checked afterwards; see [`crate::validity`].
     ///
     /// # Errors
     /// [`CredentialsError::Unusable`].

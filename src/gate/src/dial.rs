@@ -1,6 +1,8 @@
-//! The dialling gate: private sockets like a scheduler's on this host, TLS to the scheduler behind them.
+//! Provides private sockets like a scheduler's on this host, and relays their connections to the scheduler by
+//! TLS.
 //!
-//! Does not: reconnect by itself. Whoever uses a local socket finds it closed, and connects again.
+//! Does not: reconnect. When a connection is lost its local socket closes, and the local program connects
+//! again.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -35,15 +37,15 @@ use crate::reloading_tls::ReloadingTls;
 use crate::trouble::Trouble;
 use crate::zmtp_guard::{ACCEPTING, Handshake, Held};
 
-/// A scheduler that cannot be reached is mentioned this often.
+/// Interval of log lines about an unreachable scheduler.
 const MENTION_EVERY: Duration = Duration::from_secs(30);
-/// How often the local sockets' files are looked at.
+/// How often the files of the local sockets are checked.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// After a refusal that may pass, connections are not tried for this long, and longer after each one more.
+/// Pause after a temporary refusal, during which no connection is tried; it grows with each further refusal.
 const FIRST_REST: Duration = Duration::from_millis(250);
 const LONGEST_REST: Duration = Duration::from_secs(5);
 
-/// Local sockets that lead to a scheduler elsewhere. Dropping it closes them.
+/// Local sockets that lead to a scheduler on another host. Dropping it closes them.
 #[derive(Debug)]
 pub struct Dialler {
     shared: Arc<Shared>,
@@ -54,18 +56,18 @@ pub struct Dialler {
 #[derive(Debug)]
 struct Shared {
     sockets: Endpoints,
-    /// `host:port`
+    /// The scheduler's address, `host:port`.
     scheduler: String,
     tls_config: Arc<ReloadingTls>,
-    /// Why the scheduler refused this side for good.
+    /// The scheduler's permanent refusal, if it refused at the last try.
     refused: Mutex<Option<Failure>>,
     trouble: Trouble,
     rest: Mutex<Rest>,
-    /// When, and whether it was a refusal.
+    /// Time of the last log line, and whether it was about a refusal.
     mentioned: Mutex<Option<(Instant, bool)>>,
 }
 
-/// Keeps refused connections from being retried at once.
+/// Delays new tries after a temporary refusal.
 #[derive(Debug)]
 struct Rest {
     until: Option<Instant>,
@@ -87,8 +89,8 @@ impl Rest {
 }
 
 impl Dialler {
-    /// Makes `sockets` for all channels, in a private directory; each connection to one goes to `scheduler`
-    /// (`host:port`). Sockets whose files are removed are made anew.
+    /// Creates the sockets of all channels in a private directory; each connection is relayed to `scheduler`
+    /// (`host:port`). Sockets whose files are removed are created again.
     ///
     /// # Errors
     /// [`DiallerError`].
@@ -100,7 +102,8 @@ impl Dialler {
         Self::with(ReloadingTls::of(credentials)?, scheduler, sockets.into())
     }
 
-    /// The same with a bundle, whose file may be replaced by a new one of the same holder at any time.
+    /// Like [`Dialler::open`], with a bundle whose file may be replaced at any time by a new one of the same
+    /// holder.
     ///
     /// # Errors
     /// [`DiallerError`].
@@ -127,7 +130,7 @@ impl Dialler {
         Ok(dialler)
     }
 
-    /// Makes the socket of one channel, which may be a lane.
+    /// Creates the socket of one channel, which may be a lane.
     ///
     /// # Errors
     /// [`DiallerError::Socket`].
@@ -138,34 +141,35 @@ impl Dialler {
         Ok(())
     }
 
-    /// Closes what [`Dialler::listen`] made, and its connections.
+    /// Closes the socket of [`Dialler::listen`] and its connections.
     pub fn close(&self, channel: &str) {
         if let Some(task) = self.listening.lock().remove(channel) {
             task.abort();
-            // The directory goes with the process; what is left in it misleads nobody.
+            // Errors are ignored: the directory is removed with the process, and a remaining file does no
+            // harm.
             let _ = std::fs::remove_file(self.shared.sockets.dir().join(format!("{channel}.sock")));
         }
     }
 
-    /// `host:port`
+    /// The scheduler's address, `host:port`.
     #[must_use]
     pub fn scheduler(&self) -> &str {
         &self.shared.scheduler
     }
 
-    /// What brings and fetches blobs.
+    /// The client for blobs of this scheduler.
     #[must_use]
     pub fn blobs(&self) -> BlobClient {
         self.blobs.clone()
     }
 
-    /// Why the scheduler refused this side, if it did so for good when it was last asked.
+    /// The scheduler's refusal, if its last answer was a permanent refusal.
     #[must_use]
     pub fn refused(&self) -> Option<Failure> {
         self.shared.refused.lock().clone()
     }
 
-    /// What keeps this side from the scheduler.
+    /// The current fault of the connection to the scheduler.
     #[must_use]
     pub fn trouble(&self) -> Trouble {
         self.shared.trouble.clone()
@@ -179,18 +183,18 @@ impl Drop for Dialler {
     }
 }
 
-/// Why a dialling gate does not open.
+/// Why a dialling gate could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum DiallerError {
-    /// The own credentials are of no use.
+    /// The own credentials are unusable.
     #[error(transparent)]
     Credentials(#[from] CredentialsError),
-    /// A local socket cannot be made.
+    /// A local socket cannot be created.
     #[error("cannot make {path}: {source}")]
     Socket {
-        /// Which.
+        /// The socket's path.
         path: PathBuf,
-        /// What came back.
+        /// The system's error.
         source: io::Error,
     },
 }
@@ -199,21 +203,21 @@ pub enum DiallerError {
 struct Local {
     socket: UnixListener,
     path: PathBuf,
-    /// Device and inode of its file.
+    /// Device and inode number of its file.
     file: Option<(u64, u64)>,
 }
 
 impl Local {
     fn bind(sockets: &Endpoints, channel: &str) -> Result<Self, DiallerError> {
         let path = sockets.dir().join(format!("{channel}.sock"));
-        // What a killed process of this name may have left.
+        // A killed process of this name may have left the file.
         let _ = std::fs::remove_file(&path);
         let bound = UnixListener::bind(&path);
         let socket = bound.map_err(|source| DiallerError::Socket { path: path.clone(), source })?;
         Ok(Self { socket, file: file_identity(&path), path })
     }
 
-    /// Whether nobody finds it any more.
+    /// True if the socket's file was removed or replaced.
     fn is_lost(&self) -> bool {
         self.file.is_none() || file_identity(&self.path) != self.file
     }
@@ -269,7 +273,7 @@ impl Shared {
         if has_left(&local).await {
             return;
         }
-        // Its identity means nothing on this side.
+        // ZeroMQ on this side does not use an identity of the scheduler's socket.
         let handshake = Handshake::new(ACCEPTING, Bytes::new());
         let ended =
             relay(tls, local, handshake, Held::default(), |text| self.trouble.ended(Some(text))).await;
@@ -287,10 +291,10 @@ impl Shared {
         self.trouble.ended(stalled);
     }
 
-    /// Says why; what will not change is kept for [`Dialler::refused`].
+    /// Logs a failed connection; keeps a permanent refusal for [`Dialler::refused`].
     fn refused(&self, channel: &str, DialError { failure, is_refusal_for_now }: DialError) {
         self.mention(channel, &failure.message, is_refusal_for_now);
-        // A lane is refused together with its session.
+        // A refused lane is a consequence of its session's end.
         if channel.starts_with("lane-") {
             return;
         }
@@ -303,7 +307,7 @@ impl Shared {
         }
     }
 
-    /// Once in a while, and when a scheduler that was away refuses, or is away again.
+    /// Logs at intervals, and whenever the scheduler changes between unreachable and refusing.
     fn mention(&self, channel: &str, reason: &str, is_refusal: bool) {
         let mut mentioned = self.mentioned.lock();
         if mentioned.is_none_or(|(at, before)| at.elapsed() >= MENTION_EVERY || before != is_refusal) {
@@ -313,14 +317,14 @@ impl Shared {
     }
 }
 
-/// Whether the process at a local socket has closed it meanwhile.
+/// True if the local process has closed its socket meanwhile.
 async fn has_left(local: &UnixStream) -> bool {
     let ready = tokio::time::timeout(Duration::ZERO, local.ready(Interest::READABLE)).await;
     matches!(ready, Ok(Ok(ready)) if ready.is_read_closed())
 }
 
-/// Asks the gate for a channel: the connection, and what the clock of the scheduler's host shows. `step` is told what is
-/// waited for.
+/// Connects to the gate and requests a channel. Returns the connection and the time of the scheduler's host;
+/// calls `step` with a description of each step.
 pub(crate) async fn dial(
     scheduler: &str,
     tls_config: &ReloadingTls,
@@ -338,7 +342,7 @@ pub(crate) async fn dial(
     let mut tls = in_time(connecting).await.map_err(|error| judge(&error, &what(HANDSHAKE)))?;
     step(what(REPLY));
     let asked = async {
-        // A gate that has refused the certificate reads nothing; why, it has said.
+        // A gate that refused the certificate does not read; its reason is already received.
         let _ = tls.write_all(preamble::request(channel).as_bytes()).await;
         let _ = tls.flush().await;
         read_line(&mut tls).await
@@ -368,7 +372,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rests_grow_to_their_cap() {
+    fn pauses_grow_to_their_cap() {
         let mut rest = Rest::new();
         assert!(rest.is_over());
         let rests = (0..20).map(|_| {

@@ -1,4 +1,4 @@
-//! Why a connection to the gate was not made, in words, and whether to try again.
+//! Describes why a connection to the gate failed, and decides whether to try again.
 
 use std::io;
 use std::time::Duration;
@@ -12,34 +12,34 @@ use lamagrid_protocol::preamble::Refused;
 
 use crate::validity::{SCHEDULER_SHOWS, date, out_of_validity};
 
-/// Limit on TLS, and on the scheduler's answer to the line.
+/// Limit on the TLS handshake, and on the gate's answer to the line.
 pub(crate) const ANSWER: Duration = Duration::from_secs(5);
-/// The steps of a dial, as texts name them.
+/// Names of the steps of a connection in error texts.
 pub(crate) const HANDSHAKE: &str = "the TLS handshake";
 pub(crate) const REPLY: &str = "the answer of the gate";
 
-/// Why a connection to the gate was not made.
+/// Why a connection to the gate failed.
 #[derive(Debug)]
 pub(crate) struct DialError {
     pub(crate) failure: Failure,
-    /// The scheduler answered, and refuses for now.
+    /// True if the gate answered with a temporary refusal.
     pub(crate) is_refusal_for_now: bool,
 }
 
 impl DialError {
-    /// The scheduler was not reached.
+    /// Creates the error for a scheduler that could not be reached.
     pub(crate) fn away(text: String) -> Self {
         Self { failure: Failure::new(FailureKind::Disconnected, text), is_refusal_for_now: false }
     }
 
-    /// It was, and the reason may pass.
+    /// Creates the error for a temporary refusal.
     pub(crate) fn for_now(text: String) -> Self {
         Self { failure: Failure::new(FailureKind::Disconnected, text), is_refusal_for_now: true }
     }
 }
 
-/// What is said when the scheduler's certificate is not valid by the clock of this host: both clocks, as far as the
-/// scheduler told its own.
+/// The text for a scheduler's certificate that is not valid by this host's clock; names both clocks if the
+/// scheduler told its own. `None` for a valid certificate.
 pub(crate) fn wrong_time(
     presented: Option<&[CertificateDer<'_>]>,
     answer: Option<&Result<u64, Refused>>,
@@ -56,7 +56,7 @@ pub(crate) fn wrong_time(
     ))
 }
 
-/// Adds the clock of this host to a refusal that names the scheduler's.
+/// Adds this host's time to a refusal that names the scheduler's.
 pub(crate) fn with_own_clock(text: String) -> String {
     if !text.contains(SCHEDULER_SHOWS) {
         return text;
@@ -64,7 +64,8 @@ pub(crate) fn with_own_clock(text: String) -> String {
     format!("{text}; the clock of this host shows {}", date(wall_ms()))
 }
 
-/// What a connection that broke during `what` means: a certificate that is refused stays refused, unless a clock is wrong.
+/// Classifies the failure of the step `what`: a refused certificate is a permanent refusal, unless a clock
+/// may be wrong.
 pub(crate) fn judge(error: &io::Error, what: &str) -> DialError {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     let refused = |text: String| DialError {
@@ -75,7 +76,7 @@ pub(crate) fn judge(error: &io::Error, what: &str) -> DialError {
         Some(rustls::Error::InvalidCertificate(reason)) => refused(format!(
             "the scheduler's certificate is refused ({reason:?}): is the bundle from its `lamagrid certs`?"
         )),
-        // Of a scheduler that is older than this side: one of today says it in the answer to the line.
+        // Sent by schedulers of earlier versions; today's explain it in the answer to the line.
         Some(rustls::Error::AlertReceived(AlertDescription::CertificateExpired)) => {
             DialError::for_now(format!(
                 "the scheduler refused this certificate by its clock, and the clock of this host shows {}: compare both, or ask \
@@ -99,7 +100,7 @@ pub(crate) fn judge(error: &io::Error, what: &str) -> DialError {
     }
 }
 
-/// How a socket broke during `what`, in words.
+/// Describes how a socket failed during the step `what`.
 pub(crate) fn broken(error: &io::Error, what: &str) -> String {
     match error.kind() {
         io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => {
@@ -124,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_time_does_not_cure_is_final() {
+    fn only_failures_that_cannot_pass_are_permanent() {
         use AlertDescription as Alert;
         for alert in [Alert::UnknownCA, Alert::CertificateRevoked, Alert::BadCertificate] {
             assert_eq!(judged(rustls::Error::AlertReceived(alert)).failure.kind, FailureKind::InvalidInput);
@@ -143,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_that_gave_nothing_in_time_is_told_in_words() {
+    fn a_timeout_names_the_step_and_the_limit() {
         for kind in [io::ErrorKind::WouldBlock, io::ErrorKind::TimedOut] {
             let text = judge(&kind.into(), "the answer of the gate of a:1").failure.message.to_string();
             assert!(text.starts_with("the answer of the gate of a:1 did not come within 5 s: "), "{text}");

@@ -1,4 +1,4 @@
-//! The fingerprint by which the ledger and the allow list know a certificate.
+//! Identifies a certificate by its hash, in the ledger and in the allow list.
 
 use std::fmt;
 use std::str::FromStr;

@@ -1,4 +1,4 @@
-//! What the fuzz targets need of the gate's private parts. Compiled with `--cfg fuzzing` alone.
+//! Gives fuzz targets access to private parts of the gate. Compiled only with `--cfg fuzzing`.
 
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
@@ -10,7 +10,7 @@ use lamagrid_protocol::preamble;
 use crate::preamble::read_line;
 use crate::zmtp_guard::{ACCEPTING, Breach, DIALLING, Guard, Handshake};
 
-/// Reads a line and an answer, and judges both.
+/// Parses `data` as a line and as an answer, and checks that a refusal is read back.
 pub fn line(mut data: &[u8]) {
     let read = pin!(read_line(&mut data)).poll(&mut Context::from_waker(Waker::noop()));
     let Poll::Ready(read) = read else { panic!("a slice is always ready") };
@@ -26,7 +26,8 @@ pub fn line(mut data: &[u8]) {
     let _ = preamble::read_answer(&text);
 }
 
-/// Feeds a handshake and what follows it, whole and in pieces: the first byte says how long they are.
+/// Feeds a handshake and following frames to the guard, whole and in pieces; the first byte sets the pieces'
+/// length.
 pub fn zmtp(data: &[u8]) {
     let Some((&piece, data)) = data.split_first() else { return };
     for known in [DIALLING, ACCEPTING] {
@@ -34,7 +35,7 @@ pub fn zmtp(data: &[u8]) {
     }
 }
 
-/// What reaches ZeroMQ, and the breach that ends the connection.
+/// Returns the bytes that reach ZeroMQ, and the breach that ends the connection.
 fn speak(known: &'static [&'static [u8]], data: &[u8], piece: usize) -> (Vec<u8>, Option<Breach>) {
     let mut handshake = Handshake::new(known, Bytes::from_static(b"fuzz"));
     let mut guard = None;
@@ -55,7 +56,7 @@ fn speak(known: &'static [&'static [u8]], data: &[u8], piece: usize) -> (Vec<u8>
             _ => Ok(()),
         });
         if let Err(breach) = judged {
-            // How much went on before the breach depends on the pieces.
+            // The number of bytes passed before the breach depends on the pieces.
             return (Vec::new(), Some(breach));
         }
     }

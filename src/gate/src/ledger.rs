@@ -1,9 +1,9 @@
-//! The certificates of one data directory: who has one, until when, and which are revoked.
+//! Records the certificates of one data directory: holders, end of validity and revocations.
 //!
-//! The ledger `issued.json` is an allow list: a certificate is valid only if its fingerprint is in it. Without a readable
-//! ledger no certificate is valid.
+//! The ledger `issued.json` is an allow list: a certificate is valid only if the ledger has its fingerprint.
+//! Without a readable ledger no certificate is valid.
 //!
-//! Does not: make certificates; `authority` does. The scheduler only reads.
+//! Does not: issue certificates; `authority` does. The scheduler only reads the ledger.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
@@ -22,20 +22,20 @@ use crate::fingerprint::Fingerprint;
 const LEDGER: &str = "issued.json";
 /// The scheduler's own certificate and key, and the authority's certificate.
 const OWN: &str = "scheduler.pem";
-/// The folder of all other certificates, so that no name replaces a file of the authority.
+/// The folder of all other certificates, so that a holder's name cannot replace a file of the authority.
 const OTHERS: &str = "issued";
-/// Locked while the ledger is changed.
+/// The file that is locked while the ledger is changed.
 const LOCK: &str = "lock";
 
 const REMEDY: &str = "put a backup in its place, or write [] into it and issue each certificate again";
 
-/// Why certificates cannot be read or written.
+/// Why certificates could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum CertsError {
-    /// A file refused.
+    /// An operation on a file failed.
     #[error("cannot {action} {path}: {source}")]
     File {
-        /// What was tried.
+        /// The attempted action.
         action: &'static str,
         /// The file.
         path: PathBuf,
@@ -45,12 +45,12 @@ pub enum CertsError {
     /// The ledger does not exist.
     #[error("there is no list of certificates ({0}), so none is valid: {REMEDY}")]
     NoLedger(PathBuf),
-    /// The ledger cannot be understood.
+    /// The ledger cannot be parsed.
     #[error("{path} is not a list of certificates ({reason}), so none is valid: {REMEDY}")]
     Ledger {
         /// The file.
         path: PathBuf,
-        /// The parser's reason.
+        /// The parser's error.
         reason: String,
     },
 }
@@ -61,29 +61,29 @@ impl CertsError {
     }
 }
 
-/// One certificate that was issued.
+/// The ledger's entry for one name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Issued {
-    /// Its name; unique among all that were ever issued here.
+    /// The holder's name; unique among all that were ever issued here.
     pub name: String,
-    /// What its holder may do.
+    /// The holder's role.
     pub role: PeerRole,
-    /// For a node: the queues that it may serve; empty for all.
+    /// The queues that a node may serve; empty for all.
     #[serde(default)]
     pub queues: Vec<QueueName>,
-    /// Its end, milliseconds since the Unix epoch.
+    /// End of the newest certificate's validity, in milliseconds since the Unix epoch.
     pub until_wall_ms: u64,
-    /// Whether its connections are refused.
+    /// True if the name was revoked.
     #[serde(default)]
     pub revoked: bool,
-    /// Certificates of this name that are valid, the newest last. An older one stays valid until its end, so that its
-    /// holder can work until it has the new one, unless the new one may do less.
+    /// Fingerprints of the valid certificates of this name, newest last. An older one stays valid until its
+    /// end, so that its holder can work until it has the new one, unless the new one allows less.
     #[serde(default)]
     pub fingerprints: Vec<Fingerprint>,
 }
 
 impl Issued {
-    /// Whether a holder may do all that this entry says, and perhaps more, with a certificate of that role and queues.
+    /// True if a certificate with this role and these queues allows everything that this entry allows.
     #[must_use]
     pub fn is_covered_by(&self, role: PeerRole, queues: &[QueueName]) -> bool {
         let all = |queues: &[QueueName]| queues.is_empty();
@@ -92,7 +92,7 @@ impl Issued {
     }
 }
 
-/// Makes the allow list of a ledger's entries.
+/// Builds the allow list from a ledger's entries.
 #[must_use]
 pub fn allow_list(issued: &[Issued]) -> AllowList {
     let (revoked, good): (Vec<_>, Vec<_>) = issued.iter().partition(|each| each.revoked);
@@ -109,45 +109,47 @@ pub struct Certs {
 }
 
 impl Certs {
-    /// Those of a data directory; the folder need not exist.
+    /// Names the folder in a data directory; it need not exist.
     #[must_use]
     pub fn of(data_dir: &Path) -> Self {
         Self { dir: data_dir.join("certs") }
     }
 
-    /// The folder.
+    /// The folder's path.
     #[must_use]
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// The scheduler's own certificate, its key and the authority's certificate, in PEM.
+    /// The path of the scheduler's own certificate, its key and the authority's certificate, in PEM.
     #[must_use]
     pub fn own(&self) -> PathBuf {
         self.dir.join(OWN)
     }
 
-    /// A holder's certificate, its key and the authority's certificate, in PEM.
+    /// The path of a holder's certificate, its key and the authority's certificate, in PEM.
     #[must_use]
     pub fn of_holder(&self, name: &str) -> PathBuf {
         self.dir.join(OTHERS).join(format!("{name}.pem"))
     }
 
-    /// Reads what was issued, oldest first.
+    /// Reads the ledger's entries, oldest first.
     ///
-    /// Ledgers of earlier versions have no fingerprints: there the certificate that was issued last is read from its file,
-    /// and it alone is valid. Where that file is gone, the entry stays without a fingerprint: issue it again.
+    /// Ledgers of earlier versions have no fingerprints. There the newest certificate is read from its file,
+    /// and only that one is valid. If the file is missing, the entry has no fingerprint, and the certificate
+    /// must be issued again.
     ///
     /// # Errors
-    /// [`CertsError`]; then no certificate is valid.
+    /// [`CertsError`]; no certificate is valid then.
     pub fn issued(&self) -> Result<Vec<Issued>, CertsError> {
         self.read().map(|issued| self.with_fingerprints(issued))
     }
 
-    /// Writes the fingerprints of a ledger of an earlier version, so that they need not be looked for again.
+    /// Adds missing fingerprints to the ledger of an earlier version, so that they are not searched for
+    /// again.
     ///
     /// # Errors
-    /// [`CertsError`]; then the ledger is as before.
+    /// [`CertsError`]; the ledger is unchanged then.
     pub fn migrate(&self) -> Result<(), CertsError> {
         let _lock = self.lock()?;
         let before = self.read()?;
@@ -172,13 +174,13 @@ impl Certs {
         issued
     }
 
-    /// The fingerprint of the certificate in a holder's file, if that can be read.
+    /// The fingerprint of the certificate in a holder's file; `None` if it cannot be read.
     fn fingerprint_of_holder(&self, name: &str) -> Option<Fingerprint> {
         let pem = std::fs::read(self.of_holder(name)).ok()?;
         Credentials::from_pem(&pem).ok().map(|credentials| credentials.fingerprint())
     }
 
-    /// Keeps other commands from changing the ledger until what is returned is dropped.
+    /// Locks the ledger against changes by other commands until the returned file is dropped.
     ///
     /// # Errors
     /// [`CertsError::File`].
@@ -190,7 +192,7 @@ impl Certs {
         locked.map_err(CertsError::file("lock", &path))
     }
 
-    /// Writes the list.
+    /// Writes the ledger.
     ///
     /// # Errors
     /// [`CertsError::File`].
@@ -200,7 +202,7 @@ impl Certs {
         self.write(&self.dir.join(LEDGER), &text)
     }
 
-    /// Writes a file of the folder, readable by its owner alone: whole, or not at all.
+    /// Writes a file in the folder, atomically and readable only by its owner.
     ///
     /// # Errors
     /// [`CertsError::File`].
@@ -216,7 +218,7 @@ impl Certs {
     }
 }
 
-/// Writes a file that its owner alone may read: whole, or not at all.
+/// Writes a file atomically and readable only by its owner.
 ///
 /// # Errors
 /// [`CertsError::File`].
@@ -224,7 +226,7 @@ pub fn write_private(path: &Path, bytes: &[u8]) -> Result<(), CertsError> {
     let mut name = path.as_os_str().to_owned();
     name.push(".new");
     let new = PathBuf::from(name);
-    // What a killed process may have left.
+    // A killed process may have left the file.
     let _ = std::fs::remove_file(&new);
     let written = OpenOptions::new()
         .write(true)
@@ -233,7 +235,7 @@ pub fn write_private(path: &Path, bytes: &[u8]) -> Result<(), CertsError> {
         .open(&new)
         .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
         .and_then(|()| std::fs::rename(&new, path))
-        // A revocation must survive a power loss.
+        // Synced, because a revocation must survive a power loss.
         .and_then(|()| {
             File::open(path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new(".")))
         })
@@ -274,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn revoked_entries_allow_nothing() {
+    fn revoked_entries_are_not_on_the_allow_list() {
         let (good, mut revoked) = (entry(PeerRole::Node, &[]), entry(PeerRole::Node, &[]));
         revoked.name = "gpu-2".into();
         revoked.revoked = true;
@@ -285,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ledger_that_is_gone_or_damaged_is_an_error() {
+    fn a_missing_or_damaged_ledger_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
         let certs = Certs::of(dir.path());
         assert!(matches!(certs.issued(), Err(CertsError::NoLedger(_))));

@@ -1,12 +1,13 @@
-//! The gate: the only way from the network to the private sockets of a scheduler, and its counterpart on other hosts.
+//! Guards the only way from the network to the private sockets of a scheduler; its counterpart runs on other
+//! hosts.
 //!
-//! ZeroMQ authenticates no peer and trusts every length. So the gate checks everything from the network before ZeroMQ
-//! reads it: mutual TLS, a line that names the channel, the certificate's name in place of the identity that the peer gives
-//! itself, the header of every frame.
+//! ZeroMQ does not authenticate peers and trusts every length. The gate therefore checks everything from the
+//! network before ZeroMQ reads it: it requires mutual TLS and a line that names the channel, replaces the
+//! peer's identity by one with the certificate's name, and checks the header of every frame.
 //!
-//! Does not: know messages, or reconnect.
+//! Does not: interpret messages, or reconnect.
 //!
-//! Invariant: the only crate that names `rustls` and `rcgen`.
+//! Invariant: this is the only crate that uses `rustls` and `rcgen`.
 
 mod accept;
 mod allow_list;

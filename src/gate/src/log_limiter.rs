@@ -1,4 +1,5 @@
-//! Bounds how many refused connections are logged, so that a peer that connects again and again does not fill the log.
+//! Limits the log lines about refused connections, so that a peer that reconnects in a loop does not fill the
+//! log.
 
 use std::time::{Duration, Instant};
 
@@ -6,20 +7,20 @@ use parking_lot::Mutex;
 
 const LOGGED_PER_SECOND: u32 = 10;
 
-/// The bound; shared by all connections of a gate.
+/// The limiter; shared by all connections of a gate.
 #[derive(Debug, Default)]
 pub(crate) struct LogLimiter(Mutex<Counts>);
 
 #[derive(Debug, Default)]
 struct Counts {
     since: Option<Instant>,
-    /// In the second that began at `since`.
+    /// Number of lines in the second that began at `since`.
     logged: u32,
     suppressed: u64,
 }
 
 impl LogLimiter {
-    /// Whether one more line may be logged. Logs now and then how many were suppressed.
+    /// True if one more line may be logged. Logs the number of suppressed lines about once per second.
     pub(crate) fn allows(&self) -> bool {
         let mut counts = self.0.lock();
         if counts.since.is_none_or(|since| since.elapsed() >= Duration::from_secs(1)) {

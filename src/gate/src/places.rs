@@ -1,9 +1,9 @@
-//! Places for connections: how many one host, one certificate and all of them together may have.
+//! Limits the number of connections per host, per certificate and in total.
 //!
-//! A connection that has not authenticated itself yet uses a budget of its own, so that strangers never take a place from
-//! peers. When that budget is used up, the oldest handshake of the host with most handshakes ends: a host that floods the
-//! gate ends its own. Authenticated connections are counted by what they are for: however many clients there are behind an
-//! address, nodes behind it get in, and what got in can move its blobs.
+//! Connections that are not authenticated yet have a separate budget, so that strangers never take a place
+//! from peers. When it is used up, the oldest handshake of the host with the most handshakes is ended: a
+//! flooding host ends its own. Authenticated connections are counted by purpose, so that many clients behind
+//! an address cannot keep nodes behind it out, and admitted peers can transfer their blobs.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -12,33 +12,33 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-/// Authenticated connections of all.
+/// Limit on all authenticated connections.
 const MAX_PEERS: usize = 8_192;
-/// Handshakes at a time.
+/// Limit on concurrent handshakes.
 const MAX_HANDSHAKES: usize = 512;
 const MIN_HANDSHAKES: usize = 8;
-/// Part of the descriptors that handshakes may use.
+/// Handshakes may use this fraction (1/8) of the descriptors.
 const HANDSHAKE_SHARE: usize = 8;
-/// Descriptors of an authenticated connection: its socket, and both ends of the private one behind it. As many as a fourth
-/// would need are left to the processes of this host.
+/// Descriptors reserved per authenticated connection. It uses three: its socket and both ends of the private
+/// one behind it. The fourth is left to the local connections of this host.
 const DESCRIPTORS_OF_PEER: usize = 4;
-/// Descriptors that are not the gate's: the store, the private sockets, the HTTP side.
+/// Descriptors reserved for other parts of the process: the store, the private sockets, HTTP.
 const DESCRIPTORS_OF_OTHERS: usize = 96;
 
-/// What an authenticated connection is for.
+/// The purpose of an authenticated connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Room {
-    /// The session of a client, or of an administrator.
+    /// The session of a client or administrator.
     Clients,
-    /// A blob of a client's, or its probe.
+    /// A client's blob transfer or probe.
     Transfers,
-    /// All of a node.
+    /// Any connection of a node.
     Nodes,
 }
 
 impl Room {
-    /// Part of all places that this room and those before it may take together, in quarters: clients leave some to their
-    /// transfers, and both to nodes.
+    /// The fraction of all places, in quarters, that this purpose and the ones before it may take together:
+    /// some places are left to transfers, and some to nodes.
     const fn quarters(self) -> usize {
         match self {
             Self::Clients => 2,
@@ -56,10 +56,10 @@ impl Room {
     }
 }
 
-/// The setting that bounds connections of one host and of one certificate.
+/// The setting that limits the connections of one host and of one certificate.
 const SETTING: &str = "gate.max_connections_per_peer";
 
-/// Bounds on connections.
+/// The limits on connections.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bounds {
     handshakes: usize,
@@ -68,8 +68,8 @@ pub(crate) struct Bounds {
 }
 
 impl Bounds {
-    /// What a process with this many descriptors can afford, with at most `of_one` connections of a kind from one host or
-    /// certificate.
+    /// Derives the limits from the number of descriptors; `of_one` limits the connections of one purpose from
+    /// one host or certificate.
     pub(crate) fn of(descriptors: usize, of_one: usize) -> Self {
         let available = descriptors.saturating_sub(DESCRIPTORS_OF_OTHERS);
         let handshakes = (available / HANDSHAKE_SHARE).clamp(MIN_HANDSHAKES, MAX_HANDSHAKES);
@@ -88,7 +88,7 @@ pub(crate) struct Places {
 #[derive(Debug, Default)]
 struct Taken {
     next: u64,
-    /// Of each host, oldest first, with what ends it.
+    /// The handshakes of each host, oldest first, with the sender that ends each one.
     handshakes: BTreeMap<IpAddr, BTreeMap<u64, oneshot::Sender<()>>>,
     by_room: BTreeMap<Room, usize>,
     by_host: BTreeMap<(Room, IpAddr), usize>,
@@ -98,33 +98,33 @@ struct Taken {
 /// Why an authenticated connection gets no place.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum NoPlace {
-    /// Its host or its certificate has too many.
+    /// Its host or certificate has reached its limit.
     #[error("{limit} {} of {of} are open (limit {limit}, {SETTING} in the scheduler's configuration)", room.of_what())]
     One {
-        /// Host or certificate.
+        /// The host or certificate.
         of: String,
-        /// Which connections.
+        /// The purpose of the connections.
         room: Room,
-        /// How many it may have.
+        /// The limit.
         limit: usize,
     },
-    /// All together are too many.
+    /// All connections together have reached the limit.
     #[error("the gate has {limit} {} open, which is the limit (by the descriptors of its process: ulimit -n)", room.of_what())]
     All {
-        /// Which connections.
+        /// The purpose of the connections.
         room: Room,
-        /// How many there may be.
+        /// The limit.
         limit: usize,
     },
 }
 
-/// The place of one connection, given back when this is dropped.
+/// The place of one connection; returned on drop.
 #[derive(Debug)]
 pub(crate) struct Place {
     places: Places,
     host: IpAddr,
     number: u64,
-    /// Set once it is authenticated.
+    /// The purpose and certificate, once the connection is authenticated.
     peer: Mutex<Option<(Room, String)>>,
 }
 
@@ -133,7 +133,8 @@ impl Places {
         Self { bounds, taken: Arc::default() }
     }
 
-    /// Takes a place for a handshake. The receiver gets a value if the connection has to make room for a newer one.
+    /// Takes a place for a handshake. The receiver gets a value if this handshake must end to make room for a
+    /// newer one.
     pub(crate) fn enter(&self, from: IpAddr) -> (Place, oneshot::Receiver<()>) {
         let host = host_of(from);
         let mut taken = self.taken.lock();
@@ -150,7 +151,7 @@ impl Places {
 }
 
 impl Place {
-    /// The connection has authenticated itself: its place is a peer's from now on.
+    /// Moves an authenticated connection from the handshakes to the places of peers.
     pub(crate) fn authenticated(&self, certificate: &str, room: Room) -> Result<(), NoPlace> {
         let Bounds { peers, of_one, .. } = self.places.bounds;
         let mut taken = self.places.taken.lock();
@@ -205,7 +206,7 @@ impl Taken {
         }
     }
 
-    /// Ends the oldest handshake of the host with most of them.
+    /// Ends the oldest handshake of the host with the most handshakes.
     fn evict(&mut self) {
         let Some(host) =
             self.handshakes.iter().max_by_key(|(_, of_host)| of_host.len()).map(|(host, _)| *host)
@@ -213,7 +214,7 @@ impl Taken {
             return;
         };
         if let Some((number, end)) = self.handshakes.get_mut(&host).and_then(BTreeMap::pop_first) {
-            // The receiver is gone if the connection ends just now.
+            // Fails only if the connection is ending at this moment.
             let _ = end.send(());
             self.end_handshake(host, number);
         }
@@ -229,7 +230,7 @@ fn trim<K: Ord>(counts: &mut BTreeMap<K, usize>, key: &K) {
     }
 }
 
-/// The host that an address belongs to: of IPv6 one host usually has a whole /64.
+/// The host that an address counts for: in IPv6, one host usually has a whole /64.
 fn host_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => address.into(),
@@ -252,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_of_many_addresses_is_one_host() {
+    fn an_ipv6_network_counts_as_one_host() {
         assert_eq!(host_of(ip("2001:db8:1:2:3:4:5:6")), host_of(ip("2001:db8:1:2:ffff::1")));
         assert_ne!(host_of(ip("2001:db8:1:2::1")), host_of(ip("2001:db8:1:3::1")));
         assert_eq!(host_of(ip("::ffff:10.0.0.1")), ip("10.0.0.1"));
@@ -260,12 +261,12 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_of_handshakes_ends_the_floods_own() {
+    fn a_flood_of_handshakes_evicts_its_own_host_s_handshakes() {
         let places = Places::new(FEW);
         let (_honest, mut honest_evicted) = places.enter(ip("10.0.0.1"));
         let mut flood: Vec<_> = (0..20).map(|n| places.enter(ip(&format!("2001:db8::{n:x}")))).collect();
         let evicted: Vec<_> = flood.iter_mut().map(|(_, evicted)| evicted.try_recv().is_ok()).collect();
-        // Three places beside the honest one, for the newest three.
+        // Three places remain beside the honest handshake, for the newest three of the flood.
         assert_eq!(evicted, [[true; 17].as_slice(), &[false; 3]].concat());
         assert!(honest_evicted.try_recv().is_err());
         drop(flood);
@@ -273,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn an_authenticated_connection_is_never_evicted_and_is_bounded_by_host_certificate_and_all() {
+    fn authenticated_connections_are_not_evicted_but_limited_per_host_certificate_and_in_total() {
         let places = Places::new(FEW);
         let peer = |address: &str, certificate: &str, room| {
             let (place, evicted) = places.enter(ip(address));
@@ -284,7 +285,7 @@ mod tests {
             (0..3).map(|n| peer(&format!("10.0.0.{n}"), "web", clients).unwrap()).collect();
         assert_eq!(peer("10.0.0.9", "web", clients).unwrap_err(), one("the certificate web", clients));
         kept.push(peer("10.0.0.1", "other", clients).unwrap());
-        // Half of all is for the sessions of clients, and a quarter is left to nodes.
+        // Half of the places is for the sessions of clients, and a quarter is left to nodes.
         assert_eq!(peer("10.0.0.7", "new", clients).unwrap_err(), NoPlace::All { room: clients, limit: 4 });
         kept.push(peer("10.0.0.1", "web", transfers).unwrap());
         kept.push(peer("10.0.0.1", "web", transfers).unwrap());
@@ -318,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn bounds_leave_descriptors_to_others() {
+    fn limits_leave_descriptors_to_others() {
         for descriptors in [0, 64, 224, 1_024, 20_000, 1 << 20] {
             let Bounds { handshakes, peers, of_one } = Bounds::of(descriptors, 256);
             assert!(of_one <= peers && peers >= 1 && handshakes >= MIN_HANDSHAKES);

@@ -1,4 +1,4 @@
-//! Which channels and transfers each role may use, and the gate's refusals that name a certificate.
+//! Decides which channels and transfers each role may use, and builds refusals that name a certificate.
 
 use std::io;
 
@@ -15,7 +15,7 @@ use crate::validity::{SCHEDULER_SHOWS, date};
 
 const NO_ROOM: &str = "no room: ";
 
-/// Whether a peer of this role may use a channel.
+/// True if a peer of this role may use a channel.
 pub(crate) fn may_use(role: PeerRole, channel: &Channel) -> bool {
     match (channel, role) {
         (Channel::Blob(transfer), role) => may_transfer(role, *transfer),
@@ -27,7 +27,7 @@ pub(crate) fn may_use(role: PeerRole, channel: &Channel) -> bool {
     }
 }
 
-/// Whether a peer of this role may ask for such a transfer.
+/// True if a peer of this role may request a transfer.
 pub(crate) fn may_transfer(role: PeerRole, transfer: Transfer) -> bool {
     match transfer.blob {
         Blob::Input(..) | Blob::Attempt(_) => role == PeerRole::Node,
@@ -35,12 +35,13 @@ pub(crate) fn may_transfer(role: PeerRole, transfer: Transfer) -> bool {
     }
 }
 
-/// All places are taken.
+/// The refusal when no place is free; temporary.
 pub(crate) fn no_room(reason: &NoPlace) -> Refused {
     Refused::new(FailureKind::Disconnected, format!("{NO_ROOM}{reason}"))
 }
 
-/// The peer's certificate is not valid by the clock of the gate's host; `valid` says when it is.
+/// The refusal of a certificate that is not valid by the clock of the gate's host; `valid` describes its
+/// validity. Temporary.
 pub(crate) fn wrong_time(certificate: &Certificate, valid: &str) -> Refused {
     let text = format!(
         "the certificate of {certificate} is {valid}, and {SCHEDULER_SHOWS} {}: set the wrong clock right, or ask for a \
@@ -50,13 +51,13 @@ pub(crate) fn wrong_time(certificate: &Certificate, valid: &str) -> Refused {
     Refused::new(FailureKind::Disconnected, text)
 }
 
-/// Whether the refusal may pass, so that its reader should wait before it asks again.
+/// True if the refusal is temporary, so that the peer should wait before it tries again.
 pub(crate) fn is_temporary(refused: &Refused) -> bool {
     refused.kind == FailureKind::Disconnected
         && (refused.text.starts_with(NO_ROOM) || refused.text.contains(SCHEDULER_SHOWS))
 }
 
-/// Reads one line, byte by byte, so that the bytes behind it stay in the stream.
+/// Reads one line, byte by byte, so that the bytes after it stay in the stream.
 pub(crate) async fn read_line(from: &mut (impl AsyncRead + Unpin)) -> io::Result<String> {
     let mut line = Vec::new();
     while line.len() < MAX_LINE_BYTES {
@@ -78,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn roles_have_their_channels() {
+    fn each_role_has_its_channels() {
         let may = |role| {
             let lane = Channel::Lane("lane-0123456789abcdef-0".into());
             let named = NAMED.into_iter().map(Channel::Named).chain([lane]);

@@ -1,4 +1,4 @@
-//! A probe: whether the scheduler lets a bundle's holder in, and whether large packets get through there and back.
+//! Tests whether the scheduler admits a bundle's holder, and whether large packets pass in both directions.
 
 use std::io;
 use std::net::SocketAddr;
@@ -19,33 +19,35 @@ use crate::preamble::read_line;
 use crate::proxy;
 use crate::reloading_tls::ReloadingTls;
 
-/// Sent each way: many packets of any size that a path may swallow.
+/// Bytes sent in each direction: many packets, some as large as the path's MTU.
 const BYTES: usize = 64 * 1024;
-/// For each way.
+/// Time limit for each direction.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// What a probe found.
+/// The result of a probe.
 #[derive(Debug)]
 pub struct Probed {
-    /// What the clock of the scheduler's host shows, in milliseconds since the Unix epoch.
+    /// The time of the scheduler's host, in milliseconds since the Unix epoch.
     pub wall_ms: u64,
-    /// Whether 64 KiB got through each way; why not. `None` if the scheduler's version has no probe.
+    /// Whether 64 KiB passed in both directions, or the error. `None` if the scheduler's version does not
+    /// support probes.
     pub path: Option<Result<(), String>>,
 }
 
-/// Which address of `scheduler` (`host:port`) takes connections.
+/// Finds an address of `scheduler` (`host:port`) that accepts connections.
 ///
 /// # Errors
-/// Which step failed, and how.
+/// The failed step, with its error.
 pub async fn answering(scheduler: &str) -> Result<SocketAddr, String> {
     let connected = connect(scheduler, |_| ()).await?;
     connected.peer_addr().map_err(|error| error.to_string())
 }
 
-/// Tries once whether the scheduler lets the holder of a bundle in, and whether large packets reach it and come back.
+/// Tests once whether the scheduler admits the bundle's holder, and whether large packets pass in both
+/// directions.
 ///
 /// # Errors
-/// Why it does not let it in, with what to do.
+/// The reason why it does not, with the remedy.
 pub async fn probe(bundle: &Bundle) -> Result<Probed, Failure> {
     let invalid = |error: &dyn std::fmt::Display| Failure::new(FailureKind::InvalidInput, error.to_string());
     let tls_config = ReloadingTls::of(&bundle.credentials).map_err(|error| invalid(&error))?;
@@ -63,7 +65,7 @@ pub async fn probe(bundle: &Bundle) -> Result<Probed, Failure> {
     Ok(Probed { wall_ms, path })
 }
 
-/// The dialling end.
+/// Runs the dialling side of a probe.
 async fn ask(
     tls: &mut (impl AsyncRead + AsyncWrite + Unpin),
     unacknowledged: impl Fn() -> u64,
@@ -107,7 +109,7 @@ fn swallowed(way: &str, bytes: u64) -> String {
     )
 }
 
-/// The accepting end.
+/// Runs the accepting side of a probe.
 pub(crate) async fn serve(tls: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> io::Result<()> {
     let echo = async {
         let mut chunk = vec![0; BYTES];
@@ -115,7 +117,7 @@ pub(crate) async fn serve(tls: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> io
         tls.write_all(preamble::answer(Ok(wall_ms())).as_bytes()).await?;
         tls.write_all(&chunk).await?;
         tls.flush().await?;
-        // Until the other side has read it.
+        // Waits until the other side has read the answer and closes.
         tls.read(&mut chunk[..1]).await.map(drop)
     };
     tokio::time::timeout(2 * LIMIT, echo).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))

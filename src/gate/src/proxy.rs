@@ -1,4 +1,4 @@
-//! Bytes from a peer to ZeroMQ and back, judged on the way in.
+//! Relays bytes between a peer and ZeroMQ, checking those from the peer.
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -11,30 +11,31 @@ use tokio::net::{TcpStream, UnixStream};
 
 use crate::zmtp_guard::{Breach, Guard, Handshake, Held};
 
-/// What is read at once, and held by each direction of each connection.
+/// Size of the read buffer of each direction of a connection.
 const CHUNK_BYTES: usize = 64 * 1024;
-/// A peer that acknowledges nothing for so long is gone.
+/// A peer that acknowledges no bytes for this long is considered gone.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(15);
-/// A connection without traffic is probed after so long.
+/// Idle time after which TCP probes a connection.
 const PROBED_AFTER: Duration = Duration::from_secs(10);
-/// How often it is looked whether bytes arrive. A connection stalls if none did since, and nothing was heard for as long.
+/// Interval of the check for stalls. A connection has stalled if unacknowledged bytes made no progress and
+/// nothing was received during one interval.
 const QUIET: Duration = Duration::from_secs(1);
 
-/// Why a relay ended before both sides closed it.
+/// Why a relay ended before either side closed it.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ProxyError {
-    /// The peer said what no peer of ours says.
+    /// The peer violated ZMTP or a limit.
     #[error("{0}")]
     Breach(#[from] Breach),
-    /// Bytes did not get through.
+    /// Sent bytes did not arrive.
     #[error("{0}")]
     Stalled(String),
-    /// A socket broke.
+    /// A socket failed.
     #[error("{0}")]
     Io(#[from] io::Error),
 }
 
-/// Says that a transfer of any kind began, and then did not go on.
+/// The text for `what`, a connection or transfer that started and then stalled.
 pub(crate) fn stalled(what: &str, bytes: u64) -> String {
     format!(
         "{what} began, then stalled after {bytes} bytes: is the network cut, the other side frozen, or the path's MTU smaller \
@@ -42,8 +43,8 @@ pub(crate) fn stalled(what: &str, bytes: u64) -> String {
     )
 }
 
-/// Relays until one side closes. What the peer behind `tls` sends is judged before `local` gets it. `on_stall` is told when
-/// bytes do not get through.
+/// Relays until one side closes. Bytes from the peer behind `tls` are checked before they are written to
+/// `local`. Calls `on_stall` while sent bytes do not arrive.
 pub(crate) async fn relay<T: AsyncRead + AsyncWrite + AsRawFd>(
     tls: T,
     local: UnixStream,
@@ -94,11 +95,12 @@ pub(crate) async fn relay<T: AsyncRead + AsyncWrite + AsRawFd>(
                 }
                 tls_write.flush().await
             };
-            // Its kernel may acknowledge what the peer itself never reads.
+            // The peer's kernel may acknowledge bytes that the peer never reads.
             tokio::time::timeout(UNACKNOWLEDGED, written).await.map_err(io::Error::from)??;
         }
     };
-    // Acknowledged bytes are told apart from new ones; TLS adds a few to each.
+    // Progress is measured by acknowledged bytes. TLS adds some to each record, so the counts are
+    // approximate.
     let is_stalled = AtomicBool::new(false);
     let watched = async {
         let mut before = i64::MIN;
@@ -114,13 +116,13 @@ pub(crate) async fn relay<T: AsyncRead + AsyncWrite + AsRawFd>(
             before = arrived;
         }
     };
-    // ZeroMQ closes both directions at once, so the end of one is the end.
+    // ZeroMQ closes both directions at once, so the end of one direction ends the relay.
     let ended = tokio::select! {
         ended = inward => ended,
         ended = outward => ended,
         never = watched => never,
     };
-    // Once the kernel has given up a connection it knows nothing of its bytes any more.
+    // After the kernel gave a connection up, it no longer reports unacknowledged bytes.
     let given_up =
         matches!(&ended, Err(ProxyError::Io(error)) if error.raw_os_error() == Some(libc::ETIMEDOUT));
     match ended {
@@ -133,7 +135,7 @@ pub(crate) async fn relay<T: AsyncRead + AsyncWrite + AsRawFd>(
     }
 }
 
-/// Bytes that were written to a socket and that the peer's kernel has not acknowledged.
+/// Number of bytes written to a socket that the peer's kernel has not acknowledged.
 pub(crate) fn unacknowledged(socket: RawFd) -> u64 {
     let mut bytes: libc::c_int = 0;
     #[expect(unsafe_code, reason = "an ioctl")]
@@ -142,7 +144,7 @@ pub(crate) fn unacknowledged(socket: RawFd) -> u64 {
     if answer == 0 { u64::try_from(bytes).unwrap_or(0) } else { 0 }
 }
 
-/// Small messages go at once, and a peer that vanished without a word is noticed.
+/// Sends small messages immediately, and detects a peer that disappeared silently.
 pub(crate) fn tune(stream: &TcpStream) -> io::Result<()> {
     use rustix::net::sockopt;
     stream.set_nodelay(true)?;

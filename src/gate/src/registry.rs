@@ -1,6 +1,6 @@
-//! The peers that are connected through the gate, and the lanes that each may reach.
+//! Records the peers connected through the gate, and the lanes that each may use.
 //!
-//! Does not: decide; the scheduler opens and closes lanes, the gate registers its peers.
+//! Does not: decide. The scheduler opens and closes lanes; the gate registers its peers.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,24 +20,24 @@ pub struct Registry(Arc<Mutex<Known>>);
 #[derive(Debug, Default)]
 struct Known {
     peers: BTreeMap<PeerId, Arc<Certificate>>,
-    /// By the names of certificates, while they are connected.
+    /// Bytes of incomplete messages by certificate name, while it is connected.
     held: BTreeMap<String, Held>,
-    /// Names of lanes with the name of the certificate that may reach them.
+    /// Names of lanes, with the name of the certificate that may use each.
     lanes: BTreeMap<String, String>,
 }
 
-/// Where a connection comes from.
+/// The origin of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
-    /// From a process of this user on this host.
+    /// A process of this user on this host.
     Here,
-    /// Through the gate, by this certificate.
+    /// A peer of the gate with this certificate.
     Elsewhere(Arc<Certificate>),
-    /// Through the gate, and it has closed.
+    /// A peer of the gate that has disconnected.
     Gone,
 }
 
-/// A connection in the registry, for as long as this lives: whatever ends it.
+/// A registered connection; removed on drop.
 pub(crate) struct Entry<'a> {
     registry: &'a Registry,
     peer: PeerId,
@@ -46,7 +46,7 @@ pub(crate) struct Entry<'a> {
 }
 
 impl Entry<'_> {
-    /// What this peer's connections share.
+    /// The count of incomplete bytes that all connections of this certificate share.
     pub(crate) fn held(&self) -> Held {
         Arc::clone(&self.held)
     }
@@ -56,7 +56,7 @@ impl Drop for Entry<'_> {
     fn drop(&mut self) {
         let mut known = self.registry.0.lock();
         known.peers.remove(&self.peer);
-        // The registry's own, and this one: nobody else's.
+        // Only the registry and this entry hold it: this was the certificate's last connection.
         if Arc::strong_count(&self.held) == 2 {
             known.held.remove(&self.name);
         }
@@ -72,9 +72,10 @@ impl Registry {
         Entry { registry: self, peer, name: certificate.name.clone(), held }
     }
 
-    /// Where a connection comes from.
+    /// Returns the origin of a connection.
     ///
-    /// What it said may be heard after it has closed: then it is [`Origin::Gone`], never one of this host.
+    /// A message may be handled after its connection closed. The origin is [`Origin::Gone`] then, never this
+    /// host.
     #[must_use]
     pub fn origin(&self, peer: &PeerId) -> Origin {
         if !peer.is_of_gate() {
@@ -83,17 +84,17 @@ impl Registry {
         self.0.lock().peers.get(peer).cloned().map_or(Origin::Gone, Origin::Elsewhere)
     }
 
-    /// Lets the holder of a certificate reach a lane, by the name of its socket.
+    /// Permits a certificate to use the lane with this socket name.
     pub fn open_lane(&self, lane: &str, certificate: &Certificate) {
         self.0.lock().lanes.insert(lane.to_owned(), certificate.name.clone());
     }
 
-    /// The lane is over.
+    /// Withdraws the permission to use a lane.
     pub fn close_lane(&self, lane: &str) {
         self.0.lock().lanes.remove(lane);
     }
 
-    /// Whether the holder of a certificate may reach this lane.
+    /// True if a certificate may use this lane.
     pub(crate) fn has_lane(&self, certificate: &Certificate, lane: &str) -> bool {
         self.0.lock().lanes.get(lane) == Some(&certificate.name)
     }

@@ -1,4 +1,5 @@
-//! What the dialling side shows: its certificate, read again when the bundle's file was replaced.
+//! Provides the TLS configuration of the dialling side, and reloads its certificate when the bundle's file is
+//! replaced.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,10 +12,10 @@ use crate::bundle::Bundle;
 use crate::certificate::{Certificate, CredentialsError};
 use crate::credentials::Credentials;
 
-/// The tls_config of one peer.
+/// The TLS configuration of one peer.
 #[derive(Debug)]
 pub(crate) struct ReloadingTls {
-    /// None for credentials that are in memory alone.
+    /// The bundle's path and identity; `None` for credentials that are not from a file.
     bundle: Option<(PathBuf, Certificate)>,
     shown: Mutex<(Option<SystemTime>, Arc<ClientConfig>)>,
 }
@@ -30,13 +31,13 @@ impl ReloadingTls {
         Ok(Self { bundle: Some(own), shown })
     }
 
-    /// What the next connection shows.
+    /// The configuration for the next connection.
     pub(crate) fn config(&self) -> Arc<ClientConfig> {
         let mut shown = self.shown.lock();
         if let Some((path, own)) = &self.bundle
             && let Some(at) = modified(path).filter(|at| Some(*at) != shown.0)
         {
-            // Once for each change, whatever comes of it.
+            // Each change is tried only once, even if it fails.
             shown.0 = Some(at);
             let renewed = Bundle::read(path, &[own.role]).map_err(|error| error.to_string());
             let renewed = renewed.and_then(|bundle| {

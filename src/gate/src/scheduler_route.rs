@@ -1,4 +1,4 @@
-//! The way to the scheduler: its sockets, or a gate's that lead to it.
+//! Leads to the scheduler: by its own sockets, or by a dialling gate's sockets.
 
 use lamagrid_domain::Failure;
 use lamagrid_protocol::message::Welcome;
@@ -10,16 +10,16 @@ use crate::connect::resolve;
 use crate::dial::{Dialler, DiallerError};
 use crate::trouble::Trouble;
 
-/// How a scheduler is reached. What it made goes with it.
+/// The route to a scheduler. Sockets that it created are removed on drop.
 #[derive(Debug)]
 pub struct SchedulerRoute {
     endpoints: Endpoints,
-    /// None on the scheduler's own host.
+    /// The dialling gate; `None` on the scheduler's own host.
     dialler: Option<Dialler>,
 }
 
 impl SchedulerRoute {
-    /// Makes the sockets that lead to a bundle's scheduler, at `endpoints`, whose directory is private.
+    /// Creates sockets at `endpoints` that lead to a bundle's scheduler; their directory must be private.
     ///
     /// # Errors
     /// [`DiallerError`].
@@ -31,25 +31,25 @@ impl SchedulerRoute {
         Ok(Self { endpoints, dialler: Some(dialler) })
     }
 
-    /// The sockets of a scheduler on this host.
+    /// Uses the sockets of a scheduler on this host.
     #[must_use]
     pub fn near(endpoints: Endpoints) -> Self {
         Self { endpoints, dialler: None }
     }
 
-    /// Whether it leads to another host.
+    /// True if the scheduler is on another host.
     #[must_use]
     pub fn is_far(&self) -> bool {
         self.dialler.is_some()
     }
 
-    /// The scheduler's sockets, or those that lead to it.
+    /// The sockets to use: the scheduler's own, or those that lead to it.
     #[must_use]
     pub fn endpoints(&self) -> &Endpoints {
         &self.endpoints
     }
 
-    /// What to look at while the scheduler does not answer.
+    /// The condition to check while the scheduler does not answer.
     #[must_use]
     pub fn hint(&self) -> &'static str {
         match &self.dialler {
@@ -58,7 +58,7 @@ impl SchedulerRoute {
         }
     }
 
-    /// Where the scheduler is.
+    /// The scheduler's address, for messages: the sockets' directory, or `host:port`.
     #[must_use]
     pub fn address(&self) -> String {
         match &self.dialler {
@@ -67,22 +67,22 @@ impl SchedulerRoute {
         }
     }
 
-    /// What moves blobs, where that is not the file system.
+    /// The client for blobs; `None` if the spool is on this host.
     #[must_use]
     pub fn blobs(&self) -> Option<BlobClient> {
         self.dialler.as_ref().map(Dialler::blobs)
     }
 
-    /// Why the scheduler's gate refused this side for good.
+    /// The permanent refusal of the scheduler's gate, if there was one.
     #[must_use]
     pub fn refused(&self) -> Option<Failure> {
         self.dialler.as_ref().and_then(Dialler::refused)
     }
 
-    /// Looks the name of another host up, for callers whose own patience does not count that.
+    /// Resolves the name of another host; for callers whose own time limit should not include that.
     ///
     /// # Errors
-    /// Why it has no address.
+    /// The reason why the name has no address.
     pub async fn look_up(&self) -> Result<(), String> {
         match &self.dialler {
             None => Ok(()),
@@ -90,14 +90,14 @@ impl SchedulerRoute {
         }
     }
 
-    /// What keeps this side from the scheduler of another host, as its gate knows it.
+    /// The current fault of the connection to another host's scheduler; empty on the scheduler's own host.
     #[must_use]
     pub fn trouble(&self) -> Trouble {
         self.dialler.as_ref().map(Dialler::trouble).unwrap_or_default()
     }
 
-    /// Makes the lanes of a session reachable; each under the address at which this host finds it. They are closed
-    /// when what is returned is dropped.
+    /// Creates local sockets for a session's lanes, and replaces the addresses in `welcome` by theirs. The
+    /// sockets are closed when the returned value is dropped.
     ///
     /// # Errors
     /// [`DiallerError`].
@@ -105,7 +105,7 @@ impl SchedulerRoute {
         let mut open = Lanes { dialler: self.dialler.as_ref(), names: Vec::new() };
         let Some(dialler) = &self.dialler else { return Ok(open) };
         for lane in &mut welcome.lanes {
-            // What is no lane's address cannot be connected, and that is told then.
+            // An invalid lane address is left as it is; connecting to it reports the error.
             let Some(name) = Endpoints::lane_name(&lane.address).map(str::to_owned) else { continue };
             dialler.listen(&name)?;
             lane.address = self.endpoints.lane_of(&name);
@@ -115,7 +115,7 @@ impl SchedulerRoute {
     }
 }
 
-/// The lanes of one session.
+/// The local sockets of one session's lanes.
 #[derive(Debug)]
 pub struct Lanes<'a> {
     dialler: Option<&'a Dialler>,

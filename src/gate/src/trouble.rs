@@ -1,4 +1,4 @@
-//! What keeps this side from its scheduler, in words, for whoever gives up waiting.
+//! Describes why the scheduler cannot be reached, for the errors of callers that time out.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -6,28 +6,28 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-/// A step that takes longer is mentioned.
+/// A step that takes longer is named as the reason.
 const SLOW: Duration = Duration::from_secs(1);
-/// A stall is mentioned for this long: a path that swallows packets soon causes the next.
+/// How long a stall is named as the reason: a path that drops packets soon stalls again.
 const RECENT: Duration = Duration::from_secs(30);
 
-/// Why the scheduler does not answer, as far as the dialling side knows. Cheap to clone.
+/// The known reasons why the scheduler does not answer. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct Trouble(Arc<Mutex<Known>>);
 
 #[derive(Debug, Default)]
 struct Known {
-    /// How the last dial ended, if it failed.
+    /// The error of the last dial, if it failed.
     failed: Option<String>,
-    /// How the last connection ended, and when, if its bytes did not get through.
+    /// The last stall of a connection, and when it ended.
     stalled: Option<(String, Instant)>,
-    /// What dials wait for, oldest first, and since when.
+    /// The current steps of dials, oldest first, with their start.
     steps: BTreeMap<u64, (String, Instant)>,
     next: u64,
 }
 
 impl Trouble {
-    /// The reason, if there is one.
+    /// The most important current reason; `None` if no fault is known.
     #[must_use]
     pub fn text(&self) -> Option<String> {
         let known = self.0.lock();
@@ -42,25 +42,25 @@ impl Trouble {
         known.failed.clone().or_else(slow).or_else(stalled)
     }
 
-    /// A dial begins.
+    /// Starts to track a dial.
     pub(crate) fn begin(&self) -> Steps {
         let mut known = self.0.lock();
         known.next += 1;
         Steps { trouble: self.clone(), number: known.next }
     }
 
-    /// How a dial ended.
+    /// Records the end of a dial: its error, or `None` for success.
     pub(crate) fn dialled(&self, failed: Option<String>) {
         self.0.lock().failed = failed;
     }
 
-    /// How a connection, or a transfer on one, ended.
+    /// Records the end of a connection or transfer: the description of a stall, or `None`.
     pub(crate) fn ended(&self, stalled: Option<String>) {
         self.0.lock().stalled = stalled.map(|text| (text, Instant::now()));
     }
 }
 
-/// The steps of one dial, until this is dropped.
+/// The steps of one dial, tracked until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Steps {
     trouble: Trouble,
@@ -68,7 +68,7 @@ pub(crate) struct Steps {
 }
 
 impl Steps {
-    /// The dial waits for this from now on.
+    /// Names the step for which the dial waits from now on.
     pub(crate) fn step(&self, step: String) {
         self.trouble.0.lock().steps.insert(self.number, (step, Instant::now()));
     }
@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_failure_is_told_before_a_slow_step_and_that_before_a_stall() {
+    fn a_failure_takes_precedence_over_a_slow_step_and_that_over_a_stall() {
         let trouble = Trouble::default();
         assert_eq!(trouble.text(), None);
         trouble.ended(Some("stalled".into()));

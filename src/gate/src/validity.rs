@@ -1,10 +1,10 @@
-//! When a certificate is valid, and what is said when it is not.
+//! Checks when a certificate is valid, and describes it when it is not.
 //!
-//! TLS verifies a certificate's signature and purpose as of a time at which it is valid. The gate compares its validity with
-//! the clock afterwards: so a peer whose clock is wrong, or whose certificate has ended, gets a text that names both clocks,
-//! and tries again, in place of an alert that ends it.
+//! TLS verifies a certificate's signature and purpose as of a time at which it is valid. The gate compares
+//! the validity with the clock afterwards. A peer with a wrong clock or an expired certificate thus gets a
+//! text that names both clocks, and tries again, instead of a TLS alert that would be final.
 //!
-//! Invariant: whoever uses [`AtAnyTime`] calls [`out_of_validity`] before anything that the peer asked for is done.
+//! Invariant: code that uses [`AtAnyTime`] calls [`out_of_validity`] before it serves the peer.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,10 +19,11 @@ use lamagrid_process::wall_clock::wall_ms;
 
 use crate::certificate::CredentialsError;
 
-/// How a gate's refusal names its clock; the other side adds its own.
+/// The phrase with which a gate's refusal names its clock; the other side recognizes it and adds its own
+/// clock.
 pub(crate) const SCHEDULER_SHOWS: &str = "the scheduler's clock shows";
 
-/// When the validity of a certificate in DER begins and ends, in milliseconds since the Unix epoch.
+/// Start and end of the validity of a certificate in DER, in milliseconds since the Unix epoch.
 pub(crate) fn validity(der: &[u8]) -> Result<(u64, u64), CredentialsError> {
     let unusable = |error: &dyn std::fmt::Display| CredentialsError::Unusable(error.to_string());
     let (_, parsed) = x509_parser::parse_x509_certificate(der).map_err(|error| unusable(&error))?;
@@ -31,22 +32,22 @@ pub(crate) fn validity(der: &[u8]) -> Result<(u64, u64), CredentialsError> {
     Ok((ms(validity.not_before), ms(validity.not_after)))
 }
 
-/// A time for people.
+/// Formats a time for people.
 pub(crate) fn date(wall_ms: u64) -> String {
     let seconds = i64::try_from(wall_ms / 1_000).unwrap_or(i64::MAX);
     ASN1Time::from_timestamp(seconds).map_or_else(|_| format!("{wall_ms} ms"), |time| time.to_string())
 }
 
-/// From when until when a certificate is valid, if the clock of this host shows another time.
+/// Describes the validity of a certificate that is not valid by this host's clock; `None` for a valid one.
 pub(crate) fn out_of_validity(der: &[u8]) -> Result<Option<String>, CredentialsError> {
     let (begins_ms, ends_ms) = validity(der)?;
     let now_ms = wall_ms();
-    // Its last second is part of its validity.
+    // The last second is part of the validity.
     let is_valid = (begins_ms..ends_ms.saturating_add(1_000)).contains(&now_ms);
     Ok((!is_valid).then(|| format!("valid from {} to {}", date(begins_ms), date(ends_ms))))
 }
 
-/// Verifies as the inner verifier does, as of the time nearest to now at which the certificate is valid.
+/// Verifies like the inner verifier, as of the time closest to now at which the certificate is valid.
 #[derive(Debug)]
 pub(crate) struct AtAnyTime<V: ?Sized>(pub(crate) Arc<V>);
 

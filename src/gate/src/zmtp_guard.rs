@@ -1,10 +1,10 @@
-//! What a peer on the network may say in ZMTP 3.0, judged before ZeroMQ sees a byte of it.
+//! Checks what a peer on the network sends in ZMTP 3.0, before ZeroMQ reads it.
 //!
-//! ZeroMQ allocates what a length claims, and holds what has come of a message that never ends. So the gate
-//! follows the frame headers: nothing longer than a message of ours passes, nor more frames, nor a command after
-//! the handshake. The identity that a peer gives itself in the handshake is replaced by the gate's.
+//! ZeroMQ allocates any announced length, and keeps the frames of a message that never ends. The guard
+//! therefore follows the frame headers: it rejects frames and messages above the limits, too many frames, and
+//! commands after the handshake. It replaces the identity in the peer's handshake by the gate's.
 //!
-//! Does not: read or write sockets, or hold more of what came than the handshake.
+//! Does not: read or write sockets, or buffer anything but the handshake.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,22 +26,24 @@ pub(crate) struct Handshake {
     identity: Bytes,
 }
 
-/// What nodes and clients dial with.
+/// The socket types of nodes and clients.
 pub(crate) const DIALLING: &[&[u8]] = &[b"DEALER", b"REQ", b"PUB", b"PULL"];
-/// What a scheduler accepts with.
+/// The socket types of a scheduler.
 pub(crate) const ACCEPTING: &[&[u8]] = &[b"ROUTER", b"SUB", b"PUSH"];
 
 impl Handshake {
-    /// The peer, whose socket is of one of the types `known`, will be known as `identity`, of at most 255 bytes.
+    /// Starts the handshake of a peer whose socket type must be in `known`; its identity becomes `identity`,
+    /// at most 255 bytes.
     pub(crate) fn new(known: &'static [&'static [u8]], identity: Bytes) -> Self {
         Self { heard: BytesMut::new(), known, identity }
     }
 
-    /// Takes what came, and gives what ZeroMQ shall get of it: the greeting as it is, since the other side waits
-    /// for that, and a READY of the gate's. Once the handshake is whole, also what followed it.
+    /// Takes received bytes; returns the bytes for ZeroMQ: the greeting unchanged as soon as it is complete,
+    /// since the other side waits for it, then a READY with the gate's identity. After a complete handshake
+    /// also returns the bytes that followed it.
     ///
     /// # Errors
-    /// [`Breach`] at the first byte that shows it.
+    /// [`Breach`] at the first invalid byte.
     pub(crate) fn push(&mut self, bytes: &[u8]) -> Result<(Bytes, Option<Bytes>), Breach> {
         let room = GREETING_BYTES + MAX_HEADER_BYTES + MAX_READY_BYTES - self.heard.len();
         let (now, later) = bytes.split_at(bytes.len().min(room));
@@ -63,20 +65,20 @@ impl Handshake {
     }
 }
 
-/// What the connections of one certificate have begun to send and not ended, in bytes: ZeroMQ keeps it.
+/// Bytes of incomplete messages, which ZeroMQ keeps, summed over the connections of one certificate.
 pub(crate) type Held = Arc<AtomicU64>;
 
-/// Follows the frames of one connection after its handshake.
+/// Checks the frames of one connection after its handshake.
 #[derive(Debug, Default)]
 pub(crate) struct Guard {
-    /// Of a frame's header, what has come.
+    /// The received part of a frame's header.
     header: [u8; MAX_HEADER_BYTES],
     header_len: usize,
-    /// Bytes of a frame's body that are to come.
+    /// Missing bytes of the current frame's body.
     body: u64,
-    /// Of the message that comes.
+    /// The limits of the current message.
     message: MessageLimits,
-    /// Of all connections of this peer, and of this one.
+    /// Bytes of incomplete messages: of all connections of this certificate, and of this one in `own`.
     held: Held,
     own: u64,
 }
@@ -88,15 +90,15 @@ impl Drop for Guard {
 }
 
 impl Guard {
-    /// One of the connections that share `held`.
+    /// Creates the guard of one of the connections that share `held`.
     pub(crate) fn new(held: Held) -> Self {
         Self { held, ..Self::default() }
     }
 
-    /// Takes what came; it may go on to ZeroMQ if this is well.
+    /// Checks received bytes, which may be passed to ZeroMQ if this succeeds.
     ///
     /// # Errors
-    /// [`Breach`]; nothing of `bytes` may go on.
+    /// [`Breach`]; `bytes` must not be passed on then.
     pub(crate) fn pass(&mut self, bytes: &[u8]) -> Result<(), Breach> {
         self.follow(bytes)?;
         let own = if self.message.is_last && self.body == 0 { 0 } else { self.message.bytes - self.body };
@@ -105,7 +107,7 @@ impl Guard {
         let all = before - self.own;
         let is_more = own > self.own;
         self.own = own;
-        // Whoever ends what it began is not to blame.
+        // A peer that completes a message is not rejected for the bytes that others hold.
         if is_more && all > MAX_HELD_BYTES { Err(Breach::Held) } else { Ok(()) }
     }
 

@@ -25,12 +25,12 @@ fn ready_of(kind: &[u8], identity: &[u8]) -> Vec<u8> {
     short(COMMAND, &body)
 }
 
-/// Streams of frames, and as many handshakes; `LAMAGRID_HOSTILE` says how many of both together.
+/// Number of frame streams, and of handshakes; `LAMAGRID_HOSTILE` sets their sum.
 fn generated() -> usize {
     std::env::var("LAMAGRID_HOSTILE").map_or(200_000, |text| text.parse().unwrap()) / 2
 }
 
-/// A small generator: the tests must not depend on the clock.
+/// A small deterministic generator, so that the tests do not depend on the clock.
 struct Dice(u64);
 
 impl Dice {
@@ -47,7 +47,7 @@ impl Dice {
 }
 
 #[test]
-fn a_handshake_gets_the_gates_identity_however_it_is_cut() {
+fn a_handshake_in_any_pieces_gets_the_gates_identity() {
     let whole = [greeting(), ready_of(b"DEALER", b"admin"), short(0, b"hi")].concat();
     let wanted = [&greeting()[..], &ready(b"DEALER", b"gpu-1/7")].concat();
     for cut in 0..whole.len() {
@@ -70,7 +70,7 @@ fn a_handshake_gets_the_gates_identity_however_it_is_cut() {
 }
 
 #[test]
-fn what_is_no_handshake_of_ours_is_refused_at_once() {
+fn an_invalid_handshake_is_rejected_at_its_first_invalid_byte() {
     let mut plain = greeting();
     plain[12..17].copy_from_slice(b"PLAIN");
     let mut old = greeting();
@@ -97,7 +97,7 @@ fn what_is_no_handshake_of_ours_is_refused_at_once() {
 }
 
 #[test]
-fn messages_of_ours_pass_however_they_are_cut() {
+fn valid_messages_pass_in_any_pieces() {
     let most = vec![7; MAX_MESSAGE_BYTES - 300];
     let whole = [
         short(MORE, b""),
@@ -117,7 +117,7 @@ fn messages_of_ours_pass_however_they_are_cut() {
 }
 
 #[test]
-fn what_zeromq_would_suffer_from_is_refused_by_its_header() {
+fn messages_beyond_the_limits_are_rejected_by_their_headers() {
     let most = MAX_MESSAGE_BYTES as u64;
     let crowd = short(MORE, b"").repeat(MAX_WIRE_FRAMES + 1);
     let halves = [long(MORE, most, &vec![0; MAX_MESSAGE_BYTES]), short(0, b"x")].concat();
@@ -134,9 +134,9 @@ fn what_zeromq_would_suffer_from_is_refused_by_its_header() {
     }
 }
 
-/// Whatever comes in whatever pieces: no panic, and what passed is what one pass over all of it lets pass.
+/// Any bytes in any pieces cause no panic, and pass or fail as they do in one piece.
 #[test]
-fn generated_bytes_are_judged_alike_however_they_are_cut() {
+fn generated_bytes_are_judged_alike_in_any_pieces() {
     let mut dice = Dice(0x9e37_79b9_7f4a_7c15);
     let (mut passed, mut refused) = (0, 0);
     for _ in 0..generated() {
@@ -177,7 +177,7 @@ fn generated_bytes_are_judged_alike_however_they_are_cut() {
 }
 
 #[test]
-fn what_is_begun_and_not_ended_is_counted_for_all_connections_of_a_peer() {
+fn incomplete_messages_are_counted_over_all_connections_of_a_peer() {
     let held = Held::default();
     let half = long(0, 1_000_000, &[7; 900_000]);
     let mut guards: Vec<Guard> = (0..9).map(|_| Guard::new(Arc::clone(&held))).collect();
@@ -185,7 +185,7 @@ fn what_is_begun_and_not_ended_is_counted_for_all_connections_of_a_peer() {
     let mut last = Guard::new(Arc::clone(&held));
     assert_eq!(last.pass(&half), Err(Breach::Held));
     drop(last);
-    // Who ends a message, or leaves, makes room.
+    // Completing a message, or disconnecting, makes room.
     assert_eq!(guards[0].pass(&[7; 100_000]), Ok(()));
     guards.truncate(7);
     assert_eq!(held.load(Ordering::Relaxed), 6 * 900_000);

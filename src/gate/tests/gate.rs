@@ -1,4 +1,4 @@
-//! The gate between a scheduler's sockets and peers on TCP: who gets through, and what does not.
+//! Tests the gate between a scheduler's sockets and peers on TCP: which peers get in, and what is rejected.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on shall say where")]
 
@@ -99,7 +99,7 @@ impl Host {
         Dialler::open(credentials, &self.gate.address().to_string(), dir).unwrap()
     }
 
-    /// The next frame, answered; with who sent it.
+    /// Answers the next frame and returns its sender.
     async fn answer_one(&mut self) -> PeerId {
         loop {
             match tokio::time::timeout(SOON, self.router.recv()).await.expect("in time").unwrap() {
@@ -122,7 +122,7 @@ fn ping(seq: u64) -> Frame {
     ClientRequest::from(Ping { seq }).to_frame(vec![]).unwrap()
 }
 
-/// One ping there and back.
+/// Sends one ping and receives its answer.
 async fn exchange(host: &mut Host, dir: &Path) -> PeerId {
     let mut link = Link::connect(&Endpoints::new(dir).client(), SOON).await.unwrap();
     link.send(ping(7)).await.unwrap();
@@ -134,7 +134,7 @@ async fn exchange(host: &mut Host, dir: &Path) -> PeerId {
     peer
 }
 
-/// Waits until the scheduler has said why it will not have this side.
+/// Waits until the scheduler has refused this side permanently; returns the reason.
 async fn refusal(
     dialler: &Dialler,
     dir: &Path,
@@ -150,7 +150,7 @@ async fn refusal(
     panic!("no refusal was told");
 }
 
-/// Waits until the scheduler has said why it will not have this side for now.
+/// Waits until the scheduler has refused this side for now; returns the reason.
 async fn trouble(dialler: &Dialler, dir: &Path, channel: impl Fn(&Endpoints) -> String) -> String {
     let mut requester = Requester::new(channel(&Endpoints::new(dir)));
     for _ in 0..50 {
@@ -164,13 +164,13 @@ async fn trouble(dialler: &Dialler, dir: &Path, channel: impl Fn(&Endpoints) -> 
 }
 
 #[tokio::test]
-async fn a_peer_is_known_by_its_certificate_whatever_it_calls_itself() {
+async fn a_peer_is_identified_by_its_certificate_not_by_its_own_identity() {
     let (mut host, dir) = (Host::start().await, TempDir::new().unwrap());
     let _dialler = host.dialler(&host.issue(PeerRole::Client, "web-1", 1), dir.path());
     let first = exchange(&mut host, dir.path()).await;
     let second = exchange(&mut host, dir.path()).await;
     assert_ne!(first, second, "each connection has its own instance");
-    // The second one is still open or closing; a connection of this host is nobody's.
+    // The second one is still open or closing; a connection of this host has no certificate.
     let mut local = Link::connect(&host.endpoints.client(), SOON).await.unwrap();
     local.send(ping(1)).await.unwrap();
     let peer = host.answer_one().await;
@@ -184,7 +184,7 @@ async fn a_peer_is_known_by_its_certificate_whatever_it_calls_itself() {
         panic!("it came through the gate")
     };
     assert_eq!((certificate.role, certificate.name.as_str()), (PeerRole::Client, "web-1"));
-    // What a peer said last is heard after it left: it must not pass for one of this host.
+    // A peer's last message is handled after it left: it must not be taken for one of this host.
     drop(link);
     for _ in 0..100 {
         if host.registry.origin(&peer) == Origin::Gone {
@@ -195,9 +195,9 @@ async fn a_peer_is_known_by_its_certificate_whatever_it_calls_itself() {
     panic!("the connection is still known: {:?}", host.registry.origin(&peer));
 }
 
-/// A logout empties the runtime directory: what is connected goes on, and the sockets are there again.
+/// A logout empties the runtime directory: open connections continue, and the sockets are created again.
 #[tokio::test]
-async fn removed_local_sockets_are_made_anew_and_open_connections_go_on() {
+async fn removed_local_sockets_are_recreated_and_open_connections_continue() {
     let (mut host, dir) = (Host::start().await, TempDir::new().unwrap());
     let _dialler = host.dialler(&host.issue(PeerRole::Client, "web-1", 1), dir.path());
     let mut link = Link::connect(&Endpoints::new(dir.path()).client(), SOON).await.unwrap();
@@ -217,7 +217,7 @@ async fn removed_local_sockets_are_made_anew_and_open_connections_go_on() {
 }
 
 #[tokio::test]
-async fn wrong_certificates_are_refused_with_what_to_do() {
+async fn wrong_certificates_are_refused_with_a_remedy() {
     let host = Host::start().await;
     let other = Authority::new();
     let dir = TempDir::new().unwrap();
@@ -249,7 +249,7 @@ async fn revocation_ends_open_connections_and_refuses_new_ones() {
     exchange(&mut host, dir.path()).await;
 }
 
-/// A list that cannot be read lets nothing new in, and ends nothing that it allowed before.
+/// While the list cannot be read no new peer is admitted, and admitted ones stay connected.
 #[tokio::test]
 async fn without_a_list_open_connections_stay_and_new_ones_are_refused() {
     let (mut host, dir) = (Host::start().await, TempDir::new().unwrap());
@@ -270,9 +270,9 @@ async fn without_a_list_open_connections_stay_and_new_ones_are_refused() {
     assert!(matches!(ended, Err(SocketError::Broken { .. })), "{ended:?}");
 }
 
-/// A newer certificate of the same name that may do less replaces the older one.
+/// A newer certificate of the same name that allows less replaces the older one.
 #[tokio::test]
-async fn a_certificate_that_is_not_on_the_list_is_refused_whoever_signed_it() {
+async fn a_validly_signed_certificate_that_is_not_on_the_list_is_refused() {
     let (host, dir) = (Host::start().await, TempDir::new().unwrap());
     host.issue(PeerRole::Client, "web-1", 1);
     let dialler = host.dialler(&host.authority.issue(PeerRole::Client, "web-1", 1), dir.path());
@@ -281,7 +281,7 @@ async fn a_certificate_that_is_not_on_the_list_is_refused_whoever_signed_it() {
     assert!(text.contains("a newer one replaced it"), "{text}");
 }
 
-/// A connection ends with its certificate, and no session is resumed without a look at it.
+/// A connection ends with its certificate, and no session is resumed without a check of it.
 #[tokio::test]
 async fn a_connection_ends_when_its_certificate_does() {
     let (mut host, dir) = (Host::start().await, TempDir::new().unwrap());
@@ -300,7 +300,7 @@ async fn a_connection_ends_when_its_certificate_does() {
 
 /// A session that is resumed is not verified again, so it would outlive its certificate.
 #[tokio::test]
-async fn every_connection_is_verified_anew() {
+async fn sessions_are_not_resumed() {
     let host = Host::start().await;
     let pem = host.authority.pem(PeerRole::Client, "web-1", 1);
     host.allow(Credentials::from_pem(pem.as_bytes()).unwrap());
@@ -309,7 +309,7 @@ async fn every_connection_is_verified_anew() {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(certificates[1].clone()).unwrap();
     let key = PrivateKeyDer::from_pem_slice(pem.as_bytes()).unwrap();
-    // It would resume: that is the default.
+    // This client would resume by default.
     let config =
         rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
             .with_protocol_versions(&[&rustls::version::TLS13])
@@ -329,9 +329,9 @@ async fn every_connection_is_verified_anew() {
     }
 }
 
-/// A scheduler of another major version: it says so itself, whatever its gate is otherwise.
+/// A scheduler of another major version refuses by itself, whatever else its gate does.
 #[tokio::test]
-async fn another_major_version_is_refused_with_what_to_install() {
+async fn another_major_version_is_refused_with_a_remedy() {
     let (authority, dir) = (Authority::new(), TempDir::new().unwrap());
     let pem = authority.pem(PeerRole::Scheduler, "main", 1);
     let certificate = CertificateDer::pem_slice_iter(pem.as_bytes()).next().unwrap().unwrap();
@@ -362,16 +362,16 @@ async fn another_major_version_is_refused_with_what_to_install() {
     let credentials = authority.issue(PeerRole::Node, "gpu-1", 1);
     let dialler = Dialler::open(&credentials, &address.to_string(), dir.path()).unwrap();
     let (kind, text) = refusal(&dialler, dir.path(), Endpoints::control).await;
-    // Decides the exit code of a node, 76.
+    // The kind decides the exit code of a node, 76.
     assert_eq!(
         (kind, text.as_str()),
         (FailureKind::Incompatible, "you speak protocol 1.5, the scheduler 2.0: install it")
     );
 }
 
-/// R4.3: papers are replaced without a restart, and what is open goes on.
+/// R4.3: certificates are replaced without a restart, and open connections continue.
 #[tokio::test]
-async fn both_sides_renew_their_papers_while_they_run() {
+async fn both_sides_renew_their_certificates_while_running() {
     let (mut host, dir) = (Host::start().await, TempDir::new().unwrap());
     let (path, address) = (dir.path().join("web-1.bundle"), host.gate.address().to_string());
     let mut seconds = 0;
@@ -390,7 +390,7 @@ async fn both_sides_renew_their_papers_while_they_run() {
     link.send(ping(1)).await.unwrap();
     host.answer_one().await;
     link.recv().await.unwrap();
-    // A certificate of the scheduler's that the client would refuse, were it not for the connection that stands.
+    // The client would refuse this certificate of the scheduler, but the open connection continues.
     let authority = Authority::new();
     host.gate.renew(&authority.issue(PeerRole::Scheduler, "main", 1)).unwrap();
     link.send(ping(2)).await.unwrap();
@@ -400,7 +400,7 @@ async fn both_sides_renew_their_papers_while_they_run() {
     host.allow(Credentials::from_pem(pem.as_bytes()).unwrap());
     write(&pem);
     exchange(&mut host, dir.path()).await;
-    // Somebody else's papers, or none, are not taken.
+    // A bundle of another name, or an invalid one, is not used.
     for wrong in [authority.pem(PeerRole::Client, "web-2", 1), "nothing".to_owned()] {
         write(&wrong);
         let mut link = Link::connect(&Endpoints::new(dir.path()).client(), SOON).await.unwrap();
@@ -415,7 +415,7 @@ async fn both_sides_renew_their_papers_while_they_run() {
 }
 
 #[tokio::test]
-async fn a_lane_is_reached_by_its_own_node_alone() {
+async fn a_lane_is_open_only_to_its_own_node() {
     let host = Host::start().await;
     let lane = "lane-0123456789abcdef-0";
     let address = format!("ipc://{}/{lane}.sock", host.endpoints.dir().display());
@@ -440,9 +440,9 @@ async fn a_lane_is_reached_by_its_own_node_alone() {
     }
 }
 
-/// R7.3: a lease token is worth its own task's blobs, to its own node, until the task has ended.
+/// R7.3: a lease token gives access to its own task's blobs, to its own node only, until the task has ended.
 #[tokio::test]
-async fn blobs_go_to_whom_they_were_granted() {
+async fn blobs_are_transferred_only_with_a_grant() {
     let host = Host::start().await;
     let (task, token) = (TaskId::from_bytes([1; 16]), LeaseToken::from_bytes([2; 16]));
     let image = vec![7; 3_000_000];
@@ -469,7 +469,7 @@ async fn blobs_go_to_whom_they_were_granted() {
     put(&mine, token, vec![9; 1_500_000]).await.unwrap().unwrap();
     let (_, len) = host.spool.reader(task, BlobName::Attempt(token)).unwrap();
     assert_eq!(len, 1_500_000);
-    // All at once: what is not granted is asked for again for a while, in case it soon is.
+    // All at once: a transfer that is not granted is retried for a while, in case it soon is.
     for (refused, text) in [
         (get(&mine, token, Role::Image, 5), "not of the announced length"),
         (get(&mine, token, Role::Mask, 5), "cannot open"),
@@ -484,9 +484,9 @@ async fn blobs_go_to_whom_they_were_granted() {
     assert!(get(&mine, token, Role::Image, 3_000_000).await.unwrap().is_err());
 }
 
-/// X8: an owner on another host brings what was asked for and fetches what it was told of, and nobody else does.
+/// X8: an owner on another host uploads granted inputs and fetches its result, and other owners cannot.
 #[tokio::test]
-async fn an_owner_brings_inputs_and_fetches_the_result() {
+async fn an_owner_uploads_inputs_and_fetches_the_result() {
     let host = Host::start().await;
     let task = TaskId::from_bytes([4; 16]);
     let of = |role, name: &str| {
@@ -511,14 +511,14 @@ async fn an_owner_brings_inputs_and_fetches_the_result() {
         let error = refused.await.unwrap().unwrap_err().to_string();
         assert!(error.contains(text), "{error}");
     }
-    // The bound is that of all inputs together.
+    // The limit applies to all inputs together.
     let image = {
         let mine = mine.clone();
         tokio::task::spawn_blocking(move || mine.bring(task, Role::Image, &[5; 100_001]))
     };
     let error = image.await.unwrap().unwrap_err().to_string();
     assert!(error.contains("its other blobs have 900000"), "{error}");
-    // It is not theirs to withdraw.
+    // Another owner cannot withdraw it.
     host.grants.withdraw_inputs(task, "web-2");
     bring(&mine, vec![5; 900_000]).await.unwrap().unwrap();
     host.grants.withdraw_inputs(task, "web-1");
@@ -537,7 +537,8 @@ async fn an_owner_brings_inputs_and_fetches_the_result() {
     assert!(theirs.await.unwrap().is_err());
 }
 
-/// A way to the gate that breaks: each connection carries so many bytes and then ends. Counts what it carried.
+/// A path to the gate that breaks: each connection carries a limited number of bytes and then ends. Counts
+/// the carried bytes.
 async fn brittle(to: SocketAddr, limits: Vec<u64>) -> (SocketAddr, Arc<AtomicU64>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (address, carried) = (listener.local_addr().unwrap(), Arc::new(AtomicU64::new(0)));
@@ -574,9 +575,9 @@ async fn brittle(to: SocketAddr, limits: Vec<u64>) -> (SocketAddr, Arc<AtomicU64
     (address, carried)
 }
 
-/// After a cut a transfer goes on where it was: bytes go over the way about once.
+/// After an interruption a transfer resumes where it was: each byte is sent about once.
 #[tokio::test]
-async fn a_transfer_goes_on_after_cuts() {
+async fn an_interrupted_transfer_resumes() {
     const LEN: usize = 6_000_000;
     let host = Host::start().await;
     let (task, token) = (TaskId::from_bytes([1; 16]), LeaseToken::from_bytes([2; 16]));
@@ -600,7 +601,7 @@ async fn a_transfer_goes_on_after_cuts() {
         });
         assert!(came.await.unwrap().unwrap() == bytes, "put: {put}");
         let carried = carried.load(Ordering::Relaxed);
-        // What lay in buffers when a connection ended is sent again.
+        // Bytes that were in buffers when a connection ended are sent again.
         assert!(carried < LEN as u64 * 5 / 4, "put: {put}: {carried} bytes for {LEN}");
     }
     let (mut file, _) = host.spool.reader(task, BlobName::Attempt(token)).unwrap();
@@ -609,9 +610,10 @@ async fn a_transfer_goes_on_after_cuts() {
     assert!(stored == bytes);
 }
 
-/// What comes without TLS, with too much of it, or not at all, never reaches ZeroMQ; honest peers are served meanwhile.
+/// Connections without TLS, with oversized records or without data never reach ZeroMQ; honest peers are
+/// served meanwhile.
 #[tokio::test]
-async fn whoever_does_not_speak_tls_is_dropped() {
+async fn connections_without_tls_are_dropped() {
     let (mut host, dir) = (Host::start().await, TempDir::new().unwrap());
     let _dialler = host.dialler(&host.issue(PeerRole::Client, "web-1", 1), dir.path());
     let mut greeting = vec![0xff, 0, 0, 0, 0, 0, 0, 0, 1, 0x7f, 3, 0];

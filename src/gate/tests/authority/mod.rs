@@ -1,4 +1,4 @@
-//! Certificates for tests and measurements.
+//! Issues certificates for tests and measurements.
 
 use std::time::{Duration, SystemTime};
 
@@ -6,7 +6,7 @@ use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, 
 
 use lamagrid_gate::{Certificate, Credentials, PeerRole, SCHEDULER_NAME};
 
-/// An authority of one process.
+/// An authority that exists only in this process.
 pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pem: String,
@@ -25,18 +25,19 @@ impl Authority {
         Credentials::from_pem(self.pem(role, name, days).as_bytes()).unwrap()
     }
 
-    /// Certificate, key and the authority's certificate.
+    /// Issues a certificate that ends in `days` (or ended, if negative): certificate, key and authority in
+    /// PEM.
     pub(crate) fn pem(&self, role: PeerRole, name: &str, days: i64) -> String {
         let (now, span) = (SystemTime::now(), Duration::from_secs(days.unsigned_abs() * 86_400));
         self.pem_until(role, name, if days < 0 { now - span } else { now + span })
     }
 
-    /// The same, valid until then.
+    /// Issues a certificate that is valid until `until`.
     pub(crate) fn pem_until(&self, role: PeerRole, name: &str, until: SystemTime) -> String {
         self.pem_between(role, name, SystemTime::now() - Duration::from_secs(10 * 86_400), until)
     }
 
-    /// The same, valid from `begin` until then.
+    /// Issues a certificate that is valid from `begin` until `until`.
     pub(crate) fn pem_between(
         &self,
         role: PeerRole,

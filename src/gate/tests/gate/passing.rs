@@ -1,8 +1,8 @@
-//! What is refused for now, and passes: wrong clocks, full gates. And probes.
+//! Tests temporary refusals: wrong clocks and full gates. Also tests probes.
 
 use super::*;
 
-/// One ping there and back, once the dialling side tries again.
+/// Sends one ping and receives its answer, retrying until the dialling side connects again.
 async fn exchange_soon(host: &mut Host, dir: &Path) {
     for _ in 0..100 {
         let mut link = match Link::connect(&Endpoints::new(dir).client(), Duration::from_millis(500)).await {
@@ -20,10 +20,10 @@ async fn exchange_soon(host: &mut Host, dir: &Path) {
     panic!("it never got in");
 }
 
-/// A wrong clock, or a certificate that has ended, is refused for now, whichever side sees it, with both clocks; the connection
-/// is made as soon as that is over.
+/// A wrong clock or an expired certificate is refused temporarily with both clocks, whichever side detects
+/// it; the connection succeeds as soon as the cause is gone.
 #[tokio::test]
-async fn a_wrong_time_is_told_with_both_clocks_and_passes() {
+async fn a_wrong_clock_is_a_temporary_refusal_that_names_both_clocks() {
     const HOUR: Duration = Duration::from_secs(3_600);
     let (mut host, now) = (Host::start().await, SystemTime::now());
     let good = (now - HOUR, now + HOUR);
@@ -31,7 +31,7 @@ async fn a_wrong_time_is_told_with_both_clocks_and_passes() {
     let own = host.authority.pem_between(PeerRole::Scheduler, "main", good.0, good.1);
     let own = Credentials::from_pem(own.as_bytes()).unwrap();
     for (begin, end) in wrong {
-        // The scheduler sees it.
+        // The scheduler detects it.
         let dir = TempDir::new().unwrap();
         let path = dir.path().join("web-1.bundle");
         let write = |(begin, end), modified: u64| {
@@ -53,7 +53,7 @@ async fn a_wrong_time_is_told_with_both_clocks_and_passes() {
         write(good, 2);
         exchange_soon(&mut host, dir.path()).await;
         assert_eq!(dialler.trouble().text(), None);
-        // This side sees it.
+        // This side detects it.
         let theirs = host.authority.pem_between(PeerRole::Scheduler, "main", begin, end);
         host.gate.renew(&Credentials::from_pem(theirs.as_bytes()).unwrap()).unwrap();
         let text = trouble(&dialler, dir.path(), Endpoints::client).await;
@@ -65,7 +65,7 @@ async fn a_wrong_time_is_told_with_both_clocks_and_passes() {
         let blobs = dialler.blobs();
         host.gate.renew(&own).unwrap();
         exchange_soon(&mut host, dir.path()).await;
-        // BlobClient go by connections of their own.
+        // Blobs travel on separate connections.
         let task = TaskId::from_bytes([8; 16]);
         let grant = Grant { certificate: "web-1".into(), task, max_bytes: 1_000 };
         host.grants.grant(Ticket::Inputs(task), grant);
@@ -73,9 +73,10 @@ async fn a_wrong_time_is_told_with_both_clocks_and_passes() {
     }
 }
 
-/// What does not fit is told why, and gets in when there is room; nodes behind the same address have their own.
+/// A peer that finds no room gets the reason, and is admitted when there is room; nodes behind the same
+/// address have their own.
 #[tokio::test]
-async fn without_room_a_peer_is_told_the_limit_and_waits_for_it() {
+async fn a_peer_without_room_gets_the_limit_as_reason_and_is_admitted_later() {
     let mut host = Host::with_room(2).await;
     let dirs: Vec<_> = (0..3).map(|_| TempDir::new().unwrap()).collect();
     let diallers: Vec<_> = (0..3)
@@ -96,7 +97,7 @@ async fn without_room_a_peer_is_told_the_limit_and_waits_for_it() {
         ),
         "{text}"
     );
-    // A blob of one that is in, and a node.
+    // A blob of an admitted client, and a node, find room.
     let task = TaskId::from_bytes([8; 16]);
     let grant = Grant { certificate: "web-0".into(), task, max_bytes: 1_000 };
     host.grants.grant(Ticket::Inputs(task), grant);
@@ -113,7 +114,7 @@ async fn without_room_a_peer_is_told_the_limit_and_waits_for_it() {
 }
 
 #[tokio::test]
-async fn a_probe_goes_there_and_back() {
+async fn a_probe_passes_in_both_directions() {
     let (host, dir) = (Host::start().await, TempDir::new().unwrap());
     let _control = Router::bind(&host.endpoints.control(), Peers::Req, &ConnectionLimits::default()).unwrap();
     let path = dir.path().join("gpu-1.bundle");
