@@ -74,7 +74,7 @@ async fn large_inputs_and_results_go_through_the_spool() {
 }
 
 #[tokio::test]
-async fn a_result_that_is_not_what_was_announced_is_refused() {
+async fn a_result_that_differs_from_its_description_is_rejected() {
     let mut fake = Fake::start().await;
     let client = fake.client();
     let (submitted, (id, _)) = tokio::join!(client.submit(task(1, 10), PATIENCE), fake.accept());

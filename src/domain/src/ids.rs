@@ -144,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn prints_and_parses_back() {
+    fn ids_are_printed_and_parsed_back() {
         let id = TaskId::from_bytes([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 255]);
         assert_eq!(id.to_string(), "000102030405060708090a0b0c0d0eff");
         assert_eq!(id.to_string().parse(), Ok(id));

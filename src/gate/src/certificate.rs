@@ -162,7 +162,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_node_has_the_name_of_its_certificate_or_that_with_a_number() {
+    fn a_node_may_append_a_number_to_its_certificates_name() {
         for (node, certificate, may) in [
             ("gpu", "gpu", true),
             ("gpu-0", "gpu", true),

@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_of_handshakes_evicts_its_own_host_s_handshakes() {
+    fn a_flood_of_handshakes_evicts_handshakes_of_its_own_host() {
         let places = Places::new(FEW);
         let (_honest, mut honest_evicted) = places.enter(ip("10.0.0.1"));
         let mut flood: Vec<_> = (0..20).map(|n| places.enter(ip(&format!("2001:db8::{n:x}")))).collect();

@@ -56,7 +56,7 @@ fn times_become_finite_and_bounded() {
 
 /// A node of an earlier version, or a hostile one, may write anything.
 #[test]
-fn a_node_s_description_is_truncated() {
+fn a_node_description_is_truncated() {
     let device = format!("cuda:0\x1b[2J{}", "d".repeat(50_000));
     let models = vec![ModelOffer {
         model: "lama".parse().unwrap(),

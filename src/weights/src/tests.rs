@@ -39,7 +39,7 @@ fn names(dir: &Path) -> Vec<String> {
 }
 
 #[test]
-fn the_cache_directory_is_upstreams() {
+fn the_cache_directory_follows_upstreams_rules() {
     let place = |pairs: &[(&str, &str)]| weights(pairs).checkpoints;
     let path = |text: &str| Some(PathBuf::from(text));
     assert_eq!(place(&[("HOME", "/h")]), path("/h/.cache/torch/hub/checkpoints"));
