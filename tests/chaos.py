@@ -35,7 +35,7 @@ SABOTAGED_ROUNDS = 12
 
 def simulate() -> int:
     """Ten million steps of the scheduler's core."""
-    command = ("cargo", "test", "--release", "--locked", "--lib", "core::simulation", "--", "--nocapture")
+    command = ("cargo", "test", "--release", "--locked", "--lib", "simulation::", "--", "--nocapture")
     return subprocess.run(
         command, cwd=ROOT, env={**os.environ, "SIM_STEPS": "10000000"}, check=False
     ).returncode

@@ -45,10 +45,10 @@ SUITES = (
     Suite("check", ("make", "--no-print-directory", "check"), single=True),
     Suite("pure", (*PYTEST, "tests/pure", "--cases", "5000")),
     Suite("binding", (*PYTEST, "tests/binding"), alone=True),
-    Suite("rust", (*CARGO_TEST, "--", "--skip", "core::simulation"), alone=True),
+    Suite("rust", (*CARGO_TEST, "--", "--skip", "simulation::"), alone=True),
     Suite("parity", (*PYTEST, "tests/parity", "--requests", "150")),
     # Not `-p lamagrid-scheduler`: alone it resolves other features, and compiles everything again for them.
-    Suite("simulation", (*CARGO_TEST, "--lib", "core::simulation", "--", "--nocapture")),
+    Suite("simulation", (*CARGO_TEST, "--lib", "simulation::", "--", "--nocapture")),
     Suite("seam", (*PYTEST, "tests/seam")),
     Suite("wheels", (*PYTEST, "tests/wheels")),
     Suite("contract", (*PYTEST, "tests/contract")),

@@ -1,7 +1,8 @@
 //! The scheduler: decides which node runs which task, persists tasks, and moves their images.
 //!
 //! `core` decides, `store` writes to disk, `runtime` connects both to the sockets, `http` serves metrics and
-//! health checks. Only `store` names `rusqlite`.
+//! health checks. Only `store` names `rusqlite`. `simulation` checks the core against a model of its own, through a
+//! read-only view.
 //!
 //! Does not: handle signals, set limits or read standard input; its caller does that and ends it through
 //! [`Shutdown`].
@@ -9,6 +10,8 @@
 mod core;
 mod http;
 mod runtime;
+#[cfg(test)]
+mod simulation;
 mod store;
 
 pub use runtime::{DataDir, Listeners, SchedulerError, Shutdown, run};

@@ -11,7 +11,12 @@ use lamagrid_protocol::message::{
     NodeEvent, ResultReply, ResultRequest, TaskInfo,
 };
 
-use super::{ClockChange, Drain, FinishedTask, Level, NodeId, Pause};
+use super::node_id::NodeId;
+use super::state::alarms::Level;
+use super::state::drains::Drain;
+use super::state::finished_task::FinishedTask;
+use super::state::pauses::Pause;
+use super::state::wall_clock::ClockChange;
 
 /// Who a client is, apart from the owner of its tasks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,6 +25,15 @@ pub(crate) enum Authority {
     Administrator,
     /// A certificate of the role client.
     Client,
+}
+
+/// Where a connection comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// A process of this host.
+    Local,
+    /// Another host, through the gate.
+    Remote,
 }
 
 /// What happened.
@@ -94,8 +108,8 @@ pub(crate) enum Input {
     ResultGone {
         /// Whose.
         peer: PeerId,
-        /// It came from another host: a network that fails closes connections, too.
-        far: bool,
+        /// Where the node is.
+        origin: Origin,
     },
     /// A node's event.
     Event(NodeEvent),

@@ -1,6 +1,6 @@
 //! The effects of the current input, in the order in which they will be carried out.
 
-use super::{Effect, StoreOp};
+use super::effect::{Effect, StoreOp};
 
 /// Collects effects until the input is handled.
 #[derive(Debug, Default)]

@@ -34,31 +34,27 @@ mod handlers;
 mod metrics_snapshot;
 mod node_id;
 mod policy;
-#[cfg(test)]
-#[path = "../simulation/mod.rs"]
-mod simulation;
+mod settings;
 mod state;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod view;
 
-use std::collections::BTreeMap;
-
-use lamagrid_config::{LimitsConfig, RetryConfig, SchedulerConfig};
-use lamagrid_domain::{LeaseToken, Owner, QueueName, TaskId};
+use lamagrid_domain::{LeaseToken, TaskId};
 use lamagrid_protocol::PeerId;
 use lamagrid_protocol::message::ClientReply;
-use lamagrid_transport::Endpoints;
 
-pub(crate) use effect::{Authority, Effect, Input, ResultPlace, StoreOp, StoredTask};
+pub(crate) use effect::{Authority, Effect, Input, Origin, ResultPlace, StoreOp, StoredTask};
 #[cfg(any(test, feature = "sabotage"))]
 pub(crate) use fault::Fault;
 pub(crate) use metrics_snapshot::MetricsSnapshot;
 pub(crate) use node_id::NodeId;
+pub(crate) use settings::{CLOCK_GRACE_MS, Entropy, MAX_ENDED, MAX_TOMBSTONES, Recovered, Settings};
 pub(crate) use state::alarms::{Bounded, Level};
 pub(crate) use state::drains::Drain;
 pub(crate) use state::finished_task::FinishedTask;
+pub(crate) use state::now::Now;
 pub(crate) use state::pauses::Pause;
 pub(crate) use state::wall_clock::ClockChange;
 
@@ -86,62 +82,6 @@ use state::task::Lease;
 use state::task_table::TaskTable;
 use state::task_timers::TaskTimers;
 use state::tombstones::Tombstones;
-
-/// The instant at which something happened, on both clocks, in milliseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Now {
-    /// Monotonic: leases, time-outs, back-off. Never stored.
-    pub(crate) mono_ms: u64,
-    /// Since the Unix epoch: deadlines and retention. Stored, clamped on load.
-    pub(crate) wall_ms: u64,
-}
-
-/// This many tombstones of one owner are remembered at most, oldest dropped first.
-pub(crate) const MAX_TOMBSTONES: usize = 50_000;
-/// For how long the wall clock has to be steady after a jump before deletion and deadlines go by it.
-pub(crate) const CLOCK_GRACE_MS: u64 = 300_000;
-/// This many ended tasks are kept at most, however long their retention: about half a kilobyte of memory each. Above it
-/// the oldest ones of the owner with the most go.
-pub(crate) const MAX_ENDED: usize = 200_000;
-
-/// What the core is told once, at its start.
-pub(crate) struct Settings {
-    /// Leases, retries and retention.
-    pub(crate) scheduler: SchedulerConfig,
-    /// What happens after a failure, by its family.
-    pub(crate) retry: RetryConfig,
-    /// The largest picture, and what all tasks and those of one client may use.
-    pub(crate) limits: LimitsConfig,
-    /// The bound on waiting tasks, per queue.
-    pub(crate) queues: BTreeMap<QueueName, u64>,
-    /// See [`MAX_TOMBSTONES`].
-    pub(crate) max_tombstones: usize,
-    /// See [`MAX_ENDED`].
-    pub(crate) max_ended: usize,
-    /// See [`CLOCK_GRACE_MS`].
-    pub(crate) clock_grace_ms: u64,
-    /// Where lanes are bound.
-    pub(crate) endpoints: Endpoints,
-    /// The spool's directory, told to peers on this host.
-    pub(crate) spool: String,
-}
-
-/// What a store remembers at start.
-#[derive(Debug, Default)]
-pub(crate) struct Recovered {
-    pub(crate) tasks: Vec<StoredTask>,
-    /// Id, whose it was, and end of its memory by the wall clock, ms.
-    pub(crate) tombstones: Vec<(TaskId, Owner, u64)>,
-    /// Up to which time of drawing the ids of an owner are over.
-    pub(crate) watermarks: Vec<(Owner, u64)>,
-    /// The last time that was believed, wall clock, ms.
-    pub(crate) wall_ms: Option<u64>,
-    pub(crate) paused: Vec<(QueueName, Pause)>,
-    pub(crate) drains: Vec<(NodeId, Drain)>,
-}
-
-/// Draws 16 random bytes: from the operating system, or from a seed in tests.
-pub(crate) type Entropy = Box<dyn FnMut() -> [u8; 16] + Send>;
 
 /// The whole state of a scheduler.
 pub(crate) struct Core {
@@ -207,7 +147,7 @@ impl Core {
         change.into_iter().for_each(|change| core.emit(Effect::Clock(change)));
         core.forget_unknown_pauses();
         for (id, owner, until) in recovered.tombstones {
-            core.remember(id, &owner, until);
+            core.keep_tombstone(id, &owner, until);
         }
         for stored in recovered.tasks {
             core.recover(stored);
@@ -231,7 +171,7 @@ impl Core {
             Input::LaneConnected { session, index } => self.on_lane_connected(session, index),
             Input::LanesFailed { session, reason } => self.on_lanes_failed(session, &reason),
             Input::Result { peer, request, inline } => self.on_result(peer, request, inline),
-            Input::ResultGone { peer, far } => self.on_result_gone(&peer, far),
+            Input::ResultGone { peer, origin } => self.on_result_gone(&peer, origin),
             Input::Event(event) => self.on_event(event),
             Input::Tick => self.on_tick(),
         }

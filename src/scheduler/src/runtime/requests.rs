@@ -14,7 +14,7 @@ use lamagrid_transport::router::{Incoming, fault};
 
 use super::backlog::Destination;
 use super::{EventLoop, refused};
-use crate::core::{Authority, Effect, Input};
+use crate::core::{Authority, Effect, Input, Origin};
 
 /// Bytes that an assignment adds to a submission: the attempt's token and number.
 const ASSIGN_BYTES: usize = 256;
@@ -210,7 +210,8 @@ impl EventLoop {
         let (peer, mut frame) = match heard {
             Incoming::Gone { peer } => {
                 let far = self.gatekeeper.as_ref().is_some_and(|gatekeeper| gatekeeper.is_far(&peer));
-                return self.handle(Input::ResultGone { peer, far });
+                let origin = if far { Origin::Remote } else { Origin::Local };
+                return self.handle(Input::ResultGone { peer, origin });
             }
             Incoming::Drained { .. } => return,
             Incoming::Frame { peer, frame } => (peer, frame),

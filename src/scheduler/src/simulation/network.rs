@@ -13,7 +13,7 @@ use lamagrid_protocol::message::{
 };
 
 use super::random::Random;
-use crate::core::{Authority, Input, Now};
+use crate::core::{Authority, Input, Now, Origin};
 
 /// One connection, of whatever kind.
 pub(super) type Conn = u32;
@@ -58,7 +58,7 @@ impl From<Message> for Input {
             Message::LaneConnected(session, index) => Self::LaneConnected { session, index },
             Message::LanesFailed(session) => Self::LanesFailed { session, reason: "simulated".into() },
             Message::Result(peer, request, inline) => Self::Result { peer, request, inline },
-            Message::ResultGone(peer) => Self::ResultGone { peer, far: false },
+            Message::ResultGone(peer) => Self::ResultGone { peer, origin: Origin::Local },
             Message::Event(event) => Self::Event(event),
             Message::Tick => Self::Tick,
         }

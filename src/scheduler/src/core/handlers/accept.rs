@@ -45,14 +45,14 @@ impl Core {
     }
 
     /// Writes a new task, and makes it findable.
-    pub(crate) fn take_in(&mut self, task: Task, inline: Vec<(Role, Bytes)>, inherits: Option<TaskId>) {
+    pub(crate) fn accept_task(&mut self, task: Task, inline: Vec<(Role, Bytes)>, inherits: Option<TaskId>) {
         let spec = task.spec();
         tracing::info!(
             task.id = %spec.id, queue = %spec.queue, model = %spec.model, owner = %spec.owner,
             priority = spec.priority, "task accepted"
         );
         self.write_accepted(&task, inline, inherits);
-        self.insert(task);
+        self.list_task(task);
     }
 
     fn write_accepted(&mut self, task: &Task, inline: Vec<(Role, Bytes)>, inherits: Option<TaskId>) {
@@ -68,7 +68,7 @@ impl Core {
     }
 
     /// Takes a queued task in and makes it findable.
-    pub(crate) fn insert(&mut self, mut task: Task) {
+    pub(crate) fn list_task(&mut self, mut task: Task) {
         let id = task.id();
         self.ready.set_tag(&mut task);
         self.admission.task_accepted(task.spec());

@@ -9,8 +9,8 @@ use lamagrid_domain::{
 };
 use lamagrid_protocol::PeerId;
 use lamagrid_protocol::message::{
-    AdminReply, AdminRequest, Cursor, ListTasks, PAGE_TASKS, Page, Paused, Purged, Refused, Retried,
-    TaskHistory, TaskLine, Unknown,
+    AdminReply, AdminRequest, Cursor, ListTasks, PAGE_TASKS, Page, PauseQueue, Paused, Purged, Refused,
+    Retried, TaskHistory, TaskLine, Unknown,
 };
 
 use crate::core::effect::Authority;
@@ -37,18 +37,7 @@ impl Core {
                 self.task_history(cancel.id)
             }
             AdminRequest::RetryTask(retry) => self.retry_now(&peer, retry.id),
-            AdminRequest::PauseQueue(pause) => match self.ready.length(&pause.queue) {
-                Some(waiting) => {
-                    let order =
-                        Pause { by: asked_by(&peer, pause.by), since_wall_ms: self.clock.now().wall_ms };
-                    self.pause(&pause.queue, order, pause.paused);
-                    Paused { queue: pause.queue, paused: pause.paused, waiting }.into()
-                }
-                None => {
-                    let known: Vec<_> = self.ready.queues().map(QueueName::as_str).collect();
-                    refused(format!("there is no queue {}; there are {}", pause.queue, known.join(", ")))
-                }
-            },
+            AdminRequest::PauseQueue(pause) => self.pause_or_resume(&peer, pause),
             AdminRequest::DrainNode(drain) => self.drain_node(&peer, drain),
             AdminRequest::Purge(purge) => self.purge(purge.older_than_ms, purge.dead).into(),
         };
@@ -186,25 +175,33 @@ impl Core {
         let ended = self.retention.mark_replayed(dead, new, wall_ms).expect("looked up above");
         let release = StoreOp::Release { id: dead, ended };
         self.together(|core| {
-            core.take_in(task, Vec::new(), Some(dead));
+            core.accept_task(task, Vec::new(), Some(dead));
             core.emit(Effect::Store(release));
         });
     }
 
-    fn pause(&mut self, queue: &QueueName, order: Pause, paused: bool) {
-        if self.paused.contains(queue) == paused {
-            return;
+    fn pause_or_resume(&mut self, peer: &PeerId, request: PauseQueue) -> AdminReply {
+        let PauseQueue { queue, paused, by } = request;
+        let Some(waiting) = self.ready.length(&queue) else {
+            let known: Vec<_> = self.ready.queues().map(QueueName::as_str).collect();
+            return refused(format!("there is no queue {queue}; there are {}", known.join(", ")));
+        };
+        if self.paused.contains(&queue) != paused {
+            let by = asked_by(peer, by);
+            let pause = if paused {
+                tracing::info!(%queue, by, waiting, "queue is paused: its tasks wait");
+                let pause = Pause { by, since_wall_ms: self.clock.now().wall_ms };
+                self.paused.insert(queue.clone(), pause.clone());
+                Some(pause)
+            } else {
+                tracing::info!(%queue, by, waiting, "queue goes on");
+                self.paused.remove(&queue);
+                None
+            };
+            self.emit(Effect::Store(StoreOp::Pause { queue: queue.clone(), pause }));
+            self.sessions.ids().into_iter().for_each(|session| self.dispatch_to(session));
         }
-        let (by, waiting) = (&order.by, self.ready.length(queue).unwrap_or(0));
-        if paused {
-            tracing::info!(%queue, by, waiting, "queue is paused: its tasks wait");
-            self.paused.insert(queue.clone(), order.clone());
-        } else {
-            tracing::info!(%queue, by, waiting, "queue goes on");
-            self.paused.remove(queue);
-        }
-        self.emit(Effect::Store(StoreOp::Pause { queue: queue.clone(), pause: paused.then_some(order) }));
-        self.sessions.ids().into_iter().for_each(|session| self.dispatch_to(session));
+        Paused { queue, paused, waiting }.into()
     }
 
     /// At start: a queue that the configuration does not have any more begins anew if it comes back.

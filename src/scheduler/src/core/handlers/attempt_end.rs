@@ -58,8 +58,8 @@ impl Core {
             return false;
         }
         let is_probe = self.breaker.is_probe(node, token);
-        let config = &self.settings.scheduler;
-        let policy = Policy { after: config.set_aside_after, rest_ms: config.probe_after_ms };
+        let scheduler = &self.settings.scheduler;
+        let policy = Policy { after: scheduler.set_aside_after, rest_ms: scheduler.probe_after_ms };
         if self.breaker.failed(node, token, self.clock.elapsed_ms(), policy) {
             tracing::warn!(%node, failures = policy.after, last = %failure,
                 "node fails task after task: it is set aside and tried again from time to time");

@@ -4,11 +4,12 @@ use bytes::Bytes;
 
 use lamagrid_domain::{Failure, FailureKind, Hash, Owner, QueueName, SessionId, TaskId};
 use lamagrid_protocol::message::{
-    Accepted, Cancel, ClientReply, ClientRequest, GetGridStatus, GridStatus, NodeStatus, Pong, QueueStatus,
-    Refused, Submit, TaskStatus, Unknown,
+    Accepted, Attach, Cancel, ClientReply, ClientRequest, GetGridStatus, GridStatus, NodeStatus, Pong, Query,
+    QueueStatus, Refused, Submit, TaskStatus, Unknown,
 };
 use lamagrid_protocol::{PeerId, pack};
 
+use super::status::outcome;
 use crate::core::effect::Authority;
 use crate::core::policy::admission::AdmissionRequest;
 use crate::core::policy::inputs;
@@ -20,6 +21,17 @@ use crate::core::{Core, Effect, StoreOp};
 const MAX_AHEAD_MS: u64 = 86_400_000;
 /// Of nodes in one overview: with the largest node and all queues it fits into one header.
 const PAGE_BYTES: usize = 24 * 1024;
+
+/// What a client asks about a task.
+pub(super) struct Inquiry<'a> {
+    /// The number of its request.
+    pub(super) seq: u64,
+    pub(super) id: TaskId,
+    /// Who asks, as the owner of its tasks.
+    pub(super) owner: &'a Owner,
+    /// The payload that it believes the task has.
+    pub(super) digest: Option<Hash>,
+}
 
 impl Core {
     pub(crate) fn on_client(
@@ -37,14 +49,16 @@ impl Core {
             ClientRequest::Offer(offer) => self.on_offer(&peer, &offer, authority),
             ClientRequest::Submit(submit) => self.on_submit(&peer, submit, inline, authority),
             ClientRequest::Attach(attach) => {
-                if let Some(id) = self.find(&peer, attach.seq, attach.id, &attach.owner, attach.digest) {
+                let Attach { seq, id, owner, digest } = attach;
+                if let Some(id) = self.tell_status(&peer, &Inquiry { seq, id, owner: &owner, digest }) {
                     self.follow(&peer, id);
-                    self.tell_outcome(&peer, id);
+                    self.tell_recorded_outcome(&peer, id);
                 }
             }
             ClientRequest::Cancel(cancel) => self.on_cancel(&peer, &cancel),
             ClientRequest::Query(query) => {
-                self.find(&peer, query.seq, query.id, &query.owner, None);
+                let Query { seq, id, owner } = query;
+                self.tell_status(&peer, &Inquiry { seq, id, owner: &owner, digest: None });
             }
             ClientRequest::Release(release) => {
                 let released = self.retention.release_result(release.id, &release.owner);
@@ -72,25 +86,19 @@ impl Core {
         }
     }
 
-    /// Tells `peer` what is known about `id`, if it may know, and gives the id back then.
+    /// Tells `peer` the status of a task, if it may know. Returns the id then.
     ///
-    /// Another owner's task and an unknown one are answered alike.
-    fn find(
-        &mut self,
-        peer: &PeerId,
-        seq: u64,
-        id: TaskId,
-        owner: &Owner,
-        digest: Option<Hash>,
-    ) -> Option<TaskId> {
+    /// A task of another owner and an unknown one get the same answer.
+    fn tell_status(&mut self, peer: &PeerId, inquiry: &Inquiry<'_>) -> Option<TaskId> {
+        let Inquiry { seq, id, owner, digest } = *inquiry;
         let found = match (self.tasks.get(id), self.retention.get(id)) {
             (Some(task), _) => Some((&task.spec().owner, task.digest(), self.info(task))),
-            (None, Some(ended)) => Some((&ended.owner, ended.digest, ended.info(id))),
+            (None, Some(finished)) => Some((&finished.owner, finished.digest, finished.info(id))),
             (None, None) => None,
         };
         match found {
             Some((owned_by, payload, info)) if owned_by == owner => {
-                if digest.is_some_and(|d| d != payload) {
+                if digest.is_some_and(|digest| digest != payload) {
                     self.refuse(peer, seq, id_in_use(id), None);
                     return None;
                 }
@@ -110,9 +118,10 @@ impl Core {
         self.followers.add(peer, task);
     }
 
-    fn tell_outcome(&mut self, peer: &PeerId, id: TaskId) {
-        if let Some(ended) = self.retention.get(id) {
-            let outcome = ended.outcome(id, peer);
+    /// Tells a connection how a task ended, if it has.
+    fn tell_recorded_outcome(&mut self, peer: &PeerId, id: TaskId) {
+        if let Some(finished) = self.retention.get(id) {
+            let outcome = outcome(peer, id, finished);
             self.emit(outcome);
         }
     }
@@ -123,18 +132,13 @@ impl Core {
         self.reply(peer, Refused { seq, failure, queue_len, wait_ms });
     }
 
-    /// Answers a submission or offer of an id that cannot become a new task of this owner. False if it can.
-    pub(crate) fn on_known(
-        &mut self,
-        peer: &PeerId,
-        seq: u64,
-        id: TaskId,
-        owner: &Owner,
-        digest: Hash,
-    ) -> bool {
-        let known = match (self.tasks.get(id), self.retention.get(id)) {
-            (Some(task), _) => task.spec().owner == *owner && task.digest() == digest,
-            (None, Some(ended)) => ended.owner == *owner && ended.digest == digest,
+    /// Answers a submission or offer whose id cannot become a new task of this owner. False if it can.
+    pub(super) fn answer_known_id(&mut self, peer: &PeerId, inquiry: &Inquiry<'_>) -> bool {
+        let Inquiry { seq, id, owner, digest } = *inquiry;
+        let is_same = |of: &Owner, payload: Hash| of == owner && digest == Some(payload);
+        let is_known = match (self.tasks.get(id), self.retention.get(id)) {
+            (Some(task), _) => is_same(&task.spec().owner, task.digest()),
+            (None, Some(finished)) => is_same(&finished.owner, finished.digest),
             (None, None) if self.retention.tombstones().contains(id) => {
                 self.reply(peer, Unknown { seq, id, expired: true });
                 return true;
@@ -148,8 +152,8 @@ impl Core {
                 }
             },
         };
-        if known {
-            self.find(peer, seq, id, owner, Some(digest));
+        if is_known {
+            self.tell_status(peer, inquiry);
         } else {
             self.refuse(peer, seq, id_in_use(id), None);
         }
@@ -197,13 +201,14 @@ impl Core {
         spec.replay_of = None;
         let id = spec.id;
         let digest = lamagrid_protocol::payload_digest(&spec);
-        if self.on_known(peer, seq, id, &spec.owner, digest) {
+        let inquiry = Inquiry { seq, id, owner: &spec.owner, digest: Some(digest) };
+        if self.answer_known_id(peer, &inquiry) {
             let mine =
                 self.tasks.get(id).is_some_and(|t| t.spec().owner == spec.owner && t.digest() == digest)
                     || self.retention.get(id).is_some_and(|e| e.owner == spec.owner && e.digest == digest);
             if follow && mine {
                 self.follow(peer, id);
-                self.tell_outcome(peer, id);
+                self.tell_recorded_outcome(peer, id);
             }
             return self.abandon(&spec.owner, id);
         }
@@ -224,7 +229,7 @@ impl Core {
         let (seq_of_task, created_wall_ms) = (self.tasks.next_seq(), self.clock.now().wall_ms);
         let task =
             Task::new(NewTask { spec, digest, seq: seq_of_task, created_wall_ms, inline: inline_roles });
-        self.make_room(evicted, |core| core.take_in(task, inline, None));
+        self.make_room(evicted, |core| core.accept_task(task, inline, None));
         let position = self.ready.position(&self.tasks[id]);
         self.reply(peer, Accepted { seq, id, position });
         if follow {
@@ -243,13 +248,13 @@ impl Core {
             // A delayed submit of this id must not start.
             self.abandon(&cancel.owner, id);
             let until_wall_ms = self.tombstone_end(id);
-            self.remember(id, &cancel.owner, until_wall_ms);
+            self.keep_tombstone(id, &cancel.owner, until_wall_ms);
             self.emit(Effect::Store(StoreOp::Remember { id, owner: cancel.owner.clone(), until_wall_ms }));
             self.reply(peer, Unknown { seq: cancel.seq, id, expired: false });
             return;
         }
         self.abandon(&cancel.owner, id);
-        self.find(peer, cancel.seq, id, &cancel.owner, None);
+        self.tell_status(peer, &Inquiry { seq: cancel.seq, id, owner: &cancel.owner, digest: None });
     }
 
     fn on_survey(&mut self, peer: &PeerId, survey: &GetGridStatus) {

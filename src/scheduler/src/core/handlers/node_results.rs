@@ -10,6 +10,7 @@ use lamagrid_protocol::message::{
 };
 
 use super::node_control::KeepAttempts;
+use crate::core::effect::Origin;
 use crate::core::policy::retry::Loss;
 use crate::core::state::finished_task::DeliveredResult;
 use crate::core::state::task::Lease;
@@ -161,10 +162,14 @@ impl Core {
         }
     }
 
-    pub(crate) fn on_result_gone(&mut self, peer: &PeerId, far: bool) {
+    pub(crate) fn on_result_gone(&mut self, peer: &PeerId, origin: Origin) {
         let Some(session) = self.sessions.of_peer(peer).map(|session| session.id()) else { return };
-        let config = &self.settings.scheduler;
-        let grace_ms = if far { config.lease_ms } else { config.closed_grace_ms };
+        let scheduler = &self.settings.scheduler;
+        let grace_ms = match origin {
+            Origin::Local => scheduler.closed_grace_ms,
+            // A network that fails closes connections as well, and the node still works.
+            Origin::Remote => scheduler.lease_ms,
+        };
         let until_ms = self.clock.elapsed_ms() + grace_ms;
         self.end_session(session, KeepAttempts::Until(until_ms), "its connection was closed");
     }

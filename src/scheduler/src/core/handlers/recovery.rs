@@ -11,14 +11,14 @@ impl Core {
                 // Clamped: a clock that was set back must not keep results for years.
                 let expiry =
                     ended.finished_wall_ms.min(self.clock.wall().later_ms()) + self.retention_ms(&ended);
-                self.keep_ended(id, *ended, expiry);
+                self.keep_finished(id, *ended, expiry);
             }
             StoredTask::Live { spec, digest, seq, created_wall_ms, counters, history, assigned, inline } => {
                 let id = spec.id;
                 let is_isolated = retry::has_shared_a_loss(&history);
                 let created_wall_ms = created_wall_ms.min(self.clock.now().wall_ms);
                 let new = NewTask { spec: *spec, digest, seq, created_wall_ms, inline };
-                self.insert(Task::recovered(new, counters, history));
+                self.list_task(Task::recovered(new, counters, history));
                 if is_isolated {
                     self.tasks.isolate(id);
                 }

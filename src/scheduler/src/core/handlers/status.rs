@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use lamagrid_domain::{Advance, QueueName, Stages, Status, TaskId};
-use lamagrid_protocol::message::{Progress, TaskInfo};
+use lamagrid_domain::{Advance, QueueName, Role, Stages, Status, TaskId};
+use lamagrid_protocol::PeerId;
+use lamagrid_protocol::message::{Outcome, Progress, TaskInfo};
 
-use crate::core::Core;
 use crate::core::metrics_snapshot::{MetricsSnapshot, QueueMetrics};
 use crate::core::policy::routing;
 use crate::core::state::session::Session;
 use crate::core::state::task::Task;
+use crate::core::{Core, Effect, FinishedTask};
 
 impl Core {
     pub(crate) fn info(&self, task: &Task) -> TaskInfo {
@@ -105,4 +106,11 @@ impl Core {
             clock_doubted: self.clock.wall().is_doubted(),
         }
     }
+}
+
+/// Tells `peer` how a task ended, with its result inline if it is small.
+pub(super) fn outcome(peer: &PeerId, id: TaskId, finished: &FinishedTask) -> Effect {
+    let attach = (finished.inline && finished.result.is_some()).then(|| (id, vec![Role::Result]));
+    let outcome = Outcome { task: finished.info(id), result: finished.result.clone() };
+    Effect::Client { peer: peer.clone(), reply: outcome.into(), attach }
 }

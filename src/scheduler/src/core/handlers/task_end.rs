@@ -2,6 +2,7 @@
 
 use lamagrid_domain::{Event, Failure, FailureKind, Owner, TaskId};
 
+use super::status::outcome;
 use crate::core::state::finished_task::{DeadLetter, DeliveredResult};
 use crate::core::state::task::{Lease, Task};
 use crate::core::state::tombstones::Dropped;
@@ -10,23 +11,27 @@ use crate::core::{Core, Effect, FinishedTask, ResultPlace, StoreOp};
 impl Core {
     /// Moves a task into its terminal state, writes that, and tells everybody who waits.
     pub(crate) fn end(&mut self, id: TaskId, event: Event, delivered: Option<DeliveredResult>) {
-        let task = self.take_out(id);
+        let task = self.remove_from_parts(id);
         let state = task.ended_by(event);
-        let (ended, place) = FinishedTask::of(&task, &state, self.clock.now().wall_ms, delivered);
+        let ended = FinishedTask::of(&task, &state, self.clock.now().wall_ms, delivered.as_ref());
+        let place = delivered.map(|delivered| match delivered.inline {
+            Some(bytes) => ResultPlace::Inline(bytes),
+            None => ResultPlace::Spool(delivered.token),
+        });
         self.record_end(&task, ended, place);
     }
 
     /// Ends a task that was tried and is given up. It is kept with its inputs, so that it can be replayed.
     pub(crate) fn dead_letter(&mut self, id: TaskId, failure: Failure) {
-        let task = self.take_out(id);
+        let task = self.remove_from_parts(id);
         let state = task.ended_by(Event::Fail(failure));
-        let (mut ended, place) = FinishedTask::of(&task, &state, self.clock.now().wall_ms, None);
+        let mut ended = FinishedTask::of(&task, &state, self.clock.now().wall_ms, None);
         ended.dead = Some(Box::new(DeadLetter { spec: task.spec().clone(), inline: task.inline().to_vec() }));
-        self.record_end(&task, ended, place);
+        self.record_end(&task, ended, None);
     }
 
     /// Takes a live task out of every index.
-    fn take_out(&mut self, id: TaskId) -> Task {
+    fn remove_from_parts(&mut self, id: TaskId) -> Task {
         self.unqueue(id);
         let mut task = self.tasks.remove(id).expect("the caller holds a live task");
         self.timers.stop_run(&mut task);
@@ -51,14 +56,14 @@ impl Core {
         self.tell_outcome_to_followers(task, &ended);
         self.emit(Effect::Finished(Box::new(ended.info(id))));
         let expiry = self.clock.wall().later_ms() + self.retention_ms(&ended);
-        self.keep_ended(id, ended, expiry);
+        self.keep_finished(id, ended, expiry);
     }
 
     fn tell_outcome_to_followers(&mut self, task: &Task, ended: &FinishedTask) {
         let id = task.id();
         fault!(self, OutcomeDropped(id) => return);
         for peer in task.followers() {
-            self.emit(ended.outcome(id, peer));
+            self.emit(outcome(peer, id, ended));
         }
     }
 
@@ -67,7 +72,7 @@ impl Core {
         1_000 * if ended.dead.is_some() { scheduler.dead_retention_s } else { scheduler.result_retention_s }
     }
 
-    pub(crate) fn keep_ended(&mut self, id: TaskId, ended: FinishedTask, expiry_wall_ms: u64) {
+    pub(crate) fn keep_finished(&mut self, id: TaskId, ended: FinishedTask, expiry_wall_ms: u64) {
         if let Some(token) = ended.token {
             self.leases.insert(token, id);
         }
@@ -98,18 +103,18 @@ impl Core {
             self.leases.remove(token);
         }
         let until_wall_ms = self.tombstone_end(id);
-        self.remember(id, &ended.owner, until_wall_ms);
+        self.keep_tombstone(id, &ended.owner, until_wall_ms);
         self.emit(Effect::Store(StoreOp::Forget { id, owner: ended.owner, until_wall_ms }));
     }
 
-    pub(crate) fn remember(&mut self, id: TaskId, owner: &Owner, until_wall_ms: u64) {
+    pub(crate) fn keep_tombstone(&mut self, id: TaskId, owner: &Owner, until_wall_ms: u64) {
         if let Some(dropped) = self.retention.remember(id, owner, until_wall_ms) {
-            self.unremember(dropped);
+            self.drop_tombstone(dropped);
         }
     }
 
     /// The memory of an id ends; the watermark covers it before that.
-    pub(crate) fn unremember(&mut self, dropped: Dropped) {
+    pub(crate) fn drop_tombstone(&mut self, dropped: Dropped) {
         if let Some((owner, wall_ms)) = dropped.raised {
             self.emit(Effect::Store(StoreOp::Watermark { owner, wall_ms }));
         }

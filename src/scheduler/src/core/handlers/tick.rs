@@ -144,7 +144,7 @@ impl Core {
             self.forget(id);
         }
         while let Some(dropped) = self.retention.expire_tombstone(now_ms) {
-            self.unremember(dropped);
+            self.drop_tombstone(dropped);
         }
     }
 

@@ -7,6 +7,7 @@ use lamagrid_domain::{Failure, FailureKind, Owner, TaskId};
 use lamagrid_protocol::PeerId;
 use lamagrid_protocol::message::{Offer, UploadGranted};
 
+use super::client::Inquiry;
 use crate::core::effect::Authority;
 use crate::core::policy::admission::AdmissionRequest;
 use crate::core::policy::inputs;
@@ -19,7 +20,8 @@ const UPLOAD_MS: u64 = 600_000;
 impl Core {
     pub(crate) fn on_offer(&mut self, peer: &PeerId, offer: &Offer, authority: Authority) {
         let Offer { seq, id, owner, queue, digest, bytes, priority, client } = offer;
-        if self.on_known(peer, *seq, *id, owner, *digest) {
+        let inquiry = Inquiry { seq: *seq, id: *id, owner, digest: Some(*digest) };
+        if self.answer_known_id(peer, &inquiry) {
             fault!(self, UploadOfKnown => self.emit(Effect::OpenUpload { owner: owner.clone(), id: *id, bytes: *bytes }));
             return;
         }

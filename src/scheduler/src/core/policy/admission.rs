@@ -2,11 +2,11 @@
 
 use lamagrid_domain::{ClientName, Failure, FailureKind, Owner, QueueName, TaskId, TaskSpec};
 
-use crate::core::Settings;
 use crate::core::effect::Authority;
 
 #[cfg(any(test, feature = "sabotage"))]
 use crate::core::fault::Faults;
+use crate::core::settings::Settings;
 use crate::core::state::admission::Admission;
 use crate::core::state::admission::Usage;
 use crate::core::state::model_queue::Evictable;
@@ -43,27 +43,28 @@ impl<'a> AdmissionRequest<'a> {
     }
 }
 
-/// What an owner or a client may hold; `key` names its settings.
+/// What an owner or a client may hold, and the settings that say so.
 struct HolderBound {
-    key: &'static str,
     max_tasks: u64,
+    tasks_key: &'static str,
     max_bytes: u64,
+    bytes_key: &'static str,
 }
 
 impl HolderBound {
     fn check(&self, used: Usage, more_bytes: u64, name: impl FnOnce() -> String) -> Result<(), Failure> {
         let Usage { tasks, bytes } = used;
-        let Self { key, max_tasks, max_bytes } = self;
+        let Self { max_tasks, tasks_key, max_bytes, bytes_key } = self;
         let text = if tasks >= *max_tasks {
             format!(
                 "{} has {tasks} unfinished tasks and uploads, at most {max_tasks} are allowed \
-                 (limits.max_{key}_tasks); wait for some of them to end",
+                 ({tasks_key}); wait for some of them to end",
                 name()
             )
         } else if bytes.saturating_add(more_bytes) > *max_bytes {
             format!(
                 "the tasks and uploads of {} have {bytes} bytes; with {more_bytes} more they would pass the {max_bytes} \
-                 that are allowed (limits.max_{key}_bytes); wait for some of them to end",
+                 that are allowed ({bytes_key}); wait for some of them to end",
                 name()
             )
         } else {
@@ -164,8 +165,12 @@ impl AdmissionPolicy<'_> {
     /// The bounds of a client. They divide those of its owner.
     fn check_client(self, wanted: &AdmissionRequest<'_>) -> Result<(), Failure> {
         let limits = &self.settings.limits;
-        let (max_tasks, max_bytes) = (limits.max_client_tasks, limits.max_client_bytes);
-        let bound = HolderBound { key: "client", max_tasks, max_bytes };
+        let bound = HolderBound {
+            max_tasks: limits.max_client_tasks,
+            tasks_key: "limits.max_client_tasks",
+            max_bytes: limits.max_client_bytes,
+            bytes_key: "limits.max_client_bytes",
+        };
         let used = self.admission.used_by_client(wanted.owner, wanted.client);
         bound.check(used, wanted.bytes, || match wanted.client {
             Some(client) => format!("client {client} of {}", wanted.owner),
@@ -176,8 +181,12 @@ impl AdmissionPolicy<'_> {
     fn check_owner(self, wanted: &AdmissionRequest<'_>) -> Result<(), Failure> {
         fault!(self, OwnerUnbounded => return Ok(()));
         let limits = &self.settings.limits;
-        let (max_tasks, max_bytes) = (limits.max_owner_tasks, limits.max_owner_bytes);
-        let bound = HolderBound { key: "owner", max_tasks, max_bytes };
+        let bound = HolderBound {
+            max_tasks: limits.max_owner_tasks,
+            tasks_key: "limits.max_owner_tasks",
+            max_bytes: limits.max_owner_bytes,
+            bytes_key: "limits.max_owner_bytes",
+        };
         let used = self.admission.used_by_owner(wanted.owner);
         bound.check(used, wanted.bytes, || format!("owner {}", wanted.owner))
     }

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 use lamagrid_domain::LeaseToken;
 
-use crate::core::NodeId;
+use crate::core::node_id::NodeId;
 
 /// A node's rest doubles with each failed probe, up to this many times the first one.
 const MAX_REST: u64 = 16;

@@ -1,7 +1,7 @@
 //! The two times the core goes by: the lease clock, and the wall clock as far as it can be trusted.
 
+use super::now::Now;
 use super::wall_clock::{ClockChange, WallClock};
-use crate::core::Now;
 
 /// The most that one input advances the lease clock: a scheduler that was suspended must not expire leases whose
 /// heartbeats are still in its socket buffers.

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use lamagrid_domain::BootId;
 
-use crate::core::NodeId;
+use crate::core::node_id::NodeId;
 
 /// Orders of nodes that never came back are kept up to this many.
 const MAX_DRAINS: usize = 1_000;

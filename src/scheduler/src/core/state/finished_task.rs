@@ -7,11 +7,9 @@ use lamagrid_domain::{
     BlobMeta, ClientName, Counters, Entry, Failure, Hash, LeaseToken, Milestone, ModelName, Owner, QueueName,
     Role, Stages, State, Status, TaskId, TaskSpec,
 };
-use lamagrid_protocol::PeerId;
-use lamagrid_protocol::message::{Outcome, TaskInfo};
+use lamagrid_protocol::message::TaskInfo;
 
 use super::task::Task;
-use crate::core::{Effect, ResultPlace};
 
 /// A result as it was delivered.
 pub(crate) struct DeliveredResult {
@@ -86,11 +84,11 @@ impl FinishedTask {
         task: &Task,
         state: &State,
         now_wall_ms: u64,
-        delivered: Option<DeliveredResult>,
-    ) -> (Self, Option<ResultPlace>) {
+        delivered: Option<&DeliveredResult>,
+    ) -> Self {
         let failure = if let State::Failed(failure) = state { Some(failure.clone()) } else { None };
         let finished_wall_ms = now_wall_ms.max(task.created_wall_ms());
-        let mut stages = delivered.as_ref().map_or_else(Stages::default, |d| d.stages);
+        let mut stages = delivered.map_or_else(Stages::default, |d| d.stages);
         stages.queue_ms = task.queue_ms() as f64;
         stages.total_ms = (finished_wall_ms - task.created_wall_ms()) as f64;
         let mut history = task.history().to_vec();
@@ -99,14 +97,10 @@ impl FinishedTask {
             &mut history,
             Entry { at_wall_ms: finished_wall_ms, attempt: task.counters().attempts, what },
         );
-        let token = delivered.as_ref().map(|d| d.token);
-        let inline = delivered.as_ref().is_some_and(|d| d.inline.is_some());
-        let result = delivered.as_ref().map(|d| d.meta.clone());
-        let place = delivered.map(|d| match d.inline {
-            Some(bytes) => ResultPlace::Inline(bytes),
-            None => ResultPlace::Spool(d.token),
-        });
-        let ended = Self {
+        let token = delivered.map(|d| d.token);
+        let inline = delivered.is_some_and(|d| d.inline.is_some());
+        let result = delivered.map(|d| d.meta.clone());
+        Self {
             owner: task.spec().owner.clone(),
             digest: task.digest(),
             model: task.spec().model.clone(),
@@ -127,8 +121,7 @@ impl FinishedTask {
             dead: None,
             history,
             expiry_wall_ms: 0,
-        };
-        (ended, place)
+        }
     }
 
     /// Bytes of its blobs that are still there.
@@ -152,12 +145,5 @@ impl FinishedTask {
             created_wall_ms: self.created_wall_ms,
             finished_wall_ms: Some(self.finished_wall_ms),
         }
-    }
-
-    /// The message that tells `peer` how the task ended, with its result inline where it is small.
-    pub(crate) fn outcome(&self, id: TaskId, peer: &PeerId) -> Effect {
-        let attach = (self.inline && self.result.is_some()).then(|| (id, vec![Role::Result]));
-        let outcome = Outcome { task: self.info(id), result: self.result.clone() };
-        Effect::Client { peer: peer.clone(), reply: outcome.into(), attach }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use lamagrid_domain::{LeaseToken, TaskId};
 
-use crate::core::NodeId;
+use crate::core::node_id::NodeId;
 
 /// An attempt whose session ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

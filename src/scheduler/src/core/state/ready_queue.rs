@@ -258,7 +258,7 @@ mod tests {
         let task = &mut tasks[0];
         assert!(ready.leave(task, 0));
         let token = lamagrid_domain::LeaseToken::from_bytes([1; 16]);
-        task.restore(token, &"n".parse().unwrap(), crate::core::Now { mono_ms: 0, wall_ms: 0 });
+        task.restore(token, &"n".parse().unwrap(), crate::core::state::now::Now { mono_ms: 0, wall_ms: 0 });
         assert!(!ready.leave(task, 0), "assigned tasks are not queued");
         task.requeue(50);
         ready.enter(task, 10);

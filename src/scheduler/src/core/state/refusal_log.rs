@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::core::NodeId;
+use crate::core::node_id::NodeId;
 
 /// The refusal of one node is logged this often.
 const EVERY_MS: u64 = 10_000;

@@ -8,7 +8,7 @@ use lamagrid_protocol::message::{Action, Command};
 
 use super::dispatch_order::{AttemptState, DispatchOrder};
 use super::leases::Orphan;
-use crate::core::NodeId;
+use crate::core::node_id::NodeId;
 
 /// Commands that wait for one session; beyond this the oldest is dropped. A poll's token list repairs a cancel; a
 /// recall only saves time, so recalls go first.

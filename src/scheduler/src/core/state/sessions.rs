@@ -7,7 +7,7 @@ use lamagrid_domain::SessionId;
 use lamagrid_protocol::PeerId;
 
 use super::session::Session;
-use crate::core::NodeId;
+use crate::core::node_id::NodeId;
 
 /// All sessions by id.
 ///

@@ -6,8 +6,9 @@ use lamagrid_domain::{
 use lamagrid_protocol::PeerId;
 
 use super::history;
-use super::task_timers::TimerKeys;
-use crate::core::{NodeId, Now};
+use super::now::Now;
+use super::timer_keys::TimerKeys;
+use crate::core::node_id::NodeId;
 
 /// An attempt: who may deliver it, under which token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -12,21 +12,13 @@ const RISEN: i8 = 0;
 
 /// Due times of all unfinished tasks, by the lease clock; deadlines by the wall clock.
 ///
-/// Invariant: each entry is a key that its task holds in [`TimerKeys`], or its deadline.
+/// Invariant: each entry is a key that its task holds, or its deadline.
 #[derive(Debug, Default)]
 pub(crate) struct TaskTimers {
     waits: BTreeSet<(u64, TaskId)>,
     runs: BTreeSet<(u64, TaskId)>,
     rises: BTreeSet<(u64, TaskId)>,
     deadlines: BTreeSet<(u64, TaskId)>,
-}
-
-/// The due times of one task: its keys in [`TaskTimers`].
-#[derive(Debug, Default, Clone, Copy)]
-pub(crate) struct TimerKeys {
-    wait: Option<u64>,
-    run: Option<u64>,
-    rise: Option<u64>,
 }
 
 /// The shorter of a task's own limit and the configured one, where 0 is no limit.
@@ -53,12 +45,12 @@ impl TaskTimers {
     }
 
     /// A task entered its queue.
-    pub(crate) fn start_wait(&mut self, task: &mut Task, config: &SchedulerConfig, clock_ms: u64) {
-        let limit_ms = shorter_limit_ms(task.spec().wait_limit_ms, config.wait_limit_ms);
+    pub(crate) fn start_wait(&mut self, task: &mut Task, scheduler: &SchedulerConfig, clock_ms: u64) {
+        let limit_ms = shorter_limit_ms(task.spec().wait_limit_ms, scheduler.wait_limit_ms);
         let left_ms = limit_ms.map(|ms| ms.saturating_sub(task.queue_ms()));
         let wait = left_ms.map(|ms| clock_ms.saturating_add(ms));
-        let rises = config.ageing_ms > 0 && task.priority() < RISEN;
-        let rise = rises.then(|| clock_ms + config.ageing_ms);
+        let rises = scheduler.ageing_ms > 0 && task.priority() < RISEN;
+        let rise = rises.then(|| clock_ms + scheduler.ageing_ms);
         self.waits.extend(wait.map(|at| (at, task.id())));
         self.rises.extend(rise.map(|at| (at, task.id())));
         let keys = task.timers_mut();
@@ -129,10 +121,10 @@ impl TaskTimers {
     pub(crate) fn check<'a>(&self, tasks: impl Iterator<Item = &'a Task>) -> Result<(), String> {
         let mut expected = Self::default();
         for task in tasks {
-            let TimerKeys { wait, run, rise } = task.timers();
-            expected.waits.extend(wait.map(|at| (at, task.id())));
-            expected.runs.extend(run.map(|at| (at, task.id())));
-            expected.rises.extend(rise.map(|at| (at, task.id())));
+            let keys = task.timers();
+            expected.waits.extend(keys.wait.map(|at| (at, task.id())));
+            expected.runs.extend(keys.run.map(|at| (at, task.id())));
+            expected.rises.extend(keys.rise.map(|at| (at, task.id())));
             expected.start_deadline(task);
         }
         invariant!(self.waits == expected.waits, "wait limits are {:?}", self.waits);

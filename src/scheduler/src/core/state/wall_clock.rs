@@ -5,7 +5,7 @@
 //! that, or has been steady for a while and is believed. Does not: change what people read; times in histories are the
 //! wall clock's.
 
-use crate::core::Now;
+use super::now::Now;
 
 /// The most that the wall clock moves apart from the monotonic clock in one step without being doubted.
 const MAX_DRIFT_MS: u64 = 5_000;

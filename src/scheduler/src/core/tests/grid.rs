@@ -20,8 +20,8 @@ use lamagrid_transport::Endpoints;
 
 use crate::core::state::task::{NewTask, Task};
 use crate::core::{
-    Authority, Core, Drain, Effect, FinishedTask, Input, NodeId, Now, Pause, Recovered, Settings, StoreOp,
-    StoredTask,
+    Authority, Core, Drain, Effect, FinishedTask, Input, NodeId, Now, Origin, Pause, Recovered, Settings,
+    StoreOp, StoredTask,
 };
 
 /// The wall clock at the start, in milliseconds.
@@ -439,7 +439,7 @@ pub(super) fn stopped(name: &str, s: u8, t: u8, credit: u64) -> Input {
 }
 
 pub(super) fn closed(name: &str) -> Input {
-    Input::ResultGone { peer: peer(name), far: false }
+    Input::ResultGone { peer: peer(name), origin: Origin::Local }
 }
 
 pub(super) fn with_model(n: u8, model: &str) -> TaskSpec {

@@ -1,7 +1,7 @@
 //! What becomes of a node's work when its session ends, in every way that it can.
 
 use super::grid::*;
-use crate::core::{Input, Now, StoredTask};
+use crate::core::{Input, Now, Origin, StoredTask};
 
 /// A grid with one node, `n`, that works on T1 under token 2.
 fn working() -> Grid {
@@ -71,9 +71,9 @@ fn a_cancelled_assignment_that_is_answered_keeps_its_session() {
 #[test]
 fn a_closed_connection_keeps_its_work_for_the_grace_and_counts_a_crash_after_it() {
     // X8: of another host it has a lease; the network may have closed it.
-    for (far, grace_ms) in [(false, 1_500), (true, 20_000)] {
+    for (origin, grace_ms) in [(Origin::Local, 1_500), (Origin::Remote, 20_000)] {
         let mut grid = working();
-        grid.check(Input::ResultGone { peer: peer("n"), far }, &["close #1"]);
+        grid.check(Input::ResultGone { peer: peer("n"), origin }, &["close #1"]);
         for _ in 0..(grace_ms - 1) / 499 {
             grid.pass(499);
             grid.check(Input::Tick, &[]);

@@ -46,7 +46,7 @@ pub(super) struct Held {
 
 impl Node {
     /// Attempts that wait for a slot which another one has, oldest first.
-    pub(in crate::core::simulation) fn waiting(&self) -> Vec<LeaseToken> {
+    pub(in crate::simulation) fn waiting(&self) -> Vec<LeaseToken> {
         let idle = usize::from(self.slots).saturating_sub(self.in_slots());
         let before = self.order.iter().filter(|t| self.running[t].stands_in_line());
         before.skip(idle).copied().collect()
@@ -58,13 +58,13 @@ impl Node {
 
     /// What a death now would be held against. A node that prepares tasks beside others leaves that open: the scheduler
     /// hears of a change of places a moment later.
-    pub(in crate::core::simulation) fn surely_begun(&self) -> impl Iterator<Item = LeaseToken> {
+    pub(in crate::simulation) fn surely_begun(&self) -> impl Iterator<Item = LeaseToken> {
         let begun = |a: &Attempt| self.overlap == 0 && a.stage == Stage::In && !a.cancelled;
         self.running.iter().filter(move |(_, attempt)| begun(attempt)).map(|(token, _)| *token)
     }
 
     /// Whether it was given more than it said it can take.
-    pub(in crate::core::simulation) fn is_overfull(&self) -> bool {
+    pub(in crate::simulation) fn is_overfull(&self) -> bool {
         let used = self.running.values().filter(|a| a.uses_credit()).count();
         used > usize::from(self.slots) + usize::from(self.overlap.min(self.slots))
     }
@@ -87,7 +87,7 @@ impl Node {
         self.say(net, delivery.into(), held.inline);
     }
 
-    pub(in crate::core::simulation) fn on_lane(&mut self, net: &mut Network, message: LaneMessage) {
+    pub(in crate::simulation) fn on_lane(&mut self, net: &mut Network, message: LaneMessage) {
         match message {
             LaneMessage::Assign(assign) => {
                 let token = assign.token;
@@ -208,7 +208,7 @@ impl Node {
 }
 
 /// What an attempt will come to; every attempt's result is its own.
-pub(in crate::core::simulation) fn outcome(
+pub(in crate::simulation) fn outcome(
     net: &mut Network,
     token: LeaseToken,
 ) -> (AttemptOutcome, Option<Bytes>) {

@@ -2,6 +2,16 @@
 
 use super::*;
 
+/// An assignment as its row and its lane tell it.
+pub(super) struct Assigned<'a> {
+    pub(super) id: TaskId,
+    pub(super) token: LeaseToken,
+    pub(super) session: SessionId,
+    /// Which lane of the session carried it.
+    pub(super) index: usize,
+    pub(super) node: &'a NodeId,
+}
+
 impl Oracle {
     pub(super) fn hear_credit(&mut self, request: &ResultRequest) {
         let (id, credit) = match request {
@@ -53,15 +63,8 @@ impl Oracle {
         followers.into_iter().map(|peer| (peer, id)).collect()
     }
 
-    pub(super) fn on_assigned(
-        &mut self,
-        id: TaskId,
-        token: LeaseToken,
-        session: SessionId,
-        index: usize,
-        node: &NodeId,
-        core: View<'_>,
-    ) -> Result<(), Violation> {
+    pub(super) fn on_assigned(&mut self, assigned: Assigned<'_>, core: View<'_>) -> Result<(), Violation> {
+        let Assigned { id, token, session, index, node } = assigned;
         let task = self.task(id, "assigned")?;
         task.state = legal(&task.state, Event::Assign { token, session }, id)?;
         task.node = Some(node.clone());

@@ -25,9 +25,9 @@ use lamagrid_protocol::message::{
     ResultReply, ResultRequest,
 };
 
-use crate::core::simulation::disk::Disk;
-use crate::core::simulation::network::Message;
 use crate::core::{ClockChange, Core, Effect, FinishedTask, NodeId, Now, StoreOp, View};
+use crate::simulation::disk::Disk;
+use crate::simulation::network::Message;
 
 /// What went wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -177,7 +177,7 @@ struct Promise {
     expired: bool,
 }
 
-pub(in crate::core::simulation) struct Oracle {
+pub(in crate::simulation) struct Oracle {
     live: BTreeMap<TaskId, Live>,
     over: HashMap<TaskId, Over>,
     tombstones: HashSet<TaskId>,
@@ -204,11 +204,11 @@ pub(in crate::core::simulation) struct Oracle {
     has_run_limit: bool,
     has_probes: bool,
     /// How often what happened: a storm that never rains proves nothing.
-    pub(in crate::core::simulation) tally: BTreeMap<String, u64>,
+    pub(in crate::simulation) tally: BTreeMap<String, u64>,
 }
 
 impl Oracle {
-    pub(in crate::core::simulation) fn new(
+    pub(in crate::simulation) fn new(
         config: &SchedulerConfig,
         limits: &LimitsConfig,
         clock_grace_ms: u64,
@@ -239,7 +239,7 @@ impl Oracle {
     }
 
     /// The scheduler died and came back with what `disk` holds.
-    pub(in crate::core::simulation) fn on_restart(
+    pub(in crate::simulation) fn on_restart(
         &mut self,
         now: Now,
         disk: &Disk,
@@ -302,7 +302,7 @@ impl Oracle {
     }
 
     /// A node died while it worked on these.
-    pub(in crate::core::simulation) fn on_death(&mut self, begun: impl Iterator<Item = LeaseToken>) {
+    pub(in crate::simulation) fn on_death(&mut self, begun: impl Iterator<Item = LeaseToken>) {
         self.begun_at_death.extend(begun);
     }
 
@@ -317,7 +317,7 @@ impl Oracle {
     }
 
     /// One step of the core: what it was told, and what it does about that.
-    pub(in crate::core::simulation) fn on_step(
+    pub(in crate::simulation) fn on_step(
         &mut self,
         now: Now,
         message: &Message,
@@ -373,7 +373,9 @@ impl Oracle {
                         Illegal,
                         "row and lane disagree about {id}"
                     );
-                    self.on_assigned(id, token, *session, *index, &node, core)?;
+                    let (session, index) = (*session, *index);
+                    let assigned = messages::Assigned { id, token, session, index, node: &node };
+                    self.on_assigned(assigned, core)?;
                 }
                 Effect::CloseSession { session: id } => {
                     let Some(session) = self.sessions.remove(id) else {
@@ -438,7 +440,7 @@ impl Oracle {
         self.compare(core)
     }
 
-    pub(in crate::core::simulation) fn note(&mut self, what: &str) {
+    pub(in crate::simulation) fn note(&mut self, what: &str) {
         match self.tally.get_mut(what) {
             Some(count) => *count += 1,
             None => drop(self.tally.insert(what.to_owned(), 1)),
@@ -492,7 +494,7 @@ impl Oracle {
     }
 
     /// An operation became durable.
-    pub(in crate::core::simulation) fn on_committed(&mut self, op: &StoreOp) -> Result<(), Violation> {
+    pub(in crate::simulation) fn on_committed(&mut self, op: &StoreOp) -> Result<(), Violation> {
         each(op).try_for_each(|op| self.on_one_committed(op))
     }
 
@@ -515,7 +517,7 @@ impl Oracle {
     }
 
     /// A message left for a client.
-    pub(in crate::core::simulation) fn on_sent(
+    pub(in crate::simulation) fn on_sent(
         &mut self,
         reply: &ClientReply,
         attach: Option<&(TaskId, Vec<Role>)>,

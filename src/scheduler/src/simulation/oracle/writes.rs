@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 
 use super::*;
-use crate::core::simulation::network::ADMINISTRATOR;
+use crate::simulation::network::ADMINISTRATOR;
 
 impl Oracle {
     pub(super) fn on_op(

@@ -13,14 +13,13 @@ use lamagrid_protocol::message::{Accept, ControlReply, Delivery, Rejected};
 use lamagrid_transport::Endpoints;
 
 use crate::core::Fault;
-use crate::core::simulation::client::Client;
-use crate::core::simulation::disk::Disk;
-use crate::core::simulation::network::{Conn, Dialler, Event, FaultRates, Message, Network};
-use crate::core::simulation::node::{Capacity, Node};
-use crate::core::simulation::oracle::{Kind, Oracle, Violation};
-use crate::core::simulation::random::Random;
-use crate::core::state::session::Session;
 use crate::core::{Core, Effect, Settings, StoreOp};
+use crate::simulation::client::Client;
+use crate::simulation::disk::Disk;
+use crate::simulation::network::{Conn, Dialler, Event, FaultRates, Message, Network};
+use crate::simulation::node::{Capacity, Node};
+use crate::simulation::oracle::{Kind, Oracle, Violation};
+use crate::simulation::random::Random;
 
 /// Steps of one episode before its faults stop.
 const FAULTY_STEPS: u64 = 2_500;
@@ -43,7 +42,7 @@ struct Lane {
     dead: bool,
 }
 
-pub(in crate::core::simulation) struct World {
+pub(in crate::simulation) struct World {
     net: Network,
     core: Option<Core>,
     disk: Disk,
@@ -65,7 +64,7 @@ pub(in crate::core::simulation) struct World {
     limits: LimitsConfig,
     max_tasks: u64,
     max_tombstones: usize,
-    pub(in crate::core::simulation) steps: u64,
+    pub(in crate::simulation) steps: u64,
     /// The last events, where somebody wants to read them.
     log: Option<VecDeque<String>>,
     trace: DefaultHasher,
@@ -110,7 +109,7 @@ fn limits(random: &mut Random) -> LimitsConfig {
 }
 
 impl World {
-    pub(in crate::core::simulation) fn new(seed: u64, fault: Option<Fault>, log: bool) -> Self {
+    pub(in crate::simulation) fn new(seed: u64, fault: Option<Fault>, log: bool) -> Self {
         let mut random = Random::new(seed);
         // Some episodes lose no message: there the nodes' own view must agree with the core's.
         let rough = if random.chance(200) { [0; 4] } else { [0, 3, 10, 40] };
@@ -133,7 +132,7 @@ impl World {
         let mut net = Network::new(random, rates);
         for node in &nodes {
             let ms = net.random.between(0, 3_000);
-            let timer = crate::core::simulation::network::NodeTimer::Hello;
+            let timer = crate::simulation::network::NodeTimer::Hello;
             net.after(ms, Event::NodeTimer { node: node.index(), life: 0, timer });
         }
         for client in 0..clients.len() {
@@ -169,22 +168,22 @@ impl World {
     }
 
     /// The last events, oldest first.
-    pub(in crate::core::simulation) fn last_events(&self) -> impl Iterator<Item = &String> {
+    pub(in crate::simulation) fn last_events(&self) -> impl Iterator<Item = &String> {
         self.log.iter().flatten()
     }
 
     /// A hash over every event so far; only where the log is kept.
-    pub(in crate::core::simulation) fn trace(&self) -> u64 {
+    pub(in crate::simulation) fn trace(&self) -> u64 {
         self.trace.finish()
     }
 
     /// How often what happened.
-    pub(in crate::core::simulation) fn tally(&self) -> &BTreeMap<String, u64> {
+    pub(in crate::simulation) fn tally(&self) -> &BTreeMap<String, u64> {
         &self.oracle.tally
     }
 
     /// A storm, then a calm in which everything must come to its end.
-    pub(in crate::core::simulation) fn run(&mut self) -> Result<(), Violation> {
+    pub(in crate::simulation) fn run(&mut self) -> Result<(), Violation> {
         while self.steps < FAULTY_STEPS {
             self.step()?;
         }

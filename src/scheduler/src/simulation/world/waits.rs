@@ -63,7 +63,7 @@ impl World {
             let what = format!(
                 "{}: {:?} are taken to wait, {:?} do",
                 node_of(id),
-                core.session(*id).map(Session::on_overlap),
+                core.session(*id).map(|session| session.on_overlap()),
                 node.unwrap_or_default()
             );
             return Err(Violation { kind: Kind::Structure, what });

@@ -1,0 +1,59 @@
+//! What the core is told at its start: settings, and what the store remembers.
+
+use std::collections::BTreeMap;
+
+use lamagrid_config::{LimitsConfig, RetryConfig, SchedulerConfig};
+use lamagrid_domain::{Owner, QueueName, TaskId};
+use lamagrid_transport::Endpoints;
+
+use super::effect::StoredTask;
+use super::node_id::NodeId;
+use super::state::drains::Drain;
+use super::state::pauses::Pause;
+
+/// Tombstones kept of one owner; the oldest are dropped first.
+pub(crate) const MAX_TOMBSTONES: usize = 50_000;
+/// After a jump the wall clock has to be steady for this long before deletion and deadlines follow it.
+pub(crate) const CLOCK_GRACE_MS: u64 = 300_000;
+/// Finished tasks kept, at about half a kilobyte of memory each. Above it the oldest ones of the owner with the most are
+/// removed before their retention ends.
+pub(crate) const MAX_ENDED: usize = 200_000;
+
+/// The configuration, and where things are.
+pub(crate) struct Settings {
+    /// Leases, retries and retention.
+    pub(crate) scheduler: SchedulerConfig,
+    /// What happens after a failure, by its family.
+    pub(crate) retry: RetryConfig,
+    /// Bounds on pictures, and on what all tasks, those of one owner and those of one client use.
+    pub(crate) limits: LimitsConfig,
+    /// The bound on waiting tasks, per queue.
+    pub(crate) queues: BTreeMap<QueueName, u64>,
+    /// See [`MAX_TOMBSTONES`].
+    pub(crate) max_tombstones: usize,
+    /// See [`MAX_ENDED`].
+    pub(crate) max_ended: usize,
+    /// See [`CLOCK_GRACE_MS`].
+    pub(crate) clock_grace_ms: u64,
+    /// Where lanes are bound.
+    pub(crate) endpoints: Endpoints,
+    /// The spool's directory, told to peers on this host.
+    pub(crate) spool: String,
+}
+
+/// What a store remembers at start.
+#[derive(Debug, Default)]
+pub(crate) struct Recovered {
+    pub(crate) tasks: Vec<StoredTask>,
+    /// Id, owner, and the wall clock at which the tombstone expires, ms.
+    pub(crate) tombstones: Vec<(TaskId, Owner, u64)>,
+    /// Ids of an owner drawn up to this wall clock have expired, ms.
+    pub(crate) watermarks: Vec<(Owner, u64)>,
+    /// The last trusted time, wall clock, ms.
+    pub(crate) wall_ms: Option<u64>,
+    pub(crate) paused: Vec<(QueueName, Pause)>,
+    pub(crate) drains: Vec<(NodeId, Drain)>,
+}
+
+/// Draws 16 random bytes: from the operating system, or from a seed in tests.
+pub(crate) type Entropy = Box<dyn FnMut() -> [u8; 16] + Send>;
