@@ -42,11 +42,11 @@ class FakeJob:
         self.activities.append("running")
         return True
 
-    def finish(self, data: bytes, height: int, width: int, load_ms: float, infer_ms: float) -> None:
+    def finish(self, data: bytes, shape: tuple[int, int], load_ms: float, infer_ms: float) -> None:
         assert load_ms >= 0
         assert infer_ms > 0
         assert self.outcome is None
-        self.outcome = np.frombuffer(data, np.uint8).reshape(height, width, 3)
+        self.outcome = np.frombuffer(data, np.uint8).reshape(*shape, 3)
 
     def fail(self, kind: str, message: str) -> None:
         assert self.outcome is None
