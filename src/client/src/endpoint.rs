@@ -46,8 +46,8 @@ impl Endpoint {
         Ok(Self::near(&Endpoints::found_by(socket_finder(data_dir)?)))
     }
 
-    /// Connects to the scheduler of another host with a bundle file; the connection ends when this is
-    /// dropped.
+    /// Addresses the scheduler of another host by a bundle file, through local sockets. They are removed when
+    /// this is dropped.
     ///
     /// # Errors
     /// [`EndpointError`].

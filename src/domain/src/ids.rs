@@ -129,7 +129,7 @@ id! {
     LeaseToken
 }
 id! {
-    /// Identifies one session: the time from a node's registration to its disconnection or replacement.
+    /// Identifies one session of a node: from a registration until it ends or a newer session replaces it.
     SessionId
 }
 

@@ -22,7 +22,7 @@ pub(crate) const LOOKUP: Duration = Duration::from_secs(20);
 pub(crate) const CONNECT: Duration = Duration::from_secs(5);
 /// Delay between the first tries of two addresses.
 const STAGGER: Duration = Duration::from_millis(250);
-/// Interval between tries of one address; shorter than the kernel's growing pauses after a lost packet.
+/// Interval between tries of one address; the kernel's own pauses before it repeats a lost packet grow.
 const REPEAT: Duration = Duration::from_secs(1);
 /// An answer older than this is still used, while a new lookup runs.
 const FRESH: Duration = Duration::from_secs(30);

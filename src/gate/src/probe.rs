@@ -19,7 +19,7 @@ use crate::preamble::read_line;
 use crate::proxy;
 use crate::reloading_tls::ReloadingTls;
 
-/// Bytes sent in each direction: many packets, some as large as the path's MTU.
+/// Bytes sent in each direction: enough to fill many packets of the largest size.
 const BYTES: usize = 64 * 1024;
 /// Time limit for each direction.
 const LIMIT: Duration = Duration::from_secs(5);

@@ -176,7 +176,7 @@ impl Pipeline {
 
 impl Exit {
     /// Takes the task out of its slot. Another thread encodes and delivers a picture later; this blocks while
-    /// all encoders are busy.
+    /// too many results wait for an encoder.
     pub fn leave(self, job: Job, result: Result<(Made, Stages), Failure>) {
         let (made, stages) = match result {
             Ok(made) => made,
