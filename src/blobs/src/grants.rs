@@ -137,8 +137,7 @@ impl Grants {
         }
     }
 
-    /// Withdraws an owner's permission to upload a task's inputs, because the task was accepted or will not
-    /// be.
+    /// Withdraws an owner's permission to upload a task's inputs, because the task was accepted or will not be.
     pub fn withdraw_inputs(&self, task: TaskId, certificate: &str) {
         let mut known = self.0.lock();
         let ticket = Ticket::Inputs(task);
@@ -152,8 +151,7 @@ impl Grants {
     pub fn withdraw_attempts(&self, task: TaskId) {
         let mut known = self.0.lock();
         known.give_up(task);
-        // Attempts sort first among tickets, so that this visits only the running tasks' grants and no kept
-        // results.
+        // Attempts sort first among tickets, so that this visits only the running tasks' grants and no kept results.
         let attempts = known.grants.iter().take_while(|(ticket, _)| matches!(ticket, Ticket::Attempt(_)));
         let over: Vec<Ticket> =
             attempts.filter(|(_, granted)| granted.grant.task == task).map(|(ticket, _)| *ticket).collect();
@@ -175,8 +173,7 @@ impl Grants {
         granted.filter(|grant| grant.certificate == certificate).cloned()
     }
 
-    /// Reserves room for a blob of `len` bytes. `None` while another connection uploads it, which is told to
-    /// stop.
+    /// Reserves room for a blob of `len` bytes. `None` while another connection uploads it, which is told to stop.
     pub(crate) fn take_in(
         &self,
         ticket: Ticket,

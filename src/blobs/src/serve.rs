@@ -1,10 +1,9 @@
 //! Serves one blob transfer between hosts: from the spool to the peer, or from the peer into the spool.
 //!
-//! Each transfer has its connection to itself, so that TLS over TCP provides the flow control and a slow peer
-//! delays only its own transfer. The scheduler's grants decide who may read and write: a lease token covers
-//! the attempt's inputs and its result, a task id covers the inputs that its owner uploads and the result
-//! that it fetches. An interrupted transfer resumes on a new connection; after a completed one the connection
-//! is reused.
+//! Each transfer has its connection to itself, so that TLS over TCP provides the flow control and a slow peer delays only its
+//! own transfer. The scheduler's grants decide who may read and write: a lease token covers the attempt's inputs and its
+//! result, a task id covers the inputs that its owner uploads and the result that it fetches. An interrupted transfer resumes
+//! on a new connection; after a completed one the connection is reused.
 //!
 //! This is the accepting side; `blob_client` in the gate is the dialling side. Does not: check hashes; the
 //! reader of a blob does.
@@ -134,8 +133,7 @@ async fn answer(peer: &mut (impl AsyncWrite + Unpin), verdict: Result<(), &Refus
     .await
 }
 
-/// Starts the transfer: sends the whole length of a download, or the number of bytes of an upload already
-/// here.
+/// Starts the transfer: sends the whole length of a download, or the number of bytes of an upload already here.
 async fn welcome(peer: &mut (impl AsyncWrite + Unpin), bytes: u64) -> io::Result<()> {
     in_time(async {
         // One TLS record, so that the other side wakes up only once.

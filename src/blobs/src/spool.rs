@@ -179,8 +179,7 @@ impl Spool {
         let spool = Self::new(root);
         make_private(&spool.root).map_err(|source| spool.io("create", spool.root.clone(), source))?;
         if let Some(parent) = spool.root.parent() {
-            // Without this, a power loss could remove the directory together with blobs that were fsynced in
-            // it.
+            // Without this, a power loss could remove the directory together with blobs that were fsynced in it.
             let force = File::open(parent).and_then(|dir| dir.sync_all());
             force.map_err(|source| spool.io("sync", parent.to_path_buf(), source))?;
         }
@@ -274,8 +273,7 @@ impl Spool {
         open().map_err(|source| self.io("open", self.path(task, file_name), source))
     }
 
-    /// Opens a blob and checks that it is a plain file of the announced length, before memory is allocated
-    /// for it.
+    /// Opens a blob and checks that it is a plain file of the announced length, before memory is allocated for it.
     fn open_checked(&self, task: TaskId, name: BlobName, len: u64) -> Result<File, SpoolError> {
         let file_name = name.file();
         let file = self.open(task, &file_name)?;
@@ -448,8 +446,7 @@ impl Spool {
                 }
             };
             match link() {
-                // The input is stored in the task's row instead, or an earlier try of the same commit has
-                // removed the source.
+                // The input is stored in the task's row instead, or an earlier try of the same commit has removed the source.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 linked => linked.map_err(|source| self.io("link", self.path(spec.id, &name), source))?,
             }

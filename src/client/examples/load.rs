@@ -1,5 +1,4 @@
-//! Generates load on a scheduler for `bench/tasks.py` and `bench/scale.py`, which start it, its nodes and
-//! this program.
+//! Generates load on a scheduler for `bench/tasks.py` and `bench/scale.py`, which start it, its nodes and this program.
 //!
 //! usage: load DATA_DIR run TASKS IN_FLIGHT BYTES full|process ECHO_MS
 //!        load DATA_DIR queue TASKS BYTES full|process [CLIENTS]
@@ -113,8 +112,7 @@ impl Load {
                         .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1))
                         .is_ok()
                     {
-                        // A client's own work grows with its tasks; a new client keeps it out of the
-                        // measurement.
+                        // A client's own work grows with its tasks; a new client keeps it out of the measurement.
                         if submitted % FOLLOWED == 0 {
                             load.client = Client::new(&load.endpoints, load.client.options().clone());
                         }

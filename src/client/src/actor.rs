@@ -36,12 +36,10 @@ use crate::task_watch::{FollowedTask, Phase, Stage};
 /// Pauses between attempts to connect; a restarting scheduler is back in less than a second.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// Limit on the first handshake, doubled after each failure; an idle scheduler answers in less than a
-/// millisecond.
+/// Limit on the first handshake, doubled after each failure; an idle scheduler answers in less than a millisecond.
 const FIRST_HANDSHAKE: Duration = Duration::from_millis(200);
 
-/// Number of finished tasks kept for callers that have not asked yet; older ones are requested from the
-/// scheduler again.
+/// Number of finished tasks kept for callers that have not asked yet; older ones are requested from the scheduler again.
 const FINISHED: usize = 256; // with 256 KiB each at most 64 MiB
 /// Limit on callers' requests that are queued or unanswered; more are refused.
 const ASKS: usize = 4_096;

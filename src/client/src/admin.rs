@@ -14,8 +14,7 @@ use crate::actor::is_absent;
 use crate::endpoint::Endpoint;
 use crate::error::ClientError;
 
-/// Sends `request` to a scheduler and returns its reply; `data_dir` is the scheduler's, for the hint in an
-/// error.
+/// Sends `request` to a scheduler and returns its reply; `data_dir` is the scheduler's, for the hint in an error.
 ///
 /// # Errors
 /// [`ClientError::Refused`], [`ClientError::Unknown`], [`ClientError::NoScheduler`]; [`ClientError::Failed`] if the two

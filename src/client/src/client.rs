@@ -65,9 +65,8 @@ impl Client {
 
     /// Submits a task. Returns once the task is recorded, with the number of tasks before it in its queue.
     ///
-    /// Inputs of at most 256 KiB each travel in the message, larger ones through the spool. The inputs are
-    /// kept, not copied, until the task has ended. A repeated submission of the same task gets the same
-    /// answer.
+    /// Inputs of at most 256 KiB each travel in the message, larger ones through the spool. The inputs are kept, not copied,
+    /// until the task has ended. A repeated submission of the same task gets the same answer.
     ///
     /// # Errors
     /// [`ClientError::Failed`] if the task is invalid or a limit of this client is reached,
@@ -182,8 +181,7 @@ impl Client {
         Ok(overview)
     }
 
-    /// Deletes a task's result before its retention ends. Returns when the scheduler has received the
-    /// request.
+    /// Deletes a task's result before its retention ends. Returns when the scheduler has received the request.
     ///
     /// # Errors
     /// [`ClientError::NoScheduler`], [`ClientError::Timeout`]; the result is then deleted after its

@@ -37,8 +37,7 @@ impl Endpoint {
         Self { route: SchedulerRoute::near(endpoints.clone()), owner: Owner::local() }
     }
 
-    /// Addresses the scheduler of a data directory on this host; its sockets are looked up at each
-    /// connection.
+    /// Addresses the scheduler of a data directory on this host; its sockets are looked up at each connection.
     ///
     /// # Errors
     /// [`ConfigError`] if other users could have created sockets in the sockets' directory.
@@ -46,8 +45,7 @@ impl Endpoint {
         Ok(Self::near(&Endpoints::found_by(socket_finder(data_dir)?)))
     }
 
-    /// Addresses the scheduler of another host by a bundle file, through local sockets. They are removed when
-    /// this is dropped.
+    /// Addresses the scheduler of another host by a bundle file, through local sockets. They are removed when this is dropped.
     ///
     /// # Errors
     /// [`EndpointError`].

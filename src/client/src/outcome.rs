@@ -53,8 +53,7 @@ impl TaskResult {
         .map_err(|source| self.unreadable(source))
     }
 
-    /// Reads the bytes into `out`, whose length must be that of [`TaskResult::meta`]. Blocks while it reads
-    /// or fetches a file.
+    /// Reads the bytes into `out`, whose length must be that of [`TaskResult::meta`]. Blocks while it reads or fetches a file.
     ///
     /// # Errors
     /// [`ClientError::Result`], [`ClientError::Fetch`]; the content of `out` is undefined then.

@@ -27,8 +27,7 @@ pub(crate) enum PendingRequest {
         id: TaskId,
         reply: Reply<TaskInfo>,
     },
-    /// Cancels a task whose caller stopped waiting before it was acknowledged, so that it does not run
-    /// needlessly.
+    /// Cancels a task whose caller stopped waiting before it was acknowledged, so that it does not run needlessly.
     Orphan {
         id: TaskId,
         until: Instant,
@@ -41,8 +40,7 @@ pub(crate) enum PendingRequest {
         after: Option<SessionId>,
         reply: Reply<GridStatus>,
     },
-    /// Deletes a task's result. Has no reply itself: the reply to a ping sent after it shows that it was
-    /// received.
+    /// Deletes a task's result. Has no reply itself: the reply to a ping sent after it shows that it was received.
     Release {
         id: TaskId,
         reply: Reply<()>,
@@ -132,8 +130,7 @@ impl PendingRequests {
         self.sent.retain(|_, ask| ask.is_wanted());
     }
 
-    /// Queues sent requests again after a reconnect, except those for tasks: the actor queues these by their
-    /// stage.
+    /// Queues sent requests again after a reconnect, except those for tasks: the actor queues these by their stage.
     pub(crate) fn reconnected(&mut self) {
         for (_, ask) in std::mem::take(&mut self.sent).into_iter().rev() {
             self.waiting.push_front(ask);

@@ -14,8 +14,7 @@ use crate::error::ClientError;
 
 /// Limit on the total size of inline inputs; the rest of a message is for headers.
 const MAX_INLINE_SUM: usize = MAX_MESSAGE_BYTES - 2 * MAX_HEADER_BYTES;
-/// Inputs up to this total size are hashed on the calling thread, which is faster than a switch to another
-/// one.
+/// Inputs up to this total size are hashed on the calling thread, which is faster than a switch to another one.
 const HASH_HERE_BYTES: usize = 256 * 1024;
 
 /// One input of a task. Its bytes are shared, never copied.

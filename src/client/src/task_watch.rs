@@ -99,8 +99,7 @@ impl FollowedTask {
 
     /// Chooses the stage to resume from on a new connection.
     ///
-    /// A restarted scheduler deletes the blobs of unknown tasks, so blobs that were written but not accepted
-    /// are written again.
+    /// A restarted scheduler deletes the blobs of unknown tasks, so blobs that were written but not accepted are written again.
     pub(crate) fn reconnected(&mut self) {
         self.round = 0;
         self.stage = match self.stage {

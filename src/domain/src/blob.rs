@@ -44,8 +44,7 @@ impl fmt::Display for Role {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BlobForm {
-    /// Row-major u8 samples `(height, width, channels)`. 3 channels are RGB; in results BGR, as upstream
-    /// returns them.
+    /// Row-major u8 samples `(height, width, channels)`. 3 channels are RGB; in results BGR, as upstream returns them.
     Raw {
         /// Rows, in pixels.
         height: u32,

@@ -113,8 +113,7 @@ impl ModelName {
     }
 }
 
-/// Upstream's models that only a Python node runs. `tests/seam/test_weights.py` compares this list with
-/// upstream's.
+/// Upstream's models that only a Python node runs. `tests/seam/test_weights.py` compares this list with upstream's.
 const PYTHON_MODELS: [&str; 11] = [
     "ldm",
     "zits",

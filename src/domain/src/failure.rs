@@ -234,8 +234,7 @@ impl fmt::Display for FailureKind {
     }
 }
 
-/// A recorded failure: its kind, and a text for people that says what failed, on which object, and the
-/// remedy.
+/// A recorded failure: its kind, and a text for people that says what failed, on which object, and the remedy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}")]
 pub struct Failure {
@@ -253,8 +252,7 @@ fn bounded_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D:
 }
 
 impl Failure {
-    /// Creates a failure; `message` is truncated to [`MAX_MESSAGE_CHARS`] and its control characters are
-    /// replaced.
+    /// Creates a failure; `message` is truncated to [`MAX_MESSAGE_CHARS`] and its control characters are replaced.
     #[must_use]
     pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into() }.bounded()

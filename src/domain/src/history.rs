@@ -42,13 +42,11 @@ pub enum Milestone {
     NodeLost {
         /// True if the loss counts as a crash of this task, because it was alone on the node.
         counts: bool,
-        /// True if the node held several tasks. The loss then counts against none of them; each is retried
-        /// alone.
+        /// True if the node held several tasks. The loss then counts against none of them; each is retried alone.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         shared: bool,
     },
-    /// The attempt ended without an outcome: its node drained, said goodbye, or returned the task for an idle
-    /// node.
+    /// The attempt ended without an outcome: its node drained, said goodbye, or returned the task for an idle node.
     GivenBack,
     /// The task reached a terminal state.
     Ended {

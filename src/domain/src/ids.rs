@@ -1,6 +1,5 @@
-//! Defines the 128-bit identifiers. A [`TaskId`] is public. The others are secrets: a [`LeaseToken`] is the
-//! fencing token of an attempt; a [`SessionId`] and a [`BootId`] are known only to the scheduler and their
-//! own node.
+//! Defines the 128-bit identifiers. A [`TaskId`] is public. The others are secrets: a [`LeaseToken`] is the fencing token of an
+//! attempt; a [`SessionId`] and a [`BootId`] are known only to the scheduler and their own node.
 
 use std::fmt;
 use std::str::FromStr;
@@ -104,8 +103,7 @@ macro_rules! id {
 }
 
 id! {
-    /// Identifies one task; chosen by the client that creates it. Knowing it grants no access: the task's
-    /// owner decides that.
+    /// Identifies one task; chosen by the client that creates it. Knowing it grants no access: the task's owner decides that.
     TaskId
 }
 impl TaskId {

@@ -3,8 +3,7 @@
 //! Holds every type that the crates share, so that a task means the same in the scheduler, on a node, in the
 //! store and in Python.
 //!
-//! Does not: read a clock, open a file or a socket, draw a random number. Ids are built from bytes that the
-//! caller drew.
+//! Does not: read a clock, open a file or a socket, draw a random number. Ids are built from bytes that the caller drew.
 //!
 //! Invariant: a task leaves [`State::Queued`] and [`State::Assigned`] only through [`State::apply`].
 

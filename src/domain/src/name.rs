@@ -1,5 +1,4 @@
-//! Defines bounded, printable names. An accepted name is safe in a log line, in a table and as part of a file
-//! name.
+//! Defines bounded, printable names. An accepted name is safe in a log line, in a table and as part of a file name.
 
 use std::fmt;
 use std::str::FromStr;
@@ -92,9 +91,8 @@ name! {
     Owner, "owner", max 128, extra "-_.:@/"
 }
 name! {
-    /// The end user on whose behalf a task was submitted; fair shares and per-client limits apply to it. A
-    /// web server puts each browser's address here. All submissions of one owner that leave it out count as
-    /// one client.
+    /// The end user on whose behalf a task was submitted; fair shares and per-client limits apply to it. A web server puts each
+    /// browser's address here. All submissions of one owner that leave it out count as one client.
     ClientName, "client", max 128, extra "-_.:@/%"
 }
 

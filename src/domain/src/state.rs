@@ -7,8 +7,7 @@ use crate::{Failure, LeaseToken, SessionId};
 pub enum State {
     /// The task waits in its queue.
     Queued {
-        /// Earliest assignment, in milliseconds on the scheduler's monotonic clock; 0 means at once. Never
-        /// stored.
+        /// Earliest assignment, in milliseconds on the scheduler's monotonic clock; 0 means at once. Never stored.
         not_before_ms: u64,
     },
     /// One session holds the lease.

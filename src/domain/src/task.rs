@@ -204,8 +204,7 @@ impl TaskSpec {
 pub struct Counters {
     /// Number of assignments.
     pub attempts: u32,
-    /// Attempts that ended by the loss of a node that had accepted; not by drain, goodbye or a scheduler
-    /// restart.
+    /// Attempts that ended by the loss of a node that had accepted; not by drain, goodbye or a scheduler restart.
     pub crashes: u32,
     /// Attempts that ended with a reported failure.
     pub failures: u32,

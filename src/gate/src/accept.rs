@@ -45,8 +45,7 @@ const HANDSHAKE: Duration = Duration::from_secs(5);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// How long a new certificate may be missing from the allow list, which the scheduler reads once per second.
 const LISTED_WITHIN: Duration = Duration::from_secs(2);
-/// Interval at which the end of a certificate is compared with the wall clock, which may be changed at any
-/// time.
+/// Interval at which the end of a certificate is compared with the wall clock, which may be changed at any time.
 const VALIDITY_CHECK: Duration = Duration::from_secs(60);
 
 /// Why the gate could not be opened.

@@ -268,8 +268,7 @@ fn read(path: &Path) -> Result<String, CertificateError> {
     std::fs::read_to_string(path).map_err(|source| CertificateError::Read { path: path.to_owned(), source })
 }
 
-/// Refuses a node's name that overlaps with the names under another certificate, to which nodes may append a
-/// number.
+/// Refuses a node's name that overlaps with the names under another certificate, to which nodes may append a number.
 fn check_unlike(name: &str, issued: &[Issued]) -> Result<(), CertificateError> {
     let others = issued.iter().filter(|each| each.role == PeerRole::Node && !each.revoked);
     for other in others {

@@ -1,5 +1,4 @@
-//! Fetches blobs from a scheduler's host and uploads them to it, on separate connections; the `blobs` crate
-//! is the other side.
+//! Fetches blobs from a scheduler's host and uploads them to it, on separate connections; the `blobs` crate is the other side.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -28,8 +27,7 @@ const STALLED: Duration = Duration::from_secs(15);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Bytes passed to TLS between two checks of the bytes that the kernel has accepted.
 const WRITTEN_AT_ONCE: usize = 64 * 1024;
-/// Idle time after which a transfer counts as stalled; a connection that closes after it is reported as
-/// stalled, not as closed.
+/// Idle time after which a transfer counts as stalled; a connection that closes after it is reported as stalled, not as closed.
 const QUIET: Duration = Duration::from_secs(3);
 /// Time limit for repeated tries while no scheduler answers.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -126,8 +124,7 @@ impl BlobClient {
         self.0.read_all(Blob::Result(task), len)
     }
 
-    /// Fetches the result into `out`, which must have its length. After an error the content of `out` is
-    /// undefined.
+    /// Fetches the result into `out`, which must have its length. After an error the content of `out` is undefined.
     ///
     /// # Errors
     /// [`BlobError`].
@@ -156,8 +153,7 @@ impl Shared {
         self.read(blob, len, |stream, from| {
             // Bytes received before an interruption are kept.
             if let Some(stream) = stream {
-                // The scheduler has just confirmed the length; a buffer that grows would copy the bytes
-                // repeatedly.
+                // The scheduler has just confirmed the length; a buffer that grows would copy the bytes repeatedly.
                 let left = usize::try_from(len - from).unwrap_or(usize::MAX);
                 bytes.try_reserve_exact(left).map_err(io::Error::other)?;
                 stream.take(len - from).read_to_end(&mut bytes)?;
@@ -167,8 +163,7 @@ impl Shared {
         Ok(bytes)
     }
 
-    /// Reads a blob. `take` reads from the stream and returns the bytes so far; without a stream it only
-    /// returns them.
+    /// Reads a blob. `take` reads from the stream and returns the bytes so far; without a stream it only returns them.
     fn read(
         &self,
         blob: Blob,

@@ -1,5 +1,4 @@
-//! Reads and writes bundles: files that let a host connect, with the scheduler's address, a certificate and
-//! its key.
+//! Reads and writes bundles: files that let a host connect, with the scheduler's address, a certificate and its key.
 
 use std::path::{Path, PathBuf};
 
@@ -83,8 +82,7 @@ impl Bundle {
         }
     }
 
-    /// Builds the text of a bundle; `pem` has the holder's certificate and key and the authority's
-    /// certificate.
+    /// Builds the text of a bundle; `pem` has the holder's certificate and key and the authority's certificate.
     #[must_use]
     pub fn text(scheduler: &str, about: &str, pem: &str) -> String {
         format!("# {about}\n{ADDRESS}{scheduler}\n{pem}")

@@ -1,7 +1,6 @@
 //! Reads the identity and permissions of a peer from its certificate.
 //!
-//! A certificate carries one URI, `lamagrid:<role>/<name>` and, for a node, `?queues=gpu,cpu`. No other part
-//! is used.
+//! A certificate carries one URI, `lamagrid:<role>/<name>` and, for a node, `?queues=gpu,cpu`. No other part is used.
 //!
 //! Does not: check signatures or times.
 
@@ -12,8 +11,7 @@ use rustls::pki_types::CertificateDer;
 
 use lamagrid_domain::QueueName;
 
-/// The DNS name in every scheduler's certificate. It is the same for all, because addresses change; a bundle
-/// has the address.
+/// The DNS name in every scheduler's certificate. It is the same for all, because addresses change; a bundle has the address.
 pub const SCHEDULER_NAME: &str = "scheduler.lamagrid";
 /// The scheme of the URI.
 const SCHEME: &str = "lamagrid:";
@@ -147,8 +145,7 @@ pub fn check_name(name: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// True if a node with the certificate `certificate` may use the name `node`: the same, or with a number
-/// appended.
+/// True if a node with the certificate `certificate` may use the name `node`: the same, or with a number appended.
 #[must_use]
 pub fn is_node_of(node: &str, certificate: &str) -> bool {
     let rest = node.strip_prefix(certificate);

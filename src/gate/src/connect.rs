@@ -1,5 +1,4 @@
-//! Connects to a scheduler by TCP: resolves its name, then tries its addresses with staggered starts (RFC
-//! 8305).
+//! Connects to a scheduler by TCP: resolves its name, then tries its addresses with staggered starts (RFC 8305).
 //!
 //! A lookup runs in the system's resolver on a thread that cannot be stopped, so a process runs at most one
 //! per name. All connections share its cached answer, so that a slow name server delays only the first one.
@@ -154,8 +153,7 @@ fn interleaved(found: &[SocketAddr]) -> Vec<SocketAddr> {
     }
 }
 
-/// Returns the first connection to any of `addresses`. A silent address is tried again while the others are
-/// pending.
+/// Returns the first connection to any of `addresses`. A silent address is tried again while the others are pending.
 async fn race(addresses: &[SocketAddr]) -> Result<(TcpStream, SocketAddr), String> {
     let end = Instant::now() + CONNECT;
     let mut tries = FuturesUnordered::new();

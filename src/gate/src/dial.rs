@@ -1,8 +1,6 @@
-//! Provides private sockets like a scheduler's on this host, and relays their connections to the scheduler by
-//! TLS.
+//! Provides private sockets like a scheduler's on this host, and relays their connections to the scheduler by TLS.
 //!
-//! Does not: reconnect. When a connection is lost its local socket closes, and the local program connects
-//! again.
+//! Does not: reconnect. When a connection is lost its local socket closes, and the local program connects again.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -102,8 +100,7 @@ impl Dialler {
         Self::with(ReloadingTls::of(credentials)?, scheduler, sockets.into())
     }
 
-    /// Like [`Dialler::open`], with a bundle whose file may be replaced at any time by a new one of the same
-    /// holder.
+    /// Like [`Dialler::open`], with a bundle whose file may be replaced at any time by a new one of the same holder.
     ///
     /// # Errors
     /// [`DiallerError`].
@@ -145,8 +142,7 @@ impl Dialler {
     pub fn close(&self, channel: &str) {
         if let Some(task) = self.listening.lock().remove(channel) {
             task.abort();
-            // Errors are ignored: the directory is removed with the process, and a remaining file does no
-            // harm.
+            // Errors are ignored: the directory is removed with the process, and a remaining file does no harm.
             let _ = std::fs::remove_file(self.shared.sockets.dir().join(format!("{channel}.sock")));
         }
     }

@@ -64,8 +64,7 @@ pub(crate) fn with_own_clock(text: String) -> String {
     format!("{text}; the clock of this host shows {}", date(wall_ms()))
 }
 
-/// Classifies the failure of the step `what`: a refused certificate is a permanent refusal, unless a clock
-/// may be wrong.
+/// Classifies the failure of the step `what`: a refused certificate is a permanent refusal, unless a clock may be wrong.
 pub(crate) fn judge(error: &io::Error, what: &str) -> DialError {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     let refused = |text: String| DialError {

@@ -26,8 +26,7 @@ pub fn line(mut data: &[u8]) {
     let _ = preamble::read_answer(&text);
 }
 
-/// Feeds a handshake and following frames to the guard, whole and in pieces; the first byte sets the pieces'
-/// length.
+/// Feeds a handshake and following frames to the guard, whole and in pieces; the first byte sets the pieces' length.
 pub fn zmtp(data: &[u8]) {
     let Some((&piece, data)) = data.split_first() else { return };
     for known in [DIALLING, ACCEPTING] {

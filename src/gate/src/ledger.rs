@@ -135,9 +135,8 @@ impl Certs {
 
     /// Reads the ledger's entries, oldest first.
     ///
-    /// Ledgers of earlier versions have no fingerprints. There the newest certificate is read from its file,
-    /// and only that one is valid. If the file is missing, the entry has no fingerprint, and the certificate
-    /// must be issued again.
+    /// Ledgers of earlier versions have no fingerprints. There the newest certificate is read from its file, and only that one
+    /// is valid. If the file is missing, the entry has no fingerprint, and the certificate must be issued again.
     ///
     /// # Errors
     /// [`CertsError`]; no certificate is valid then.
@@ -145,8 +144,7 @@ impl Certs {
         self.read().map(|issued| self.with_fingerprints(issued))
     }
 
-    /// Adds missing fingerprints to the ledger of an earlier version, so that they are not searched for
-    /// again.
+    /// Adds missing fingerprints to the ledger of an earlier version, so that they are not searched for again.
     ///
     /// # Errors
     /// [`CertsError`]; the ledger is unchanged then.

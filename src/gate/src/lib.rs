@@ -1,5 +1,4 @@
-//! Guards the only way from the network to the private sockets of a scheduler; its counterpart runs on other
-//! hosts.
+//! Guards the only way from the network to the private sockets of a scheduler; its counterpart runs on other hosts.
 //!
 //! ZeroMQ does not authenticate peers and trusts every length. The gate therefore checks everything from the
 //! network before ZeroMQ reads it: it requires mutual TLS and a line that names the channel, replaces the

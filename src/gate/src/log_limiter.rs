@@ -1,5 +1,4 @@
-//! Limits the log lines about refused connections, so that a peer that reconnects in a loop does not fill the
-//! log.
+//! Limits the log lines about refused connections, so that a peer that reconnects in a loop does not fill the log.
 
 use std::time::{Duration, Instant};
 

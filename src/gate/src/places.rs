@@ -133,8 +133,7 @@ impl Places {
         Self { bounds, taken: Arc::default() }
     }
 
-    /// Takes a place for a handshake. The receiver gets a value if this handshake must end to make room for a
-    /// newer one.
+    /// Takes a place for a handshake. The receiver gets a value if this handshake must end to make room for a newer one.
     pub(crate) fn enter(&self, from: IpAddr) -> (Place, oneshot::Receiver<()>) {
         let host = host_of(from);
         let mut taken = self.taken.lock();

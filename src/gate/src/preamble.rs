@@ -40,8 +40,7 @@ pub(crate) fn no_room(reason: &NoPlace) -> Refused {
     Refused::new(FailureKind::Disconnected, format!("{NO_ROOM}{reason}"))
 }
 
-/// The refusal of a certificate that is not valid by the clock of the gate's host; `valid` describes its
-/// validity. Temporary.
+/// The refusal of a certificate that is not valid by the clock of the gate's host; `valid` describes its validity. Temporary.
 pub(crate) fn wrong_time(certificate: &Certificate, valid: &str) -> Refused {
     let text = format!(
         "the certificate of {certificate} is {valid}, and {SCHEDULER_SHOWS} {}: set the wrong clock right, or ask for a \

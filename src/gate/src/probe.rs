@@ -29,8 +29,7 @@ const LIMIT: Duration = Duration::from_secs(5);
 pub struct Probed {
     /// The time of the scheduler's host, in milliseconds since the Unix epoch.
     pub wall_ms: u64,
-    /// Whether 64 KiB passed in both directions, or the error. `None` if the scheduler's version does not
-    /// support probes.
+    /// Whether 64 KiB passed in both directions, or the error. `None` if the scheduler's version does not support probes.
     pub path: Option<Result<(), String>>,
 }
 
@@ -43,8 +42,7 @@ pub async fn answering(scheduler: &str) -> Result<SocketAddr, String> {
     connected.peer_addr().map_err(|error| error.to_string())
 }
 
-/// Tests once whether the scheduler admits the bundle's holder, and whether large packets pass in both
-/// directions.
+/// Tests once whether the scheduler admits the bundle's holder, and whether large packets pass in both directions.
 ///
 /// # Errors
 /// The reason why it does not, with the remedy.

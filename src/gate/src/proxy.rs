@@ -99,8 +99,7 @@ pub(crate) async fn relay<T: AsyncRead + AsyncWrite + AsRawFd>(
             tokio::time::timeout(UNACKNOWLEDGED, written).await.map_err(io::Error::from)??;
         }
     };
-    // Progress is measured by acknowledged bytes. TLS adds some to each record, so the counts are
-    // approximate.
+    // Progress is measured by acknowledged bytes. TLS adds some to each record, so the counts are approximate.
     let is_stalled = AtomicBool::new(false);
     let watched = async {
         let mut before = i64::MIN;

@@ -74,8 +74,7 @@ impl Registry {
 
     /// Returns the origin of a connection.
     ///
-    /// A message may be handled after its connection closed. The origin is [`Origin::Gone`] then, never this
-    /// host.
+    /// A message may be handled after its connection closed. The origin is [`Origin::Gone`] then, never this host.
     #[must_use]
     pub fn origin(&self, peer: &PeerId) -> Origin {
         if !peer.is_of_gate() {

@@ -1,5 +1,4 @@
-//! Provides the TLS configuration of the dialling side, and reloads its certificate when the bundle's file is
-//! replaced.
+//! Provides the TLS configuration of the dialling side, and reloads its certificate when the bundle's file is replaced.
 
 use std::path::PathBuf;
 use std::sync::Arc;

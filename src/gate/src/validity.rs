@@ -19,8 +19,7 @@ use lamagrid_process::wall_clock::wall_ms;
 
 use crate::certificate::CredentialsError;
 
-/// The phrase with which a gate's refusal names its clock; the other side recognizes it and adds its own
-/// clock.
+/// The phrase with which a gate's refusal names its clock; the other side recognizes it and adds its own clock.
 pub(crate) const SCHEDULER_SHOWS: &str = "the scheduler's clock shows";
 
 /// Start and end of the validity of a certificate in DER, in milliseconds since the Unix epoch.

@@ -32,8 +32,7 @@ pub(crate) const DIALLING: &[&[u8]] = &[b"DEALER", b"REQ", b"PUB", b"PULL"];
 pub(crate) const ACCEPTING: &[&[u8]] = &[b"ROUTER", b"SUB", b"PUSH"];
 
 impl Handshake {
-    /// Starts the handshake of a peer whose socket type must be in `known`; its identity becomes `identity`,
-    /// at most 255 bytes.
+    /// Starts the handshake of a peer whose socket type must be in `known`; its identity becomes `identity`, at most 255 bytes.
     pub(crate) fn new(known: &'static [&'static [u8]], identity: Bytes) -> Self {
         Self { heard: BytesMut::new(), known, identity }
     }

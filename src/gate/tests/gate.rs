@@ -537,8 +537,7 @@ async fn an_owner_uploads_inputs_and_fetches_the_result() {
     assert!(theirs.await.unwrap().is_err());
 }
 
-/// A path to the gate that breaks: each connection carries a limited number of bytes and then ends. Counts
-/// the carried bytes.
+/// A path to the gate that breaks: each connection carries a limited number of bytes and then ends. Counts the carried bytes.
 async fn brittle(to: SocketAddr, limits: Vec<u64>) -> (SocketAddr, Arc<AtomicU64>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (address, carried) = (listener.local_addr().unwrap(), Arc::new(AtomicU64::new(0)));
@@ -610,8 +609,7 @@ async fn an_interrupted_transfer_resumes() {
     assert!(stored == bytes);
 }
 
-/// Connections without TLS, with oversized records or without data never reach ZeroMQ; honest peers are
-/// served meanwhile.
+/// Connections without TLS, with oversized records or without data never reach ZeroMQ; honest peers are served meanwhile.
 #[tokio::test]
 async fn connections_without_tls_are_dropped() {
     let (mut host, dir) = (Host::start().await, TempDir::new().unwrap());

@@ -89,8 +89,7 @@ impl LogGuard {
         let Ok(file) = rotate::RotatedFile::open(dir, process, *keep_files) else { return };
         let (writer, path, worker) = subscriber::in_background(file);
         self.file = Some((path, writer.error_counter()));
-        // Another thread of the parent may have held the lock during the fork; in the child it is then never
-        // released.
+        // Another thread of the parent may have held the lock during the fork; in the child it is then never released.
         if let Ok(mut slot) = self.writer.try_write() {
             *slot = Some(writer);
         }

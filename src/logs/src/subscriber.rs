@@ -80,8 +80,7 @@ where
     tracing_subscriber::registry().with(filter).with(lines)
 }
 
-/// Builds the layer of one format and writer, without colours, since the file must not contain terminal
-/// codes.
+/// Builds the layer of one format and writer, without colours, since the file must not contain terminal codes.
 fn lines<S, W>(format: LogFormat, writer: W) -> Box<dyn Layer<S> + Send + Sync>
 where
     S: Subscriber + for<'s> LookupSpan<'s>,
@@ -130,8 +129,7 @@ mod tests {
 
     use super::*;
 
-    /// Runs `act` with a subscriber that writes to memory and, with `dir`, to a file; returns the lines in
-    /// memory.
+    /// Runs `act` with a subscriber that writes to memory and, with `dir`, to a file; returns the lines in memory.
     fn written(format: LogFormat, directives: &str, dir: Option<&Path>, act: impl FnOnce()) -> String {
         let memory = Arc::new(Mutex::new(Vec::new()));
         let filter = filter(LogLevel::Info, Some(directives.to_owned())).unwrap();

@@ -1,5 +1,4 @@
-//! Tests logging in a whole process. The test program starts itself, because logging is set up once per
-//! process.
+//! Tests logging in a whole process. The test program starts itself, because logging is set up once per process.
 #![expect(clippy::unwrap_used, reason = "a step that fails fails its test")]
 
 use std::path::Path;

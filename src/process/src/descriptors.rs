@@ -1,5 +1,4 @@
-//! Raises the limit on file descriptors, and keeps a reserve for the files that the scheduler needs to keep
-//! working.
+//! Raises the limit on file descriptors, and keeps a reserve for the files that the scheduler needs to keep working.
 //!
 //! The soft limit is set below the hard limit by the reserve. Peers' sockets fail at the soft limit;
 //! [`with_reserve`] raises it for one call that must not fail.

@@ -6,9 +6,8 @@ use crate::wall_clock::wall_ms;
 
 /// Draws a new task's id: the wall clock's milliseconds in 48 bits, then 80 random bits.
 ///
-/// Ids drawn at about the same time are neighbours in the store's indexes, so that a commit writes few pages.
-/// The time also lets a scheduler recognize an id that is older than its records. The random part makes ids
-/// unique.
+/// Ids drawn at about the same time are neighbours in the store's indexes, so that a commit writes few pages. The time also
+/// lets a scheduler recognize an id that is older than its records. The random part makes ids unique.
 #[must_use]
 pub fn new_task_id() -> TaskId {
     TaskId::drawn_at(wall_ms(), random_id())

@@ -1,5 +1,4 @@
-//! Receives requests to stop this process: SIGTERM, SIGINT or the end of its parent. SIGHUP is logged and
-//! ignored.
+//! Receives requests to stop this process: SIGTERM, SIGINT or the end of its parent. SIGHUP is logged and ignored.
 
 use std::io;
 use std::time::Duration;
@@ -117,8 +116,7 @@ impl StopSignals {
     }
 }
 
-/// Ends this process by a signal instead of `exit`, which would run destructors of libraries whose threads
-/// still compute.
+/// Ends this process by a signal instead of `exit`, which would run destructors of libraries whose threads still compute.
 pub fn end_by_signal(signal: rustix::process::Signal) {
     if kill_process(getpid(), signal).is_err() {
         std::process::abort();

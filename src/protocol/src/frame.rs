@@ -21,8 +21,7 @@ const PRELUDE_BYTES: usize = 8;
 pub const MAX_HEADER_BYTES: usize = 64 * 1024;
 /// Largest blob inside a message, in bytes; larger ones are passed by reference.
 pub const MAX_INLINE_BYTES: usize = 256 * 1024;
-/// Largest message, in bytes. The limit is low because a connection's write buffer keeps the size of its
-/// largest message.
+/// Largest message, in bytes. The limit is low because a connection's write buffer keeps the size of its largest message.
 pub const MAX_MESSAGE_BYTES: usize = 1024 * 1024;
 /// Limit on the frames of one message: prelude, header, and the inputs and result of one task.
 pub const MAX_FRAMES: usize = 6;
@@ -155,8 +154,7 @@ impl Frame {
         if blobs.iter().any(|b| b.len() > MAX_INLINE_BYTES) {
             return malformed("an inline blob is longer than 256 KiB");
         }
-        // Copied, because a small part shares its allocation with the whole message; the copy lets blobs be
-        // freed early.
+        // Copied, because a small part shares its allocation with the whole message; the copy lets blobs be freed early.
         let header = Bytes::copy_from_slice(&parts[1]);
         Ok(Self { kind: u16::from_be_bytes([k0, k1]), header, blobs })
     }

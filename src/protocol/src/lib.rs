@@ -1,5 +1,4 @@
-//! Defines the messages between the processes of a grid: their encoding, limits and versions, and the
-//! preamble before ZMTP.
+//! Defines the messages between the processes of a grid: their encoding, limits and versions, and the preamble before ZMTP.
 //!
 //! Does not: read or write sockets, make decisions, or keep state.
 //!

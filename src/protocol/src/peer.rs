@@ -18,8 +18,7 @@ impl PeerId {
         Self(bytes)
     }
 
-    /// True if a gate assigned the identity: a certificate's name and 33 characters. Identities of this host
-    /// have 16 bytes.
+    /// True if a gate assigned the identity: a certificate's name and 33 characters. Identities of this host have 16 bytes.
     #[must_use]
     pub fn is_of_gate(&self) -> bool {
         self.0.len() > OWN_BYTES
@@ -27,8 +26,7 @@ impl PeerId {
 
     /// The name of the certificate at the other end, or [`Owner::LOCAL`] for a process of this host and user.
     ///
-    /// A gate puts the certificate's name into the identity, so that the name is known even after the
-    /// connection has closed.
+    /// A gate puts the certificate's name into the identity, so that the name is known even after the connection has closed.
     #[must_use]
     pub fn holder(&self) -> &str {
         let name = self.0.split(|byte| *byte == b'/').next().filter(|_| self.is_of_gate());

@@ -1,5 +1,4 @@
-//! Encodes and parses the line that a peer sends through TLS before ZMTP to choose a channel, and the gate's
-//! answer.
+//! Encodes and parses the line that a peer sends through TLS before ZMTP to choose a channel, and the gate's answer.
 //!
 //! Does not: read from connections, or decide who may use a channel.
 
@@ -107,8 +106,7 @@ impl Refused {
         Self { kind, text: text.into() }
     }
 
-    /// The blob belongs to another peer or to an ended task, or its grant is not known yet after a
-    /// scheduler's start.
+    /// The blob belongs to another peer or to an ended task, or its grant is not known yet after a scheduler's start.
     #[must_use]
     pub fn not_granted() -> Self {
         Self::new(FailureKind::Disconnected, NOT_GRANTED)
@@ -126,8 +124,7 @@ impl Refused {
     }
 }
 
-/// Encodes the answer to a line. A welcome carries the time of the gate's host, in milliseconds since the
-/// Unix epoch.
+/// Encodes the answer to a line. A welcome carries the time of the gate's host, in milliseconds since the Unix epoch.
 #[must_use]
 pub fn answer(verdict: Result<u64, &Refused>) -> String {
     verdict.map_or_else(Refused::line, |wall_ms| format!("welcome {wall_ms}\n"))

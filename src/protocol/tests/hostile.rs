@@ -40,8 +40,7 @@ impl Dice {
     }
 }
 
-/// MessagePack prefixes that announce huge lengths: strings, arrays, maps and bytes of four billion, and deep
-/// nesting.
+/// MessagePack prefixes that announce huge lengths: strings, arrays, maps and bytes of four billion, and deep nesting.
 const CLAIMS: [&[u8]; 7] = [
     &[0xdb, 0xff, 0xff, 0xff, 0xff],
     &[0xdd, 0xff, 0xff, 0xff, 0xff],

@@ -126,8 +126,7 @@ impl Sockets {
         }
         let link = Link::connect(&endpoints.result(), CONNECT_PATIENCE).await?;
         let events = EventPublisher::connect(&endpoints.node_events(), CONNECT_PATIENCE).await?;
-        // Each lane's task owns a sender. Without lanes this task keeps one, so that the channel stays open
-        // and silent.
+        // Each lane's task owns a sender. Without lanes this task keeps one, so that the channel stays open and silent.
         if welcome.lanes.is_empty() {
             lanes.spawn(async move { heard.closed().await });
         }
@@ -157,8 +156,7 @@ async fn listen(
                 shared.assign(assign, frame.blobs);
             }
             Ok(LaneMessage::Hint(_)) => hint.notify_one(),
-            // Without an accept the scheduler requeues the task and ends this session, so that the task is
-            // not lost.
+            // Without an accept the scheduler requeues the task and ends this session, so that the task is not lost.
             Err(error) => tracing::warn!(%error, "a message on a lane was not understood"),
         }
     }

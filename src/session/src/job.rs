@@ -38,8 +38,7 @@ pub struct Job {
     shared: Arc<Shared>,
     attempt: Arc<Attempt>,
     settled: bool,
-    /// Time spent reading inputs, and the last published progress. A mutex, because backends may use several
-    /// threads.
+    /// Time spent reading inputs, and the last published progress. A mutex, because backends may use several threads.
     notes: Mutex<Notes>,
 }
 
@@ -179,8 +178,7 @@ impl Job {
         ControlFlow::Continue(())
     }
 
-    /// Ends the attempt. Stores a result on the caller's thread and holds it until the scheduler has recorded
-    /// it.
+    /// Ends the attempt. Stores a result on the caller's thread and holds it until the scheduler has recorded it.
     ///
     /// Returns the stage times measured on the node, for the log line.
     pub fn finish(mut self, result: Result<Output, Failure>) -> Stages {

@@ -6,8 +6,7 @@
 //!
 //! Does not: know models or devices. Every call blocks and may be made from any thread.
 //!
-//! Invariant: a result is held from [`Job::finish`] until the scheduler has recorded it, across any number of
-//! connections.
+//! Invariant: a result is held from [`Job::finish`] until the scheduler has recorded it, across any number of connections.
 
 pub mod hardware;
 

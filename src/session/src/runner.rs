@@ -74,8 +74,7 @@ pub(crate) async fn run(shared: &Shared, route: &SchedulerRoute) -> Option<Failu
                         Ended::Gone(reason) => reason,
                     }
                 }
-                // The scheduler's configuration has changed since the last welcome, and may be corrected
-                // again.
+                // The scheduler's configuration has changed since the last welcome, and may be corrected again.
                 Err(Refusal::Final(failure)) if was_welcomed && failure.kind == FailureKind::InvalidInput => {
                     failure.message
                 }

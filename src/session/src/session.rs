@@ -34,8 +34,7 @@ pub struct SessionOptions {
     pub info: NodeInfo,
     /// Number of tasks that the node can run at once.
     pub slots: u16,
-    /// Number of further tasks that are prepared while the slots are busy; for callers of
-    /// [`Job::enter_slot`].
+    /// Number of further tasks that are prepared while the slots are busy; for callers of [`Job::enter_slot`].
     pub overlap: u16,
 }
 
@@ -120,8 +119,7 @@ impl Session {
         self.shared.set_loaded(models);
     }
 
-    /// Takes no more tasks, returns those that have not entered a slot, finishes and delivers the others,
-    /// then leaves.
+    /// Takes no more tasks, returns those that have not entered a slot, finishes and delivers the others, then leaves.
     pub fn drain(&self) {
         self.shared.drain();
     }

@@ -86,8 +86,7 @@ struct Live {
 #[derive(Debug)]
 pub(crate) struct State {
     phase: Phase,
-    /// `Some` once the session's thread has ended; the inner `Option` has the failure unless the node left by
-    /// itself.
+    /// `Some` once the session's thread has ended; the inner `Option` has the failure unless the node left by itself.
     ended: Option<Option<Failure>>,
     waiting: VecDeque<Arc<Attempt>>,
     running: BTreeMap<LeaseToken, Running>,
@@ -196,8 +195,7 @@ impl Shared {
         // Abandoned attempts that still compute use their slot, too.
         let used = state.running.values().filter(|running| running.stage != Stage::After).count()
             + state.held.values().filter(|held| held.uses_credit).count();
-        // The scheduler knows all attempts that the welcome did not abandon, even if its confirmations were
-        // lost.
+        // The scheduler knows all attempts that the welcome did not abandon, even if its confirmations were lost.
         let announced =
             state.wanted().into_iter().filter(|token| state.running[token].stage == Stage::Announced);
         for token in announced.collect::<Vec<_>>() {
@@ -413,8 +411,7 @@ impl Shared {
         }
     }
 
-    /// Number of outcomes not yet recorded on a node that was told to leave and has finished its work; 0
-    /// otherwise.
+    /// Number of outcomes not yet recorded on a node that was told to leave and has finished its work; 0 otherwise.
     pub(crate) fn left_to_deliver(&self) -> usize {
         let state = self.lock();
         let done = state.phase != Phase::Serving && state.running.is_empty();
@@ -469,8 +466,7 @@ impl State {
         self.held.insert(token, held);
     }
 
-    /// Removes an attempt that has not entered its slot, marking it as abandoned for the thread that prepares
-    /// it.
+    /// Removes an attempt that has not entered its slot, marking it as abandoned for the thread that prepares it.
     fn take_back(&mut self, token: LeaseToken) -> Option<Arc<Attempt>> {
         self.running
             .get(&token)

@@ -12,8 +12,7 @@ use crate::state::{Shared, Stage};
 pub struct StuckAttempt {
     /// Time since it was cancelled.
     pub since: Duration,
-    /// Expected time until its slot is free, from the average of its model; `None` before the first finished
-    /// task.
+    /// Expected time until its slot is free, from the average of its model; `None` before the first finished task.
     pub rest: Option<Duration>,
     /// True if no other wanted attempt has entered a slot on this node.
     pub is_alone: bool,

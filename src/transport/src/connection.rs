@@ -74,8 +74,7 @@ pub(crate) struct Inbox {
     frames: Vec<Bytes>,
 }
 
-/// Performs the handshake. Returns the peer's own identity (empty if it sent none) and an inbox with the
-/// bytes after it.
+/// Performs the handshake. Returns the peer's own identity (empty if it sent none) and an inbox with the bytes after it.
 ///
 /// # Errors
 /// [`ConnectionError`]; the caller sets the time limit.
@@ -135,8 +134,7 @@ impl Inbox {
             let len = usize::try_from(header.len).map_err(|_| Breach::Long(header.len))?;
             let whole = header.header_len.saturating_add(len);
             if self.buffer.len() < whole {
-                // Checked now, so that a body that is too long is never read; checked again when the frame is
-                // complete.
+                // Checked now, so that a body that is too long is never read; checked again when the frame is complete.
                 let mut message = self.message;
                 message.frame(header)?;
                 return Ok(Progress::Missing(whole - self.buffer.len()));

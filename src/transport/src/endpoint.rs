@@ -172,8 +172,7 @@ pub(crate) fn socket_path(address: &str) -> Option<&Path> {
     address.strip_prefix("ipc://").map(Path::new)
 }
 
-/// Removes the socket file that a killed process left, so that `bind` succeeds. The caller holds the data
-/// directory's lock.
+/// Removes the socket file that a killed process left, so that `bind` succeeds. The caller holds the data directory's lock.
 pub(crate) fn unlink_stale(address: &str) {
     if let Some(path) = socket_path(address) {
         // Usually the file is absent; any other error shows in the bind that follows.
@@ -181,8 +180,7 @@ pub(crate) fn unlink_stale(address: &str) {
     }
 }
 
-/// Device and inode number of a file. They distinguish a socket's own file from a later one with the same
-/// name.
+/// Device and inode number of a file. They distinguish a socket's own file from a later one with the same name.
 #[must_use]
 pub fn file_identity(path: &Path) -> Option<(u64, u64)> {
     use std::os::unix::fs::MetadataExt;

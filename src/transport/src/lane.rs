@@ -1,7 +1,6 @@
 //! Carries a lane: the PUSH to PULL connection of one session for one queue.
 //!
-//! Does not: choose a receiver. Each side has exactly one peer, so that PUSH cannot distribute messages to
-//! others.
+//! Does not: choose a receiver. Each side has exactly one peer, so that PUSH cannot distribute messages to others.
 
 use std::time::Duration;
 
@@ -78,8 +77,7 @@ impl LaneSender {
         &self.address
     }
 
-    /// Queues a frame. A node that does not read loses its lane; the accept timeout or the next poll recovers
-    /// its tasks.
+    /// Queues a frame. A node that does not read loses its lane; the accept timeout or the next poll recovers its tasks.
     pub fn send(&self, frame: Frame) {
         if !self.outbox.push(frame) {
             tracing::debug!(address = %self.address, "lane is full or closed");
@@ -92,8 +90,7 @@ impl LaneSender {
         self.outbox.bytes()
     }
 
-    /// Requests [`LaneEvent::Drained`] once the node has read most of the waiting bytes. Returns false if it
-    /// already has.
+    /// Requests [`LaneEvent::Drained`] once the node has read most of the waiting bytes. Returns false if it already has.
     #[must_use]
     pub fn watch(&self) -> bool {
         self.outbox.watch()

@@ -117,8 +117,7 @@ impl Drop for Slot {
 pub(crate) struct Accepted {
     pub(crate) stream: UnixStream,
     pub(crate) inbox: Inbox,
-    /// The identity that a gate in this process assigned to its peer; `None` for connections of other
-    /// processes.
+    /// The identity that a gate in this process assigned to its peer; `None` for connections of other processes.
     pub(crate) identity: Option<Bytes>,
     pub(crate) slot: Slot,
 }
@@ -143,8 +142,7 @@ pub struct SocketFile {
 }
 
 impl SocketFile {
-    /// True if the file was removed or replaced, so that new peers cannot connect. Existing connections stay
-    /// open.
+    /// True if the file was removed or replaced, so that new peers cannot connect. Existing connections stay open.
     #[must_use]
     pub fn is_lost(&self) -> bool {
         self.file.is_none() || file_identity(&self.path) != self.file

@@ -14,13 +14,11 @@ use tokio::sync::Notify;
 
 use lamagrid_protocol::frame::Frame;
 
-/// Limit on the bytes that wait for one peer. Including buffers, a peer that does not read costs less than 8
-/// MiB.
+/// Limit on the bytes that wait for one peer. Including buffers, a peer that does not read costs less than 8 MiB.
 const MAX_BYTES: usize = 4 << 20;
 /// Limit on the bytes that wait for all peers of one process.
 pub(crate) const MAX_TOTAL_BYTES: usize = 24 << 20;
-/// Memory overhead of a message in bytes: its header has a buffer of 512, and the queue doubles when it
-/// grows.
+/// Memory overhead of a message in bytes: its header has a buffer of 512, and the queue doubles when it grows.
 const MESSAGE_COST: usize = 768;
 /// Below this, a peer that was watched counts as drained, and its sender resumes large messages.
 const DRAINED_BYTES: usize = 1 << 20;
@@ -65,8 +63,7 @@ impl OutboxBudget {
         outbox
     }
 
-    /// Closes the outboxes whose peers have not read for the longest time, until the total is within the
-    /// limit.
+    /// Closes the outboxes whose peers have not read for the longest time, until the total is within the limit.
     fn shed(&self) {
         while self.bytes() > MAX_TOTAL_BYTES {
             let open: Vec<_> = self.0.open.lock().values().filter_map(Weak::upgrade).collect();
@@ -176,8 +173,7 @@ impl Outbox {
         state.queued + state.writing
     }
 
-    /// Requests that [`Outbox::written`] reports once when the peer has read most of the bytes. Returns false
-    /// if too few wait.
+    /// Requests that [`Outbox::written`] reports once when the peer has read most of the bytes. Returns false if too few wait.
     pub(crate) fn watch(&self) -> bool {
         let mut state = self.0.state.lock();
         state.watched = state.queued + state.writing > DRAINED_BYTES && !state.closed;
@@ -212,8 +208,7 @@ impl Outbox {
         self.0.state.lock().progress_at = Instant::now();
     }
 
-    /// Records that messages of this cost were written. Returns true if the sender asked for a signal and it
-    /// is due.
+    /// Records that messages of this cost were written. Returns true if the sender asked for a signal and it is due.
     pub(crate) fn written(&self, cost: usize) -> bool {
         self.0.all.bytes.fetch_sub(cost, Ordering::Relaxed);
         let mut state = self.0.state.lock();

@@ -158,8 +158,7 @@ async fn a_request_is_answered_and_a_silent_router_is_an_error() {
 fn connections(path: &Path) -> usize {
     let path = path.display().to_string();
     let list = std::fs::read_to_string("/proc/net/unix").unwrap();
-    // The bound end of a connection carries the path; the listening socket (flag 00010000) is not a
-    // connection.
+    // The bound end of a connection carries the path; the listening socket (flag 00010000) is not a connection.
     list.lines().filter(|line| line.ends_with(&path) && !line.contains(" 00010000 ")).count()
 }
 
@@ -195,8 +194,7 @@ async fn a_lane_keeps_the_order_and_leaves_no_connection_open() {
     assert!(connections(&path) >= 1);
     let began = Instant::now();
     drop(receiver);
-    // PUSH detects a closed receiver only when it writes; a receiver that had stayed open would keep taking
-    // these.
+    // PUSH detects a closed receiver only when it writes; a receiver that had stayed open would keep taking these.
     until("no connection is left", || {
         sender.send(hint(99));
         connections(&path) == 0

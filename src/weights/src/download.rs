@@ -54,8 +54,7 @@ pub(super) struct Part {
 }
 
 impl Part {
-    /// Locks the part of `target`, waiting for its owner; `None` if that owner has completed the target
-    /// meanwhile.
+    /// Locks the part of `target`, waiting for its owner; `None` if that owner has completed the target meanwhile.
     pub(super) fn take(target: &Path, told: Told<'_>) -> Result<Option<Self>, DownloadError> {
         sweep(target);
         let path = beside(target, ".part");
@@ -76,8 +75,7 @@ impl Part {
                     std::thread::sleep(TICK);
                     continue;
                 }
-                // The file system has no locks: two downloads may run at once, and the sum detects a mixed
-                // file.
+                // The file system has no locks: two downloads may run at once, and the sum detects a mixed file.
                 Err(rustix::io::Errno::NOLCK | rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {}
                 Err(error) => return Err(io::Error::from(error).into()),
             }
@@ -162,8 +160,7 @@ impl Part {
         });
         let validator = match &version {
             Some((true, version)) => Some(version.as_str()).filter(|version| !version.is_empty()),
-            // A part of another URL is not resumed. A part without the attribute is resumed if a sum is
-            // checked.
+            // A part of another URL is not resumed. A part without the attribute is resumed if a sum is checked.
             Some((false, _)) | None => None,
         };
         if validator.is_none() && !(has_sum && version.as_ref().is_none_or(|(same, _)| *same)) {
@@ -292,8 +289,7 @@ struct Web {
 impl Web {
     fn new(url: &Url) -> Result<Self, DownloadError> {
         let env: fn(&str) -> Option<String> = |name| std::env::var(name).ok();
-        // Checked early for a clear error. Each request chooses its proxy itself, because redirects may
-        // change scheme or host.
+        // Checked early for a clear error. Each request chooses its proxy itself, because redirects may change scheme or host.
         proxy::choose(url, &env).map_err(DownloadError::Failed)?;
         let by_variable = move |url: &Url| proxy::choose(url, &env).ok().flatten().map(|chosen| chosen.url);
         let client = Client::builder()

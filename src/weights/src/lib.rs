@@ -119,8 +119,7 @@ pub struct Weights {
 impl Weights {
     /// Describes an upstream file, with upstream's variables from `env`.
     ///
-    /// The built-in sum applies to the built-in URL only: a file from another URL is not checked unless its
-    /// sum is configured.
+    /// The built-in sum applies to the built-in URL only: a file from another URL is not checked unless its sum is configured.
     #[must_use]
     pub fn new(file: &'static UpstreamFile, env: impl Fn(&str) -> Option<String>) -> Self {
         let set = |name| env(name).filter(|value| !value.is_empty());
@@ -181,8 +180,7 @@ impl Weights {
 
     /// Returns the file's path, after downloading it if it is missing.
     ///
-    /// A download calls `told` with the bytes done and, if known, the total; it stops when `told` returns
-    /// `Break`.
+    /// A download calls `told` with the bytes done and, if known, the total; it stops when `told` returns `Break`.
     ///
     /// # Errors
     /// [`WeightsError`].
@@ -300,8 +298,7 @@ impl Weights {
 /// Receives the bytes done and, if known, the total; returns `Break` to stop the download.
 type Told<'a> = &'a mut dyn FnMut(u64, Option<u64>) -> ControlFlow<()>;
 
-/// Upstream's directory for model files: `CACHE_DIR`, which upstream copies to `TORCH_HOME`, then torch's own
-/// rules.
+/// Upstream's directory for model files: `CACHE_DIR`, which upstream copies to `TORCH_HOME`, then torch's own rules.
 fn checkpoints(set: &impl Fn(&'static str) -> Option<String>) -> Option<PathBuf> {
     let home = set("HOME").map(PathBuf::from);
     let expanded = |text: String| match (text.strip_prefix('~'), &home) {

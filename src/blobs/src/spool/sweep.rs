@@ -27,9 +27,8 @@ fn is_dir(entry: &std::fs::DirEntry) -> bool {
 }
 
 impl Spool {
-    /// Deletes the blobs of every task that is not in `known`, or moves them into the directory `aside`.
-    /// Leaves alone, and reports, entries that do not look like a task's or cannot be deleted; the names in
-    /// `ours` are not reported.
+    /// Deletes the blobs of every task that is not in `known`, or moves them into the directory `aside`. Leaves alone, and
+    /// reports, entries that do not look like a task's or cannot be deleted; the names in `ours` are not reported.
     ///
     /// Called once when a scheduler starts, before it accepts tasks.
     ///

@@ -124,8 +124,7 @@ impl Actor {
 
     pub(super) fn end(&mut self, id: TaskId, phase: Phase) {
         let Some(task) = self.tasks.get_mut(&id) else { return };
-        // A task that is only watched is not kept after an error, so that a later call asks the scheduler
-        // again.
+        // A task that is only watched is not kept after an error, so that a later call asks the scheduler again.
         let keep = task.prepared.is_some() || matches!(phase, Phase::Ended(_));
         task.end(phase);
         if !keep {

@@ -25,8 +25,7 @@ impl Authority {
         Credentials::from_pem(self.pem(role, name, days).as_bytes()).unwrap()
     }
 
-    /// Issues a certificate that ends in `days` (or ended, if negative): certificate, key and authority in
-    /// PEM.
+    /// Issues a certificate that ends in `days` (or ended, if negative): certificate, key and authority in PEM.
     pub(crate) fn pem(&self, role: PeerRole, name: &str, days: i64) -> String {
         let (now, span) = (SystemTime::now(), Duration::from_secs(days.unsigned_abs() * 86_400));
         self.pem_until(role, name, if days < 0 { now - span } else { now + span })

@@ -73,8 +73,7 @@ async fn a_wrong_clock_is_a_temporary_refusal_that_names_both_clocks() {
     }
 }
 
-/// A peer that finds no room gets the reason, and is admitted when there is room; nodes behind the same
-/// address have their own.
+/// A peer that finds no room gets the reason, and is admitted when there is room; nodes behind the same address have their own.
 #[tokio::test]
 async fn a_peer_without_room_gets_the_limit_as_reason_and_is_admitted_later() {
     let mut host = Host::with_room(2).await;

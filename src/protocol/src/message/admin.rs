@@ -1,5 +1,4 @@
-//! Defines the `admin` channel, on which an administrator lists and changes tasks of any owner, queues and
-//! nodes.
+//! Defines the `admin` channel, on which an administrator lists and changes tasks of any owner, queues and nodes.
 //!
 //! The channel has a socket of its own; a gate relays it only for certificates of the role admin.
 
@@ -72,8 +71,7 @@ bodies! {
         /// The task's id.
         id: TaskId,
     }
-    /// Retries a task now: a task that waits after a failure becomes due, a dead letter is submitted as a new
-    /// task.
+    /// Retries a task now: a task that waits after a failure becomes due, a dead letter is submitted as a new task.
     RetryTask {
         /// The task's id.
         id: TaskId,
@@ -96,8 +94,7 @@ bodies! {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         by: Option<String>,
     }
-    /// Deletes ended tasks and their blobs before their retention ends: all but dead letters, or only dead
-    /// letters.
+    /// Deletes ended tasks and their blobs before their retention ends: all but dead letters, or only dead letters.
     Purge {
         /// Minimum time since the task's end, in milliseconds.
         older_than_ms: u64,

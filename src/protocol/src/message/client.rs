@@ -1,5 +1,4 @@
-//! Defines the `client` channel, on which clients submit, follow and cancel tasks and ask for the grid's
-//! status.
+//! Defines the `client` channel, on which clients submit, follow and cancel tasks and ask for the grid's status.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -27,8 +26,7 @@ channel! {
 }
 
 channel! {
-    /// Messages from the scheduler on `client`. Replies carry the request's `seq`; outcome and progress are
-    /// unsolicited.
+    /// Messages from the scheduler on `client`. Replies carry the request's `seq`; outcome and progress are unsolicited.
     ClientReply {
         0x0001 ProtocolFault,
         0x0201 Pong,
@@ -120,8 +118,7 @@ bodies! {
     GetGridStatus {
         /// Sequence number, repeated in the reply.
         seq: u64,
-        /// The `next` of the previous reply; `None` for the first page. A page key, not a session's id, which
-        /// is secret.
+        /// The `next` of the previous reply; `None` for the first page. A page key, not a session's id, which is secret.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         after: Option<SessionId>,
     }

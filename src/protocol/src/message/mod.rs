@@ -1,5 +1,4 @@
-//! Defines every message, channel by channel. The meaning of a kind never changes, and each new field has a
-//! default.
+//! Defines every message, channel by channel. The meaning of a kind never changes, and each new field has a default.
 //!
 //! Does not: check who may send a message; the scheduler's core does.
 

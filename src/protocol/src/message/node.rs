@@ -116,8 +116,7 @@ bodies! {
         poll_ms: u64,
         /// The spool's directory on the scheduler's host.
         spool: String,
-        /// Attempts of the [`Hello`] that are no longer wanted: the node stops them and deletes their
-        /// results.
+        /// Attempts of the [`Hello`] that are no longer wanted: the node stops them and deletes their results.
         abandoned: Vec<LeaseToken>,
     }
     /// The registration was refused.
@@ -137,8 +136,7 @@ bodies! {
     }
     /// The goodbye was received.
     Farewell {}
-    /// Announces that the session's lanes are connected, and its credit, which rises when a task leaves its
-    /// slot.
+    /// Announces that the session's lanes are connected, and its credit, which rises when a task leaves its slot.
     Ready {
         /// The session's id.
         session: SessionId,

@@ -13,8 +13,7 @@ use super::{Carried, Files, Inputs, Pictures};
 use crate::failure::stopped;
 use crate::job::Job;
 
-/// From this size in bytes, a picture and its mask are decoded in parallel; below, starting a thread takes
-/// longer.
+/// From this size in bytes, a picture and its mask are decoded in parallel; below, starting a thread takes longer.
 const APART_BYTES: usize = 64 * 1024;
 
 /// The parameter that requests upstream's EXIF handling; also defined in `python/lamagrid/options.py`.
@@ -36,8 +35,7 @@ pub(super) fn read(job: &Job, max_pixels: u64) -> Result<(Inputs, Carried), Fail
     Ok((Inputs::Pictures(pictures), carried))
 }
 
-/// Reads a plugin's inputs without decoding them: its result depends on its own decoder and on the file's
-/// bytes.
+/// Reads a plugin's inputs without decoding them: its result depends on its own decoder and on the file's bytes.
 fn files(job: &Job) -> Result<Files, Failure> {
     let file = |role| match job.meta(role) {
         None => Ok(None),

@@ -122,8 +122,7 @@ pub struct Exit {
     encoders: Sender<Leaving>,
 }
 
-/// The threads around the slots of one session. They end with the session and the last [`Pipeline`] and
-/// [`Exit`].
+/// The threads around the slots of one session. They end with the session and the last [`Pipeline`] and [`Exit`].
 #[derive(Debug)]
 pub struct Pipeline {
     prepared: Receiver<Prepared>,
