@@ -1,4 +1,4 @@
-//! What must hold after every input: the invariant of each part, and what binds the parts together.
+//! The invariants of the core after every input: those of each part, and those between parts.
 
 use lamagrid_domain::{SessionId, TaskId};
 

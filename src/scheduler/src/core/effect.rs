@@ -1,4 +1,4 @@
-//! What goes into the core and what comes out of it.
+//! Inputs and effects of the core, and the changes of the store.
 
 use bytes::Bytes;
 
@@ -18,7 +18,7 @@ use super::state::finished_task::FinishedTask;
 use super::state::pauses::Pause;
 use super::state::wall_clock::ClockChange;
 
-/// Who a client is, apart from the owner of its tasks.
+/// The role of a client, apart from the owner of its tasks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Authority {
     /// The user of this host, or a certificate of the role admin: all priorities, also before other owners' tasks.
@@ -36,77 +36,48 @@ pub(crate) enum Origin {
     Remote,
 }
 
-/// What happened.
+/// Something that happened.
 #[derive(Debug)]
 pub(crate) enum Input {
     /// A client asks. The blobs of a submit are inline here, or were found in the spool with their lengths.
     Client {
-        /// Whose connection.
         peer: PeerId,
-        /// What.
         request: ClientRequest,
         /// Inline frames.
         inline: Vec<Bytes>,
-        /// What the peer may do beside working with its own tasks.
+        /// Its rights beyond its own tasks.
         authority: Authority,
     },
-    /// A submission was refused before it reached the core: nothing of its inputs is kept.
-    Abandoned {
-        /// Whose task it would have been.
-        owner: Owner,
-        /// Which one.
-        id: TaskId,
-    },
-    /// How much room the file system of the data directory has.
+    /// A submission was refused before it reached the core: its inputs are deleted.
+    Abandoned { owner: Owner, id: TaskId },
+    /// Free space on the file system of the data directory.
     DiskFree {
         /// For unprivileged users, in bytes.
         bytes: u64,
     },
     /// A client's connection closed.
-    ClientGone {
-        /// Whose.
-        peer: PeerId,
-    },
+    ClientGone { peer: PeerId },
     /// An administrator asks.
-    Admin {
-        /// Whose connection.
-        peer: PeerId,
-        /// What.
-        request: AdminRequest,
-    },
+    Admin { peer: PeerId, request: AdminRequest },
     /// A node asks on `control`.
-    Control {
-        /// Whose connection.
-        peer: PeerId,
-        /// What.
-        request: ControlRequest,
-    },
+    Control { peer: PeerId, request: ControlRequest },
     /// A node connected one of its lanes.
     LaneConnected {
-        /// Whose.
         session: SessionId,
         /// Which of the session's lanes.
         index: usize,
     },
     /// The lanes of a session could not be bound.
-    LanesFailed {
-        /// Whose.
-        session: SessionId,
-        /// Why.
-        reason: String,
-    },
+    LanesFailed { session: SessionId, reason: String },
     /// A node reports on `result`. A delivery by reference was found in the spool with its length.
     Result {
-        /// Whose connection.
         peer: PeerId,
-        /// What.
         request: ResultRequest,
         /// The inline result.
         inline: Option<Bytes>,
     },
     /// A node's `result` connection closed.
     ResultGone {
-        /// Whose.
         peer: PeerId,
         /// Where the node is.
         origin: Origin,
@@ -117,79 +88,53 @@ pub(crate) enum Input {
     Tick,
 }
 
-/// What shall be done. Effects are carried out in order; messages wait for the writes before them.
+/// Something to do. Effects are carried out in order; messages wait for the writes before them.
 #[derive(Debug)]
 pub(crate) enum Effect {
     /// Write this.
     Store(StoreOp),
     /// Answer a client; `attach` names the task and the blobs that go along inline.
     Client {
-        /// To whom.
         peer: PeerId,
-        /// What.
         reply: ClientReply,
         /// Blobs to read from the store.
         attach: Option<(TaskId, Vec<Role>)>,
     },
     /// Answer an administrator.
-    Admin {
-        /// To whom.
-        peer: PeerId,
-        /// What.
-        reply: AdminReply,
-    },
+    Admin { peer: PeerId, reply: AdminReply },
     /// Answer a node on `control`. Before a welcome goes out, its lanes are bound.
-    Control {
-        /// To whom.
-        peer: PeerId,
-        /// What.
-        reply: ControlReply,
-    },
+    Control { peer: PeerId, reply: ControlReply },
     /// Answer a node on `result`.
-    Result {
-        /// To whom.
-        peer: PeerId,
-        /// What.
-        reply: ResultReply,
-    },
+    Result { peer: PeerId, reply: ResultReply },
     /// Push down a lane.
     Lane {
-        /// Whose.
         session: SessionId,
         /// Which of the session's lanes.
         index: usize,
-        /// What.
         message: LaneMessage,
         /// Blobs to read from the store.
         attach: Option<(TaskId, Vec<Role>)>,
     },
     /// Close all lanes of a session.
-    CloseSession {
-        /// Whose.
-        session: SessionId,
-    },
+    CloseSession { session: SessionId },
     /// Write the one log line of a finished task.
     Finished(Box<TaskInfo>),
-    /// A bound is nearly or fully reached, or is not any more: for logs and metrics.
+    /// A bound crossed one of its thresholds: for logs and metrics.
     Level(Level),
-    /// The wall clock is doubted from now on, or is believed again: for logs and metrics.
+    /// The wall clock lost or regained trust: for logs and metrics.
     Clock(ClockChange),
-    /// Lets an owner bring the inputs of a task that it has announced. Carried out at once, as its end is.
+    /// Lets an owner upload the inputs of an announced task. Carried out at once, like its end.
     OpenUpload {
-        /// Whose task it will be.
         owner: Owner,
-        /// Which one.
         id: TaskId,
         /// Of all its inputs together.
         bytes: u64,
     },
-    /// Nothing more of a task's inputs may come.
+    /// Ends the upload of a task's inputs.
     CloseUpload {
-        /// Whose task it was to be.
         owner: Owner,
-        /// Which one.
         id: TaskId,
-        /// The task was not accepted: what came of its inputs is deleted.
+        /// The task was not accepted: uploaded inputs are deleted.
         delete: bool,
     },
 }
@@ -203,9 +148,9 @@ impl Effect {
         }
     }
 
-    /// Whether it goes ahead of the writes in hand: what it rests on was durable before it was asked for.
+    /// True if the effect may bypass the commit barrier because everything it depends on is already durable.
     ///
-    /// A node begins only when it is told to proceed; with a slow disk it would idle meanwhile.
+    /// A node begins only when it is told to proceed; on a slow disk it would idle meanwhile.
     pub(crate) fn is_unbarred(&self) -> bool {
         matches!(self, Self::Result { reply: ResultReply::Proceed(_), .. })
     }
@@ -225,13 +170,11 @@ pub(crate) enum ResultPlace {
 pub(crate) enum StoreOp {
     /// A task was accepted.
     Insert {
-        /// The task.
         spec: Box<TaskSpec>,
         /// Its payload.
         digest: Hash,
         /// Order of acceptance.
         seq: u64,
-        /// Wall clock, ms.
         created_wall_ms: u64,
         /// Inputs that are kept in the row.
         inline: Vec<(Role, Bytes)>,
@@ -240,98 +183,65 @@ pub(crate) enum StoreOp {
     },
     /// An attempt begins.
     Assign {
-        /// The task.
         id: TaskId,
         /// The fence.
         token: LeaseToken,
-        /// Whose.
         node: NodeId,
         /// With this attempt counted.
         counters: Counters,
     },
     /// An attempt ended without an outcome.
     Requeue {
-        /// The task.
         id: TaskId,
         /// With its reason counted.
         counters: Counters,
         /// With its reason told.
         history: Vec<Entry>,
     },
-    /// A task reached its terminal state; its inputs go, unless it is a dead letter.
+    /// A task reached its terminal state; its inputs are deleted, unless it is a dead letter.
     End {
-        /// The task.
         id: TaskId,
-        /// What is kept of it.
         ended: Box<FinishedTask>,
         /// The result, where there is one.
         place: Option<ResultPlace>,
-        /// What the acknowledgement survives.
+        /// Which failures the acknowledgement must survive.
         durability: Durability,
     },
-    /// The client has read the result, or a dead letter was replayed: its blobs go.
+    /// The client has read the result, or a dead letter was replayed: its blobs are deleted.
     Release {
-        /// The task.
         id: TaskId,
-        /// What is kept of it, now without them: a restart must not promise bytes that are gone.
+        /// Its row without them: a restart must not promise bytes that are gone.
         ended: Box<FinishedTask>,
     },
-    /// Retention is over: the row and its blobs go, the id is remembered.
-    Forget {
-        /// The task.
-        id: TaskId,
-        /// Whose it was.
-        owner: Owner,
-        /// Wall clock, ms.
-        until_wall_ms: u64,
-    },
-    /// An id shall be remembered although it has no row.
-    Remember {
-        /// The task.
-        id: TaskId,
-        /// Who cancelled it.
-        owner: Owner,
-        /// Wall clock, ms.
-        until_wall_ms: u64,
-    },
-    /// Ids of an owner up to this time of drawing are over, as far as nothing else is known of them.
-    Watermark {
-        /// Whose.
-        owner: Owner,
-        /// Wall clock, ms.
-        wall_ms: u64,
-    },
-    /// The time as it is believed.
-    Clock {
-        /// Wall clock, ms.
-        wall_ms: u64,
-    },
-    /// The memory of an id ends.
-    Unremember {
-        /// The task.
-        id: TaskId,
-    },
-    /// A queue stands still, or goes on.
+    /// Retention is over: the row and its blobs are deleted, a tombstone remains.
+    Forget { id: TaskId, owner: Owner, until_wall_ms: u64 },
+    /// A tombstone of an id that has no row.
+    Remember { id: TaskId, owner: Owner, until_wall_ms: u64 },
+    /// Ids of an owner drawn up to this time have expired, unless they are known otherwise.
+    Watermark { owner: Owner, wall_ms: u64 },
+    /// The trusted wall time.
+    Clock { wall_ms: u64 },
+    /// A tombstone is dropped.
+    Unremember { id: TaskId },
+    /// A queue is paused or resumed.
     Pause {
-        /// Which one.
         queue: QueueName,
-        /// Since when and by whom it stands still; none if it goes on.
+        /// `None` if it is resumed.
         pause: Option<Pause>,
     },
-    /// A node is to leave, or has left.
+    /// A node is told to leave, or has left.
     Drain {
-        /// Which one.
         node: NodeId,
-        /// The order; none if it does not hold any more.
+        /// `None` if the order does not hold any more.
         drain: Option<Drain>,
     },
-    /// All of these or none.
+    /// One transaction.
     Together(Vec<StoreOp>),
 }
 
 impl StoreOp {
-    /// Whether this deletes blobs of one of these tasks. What a message carries of them is read behind the commit of its
-    /// group, so the two must not be in one.
+    /// True if this deletes blobs of one of these tasks. A message reads its blobs after its group is committed, so the
+    /// two must not be in one group.
     pub(crate) fn deletes_blobs_of(&self, reads: &[(TaskId, Vec<Role>)]) -> bool {
         match self {
             Self::End { id, .. } | Self::Release { id, .. } | Self::Forget { id, .. } => {
@@ -348,17 +258,14 @@ impl StoreOp {
 pub(crate) enum StoredTask {
     /// It has not ended.
     Live {
-        /// The task.
         spec: Box<TaskSpec>,
         /// Its payload.
         digest: Hash,
         /// Order of acceptance.
         seq: u64,
-        /// Wall clock, ms.
         created_wall_ms: u64,
         /// How often it was tried.
         counters: Counters,
-        /// What happened to it.
         history: Vec<Entry>,
         /// The attempt that ran when the last process ended.
         assigned: Option<(LeaseToken, NodeId)>,
@@ -366,10 +273,5 @@ pub(crate) enum StoredTask {
         inline: Vec<Role>,
     },
     /// It has ended and is in retention.
-    Ended {
-        /// The task.
-        id: TaskId,
-        /// What is kept of it.
-        ended: Box<FinishedTask>,
-    },
+    Ended { id: TaskId, ended: Box<FinishedTask> },
 }

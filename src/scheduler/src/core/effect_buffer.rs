@@ -15,7 +15,7 @@ impl EffectBuffer {
         self.0.push(effect);
     }
 
-    /// Hands over all effects and starts anew.
+    /// Hands over all effects and leaves the buffer empty.
     pub(crate) fn take(&mut self) -> Vec<Effect> {
         std::mem::take(&mut self.0)
     }

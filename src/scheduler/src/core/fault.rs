@@ -1,7 +1,7 @@
 //! Faults planted on purpose: the checks of the scheduler must see each of them.
 //!
-//! Compiled for tests, and with the feature `sabotage` for `make chaos SABOTAGE=...`; never shipped. The macro `fault!` is
-//! the only way in: it stands at the edge of a part or of a decision, never inside one.
+//! Compiled for tests, and with the feature `sabotage` for `make chaos SABOTAGE=...`; never shipped. The macro `fault!`
+//! is the only way in, at the edge of a part or of a decision, never inside one.
 
 use lamagrid_domain::TaskId;
 
@@ -96,8 +96,8 @@ impl Faults {
         self.0 == Some(fault)
     }
 
-    /// Whether a fault shows at this task: at every one in the simulation. Under real load, a fault that leaves a client
-    /// waiting shows at one task in sixteen, or no other task would be left to notice it by.
+    /// Whether a fault shows at this task: at every one in the simulation. Under real load, a fault that leaves a
+    /// client waiting shows at one task in sixteen, or no other task would be left to notice it by.
     pub(crate) fn is_planted_at(self, fault: Fault, id: TaskId) -> bool {
         let is_rare = !cfg!(test) && fault != Fault::DoubleAccept;
         self.is_planted(fault) && (!is_rare || id.as_bytes()[0] < 16)

@@ -1,4 +1,4 @@
-//! What the core would say about itself at this instant, for gauges.
+//! The state of the core at one moment, for metrics.
 
 use std::collections::BTreeMap;
 

@@ -1,8 +1,10 @@
 //! The core decides: queues, priorities, leases, placement, retries, admission, recovery.
 //!
-//! Does not: open a socket, read a clock, touch a disk. [`Core::handle`] takes what happened and when, and
-//! gives back what shall be done, in order. The shell carries effects out in that order and holds every
-//! message back until all writes before it are committed (the commit barrier).
+//! [`Core::handle`] takes an input with its time and returns effects in order. The service carries them out in that
+//! order and holds every message back until all writes before it are committed (the commit barrier).
+//!
+//! `state` remembers, in parts that keep their own invariants; `policy` decides and changes nothing; `handlers` take
+//! the inputs and call both. Does not: open a socket, read a clock, touch a disk.
 //!
 //! Invariant: a task is in exactly one place: waiting in an index, delayed, assigned under a live token, or
 //! ended. [`Core::check`] says so in tests.
@@ -114,9 +116,9 @@ pub(crate) struct Core {
 }
 
 impl Core {
-    /// A core that remembers what was recovered.
+    /// Starts with the recovered state.
     ///
-    /// Waiting tasks wait again; assigned ones are kept for their node until a fresh lease ends.
+    /// Queued tasks wait again; assigned ones are kept for their node until a fresh lease ends.
     #[must_use]
     pub(crate) fn new(settings: Settings, entropy: Entropy, now: Now, recovered: Recovered) -> Self {
         let mut core = Self {
@@ -155,7 +157,7 @@ impl Core {
         core
     }
 
-    /// Takes what happened and gives what shall be done, in order.
+    /// Handles one input and returns its effects in order.
     pub(crate) fn handle(&mut self, now: Now, input: Input) -> Vec<Effect> {
         self.clock.advance(now);
         self.observe_wall();
@@ -186,7 +188,7 @@ impl Core {
         check::structure(self)
     }
 
-    /// Fails if a task waits that should not, or if an assignment since the start was wrong.
+    /// Fails if a task waits beside an idle slot, or if an assignment since the start was wrong.
     #[cfg(test)]
     pub(crate) fn check_waits(&self) -> Result<(), String> {
         check::no_task_waits_beside_an_idle_slot(self)
@@ -225,19 +227,19 @@ impl Core {
         self.retention.get(id).is_some_and(|ended| ended.result.is_some())
     }
 
-    /// Whether an id has a row.
+    /// Whether an id has a row in the store.
     #[must_use]
     pub(crate) fn knows(&self, id: TaskId) -> bool {
         self.tasks.contains(id) || self.retention.contains(id)
     }
 
-    /// The unfinished task whose attempt `token` fences.
+    /// The unfinished task of this attempt.
     #[must_use]
     pub(crate) fn task_of(&self, token: LeaseToken) -> Option<TaskId> {
         self.leases.task_of(token).filter(|id| self.tasks.contains(*id))
     }
 
-    /// The unfinished task whose attempt `token` fences, if the node of this connection has that attempt.
+    /// The unfinished task of this attempt, if the attempt is held by the node of this connection.
     #[must_use]
     pub(crate) fn task_held_by(&self, peer: &PeerId, token: LeaseToken) -> Option<TaskId> {
         let id = self.task_of(token)?;

@@ -1,4 +1,4 @@
-//! Who a node is: its name, and who vouches for it.
+//! The identity of a node: its name, and the certificate that vouches for it.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,7 +11,7 @@ use lamagrid_protocol::PeerId;
 pub(crate) struct NodeId {
     /// The name of its certificate; [`Owner::LOCAL`] for a process of this host and user.
     pub(crate) holder: Owner,
-    /// What it calls itself.
+    /// The name that it gives itself.
     pub(crate) name: NodeName,
 }
 
@@ -37,7 +37,7 @@ impl NodeId {
 }
 
 impl fmt::Display for NodeId {
-    /// The name alone: what people know a node by.
+    /// The name alone, as people know a node.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.name.fmt(f)
     }

@@ -1,4 +1,4 @@
-//! What the core is told at its start: settings, and what the store remembers.
+//! What the core starts with: its settings, and the recovered store.
 
 use std::collections::BTreeMap;
 
@@ -15,15 +15,15 @@ use super::state::pauses::Pause;
 pub(crate) const MAX_TOMBSTONES: usize = 50_000;
 /// After a jump the wall clock has to be steady for this long before deletion and deadlines follow it.
 pub(crate) const CLOCK_GRACE_MS: u64 = 300_000;
-/// Finished tasks kept, at about half a kilobyte of memory each. Above it the oldest ones of the owner with the most are
-/// removed before their retention ends.
+/// Finished tasks kept, at about half a kilobyte of memory each. Above it the oldest ones of the owner with the most
+/// are removed before their retention ends.
 pub(crate) const MAX_ENDED: usize = 200_000;
 
 /// The configuration, and where things are.
 pub(crate) struct Settings {
     /// Leases, retries and retention.
     pub(crate) scheduler: SchedulerConfig,
-    /// What happens after a failure, by its family.
+    /// How failures are retried, by their family.
     pub(crate) retry: RetryConfig,
     /// Bounds on pictures, and on what all tasks, those of one owner and those of one client use.
     pub(crate) limits: LimitsConfig,
@@ -41,7 +41,7 @@ pub(crate) struct Settings {
     pub(crate) spool: String,
 }
 
-/// What a store remembers at start.
+/// The contents of the store at the start.
 #[derive(Debug, Default)]
 pub(crate) struct Recovered {
     pub(crate) tasks: Vec<StoredTask>,

@@ -1,4 +1,4 @@
-//! What the simulation may see of the core: everything, and nothing that it could change.
+//! A read-only view of the core for the simulation.
 
 use lamagrid_domain::{LeaseToken, SessionId, TaskId};
 

@@ -1,4 +1,4 @@
-//! A simulated client: it submits, follows, cancels, asks for what is not its own, vanishes and comes back.
+//! A simulated client: it submits, follows, cancels, asks for tasks of others, vanishes and comes back.
 
 use bytes::Bytes;
 
@@ -39,7 +39,7 @@ pub(super) struct Client {
     away_until_ms: u64,
     mine: Vec<Mine>,
     seq: u64,
-    /// A model or queue that nobody serves is asked for this often, in a thousand.
+    /// It asks for a model or queue that no node serves this often, per thousand.
     strange: u64,
 }
 
@@ -84,7 +84,7 @@ impl Client {
         self.seq
     }
 
-    /// One turn of the storm, or of the calm after it.
+    /// One turn, with or without faults.
     pub(super) fn turn(&mut self, net: &mut Network, ids: &[TaskId]) {
         let ms = if net.faults_off {
             net.random.between(80, 160)
@@ -107,7 +107,7 @@ impl Client {
         if net.faults_off { self.ask_for_the_rest(net) } else { self.act(net, ids) }
     }
 
-    /// Wants nothing new any more: what was never acknowledged was never promised.
+    /// Submits nothing new, and gives up submissions that were never acknowledged.
     pub(super) fn give_up_open_requests(&mut self) {
         self.away_until_ms = 0;
         self.mine.retain(|m| m.phase == Phase::Accepted);
@@ -176,7 +176,7 @@ impl Client {
         }
     }
 
-    /// Asks for a task that may be somebody else's.
+    /// Asks for a task that may be of another owner.
     fn pry(&mut self, net: &mut Network, id: TaskId) {
         let (seq, owner) = (self.next_seq(net), self.owner.clone());
         match net.random.below(5) {
@@ -238,7 +238,7 @@ impl Client {
             self.mine.push(mine);
             return self.mine.len() - 1;
         }
-        // What is done goes first; where nothing is, an open one is left to its fate.
+        // Finished tasks are forgotten first; without any, an open one is abandoned.
         let at = self.mine.iter().position(|m| m.phase == Phase::Done);
         let at = at.unwrap_or_else(|| net.random.below(MAX_MINE as u64) as usize);
         self.mine[at] = mine;

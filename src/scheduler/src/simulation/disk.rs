@@ -1,4 +1,4 @@
-//! The durable store, as rows in memory: what a committed operation leaves behind, by the rules of the real one.
+//! The durable store as rows in memory, which committed operations change by the rules of the real one.
 
 use std::collections::BTreeMap;
 
@@ -97,7 +97,7 @@ impl Disk {
         }
     }
 
-    /// What the next process is told.
+    /// The contents that the next process starts with.
     pub(super) fn recover(&self) -> Recovered {
         let mut rows: Vec<_> = self.rows.iter().collect();
         rows.sort_by_key(|(_, row)| row.seq);

@@ -1,9 +1,9 @@
 //! A seeded simulation of the core with a virtual clock.
 //!
-//! Nodes die, freeze and come back; messages repeat, come late, out of order or not at all; commits fail; the
-//! scheduler is killed and restarted from what was committed; clients vanish, ask again and pry. After every
-//! step the core's own structure and an independent model of its effects are checked. At the end of an episode
-//! the faults stop, and everything that was accepted must end in bounded time.
+//! Nodes die, freeze and come back; messages repeat, come late, out of order or not at all; commits fail; the scheduler
+//! is killed and restarted from its committed writes; clients vanish, repeat requests and ask about tasks of others.
+//! After every step the invariants of the core and an independent model of its effects are checked. At the end of an
+//! episode the faults stop, and every accepted task must end in bounded time.
 //!
 //! `SIM_STEPS=n` runs more or fewer steps, `SIM_SEED=n` one episode again.
 
@@ -24,11 +24,11 @@ use world::World;
 
 /// Steps in the ordinary test run.
 const STEPS: u64 = 1_000_000;
-/// Steps within which a planted fault must have been seen. A recall that is not sent takes longest: it shows only where a
-/// slot that could begin with the task stays idle for seconds, in a world where no message is lost.
+/// Steps within which a planted fault must be seen. A recall that is not sent takes longest: it shows only if a slot
+/// that could begin with the task stays idle for seconds, in an episode without lost messages.
 const STEPS_TO_SEE: u64 = 1_000_000;
 
-/// What a million steps must have met.
+/// Events that a million steps must have included.
 const HAPPENS: &[&str] = &[
     "abandon",
     "adopted",

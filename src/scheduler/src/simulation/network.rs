@@ -1,4 +1,4 @@
-//! Time and the network: what is under way, when it arrives, and what goes wrong on the way.
+//! Time and the network: messages under way, when they arrive, and faults on the way.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
@@ -18,7 +18,7 @@ use crate::core::{Authority, Input, Now, Origin};
 /// One connection, of whatever kind.
 pub(super) type Conn = u32;
 
-/// What reaches the core.
+/// An input of the core.
 #[derive(Debug, Clone)]
 pub(super) enum Message {
     Client(PeerId, ClientRequest, Vec<Bytes>),
@@ -33,7 +33,7 @@ pub(super) enum Message {
     Tick,
 }
 
-/// Whose requests are an administrator's.
+/// The owner whose requests count as an administrator's.
 pub(super) const ADMINISTRATOR: &str = "owner-0";
 
 fn authority(request: &ClientRequest) -> Authority {
@@ -65,7 +65,7 @@ impl From<Message> for Input {
     }
 }
 
-/// What a node does because time passed.
+/// A timer of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum NodeTimer {
     /// Start, or say hello (again).
@@ -81,7 +81,7 @@ pub(super) enum NodeTimer {
     Heartbeat(u32),
 }
 
-/// What happens next.
+/// The next event of the world.
 #[derive(Debug, Clone)]
 pub(super) enum Event {
     /// To the scheduler, if that process (`epoch`) still runs.
@@ -139,14 +139,14 @@ pub(super) enum Event {
         epoch: u32,
     },
     InjectFault,
-    /// The wall clock is set by so much.
+    /// The wall clock is set forward or back.
     SetClock {
         ms: i64,
     },
     SchedulerStart,
 }
 
-/// Who dialled a connection.
+/// The side that dialled a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Dialler {
     Client(usize),
@@ -158,7 +158,7 @@ pub(super) enum Dialler {
     Lane,
 }
 
-/// How unkind an episode is, in events of a thousand.
+/// How often faults occur in an episode, per thousand messages or commits.
 #[derive(Debug, Clone)]
 pub(super) struct FaultRates {
     pub(super) lost: u64,
@@ -169,12 +169,12 @@ pub(super) struct FaultRates {
     pub(super) fault_every_ms: u64,
     /// Attempts that take seconds.
     pub(super) long: u64,
-    /// Clients rest at most so long between two turns.
+    /// The longest pause of a client between two turns.
     pub(super) rest_ms: u64,
 }
 
 impl FaultRates {
-    /// Whether what is sent arrives, once and in order, while a connection lasts.
+    /// Whether messages arrive once and in order while a connection lasts.
     pub(super) fn is_fair(&self) -> bool {
         (self.lost, self.repeated, self.late) == (0, 0, 0)
     }
@@ -207,7 +207,7 @@ pub(super) struct Network {
     pub(super) random: Random,
     pub(super) now: Now,
     pub(super) rates: FaultRates,
-    /// No more faults: what is sent arrives once and in order.
+    /// Messages arrive once and in order from now on.
     pub(super) faults_off: bool,
     pub(super) epoch: u32,
     heap: BinaryHeap<Reverse<Entry>>,
@@ -295,7 +295,7 @@ impl Network {
         self.carry(conn, true, event);
     }
 
-    /// Carries a message over a connection: once and in order, or as the weather is.
+    /// Carries a message over a connection: once and in order, or with faults at these rates.
     pub(super) fn carry(&mut self, conn: Conn, up: bool, event: Event) {
         let last = self.last.get(&(conn, up)).copied().unwrap_or(0);
         let at = last.max(self.now.mono_ms + self.random.between(0, 4));

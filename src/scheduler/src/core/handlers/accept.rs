@@ -1,4 +1,4 @@
-//! Accepts tasks: what is evicted for them, what is written, and what makes them findable.
+//! Accepts tasks: admits them, evicts others for them, writes and lists them.
 
 use bytes::Bytes;
 
@@ -25,7 +25,7 @@ impl Core {
         policy.admit(self.followers.followed_by(peer), wanted)
     }
 
-    /// Ends `evicted` and does `enter`, in one transaction.
+    /// Evicts tasks and runs `enter`, in one transaction.
     pub(crate) fn make_room(&mut self, evicted: Vec<TaskId>, enter: impl FnOnce(&mut Self)) {
         self.together(|core| {
             for id in evicted {
@@ -37,14 +37,14 @@ impl Core {
         });
     }
 
-    /// Does `act`; what it writes becomes durable together, before any message of it leaves.
+    /// Runs `act` and joins its writes into one transaction, ahead of all messages.
     pub(crate) fn together(&mut self, act: impl FnOnce(&mut Self)) {
         let mark = self.effects.mark();
         act(self);
         self.effects.join_writes_since(mark);
     }
 
-    /// Writes a new task, and makes it findable.
+    /// Writes a new task and lists it.
     pub(crate) fn accept_task(&mut self, task: Task, inline: Vec<(Role, Bytes)>, inherits: Option<TaskId>) {
         let spec = task.spec();
         tracing::info!(
@@ -67,7 +67,7 @@ impl Core {
         }));
     }
 
-    /// Takes a queued task in and makes it findable.
+    /// Lists a queued task in every part.
     pub(crate) fn list_task(&mut self, mut task: Task) {
         let id = task.id();
         self.ready.set_tag(&mut task);

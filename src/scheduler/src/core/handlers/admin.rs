@@ -1,6 +1,6 @@
-//! The `admin` channel: lists, stories, and what an administrator does to tasks, queues and nodes.
+//! The `admin` channel: lists, task histories, and orders about tasks, queues and nodes.
 //!
-//! Does not: ask who owns a task. Whoever reaches this channel may read the data directory anyway.
+//! Does not: check who owns a task. Processes that reach this channel can read the data directory anyway.
 
 use std::cmp::Reverse;
 
@@ -19,11 +19,11 @@ use crate::core::state::pauses::Pause;
 use crate::core::state::task::{NewTask, Task};
 use crate::core::{Core, Effect, FinishedTask, StoreOp};
 
-/// Tasks that one request removes, so that it holds up nobody; the caller asks again.
+/// Tasks that one request removes, so that it does not delay others; the caller repeats it.
 const MAX_PURGED: usize = 10_000;
-/// Of who gave an order, what is kept.
+/// The name of who gave an order is kept up to this length.
 const MAX_BY_CHARS: usize = 80;
-/// Texts of a history in one message; the rest of it and the task's own failure fit into the header beside them.
+/// Bytes of failure texts of a history in one message: the rest of it and the task's own failure fit beside them.
 const HISTORY_BYTES: usize = 32 * 1024;
 
 impl Core {
@@ -44,7 +44,7 @@ impl Core {
         self.emit(Effect::Admin { peer, reply });
     }
 
-    /// Cancels a live task; one that has ended stays as it is.
+    /// Cancels an unfinished task; a finished one stays as it is.
     pub(crate) fn cancel(&mut self, id: TaskId) {
         if self.tasks.contains(id) {
             self.stop_attempt(id);
@@ -153,7 +153,7 @@ impl Core {
         let (digest, drawn_ms) = (ended.digest, self.clock.wall().later_ms());
         let new = TaskId::drawn_at(drawn_ms, self.random_bytes());
         (spec.id, spec.replay_of, spec.deadline_wall_ms) = (new, Some(id), None);
-        // Its inputs are in the spool already: only its place in the queue is new.
+        // Its inputs are in the spool already: only its place in the queue counts.
         let wanted = AdmissionRequest { bytes: 0, ..AdmissionRequest::of(&spec, Authority::Administrator) };
         let evicted = match self.admit(peer, &wanted) {
             Ok(evicted) => evicted,
@@ -167,7 +167,7 @@ impl Core {
         Retried { id, runs_as: new }.into()
     }
 
-    /// Gives a dead letter's inputs to the task that repeats it.
+    /// Moves the inputs of a dead letter to the task that replays it.
     fn take_over(&mut self, dead: TaskId, task: Task) {
         let new = task.id();
         self.admission.task_removed(self.retention.get(dead).expect("the caller looked it up"));
@@ -204,7 +204,7 @@ impl Core {
         Paused { queue, paused, waiting }.into()
     }
 
-    /// At start: a queue that the configuration does not have any more begins anew if it comes back.
+    /// At the start: a queue that was removed from the configuration is not paused if it is added again.
     pub(crate) fn forget_unknown_pauses(&mut self) {
         let known = &self.settings.queues;
         for queue in self.paused.remove_unknown(|queue| known.contains_key(queue)) {
@@ -235,14 +235,14 @@ impl Core {
     }
 }
 
-/// Who gave an order, as logs and refusals show it.
+/// The name of who gave an order, as logs and refusals show it.
 pub(crate) fn asked_by(peer: &PeerId, by: Option<String>) -> String {
     let by = by.filter(|by| !by.trim().is_empty());
     let by = by
         .map_or_else(|| "an administrator".to_owned(), |by| printable(&by, MAX_BY_CHARS, false).into_owned());
     match peer.holder() {
         Owner::LOCAL => by,
-        // What it calls itself is its own claim.
+        // The name in the request is only a claim.
         certificate => format!("{by}, certificate {certificate}"),
     }
 }

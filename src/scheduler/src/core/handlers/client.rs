@@ -1,4 +1,4 @@
-//! The `client` channel: admission, cancel, status, followers.
+//! The `client` channel: submit, attach, cancel, status, release.
 
 use bytes::Bytes;
 
@@ -17,19 +17,19 @@ use crate::core::state::retention::Released;
 use crate::core::state::task::{NewTask, Task};
 use crate::core::{Core, Effect, StoreOp};
 
-/// An id that was drawn later than this from now is refused: its host's clock is wrong, or it carries no time.
+/// An id drawn further in the future is refused: the clock of its host is wrong, or the id carries no time.
 const MAX_AHEAD_MS: u64 = 86_400_000;
-/// Of nodes in one overview: with the largest node and all queues it fits into one header.
+/// Bytes of nodes in one overview: with the largest node and all queues it still fits into one header.
 const PAGE_BYTES: usize = 24 * 1024;
 
-/// What a client asks about a task.
+/// A question about a task.
 pub(super) struct Inquiry<'a> {
     /// The number of its request.
     pub(super) seq: u64,
     pub(super) id: TaskId,
-    /// Who asks, as the owner of its tasks.
+    /// The owner on whose behalf it is asked.
     pub(super) owner: &'a Owner,
-    /// The payload that it believes the task has.
+    /// The payload that the client believes the task has.
     pub(super) digest: Option<Hash>,
 }
 
@@ -71,7 +71,7 @@ impl Core {
         }
     }
 
-    /// A sign of life, which depends on nothing.
+    /// Answers a ping, which depends on no state.
     #[must_use]
     pub(crate) fn pong(&self, seq: u64) -> ClientReply {
         let version = env!("CARGO_PKG_VERSION").to_owned();
@@ -160,7 +160,7 @@ impl Core {
         true
     }
 
-    /// Whether an id of which nothing is known can be new: drawn after what is forgotten, and not in the future.
+    /// Whether an unknown id can be a new one: drawn after the watermark, and not in the future.
     fn check_age(&self, id: TaskId, owner: &Owner) -> Result<(), Failure> {
         let (drawn_ms, now_ms) = (id.drawn_wall_ms(), self.clock.wall().later_ms());
         let times = || {
@@ -212,7 +212,7 @@ impl Core {
             }
             return self.abandon(&spec.owner, id);
         }
-        // What was reserved for it becomes its own, or is given back.
+        // The reservation becomes the task's own usage, or is given back.
         let reserved = self.admission.unreserve(id).is_some();
         let max_pixels = self.settings.limits.max_pixels;
         let checked = inputs::check(max_pixels, &spec, &inline_roles, &inline)
@@ -296,7 +296,7 @@ impl Core {
     }
 }
 
-/// How the number of the last node on a page is written into a message, whose field once was a session's id.
+/// Writes the number of the last node on a page into a field that once was the id of a session.
 fn page_id(number: u64) -> SessionId {
     SessionId::from_bytes(u128::from(number).to_be_bytes())
 }

@@ -27,21 +27,21 @@ impl Core {
         }
     }
 
-    /// Gives a waiting task to the best session that can take it, if there is one, behind tasks that go before it.
+    /// Gives a waiting task to the best session that can take it, after any task that is served before it.
     pub(crate) fn dispatch_task(&mut self, id: TaskId) {
         while self.placement().best_for(id).is_some() {
             self.assign_in_order(id);
         }
     }
 
-    /// Gives a session work while it has credit and work waits for it.
+    /// Gives a session tasks while it has credit and tasks wait for it.
     pub(crate) fn dispatch_to(&mut self, session: SessionId) {
         while let Some(id) = self.placement().next_for(session) {
             self.assign_in_order(id);
         }
     }
 
-    /// Assigns a task that some session can take, or one that goes before it where it would go.
+    /// Assigns a task that some session can take, or a better one that waits for the same session.
     fn assign_in_order(&mut self, mut id: TaskId) {
         loop {
             let placement = self.placement();

@@ -1,4 +1,4 @@
-//! Tells nodes to finish what they have begun and leave.
+//! Tells nodes to finish their attempts and leave.
 
 use lamagrid_domain::BootId;
 use lamagrid_protocol::PeerId;

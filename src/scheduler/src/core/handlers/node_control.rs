@@ -1,4 +1,4 @@
-//! The `control` channel of nodes: registration, polls and commands, goodbyes; and what ends a session.
+//! The `control` channel of nodes: registration, polls and commands, goodbyes; and the end of sessions.
 
 use lamagrid_domain::{Failure, FailureKind, LeaseToken, NodeInfo, QueueName, SessionId, printable};
 use lamagrid_protocol::PeerId;
@@ -22,7 +22,7 @@ const MAX_MISSED_POLLS: u8 = 3;
 /// The reason of a refused command is logged up to this length.
 const MAX_REASON_CHARS: usize = 200;
 
-/// What happens to the attempts of a session that ends.
+/// Whether the attempts of a session that ends are kept for its node.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum KeepAttempts {
     /// The node left on purpose: its attempts wait again at once.
@@ -148,7 +148,7 @@ impl Core {
         refused
     }
 
-    /// Attempts that the node still has continue under the new session. Returns their tokens, and what the node lost.
+    /// Attempts that the node still has continue under the new session. Returns their tokens, and the attempts it lost.
     fn adopt(
         &mut self,
         session: &mut Session,
@@ -159,7 +159,7 @@ impl Core {
         let Listed { running, held } = listed;
         let (mut kept, lost): (Vec<_>, Vec<_>) =
             attempts.into_iter().partition(|o| running.contains(&o.token) || held.contains(&o.token));
-        // Results come after what runs. After a restart only the node knows the order of dispatch.
+        // Results come after running attempts. After a restart only the node knows the order of dispatch.
         let order_is_known = cause == OrphanedBy::LostSession;
         kept.sort_by_key(|orphan| {
             let place = running.iter().position(|token| *token == orphan.token);

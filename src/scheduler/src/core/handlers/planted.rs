@@ -1,4 +1,4 @@
-//! What the planted faults do. Only `fault!` calls these methods.
+//! Effects of planted faults. Only `fault!` calls these methods.
 
 use lamagrid_domain::{Durability, LeaseToken, SessionId, TaskId};
 use lamagrid_protocol::message::{AttemptOutcome, Delivery};

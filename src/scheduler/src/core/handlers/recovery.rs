@@ -1,4 +1,4 @@
-//! What the store remembers becomes the state of a new process.
+//! Restores the state of the core from the store.
 
 use crate::core::policy::retry;
 use crate::core::state::task::{NewTask, Task};
@@ -8,7 +8,7 @@ impl Core {
     pub(crate) fn recover(&mut self, stored: StoredTask) {
         match stored {
             StoredTask::Ended { id, ended } => {
-                // Clamped: a clock that was set back must not keep results for years.
+                // Clamped: after the clock was set back, results must not be kept for years.
                 let expiry =
                     ended.finished_wall_ms.min(self.clock.wall().later_ms()) + self.retention_ms(&ended);
                 self.keep_finished(id, *ended, expiry);

@@ -1,4 +1,4 @@
-//! What the core tells about itself: to followers, in status replies and as metrics.
+//! Reports of the core: to followers, in status replies and as metrics.
 
 use std::collections::BTreeMap;
 
@@ -41,8 +41,8 @@ impl Core {
         }
     }
 
-    /// How long a task waits with so many `ahead` of it: their usual run time over the slots that serve the queue. It
-    /// cannot be told of a queue that stands still.
+    /// The expected wait behind `ahead` tasks: their usual run time over the slots that serve the queue. `None` if the
+    /// queue is paused.
     pub(crate) fn expected_wait_ms(&self, queue: &QueueName, ahead: u64) -> Option<u64> {
         if self.paused.contains(queue) {
             return None;
@@ -50,7 +50,7 @@ impl Core {
         self.run_times.expected_wait_ms(queue, ahead, routing::slots_of(&self.sessions, queue))
     }
 
-    /// The word that people read about a session.
+    /// The state of a session, as it is shown to people.
     pub(crate) fn state_of(&self, session: &Session) -> &'static str {
         if session.is_draining() {
             "draining"
@@ -65,7 +65,7 @@ impl Core {
         }
     }
 
-    /// Tasks on nodes, by queue. Only what nodes have is looked at, however many wait.
+    /// Running tasks by queue. Reads the attempts of nodes, which are few, and not the queues.
     pub(super) fn running(&self) -> BTreeMap<&QueueName, u64> {
         let held = self.sessions.values().flat_map(|session| session.tokens());
         let orphaned = self.leases.orphans().map(|orphan| orphan.token);
@@ -76,7 +76,7 @@ impl Core {
         running
     }
 
-    /// Asked once a second.
+    /// Called once a second.
     pub(crate) fn metrics_snapshot(&self) -> MetricsSnapshot {
         let running = self.running();
         let queues = self

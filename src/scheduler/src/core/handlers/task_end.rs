@@ -1,4 +1,4 @@
-//! Tasks that end, what is kept of them, and the tombstones that remain.
+//! Ends tasks, keeps their results, and leaves tombstones.
 
 use lamagrid_domain::{Event, Failure, FailureKind, Owner, TaskId};
 
@@ -9,7 +9,7 @@ use crate::core::state::tombstones::Dropped;
 use crate::core::{Core, Effect, FinishedTask, ResultPlace, StoreOp};
 
 impl Core {
-    /// Moves a task into its terminal state, writes that, and tells everybody who waits.
+    /// Moves a task into its terminal state, writes it, and tells its followers.
     pub(crate) fn end(&mut self, id: TaskId, event: Event, delivered: Option<DeliveredResult>) {
         let task = self.remove_from_parts(id);
         let state = task.ended_by(event);
@@ -21,7 +21,7 @@ impl Core {
         self.record_end(&task, ended, place);
     }
 
-    /// Ends a task that was tried and is given up. It is kept with its inputs, so that it can be replayed.
+    /// Gives up a task that was tried. It is kept with its inputs as a dead letter, so that it can be replayed.
     pub(crate) fn dead_letter(&mut self, id: TaskId, failure: Failure) {
         let task = self.remove_from_parts(id);
         let state = task.ended_by(Event::Fail(failure));
@@ -30,7 +30,7 @@ impl Core {
         self.record_end(&task, ended, None);
     }
 
-    /// Takes a live task out of every index.
+    /// Takes an unfinished task out of every part.
     fn remove_from_parts(&mut self, id: TaskId) -> Task {
         self.unqueue(id);
         let mut task = self.tasks.remove(id).expect("the caller holds a live task");
@@ -84,7 +84,7 @@ impl Core {
         self.end(id, Event::Fail(failure), None);
     }
 
-    /// The task's own limit has passed.
+    /// The deadline of a task has passed.
     pub(crate) fn past_deadline(&mut self, id: TaskId) {
         self.stop_attempt(id);
         let state = self.tasks.get(id).map(|task| task.state().status());
@@ -95,7 +95,7 @@ impl Core {
         self.fail(id, Failure::new(FailureKind::DeadlineExceeded, text));
     }
 
-    /// Removes an ended task before or at the end of its retention.
+    /// Removes a finished task before or at the end of its retention.
     pub(crate) fn forget(&mut self, id: TaskId) {
         let Some(ended) = self.retention.remove(id) else { return };
         self.admission.task_removed(&ended);
@@ -113,7 +113,7 @@ impl Core {
         }
     }
 
-    /// The memory of an id ends; the watermark covers it before that.
+    /// A tombstone is dropped; the watermark is raised before, so that the id stays expired.
     pub(crate) fn drop_tombstone(&mut self, dropped: Dropped) {
         if let Some((owner, wall_ms)) = dropped.raised {
             self.emit(Effect::Store(StoreOp::Watermark { owner, wall_ms }));
@@ -121,7 +121,7 @@ impl Core {
         self.emit(Effect::Store(StoreOp::Unremember { id: dropped.id }));
     }
 
-    /// Until when an id is remembered that ends now.
+    /// When the tombstone of an id that ends now expires.
     pub(crate) fn tombstone_end(&self, id: TaskId) -> u64 {
         self.clock.wall().later_ms().max(id.drawn_wall_ms())
             + self.settings.scheduler.tombstone_retention_s * 1_000

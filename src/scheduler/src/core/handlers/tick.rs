@@ -1,4 +1,4 @@
-//! What happens because time passed. Everything here runs on a tick, after the sockets were drained.
+//! What is due on a tick: limits, leases, deadlines, retention. The sockets were drained before.
 
 use lamagrid_domain::{Failure, FailureKind, ModelName, QueueName};
 
@@ -6,7 +6,7 @@ use super::node_control::KeepAttempts;
 use crate::core::policy::routing;
 use crate::core::{ClockChange, Core, Effect, StoreOp};
 
-/// Results whose retention ends are removed in portions, so that one tick stays short.
+/// Finished tasks removed in one tick, so that it stays short.
 const MAX_FORGOTTEN_PER_TICK: usize = 256;
 /// Tasks raised in one tick, for the same reason.
 const MAX_RAISED_PER_TICK: usize = 4_096;
@@ -53,7 +53,7 @@ impl Core {
             .collect();
         for id in silent {
             let reason = format!("its node was silent for a whole lease of {lease_ms} ms");
-            // No grace: the lease is over now. `give_up_orphans` runs right after.
+            // No grace: the lease is over. `give_up_orphans` runs right after.
             self.end_session(id, KeepAttempts::Until(self.clock.elapsed_ms()), &reason);
         }
     }
@@ -148,8 +148,8 @@ impl Core {
         }
     }
 
-    /// Keeps the believed time. A clock that was set back takes the watermarks with it: else nothing would be new until
-    /// it has come as far again.
+    /// Compares the wall clock with the monotonic one. If it was set back for good, watermarks are lowered with it: new
+    /// ids would count as expired until the clock reaches them again.
     pub(crate) fn observe_wall(&mut self) {
         fault!(self, ClockBelieved => return self.clock.trust_wall());
         let Some(change) = self.clock.observe_wall() else { return };

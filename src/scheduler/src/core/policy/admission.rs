@@ -1,4 +1,4 @@
-//! Whether a task or an upload may come in, and which waiting tasks have to go for it.
+//! Admits tasks and uploads within the bounds, and chooses the tasks that are evicted for them.
 
 use lamagrid_domain::{ClientName, Failure, FailureKind, Owner, QueueName, TaskId, TaskSpec};
 
@@ -20,7 +20,7 @@ const MAX_EVICTED: usize = 256;
 /// queue, and a new owner finds a place even if others fill the rest.
 const OWNER_SHARE: u64 = 9;
 
-/// What a task would add.
+/// What a task or an upload would use.
 pub(crate) struct AdmissionRequest<'a> {
     pub(crate) queue: &'a QueueName,
     pub(crate) owner: &'a Owner,
@@ -88,8 +88,8 @@ pub(crate) struct AdmissionPolicy<'a> {
 }
 
 impl AdmissionPolicy<'_> {
-    /// Whether a task may come in, and which tasks are evicted for it: each has a lower priority, and none is evicted if
-    /// they are not enough. `outstanding` tasks of its connection are unfinished.
+    /// Whether a task may come in, and which tasks are evicted for it: each has a lower priority, and none is evicted
+    /// if they are not enough. `outstanding` tasks of its connection are unfinished.
     pub(crate) fn admit(
         self,
         outstanding: usize,
@@ -191,7 +191,7 @@ impl AdmissionPolicy<'_> {
         bound.check(used, wanted.bytes, || format!("owner {}", wanted.owner))
     }
 
-    /// Whether the file system keeps its free space with everything that is reserved, and this.
+    /// Whether the file system keeps its reserve with all reserved uploads and this request.
     fn check_disk(self, wanted: &AdmissionRequest<'_>) -> Result<(), Failure> {
         let (floor, free) = (self.settings.limits.min_free_bytes, self.admission.free_bytes());
         let needed = floor.saturating_add(self.admission.reserved_bytes()).saturating_add(wanted.bytes);
@@ -209,8 +209,8 @@ impl AdmissionPolicy<'_> {
         }
     }
 
-    /// Waiting tasks whose end frees these places and bytes: lowest priority first, then those that came last. Only an
-    /// administrator's task ends other owners'.
+    /// Waiting tasks whose eviction frees these places and bytes: lowest priority first, then the latest. Only an
+    /// administrator's request evicts tasks of other owners.
     fn victims(self, wanted: &AdmissionRequest<'_>, places: u64, bytes: u64) -> Option<Vec<TaskId>> {
         let owner = Some(wanted.owner).filter(|_| wanted.authority == Authority::Client);
         let queue = Some(wanted.queue).filter(|_| places > 0);

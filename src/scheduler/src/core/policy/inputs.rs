@@ -1,4 +1,4 @@
-//! Whether the inputs of a submission are what it announces.
+//! Checks the inputs of a submission against their announcement.
 
 use bytes::Bytes;
 

@@ -1,4 +1,4 @@
-//! Decisions, without any change of state.
+//! Decisions. A policy reads the parts and changes nothing.
 
 pub(crate) mod admission;
 pub(crate) mod inputs;

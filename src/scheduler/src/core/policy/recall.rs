@@ -1,4 +1,4 @@
-//! Which tasks a busy node gives back because another node has become idle.
+//! Takes tasks back from busy nodes because another node has become idle.
 //!
 //! A task on overlap waits for a slot of its node. It was given there while no fitting slot was idle. Once one is, and
 //! nothing else waits for it, the node is asked to give the task back. If no slot has begun with it, it comes back as
@@ -30,7 +30,7 @@ pub(crate) struct Recall {
     pub(crate) token: LeaseToken,
 }
 
-/// What fills the idle slots.
+/// How idle slots are filled.
 #[derive(Default)]
 pub(crate) struct RecallPlan {
     pub(crate) recalls: Vec<Recall>,
@@ -39,7 +39,7 @@ pub(crate) struct RecallPlan {
     pub(crate) orphan: Option<LeaseToken>,
 }
 
-/// Plans what idle slots could begin with.
+/// Finds tasks that idle slots could begin with.
 pub(crate) fn plan(placement: Placement<'_>) -> RecallPlan {
     let mut plan = RecallPlan::default();
     let sessions = placement.sessions.values();

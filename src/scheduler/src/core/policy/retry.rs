@@ -1,4 +1,4 @@
-//! What becomes of a task whose attempt ended without a result.
+//! Retries of tasks whose attempt ended without a result.
 
 use lamagrid_config::RetryPolicy;
 use lamagrid_domain::{Entry, Milestone, Retry};
@@ -23,8 +23,8 @@ pub(crate) enum Loss {
 impl Loss {
     /// The loss of an attempt whose node did not come back for it.
     ///
-    /// If the attempt was all that the node had, it is held responsible. Of several attempts any may have been the cause:
-    /// one that ran, or one whose inputs were too much for the node.
+    /// If the attempt was all that the node had, it is held responsible. Of several attempts any may have been the
+    /// cause: one that ran, or one whose inputs were too much for the node.
     pub(crate) fn of_orphan(orphan: Orphan, cause: OrphanedBy) -> Self {
         match (cause, orphan.was_alone) {
             (OrphanedBy::LostSession, true) => Self::Crash,
@@ -54,7 +54,7 @@ impl Loss {
     }
 }
 
-/// What follows a reported failure.
+/// The consequence of a reported failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// Another attempt, on a node that the task does not avoid.
@@ -79,8 +79,8 @@ impl Verdict {
     }
 }
 
-/// The delay after this many failures: exponential with full jitter, so that tasks that failed together do not come back
-/// together.
+/// The delay after this many failures: exponential with full jitter, so that tasks that failed together do not come
+/// back together.
 pub(crate) fn back_off_ms(policy: RetryPolicy, failures: u32, random: u64) -> u64 {
     let exponent = failures.saturating_sub(1).min(20);
     let ceiling = policy.base_ms.saturating_mul(1 << exponent).min(policy.cap_ms).max(1);

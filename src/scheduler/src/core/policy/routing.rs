@@ -1,4 +1,4 @@
-//! Which nodes serve a queue and model, and what a task is told if none does.
+//! Nodes that serve a queue and model, and the failure of tasks that none serves.
 
 use lamagrid_domain::{Failure, FailureKind, ModelName, QueueName};
 

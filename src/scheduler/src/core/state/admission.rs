@@ -1,4 +1,4 @@
-//! What is in use of the bounds: tasks and bytes, in total, per owner and per client.
+//! Counts tasks and bytes against the bounds: in total, per owner and per client.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -26,7 +26,7 @@ impl Usage {
     }
 }
 
-/// What one owner uses.
+/// The usage of one owner.
 #[derive(Debug, Default)]
 struct OwnerUsage {
     unfinished: Usage,
@@ -38,12 +38,12 @@ struct OwnerUsage {
     queued: BTreeMap<QueueName, u64>,
 }
 
-/// Counts what is admitted, and reserves room for announced uploads.
+/// Counts admitted tasks and kept results, and reserves room for announced uploads.
 ///
 /// Invariant: the totals are the sums over all owners, and an owner that uses nothing is not listed.
 #[derive(Debug, Default)]
 pub(crate) struct Admission {
-    /// Inputs of unfinished tasks and dead letters, results, and what is reserved for uploads.
+    /// Inputs of unfinished tasks and dead letters, results, and reserved uploads.
     spool_bytes: u64,
     /// The part of it that is reserved.
     reserved_bytes: u64,
@@ -181,14 +181,14 @@ impl Admission {
         &self.uploads
     }
 
-    /// What an owner uses, with what is kept of its finished tasks.
+    /// The usage of an owner, with the bytes of its finished tasks.
     pub(crate) fn used_by_owner(&self, owner: &Owner) -> Usage {
         let Some(usage) = self.owners.get(owner) else { return Usage::default() };
         let bytes = usage.unfinished.bytes.saturating_add(usage.kept_bytes);
         Usage { bytes, ..usage.unfinished }
     }
 
-    /// What one client of an owner uses.
+    /// The usage of one client of an owner.
     pub(crate) fn used_by_client(&self, owner: &Owner, client: Option<&ClientName>) -> Usage {
         let of_client = self.owners.get(owner).and_then(|usage| usage.clients.get(&client.cloned()));
         of_client.copied().unwrap_or_default()

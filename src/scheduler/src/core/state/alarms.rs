@@ -9,7 +9,7 @@ const RAISED_AT: [u8; 2] = [100, 80];
 /// An alarm ends below this percentage, so that it does not flap at its threshold.
 const CLEARED_BELOW: u8 = 70;
 
-/// What has a bound.
+/// A bounded quantity.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Bounded {
     /// Waiting tasks.
@@ -33,7 +33,6 @@ impl std::fmt::Display for Bounded {
 /// A bound that crossed one of its thresholds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Level {
-    /// What the bound is of.
     pub(crate) of: Bounded,
     /// 100, 80, or 0 once the alarm is cleared.
     pub(crate) percent: u8,

@@ -1,6 +1,6 @@
-//! Nodes that fail task after task although they are alive: set aside, probed, taken back.
+//! A circuit breaker for nodes: one that fails task after task is set aside, probed, and taken back once it works.
 //!
-//! Does not: watch silence; sessions and leases do.
+//! Does not: notice silent nodes; sessions and leases do.
 
 use std::collections::HashMap;
 
@@ -8,7 +8,7 @@ use lamagrid_domain::LeaseToken;
 
 use crate::core::node_id::NodeId;
 
-/// A node's rest doubles with each failed probe, up to this many times the first one.
+/// The rest of a node doubles with each failed probe, up to this many times the first one.
 const MAX_REST: u64 = 16;
 /// Nodes with a record; a node without one is healthy, so forgetting any is harmless.
 const MAX_RECORDS: usize = 4_096;
@@ -36,13 +36,13 @@ impl CircuitBreaker {
         self.0.get(node).is_some_and(|record| record.aside.is_some())
     }
 
-    /// Whether it may be given a task: it is not set aside, or it is time to see whether it works again.
+    /// Whether it may be given a task: it is not set aside, or it is due for a probe.
     pub(crate) fn may_work(&self, node: &NodeId, clock_ms: u64) -> bool {
         let aside = self.0.get(node).and_then(|record| record.aside.as_ref());
         aside.is_none_or(|aside| aside.probe.is_none() && aside.until_ms <= clock_ms)
     }
 
-    /// Whether this attempt is there to see whether its node works again.
+    /// Whether this attempt probes whether its node works again.
     pub(crate) fn is_probe(&self, node: &NodeId, token: LeaseToken) -> bool {
         self.0
             .get(node)
@@ -50,19 +50,19 @@ impl CircuitBreaker {
             .is_some_and(|aside| aside.probe == Some(token))
     }
 
-    /// It was given a task.
+    /// A node is given a task, which is the probe if it is set aside.
     pub(crate) fn given(&mut self, node: &NodeId, token: LeaseToken) {
         if let Some(aside) = self.0.get_mut(node).and_then(|record| record.aside.as_mut()) {
             aside.probe = Some(token);
         }
     }
 
-    /// It has finished a task. True if it was set aside until now.
+    /// A node finished a task. True if it was set aside until now.
     pub(crate) fn worked(&mut self, node: &NodeId) -> bool {
         self.0.remove(node).is_some_and(|record| record.aside.is_some())
     }
 
-    /// It has failed a task. True if that sets it aside.
+    /// A node failed a task. True if that sets it aside.
     pub(crate) fn failed(&mut self, node: &NodeId, token: LeaseToken, clock_ms: u64, policy: Policy) -> bool {
         if policy.after == 0 {
             return false;
@@ -88,7 +88,7 @@ impl CircuitBreaker {
         }
     }
 
-    /// An attempt ended and says nothing about its node: where it was a probe, another one follows.
+    /// An attempt ended and says nothing about its node: if it was a probe, another one follows.
     pub(crate) fn undecided(&mut self, token: LeaseToken) {
         let asides = self.0.values_mut().filter_map(|record| record.aside.as_mut());
         asides.filter(|aside| aside.probe == Some(token)).for_each(|aside| aside.probe = None);

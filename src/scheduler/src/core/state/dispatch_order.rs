@@ -1,18 +1,18 @@
 //! The order in which the attempts of one session get their slots.
 //!
-//! A node begins what it is given in the order in which it arrives, and accepts it in that order, too; two lanes may
-//! bring it in another order than it was sent. How many attempts no slot has begun with follows from the node's
-//! credit; which ones they are follows from here: the last ones. Does not: know slots or credit.
+//! A node begins attempts in the order in which they arrive, and accepts them in that order; over two lanes they can
+//! arrive in another order than they were sent. The node's credit says how many attempts no slot has begun with, this
+//! order says which: the last ones. Does not: know slots or credit.
 
 use std::collections::VecDeque;
 
 use lamagrid_domain::LeaseToken;
 
-/// Attempts that nobody waits for are kept up to this many, the oldest is forgotten first; there are about as many
-/// as the node was told to stop since it last gave credit.
+/// Unwanted attempts kept; the oldest is forgotten first. There are about as many as the node was told to stop since it
+/// last gave credit.
 const MAX_UNWANTED: usize = 256;
 
-/// What is known about an attempt beside its place.
+/// The state of an attempt, apart from its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum AttemptState {
     /// It was given to this session, or had begun when the node's last one ended.
@@ -21,9 +21,9 @@ pub(crate) enum AttemptState {
     Waited,
     /// The node holds its result: it uses credit until it is delivered, and no slot.
     Finished,
-    /// Nobody waits for it. It uses credit until the node says how it ended.
+    /// It is cancelled or lost. It uses credit until the node says how it ended.
     Unwanted,
-    /// The same, but the node was told to drop it: nothing comes of it but its credit.
+    /// The same, but the node was told to drop it: only its credit comes back.
     Dropped,
 }
 
@@ -37,7 +37,7 @@ impl AttemptState {
 struct Entry {
     token: LeaseToken,
     state: AttemptState,
-    /// The node has it: it stands where it arrived.
+    /// The node has it: its place is that of its arrival.
     accepted: bool,
     /// The node was asked to give it back.
     recalled: bool,
@@ -45,7 +45,7 @@ struct Entry {
 
 /// Attempts that were given and not delivered, oldest first.
 ///
-/// Invariant: the first one is wanted. What nobody waits for is kept only because it may stand behind another.
+/// Invariant: the first one is wanted. An unwanted attempt is kept only while a wanted one is ahead of it.
 #[derive(Debug, Default)]
 pub(crate) struct DispatchOrder(VecDeque<Entry>);
 
@@ -78,7 +78,7 @@ impl DispatchOrder {
         self.tidy();
     }
 
-    /// Nobody waits for an attempt any more; it keeps its place until its credit is back.
+    /// An attempt is not wanted any more; it keeps its place until its credit is back.
     pub(crate) fn unwanted(&mut self, token: LeaseToken) {
         self.mark(token, AttemptState::Unwanted);
     }
@@ -88,11 +88,11 @@ impl DispatchOrder {
         self.mark(token, AttemptState::Dropped);
     }
 
-    /// So many credits came back without a name: dropped attempts do it like that, and those that left their slot
-    /// and stay in line until they are delivered.
+    /// Credits came back without a token: of dropped attempts, or of attempts that left their slot and are not
+    /// delivered yet.
     ///
-    /// Where both are possible this takes the dropped one. If that is wrong, an attempt that has just begun looks
-    /// for a moment as if it had not.
+    /// If both are possible, this assumes the dropped one. If that is wrong, an attempt that has just begun looks for a
+    /// moment as if it had not.
     pub(crate) fn freed(&mut self, credits: u64) {
         for _ in 0..credits {
             if !self.remove_first(|e| e.state == AttemptState::Dropped) {
@@ -119,7 +119,7 @@ impl DispatchOrder {
         self.0.iter().skip(begun).filter(waits).map(|e| (e.token, e.recalled))
     }
 
-    /// The same by what the node's last session left behind: it has not yet said how much credit it has.
+    /// The same from the state at the end of the node's last session: it has not reported its credit yet.
     pub(crate) fn left_waiting(&self) -> impl Iterator<Item = (LeaseToken, bool)> {
         self.0.iter().filter(|e| e.state == AttemptState::Waited).map(|e| (e.token, e.recalled))
     }
@@ -143,7 +143,7 @@ impl DispatchOrder {
         self.0.iter().position(which).and_then(|at| self.0.remove(at)).is_some()
     }
 
-    /// What stands first stands behind nobody: where nobody waits for it, its place says nothing.
+    /// Drops unwanted entries from the front; they no longer affect the order.
     fn tidy(&mut self) {
         while self.0.front().is_some_and(|e| !e.state.is_wanted()) {
             self.0.pop_front();

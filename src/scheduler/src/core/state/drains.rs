@@ -1,8 +1,8 @@
-//! Nodes that are to finish what they have begun and leave: the order belongs to the node, not to its session.
+//! Nodes that were told to finish their attempts and leave. The order belongs to the node, not to its session.
 //!
 //! It holds until the node says goodbye: over broken connections, restarts of the scheduler, and for the process that a
-//! supervisor starts in place of one that died. A process that comes after a whole lease without one was started by a
-//! person, and serves.
+//! supervisor starts in place of one that died. A process that registers after a whole lease without a session was
+//! started by a person, and serves.
 
 use std::collections::BTreeMap;
 
@@ -42,7 +42,7 @@ pub(crate) enum Return<'a> {
     NotDrained,
     /// The order still holds.
     StillDrained(&'a Drain),
-    /// It was started anew after this long without a session: the order does not hold any more.
+    /// It was started again after this long without a session: the order does not hold any more.
     StartedAnew { away_ms: u64 },
 }
 

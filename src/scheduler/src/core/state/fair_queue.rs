@@ -1,21 +1,21 @@
 //! Fair shares: between owners first, then between the clients of an owner.
 //!
 //! Start-time fair queueing on two levels. Each client has a virtual clock, within its owner, that each of its tasks
-//! moves on by the task's size; a task's tag is its client's clock when it came. Each owner has one, too, which moves on
-//! when a task of the owner is given to a node. The owner with the least clock goes first, and of its tasks the one with
-//! the least tag. So those that have waiting tasks are served by turns, in proportion to bytes, whatever one of them
-//! piles up, and whatever names an owner gives to its clients. Decision 0009.
+//! moves on by the task's size; a task's tag is its client's clock when it came. Each owner has one, too, which moves
+//! on when a task of the owner is given to a node. The owner with the least clock goes first, and of its tasks the one
+//! with the least tag. So owners with waiting tasks are served by turns, in proportion to bytes, however many tasks one
+//! of them submits, and whatever names it gives to its clients. Decision 0009.
 //!
-//! Does not: weigh what runs; slots are shared by what waits for them.
+//! Does not: weigh running tasks; slots are shared among the waiting ones.
 
 use std::collections::{BTreeMap, HashMap};
 
 use lamagrid_domain::{ClientName, Owner, QueueName, TaskSpec};
 
-/// A task counts at least this much, in bytes: below it, what it costs is not its pixels.
+/// A task counts as at least this many bytes: the cost of smaller ones is not in their pixels.
 const LEAST_SIZE: u64 = 64 * 1024;
-/// Clocks that are kept, of owners and of one owner's clients, before those that are behind are forgotten: they would
-/// start at the present anyway.
+/// Clocks kept, of owners and of the clients of one owner. Above it clocks that lag are forgotten: they would start at
+/// the present anyway.
 const MAX_CLOCKS: usize = 4_096;
 
 fn size(spec: &TaskSpec) -> u64 {
@@ -168,7 +168,7 @@ mod tests {
         let mut fair = FairQueue::default();
         let tags = [Some("x"), Some("x"), Some("y"), None].map(|client| fair.next_tag(&of("a", client)));
         assert_eq!(tags, [0, LEAST_SIZE, 0, 0]);
-        // What was dispatched is over: a new client starts there and not at 0.
+        // A new client starts at the last dispatched tag and not at 0.
         fair.task_dispatched(&of("a", Some("x")), 0, LEAST_SIZE);
         assert_eq!(fair.next_tag(&of("a", Some("z"))), LEAST_SIZE);
     }

@@ -1,4 +1,4 @@
-//! What is kept of a task after its end, until retention is over.
+//! The row of a finished task, kept until its retention ends.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -19,7 +19,7 @@ pub(crate) struct DeliveredResult {
     pub(crate) stages: Stages,
 }
 
-/// What a dead letter can be replayed from; its inputs are kept, too.
+/// The submission of a dead letter, for a replay. Its inputs are kept as well.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct DeadLetter {
     /// As it was submitted.
@@ -31,17 +31,12 @@ pub(crate) struct DeadLetter {
 /// A task that ended.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct FinishedTask {
-    /// Who may see it.
     pub(crate) owner: Owner,
-    /// What was asked.
+    /// Of the payload.
     pub(crate) digest: Hash,
-    /// Which model.
     pub(crate) model: ModelName,
-    /// Which queue.
     pub(crate) queue: QueueName,
-    /// How it ended.
     pub(crate) status: Status,
-    /// Why it failed.
     pub(crate) failure: Option<Failure>,
     /// The accepted attempt.
     pub(crate) token: Option<LeaseToken>,
@@ -49,15 +44,12 @@ pub(crate) struct FinishedTask {
     pub(crate) result: Option<BlobMeta>,
     /// The result is in the row, not in the spool.
     pub(crate) inline: bool,
-    /// How often it was tried.
     pub(crate) counters: Counters,
     /// Where its time went.
     pub(crate) stages: Stages,
     /// The node of the last attempt.
     pub(crate) node: Option<String>,
-    /// Wall clock, ms.
     pub(crate) created_wall_ms: u64,
-    /// Wall clock, ms.
     pub(crate) finished_wall_ms: u64,
     /// On whose behalf it was submitted.
     #[serde(default)]
@@ -71,7 +63,7 @@ pub(crate) struct FinishedTask {
     /// It is a dead letter.
     #[serde(default)]
     pub(crate) dead: Option<Box<DeadLetter>>,
-    /// What happened to it after its acceptance.
+    /// Since its acceptance.
     #[serde(default)]
     pub(crate) history: Vec<Entry>,
     /// End of retention by the wall clock, ms.

@@ -1,4 +1,4 @@
-//! Which connection follows which tasks.
+//! Connections and the tasks that they follow.
 
 use std::collections::{BTreeSet, HashMap};
 

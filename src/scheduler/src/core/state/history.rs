@@ -2,7 +2,7 @@
 
 use lamagrid_domain::{Entry, Milestone};
 
-/// Entries kept: the first quarter and the latest ones. One entry between them counts what was left out.
+/// Entries kept: the first quarter and the latest ones. One entry between them counts those that were dropped.
 const MAX_ENTRIES: usize = 64;
 const KEPT_FIRST: usize = MAX_ENTRIES / 4;
 

@@ -38,7 +38,7 @@ pub(crate) enum OrphanedBy {
     Takeover,
 }
 
-/// Which task each token belongs to.
+/// The task of each token, and orphans by node.
 ///
 /// Invariant: an orphan's token is known, and it is an orphan of one node only.
 #[derive(Debug, Default)]

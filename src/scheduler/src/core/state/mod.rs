@@ -1,4 +1,5 @@
-//! What the scheduler remembers, in parts.
+//! The state of the scheduler in parts. Each has private fields, keeps an invariant that its `check` states, and has
+//! tests of its own.
 
 pub(crate) mod admission;
 pub(crate) mod alarms;

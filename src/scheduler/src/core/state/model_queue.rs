@@ -14,8 +14,9 @@ const MAX_SKIPPED: usize = 16;
 /// Longer queues are not counted through to tell a task its position.
 const MAX_COUNTED: usize = 1_000;
 
-/// The order in which tasks are served: by priority, then by the virtual clock of their owner, then by the fair share of
-/// their client, then by age. An owner's clock moves on with each dispatched task, so a rank holds only for the moment.
+/// The order in which tasks are served: by priority, then by the virtual clock of their owner, then by the fair share
+/// of their client, then by age. An owner's clock moves on with each dispatched task, so a rank holds only for the
+/// moment.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Rank {
     priority: Reverse<i8>,
@@ -93,8 +94,8 @@ impl ModelQueue {
         self.0.is_empty()
     }
 
-    /// About how many are served before `task`: a long queue is not counted through, and of each other owner as many are
-    /// counted as of its own.
+    /// About how many are served before `task`: a long queue is not counted through, and of each other owner as many
+    /// are counted as of its own.
     pub(super) fn ahead_of(&self, task: &Task) -> u64 {
         let mut ahead = 0;
         for (priority, owners) in self.0.range(..=Reverse(task.priority())) {

@@ -1,4 +1,4 @@
-//! Which refusals of nodes are logged: a refused node tries again and again.
+//! Limits how often the refusal of a node is logged: a refused node keeps trying.
 
 use std::collections::BTreeMap;
 

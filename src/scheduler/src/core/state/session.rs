@@ -1,4 +1,4 @@
-//! What is known about a node between its hello and its end, and about the work it may come back for.
+//! A session: the state of a node between its hello and its end.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,20 +14,22 @@ use crate::core::node_id::NodeId;
 /// recall only saves time, so recalls go first.
 const MAX_OUTBOX: usize = 256;
 
-/// One registered stretch of a node's life.
+/// A registered node.
+///
+/// Invariant: it was given at most the credit that it granted, and its dispatch order lists exactly its attempts.
 pub(crate) struct Session {
     id: SessionId,
-    /// Whose session it is: only that node's connections may speak for it.
+    /// Only connections of this node may speak for the session.
     node: NodeId,
-    /// Which process of the node.
+    /// The process of the node.
     boot: Option<BootId>,
-    /// Its place in an overview. Unlike the id it is told to clients.
+    /// Orders sessions by their start. Clients may see it, unlike the id.
     number: u64,
     info: NodeInfo,
     slots: u16,
     /// Tasks beyond those that it can prepare while its slots work.
     overlap: u16,
-    /// What it counts as credit beyond `slots` and `overlap`, and does not get.
+    /// Credit that it counts beyond `slots` and `overlap`, and does not get.
     excess: u64,
     /// Lanes in the order of the welcome, and whether the node connected them.
     lanes: Vec<(QueueName, bool)>,
@@ -39,10 +41,10 @@ pub(crate) struct Session {
     given: u64,
     /// Attempts it works on, and how many polls in a row did not list them.
     tokens: BTreeMap<LeaseToken, u8>,
-    /// The same and what was cancelled, in the order in which slots begin with them.
+    /// The same and cancelled ones, in the order in which slots begin with them.
     order: DispatchOrder,
     /// Assignments that it has neither accepted nor delivered, by the lease clock at which that ends the session.
-    /// A cancelled one stays: if it got lost on the lane, so did the credit that it used.
+    /// A cancelled one stays: if it was lost on the lane, so was the credit that it used.
     unanswered: BTreeMap<LeaseToken, u64>,
     last_seen_ms: u64,
     last_assigned_ms: u64,
@@ -180,12 +182,12 @@ impl Session {
         }
     }
 
-    /// Whether a process is the one that opened this session. Processes of protocol versions before 1.5 do not say.
+    /// Whether this process opened the session. Processes of protocol versions before 1.5 do not say.
     pub(crate) fn is_same_process(&self, boot: Option<BootId>) -> bool {
         boot.is_some() && self.boot == boot
     }
 
-    /// Which process opened it.
+    /// The process that opened it.
     pub(crate) fn boot(&self) -> Option<BootId> {
         self.boot
     }
@@ -198,7 +200,7 @@ impl Session {
         self.info.models.iter().any(|o| o.model == *model && o.loaded)
     }
 
-    /// Says whether a model has come into memory.
+    /// Updates which models are in memory. True if one was added.
     pub(crate) fn set_loaded(&mut self, loaded: &[ModelName]) -> bool {
         let mut is_more = false;
         for offer in &mut self.info.models {
@@ -217,8 +219,7 @@ impl Session {
         self.lanes.iter().all(|(_, connected)| *connected)
     }
 
-    /// Credit only rises: a repeated or late message takes nothing back. It never passes what slots and overlap
-    /// allow. Gives how much it rose.
+    /// Raises the credit, up to slots and overlap; a repeated or late message does not lower it. Returns the rise.
     fn grant(&mut self, credit: u64) -> u64 {
         let ceiling = self.given + u64::from(self.slots) + u64::from(self.overlap);
         let before = self.granted;
@@ -226,7 +227,7 @@ impl Session {
         self.granted - before
     }
 
-    /// It said how much credit it has: a task has left its slot, or was dropped before.
+    /// The node reported its credit: a task has left its slot, or was dropped before.
     pub(crate) fn ready(&mut self, credit: u64) {
         let rise = self.grant(credit);
         self.order.freed(rise);
@@ -249,22 +250,22 @@ impl Session {
         self.free() > 0
     }
 
-    /// Tasks that it could begin with at once: its first credits.
+    /// Tasks that it could begin with at once: its first credits stand for idle slots.
     pub(crate) fn idle_slots(&self) -> u64 {
         self.free().saturating_sub(u64::from(self.overlap))
     }
 
-    /// Credits that are used: by attempts that wait, run or were cancelled, and by what has not been heard of yet.
+    /// Used credits: of attempts that wait, run, were cancelled or are still on their way.
     pub(crate) fn used(&self) -> u64 {
         (u64::from(self.slots) + u64::from(self.overlap)).saturating_sub(self.free())
     }
 
-    /// Whether it has nothing to do at all: a task that it is given now runs alone.
+    /// Whether it has no work at all: a task that it is given now runs alone.
     pub(crate) fn is_unused(&self) -> bool {
         self.tokens.is_empty() && self.used() == 0
     }
 
-    /// Whether one attempt is all that it has, so that its end is that attempt's doing.
+    /// Whether it has a single attempt, which is then held responsible for the loss of the node.
     fn has_one_attempt(&self) -> bool {
         self.tokens.len() == 1 && self.used() <= 1
     }
@@ -274,7 +275,7 @@ impl Session {
         Orphan { token, waited, was_alone: self.has_one_attempt() }
     }
 
-    /// Whether it has credit that stands for an idle slot. Only then is overlap not used.
+    /// Whether it has a first credit, which stands for an idle slot.
     #[cfg(test)]
     pub(crate) fn has_first_credit(&self) -> bool {
         self.free() > u64::from(self.overlap)
@@ -292,15 +293,15 @@ impl Session {
         self.order.check()
     }
 
-    /// Attempts that no slot has begun with. A task uses its credit until it has left its slot, so whatever uses
-    /// credit beyond the slots waits for one.
+    /// Attempts that no slot has begun with. A task uses its credit until it has left its slot, so attempts that use
+    /// credit beyond the slots wait for one.
     ///
-    /// A node that drains gives no credit back: its last attempts look as if they waited.
+    /// A draining node gives no credit back: its last attempts look as if they waited.
     pub(crate) fn waiting(&self) -> u64 {
         u64::from(self.overlap).saturating_sub(self.free())
     }
 
-    /// Those of them that somebody waits for, and whether it was asked to give them back; oldest first.
+    /// The wanted ones among them, and whether they were recalled; oldest first.
     pub(crate) fn on_overlap(&self) -> Vec<(LeaseToken, bool)> {
         if self.overlap == 0 {
             Vec::new()
@@ -311,7 +312,7 @@ impl Session {
         }
     }
 
-    /// Its live attempts in the order in which they were given.
+    /// Its attempts in the order of dispatch.
     pub(crate) fn attempts_in_order(&self) -> Vec<LeaseToken> {
         self.order.wanted().collect()
     }
@@ -324,13 +325,13 @@ impl Session {
         self.unanswered.insert(token, accept_by_ms);
     }
 
-    /// Keeps an attempt of the node's last session, behind those that were kept before.
+    /// Keeps an attempt of the node's last session, after those kept before.
     pub(crate) fn adopt(&mut self, token: LeaseToken, state: AttemptState) {
         self.tokens.insert(token, 0);
         self.order.adopt(token, state);
     }
 
-    /// Nobody waits for an attempt any more.
+    /// An attempt is not wanted any more.
     pub(crate) fn release(&mut self, token: LeaseToken) {
         if self.tokens.remove(&token).is_some() {
             self.order.unwanted(token);
@@ -343,12 +344,12 @@ impl Session {
         self.order.dropped(token);
     }
 
-    /// It spoke of an assignment, so its lane works.
+    /// The node answered an assignment, so its lane works.
     fn answered(&mut self, token: LeaseToken) {
         self.unanswered.remove(&token);
     }
 
-    /// It has an assignment and will begin with it after those that it accepted before.
+    /// The node has an attempt and begins with it after those accepted before.
     pub(crate) fn accepted(&mut self, token: LeaseToken) {
         self.answered(token);
         self.order.accepted(token);
@@ -365,7 +366,7 @@ impl Session {
         self.unanswered.contains_key(&token)
     }
 
-    /// Takes a poll's list, and gives the accepted attempts that `limit` polls in a row did not list.
+    /// Returns accepted attempts that `limit` polls in a row did not list.
     ///
     /// An assignment that is still on its way down the lane is not missing: the accept timeout watches it.
     pub(crate) fn missing(&mut self, listed: &[LeaseToken], limit: u8) -> Vec<LeaseToken> {
@@ -409,14 +410,14 @@ impl Session {
         self.outbox.clone()
     }
 
-    /// Stops an attempt that nobody waits for, unless the node was told so already.
+    /// Tells the node to stop an unwanted attempt, once.
     pub(crate) fn stop(&mut self, token: LeaseToken) {
         if !self.stopped.contains(&token) {
             self.command(Action::Cancel { token });
         }
     }
 
-    /// Forgets what was told about attempts that a poll does not list (any more).
+    /// Forgets the stops of attempts that a poll does not list any more.
     pub(crate) fn forget_stopped(&mut self, listed: &[LeaseToken]) {
         let pending = |t: &LeaseToken| self.outbox.iter().any(|c| c.action == Action::Cancel { token: *t });
         self.stopped.retain(|t| listed.contains(t) || pending(t));

@@ -51,7 +51,7 @@ pub(crate) struct Task {
     progress: Advance,
 }
 
-/// What a new task begins with.
+/// The fields of a new task.
 pub(crate) struct NewTask {
     pub(crate) spec: TaskSpec,
     pub(crate) digest: Hash,

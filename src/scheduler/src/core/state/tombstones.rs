@@ -1,26 +1,26 @@
-//! Ids that are over and have no row: none of them may run again.
+//! Tombstones: ids that have expired and must not run again.
 //!
-//! Each owner has a bounded number of them. What is dropped, by that bound or at its end, is covered by the owner's
-//! watermark: ids are drawn with the time, and those up to the watermark count as over. So one owner's cancels shorten
-//! nothing but that owner's own memory.
+//! The number per owner is bounded. A tombstone that is dropped is covered by the watermark of its owner: an id
+//! contains the time at which it was drawn, and ids up to the watermark count as expired. So the cancels of one owner
+//! push out only tombstones of that owner.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 
 use lamagrid_domain::{Owner, TaskId};
 
-/// A watermark is raised by at least this much, so that it is not written with every id that is dropped.
+/// A watermark is raised in steps of this size, so that it is not written with every dropped tombstone.
 const STEP_MS: u64 = 1_000;
 
-/// What one owner's ids have left behind.
+/// The tombstones of one owner.
 #[derive(Debug, Default)]
 struct OwnerTombstones {
-    /// In the order of their ends, with these.
+    /// In the order of their expiry, with the wall clock of it.
     order: VecDeque<(TaskId, u64)>,
-    /// Ids of the owner drawn up to here are over, as far as nothing else is known of them.
+    /// Ids of the owner drawn up to here have expired, unless they are known otherwise.
     watermark_ms: u64,
 }
 
-/// An id was dropped.
+/// A dropped tombstone.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Dropped {
     pub(crate) id: TaskId,
@@ -28,12 +28,12 @@ pub(crate) struct Dropped {
     pub(crate) raised: Option<(Owner, u64)>,
 }
 
-/// All remembered ids.
+/// All tombstones.
 #[derive(Debug)]
 pub(crate) struct Tombstones {
     ids: HashSet<TaskId>,
     by_owner: BTreeMap<Owner, OwnerTombstones>,
-    /// Of one owner.
+    /// The bound per owner.
     max: usize,
 }
 
@@ -44,7 +44,7 @@ impl Tombstones {
         Self { ids: HashSet::new(), by_owner, max }
     }
 
-    /// Whether an id is over, as far as `owner` is concerned.
+    /// Whether an id of this owner has expired.
     pub(crate) fn covers(&self, id: TaskId, owner: &Owner) -> bool {
         let watermark_ms = self.watermark_ms(owner);
         self.ids.contains(&id) || (watermark_ms > 0 && id.drawn_wall_ms() <= watermark_ms)
@@ -54,12 +54,12 @@ impl Tombstones {
         self.ids.contains(&id)
     }
 
-    /// 0 while none of the owner's ids has been dropped.
+    /// 0 until a tombstone of the owner is dropped.
     pub(crate) fn watermark_ms(&self, owner: &Owner) -> u64 {
         self.by_owner.get(owner).map_or(0, |tombstones| tombstones.watermark_ms)
     }
 
-    /// Remembers an id, and drops the owner's oldest one where there are too many.
+    /// Adds a tombstone, and drops the oldest one of an owner that has too many.
     pub(crate) fn remember(&mut self, id: TaskId, owner: &Owner, until_wall_ms: u64) -> Option<Dropped> {
         if !self.ids.insert(id) {
             return None;
@@ -72,7 +72,7 @@ impl Tombstones {
         if tombstones.order.len() > self.max { self.drop_oldest(&owner.clone()) } else { None }
     }
 
-    /// Drops one id whose time is over.
+    /// Drops one expired tombstone.
     pub(crate) fn expire(&mut self, now_wall_ms: u64) -> Option<Dropped> {
         let is_over = |tombstones: &OwnerTombstones| {
             tombstones.order.front().is_some_and(|(_, until)| *until <= now_wall_ms)
@@ -97,7 +97,8 @@ impl Tombstones {
         Some(Dropped { id, raised })
     }
 
-    /// The clock was set back, and is believed: what is drawn from now on must not count as over. Gives what changed.
+    /// The clock was set back for good: ids drawn from now on must not count as expired. Returns the changed
+    /// watermarks.
     pub(crate) fn lower_to(&mut self, wall_ms: u64) -> Vec<(Owner, u64)> {
         let above = self.by_owner.iter_mut().filter(|(_, tombstones)| tombstones.watermark_ms > wall_ms);
         above

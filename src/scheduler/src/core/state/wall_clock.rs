@@ -1,44 +1,44 @@
-//! The wall clock as far as it can be believed: what deadlines and retention are measured by.
+//! The trusted wall time, by which deadlines and retention are measured.
 //!
-//! Between two inputs the wall clock moves as far as the monotonic clock does. If it does not, it was set, or is
-//! broken: time then goes on from the last believed value by the monotonic clock, until the wall clock comes back to
-//! that, or has been steady for a while and is believed. Does not: change what people read; times in histories are the
-//! wall clock's.
+//! Between two inputs the wall clock should advance as far as the monotonic clock. If it does not, it was set, or is
+//! broken: the trusted time then continues from its last value by the monotonic clock, until the wall clock returns to
+//! it, or has been steady for a grace period and is trusted again. Does not: change times in histories, which are those
+//! of the wall clock.
 
 use super::now::Now;
 
-/// The most that the wall clock moves apart from the monotonic clock in one step without being doubted.
+/// The wall clock may move apart from the monotonic clock by this much in one step without being doubted.
 const MAX_DRIFT_MS: u64 = 5_000;
 /// A scheduler that starts this long after its store was last written may have a wrong clock.
 const MAX_DOWNTIME_MS: u64 = 3_600_000;
-/// The believed time is recorded this often, for the next start.
+/// The trusted time is recorded this often, for the next start.
 const RECORD_EVERY_MS: u64 = 600_000;
 
-/// The believed time, and whether the wall clock shows another one.
+/// The trusted time, and whether the wall clock shows another one.
 #[derive(Debug)]
 pub(crate) struct WallClock {
     last: Now,
     believed_ms: u64,
-    /// Monotonic time since which the wall clock has been steady at another time than the believed one.
+    /// Monotonic time since which the wall clock has been steady at another time than the trusted one.
     doubted_since_ms: Option<u64>,
-    /// For how long it has to be steady to be believed again.
+    /// It is trusted again after being steady for this long.
     grace_ms: u64,
     recorded_ms: u64,
 }
 
-/// The wall clock is doubted from now on, or is believed again.
+/// The wall clock lost or regained trust.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ClockChange {
-    /// It jumped: how far ahead of the believed time it is, in milliseconds.
+    /// It jumped: this far ahead of the trusted time, in milliseconds.
     Doubted { ahead_ms: i64 },
-    /// It shows the believed time again.
+    /// It shows the trusted time again.
     Returned,
-    /// It was steady for long enough: its time is believed now, this far from the believed time before.
+    /// It was steady for long enough and is trusted; the trusted time jumped by this much.
     Believed { ahead_ms: i64 },
 }
 
 impl WallClock {
-    /// `recorded_ms` is the last believed time in the store.
+    /// `recorded_ms` is the last trusted time in the store.
     pub(crate) fn start(now: Now, recorded_ms: Option<u64>, grace_ms: u64) -> Self {
         let is_likely = |recorded_ms: &u64| {
             now.wall_ms.saturating_add(MAX_DRIFT_MS) >= *recorded_ms
@@ -54,12 +54,12 @@ impl WallClock {
         }
     }
 
-    /// The believed time, in milliseconds since the Unix epoch.
+    /// The trusted time, in milliseconds since the Unix epoch.
     pub(crate) fn believed_ms(&self) -> u64 {
         self.believed_ms
     }
 
-    /// The later one of the believed time and the wall clock's: for ends of retention, which must not be early.
+    /// The later one of the trusted time and the wall clock: for ends of retention, which must not be early.
     pub(crate) fn later_ms(&self) -> u64 {
         self.believed_ms.max(self.last.wall_ms)
     }
@@ -68,7 +68,7 @@ impl WallClock {
         now.wall_ms.cast_signed().saturating_sub(self.believed_ms.cast_signed())
     }
 
-    /// What is to be told at the start.
+    /// The change to report at the start.
     pub(crate) fn initial_change(&self) -> Option<ClockChange> {
         self.doubted_since_ms.map(|_| ClockChange::Doubted { ahead_ms: self.ahead_ms(self.last) })
     }

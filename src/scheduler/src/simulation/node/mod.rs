@@ -1,6 +1,6 @@
 //! A simulated node: hello, lanes, credit, accepts, slots, deliveries that are held until they are on record, polls.
 //!
-//! Some nodes free a slot before they deliver, and prepare what comes next meanwhile; the others give the credit back
+//! Some nodes free a slot before they deliver, and prepare the next attempt meanwhile; the others give the credit back
 //! with the delivery.
 
 mod slots;
@@ -59,7 +59,7 @@ pub(super) struct Node {
     failed_polls: u32,
     acknowledged: u64,
     running: BTreeMap<LeaseToken, Attempt>,
-    /// What runs, in the order of assignment.
+    /// Running attempts, in the order of assignment.
     order: VecDeque<LeaseToken>,
     held: BTreeMap<LeaseToken, Held>,
     cancelled: BTreeSet<LeaseToken>,
@@ -67,11 +67,11 @@ pub(super) struct Node {
     credit: i64,
     /// Polls that were sent since the last one on time; a node that is driven round in circles shows here.
     pub(super) hurried_polls: u32,
-    /// What happened here that the tally shall have.
+    /// Events for the tally.
     pub(super) notes: Vec<&'static str>,
 }
 
-/// What a node can do at once.
+/// How much a node can do at once.
 pub(super) struct Capacity {
     pub(super) slots: u16,
     pub(super) overlap: u16,
@@ -157,7 +157,7 @@ impl Node {
         self.name = format!("node-{}-{}", self.index, self.life);
     }
 
-    /// Takes no more work; what no slot has begun with goes back.
+    /// Takes no more work, and gives back attempts that no slot has begun with.
     pub(super) fn drain(&mut self, net: &mut Network) {
         if self.phase == Phase::Serving {
             self.phase = Phase::Draining;

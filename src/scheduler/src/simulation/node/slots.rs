@@ -1,5 +1,5 @@
-//! What a simulated node does with its attempts: it begins them in the order of their assignment, each when a slot is
-//! free and its inputs are decoded, and holds what came of them until that is on record.
+//! The attempts of a simulated node: it begins them in the order of assignment, each when a slot is free and its inputs
+//! are decoded, and holds their results until they are recorded.
 
 use super::*;
 
@@ -63,7 +63,7 @@ impl Node {
         self.running.iter().filter(move |(_, attempt)| begun(attempt)).map(|(token, _)| *token)
     }
 
-    /// Whether it was given more than it said it can take.
+    /// Whether it was given more than the capacity it announced.
     pub(in crate::simulation) fn is_overfull(&self) -> bool {
         let used = self.running.values().filter(|a| a.uses_credit()).count();
         used > usize::from(self.slots) + usize::from(self.overlap.min(self.slots))
@@ -122,7 +122,7 @@ impl Node {
         }
     }
 
-    /// Begins with what stands first, as long as it is prepared and a slot is free.
+    /// Begins with the first attempts while they are prepared and a slot is free.
     pub(super) fn fill_slots(&mut self, net: &mut Network) {
         while self.in_slots() < usize::from(self.slots) {
             let next = self.order.iter().find(|t| self.running[t].stands_in_line()).copied();
@@ -207,7 +207,7 @@ impl Node {
     }
 }
 
-/// What an attempt will come to; every attempt's result is its own.
+/// The outcome of an attempt; each attempt has a result of its own.
 pub(in crate::simulation) fn outcome(
     net: &mut Network,
     token: LeaseToken,

@@ -1,4 +1,4 @@
-//! What the core may let in, and which time it may go by: a model of its own of both.
+//! An independent model of the bounds, and of the trusted time.
 
 use super::*;
 
@@ -22,7 +22,7 @@ impl Clock {
         Self { grace_ms, believed: 0, shown: 0, steady_since_ms: 0 }
     }
 
-    /// A process begins: what its store last recorded may be an hour old, and is never younger.
+    /// A process starts: the time recorded in its store may be an hour old.
     pub(super) fn restart(&mut self, now: Now, recorded_ms: Option<u64>) {
         (self.shown, self.steady_since_ms) = (offset(now), now.mono_ms);
         let recorded = recorded_ms.map(|wall_ms| offset(Now { wall_ms, ..now }));

@@ -1,4 +1,4 @@
-//! What the core may say, and to whom.
+//! Checks messages and their recipients.
 
 use super::*;
 
@@ -34,7 +34,7 @@ impl Oracle {
         }
     }
 
-    /// Who will have to be told at once, because they ask about a task that has ended.
+    /// Connections that must be told at once, because they ask about a finished task.
     pub(super) fn followed_by(&mut self, message: &Message) -> Vec<(PeerId, TaskId)> {
         let Message::Client(peer, request, _) = message else { return Vec::new() };
         let (id, owner, digest) = match request {
@@ -214,7 +214,7 @@ impl Oracle {
         Ok(())
     }
 
-    /// An answer to a client: nobody hears about a stranger's task, and nobody hears that an own one is unknown.
+    /// A reply to a client: it is not told about tasks of other owners, nor that one of its own is unknown.
     pub(super) fn on_reply(
         &mut self,
         message: &Message,
@@ -251,7 +251,7 @@ impl Oracle {
                 return Ok(());
             }
         };
-        // Who asks may be told how another task ended, too, which went for this one.
+        // The client may also be told the outcome of another task, which was evicted for this one.
         let id = if let ClientReply::Outcome(outcome) = reply { outcome.task.id } else { id };
         let of = self.live.get(&id).map(|t| &t.owner).or_else(|| self.over.get(&id).map(|t| &t.owner));
         match reply {

@@ -1,4 +1,4 @@
-//! An independent model of what the core may do: it reads inputs, effects and commits, and believes no index.
+//! An independent model of the core: it follows inputs, effects and commits, and trusts no index of the core.
 
 macro_rules! ensure {
     ($holds:expr, $kind:ident, $($text:tt)+) => {
@@ -29,22 +29,22 @@ use crate::core::{ClockChange, Core, Effect, FinishedTask, NodeId, Now, StoreOp,
 use crate::simulation::disk::Disk;
 use crate::simulation::network::Message;
 
-/// What went wrong.
+/// The kind of a violation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// A client was promised a task that is not on record.
     Lost,
     /// One task had two outcomes.
     TwoOutcomes,
-    /// Somebody who waits was not told.
+    /// A follower was not told the outcome.
     Untold,
-    /// A result was taken from somebody who does not hold the lease.
+    /// A result was accepted from a session that does not hold the lease.
     StaleAccepted,
     /// A task moved as no task may.
     Illegal,
     /// The core's indexes contradict each other, or the model.
     Structure,
-    /// Somebody was told what is not theirs.
+    /// A client was told about a task of another owner.
     Leak,
     /// A worse task was served before a better one.
     Order,
@@ -160,7 +160,7 @@ impl Session {
         (self.slots + self.overlap).saturating_sub(self.granted - self.given)
     }
 
-    /// Attempts that no slot can have begun with, by their numbers alone: so many were given after each that it
+    /// Attempts that no slot can have begun with, by their numbers alone: enough were accepted after each that it
     /// waits, even if the later ones are over.
     fn certainly_waiting(&self) -> impl Iterator<Item = LeaseToken> {
         let waits = |number: &Option<u64>| number.is_some_and(|n| n + self.overlap > self.granted);
@@ -168,7 +168,7 @@ impl Session {
     }
 }
 
-/// What clients were promised, over all lives of the scheduler.
+/// What a client was promised about a task, over all restarts of the scheduler.
 #[derive(Default)]
 struct Promise {
     told: Option<TaskStatus>,
@@ -203,7 +203,7 @@ pub(in crate::simulation) struct Oracle {
     dead_retention_ms: u64,
     has_run_limit: bool,
     has_probes: bool,
-    /// How often what happened: a storm that never rains proves nothing.
+    /// How often each event happened: a run without an event proves nothing about it.
     pub(in crate::simulation) tally: BTreeMap<String, u64>,
 }
 
@@ -316,7 +316,7 @@ impl Oracle {
         self.note("taken over");
     }
 
-    /// One step of the core: what it was told, and what it does about that.
+    /// One step of the core: an input and its effects.
     pub(in crate::simulation) fn on_step(
         &mut self,
         now: Now,
@@ -561,7 +561,7 @@ fn each(op: &StoreOp) -> impl Iterator<Item = &StoreOp> {
     if let StoreOp::Together(ops) = op { ops.iter() } else { std::slice::from_ref(op).iter() }
 }
 
-/// Whether a node reported that its attempt failed, or delivered what is not what it announced.
+/// Whether a node reported a failed attempt, or delivered another result than it announced.
 fn is_failure(message: &Message) -> bool {
     let Message::Result(_, ResultRequest::Delivery(delivery), _) = message else { return false };
     matches!(delivery.outcome, AttemptOutcome::Failed { .. } | AttemptOutcome::Done { .. })

@@ -1,4 +1,4 @@
-//! What the core may write, and why.
+//! Checks writes and their reasons.
 
 use std::ops::RangeInclusive;
 
@@ -64,7 +64,7 @@ impl Oracle {
                 *assigning = Some((*id, *token, node.clone()));
             }
             StoreOp::Requeue { id, counters, history } => {
-                // What waited on a node that is gone is taken from it whenever another one is idle.
+                // A task that waited on a lost node is taken from it as soon as another node is idle.
                 let ran_too_long = matches!(message, Message::Tick) && self.failed_once_more(*id, *counters);
                 let is_taken = !ran_too_long && self.is_left_behind(*id);
                 if ran_too_long {
@@ -109,7 +109,7 @@ impl Oracle {
                 } else {
                     self.must_hold_lease(message, *id)?;
                     let failures = u32::from(is_failure(message));
-                    // What a probe fails is not held against it.
+                    // A failed probe is not held against the task.
                     let least = if self.has_probes { 0 } else { failures };
                     self.count(message, *id, *counters, 0, least..=failures)?;
                 }
@@ -193,7 +193,7 @@ impl Oracle {
         })
     }
 
-    /// The three counters move for their own reasons only: by so many attempts and failures, and at most one crash.
+    /// Each counter moves for its own reason only: by these attempts and failures, and at most one crash.
     pub(super) fn count(
         &mut self,
         message: &Message,
@@ -247,7 +247,7 @@ impl Oracle {
         )
     }
 
-    /// What a delivery changes is its own task's, and its session holds that task's lease.
+    /// A delivery changes only its own task, and its session holds the lease.
     pub(super) fn must_hold_lease(&mut self, message: &Message, id: TaskId) -> Result<(), Violation> {
         let Message::Result(_, ResultRequest::Delivery(delivery), _) = message else { return Ok(()) };
         let holds = State::Assigned { token: delivery.token, session: delivery.session };
@@ -305,7 +305,7 @@ impl Oracle {
                     submit.spec.priority
                 );
             }
-            // Room for what will be brought.
+            // Room for the announced inputs.
             (Status::Failed, Message::Client(_, ClientRequest::Offer(offer), _))
                 if failed == Some(FailureKind::Overloaded) && ended.priority < offer.priority => {}
             (Status::Failed, Message::Client(..)) | (Status::Completed | Status::Cancelled, _) => {

@@ -1,4 +1,4 @@
-//! Everything that goes wrong, and how the two ends of a connection find out.
+//! Injects faults, and lets the two ends of a connection notice them.
 
 use super::*;
 
@@ -35,7 +35,7 @@ impl World {
                 }
             }
             6 => {
-                // Somebody sets the clock.
+                // The clock is set.
                 let ms = *self.net.random.pick(&[500, 5_000, 60_000, 86_400_000]);
                 let ms = if self.net.random.chance(500) { ms } else { -ms };
                 self.net.set_clock(ms);
@@ -68,7 +68,7 @@ impl World {
         }
     }
 
-    /// A node accepts or delivers under its own session what another one works on, or what nobody works on any more.
+    /// A node accepts or delivers under its own session an attempt of another node, or one that is over.
     pub(super) fn confuse_sessions(&mut self) {
         let Some(core) = &self.core else { return };
         let at = self.net.random.below(self.nodes.len() as u64) as usize;

@@ -26,7 +26,7 @@ const FAULTY_STEPS: u64 = 2_500;
 /// Events that a report shows.
 const REMEMBERED: usize = 40;
 const TICK_MS: u64 = 100;
-/// Shorter than what a storm lasts.
+/// Shorter than the faulty part of an episode.
 const CLOCK_GRACE_MS: u64 = 3_000;
 
 struct Group {
@@ -65,7 +65,7 @@ pub(in crate::simulation) struct World {
     max_tasks: u64,
     max_tombstones: usize,
     pub(in crate::simulation) steps: u64,
-    /// The last events, where somebody wants to read them.
+    /// The last events, if they are logged.
     log: Option<VecDeque<String>>,
     trace: DefaultHasher,
 }
@@ -177,12 +177,12 @@ impl World {
         self.trace.finish()
     }
 
-    /// How often what happened.
+    /// How often each event happened.
     pub(in crate::simulation) fn tally(&self) -> &BTreeMap<String, u64> {
         &self.oracle.tally
     }
 
-    /// A storm, then a calm in which everything must come to its end.
+    /// Steps with faults, then steps without, in which every task must end.
     pub(in crate::simulation) fn run(&mut self) -> Result<(), Violation> {
         while self.steps < FAULTY_STEPS {
             self.step()?;
@@ -214,7 +214,7 @@ impl World {
     fn stop_faults(&mut self) {
         self.note(|| "--- no more faults ---".into());
         self.net.faults_off = true;
-        // Who stands still goes on when it would have: what has reached it meanwhile waits until then.
+        // Frozen nodes continue when they would have; messages that reach them meanwhile wait until then.
         let thawed_ms = self.nodes.iter().map(|n| n.frozen_until_ms).max().unwrap_or(0);
         // Three requests without an answer, and the next hello.
         self.settled_ms = self.net.now.mono_ms.max(thawed_ms) + 3_500;

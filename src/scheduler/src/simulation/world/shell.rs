@@ -29,7 +29,7 @@ impl World {
         Ok(())
     }
 
-    /// The process dies: what was not committed is gone, and perhaps the group in hand was not.
+    /// The process dies: uncommitted writes are lost. The current group may have been committed or not.
     pub(super) fn kill_scheduler(&mut self) -> Result<(), Violation> {
         self.core = None;
         self.net.epoch += 1;
@@ -83,7 +83,7 @@ impl World {
         self.pump()
     }
 
-    /// As the service does it: what waits for nothing leaves, the rest becomes the next group.
+    /// As the service does: messages without a write before them leave, the rest becomes the next group.
     pub(super) fn pump(&mut self) -> Result<(), Violation> {
         if self.group.is_some() {
             return Ok(());

@@ -1,11 +1,11 @@
-//! What the nodes themselves know about waiting for a slot, held against what the core makes of it.
+//! Compares which attempts wait for a slot, as the nodes know it, with what the core believes.
 //!
-//! Only where no message is lost, late or repeated: else the core cannot know. Even then it hears of everything a
-//! moment later, so a difference counts once it has lasted.
+//! Only in episodes without lost, late or repeated messages: otherwise the core cannot know. Even then it hears of
+//! everything a moment later, so a difference counts only once it has lasted.
 
 use super::*;
 
-/// How long what is wrong has been so, by the lease clock.
+/// Since when each difference has lasted, by the lease clock.
 #[derive(Default)]
 pub(super) struct Watch {
     /// Attempts that wait for a slot which another one has.
@@ -16,13 +16,13 @@ pub(super) struct Watch {
     differs: BTreeMap<SessionId, u64>,
 }
 
-/// Keeps of `since` what still holds, and begins what is new.
+/// Keeps entries that still hold and adds new ones.
 fn lasting<K: Ord + Copy>(since: &mut BTreeMap<K, u64>, holds: impl IntoIterator<Item = K>, now_ms: u64) {
     let before = std::mem::take(since);
     *since = holds.into_iter().map(|key| (key, before.get(&key).copied().unwrap_or(now_ms))).collect();
 }
 
-/// What has been wrong for longer is a violation: a lane that carries no hint costs a poll, the rest are round trips.
+/// A difference that lasts longer is a violation: a lane without hints costs a poll, everything else a round trip.
 const BOUND_MS: u64 = 2_000;
 
 impl World {
