@@ -1,4 +1,4 @@
-//! Many nodes in one process, for `bench/scale.py`: real sessions, without a model. Runs until its stdin closes.
+//! Runs many nodes in one process, for `bench/scale.py`: real sessions without a model. Ends when its stdin closes.
 //!
 //! usage: scale DATA_DIR NODES MODEL
 
@@ -18,7 +18,7 @@ use lamagrid_domain::{BlobForm, ModelName, ModelOffer, NodeInfo, NodeKind, Stage
 use lamagrid_session::{NextJob, Output, Session, SessionOptions};
 use lamagrid_transport::Endpoints;
 
-/// Threads that only wait; what they hold is what counts.
+/// Stack size of a node's thread; small, because there are many threads and they mostly wait.
 const STACK_BYTES: usize = 128 * 1024;
 
 fn info(number: usize, model: &ModelName) -> NodeInfo {
@@ -65,7 +65,7 @@ fn main() {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let [data_dir, nodes, model] = &words[..] else { panic!("usage: scale DATA_DIR NODES MODEL") };
     let (count, model): (usize, ModelName) = (nodes.parse().unwrap(), model.parse().unwrap());
-    // Some descriptors each.
+    // Each node needs several file descriptors.
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     let wanted = rustix::process::Rlimit { current: limit.maximum, ..limit };
     rustix::process::setrlimit(rustix::process::Resource::Nofile, wanted).unwrap();
@@ -79,7 +79,7 @@ fn main() {
                 work(&Session::start(options).unwrap());
             })
             .unwrap();
-        // As hosts that start on one morning, not in one millisecond.
+        // Stagger the starts: real hosts do not start in the same millisecond.
         std::thread::sleep(Duration::from_millis(2));
     }
     println!("started {count}");

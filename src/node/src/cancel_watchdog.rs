@@ -1,6 +1,7 @@
-//! Ends a worker whose forward pass was cancelled, where a restart frees the slot sooner than the pass would.
+//! Ends a worker whose forward pass was cancelled, if a restart frees the slot sooner than the end of the pass.
 //!
-//! Only under a supervisor, which restarts it at once. The scheduler gets a goodbye, so no crash is counted.
+//! Used only under a supervisor, which restarts the worker at once. The worker says goodbye to the scheduler, so that no
+//! crash is counted.
 //! Does not: end a worker on which another attempt has begun.
 
 use std::sync::Arc;
@@ -12,22 +13,22 @@ use rustix::process::Signal;
 use lamagrid_process::end_by_signal;
 use lamagrid_session::{Session, StuckAttempt};
 
-/// How often the session is checked.
+/// Interval at which the session is checked.
 const CHECK_EVERY: Duration = Duration::from_millis(100);
-/// Start of the process and of libtorch, before the worker measures.
+/// Time to start the process and load libtorch, which passes before the worker begins to measure.
 const STARTING: Duration = Duration::from_secs(1);
 
-/// The signal by which a worker ends itself, so that its supervisor can tell why it ended.
+/// The signal with which a worker ends itself, so that its supervisor recognises the reason.
 pub(crate) const ENDED_ITSELF: Signal = Signal::USR2;
-/// The variable that holds for how many milliseconds after its start a worker must not end itself.
+/// The environment variable with the time after its start, in milliseconds, during which a worker must not end itself.
 pub(crate) const NOT_BEFORE: &str = "LAMAGRID_WORKER_PATIENT_FOR_MS";
 
-/// Time from the worker's start until its model was loaded, in milliseconds; 0 until then, and then the worker does not end.
+/// Time from the worker's start until its model was loaded, in milliseconds. While it is 0, the worker does not end itself.
 #[derive(Debug, Default)]
 pub(crate) struct StartupTime(AtomicU64);
 
 impl StartupTime {
-    /// The first model is in memory.
+    /// Records that the first model was loaded `since_start` after the worker began to measure.
     pub(crate) fn record(&self, since_start: Duration) {
         let ms = u64::try_from((since_start + STARTING).as_millis()).unwrap_or(u64::MAX);
         self.0.store(ms.max(1), Ordering::Relaxed);
@@ -38,14 +39,15 @@ impl StartupTime {
     }
 }
 
-/// Whether a restart frees the slot sooner than the attempt does, by more than the grace.
+/// True if the grace period is over, no other attempt is lost, and a restart frees the slot sooner than the attempt does, by
+/// more than the grace period.
 fn is_worth_it(stuck: &StuckAttempt, grace: Duration, startup: Option<Duration>) -> bool {
     stuck.is_alone
         && stuck.since >= grace
         && stuck.rest.zip(startup).is_some_and(|(rest, startup)| rest > startup + grace)
 }
 
-/// Checks `session` until the process ends.
+/// Starts a thread that checks `session` until the process ends.
 pub(crate) fn watch(
     session: Arc<Session>,
     grace: Duration,

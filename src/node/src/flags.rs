@@ -1,12 +1,12 @@
-//! The command line of a node. Supervisor and workers share it: a worker is started with its supervisor's
-//! flags, its own name and its own device.
+//! Defines the command line of a node. Supervisor and workers share it: a worker is started with its supervisor's flags, its
+//! own name and its own device.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum};
 
-/// What runs the models.
+/// The backend that runs the models.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum BackendChoice {
     /// TorchScript models through libtorch
@@ -16,7 +16,7 @@ pub enum BackendChoice {
 }
 
 impl BackendChoice {
-    /// The word on the command line.
+    /// The value of `--backend` for this choice.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -74,7 +74,7 @@ pub struct Flags {
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
 
-    /// What runs the models
+    /// Backend that runs the models
     #[arg(long, value_enum, default_value_t = BackendChoice::Torch)]
     pub backend: BackendChoice,
 
@@ -82,7 +82,7 @@ pub struct Flags {
     #[arg(long, value_name = "DEVICE", value_delimiter = ',')]
     pub device: Vec<String>,
 
-    /// Processor threads of one inference; 0 is what torch itself would use
+    /// CPU threads of one inference; with 0, torch chooses
     #[arg(long, value_name = "N")]
     pub threads: Option<u32>,
 
@@ -99,18 +99,18 @@ pub struct Flags {
     #[arg(long)]
     pub lifeline: bool,
 
-    /// Be the worker of an echo node instead of its supervisor
+    /// Run as the worker of an echo node instead of its supervisor
     #[arg(long, hide = true)]
     pub worker_echo: bool,
 }
 
 impl Flags {
-    /// The arguments of a worker with this name on this device.
+    /// Builds the arguments of a worker with this name on this device.
     #[must_use]
     pub fn for_worker(&self, name: &str, device: &str) -> Vec<OsString> {
         let mut args: Vec<OsString> = Vec::new();
         let mut add = |flag: &str, value: OsString| {
-            // Joined: a value that begins with a dash stays a value.
+            // Joined by `=`, so that a value may begin with a dash.
             let mut arg = OsString::from(format!("--{flag}="));
             arg.push(value);
             args.push(arg);
@@ -147,7 +147,7 @@ mod tests {
     use clap::CommandFactory;
 
     #[test]
-    fn the_flags_are_consistent_and_survive_the_way_to_a_worker() {
+    fn the_flags_are_consistent_and_reach_a_worker_unchanged() {
         Flags::command().debug_assert();
         let given = [
             "lamagrid-node",

@@ -1,10 +1,10 @@
-//! A node process: one worker for each device, under a supervisor that restarts it.
+//! Runs a node: one worker process per device, under a supervisor that restarts it.
 //!
 //! A worker holds a [`Session`](lamagrid_session::Session) with the scheduler; [`backend::serve`] takes tasks from it and runs them
 //! through a [`Backend`](backend::Backend).
 //!
-//! Does not: link libtorch or name tch; `lamagrid-torch-worker` does. Python nodes have a backend of their own and share the
-//! session alone.
+//! Does not: link libtorch or call tch; `lamagrid-torch-worker` does. Python nodes have their own backend and share only the
+//! session.
 
 pub mod backend;
 pub mod flags;

@@ -1,4 +1,4 @@
-//! `lamagrid-node`: supervises one worker process per device. Links no libtorch.
+//! `lamagrid-node`: supervises one worker process per device. Does not link libtorch.
 
 use std::process::ExitCode;
 
@@ -26,7 +26,7 @@ fn main() -> ExitCode {
 }
 
 fn run(flags: &Flags) -> anyhow::Result<u8> {
-    // A worker installs its handlers when it has a session to close; until then its supervisor ends it.
+    // A worker installs its signal handlers later, once it has a session to close.
     let supervisor = (!flags.worker_echo).then(|| Supervisor::new(flags.lifeline.into())).transpose()?;
     let settings = Settings::load(flags)?;
     let process = settings.log_name(if flags.worker_echo { "worker" } else { "node" });
@@ -48,7 +48,7 @@ fn run(flags: &Flags) -> anyhow::Result<u8> {
 fn echo(flags: &Flags, settings: &Settings) -> anyhow::Result<u8> {
     let info = worker::describe(settings, NodeKind::Echo, DeviceInfo::cpu());
     let backend = Echo::new(info.models.clone());
-    // An echo task only sleeps: each slot gets a thread.
+    // Each slot gets a thread, because an echo task only sleeps.
     let backends: Vec<Box<dyn Backend + Send>> =
         (0..settings.slots).map(|_| Box::new(backend.clone()) as Box<dyn Backend + Send>).collect();
     worker::run(settings, info, flags.lifeline.into(), backends)

@@ -1,4 +1,4 @@
-//! Flags and configuration, put together into what a node does.
+//! Combines flags and configuration into the settings of a node.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,13 +12,13 @@ use lamagrid_weights::{LAMA as LAMA_FILE, MANGA_INPAINTOR, MANGA_LINE, UpstreamF
 
 use crate::flags::{BackendChoice, Flags};
 
-/// Upstream's moduli.
+/// Upstream pads the sides to multiples of these.
 const LAMA_MODULO_PX: usize = 8;
 const MANGA_MODULO_PX: usize = 16;
-/// The models that need no file of their own.
+/// The models whose files upstream provides, so that no file must be given.
 const LAMA: &str = "lama";
 const MANGA: &str = "manga";
-/// Bound of what a node registers with.
+/// Maximum number of models that a node may register.
 const MAX_MODELS: usize = 256;
 
 /// Why a node cannot start.
@@ -27,33 +27,33 @@ pub enum SettingsError {
     /// The configuration is wrong.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// A name is none.
+    /// Invalid name of a node, model or queue.
     #[error(transparent)]
     Name(#[from] NameError),
-    /// A device is none.
+    /// Invalid device.
     #[error("--device: {0}")]
     Device(String),
-    /// A model has no file.
+    /// No file is given for a model that needs one.
     #[error(
         "model `{model}` has no file: write --model {model}=FILE or a [models.{model}] section; only lama and manga are fetched"
     )]
     NoFile {
-        /// Which.
+        /// The model.
         model: ModelName,
     },
-    /// A model's file is not there, and cannot be fetched.
+    /// A model's file is missing and cannot be downloaded.
     #[error(
         "model `{model}`: there is no file {place}. Put it there, or name another: --model {model}=FILE, models.{model}.path of the configuration, or upstream's variable {variable}"
     )]
     MissingFile {
-        /// Which.
+        /// The model.
         model: ModelName,
-        /// Where it was looked for.
+        /// The file's path, with its origin.
         place: String,
-        /// What upstream calls the file's place.
+        /// Upstream's environment variable for the path or URL.
         variable: &'static str,
     },
-    /// One file for the model of two.
+    /// One file is given for manga, which has two.
     #[error(
         "model `manga` has two files, of upstream's signatures: write --model manga and set MANGA_INPAINTOR_MODEL_URL and MANGA_LINE_MODEL_URL to their paths"
     )]
@@ -61,64 +61,64 @@ pub enum SettingsError {
     /// `--model` is not `NAME` or `NAME=FILE`.
     #[error("--model {text}: write NAME or NAME=FILE, for example --model mine=/srv/models/mine.pt")]
     Model {
-        /// What was given.
+        /// The value as given.
         text: String,
     },
-    /// `--join` names no bundle of a node.
+    /// `--join` does not name the bundle of a node.
     #[error("--join {0}")]
     Join(#[from] BundleError),
     /// A path cannot be made absolute.
     #[error("--model {text}: {source}")]
     Path {
-        /// What was given.
+        /// The value as given.
         text: String,
-        /// What came back.
+        /// The operating system's error.
         source: std::io::Error,
     },
-    /// Several tasks at once on one device.
+    /// Several slots for a torch node, whose device runs one task at a time.
     #[error(
         "node.slots is {slots}, but a torch node works on one task at a time: its device runs one model after the other, \
          and the next task is prepared meanwhile. Leave node.slots at 1 (--slots 1); for more devices name each one: \
          --device cuda:0 --device cuda:1"
     )]
     Slots {
-        /// How many were asked for.
+        /// The requested number of slots.
         slots: u32,
     },
     /// More models than a node may register.
     #[error("{count} models, at most {MAX_MODELS} are possible on one node")]
     TooMany {
-        /// How many.
+        /// The requested number of models.
         count: usize,
     },
 }
 
-/// Where a model's file is.
+/// The origin of a model's files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
     /// This TorchScript file.
     File(PathBuf),
-    /// Upstream's lama, found or fetched as upstream does.
+    /// Upstream's lama, found or downloaded as upstream does.
     Lama,
-    /// Upstream's manga, whose two files are found or fetched the same way.
+    /// Upstream's manga, whose two files are found or downloaded in the same way.
     Manga,
 }
 
 /// A model that a node serves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelPlan {
-    /// As tasks name it.
+    /// The model's name, as tasks give it.
     pub name: ModelName,
-    /// The queue of its tasks.
+    /// The queue that holds its tasks.
     pub queue: QueueName,
-    /// Its file.
+    /// The origin of its files.
     pub source: Source,
-    /// Sides are padded to a multiple of this, pixels.
+    /// The sides of a picture are padded to a multiple of this, in pixels.
     pub pad_modulo: usize,
 }
 
 impl ModelPlan {
-    /// Whether its files are on this host.
+    /// True if all its files are on this host.
     #[must_use]
     pub fn is_present(&self) -> bool {
         match &self.source {
@@ -129,7 +129,7 @@ impl ModelPlan {
         }
     }
 
-    /// Where its files are or will be.
+    /// The paths at which its files are or will be.
     #[must_use]
     pub fn files(&self) -> Vec<PathBuf> {
         match &self.source {
@@ -148,7 +148,7 @@ impl ModelPlan {
         }
     }
 
-    /// Checks that each file is here or can be fetched.
+    /// Checks that each file is on this host or can be downloaded.
     fn check_files(&self, env: &impl Fn(&str) -> Option<String>) -> Result<(), SettingsError> {
         let model = || self.name.clone();
         match &self.source {
@@ -167,33 +167,33 @@ impl ModelPlan {
     }
 }
 
-/// What a node does.
+/// The settings of a node.
 #[derive(Debug)]
 pub struct Settings {
-    /// Everything that is configured.
+    /// The whole configuration.
     pub config: Config,
-    /// Where the scheduler's sockets are, where it is on this host.
+    /// The sockets of a scheduler on this host; not used with a bundle.
     pub endpoints: Endpoints,
-    /// How to reach a scheduler of another host.
+    /// The bundle for a scheduler on another host; `None` on the scheduler's own host.
     pub bundle: Option<Arc<Bundle>>,
-    /// Where log files go.
+    /// The directory of the log files.
     pub log_dir: PathBuf,
-    /// The node's name; workers of several devices get a number behind it.
+    /// The node's name; with several devices, each worker appends the number of its device.
     pub name: NodeName,
-    /// One worker each.
+    /// The devices, with one worker each.
     pub devices: Vec<Device>,
-    /// Processor threads of one inference; 0 leaves that to torch.
+    /// CPU threads of one inference; with 0, torch chooses.
     pub threads: u32,
-    /// Tasks that each worker takes at the same time.
+    /// Number of tasks that each worker runs at once.
     pub slots: u16,
-    /// What it serves, the eager one first.
+    /// The models that it serves; the first one is loaded at the start.
     pub models: Vec<ModelPlan>,
-    /// What should be changed in the configuration.
+    /// Outdated configuration keys, with the change that each needs.
     pub remarks: Vec<String>,
 }
 
 impl Settings {
-    /// Reads the configuration and lays the flags over it.
+    /// Reads the configuration and overrides it with the flags.
     ///
     /// # Errors
     /// [`SettingsError`].
@@ -235,7 +235,8 @@ impl Settings {
         })
     }
 
-    /// Checks that each model's files are here or can be fetched: a node that can never load its model must not start.
+    /// Checks that each model's files are on this host or can be downloaded: a node that can never load its model must not
+    /// start.
     ///
     /// # Errors
     /// [`SettingsError::MissingFile`].
@@ -244,7 +245,7 @@ impl Settings {
         self.models.iter().try_for_each(|model| model.check_files(&env))
     }
 
-    /// What is offered before anything is loaded.
+    /// The models to register, none of which is loaded yet.
     #[must_use]
     pub fn offers(&self) -> Vec<ModelOffer> {
         let offer = |model: &ModelPlan| ModelOffer {
@@ -256,7 +257,8 @@ impl Settings {
         self.models.iter().map(offer).collect()
     }
 
-    /// A log file's name for a process of this node: node names may hold characters that those may not.
+    /// Returns the log file name for a process of this node. Characters that are valid in a node's name but not in a file name
+    /// become dashes.
     #[must_use]
     pub fn log_name(&self, process: &str) -> String {
         let plain = |c: char| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' };
@@ -264,7 +266,7 @@ impl Settings {
     }
 }
 
-/// The models by flag, else by configuration.
+/// Plans the models given by flags or, without such flags, by the configuration.
 fn plan(flags: &Flags, config: &Config) -> Result<Vec<ModelPlan>, SettingsError> {
     let wished = if flags.model.is_empty() { &config.node.models } else { &flags.model };
     let mut models: Vec<ModelPlan> = Vec::new();
@@ -285,7 +287,7 @@ fn plan(flags: &Flags, config: &Config) -> Result<Vec<ModelPlan>, SettingsError>
             ),
             (None, Some(model)) => Source::File(model.path.clone()),
             (None, None) if name.as_str() == LAMA => Source::Lama,
-            // Echo needs no files, and must be able to play any model.
+            // The echo backend needs no files and serves any model.
             (None, None) if flags.backend == BackendChoice::Echo => Source::File(PathBuf::new()),
             (None, None) => return Err(SettingsError::NoFile { model: name }),
         };
@@ -298,7 +300,7 @@ fn plan(flags: &Flags, config: &Config) -> Result<Vec<ModelPlan>, SettingsError>
             (_, Some(model)) => model.pad_modulo as usize,
             (_, None) => LAMA_MODULO_PX,
         };
-        // The last one of a name counts, as everywhere on a command line.
+        // If a name is given twice, the last one counts, as is usual on a command line.
         models.retain(|model| model.name != name);
         models.push(ModelPlan { name, queue, source, pad_modulo });
     }
@@ -319,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn a_torch_node_of_several_slots_is_refused_and_an_echo_node_is_not() {
+    fn several_slots_are_refused_for_torch_and_accepted_for_echo() {
         let dir = tempfile::tempdir().unwrap();
         let load = |backend: &str| {
             let dir = dir.path().to_str().unwrap();
@@ -343,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn manga_is_upstreams_two_files_and_no_other() {
+    fn manga_uses_only_upstreams_two_files() {
         let manga = &planned(&["--model", "manga"]).unwrap()[0];
         assert_eq!((&manga.source, manga.pad_modulo), (&Source::Manga, 16));
         let text = planned(&["--model", "manga=/m.pt"]).unwrap_err().to_string();
@@ -351,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_not_there_and_cannot_be_fetched_is_refused() {
+    fn a_file_that_is_missing_and_cannot_be_downloaded_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("m.pt");
         let given = format!("mine={}", file.display());
@@ -367,7 +369,7 @@ mod tests {
         assert!(text.contains(file.to_str().unwrap()) && text.contains("--model mine=FILE"), "{text}");
         std::fs::write(&file, b"x").unwrap();
         checked(&["--model", &given], "").unwrap();
-        // What can be fetched is fetched at the first load.
+        // Files that can be downloaded are downloaded at the first load.
         checked(&["--model", "lama", "--model", "manga"], "").unwrap();
         checked(&["--model", "lama"], "https://h/x.pt").unwrap();
         checked(&["--model", "lama"], file.to_str().unwrap()).unwrap();

@@ -1,4 +1,4 @@
-//! Starts one worker process per device, restarts it when it dies, and ends with all of them.
+//! Starts one worker process per device, restarts it when it dies, and ends when all have ended for good.
 //!
 //! Does not: speak with the scheduler or link libtorch.
 
@@ -20,24 +20,24 @@ use lamagrid_process::{Backoff, Parent, SAME_REQUEST, StopRequest, StopSignals};
 
 use crate::cancel_watchdog;
 
-/// Exit code for what a person must put right before a restart can help (`EX_CONFIG`).
+/// Exit code for errors that a person must fix before a restart can succeed (`EX_CONFIG`).
 pub const EXIT_CONFIG: u8 = 78;
-/// Refused input or name, incompatible version, configuration: the next start would end the same way.
+/// Exit codes after which a restart would fail in the same way: refused input or name, incompatible version, configuration.
 const FINAL_CODES: [u8; 3] = [65, 76, EXIT_CONFIG];
 /// The dynamic loader's own exit code.
 const LOADER_FAILED: i32 = 127;
-/// A worker that the loader refuses ends within this time.
+/// The dynamic loader fails within this time; a worker that ran longer ended for another reason.
 const LOADING: Duration = Duration::from_secs(30);
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// A worker that lived this long was healthy: its next death is its first one again.
+/// A worker that ran at least this long was healthy: its death counts as the first one again.
 const GOOD_LIFE: Duration = Duration::from_secs(60);
-/// A worker that is to drain ends by itself within this time, or is killed.
+/// Time after which a draining worker is killed.
 const DRAIN_PATIENCE: Duration = Duration::from_millis(6_500);
-/// A worker that is to stop at once says goodbye within this time, or is killed.
+/// Time after which a worker that must stop at once is killed; it says goodbye meanwhile.
 const STOP_PATIENCE: Duration = Duration::from_millis(2_500);
 
-/// A worker process as it is started.
+/// The command line of a worker process, and the limit of its restarts.
 #[derive(Debug, Clone)]
 pub struct Plan {
     /// The node's name.
@@ -46,11 +46,11 @@ pub struct Plan {
     pub program: PathBuf,
     /// Its arguments.
     pub args: Vec<OsString>,
-    /// Variables beside the supervisor's own.
+    /// Environment variables that are set in addition to the supervisor's.
     pub env: Vec<(String, OsString)>,
-    /// How often it may end itself to stop a task.
+    /// Maximum number of times per minute that it may end itself to stop a cancelled task.
     pub cancel_restarts_per_minute: u32,
-    /// Where its libtorch lies, if it links one.
+    /// The directory of its libtorch; `None` if it does not use libtorch.
     pub libtorch: Option<PathBuf>,
 }
 
@@ -61,7 +61,7 @@ enum Phase {
     Stop,
 }
 
-/// Starts and restarts the workers. From its creation on no signal ends the process by itself.
+/// Starts and restarts the workers. While it exists, SIGTERM, SIGINT and SIGHUP do not end the process directly.
 #[derive(Debug)]
 pub struct Supervisor {
     runtime: Runtime,
@@ -72,7 +72,7 @@ impl Supervisor {
     /// Installs the signal handlers.
     ///
     /// # Errors
-    /// If the host gives no runtime, thread or signal handler.
+    /// If the host cannot create a runtime, a thread or a signal handler.
     pub fn new(parent: Parent) -> std::io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let signals = {
@@ -82,7 +82,8 @@ impl Supervisor {
         Ok(Self { runtime, signals })
     }
 
-    /// Keeps the workers alive until the process is told to end. Returns its exit code.
+    /// Runs the workers until all have ended for good, by themselves or because the process was told to end. Returns the
+    /// highest of their exit codes.
     #[must_use]
     pub fn run(self, plans: Vec<Plan>) -> u8 {
         let Self { runtime, signals } = self;
@@ -118,13 +119,13 @@ async fn keep_all(plans: Vec<Plan>, mut signals: StopSignals) -> u8 {
     }
 }
 
-/// What to do after a worker ended.
+/// The supervisor's reaction to the end of a worker.
 enum Next {
     Leave(u8),
     Restart,
 }
 
-/// Runs one worker again and again.
+/// Runs one worker, and restarts it until it ends for good or the supervisor is told to end. Returns the exit code.
 async fn keep(plan: Plan, mut told: watch::Receiver<Phase>) -> u8 {
     let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
     let mut deaths = 0_u32;
@@ -156,7 +157,7 @@ async fn keep(plan: Plan, mut told: watch::Receiver<Phase>) -> u8 {
             deaths = 0;
         }
         deaths += 1;
-        // The first time at once: its tasks wait for it.
+        // The first restart is immediate, because tasks wait for the worker.
         let pause = if deaths == 1 { Duration::ZERO } else { backoff.pause() };
         let pause_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
         tracing::warn!(node.id = plan.name, %status, deaths, pause_ms, "worker died; restarting it");
@@ -167,7 +168,7 @@ async fn keep(plan: Plan, mut told: watch::Receiver<Phase>) -> u8 {
     }
 }
 
-/// How often a worker may end itself to stop a task.
+/// Limits how often a worker may end itself to stop a cancelled task.
 #[derive(Debug)]
 struct RestartBudget {
     per_minute: usize,
@@ -185,7 +186,7 @@ impl RestartBudget {
         self.ends.push_back(Instant::now());
     }
 
-    /// How long the next worker must not end itself.
+    /// Time after its start during which the next worker must not end itself.
     fn delay(&mut self) -> Duration {
         self.ends.retain(|at| at.elapsed() < Self::MINUTE);
         if self.per_minute == 0 {
@@ -202,16 +203,16 @@ fn start(plan: &Plan, not_before: Duration) -> std::io::Result<Child> {
         .args(&plan.args)
         .envs(plan.env.iter().map(|(name, value)| (name, value)))
         .env(cancel_watchdog::NOT_BEFORE, not_before_ms.to_string())
-        .stdin(Stdio::piped()) // its end tells the worker to stop
+        .stdin(Stdio::piped()) // closing it tells the worker to stop
         .kill_on_drop(true)
         .spawn()?;
     tracing::info!(node.id = plan.name, worker.pid = child.id(), program = %plan.program.display(), "worker started");
     Ok(child)
 }
 
-/// Waits for the worker's end, passing on what the supervisor is told.
+/// Waits for the worker to end, and forwards the supervisor's stop requests to it.
 async fn watch_over(mut child: Child, told: &mut watch::Receiver<Phase>) -> ExitStatus {
-    // Out of the child, whose `wait` would close it.
+    // Taken out of the child, because `Child::wait` would close it.
     let mut stdin = child.stdin.take();
     let mut passed_on = Phase::Run;
     let mut kill_at: Option<tokio::time::Instant> = None;
@@ -223,7 +224,7 @@ async fn watch_over(mut child: Child, told: &mut watch::Receiver<Phase>) -> Exit
                 terminate(&child);
                 kill_at = Some(tokio::time::Instant::now() + DRAIN_PATIENCE);
             } else {
-                // The end of its standard input, upon which it says goodbye.
+                // Closing its standard input makes the worker say goodbye and end.
                 stdin.take();
                 kill_at = Some(tokio::time::Instant::now() + STOP_PATIENCE);
             }
@@ -239,7 +240,7 @@ async fn watch_over(mut child: Child, told: &mut watch::Receiver<Phase>) -> Exit
             changed = told.changed() => if changed.is_err() { std::future::pending::<()>().await },
             () = killing => {
                 kill_at = None;
-                // It may have ended this moment; `wait` tells.
+                // The call may fail if the worker has just ended, which `wait` reports.
                 let _ = child.start_kill();
             }
         }

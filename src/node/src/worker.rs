@@ -1,4 +1,4 @@
-//! A worker process around its backend: session, signals, loop.
+//! Runs a worker process: connects its backends to a session, and handles stop signals.
 //!
 //! Does not: restart itself or look for libtorch; its supervisor does.
 
@@ -16,32 +16,32 @@ use crate::backend::{self, Backend, Unheard};
 use crate::cancel_watchdog::{self, StartupTime};
 use crate::settings::Settings;
 
-/// How long tasks may take to finish after SIGTERM, before they are given back: whoever stops a service kills it after
-/// ten seconds, and the goodbye, the supervisor and its own parent need some of them.
+/// Time that tasks may take to finish after SIGTERM before they are given back. Service managers kill after ten seconds, and
+/// the goodbye, the supervisor and its own parent need part of them.
 const FINISHING: Duration = Duration::from_secs(4);
-/// How long an idle worker may take to return from `main`, once its session is closed.
+/// Time that an idle worker may take to return from `main` after its session is closed.
 const RETURNING: Duration = Duration::from_millis(300);
 
-/// The device that a worker really uses.
+/// The device that a worker uses, with `auto` resolved.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceInfo {
-    /// `cpu`, `cuda:0`, ...
+    /// The device's name: `cpu`, `cuda:0`, ...
     pub device: String,
-    /// The GPU's name, where there is one.
+    /// The GPU's model name; `None` without a GPU.
     pub gpu: Option<String>,
-    /// The GPU's memory, where there is one.
+    /// The GPU's memory; `None` without a GPU.
     pub memory_bytes: Option<u64>,
 }
 
 impl DeviceInfo {
-    /// The processor.
+    /// Describes the CPU.
     #[must_use]
     pub fn cpu() -> Self {
         Self { device: "cpu".into(), gpu: None, memory_bytes: None }
     }
 }
 
-/// What this worker registers with.
+/// Describes this worker for its registration with the scheduler.
 #[must_use]
 pub fn describe(settings: &Settings, kind: NodeKind, device: DeviceInfo) -> NodeInfo {
     let hardware = Hardware::detect();
@@ -58,12 +58,12 @@ pub fn describe(settings: &Settings, kind: NodeKind, device: DeviceInfo) -> Node
     }
 }
 
-/// Works until the session ends; gives the process's exit code.
+/// Runs tasks until the session ends; returns the process's exit code.
 ///
-/// The first of `backends` runs on the calling thread, each other one on a thread of its own.
+/// The first of `backends` runs on the calling thread, each other one on its own thread.
 ///
 /// # Errors
-/// If the host gives no thread.
+/// If the host cannot start a thread or a runtime, or if `backends` is empty.
 pub fn run(
     settings: &Settings,
     info: NodeInfo,
@@ -76,7 +76,7 @@ pub fn run(
     let models = info.models.iter().map(|offer| offer.model.as_str()).collect::<Vec<_>>().join(",");
     tracing::info!(node.id = %name, device = %device, gpu = info.gpu.as_ref().map(|gpu| gpu.as_str()), pid, models, slots = settings.slots, "worker is up");
     let endpoints = settings.endpoints.clone();
-    // One task for each slot is there, decoded, when the slot's own ends; more would only wait behind it.
+    // One decoded task per slot is ready when the slot's running task ends; more would only wait.
     let overlap = settings.slots;
     let bundle = settings.bundle.clone();
     let options = SessionOptions { endpoints, bundle, info, slots: settings.slots, overlap };
@@ -102,15 +102,14 @@ pub fn run(
     }
     let failure = backend::serve(&session, &pipeline, first.as_mut());
     for thread in threads {
-        // Its failure is the session's, which the first loop reported, too.
+        // It returns the session's failure, as the first loop does.
         let _ = thread.join();
     }
     Ok(concluded(failure.as_ref()))
 }
 
-/// Loads the first model before a task needs it. The node is registered meanwhile, and its first task waits.
-///
-/// Says whether it is in memory.
+/// Loads the first model before a task needs it; returns true on success. The node registers meanwhile, and its first task
+/// waits for the load.
 fn warm_up(session: &Session, backend: &mut dyn Backend) -> bool {
     let Some(first) = backend.models().into_iter().next() else { return false };
     let load = std::panic::AssertUnwindSafe(|| backend.load(&first.model, &Unheard));
@@ -140,11 +139,11 @@ fn concluded(failure: Option<&Failure>) -> u8 {
     failure.kind.exit_code()
 }
 
-/// SIGTERM drains for a while and then stops; SIGINT and the end of the parent stop at once. On a thread of its own, so that no
-/// computation delays it.
+/// Starts a thread that handles stop requests, so that no computation delays them. SIGTERM drains for a limited time and then
+/// stops; SIGINT and the end of the parent stop at once.
 ///
-/// A second SIGTERM stops only a worker without a supervisor: a process group or service manager sends the worker the signal
-/// that its supervisor passes on, too. A supervisor that wants a stop closes the worker's standard input.
+/// A second SIGTERM stops only a worker without a supervisor. A worker under a supervisor may get the same signal twice, from
+/// its supervisor and from a process group or service manager; to stop it, the supervisor closes its standard input.
 fn handle_signals(session: Arc<Session>, parent: Parent) -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let signals = {
@@ -159,7 +158,7 @@ fn handle_signals(session: Arc<Session>, parent: Parent) -> std::io::Result<()> 
     Ok(())
 }
 
-/// Returns when the worker is to stop at once.
+/// Drains after SIGTERM, and returns when the worker must stop at once.
 async fn drain_until_stop(session: &Session, mut signals: StopSignals, parent: Parent) {
     let mut draining: Option<tokio::time::Instant> = None;
     loop {
@@ -192,10 +191,10 @@ async fn drain_until_stop(session: &Session, mut signals: StopSignals, parent: P
     }
 }
 
-/// Says goodbye and ends the process, a running forward pass included.
+/// Says goodbye and ends the process, even during a forward pass.
 fn stop(session: &Session) {
     session.close();
-    // An idle backend sees that and returns from `main`.
+    // The loop of an idle backend ends now, and `main` returns.
     std::thread::sleep(RETURNING);
     end_by_signal(Signal::KILL);
 }

@@ -1,4 +1,4 @@
-//! `lamagrid-node` as people start it: a supervisor and its workers, real processes and signals.
+//! Tests `lamagrid-node` as users start it: a supervisor and its workers, with real processes and signals.
 
 #![expect(clippy::unwrap_used, reason = "a helper of tests fails with its test")]
 
@@ -15,7 +15,7 @@ use fake::{Fake, Heard, pattern, rgb_to_bgr, short_dir};
 use lamagrid_domain::NodeKind;
 use lamagrid_protocol::message::{AttemptOutcome, Stored};
 
-/// A started supervisor; killed with whatever it started when dropped.
+/// A running supervisor. Dropping it kills it, whereupon its workers end, too.
 struct Node {
     child: Child,
     lines: mpsc::Receiver<String>,
@@ -46,7 +46,7 @@ impl Node {
         Self { child, lines }
     }
 
-    /// The next line with all of `words`.
+    /// Waits for the next log line that contains all `words`.
     fn line(&self, words: &[&str]) -> String {
         let deadline = Instant::now() + Duration::from_secs(20);
         loop {
@@ -99,9 +99,10 @@ fn wait_until_gone(pid: u32) {
     }
 }
 
-/// A scheduler at the place where a node with this directory looks for one.
+/// Starts a fake scheduler where a node with this directory looks for one.
 async fn scheduler(dir: &Path) -> Fake {
-    // The test's own environment is another one, so a node says where; it must be gone before the test's begins.
+    // The socket directory depends on the node's environment, so a node is started to log it. It must have ended before the
+    // test starts its own.
     let node = Node::start(dir, &["--backend", "echo"], &[]);
     let field = |line: String, name: &str| {
         line.split(name).nth(1).unwrap().split_whitespace().next().unwrap().to_owned()
@@ -131,7 +132,7 @@ async fn a_killed_worker_is_replaced_and_a_drained_node_leaves() {
     let (_, second, ready) = fake.welcome(vec![]).await;
     assert!(began.elapsed() < Duration::from_secs(2), "the first restart is immediate");
     assert_ne!(second.info.pid, first.info.pid);
-    // A slot, and a task that is prepared meanwhile.
+    // Credit for one slot and one prepared task.
     assert_eq!((second.slots, second.overlap, ready.credit), (1, 1, 2));
     assert_eq!((second.info.name, second.running.len()), (first.info.name, 0));
 
@@ -183,10 +184,10 @@ async fn several_devices_are_several_nodes_and_a_second_signal_stops_at_once() {
     assert_eq!(names, ["n-0", "n-1"]);
     node.signal(rustix::process::Signal::TERM);
     node.line(&["draining"]);
-    // A service manager tells the supervisor and its workers: that is one end, told twice.
+    // A service manager signals the supervisor and its workers; this counts as one request.
     node.signal(rustix::process::Signal::TERM);
     for worker in [one.info.pid, two.info.pid] {
-        // The idle one may be gone already.
+        // The idle worker may have ended already.
         let pid = rustix::process::Pid::from_raw(worker as i32).unwrap();
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
     }
@@ -195,12 +196,12 @@ async fn several_devices_are_several_nodes_and_a_second_signal_stops_at_once() {
     let began = Instant::now();
     node.signal(rustix::process::Signal::TERM);
     assert!(node.wait(Duration::from_secs(5)).success());
-    // Before the first signal's patience with the running task is over.
+    // Does not wait for the time that the first signal allows the running task.
     assert!(began.elapsed() < Duration::from_millis(3_000), "{:?}", began.elapsed());
     assert!(!lives(one.info.pid) && !lives(two.info.pid));
 }
 
-/// R4.4: what a service manager allows before it kills.
+/// R4.4: the node ends within the time that a service manager allows before it kills.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_signal_gives_a_long_task_back_in_time_and_a_hangup_does_nothing() {
     let dir = short_dir();
@@ -223,9 +224,9 @@ async fn a_signal_gives_a_long_task_back_in_time_and_a_hangup_does_nothing() {
     assert!(!lives(hello.info.pid));
 }
 
-/// A worker that stands still says no goodbye.
+/// A worker suspended by SIGSTOP cannot end by itself and is killed.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stopped_worker_does_not_hold_its_supervisor_up() {
+async fn a_suspended_worker_does_not_delay_the_end_of_its_supervisor() {
     let dir = short_dir();
     let mut fake = scheduler(dir.path()).await;
     let mut node = Node::start(dir.path(), &ECHO, &[]);

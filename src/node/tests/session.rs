@@ -1,4 +1,4 @@
-//! The node's side of the protocol, against a scheduler that misbehaves on demand.
+//! Tests the node's side of the protocol against a scheduler that misbehaves on demand.
 
 #![expect(clippy::unwrap_used, reason = "a helper of tests fails with its test")]
 
@@ -67,7 +67,7 @@ fn failure(delivery: &Delivery) -> &Failure {
     }
 }
 
-/// R2.1, P4.2, X5: registered with what it can do, it is given work by its own credit.
+/// R2.1, P4.2, X5: a node registers its models and slots, and gets tasks according to its credit.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_task_is_accepted_worked_on_and_delivered() {
     let dir = short_dir();
@@ -89,7 +89,7 @@ async fn a_task_is_accepted_worked_on_and_delivered() {
     assert_eq!(result.hash, lamagrid_protocol::hash(&blobs[0]));
     fake.reply(Stored { token, accepted: true }.into()).await;
 
-    // A large one lies in the spool, under the attempt's name.
+    // A large one is stored in the spool, under the attempt's name.
     let (spec, token) = fake.task(400, 300, &[]);
     fake.assign(&spec, token).await;
     let (delivery, blobs) = fake.delivery().await;
@@ -98,7 +98,7 @@ async fn a_task_is_accepted_worked_on_and_delivered() {
     assert_eq!(delivery.credit, 4);
     let bytes = fake.spool.get(spec.id, BlobName::Attempt(token), result).unwrap();
     assert_eq!(bytes, rgb_to_bgr(&pattern(400, 300)));
-    // Held until it is on record, and removed where nobody wants it.
+    // The node holds the result until the scheduler replies, and removes it if it is not accepted.
     assert_eq!(fake.poll().await.running, [token]);
     fake.reply(Stored { token, accepted: false }.into()).await;
     while !fake.poll().await.running.is_empty() {}
@@ -109,7 +109,7 @@ async fn a_task_is_accepted_worked_on_and_delivered() {
     assert_eq!(served.join().unwrap(), None);
 }
 
-/// X5: what only waits for its slot goes back when another node is idle; what has begun stays.
+/// X5: a recall returns a task that still waits for its slot, but not a task that has begun.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_prepared_task_is_given_back_and_a_running_one_is_not() {
     let dir = short_dir();
@@ -137,7 +137,7 @@ async fn a_prepared_task_is_given_back_and_a_running_one_is_not() {
     done(&delivery);
 }
 
-/// X5: the slot has the next task while the last one's picture is still on its way.
+/// X5: credit returns before the result is delivered, so that the slot gets its next task meanwhile.
 #[tokio::test(flavor = "multi_thread")]
 async fn credit_comes_back_when_the_slot_is_free() {
     let dir = short_dir();
@@ -147,15 +147,15 @@ async fn credit_comes_back_when_the_slot_is_free() {
     fake.welcome(vec![]).await;
     let (spec, token) = fake.task(10, 10, &[]);
     fake.assign(&spec, token).await;
-    // Before the delivery, which would be skipped here.
+    // The credit must come before the delivery: this loop would skip a delivery.
     while fake.ready().await.credit != 3 {}
     let (delivery, _) = fake.delivery().await;
     assert_eq!((delivery.token, delivery.credit), (token, 3), "not a second time with the delivery");
 }
 
-/// P7.1: files in, a file out, with what the model never sees.
+/// P7.1: a task of files returns a file, with the alpha channel and metadata that the model does not see.
 #[tokio::test(flavor = "multi_thread")]
-async fn files_are_decoded_and_the_answer_is_one() {
+async fn files_are_decoded_and_the_result_is_a_file() {
     let dir = short_dir();
     let mut fake = Fake::start(dir.path()).await;
     let session = start(&fake, 1);
@@ -215,7 +215,7 @@ async fn files_are_decoded_and_the_answer_is_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn inputs_that_do_not_fit_are_refused_with_upstreams_words() {
+async fn mismatched_inputs_are_refused_with_upstreams_text() {
     let dir = short_dir();
     let mut fake = Fake::start(dir.path()).await;
     let session = start(&fake, 1);
@@ -229,7 +229,7 @@ async fn inputs_that_do_not_fit_are_refused_with_upstreams_words() {
     assert_eq!(failure(&delivery).kind, FailureKind::InvalidInput);
     assert_eq!(failure(&delivery).message, "Mask shape(200, 400) not queal to Image shape(300, 400)");
 
-    // Inline blobs are checked against what was announced, too.
+    // Inline blobs are also checked against their announced hashes.
     let (spec, token) = fake.task(2, 2, &[]);
     let wrong = vec![Bytes::from(vec![9; 12]), Bytes::from(vec![255; 4])];
     let assign = Assign { token, attempt: 1, spec, inline: vec![Role::Image, Role::Mask] };
@@ -244,9 +244,9 @@ async fn inputs_that_do_not_fit_are_refused_with_upstreams_words() {
     assert_eq!(failure(&delivery).kind, FailureKind::UnknownModel);
 }
 
-/// R7.5: whatever a task does to its node, the scheduler knows before that who had it.
+/// R7.5: the scheduler knows which node has a task before the task can crash that node.
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_begins_before_the_scheduler_knows_that_it_is_here() {
+async fn no_task_begins_before_the_scheduler_knows_that_it_arrived() {
     let dir = short_dir();
     let mut fake = Fake::start(dir.path()).await;
     let session = start(&fake, 2);
@@ -260,14 +260,14 @@ async fn nothing_begins_before_the_scheduler_knows_that_it_is_here() {
     fake.push(assign.clone().into(), vec![]);
     fake.accept(token).await;
     assert_eq!(begins(100), None);
-    // A repeated one is accepted again, and nothing else.
+    // A repeated assignment is accepted again, and does not begin the task.
     fake.push(assign.into(), vec![]);
     fake.accept(token).await;
     assert_eq!(begins(100), None);
     fake.reply(Proceed { token }.into()).await;
     assert_eq!(begins(5_000), Some(token));
 
-    // A session that goes on with it says so by its welcome.
+    // A welcome that does not abandon the task lets it begin, too.
     let (spec, token) = fake.task(10, 10, &[]);
     fake.push(Assign { token, attempt: 1, spec, inline: vec![] }.into(), vec![]);
     fake.accept(token).await;
@@ -316,7 +316,7 @@ async fn a_result_is_held_across_a_restart_of_the_scheduler() {
     let (spec, token) = fake.task(10, 10, &[]);
     fake.assign(&spec, token).await;
     let (first, _) = fake.delivery().await;
-    // It dies before it answers.
+    // The scheduler ends before it replies.
     drop(fake);
     let mut fake = Fake::start(dir.path()).await;
     let (_, hello, ready) = fake.welcome(vec![]).await;
@@ -330,7 +330,7 @@ async fn a_result_is_held_across_a_restart_of_the_scheduler() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_gone_session_is_followed_by_a_hello_with_running_work() {
+async fn a_lost_session_is_followed_by_a_hello_with_the_running_tasks() {
     let dir = short_dir();
     let mut fake = Fake::start(dir.path()).await;
     let session = start(&fake, 2);
@@ -354,14 +354,14 @@ async fn abandoned_work_stops_and_delivers_nothing() {
     let session = start(&fake, 1);
     let _served = serving(&session, echo());
     fake.welcome(vec![]).await;
-    // By the answer to an accept.
+    // Abandoned by the reply to an accept.
     let (spec, token) = fake.task(10, 10, &[("echo_ms", 60_000)]);
     fake.push(Assign { token, attempt: 1, spec, inline: vec![] }.into(), vec![]);
     fake.accept(token).await;
     fake.reply(Abandon { token }.into()).await;
-    // Its slot is free again.
+    // Wait until its slot is free again.
     while fake.ready().await.credit != 2 {}
-    // By the welcome of a new session.
+    // Abandoned by the welcome of a new session.
     let (spec, token) = fake.task(10, 10, &[("echo_ms", 60_000)]);
     fake.assign(&spec, token).await;
     fake.polls = Polls::SessionGone;
@@ -372,7 +372,7 @@ async fn abandoned_work_stops_and_delivers_nothing() {
         ready = fake.ready().await;
     }
     assert_eq!(ready.credit, 1);
-    // The next thing delivered is the next task's.
+    // The next delivery is that of the next task.
     let (spec, token) = fake.task(10, 10, &[]);
     fake.assign(&spec, token).await;
     let (delivery, _) = fake.delivery().await;
@@ -428,7 +428,7 @@ async fn a_dropped_job_counts_as_failed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refusal_for_good_is_told_and_another_is_retried() {
+async fn a_permanent_refusal_is_reported_and_a_temporary_one_is_retried() {
     let dir = short_dir();
     let mut fake = Fake::start(dir.path()).await;
     let session = start(&fake, 1);
@@ -441,7 +441,7 @@ async fn a_refusal_for_good_is_told_and_another_is_retried() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_drain_by_command_finishes_what_runs() {
+async fn a_drain_command_finishes_the_running_task() {
     let dir = short_dir();
     let mut fake = Fake::start(dir.path()).await;
     let session = start_with(&fake, 1, 1);

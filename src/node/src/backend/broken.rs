@@ -1,6 +1,6 @@
-//! Models whose files could not be loaded: loaded again once a file has changed.
+//! Remembers models that could not be loaded, and loads them again once one of their files has changed.
 //!
-//! Does not: report anything; the loop that owns it does.
+//! Does not: report to the session; the loop that owns it does.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
@@ -11,15 +11,15 @@ use lamagrid_domain::ModelName;
 
 use super::{Backend, Unheard};
 
-/// What tells one version of a file from another: inode, length and time of the last change.
+/// Identifies a version of a file by inode, length and modification time; `None` if the file cannot be inspected.
 type Version = Option<(u64, u64, i64, i64)>;
 
-/// Each model that failed to load, with its files as they were then.
+/// The models that failed to load, each with the versions of its files at that time.
 #[derive(Debug, Default)]
 pub(super) struct BrokenModels(BTreeMap<ModelName, Vec<(PathBuf, Version)>>);
 
 impl BrokenModels {
-    /// Takes note of how the last task of a model ended.
+    /// Records whether the last task of a model failed because the model could not be loaded.
     pub(super) fn note(&mut self, model: &ModelName, has_failed: bool, backend: &dyn Backend) {
         if has_failed {
             self.0.insert(model.clone(), versions(backend.files(model)));
@@ -28,7 +28,7 @@ impl BrokenModels {
         }
     }
 
-    /// Loads the models whose files have changed since; true if one is in memory now.
+    /// Loads the models whose files have changed since they failed; returns true if at least one was loaded.
     pub(super) fn reload_changed(&mut self, backend: &mut dyn Backend) -> bool {
         let has_changed = |(path, version): &(PathBuf, Version)| version_of(path) != *version;
         let changed: Vec<ModelName> = self
@@ -86,7 +86,7 @@ mod tests {
     use super::super::{Answer, Progress, Work};
     use super::*;
 
-    /// Loads its one file if that says "good".
+    /// A backend whose model loads if its file contains "good".
     struct OneFile {
         path: PathBuf,
         loads: usize,
@@ -119,7 +119,7 @@ mod tests {
     fn a_model_is_loaded_again_once_for_each_change_of_its_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("m.pt");
-        // Another file each time, as a replaced file is: the clock of a file system may stand still between two writes.
+        // A new file each time, as when a user replaces it: two quick writes may get the same modification time.
         let put = |path: &Path, text: &[u8]| {
             let new = path.with_extension("new");
             std::fs::write(&new, text).unwrap();

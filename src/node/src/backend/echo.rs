@@ -1,4 +1,4 @@
-//! Answers with the picture as it came: for tests and measurements without a model.
+//! Returns each task's picture unchanged, for tests and measurements without a model.
 
 use std::time::{Duration, Instant};
 
@@ -7,20 +7,20 @@ use lamagrid_session::millis;
 
 use super::{Answer, Backend, Progress, Work, stopped};
 
-/// A cancel is noticed this fast.
+/// Interval at which a running task checks for a cancel.
 const STEP: Duration = Duration::from_millis(10);
 /// Longest delay that a task may ask for.
 const LONGEST: Duration = Duration::from_secs(3_600);
 
-/// The echo backend. The parameter `echo_ms` makes it take that long, and `echo_abort` ends the process on the way: a
-/// task that kills its nodes.
+/// The echo backend. A task takes the time of its parameter `echo_ms`; with the parameter `echo_abort` it aborts the process,
+/// as a task does that crashes its nodes.
 #[derive(Debug, Clone)]
 pub struct Echo {
     offers: Vec<ModelOffer>,
 }
 
 impl Echo {
-    /// Echoes for these models, all of which are always ready.
+    /// Creates a backend for these models, all of which count as loaded.
     #[must_use]
     pub fn new(mut offers: Vec<ModelOffer>) -> Self {
         offers.iter_mut().for_each(|offer| offer.loaded = true);
@@ -50,7 +50,7 @@ impl Backend for Echo {
             if progress.step(step, of).is_break() {
                 return Err(stopped());
             }
-            // Against the clock, so that many short sleeps do not add up to more than was asked for.
+            // Sleep until a time counted from the start, so that the overruns of many short sleeps do not add up.
             std::thread::sleep((STEP * (step + 1)).saturating_sub(began.elapsed()));
         }
         std::thread::sleep(delay.saturating_sub(began.elapsed()));

@@ -1,18 +1,18 @@
-//! libtorch's error texts as failures: the lines that say something, without the C++ stack.
+//! Converts libtorch's error texts to failures: keeps the lines with the reason and drops the C++ stack.
 //!
-//! Does not: name libtorch's types, so that it is tested where libtorch is not linked.
+//! Does not: use libtorch's types, so that its tests run without libtorch.
 
 use lamagrid_domain::{Failure, FailureKind};
 
-/// Upstream looks for exactly this in an error, and so do its users.
+/// Upstream and its users search an error for exactly this text.
 const CUDA_OOM: &str = "CUDA out of memory. ";
-/// Signs that a device's or the host's allocator gave up.
+/// Texts that identify a failed allocation, on the GPU or on the host.
 const CUDA_SIGNS: [&str; 2] = ["CUDA out of memory", "CUDA error: out of memory"];
 const HOST_SIGNS: [&str; 2] = ["DefaultCPUAllocator", "std::bad_alloc"];
-/// Lines of an error that are kept.
+/// Number of lines of an error that are kept.
 const KEPT_LINES: usize = 4;
 
-/// The failure that an error text of libtorch stands for.
+/// Converts an error text of libtorch to a failure.
 #[must_use]
 pub fn inference_failure(text: &str) -> Failure {
     let holds = |signs: [&str; 2]| signs.iter().any(|sign| text.contains(sign));
@@ -25,10 +25,10 @@ pub fn inference_failure(text: &str) -> Failure {
     Failure::new(kind, gist)
 }
 
-/// What a person can use of an error text.
+/// Returns the useful part of an error text: the reason, without the call stack.
 fn gist(text: &str) -> String {
     let text = text.strip_prefix("Internal torch error: ").unwrap_or(text);
-    // The interpreter puts the reason last, after the path through the model's source.
+    // The TorchScript interpreter puts the reason last, after the traceback through the model's source.
     let reason = text.rfind("RuntimeError: ").map_or(text, |at| &text[at + "RuntimeError: ".len()..]);
     let lines: Vec<&str> = reason
         .lines()
@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_stack_goes_and_the_reason_stays() {
+    fn the_stack_is_dropped_and_the_reason_is_kept() {
         let text = "Internal torch error: The following operation failed in the TorchScript interpreter.\n\
             Traceback of TorchScript (most recent call last):\n  File \"x.py\", line 3, in forward\n    return a\n\
             RuntimeError: shape '[3]' is invalid for input of size 4\n\nException raised from infer at a.cpp:1\n\
@@ -56,7 +56,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_told_apart_and_upstreams_words_are_there() {
+    fn out_of_memory_is_recognised_and_has_upstreams_text() {
         for text in [
             "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 1 GiB\nException raised from x",
             "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported",

@@ -1,4 +1,4 @@
-//! What runs models, and the loop that feeds it.
+//! Runs models: the trait of a backend, and the loop that passes it the session's tasks.
 //!
 //! Does not: know the protocol ([`lamagrid_session::Session`]) or any framework.
 
@@ -21,15 +21,15 @@ pub use inference::inference_failure;
 
 pub use lamagrid_session::stopped;
 
-/// How long the loop waits before it looks again whether the session ended.
+/// Longest wait for a task; after it the loop checks whether files of broken models have changed.
 const WAIT: Duration = Duration::from_secs(1);
 
-/// TaskStatus by backends while they work.
+/// Receives the progress of a backend's work.
 pub trait Progress: Sync {
-    /// How far the work is; `of` is 0 where the end is unknown. Breaks when nobody wants it any more.
+    /// Reports the progress of the work; `of` is 0 if the total is unknown. Returns `Break` if the task is no longer wanted.
     fn step(&self, step: u32, of: u32) -> ControlFlow<()>;
 
-    /// The same of loading the model, in hundredths of a fetch.
+    /// Reports the progress of loading the model; for a download, in percent. Returns `Break` as [`Progress::step`] does.
     fn loading(&self, step: u32, of: u32) -> ControlFlow<()>;
 }
 
@@ -43,7 +43,7 @@ impl Progress for Job {
     }
 }
 
-/// Progress that nobody hears, of work that nobody can stop.
+/// Discards progress and never breaks, for loads that belong to no task.
 #[derive(Debug, Clone, Copy)]
 pub struct Unheard;
 
@@ -57,29 +57,29 @@ impl Progress for Unheard {
     }
 }
 
-/// A task with its checked pixels.
+/// A task with its checked pictures.
 #[derive(Debug)]
 pub struct Work<'a> {
-    /// Model and parameters.
+    /// The task's model and parameters.
     pub spec: &'a TaskSpec,
     /// The picture.
     pub image: Image<Rgb>,
-    /// Of the same size; white is the hole.
+    /// The mask, of the same size; white is the hole.
     pub mask: Gray,
 }
 
-/// A picture and where the time went: [`Stages::infer_ms`] and [`Stages::pixels_ms`].
+/// The result of a task, with its times [`Stages::infer_ms`] and [`Stages::pixels_ms`].
 #[derive(Debug)]
 pub struct Answer {
-    /// Of the size of [`Work::image`].
+    /// The picture, of the size of [`Work::image`].
     pub image: Image<Rgb>,
-    /// Only the backend's own share is read.
+    /// The times; only the backend's own stages are used.
     pub stages: Stages,
 }
 
-/// Runs models. Synchronous: it has a thread of its own.
+/// Runs models. Its calls block, so each backend has its own thread.
 pub trait Backend {
-    /// What it serves, and what of that is in memory.
+    /// The models that it serves, each with whether it is in memory.
     fn models(&self) -> Vec<ModelOffer>;
 
     /// The files that a model is loaded from.
@@ -87,28 +87,27 @@ pub trait Backend {
         Vec::new()
     }
 
-    /// Brings a model into memory and says how long that took: zero if it was there.
+    /// Loads a model into memory and returns the time that this took: zero if it was loaded already.
     ///
     /// # Errors
-    /// [`FailureKind::ModelLoad`] with its file, where that comes from and what to do, or
-    /// [`FailureKind::UnknownModel`].
+    /// [`FailureKind::ModelLoad`] with the file, its origin and a remedy, or [`FailureKind::UnknownModel`].
     fn load(&mut self, model: &ModelName, progress: &dyn Progress) -> Result<Duration, Failure>;
 
-    /// Works on one task whose model was loaded before.
+    /// Runs one task, whose model is already loaded.
     ///
     /// # Errors
-    /// A [`Failure`] whose kind decides about another attempt.
+    /// A [`Failure`]; its kind decides whether the task gets another attempt.
     fn run(&mut self, work: Work<'_>, progress: &dyn Progress) -> Result<Answer, Failure>;
 }
 
-/// Runs tasks until the session ends; gives the reason if it was not the node's own wish.
+/// Runs tasks until the session ends; returns the reason unless the node itself ended it.
 pub fn serve(session: &Session, pipeline: &Pipeline, backend: &mut dyn Backend) -> Option<Failure> {
     let mut broken = BrokenModels::default();
     loop {
         let Entered { job, inputs, exit } = match pipeline.next(WAIT) {
             Next::Task(entered) => *entered,
             Next::Idle => {
-                // Says that it works again as soon as its file was replaced: the scheduler keeps tasks away until then.
+                // Report a repaired model at once: until then the scheduler sends no tasks for it.
                 if broken.reload_changed(backend) {
                     session.set_loaded(loaded(backend));
                 }

@@ -1,4 +1,4 @@
-//! A scheduler that does what a test says, and nothing by itself but answer polls.
+//! A fake scheduler for tests: it answers polls and goodbyes by itself, and does everything else only when a test asks.
 
 #![allow(dead_code, reason = "each test file uses its part")]
 #![allow(
@@ -30,7 +30,7 @@ use lamagrid_transport::{ConnectionLimits, Endpoints, EventSubscriber, LaneSende
 const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) const POLL_MS: u64 = 100;
 
-/// What a node said.
+/// A message from a node.
 #[derive(Debug)]
 pub(crate) enum Heard {
     Hello(PeerId, Hello),
@@ -42,7 +42,7 @@ pub(crate) enum Heard {
     Event(NodeEvent),
 }
 
-/// What a poll is answered with.
+/// The reply to a poll.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Polls {
     Commands,
@@ -62,7 +62,7 @@ pub(crate) struct Fake {
 }
 
 impl Fake {
-    /// A scheduler with its sockets in `dir`.
+    /// Starts a scheduler with its sockets in `dir`.
     pub(crate) async fn start(dir: &std::path::Path) -> Self {
         let endpoints = Endpoints::new(dir);
         Self {
@@ -82,7 +82,7 @@ impl Fake {
         self.control.sender().send(&peer, reply.to_frame(Vec::new()).unwrap());
     }
 
-    /// The next thing that a node says; polls and goodbyes are answered.
+    /// Receives the next message from a node; answers polls and goodbyes.
     async fn next(&mut self) -> Heard {
         loop {
             tokio::select! {
@@ -119,7 +119,7 @@ impl Fake {
         }
     }
 
-    /// What `pick` picks, with everything before it passed over.
+    /// Waits for the first message for which `pick` returns a value, and skips those before it.
     pub(crate) async fn until<T>(&mut self, mut pick: impl FnMut(Heard) -> Option<T>) -> T {
         let found = async {
             loop {
@@ -176,7 +176,7 @@ impl Fake {
         self.until(|heard| if let Heard::Ready(ready) = heard { Some(ready) } else { None }).await
     }
 
-    /// Waits until a task is in its slot: progress is heard.
+    /// Waits until a task is in its slot, which its first progress shows.
     pub(crate) async fn begun(&mut self, token: LeaseToken) {
         self.until(|heard| match heard {
             Heard::Event(NodeEvent::Step(step)) if step.token == token && step.step > 0 => Some(()),
@@ -202,12 +202,12 @@ impl Fake {
         self.result.sender().send(&peer, reply.to_frame(Vec::new()).unwrap());
     }
 
-    /// Assigns a task whose blobs lie in the spool.
+    /// Assigns a task whose blobs are in the spool.
     pub(crate) async fn assign(&mut self, spec: &TaskSpec, token: LeaseToken) {
         self.give(Assign { token, attempt: 1, spec: spec.clone(), inline: Vec::new() }, Vec::new()).await;
     }
 
-    /// Assigns a task and lets the node begin with it.
+    /// Assigns a task and lets the node begin it.
     pub(crate) async fn give(&mut self, assign: Assign, blobs: Vec<Bytes>) {
         let token = assign.token;
         self.push(assign.into(), blobs);
@@ -221,7 +221,7 @@ impl Fake {
         assert_eq!(accepted, token);
     }
 
-    /// A task on a picture of `height` x `width`, its blobs in the spool.
+    /// Creates a task on a picture of `height` x `width`, with its blobs in the spool.
     pub(crate) fn task(&self, height: u32, width: u32, params: &[(&str, i64)]) -> (TaskSpec, LeaseToken) {
         let id = TaskId::from_bytes(random_id());
         let image = pattern(height, width);
@@ -256,7 +256,7 @@ impl Fake {
     }
 }
 
-/// A picture in which no two channels agree.
+/// Creates an RGB picture whose channels differ.
 pub(crate) fn pattern(height: u32, width: u32) -> Vec<u8> {
     (0..height * width * 3).map(|i| (i * 7 % 251) as u8).collect()
 }
@@ -288,7 +288,7 @@ pub(crate) fn info(name: &str) -> NodeInfo {
     }
 }
 
-/// A directory whose path leaves room for the sockets' names.
+/// Creates a directory whose path is short enough for the paths of Unix sockets in it.
 pub(crate) fn short_dir() -> tempfile::TempDir {
     tempfile::Builder::new().prefix("lgn").tempdir_in("/tmp").unwrap()
 }
