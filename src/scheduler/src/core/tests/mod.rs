@@ -1,5 +1,5 @@
-//! Scenarios: what one input after the other leads to, with the full list of effects. What is not in a list was
-//! not sent and not written.
+//! Scenarios: a sequence of inputs, each with the full list of its effects. An effect that is not in the list did not
+//! happen.
 
 mod admin;
 mod admission;
