@@ -53,8 +53,8 @@ impl Core {
     }
 
     fn list(&self, wanted: &ListTasks) -> Page {
-        let live = self.tasks.values().map(line);
-        let ended = self.retention.iter().map(|(id, ended)| ended_line(*id, ended));
+        let live = self.tasks.values().map(unfinished_line);
+        let ended = self.retention.iter().map(|(id, ended)| finished_line(*id, ended));
         let fits = |line: &TaskLine| {
             (wanted.states.is_empty() || wanted.states.contains(&line.status))
                 && (!wanted.dead || line.dead)
@@ -269,7 +269,7 @@ fn refusal(failure: Failure) -> AdminReply {
     Refused { seq: 0, failure, queue_len: 0, wait_ms: None }.into()
 }
 
-fn line(task: &Task) -> TaskLine {
+fn unfinished_line(task: &Task) -> TaskLine {
     TaskLine {
         id: task.id(),
         model: task.spec().model.clone(),
@@ -285,7 +285,7 @@ fn line(task: &Task) -> TaskLine {
     }
 }
 
-fn ended_line(id: TaskId, ended: &FinishedTask) -> TaskLine {
+fn finished_line(id: TaskId, ended: &FinishedTask) -> TaskLine {
     TaskLine {
         id,
         model: ended.model.clone(),

@@ -5,7 +5,7 @@ use lamagrid_protocol::message::Action;
 
 use crate::core::policy::retry::{Loss, Verdict, back_off_ms};
 use crate::core::policy::routing;
-use crate::core::state::circuit_breaker::Policy;
+use crate::core::state::circuit_breaker::BreakerPolicy;
 use crate::core::state::leases::{Orphan, OrphanedBy};
 use crate::core::state::task::{Lease, Task};
 use crate::core::{Core, Effect, NodeId, StoreOp};
@@ -54,13 +54,13 @@ impl Core {
         let task = &self.tasks[id];
         let (Some(Lease { token, .. }), Some(node)) = (task.lease(), task.node()) else { return false };
         if !failure.kind.blames_node() {
-            self.breaker.undecided(token);
+            self.breaker.on_inconclusive(token);
             return false;
         }
         let is_probe = self.breaker.is_probe(node, token);
         let scheduler = &self.settings.scheduler;
-        let policy = Policy { after: scheduler.set_aside_after, rest_ms: scheduler.probe_after_ms };
-        if self.breaker.failed(node, token, self.clock.elapsed_ms(), policy) {
+        let policy = BreakerPolicy { after: scheduler.set_aside_after, rest_ms: scheduler.probe_after_ms };
+        if self.breaker.on_failure(node, token, self.clock.elapsed_ms(), policy) {
             tracing::warn!(%node, failures = policy.after, last = %failure,
                 "node fails task after task: it is set aside and tried again from time to time");
         }
@@ -137,7 +137,7 @@ impl Core {
         );
         if let Some(Lease { token, session }) = task.lease() {
             self.release_token(token);
-            self.breaker.undecided(token);
+            self.breaker.on_inconclusive(token);
             if let Some(session) = self.sessions.get_mut(session) {
                 session.release(token);
             }

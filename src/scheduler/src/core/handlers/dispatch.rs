@@ -89,7 +89,7 @@ impl Core {
             queue = %task.spec().queue, "task assigned"
         );
         self.ready.task_dispatched(task);
-        self.breaker.given(&node, token);
+        self.breaker.on_dispatched(&node, token);
         target.give(token, self.clock.elapsed_ms(), accept_by);
         let index = target.lane_of(&task.spec().queue).expect("a session that offers a queue has its lane");
         self.leases.insert(token, id);

@@ -99,7 +99,7 @@ impl Core {
 
     fn node_worked(&mut self, session: SessionId) {
         let Some(node) = self.sessions.get(session).map(|session| session.node()) else { return };
-        if self.breaker.worked(node) {
+        if self.breaker.on_success(node) {
             tracing::info!(%node, "node works again and is taken back");
         }
     }

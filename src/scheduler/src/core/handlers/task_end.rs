@@ -37,7 +37,7 @@ impl Core {
         self.timers.stop_run(&mut task);
         if let Some(Lease { token, .. }) = task.lease() {
             self.leases.remove(token);
-            self.breaker.undecided(token);
+            self.breaker.on_inconclusive(token);
         }
         self.followers.remove_task(&task);
         self.timers.stop_deadline(&task);

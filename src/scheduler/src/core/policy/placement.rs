@@ -2,8 +2,8 @@
 //!
 //! Nothing is assigned without credit. A session's first credits stand for idle slots; the others, up to its overlap,
 //! for tasks that it prepares meanwhile. An overlap credit is used only if no session that may have the task has a
-//! first one: no task waits behind a busy node while another fitting one is idle. `recall`
-//! corrects a choice that turns out wrong later.
+//! first one: no task waits behind a busy node while another fitting one is idle. What changes afterwards is put right
+//! by `recall`.
 //!
 //! An isolated task shared a node with others when the node was lost. It goes only to a session that has nothing else,
 //! and that session gets nothing else meanwhile. If all are busy, the one with the least work is kept free for it.
@@ -154,7 +154,7 @@ impl<'a> Placement<'a> {
         session.lanes_connected()
             && !session.is_draining()
             && !self.is_suspect(session)
-            && self.breaker.may_work(session.node(), self.clock_ms)
+            && self.breaker.allows(session.node(), self.clock_ms)
     }
 
     /// Whether a session was silent for too long to get new tasks.

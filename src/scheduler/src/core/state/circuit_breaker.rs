@@ -37,7 +37,7 @@ impl CircuitBreaker {
     }
 
     /// Whether it may be given a task: it is not set aside, or it is due for a probe.
-    pub(crate) fn may_work(&self, node: &NodeId, clock_ms: u64) -> bool {
+    pub(crate) fn allows(&self, node: &NodeId, clock_ms: u64) -> bool {
         let aside = self.0.get(node).and_then(|record| record.aside.as_ref());
         aside.is_none_or(|aside| aside.probe.is_none() && aside.until_ms <= clock_ms)
     }
@@ -51,19 +51,25 @@ impl CircuitBreaker {
     }
 
     /// A node is given a task, which is the probe if it is set aside.
-    pub(crate) fn given(&mut self, node: &NodeId, token: LeaseToken) {
+    pub(crate) fn on_dispatched(&mut self, node: &NodeId, token: LeaseToken) {
         if let Some(aside) = self.0.get_mut(node).and_then(|record| record.aside.as_mut()) {
             aside.probe = Some(token);
         }
     }
 
     /// A node finished a task. True if it was set aside until now.
-    pub(crate) fn worked(&mut self, node: &NodeId) -> bool {
+    pub(crate) fn on_success(&mut self, node: &NodeId) -> bool {
         self.0.remove(node).is_some_and(|record| record.aside.is_some())
     }
 
     /// A node failed a task. True if that sets it aside.
-    pub(crate) fn failed(&mut self, node: &NodeId, token: LeaseToken, clock_ms: u64, policy: Policy) -> bool {
+    pub(crate) fn on_failure(
+        &mut self,
+        node: &NodeId,
+        token: LeaseToken,
+        clock_ms: u64,
+        policy: BreakerPolicy,
+    ) -> bool {
         if policy.after == 0 {
             return false;
         }
@@ -89,7 +95,7 @@ impl CircuitBreaker {
     }
 
     /// An attempt ended and says nothing about its node: if it was a probe, another one follows.
-    pub(crate) fn undecided(&mut self, token: LeaseToken) {
+    pub(crate) fn on_inconclusive(&mut self, token: LeaseToken) {
         let asides = self.0.values_mut().filter_map(|record| record.aside.as_mut());
         asides.filter(|aside| aside.probe == Some(token)).for_each(|aside| aside.probe = None);
     }
@@ -97,7 +103,7 @@ impl CircuitBreaker {
 
 /// When a node is set aside, and for how long.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Policy {
+pub(crate) struct BreakerPolicy {
     /// Failures in a row; 0 is never.
     pub(crate) after: u32,
     /// The first rest, in milliseconds.
@@ -108,7 +114,7 @@ pub(crate) struct Policy {
 mod tests {
     use super::*;
 
-    const POLICY: Policy = Policy { after: 2, rest_ms: 100 };
+    const POLICY: BreakerPolicy = BreakerPolicy { after: 2, rest_ms: 100 };
 
     fn token(n: u8) -> LeaseToken {
         LeaseToken::from_bytes([n; 16])
@@ -116,36 +122,36 @@ mod tests {
 
     #[test]
     fn a_node_that_fails_again_and_again_rests_longer_and_longer_until_it_works() {
-        let (mut health, node) = (CircuitBreaker::default(), "n".parse::<NodeId>().unwrap());
-        assert!(!health.failed(&node, token(1), 0, POLICY));
-        assert!(health.may_work(&node, 0));
-        assert!(health.failed(&node, token(2), 0, POLICY));
-        assert!(health.is_aside(&node) && !health.may_work(&node, 99) && health.may_work(&node, 100));
+        let (mut breaker, node) = (CircuitBreaker::default(), "n".parse::<NodeId>().unwrap());
+        assert!(!breaker.on_failure(&node, token(1), 0, POLICY));
+        assert!(breaker.allows(&node, 0));
+        assert!(breaker.on_failure(&node, token(2), 0, POLICY));
+        assert!(breaker.is_aside(&node) && !breaker.allows(&node, 99) && breaker.allows(&node, 100));
         let mut now = 100;
         for rest in [200, 400, 800, 1_600, 1_600] {
-            health.given(&node, token(3));
-            assert!(health.is_probe(&node, token(3)) && !health.may_work(&node, now + 9_999));
+            breaker.on_dispatched(&node, token(3));
+            assert!(breaker.is_probe(&node, token(3)) && !breaker.allows(&node, now + 9_999));
             // An attempt from before says nothing about the probe.
-            assert!(!health.failed(&node, token(2), now, POLICY));
-            assert!(!health.failed(&node, token(3), now, POLICY));
-            assert!(!health.may_work(&node, now + rest - 1) && health.may_work(&node, now + rest));
+            assert!(!breaker.on_failure(&node, token(2), now, POLICY));
+            assert!(!breaker.on_failure(&node, token(3), now, POLICY));
+            assert!(!breaker.allows(&node, now + rest - 1) && breaker.allows(&node, now + rest));
             now += rest;
         }
-        health.given(&node, token(4));
-        health.undecided(token(4));
-        assert!(health.may_work(&node, now));
-        assert!(health.worked(&node) && !health.worked(&node));
-        assert!(!health.is_aside(&node));
+        breaker.on_dispatched(&node, token(4));
+        breaker.on_inconclusive(token(4));
+        assert!(breaker.allows(&node, now));
+        assert!(breaker.on_success(&node) && !breaker.on_success(&node));
+        assert!(!breaker.is_aside(&node));
     }
 
     #[test]
     fn success_in_between_forgives() {
-        let (mut health, node) = (CircuitBreaker::default(), "n".parse::<NodeId>().unwrap());
+        let (mut breaker, node) = (CircuitBreaker::default(), "n".parse::<NodeId>().unwrap());
         for _ in 0..5 {
-            assert!(!health.failed(&node, token(1), 0, POLICY));
-            assert!(!health.worked(&node));
+            assert!(!breaker.on_failure(&node, token(1), 0, POLICY));
+            assert!(!breaker.on_success(&node));
         }
-        let never = Policy { after: 0, ..POLICY };
-        assert!((0..9).all(|_| !health.failed(&node, token(1), 0, never)));
+        let never = BreakerPolicy { after: 0, ..POLICY };
+        assert!((0..9).all(|_| !breaker.on_failure(&node, token(1), 0, never)));
     }
 }

@@ -56,7 +56,7 @@ pub(crate) struct Session {
     stopped: BTreeSet<LeaseToken>,
 }
 
-/// A node's description of itself at its registration.
+/// What a node says about itself when it registers.
 pub(crate) struct Registration {
     pub(crate) node: NodeId,
     /// Its process; absent before protocol version 1.5.

@@ -1,5 +1,5 @@
-//! Scenarios: a sequence of inputs, each with the full list of its effects. An effect that is not in the list did not
-//! happen.
+//! Scenarios: a sequence of inputs, each with the full list of its effects. An effect that is not listed was neither sent
+//! nor written.
 
 mod admin;
 mod admission;
@@ -8,6 +8,7 @@ mod clocks;
 mod grid;
 mod isolation;
 mod limits;
+mod lines;
 mod lost;
 mod nodes;
 mod overlap;
