@@ -38,6 +38,13 @@ struct Listed {
     held: Vec<LeaseToken>,
 }
 
+/// What became of a node's orphans when it came back.
+struct Adopted {
+    kept: Vec<LeaseToken>,
+    /// Attempts that the node does not have any more.
+    lost: Vec<Orphan>,
+}
+
 impl Core {
     pub(crate) fn on_control(&mut self, peer: PeerId, request: ControlRequest) {
         let reply = match request {
@@ -111,7 +118,7 @@ impl Core {
         let cause = orphans.as_ref().map_or(OrphanedBy::Restart, |orphans| orphans.cause);
         let attempts = orphans.map_or_else(Vec::new, |orphans| orphans.attempts);
         let listed = Listed { running, held };
-        let (kept, lost) = self.adopt(&mut session, attempts, &listed, cause);
+        let Adopted { kept, lost } = self.adopt(&mut session, attempts, &listed, cause);
         let info = session.info();
         tracing::info!(
             %node, session = number, kind = info.kind.as_str(), pid = info.pid, slots, overlap,
@@ -148,14 +155,14 @@ impl Core {
         refused
     }
 
-    /// Attempts that the node still has continue under the new session. Returns their tokens, and the attempts it lost.
+    /// Attempts that the node still has continue under the new session.
     fn adopt(
         &mut self,
         session: &mut Session,
         attempts: Vec<Orphan>,
         listed: &Listed,
         cause: OrphanedBy,
-    ) -> (Vec<LeaseToken>, Vec<Orphan>) {
+    ) -> Adopted {
         let Listed { running, held } = listed;
         let (mut kept, lost): (Vec<_>, Vec<_>) =
             attempts.into_iter().partition(|o| running.contains(&o.token) || held.contains(&o.token));
@@ -175,7 +182,7 @@ impl Core {
             let id = self.leases.task_of(*token);
             id.and_then(|id| self.tasks.get_mut(id)).expect("orphans are unfinished").adopt(session.id());
         }
-        (kept.into_iter().map(|orphan| orphan.token).collect(), lost)
+        Adopted { kept: kept.into_iter().map(|orphan| orphan.token).collect(), lost }
     }
 
     /// Attempts that a node lists and has no lease for, unless it only waits to hear that its result is recorded.
@@ -259,7 +266,7 @@ impl Core {
             %node, session = number, reason, kept, kept_for_ms, given_back,
             "session lost: its node may come back for the tasks that are kept, the others wait again"
         );
-        let waiting: Vec<_> = session.on_overlap().into_iter().map(|(token, _)| token).collect();
+        let waiting: Vec<_> = session.on_overlap().into_iter().map(|unbegun| unbegun.token).collect();
         for token in in_order {
             if is_accepted(self, token) {
                 let orphan = session.orphan(token, waiting.contains(&token));

@@ -5,7 +5,7 @@ use lamagrid_domain::{Event, Failure, FailureKind, Owner, TaskId};
 use super::status::outcome;
 use crate::core::state::finished_task::{DeadLetter, DeliveredResult};
 use crate::core::state::task::{Lease, Task};
-use crate::core::state::tombstones::Dropped;
+use crate::core::state::tombstones::{Dropped, Watermark};
 use crate::core::{Core, Effect, FinishedTask, ResultPlace, StoreOp};
 
 impl Core {
@@ -115,7 +115,7 @@ impl Core {
 
     /// A tombstone is dropped; the watermark is raised before, so that the id stays expired.
     pub(crate) fn drop_tombstone(&mut self, dropped: Dropped) {
-        if let Some((owner, wall_ms)) = dropped.raised {
+        if let Some(Watermark { owner, wall_ms }) = dropped.raised {
             self.emit(Effect::Store(StoreOp::Watermark { owner, wall_ms }));
         }
         self.emit(Effect::Store(StoreOp::Unremember { id: dropped.id }));

@@ -4,6 +4,7 @@ use lamagrid_domain::{Failure, FailureKind, ModelName, QueueName};
 
 use super::node_control::KeepAttempts;
 use crate::core::policy::routing;
+use crate::core::state::tombstones::Watermark;
 use crate::core::{ClockChange, Core, Effect, StoreOp};
 
 /// Finished tasks removed in one tick, so that it stays short.
@@ -155,7 +156,7 @@ impl Core {
         let Some(change) = self.clock.observe_wall() else { return };
         self.emit(Effect::Clock(change));
         if matches!(change, ClockChange::Believed { ahead_ms } if ahead_ms < 0) {
-            for (owner, wall_ms) in self.retention.lower_watermarks(self.clock.now().wall_ms) {
+            for Watermark { owner, wall_ms } in self.retention.lower_watermarks(self.clock.now().wall_ms) {
                 self.emit(Effect::Store(StoreOp::Watermark { owner, wall_ms }));
             }
         }

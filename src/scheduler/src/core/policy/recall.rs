@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use lamagrid_domain::{LeaseToken, SessionId, TaskId};
 
 use super::placement::Placement;
+use crate::core::state::dispatch_order::Unbegun;
 use crate::core::state::model_queue::Rank;
 use crate::core::state::session::Session;
 
@@ -72,13 +73,15 @@ pub(crate) fn plan(placement: Placement<'_>) -> RecallPlan {
 /// Tasks that wait for a slot of their node. Those that it has not accepted are still on their way.
 pub(crate) fn waiting_on_nodes(placement: Placement<'_>) -> Vec<WaitsForSlot> {
     let asks = |session: &&Session| session.overlap() > 0 && !placement.is_suspect(session);
-    let on_overlap = placement.sessions.values().filter(asks).flat_map(|session| {
-        session.on_overlap().into_iter().map(|(token, recalled)| (Some(session.id()), token, recalled))
-    });
+    let on_overlap =
+        placement.sessions.values().filter(asks).flat_map(|session| {
+            session.on_overlap().into_iter().map(|unbegun| (Some(session.id()), unbegun))
+        });
     let left_behind = placement.leases.orphans().filter(|orphan| orphan.waited);
+    let left_behind = left_behind.map(|orphan| (None, Unbegun { token: orphan.token, recalled: false }));
     on_overlap
-        .chain(left_behind.map(|orphan| (None, orphan.token, false)))
-        .filter_map(|(holder, token, recalled)| {
+        .chain(left_behind)
+        .filter_map(|(holder, Unbegun { token, recalled })| {
             let id = placement.leases.task_of(token)?;
             let task = placement.tasks.get(id).filter(|task| task.is_accepted())?;
             Some(WaitsForSlot { recalled, rank: placement.ready.rank(task), task: id, token, holder })

@@ -33,6 +33,20 @@ impl AttemptState {
     }
 }
 
+/// An attempt that no slot has begun with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Unbegun {
+    pub(crate) token: LeaseToken,
+    /// The node was asked to give it back.
+    pub(crate) recalled: bool,
+}
+
+impl Unbegun {
+    fn of(entry: &Entry) -> Self {
+        Self { token: entry.token, recalled: entry.recalled }
+    }
+}
+
 #[derive(Debug)]
 struct Entry {
     token: LeaseToken,
@@ -113,15 +127,15 @@ impl DispatchOrder {
     }
 
     /// Of the last `waiting` attempts those that are wanted, and whether they were recalled; oldest first.
-    pub(crate) fn last(&self, waiting: u64) -> impl Iterator<Item = (LeaseToken, bool)> {
+    pub(crate) fn last(&self, waiting: u64) -> impl Iterator<Item = Unbegun> {
         let begun = self.0.len().saturating_sub(usize::try_from(waiting).unwrap_or(usize::MAX));
         let waits = |e: &&Entry| matches!(e.state, AttemptState::Given | AttemptState::Waited);
-        self.0.iter().skip(begun).filter(waits).map(|e| (e.token, e.recalled))
+        self.0.iter().skip(begun).filter(waits).map(Unbegun::of)
     }
 
     /// The same from the state at the end of the node's last session: it has not reported its credit yet.
-    pub(crate) fn left_waiting(&self) -> impl Iterator<Item = (LeaseToken, bool)> {
-        self.0.iter().filter(|e| e.state == AttemptState::Waited).map(|e| (e.token, e.recalled))
+    pub(crate) fn left_waiting(&self) -> impl Iterator<Item = Unbegun> {
+        self.0.iter().filter(|e| e.state == AttemptState::Waited).map(Unbegun::of)
     }
 
     #[cfg(test)]
@@ -167,7 +181,7 @@ mod tests {
 
     #[track_caller]
     fn check(order: &DispatchOrder, waiting: u64, expected: &[u8]) {
-        let last: Vec<_> = order.last(waiting).map(|(token, _)| token.as_bytes()[0]).collect();
+        let last: Vec<_> = order.last(waiting).map(|unbegun| unbegun.token.as_bytes()[0]).collect();
         assert_eq!(last, expected);
     }
 
@@ -225,7 +239,7 @@ mod tests {
         order.adopt(token(3), AttemptState::Finished);
         check(&order, 1, &[]);
         check(&order, 2, &[2]);
-        assert_eq!(order.left_waiting().collect::<Vec<_>>(), [(token(2), false)]);
+        assert_eq!(order.left_waiting().collect::<Vec<_>>(), [Unbegun { token: token(2), recalled: false }]);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use lamagrid_domain::{Entry, Milestone, Owner, TaskId};
 
 use super::finished_task::FinishedTask;
 use super::history;
-use super::tombstones::{Dropped, Tombstones};
+use super::tombstones::{Dropped, Tombstones, Watermark};
 
 /// Everything that is over.
 ///
@@ -112,7 +112,7 @@ impl Retention {
     }
 
     /// See [`Tombstones::lower_to`].
-    pub(crate) fn lower_watermarks(&mut self, wall_ms: u64) -> Vec<(Owner, u64)> {
+    pub(crate) fn lower_watermarks(&mut self, wall_ms: u64) -> Vec<Watermark> {
         self.tombstones.lower_to(wall_ms)
     }
 

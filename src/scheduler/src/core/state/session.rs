@@ -6,7 +6,7 @@ use lamagrid_domain::{BootId, LeaseToken, ModelName, NodeInfo, QueueName, Sessio
 use lamagrid_protocol::PeerId;
 use lamagrid_protocol::message::{Action, Command};
 
-use super::dispatch_order::{AttemptState, DispatchOrder};
+use super::dispatch_order::{AttemptState, DispatchOrder, Unbegun};
 use super::leases::Orphan;
 use crate::core::node_id::NodeId;
 
@@ -302,7 +302,7 @@ impl Session {
     }
 
     /// The wanted ones among them, and whether they were recalled; oldest first.
-    pub(crate) fn on_overlap(&self) -> Vec<(LeaseToken, bool)> {
+    pub(crate) fn on_overlap(&self) -> Vec<Unbegun> {
         if self.overlap == 0 {
             Vec::new()
         } else if self.peer.is_none() {

@@ -20,12 +20,19 @@ struct OwnerTombstones {
     watermark_ms: u64,
 }
 
+/// Ids of an owner drawn up to here have expired.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Watermark {
+    pub(crate) owner: Owner,
+    pub(crate) wall_ms: u64,
+}
+
 /// A dropped tombstone.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Dropped {
     pub(crate) id: TaskId,
     /// The owner's watermark, if it was raised to cover the id.
-    pub(crate) raised: Option<(Owner, u64)>,
+    pub(crate) raised: Option<Watermark>,
 }
 
 /// All tombstones.
@@ -92,19 +99,19 @@ impl Tombstones {
         let drawn_ms = id.drawn_wall_ms();
         let raised = (drawn_ms > tombstones.watermark_ms || tombstones.watermark_ms == 0).then(|| {
             tombstones.watermark_ms = drawn_ms.next_multiple_of(STEP_MS).max(STEP_MS);
-            (owner.clone(), tombstones.watermark_ms)
+            Watermark { owner: owner.clone(), wall_ms: tombstones.watermark_ms }
         });
         Some(Dropped { id, raised })
     }
 
     /// The clock was set back for good: ids drawn from now on must not count as expired. Returns the changed
     /// watermarks.
-    pub(crate) fn lower_to(&mut self, wall_ms: u64) -> Vec<(Owner, u64)> {
+    pub(crate) fn lower_to(&mut self, wall_ms: u64) -> Vec<Watermark> {
         let above = self.by_owner.iter_mut().filter(|(_, tombstones)| tombstones.watermark_ms > wall_ms);
         above
             .map(|(owner, tombstones)| {
                 tombstones.watermark_ms = wall_ms;
-                (owner.clone(), wall_ms)
+                Watermark { owner: owner.clone(), wall_ms }
             })
             .collect()
     }
@@ -138,7 +145,10 @@ mod tests {
         assert_eq!(all.remember(id(5_000, 1), &alice, 9), None);
         (0..2).for_each(|n| assert_eq!(all.remember(id(6_000, n), &mallory, 9), None));
         let dropped = all.remember(id(6_000, 9), &mallory, 9).unwrap();
-        assert_eq!(dropped, Dropped { id: id(6_000, 0), raised: Some((mallory.clone(), 6_000)) });
+        assert_eq!(
+            dropped,
+            Dropped { id: id(6_000, 0), raised: Some(Watermark { owner: mallory.clone(), wall_ms: 6_000 }) }
+        );
         // Within the same step it is not written again.
         assert_eq!(all.remember(id(6_000, 10), &mallory, 9).unwrap().raised, None);
         assert!(all.covers(id(6_000, 0), &mallory) && !all.covers(id(6_000, 0), &alice));
@@ -150,10 +160,10 @@ mod tests {
         let mut all = Tombstones::new(9, vec![(owner("b"), 700)]);
         all.remember(id(1_500, 1), &owner("a"), 10_000);
         assert_eq!(all.expire(9_999), None);
-        let raised = Some((owner("a"), 2_000));
+        let raised = Some(Watermark { owner: owner("a"), wall_ms: 2_000 });
         assert_eq!(all.expire(10_000), Some(Dropped { id: id(1_500, 1), raised }));
         assert!(all.covers(id(1_500, 1), &owner("a")) && all.covers(id(700, 3), &owner("b")));
-        assert_eq!(all.lower_to(1_000), [(owner("a"), 1_000)]);
+        assert_eq!(all.lower_to(1_000), [Watermark { owner: owner("a"), wall_ms: 1_000 }]);
         assert!(!all.covers(id(1_500, 1), &owner("a")));
         all.check().unwrap();
         assert!(!all.contains(id(1_500, 1)));

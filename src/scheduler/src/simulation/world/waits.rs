@@ -38,7 +38,7 @@ impl World {
             let Some(session) = session.filter(|s| !core.is_suspect(s)) else { continue };
             let mut truth = node.waiting();
             truth.retain(|token| session.holds(*token));
-            let believed = session.on_overlap().into_iter().map(|(token, _)| token).collect::<Vec<_>>();
+            let believed = session.on_overlap().into_iter().map(|unbegun| unbegun.token).collect::<Vec<_>>();
             compared += u64::from(!truth.is_empty() && truth == believed);
             if truth != believed {
                 differs.push(session.id());
