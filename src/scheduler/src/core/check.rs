@@ -151,11 +151,11 @@ pub(super) fn wrong_choice(core: &Core, id: TaskId, chosen: SessionId) -> Option
     if let Some(better) = core.tasks.values().filter(waits).find(is_better) {
         return Some(format!("task {id} is served before {}, which is better", better.id()));
     }
-    if session.has_first_credit() {
+    if session.idle_slots() > 0 {
         return None;
     }
     let idle = core.sessions.values().find(|s| {
-        s.has_first_credit() && core.placement().can_take(s) && core.placement().may_be_given(task, s)
+        s.idle_slots() > 0 && core.placement().can_take(s) && core.placement().may_be_given(task, s)
     })?;
     Some(format!("task {id} was given to busy {} while {} is idle", session.node(), idle.node()))
 }

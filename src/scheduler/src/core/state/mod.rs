@@ -5,6 +5,8 @@ pub(crate) mod admission;
 pub(crate) mod alarms;
 pub(crate) mod circuit_breaker;
 pub(crate) mod clock;
+pub(crate) mod command_outbox;
+pub(crate) mod credit;
 pub(crate) mod dispatch_order;
 pub(crate) mod drains;
 pub(crate) mod fair_queue;

@@ -1,22 +1,20 @@
 //! A session: the state of a node between its hello and its end.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use lamagrid_domain::{BootId, LeaseToken, ModelName, NodeInfo, QueueName, SessionId};
 use lamagrid_protocol::PeerId;
 use lamagrid_protocol::message::{Action, Command};
 
+use super::command_outbox::CommandOutbox;
+use super::credit::Credit;
 use super::dispatch_order::{AttemptState, DispatchOrder, Unbegun};
 use super::leases::Orphan;
 use crate::core::node_id::NodeId;
 
-/// Commands that wait for one session; beyond this the oldest is dropped. A poll's token list repairs a cancel; a
-/// recall only saves time, so recalls go first.
-const MAX_OUTBOX: usize = 256;
-
 /// A registered node.
 ///
-/// Invariant: it was given at most the credit that it granted, and its dispatch order lists exactly its attempts.
+/// Invariant: its dispatch order lists exactly its attempts.
 pub(crate) struct Session {
     id: SessionId,
     /// Only connections of this node may speak for the session.
@@ -26,19 +24,11 @@ pub(crate) struct Session {
     /// Orders sessions by their start. Clients may see it, unlike the id.
     number: u64,
     info: NodeInfo,
-    slots: u16,
-    /// Tasks beyond those that it can prepare while its slots work.
-    overlap: u16,
-    /// Credit that it counts beyond `slots` and `overlap`, and does not get.
-    excess: u64,
+    credit: Credit,
     /// Lanes in the order of the welcome, and whether the node connected them.
     lanes: Vec<(QueueName, bool)>,
     /// Its `result` connection, once it spoke there.
     peer: Option<PeerId>,
-    /// Tasks that it said it can take, cumulative.
-    granted: u64,
-    /// Tasks that it was given, cumulative.
-    given: u64,
     /// Attempts it works on, and how many polls in a row did not list them.
     tokens: BTreeMap<LeaseToken, u8>,
     /// The same and cancelled ones, in the order in which slots begin with them.
@@ -49,14 +39,10 @@ pub(crate) struct Session {
     last_seen_ms: u64,
     last_assigned_ms: u64,
     draining: bool,
-    outbox: Vec<Command>,
-    next_command: u64,
-    /// Attempts that it was told to stop and may still list: told once, or each poll would bring the next one
-    /// at once.
-    stopped: BTreeSet<LeaseToken>,
+    outbox: CommandOutbox,
 }
 
-/// A node's description of itself at its registration.
+/// What a node says about itself when it registers.
 pub(crate) struct Registration {
     pub(crate) node: NodeId,
     /// Its process; absent before protocol version 1.5.
@@ -71,29 +57,22 @@ impl Session {
     pub(crate) fn open(id: SessionId, number: u64, registration: Registration, clock_ms: u64) -> Self {
         let Registration { node, boot, info, slots, overlap } = registration;
         let lanes = info.queues().into_iter().map(|queue| (queue, false)).collect();
-        let allowed = overlap.min(slots); // more than one prepared task per slot saves no time
         Self {
             id,
             node,
             boot,
             number,
             info,
-            slots,
-            overlap: allowed,
-            excess: u64::from(overlap - allowed),
+            credit: Credit::new(slots, overlap),
             lanes,
             peer: None,
-            granted: 0,
-            given: 0,
             tokens: BTreeMap::new(),
             order: DispatchOrder::default(),
             unanswered: BTreeMap::new(),
             last_seen_ms: clock_ms,
             last_assigned_ms: 0,
             draining: false,
-            outbox: Vec::new(),
-            next_command: 1,
-            stopped: BTreeSet::new(),
+            outbox: CommandOutbox::default(),
         }
     }
 
@@ -114,12 +93,12 @@ impl Session {
     }
 
     pub(crate) fn slots(&self) -> u16 {
-        self.slots
+        self.credit.slots()
     }
 
     /// Tasks that it can prepare while its slots work.
     pub(crate) fn overlap(&self) -> u16 {
-        self.overlap
+        self.credit.overlap()
     }
 
     pub(crate) fn lanes(&self) -> impl Iterator<Item = &QueueName> {
@@ -219,45 +198,33 @@ impl Session {
         self.lanes.iter().all(|(_, connected)| *connected)
     }
 
-    /// Raises the credit, up to slots and overlap; a repeated or late message does not lower it. Returns the rise.
-    fn grant(&mut self, credit: u64) -> u64 {
-        let ceiling = self.given + u64::from(self.slots) + u64::from(self.overlap);
-        let before = self.granted;
-        self.granted = before.max(credit.saturating_sub(self.excess).min(ceiling));
-        self.granted - before
-    }
-
     /// The node reported its credit: a task has left its slot, or was dropped before.
     pub(crate) fn ready(&mut self, credit: u64) {
-        let rise = self.grant(credit);
+        let rise = self.credit.report(credit);
         self.order.freed(rise);
     }
 
     /// An attempt is over on the node; its credit comes with it, unless it came when its slot was left.
     pub(crate) fn delivered(&mut self, token: LeaseToken, credit: u64) {
         self.answered(token);
-        let rise = self.grant(credit);
+        let rise = self.credit.report(credit);
         self.tokens.remove(&token);
         self.order.delivered(token);
         self.order.freed(rise.saturating_sub(1));
     }
 
-    fn free(&self) -> u64 {
-        self.granted - self.given
-    }
-
     pub(crate) fn has_credit(&self) -> bool {
-        self.free() > 0
+        self.credit.free() > 0
     }
 
-    /// Tasks that it could begin with at once: its first credits stand for idle slots.
+    /// Tasks that it could begin with at once.
     pub(crate) fn idle_slots(&self) -> u64 {
-        self.free().saturating_sub(u64::from(self.overlap))
+        self.credit.idle_slots()
     }
 
-    /// Used credits: of attempts that wait, run, were cancelled or are still on their way.
+    /// See [`Credit::used`].
     pub(crate) fn used(&self) -> u64 {
-        (u64::from(self.slots) + u64::from(self.overlap)).saturating_sub(self.free())
+        self.credit.used()
     }
 
     /// Whether it has no work at all: a task that it is given now runs alone.
@@ -275,35 +242,23 @@ impl Session {
         Orphan { token, waited, was_alone: self.has_one_attempt() }
     }
 
-    /// Whether it has a first credit, which stands for an idle slot.
-    #[cfg(test)]
-    pub(crate) fn has_first_credit(&self) -> bool {
-        self.free() > u64::from(self.overlap)
-    }
-
     #[cfg(test)]
     pub(crate) fn check(&self) -> Result<(), String> {
-        let (name, given, granted) = (&self.info.name, self.given, self.granted);
-        invariant!(given <= granted, "{name} was given {given} of {granted} credits");
-        let most = given + u64::from(self.slots) + u64::from(self.overlap);
-        invariant!(granted <= most, "{name} was granted more than its slots and overlap");
+        self.credit.check()?;
         let mut in_order = self.attempts_in_order();
         in_order.sort_unstable();
-        invariant!(in_order.iter().eq(self.tokens.keys()), "{name}: its order is {in_order:?}");
+        invariant!(in_order.iter().eq(self.tokens.keys()), "{}: its order is {in_order:?}", self.node);
         self.order.check()
     }
 
-    /// Attempts that no slot has begun with. A task uses its credit until it has left its slot, so attempts that use
-    /// credit beyond the slots wait for one.
-    ///
-    /// A draining node gives no credit back: its last attempts look as if they waited.
+    /// Attempts that no slot has begun with, by its credit.
     pub(crate) fn waiting(&self) -> u64 {
-        u64::from(self.overlap).saturating_sub(self.free())
+        self.credit.waiting()
     }
 
     /// The wanted ones among them, and whether they were recalled; oldest first.
     pub(crate) fn on_overlap(&self) -> Vec<Unbegun> {
-        if self.overlap == 0 {
+        if self.credit.overlap() == 0 {
             Vec::new()
         } else if self.peer.is_none() {
             self.order.left_waiting().collect()
@@ -318,7 +273,7 @@ impl Session {
     }
 
     pub(crate) fn give(&mut self, token: LeaseToken, now_ms: u64, accept_by_ms: u64) {
-        self.given += 1;
+        self.credit.spend();
         self.last_assigned_ms = now_ms;
         self.tokens.insert(token, 0);
         self.order.give(token);
@@ -387,40 +342,28 @@ impl Session {
     }
 
     pub(crate) fn command(&mut self, action: Action) {
-        if self.outbox.len() >= MAX_OUTBOX {
-            let recall = self.outbox.iter().position(|c| matches!(c.action, Action::Recall { .. }));
-            if let Action::Cancel { token } = self.outbox.remove(recall.unwrap_or(0)).action {
-                self.stopped.remove(&token);
-            }
+        if let Action::Recall { token } = action {
+            self.order.recalled(token);
         }
-        match action {
-            Action::Cancel { token } => _ = self.stopped.insert(token),
-            Action::Recall { token } => self.order.recalled(token),
-            Action::Drain => {}
-        }
-        self.outbox.push(Command { seq: self.next_command, action });
-        self.next_command += 1;
+        self.outbox.push(action);
     }
 
     pub(crate) fn acknowledge(&mut self, seq: u64) {
-        self.outbox.retain(|c| c.seq > seq);
+        self.outbox.acknowledge(seq);
     }
 
     pub(crate) fn commands(&self) -> Vec<Command> {
-        self.outbox.clone()
+        self.outbox.commands().to_vec()
     }
 
     /// Tells the node to stop an unwanted attempt, once.
     pub(crate) fn stop(&mut self, token: LeaseToken) {
-        if !self.stopped.contains(&token) {
-            self.command(Action::Cancel { token });
-        }
+        self.outbox.stop(token);
     }
 
     /// Forgets the stops of attempts that a poll does not list any more.
     pub(crate) fn forget_stopped(&mut self, listed: &[LeaseToken]) {
-        let pending = |t: &LeaseToken| self.outbox.iter().any(|c| c.action == Action::Cancel { token: *t });
-        self.stopped.retain(|t| listed.contains(t) || pending(t));
+        self.outbox.forget_stopped(listed);
     }
 }
 
@@ -440,36 +383,22 @@ mod tests {
     }
 
     #[test]
-    fn a_full_outbox_drops_a_recall_rather_than_a_cancel() {
+    fn a_task_that_a_session_is_given_uses_its_credit_and_is_in_its_order() {
         let mut session = session(1, 1);
-        session.command(Action::Cancel { token: token(0) });
-        session.command(Action::Recall { token: token(1) });
-        (2..MAX_OUTBOX + 1).for_each(|n| session.command(Action::Cancel { token: token(n) }));
-        let left = session.commands();
-        assert_eq!(left.len(), MAX_OUTBOX);
-        assert_eq!(left[0].action, Action::Cancel { token: token(0) });
-        assert!(!left.iter().any(|c| matches!(c.action, Action::Recall { .. })));
-        session.command(Action::Cancel { token: token(0) });
-        assert_eq!(session.commands()[0].action, Action::Cancel { token: token(2) });
-    }
-
-    #[test]
-    fn credit_only_rises_and_never_above_slots_and_overlap() {
-        let mut session = session(1, 3);
-        assert_eq!(session.overlap(), 1, "one prepared task per slot");
-        session.ready(4);
-        assert_eq!((session.idle_slots(), session.used()), (1, 0));
-        session.ready(1);
-        assert_eq!(session.idle_slots(), 1);
+        session.ready(2);
+        assert!(session.is_unused() && session.idle_slots() == 1);
         session.give(token(1), 0, 100);
-        session.check().unwrap();
-        assert_eq!((session.idle_slots(), session.has_credit(), session.is_unused()), (0, true, false));
         session.give(token(2), 0, 100);
         session.check().unwrap();
-        assert_eq!((session.has_credit(), session.waiting()), (false, 1));
-        session.ready(99);
+        assert!(!session.has_credit() && !session.is_unused() && session.waiting() == 1);
+        assert_eq!(session.on_overlap(), [], "its result connection has not spoken");
+        session.set_peer(&PeerId::from_text("n"));
+        assert_eq!(session.on_overlap(), [Unbegun { token: token(2), recalled: false }]);
+        session.command(Action::Recall { token: token(2) });
+        assert_eq!(session.on_overlap(), [Unbegun { token: token(2), recalled: true }]);
+        session.delivered(token(1), 3);
         session.check().unwrap();
-        assert_eq!((session.idle_slots(), session.used()), (1, 0));
+        assert_eq!(session.on_overlap(), []);
     }
 
     #[test]

@@ -165,7 +165,7 @@ impl Grid {
         self.now.wall_ms += ms;
     }
 
-    /// Sets the wall clock.
+    /// Somebody sets the wall clock.
     pub(super) fn set_wall(&mut self, wall_ms: u64) {
         self.now.wall_ms = wall_ms;
     }

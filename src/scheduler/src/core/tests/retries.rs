@@ -1,4 +1,4 @@
-//! Retries after reported failures, and tasks that no node can run.
+//! What a reported failure leads to, and what happens to tasks that nobody can run.
 
 use lamagrid_domain::{FailureKind, TaskSpec};
 

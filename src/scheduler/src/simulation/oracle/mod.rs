@@ -168,7 +168,7 @@ impl Session {
     }
 }
 
-/// The promises that a client got about a task, across restarts of the scheduler.
+/// What a client was promised about a task, over all restarts of the scheduler.
 #[derive(Default)]
 struct Promise {
     told: Option<TaskStatus>,
