@@ -7,7 +7,7 @@
 //! the inputs and call both. Does not: open a socket, read a clock, touch a disk.
 //!
 //! Invariant: a task is in exactly one place: waiting in an index, delayed, assigned under a live token, or
-//! ended. [`Core::check`] says so in tests.
+//! ended. `Core::check` tests it.
 
 #[cfg(any(test, feature = "sabotage"))]
 #[macro_use]

@@ -1,4 +1,4 @@
-//! What the core starts with: its settings, and the recovered store.
+//! The inputs of a new core: its settings, and the recovered store.
 
 use std::collections::BTreeMap;
 

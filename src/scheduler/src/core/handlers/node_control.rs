@@ -38,7 +38,7 @@ struct Listed {
     held: Vec<LeaseToken>,
 }
 
-/// What became of a node's orphans when it came back.
+/// The fate of the orphans of a node that came back.
 struct Adopted {
     kept: Vec<LeaseToken>,
     /// Attempts that the node does not have any more.

@@ -1,4 +1,4 @@
-//! What is due on a tick: limits, leases, deadlines, retention. The sockets were drained before.
+//! Handles a tick: limits, leases, deadlines, retention. The sockets were drained before.
 
 use lamagrid_domain::{Failure, FailureKind, ModelName, QueueName};
 

@@ -20,7 +20,7 @@ const MAX_EVICTED: usize = 256;
 /// queue, and a new owner finds a place even if others fill the rest.
 const OWNER_SHARE: u64 = 9;
 
-/// What a task or an upload would use.
+/// The resources that a task or an upload would use.
 pub(crate) struct AdmissionRequest<'a> {
     pub(crate) queue: &'a QueueName,
     pub(crate) owner: &'a Owner,
@@ -43,7 +43,7 @@ impl<'a> AdmissionRequest<'a> {
     }
 }
 
-/// What an owner or a client may hold, and the settings that say so.
+/// Limits on the tasks and bytes of an owner or a client, with the settings that define them.
 struct HolderBound {
     max_tasks: u64,
     tasks_key: &'static str,

@@ -2,8 +2,8 @@
 //!
 //! Nothing is assigned without credit. A session's first credits stand for idle slots; the others, up to its overlap,
 //! for tasks that it prepares meanwhile. An overlap credit is used only if no session that may have the task has a
-//! first one: no task waits behind a busy node while another fitting one is idle. What changes afterwards is put right
-//! by `recall`.
+//! first one: no task waits behind a busy node while another fitting one is idle. `recall`
+//! corrects a choice that turns out wrong later.
 //!
 //! An isolated task shared a node with others when the node was lost. It goes only to a session that has nothing else,
 //! and that session gets nothing else meanwhile. If all are busy, the one with the least work is kept free for it.

@@ -40,7 +40,7 @@ pub(crate) struct Level {
     pub(crate) limit: u64,
 }
 
-/// The last alarm of each bound; 0 is none.
+/// The last alarm of each bound; 0 means that none was raised.
 #[derive(Debug, Default)]
 pub(crate) struct Alarms {
     queues: BTreeMap<QueueName, u8>,

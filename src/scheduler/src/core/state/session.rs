@@ -42,7 +42,7 @@ pub(crate) struct Session {
     outbox: CommandOutbox,
 }
 
-/// What a node says about itself when it registers.
+/// A node's description of itself at its registration.
 pub(crate) struct Registration {
     pub(crate) node: NodeId,
     /// Its process; absent before protocol version 1.5.

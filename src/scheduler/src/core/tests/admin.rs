@@ -1,4 +1,4 @@
-//! What an administrator sees and does.
+//! The requests of administrators.
 
 use lamagrid_domain::{Entry, Failure, FailureKind, Milestone, Status, TaskId};
 use lamagrid_protocol::message::{
@@ -182,7 +182,7 @@ fn a_drain_outlives_the_session_and_the_scheduler_and_ends_with_the_goodbye() {
     }
 }
 
-/// What waits in a paused queue waits for a person.
+/// Tasks of a paused queue wait until a person resumes it.
 #[test]
 fn a_paused_queue_promises_no_time_and_its_refusals_say_who_paused_it() {
     let mut grid = Grid::new();

@@ -72,7 +72,7 @@ fn a_clock_that_is_always_believed_is_seen() {
     assert!(text.contains("Forget"), "{text}");
 }
 
-/// What runs, waits or is about to be repeated has its time by the monotonic clock, or by the believed one.
+/// Running, waiting and delayed tasks are timed by the monotonic clock, or by the believed wall clock.
 #[test]
 fn a_clock_that_jumps_ahead_ends_nothing_that_runs_or_waits() {
     let mut grid = Grid::new();

@@ -165,7 +165,7 @@ impl Grid {
         self.now.wall_ms += ms;
     }
 
-    /// Somebody sets the wall clock.
+    /// Sets the wall clock.
     pub(super) fn set_wall(&mut self, wall_ms: u64) {
         self.now.wall_ms = wall_ms;
     }

@@ -106,7 +106,7 @@ fn the_node_with_the_least_work_is_kept_free_for_what_runs_alone() {
             format!("c: progress T{t} processing 0/0"),
         ]
     };
-    // What stands before them is given to b, what stands behind them is not.
+    // Tasks before them go to b, tasks behind them do not.
     grid.check_all([
         (
             submit_spec(urgent),

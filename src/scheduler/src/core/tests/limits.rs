@@ -9,7 +9,7 @@ use crate::core::{Fault, Input};
 #[test]
 fn a_task_waits_no_longer_than_it_may_over_all_its_waits() {
     let mut grid = Grid::new();
-    grid.join("n", "manga", 1, 1); // somebody is there, so that it is not `no_node_wait_ms`
+    grid.join("n", "manga", 1, 1); // with a node connected, `no_node_wait_ms` does not apply
     grid.pass_in([submit_spec(TaskSpec { wait_limit_ms: Some(900), ..spec(1) })]);
     grid.pass(899);
     grid.check(Input::Tick, &[]);
@@ -38,7 +38,7 @@ fn an_attempt_runs_no_longer_than_it_may_and_is_repeated() {
         Input::Tick,
         &["lane #1/0: hint", "requeue T1, 0 crashes, 1 failures", "c: progress T1 queued 0/0"],
     );
-    // What it made in spite of that comes too late.
+    // The result that it still delivers comes too late.
     grid.check(done("n", 1, 2, 2), &["n: stored #2 false"]);
 }
 
@@ -130,7 +130,7 @@ fn a_probe_that_fails_is_not_held_against_a_task_that_another_node_can_do() {
     grid.join("good", "lama", 3, 1);
     grid.pass(5_000);
     grid.pass_in([poll("good", 3, &[], 0), heartbeat(1), submit(2)]);
-    // The good one was idle for as long; the bad one is due. Whoever has it, it completes.
+    // Both were idle equally long, and it is the bad one's turn. The task completes on either.
     grid.pass_in([accept("bad", 1, 4)]);
     let effects = grid.handle(failed("bad", 1, 4, 3, FailureKind::Inference));
     let text = format!("{effects:?}");

@@ -1,4 +1,4 @@
-//! What becomes of a node's work when its session ends, in every way that it can.
+//! A node's work after its session ended, for each way in which it can end.
 
 use super::grid::*;
 use crate::core::{Input, Now, Origin, StoredTask};

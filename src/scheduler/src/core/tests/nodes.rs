@@ -72,7 +72,7 @@ fn nothing_is_assigned_before_lanes_and_credit() {
         (ready("n", 1, 1), &[]),
         (lane_connected(1), &assigned),
     ]);
-    // No second task without a second credit; a repeated or older credit is none.
+    // No second task without a second credit; a repeated or older credit does not count.
     grid.check_all([
         (submit(2), ["insert T2", "c: accepted T2 behind 0"].as_slice()),
         (ready("n", 1, 1), &[]),
@@ -363,7 +363,7 @@ fn a_poll_brings_commands_until_they_are_acknowledged_and_each_once() {
         (poll("n", 1, &[2], 1), &["n: commands []"]),
         (stopped("n", 1, 2, 2), &["n: stored #2 false"]),
         (poll("n", 1, &[], 1), &["n: commands []"]),
-        // A token that nobody knows is stopped.
+        // An attempt with an unknown token is cancelled.
         (poll("n", 1, &[77], 1), &["n: commands [2 cancel #77]"]),
         (poll("n", 1, &[77], 2), &["n: commands []"]),
         (poll("n", 9, &[], 0), &["n: gone #9"]),

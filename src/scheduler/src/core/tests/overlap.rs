@@ -7,8 +7,8 @@ use super::lines::line;
 use super::lost::stored;
 use crate::core::Input;
 
-/// A grid with one node, `n`, of so many slots: it works on T1 and so on under token 2 and so on, and prepares as many
-/// tasks again. It accepted all of them.
+/// A grid with one node, `n`, of `slots` slots. It works on T1, T2, ... under the tokens 2, 3, ..., prepares as many more
+/// tasks, and has accepted all of them.
 fn preparing(slots: u16) -> Grid {
     let mut grid = Grid::new();
     grid.join_with_overlap("n", "lama", 1, (slots, slots), &[]);
@@ -227,7 +227,7 @@ fn what_is_encoded_waits_for_nothing() {
 fn what_comes_back_stands_behind_better_tasks() {
     let mut grid = preparing(1);
     grid.join_with_overlap("m", "lama", 4, (1, 0), &[HINT]);
-    // Somebody else was faster.
+    // Another node is faster.
     grid.pass_in([submit(3), submit_spec(TaskSpec { priority: 5, ..spec(4) })]);
     grid.check(
         stopped("n", 1, 3, 3),

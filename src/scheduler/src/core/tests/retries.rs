@@ -1,4 +1,4 @@
-//! What a reported failure leads to, and what happens to tasks that nobody can run.
+//! Retries after reported failures, and tasks that no node can run.
 
 use lamagrid_domain::{FailureKind, TaskSpec};
 

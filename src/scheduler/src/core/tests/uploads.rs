@@ -113,7 +113,7 @@ fn below_the_floor_of_free_space_new_work_is_refused_and_the_rest_goes_on() {
     grid.pass_in([submit(1), accept("n", 1, 2)]);
     let free = |bytes| Input::DiskFree { bytes };
     grid.check(free(1_050), &[]);
-    // What is reserved is not there for others.
+    // Reserved bytes are not available to others.
     grid.check(offer(2, 40), &["upload T2 40 bytes by alice", "c: send"]);
     grid.check(offer(3, 40), &["c: refused disk_full, 0 wait"]);
     grid.check(free(999), &["alarm disk 100"]);

@@ -56,8 +56,8 @@ impl Node {
         self.running.values().filter(|a| a.stage == Stage::In).count()
     }
 
-    /// What a death now would be held against. A node that prepares tasks beside others leaves that open: the scheduler
-    /// hears of a change of places a moment later.
+    /// The attempts that a crash of the node now counts against. Empty for a node that prepares tasks, because the scheduler learns
+    /// a moment later which of them has begun.
     pub(in crate::simulation) fn surely_begun(&self) -> impl Iterator<Item = LeaseToken> {
         let begun = |a: &Attempt| self.overlap == 0 && a.stage == Stage::In && !a.cancelled;
         self.running.iter().filter(move |(_, attempt)| begun(attempt)).map(|(token, _)| *token)

@@ -168,7 +168,7 @@ impl Session {
     }
 }
 
-/// What a client was promised about a task, over all restarts of the scheduler.
+/// The promises that a client got about a task, across restarts of the scheduler.
 #[derive(Default)]
 struct Promise {
     told: Option<TaskStatus>,
