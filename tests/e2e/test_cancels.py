@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,21 +16,18 @@ from stock.processes import Processes
 
 pytestmark = pytest.mark.timeout(180)
 
-Stack = tuple[Processes, GridServer]
 LONG = 255  # some seconds of work
 HOLE = hole(64, 96, 20, 30, 16)
 
 
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory, slow_flags: list[str]) -> Iterator[Stack]:
+@pytest.fixture
+def grid(
+    processes: Processes, tmp_path: Path, slow_flags: list[str], monkeypatch: pytest.MonkeyPatch
+) -> GridServer:
     """One torch node whose patience is short."""
-    folder = tmp_path_factory.mktemp("cancels")
-    processes = Processes(folder / "logs")
-    env = {"LAMAGRID__NODE__CANCEL_GRACE_MS": "300", "LAMAGRID__NODE__CANCEL_RESTARTS_PER_MINUTE": "1"}
-    try:
-        yield processes, start_grid(processes, folder / "grid", *slow_flags, env=env).wait_ready()
-    finally:
-        processes.close()
+    monkeypatch.setenv("LAMAGRID__NODE__CANCEL_GRACE_MS", "300")
+    monkeypatch.setenv("LAMAGRID__NODE__CANCEL_RESTARTS_PER_MINUTE", "1")
+    return start_grid(processes, tmp_path / "grid", *slow_flags).wait_ready()
 
 
 def cancel_when_running(processes: Processes, client: TaskClient, work: int) -> Task:
@@ -42,22 +39,9 @@ def cancel_when_running(processes: Processes, client: TaskClient, work: int) -> 
     return task
 
 
-def test_a_short_rest_is_waited_for(stack: Stack) -> None:
-    processes, grid = stack
-    client = TaskClient(data_dir=grid.data_dir)
-    before = grid.nodes()[0]["pid"]
-    began = time.monotonic()
-    client.inpaint(plain(64, 96, 10), HOLE, hd_strategy="Original")
-    # On any machine less than a worker needs to start again, and enough to be cancelled in the middle.
-    work = max(1, min(round(10 * 0.8 / (time.monotonic() - began)), 255))
-    cancel_when_running(processes, client, work)
-    client.inpaint(plain(64, 96), HOLE, hd_strategy="Original")
-    assert grid.nodes()[0]["pid"] == before
-    assert "ended itself" not in grid.log
-
-
-def test_a_cancelled_forward_pass_is_ended_with_its_process_where_that_is_faster(stack: Stack) -> None:
-    processes, grid = stack
+def test_a_cancelled_forward_pass_is_ended_with_its_process_where_that_is_faster(
+    grid: GridServer, processes: Processes
+) -> None:
     client = TaskClient(data_dir=grid.data_dir)
     began = time.monotonic()
     client.inpaint(plain(64, 96, LONG), HOLE, hd_strategy="Original")
@@ -80,3 +64,16 @@ def test_a_cancelled_forward_pass_is_ended_with_its_process_where_that_is_faster
     cancel_when_running(processes, client, LONG)
     client.inpaint(plain(64, 96), HOLE, hd_strategy="Original", timeout=60)
     assert grid.nodes()[0]["pid"] == after
+
+
+def test_a_short_rest_is_waited_for(grid: GridServer, processes: Processes) -> None:
+    client = TaskClient(data_dir=grid.data_dir)
+    before = grid.nodes()[0]["pid"]
+    began = time.monotonic()
+    client.inpaint(plain(64, 96, 10), HOLE, hd_strategy="Original")
+    # On any machine less than a worker needs to start again, and enough to be cancelled in the middle.
+    work = max(1, min(round(10 * 0.8 / (time.monotonic() - began)), 255))
+    cancel_when_running(processes, client, work)
+    client.inpaint(plain(64, 96), HOLE, hd_strategy="Original")
+    assert grid.nodes()[0]["pid"] == before
+    assert "ended itself" not in grid.log
