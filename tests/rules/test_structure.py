@@ -140,3 +140,29 @@ def test_durations_are_measured_by_a_monotonic_clock() -> None:
         if re.search(r"\btime\.time\(|datetime\.(now|utcnow|today)\(", path.read_text())
     }
     assert in_python <= {"python/lamagrid/web/task_ledger.py"}
+
+
+def test_the_environment_is_read_where_a_call_begins() -> None:
+    """These files read it once, on the thread of their caller.
+
+    A Python program may change its environment at any time, and the C library moves it then: a read on a thread of
+    ours at that moment crashes the program.
+    """
+    readers = {
+        "src/config/src/dirs.rs",
+        "src/config/src/load.rs",
+        "src/config/src/socket_dir.rs",
+        "src/logs/src/lib.rs",
+        "src/weights/src/lib.rs",
+    }
+    programs = ("src/cli/", "src/node/", "src/scheduler/", "src/imaging/build.rs")
+    reads = re.compile(r"\benv::(?:var|vars|temp_dir|home_dir)")
+    found = {
+        path.relative_to(ROOT).as_posix()
+        for path in rust_files()
+        if reads.search(path.read_text()) and not path.stem.endswith("tests")
+    }
+    assert {path for path in found if not path.startswith(programs)} <= readers
+    # Connecting again asks for the directory of sockets on a thread of the client.
+    finder = (ROOT / "src/config/src/socket_dir.rs").read_text().partition("pub fn socket_finder")[2]
+    assert "find_sockets_in(&data_dir, &around)" in finder.partition("Ok(move ||")[2].partition("\n")[0]

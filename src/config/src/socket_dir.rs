@@ -238,15 +238,18 @@ pub fn find_sockets(data_dir: &Path) -> Result<PathBuf, ConfigError> {
     find_sockets_in(data_dir, &Surroundings::of_process())
 }
 
-/// [`find_sockets`] as a function for clients that reconnect: a restarted scheduler may use another directory.
+/// [`find_sockets`] as a function for clients that reconnect: a restarted scheduler may use another directory. Reads the
+/// environment once, here: other threads call the function while the program may change its environment, which the C library
+/// does not allow.
 ///
 /// # Errors
 /// As [`find_sockets`].
 pub fn socket_finder(data_dir: &Path) -> Result<impl Fn() -> PathBuf + Send + Sync + use<>, ConfigError> {
-    find_sockets(data_dir)?;
+    let around = Surroundings::of_process();
+    find_sockets_in(data_dir, &around)?;
     let data_dir = data_dir.to_owned();
     // If the directory is not private, return one without sockets, so that connecting fails.
-    Ok(move || find_sockets(&data_dir).unwrap_or_else(|_| data_dir.clone()))
+    Ok(move || find_sockets_in(&data_dir, &around).unwrap_or_else(|_| data_dir.clone()))
 }
 
 /// A function that returns this process's [`SocketDir::of_process`] and creates it again if it was removed. Dropping

@@ -70,15 +70,23 @@ impl Session {
     pub fn start(options: SessionOptions) -> Result<Self, SessionError> {
         let SessionOptions { endpoints, bundle, info, slots, overlap } = options;
         let shared = Arc::new(Shared::new(info, slots, overlap));
+        // On the caller's thread: it reads the environment, which a Python program changes on no other.
+        let sockets = bundle.is_some().then(own_socket_finder);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let theirs = Arc::clone(&shared);
         let thread = std::thread::Builder::new().name("session".into()).spawn(move || {
             let run = std::panic::AssertUnwindSafe(|| {
                 runtime.block_on(async {
-                    let route = match bundle.as_deref().map(far) {
-                        None => SchedulerRoute::near(endpoints),
-                        Some(Ok(route)) => route,
-                        Some(Err(text)) => return Some(Failure::new(FailureKind::InvalidInput, text)),
+                    let refused = |text: String| Some(Failure::new(FailureKind::InvalidInput, text));
+                    let route = match (bundle.as_deref(), sockets) {
+                        (Some(bundle), Some(Ok(sockets))) => {
+                            match SchedulerRoute::far(Endpoints::found_by(sockets), bundle) {
+                                Ok(route) => route,
+                                Err(error) => return refused(error.to_string()),
+                            }
+                        }
+                        (_, Some(Err(error))) => return refused(error.to_string()),
+                        (_, None) | (None, _) => SchedulerRoute::near(endpoints),
                     };
                     theirs.set_blobs(route.blobs());
                     runner::run(&theirs, &route).await
@@ -140,12 +148,6 @@ impl Session {
             let _ = thread.join();
         }
     }
-}
-
-/// The route to the scheduler of a bundle, through sockets of this process.
-fn far(bundle: &Bundle) -> Result<SchedulerRoute, String> {
-    let sockets = own_socket_finder().map_err(|error| error.to_string())?;
-    SchedulerRoute::far(Endpoints::found_by(sockets), bundle).map_err(|error| error.to_string())
 }
 
 impl Drop for Session {

@@ -18,8 +18,8 @@ use reqwest::header::{self, HeaderMap};
 use reqwest::{Client, Proxy, Response, StatusCode, Url};
 use rustix::fs::{FlockOperation, XattrFlags};
 
-use super::Told;
 use super::proxy::{self, Chosen};
+use super::{Environment, Told};
 
 /// Interval of the progress lines in the log.
 const LOG_EVERY: Duration = Duration::from_secs(3);
@@ -121,12 +121,18 @@ impl Part {
 
     /// Downloads the rest of `url`. `has_sum` says whether the caller checks the complete file. Returns
     /// whether bytes of an earlier download were resumed.
-    pub(super) fn fetch(&mut self, url: &str, has_sum: bool, told: Told<'_>) -> Result<bool, DownloadError> {
+    pub(super) fn fetch(
+        &mut self,
+        url: &str,
+        has_sum: bool,
+        environment: &Environment,
+        told: Told<'_>,
+    ) -> Result<bool, DownloadError> {
         if let Some(path) = url.strip_prefix("file://") {
             return self.copy(File::open(path)?, url, told).map(|()| false);
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let resumed = runtime.block_on(self.download(url, has_sum, told));
+        let resumed = runtime.block_on(self.download(url, has_sum, environment, told));
         runtime.shutdown_background(); // a name lookup may still be running
         resumed
     }
@@ -149,10 +155,16 @@ impl Part {
         }
     }
 
-    async fn download(&mut self, url: &str, has_sum: bool, told: Told<'_>) -> Result<bool, DownloadError> {
+    async fn download(
+        &mut self,
+        url: &str,
+        has_sum: bool,
+        environment: &Environment,
+        told: Told<'_>,
+    ) -> Result<bool, DownloadError> {
         let parsed =
             Url::parse(url).map_err(|error| DownloadError::Failed(format!("it is no URL: {error}")))?;
-        let web = Web::new(&parsed)?;
+        let web = Web::new(&parsed, environment)?;
         let mut here = self.len();
         let version = self.version().and_then(|text| {
             let (of, version) = text.split_once('\n')?;
@@ -283,12 +295,13 @@ impl<'a, 'b> Sink<'a, 'b> {
 struct Web {
     url: Url,
     client: Client,
-    env: fn(&str) -> Option<String>,
+    environment: Environment,
 }
 
 impl Web {
-    fn new(url: &Url) -> Result<Self, DownloadError> {
-        let env: fn(&str) -> Option<String> = |name| std::env::var(name).ok();
+    fn new(url: &Url, environment: &Environment) -> Result<Self, DownloadError> {
+        let chosen = environment.clone();
+        let env = move |name: &str| chosen.get(name);
         // Checked early for a clear error. Each request chooses its proxy itself, because redirects may change scheme or host.
         proxy::choose(url, &env).map_err(DownloadError::Failed)?;
         let by_variable = move |url: &Url| proxy::choose(url, &env).ok().flatten().map(|chosen| chosen.url);
@@ -298,9 +311,13 @@ impl Web {
             .user_agent(concat!("lamagrid/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|error| {
-                DownloadError::Failed(format!("TLS cannot be set up: {}{}", chain(&error), authorities(env)))
+                DownloadError::Failed(format!(
+                    "TLS cannot be set up: {}{}",
+                    chain(&error),
+                    authorities(environment)
+                ))
             })?;
-        Ok(Self { url: url.clone(), client, env })
+        Ok(Self { url: url.clone(), client, environment: environment.clone() })
     }
 
     /// Requests the bytes from offset `from` on.
@@ -334,7 +351,7 @@ impl Web {
 
     /// Names the proxy through which a URL is fetched, for messages; empty without a proxy.
     fn by(&self, url: &Url) -> String {
-        match proxy::choose(url, &self.env) {
+        match proxy::choose(url, &|name: &str| self.environment.get(name)) {
             Ok(Some(chosen)) => format!(" (through {})", Chosen::describe(&chosen)),
             Ok(None) | Err(_) => String::new(),
         }
@@ -344,14 +361,16 @@ impl Web {
         let url = error.url().cloned().unwrap_or_else(|| self.url.clone());
         let reason = chain(&error.without_url());
         let by = self.by(&url);
-        let about = if reason.contains("certificate") { authorities(self.env) } else { String::new() };
+        let about =
+            if reason.contains("certificate") { authorities(&self.environment) } else { String::new() };
         DownloadError::Failed(format!("{reason}{by}{about}"))
     }
 }
 
 /// The hint for a certificate that is not trusted.
-fn authorities(env: fn(&str) -> Option<String>) -> String {
-    let set = ["SSL_CERT_FILE", "SSL_CERT_DIR"].map(|name| env(name).map(|value| format!("{name}={value}")));
+fn authorities(environment: &Environment) -> String {
+    let set = ["SSL_CERT_FILE", "SSL_CERT_DIR"]
+        .map(|name| environment.get(name).map(|value| format!("{name}={value}")));
     let set = set.into_iter().flatten().collect::<Vec<_>>().join(", ");
     if set.is_empty() {
         "; if your network has a certificate authority of its own, let SSL_CERT_FILE name its file (PEM)"

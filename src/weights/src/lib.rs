@@ -2,10 +2,13 @@
 //!
 //! Does not: load the file, or delete existing ones.
 
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use md5::{Digest, Md5};
 
@@ -114,6 +117,24 @@ pub struct Weights {
     checkpoints: Option<PathBuf>,
     /// Upstream's variables for URL and sum, if the file has such.
     variables: Option<(String, String)>,
+    /// For proxies and authorities.
+    environment: Environment,
+}
+
+/// The environment as it was: a download may run while another thread of the program changes it.
+#[derive(Debug, Clone)]
+struct Environment(Arc<BTreeMap<String, String>>);
+
+impl Environment {
+    fn of_process() -> Self {
+        let texts =
+            |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
+        Self(Arc::new(std::env::vars_os().filter_map(texts).collect()))
+    }
+
+    fn get(&self, name: &str) -> Option<String> {
+        self.0.get(name).cloned()
+    }
 }
 
 impl Weights {
@@ -132,6 +153,7 @@ impl Weights {
             explicit_md5,
             checkpoints: checkpoints(&set),
             variables: Some((file.url_variable.to_owned(), file.md5_variable.to_owned())),
+            environment: Environment::of_process(),
         }
     }
 
@@ -143,7 +165,14 @@ impl Weights {
         checkpoints: PathBuf,
         variables: Option<(String, String)>,
     ) -> Self {
-        Self { place, explicit_md5: None, download_md5: md5, checkpoints: Some(checkpoints), variables }
+        Self {
+            place,
+            explicit_md5: None,
+            download_md5: md5,
+            checkpoints: Some(checkpoints),
+            variables,
+            environment: Environment::of_process(),
+        }
     }
 
     /// Describes an upstream file, with the variables of this process.
@@ -258,7 +287,8 @@ impl Weights {
             return Ok(());
         };
         loop {
-            let resumed = match part.fetch(&self.place, self.download_md5.is_some(), told) {
+            let resumed = match part.fetch(&self.place, self.download_md5.is_some(), &self.environment, told)
+            {
                 Ok(resumed) => resumed,
                 Err(error) => {
                     let kept = part.len();
