@@ -145,8 +145,8 @@ def test_durations_are_measured_by_a_monotonic_clock() -> None:
 def test_the_environment_is_read_where_a_call_begins() -> None:
     """These files read it once, on the thread of their caller.
 
-    A Python program may change its environment at any time, and the C library moves it then: a read on a thread of
-    ours at that moment crashes the program.
+    A Python program may change its environment at any time, and the C library moves it then: a read on
+    another thread at that moment crashes the program.
     """
     readers = {
         "src/config/src/dirs.rs",
