@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use bytes::Bytes;
 use pyo3::prelude::*;
@@ -13,6 +13,7 @@ use lamagrid_client::{Input, NewTask, new_task_id};
 use lamagrid_domain::{
     BlobForm, Durability, FailureKind, ModelName, OutputForm, Params, QueueName, Role, Scalar,
 };
+use lamagrid_process::wall_clock::wall_ms;
 
 use crate::errors;
 
@@ -170,6 +171,5 @@ pub(crate) fn patience(py: Python<'_>, seconds: Option<f64>, default: Duration) 
 
 fn wall_ms_after(py: Python<'_>, seconds: f64) -> PyResult<u64> {
     let after = patience(py, Some(seconds), Duration::ZERO)?;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Ok(u64::try_from((now + after).as_millis()).unwrap_or(u64::MAX))
+    Ok(u64::try_from(u128::from(wall_ms()) + after.as_millis()).unwrap_or(u64::MAX))
 }

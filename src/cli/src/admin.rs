@@ -4,7 +4,6 @@
 //! Does not: check who owns a task. A user who may read the data directory may administer its tasks.
 
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use serde::Serialize;
 use tokio::runtime::Runtime;
@@ -15,6 +14,7 @@ use lamagrid_client::{
 };
 use lamagrid_config::Config;
 use lamagrid_domain::{Failure, FailureKind, NodeName, QueueName, Status, TaskId};
+use lamagrid_process::wall_clock::wall_ms;
 
 use crate::Answer;
 use crate::args::{ListArgs, PurgeArgs};
@@ -66,7 +66,7 @@ impl Admin {
             }
         };
         let more = total.saturating_sub(lines.len() as u64);
-        let view = TaskLines::new(lines, dead, units::wall_ms(SystemTime::now()));
+        let view = TaskLines::new(lines, dead, wall_ms());
         let remark = (more > 0).then(|| format!("{more} more; see them with --limit {total}"));
         Ok(Answer { text: self.format.render(&view)?, remark, code: 0 })
     }
@@ -196,7 +196,7 @@ impl Admin {
     }
 
     fn told(&self, story: TaskHistory) -> Result<String, CliError> {
-        self.format.render(&TaskHistoryView::new(story, units::wall_ms(SystemTime::now())))
+        self.format.render(&TaskHistoryView::new(story, wall_ms()))
     }
 
     fn done(&self, view: impl Serialize, text: String) -> Result<Answer, CliError> {

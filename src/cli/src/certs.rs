@@ -3,7 +3,6 @@
 //! Does not: sign certificates; [`Certs`] does.
 
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use serde::Serialize;
 
@@ -11,6 +10,7 @@ use lamagrid_domain::QueueName;
 use lamagrid_gate::{
     Bundle, CertificateError, Certs, Issued, NewCertificate, Older, PeerRole, write_private,
 };
+use lamagrid_process::wall_clock::wall_ms;
 
 use crate::Answer;
 use crate::args::{BundleArgs, IssueArgs};
@@ -136,7 +136,7 @@ impl CertsCommand {
             fingerprints: fingerprints.iter().map(ToString::to_string).collect(),
         };
         let rows = self.certs.all_issued()?.into_iter().map(row).collect();
-        let list = List { rows, now_ms: units::wall_ms(SystemTime::now()) };
+        let list = List { rows, now_ms: wall_ms() };
         self.format.render(&list).map(Answer::ok)
     }
 

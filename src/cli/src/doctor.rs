@@ -7,13 +7,14 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use serde::Serialize;
 
 use lamagrid_config::{Config, find_sockets, libtorch, running_scheduler};
 use lamagrid_domain::FailureKind;
 use lamagrid_gate::{Bundle, Certs, Credentials, PeerRole, answering, probe};
+use lamagrid_process::wall_clock::wall_ms;
 
 use crate::Answer;
 use crate::error::{CliError, REFUSED};
@@ -283,7 +284,7 @@ fn ledger(found: &mut Findings, certs: &Certs) {
 }
 
 fn validity_of(found: &mut Findings, whose: &str, (begins_ms, ends_ms): (u64, u64), remedy: &str) {
-    let now_ms = units::wall_ms(SystemTime::now());
+    let now_ms = wall_ms();
     let date = |ms: u64| units::rfc3339(ms)[..10].to_owned();
     let (begins, ends) = (date(begins_ms), date(ends_ms));
     if now_ms < begins_ms {
@@ -340,7 +341,7 @@ fn bundle(found: &mut Findings, config: &Config, path: &Path) -> Result<(), CliE
     match runtime.block_on(probe(&bundle)) {
         Ok(probed) => {
             found.add("gate", State::Good, "the scheduler lets this host in");
-            clock(found, units::wall_ms(SystemTime::now()), probed.wall_ms);
+            clock(found, wall_ms(), probed.wall_ms);
             match probed.path {
                 Some(Ok(())) => found.add("path", State::Good, "large packets get through, there and back"),
                 Some(Err(reason)) => found.add("path", State::Bad, reason),

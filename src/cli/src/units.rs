@@ -2,8 +2,6 @@
 //!
 //! Does not: read a clock.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
 const SECOND_MS: u64 = 1_000;
 const DAY_S: u64 = 86_400;
 /// 9999-12-31T23:59:59.999Z, the last instant that RFC 3339 can express.
@@ -32,12 +30,6 @@ fn civil(days: u64) -> (u64, u64, u64) {
     let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
     let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
     (era * 400 + year_of_era + u64::from(month <= 2), month, day)
-}
-
-/// Converts a time to milliseconds since the Unix epoch; 0 for earlier times.
-pub(crate) fn wall_ms(now: SystemTime) -> u64 {
-    let since = now.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Formats an instant and its age: `2026-07-31 09:05:00 UTC (3 min 5 s ago)`.

@@ -1,6 +1,8 @@
 //! Measures the time that the core is given with each input.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
+
+use lamagrid_process::wall_clock::wall_ms;
 
 use crate::core::Now;
 
@@ -26,8 +28,7 @@ impl Clock {
     pub(super) fn now(&self) -> Now {
         let now = Instant::now();
         let counted = now.duration_since(self.start).saturating_sub(self.held_back + self.stall(now));
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Now { mono_ms: counted.as_millis() as u64, wall_ms: wall.as_millis() as u64 }
+        Now { mono_ms: counted.as_millis() as u64, wall_ms: wall_ms() }
     }
 
     /// Time by which the commit in progress exceeds the usual one.

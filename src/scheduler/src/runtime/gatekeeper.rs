@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::runtime::Runtime;
 
@@ -16,6 +16,7 @@ use lamagrid_domain::{Failure, FailureKind, LeaseToken, Owner, SessionId, TaskId
 use lamagrid_gate::{
     Certificate, Certs, Credentials, Gate, GateOptions, Origin, PeerRole, Registry, allow_list, is_node_of,
 };
+use lamagrid_process::wall_clock::wall_ms;
 use lamagrid_protocol::PeerId;
 use lamagrid_protocol::message::{ClientReply, ClientRequest, Hello, LaneAddress};
 use lamagrid_transport::Endpoints;
@@ -187,7 +188,7 @@ impl Gatekeeper {
             return;
         }
         self.mentioned = Some(Instant::now());
-        let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
+        let now_ms = wall_ms();
         for each in good.filter(|each| each.fingerprints.is_empty()) {
             tracing::warn!(
                 certificate = each.name,

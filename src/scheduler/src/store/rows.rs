@@ -5,7 +5,6 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use rusqlite::OptionalExtension;
 use serde::Deserialize;
@@ -15,6 +14,7 @@ use lamagrid_domain::{
     BootId, Counters, Durability, Entry, Failure, FailureKind, Hash, LeaseToken, ModelName, Owner, QueueName,
     Role, Stages, Status, TaskId, TaskSpec,
 };
+use lamagrid_process::wall_clock::wall_ms;
 
 use super::lineage::SpoolMark;
 use super::{Store, StoreError, connection};
@@ -142,9 +142,8 @@ impl Store {
     /// tasks back, so they are moved aside instead.
     fn sweep(&self, known: &HashSet<TaskId>, is_older: bool) -> Result<usize, StoreError> {
         let aside = is_older.then(|| {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             let mut name = self.spool.root().as_os_str().to_owned();
-            name.push(format!(".aside-{}", now.as_secs()));
+            name.push(format!(".aside-{}", wall_ms() / 1_000));
             PathBuf::from(name)
         });
         let swept = self.spool.sweep(known, aside.as_deref(), &[SpoolMark::NAME])?;
@@ -224,7 +223,7 @@ fn lost(task: &StoredTask, role: Role) -> Option<(TaskId, FinishedTask)> {
         stages: Stages::default(),
         node: None,
         created_wall_ms: *created_wall_ms,
-        finished_wall_ms: now_ms().max(*created_wall_ms),
+        finished_wall_ms: wall_ms().max(*created_wall_ms),
         client: spec.client.clone(),
         priority: spec.priority,
         replay_of: spec.replay_of,
@@ -233,10 +232,6 @@ fn lost(task: &StoredTask, role: Role) -> Option<(TaskId, FinishedTask)> {
         expiry_wall_ms: 0,
     };
     Some((spec.id, ended))
-}
-
-fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
 }
 
 /// Owner, model and queue of a damaged record, where they can be read.
@@ -256,7 +251,7 @@ fn salvaged(row: &rusqlite::Row<'_>, id: TaskId, reason: &str) -> FinishedTask {
         .filter_map(bytes)
         .find_map(|bytes| rmp_serde::from_slice(bytes).ok())
         .unwrap_or_default();
-    let now_ms = now_ms();
+    let now_ms = wall_ms();
     let text = format!(
         "task {id} was accepted, but its record on the scheduler's disk is damaged ({reason}), so that it cannot run; \
          submit it again with a new id"
