@@ -8,7 +8,7 @@ use lamagrid_domain::{ModelName, ModelOffer, NameError, NodeName, QueueName};
 use lamagrid_gate::{Bundle, BundleError};
 use lamagrid_session::read_node_bundle;
 use lamagrid_transport::Endpoints;
-use lamagrid_weights::{LAMA as LAMA_FILE, MANGA_INPAINTOR, MANGA_LINE, UpstreamFile, Weights};
+use lamagrid_weights::{Environment, LAMA as LAMA_FILE, MANGA_INPAINTOR, MANGA_LINE, UpstreamFile, Weights};
 
 use crate::flags::{BackendChoice, Flags};
 
@@ -149,7 +149,7 @@ impl ModelPlan {
     }
 
     /// Checks that each file is on this host or can be downloaded.
-    fn check_files(&self, env: &impl Fn(&str) -> Option<String>) -> Result<(), SettingsError> {
+    fn check_files(&self, environment: &Environment) -> Result<(), SettingsError> {
         let model = || self.name.clone();
         match &self.source {
             Source::File(path) if !path.is_file() => Err(SettingsError::MissingFile {
@@ -158,7 +158,7 @@ impl ModelPlan {
                 variable: "LAMA_MODEL_URL",
             }),
             _ => self.upstreams().iter().try_for_each(|&file| {
-                let weights = Weights::new(file, env);
+                let weights = Weights::new(file, environment.clone());
                 let (place, variable) = (weights.describe(), file.url_variable());
                 let missing = || SettingsError::MissingFile { model: model(), place, variable };
                 weights.can_be_had().then_some(()).ok_or_else(missing)
@@ -241,8 +241,8 @@ impl Settings {
     /// # Errors
     /// [`SettingsError::MissingFile`].
     pub fn check_files(&self) -> Result<(), SettingsError> {
-        let env = |name: &str| std::env::var(name).ok();
-        self.models.iter().try_for_each(|model| model.check_files(&env))
+        let environment = Environment::of_process();
+        self.models.iter().try_for_each(|model| model.check_files(&environment))
     }
 
     /// The models to register, none of which is loaded yet.
@@ -358,12 +358,8 @@ mod tests {
         let file = dir.path().join("m.pt");
         let given = format!("mine={}", file.display());
         let checked = |models: &[&str], lama: &str| {
-            let env = |name: &str| match name {
-                "LAMA_MODEL_URL" => Some(lama.to_owned()).filter(|lama| !lama.is_empty()),
-                "HOME" => Some("/nowhere".to_owned()),
-                _ => None,
-            };
-            planned(models).unwrap().iter().try_for_each(|model| model.check_files(&env))
+            let environment = Environment::from([("LAMA_MODEL_URL", lama), ("HOME", "/nowhere")]);
+            planned(models).unwrap().iter().try_for_each(|model| model.check_files(&environment))
         };
         let text = checked(&["--model", &given], "").unwrap_err().to_string();
         assert!(text.contains(file.to_str().unwrap()) && text.contains("--model mine=FILE"), "{text}");

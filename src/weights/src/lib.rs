@@ -121,12 +121,14 @@ pub struct Weights {
     environment: Environment,
 }
 
-/// The environment as it was: a download may run while another thread of the program changes it.
+/// A copy of environment variables: a download may run while another thread of the program changes them. Cheap to clone.
 #[derive(Debug, Clone)]
-struct Environment(Arc<BTreeMap<String, String>>);
+pub struct Environment(Arc<BTreeMap<String, String>>);
 
 impl Environment {
-    fn of_process() -> Self {
+    /// Copies the variables of this process.
+    #[must_use]
+    pub fn of_process() -> Self {
         let texts =
             |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
         Self(Arc::new(std::env::vars_os().filter_map(texts).collect()))
@@ -137,13 +139,25 @@ impl Environment {
     }
 }
 
+impl<const N: usize> From<[(&str, &str); N]> for Environment {
+    fn from(pairs: [(&str, &str); N]) -> Self {
+        pairs.as_slice().into()
+    }
+}
+
+impl From<&[(&str, &str)]> for Environment {
+    fn from(pairs: &[(&str, &str)]) -> Self {
+        Self(Arc::new(pairs.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect()))
+    }
+}
+
 impl Weights {
-    /// Describes an upstream file, with upstream's variables from `env`.
+    /// Describes an upstream file; `environment` holds upstream's variables, proxies and authorities.
     ///
     /// The built-in sum applies to the built-in URL only: a file from another URL is not checked unless its sum is configured.
     #[must_use]
-    pub fn new(file: &'static UpstreamFile, env: impl Fn(&str) -> Option<String>) -> Self {
-        let set = |name| env(name).filter(|value| !value.is_empty());
+    pub fn new(file: &'static UpstreamFile, environment: Environment) -> Self {
+        let set = |name| environment.get(name).filter(|value| !value.is_empty());
         let place = set(file.url_variable);
         let explicit_md5 = set(file.md5_variable);
         let built_in = place.is_none().then(|| file.md5.to_owned());
@@ -153,7 +167,7 @@ impl Weights {
             explicit_md5,
             checkpoints: checkpoints(&set),
             variables: Some((file.url_variable.to_owned(), file.md5_variable.to_owned())),
-            environment: Environment::of_process(),
+            environment,
         }
     }
 
@@ -178,7 +192,7 @@ impl Weights {
     /// Describes an upstream file, with the variables of this process.
     #[must_use]
     pub fn of_process(file: &'static UpstreamFile) -> Self {
-        Self::new(file, |name| std::env::var(name).ok())
+        Self::new(file, Environment::of_process())
     }
 
     /// True if the file is on this host.

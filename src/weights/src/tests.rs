@@ -1,4 +1,3 @@
-use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
@@ -8,8 +7,7 @@ use super::*;
 const HELLO_MD5: &str = "5d41402abc4b2a76b9719d911017c592";
 
 fn weights(pairs: &[(&str, &str)]) -> Weights {
-    let env: BTreeMap<String, String> = pairs.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
-    Weights::new(&LAMA, |name| env.get(name).cloned())
+    Weights::new(&LAMA, pairs.into())
 }
 
 fn go_on(_done: u64, _len: Option<u64>) -> ControlFlow<()> {
