@@ -135,7 +135,7 @@ def test_every_process_has_a_log_file_of_its_own(stack: Stack) -> None:
 
 
 def test_a_node_that_was_drained_stays_away(stack: Stack) -> None:
-    """R4.4: the launcher does not start it again; what comes then waits."""
+    """R4.4: the launcher does not start it again; later tasks wait."""
     processes, grid = stack
     name = grid.nodes()[0]["name"]
     told = lamagrid_json("node", "drain", name, data_dir=grid.data_dir)

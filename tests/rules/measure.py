@@ -188,7 +188,7 @@ def root_name(node: ast.expr) -> str:
 
 
 def show(root: Path) -> None:
-    """Print all figures, and what is behind those that should be 0."""
+    """Print all figures, and the places that count where a figure should be 0."""
     graphs = (rust_graph(root), python_graph(root))
     found = [(graph, circle) for graph in graphs for circle in circles(graph)]
     blocks, patches = core_impl_blocks(root), upstream_patches(root)

@@ -41,7 +41,7 @@ ASSIGNED: dict[tuple[str, str], str] = {
     ("web/routes/inpaint.py", "config.sd_seed"): "parameters of one request",
     ("web/routes/inpaint.py", "config.paint_by_example_seed"): "parameters of one request",
 }
-"""File, what is assigned to there besides a method's own object, and what that is."""
+"""Assignments that are no replacements, besides those to a method's own object: file, target, reason."""
 
 
 def assignments(source: str) -> Iterator[str]:

@@ -20,6 +20,6 @@ def print_error(error: BaseException) -> int:
 
 
 def refuse_flags(text: str) -> SystemExit:
-    """Print what is wrong with the command line. Returns what to raise."""
+    """Print the fault in the command line, and return the exception that ends the launcher."""
     print(f"lama-cleaner-grid: error: {text}", file=sys.stderr)
     return SystemExit(WRONG_FLAGS)

@@ -252,7 +252,7 @@ def _pull_source(name: str, source: Source, precision: Precision) -> _Pulled:
     for each in wrong:
         print(f"lamagrid model: {name}: {each.path} {each.text}: fetching it anew", file=sys.stderr)
         if isinstance(source, HubFolder):
-            each.path.unlink()  # the library fetches what is missing
+            each.path.unlink()  # the library downloads the missing file
     path = _fetch(source, precision, Existing.REPLACE)
     return _Pulled(path, "is here now, in place of a wrong one", True)
 

@@ -223,7 +223,7 @@ impl Client {
         self.commands.send(command).await.map_err(|_| ClientError::Closed)
     }
 
-    /// Limits `future` to `patience`; after that returns an error that says what was awaited.
+    /// Limits `future` to `patience`. The error after that names the operation.
     async fn within<T>(
         &self,
         patience: Duration,

@@ -135,7 +135,7 @@ pub(super) fn no_task_waits_beside_an_idle_slot(core: &Core) -> Result<(), Strin
 }
 
 /// Looks at an assignment just before it is made: no better task waits for this session, and an overlap credit is used
-/// only if no fitting slot is idle. Returns what is wrong.
+/// only if no fitting slot is idle. Returns the first violation.
 pub(super) fn wrong_choice(core: &Core, id: TaskId, chosen: SessionId) -> Option<String> {
     let (task, session) = (&core.tasks[id], core.sessions.get(chosen)?);
     let rank = core.ready.rank(task);

@@ -16,7 +16,7 @@ pub(crate) enum Bounded {
     Queue(QueueName),
     /// The bytes of the spool.
     Spool,
-    /// Free space on the file system of the data directory: `used` is what is free, `limit` the reserve.
+    /// Free space on the file system of the data directory: `used` is the free space, `limit` the reserve.
     Disk,
 }
 
