@@ -46,11 +46,12 @@ def _doctor(grid: Grid) -> str:
 
 
 @pytest.fixture(scope="module")
-def revoked(grid: Grid) -> Path:
-    """The bundle of a client that was revoked."""
-    bundle = grid.bundle("revoked", role="client")
-    grid.certs("revoke", "revoked")
-    _wait_said(grid, bundle, "the certificate revoked was revoked")
+def revoked(grid: Grid, turn: int) -> Path:
+    """The bundle of a revoked client. A revoked name is not issued again, so each round has its own."""
+    name = f"revoked-{turn}"
+    bundle = grid.bundle(name, role="client")
+    grid.certs("revoke", name)
+    _wait_said(grid, bundle, f"the certificate {name} was revoked")
     return bundle
 
 
@@ -73,40 +74,43 @@ def test_without_a_ledger_nothing_new_is_let_in_and_nothing_revoked_comes_back(
         assert "the gate lets in no new connection" in grid.processes.log(grid.scheduler)
         ledger.write_bytes(whole)
         _wait_said(grid, grid.bundles["client"], "welcome ")
-        assert "the certificate revoked was revoked" in _said(grid, revoked)
+        assert f"the certificate {revoked.stem} was revoked" in _said(grid, revoked)
         assert standing.ask(PING, {"seq": 3})[0] == PONG
     honest.wait()
 
 
-def test_a_certificate_that_may_do_less_ends_the_older_one(grid: Grid, honest: Honest) -> None:
+def test_a_certificate_that_may_do_less_ends_the_older_one(grid: Grid, honest: Honest, turn: int) -> None:
     """Within a second or so, as a revocation does; one that may do as much leaves it.
 
     A revocation that is written behind that one tells when the scheduler has read both.
     """
-    leaver = grid.bundle("another-leaver", role="node")
-    older = grid.bundle("worker", role="node").read_bytes()
+    worker, leaver = f"worker-{turn}", f"another-leaver-{turn}"
+    leaving_bundle = grid.bundle(leaver, role="node")
+    older = grid.bundle(worker, role="node").read_bytes()
     bundle = grid.folder / "older.bundle"
     bundle.write_bytes(older)
     with Speaker(grid.address, bundle, "control") as standing:
-        with Speaker(grid.address, leaver, "control") as leaving:
-            grid.certs("issue", "--role", "node", "--name", "worker")
-            grid.certs("revoke", "another-leaver")
+        with Speaker(grid.address, leaving_bundle, "control") as leaving:
+            grid.certs("issue", "--role", "node", "--name", worker)
+            grid.certs("revoke", leaver)
             assert leaving.is_closed(NOTICED_S)
         assert not standing.is_closed(AT_ONCE_S)
-        grid.certs("issue", "--role", "node", "--name", "worker", "--queue", "cpu")
+        grid.certs("issue", "--role", "node", "--name", worker, "--queue", "cpu")
         assert standing.is_closed(NOTICED_S)
     said = _said(grid, bundle, "control")
-    assert "refused invalid_input this certificate of the name worker is not in the scheduler's list" in said
+    refusal = f"refused invalid_input this certificate of the name {worker} is not in the scheduler's list"
+    assert refusal in said
     newer = grid.folder / "newer.bundle"
     where = f"{grid.address[0]}:{grid.address[1]}"
-    grid.certs("bundle", "worker", "--scheduler", where, "--out", newer)
+    grid.certs("bundle", worker, "--scheduler", where, "--out", newer)
     assert _said(grid, newer, "control").startswith("welcome ")
 
 
-def test_a_revocation_ends_open_connections(grid: Grid, honest: Honest) -> None:
-    bundle = grid.bundle("leaver", role="client")
+def test_a_revocation_ends_open_connections(grid: Grid, honest: Honest, turn: int) -> None:
+    leaver = f"leaver-{turn}"
+    bundle = grid.bundle(leaver, role="client")
     with Speaker(grid.address, bundle, "client") as standing:
         assert standing.ask(PING, {"seq": 1})[0] == PONG
-        grid.certs("revoke", "leaver")
+        grid.certs("revoke", leaver)
         assert standing.is_closed(NOTICED_S)
     honest.wait()
