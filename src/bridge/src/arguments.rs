@@ -11,8 +11,9 @@ use serde::Deserialize;
 
 use lamagrid_client::{Input, NewTask, new_task_id};
 use lamagrid_domain::{
-    BlobForm, Durability, FailureKind, ModelName, OutputForm, Params, QueueName, Role, Scalar,
+    BlobForm, Durability, FailureKind, ModelName, OutputForm, Params, PictureSize, Role, Scalar,
 };
+use lamagrid_imaging::codec;
 use lamagrid_process::wall_clock::wall_ms;
 
 use crate::errors;
@@ -61,15 +62,11 @@ fn default_quality() -> u8 {
     95
 }
 
-/// Converts a dictionary into a task. `queue_of` returns the configured queue of a model.
+/// Converts a dictionary into a task.
 ///
 /// # Errors
 /// `InvalidInputError` if a value is invalid.
-pub(crate) fn new_task(
-    spec: &Bound<'_, PyAny>,
-    blobs: Vec<Blob>,
-    queue_of: impl Fn(&ModelName) -> QueueName,
-) -> PyResult<NewTask> {
+pub(crate) fn new_task(spec: &Bound<'_, PyAny>, blobs: Vec<Blob>) -> PyResult<NewTask> {
     let py = spec.py();
     let spec: Spec = pythonize::depythonize(spec)
         .map_err(|error| errors::invalid(py, &format!("the task is wrong: {error}")))?;
@@ -78,10 +75,7 @@ pub(crate) fn new_task(
         None => new_task_id(),
     };
     let model: ModelName = parsed(py, &spec.model)?;
-    let queue = match &spec.queue {
-        Some(text) => parsed(py, text)?,
-        None => queue_of(&model),
-    };
+    let queue = spec.queue.as_ref().map(|text| parsed(py, text)).transpose()?;
     let params = Params::try_from(spec.params).map_err(|error| errors::invalid(py, &error.to_string()))?;
     let output = match &spec.output {
         Some(text) => OutputForm::Encoded { format: parsed(py, text)?, quality: spec.quality },
@@ -94,11 +88,12 @@ pub(crate) fn new_task(
     };
     let (wait_limit_ms, run_limit_ms) = (limit(spec.wait_limit_s)?, limit(spec.run_limit_s)?);
     let client = spec.client.map(|text| parsed(py, &text)).transpose()?;
-    let inputs = blobs.into_iter().map(|blob| input(py, blob)).collect::<PyResult<_>>()?;
+    let inputs: Vec<Input> = blobs.into_iter().map(|blob| input(py, blob)).collect::<PyResult<_>>()?;
     Ok(NewTask {
         id,
         model,
         queue,
+        picture: picture_size(&inputs),
         params,
         priority: spec.priority,
         durability: spec.durability,
@@ -114,6 +109,18 @@ pub(crate) fn new_task(
 /// Takes the bytes without a copy; the Python object lives until they are no longer needed.
 fn input(py: Python<'_>, (role, bytes, dims): Blob) -> PyResult<Input> {
     Ok(Input { role: self::role(py, &role)?, form: form(dims), bytes: Bytes::from_owner(bytes) })
+}
+
+/// The size of the picture, of which only the file's header is read; `None` if that cannot be read.
+fn picture_size(inputs: &[Input]) -> Option<PictureSize> {
+    let image = inputs.iter().find(|input| input.role == Role::Image)?;
+    match image.form {
+        BlobForm::Raw { height, width, .. } => Some(PictureSize { height, width }),
+        BlobForm::Encoded => {
+            let header = codec::probe(&image.bytes).ok()?;
+            Some(PictureSize { height: header.height, width: header.width })
+        }
+    }
 }
 
 pub(crate) fn form(dims: Option<Dims>) -> BlobForm {

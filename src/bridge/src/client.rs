@@ -1,6 +1,5 @@
 //! `_native.Client`: the native part of `lamagrid.TaskClient`.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,7 +9,7 @@ use pyo3::types::{PyByteArray, PyBytes, PyDict};
 
 use lamagrid_client::{ClientError, ClientOptions, Endpoint, Endpoints, TaskEvent};
 use lamagrid_config::socket_finder;
-use lamagrid_domain::{BlobForm, ModelName, QueueName, TaskId};
+use lamagrid_domain::{BlobForm, TaskId};
 
 use crate::arguments::{Blob, new_task, parsed, patience};
 use crate::enter::{enter, outside, wait};
@@ -27,8 +26,6 @@ pub(crate) struct Client {
     /// Address of the scheduler, for error texts.
     address: String,
     options: ClientOptions,
-    /// The configured queues of models.
-    queues: BTreeMap<ModelName, QueueName>,
     /// Timeout of calls that give none.
     timeout: Duration,
     /// Connection of this process. After a fork it still is the parent's, and the child replaces it. Locked
@@ -98,13 +95,8 @@ impl Client {
         if let Some(owner) = owner {
             options.owner = parsed(py, owner)?;
         }
-        let queues = config
-            .models
-            .iter()
-            .map(|(model, of)| Ok((parsed(py, model)?, parsed(py, &of.queue)?)))
-            .collect::<PyResult<_>>()?;
         let timeout = Duration::from_millis(config.client.timeout_ms);
-        Ok(Self { endpoints, join, address, options, queues, timeout, live: Mutex::new(None) })
+        Ok(Self { endpoints, join, address, options, timeout, live: Mutex::new(None) })
     }
 
     /// Timeout of calls that give none, in seconds.
@@ -129,9 +121,7 @@ impl Client {
     #[pyo3(signature = (spec, blobs, timeout=None))]
     fn submit(&self, spec: &Bound<'_, PyDict>, blobs: Vec<Blob>, timeout: Option<f64>) -> PyResult<String> {
         let py = spec.py();
-        let queue_of =
-            |model: &ModelName| self.queues.get(model).cloned().unwrap_or_else(|| model.default_queue());
-        let task = new_task(spec, blobs, queue_of)?;
+        let task = new_task(spec, blobs)?;
         let id = task.id;
         let (client, limit) = (self.live(py)?, patience(py, timeout, self.timeout)?);
         enter(py, client.submit(task, limit))?;

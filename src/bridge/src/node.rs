@@ -94,7 +94,15 @@ impl NodeSession {
                 Some(configured) => parsed(py, &configured.queue)?,
                 None => model.default_queue(),
             };
-            Ok(ModelOffer { model, queue, loaded: false, present: !missing.contains(&text) })
+            Ok(ModelOffer {
+                model,
+                queue,
+                loaded: false,
+                present: !missing.contains(&text),
+                routed: false,
+                memory_bytes: 0,
+                pinned: false,
+            })
         };
         let kind = [NodeKind::Torch, NodeKind::Python, NodeKind::Echo]
             .into_iter()
@@ -121,6 +129,11 @@ impl NodeSession {
             cores: hardware.cores,
             models: models.into_iter().map(offer).collect::<PyResult<_>>()?,
             pid: std::process::id(),
+            withheld: Vec::new(),
+            labels: Vec::new(),
+            device_id: None,
+            host_memory_bytes: 0,
+            cpu_features: Vec::new(),
         };
         let options = SessionOptions { endpoints, bundle, info, slots, overlap: OVERLAP };
         let internal = |error: &dyn std::fmt::Display| errors::internal(py, &error.to_string());

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use lamagrid_domain::{
     BlobForm, BlobMeta, ClientName, Durability, Failure, FailureKind, Hash, ModelName, OutputForm, Owner,
-    Params, ParamsError, QueueName, Role, Scalar, TaskId, TaskSpec,
+    Params, ParamsError, PictureSize, QueueName, Role, Scalar, TaskId, TaskSpec,
 };
 use lamagrid_protocol::frame::{MAX_HEADER_BYTES, MAX_INLINE_BYTES, MAX_MESSAGE_BYTES};
 
@@ -35,8 +35,10 @@ pub struct NewTask {
     pub id: TaskId,
     /// The model to run.
     pub model: ModelName,
-    /// The queue that the task waits in.
-    pub queue: QueueName,
+    /// The queue that the task waits in; `None` lets the scheduler choose it.
+    pub queue: Option<QueueName>,
+    /// The size of the picture, for the choice of the queue; `None` if unknown.
+    pub picture: Option<PictureSize>,
     /// Upstream's parameters for the model.
     pub params: Params,
     /// Higher priorities are served first.
@@ -58,14 +60,14 @@ pub struct NewTask {
 }
 
 impl NewTask {
-    /// Creates a task for `model` in the model's default queue, with default values for the other fields.
+    /// Creates a task for `model`, whose queue the scheduler chooses, with default values for the other fields.
     #[must_use]
     pub fn new(id: TaskId, model: ModelName, inputs: Vec<Input>) -> Self {
-        let queue = model.default_queue();
         Self {
             id,
             model,
-            queue,
+            queue: None,
+            picture: None,
             params: Params::default(),
             priority: 0,
             durability: Durability::default(),
@@ -125,12 +127,16 @@ impl Prepared {
                 form: input.form,
             })
             .collect();
+        let routed = task.queue.is_none();
         let spec = TaskSpec {
             id: task.id,
             owner,
             client: task.client,
+            // A scheduler before protocol 1.6 does not choose.
+            queue: task.queue.unwrap_or_else(|| task.model.default_queue()),
+            routed,
             model: task.model,
-            queue: task.queue,
+            picture: task.picture,
             params: task.params,
             priority: task.priority,
             durability: task.durability,

@@ -33,13 +33,80 @@ impl NodeKind {
 pub struct ModelOffer {
     /// The model's name, as tasks give it.
     pub model: ModelName,
-    /// The queue that holds this model's tasks.
+    /// The queue that holds this model's tasks. With `routed` it counts only for schedulers before protocol 1.6.
     pub queue: QueueName,
+    /// True if the scheduler chooses the queues; false if the node's configuration names `queue` for this model.
+    #[serde(default)]
+    pub routed: bool,
     /// True if the model is in memory now, so that a task starts at once.
     pub loaded: bool,
     /// True if the model's files are on the node's host, so that a task need not wait for a download.
     #[serde(default = "is_present")]
     pub present: bool,
+    /// Memory that the model uses on the device, or will use by the size of its files, in bytes; 0 if unknown.
+    #[serde(default)]
+    pub memory_bytes: u64,
+    /// True if the model stays in memory once it is loaded.
+    #[serde(default)]
+    pub pinned: bool,
+}
+
+/// A configured model that a node does not offer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WithheldModel {
+    /// The model's name.
+    pub model: ModelName,
+    /// Why it is not offered, with the remedy.
+    pub reason: Label,
+}
+
+/// The kind of device that runs models.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeviceClass {
+    /// The processor.
+    Cpu,
+    /// A graphics processor.
+    Gpu,
+}
+
+impl DeviceClass {
+    /// The name shown in tables and used in the configuration.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+            Self::Gpu => "gpu",
+        }
+    }
+}
+
+/// Figures that a node measures all the time; sent with its heartbeat.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct LiveFigures {
+    /// Free memory of the device in bytes; `None` if it cannot be read.
+    pub free_memory_bytes: Option<u64>,
+    /// Memory of the models in memory, in bytes.
+    pub model_memory_bytes: u64,
+    /// Resident memory of the node's process, in bytes.
+    pub resident_bytes: u64,
+    /// Utilisation of the device, 0 to 100; `None` if it cannot be read.
+    pub utilisation_percent: Option<u8>,
+    /// Temperature of the device in degrees Celsius; `None` if it has no sensor.
+    pub temperature_c: Option<i16>,
+    /// The host's load average of one minute times 100, divided by its cores.
+    pub load_percent: u32,
+}
+
+/// The memory that an attempt used on its device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryUse {
+    /// Memory of the model alone, in bytes.
+    pub model_bytes: u64,
+    /// The highest memory of model and activations, in bytes.
+    pub peak_bytes: u64,
+    /// Pixels of the largest patch that the network got.
+    pub pixels: u64,
 }
 
 /// The default for nodes with a minor protocol version below 4, which do not send this field.
@@ -68,9 +135,30 @@ pub struct NodeInfo {
     pub models: Vec<ModelOffer>,
     /// The node's process id on its host, shown to administrators.
     pub pid: u32,
+    /// Configured models that are not offered; at most 64.
+    #[serde(default)]
+    pub withheld: Vec<WithheldModel>,
+    /// Labels that queues may require, such as `a100`; at most 32.
+    #[serde(default)]
+    pub labels: Vec<Label>,
+    /// The device's unique id; `None` if it has none.
+    #[serde(default)]
+    pub device_id: Option<Label>,
+    /// Memory of the host within the limits of the node's process, in bytes; 0 if unknown.
+    #[serde(default)]
+    pub host_memory_bytes: u64,
+    /// Instruction sets of the processor that speed models up, such as `avx2`; at most 32.
+    #[serde(default)]
+    pub cpu_features: Vec<Label>,
 }
 
 impl NodeInfo {
+    /// The class of its device: a node that names no processor has a GPU.
+    #[must_use]
+    pub fn device_class(&self) -> DeviceClass {
+        if self.device.as_str() == "cpu" { DeviceClass::Cpu } else { DeviceClass::Gpu }
+    }
+
     /// The queues of this node's models, without duplicates, sorted.
     #[must_use]
     pub fn queues(&self) -> Vec<QueueName> {

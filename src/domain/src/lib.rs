@@ -19,12 +19,12 @@ mod task;
 mod text;
 
 pub use blob::{BlobForm, BlobMeta, Hash, Role};
-pub use capability::{ModelOffer, NodeInfo, NodeKind};
+pub use capability::{DeviceClass, LiveFigures, MemoryUse, ModelOffer, NodeInfo, NodeKind, WithheldModel};
 pub use failure::{Failure, FailureFamily, FailureKind, MAX_MESSAGE_CHARS, Retry};
 pub use history::{Entry, Milestone};
 pub use ids::{BootId, LeaseToken, ParseIdError, SessionId, TaskId};
 pub use name::{ClientName, ModelName, NameError, NodeName, Owner, QueueName};
-pub use picture::{OutputForm, PictureFormat, PictureFormatError};
+pub use picture::{OutputForm, PictureFormat, PictureFormatError, PictureSize};
 pub use state::{Activity, Advance, Event, IllegalTransition, State, Status};
 pub use task::{Counters, Durability, Params, ParamsError, Scalar, Stages, TaskSpec};
 pub use text::{Label, printable};

@@ -61,6 +61,23 @@ impl FromStr for PictureFormat {
     }
 }
 
+/// The size of a picture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PictureSize {
+    /// Rows, in pixels.
+    pub height: u32,
+    /// Columns, in pixels.
+    pub width: u32,
+}
+
+impl PictureSize {
+    /// Height times width.
+    #[must_use]
+    pub fn pixels(self) -> u64 {
+        u64::from(self.height) * u64::from(self.width)
+    }
+}
+
 /// The form of a task's result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

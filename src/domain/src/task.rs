@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::{BlobMeta, ClientName, ModelName, OutputForm, Owner, QueueName, TaskId};
+use crate::{BlobMeta, ClientName, ModelName, OutputForm, Owner, PictureSize, QueueName, TaskId};
 
 /// Maximum number of parameters of one task; Lama Cleaner's form has 34.
 const MAX_PARAMS: usize = 64;
@@ -165,8 +165,12 @@ pub struct TaskSpec {
     pub client: Option<ClientName>,
     /// The model to run.
     pub model: ModelName,
-    /// The queue that the task waits in.
+    /// The queue that the task waits in. In a submission with `routed` it counts only for schedulers before
+    /// protocol 1.6.
     pub queue: QueueName,
+    /// True if the scheduler chooses the queue; false if the submitter named it.
+    #[serde(default)]
+    pub routed: bool,
     /// Upstream's parameters for the model.
     pub params: Params,
     /// Higher priorities are served first; 0 is a person waiting at a browser.
@@ -187,6 +191,9 @@ pub struct TaskSpec {
     /// The form of the result.
     #[serde(default)]
     pub output: OutputForm,
+    /// The size of the picture, as its submitter read it from the file's header; `None` if unknown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub picture: Option<PictureSize>,
     /// The inputs; each role at most once.
     pub blobs: Vec<BlobMeta>,
 }

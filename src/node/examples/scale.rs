@@ -35,8 +35,16 @@ fn info(number: usize, model: &ModelName) -> NodeInfo {
             queue: model.default_queue(),
             loaded: true,
             present: true,
+            routed: false,
+            memory_bytes: 0,
+            pinned: false,
         }],
         pid: std::process::id(),
+        withheld: Vec::new(),
+        labels: Vec::new(),
+        device_id: None,
+        host_memory_bytes: 0,
+        cpu_features: Vec::new(),
     }
 }
 

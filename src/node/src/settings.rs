@@ -251,8 +251,11 @@ impl Settings {
         let offer = |model: &ModelPlan| ModelOffer {
             model: model.name.clone(),
             queue: model.queue.clone(),
+            routed: false,
             loaded: false,
             present: model.is_present(),
+            memory_bytes: 0,
+            pinned: false,
         };
         self.models.iter().map(offer).collect()
     }

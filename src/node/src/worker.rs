@@ -55,6 +55,11 @@ pub fn describe(settings: &Settings, kind: NodeKind, device: DeviceInfo) -> Node
         cores: hardware.cores,
         models: settings.offers(),
         pid: std::process::id(),
+        withheld: Vec::new(),
+        labels: Vec::new(),
+        device_id: None,
+        host_memory_bytes: 0,
+        cpu_features: Vec::new(),
     }
 }
 

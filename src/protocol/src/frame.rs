@@ -14,7 +14,7 @@ const MAGIC: [u8; 2] = *b"LG";
 /// Major protocol version. Peers with another one are rejected.
 pub const MAJOR: u8 = 1;
 /// Minor protocol version. Peers may differ by one.
-pub const MINOR: u8 = 5;
+pub const MINOR: u8 = 6;
 /// Length of the prelude in bytes.
 const PRELUDE_BYTES: usize = 8;
 /// Largest MessagePack map, in bytes.

@@ -6,11 +6,13 @@ use lamagrid_domain::{
     BlobForm, BlobMeta, Failure, FailureKind, Hash, LeaseToken, MAX_MESSAGE_CHARS, ModelOffer, NodeInfo,
     NodeKind, Role, SessionId, Stages,
 };
-use lamagrid_protocol::message::{AttemptOutcome, ControlRequest, Delivery, Hello, Message, ResultRequest};
+use lamagrid_protocol::message::{
+    Action, AttemptOutcome, ControlRequest, Delivery, Hello, Message, ResultRequest,
+};
 
 fn delivered(outcome: AttemptOutcome) -> AttemptOutcome {
     let (session, token) = (SessionId::from_bytes([1; 16]), LeaseToken::from_bytes([2; 16]));
-    let delivery = Delivery { session, token, outcome, credit: 1, loaded: Vec::new() };
+    let delivery = Delivery { session, token, outcome, credit: 1, loaded: Vec::new(), memory: None };
     let frame = ResultRequest::from(delivery).to_frame(Vec::new()).unwrap();
     let ResultRequest::Delivery(read) = ResultRequest::from_frame(&frame).unwrap() else {
         panic!("no delivery")
@@ -63,6 +65,9 @@ fn a_node_description_is_truncated() {
         queue: "gpu".parse().unwrap(),
         loaded: false,
         present: true,
+        routed: false,
+        memory_bytes: 0,
+        pinned: false,
     }];
     let info = NodeInfo {
         name: "n".parse().unwrap(),
@@ -74,8 +79,21 @@ fn a_node_description_is_truncated() {
         cores: u32::MAX,
         models,
         pid: 1,
+        withheld: Vec::new(),
+        labels: Vec::new(),
+        device_id: None,
+        host_memory_bytes: 0,
+        cpu_features: Vec::new(),
     };
-    let hello = Hello { info, slots: 1, overlap: 0, running: Vec::new(), held: Vec::new(), boot: None };
+    let hello = Hello {
+        info,
+        slots: 1,
+        overlap: 0,
+        running: Vec::new(),
+        held: Vec::new(),
+        boot: None,
+        actions: Action::BASIC.to_vec(),
+    };
     let mut frame = ControlRequest::from(hello).to_frame(Vec::new()).unwrap();
     // The types here cannot write this.
     let short = b"\xa6DEVICE";

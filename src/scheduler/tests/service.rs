@@ -140,6 +140,8 @@ fn spec(id: TaskId, image: &[u8]) -> TaskSpec {
         replay_of: None,
         output: lamagrid_domain::OutputForm::Raw,
         blobs: vec![BlobMeta { role: Role::Image, len: image.len() as u64, hash: hash(image), form }],
+        routed: false,
+        picture: None,
     }
 }
 

@@ -279,13 +279,15 @@ fn carry_out(shared: &Shared, command: &Command) {
             tracing::info!(seq = command.seq, "told to drain");
             shared.drain();
         }
+        // Not in this node's list of actions.
+        Action::Undrain | Action::Set { .. } => {}
     }
 }
 
 /// Publishes one event per second for monitoring; leases do not depend on it.
 async fn beat(shared: &Shared) -> Ended {
     loop {
-        shared.publish(|session| NodeEvent::from(Heartbeat { session }).to_frame(Vec::new()));
+        shared.publish(|session| NodeEvent::from(Heartbeat { session, figures: None }).to_frame(Vec::new()));
         tokio::time::sleep(HEARTBEAT).await;
     }
 }

@@ -20,7 +20,7 @@ use lamagrid_domain::{BootId, Failure, LeaseToken, ModelName, NodeInfo, SessionI
 use lamagrid_gate::BlobClient;
 use lamagrid_protocol::frame::{Frame, FrameError};
 use lamagrid_protocol::message::{
-    Accept, Assign, AttemptOutcome, Delivery, Hello, Message, Ready, ResultRequest,
+    Accept, Action, Assign, AttemptOutcome, Delivery, Hello, Message, Ready, ResultRequest,
 };
 use lamagrid_transport::EventPublisher;
 
@@ -185,6 +185,7 @@ impl Shared {
             running: state.wanted(),
             held,
             boot: Some(self.boot),
+            actions: Action::BASIC.to_vec(),
         }
     }
 
@@ -522,7 +523,7 @@ impl State {
                     };
                     let outcome = held.outcome.clone();
                     let blobs = held.inline.iter().cloned().collect();
-                    (Delivery { session, token, outcome, credit, loaded }.into(), blobs)
+                    (Delivery { session, token, outcome, credit, loaded, memory: None }.into(), blobs)
                 }
             };
             return Some(message.to_frame(blobs));

@@ -275,8 +275,9 @@ async fn events_reach_the_subscriber() {
     let mut subscriber =
         EventSubscriber::bind(&endpoints.node_events(), &ConnectionLimits::default()).unwrap();
     let publisher = EventPublisher::connect(&endpoints.node_events(), PATIENCE).await.unwrap();
-    let event =
-        NodeEvent::from(Heartbeat { session: SessionId::from_bytes([4; 16]) }).to_frame(Vec::new()).unwrap();
+    let event = NodeEvent::from(Heartbeat { session: SessionId::from_bytes([4; 16]), figures: None })
+        .to_frame(Vec::new())
+        .unwrap();
     // Events may be lost until the subscription has arrived.
     let heard = soon(async {
         loop {
@@ -290,7 +291,9 @@ async fn events_reach_the_subscriber() {
 }
 
 fn heartbeat(session: u8) -> Frame {
-    NodeEvent::from(Heartbeat { session: SessionId::from_bytes([session; 16]) }).to_frame(Vec::new()).unwrap()
+    NodeEvent::from(Heartbeat { session: SessionId::from_bytes([session; 16]), figures: None })
+        .to_frame(Vec::new())
+        .unwrap()
 }
 
 #[tokio::test]

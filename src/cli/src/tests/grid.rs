@@ -271,6 +271,9 @@ fn node(name: &str, gpu: Option<&str>, models: usize) -> NodeStatus {
         queue: QueueName::gpu(),
         loaded: index == 0,
         present: true,
+        routed: false,
+        memory_bytes: 0,
+        pinned: false,
     };
     let info = NodeInfo {
         name: name.parse().unwrap(),
@@ -282,8 +285,13 @@ fn node(name: &str, gpu: Option<&str>, models: usize) -> NodeStatus {
         cores: 16,
         models: (0..models).map(offer).collect(),
         pid: 4711,
+        withheld: Vec::new(),
+        labels: Vec::new(),
+        device_id: None,
+        host_memory_bytes: 0,
+        cpu_features: Vec::new(),
     };
-    NodeStatus { info, running: 1, slots: 2, state: "busy".into() }
+    NodeStatus { info, running: 1, slots: 2, state: "busy".into(), queues: Vec::new(), figures: None }
 }
 
 fn with_overview(nodes: Vec<NodeStatus>, queues: Vec<QueueStatus>) -> Fake {

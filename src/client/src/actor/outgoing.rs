@@ -79,10 +79,20 @@ fn request_of(
     match (task.stage, &task.prepared) {
         (Stage::Offer, Some(prepared)) => {
             let (spec, bytes) = (&prepared.spec, prepared.bytes());
-            let (queue, priority, client) = (spec.queue.clone(), spec.priority, spec.client.clone());
-            let owner = owner.clone();
-            let digest = prepared.digest;
-            Some((Offer { seq, id, owner, queue, digest, bytes, priority, client }.into(), vec![]))
+            let offer = Offer {
+                seq,
+                id,
+                owner: owner.clone(),
+                queue: spec.queue.clone(),
+                routed: spec.routed,
+                model: Some(spec.model.clone()),
+                picture: spec.picture,
+                digest: prepared.digest,
+                bytes,
+                priority: spec.priority,
+                client: spec.client.clone(),
+            };
+            Some((offer.into(), vec![]))
         }
         (Stage::Submit, Some(prepared)) => {
             let inputs = if prepared.inline { prepared.inputs.as_slice() } else { &[] };

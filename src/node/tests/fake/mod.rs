@@ -251,6 +251,8 @@ impl Fake {
             replay_of: None,
             output: lamagrid_domain::OutputForm::Raw,
             blobs,
+            routed: false,
+            picture: None,
         };
         (spec, LeaseToken::from_bytes(random_id()))
     }
@@ -271,6 +273,9 @@ pub(crate) fn offer(model: &str) -> ModelOffer {
         queue: QueueName::gpu(),
         loaded: false,
         present: true,
+        routed: false,
+        memory_bytes: 0,
+        pinned: false,
     }
 }
 
@@ -285,6 +290,11 @@ pub(crate) fn info(name: &str) -> NodeInfo {
         cores: 1,
         models: vec![offer("lama")],
         pid: std::process::id(),
+        withheld: Vec::new(),
+        labels: Vec::new(),
+        device_id: None,
+        host_memory_bytes: 0,
+        cpu_features: Vec::new(),
     }
 }
 

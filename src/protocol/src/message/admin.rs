@@ -9,11 +9,13 @@ use lamagrid_domain::{
     ClientName, Entry, FailureKind, ModelName, NodeName, Owner, QueueName, Status, TaskId,
 };
 
-use super::{Message, ProtocolFault, Refused, TaskInfo, Unknown};
+use super::{Message, NodeChange, NodeStatus, ProtocolFault, Refused, RefusedQueue, TaskInfo, Unknown};
 use crate::frame::{Frame, FrameError};
 
 /// Limit on the tasks of one [`Page`], so that it fits into a message's header.
 pub const PAGE_TASKS: usize = 100;
+/// Limit on the lines of one [`Statistics`], for the same reason.
+pub const STATISTICS_LINES: usize = 200;
 
 channel! {
     /// Requests on `admin`, sent to the scheduler with REQ.
@@ -25,6 +27,11 @@ channel! {
         0x0905 PauseQueue,
         0x0906 DrainNode,
         0x0907 Purge,
+        0x0908 GetNode,
+        0x0909 UndrainNode,
+        0x090a RemoveNode,
+        0x090b SetNode,
+        0x090c GetStatistics,
     }
 }
 
@@ -40,6 +47,8 @@ channel! {
         0x0a04 Paused,
         0x0a05 Draining,
         0x0a06 Purged,
+        0x0a07 NodeDetail,
+        0x0a08 Statistics,
     }
 }
 
@@ -102,6 +111,45 @@ bodies! {
         dead: bool,
     }
 
+    /// Asks for everything known about a node. The reply is its [`NodeDetail`].
+    GetNode {
+        /// The node's name.
+        node: NodeName,
+    }
+    /// Takes back a drain or a removal. The reply is the node's [`NodeDetail`].
+    UndrainNode {
+        /// The node's name.
+        node: NodeName,
+        /// The administrator's name, for display; `None` if the program does not tell it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<String>,
+    }
+    /// Ends a node's session, gives its tasks to other nodes and refuses the node until [`UndrainNode`]. The reply is
+    /// its [`NodeDetail`].
+    RemoveNode {
+        /// The node's name.
+        node: NodeName,
+        /// The administrator's name, for display; `None` if the program does not tell it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<String>,
+    }
+    /// Changes settings of a connected node. The reply is its [`NodeDetail`], whose `change` is pending; ask with
+    /// [`GetNode`] until the node has executed or refused it.
+    SetNode {
+        /// The node's name.
+        node: NodeName,
+        /// The settings.
+        change: NodeChange,
+        /// The administrator's name, for display; `None` if the program does not tell it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<String>,
+    }
+    /// Asks for the figures of ended tasks, per queue and model.
+    GetStatistics {
+        /// Number of lines to leave out: those of earlier replies.
+        skip: u32,
+    }
+
     /// One page of a task list, newest first.
     Page {
         /// At most [`PAGE_TASKS`] tasks.
@@ -159,6 +207,62 @@ bodies! {
         tasks: u64,
         /// Total size of the deleted blobs, in bytes.
         bytes: u64,
+    }
+
+    /// Everything known about one node.
+    NodeDetail {
+        /// Its name.
+        node: NodeName,
+        /// Its session; `None` if it is not connected.
+        session: Option<NodeStatus>,
+        /// Queues that it may not serve, with the reason.
+        refused: Vec<RefusedQueue>,
+        /// Its drain or removal, with the administrator; `None` if it serves.
+        order: Option<NodeOrder>,
+        /// The last change of its settings; `None` if there was none in this session.
+        change: Option<ChangeState>,
+    }
+    /// Figures of ended tasks since the data directory was created.
+    Statistics {
+        /// One line per queue and model, in this order; at most [`STATISTICS_LINES`].
+        lines: Vec<StatisticsLine>,
+        /// True if there are more lines.
+        more: bool,
+    }
+    /// A drain or a removal of a node.
+    NodeOrder {
+        /// True for a removal.
+        removed: bool,
+        /// The administrator's name, for display.
+        by: String,
+        /// When it was given, in milliseconds since the Unix epoch.
+        since_wall_ms: u64,
+    }
+    /// The state of a change of a node's settings.
+    ChangeState {
+        /// The settings.
+        change: NodeChange,
+        /// False until the node has executed or refused it.
+        done: bool,
+        /// Why the node refused it; `None` if it did not.
+        refusal: Option<String>,
+    }
+    /// The ended tasks of one model in one queue.
+    StatisticsLine {
+        /// The queue.
+        queue: QueueName,
+        /// The model.
+        model: ModelName,
+        /// Number of completed tasks.
+        completed: u64,
+        /// Number of failed tasks.
+        failed: u64,
+        /// Number of cancelled tasks.
+        cancelled: u64,
+        /// Total time that completed tasks waited, in milliseconds.
+        wait_ms: u64,
+        /// Total time that completed tasks ran, in milliseconds.
+        run_ms: u64,
     }
 
     /// One task of a list.

@@ -4,8 +4,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use lamagrid_domain::{
-    Activity, BlobMeta, ClientName, Counters, Failure, Hash, ModelName, NodeInfo, Owner, QueueName, Role,
-    SessionId, Stages, Status, TaskId, TaskSpec,
+    Activity, BlobMeta, ClientName, Counters, Failure, Hash, LiveFigures, ModelName, NodeInfo, Owner,
+    PictureSize, QueueName, Role, SessionId, Stages, Status, TaskId, TaskSpec,
 };
 
 use super::{Message, ProtocolFault};
@@ -55,8 +55,17 @@ bodies! {
         id: TaskId,
         /// The owner who submits.
         owner: Owner,
-        /// The queue of the task.
+        /// The queue of the task. With `routed` it counts only for schedulers before protocol 1.6.
         queue: QueueName,
+        /// True if the scheduler chooses the queue.
+        #[serde(default)]
+        routed: bool,
+        /// The model of the task, for the choice of the queue; `None` before protocol 1.6.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        model: Option<ModelName>,
+        /// See [`TaskSpec::picture`].
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        picture: Option<PictureSize>,
         /// The payload's digest; see [`crate::payload_digest`].
         digest: Hash,
         /// Total size of the inputs, in bytes.
@@ -245,6 +254,12 @@ bodies! {
         slots: u32,
         /// The state: `ready`, `busy`, `suspect`, `draining` or `aside`.
         state: String,
+        /// The queues that it serves; empty before protocol 1.6.
+        #[serde(default)]
+        queues: Vec<QueueName>,
+        /// Its last live figures; `None` before the first.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        figures: Option<LiveFigures>,
     }
     /// The status of one queue.
     QueueStatus {

@@ -4,8 +4,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use lamagrid_domain::{
-    Activity, BlobMeta, BootId, Failure, LeaseToken, ModelName, NodeInfo, QueueName, Role, SessionId, Stages,
-    TaskSpec,
+    Activity, BlobMeta, BootId, Failure, Label, LeaseToken, LiveFigures, MemoryUse, ModelName, NodeInfo,
+    QueueName, Role, SessionId, Stages, TaskSpec,
 };
 
 use super::{Message, ProtocolFault};
@@ -85,6 +85,10 @@ bodies! {
         /// Identifies the node's process: a process may replace its own earlier session at once.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         boot: Option<BootId>,
+        /// The kinds of [`Action`] that the node executes; no other kind is sent to it. Without this field they are
+        /// those of protocol 1.5: [`Action::BASIC`].
+        #[serde(default = "basic_actions")]
+        actions: Vec<ActionKind>,
     }
     /// Asks for commands, and renews all leases of the session.
     Poll {
@@ -164,6 +168,9 @@ bodies! {
         credit: u64,
         /// Models in memory.
         loaded: Vec<ModelName>,
+        /// The memory that the attempt used; `None` if it was not measured.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        memory: Option<MemoryUse>,
     }
     /// The accept was recorded: the node may start.
     Proceed {
@@ -199,6 +206,9 @@ bodies! {
     Heartbeat {
         /// The session's id.
         session: SessionId,
+        /// Its live figures; `None` if it measures none.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        figures: Option<LiveFigures>,
     }
     /// An attempt has made progress.
     Step {
@@ -261,6 +271,73 @@ pub enum Action {
     },
     /// Finishes running tasks, takes no new ones and says goodbye.
     Drain,
+    /// Takes back a drain that is not finished: the node takes tasks again.
+    Undrain,
+    /// Changes settings of the node. It executes all of them or refuses the command with the reason.
+    Set {
+        /// The settings.
+        change: NodeChange,
+    },
+}
+
+impl Action {
+    /// The kinds that every node of protocol 1.5 executes.
+    pub const BASIC: [ActionKind; 3] = [ActionKind::Cancel, ActionKind::Recall, ActionKind::Drain];
+
+    /// Its kind.
+    #[must_use]
+    pub const fn kind(&self) -> ActionKind {
+        match self {
+            Self::Cancel { .. } => ActionKind::Cancel,
+            Self::Recall { .. } => ActionKind::Recall,
+            Self::Drain => ActionKind::Drain,
+            Self::Undrain => ActionKind::Undrain,
+            Self::Set { .. } => ActionKind::Set,
+        }
+    }
+}
+
+fn basic_actions() -> Vec<ActionKind> {
+    Action::BASIC.to_vec()
+}
+
+/// The kind of an [`Action`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ActionKind {
+    /// [`Action::Cancel`].
+    Cancel,
+    /// [`Action::Recall`].
+    Recall,
+    /// [`Action::Drain`].
+    Drain,
+    /// [`Action::Undrain`].
+    Undrain,
+    /// [`Action::Set`].
+    Set,
+    /// A kind of a later protocol version.
+    #[serde(other)]
+    Unknown,
+}
+
+/// Settings of a node that change while it runs; `None` leaves a setting as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct NodeChange {
+    /// The models that it offers, of those that it was started with; at most 256.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub models: Option<Vec<ModelName>>,
+    /// Number of tasks that it runs at once; 1 to 64.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slots: Option<u16>,
+    /// CPU threads of one inference; 0 leaves the number to libtorch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub threads: Option<u32>,
+    /// The lowest severity that is logged: error, warn, info, debug or trace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_level: Option<Label>,
+    /// Its labels; at most 32.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labels: Option<Vec<Label>>,
 }
 
 /// The outcome of an attempt.

@@ -8,8 +8,8 @@ use bytes::Bytes;
 
 use lamagrid_domain::{
     Activity, BlobForm, BlobMeta, BootId, Counters, Durability, Entry, Failure, FailureKind, Hash,
-    LeaseToken, Milestone, ModelOffer, NodeInfo, NodeKind, Params, Role, Scalar, SessionId, Stages, Status,
-    TaskId, TaskSpec,
+    LeaseToken, LiveFigures, MemoryUse, Milestone, ModelOffer, NodeInfo, NodeKind, Params, PictureSize, Role,
+    Scalar, SessionId, Stages, Status, TaskId, TaskSpec, WithheldModel,
 };
 use lamagrid_protocol::frame::Frame;
 use lamagrid_protocol::message::*;
@@ -75,6 +75,7 @@ fn spec() -> TaskSpec {
         client: Some("10.0.0.7".parse().unwrap()),
         model: "sd1.5".parse().unwrap(),
         queue: "gpu".parse().unwrap(),
+        routed: true,
         params: Params::try_from(params).unwrap(),
         priority: -7,
         durability: Durability::Process,
@@ -86,6 +87,7 @@ fn spec() -> TaskSpec {
             format: lamagrid_domain::PictureFormat::Webp,
             quality: 95,
         },
+        picture: Some(PictureSize { height: 2, width: 3 }),
         blobs: vec![encoded, blob(Role::Mask), blob(Role::Example)],
     }
 }
@@ -133,10 +135,50 @@ fn node() -> NodeInfo {
         models: vec![ModelOffer {
             model: "lama".parse().unwrap(),
             queue: "gpu".parse().unwrap(),
+            routed: true,
             loaded: true,
             present: true,
+            memory_bytes: 1 << 28,
+            pinned: true,
         }],
         pid: 4_242,
+        withheld: vec![WithheldModel { model: "mine".parse().unwrap(), reason: "no such file".into() }],
+        labels: vec!["a100".into()],
+        device_id: Some("GPU-1".into()),
+        host_memory_bytes: 1 << 38,
+        cpu_features: vec!["avx2".into()],
+    }
+}
+
+fn figures() -> LiveFigures {
+    LiveFigures {
+        free_memory_bytes: Some(1 << 36),
+        model_memory_bytes: 1 << 28,
+        resident_bytes: 1 << 30,
+        utilisation_percent: Some(87),
+        temperature_c: Some(-3),
+        load_percent: 120,
+    }
+}
+
+fn status() -> NodeStatus {
+    NodeStatus {
+        info: node(),
+        running: 1,
+        slots: 2,
+        state: "ready".into(),
+        queues: vec!["gpu".parse().unwrap()],
+        figures: Some(figures()),
+    }
+}
+
+fn change() -> NodeChange {
+    NodeChange {
+        models: Some(vec!["lama".parse().unwrap()]),
+        slots: Some(2),
+        threads: Some(4),
+        log_level: Some("debug".into()),
+        labels: Some(vec!["a100".into()]),
     }
 }
 
@@ -159,6 +201,9 @@ fn client_requests() -> Vec<Sample> {
             id: id(),
             owner: owner.clone(),
             queue,
+            routed: true,
+            model: Some(spec().model),
+            picture: spec().picture,
             digest,
             bytes: 1 << 33,
             priority: 5,
@@ -183,7 +228,7 @@ fn client_replies() -> Vec<Sample> {
         max_tasks: 3,
         paused: true,
     }];
-    let nodes = vec![NodeStatus { info: node(), running: 1, slots: 2, state: "ready".into() }];
+    let nodes = vec![status()];
     vec![
         of(ProtocolFault { failure: failure() }.into()),
         of(Pong { seq: 1, spool: "/data/spool".into(), version: "0.1.0".into() }.into()),
@@ -250,6 +295,22 @@ fn admin() -> Vec<Sample> {
         history,
     };
     let queue = || spec.queue.clone();
+    let detail = NodeDetail {
+        node: node(),
+        session: Some(status()),
+        refused: vec![RefusedQueue { queue: queue(), reason: "it requires a GPU".into() }],
+        order: Some(NodeOrder { removed: true, by: "ann".into(), since_wall_ms: 1_700_000_000_000 }),
+        change: Some(ChangeState { change: change(), done: true, refusal: Some("one slot only".into()) }),
+    };
+    let statistics = StatisticsLine {
+        queue: queue(),
+        model: "lama".parse().unwrap(),
+        completed: 5,
+        failed: 4,
+        cancelled: 3,
+        wait_ms: 2_000,
+        run_ms: 1_000,
+    };
     vec![
         request(list.into()),
         request(GetTaskHistory { id: id() }.into()),
@@ -258,6 +319,11 @@ fn admin() -> Vec<Sample> {
         request(PauseQueue { queue: queue(), paused: true, by: None }.into()),
         request(DrainNode { node: node(), by: None }.into()),
         request(Purge { older_than_ms: 60_000, dead: true }.into()),
+        request(GetNode { node: node() }.into()),
+        request(UndrainNode { node: node(), by: Some("ann".into()) }.into()),
+        request(RemoveNode { node: node(), by: Some("ann".into()) }.into()),
+        request(SetNode { node: node(), change: change(), by: Some("ann".into()) }.into()),
+        request(GetStatistics { skip: 200 }.into()),
         reply(ProtocolFault { failure: failure() }.into()),
         reply(Refused { seq: 0, failure: failure(), queue_len: 1, wait_ms: Some(2) }.into()),
         reply(Unknown { seq: 0, id: id(), expired: true }.into()),
@@ -267,6 +333,8 @@ fn admin() -> Vec<Sample> {
         reply(Paused { queue: queue(), paused: true, waiting: 4 }.into()),
         reply(Draining { node: node(), running: 2 }.into()),
         reply(Purged { tasks: 3, bytes: 4_096 }.into()),
+        reply(detail.into()),
+        reply(Statistics { lines: vec![statistics], more: true }.into()),
     ]
 }
 
@@ -296,6 +364,7 @@ fn control() -> Vec<Sample> {
                 running: vec![token()],
                 held: vec![token(), token()],
                 boot: Some(BootId::from_bytes([9; 16])),
+                actions: vec![ActionKind::Drain, ActionKind::Set],
             }
             .into(),
         ),
@@ -314,11 +383,12 @@ fn results() -> Vec<Sample> {
     let request = |message: ResultRequest| sample("result-request", message);
     let reply = |message: ResultReply| sample("result-reply", message);
     let loaded = vec!["lama".parse().unwrap()];
+    let memory = Some(MemoryUse { model_bytes: 1 << 28, peak_bytes: 1 << 29, pixels: 1 << 18 });
     let outcome = AttemptOutcome::Done { result: blob(Role::Result), inline: true, stages: stages() };
     vec![
         request(Ready { session: session(), credit: 9, loaded: loaded.clone() }.into()),
         request(Accept { session: session(), token: token() }.into()),
-        request(Delivery { session: session(), token: token(), outcome, credit: 10, loaded }.into()),
+        request(Delivery { session: session(), token: token(), outcome, credit: 10, loaded, memory }.into()),
         reply(ProtocolFault { failure: failure() }.into()),
         reply(SessionGone { session: session() }.into()),
         reply(Proceed { token: token() }.into()),
@@ -333,7 +403,7 @@ fn lane_and_events() -> Vec<Sample> {
     vec![
         lane(Assign { token: token(), attempt: 2, spec: spec(), inline: vec![Role::Image] }.into()),
         lane(Hint {}.into()),
-        event(Heartbeat { session: session() }.into()),
+        event(Heartbeat { session: session(), figures: Some(figures()) }.into()),
         event(
             Step { session: session(), token: token(), step: 1, of: 0, activity: Activity::Loading }.into(),
         ),

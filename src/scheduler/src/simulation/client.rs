@@ -196,7 +196,23 @@ impl Client {
         let digest = lamagrid_protocol::payload_digest(&spec);
         let TaskSpec { id, owner, queue, priority, client, .. } = spec;
         let seq = self.next_seq(net);
-        self.say(net, Offer { seq, id, owner, queue, digest, bytes, priority, client }, Vec::new());
+        self.say(
+            net,
+            Offer {
+                seq,
+                id,
+                owner,
+                queue,
+                digest,
+                bytes,
+                priority,
+                client,
+                routed: false,
+                model: None,
+                picture: None,
+            },
+            Vec::new(),
+        );
     }
 
     /// Clocks of clients differ a little, now and then by more.
@@ -232,6 +248,8 @@ impl Client {
             replay_of: None,
             output: lamagrid_domain::OutputForm::Raw,
             blobs: vec![image],
+            routed: false,
+            picture: None,
         };
         let mine = Mine { spec, phase: Phase::Wanted, asked_ms: net.now.mono_ms, seq: 0 };
         if self.mine.len() < MAX_MINE {

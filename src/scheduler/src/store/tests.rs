@@ -45,6 +45,8 @@ pub(super) fn spec(n: u8, durability: Durability) -> TaskSpec {
         replay_of: None,
         output: lamagrid_domain::OutputForm::Raw,
         blobs: vec![meta(Role::Image, b"image"), meta(Role::Mask, b"mask")],
+        routed: false,
+        picture: None,
     }
 }
 

@@ -47,6 +47,9 @@ impl Backend for Torch {
             queue: plan.queue.clone(),
             loaded: self.loaded.contains_key(&plan.name),
             present: plan.is_present(),
+            routed: false,
+            memory_bytes: 0,
+            pinned: false,
         };
         self.plans.iter().map(offer).collect()
     }

@@ -40,6 +40,13 @@ impl Core {
             AdminRequest::PauseQueue(pause) => self.pause_or_resume(&peer, pause),
             AdminRequest::DrainNode(drain) => self.drain_node(&peer, drain),
             AdminRequest::Purge(purge) => self.purge(purge.older_than_ms, purge.dead).into(),
+            AdminRequest::GetNode(_)
+            | AdminRequest::UndrainNode(_)
+            | AdminRequest::RemoveNode(_)
+            | AdminRequest::SetNode(_)
+            | AdminRequest::GetStatistics(_) => {
+                refused("this scheduler does not answer that request yet".to_owned())
+            }
         };
         self.emit(Effect::Admin { peer, reply });
     }

@@ -268,6 +268,8 @@ impl Core {
                 running: session.running() as u32,
                 slots: u32::from(session.slots()),
                 state: self.state_of(session).to_owned(),
+                queues: session.lanes().cloned().collect(),
+                figures: None,
             };
             // A status that cannot be packed is reported when the answer is sent.
             bytes += pack(&status).map_or(0, |packed| packed.len());

@@ -66,7 +66,7 @@ impl Core {
     }
 
     fn on_hello(&mut self, peer: &PeerId, hello: Hello) -> ControlReply {
-        let Hello { mut info, slots, overlap, running, held, boot } = hello;
+        let Hello { mut info, slots, overlap, running, held, boot, .. } = hello;
         let node = NodeId::new(peer, info.name.clone());
         if info.models.is_empty() || info.models.len() > MAX_MODELS || !(1..=MAX_SLOTS).contains(&slots) {
             let text = format!("a node offers 1 to {MAX_MODELS} models and 1 to {MAX_SLOTS} slots");

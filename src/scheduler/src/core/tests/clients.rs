@@ -91,6 +91,9 @@ fn a_full_queue_refuses_with_its_length() {
         bytes,
         priority: 0,
         client: None,
+        routed: false,
+        model: None,
+        picture: None,
     };
     grid.check(submit(4), &["c: refused overloaded, 3 wait"]);
     grid.check(client("c", offer(9)), &["c: refused overloaded, 3 wait"]);

@@ -10,8 +10,8 @@ use lamagrid_domain::{
 };
 use lamagrid_protocol::PeerId;
 use lamagrid_protocol::message::{
-    Accept, Attach, AttemptOutcome, Cancel, ClientRequest, ControlRequest, Delivery, Goodbye, Heartbeat,
-    Hello, NodeEvent, Poll, Query, Ready, Release, ResultRequest, Submit,
+    Accept, Action, Attach, AttemptOutcome, Cancel, ClientRequest, ControlRequest, Delivery, Goodbye,
+    Heartbeat, Hello, NodeEvent, Poll, Query, Ready, Release, ResultRequest, Submit,
 };
 use lamagrid_transport::Endpoints;
 
@@ -273,6 +273,8 @@ pub(in crate::core) fn spec(n: u8) -> TaskSpec {
         replay_of: None,
         output: lamagrid_domain::OutputForm::Raw,
         blobs: vec![image],
+        routed: false,
+        picture: None,
     }
 }
 
@@ -327,6 +329,9 @@ pub(in crate::core) fn info(name: &str, pid: u32, models: &[(&str, &str)]) -> No
         queue: queue.parse().unwrap(),
         loaded: false,
         present: true,
+        routed: false,
+        memory_bytes: 0,
+        pinned: false,
     };
     NodeInfo {
         name: name.parse().unwrap(),
@@ -338,6 +343,11 @@ pub(in crate::core) fn info(name: &str, pid: u32, models: &[(&str, &str)]) -> No
         cores: 1,
         models: models.iter().map(offer).collect(),
         pid,
+        withheld: Vec::new(),
+        labels: Vec::new(),
+        device_id: None,
+        host_memory_bytes: 0,
+        cpu_features: Vec::new(),
     }
 }
 
@@ -358,7 +368,18 @@ pub(super) fn hello_with_overlap(
     let name = info.name.to_string();
     let tokens = |list: &[u8]| list.iter().copied().map(token).collect();
     let boot = Some(BootId::from_bytes(u128::from(info.pid).to_be_bytes()));
-    control(&name, Hello { info, slots, overlap, running: tokens(running), held: tokens(held), boot })
+    control(
+        &name,
+        Hello {
+            info,
+            slots,
+            overlap,
+            running: tokens(running),
+            held: tokens(held),
+            boot,
+            actions: Action::BASIC.to_vec(),
+        },
+    )
 }
 
 /// As nodes of protocol versions before 1.5 say it.
@@ -397,7 +418,7 @@ pub(super) fn lane_connected(s: u8) -> Input {
 }
 
 pub(super) fn heartbeat(s: u8) -> Input {
-    Input::Event(NodeEvent::from(Heartbeat { session: session(s) }))
+    Input::Event(NodeEvent::from(Heartbeat { session: session(s), figures: None }))
 }
 
 pub(super) fn result(name: &str, request: impl Into<ResultRequest>) -> Input {
@@ -418,7 +439,8 @@ pub(super) fn accept(name: &str, s: u8, t: u8) -> Input {
 }
 
 fn deliver(name: &str, s: u8, t: u8, credit: u64, outcome: AttemptOutcome, inline: Option<Bytes>) -> Input {
-    let delivery = Delivery { session: session(s), token: token(t), outcome, credit, loaded: Vec::new() };
+    let delivery =
+        Delivery { session: session(s), token: token(t), outcome, credit, loaded: Vec::new(), memory: None };
     Input::Result { peer: peer(name), request: delivery.into(), inline }
 }
 

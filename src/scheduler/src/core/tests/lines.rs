@@ -86,6 +86,13 @@ fn admin_line(reply: &AdminReply) -> String {
         AdminReply::Paused(m) => format!("queue {} paused {}, {} wait", m.queue, m.paused, m.waiting),
         AdminReply::Draining(m) => format!("draining {} with {}", m.node, m.running),
         AdminReply::Purged(m) => format!("purged {} tasks, {} bytes", m.tasks, m.bytes),
+        AdminReply::NodeDetail(m) => {
+            let state = m.session.as_ref().map_or("away", |session| &session.state);
+            let order =
+                m.order.as_ref().map_or("none", |order| if order.removed { "removed" } else { "drain" });
+            format!("node {} {state}, order {order}", m.node)
+        }
+        AdminReply::Statistics(m) => format!("statistics of {} lines", m.lines.len()),
     }
 }
 
@@ -156,10 +163,12 @@ fn control_line(reply: &ControlReply) -> String {
         }
         ControlReply::Rejected(m) => format!("rejected {}", m.failure.kind),
         ControlReply::Commands(m) => {
-            let command = |c: &lamagrid_protocol::message::Command| match c.action {
-                Action::Cancel { token } => format!("{} cancel {}", c.seq, tokens(&[token])),
-                Action::Recall { token } => format!("{} recall {}", c.seq, tokens(&[token])),
+            let command = |c: &lamagrid_protocol::message::Command| match &c.action {
+                Action::Cancel { token } => format!("{} cancel {}", c.seq, tokens(&[*token])),
+                Action::Recall { token } => format!("{} recall {}", c.seq, tokens(&[*token])),
                 Action::Drain => format!("{} drain", c.seq),
+                Action::Undrain => format!("{} undrain", c.seq),
+                Action::Set { change } => format!("{} set {change:?}", c.seq),
             };
             format!("commands [{}]", m.commands.iter().map(command).collect::<Vec<_>>().join(", "))
         }

@@ -14,7 +14,19 @@ fn offer_of(n: u8, owner: &Owner, bytes: u64) -> Offer {
     let spec = spec(n);
     let digest = lamagrid_protocol::payload_digest(&spec);
     let (owner, queue) = (owner.clone(), spec.queue);
-    Offer { seq: 7, id: id(n), owner, queue, digest, bytes, priority: 0, client: None }
+    Offer {
+        seq: 7,
+        id: id(n),
+        owner,
+        queue,
+        digest,
+        bytes,
+        priority: 0,
+        client: None,
+        routed: false,
+        model: None,
+        picture: None,
+    }
 }
 
 fn offer(n: u8, bytes: u64) -> Input {

@@ -241,7 +241,8 @@ impl Node {
                         of: 2,
                         activity: Activity::Running,
                     });
-                    let event: NodeEvent = step.map_or_else(|| Heartbeat { session }.into(), Into::into);
+                    let event: NodeEvent =
+                        step.map_or_else(|| Heartbeat { session, figures: None }.into(), Into::into);
                     let conn = self.link.unwrap_or(0);
                     net.send(conn, Message::Event(event));
                     net.about(900, self.timer(NodeTimer::Heartbeat(number)));
@@ -271,11 +272,24 @@ impl Node {
             cores: 1,
             models: self.offers.clone(),
             pid: self.pid,
+            withheld: Vec::new(),
+            labels: Vec::new(),
+            device_id: None,
+            host_memory_bytes: 0,
+            cpu_features: Vec::new(),
         };
         let held = self.held.keys().copied().collect();
         let (slots, overlap) = (self.slots, self.overlap);
         let boot = Some(BootId::from_bytes(u128::from(self.pid).to_be_bytes()));
-        let hello = Hello { info, slots, overlap, running: self.wanted(), held, boot };
+        let hello = Hello {
+            info,
+            slots,
+            overlap,
+            running: self.wanted(),
+            held,
+            boot,
+            actions: Action::BASIC.to_vec(),
+        };
         self.ask(net, hello.into());
     }
 
@@ -343,6 +357,8 @@ impl Node {
                             let given_back = self.give_back(net, token);
                             self.notes.push(if given_back { "recalled" } else { "recalled too late" });
                         }
+                        // Not in this node's list of actions.
+                        Action::Undrain | Action::Set { .. } => {}
                         Action::Drain => self.drain(net),
                     }
                 }

@@ -83,7 +83,8 @@ impl Node {
             self.free_slot();
         }
         let loaded = self.offers.iter().filter(|o| o.loaded).map(|o| o.model.clone()).collect();
-        let delivery = Delivery { session, token, outcome: held.outcome, credit: self.credit(), loaded };
+        let delivery =
+            Delivery { session, token, outcome: held.outcome, credit: self.credit(), loaded, memory: None };
         self.say(net, delivery.into(), held.inline);
     }
 

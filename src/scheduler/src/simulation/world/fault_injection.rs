@@ -89,7 +89,7 @@ impl World {
             return self.net.send(conn, Message::Result(peer, Accept { session, token }.into(), None));
         }
         let (outcome, inline) = crate::simulation::node::outcome(&mut self.net, token);
-        let delivery = Delivery { session, token, outcome, credit: 0, loaded: Vec::new() };
+        let delivery = Delivery { session, token, outcome, credit: 0, loaded: Vec::new(), memory: None };
         let peer = self.net.peer(conn);
         self.net.send(conn, Message::Result(peer, delivery.into(), inline));
     }

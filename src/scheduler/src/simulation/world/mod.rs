@@ -381,6 +381,9 @@ fn node(index: usize, random: &mut Random) -> Node {
             model: model.parse().expect("a plain name"),
             loaded: false,
             present: true,
+            routed: false,
+            memory_bytes: 0,
+            pinned: false,
         })
         .collect();
     if offers.is_empty() {
@@ -390,6 +393,9 @@ fn node(index: usize, random: &mut Random) -> Node {
             model,
             loaded: true,
             present: true,
+            routed: false,
+            memory_bytes: 0,
+            pinned: false,
         });
     }
     if random.chance(50) {
@@ -399,6 +405,9 @@ fn node(index: usize, random: &mut Random) -> Node {
             model,
             loaded: false,
             present: true,
+            routed: false,
+            memory_bytes: 0,
+            pinned: false,
         });
     }
     let overlap = random.between(0, 2) as u16;
