@@ -131,12 +131,16 @@ pub(crate) enum Effect {
         bytes: u64,
     },
     /// Ends the upload of a task's inputs.
-    CloseUpload {
-        owner: Owner,
-        id: TaskId,
-        /// The task was not accepted: uploaded inputs are deleted.
-        delete: bool,
-    },
+    CloseUpload { owner: Owner, id: TaskId, inputs: UploadedInputs },
+}
+
+/// The treatment of uploaded inputs when the upload of their task ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum UploadedInputs {
+    /// The task was accepted: its inputs stay until it ends.
+    Keep,
+    /// The task was not accepted.
+    Delete,
 }
 
 impl Effect {

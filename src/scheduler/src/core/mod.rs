@@ -47,7 +47,7 @@ use lamagrid_domain::{LeaseToken, TaskId};
 use lamagrid_protocol::PeerId;
 use lamagrid_protocol::message::ClientReply;
 
-pub(crate) use effect::{Authority, Effect, Input, Origin, ResultPlace, StoreOp, StoredTask};
+pub(crate) use effect::{Authority, Effect, Input, Origin, ResultPlace, StoreOp, StoredTask, UploadedInputs};
 #[cfg(any(test, feature = "sabotage"))]
 pub(crate) use fault::Fault;
 pub(crate) use metrics_snapshot::MetricsSnapshot;

@@ -322,7 +322,7 @@ impl EventLoop {
                 // Carried out at once, before any other message about this task; only later messages depend
                 // on them.
                 Effect::OpenUpload { owner, id, bytes } => self.open_upload(&owner, id, bytes),
-                Effect::CloseUpload { owner, id, delete } => self.close_upload(&owner, id, delete),
+                Effect::CloseUpload { owner, id, inputs } => self.close_upload(&owner, id, inputs),
                 effect if effect.is_unbarred() => self.unbarred.push(effect),
                 effect => self.pending.push_back(effect),
             }

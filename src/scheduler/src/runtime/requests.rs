@@ -14,7 +14,7 @@ use lamagrid_transport::router::{Incoming, fault};
 
 use super::backlog::Destination;
 use super::{EventLoop, refused};
-use crate::core::{Authority, Effect, Input, Origin};
+use crate::core::{Authority, Effect, Input, Origin, UploadedInputs};
 
 /// Bytes that an assignment adds to a submission: the attempt's token and number.
 const ASSIGN_BYTES: usize = 256;
@@ -122,11 +122,13 @@ impl EventLoop {
 
     /// Deletes on this thread, so that the deletion precedes the answer to a later offer of the same task,
     /// and its new upload.
-    pub(super) fn close_upload(&self, owner: &Owner, id: TaskId, delete: bool) {
+    pub(super) fn close_upload(&self, owner: &Owner, id: TaskId, inputs: UploadedInputs) {
         if let Some(gatekeeper) = &self.gatekeeper {
             gatekeeper.upload_closes(owner, id);
         }
-        if delete && let Err(error) = self.spool.remove_task(id) {
+        if inputs == UploadedInputs::Delete
+            && let Err(error) = self.spool.remove_task(id)
+        {
             tracing::warn!(task.id = %id, %error, "the blobs of a task that was not accepted stay until the next start");
         }
     }

@@ -15,7 +15,7 @@ use crate::core::policy::admission::AdmissionRequest;
 use crate::core::policy::inputs;
 use crate::core::state::retention::Released;
 use crate::core::state::task::{NewTask, Task};
-use crate::core::{Core, Effect, StoreOp};
+use crate::core::{Core, Effect, StoreOp, UploadedInputs};
 
 /// An id drawn further in the future is refused: the clock of its host is wrong, or the id carries no time.
 const MAX_AHEAD_MS: u64 = 86_400_000;
@@ -217,9 +217,9 @@ impl Core {
         let max_pixels = self.settings.limits.max_pixels;
         let checked = inputs::check(max_pixels, &spec, &inline_roles, &inline)
             .and_then(|()| self.admit(peer, &AdmissionRequest::of(&spec, authority)));
-        let delete = checked.is_err();
-        if reserved || delete {
-            self.emit(Effect::CloseUpload { owner: spec.owner.clone(), id, delete });
+        let inputs = if checked.is_ok() { UploadedInputs::Keep } else { UploadedInputs::Delete };
+        if reserved || inputs == UploadedInputs::Delete {
+            self.emit(Effect::CloseUpload { owner: spec.owner.clone(), id, inputs });
         }
         let evicted = match checked {
             Ok(evicted) => evicted,

@@ -12,7 +12,7 @@ use crate::core::effect::Authority;
 use crate::core::policy::admission::AdmissionRequest;
 use crate::core::policy::inputs;
 use crate::core::state::uploads::Upload;
-use crate::core::{Core, Effect};
+use crate::core::{Core, Effect, UploadedInputs};
 
 /// An upload that takes longer is given up: no usable disk or network is that slow.
 const UPLOAD_MS: u64 = 600_000;
@@ -47,7 +47,11 @@ impl Core {
         let evicted = match admitted {
             Ok(evicted) => evicted,
             Err(failure) => {
-                self.emit(Effect::CloseUpload { owner: owner.clone(), id: *id, delete: true });
+                self.emit(Effect::CloseUpload {
+                    owner: owner.clone(),
+                    id: *id,
+                    inputs: UploadedInputs::Delete,
+                });
                 return self.refuse(peer, *seq, failure, Some(queue));
             }
         };
@@ -77,7 +81,7 @@ impl Core {
         let is_free = !self.knows(id) && !self.admission.uploads().is_of_another(id, owner);
         if is_free {
             self.admission.unreserve(id);
-            self.emit(Effect::CloseUpload { owner: owner.clone(), id, delete: true });
+            self.emit(Effect::CloseUpload { owner: owner.clone(), id, inputs: UploadedInputs::Delete });
         }
     }
 
@@ -87,7 +91,7 @@ impl Core {
             let Some(upload) = self.admission.unreserve(id) else { break };
             tracing::info!(task.id = %id, owner = %upload.owner, bytes = upload.bytes,
                 "inputs were announced and their task was never submitted: they are deleted");
-            self.emit(Effect::CloseUpload { owner: upload.owner, id, delete: true });
+            self.emit(Effect::CloseUpload { owner: upload.owner, id, inputs: UploadedInputs::Delete });
         }
     }
 }

@@ -63,7 +63,7 @@ pub(super) fn line(effect: &Effect) -> String {
         Effect::OpenUpload { owner, id, bytes } => {
             format!("upload {} {bytes} bytes by {owner}", task_name(id))
         }
-        Effect::CloseUpload { id, delete, .. } => format!("close {} delete {delete}", task_name(id)),
+        Effect::CloseUpload { id, inputs, .. } => format!("close {} {inputs:?}", task_name(id)),
     }
 }
 

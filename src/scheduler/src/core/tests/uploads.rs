@@ -90,7 +90,7 @@ fn room_is_reserved_and_given_back() {
     assert_eq!(grid.core.admission.reserved_bytes(), 0);
     grid.check(offer(3, 40), &["upload T3 40 bytes by alice", "c: send"]);
     let text = format!("{:?}", grid.handle(Input::Abandoned { owner: owner(), id: id(3) }));
-    assert!(text.contains("CloseUpload") && text.contains("delete: true"), "{text}");
+    assert!(text.contains("CloseUpload") && text.contains("inputs: Delete"), "{text}");
     assert_eq!(grid.core.admission.reserved_bytes(), 0);
 }
 
@@ -104,7 +104,7 @@ fn an_upload_that_takes_too_long_is_given_up() {
     assert_eq!(grid.core.admission.reserved_bytes(), 40);
     grid.pass(1);
     let text = format!("{:?}", grid.handle(Input::Tick));
-    assert!(text.contains("CloseUpload") && text.contains("delete: true"), "{text}");
+    assert!(text.contains("CloseUpload") && text.contains("inputs: Delete"), "{text}");
     assert_eq!(grid.core.admission.reserved_bytes(), 0);
 }
 

@@ -1,6 +1,7 @@
 //! An independent model of the bounds, and of the trusted time.
 
 use super::*;
+use crate::core::UploadedInputs;
 
 /// The time that deletion and deadlines may go by, as the wall clock's distance from the monotonic one.
 pub(super) struct Clock {
@@ -91,12 +92,16 @@ impl Oracle {
         &mut self,
         owner: &Owner,
         id: TaskId,
-        delete: bool,
+        inputs: UploadedInputs,
     ) -> Result<(), Violation> {
         let of = self.uploads.remove(&id).map(|(of, _)| of);
         ensure!(of.as_ref().is_none_or(|of| of == owner), Granted, "{owner} ended the upload {id} of {of:?}");
         let known = self.live.contains_key(&id) || self.over.contains_key(&id);
-        ensure!(!(delete && known), Lost, "the inputs of {id} are deleted, and it is known");
+        ensure!(
+            !(inputs == UploadedInputs::Delete && known),
+            Lost,
+            "the inputs of {id} are deleted, and it is known"
+        );
         Ok(())
     }
 

@@ -403,7 +403,7 @@ impl Oracle {
                 Effect::OpenUpload { owner, id, bytes } => {
                     self.on_upload_opened(message, owner, *id, *bytes)?
                 }
-                Effect::CloseUpload { owner, id, delete } => self.on_upload_closed(owner, *id, *delete)?,
+                Effect::CloseUpload { owner, id, inputs } => self.on_upload_closed(owner, *id, *inputs)?,
                 Effect::Clock(change) => self.note(match change {
                     ClockChange::Doubted { .. } => "clock doubted",
                     ClockChange::Returned => "clock returned",
