@@ -58,6 +58,7 @@ pub(crate) use state::drains::Drain;
 pub(crate) use state::finished_task::FinishedTask;
 pub(crate) use state::now::Now;
 pub(crate) use state::pauses::Pause;
+pub(crate) use state::tombstones::{Tombstone, Watermark};
 pub(crate) use state::wall_clock::ClockChange;
 
 #[cfg(test)]
@@ -148,8 +149,8 @@ impl Core {
         let change = core.clock.wall().initial_change();
         change.into_iter().for_each(|change| core.emit(Effect::Clock(change)));
         core.forget_unknown_pauses();
-        for (id, owner, until) in recovered.tombstones {
-            core.keep_tombstone(id, &owner, until);
+        for Tombstone { id, owner, until_wall_ms } in recovered.tombstones {
+            core.keep_tombstone(id, &owner, until_wall_ms);
         }
         for stored in recovered.tasks {
             core.recover(stored);

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 
 use lamagrid_config::{LimitsConfig, RetryConfig, SchedulerConfig};
-use lamagrid_domain::{Owner, QueueName, TaskId};
+use lamagrid_domain::QueueName;
 use lamagrid_transport::Endpoints;
 
 use super::effect::StoredTask;
 use super::node_id::NodeId;
 use super::state::drains::Drain;
 use super::state::pauses::Pause;
+use super::state::tombstones::{Tombstone, Watermark};
 
 /// Tombstones kept of one owner; the oldest are dropped first.
 pub(crate) const MAX_TOMBSTONES: usize = 50_000;
@@ -45,14 +46,13 @@ pub(crate) struct Settings {
 #[derive(Debug, Default)]
 pub(crate) struct Recovered {
     pub(crate) tasks: Vec<StoredTask>,
-    /// Id, owner, and the wall clock at which the tombstone expires, ms.
-    pub(crate) tombstones: Vec<(TaskId, Owner, u64)>,
-    /// Ids of an owner drawn up to this wall clock have expired, ms.
-    pub(crate) watermarks: Vec<(Owner, u64)>,
+    /// In the order of their expiry.
+    pub(crate) tombstones: Vec<Tombstone>,
+    pub(crate) watermarks: Vec<Watermark>,
     /// The last trusted time, wall clock, ms.
     pub(crate) wall_ms: Option<u64>,
-    pub(crate) paused: Vec<(QueueName, Pause)>,
-    pub(crate) drains: Vec<(NodeId, Drain)>,
+    pub(crate) paused: BTreeMap<QueueName, Pause>,
+    pub(crate) drains: BTreeMap<NodeId, Drain>,
 }
 
 /// Draws 16 random bytes: from the operating system, or from a seed in tests.

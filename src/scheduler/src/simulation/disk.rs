@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use lamagrid_domain::{Counters, Entry, Hash, LeaseToken, Owner, QueueName, Role, TaskId, TaskSpec};
 
-use crate::core::{Drain, FinishedTask, NodeId, Pause, Recovered, StoreOp, StoredTask};
+use crate::core::{Drain, FinishedTask, NodeId, Pause, Recovered, StoreOp, StoredTask, Tombstone, Watermark};
 
 pub(super) struct Row {
     pub(super) spec: TaskSpec,
@@ -114,13 +114,22 @@ impl Disk {
                 inline: row.inline.clone(),
             },
         };
-        let tombstones = self.tombstones.iter().map(|(id, (owner, until))| (*id, owner.clone(), *until));
-        let mut tombstones: Vec<_> = tombstones.collect();
-        tombstones.sort_by_key(|(.., until)| *until);
+        let tombstone = |(id, (owner, until)): (&TaskId, &(Owner, u64))| Tombstone {
+            id: *id,
+            owner: owner.clone(),
+            until_wall_ms: *until,
+        };
+        let mut tombstones: Vec<_> = self.tombstones.iter().map(tombstone).collect();
+        tombstones.sort_by_key(|tombstone| tombstone.until_wall_ms);
         let tasks = rows.into_iter().map(stored).collect();
-        let watermarks = self.watermarks.iter().map(|(owner, wall)| (owner.clone(), *wall)).collect();
-        let paused = self.paused.clone().into_iter().collect();
-        let drains = self.drains.clone().into_iter().collect();
-        Recovered { tasks, tombstones, watermarks, wall_ms: self.wall_ms, paused, drains }
+        let watermark = |(owner, wall): (&Owner, &u64)| Watermark { owner: owner.clone(), wall_ms: *wall };
+        Recovered {
+            tasks,
+            tombstones,
+            watermarks: self.watermarks.iter().map(watermark).collect(),
+            wall_ms: self.wall_ms,
+            paused: self.paused.clone(),
+            drains: self.drains.clone(),
+        }
     }
 }

@@ -18,7 +18,7 @@ use lamagrid_process::wall_clock::wall_ms;
 
 use super::lineage::SpoolMark;
 use super::{Store, StoreError, connection};
-use crate::core::{Drain, FinishedTask, Pause, Recovered, StoreOp, StoredTask};
+use crate::core::{Drain, FinishedTask, Pause, Recovered, StoreOp, StoredTask, Tombstone, Watermark};
 
 /// Unknown entries of the spool that each start logs by name.
 const FOREIGN_TOLD: usize = 16;
@@ -71,7 +71,8 @@ impl Store {
         };
         for (id, owner, until) in tombstones().map_err(self.failed("read"))? {
             if let (Ok(id), Ok(owner)) = (<[u8; 16]>::try_from(id.as_slice()), owner.parse()) {
-                recovered.tombstones.push((TaskId::from_bytes(id), owner, until.max(0) as u64));
+                let (id, until_wall_ms) = (TaskId::from_bytes(id), until.max(0) as u64);
+                recovered.tombstones.push(Tombstone { id, owner, until_wall_ms });
             }
         }
         let watermarks = || -> rusqlite::Result<Vec<(String, i64)>> {
@@ -79,8 +80,10 @@ impl Store {
             statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
         };
         let watermarks = watermarks().map_err(self.failed("read"))?.into_iter();
-        recovered.watermarks =
-            watermarks.filter_map(|(owner, wall)| Some((owner.parse().ok()?, wall.max(0) as u64))).collect();
+        let watermark = |(owner, wall): (String, i64)| {
+            Some(Watermark { owner: owner.parse().ok()?, wall_ms: wall.max(0) as u64 })
+        };
+        recovered.watermarks = watermarks.filter_map(watermark).collect();
         let clock = self.connection.query_row("SELECT wall FROM clock", [], |row| row.get::<_, i64>(0));
         recovered.wall_ms = clock.optional().map_err(self.failed("read"))?.map(|wall| wall.max(0) as u64);
         self.read_orders(&mut recovered).map_err(self.failed("read"))?;

@@ -8,7 +8,7 @@ use lamagrid_domain::{
 };
 
 use super::*;
-use crate::core::{NodeId, StoredTask};
+use crate::core::{NodeId, StoredTask, Tombstone, Watermark};
 
 pub(super) fn id(n: u8) -> TaskId {
     TaskId::from_bytes([n; 16])
@@ -106,6 +106,10 @@ fn assign(n: u8) -> StoreOp {
     StoreOp::Assign { id: id(n), token: token(n), node, counters: counters(1) }
 }
 
+fn tombstone(n: u8, owner: Owner, until_wall_ms: u64) -> Tombstone {
+    Tombstone { id: id(n), owner, until_wall_ms }
+}
+
 pub(super) fn open() -> (tempfile::TempDir, Store) {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
@@ -113,7 +117,7 @@ pub(super) fn open() -> (tempfile::TempDir, Store) {
 }
 
 /// Contents after a reopening, as text, because stored tasks cannot be compared.
-fn reopened(dir: &tempfile::TempDir, store: Store) -> (Store, Vec<String>, Vec<(TaskId, Owner, u64)>) {
+fn reopened(dir: &tempfile::TempDir, store: Store) -> (Store, Vec<String>, Vec<Tombstone>) {
     drop(store);
     let mut store = Store::open(dir.path()).unwrap();
     let (recovered, _) = store.recover().unwrap();
@@ -181,7 +185,7 @@ fn every_operation_survives_a_restart() {
         over(6, FinishedTask { result: None, ..done }),
     ];
     assert_eq!(tasks, expected);
-    assert_eq!(tombstones, [(id(8), alice(), 98), (id(7), alice(), until_wall_ms)]);
+    assert_eq!(tombstones, [tombstone(8, alice(), 98), tombstone(7, alice(), until_wall_ms)]);
     assert_eq!(store.blob(id(1), Role::Mask).unwrap().unwrap(), "mask");
     assert_eq!(store.blob(id(4), Role::Result).unwrap().unwrap(), "made");
     // An end deletes the inputs, a release the result.
@@ -200,7 +204,8 @@ fn watermarks_and_the_trusted_time_survive_a_restart() {
     store.commit(&[StoreOp::Clock { wall_ms: 9 }]).unwrap();
     drop(store);
     let recovered = Store::open(dir.path()).unwrap().recover().unwrap().0;
-    assert_eq!(recovered.watermarks, [("a".parse().unwrap(), 7), ("b".parse().unwrap(), 6)]);
+    let watermark = |owner: &str, wall_ms| Watermark { owner: owner.parse().unwrap(), wall_ms };
+    assert_eq!(recovered.watermarks, [watermark("a", 7), watermark("b", 6)]);
     assert_eq!(recovered.wall_ms, Some(9));
 }
 
@@ -222,8 +227,8 @@ fn pauses_and_drains_survive_restarts_until_they_end() {
     drop(store);
     let mut store = Store::open(dir.path()).unwrap();
     let (recovered, _) = store.recover().unwrap();
-    assert_eq!(recovered.paused, [(queue.clone(), pause)]);
-    assert_eq!(recovered.drains, [(node.clone(), drain), old.clone()]);
+    assert_eq!(recovered.paused, [(queue.clone(), pause)].into());
+    assert_eq!(recovered.drains, [(node.clone(), drain), old.clone()].into());
     let ended = [
         StoreOp::Pause { queue, pause: None },
         StoreOp::Drain { node, drain: None },
@@ -366,7 +371,7 @@ fn a_store_of_version_1_is_migrated_and_recovered() {
             over(4, ended(Status::Failed, None, false)),
         ];
         assert_eq!(tasks, expected);
-        assert_eq!(recovered.tombstones, [(id(8), Owner::local(), 98)]);
+        assert_eq!(recovered.tombstones, [tombstone(8, Owner::local(), 98)]);
         assert_eq!(store.blob(id(1), Role::Mask).unwrap().unwrap(), "mask");
         assert_eq!(store.blob(id(3), Role::Result).unwrap().unwrap(), "made");
     }

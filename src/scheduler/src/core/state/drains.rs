@@ -48,7 +48,7 @@ pub(crate) enum Return<'a> {
 
 impl Drains {
     /// The orders of the last scheduler, whose nodes have no session yet.
-    pub(crate) fn recovered(drains: Vec<(NodeId, Drain)>) -> Self {
+    pub(crate) fn recovered(drains: BTreeMap<NodeId, Drain>) -> Self {
         let entry = |(node, drain)| (node, Entry { drain, away_since_ms: Some(0) });
         Self(drains.into_iter().map(entry).collect())
     }
@@ -107,7 +107,7 @@ mod tests {
     #[test]
     fn an_order_holds_for_the_same_process_and_for_one_that_comes_within_a_lease() {
         let node = "n".parse::<NodeId>().unwrap();
-        let mut drains = Drains::recovered(vec![(node.clone(), drain(5))]);
+        let mut drains = Drains::recovered([(node.clone(), drain(5))].into());
         let (same, other) = (drain(0).boot, Some(BootId::from_bytes([2; 16])));
         assert_eq!(drains.returned(&node, other, 100, 100), Return::StartedAnew { away_ms: 100 });
         assert_eq!(drains.returned(&node, same, 100, 100), Return::StillDrained(&drain(5)));

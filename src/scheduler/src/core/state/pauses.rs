@@ -18,8 +18,8 @@ pub(crate) struct Pause {
 pub(crate) struct Pauses(BTreeMap<QueueName, Pause>);
 
 impl Pauses {
-    pub(crate) fn recovered(paused: Vec<(QueueName, Pause)>) -> Self {
-        Self(paused.into_iter().collect())
+    pub(crate) fn recovered(paused: BTreeMap<QueueName, Pause>) -> Self {
+        Self(paused)
     }
 
     pub(crate) fn contains(&self, queue: &QueueName) -> bool {
@@ -63,7 +63,7 @@ mod tests {
     fn a_pause_is_told_with_its_age_if_the_store_knows_it() {
         let queue = |name: &str| name.parse::<QueueName>().unwrap();
         let pause = |since_wall_ms| Pause { by: "ann".into(), since_wall_ms };
-        let mut pauses = Pauses::recovered(vec![(queue("gpu"), pause(1_000)), (queue("old"), pause(0))]);
+        let mut pauses = Pauses::recovered([(queue("gpu"), pause(1_000)), (queue("old"), pause(0))].into());
         assert!(pauses.text(&queue("gpu"), 9_000).unwrap().contains("paused for 8 s by ann"));
         assert!(pauses.text(&queue("old"), 9_000).unwrap().contains("paused by ann"));
         assert_eq!(pauses.text(&queue("cpu"), 9_000), None);

@@ -11,6 +11,15 @@ use lamagrid_domain::{Owner, TaskId};
 /// A watermark is raised in steps of this size, so that it is not written with every dropped tombstone.
 const STEP_MS: u64 = 1_000;
 
+/// An id that has expired.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Tombstone {
+    pub(crate) id: TaskId,
+    pub(crate) owner: Owner,
+    /// The tombstone itself expires at this time, wall clock, ms.
+    pub(crate) until_wall_ms: u64,
+}
+
 /// The tombstones of one owner.
 #[derive(Debug, Default)]
 struct OwnerTombstones {
@@ -20,8 +29,8 @@ struct OwnerTombstones {
     watermark_ms: u64,
 }
 
-/// Ids of an owner drawn up to here have expired.
-#[derive(Debug, PartialEq, Eq)]
+/// Ids of an owner drawn up to this time have expired.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Watermark {
     pub(crate) owner: Owner,
     pub(crate) wall_ms: u64,
@@ -45,9 +54,11 @@ pub(crate) struct Tombstones {
 }
 
 impl Tombstones {
-    pub(crate) fn new(max: usize, watermarks: Vec<(Owner, u64)>) -> Self {
-        let tombstones = |watermark_ms| OwnerTombstones { order: VecDeque::new(), watermark_ms };
-        let by_owner = watermarks.into_iter().map(|(owner, at)| (owner, tombstones(at))).collect();
+    pub(crate) fn new(max: usize, watermarks: Vec<Watermark>) -> Self {
+        let entry = |Watermark { owner, wall_ms }| {
+            (owner, OwnerTombstones { order: VecDeque::new(), watermark_ms: wall_ms })
+        };
+        let by_owner = watermarks.into_iter().map(entry).collect();
         Self { ids: HashSet::new(), by_owner, max }
     }
 
@@ -157,7 +168,7 @@ mod tests {
 
     #[test]
     fn what_expires_is_covered_and_a_clock_that_was_set_back_is_no_end() {
-        let mut all = Tombstones::new(9, vec![(owner("b"), 700)]);
+        let mut all = Tombstones::new(9, vec![Watermark { owner: owner("b"), wall_ms: 700 }]);
         all.remember(id(1_500, 1), &owner("a"), 10_000);
         assert_eq!(all.expire(9_999), None);
         let raised = Some(Watermark { owner: owner("a"), wall_ms: 2_000 });

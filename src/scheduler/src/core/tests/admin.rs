@@ -164,7 +164,7 @@ fn a_drain_outlives_the_session_and_the_scheduler_and_ends_with_the_goodbye() {
     grid.pass_in([lane_connected(2), ready("n", 2, 2)]);
     grid.check(submit(1), &["insert T1", "c: accepted T1 behind 0"]);
     // Its supervisor replaces the process, the scheduler starts anew.
-    let mut grid = Grid::with_drains(vec![order.clone()]);
+    let mut grid = Grid::with_drains([order.clone()].into());
     grid.pass(19_000);
     grid.check(hello("n", 2, "lama", 2, &[], &[]), &[&again(1)]);
     grid.check(poll("n", 1, &[], 0), &["n: commands [1 drain]"]);
@@ -173,7 +173,7 @@ fn a_drain_outlives_the_session_and_the_scheduler_and_ends_with_the_goodbye() {
     grid.check(poll("n", 2, &[], 0), &["n: commands []"]);
     // The same process is drained whenever it comes back; another one after a lease was started by a person.
     for (pid, told, effects) in [(1, "1 drain", Vec::new()), (2, "", vec!["drain n false".to_owned()])] {
-        let mut grid = Grid::with_drains(vec![order.clone()]);
+        let mut grid = Grid::with_drains([order.clone()].into());
         grid.pass(20_000);
         let effects = [effects, vec![again(1)]].concat();
         let effects: Vec<_> = effects.iter().map(String::as_str).collect();

@@ -1,5 +1,7 @@
 //! A core whose effects are checked as lines, and the inputs of scenarios.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 
 use lamagrid_config::{LimitsConfig, RetryConfig, RetryPolicy, SchedulerConfig};
@@ -79,30 +81,28 @@ fn settings() -> Settings {
 
 impl Grid {
     pub(super) fn new() -> Self {
-        Self::recovered(Vec::new(), Vec::new())
+        Self::recovered(Vec::new())
     }
 
     /// A scheduler that finds this in its store. The n-th random number that it draws is all n.
-    pub(super) fn recovered(tasks: Vec<StoredTask>, tombstones: Vec<(TaskId, u64)>) -> Self {
+    pub(super) fn recovered(tasks: Vec<StoredTask>) -> Self {
         let now = Now { mono_ms: 5_000, wall_ms: WALL_MS };
         let mut drawn = 0;
         let entropy = move || {
             drawn += 1;
             [drawn; 16]
         };
-        let owned = |(id, until)| (id, owner(), until);
-        let tombstones = tombstones.into_iter().map(owned).collect();
-        let recovered = Recovered { tasks, tombstones, wall_ms: Some(WALL_MS), ..Recovered::default() };
+        let recovered = Recovered { tasks, wall_ms: Some(WALL_MS), ..Recovered::default() };
         Self { core: Core::new(settings(), Box::new(entropy), now, recovered), now }
     }
 
     /// A scheduler whose store knows nodes that are to leave.
-    pub(super) fn with_drains(drains: Vec<(NodeId, Drain)>) -> Self {
+    pub(super) fn with_drains(drains: BTreeMap<NodeId, Drain>) -> Self {
         Self::with_orders(Recovered { drains, ..Recovered::default() })
     }
 
     /// A scheduler whose store knows paused queues.
-    pub(super) fn with_paused(paused: Vec<(QueueName, Pause)>) -> Self {
+    pub(super) fn with_paused(paused: BTreeMap<QueueName, Pause>) -> Self {
         Self::with_orders(Recovered { paused, ..Recovered::default() })
     }
 

@@ -146,7 +146,7 @@ fn a_restart_of_the_scheduler_remembers_what_runs_alone() {
     let history = vec![entry];
     let again =
         StoredTask::Live { spec, digest, seq, created_wall_ms, counters, inline, history, assigned: None };
-    let mut grid = Grid::recovered(vec![again, super::lost::stored(2, None)], Vec::new());
+    let mut grid = Grid::recovered(vec![again, super::lost::stored(2, None)]);
     grid.join_with_overlap(
         "n",
         "lama",

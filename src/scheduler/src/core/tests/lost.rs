@@ -207,8 +207,7 @@ pub(super) fn stored(n: u8, assigned: Option<u8>) -> StoredTask {
 
 #[test]
 fn after_a_restart_listed_work_is_adopted_and_the_rest_waits_again_uncounted() {
-    let mut grid =
-        Grid::recovered(vec![stored(1, Some(101)), stored(2, Some(102)), stored(3, Some(103))], Vec::new());
+    let mut grid = Grid::recovered(vec![stored(1, Some(101)), stored(2, Some(102)), stored(3, Some(103))]);
     grid.check(submit(1), &["c: told T1 processing"]);
     grid.check(
         hello("n", 1, "lama", 2, &[101], &[102]),
@@ -228,7 +227,7 @@ fn after_a_restart_listed_work_is_adopted_and_the_rest_waits_again_uncounted() {
 
 #[test]
 fn after_a_restart_a_node_that_stays_away_loses_its_work_uncounted_after_a_lease() {
-    let mut grid = Grid::recovered(vec![stored(1, Some(101))], Vec::new());
+    let mut grid = Grid::recovered(vec![stored(1, Some(101))]);
     grid.pass(19_999);
     grid.check(Input::Tick, &[]);
     grid.pass(1);
@@ -244,7 +243,7 @@ fn a_held_result_that_is_on_record_is_taken_off_the_nodes_hands_after_a_restart(
             kept = Some(StoredTask::Ended { id, ended });
         }
     }
-    let mut grid = Grid::recovered(kept.into_iter().collect(), Vec::new());
+    let mut grid = Grid::recovered(kept.into_iter().collect());
     grid.check_all([
         // Not abandoned: the node delivers it and hears that it is there.
         (hello("n", 1, "lama", 1, &[], &[2]), ["n: welcome #1 lanes [gpu] abandoned []"].as_slice()),

@@ -249,7 +249,7 @@ fn attempts_of_a_certificates_node_are_kept_for_it_over_a_restart() {
         assigned.as_mut().unwrap().1 = node.parse().unwrap();
         task
     };
-    let mut grid = Grid::recovered(vec![of(1, "n"), of(2, "gpu/n")], Vec::new());
+    let mut grid = Grid::recovered(vec![of(1, "n"), of(2, "gpu/n")]);
     grid.check_all([
         (
             from_certificate("gpu", hello("n", 1, "lama", 2, &[101, 102], &[])),

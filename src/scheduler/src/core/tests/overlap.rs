@@ -372,7 +372,7 @@ fn a_node_that_comes_back_and_dies_at_once_is_held_against_none_of_several() {
 
 #[test]
 fn after_a_restart_the_nodes_own_order_counts() {
-    let mut grid = Grid::recovered(vec![stored(1, Some(101)), stored(2, Some(102))], Vec::new());
+    let mut grid = Grid::recovered(vec![stored(1, Some(101)), stored(2, Some(102))]);
     let hello = hello_with_overlap(info("n", 1, &[("gpu", "lama")]), (1, 1), &[102, 101], &[]);
     grid.check_all([
         (hello, ["n: welcome #1 lanes [gpu] abandoned []"].as_slice()),
