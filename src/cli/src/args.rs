@@ -454,24 +454,37 @@ pub(crate) struct BundleArgs {
     pub(crate) out: Option<PathBuf>,
 }
 
+/// Why the value of an option is invalid.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ValueError {
+    #[error("write HOST:PORT, for example 10.0.0.5:8872")]
+    Address,
+    #[error("a state is one of {0}")]
+    State(String),
+    #[error("write a number with its unit: 90s, 10m, 2h or 30d")]
+    Duration,
+    #[error("write KEY=VALUE, for example node.slots=2")]
+    Assignment,
+}
+
 /// Parses an address that another host can dial.
-fn host_and_port(text: &str) -> Result<String, String> {
+fn host_and_port(text: &str) -> Result<String, ValueError> {
     let parts = text.rsplit_once(':').filter(|(host, _)| !host.is_empty());
     match parts.map(|(_, port)| port.parse::<u16>()) {
         Some(Ok(1..)) if !text.contains(char::is_whitespace) => Ok(text.to_owned()),
-        _ => Err("write HOST:PORT, for example 10.0.0.5:8872".to_owned()),
+        _ => Err(ValueError::Address),
     }
 }
 
-fn state(text: &str) -> Result<Status, String> {
+fn state(text: &str) -> Result<Status, ValueError> {
     let states = [Status::Queued, Status::Processing, Status::Completed, Status::Failed, Status::Cancelled];
     let found = states.into_iter().find(|state| state.as_str() == text);
-    found.ok_or_else(|| format!("a state is one of {}", states.map(Status::as_str).join(", ")))
+    found.ok_or_else(|| ValueError::State(states.map(Status::as_str).join(", ")))
 }
 
 /// Parses a number with its unit.
-fn span(text: &str) -> Result<std::time::Duration, String> {
-    let wrong = || "write a number with its unit: 90s, 10m, 2h or 30d".to_owned();
+fn span(text: &str) -> Result<std::time::Duration, ValueError> {
+    let wrong = || ValueError::Duration;
     let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(wrong)?;
     let seconds = match unit {
         "s" => 1,
@@ -485,9 +498,9 @@ fn span(text: &str) -> Result<std::time::Duration, String> {
 }
 
 /// Parses `KEY=VALUE`; the value may be empty and may contain further equal signs.
-fn assignment(text: &str) -> Result<(String, String), String> {
+fn assignment(text: &str) -> Result<(String, String), ValueError> {
     match text.split_once('=') {
         Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().to_owned(), value.to_owned())),
-        _ => Err("write KEY=VALUE, for example node.slots=2".to_owned()),
+        _ => Err(ValueError::Assignment),
     }
 }

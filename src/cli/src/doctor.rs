@@ -344,7 +344,7 @@ fn bundle(found: &mut Findings, config: &Config, path: &Path) -> Result<(), CliE
             clock(found, wall_ms(), probed.wall_ms);
             match probed.path {
                 Some(Ok(())) => found.add("path", State::Good, "large packets get through, there and back"),
-                Some(Err(reason)) => found.add("path", State::Bad, reason),
+                Some(Err(error)) => found.add("path", State::Bad, error.to_string()),
                 None => {
                     found.add("path", State::Attention, "not measured: the scheduler is of an older version")
                 }

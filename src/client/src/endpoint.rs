@@ -124,9 +124,9 @@ impl Endpoint {
     /// [`ClientError::NoScheduler`].
     pub async fn look_up(&self) -> Result<(), ClientError> {
         let began = std::time::Instant::now();
-        self.route.look_up().await.map_err(|reason| ClientError::NoScheduler {
+        self.route.look_up().await.map_err(|error| ClientError::NoScheduler {
             address: self.route.address(),
-            reason,
+            reason: error.to_string(),
             waited: began.elapsed(),
             hint: self.hint(None),
         })

@@ -211,8 +211,9 @@ impl ConnectionContext {
         };
         let established = match shaken {
             Ok(Ok(established)) => established,
-            Ok(Err(reason)) => {
+            Ok(Err(error)) => {
                 if self.log_limiter.allows() {
+                    let reason = error.to_string();
                     tracing::warn!(%from, reason, "the gate refused a connection");
                 }
                 return;
@@ -310,17 +311,18 @@ impl ConnectionContext {
     }
 
     /// Performs the TLS handshake, then reads and answers the line before ZMTP.
-    async fn handshake(&self, stream: TcpStream, place: &Place) -> Result<Established, String> {
+    async fn handshake(&self, stream: TcpStream, place: &Place) -> Result<Established, HandshakeError> {
         let acceptor = TlsAcceptor::from(Arc::clone(&self.shown.lock()));
-        let mut tls = acceptor.accept(stream).await.map_err(|error| format!("TLS: {error}"))?;
+        let mut tls = acceptor.accept(stream).await.map_err(HandshakeError::Tls)?;
         let presented = tls.get_ref().1.peer_certificates().and_then(<[_]>::first);
-        let der = presented.ok_or("no certificate")?;
-        let certificate = Arc::new(Certificate::of(der).map_err(|error| error.to_string())?);
+        let der = presented.ok_or(HandshakeError::NoCertificate)?;
+        let certificate = Arc::new(Certificate::of(der)?);
         // The last second is part of the validity.
-        let ends_ms = validity(der).map_err(|error| error.to_string())?.1.saturating_add(1_000);
+        let ends_ms = validity(der)?.1.saturating_add(1_000);
         let fingerprint = Fingerprint::of(der);
-        let valid = out_of_validity(der).map_err(|error| error.to_string())?;
-        let text = read_line(&mut tls).await.map_err(|error| format!("{certificate}: {error}"))?;
+        let valid = out_of_validity(der)?;
+        let broken = |source| HandshakeError::Broken { certificate: Arc::clone(&certificate), source };
+        let text = read_line(&mut tls).await.map_err(broken)?;
         let peer = Peer { certificate: Arc::clone(&certificate), fingerprint, ends_ms };
         let verdict = match valid {
             Some(valid) => Err(wrong_time(&certificate, &valid)),
@@ -333,14 +335,14 @@ impl ConnectionContext {
         };
         // A transfer sends its own answer.
         if !matches!(verdict, Ok((Channel::Blob(_), _))) {
-            sent.await.map_err(|error| format!("{certificate}: {error}"))?;
+            sent.await.map_err(broken)?;
         }
         match verdict {
             Ok((channel, local)) => Ok(Established { tls, local, peer, channel }),
             Err(refused) => {
                 // The peer reads the refusal before the connection closes.
                 let _ = tls.shutdown().await;
-                Err(format!("{certificate}: {refused}"))
+                Err(HandshakeError::Refused { certificate, refused })
             }
         }
     }
@@ -398,6 +400,21 @@ impl ConnectionContext {
             Channel::Lane(_) | Channel::Named(_) | Channel::Blob(_) | Channel::Probe => Ok(()),
         }
     }
+}
+
+/// Why a handshake failed.
+#[derive(Debug, thiserror::Error)]
+enum HandshakeError {
+    #[error("TLS: {0}")]
+    Tls(io::Error),
+    #[error("no certificate")]
+    NoCertificate,
+    #[error(transparent)]
+    Credentials(#[from] CredentialsError),
+    #[error("{certificate}: {source}")]
+    Broken { certificate: Arc<Certificate>, source: io::Error },
+    #[error("{certificate}: {refused}")]
+    Refused { certificate: Arc<Certificate>, refused: Refused },
 }
 
 /// A connection after its handshake.

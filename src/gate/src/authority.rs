@@ -15,7 +15,9 @@ use rcgen::{
 use lamagrid_domain::{Owner, QueueName};
 use lamagrid_process::wall_clock::wall_ms;
 
-use crate::certificate::{Certificate, CredentialsError, PeerRole, SCHEDULER_NAME, check_name, is_node_of};
+use crate::certificate::{
+    Certificate, CredentialsError, IdentityError, PeerRole, SCHEDULER_NAME, check_name, is_node_of,
+};
 use crate::credentials::Credentials;
 use crate::ledger::{Certs, CertsError, Issued};
 
@@ -51,8 +53,8 @@ pub enum CertificateError {
     #[error("the name {} is for the programs of the scheduler's own host: choose another", Owner::LOCAL)]
     Local,
     /// The name is invalid.
-    #[error("{0}")]
-    Name(String),
+    #[error(transparent)]
+    Name(#[from] IdentityError),
     /// A node's name would be valid under two certificates.
     #[error(
         "the name {name} is too like {other}, which was issued before: the nodes of {short} may call themselves {short}-0, \
@@ -163,7 +165,7 @@ impl Certs {
         if new.role != PeerRole::Node && !new.queues.is_empty() {
             return Err(CertificateError::Queues);
         }
-        check_name(&new.name).map_err(CertificateError::Name)?;
+        check_name(&new.name)?;
         if new.name == Owner::LOCAL {
             return Err(CertificateError::Local);
         }

@@ -15,8 +15,8 @@ use lamagrid_protocol::preamble::{self, Refused};
 use lamagrid_protocol::transfer::{Blob, Direction, Transfer};
 
 use crate::certificate::SCHEDULER_NAME;
-use crate::connect::connect;
-use crate::dial_error::{ANSWER, HANDSHAKE, REPLY, broken, judge, with_own_clock, wrong_time};
+use crate::connect::{ConnectError, connect};
+use crate::dial_error::{ANSWER, DialError, HANDSHAKE, REPLY, broken, judge, with_own_clock, wrong_time};
 use crate::proxy::{stalled, unacknowledged};
 use crate::reloading_tls::ReloadingTls;
 use crate::trouble::Trouble;
@@ -36,8 +36,8 @@ const GRANTED_WITHIN: Duration = Duration::from_secs(5);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LAST_PAUSE: Duration = Duration::from_secs(1);
 /// How long idle connections are kept for the next transfer, and how many.
-const KEPT: Duration = Duration::from_secs(10);
-const MOST_KEPT: usize = 4;
+const KEEP_IDLE: Duration = Duration::from_secs(10);
+const MAX_IDLE_CONNECTIONS: usize = 4;
 
 /// Why a blob could not be transferred.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -72,6 +72,27 @@ impl BlobError {
 }
 
 type Stream = StreamOwned<ClientConnection, TcpStream>;
+
+/// Why one try of a transfer was interrupted.
+#[derive(Debug, thiserror::Error)]
+enum Interrupted {
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error("cannot connect to {scheduler}: {source}")]
+    Socket { scheduler: String, source: io::Error },
+    #[error(transparent)]
+    Tls(#[from] rustls::Error),
+    #[error("{}", .0.failure.message)]
+    Dial(DialError),
+    /// There is no memory for the blob.
+    #[error(transparent)]
+    Memory(io::Error),
+    /// The transfer broke or stalled; the text says after how many bytes.
+    #[error("{0}")]
+    Cut(String),
+    #[error("the scheduler has more of it than there is")]
+    TooLong,
+}
 
 /// Fetches and uploads blobs on separate connections; blocks. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -144,8 +165,8 @@ impl BlobClient {
     }
 }
 
-/// The outcome of one try that was not interrupted: success or the scheduler's refusal.
-type Said<T> = Result<T, Refused>;
+/// The result of one try that was not interrupted: success or the scheduler's refusal.
+type Reply<T> = Result<T, Refused>;
 
 impl Shared {
     fn read_all(&self, blob: Blob, len: u64) -> Result<Vec<u8>, BlobError> {
@@ -171,7 +192,7 @@ impl Shared {
         mut take: impl FnMut(Option<&mut Moved<'_>>, u64) -> io::Result<u64>,
     ) -> Result<(), BlobError> {
         self.repeated(|_| {
-            let from = take(None, 0).map_err(|error| error.to_string())?;
+            let from = take(None, 0).map_err(Interrupted::Memory)?;
             let mut stream = match self.ask(Transfer { blob, direction: Direction::From(from) })? {
                 Ok(stream) => stream,
                 Err(refused) => return Ok(Err(refused)),
@@ -206,18 +227,21 @@ impl Shared {
             let from = number(&mut moved).map_err(|error| cut(&error, 0, moved.at.elapsed()))?;
             moved.bytes = from;
             let from = usize::try_from(from).unwrap_or(usize::MAX);
-            let rest = bytes.get(from..).ok_or("the scheduler has more of it than there is")?;
+            let rest = bytes.get(from..).ok_or(Interrupted::TooLong)?;
             let went = moved.write_all(rest).and_then(|()| verdict(&mut moved));
-            let said = went.map_err(|error| cut(&error, moved.arrived(), moved.at.elapsed()))?;
-            if said.is_ok() {
+            let reply = went.map_err(|error| cut(&error, moved.arrived(), moved.at.elapsed()))?;
+            if reply.is_ok() {
                 self.keep(stream);
             }
-            Ok(said)
+            Ok(reply)
         })
     }
 
     /// Repeats a transfer after an interruption or a temporary refusal; any other refusal is final.
-    fn repeated<T>(&self, mut attempt: impl FnMut(bool) -> Result<Said<T>, String>) -> Result<T, BlobError> {
+    fn repeated<T>(
+        &self,
+        mut attempt: impl FnMut(bool) -> Result<Reply<T>, Interrupted>,
+    ) -> Result<T, BlobError> {
         let (began, mut pause, mut again) = (Instant::now(), FIRST_PAUSE, false);
         loop {
             let (error, patience) = match attempt(again) {
@@ -233,8 +257,9 @@ impl Shared {
                     };
                     (BlobError::Refused { kind: refused.kind, text: with_own_clock(refused.text) }, patience)
                 }
-                Err(reason) => {
+                Err(interrupted) => {
                     again = true;
+                    let reason = interrupted.to_string();
                     (BlobError::Broken { scheduler: self.scheduler.clone(), reason }, PATIENCE)
                 }
             };
@@ -249,31 +274,30 @@ impl Shared {
     }
 
     /// Opens a connection on which the transfer was granted.
-    fn ask(&self, transfer: Transfer) -> Result<Said<Stream>, String> {
+    fn ask(&self, transfer: Transfer) -> Result<Reply<Stream>, Interrupted> {
         let request = preamble::request(&transfer.words());
         while let Some(stream) = self.kept() {
             // A kept connection may have been closed; then the next one is tried.
-            if let Ok(said) = asked(stream, &request) {
-                return Ok(said);
+            if let Ok(reply) = asked(stream, &request) {
+                return Ok(reply);
             }
         }
         asked(self.connect()?, &request)
     }
 
-    fn connect(&self) -> Result<Stream, String> {
+    fn connect(&self) -> Result<Stream, Interrupted> {
         let mut stream = connected(&self.scheduler)?;
         let name = ServerName::try_from(SCHEDULER_NAME).expect("a plain name");
-        let mut tls =
-            ClientConnection::new(self.tls_config.config(), name).map_err(|error| error.to_string())?;
+        let mut tls = ClientConnection::new(self.tls_config.config(), name)?;
         while tls.is_handshaking() {
             let step = tls.complete_io(&mut stream);
             step.map_err(|error| {
                 let what = format!("{HANDSHAKE} of {}", self.scheduler);
-                judge(&error, &what).failure.message.to_string()
+                Interrupted::Dial(judge(&error, &what))
             })?;
         }
         match wrong_time(tls.peer_certificates(), None) {
-            Some(text) => Err(text),
+            Some(text) => Err(Interrupted::Dial(DialError::for_now(text))),
             None => Ok(StreamOwned::new(tls, stream)),
         }
     }
@@ -284,20 +308,20 @@ impl Shared {
 
     fn kept(&self) -> Option<Stream> {
         let mut kept = self.kept.lock();
-        kept.retain(|(_, at)| at.elapsed() < KEPT);
+        kept.retain(|(_, at)| at.elapsed() < KEEP_IDLE);
         kept.pop().map(|(stream, _)| stream)
     }
 
     fn keep(&self, stream: Stream) {
         let mut kept = self.kept.lock();
-        if kept.len() < MOST_KEPT {
+        if kept.len() < MAX_IDLE_CONNECTIONS {
             kept.push((stream, Instant::now()));
         }
     }
 }
 
 /// Connects by TCP on a separate thread, because the caller may run in a runtime that must not block.
-fn connected(scheduler: &str) -> Result<TcpStream, String> {
+fn connected(scheduler: &str) -> Result<TcpStream, Interrupted> {
     let connecting = || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async { Ok(connect(scheduler, |_| ()).await.map(tokio::net::TcpStream::into_std)) })
@@ -306,33 +330,30 @@ fn connected(scheduler: &str) -> Result<TcpStream, String> {
         let thread = std::thread::Builder::new().name("connect".into()).spawn_scoped(scope, connecting)?;
         thread.join().unwrap_or_else(|_| Err(io::Error::other("the thread that connects panicked")))
     });
-    let tuned = connected.and_then(|connected| {
-        let stream = match connected {
-            Ok(stream) => stream?,
-            Err(text) => return Ok(Err(text)),
-        };
+    let failed = |source| Interrupted::Socket { scheduler: scheduler.to_owned(), source };
+    let tuned = |stream: TcpStream| {
         stream.set_nonblocking(false)?;
         stream.set_nodelay(true)?;
         stream.set_write_timeout(Some(LOOK_EVERY))?;
         stream.set_read_timeout(Some(ANSWER))?;
-        Ok(Ok(stream))
-    });
-    tuned.unwrap_or_else(|error| Err(format!("cannot connect to {scheduler}: {error}")))
+        Ok(stream)
+    };
+    connected.map_err(failed)??.and_then(tuned).map_err(failed)
 }
 
-fn asked(mut stream: Stream, request: &str) -> Result<Said<Stream>, String> {
+fn asked(mut stream: Stream, request: &str) -> Result<Reply<Stream>, Interrupted> {
     let mut ask = || {
         stream.sock.set_read_timeout(Some(ANSWER))?;
         // A gate that refused the certificate does not read; its reason is already received.
         let _ = stream.write_all(request.as_bytes());
         let _ = stream.flush();
-        let said = verdict(&mut stream)?;
+        let reply = verdict(&mut stream)?;
         stream.sock.set_read_timeout(Some(LOOK_EVERY))?;
-        Ok(said)
+        Ok(reply)
     };
-    let said: io::Result<_> = ask();
-    let said = said.map_err(|error| judge(&error, REPLY).failure.message.to_string())?;
-    Ok(said.map(|()| stream))
+    let reply: io::Result<_> = ask();
+    let reply = reply.map_err(|error| Interrupted::Dial(judge(&error, REPLY)))?;
+    Ok(reply.map(|()| stream))
 }
 
 /// A connection during a transfer; reports when no bytes move.
@@ -392,13 +413,13 @@ impl Write for Moved<'_> {
 
 /// Describes the end of a transfer after `bytes` bytes and `quiet` idle time. After a stall the accepting
 /// side closes the connection before this side's timeout, so that a late close is reported as a stall.
-fn cut(error: &io::Error, bytes: u64, quiet: Duration) -> String {
-    match error.kind() {
+fn cut(error: &io::Error, bytes: u64, quiet: Duration) -> Interrupted {
+    Interrupted::Cut(match error.kind() {
         io::ErrorKind::OutOfMemory => error.to_string(),
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => stalled("the transfer", bytes),
         _ if quiet >= QUIET => stalled("the transfer", bytes),
         _ => format!("{} ({bytes} bytes got through)", broken(error, "the transfer")),
-    }
+    })
 }
 
 fn number(stream: &mut impl Read) -> io::Result<u64> {
@@ -407,19 +428,19 @@ fn number(stream: &mut impl Read) -> io::Result<u64> {
     Ok(u64::from_be_bytes(number))
 }
 
-fn verdict(stream: &mut impl Read) -> io::Result<Result<(), Refused>> {
-    let mut said = Vec::new();
+fn verdict(stream: &mut impl Read) -> io::Result<Reply<()>> {
+    let mut line = Vec::new();
     let mut byte = [0];
-    while said.len() < preamble::MAX_LINE_BYTES {
+    while line.len() < preamble::MAX_LINE_BYTES {
         stream.read_exact(&mut byte)?;
         if byte[0] == b'\n' {
             break;
         }
-        said.push(byte[0]);
+        line.push(byte[0]);
     }
-    let said = String::from_utf8_lossy(&said);
-    preamble::read_answer(&said)
-        .map(|said| said.map(drop))
+    let line = String::from_utf8_lossy(&line);
+    preamble::read_answer(&line)
+        .map(|answer| answer.map(drop))
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "this is no gate of a LamaGrid scheduler"))
 }
 
@@ -434,7 +455,7 @@ mod tests {
             [(WouldBlock, true), (TimedOut, true), (UnexpectedEof, false), (ConnectionReset, false)];
         for (kind, is_stall) in at_once {
             for (quiet, is_stall) in [(Duration::ZERO, is_stall), (QUIET, true)] {
-                let text = cut(&kind.into(), 1_234, quiet);
+                let text = cut(&kind.into(), 1_234, quiet).to_string();
                 assert_eq!(
                     text.starts_with("the transfer began, then stalled after 1234 bytes: "),
                     is_stall,

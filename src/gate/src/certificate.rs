@@ -9,7 +9,7 @@ use std::str::FromStr;
 
 use rustls::pki_types::CertificateDer;
 
-use lamagrid_domain::QueueName;
+use lamagrid_domain::{NameError, QueueName};
 
 /// The DNS name in every scheduler's certificate. It is the same for all, because addresses change; a bundle has the address.
 pub const SCHEDULER_NAME: &str = "scheduler.lamagrid";
@@ -52,13 +52,33 @@ impl fmt::Display for PeerRole {
 }
 
 impl FromStr for PeerRole {
-    type Err = String;
+    type Err = IdentityError;
 
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> Result<Self, IdentityError> {
         let roles = [Self::Scheduler, Self::Node, Self::Client, Self::Admin];
         let found = roles.into_iter().find(|role| role.as_str() == text);
-        found.ok_or_else(|| format!("a role is one of {}", roles.map(Self::as_str).join(", ")))
+        found.ok_or_else(|| IdentityError::Role(roles.map(Self::as_str).join(", ")))
     }
+}
+
+/// Why a text is no identity of a certificate's holder.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum IdentityError {
+    /// It is no URI of LamaGrid's scheme.
+    #[error("it does not begin with {SCHEME}")]
+    Scheme,
+    /// It has no name behind the role.
+    #[error("it has no name")]
+    NoName,
+    /// The name is invalid.
+    #[error("a name has 1 to {MAX_NAME_BYTES} letters, digits, dots, dashes and underscores, not {0:?}")]
+    Name(String),
+    /// The role is not one of these.
+    #[error("a role is one of {0}")]
+    Role(String),
+    /// The name of a queue is invalid.
+    #[error(transparent)]
+    Queue(#[from] NameError),
 }
 
 /// Why credentials are unusable.
@@ -96,7 +116,7 @@ impl Certificate {
         let parsed = webpki::EndEntityCert::try_from(der).map_err(|error| wrong(error.to_string()))?;
         let mut uris = parsed.valid_uri_names().filter(|uri| uri.starts_with(SCHEME));
         match (uris.next(), uris.next()) {
-            (Some(uri), None) => uri.parse().map_err(wrong),
+            (Some(uri), None) => uri.parse().map_err(|error: IdentityError| wrong(error.to_string())),
             (None, _) => Err(wrong(format!("it has no URI that begins with {SCHEME}"))),
             (Some(_), Some(_)) => Err(wrong("it has two".into())),
         }
@@ -118,29 +138,24 @@ impl fmt::Display for Certificate {
 }
 
 impl FromStr for Certificate {
-    type Err = String;
+    type Err = IdentityError;
 
-    fn from_str(uri: &str) -> Result<Self, String> {
-        let rest = uri.strip_prefix(SCHEME).ok_or_else(|| format!("it does not begin with {SCHEME}"))?;
+    fn from_str(uri: &str) -> Result<Self, IdentityError> {
+        let rest = uri.strip_prefix(SCHEME).ok_or(IdentityError::Scheme)?;
         let (who, queues) = rest.split_once("?queues=").unwrap_or((rest, ""));
-        let (role, name) = who.split_once('/').ok_or("it has no name")?;
+        let (role, name) = who.split_once('/').ok_or(IdentityError::NoName)?;
         check_name(name)?;
         let queues = queues.split(',').filter(|queue| !queue.is_empty());
-        let queues = queues.map(|queue| queue.parse().map_err(|error| format!("{error}")));
-        Ok(Self { role: role.parse()?, name: name.to_owned(), queues: queues.collect::<Result<_, _>>()? })
+        let queues = queues.map(str::parse).collect::<Result<_, _>>()?;
+        Ok(Self { role: role.parse()?, name: name.to_owned(), queues })
     }
 }
 
 /// Checks that a certificate may have this name.
-///
-/// # Errors
-/// The rule that the name violates.
-pub fn check_name(name: &str) -> Result<(), String> {
+pub(crate) fn check_name(name: &str) -> Result<(), IdentityError> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
     if name.is_empty() || name.len() > MAX_NAME_BYTES || !name.chars().all(plain) {
-        return Err(format!(
-            "a name has 1 to {MAX_NAME_BYTES} letters, digits, dots, dashes and underscores, not {name:?}"
-        ));
+        return Err(IdentityError::Name(name.to_owned()));
     }
     Ok(())
 }

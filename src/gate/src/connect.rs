@@ -26,7 +26,7 @@ const REPEAT: Duration = Duration::from_secs(1);
 /// An answer older than this is still used, while a new lookup runs.
 const FRESH: Duration = Duration::from_secs(30);
 /// Most addresses named in an error text.
-const MAX_TOLD: usize = 4;
+const MAX_NAMED: usize = 4;
 
 /// The cached answer for a name.
 #[derive(Debug, Default)]
@@ -43,13 +43,51 @@ struct Name {
 /// The cached answers by `host:port`; a process uses only the few that bundles name.
 static NAMES: LazyLock<Mutex<HashMap<String, watch::Sender<Name>>>> = LazyLock::new(Mutex::default);
 
+/// Why no connection to a scheduler's address was made.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConnectError {
+    /// The name servers know no address of the host.
+    #[error("cannot look up {host}: {reason}")]
+    Lookup {
+        /// The host's name.
+        host: String,
+        /// The resolver's error.
+        reason: String,
+    },
+    /// The name servers did not answer in time.
+    #[error(
+        "looking up {0} took longer than {limit_s} s: do the name servers in /etc/resolv.conf answer?",
+        limit_s = LOOKUP.as_secs()
+    )]
+    LookupTimeout(String),
+    /// No address accepted a connection: the errors of the first addresses.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Addresses(Vec<AddressError>),
+    /// The connection broke at once.
+    #[error("{0}")]
+    Broken(String),
+}
+
+/// Why one address did not accept a connection.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AddressError {
+    /// The connection failed.
+    #[error("cannot connect to {address}: {reason}")]
+    Failed {
+        /// The address.
+        address: SocketAddr,
+        /// The system's error.
+        reason: String,
+    },
+    /// The address did not answer in time.
+    #[error("no answer from {0} within {limit_s} s", limit_s = CONNECT.as_secs())]
+    Timeout(SocketAddr),
+}
+
 /// Connects to `scheduler` (`host:port`); calls `step` with a description of each step.
-///
-/// # Errors
-/// The failed step, with its error.
-pub(crate) async fn connect(scheduler: &str, step: impl Fn(String)) -> Result<TcpStream, String> {
+pub(crate) async fn connect(scheduler: &str, step: impl Fn(String)) -> Result<TcpStream, ConnectError> {
     let addresses = resolve(scheduler, &step).await?;
-    step(format!("connecting to {}", told(&addresses)));
+    step(format!("connecting to {}", named(&addresses)));
     let connected = race(&addresses).await;
     with_name(scheduler, |name| match &connected {
         Ok((_, address)) => prefer(&mut name.addresses, *address),
@@ -59,10 +97,7 @@ pub(crate) async fn connect(scheduler: &str, step: impl Fn(String)) -> Result<Tc
 }
 
 /// Returns the addresses of `scheduler`.
-///
-/// # Errors
-/// The reason why no address was found.
-pub(crate) async fn resolve(scheduler: &str, step: impl Fn(String)) -> Result<Vec<SocketAddr>, String> {
+pub(crate) async fn resolve(scheduler: &str, step: impl Fn(String)) -> Result<Vec<SocketAddr>, ConnectError> {
     if let Ok(address) = scheduler.parse() {
         return Ok(vec![address]);
     }
@@ -75,11 +110,8 @@ pub(crate) async fn resolve(scheduler: &str, step: impl Fn(String)) -> Result<Ve
     step(format!("looking up {host}"));
     match tokio::time::timeout(LOOKUP, answer.wait_for(|name| !name.is_looked_up)).await {
         Ok(Ok(name)) if !name.addresses.is_empty() => Ok(name.addresses.clone()),
-        Ok(Ok(name)) => Err(format!("cannot look up {host}: {}", name.error)),
-        Ok(Err(_)) | Err(_) => Err(format!(
-            "looking up {host} took longer than {} s: do the name servers in /etc/resolv.conf answer?",
-            LOOKUP.as_secs()
-        )),
+        Ok(Ok(name)) => Err(ConnectError::Lookup { host: host.to_owned(), reason: name.error.clone() }),
+        Ok(Err(_)) | Err(_) => Err(ConnectError::LookupTimeout(host.to_owned())),
     }
 }
 
@@ -154,7 +186,7 @@ fn interleaved(found: &[SocketAddr]) -> Vec<SocketAddr> {
 }
 
 /// Returns the first connection to any of `addresses`. A silent address is tried again while the others are pending.
-async fn race(addresses: &[SocketAddr]) -> Result<(TcpStream, SocketAddr), String> {
+async fn race(addresses: &[SocketAddr]) -> Result<(TcpStream, SocketAddr), ConnectError> {
     let end = Instant::now() + CONNECT;
     let mut tries = FuturesUnordered::new();
     let mut failed: Vec<(SocketAddr, String)> = Vec::new();
@@ -185,17 +217,17 @@ async fn race(addresses: &[SocketAddr]) -> Result<(TcpStream, SocketAddr), Strin
             () = tokio::time::sleep_until(end) => break,
         }
     }
-    let of_each = addresses.iter().take(MAX_TOLD).map(|address| {
+    let of_each = addresses.iter().take(MAX_NAMED).map(|address| {
         match failed.iter().find(|(other, _)| other == address) {
-            Some((_, error)) => format!("cannot connect to {address}: {error}"),
-            None => format!("no answer from {address} within {} s", CONNECT.as_secs()),
+            Some((_, reason)) => AddressError::Failed { address: *address, reason: reason.clone() },
+            None => AddressError::Timeout(*address),
         }
     });
-    Err(of_each.collect::<Vec<_>>().join("; "))
+    Err(ConnectError::Addresses(of_each.collect()))
 }
 
-fn told(addresses: &[SocketAddr]) -> String {
-    addresses.iter().take(MAX_TOLD).map(ToString::to_string).collect::<Vec<_>>().join(", ")
+fn named(addresses: &[SocketAddr]) -> String {
+    addresses.iter().take(MAX_NAMED).map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]
@@ -240,10 +272,10 @@ mod tests {
             listener.local_addr().unwrap()
         };
         let began = Instant::now();
-        let text = race(&[closed]).await.unwrap_err();
+        let text = race(&[closed]).await.unwrap_err().to_string();
         assert!(began.elapsed() < CONNECT, "a refusal is no silence");
         assert!(text.starts_with(&format!("cannot connect to {closed}: ")), "{text}");
-        let text = race(&[closed, silent]).await.unwrap_err();
+        let text = race(&[closed, silent]).await.unwrap_err().to_string();
         assert!(text.ends_with(&format!("; no answer from {silent} within 5 s")), "{text}");
     }
 
@@ -255,7 +287,7 @@ mod tests {
         with_name(name, |name| (name.is_looked_up, name.found) = (true, None));
         // A second lookup does not start while one is running, and the known addresses are used meanwhile.
         assert_eq!(resolve(name, |_| panic!("it waits for the lookup")).await, both.0);
-        let unknown = resolve("no-such-host.invalid:1", |_| ()).await.unwrap_err();
+        let unknown = resolve("no-such-host.invalid:1", |_| ()).await.unwrap_err().to_string();
         assert!(unknown.starts_with("cannot look up no-such-host.invalid: "), "{unknown}");
     }
 

@@ -36,7 +36,7 @@ use crate::trouble::Trouble;
 use crate::zmtp_guard::{ACCEPTING, Handshake, Held};
 
 /// Interval of log lines about an unreachable scheduler.
-const MENTION_EVERY: Duration = Duration::from_secs(30);
+const LOG_EVERY: Duration = Duration::from_secs(30);
 /// How often the files of the local sockets are checked.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Pause after a temporary refusal, during which no connection is tried; it grows with each further refusal.
@@ -61,8 +61,21 @@ struct Shared {
     refused: Mutex<Option<Failure>>,
     trouble: Trouble,
     rest: Mutex<Rest>,
-    /// Time of the last log line, and whether it was about a refusal.
-    mentioned: Mutex<Option<(Instant, bool)>>,
+    /// The last log line, unless a connection was made since.
+    last_log: Mutex<Option<LastLog>>,
+}
+
+/// Why no connection is open, as far as the rate limit of log lines is concerned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Obstacle {
+    Unreachable,
+    Refused,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct LastLog {
+    at: Instant,
+    obstacle: Obstacle,
 }
 
 /// Delays new tries after a temporary refusal.
@@ -116,7 +129,7 @@ impl Dialler {
             refused: Mutex::new(None),
             trouble: Trouble::default(),
             rest: Mutex::new(Rest::new()),
-            mentioned: Mutex::new(None),
+            last_log: Mutex::new(None),
         });
         let blobs =
             BlobClient::new(shared.scheduler.clone(), Arc::clone(&shared.tls_config), shared.trouble.clone());
@@ -262,7 +275,7 @@ impl Shared {
             Ok((tls, _)) => tls,
             Err(error) => return self.refused(channel, error),
         };
-        *self.mentioned.lock() = None;
+        *self.last_log.lock() = None;
         *self.refused.lock() = None;
         *self.rest.lock() = Rest::new();
         self.trouble.dialled(None);
@@ -275,7 +288,7 @@ impl Shared {
             relay(tls, local, handshake, Held::default(), |text| self.trouble.ended(Some(text))).await;
         let stalled = match ended {
             Err(ProxyError::Stalled(text)) => {
-                self.mention(channel, &text, false);
+                self.log(channel, &text, Obstacle::Unreachable);
                 Some(text)
             }
             Err(error) => {
@@ -289,7 +302,8 @@ impl Shared {
 
     /// Logs a failed connection; keeps a permanent refusal for [`Dialler::refused`].
     fn refused(&self, channel: &str, DialError { failure, is_refusal_for_now }: DialError) {
-        self.mention(channel, &failure.message, is_refusal_for_now);
+        let obstacle = if is_refusal_for_now { Obstacle::Refused } else { Obstacle::Unreachable };
+        self.log(channel, &failure.message, obstacle);
         // A refused lane is a consequence of its session's end.
         if channel.starts_with("lane-") {
             return;
@@ -304,10 +318,10 @@ impl Shared {
     }
 
     /// Logs at intervals, and whenever the scheduler changes between unreachable and refusing.
-    fn mention(&self, channel: &str, reason: &str, is_refusal: bool) {
-        let mut mentioned = self.mentioned.lock();
-        if mentioned.is_none_or(|(at, before)| at.elapsed() >= MENTION_EVERY || before != is_refusal) {
-            *mentioned = Some((Instant::now(), is_refusal));
+    fn log(&self, channel: &str, reason: &str, obstacle: Obstacle) {
+        let mut last = self.last_log.lock();
+        if last.is_none_or(|last| last.at.elapsed() >= LOG_EVERY || last.obstacle != obstacle) {
+            *last = Some(LastLog { at: Instant::now(), obstacle });
             tracing::warn!(scheduler = self.scheduler, channel, reason, "cannot reach the scheduler");
         }
     }
@@ -327,7 +341,7 @@ pub(crate) async fn dial(
     channel: &str,
     step: impl Fn(String),
 ) -> Result<(TlsStream<TcpStream>, u64), DialError> {
-    let stream = connect(scheduler, &step).await.map_err(DialError::away)?;
+    let stream = connect(scheduler, &step).await.map_err(|error| DialError::away(error.to_string()))?;
     if let Err(error) = tune(&stream) {
         tracing::debug!(%error, "a socket option is not to be had");
     }

@@ -36,19 +36,23 @@ impl From<Fingerprint> for String {
     }
 }
 
-impl FromStr for Fingerprint {
-    type Err = String;
+/// Why a text is no fingerprint.
+#[derive(Debug, thiserror::Error)]
+#[error("not a fingerprint: {0}")]
+pub struct FingerprintError(#[from] blake3::HexError);
 
-    fn from_str(text: &str) -> Result<Self, String> {
-        let parsed = blake3::Hash::from_hex(text).map_err(|error| format!("not a fingerprint: {error}"))?;
-        Ok(Self(*parsed.as_bytes()))
+impl FromStr for Fingerprint {
+    type Err = FingerprintError;
+
+    fn from_str(text: &str) -> Result<Self, FingerprintError> {
+        Ok(Self(*blake3::Hash::from_hex(text)?.as_bytes()))
     }
 }
 
 impl TryFrom<String> for Fingerprint {
-    type Error = String;
+    type Error = FingerprintError;
 
-    fn try_from(text: String) -> Result<Self, String> {
+    fn try_from(text: String) -> Result<Self, FingerprintError> {
         text.parse()
     }
 }

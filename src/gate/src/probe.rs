@@ -13,7 +13,7 @@ use lamagrid_protocol::preamble::{self, PROBE};
 
 use crate::bundle::Bundle;
 use crate::certificate::PeerRole;
-use crate::connect::connect;
+use crate::connect::{ConnectError, connect};
 use crate::dial::dial;
 use crate::preamble::read_line;
 use crate::proxy;
@@ -30,16 +30,41 @@ pub struct Probed {
     /// The time of the scheduler's host, in milliseconds since the Unix epoch.
     pub wall_ms: u64,
     /// Whether 64 KiB passed in both directions, or the error. `None` if the scheduler's version does not support probes.
-    pub path: Option<Result<(), String>>,
+    pub path: Option<Result<(), PathError>>,
+}
+
+/// Why 64 KiB did not pass in both directions.
+#[derive(Debug, thiserror::Error)]
+pub enum PathError {
+    /// The connection for the test was not made.
+    #[error("{}", .0.message)]
+    Dial(Failure),
+    /// The connection broke while the bytes were sent.
+    #[error("the connection broke while {BYTES} bytes were sent: {0}")]
+    BrokenThere(io::Error),
+    /// The connection broke while the bytes came back.
+    #[error("the connection broke while {BYTES} bytes came back: {0}")]
+    BrokenBack(io::Error),
+    /// No more bytes arrived, as if large packets were dropped.
+    #[error(
+        "{BYTES} bytes {way} began, then stalled after {bytes} bytes, and small packets get through: is the path's MTU smaller \
+         than this host's? Try `ip link set dev INTERFACE mtu 1280` on both hosts"
+    )]
+    Stalled {
+        /// "to the scheduler" or "from the scheduler".
+        way: &'static str,
+        /// Bytes that arrived.
+        bytes: u64,
+    },
 }
 
 /// Finds an address of `scheduler` (`host:port`) that accepts connections.
 ///
 /// # Errors
-/// The failed step, with its error.
-pub async fn answering(scheduler: &str) -> Result<SocketAddr, String> {
+/// [`ConnectError`].
+pub async fn answering(scheduler: &str) -> Result<SocketAddr, ConnectError> {
     let connected = connect(scheduler, |_| ()).await?;
-    connected.peer_addr().map_err(|error| error.to_string())
+    connected.peer_addr().map_err(|error| ConnectError::Broken(error.to_string()))
 }
 
 /// Tests once whether the scheduler admits the bundle's holder, and whether large packets pass in both directions.
@@ -58,7 +83,7 @@ pub async fn probe(bundle: &Bundle) -> Result<Probed, Failure> {
             Some(ask(&mut tls, || proxy::unacknowledged(socket)).await)
         }
         Err(error) if error.failure.kind == FailureKind::InvalidInput => None,
-        Err(error) => Some(Err(error.failure.message.to_string())),
+        Err(error) => Some(Err(PathError::Dial(error.failure))),
     };
     Ok(Probed { wall_ms, path })
 }
@@ -67,7 +92,7 @@ pub async fn probe(bundle: &Bundle) -> Result<Probed, Failure> {
 async fn ask(
     tls: &mut (impl AsyncRead + AsyncWrite + Unpin),
     unacknowledged: impl Fn() -> u64,
-) -> Result<(), String> {
+) -> Result<(), PathError> {
     let there = async {
         tls.write_all(&[0; BYTES]).await?;
         tls.flush().await?;
@@ -76,10 +101,10 @@ async fn ask(
     let sent = tokio::time::timeout(LIMIT, there).await;
     match sent {
         Ok(Ok(_)) => {}
-        Ok(Err(error)) => return Err(format!("the connection broke while {BYTES} bytes were sent: {error}")),
+        Ok(Err(error)) => return Err(PathError::BrokenThere(error)),
         Err(_) => {
-            let arrived = (BYTES as u64).saturating_sub(unacknowledged());
-            return Err(swallowed("to the scheduler", arrived));
+            let bytes = (BYTES as u64).saturating_sub(unacknowledged());
+            return Err(PathError::Stalled { way: "to the scheduler", bytes });
         }
     }
     let mut came = 0;
@@ -95,16 +120,9 @@ async fn ask(
     };
     match tokio::time::timeout(LIMIT, back).await {
         Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(format!("the connection broke while {BYTES} bytes came back: {error}")),
-        Err(_) => Err(swallowed("from the scheduler", came as u64)),
+        Ok(Err(error)) => Err(PathError::BrokenBack(error)),
+        Err(_) => Err(PathError::Stalled { way: "from the scheduler", bytes: came as u64 }),
     }
-}
-
-fn swallowed(way: &str, bytes: u64) -> String {
-    format!(
-        "{BYTES} bytes {way} began, then stalled after {bytes} bytes, and small packets get through: is the path's MTU smaller \
-         than this host's? Try `ip link set dev INTERFACE mtu 1280` on both hosts"
-    )
 }
 
 /// Runs the accepting side of a probe.

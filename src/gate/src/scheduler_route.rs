@@ -6,7 +6,7 @@ use lamagrid_transport::Endpoints;
 
 use crate::blob_client::BlobClient;
 use crate::bundle::Bundle;
-use crate::connect::resolve;
+use crate::connect::{ConnectError, resolve};
 use crate::dial::{Dialler, DiallerError};
 use crate::trouble::Trouble;
 
@@ -82,8 +82,8 @@ impl SchedulerRoute {
     /// Resolves the name of another host; for callers whose own time limit should not include that.
     ///
     /// # Errors
-    /// The reason why the name has no address.
-    pub async fn look_up(&self) -> Result<(), String> {
+    /// [`ConnectError`].
+    pub async fn look_up(&self) -> Result<(), ConnectError> {
         match &self.dialler {
             None => Ok(()),
             Some(dialler) => resolve(dialler.scheduler(), |_| ()).await.map(drop),

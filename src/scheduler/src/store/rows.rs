@@ -38,12 +38,12 @@ impl Store {
             let mut rows = statement.query([])?;
             while let Some(row) = rows.next()? {
                 let id = row.get_ref(0)?.as_bytes().unwrap_or_default().to_vec();
-                let decoded = TaskRow::read(row)
-                    .map_err(|error| error.to_string())
-                    .and_then(|row| row.decode(&mut inline));
+                let decoded =
+                    TaskRow::read(row).map_err(RowError::from).and_then(|row| row.decode(&mut inline));
                 let task = match decoded {
                     Ok(task) => task,
-                    Err(reason) => {
+                    Err(error) => {
+                        let reason = error.to_string();
                         let name: String = id.iter().map(|b| format!("{b:02x}")).collect();
                         tracing::error!(task.id = name, reason, path = %self.path.display(),
                             "a row does not decode: it is left as it is and its task counts as failed; submit the \
@@ -298,6 +298,25 @@ struct TaskRow {
     history: Option<Vec<u8>>,
 }
 
+/// Why a row does not decode.
+#[derive(Debug, thiserror::Error)]
+enum RowError {
+    #[error(transparent)]
+    Column(#[from] rusqlite::Error),
+    #[error(transparent)]
+    Pack(#[from] rmp_serde::decode::Error),
+    #[error(transparent)]
+    Node(#[from] lamagrid_domain::NameError),
+    #[error("its id is not 16 bytes")]
+    Id,
+    #[error("it has neither a spec nor an end")]
+    NoSpec,
+    #[error("its digest is not 32 bytes")]
+    Digest,
+    #[error("its token is not 16 bytes")]
+    Token,
+}
+
 impl TaskRow {
     fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<Self> {
         Ok(Self {
@@ -314,28 +333,23 @@ impl TaskRow {
         })
     }
 
-    fn decode(&self, inline: &mut HashMap<Vec<u8>, Vec<Role>>) -> Result<StoredTask, String> {
-        fn unpack<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
-            rmp_serde::from_slice(bytes).map_err(|error| error.to_string())
+    fn decode(&self, inline: &mut HashMap<Vec<u8>, Vec<Role>>) -> Result<StoredTask, RowError> {
+        fn unpack<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, RowError> {
+            Ok(rmp_serde::from_slice(bytes)?)
         }
-        let id = <[u8; 16]>::try_from(self.id.as_slice()).map_err(|_| "its id is not 16 bytes".to_owned())?;
+        let id = <[u8; 16]>::try_from(self.id.as_slice()).map_err(|_| RowError::Id)?;
         if let Some(ended) = &self.ended {
             return Ok(StoredTask::Ended {
                 id: TaskId::from_bytes(id),
                 ended: Box::new(unpack::<FinishedTask>(ended)?),
             });
         }
-        let spec: TaskSpec = unpack(self.spec.as_deref().ok_or("it has neither a spec nor an end")?)?;
-        let digest =
-            <[u8; 32]>::try_from(self.digest.as_slice()).map_err(|_| "its digest is not 32 bytes")?;
+        let spec: TaskSpec = unpack(self.spec.as_deref().ok_or(RowError::NoSpec)?)?;
+        let digest = <[u8; 32]>::try_from(self.digest.as_slice()).map_err(|_| RowError::Digest)?;
         let assigned = match (&self.token, &self.node) {
             (Some(token), Some(node)) => {
-                let token =
-                    <[u8; 16]>::try_from(token.as_slice()).map_err(|_| "its token is not 16 bytes")?;
-                Some((
-                    LeaseToken::from_bytes(token),
-                    node.parse().map_err(|e: lamagrid_domain::NameError| e.to_string())?,
-                ))
+                let token = <[u8; 16]>::try_from(token.as_slice()).map_err(|_| RowError::Token)?;
+                Some((LeaseToken::from_bytes(token), node.parse()?))
             }
             _ => None,
         };
