@@ -13,6 +13,7 @@ use crate::key::KeyPath;
 use crate::names::{NAME_RULE, is_name};
 use crate::origin::Origin;
 use crate::schema::{Key, Kind};
+use crate::signature::Argument;
 
 /// Longest quotation of a rejected value in an error message, characters.
 const QUOTED_MAX: usize = 80;
@@ -73,7 +74,12 @@ impl Place<'_> {
                 .parse()
                 .map(Value::Integer)
                 .map_err(|_| self.wrong_type(format!("the text {}", quoted(text)))),
-            Kind::Names | Kind::Hosts | Kind::Origins | Kind::Networks
+            Kind::Boolean => text
+                .trim()
+                .parse()
+                .map(Value::Boolean)
+                .map_err(|_| self.wrong_type(format!("the text {}", quoted(text)))),
+            Kind::Names | Kind::Hosts | Kind::Origins | Kind::Networks | Kind::Arguments
                 if text.trim_start().starts_with('[') =>
             {
                 let line = format!("list = {text}");
@@ -81,14 +87,14 @@ impl Place<'_> {
                 let list = table.ok().filter(|table| table.len() == 1).and_then(|mut t| t.remove("list"));
                 list.ok_or_else(|| self.wrong_type(format!("the text {}", quoted(text))))
             }
-            Kind::Names | Kind::Hosts | Kind::Origins | Kind::Networks => {
+            Kind::Names | Kind::Hosts | Kind::Origins | Kind::Networks | Kind::Arguments => {
                 let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
                 Ok(Value::Array(names.map(|name| Value::String(name.to_owned())).collect()))
             }
             Kind::Choice(_)
             | Kind::Device
             | Kind::Path
-            | Kind::RequiredPath
+            | Kind::Text { .. }
             | Kind::OptionalName
             | Kind::QueueName
             | Kind::Loopback
@@ -111,10 +117,9 @@ impl Place<'_> {
             (Kind::Path, Value::String(text)) => {
                 self.allow(!text.contains('\0'), value, || "a path without a zero byte".to_owned())
             }
-            (Kind::RequiredPath, Value::String(text)) => {
-                self.allow(!text.is_empty() && !text.contains('\0'), value, || {
-                    "the path of a file".to_owned()
-                })
+            (Kind::Boolean, Value::Boolean(_)) => Ok(()),
+            (Kind::Text { holds, allowed }, Value::String(text)) => {
+                self.allow(holds(text), value, || allowed.to_owned())
             }
             (Kind::OptionalName, Value::String(text)) => {
                 self.allow(text.is_empty() || is_name(text), value, || format!("\"\" or {NAME_RULE}"))
@@ -149,6 +154,23 @@ impl Place<'_> {
             (Kind::Networks, Value::Array(items)) => self.allow_each(items, is_network, || {
                 "a list of addresses and networks, such as 127.0.0.1 or 10.0.0.0/8".to_owned()
             }),
+            (Kind::Arguments, Value::Array(items)) => {
+                self.allow_each(items, |text| text.parse::<Argument>().is_ok(), || {
+                    "a list of the network's arguments, each image, erased, mask or several joined by +, such as \
+                     image+mask"
+                        .to_owned()
+                })?;
+                let texts = items.iter().filter_map(Value::as_str);
+                let parts: Vec<&str> = texts.flat_map(|text| text.split('+')).collect();
+                let count = |name| parts.iter().filter(|part| **part == name).count();
+                let is_complete = count("mask") == 1
+                    && count("image") <= 1
+                    && count("erased") <= 1
+                    && count("image") + count("erased") > 0;
+                self.allow(is_complete, value, || {
+                    "a list of arguments that holds mask once, and image or erased or both once".to_owned()
+                })
+            }
             (_, found) => Err(self.wrong_type(described(found))),
         }
     }

@@ -21,6 +21,7 @@ mod model;
 mod names;
 mod origin;
 mod schema;
+mod signature;
 mod socket_dir;
 
 pub use choice::{Device, LogFormat, LogLevel};
@@ -31,6 +32,7 @@ pub use model::{
     QueueConfig, RetryConfig, RetryPolicy, SchedulerConfig, StoreConfig,
 };
 pub use origin::{Origin, Row};
+pub use signature::{Argument, Blend, Colour, MaskRange, MaskType, Part, ValueRange};
 pub use socket_dir::{SocketDir, find_sockets, own_socket_finder, running_scheduler, socket_finder};
 
 /// The embedded default: every key with its comment and its default value.

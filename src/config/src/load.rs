@@ -14,7 +14,7 @@ use crate::check::{Place, described, example};
 use crate::dirs::BaseDirs;
 use crate::error::ConfigError;
 use crate::key::{ENV_PREFIX, KeyPath, variable_part};
-use crate::model::Config;
+use crate::model::{Config, ModelConfig};
 use crate::names::{NAME_RULE, is_name};
 use crate::origin::{Origin, Row};
 use crate::schema::{self, Kind};
@@ -218,7 +218,7 @@ impl Layers {
         Place { key, path, layer }.check(&value)?;
         self.begin(path, layer)?;
         let value = match (key.kind, value) {
-            (Kind::Path | Kind::RequiredPath, Value::String(text)) => {
+            (Kind::Path, Value::String(text)) => {
                 let base = match layer {
                     Origin::File(file) => file.parent(),
                     _ => None,
@@ -258,31 +258,23 @@ impl Layers {
             insert(&mut root, &path.0, value.clone())?;
         }
         let config = Config::deserialize(root).map_err(internal)?;
+        for (name, model) in &config.models {
+            self.check_model(name, model)?;
+        }
         let rows: Vec<Row> = self.values.keys().filter_map(|path| self.row(path)).collect();
         let origins = rows.iter().map(|row| (row.key.clone(), row.origin.clone())).collect();
         Ok(Loaded { config, origins, remarks: self.remarks, rows })
     }
 
     fn complete(&mut self) -> Result<(), ConfigError> {
-        for ((section, name), layer) in &self.names {
+        for (section, name) in self.names.keys() {
             for key in schema::KEYS.iter().filter(|key| key.path.len() == 3 && key.path[0] == section) {
                 let path = KeyPath(vec![section.clone(), name.clone(), key.path[2].to_owned()]);
                 if self.values.contains_key(&path) {
                     continue;
                 }
-                if key.is_required() {
-                    let example = match layer {
-                        Origin::Env(_) => format!("{}={}", path.variable(), key.sample.trim_matches('"')),
-                        _ => example(key, &path, layer),
-                    };
-                    return Err(ConfigError::Missing {
-                        key: path.to_string(),
-                        layer: layer.clone(),
-                        example,
-                    });
-                }
-                let sample: Table = format!("value = {}", key.sample).parse().map_err(internal)?;
-                let value = sample.get("value").cloned().ok_or_else(|| internal("no sample"))?;
+                let default: Table = format!("value = {}", key.default).parse().map_err(internal)?;
+                let value = default.get("value").cloned().ok_or_else(|| internal("no default"))?;
                 self.values.insert(path, (value, Origin::Default));
             }
         }
@@ -319,6 +311,32 @@ impl Layers {
             }
         }
         Ok(())
+    }
+
+    /// Checks that the keys of a `[models.NAME]` section fit together.
+    fn check_model(&self, name: &str, model: &ModelConfig) -> Result<(), ConfigError> {
+        let path = |leaf: &str| KeyPath(vec!["models".into(), name.into(), leaf.into()]);
+        let is_set =
+            |leaf: &str| self.values.get(&path(leaf)).is_some_and(|(_, origin)| *origin != Origin::Default);
+        let Some(fault) = model.fault(name, is_set) else { return Ok(()) };
+        let path = path(fault.key);
+        let Some(allowed) = fault.allowed else {
+            let section = ("models".to_owned(), name.to_owned());
+            let layer = self.names.get(&section).cloned().unwrap_or(Origin::Default);
+            let key = schema::find(&path.segments()).ok_or_else(|| unknown(&path, &layer))?;
+            let example = match layer {
+                Origin::Env(_) => format!("{}={}", path.variable(), key.sample.trim_matches('"')),
+                _ => example(key, &path, &layer),
+            };
+            return Err(ConfigError::Missing { key: path.to_string(), layer, example });
+        };
+        let (value, layer) = self.values.get(&path).ok_or_else(|| internal("a model without a key"))?;
+        Err(ConfigError::OutOfRange {
+            key: path.to_string(),
+            layer: layer.clone(),
+            value: value.to_string(),
+            allowed: allowed.to_owned(),
+        })
     }
 
     fn row(&self, path: &KeyPath) -> Option<Row> {

@@ -13,9 +13,10 @@ use crate::choice::{Device, LogFormat, LogLevel};
 use crate::dirs::BaseDirs;
 use crate::error::ConfigError;
 use crate::names::is_name;
+use crate::signature::{Argument, Blend, Colour, MaskRange, MaskType, ValueRange};
 
 /// The whole, validated configuration.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// Absolute, or empty if the environment names no home directory. Use [`Config::data_dir()`].
@@ -161,18 +162,42 @@ pub struct NodeConfig {
     pub device: Device,
     /// Models that the node offers; at least one.
     pub models: Vec<String>,
+    /// Memory for models, in MiB; 0 is all memory of the device.
+    pub memory_mib: u64,
 }
 
-/// `[models.NAME]`: a TorchScript file with lama's signature.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+/// `[models.NAME]`: a TorchScript file and the signature of its network.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelConfig {
-    /// The file; absolute.
+    /// The file, absolute; empty means the download of `url`, or the files that Lama Cleaner uses for this name.
     pub path: PathBuf,
+    /// Where the file is downloaded from; empty means that it is not downloaded.
+    pub url: String,
+    /// The SHA-256 sum of the file in hexadecimal digits; empty means that it is not checked.
+    pub sha256: String,
     /// The queue of its tasks; one of [`Config::queues`].
     pub queue: String,
+    /// True if the model stays in memory once it is loaded.
+    pub pin: bool,
+    /// The network's arguments, in their order.
+    pub inputs: Vec<Argument>,
+    /// The range of the picture's values.
+    pub image_range: ValueRange,
+    /// The mask's values outside the hole and in it.
+    pub mask_range: MaskRange,
+    /// The type of a mask that is an argument of its own.
+    pub mask_type: MaskType,
+    /// The order of the colours, in and out.
+    pub colour: Colour,
     /// Image sides are padded to a multiple of this many pixels.
     pub pad_modulo: u32,
+    /// The side of the only size that the network accepts, in pixels; 0 if it accepts others.
+    pub fixed_size: u32,
+    /// The range of the network's output.
+    pub output_range: ValueRange,
+    /// The part of the output that is pasted into the picture.
+    pub blend: Blend,
 }
 
 /// `[client]`

@@ -4,6 +4,7 @@
 
 use crate::choice::{LogFormat, LogLevel};
 use crate::key::KeyPath;
+use crate::signature::{Blend, Colour, MaskRange, MaskType, ValueRange};
 
 /// Placeholder for the name of a queue or model in a path.
 pub(crate) const NAME: &str = "*";
@@ -19,8 +20,12 @@ pub(crate) enum Kind {
     Device,
     /// A path, which is made absolute; `""` stays empty.
     Path,
-    /// A path that cannot be empty.
-    RequiredPath,
+    /// A text that `holds` accepts; `allowed` completes the message "must be ...".
+    Text { holds: fn(&str) -> bool, allowed: &'static str },
+    /// true or false.
+    Boolean,
+    /// The arguments of a network; see [`crate::Argument`].
+    Arguments,
     /// A name as for queues and models, or `""`.
     OptionalName,
     /// The name of a queue.
@@ -47,11 +52,15 @@ impl Kind {
             Self::Choice(_)
             | Self::Device
             | Self::OptionalName
+            | Self::Text { .. }
             | Self::QueueName
             | Self::Loopback
             | Self::Address => "a string",
-            Self::Path | Self::RequiredPath => "a string with a path",
-            Self::Names | Self::Hosts | Self::Origins | Self::Networks => "a list of strings",
+            Self::Boolean => "true or false",
+            Self::Path => "a string with a path",
+            Self::Names | Self::Hosts | Self::Origins | Self::Networks | Self::Arguments => {
+                "a list of strings"
+            }
         }
     }
 }
@@ -61,16 +70,13 @@ impl Kind {
 pub(crate) struct Key {
     pub(crate) path: &'static [&'static str],
     pub(crate) kind: Kind,
-    /// A valid value as TOML. In a named section it is also the default, except for a required path.
+    /// A valid value as TOML, for error messages.
     pub(crate) sample: &'static str,
+    /// The default in a named section, as TOML; other defaults are in `default.toml`.
+    pub(crate) default: &'static str,
 }
 
 impl Key {
-    /// Whether every section of this kind must hold the key.
-    pub(crate) fn is_required(&self) -> bool {
-        matches!(self.kind, Kind::RequiredPath)
-    }
-
     fn matches(&self, path: &[&str]) -> bool {
         self.path.len() == path.len() && self.begins_with(path)
     }
@@ -124,16 +130,44 @@ pub(crate) fn nearest(unknown: &KeyPath) -> Option<String> {
 }
 
 const fn integer(path: &'static [&'static str], min: i64, max: i64, sample: &'static str) -> Key {
-    Key { path, kind: Kind::Integer { min, max }, sample }
+    Key { path, kind: Kind::Integer { min, max }, sample, default: sample }
 }
 
 const fn other(path: &'static [&'static str], kind: Kind, sample: &'static str) -> Key {
-    Key { path, kind, sample }
+    Key { path, kind, sample, default: sample }
+}
+
+const fn with_default(
+    path: &'static [&'static str],
+    kind: Kind,
+    sample: &'static str,
+    default: &'static str,
+) -> Key {
+    Key { path, kind, sample, default }
 }
 
 const HOUR_MS: i64 = 3_600_000;
 const DAY_MS: i64 = 24 * HOUR_MS;
 const YEAR_S: i64 = 365 * 24 * 3600;
+
+const URL: Kind = Kind::Text {
+    holds: |text| {
+        let has_scheme = ["https://", "http://", "file:///"].iter().any(|scheme| {
+            text.strip_prefix(scheme).is_some_and(|rest| !rest.is_empty() && !rest.ends_with('/'))
+        });
+        text.is_empty() || (has_scheme && !text.contains(|c: char| c.is_whitespace() || c.is_control()))
+    },
+    allowed: "\"\" or the URL of a file, such as https://example.com/my-lama.pt",
+};
+const SHA256: Kind = Kind::Text {
+    holds: |text| text.is_empty() || (text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit())),
+    allowed: "\"\" or 64 hexadecimal digits, as sha256sum prints them",
+};
+const SHA256_SAMPLE: &str = "\"9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08\"";
+const MASK_RANGE: Kind = Kind::Text {
+    holds: |text| text.parse::<MaskRange>().is_ok(),
+    allowed: "two different numbers, outside the hole and in it, such as 0..1, 1..0 or 0.5..-0.5",
+};
 
 /// All keys. Upper bounds catch typing errors in digits or units, unless a comment gives another reason.
 pub(crate) const KEYS: &[Key] = &[
@@ -177,9 +211,21 @@ pub(crate) const KEYS: &[Key] = &[
     integer(&["node", "cancel_restarts_per_minute"], 0, 60, "2"),
     other(&["node", "device"], Kind::Device, "\"auto\""),
     other(&["node", "models"], Kind::Names, "[\"lama\"]"),
-    other(&["models", NAME, "path"], Kind::RequiredPath, "\"/srv/models/my-lama.pt\""),
+    integer(&["node", "memory_mib"], 0, 16 * 1024 * 1024, "8192"),
+    with_default(&["models", NAME, "path"], Kind::Path, "\"/srv/models/my-lama.pt\"", "\"\""),
+    with_default(&["models", NAME, "url"], URL, "\"https://example.com/my-lama.pt\"", "\"\""),
+    with_default(&["models", NAME, "sha256"], SHA256, SHA256_SAMPLE, "\"\""),
     other(&["models", NAME, "queue"], Kind::QueueName, "\"gpu\""),
+    other(&["models", NAME, "pin"], Kind::Boolean, "false"),
+    other(&["models", NAME, "inputs"], Kind::Arguments, "[\"image\", \"mask\"]"),
+    other(&["models", NAME, "image_range"], Kind::Choice(ValueRange::WORDS), "\"0..1\""),
+    other(&["models", NAME, "mask_range"], MASK_RANGE, "\"0..1\""),
+    other(&["models", NAME, "mask_type"], Kind::Choice(MaskType::WORDS), "\"int64\""),
+    other(&["models", NAME, "colour"], Kind::Choice(Colour::WORDS), "\"rgb\""),
     integer(&["models", NAME, "pad_modulo"], 1, 1024, "8"),
+    integer(&["models", NAME, "fixed_size"], 0, 8192, "0"),
+    other(&["models", NAME, "output_range"], Kind::Choice(ValueRange::WORDS), "\"0..1\""),
+    other(&["models", NAME, "blend"], Kind::Choice(Blend::WORDS), "\"hole\""),
     other(&["client", "join"], Kind::Path, "\"/etc/lamagrid/web-1.bundle\""),
     integer(&["client", "timeout_ms"], 1, DAY_MS, "600000"),
     integer(&["client", "ping_ms"], 10, 60_000, "1000"),
@@ -321,13 +367,14 @@ mod tests {
     }
 
     #[test]
-    fn in_a_section_of_names_the_sample_is_the_documented_default() {
+    fn in_a_section_of_names_the_default_is_the_documented_one() {
         let text = crate::default_toml();
-        assert!(text.contains("queue = \"gpu\"") && text.contains("pad_modulo = 8"));
-        assert_eq!(find(&["models", "any", "queue"]).unwrap().sample, "\"gpu\"");
-        assert_eq!(find(&["models", "any", "pad_modulo"]).unwrap().sample, "8");
         assert_eq!(text.matches("max_tasks = 1000").count(), 2);
-        assert_eq!(find(&["queues", "any", "max_tasks"]).unwrap().sample, "1000");
+        assert_eq!(find(&["queues", "any", "max_tasks"]).unwrap().default, "1000");
+        for key in KEYS.iter().filter(|key| key.path.len() == 3 && key.path[0] == "models") {
+            let line = format!("\n#   {} = {} ", key.path[2], key.default);
+            assert!(text.contains(&line), "{line}");
+        }
     }
 
     #[test]

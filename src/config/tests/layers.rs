@@ -3,7 +3,10 @@
 
 use std::path::{Path, PathBuf};
 
-use lamagrid_config::{Config, ConfigError, Device, Loaded, LogFormat, LogLevel, Origin};
+use lamagrid_config::{
+    Argument, Blend, Colour, Config, ConfigError, Device, Loaded, LogFormat, LogLevel, MaskRange, MaskType,
+    Origin, Part, ValueRange,
+};
 
 type Pairs<'a> = &'a [(&'a str, &'a str)];
 
@@ -164,6 +167,32 @@ fn queues_and_models_are_added_by_name() {
     assert_eq!((own.path.as_path(), own.queue.as_str(), own.pad_modulo), (Path::new("/m/s.pt"), "big", 64));
     assert_eq!(models["new"].path, Path::new("/m/n.pt"));
     assert_eq!(loaded.origins["queues.big.max_tasks"], Origin::Default);
+}
+
+#[test]
+fn a_model_describes_its_network() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = write(
+        &dir,
+        "c.toml",
+        "[models.migan]\npath = \"migan.pt\"\ninputs = [\"mask+erased\"]\nimage_range = \"-1..1\"\n\
+         mask_range = \"0.5..-0.5\"\noutput_range = \"-1..1\"\nfixed_size = 512\nblend = \"all\"\ncolour = \"bgr\"",
+    );
+    let env = [("LAMAGRID__MODELS__MIGAN__PIN", "true"), ("LAMAGRID__MODELS__O__INPUTS", "mask, image")];
+    let flags = [("models.o.url", "https://h/o.pt"), ("models.o.sha256", &"a".repeat(64))];
+    let models = load(Some(&file), &env, &flags).unwrap().config.models;
+    let migan = &models["migan"];
+    assert_eq!(migan.inputs, [Argument(vec![Part::Mask, Part::Erased])]);
+    assert_eq!((migan.image_range, migan.output_range), (ValueRange::Signed, ValueRange::Signed));
+    assert_eq!(migan.mask_range, MaskRange { keep: 0.5, hole: -0.5 });
+    assert_eq!(
+        (migan.fixed_size, migan.blend, migan.colour, migan.pin),
+        (512, Blend::All, Colour::Bgr, true)
+    );
+    let other = &models["o"];
+    assert_eq!(other.inputs, [Argument(vec![Part::Mask]), Argument(vec![Part::Image])]);
+    assert_eq!((other.mask_type, other.pad_modulo, other.pin), (MaskType::Int64, 8, false));
+    assert!(other.has_file() && other.path.as_os_str().is_empty());
 }
 
 #[test]

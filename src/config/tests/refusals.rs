@@ -115,7 +115,6 @@ fn a_value_out_of_its_range_is_named_with_the_range() {
     assert!(in_flag("node.models", "a/b").contains("is \"a/b\", but must be a list of names"));
     assert!(in_flag("node.name", "a b").contains("but must be \"\" or a name"));
     assert!(in_file("[queues.\"a b\"]").contains("`queues.\"a b\"` in file FILE is named \"a b\""));
-    assert!(in_flag("models.m.path", "").contains("the path of a file"));
     let hidden = refusal("node.slots = 0", &[], &[("node.slots", "1")]);
     assert!(hidden.contains("file FILE"), "a mistake counts where a stronger layer hides it: {hidden}");
 }
@@ -187,6 +186,59 @@ fn a_model_without_a_path_is_refused() {
     assert!(
         in_env("LAMAGRID__MODELS__M__PAD_MODULO", "4")
             .ends_with("add for example: LAMAGRID__MODELS__M__PATH=/srv/models/my-lama.pt")
+    );
+    let kept = [("models.lama.pin".to_owned(), "true".to_owned())];
+    assert!(Config::load(None, std::iter::empty(), &kept).unwrap().config.models["lama"].pin);
+}
+
+#[test]
+fn the_keys_of_a_model_that_do_not_fit_together_are_refused() {
+    let sum = "0".repeat(64);
+    let file = |keys: &str| in_file(&format!("[models.m]\npath = \"/m.pt\"\n{keys}"));
+    for (key, keys, allowed) in [
+        ("inputs", "inputs = [\"image\"]", "must be a list of arguments that holds mask once"),
+        ("inputs", "inputs = [\"mask\"]", "must be a list of arguments that holds mask once"),
+        ("inputs", "inputs = [\"image\", \"mask\", \"image\"]", "image or erased or both once"),
+        ("inputs", "inputs = [\"image+\"]", "each image, erased, mask or several joined by +"),
+        ("inputs", "inputs = \"image\"", "must be a list of strings"),
+        ("image_range", "image_range = \"-1..0\"", "one of 0..1, -1..1, 0..255"),
+        ("mask_range", "mask_range = \"1..1\"", "two different numbers, outside the hole and in it"),
+        ("mask_range", "mask_range = \"0..inf\"", "two different numbers"),
+        ("mask_range", "mask_range = \"0.5..-0.5\"", "two whole numbers, because mask_type is int64"),
+        (
+            "mask_range",
+            "mask_range = \"0..255\"\nmask_type = \"bool\"",
+            "0..1 or 1..0, because mask_type is bool",
+        ),
+        ("mask_type", "inputs = [\"mask+erased\"]\nmask_type = \"bool\"", "left out or float"),
+        ("mask_type", "mask_type = \"int8\"", "one of int64, float, bool"),
+        ("colour", "colour = \"rbg\"", "one of rgb, bgr"),
+        ("pin", "pin = 1", "must be true or false; for example: models.m.pin = false"),
+        ("fixed_size", "fixed_size = 9000", "between 0 and 8192"),
+        ("pad_modulo", "fixed_size = 512\npad_modulo = 8", "left out, because fixed_size fits every picture"),
+        ("blend", "blend = \"mask\"", "one of hole, all"),
+        ("sha256", "sha256 = \"12\"", "64 hexadecimal digits"),
+        ("url", "url = \"ftp://h/m.pt\"", "the URL of a file"),
+        ("sha256", "url = \"https://h/m.pt\"", "must be the SHA-256 sum of the file, because url is set"),
+    ] {
+        let told = file(keys);
+        assert!(told.contains(&format!("`models.m.{key}` in ")) && told.contains(allowed), "{keys}: {told}");
+    }
+    for (name, keys, allowed) in [
+        (
+            "lama",
+            "colour = \"bgr\"".to_owned(),
+            "`models.lama.colour` in file FILE is \"bgr\", but must be left out",
+        ),
+        ("lama", format!("sha256 = \"{sum}\""), "`models.lama.sha256`"),
+        ("manga", "path = \"/m.pt\"".to_owned(), "MANGA_LINE_MODEL_URL"),
+        ("manga", format!("url = \"https://h/m.pt\"\nsha256 = \"{sum}\""), "`models.manga.url`"),
+    ] {
+        let told = in_file(&format!("[models.{name}]\n{keys}"));
+        assert!(told.contains(allowed), "{told}");
+    }
+    assert!(
+        in_env("LAMAGRID__MODELS__M__PIN", "yes").contains("is the text \"yes\", but must be true or false")
     );
 }
 

@@ -216,6 +216,12 @@ const PYTHON_MODELS: [&str; 11] = [
     "instruct_pix2pix",
 ];
 
+/// True for the name of one of Lama Cleaner's own models, whose files it knows.
+#[must_use]
+pub fn is_upstreams_model(name: &str) -> bool {
+    matches!(name, "lama" | "manga") || PYTHON_MODELS.contains(&name)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -19,7 +19,9 @@ mod task;
 mod text;
 
 pub use blob::{BlobForm, BlobMeta, Hash, Role};
-pub use capability::{DeviceClass, LiveFigures, MemoryUse, ModelOffer, NodeInfo, NodeKind, WithheldModel};
+pub use capability::{
+    DeviceClass, LiveFigures, MemoryUse, ModelOffer, NodeInfo, NodeKind, WithheldModel, is_upstreams_model,
+};
 pub use failure::{Failure, FailureFamily, FailureKind, MAX_MESSAGE_CHARS, Retry};
 pub use history::{Entry, Milestone};
 pub use ids::{BootId, LeaseToken, ParseIdError, SessionId, TaskId};

@@ -41,7 +41,7 @@ use std::io::{self, Read, Write};
 
 use lamagrid_imaging::codec::{self, Metadata};
 use lamagrid_imaging::{
-    HdStrategy, Image, ImageError, Layout, Luma, Model, PadRule, Patch, Rect, Rgb, Tones, blend_f64,
+    HdStrategy, Image, ImageError, Layout, Luma, Model, PadRule, Paste, Patch, Rect, Rgb, Tones, blend_f64,
     boxes_from_mask, crop_box, inpaint, mask_to_i64, nchw_f32_to_rgb, pad, resize_cubic, resize_cubic_f64,
     rgb_to_gray_f32, rgb_to_nchw_f32, wrap_to_u8,
 };
@@ -219,6 +219,7 @@ fn inpaint_once(request: &mut Request<'_>, answer: &mut Answer) -> Result<(), Re
         Model {
             pad: rule,
             tones: tones_of(network),
+            paste: Paste::Hole,
             forward: &mut |patch| {
                 calls.push(patch.shape());
                 forward(network, patch)

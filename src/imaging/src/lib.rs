@@ -27,5 +27,7 @@ pub use image::{Bgr, Gray, Image, ImageError, Layout, Luma, MAX_PIXELS, MAX_SIDE
 pub use pad::{PadRule, pad};
 pub use patch::Patch;
 pub use resize::{resize_cubic, resize_cubic_f64};
-pub use strategy::{HdStrategy, InpaintError, Model, inpaint};
-pub use tensor::{Tones, mask_to_i64, nchw_f32_to_rgb, rgb_to_gray_f32, rgb_to_nchw_f32};
+pub use strategy::{HdStrategy, InpaintError, Model, Paste, inpaint, inpaint_fixed};
+pub use tensor::{
+    MaskTones, ToneRange, Tones, mask_to_i64, nchw_f32_to_rgb, rgb_to_gray_f32, rgb_to_nchw_f32,
+};

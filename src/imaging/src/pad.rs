@@ -23,6 +23,11 @@ impl PadRule {
         Self { modulo, square: false, min_size: None }
     }
 
+    /// The rule of a model whose only size is `side` x `side` pixels, for pictures that are not larger.
+    pub const fn square_of(side: usize) -> Self {
+        Self { modulo: side, square: true, min_size: Some(side) }
+    }
+
     /// The size that a picture of `height` x `width` pixels is padded to.
     ///
     /// # Errors

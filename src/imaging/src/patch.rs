@@ -6,7 +6,7 @@
 use crate::boxes::Rect;
 use crate::image::{Gray, Image, ImageError, Rgb};
 use crate::pad::{PadRule, padded, padded_rows};
-use crate::tensor::{mask_row_to_i64, rgb_row_to_f32, rgb_row_to_gray_f32};
+use crate::tensor::{MaskTones, ToneRange, mask_row, rgb_row_to_f32, rgb_row_to_gray_f32};
 
 /// A part of a picture and of its mask, padded to a size that the model accepts.
 #[derive(Debug)]
@@ -46,18 +46,35 @@ impl<'a> Patch<'a> {
         (self.pass, self.passes)
     }
 
-    /// The picture as `(1, 3, H, W)` float32 in 0..=1: `write` gets each row once, with the index of its first
-    /// value, in no particular order.
+    /// The picture as `(1, 3, H, W)` float32 in `range`, its channels in `order`, such as `[0, 1, 2]` for RGB: `write` gets
+    /// each row once, with the index of its first value, in no particular order.
     ///
     /// Source: Lama Cleaner `helper.norm_img`, 1.2.5.
-    pub fn image_nchw_f32(&self, mut write: impl FnMut(usize, &[f32])) {
+    pub fn image_nchw_f32(&self, range: ToneRange, order: [usize; 3], mut write: impl FnMut(usize, &[f32])) {
         let (height, width) = self.size;
         let mut values = vec![0.0; width];
         padded_rows(self.image, &self.rect, self.size, |y, row| {
-            for channel in 0..3 {
-                rgb_row_to_f32(row, channel, &mut values);
-                write((channel * height + y) * width, &values);
+            for (plane, channel) in order.into_iter().enumerate() {
+                rgb_row_to_f32(row, channel, range, &mut values);
+                write((plane * height + y) * width, &values);
             }
+        });
+    }
+
+    /// As [`Patch::image_nchw_f32`], times 0 where the mask is not 0.
+    pub fn erased_nchw_f32(&self, range: ToneRange, order: [usize; 3], mut write: impl FnMut(usize, &[f32])) {
+        let width = self.size.1;
+        let mut keeps = vec![0.0; self.size.0 * width];
+        self.mask_nchw(MaskTones { keep: 1.0, hole: 0.0 }, |at, row: &[f32]| {
+            keeps[at..at + width].copy_from_slice(row);
+        });
+        let mut values = vec![0.0; width];
+        self.image_nchw_f32(range, order, |at, row| {
+            let keeps = &keeps[at % keeps.len()..][..width];
+            for ((value, keep), out) in row.iter().zip(keeps).zip(&mut values) {
+                *out = value * keep;
+            }
+            write(at, &values);
         });
     }
 
@@ -72,13 +89,13 @@ impl<'a> Patch<'a> {
         });
     }
 
-    /// The mask as `(1, 1, H, W)` int64, 1 where it is not 0; `write` as for [`Patch::image_nchw_f32`].
+    /// The mask as `(1, 1, H, W)` of the two numbers of `tones`; `write` as for [`Patch::image_nchw_f32`].
     ///
     /// Source: Lama Cleaner `model/lama.py`, 1.2.5.
-    pub fn mask_nchw_i64(&self, mut write: impl FnMut(usize, &[i64])) {
-        let mut values = vec![0; self.size.1];
+    pub fn mask_nchw<T: Copy>(&self, tones: MaskTones<T>, mut write: impl FnMut(usize, &[T])) {
+        let mut values = vec![tones.keep; self.size.1];
         padded_rows(self.mask, &self.rect, self.size, |y, row| {
-            mask_row_to_i64(row, &mut values);
+            mask_row(row, tones, &mut values);
             write(y * self.size.1, &values);
         });
     }

@@ -3,6 +3,7 @@
 //! Does not: load or run a model; `forward` does. Nodes call [`inpaint`], which is upstream's
 //! `InpaintModel.__call__` and the server's final `astype(uint8)` in one.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use crate::blend::{blend_f64, blend_row, wrap_to_u8};
@@ -84,12 +85,33 @@ pub enum InpaintError<E> {
     Forward(#[source] E),
 }
 
+/// The part of a model's answer that is pasted into the picture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Paste {
+    /// The hole of the mask, blended by its grey values.
+    Hole,
+    /// All that the model saw.
+    All,
+}
+
+impl Paste {
+    /// The mask by which an answer is blended, for a hole given by `mask`.
+    fn mask(self, mask: &Gray) -> Result<Cow<'_, Gray>, ImageError> {
+        Ok(match self {
+            Self::Hole => Cow::Borrowed(mask),
+            Self::All => Cow::Owned(Image::new(mask.height(), mask.width(), vec![255; mask.data().len()])?),
+        })
+    }
+}
+
 /// A model: the sizes it accepts, the meaning of its values, and its forward pass from a patch to those values.
 pub struct Model<'a, A, E> {
     /// The sizes that it accepts.
     pub pad: PadRule,
     /// The channels and the range of its values.
     pub tones: Tones,
+    /// The part of its answer that is used.
+    pub paste: Paste,
     /// Returns [`Tones::channels`] values per pixel of the patch.
     pub forward: &'a mut dyn FnMut(&Patch<'_>) -> Result<A, E>,
 }
@@ -134,12 +156,65 @@ pub fn inpaint<A: AsRef<[f32]>, E>(
     let longest = image.height().max(image.width()).max(3) as i64;
     match *hd {
         HdStrategy::Crop { trigger, margin } if longest > trigger => crop(image, mask, margin, model),
-        HdStrategy::Resize { limit } if longest > limit => resize(image, mask, limit, model),
+        HdStrategy::Resize { limit } if longest > limit => {
+            through_small(image, mask, limit, model, Pass { pass: 0, passes: 1 })
+        }
         _ => {
             let whole = Rect::whole(image.height(), image.width());
             in_place(image, mask, whole, model)
         }
     }
+}
+
+/// As [`inpaint`], for a model whose only size is `side` x `side` pixels, with [`PadRule::square_of`] it.
+///
+/// A picture of that size reaches the model as it is. Of others, each blob of the mask is cut out with a margin; a crop with a
+/// longer side is shrunk, and its answer enlarged again.
+///
+/// # Errors
+/// As [`inpaint`].
+///
+/// Source: Lama Cleaner `model/fcf.py` `FcF.__call__`, 1.2.5, also IOPaint `model/mi_gan.py`, 1.6; parity: `tests/models`.
+pub fn inpaint_fixed<A: AsRef<[f32]>, E>(
+    image: Image<Rgb>,
+    mask: &Gray,
+    side: usize,
+    mut model: Model<'_, A, E>,
+) -> Result<Image<Rgb>, InpaintError<E>> {
+    /// Pixels around a blob.
+    const MARGIN: i64 = 128;
+    let model = &mut model;
+    let (height, width) = image.shape();
+    if image.shape() != mask.shape() {
+        return Err(InpaintError::MaskShape { image: image.shape(), mask: mask.shape() });
+    }
+    if (height, width) == (side, side) {
+        return in_place(image, mask, Rect::whole(height, width), model);
+    }
+    let limit = i64::try_from(side).unwrap_or(i64::MAX);
+    let mut rects = boxes_from_mask(mask);
+    for rect in &mut rects {
+        *rect = crop_box(rect, height, width, MARGIN).ok_or(InpaintError::EmptyCrop { margin: MARGIN })?;
+        let size = (rect.height(), rect.width());
+        shrunk(size, limit).ok_or(InpaintError::EmptyResize { limit, image: size })?;
+    }
+    // Each crop is one of the untouched picture. There may be very many: none is kept.
+    let mut result = image.clone();
+    for (pass, rect) in rects.iter().enumerate() {
+        let size = (rect.height(), rect.width());
+        let (part, hole) = (padded(&image, rect, size)?, padded(mask, rect, size)?);
+        let filled = through_small(part, &hole, limit, model, Pass { pass, passes: rects.len() })?;
+        paste(&mut result, rect, filled.data());
+    }
+    Ok(result)
+}
+
+/// Which forward pass of a picture this is.
+#[derive(Debug, Clone, Copy)]
+struct Pass {
+    /// From 0.
+    pass: usize,
+    passes: usize,
 }
 
 /// The only patch of a picture: what comes of it can go straight into the picture.
@@ -152,7 +227,8 @@ fn in_place<A: AsRef<[f32]>, E>(
     let patch = Patch::new(&image, mask, rect, &model.pad)?;
     let size = patch.shape();
     let answer = model.run(&patch)?;
-    blend(&mut image, (rect.top, rect.left), &model.read(&answer, size)?, mask, &rect);
+    let over = model.paste.mask(mask)?;
+    blend(&mut image, (rect.top, rect.left), &model.read(&answer, size)?, &over, &rect);
     Ok(image)
 }
 
@@ -175,6 +251,7 @@ fn crop<A: AsRef<[f32]>, E>(
     }
     // The model must see every crop of the untouched picture. Few crops: keep what comes of them, one after the
     // other, then paste it into the picture itself. More than a picture's worth: keep a second picture instead.
+    let over = model.paste.mask(mask)?;
     let (mut result, mut kept) = (None, Vec::new());
     if area > (height * width) as u64 {
         result = Some(image.clone());
@@ -186,7 +263,7 @@ fn crop<A: AsRef<[f32]>, E>(
         let answer = model.run(&patch)?;
         let answer = model.read(&answer, patch.shape())?;
         let mut pasted = padded(&image, rect, (rect.height(), rect.width()))?;
-        blend(&mut pasted, (0, 0), &answer, mask, rect);
+        blend(&mut pasted, (0, 0), &answer, &over, rect);
         match &mut result {
             Some(result) => paste(result, rect, pasted.data()),
             None => kept.extend_from_slice(pasted.data()),
@@ -247,20 +324,24 @@ fn shrunk((height, width): (usize, usize), limit: i64) -> Option<(usize, usize)>
     Some((side(height), side(width))).filter(|(height, width)| *height > 0 && *width > 0)
 }
 
-fn resize<A: AsRef<[f32]>, E>(
+/// Shrinks picture and mask until the longer side is `limit`, and enlarges what the model answers.
+fn through_small<A: AsRef<[f32]>, E>(
     mut image: Image<Rgb>,
     mask: &Gray,
     limit: i64,
     model: &mut Model<'_, A, E>,
+    Pass { pass, passes }: Pass,
 ) -> Result<Image<Rgb>, InpaintError<E>> {
     let size = image.shape();
     let small = shrunk(size, limit).ok_or(InpaintError::EmptyResize { limit, image: size })?;
     let small_image = resize_cubic(&image, small.0, small.1)?;
     let small_mask = resize_cubic(mask, small.0, small.1)?;
     let patch = Patch::new(&small_image, &small_mask, Rect::whole(small.0, small.1), &model.pad)?;
+    let patch = patch.counted(pass, passes);
     let answer = model.run(&patch)?;
     let answer = model.read(&answer, patch.shape())?;
 
+    let (mask, small_mask) = (&*model.paste.mask(mask)?, &*model.paste.mask(&small_mask)?);
     let Some(columns) = restored_columns(mask) else { return Ok(image) };
     let mut resizer = RowResizer::<3>::new(small, size, columns.clone());
     let mut ours = vec![0; 3 * small.1];

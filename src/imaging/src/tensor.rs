@@ -20,10 +20,54 @@ const UNIT: [f32; 256] = {
     table
 };
 
-/// One channel of a row of RGB pixels as float32 in 0..=1.
-pub(crate) fn rgb_row_to_f32(row: &[u8], channel: usize, out: &mut [f32]) {
+/// As [`UNIT`], in -1..=1: doubled, then less 1, in float32.
+const SIGNED: [f32; 256] = {
+    let mut table = UNIT;
+    let mut value = 0;
+    while value < 256 {
+        table[value] = table[value] * 2.0 - 1.0;
+        value += 1;
+    }
+    table
+};
+
+/// Every u8 value in float32.
+const BYTE: [f32; 256] = {
+    let mut table = [0.0; 256];
+    let mut value = 0;
+    while value < 256 {
+        table[value] = value as f32;
+        value += 1;
+    }
+    table
+};
+
+/// The range of the float32 values of a picture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ToneRange {
+    /// 0..=1, a true division by 255.
+    Unit,
+    /// -1..=1, [`ToneRange::Unit`] doubled, less 1.
+    Signed,
+    /// 0..=255.
+    Byte,
+}
+
+impl ToneRange {
+    const fn table(self) -> &'static [f32; 256] {
+        match self {
+            Self::Unit => &UNIT,
+            Self::Signed => &SIGNED,
+            Self::Byte => &BYTE,
+        }
+    }
+}
+
+/// One channel of a row of RGB pixels as float32 in `range`.
+pub(crate) fn rgb_row_to_f32(row: &[u8], channel: usize, range: ToneRange, out: &mut [f32]) {
+    let table = range.table();
     for (pixel, value) in row.chunks_exact(3).zip(out) {
-        *value = UNIT[usize::from(pixel[channel])];
+        *value = table[usize::from(pixel[channel])];
     }
 }
 
@@ -40,10 +84,19 @@ pub(crate) fn rgb_row_to_gray_f32(row: &[u8], out: &mut [f32]) {
     }
 }
 
-/// A row of a mask as int64: 1 where it is not 0.
-pub(crate) fn mask_row_to_i64(row: &[u8], out: &mut [i64]) {
+/// The numbers that stand for the two parts of a mask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MaskTones<T> {
+    /// Where the mask is 0.
+    pub keep: T,
+    /// Where it is not 0.
+    pub hole: T,
+}
+
+/// A row of a mask as a network's numbers.
+pub(crate) fn mask_row<T: Copy>(row: &[u8], tones: MaskTones<T>, out: &mut [T]) {
     for (mask, value) in row.iter().zip(out) {
-        *value = i64::from(*mask > 0);
+        *value = if *mask > 0 { tones.hole } else { tones.keep };
     }
 }
 
@@ -53,7 +106,7 @@ pub(crate) fn mask_row_to_i64(row: &[u8], out: &mut [i64]) {
 pub fn rgb_to_nchw_f32(image: &Image<Rgb>) -> Vec<f32> {
     let mut out = vec![0.0; image.data().len()];
     for (channel, plane) in out.chunks_exact_mut(image.height() * image.width()).enumerate() {
-        rgb_row_to_f32(image.data(), channel, plane);
+        rgb_row_to_f32(image.data(), channel, ToneRange::Unit, plane);
     }
     out
 }
@@ -63,7 +116,7 @@ pub fn rgb_to_nchw_f32(image: &Image<Rgb>) -> Vec<f32> {
 /// Source: Lama Cleaner `model/lama.py`, `(mask > 0) * 1`, 1.2.5; parity: `tests/golden`.
 pub fn mask_to_i64(mask: &Gray) -> Vec<i64> {
     let mut out = vec![0; mask.data().len()];
-    mask_row_to_i64(mask.data(), &mut out);
+    mask_row(mask.data(), MaskTones { keep: 0, hole: 1 }, &mut out);
     out
 }
 
@@ -83,6 +136,12 @@ pub enum Tones {
     ///
     /// Source: Lama Cleaner `model/lama.py`, 1.2.5.
     UnitRgb,
+    /// `(1, 3, H, W)` RGB, nominally -1..=1: times 127.5, plus 127.5, rounded to even, clipped; NaN gives 0.
+    ///
+    /// Source: IOPaint `model/mi_gan.py`, 1.6.
+    SignedRgb,
+    /// `(1, 3, H, W)` RGB, nominally 0..=255: rounded to even, clipped; NaN gives 0.
+    ByteRgb,
     /// `(1, 1, H, W)` grey, nominally -1..=1: times 127.5, plus 127.5, then [`wrap_to_u8`].
     ///
     /// Source: Lama Cleaner `model/manga.py`, 1.2.5.
@@ -94,7 +153,7 @@ impl Tones {
     #[must_use]
     pub const fn channels(self) -> usize {
         match self {
-            Self::UnitRgb => 3,
+            Self::UnitRgb | Self::SignedRgb | Self::ByteRgb => 3,
             Self::SignedGray => 1,
         }
     }
@@ -125,11 +184,21 @@ impl<'a> Nchw<'a> {
             &self.values[start + columns.start..start + columns.end]
         };
         let out = out.as_chunks_mut::<3>().0.iter_mut();
+        let colours = || plane(0).iter().zip(plane(1)).zip(plane(2));
         match self.tones {
             Tones::UnitRgb => {
-                let values = plane(0).iter().zip(plane(1)).zip(plane(2));
-                for (pixel, ((r, g), b)) in out.zip(values) {
+                for (pixel, ((r, g), b)) in out.zip(colours()) {
                     *pixel = [cast(*r), cast(*g), cast(*b)];
+                }
+            }
+            Tones::SignedRgb => {
+                for (pixel, ((r, g), b)) in out.zip(colours()) {
+                    *pixel = [*r, *g, *b].map(|value| round(value * 127.5 + 127.5));
+                }
+            }
+            Tones::ByteRgb => {
+                for (pixel, ((r, g), b)) in out.zip(colours()) {
+                    *pixel = [*r, *g, *b].map(round);
                 }
             }
             Tones::SignedGray => {
@@ -156,6 +225,11 @@ fn cast(value: f32) -> u8 {
     let rounded = value + WHOLE;
     let up = u32::from(rounded - WHOLE > value);
     rounded.to_bits().wrapping_sub(up) as u8
+}
+
+/// Rounded to even and clipped; NaN gives 0.
+fn round(value: f32) -> u8 {
+    value.round_ties_even().clamp(0.0, 255.0) as u8
 }
 
 /// `(1, C, H, W)` float32 to a picture, as `tones` says.

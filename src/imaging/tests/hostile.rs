@@ -7,7 +7,7 @@ use std::convert::Infallible;
 use inputs::{fake, mask_of, mix, picture};
 
 use lamagrid_imaging::{
-    Bgr, Gray, HdStrategy, Image, ImageError, InpaintError, MAX_SIDE_PX, Model, PadRule, Rgb, Tones,
+    Bgr, Gray, HdStrategy, Image, ImageError, InpaintError, MAX_SIDE_PX, Model, PadRule, Paste, Rgb, Tones,
     boxes_from_mask, crop_box, inpaint, nchw_f32_to_rgb, pad, resize_cubic, resize_cubic_f64,
 };
 
@@ -45,6 +45,7 @@ fn any_form_gets_an_answer_or_an_error() {
             Model {
                 pad: rule,
                 tones: Tones::UnitRgb,
+                paste: Paste::Hole,
                 forward: &mut |patch| {
                     *calls += 1;
                     Ok::<_, Infallible>(fake("sum", patch))
@@ -126,7 +127,12 @@ fn mismatched_shapes_are_refused() {
         picture("noise", 1, 6, 4),
         &mask,
         &HdStrategy::Original,
-        Model { pad: RULE, tones: Tones::UnitRgb, forward: &mut |_| Err::<Vec<f32>, _>(std::fmt::Error) },
+        Model {
+            pad: RULE,
+            tones: Tones::UnitRgb,
+            paste: Paste::Hole,
+            forward: &mut |_| Err::<Vec<f32>, _>(std::fmt::Error),
+        },
     );
     assert!(matches!(refused, Err(InpaintError::MaskShape { image: (6, 4), mask: (4, 6) })));
     let small = inpaint(
@@ -136,6 +142,7 @@ fn mismatched_shapes_are_refused() {
         Model {
             pad: RULE,
             tones: Tones::UnitRgb,
+            paste: Paste::Hole,
             forward: &mut |_| Ok::<_, Infallible>(vec![0.0; 3 * 4 * 6]),
         },
     );
@@ -152,7 +159,12 @@ fn a_failure_of_the_model_is_handed_on() {
             picture("noise", 1, 9, 9),
             &mask,
             &hd,
-            Model { pad: RULE, tones: Tones::UnitRgb, forward: &mut |_| Err::<Vec<f32>, _>(std::fmt::Error) },
+            Model {
+                pad: RULE,
+                tones: Tones::UnitRgb,
+                paste: Paste::Hole,
+                forward: &mut |_| Err::<Vec<f32>, _>(std::fmt::Error),
+            },
         );
         let failure = failed.expect_err("no answer");
         assert!(matches!(failure, InpaintError::Forward(std::fmt::Error)));
@@ -169,7 +181,12 @@ fn an_empty_mask_needs_no_model_under_crop() {
         image.clone(),
         &mask,
         &hd,
-        Model { pad: RULE, tones: Tones::UnitRgb, forward: &mut |_| Err::<Vec<f32>, _>(std::fmt::Error) },
+        Model {
+            pad: RULE,
+            tones: Tones::UnitRgb,
+            paste: Paste::Hole,
+            forward: &mut |_| Err::<Vec<f32>, _>(std::fmt::Error),
+        },
     );
     assert_eq!(answer.ok(), Some(image));
 }

@@ -8,9 +8,9 @@ use std::str::{FromStr, SplitWhitespace};
 use inputs::{fake, mask_of, mix, picture};
 
 use lamagrid_imaging::{
-    Bgr, Gray, HdStrategy, Image, InpaintError, Model, PadRule, Patch, Tones, blend_f64, boxes_from_mask,
-    crop_box, inpaint, mask_to_i64, nchw_f32_to_rgb, pad, resize_cubic, resize_cubic_f64, rgb_to_gray_f32,
-    rgb_to_nchw_f32, wrap_to_u8,
+    Bgr, Gray, HdStrategy, Image, InpaintError, MaskTones, Model, PadRule, Paste, Patch, ToneRange, Tones,
+    blend_f64, boxes_from_mask, crop_box, inpaint, inpaint_fixed, mask_to_i64, nchw_f32_to_rgb, pad,
+    resize_cubic, resize_cubic_f64, rgb_to_gray_f32, rgb_to_nchw_f32, wrap_to_u8,
 };
 
 /// A position-dependent sum of the values, modulo 2^64.
@@ -65,11 +65,11 @@ fn rows_are_whole(patch: &Patch<'_>) -> bool {
     let (mut colours, mut holes) = (vec![None; image.data().len()], vec![None; mask.data().len()]);
     let mut greys = vec![None; mask.data().len()];
     let mut once = true;
-    patch.image_nchw_f32(|at, row| {
+    patch.image_nchw_f32(ToneRange::Unit, [0, 1, 2], |at, row| {
         let slots = colours[at..].iter_mut().zip(row);
         slots.for_each(|(slot, value)| once &= slot.replace(*value).is_none());
     });
-    patch.mask_nchw_i64(|at, row| {
+    patch.mask_nchw(MaskTones { keep: 0_i64, hole: 1 }, |at, row| {
         let slots = holes[at..].iter_mut().zip(row);
         slots.for_each(|(slot, value)| once &= slot.replace(*value).is_none());
     });
@@ -101,6 +101,7 @@ fn inpaint_answers_upstreams_bytes() {
             Model {
                 pad: rule,
                 tones: Tones::UnitRgb,
+                paste: Paste::Hole,
                 forward: &mut |patch| {
                     let (height, width) = patch.shape();
                     assert!(rows_are_whole(patch), "rows of a patch of {height}x{width}");
@@ -266,6 +267,7 @@ fn the_picture_itself_becomes_the_answer() {
             Model {
                 pad: PadRule::multiple_of(8),
                 tones: Tones::UnitRgb,
+                paste: Paste::Hole,
                 forward: &mut |patch| {
                     seen.push(patch.pass());
                     Ok::<_, Infallible>(fake("sum", patch))
@@ -289,4 +291,83 @@ fn colour_order_turns_in_place() {
     assert_eq!(turned.into_rgb(), image);
     let turned: Image<Bgr> = image.into_bgr();
     assert_eq!(turned.data().as_ptr(), at);
+}
+
+/// A network of one size, whose answer is white: a picture of that size, a smaller one with two holes, a larger one.
+#[test]
+fn a_model_of_one_size_sees_only_that_size() {
+    for (height, width, passes) in [(16, 16, 1), (10, 12, 2), (40, 700, 2)] {
+        let image = picture("noise", 3, height, width);
+        let mut holes = vec![0; height * width];
+        holes[2 * width + 2] = 255;
+        holes[(height - 3) * width + width - 3] = 255;
+        let mask = Gray::new(height, width, holes).expect("a mask");
+        for paste in [Paste::Hole, Paste::All] {
+            let mut seen = Vec::new();
+            let model = Model {
+                pad: PadRule::square_of(16),
+                tones: Tones::ByteRgb,
+                paste,
+                forward: &mut |patch| {
+                    assert_eq!(patch.shape(), (16, 16));
+                    seen.push(patch.pass());
+                    Ok::<_, Infallible>(vec![254.6_f32; 3 * 16 * 16])
+                },
+            };
+            let answer = inpaint_fixed(image.clone(), &mask, 16, model).expect("an answer");
+            assert_eq!(seen, (0..passes).map(|pass| (pass, passes)).collect::<Vec<_>>());
+            let pixels = answer.data().chunks_exact(3).zip(image.data().chunks_exact(3));
+            for ((after, before), mask) in pixels.zip(mask.data()) {
+                if *mask > 0 {
+                    assert_ne!(after, before);
+                } else if paste == Paste::Hole {
+                    assert_eq!(after, before);
+                }
+            }
+            if paste == Paste::All && height < 40 {
+                assert!(answer.data().iter().all(|sample| *sample == 255));
+            }
+        }
+    }
+}
+
+#[test]
+fn the_ranges_of_a_networks_values_are_exact() {
+    let image = picture("noise", 5, 4, 4);
+    let mask = mask_of("blobs", 5, 4, 4);
+    let seen = &mut Vec::new();
+    let model = Model {
+        pad: PadRule::multiple_of(4),
+        tones: Tones::SignedRgb,
+        paste: Paste::All,
+        forward: &mut |patch| {
+            for range in [ToneRange::Signed, ToneRange::Byte] {
+                let (mut values, mut erased, mut mask) = (vec![0.0; 48], vec![0.0; 48], vec![0.0; 16]);
+                patch.image_nchw_f32(range, [2, 1, 0], |at, row| {
+                    values[at..at + row.len()].copy_from_slice(row)
+                });
+                patch.erased_nchw_f32(range, [2, 1, 0], |at, row| {
+                    erased[at..at + row.len()].copy_from_slice(row)
+                });
+                let tones = MaskTones { keep: 0.5_f32, hole: -0.5 };
+                patch.mask_nchw(tones, |at, row| mask[at..at + row.len()].copy_from_slice(row));
+                seen.push((values, erased, mask));
+            }
+            Ok::<_, Infallible>([0.5_f32 / 127.5, 1.5 / 127.5, 2.0, -2.0, f32::NAN].repeat(10)[..48].to_vec())
+        },
+    };
+    let answer = inpaint(image.clone(), &mask, &HdStrategy::Original, model).expect("an answer");
+    // 128 and 129 are rounded to even.
+    assert_eq!(answer.data()[..3], [128, 128, 0]);
+    for (index, (values, erased, holes)) in seen.iter().enumerate() {
+        for (at, value) in values.iter().enumerate() {
+            let (channel, pixel) = (2 - at / 16, at % 16);
+            let sample = f32::from(image.data()[pixel * 3 + channel]);
+            let expected = if index == 0 { sample / 255.0 * 2.0 - 1.0 } else { sample };
+            let is_hole = mask.data()[pixel] > 0;
+            assert_eq!(*value, expected);
+            assert_eq!(erased[at], if is_hole { 0.0 } else { expected });
+            assert_eq!(holes[pixel], if is_hole { -0.5 } else { 0.5 });
+        }
+    }
 }

@@ -9,6 +9,7 @@
 pub mod backend;
 pub mod flags;
 pub mod settings;
+pub mod signature;
 pub mod supervisor;
 pub mod worker;
 

@@ -8,12 +8,12 @@ use lamagrid_domain::{ModelName, ModelOffer, NameError, NodeName, QueueName};
 use lamagrid_gate::{Bundle, BundleError};
 use lamagrid_session::read_node_bundle;
 use lamagrid_transport::Endpoints;
-use lamagrid_weights::{Environment, LAMA as LAMA_FILE, MANGA_INPAINTOR, MANGA_LINE, UpstreamFile, Weights};
+use lamagrid_weights::{Environment, LAMA as LAMA_FILE, MANGA_INPAINTOR, MANGA_LINE, Weights};
 
 use crate::flags::{BackendChoice, Flags};
+use crate::signature::{Signature, Sizes};
 
-/// Upstream pads the sides to multiples of these.
-const LAMA_MODULO_PX: usize = 8;
+/// Upstream pads the sides of a picture for manga to a multiple of this.
 const MANGA_MODULO_PX: usize = 16;
 /// The models whose files upstream provides, so that no file must be given.
 const LAMA: &str = "lama";
@@ -35,7 +35,7 @@ pub enum SettingsError {
     Device(String),
     /// No file is given for a model that needs one.
     #[error(
-        "model `{model}` has no file: write --model {model}=FILE or a [models.{model}] section; only lama and manga are fetched"
+        "model `{model}` has no file: write --model {model}=FILE or a [models.{model}] section with path or url; without one only lama and manga are fetched"
     )]
     NoFile {
         /// The model.
@@ -51,7 +51,7 @@ pub enum SettingsError {
         /// The file's path, with its origin.
         place: String,
         /// Upstream's environment variable for the path or URL.
-        variable: &'static str,
+        variable: String,
     },
     /// One file is given for manga, which has two.
     #[error(
@@ -96,16 +96,31 @@ pub enum SettingsError {
 /// The origin of a model's files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
-    /// This TorchScript file.
-    File(PathBuf),
+    /// A TorchScript file.
+    File {
+        /// The file; empty for the name of the download in upstream's directory.
+        path: PathBuf,
+        /// Where it is downloaded from; empty if it is not.
+        url: String,
+        /// Its SHA-256 sum; empty if it is not checked.
+        sha256: String,
+    },
     /// Upstream's lama, found or downloaded as upstream does.
     Lama,
     /// Upstream's manga, whose two files are found or downloaded in the same way.
     Manga,
 }
 
+impl Source {
+    /// A file that is on this host, and is not checked.
+    #[must_use]
+    pub fn file(path: impl Into<PathBuf>) -> Self {
+        Self::File { path: path.into(), url: String::new(), sha256: String::new() }
+    }
+}
+
 /// A model that a node serves.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ModelPlan {
     /// The model's name, as tasks give it.
     pub name: ModelName,
@@ -113,57 +128,48 @@ pub struct ModelPlan {
     pub queue: QueueName,
     /// The origin of its files.
     pub source: Source,
-    /// The sides of a picture are padded to a multiple of this, in pixels.
-    pub pad_modulo: usize,
+    /// The inputs and the output of its network; of manga's only the sizes count.
+    pub signature: Signature,
+    /// True if it stays in memory once it is loaded.
+    pub pin: bool,
 }
 
 impl ModelPlan {
+    /// Its files, in the order in which upstream loads them.
+    #[must_use]
+    pub fn weights(&self, environment: &Environment) -> Vec<Weights> {
+        let upstreams = |file| Weights::new(file, environment.clone());
+        match &self.source {
+            Source::File { path, url, sha256 } => {
+                vec![Weights::configured(url, path, sha256, environment.clone())]
+            }
+            Source::Lama => vec![upstreams(&LAMA_FILE)],
+            Source::Manga => vec![upstreams(&MANGA_INPAINTOR), upstreams(&MANGA_LINE)],
+        }
+    }
+
     /// True if all its files are on this host.
     #[must_use]
     pub fn is_present(&self) -> bool {
-        match &self.source {
-            Source::File(path) => path.is_file(),
-            Source::Lama | Source::Manga => {
-                self.upstreams().iter().all(|&file| Weights::of_process(file).is_present())
-            }
-        }
+        self.weights(&Environment::of_process()).iter().all(Weights::is_present)
     }
 
     /// The paths at which its files are or will be.
     #[must_use]
     pub fn files(&self) -> Vec<PathBuf> {
-        match &self.source {
-            Source::File(path) => vec![path.clone()],
-            Source::Lama | Source::Manga => {
-                self.upstreams().iter().filter_map(|&file| Weights::of_process(file).path()).collect()
-            }
-        }
-    }
-
-    fn upstreams(&self) -> &'static [&'static UpstreamFile] {
-        match self.source {
-            Source::File(_) => &[],
-            Source::Lama => &[&LAMA_FILE],
-            Source::Manga => &[&MANGA_LINE, &MANGA_INPAINTOR],
-        }
+        self.weights(&Environment::of_process()).iter().filter_map(Weights::path).collect()
     }
 
     /// Checks that each file is on this host or can be downloaded.
     fn check_files(&self, environment: &Environment) -> Result<(), SettingsError> {
-        let model = || self.name.clone();
-        match &self.source {
-            Source::File(path) if !path.is_file() => Err(SettingsError::MissingFile {
-                model: model(),
-                place: path.display().to_string(),
-                variable: "LAMA_MODEL_URL",
-            }),
-            _ => self.upstreams().iter().try_for_each(|&file| {
-                let weights = Weights::new(file, environment.clone());
-                let (place, variable) = (weights.describe(), file.url_variable());
-                let missing = || SettingsError::MissingFile { model: model(), place, variable };
-                weights.can_be_had().then_some(()).ok_or_else(missing)
-            }),
-        }
+        let missing = |weights: &Weights| SettingsError::MissingFile {
+            model: self.name.clone(),
+            place: weights.describe(),
+            variable: weights.url_variable().unwrap_or(LAMA_FILE.url_variable()).to_owned(),
+        };
+        self.weights(environment)
+            .iter()
+            .try_for_each(|weights| if weights.can_be_had() { Ok(()) } else { Err(missing(weights)) })
     }
 }
 
@@ -282,30 +288,37 @@ fn plan(flags: &Flags, config: &Config) -> Result<Vec<ModelPlan>, SettingsError>
         let name: ModelName = name.parse()?;
         let configured = config.models.get(name.as_str());
         let source = match (file, configured) {
-            (None, None) if name.as_str() == MANGA => Source::Manga,
+            (None, _) if name.as_str() == MANGA => Source::Manga,
             _ if name.as_str() == MANGA => return Err(SettingsError::MangaFile),
-            (Some(file), _) => Source::File(
+            (Some(file), _) => Source::file(
                 std::path::absolute(file)
                     .map_err(|source| SettingsError::Path { text: text.clone(), source })?,
             ),
-            (None, Some(model)) => Source::File(model.path.clone()),
-            (None, None) if name.as_str() == LAMA => Source::Lama,
+            (None, Some(model)) if model.has_file() => Source::File {
+                path: model.path.clone(),
+                url: model.url.clone(),
+                sha256: model.sha256.clone(),
+            },
+            (None, _) if name.as_str() == LAMA => Source::Lama,
             // The echo backend needs no files and serves any model.
-            (None, None) if flags.backend == BackendChoice::Echo => Source::File(PathBuf::new()),
-            (None, None) => return Err(SettingsError::NoFile { model: name }),
+            (None, _) if flags.backend == BackendChoice::Echo => Source::file(""),
+            (None, _) => return Err(SettingsError::NoFile { model: name }),
         };
         let queue = match configured {
             Some(model) => model.queue.parse()?,
             None => name.default_queue(),
         };
-        let pad_modulo = match (&source, configured) {
-            (Source::Manga, _) => MANGA_MODULO_PX,
-            (_, Some(model)) => model.pad_modulo as usize,
-            (_, None) => LAMA_MODULO_PX,
+        let signature = match (&source, configured) {
+            (Source::Manga, _) => {
+                Signature { sizes: Sizes::MultipleOf(MANGA_MODULO_PX), ..Signature::lama() }
+            }
+            (_, Some(model)) => model.into(),
+            (_, None) => Signature::lama(),
         };
+        let pin = configured.is_some_and(|model| model.pin);
         // If a name is given twice, the last one counts, as is usual on a command line.
         models.retain(|model| model.name != name);
-        models.push(ModelPlan { name, queue, source, pad_modulo });
+        models.push(ModelPlan { name, queue, source, signature, pin });
     }
     if models.len() > MAX_MODELS {
         return Err(SettingsError::TooMany { count: models.len() });
@@ -339,10 +352,11 @@ mod tests {
     #[test]
     fn models_come_from_flags_or_else_from_the_configuration() {
         let lama = &planned(&[]).unwrap()[0];
-        assert_eq!((lama.name.as_str(), &lama.source, lama.pad_modulo), ("lama", &Source::Lama, 8));
+        assert_eq!((lama.name.as_str(), &lama.source), ("lama", &Source::Lama));
+        assert_eq!(lama.signature, Signature::lama());
         let models = planned(&["--model", "lama", "--model", "mine=/m.pt", "--model", "lama=/l.pt"]).unwrap();
         let names: Vec<_> = models.iter().map(|model| (model.name.as_str(), &model.source)).collect();
-        let file = |path: &str| Source::File(path.into());
+        let file = |path: &str| Source::file(path);
         assert_eq!(names, [("mine", &file("/m.pt")), ("lama", &file("/l.pt"))]);
         assert_eq!(models[0].queue, QueueName::gpu());
     }
@@ -350,7 +364,7 @@ mod tests {
     #[test]
     fn manga_uses_only_upstreams_two_files() {
         let manga = &planned(&["--model", "manga"]).unwrap()[0];
-        assert_eq!((&manga.source, manga.pad_modulo), (&Source::Manga, 16));
+        assert_eq!((&manga.source, manga.signature.sizes), (&Source::Manga, Sizes::MultipleOf(16)));
         let text = planned(&["--model", "manga=/m.pt"]).unwrap_err().to_string();
         assert!(text.contains("MANGA_LINE_MODEL_URL"), "{text}");
     }

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::ops::ControlFlow;
@@ -11,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use md5::{Digest, Md5};
+use sha2::Sha256;
 
 use download::{Part, beside};
 
@@ -75,16 +77,16 @@ pub enum WeightsError {
         /// An alternative remedy, or empty.
         instead: String,
     },
-    /// The file has another MD5 sum than the requested one.
+    /// The file has another sum than the requested one.
     #[error(
-        "{path} (from {origin}) has MD5 {found}, not {wanted}. Replace the file{instead}; nothing was deleted"
+        "{path} (from {origin}) has {found}, not {wanted}. Replace the file{instead}; nothing was deleted"
     )]
-    Md5 {
+    Sum {
         /// The file.
         path: PathBuf,
         /// The URL or path it comes from.
         origin: String,
-        /// The file's sum.
+        /// The file's sum, with its name.
         found: String,
         /// The requested sum.
         wanted: String,
@@ -110,11 +112,13 @@ pub struct Weights {
     /// An existing path or a URL.
     place: String,
     /// A sum that the user configured, checked at every use.
-    explicit_md5: Option<String>,
+    explicit_sum: Option<Sum>,
     /// The sum to check after a download; an existing file is not checked, as in upstream.
-    download_md5: Option<String>,
+    download_sum: Option<Sum>,
     /// The directory `<cache>/hub/checkpoints`; `None` if no cache directory can be named.
     checkpoints: Option<PathBuf>,
+    /// Where the file is kept, if not in `checkpoints` under the URL's name.
+    kept_at: Option<PathBuf>,
     /// Upstream's variables for URL and sum, if the file has such.
     variables: Option<(String, String)>,
     /// For proxies and authorities.
@@ -159,13 +163,14 @@ impl Weights {
     pub fn new(file: &'static UpstreamFile, environment: Environment) -> Self {
         let set = |name| environment.get(name).filter(|value| !value.is_empty());
         let place = set(file.url_variable);
-        let explicit_md5 = set(file.md5_variable);
-        let built_in = place.is_none().then(|| file.md5.to_owned());
+        let explicit_sum = set(file.md5_variable).map(Sum::Md5);
+        let built_in = place.is_none().then(|| Sum::Md5(file.md5.to_owned()));
         Self {
             place: place.unwrap_or_else(|| file.url.to_owned()),
-            download_md5: explicit_md5.clone().or(built_in),
-            explicit_md5,
+            download_sum: explicit_sum.clone().or(built_in),
+            explicit_sum,
             checkpoints: checkpoints(&set),
+            kept_at: None,
             variables: Some((file.url_variable.to_owned(), file.md5_variable.to_owned())),
             environment,
         }
@@ -181,18 +186,37 @@ impl Weights {
     ) -> Self {
         Self {
             place,
-            explicit_md5: None,
-            download_md5: md5,
+            explicit_sum: None,
+            download_sum: md5.map(Sum::Md5),
             checkpoints: Some(checkpoints),
+            kept_at: None,
             variables,
             environment: Environment::of_process(),
         }
     }
 
-    /// Describes an upstream file, with the variables of this process.
+    /// Describes a file of the configuration: downloaded from `url` to `path`, or to its name in Lama Cleaner's directory if
+    /// `path` is empty; without `url` it must be at `path`. A SHA-256 sum is checked at every use.
     #[must_use]
-    pub fn of_process(file: &'static UpstreamFile) -> Self {
-        Self::new(file, Environment::of_process())
+    pub fn configured(url: &str, path: &Path, sha256: &str, environment: Environment) -> Self {
+        let set = |name| environment.get(name).filter(|value| !value.is_empty());
+        let sum = (!sha256.is_empty()).then(|| Sum::Sha256(sha256.to_owned()));
+        let kept_at = (!path.as_os_str().is_empty()).then(|| path.to_owned());
+        Self {
+            place: if url.is_empty() { path.to_string_lossy().into_owned() } else { url.to_owned() },
+            download_sum: sum.clone(),
+            explicit_sum: sum,
+            checkpoints: checkpoints(&set),
+            kept_at,
+            variables: None,
+            environment,
+        }
+    }
+
+    /// Upstream's variable for the URL, if the file has one.
+    #[must_use]
+    pub fn url_variable(&self) -> Option<&str> {
+        self.variables.as_ref().map(|(url, _)| url.as_str())
     }
 
     /// True if the file is on this host.
@@ -212,6 +236,9 @@ impl Weights {
 
     /// The path at which the file is, or will be after a download.
     fn cached(&self) -> Result<PathBuf, WeightsError> {
+        if let Some(path) = &self.kept_at {
+            return Ok(path.clone());
+        }
         // Like upstream, a URL that is an existing path is taken as the file itself.
         if Path::new(&self.place).exists() {
             return Ok(PathBuf::from(&self.place));
@@ -234,7 +261,7 @@ impl Weights {
         let path = self.cached()?;
         if !path.exists() {
             self.fetch(&path, &mut told)?;
-        } else if let Some(wanted) = &self.explicit_md5 {
+        } else if let Some(wanted) = &self.explicit_sum {
             self.check(&path, wanted)?;
         }
         Ok(path)
@@ -269,16 +296,17 @@ impl Weights {
         self.variables.as_ref().map_or_else(String::new, |names| format!(", or {}", say(names)))
     }
 
-    fn check(&self, path: &Path, wanted: &str) -> Result<(), WeightsError> {
-        let found = md5_of(path).map_err(|source| WeightsError::Read { path: path.to_owned(), source })?;
-        if found.eq_ignore_ascii_case(wanted) {
+    fn check(&self, path: &Path, wanted: &Sum) -> Result<(), WeightsError> {
+        let found =
+            wanted.of_file(path).map_err(|source| WeightsError::Read { path: path.to_owned(), source })?;
+        if found == *wanted {
             return Ok(());
         }
-        Err(WeightsError::Md5 {
+        Err(WeightsError::Sum {
             path: path.to_owned(),
             origin: self.place.clone(),
-            found,
-            wanted: wanted.to_owned(),
+            found: found.to_string(),
+            wanted: wanted.text().to_owned(),
             instead: self.instead(|(_, md5)| format!("correct {md5} if the file is right")),
         })
     }
@@ -301,7 +329,7 @@ impl Weights {
             return Ok(());
         };
         loop {
-            let resumed = match part.fetch(&self.place, self.download_md5.is_some(), &self.environment, told)
+            let resumed = match part.fetch(&self.place, self.download_sum.is_some(), &self.environment, told)
             {
                 Ok(resumed) => resumed,
                 Err(error) => {
@@ -317,11 +345,11 @@ impl Weights {
                     return Err(failed(reason));
                 }
             };
-            let Some(wanted) = &self.download_md5 else { break };
+            let Some(wanted) = &self.download_sum else { break };
             match self.check(part.path(), wanted) {
                 Ok(()) => break,
                 // The resumed part may have belonged to another file.
-                Err(WeightsError::Md5 { .. }) if resumed => {
+                Err(WeightsError::Sum { .. }) if resumed => {
                     tracing::warn!(path = %path.display(), "the two parts of a download do not fit: fetching all of it");
                     part.empty().map_err(|error| failed(error.to_string()))?;
                 }
@@ -358,17 +386,56 @@ fn checkpoints(set: &impl Fn(&'static str) -> Option<String>) -> Option<PathBuf>
     Some(torch_home.join("hub/checkpoints"))
 }
 
-fn md5_of(path: &Path) -> io::Result<String> {
-    let mut file = File::open(path)?;
-    let mut md5 = Md5::new();
+/// A sum of a file's bytes, in hexadecimal digits; their case does not matter.
+#[derive(Debug, Clone)]
+enum Sum {
+    Md5(String),
+    Sha256(String),
+}
+
+impl Sum {
+    /// The same kind of sum, of the file's bytes.
+    fn of_file(&self, path: &Path) -> io::Result<Self> {
+        let file = File::open(path)?;
+        Ok(match self {
+            Self::Md5(_) => Self::Md5(digest(file, Md5::new())?),
+            Self::Sha256(_) => Self::Sha256(digest(file, Sha256::new())?),
+        })
+    }
+
+    fn text(&self) -> &str {
+        match self {
+            Self::Md5(text) | Self::Sha256(text) => text,
+        }
+    }
+}
+
+impl PartialEq for Sum {
+    fn eq(&self, other: &Self) -> bool {
+        std::mem::discriminant(self) == std::mem::discriminant(other)
+            && self.text().eq_ignore_ascii_case(other.text())
+    }
+}
+
+impl fmt::Display for Sum {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = match self {
+            Self::Md5(_) => "MD5",
+            Self::Sha256(_) => "SHA-256",
+        };
+        write!(f, "{name} {}", self.text())
+    }
+}
+
+fn digest(mut file: File, mut digest: impl Digest) -> io::Result<String> {
     let mut chunk = vec![0; CHUNK_BYTES];
     loop {
         match file.read(&mut chunk)? {
             0 => break,
-            n => md5.update(&chunk[..n]),
+            n => digest.update(&chunk[..n]),
         }
     }
-    Ok(md5.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 #[cfg(test)]

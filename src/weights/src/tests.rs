@@ -65,7 +65,7 @@ fn an_existing_path_is_the_file_itself() {
         file
     );
     let error = weights(&[("LAMA_MODEL_URL", url), ("LAMA_MODEL_MD5", "00")]).locate(go_on).unwrap_err();
-    assert!(matches!(error, WeightsError::Md5 { .. }), "{error}");
+    assert!(matches!(error, WeightsError::Sum { .. }), "{error}");
     assert!(file.exists(), "a bad file is reported, not deleted");
 }
 
@@ -323,4 +323,30 @@ fn a_download_reports_progress_and_can_be_stopped() {
     assert_eq!(heard.last(), Some(&(5, Some(5))));
     assert_eq!(names(&dir.path().join("hub/checkpoints")), ["model.pt.part"]);
     assert!(!found.is_present());
+}
+
+#[test]
+fn a_configured_file_is_fetched_to_its_path_and_its_sha256_is_checked() {
+    const HELLO: &str = "2CF24DBA5FB0A30E26E83B2AC5B9E29E1B161E5C1FA7425E73043362938B9824";
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("models/mine.pt");
+    let environment = || Environment::from([("TORCH_HOME", dir.path().to_str().unwrap())]);
+    let url = serve_once(b"hello", 5);
+    let found = Weights::configured(&url, &path, HELLO, environment());
+    assert!(!found.is_present() && found.can_be_had());
+    assert_eq!(found.locate(go_on).unwrap(), path);
+    // Kept from now on, and checked at each use.
+    assert_eq!(found.locate(go_on).unwrap(), path);
+    std::fs::write(&path, b"hullo").unwrap();
+    let text = found.locate(go_on).unwrap_err().to_string();
+    assert!(text.contains("has SHA-256 ") && text.contains(&format!("not {HELLO}")), "{text}");
+    let here = Weights::configured("", &path, "", environment());
+    assert_eq!(here.locate(go_on).unwrap(), path);
+    let url = serve_once(b"hello", 5);
+    let cached = Weights::configured(&url, Path::new(""), HELLO, environment());
+    assert_eq!(cached.locate(go_on).unwrap(), dir.path().join("hub/checkpoints/model.pt"));
+    let url = serve_once(b"wrong", 5);
+    let gone = dir.path().join("gone.pt");
+    let error = Weights::configured(&url, &gone, HELLO, environment()).locate(go_on).unwrap_err();
+    assert!(matches!(error, WeightsError::Sum { .. }) && !gone.exists(), "{error}");
 }

@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 use tch::Device;
 
 use lamagrid_domain::{Failure, FailureKind, ModelName, ModelOffer, Params, Scalar, Stages};
-use lamagrid_imaging::{HdStrategy, InpaintError, Model, PadRule, Patch, inpaint};
+use lamagrid_imaging::{HdStrategy, InpaintError, Model, Patch, inpaint, inpaint_fixed};
 use lamagrid_node::backend::{Answer, Backend, Progress, Work, stopped};
 use lamagrid_node::settings::ModelPlan;
+use lamagrid_node::signature::{Signature, Sizes};
 
 use crate::network::Network;
 
@@ -73,7 +74,7 @@ impl Backend for Torch {
 
     fn run(&mut self, work: Work<'_>, progress: &dyn Progress) -> Result<Answer, Failure> {
         let began = Instant::now();
-        let pad = PadRule::multiple_of(self.plan(&work.spec.model)?.pad_modulo);
+        let &Signature { sizes, paste, .. } = &self.plan(&work.spec.model)?.signature;
         let network = self.loaded.get(&work.spec.model).ok_or_else(|| {
             Failure::new(FailureKind::Internal, format!("the model {} was not loaded", work.spec.model))
         })?;
@@ -90,8 +91,12 @@ impl Backend for Torch {
             inferring += answer.took;
             Ok(answer)
         };
-        let model = Model { pad, tones: network.tones(), forward: &mut forward };
-        let image = inpaint(work.image, &work.mask, &strategy, model).map_err(inpaint_failure)?;
+        let model = Model { pad: sizes.pad_rule(), tones: network.tones(), paste, forward: &mut forward };
+        let image = match sizes {
+            Sizes::MultipleOf(_) => inpaint(work.image, &work.mask, &strategy, model),
+            Sizes::Fixed(side) => inpaint_fixed(work.image, &work.mask, side, model),
+        };
+        let image = image.map_err(inpaint_failure)?;
         if progress.step(steps(passes), steps(passes)).is_break() {
             return Err(stopped());
         }

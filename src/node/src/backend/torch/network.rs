@@ -9,19 +9,22 @@ use std::time::{Duration, Instant};
 use tch::kind::Element;
 use tch::{CModule, Device, Kind, TchError, Tensor};
 
+use lamagrid_config::{Argument, Colour, MaskRange, MaskType, Part};
 use lamagrid_domain::{Failure, FailureKind, ModelName};
-use lamagrid_imaging::{Patch, Tones};
+use lamagrid_imaging::{MaskTones, Patch, Tones};
 use lamagrid_node::backend::{Progress, inference_failure, stopped};
 use lamagrid_node::settings::{ModelPlan, Source};
-use lamagrid_weights::{LAMA, MANGA_INPAINTOR, MANGA_LINE, UpstreamFile, Weights};
+use lamagrid_node::signature::Signature;
+use lamagrid_weights::{Environment, Weights};
 
 /// The seed that upstream passes to torch before each pass of manga.
 const MANGA_SEED: i64 = 42;
 
 /// A model in memory.
 pub(crate) enum Network {
-    /// `m(image f32 1x3xHxW in 0..=1, mask i64 1x1xHxW of 0 and 1)` returns f32 `1x3xHxW`, nominally in 0..=1.
-    Lama(CModule),
+    /// `m(arguments of the signature)` returns `1x3xHxW`; lama's arguments are the image, f32 `1x3xHxW` in 0..=1, and the mask,
+    /// i64 `1x1xHxW` of 0 and 1.
+    Script { module: CModule, signature: Signature },
     /// `lines(grey f32 1x1xHxW in 0..=255)` returns the same type and range. `inpaintor(grey, lines, mask, noise, ones)`,
     /// all of that shape and the first two in -1..=1, returns grey in -1..=1.
     ///
@@ -39,21 +42,22 @@ impl Network {
             }
             load_module(model, &path, device)
         };
-        let upstreams = |file| upstreams(model, file, progress);
-        Ok(match &plan.source {
-            Source::File(path) => Self::Lama(read(own(model, path)?)?),
-            Source::Lama => Self::Lama(read(upstreams(&LAMA)?)?),
-            Source::Manga => Self::Manga {
-                inpaintor: read(upstreams(&MANGA_INPAINTOR)?)?,
-                lines: read(upstreams(&MANGA_LINE)?)?,
-            },
+        let files = plan.weights(&Environment::of_process());
+        let mut modules = files.iter().map(|weights| read(locate(model, weights, progress)?));
+        let missing = || Failure::new(FailureKind::Internal, format!("model {model}: it has too few files"));
+        let mut next = || modules.next().unwrap_or_else(|| Err(missing()));
+        Ok(match plan.source {
+            Source::File { .. } | Source::Lama => {
+                Self::Script { module: next()?, signature: plan.signature.clone() }
+            }
+            Source::Manga => Self::Manga { inpaintor: next()?, lines: next()? },
         })
     }
 
     /// The range and the colours of its output.
     pub(crate) fn tones(&self) -> Tones {
         match self {
-            Self::Lama(_) => Tones::UnitRgb,
+            Self::Script { signature, .. } => signature.tones,
             Self::Manga { .. } => Tones::SignedGray,
         }
     }
@@ -63,17 +67,22 @@ impl Network {
         let failure = |error: TchError| inference_failure(&error.to_string());
         // A patch's sides are at most 2^24.
         let (height, width) = (patch.shape().0 as i64, patch.shape().1 as i64);
-        let mask = || filled([1, 1, height, width], |write| patch.mask_nchw_i64(write))?.f_to_device(device);
         let run = || match self {
-            Self::Lama(module) => {
-                let image = filled([1, 3, height, width], |write| patch.image_nchw_f32(write))?;
-                let inputs = [image.f_to_device(device)?, mask()?];
+            Self::Script { module, signature } => {
+                let tensor = |argument| input(argument, signature, patch)?.f_to_device(device);
+                let inputs = signature.inputs.iter().map(tensor).collect::<Result<Vec<_>, _>>()?;
                 let began = Instant::now();
-                Answered::new(&module.forward_ts(&inputs)?, began)
+                let answer = module.forward_ts(&inputs)?;
+                match signature.colour {
+                    Colour::Rgb => Answered::new(&answer, began),
+                    Colour::Bgr => Answered::new(&answer.f_flip([1])?, began),
+                }
             }
             Self::Manga { lines, inpaintor } => {
-                let grey = filled([1, 1, height, width], |write| patch.gray_nchw_f32(write))?;
-                let (grey, mask) = (grey.f_to_device(device)?, mask()?);
+                let size = [1, 1, height, width];
+                let grey = filled(size, |write| patch.gray_nchw_f32(write))?.f_to_device(device)?;
+                let ones = MaskTones { keep: 0_i64, hole: 1 };
+                let mask = filled(size, |write| patch.mask_nchw(ones, write))?.f_to_device(device)?;
                 let began = Instant::now();
                 Answered::new(&manga(lines, inpaintor, &grey, &mask)?, began)
             }
@@ -93,25 +102,54 @@ fn manga(lines: &CModule, inpaintor: &CModule, grey: &Tensor, mask: &Tensor) -> 
     inpaintor.forward_ts(&[signed(grey)?, signed(&lines)?, mask, noise, ones])
 }
 
-/// Loads a custom model file.
-fn own(model: &ModelName, path: &Path) -> Result<PathBuf, Failure> {
-    if path.is_file() {
-        return Ok(path.to_owned());
+/// Creates one argument of a network on the CPU.
+fn input(argument: &Argument, signature: &Signature, patch: &Patch<'_>) -> Result<Tensor, TchError> {
+    // A patch's sides are at most 2^24.
+    let (height, width) = (patch.shape().0 as i64, patch.shape().1 as i64);
+    let Signature { image_range, mask_range: MaskRange { keep, hole }, .. } = *signature;
+    if argument.0 == [Part::Mask] {
+        let size = [1, 1, height, width];
+        return match signature.mask_type {
+            MaskType::Float => filled(size, |write| patch.mask_nchw(MaskTones { keep, hole }, write)),
+            MaskType::Int64 => {
+                let tones = MaskTones { keep: keep as i64, hole: hole as i64 };
+                filled(size, |write| patch.mask_nchw(tones, write))
+            }
+            MaskType::Bool => {
+                let tones = MaskTones { keep: keep != 0.0, hole: hole != 0.0 };
+                filled(size, |write| patch.mask_nchw(tones, write))
+            }
+        };
     }
-    let text = format!(
-        "model {model}: there is no file {}. Put it there, or start the node with --model {model}=FILE",
-        path.display()
-    );
-    Err(Failure::new(FailureKind::ModelLoad, text))
+    let order = match signature.colour {
+        Colour::Rgb => [0, 1, 2],
+        Colour::Bgr => [2, 1, 0],
+    };
+    let channels = |part: &Part| if *part == Part::Mask { 1 } else { 3 };
+    let size = [1, argument.0.iter().map(channels).sum(), height, width];
+    filled(size, |write| {
+        let mut first = 0;
+        for part in &argument.0 {
+            let mut write = |at: usize, row: &[f32]| write(first + at, row);
+            match part {
+                Part::Image => patch.image_nchw_f32(image_range, order, write),
+                Part::Erased => patch.erased_nchw_f32(image_range, order, write),
+                Part::Mask => patch.mask_nchw(MaskTones { keep, hole }, &mut write),
+            }
+            first += (channels(part) * height * width) as usize; // within the tensor
+        }
+    })
 }
 
-/// Loads one of upstream's files and downloads it if it is missing.
-fn upstreams(
-    model: &ModelName,
-    file: &'static UpstreamFile,
-    progress: &dyn Progress,
-) -> Result<PathBuf, Failure> {
-    let weights = Weights::of_process(file);
+/// Finds a model's file, and downloads it if it is missing.
+fn locate(model: &ModelName, weights: &Weights, progress: &dyn Progress) -> Result<PathBuf, Failure> {
+    if !weights.can_be_had() && weights.url_variable().is_none() {
+        let text = format!(
+            "model {model}: there is no file {}. Put it there, or start the node with --model {model}=FILE",
+            weights.describe()
+        );
+        return Err(Failure::new(FailureKind::ModelLoad, text));
+    }
     tracing::debug!(%model, file = weights.describe(), "looking for weights");
     let located = weights.locate(|done, len| match len.filter(|len| *len > 0) {
         Some(len) => progress.loading((done.min(len) * 100 / len) as u32, 100), // at most 100
