@@ -20,6 +20,13 @@ use lamagrid_process::descriptors::with_reserve;
 
 pub use sweep::Swept;
 
+/// The treatment of missing directories.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Missing {
+    Create,
+    Fail,
+}
+
 /// Names one file of a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BlobName {
@@ -201,12 +208,12 @@ impl Spool {
         SpoolError::Io { action, path, source }
     }
 
-    /// Opens `<aa>/<task>` component by component without following links; creates missing ones if `create`.
-    fn task_dir(&self, task: TaskId, create: bool) -> io::Result<OwnedFd> {
+    /// Opens `<aa>/<task>` component by component without following links; `missing` applies to components that do not exist.
+    fn task_dir(&self, task: TaskId, missing: Missing) -> io::Result<OwnedFd> {
         let id = task.to_string();
         let mut dir = with_reserve(|| rustix::fs::open(&self.root, DIRECTORY, Mode::empty()))?;
         for name in [&id[..2], &id] {
-            if create {
+            if missing == Missing::Create {
                 match rustix::fs::mkdirat(&dir, name, Mode::RWXU) {
                     Ok(()) | Err(Errno::EXIST) => {}
                     Err(error) => return Err(error.into()),
@@ -254,7 +261,7 @@ impl Spool {
     }
 
     fn begin(&self, task: TaskId, name: BlobName) -> io::Result<Writer> {
-        let dir = self.task_dir(task, true)?;
+        let dir = self.task_dir(task, Missing::Create)?;
         let name = name.file();
         let path = self.path(task, &name);
         let temporary = format!(".{name}.{}.{}", std::process::id(), BEGUN.fetch_add(1, Ordering::Relaxed));
@@ -266,7 +273,7 @@ impl Spool {
 
     fn open(&self, task: TaskId, file_name: &str) -> Result<File, SpoolError> {
         let open = || -> io::Result<File> {
-            let dir = self.task_dir(task, false)?;
+            let dir = self.task_dir(task, Missing::Fail)?;
             let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
             with_reserve(|| rustix::fs::openat(&dir, file_name, flags, Mode::empty())).map(File::from)
         };
@@ -357,7 +364,7 @@ impl Spool {
         if durability == Durability::Full {
             let force = || -> io::Result<()> {
                 file.sync_all()?;
-                File::from(self.task_dir(task, false)?).sync_all()?;
+                File::from(self.task_dir(task, Missing::Fail)?).sync_all()?;
                 // The entries of the task's directory and of its two-digit parent may be new, too.
                 let parent = self.path(task, "");
                 for dir in parent.ancestors().skip(1).take(2) {
@@ -415,7 +422,7 @@ impl Spool {
         let from = BlobName::Attempt(token).file();
         let to = BlobName::Role(Role::Result).file();
         let link = || -> io::Result<()> {
-            let dir = self.task_dir(task, false)?;
+            let dir = self.task_dir(task, Missing::Fail)?;
             let link = || rustix::fs::linkat(&dir, from.as_str(), &dir, to.as_str(), AtFlags::empty());
             let mut linked = link();
             if linked == Err(Errno::EXIST) {
@@ -439,7 +446,8 @@ impl Spool {
         for blob in &spec.blobs {
             let name = BlobName::Role(blob.role).file();
             let link = || -> io::Result<()> {
-                let (old, new) = (self.task_dir(from, false)?, self.task_dir(spec.id, true)?);
+                let (old, new) =
+                    (self.task_dir(from, Missing::Fail)?, self.task_dir(spec.id, Missing::Create)?);
                 match rustix::fs::linkat(&old, name.as_str(), &new, name.as_str(), AtFlags::empty()) {
                     Ok(()) | Err(Errno::EXIST) => Ok(()),
                     Err(error) => Err(error.into()),
@@ -462,7 +470,7 @@ impl Spool {
     pub fn remove(&self, task: TaskId, name: BlobName) -> Result<(), SpoolError> {
         let file_name = name.file();
         let unlink = || -> io::Result<()> {
-            let dir = self.task_dir(task, false)?;
+            let dir = self.task_dir(task, Missing::Fail)?;
             Ok(rustix::fs::unlinkat(&dir, file_name.as_str(), AtFlags::empty())?)
         };
         match unlink() {

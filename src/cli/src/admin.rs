@@ -21,7 +21,7 @@ use crate::args::{ListArgs, PurgeArgs};
 use crate::error::{CliError, REFUSED};
 use crate::grid::{PATIENCE, endpoint};
 use crate::output::{Format, Show};
-use crate::task_history::{TaskHistoryView, TaskLines};
+use crate::task_history::{Selection, TaskHistoryView, TaskLines};
 use crate::units;
 
 /// Sends administrators' requests to one scheduler, and formats the answers.
@@ -51,7 +51,8 @@ impl Admin {
     }
 
     fn pages(&self, mut request: ListTasks) -> Result<Answer, CliError> {
-        let (limit, dead) = (request.limit, request.dead);
+        let selection = if request.dead { Selection::DeadLetters } else { Selection::Tasks };
+        let limit = request.limit;
         let mut lines = Vec::new();
         let total = loop {
             let AdminReply::Page(Page { tasks, next, total }) = self.ask(request.clone())? else {
@@ -66,7 +67,7 @@ impl Admin {
             }
         };
         let more = total.saturating_sub(lines.len() as u64);
-        let view = TaskLines::new(lines, dead, wall_ms());
+        let view = TaskLines::new(lines, selection, wall_ms());
         let remark = (more > 0).then(|| format!("{more} more; see them with --limit {total}"));
         Ok(Answer { text: self.format.render(&view)?, remark, code: 0 })
     }

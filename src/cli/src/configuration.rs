@@ -10,18 +10,25 @@ use crate::error::CliError;
 use crate::output::{Format, Show, columns};
 use crate::{Answer, Place};
 
+/// Whether the table has a column for the origin of each value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origins {
+    Show,
+    Hide,
+}
+
 /// Every key. Without origins, the table is itself a valid configuration file.
 #[derive(Serialize)]
 #[serde(transparent)]
 struct Rows {
     rows: Vec<Row>,
     #[serde(skip)]
-    origin: bool,
+    origins: Origins,
 }
 
 impl Show for Rows {
     fn table(&self) -> String {
-        if self.origin {
+        if self.origins == Origins::Show {
             let rows =
                 self.rows.iter().map(|row| vec![row.key.clone(), row.value.clone(), row.origin.to_string()]);
             return columns(&["KEY", "VALUE", "ORIGIN"], rows);
@@ -32,8 +39,8 @@ impl Show for Rows {
 }
 
 /// `lamagrid config show`
-pub(crate) fn show(loaded: &Loaded, origin: bool, format: Format) -> Result<Answer, CliError> {
-    let text = format.render(&Rows { rows: loaded.rows(), origin })?;
+pub(crate) fn show(loaded: &Loaded, origins: Origins, format: Format) -> Result<Answer, CliError> {
+    let text = format.render(&Rows { rows: loaded.rows(), origins })?;
     let remark = (!loaded.remarks.is_empty()).then(|| loaded.remarks.join("\n"));
     Ok(Answer { text, remark, code: 0 })
 }
@@ -43,7 +50,7 @@ pub(crate) fn default(format: Format) -> Result<Answer, CliError> {
     match format {
         Format::Table => Ok(Answer::ok(lamagrid_config::default_toml().to_owned())),
         // Without environment variables there is no home directory, and so no file.
-        Format::Json => show(&Config::load(None, std::iter::empty(), &[])?, false, format),
+        Format::Json => show(&Config::load(None, std::iter::empty(), &[])?, Origins::Hide, format),
     }
 }
 

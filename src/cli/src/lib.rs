@@ -120,7 +120,8 @@ fn dispatch(cli: Cli, env: BTreeMap<String, String>) -> Result<Answer, CliError>
             scheduler::run(place.load(&options.set)?, options.lifeline.into()).map(|()| Answer::default())
         }
         Noun::Config { verb: ConfigVerb::Show { origin } } => {
-            configuration::show(&place.load(&[])?, origin, format)
+            let origins = if origin { configuration::Origins::Show } else { configuration::Origins::Hide };
+            configuration::show(&place.load(&[])?, origins, format)
         }
         Noun::Config { verb: ConfigVerb::Check { file } } => configuration::check(&place, file, format),
         Noun::Config { verb: ConfigVerb::Default } => configuration::default(format),

@@ -154,13 +154,20 @@ impl Show for TaskHistoryView {
     }
 }
 
+/// The tasks that a list was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Selection {
+    Tasks,
+    DeadLetters,
+}
+
 /// A list of tasks.
 #[derive(Serialize)]
 #[serde(transparent)]
 pub(crate) struct TaskLines {
     lines: Vec<LineView>,
     #[serde(skip)]
-    dead: bool,
+    selection: Selection,
 }
 
 #[derive(Serialize)]
@@ -181,8 +188,7 @@ struct LineView {
 }
 
 impl TaskLines {
-    /// `dead`: the list was limited to dead letters.
-    pub(crate) fn new(lines: Vec<TaskLine>, dead: bool, now_ms: u64) -> Self {
+    pub(crate) fn new(lines: Vec<TaskLine>, selection: Selection, now_ms: u64) -> Self {
         let view = |line: TaskLine| LineView {
             id: line.id,
             state: line.status,
@@ -197,15 +203,17 @@ impl TaskLines {
             finished: line.finished_wall_ms.map(rfc3339),
             created_ago: ago(line.created_wall_ms, now_ms),
         };
-        Self { lines: lines.into_iter().map(view).collect(), dead }
+        Self { lines: lines.into_iter().map(view).collect(), selection }
     }
 }
 
 impl Show for TaskLines {
     fn table(&self) -> String {
         if self.lines.is_empty() {
-            let what = if self.dead { "no dead letters" } else { "no tasks" };
-            return what.to_owned();
+            return match self.selection {
+                Selection::DeadLetters => "no dead letters".to_owned(),
+                Selection::Tasks => "no tasks".to_owned(),
+            };
         }
         let row = |line: &LineView| {
             let why =

@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::printable;
+use crate::{LineFeeds, printable};
 
 /// Longest failure message, in characters; longer text from other processes is truncated.
 pub const MAX_MESSAGE_CHARS: usize = 2_000; // a libtorch message without its C++ stack
@@ -248,7 +248,7 @@ pub struct Failure {
 /// Truncates a message that another process wrote, and replaces its control characters.
 fn bounded_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     let text = Cow::<str>::deserialize(deserializer)?;
-    Ok(printable(&text, MAX_MESSAGE_CHARS, true).into_owned())
+    Ok(printable(&text, MAX_MESSAGE_CHARS, LineFeeds::Keep).into_owned())
 }
 
 impl Failure {
@@ -261,7 +261,7 @@ impl Failure {
     /// Truncates and cleans the message; for failures that were built without [`Failure::new`].
     #[must_use]
     pub fn bounded(mut self) -> Self {
-        if let Cow::Owned(text) = printable(&self.message, MAX_MESSAGE_CHARS, true) {
+        if let Cow::Owned(text) = printable(&self.message, MAX_MESSAGE_CHARS, LineFeeds::Keep) {
             self.message = text;
         } else if let Some((at, _)) = self.message.char_indices().nth(MAX_MESSAGE_CHARS) {
             self.message.truncate(at);

@@ -24,7 +24,7 @@ impl Label {
 
 impl From<&str> for Label {
     fn from(text: &str) -> Self {
-        Self(printable(text, MAX_LABEL_CHARS, false).into())
+        Self(printable(text, MAX_LABEL_CHARS, LineFeeds::Replace).into())
     }
 }
 
@@ -52,14 +52,23 @@ impl fmt::Debug for Label {
     }
 }
 
+/// The treatment of line feeds and tabs in [`printable`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LineFeeds {
+    /// They stay.
+    Keep,
+    /// They are replaced like other control characters.
+    Replace,
+}
+
 /// Returns the first `max_chars` characters of `text`; control characters, and those that change the writing
-/// direction, are replaced by U+FFFD. `lines` keeps line feeds and tabs.
+/// direction, are replaced by U+FFFD.
 #[must_use]
-pub fn printable(text: &str, max_chars: usize, lines: bool) -> Cow<'_, str> {
+pub fn printable(text: &str, max_chars: usize, line_feeds: LineFeeds) -> Cow<'_, str> {
     let end = text.char_indices().nth(max_chars).map_or(text.len(), |(at, _)| at);
     let text = &text[..end];
     let steers = |c: char| match c {
-        '\n' | '\t' => !lines,
+        '\n' | '\t' => line_feeds == LineFeeds::Replace,
         '\u{061c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => true,
         c => c.is_control(),
     };
@@ -83,8 +92,8 @@ mod tests {
 
     #[test]
     fn line_feeds_and_tabs_are_kept_in_multi_line_texts() {
-        assert_eq!(printable("one\n\ttwo", 100, true), "one\n\ttwo");
-        assert_eq!(printable("one\n\x1b[2Jtwo", 100, true), "one\n\u{fffd}[2Jtwo");
-        assert_eq!(printable("abc", 2, true), "ab");
+        assert_eq!(printable("one\n\ttwo", 100, LineFeeds::Keep), "one\n\ttwo");
+        assert_eq!(printable("one\n\x1b[2Jtwo", 100, LineFeeds::Keep), "one\n\u{fffd}[2Jtwo");
+        assert_eq!(printable("abc", 2, LineFeeds::Keep), "ab");
     }
 }

@@ -217,6 +217,10 @@ impl StoreError {
         matches!(self, Self::Locked { .. })
     }
 
+    pub(crate) const fn write_fault(&self) -> WriteFault {
+        if self.is_locked() { WriteFault::Locked } else { WriteFault::Disk }
+    }
+
     fn of(action: &'static str, path: PathBuf, source: rusqlite::Error) -> Self {
         use rusqlite::ErrorCode::{
             DatabaseBusy, DatabaseCorrupt, DatabaseLocked, FileLockingProtocolFailed, NotADatabase,
@@ -227,6 +231,15 @@ impl StoreError {
             _ => Self::Database { action, path, source },
         }
     }
+}
+
+/// Why the store cannot be written now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WriteFault {
+    /// The disk is full or failing.
+    Disk,
+    /// Another process has the database locked; the disk itself has no fault.
+    Locked,
 }
 
 /// The open store.

@@ -194,7 +194,7 @@ async fn exchange(shared: &Shared, link: &mut Link) -> Ended {
         match ResultReply::from_frame(&frame) {
             Ok(ResultReply::Proceed(proceed)) => shared.proceed(proceed.token),
             Ok(ResultReply::Abandon(abandon)) => shared.abandon(abandon.token),
-            Ok(ResultReply::Stored(stored)) => shared.stored(stored.token, stored.accepted),
+            Ok(ResultReply::Stored(stored)) => shared.stored(stored),
             Ok(ResultReply::SessionGone(_)) => return Ended::Gone("the scheduler ended the session".into()),
             Ok(ResultReply::ProtocolFault(fault)) => return faulted(fault.failure),
             Err(error) => tracing::warn!(%error, "a message on the result channel was not understood"),

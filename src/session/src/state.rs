@@ -20,7 +20,7 @@ use lamagrid_domain::{BootId, Failure, LeaseToken, ModelName, NodeInfo, SessionI
 use lamagrid_gate::BlobClient;
 use lamagrid_protocol::frame::{Frame, FrameError};
 use lamagrid_protocol::message::{
-    Accept, Action, Assign, AttemptOutcome, Delivery, Hello, Message, Ready, ResultRequest,
+    Accept, Action, Assign, AttemptOutcome, Delivery, Hello, Message, Ready, ResultRequest, Stored,
 };
 use lamagrid_transport::EventPublisher;
 
@@ -364,7 +364,7 @@ impl Shared {
     }
 
     /// Drops a held outcome that the scheduler has recorded; deletes its file if it was not accepted.
-    pub(crate) fn stored(&self, token: LeaseToken, accepted: bool) {
+    pub(crate) fn stored(&self, Stored { token, accepted }: Stored) {
         let mut state = self.lock();
         let dropped = state.held.remove(&token);
         let spool = state.spool.clone();

@@ -13,7 +13,7 @@ use tokio::net::UnixStream;
 use lamagrid_protocol::frame::Frame;
 
 use crate::outbox::Outbox;
-use crate::zmtp::{self, Breach, MessageLimits};
+use crate::zmtp::{self, Breach, FramePosition, MessageLimits};
 
 /// Least free space of the read buffer before each read.
 const READ_BYTES: usize = 16 * 1024;
@@ -85,7 +85,7 @@ pub(crate) async fn handshake(
     let mut own = BytesMut::from(&zmtp::greeting()[..]);
     own.extend_from_slice(&zmtp::ready(kind.name().as_bytes(), b""));
     if kind == Kind::Subscriber {
-        zmtp::put_header(&mut own, false, 1);
+        zmtp::put_header(&mut own, FramePosition::Last, 1);
         own.extend_from_slice(&[1]); // subscribes to everything
     }
     stream.write_all(&own).await?;
@@ -211,12 +211,13 @@ async fn encode(
     socket: &mut Socket<'_, impl AsyncWrite + Unpin>,
 ) -> Result<(), ConnectionError> {
     if envelope {
-        zmtp::put_header(out, true, 0);
+        zmtp::put_header(out, FramePosition::Earlier, 0);
     }
     let parts = frame.into_parts();
     let last = parts.len() - 1;
     for (index, mut part) in parts.into_iter().enumerate() {
-        zmtp::put_header(out, index != last, part.len());
+        let position = if index == last { FramePosition::Last } else { FramePosition::Earlier };
+        zmtp::put_header(out, position, part.len());
         if part.len() <= COPIED_BYTES {
             out.extend_from_slice(&part);
         } else {
@@ -258,7 +259,9 @@ mod tests {
     fn wire(frames: &[&[u8]]) -> Vec<u8> {
         let mut out = BytesMut::new();
         for (index, frame) in frames.iter().enumerate() {
-            put_header(&mut out, index + 1 != frames.len(), frame.len());
+            let is_last = index + 1 == frames.len();
+            let position = if is_last { FramePosition::Last } else { FramePosition::Earlier };
+            put_header(&mut out, position, frame.len());
             out.extend_from_slice(frame);
         }
         out.to_vec()

@@ -90,9 +90,21 @@ pub fn header(bytes: &[u8]) -> Result<Option<Header>, Breach> {
     Ok(header)
 }
 
+/// The position of a frame in its message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FramePosition {
+    /// More frames follow.
+    Earlier,
+    /// The message ends with it.
+    Last,
+}
+
 /// Appends the header of a frame.
-pub fn put_header(out: &mut BytesMut, more: bool, len: usize) {
-    let more = if more { MORE } else { 0 };
+pub fn put_header(out: &mut BytesMut, position: FramePosition, len: usize) {
+    let more = match position {
+        FramePosition::Earlier => MORE,
+        FramePosition::Last => 0,
+    };
     match u8::try_from(len) {
         Ok(len) => {
             out.put_u8(more);

@@ -215,7 +215,8 @@ pub(super) fn read(bytes: &[u8]) -> Result<Raster, CodecError> {
         if !matches!(layout.mode, Mode::P | Mode::L) {
             return Err(malformed("it has runs, but no palette"));
         }
-        let mut rows = unroll(data, start % 2 == 1, width, height, bits == 4)?;
+        let unit = if bits == 4 { RunUnit::Nibble } else { RunUnit::Byte };
+        let mut rows = unroll(data, start, width, height, unit)?;
         if !layout.top_down {
             turn_over(&mut rows, width);
         }
@@ -290,15 +291,28 @@ fn turn_over(rows: &mut [u8], width: usize) {
     }
 }
 
-/// Decodes run-length encoded indices, in the order of the file. `odd` is whether `data` starts at an odd offset of
-/// the file, because alignment is relative to the file's start.
+/// The size of an index in run-length encoded data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum RunUnit {
+    Byte,
+    Nibble,
+}
+
+/// Decodes run-length encoded indices, in the order of the file. `start` is the offset of `data` in the file, because
+/// alignment is relative to the file's start.
 ///
 /// # Errors
 /// [`CodecError::Malformed`] if the data end before the picture does.
 ///
 /// Source: Pillow 10.4 `BmpRleDecoder.decode`, including its deviations: an end of line in an empty row adds no row,
 /// and literal pixels may run past the row's end.
-fn unroll(data: &[u8], odd: bool, width: usize, height: usize, nibbles: bool) -> Result<Vec<u8>, CodecError> {
+fn unroll(
+    data: &[u8],
+    start: usize,
+    width: usize,
+    height: usize,
+    unit: RunUnit,
+) -> Result<Vec<u8>, CodecError> {
     let total = width * height;
     let mut pixels = Vec::new();
     let mut column = 0;
@@ -321,9 +335,9 @@ fn unroll(data: &[u8], odd: bool, width: usize, height: usize, nibbles: bool) ->
                 column = pixels.len() % width;
             }
             (0, literal) => {
-                let length = usize::from(literal) / if nibbles { 2 } else { 1 };
+                let length = usize::from(literal) / if unit == RunUnit::Nibble { 2 } else { 1 };
                 let literals = &data[at..data.len().min(at + length)];
-                if nibbles {
+                if unit == RunUnit::Nibble {
                     pixels.extend(literals.iter().flat_map(|byte| [byte >> 4, byte & 15]));
                 } else {
                     pixels.extend_from_slice(literals);
@@ -333,11 +347,11 @@ fn unroll(data: &[u8], odd: bool, width: usize, height: usize, nibbles: bool) ->
                 }
                 column += usize::from(literal);
                 at += length;
-                at += usize::from((at % 2 == 1) != odd);
+                at += usize::from((at % 2 == 1) != (start % 2 == 1));
             }
             (count, value) => {
                 let count = usize::from(count).min(width.saturating_sub(column));
-                if nibbles {
+                if unit == RunUnit::Nibble {
                     let pair = [value >> 4, value & 15];
                     pixels.extend((0..count).map(|index| pair[index % 2]));
                 } else {

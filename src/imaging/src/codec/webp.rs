@@ -9,7 +9,7 @@ use crate::image::{Gray, Image, Rgb};
 
 mod libwebp;
 
-use libwebp::File;
+use libwebp::{Channels, File};
 
 /// Flag in the `VP8X` chunk: the file has an `EXIF` chunk.
 const HAS_EXIF: u8 = 0x08;
@@ -30,17 +30,20 @@ pub(super) fn header(bytes: &[u8]) -> Result<Header, CodecError> {
 }
 
 pub(super) fn read(bytes: &[u8]) -> Result<Raster, CodecError> {
-    let alpha = libwebp::has_alpha(bytes) != Some(false);
+    let channels = if libwebp::has_alpha(bytes) == Some(false) { Channels::Rgb } else { Channels::Rgba };
     let file = open(bytes)?;
     let frame = file.first_frame().ok_or_else(|| malformed("it has no frame"))?;
     let (width, height) = file.canvas();
     let (width, height) = (width as usize, height as usize);
-    let stride = width * if alpha { 4 } else { 3 };
+    let stride = width * channels.count();
     // The canvas outside a smaller frame is transparent black.
     let mut canvas = vec![0; stride * height];
-    libwebp::decode(&frame, &mut canvas, stride, alpha)
+    libwebp::decode(&frame, &mut canvas, stride, channels)
         .ok_or_else(|| malformed("its bitstream is broken"))?;
-    let samples = if alpha { Samples::Rgba(canvas) } else { Samples::Rgb(canvas) };
+    let samples = match channels {
+        Channels::Rgb => Samples::Rgb(canvas),
+        Channels::Rgba => Samples::Rgba(canvas),
+    };
     Ok(Raster { height, width, samples })
 }
 

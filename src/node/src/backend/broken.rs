@@ -19,13 +19,14 @@ type Version = Option<(u64, u64, i64, i64)>;
 pub(super) struct BrokenModels(BTreeMap<ModelName, Vec<(PathBuf, Version)>>);
 
 impl BrokenModels {
-    /// Records whether the last task of a model failed because the model could not be loaded.
-    pub(super) fn note(&mut self, model: &ModelName, has_failed: bool, backend: &dyn Backend) {
-        if has_failed {
-            self.0.insert(model.clone(), versions(backend.files(model)));
-        } else {
-            self.0.remove(model);
-        }
+    /// Records that the last task of a model failed because the model could not be loaded.
+    pub(super) fn record_failure(&mut self, model: &ModelName, backend: &dyn Backend) {
+        self.0.insert(model.clone(), versions(backend.files(model)));
+    }
+
+    /// Records that the model was loaded for its last task.
+    pub(super) fn record_success(&mut self, model: &ModelName) {
+        self.0.remove(model);
     }
 
     /// Loads the models whose files have changed since they failed; returns true if at least one was loaded.
@@ -128,7 +129,7 @@ mod tests {
         let (mut backend, mut broken) = (OneFile { path: path.clone(), loads: 0 }, BrokenModels::default());
         let model: ModelName = "lama".parse().unwrap();
         put(&path, b"bad");
-        broken.note(&model, true, &backend);
+        broken.record_failure(&model, &backend);
         assert!(!broken.reload_changed(&mut backend));
         assert_eq!(backend.loads, 0, "nothing has changed");
         for (text, loads) in [(b"panic".as_slice(), 1), (b"still bad", 2)] {
@@ -142,8 +143,8 @@ mod tests {
         assert!(broken.reload_changed(&mut backend));
         assert!(!broken.reload_changed(&mut backend));
         put(&path, b"bad");
-        broken.note(&model, true, &backend);
-        broken.note(&model, false, &backend);
+        broken.record_failure(&model, &backend);
+        broken.record_success(&model);
         put(&path, b"good");
         assert!(!broken.reload_changed(&mut backend), "it works: a task of it was done");
     }

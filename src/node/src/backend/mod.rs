@@ -117,8 +117,12 @@ pub fn serve(session: &Session, pipeline: &Pipeline, backend: &mut dyn Backend) 
         };
         let result = catch_unwind(AssertUnwindSafe(|| attempt(&job, inputs, backend)))
             .unwrap_or_else(|panic| Err(panicked("backend", panic.as_ref())));
-        let failed = result.as_ref().err().filter(|failure| failure.kind == FailureKind::ModelLoad);
-        broken.note(&job.spec().model, failed.is_some(), backend);
+        match &result {
+            Err(failure) if failure.kind == FailureKind::ModelLoad => {
+                broken.record_failure(&job.spec().model, backend);
+            }
+            _ => broken.record_success(&job.spec().model),
+        }
         session.set_loaded(loaded(backend));
         exit.leave(job, result);
     }

@@ -17,7 +17,7 @@ use lamagrid_domain::Status;
 use lamagrid_protocol::message::TaskInfo;
 
 use crate::core::{Level, MetricsSnapshot};
-use crate::store::StoreSize;
+use crate::store::{StoreSize, WriteFault};
 
 type Labels = Vec<(&'static str, String)>;
 type Gauges = Family<Labels, Gauge>;
@@ -262,21 +262,18 @@ impl Metrics {
 
     /// Records that a group of writes became durable, and how long that took.
     pub(crate) fn committed(&self, seconds: f64) {
-        self.failing(false);
-        self.locked(false);
+        self.failing.store(false, Ordering::Relaxed);
+        self.store_failing.set(0);
+        self.store_locked.set(0);
         self.commits.inc();
         self.commit_seconds.observe(seconds);
     }
 
-    /// Sets whether writes to the store are failing.
-    pub(crate) fn failing(&self, failing: bool) {
-        self.failing.store(failing, Ordering::Relaxed);
-        self.store_failing.set(i64::from(failing));
-    }
-
-    /// Sets whether another process has the store's database locked.
-    pub(crate) fn locked(&self, locked: bool) {
-        self.store_locked.set(i64::from(locked));
+    /// Records that a group of writes failed and is being retried.
+    pub(crate) fn commit_failed(&self, fault: WriteFault) {
+        self.failing.store(true, Ordering::Relaxed);
+        self.store_failing.set(1);
+        self.store_locked.set(i64::from(fault == WriteFault::Locked));
     }
 
     /// Sets the store's size.
@@ -293,9 +290,14 @@ impl Metrics {
         now_ms.saturating_sub(self.turned_ms.load(Ordering::Relaxed)) < STUCK_MS
     }
 
-    /// Sets whether clients and nodes cannot find the sockets.
-    pub(crate) fn unreachable(&self, is_so: bool) {
-        self.unreachable.store(is_so, Ordering::Relaxed);
+    /// Records that clients and nodes find the sockets.
+    pub(crate) fn sockets_found(&self) {
+        self.unreachable.store(false, Ordering::Relaxed);
+    }
+
+    /// Records that the sockets were removed and cannot be created again.
+    pub(crate) fn sockets_lost(&self) {
+        self.unreachable.store(true, Ordering::Relaxed);
     }
 
     /// Reason why no tasks are accepted now; `None` if they are.

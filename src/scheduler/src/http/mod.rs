@@ -272,6 +272,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
+    use crate::store::WriteFault;
 
     fn started(token: Option<&str>) -> (SocketAddr, Arc<Metrics>, Server) {
         let listener = listen("127.0.0.1:0").unwrap();
@@ -305,12 +306,12 @@ mod tests {
         metrics.committed(0.002);
         assert!(get(address, "/healthz", "").await.starts_with("HTTP/1.1 200"));
         assert!(get(address, "/readyz", "").await.ends_with("\r\n\r\nready\ndata directory: /srv/grid\n"));
-        metrics.failing(true);
+        metrics.commit_failed(WriteFault::Disk);
         assert!(get(address, "/healthz", "").await.starts_with("HTTP/1.1 200"));
         let failing = get(address, "/readyz", "").await;
         assert!(failing.starts_with("HTTP/1.1 503") && failing.contains("disk full"), "{failing}");
         assert!(failing.ends_with("\ndata directory: /srv/grid\n"), "{failing}");
-        metrics.unreachable(true);
+        metrics.sockets_lost();
         let unreachable = get(address, "/readyz", "").await;
         assert!(unreachable.starts_with("HTTP/1.1 503") && unreachable.contains("sockets"), "{unreachable}");
         let text = get(address, "/metrics", "").await;

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use lamagrid_domain::{Role, TaskId};
 
 use crate::core::StoreOp;
-use crate::store::{Store, StoreError, StoreSize};
+use crate::store::{Store, StoreError, StoreSize, WriteFault};
 
 /// Pause between two tries of one group.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
@@ -38,8 +38,7 @@ pub(crate) enum Report {
     Failing {
         /// The error, as text.
         reason: String,
-        /// True if another process has the database locked; the disk itself has no fault.
-        is_locked: bool,
+        fault: WriteFault,
     },
     /// The store's present size.
     Size(StoreSize),
@@ -149,7 +148,7 @@ fn commit(
             } else {
                 tracing::error!(%error, "commit failed, trying again");
             }
-            let failing = Report::Failing { reason: error.to_string(), is_locked: error.is_locked() };
+            let failing = Report::Failing { reason: error.to_string(), fault: error.write_fault() };
             let _ = reports.send(failing);
             Instant::now()
         });

@@ -15,6 +15,7 @@ use super::backlog::{Destination, Held, Images, WINDOW_BYTES};
 use super::committer::{Group, Report};
 use super::{EventLoop, SchedulerError, refused};
 use crate::core::{Bounded, CLOCK_GRACE_MS, ClockChange, Effect, Input, Level, StoreOp};
+use crate::store::WriteFault;
 
 /// Upper bound of blob reads in one group; each read is of one task, at most three times 256 KiB.
 const MAX_READS: usize = 64;
@@ -24,10 +25,9 @@ const LAST_COMMIT: Duration = Duration::from_secs(5);
 impl EventLoop {
     pub(super) fn on_report(&mut self, report: Report) -> Result<(), SchedulerError> {
         match report {
-            Report::Failing { reason, is_locked } => {
-                self.failing = Some(unwritable(&reason, is_locked));
-                self.metrics.failing(true);
-                self.metrics.locked(is_locked);
+            Report::Failing { reason, fault } => {
+                self.failing = Some(unwritable(&reason, fault));
+                self.metrics.commit_failed(fault);
             }
             Report::Size(size) => self.metrics.size(&size),
             Report::GaveUp(error) => return Err(error.into()),
@@ -299,11 +299,10 @@ fn bounded(reply: ClientReply) -> ClientReply {
 }
 
 /// Refusal of new work while the store cannot be written.
-fn unwritable(reason: &str, is_locked: bool) -> Failure {
-    let (kind, what, end) = if is_locked {
-        (FailureKind::Overloaded, "its database", "is free")
-    } else {
-        (FailureKind::DiskFull, "its disk", "can be written")
+fn unwritable(reason: &str, fault: WriteFault) -> Failure {
+    let (kind, what, end) = match fault {
+        WriteFault::Locked => (FailureKind::Overloaded, "its database", "is free"),
+        WriteFault::Disk => (FailureKind::DiskFull, "its disk", "can be written"),
     };
     let text = format!(
         "the scheduler cannot write to {what}, so that it takes nothing new: {reason}; it goes on by itself once that {end}, \

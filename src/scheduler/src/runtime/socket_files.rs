@@ -26,7 +26,10 @@ impl EventLoop {
         self.looked_for_sockets = Some(Instant::now());
         let before = self.socket_dir.path();
         let renewed = self.renew(sockets);
-        self.metrics.unreachable(renewed.is_err());
+        match renewed {
+            Ok(_) => self.metrics.sockets_found(),
+            Err(_) => self.metrics.sockets_lost(),
+        }
         match renewed {
             Ok(false) => {}
             Ok(true) => {

@@ -23,6 +23,14 @@ use crate::core::{Drain, FinishedTask, Pause, Recovered, StoreOp, StoredTask, To
 /// Unknown entries of the spool that each start logs by name.
 const FOREIGN_TOLD: usize = 16;
 
+/// The state of the database compared with the spool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum DatabaseAge {
+    Current,
+    /// It was restored to an older state, or replaced.
+    OlderThanSpool,
+}
+
 impl Store {
     /// Reads everything that the database holds and deletes, or moves aside, blobs without a row. Also
     /// returns the number of tasks whose blobs were deleted.
@@ -89,7 +97,8 @@ impl Store {
         self.read_orders(&mut recovered).map_err(self.failed("read"))?;
         // Before the first commit, which overwrites the ids in the spool.
         let is_older = self.spool_mark.contradicts(self.link);
-        let ends = self.end_lost(&mut recovered.tasks, is_older);
+        let age = if is_older { DatabaseAge::OlderThanSpool } else { DatabaseAge::Current };
+        let ends = self.end_lost(&mut recovered.tasks, age);
         // Their remaining blobs are swept like those without a row: moved aside if the database is older than
         // the spool.
         for op in &ends {
@@ -97,7 +106,7 @@ impl Store {
                 known.remove(id);
             }
         }
-        let swept = self.sweep(&known, is_older)?;
+        let swept = self.sweep(&known, age)?;
         connection::patiently(|| self.commit(&ends))?;
         self.settle()?;
         Ok((recovered, swept))
@@ -106,11 +115,13 @@ impl Store {
     /// Ends tasks whose inputs are missing, for example after the database was restored to an older state. A
     /// task that a node may be working on is left alone, unless the database is older than the spool: no node
     /// works for such a database.
-    fn end_lost(&self, tasks: &mut [StoredTask], is_older: bool) -> Vec<StoreOp> {
+    fn end_lost(&self, tasks: &mut [StoredTask], age: DatabaseAge) -> Vec<StoreOp> {
         let mut ends = Vec::new();
         for task in tasks {
             let missing = match task {
-                StoredTask::Live { spec, inline, assigned, .. } if is_older || assigned.is_none() => {
+                StoredTask::Live { spec, inline, assigned, .. }
+                    if age == DatabaseAge::OlderThanSpool || assigned.is_none() =>
+                {
                     spec.blobs.iter().map(|blob| blob.role).find(|role| {
                         !inline.contains(role) && self.spool.lacks(spec.id, BlobName::Role(*role))
                     })
@@ -141,10 +152,10 @@ impl Store {
     }
 
     /// Deletes blobs without a row, left by incomplete submissions or a crash, and returns the number of
-    /// their tasks. If the database is older than the spool (`is_older`), another restore may bring their
+    /// their tasks. If the database is older than the spool, another restore may bring their
     /// tasks back, so they are moved aside instead.
-    fn sweep(&self, known: &HashSet<TaskId>, is_older: bool) -> Result<usize, StoreError> {
-        let aside = is_older.then(|| {
+    fn sweep(&self, known: &HashSet<TaskId>, age: DatabaseAge) -> Result<usize, StoreError> {
+        let aside = (age == DatabaseAge::OlderThanSpool).then(|| {
             let mut name = self.spool.root().as_os_str().to_owned();
             name.push(format!(".aside-{}", wall_ms() / 1_000));
             PathBuf::from(name)

@@ -11,6 +11,13 @@ const CHUNK: usize = 1 << 18;
 /// Maximum content of a stored block, bytes.
 const STORED: usize = u16::MAX as usize;
 
+/// Whether a block is the last one of the zlib stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum BlockPosition {
+    Last,
+    Earlier,
+}
+
 /// A partly written file whose last chunk is open, and the bits that do not fill a byte yet.
 pub(super) struct Bits {
     /// The written bytes, then unused space.
@@ -89,14 +96,16 @@ impl Bits {
         self.flush();
     }
 
-    /// Writes `bytes` as one or more stored blocks and ends at a whole byte. `last` marks the final block as the end of
-    /// the stream.
-    pub(super) fn stored(&mut self, bytes: &[u8], last: bool) {
+    /// Writes `bytes` as one or more stored blocks and ends at a whole byte. `position` is that of the final block.
+    pub(super) fn stored(&mut self, bytes: &[u8], position: BlockPosition) {
         let mut rest = bytes;
         loop {
             let (block, others) = rest.split_at(rest.len().min(STORED));
             self.room(block.len() + 8);
-            self.code(Code { bits: u32::from(last && others.is_empty()), count: 3 });
+            self.code(Code {
+                bits: u32::from(position == BlockPosition::Last && others.is_empty()),
+                count: 3,
+            });
             self.count = self.count.next_multiple_of(8);
             self.flush();
             let length = block.len() as u32;

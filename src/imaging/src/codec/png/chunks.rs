@@ -8,7 +8,7 @@
 //! Source: Pillow `PngImagePlugin`, 10.4: `ChunkStream`, `PngImageFile`.
 
 use super::SIGNATURE;
-use super::info::{Fault, Info, u32_at};
+use super::info::{Fault, Info, Texts, u32_at};
 use super::kind::Kind;
 
 /// The chunk at which reading the headers stops.
@@ -31,7 +31,7 @@ pub(super) struct Opened<'a> {
     pub(super) info: Info<'a>,
     pub(super) kind: Kind,
     pub(super) found: Found,
-    texts: bool,
+    texts: Texts,
 }
 
 /// Reads the chunk head at `at`: the kind, the offset of the content, and the stated length.
@@ -49,11 +49,11 @@ fn content(bytes: &[u8], at: usize, length: usize) -> Result<&[u8], Fault> {
 }
 
 impl<'a> Opened<'a> {
-    /// Reads up to the pixels. `texts` is whether texts and profiles are read.
+    /// Reads up to the pixels.
     ///
     /// # Errors
     /// The reason for which Pillow does not open the file.
-    pub(super) fn open(bytes: &'a [u8], texts: bool) -> Result<Self, Fault> {
+    pub(super) fn open(bytes: &'a [u8], texts: Texts) -> Result<Self, Fault> {
         let mut info = Info::default();
         let mut at = SIGNATURE.len();
         let (found, length) = loop {

@@ -8,7 +8,7 @@
 //!
 //! Source: RFC 1951.
 
-use super::bits::Bits;
+use super::bits::{Bits, BlockPosition};
 use super::block::{BlockCode, LONGEST, WINDOW, distance_symbol, length_symbol};
 
 /// Bytes per search step; the minimum length of repeats is estimated for each.
@@ -158,16 +158,16 @@ impl Deflate {
         }
     }
 
-    /// Ends the stream at a whole byte, closes the last chunk and returns the file. `last` ends the data; else another
-    /// stream can follow.
-    pub(super) fn finish(mut self, last: bool) -> Vec<u8> {
+    /// Ends the stream at a whole byte, closes the last chunk and returns the file. Another stream can follow after an
+    /// earlier block.
+    pub(super) fn finish(mut self, position: BlockPosition) -> Vec<u8> {
         if self.searched < self.bytes.len() {
             self.piece(self.bytes.len());
         }
         if self.written < self.searched {
             self.block();
         }
-        self.out.stored(&[], last);
+        self.out.stored(&[], position);
         self.out.finish()
     }
 
@@ -310,7 +310,7 @@ impl Deflate {
         self.literals[256] = 1;
         let code = BlockCode::of(&self.literals, &self.distances);
         if code.bits / 8 >= content.len() as u64 {
-            self.out.stored(content, false);
+            self.out.stored(content, BlockPosition::Earlier);
         } else {
             self.out.room((code.bits / 8) as usize);
             code.header.iter().for_each(|code| self.out.code(*code));

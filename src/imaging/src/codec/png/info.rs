@@ -49,17 +49,27 @@ pub(super) struct Info<'a> {
 
 /// A text's value: Latin-1 from `tEXt` and `zTXt`, or UTF-8 from `iTXt`.
 enum Text<'t> {
+    /// From a chunk that is not compressed.
     Latin1(&'t [u8]),
+    /// Latin-1, from a compressed chunk.
+    Inflated(&'t [u8]),
     Utf8(&'t str),
 }
 
 impl Text<'_> {
     fn decoded(&self) -> String {
         match self {
-            Self::Latin1(bytes) => bytes.iter().copied().map(char::from).collect(),
+            Self::Latin1(bytes) | Self::Inflated(bytes) => bytes.iter().copied().map(char::from).collect(),
             Self::Utf8(text) => (*text).to_owned(),
         }
     }
+}
+
+/// Whether texts and profiles are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Texts {
+    Read,
+    Skip,
 }
 
 /// The big-endian number at `at`.
@@ -104,8 +114,8 @@ fn inflate(data: &[u8], odd: &mut Option<Fault>) -> Result<Option<Vec<u8>>, Faul
 }
 
 impl<'a> Info<'a> {
-    /// Reads a chunk and ignores unknown kinds. `texts` is whether texts and profiles are read.
-    pub(super) fn take(&mut self, kind: [u8; 4], content: &'a [u8], texts: bool) -> Result<(), Fault> {
+    /// Reads a chunk and ignores unknown kinds.
+    pub(super) fn take(&mut self, kind: [u8; 4], content: &'a [u8], texts: Texts) -> Result<(), Fault> {
         let at_least =
             |length: usize| if content.len() < length { Err("a chunk is too short") } else { Ok(()) };
         match &kind {
@@ -145,15 +155,15 @@ impl<'a> Info<'a> {
             }
             b"iCCP" => {
                 self.any = true;
-                if texts {
+                if texts == Texts::Read {
                     self.profile(content)?;
                 }
             }
-            b"tEXt" | b"zTXt" | b"iTXt" if !texts => self.any = true,
+            b"tEXt" | b"zTXt" | b"iTXt" if texts == Texts::Skip => self.any = true,
             b"tEXt" => {
                 let (key, value) = split_at_nul(content).unwrap_or((content, &[]));
                 if !key.is_empty() {
-                    self.text(key, &Text::Latin1(value), key == b"exif")?;
+                    self.text(key, &Text::Latin1(value))?;
                 }
             }
             b"zTXt" => {
@@ -163,7 +173,7 @@ impl<'a> Info<'a> {
                 }
                 let value = inflate(value.get(1..).unwrap_or_default(), &mut self.odd)?.unwrap_or_default();
                 if !key.is_empty() {
-                    self.text(key, &Text::Latin1(&value), false)?;
+                    self.text(key, &Text::Inflated(&value))?;
                 }
             }
             b"iTXt" => self.international_text(content)?,
@@ -261,7 +271,7 @@ impl<'a> Info<'a> {
         self.any |= key == b"XML:com.adobe.xmp";
         let utf8 = [language, translated].into_iter().all(|text| std::str::from_utf8(text).is_ok());
         match std::str::from_utf8(value) {
-            Ok(value) if utf8 => self.text(key, &Text::Utf8(value), false),
+            Ok(value) if utf8 => self.text(key, &Text::Utf8(value)),
             _ => Ok(()),
         }
     }
@@ -271,15 +281,15 @@ impl<'a> Info<'a> {
         if self.texts > MAX_TEXTS { Err("more than 64 MiB of text") } else { Ok(()) }
     }
 
-    /// Stores a text under its key; `raw` is whether the value is kept as bytes.
-    fn text(&mut self, key: &[u8], value: &Text<'_>, raw: bool) -> Result<(), Fault> {
+    /// Stores a text under its key. Pillow keeps an uncompressed `exif` as bytes.
+    fn text(&mut self, key: &[u8], value: &Text<'_>) -> Result<(), Fault> {
         self.any = true;
         match key {
             PARAMETERS => self.parameters = Some(value.decoded()),
             b"Raw profile type exif" => self.raw_profile = Some(value.decoded()),
             b"XML:com.adobe.xmp" => self.xmp = Some(value.decoded().into_bytes()),
             b"exif" => match value {
-                Text::Latin1(bytes) if raw => self.exif = Some(bytes.to_vec()),
+                Text::Latin1(bytes) => self.exif = Some(bytes.to_vec()),
                 _ => self.odd = Some("EXIF as text"),
             },
             // In Pillow, texts share a dictionary with entries that it reads itself.
@@ -289,7 +299,7 @@ impl<'a> Info<'a> {
             _ => {}
         }
         self.count_text(match value {
-            Text::Latin1(bytes) => bytes.len(),
+            Text::Latin1(bytes) | Text::Inflated(bytes) => bytes.len(),
             Text::Utf8(text) => text.chars().count(),
         })
     }

@@ -7,7 +7,7 @@
 use lamagrid_domain::PictureFormat;
 
 use self::chunks::{Found, Opened};
-use self::info::Fault;
+use self::info::{Fault, Texts};
 use self::pixels::{Lack, Layout};
 use super::{CodecError, Header, Metadata, Mode, Raster, Tags};
 use crate::image::{self, Gray, Image, Rgb};
@@ -43,7 +43,7 @@ fn unsupported(what: impl Into<String>) -> CodecError {
 ///
 /// Source: Pillow `PngImageFile._open`, 10.4.
 pub(super) fn header(bytes: &[u8]) -> Result<Header, CodecError> {
-    let Opened { info, kind, .. } = Opened::open(bytes, false).map_err(malformed)?;
+    let Opened { info, kind, .. } = Opened::open(bytes, Texts::Skip).map_err(malformed)?;
     let (width, height, mode) = (info.width, info.height, kind.mode());
     Ok(Header { format: PictureFormat::Png, width, height, mode, decodes: true })
 }
@@ -55,7 +55,7 @@ pub(super) fn header(bytes: &[u8]) -> Result<Header, CodecError> {
 ///
 /// Source: Pillow `ImageFile.load`, `PngImageFile.load_read` and `load_end`, 10.4.
 pub(super) fn read(bytes: &[u8]) -> Result<Raster, CodecError> {
-    let opened = Opened::open(bytes, true).map_err(malformed)?;
+    let opened = Opened::open(bytes, Texts::Read).map_err(malformed)?;
     let (height, width) = (opened.info.height as usize, opened.info.width as usize);
     image::pixels(height, width)?;
     match (opened.found, opened.info.frame) {
@@ -108,7 +108,7 @@ fn as_pillow_goes_on(opened: &Opened<'_>) -> Result<(), Fault> {
 ///
 /// Source: Lama Cleaner `helper.load_img`, 1.2.5; Pillow `PngImageFile.getexif`, 10.4.
 pub(super) fn tags(bytes: &[u8]) -> Tags {
-    let Ok(opened) = Opened::open(bytes, true) else { return Tags::default() };
+    let Ok(opened) = Opened::open(bytes, Texts::Read) else { return Tags::default() };
     let before = &opened.info;
     let info = if before.exif.is_some() { before.clone() } else { opened.after().unwrap_or_default() };
     let parameters = info.parameters.clone().filter(|_| before.any);

@@ -13,7 +13,7 @@ use std::thread;
 
 use simd_adler32::Adler32;
 
-use super::bits::Bits;
+use super::bits::{Bits, BlockPosition};
 use super::chunk_writer::chunk;
 use super::deflate::Deflate;
 use super::filter::{apply, choose};
@@ -83,7 +83,9 @@ fn band(source: Source<'_>, top: usize, bottom: usize, out: Vec<u8>) -> (Vec<u8>
         });
         std::mem::swap(&mut buffer, &mut buffer_above);
     }
-    (stream.finish(bottom == source.pixels.height()), checksum.finish())
+    let is_last = bottom == source.pixels.height();
+    let position = if is_last { BlockPosition::Last } else { BlockPosition::Earlier };
+    (stream.finish(position), checksum.finish())
 }
 
 /// The Adler-32 of two concatenated parts; the second has `length` bytes.

@@ -115,17 +115,36 @@ pub(super) fn has_alpha(bytes: &[u8]) -> Option<bool> {
     }
 }
 
-/// Decodes `frame` to its rectangle of a canvas with `stride` bytes per row; four samples per pixel with `alpha`,
-/// else three. `None` if it is damaged or has another size.
+/// The samples of a decoded pixel, one byte each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Channels {
+    Rgb,
+    Rgba,
+}
+
+impl Channels {
+    pub(super) const fn count(self) -> usize {
+        match self {
+            Self::Rgb => 3,
+            Self::Rgba => 4,
+        }
+    }
+}
+
+/// Decodes `frame` to its rectangle of a canvas with `stride` bytes per row. `None` if it is damaged or has another
+/// size.
 #[expect(unsafe_code, reason = "libwebp is C")]
-pub(super) fn decode(frame: &Frame<'_>, canvas: &mut [u8], stride: usize, alpha: bool) -> Option<()> {
-    let samples = if alpha { 4 } else { 3 };
+pub(super) fn decode(frame: &Frame<'_>, canvas: &mut [u8], stride: usize, channels: Channels) -> Option<()> {
+    let samples = channels.count();
     let first = frame.top * stride + frame.left * samples;
     // The last row may be shorter than the stride.
     let last = first + frame.height.checked_sub(1)? * stride + frame.width * samples;
     let place = canvas.get_mut(first..last)?;
     let mut config = WebPDecoderConfig::new().ok()?;
-    config.output.colorspace = if alpha { WEBP_CSP_MODE::MODE_RGBA } else { WEBP_CSP_MODE::MODE_RGB };
+    config.output.colorspace = match channels {
+        Channels::Rgb => WEBP_CSP_MODE::MODE_RGB,
+        Channels::Rgba => WEBP_CSP_MODE::MODE_RGBA,
+    };
     config.output.is_external_memory = 1;
     config.output.u.RGBA =
         WebPRGBABuffer { rgba: place.as_mut_ptr(), stride: c_int::try_from(stride).ok()?, size: place.len() };

@@ -5,7 +5,7 @@
 use std::cmp::Reverse;
 
 use lamagrid_domain::{
-    Entry, Event, Failure, FailureKind, Milestone, Owner, QueueName, Status, TaskId, printable,
+    Entry, Event, Failure, FailureKind, LineFeeds, Milestone, Owner, QueueName, Status, TaskId, printable,
 };
 use lamagrid_protocol::PeerId;
 use lamagrid_protocol::message::{
@@ -245,8 +245,10 @@ impl Core {
 /// The name of who gave an order, as logs and refusals show it.
 pub(crate) fn asked_by(peer: &PeerId, by: Option<String>) -> String {
     let by = by.filter(|by| !by.trim().is_empty());
-    let by = by
-        .map_or_else(|| "an administrator".to_owned(), |by| printable(&by, MAX_BY_CHARS, false).into_owned());
+    let by = by.map_or_else(
+        || "an administrator".to_owned(),
+        |by| printable(&by, MAX_BY_CHARS, LineFeeds::Replace).into_owned(),
+    );
     match peer.holder() {
         Owner::LOCAL => by,
         // The name in the request is only a claim.

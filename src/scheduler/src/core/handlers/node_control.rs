@@ -1,6 +1,8 @@
 //! The `control` channel of nodes: registration, polls and commands, goodbyes; and the end of sessions.
 
-use lamagrid_domain::{Failure, FailureKind, LeaseToken, NodeInfo, QueueName, SessionId, printable};
+use lamagrid_domain::{
+    Failure, FailureKind, LeaseToken, LineFeeds, NodeInfo, QueueName, SessionId, printable,
+};
 use lamagrid_protocol::PeerId;
 use lamagrid_protocol::message::{
     Action, Commands, ControlReply, ControlRequest, Farewell, Goodbye, Hello, Hint, LaneAddress, Poll,
@@ -203,7 +205,7 @@ impl Core {
         session.heard(self.clock.elapsed_ms());
         session.acknowledge(poll.acknowledged);
         for refusal in &poll.refused {
-            let reason = printable(&refusal.reason, MAX_REASON_CHARS, false);
+            let reason = printable(&refusal.reason, MAX_REASON_CHARS, LineFeeds::Replace);
             tracing::warn!(node = %session.info().name, command = refusal.seq, %reason, "node refused a command");
         }
         let missing = session.missing(&poll.running, MAX_MISSED_POLLS);
