@@ -15,7 +15,7 @@ use lamagrid_protocol::transfer::{Blob, Transfer};
 use crate::spool::{BlobName, SpoolError, Writer};
 
 /// Most interrupted uploads that are kept for resuming; the oldest is dropped first.
-const MOST_PARTIAL: usize = 64;
+const MAX_PARTIAL: usize = 64;
 
 /// The permission of one certificate for the blobs of one task.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -211,7 +211,7 @@ impl Grants {
             return;
         }
         known.partial.retain(|other| (other.task, other.name) != (partial.task, partial.name));
-        if known.partial.len() >= MOST_PARTIAL {
+        if known.partial.len() >= MAX_PARTIAL {
             known.partial.remove(0);
         }
         known.partial.push(partial);

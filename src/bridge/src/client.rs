@@ -215,22 +215,23 @@ impl Client {
     ) -> PyResult<Vec<Option<Bound<'py, PyAny>>>> {
         let ids = ids.iter().map(|id| parsed(py, id)).collect::<PyResult<Vec<TaskId>>>()?;
         let (client, limit) = (self.live(py)?, patience(py, timeout, self.timeout)?);
-        let told = enter(py, async {
+        let tasks = enter(py, async {
             let ask = |id| {
                 let client = client.clone();
                 tokio::spawn(async move { client.query(id, limit).await })
             };
-            let mut told = Vec::new();
+            let mut tasks = Vec::new();
             for asked in ids.into_iter().map(ask).collect::<Vec<_>>() {
-                told.push(match asked.await.map_err(|_| ClientError::Closed)? {
+                tasks.push(match asked.await.map_err(|_| ClientError::Closed)? {
                     Ok(task) => Some(task),
                     Err(ClientError::Unknown { .. }) => None,
                     Err(error) => return Err(error),
                 });
             }
-            Ok(told)
+            Ok(tasks)
         })?;
-        told.iter()
+        tasks
+            .iter()
             .map(|task| Ok(task.as_ref().map(|task| pythonize::pythonize(py, task)).transpose()?))
             .collect()
     }

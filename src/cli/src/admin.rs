@@ -80,25 +80,25 @@ impl Admin {
 
     /// `lamagrid task show`
     pub(crate) fn show(&self, id: TaskId) -> Result<Answer, CliError> {
-        let story = self.story(GetTaskHistory { id })?;
-        let code = failure_code(&story).unwrap_or(0);
-        Ok(Answer { text: self.told(story)?, remark: None, code })
+        let history = self.task_history(GetTaskHistory { id })?;
+        let code = failure_code(&history).unwrap_or(0);
+        Ok(Answer { text: self.rendered(history)?, remark: None, code })
     }
 
     /// `lamagrid task cancel`
     pub(crate) fn cancel(&self, id: TaskId) -> Result<Answer, CliError> {
-        let story = self.story(CancelTask { id })?;
-        let (code, remark) = match story.task.status {
+        let history = self.task_history(CancelTask { id })?;
+        let (code, remark) = match history.task.status {
             Status::Cancelled | Status::Queued | Status::Processing => (0, None),
             Status::Completed => {
                 (REFUSED, Some(format!("error: task {id} completed before it could be cancelled")))
             }
             Status::Failed => {
-                let code = failure_code(&story).unwrap_or(REFUSED);
+                let code = failure_code(&history).unwrap_or(REFUSED);
                 (code, Some(format!("error: task {id} failed before it could be cancelled")))
             }
         };
-        Ok(Answer { text: self.told(story)?, remark, code })
+        Ok(Answer { text: self.rendered(history)?, remark, code })
     }
 
     /// `lamagrid task retry`, `lamagrid dead replay`
@@ -119,12 +119,12 @@ impl Admin {
 
     /// `lamagrid queue pause`
     pub(crate) fn pause(&self, queue: QueueName) -> Result<Answer, CliError> {
-        self.change_queue(PauseQueue { queue, paused: true, by: asker() })
+        self.change_queue(PauseQueue { queue, paused: true, by: requester() })
     }
 
     /// `lamagrid queue resume`
     pub(crate) fn resume(&self, queue: QueueName) -> Result<Answer, CliError> {
-        self.change_queue(PauseQueue { queue, paused: false, by: asker() })
+        self.change_queue(PauseQueue { queue, paused: false, by: requester() })
     }
 
     fn change_queue(&self, request: PauseQueue) -> Result<Answer, CliError> {
@@ -144,7 +144,7 @@ impl Admin {
 
     /// `lamagrid node drain`
     pub(crate) fn drain(&self, node: NodeName) -> Result<Answer, CliError> {
-        let AdminReply::Draining(now) = self.ask(DrainNode { node, by: asker() })? else {
+        let AdminReply::Draining(now) = self.ask(DrainNode { node, by: requester() })? else {
             return Err(unexpected());
         };
         let text = format!(
@@ -189,15 +189,15 @@ impl Admin {
         self.done(View { tasks, bytes }, text)
     }
 
-    fn story(&self, request: impl Into<AdminRequest>) -> Result<TaskHistory, CliError> {
+    fn task_history(&self, request: impl Into<AdminRequest>) -> Result<TaskHistory, CliError> {
         match self.ask(request)? {
-            AdminReply::TaskHistory(story) => Ok(story),
+            AdminReply::TaskHistory(history) => Ok(history),
             _ => Err(unexpected()),
         }
     }
 
-    fn told(&self, story: TaskHistory) -> Result<String, CliError> {
-        self.format.render(&TaskHistoryView::new(story, wall_ms()))
+    fn rendered(&self, history: TaskHistory) -> Result<String, CliError> {
+        self.format.render(&TaskHistoryView::new(history, wall_ms()))
     }
 
     fn done(&self, view: impl Serialize, text: String) -> Result<Answer, CliError> {
@@ -224,7 +224,7 @@ impl<V: Serialize> Show for Done<V> {
 }
 
 /// Names the user who gives an order, for the scheduler's log and for other administrators.
-fn asker() -> Option<String> {
+fn requester() -> Option<String> {
     let user = ["SUDO_USER", "USER", "LOGNAME"].into_iter().find_map(|name| std::env::var(name).ok());
     let user = user.filter(|user| !user.is_empty());
     let uid = || format!("user {}", rustix::process::getuid().as_raw());
@@ -236,7 +236,7 @@ fn unexpected() -> CliError {
     ClientError::from(Failure::new(FailureKind::Incompatible, text)).into()
 }
 
-fn failure_code(story: &TaskHistory) -> Option<u8> {
-    let failed = story.task.failure.as_ref().filter(|_| story.task.status == Status::Failed);
+fn failure_code(history: &TaskHistory) -> Option<u8> {
+    let failed = history.task.failure.as_ref().filter(|_| history.task.status == Status::Failed);
     failed.map(|failure| failure.kind.exit_code())
 }

@@ -244,7 +244,7 @@ fn http(found: &mut Findings, config: &Config, data_dir: &Path, scheduler_answer
 /// Requests `/healthz` and returns the whole response, head included.
 fn ask_health(listen: &str, token_file: &Path) -> std::io::Result<String> {
     const PATIENCE: Duration = Duration::from_secs(2);
-    const MOST_BYTES: u64 = 16 << 10;
+    const MAX_BYTES: u64 = 16 << 10;
     let address = listen.parse().map_err(std::io::Error::other)?;
     let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
@@ -257,7 +257,7 @@ fn ask_health(listen: &str, token_file: &Path) -> std::io::Result<String> {
     let mut answer = Vec::new();
     // A program that sends no response, or breaks it off, is not a scheduler; the text read so far shows
     // that.
-    let _ = stream.take(MOST_BYTES).read_to_end(&mut answer);
+    let _ = stream.take(MAX_BYTES).read_to_end(&mut answer);
     Ok(String::from_utf8_lossy(&answer).into_owned())
 }
 

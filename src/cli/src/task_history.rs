@@ -58,7 +58,7 @@ struct What {
 
 impl What {
     fn new(milestone: Milestone) -> Self {
-        let told = |event, text: String| Self {
+        let entry = |event, text: String| Self {
             event,
             node: None,
             failure: None,
@@ -67,12 +67,12 @@ impl What {
             text,
         };
         match milestone {
-            Milestone::Accepted => told("accepted", "accepted into its queue".into()),
+            Milestone::Accepted => entry("accepted", "accepted into its queue".into()),
             Milestone::Replays { task } => {
-                Self { task: Some(task), ..told("accepted", format!("accepted as the replay of {task}")) }
+                Self { task: Some(task), ..entry("accepted", format!("accepted as the replay of {task}")) }
             }
             Milestone::Assigned { node } => {
-                Self { node: Some(node.to_string()), ..told("assigned", format!("given to node {node}")) }
+                Self { node: Some(node.to_string()), ..entry("assigned", format!("given to node {node}")) }
             }
             Milestone::Failed { failure, retry_in_ms } => {
                 let failure = failure.bounded();
@@ -82,24 +82,24 @@ impl What {
                     Some(ms) => format!("tried again after {}", duration_ms(ms as f64)),
                 };
                 let text = format!("failed: {}: {failure}; {then}", failure.kind);
-                Self { failure: Some(failure), retry_in_ms, ..told("failed", text) }
+                Self { failure: Some(failure), retry_in_ms, ..entry("failed", text) }
             }
             Milestone::NodeLost { counts: true, .. } => {
-                told("crashed", "its node was lost while it worked on it and on nothing else".into())
+                entry("crashed", "its node was lost while it worked on it and on nothing else".into())
             }
             Milestone::NodeLost { counts: false, shared: true } => {
                 let text = "its node was lost while it had several tasks; tried again alone, and not held against the task";
-                told("node_lost", text.into())
+                entry("node_lost", text.into())
             }
             Milestone::NodeLost { counts: false, shared: false } => {
-                told("node_lost", "its node was lost; not held against the task".into())
+                entry("node_lost", "its node was lost; not held against the task".into())
             }
-            Milestone::GivenBack => told("given_back", "its node gave it back".into()),
-            Milestone::Ended { status } => told("ended", format!("ended: {status}")),
+            Milestone::GivenBack => entry("given_back", "its node gave it back".into()),
+            Milestone::Ended { status } => entry("ended", format!("ended: {status}")),
             Milestone::ReplayedAs { task } => {
-                Self { task: Some(task), ..told("replayed", format!("submitted again as {task}")) }
+                Self { task: Some(task), ..entry("replayed", format!("submitted again as {task}")) }
             }
-            Milestone::Skipped { entries } => told("skipped", format!("({entries} entries are left out)")),
+            Milestone::Skipped { entries } => entry("skipped", format!("({entries} entries are left out)")),
         }
     }
 }

@@ -150,8 +150,8 @@ impl Load {
             }
             let next = short.submit().await?;
             let began = Instant::now();
-            let told = long.client.cancel(id, PATIENCE).await?;
-            ensure!(told.status == Status::Cancelled, "the cancelled task is {}", told.status);
+            let outcome = long.client.cancel(id, PATIENCE).await?;
+            ensure!(outcome.status == Status::Cancelled, "the cancelled task is {}", outcome.status);
             short.finish(next).await?;
             times.push(ms(began.elapsed()));
         }
@@ -180,8 +180,8 @@ impl Load {
             });
         }
         let (mut refused, mut accepted) = (Vec::new(), 0);
-        while let Some(told) = waits.join_next().await {
-            match told?? {
+        while let Some(outcome) = waits.join_next().await {
+            match outcome?? {
                 Some(ms) => refused.push(ms),
                 None => accepted += 1,
             }

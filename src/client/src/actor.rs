@@ -199,9 +199,9 @@ impl Actor {
     /// Serves one connection until it is lost.
     async fn serve(&mut self, mut link: Link) -> Lost {
         self.on_connected();
-        let mut heard = Instant::now();
+        let mut last_received = Instant::now();
         let period = self.options.ping.max(Duration::from_millis(10));
-        let mut ping = tokio::time::interval_at(heard + period, period);
+        let mut ping = tokio::time::interval_at(last_received + period, period);
         ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // Sent explicitly as the first message on every connection, because its answer names the spool; a
         // timer that is due at once could still lose against a command.
@@ -212,12 +212,12 @@ impl Actor {
             let event = tokio::select! {
                 biased; // a received frame counts before the silence timer
                 frame = link.recv() => match frame {
-                    Ok(frame) => { heard = Instant::now(); self.on_frame(frame); Ok(()) }
-                    Err(SocketError::Frame(error)) => { heard = Instant::now(); self.on_bad_frame(&error); Ok(()) }
+                    Ok(frame) => { last_received = Instant::now(); self.on_frame(frame); Ok(()) }
+                    Err(SocketError::Frame(error)) => { last_received = Instant::now(); self.on_bad_frame(&error); Ok(()) }
                     Err(error) => Err(error),
                 },
-                () = tokio::time::sleep_until(heard + self.options.silence) => {
-                    return Lost::Link(format!("silent for {} ms", heard.elapsed().as_millis()));
+                () = tokio::time::sleep_until(last_received + self.options.silence) => {
+                    return Lost::Link(format!("silent for {} ms", last_received.elapsed().as_millis()));
                 }
                 _ = ping.tick() => self.ping(&link).await,
                 Some(written) = self.writers.join_next() => { self.on_written(written.ok()); Ok(()) }

@@ -31,13 +31,13 @@ async fn small_inputs_travel_inline_and_the_result_comes_back() {
     fake.complete(id, b"made").await;
     let outcome = client.wait(id, PATIENCE).await;
     assert_eq!(outcome.unwrap().into_result().unwrap().read().unwrap(), "made");
-    fake.hears_nothing_more().await;
+    fake.receives_nothing_more().await;
     // The outcome is kept until it is released.
     assert!(client.wait(id, PATIENCE).await.is_ok());
     let (released, (request, _)) = tokio::join!(client.release(id, PATIENCE), async {
-        let heard = fake.hear().await;
-        let _ = tokio::time::timeout(Duration::from_millis(200), fake.hear()).await; // answers the ping
-        heard
+        let received = fake.receive().await;
+        let _ = tokio::time::timeout(Duration::from_millis(200), fake.receive()).await; // answers the ping
+        received
     });
     released.unwrap();
     assert!(matches!(request, ClientRequest::Release(r) if r.id == id));
@@ -48,11 +48,11 @@ async fn large_inputs_and_results_go_through_the_spool() {
     let mut fake = Fake::start().await;
     let client = fake.client();
     let (submitted, _) = tokio::join!(client.submit(task(1, LARGE), PATIENCE), async {
-        let (request, blobs) = fake.hear().await;
+        let (request, blobs) = fake.receive().await;
         let ClientRequest::Offer(offer) = request else { panic!("{request:?}") };
         assert_eq!((offer.bytes, blobs.len()), (2 * LARGE as u64, 0));
         fake.say(UploadGranted { seq: offer.seq }).await;
-        let (request, blobs) = fake.hear().await;
+        let (request, blobs) = fake.receive().await;
         let ClientRequest::Submit(submit) = request else { panic!("{request:?}") };
         assert!(submit.inline.is_empty() && blobs.is_empty() && submit.follow);
         assert_eq!(lamagrid_protocol::payload_digest(&submit.spec), offer.digest);
@@ -95,7 +95,7 @@ async fn after_a_scheduler_restart_the_client_attaches_without_sending_blobs_aga
     fake.kill().await;
     fake.bind().await;
     let (outcome, ()) = tokio::join!(client.wait(id, PATIENCE), async {
-        let (request, blobs) = fake.hear().await;
+        let (request, blobs) = fake.receive().await;
         let ClientRequest::Attach(attach) = request else { panic!("{request:?}") };
         assert!(attach.id == id && attach.digest.is_some() && blobs.is_empty());
         assert_ne!(fake.peer, before, "a fresh identity");
@@ -103,7 +103,7 @@ async fn after_a_scheduler_restart_the_client_attaches_without_sending_blobs_aga
         fake.complete(id, b"made").await;
     });
     assert_eq!(outcome.unwrap().into_result().unwrap().read().unwrap(), "made");
-    fake.hears_nothing_more().await;
+    fake.receives_nothing_more().await;
 }
 
 #[tokio::test]
@@ -114,7 +114,7 @@ async fn a_client_reconnects_to_a_silent_scheduler() {
     submitted.unwrap();
     let before = fake.peer.clone();
     fake.alive = false;
-    let (request, _) = fake.hear().await;
+    let (request, _) = fake.receive().await;
     assert!(matches!(request, ClientRequest::Attach(attach) if attach.id == id));
     assert_ne!(fake.peer, before);
 }
@@ -126,7 +126,7 @@ async fn a_task_unknown_to_the_scheduler_is_submitted_again_with_its_blobs() {
         let client = fake.client();
         let submit = async |fake: &mut Fake| {
             if size == LARGE {
-                let (request, _) = fake.hear().await;
+                let (request, _) = fake.receive().await;
                 let ClientRequest::Offer(offer) = request else { panic!("{request:?}") };
                 fake.say(UploadGranted { seq: offer.seq }).await;
             }
@@ -139,7 +139,7 @@ async fn a_task_unknown_to_the_scheduler_is_submitted_again_with_its_blobs() {
         std::fs::remove_dir_all(fake.spool()).unwrap();
         std::fs::create_dir(fake.spool()).unwrap();
         fake.bind().await;
-        let (request, _) = fake.hear().await;
+        let (request, _) = fake.receive().await;
         let ClientRequest::Attach(attach) = request else { panic!("{request:?}") };
         fake.say(Unknown { seq: attach.seq, id, expired: false }).await;
         let (_, second) = submit(&mut fake).await;
@@ -162,14 +162,14 @@ async fn blobs_not_accepted_before_a_disconnect_are_written_again() {
         async move { client.submit(task(1, LARGE), PATIENCE).await }
     });
     for round in 0..2 {
-        let (request, _) = fake.hear().await;
+        let (request, _) = fake.receive().await;
         let ClientRequest::Offer(offer) = request else { panic!("{request:?}") };
         fake.say(UploadGranted { seq: offer.seq }).await;
         if round == 1 {
             fake.accept().await;
             continue;
         }
-        let (request, _) = fake.hear().await;
+        let (request, _) = fake.receive().await;
         assert!(matches!(request, ClientRequest::Submit(_)));
         fake.kill().await;
         Spool::new(fake.spool()).remove_task(TaskId::from_bytes([1; 16])).unwrap(); // as the sweep at start does
@@ -186,7 +186,7 @@ async fn a_refusal_carries_the_queue_and_the_wait() {
     let mut fake = Fake::start().await;
     let client = fake.client();
     let (submitted, ()) = tokio::join!(client.submit(task(1, 10), PATIENCE), async {
-        let (request, _) = fake.hear().await;
+        let (request, _) = fake.receive().await;
         let ClientRequest::Submit(submit) = request else { panic!("{request:?}") };
         let failure = Failure::new(FailureKind::Overloaded, "queue gpu is full");
         fake.say(Refused { seq: submit.seq, failure, queue_len: 7, wait_ms: Some(2_500) }).await;
@@ -194,7 +194,7 @@ async fn a_refusal_carries_the_queue_and_the_wait() {
     let error = submitted.unwrap_err();
     assert_eq!(error.kind(), FailureKind::Overloaded);
     assert_eq!(error.to_string(), "queue gpu is full (7 tasks wait; expected wait 3 s)");
-    fake.hears_nothing_more().await;
+    fake.receives_nothing_more().await;
 }
 
 #[tokio::test]
@@ -204,7 +204,7 @@ async fn an_expired_or_unknown_id_is_an_error() {
     let id = TaskId::from_bytes([5; 16]);
     for expired in [true, false] {
         let (outcome, ()) = tokio::join!(client.wait(id, PATIENCE), async {
-            let (request, _) = fake.hear().await;
+            let (request, _) = fake.receive().await;
             let ClientRequest::Attach(attach) = request else { panic!("{request:?}") };
             fake.say(Unknown { seq: attach.seq, id, expired }).await;
         });
@@ -234,7 +234,7 @@ async fn without_a_scheduler_the_error_names_address_and_remedy_and_a_late_one_i
     fake.complete(id, b"made").await;
     client.wait(id, PATIENCE).await.unwrap();
     // The survey's caller has stopped waiting, so no request is sent for it.
-    fake.hears_nothing_more().await;
+    fake.receives_nothing_more().await;
 }
 
 #[tokio::test]
@@ -242,15 +242,15 @@ async fn an_unanswered_request_is_sent_again_on_the_next_connection() {
     let mut fake = Fake::start().await;
     let client = fake.client();
     let id = TaskId::from_bytes([5; 16]);
-    let (told, ()) = tokio::join!(client.query(id, PATIENCE), async {
-        assert!(matches!(fake.hear().await.0, ClientRequest::Query(_)));
+    let (status, ()) = tokio::join!(client.query(id, PATIENCE), async {
+        assert!(matches!(fake.receive().await.0, ClientRequest::Query(_)));
         fake.kill().await;
         fake.bind().await;
-        let (request, _) = fake.hear().await;
+        let (request, _) = fake.receive().await;
         let ClientRequest::Query(query) = request else { panic!("{request:?}") };
         fake.say(TaskStatus { seq: query.seq, task: info(id, Status::Queued) }).await;
     });
-    assert_eq!(told.unwrap().status, Status::Queued);
+    assert_eq!(status.unwrap().status, Status::Queued);
 }
 
 #[tokio::test]
@@ -258,9 +258,9 @@ async fn an_abandoned_submit_is_cancelled() {
     let mut fake = Fake::start().await;
     let client = fake.client();
     let error =
-        tokio::join!(client.submit(task(1, 10), Duration::from_millis(300)), fake.hear()).0.unwrap_err();
+        tokio::join!(client.submit(task(1, 10), Duration::from_millis(300)), fake.receive()).0.unwrap_err();
     assert!(matches!(error, ClientError::Timeout { .. }), "{error}");
-    let (request, _) = fake.hear().await;
+    let (request, _) = fake.receive().await;
     assert!(matches!(request, ClientRequest::Cancel(cancel) if cancel.id == TaskId::from_bytes([1; 16])));
 }
 
@@ -319,7 +319,7 @@ async fn invalid_inputs_are_rejected_by_the_client() {
         assert_eq!(error.kind(), FailureKind::InvalidInput);
         assert!(error.to_string().contains(word), "{error}");
     }
-    fake.hears_nothing_more().await;
+    fake.receives_nothing_more().await;
 }
 
 #[tokio::test]
@@ -358,6 +358,6 @@ async fn the_ping_is_the_first_message_even_with_tasks_pending() {
                 client.submit(task(id, LARGE), PATIENCE).await
             });
         }
-        fake.hear().await; // and checks what came before it
+        fake.receive().await; // and checks what came before it
     }
 }

@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn another_version_and_none_are_told_with_the_remedy() {
+    fn errors_about_another_version_and_none_name_the_remedy() {
         let dir = package("2.9.1+cu128");
         let text = find_in(dir.path()).unwrap_err().to_string();
         for part in ["2.11.0", "2.9.1+cu128", dir.path().to_str().unwrap(), "pip install torch==2.11.0"] {

@@ -208,7 +208,7 @@ fn a_removed_directory_is_made_anew_in_place_or_elsewhere_and_recorded() {
 }
 
 #[test]
-fn a_running_scheduler_is_told_from_its_lock() {
+fn a_running_scheduler_is_recognized_by_its_lock() {
     let data = temp();
     assert_eq!(running_scheduler(data.path()), None);
     fs::write(data.path().join(LOCK), "4711\n").unwrap();

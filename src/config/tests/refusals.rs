@@ -134,8 +134,8 @@ fn the_lists_of_the_web_server_hold_hosts_origins_and_networks() {
         ("web.trusted_proxies", "10.0.0.0/33", "a list of addresses and networks"),
     ];
     for (key, value, allowed) in bad {
-        let told = in_flag(key, value);
-        assert!(told.contains(value) && told.contains(allowed), "{told}");
+        let error = in_flag(key, value);
+        assert!(error.contains(value) && error.contains(allowed), "{error}");
     }
     assert!(in_file("web.trusted_proxies = [7]").contains("a list that holds the integer 7"));
     let flags = [

@@ -7,7 +7,7 @@
 #![expect(
     clippy::unwrap_used,
     clippy::print_stdout,
-    reason = "a measurement that cannot go on shall say where"
+    reason = "a failed measurement panics at the line that failed"
 )]
 
 #[path = "../tests/authority/mod.rs"]
@@ -108,8 +108,8 @@ fn ping(seq: u64) -> Frame {
 
 /// Answers every ping.
 async fn answer(mut router: Router) {
-    while let Some(heard) = router.recv().await {
-        let Incoming::Frame { peer, frame } = heard else { continue };
+    while let Some(incoming) = router.recv().await {
+        let Incoming::Frame { peer, frame } = incoming else { continue };
         let Ok(ClientRequest::Ping(Ping { seq })) = ClientRequest::from_frame(&frame) else { continue };
         let pong = Pong { seq, spool: String::new(), version: String::new() };
         let frame = ClientReply::from(pong).to_frame(vec![]).unwrap();

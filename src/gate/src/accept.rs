@@ -275,7 +275,7 @@ impl ConnectionContext {
     ) -> Result<(), ProxyError> {
         let identity = identity(certificate);
         let entry = self.options.registry.enter(&identity, certificate);
-        relay(tls, local, Handshake::new(DIALLING, identity), entry.held(), |_| ()).await
+        relay(tls, local, Handshake::new(DIALLING, identity), entry.unfinished_bytes(), |_| ()).await
     }
 
     /// Serves one transfer after another until the peer leaves.

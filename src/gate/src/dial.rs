@@ -33,7 +33,7 @@ use crate::preamble::{is_temporary, read_line};
 use crate::proxy::{ProxyError, relay, tune};
 use crate::reloading_tls::ReloadingTls;
 use crate::trouble::Trouble;
-use crate::zmtp_guard::{ACCEPTING, Handshake, Held};
+use crate::zmtp_guard::{ACCEPTING, Handshake, UnfinishedBytes};
 
 /// Interval of log lines about an unreachable scheduler.
 const LOG_EVERY: Duration = Duration::from_secs(30);
@@ -285,7 +285,8 @@ impl Shared {
         // ZeroMQ on this side does not use an identity of the scheduler's socket.
         let handshake = Handshake::new(ACCEPTING, Bytes::new());
         let ended =
-            relay(tls, local, handshake, Held::default(), |text| self.trouble.ended(Some(text))).await;
+            relay(tls, local, handshake, UnfinishedBytes::default(), |text| self.trouble.ended(Some(text)))
+                .await;
         let stalled = match ended {
             Err(ProxyError::Stalled(text)) => {
                 self.log(channel, &text, Obstacle::Unreachable);

@@ -39,7 +39,7 @@ impl DialError {
 }
 
 /// The text for a scheduler's certificate that is not valid by this host's clock; names both clocks if the
-/// scheduler told its own. `None` for a valid certificate.
+/// scheduler sent its own. `None` for a valid certificate.
 pub(crate) fn wrong_time(
     presented: Option<&[CertificateDer<'_>]>,
     answer: Option<&Result<u64, Refused>>,

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 
-use crate::zmtp_guard::{Breach, Guard, Handshake, Held};
+use crate::zmtp_guard::{Breach, Guard, Handshake, UnfinishedBytes};
 
 /// Size of the read buffer of each direction of a connection.
 const CHUNK_BYTES: usize = 64 * 1024;
@@ -49,22 +49,22 @@ pub(crate) async fn relay<T: AsyncRead + AsyncWrite + AsRawFd>(
     tls: T,
     local: UnixStream,
     handshake: Handshake,
-    held: Held,
+    unfinished_bytes: UnfinishedBytes,
     on_stall: impl Fn(String),
 ) -> Result<(), ProxyError> {
     let socket = tls.as_raw_fd();
-    let (sent, heard) = (AtomicU64::new(0), Mutex::new(Instant::now()));
+    let (sent, last_received) = (AtomicU64::new(0), Mutex::new(Instant::now()));
     let (mut tls_read, mut tls_write) = tokio::io::split(tls);
     let (mut local_read, mut local_write) = local.into_split();
     let inward = async {
         let mut chunk = vec![0; CHUNK_BYTES];
-        let (mut handshake, mut guard) = (Some(handshake), Guard::new(held));
+        let (mut handshake, mut guard) = (Some(handshake), Guard::new(unfinished_bytes));
         loop {
             let n = tls_read.read(&mut chunk).await?;
             if n == 0 {
                 return Ok(());
             }
-            *heard.lock() = Instant::now();
+            *last_received.lock() = Instant::now();
             let Some(beginning) = &mut handshake else {
                 guard.pass(&chunk[..n])?;
                 local_write.write_all(&chunk[..n]).await?;
@@ -107,7 +107,7 @@ pub(crate) async fn relay<T: AsyncRead + AsyncWrite + AsRawFd>(
             tokio::time::sleep(QUIET).await;
             let (sent, waiting) = (sent.load(Ordering::Relaxed), unacknowledged(socket));
             let arrived = sent.cast_signed() - waiting.cast_signed();
-            let stalls = waiting > 0 && arrived <= before && heard.lock().elapsed() >= QUIET;
+            let stalls = waiting > 0 && arrived <= before && last_received.lock().elapsed() >= QUIET;
             is_stalled.store(stalls, Ordering::Relaxed);
             if stalls {
                 on_stall(stalled("the connection", u64::try_from(arrived).unwrap_or(0)));

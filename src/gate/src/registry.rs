@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use lamagrid_protocol::PeerId;
 
 use crate::certificate::Certificate;
-use crate::zmtp_guard::Held;
+use crate::zmtp_guard::UnfinishedBytes;
 
 /// All peers and lanes. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -21,7 +21,7 @@ pub struct Registry(Arc<Mutex<Known>>);
 struct Known {
     peers: BTreeMap<PeerId, Arc<Certificate>>,
     /// Bytes of incomplete messages by certificate name, while it is connected.
-    held: BTreeMap<String, Held>,
+    unfinished_bytes: BTreeMap<String, UnfinishedBytes>,
     /// Names of lanes, with the name of the certificate that may use each.
     lanes: BTreeMap<String, String>,
 }
@@ -42,13 +42,13 @@ pub(crate) struct Entry<'a> {
     registry: &'a Registry,
     peer: PeerId,
     name: String,
-    held: Held,
+    unfinished_bytes: UnfinishedBytes,
 }
 
 impl Entry<'_> {
     /// The count of incomplete bytes that all connections of this certificate share.
-    pub(crate) fn held(&self) -> Held {
-        Arc::clone(&self.held)
+    pub(crate) fn unfinished_bytes(&self) -> UnfinishedBytes {
+        Arc::clone(&self.unfinished_bytes)
     }
 }
 
@@ -57,8 +57,8 @@ impl Drop for Entry<'_> {
         let mut known = self.registry.0.lock();
         known.peers.remove(&self.peer);
         // Only the registry and this entry hold it: this was the certificate's last connection.
-        if Arc::strong_count(&self.held) == 2 {
-            known.held.remove(&self.name);
+        if Arc::strong_count(&self.unfinished_bytes) == 2 {
+            known.unfinished_bytes.remove(&self.name);
         }
     }
 }
@@ -68,8 +68,9 @@ impl Registry {
         let peer = PeerId::from_bytes(identity.clone());
         let mut known = self.0.lock();
         known.peers.insert(peer.clone(), Arc::clone(certificate));
-        let held = Arc::clone(known.held.entry(certificate.name.clone()).or_default());
-        Entry { registry: self, peer, name: certificate.name.clone(), held }
+        let unfinished_bytes =
+            Arc::clone(known.unfinished_bytes.entry(certificate.name.clone()).or_default());
+        Entry { registry: self, peer, name: certificate.name.clone(), unfinished_bytes }
     }
 
     /// Returns the origin of a connection.

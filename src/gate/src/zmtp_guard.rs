@@ -20,7 +20,7 @@ use lamagrid_transport::zmtp::{
 /// The handshake of one peer, from its first byte to the end of its READY.
 #[derive(Debug)]
 pub(crate) struct Handshake {
-    heard: BytesMut,
+    received: BytesMut,
     /// The socket types that the peer may have.
     known: &'static [&'static [u8]],
     identity: Bytes,
@@ -34,7 +34,7 @@ pub(crate) const ACCEPTING: &[&[u8]] = &[b"ROUTER", b"SUB", b"PUSH"];
 impl Handshake {
     /// Starts the handshake of a peer whose socket type must be in `known`; its identity becomes `identity`, at most 255 bytes.
     pub(crate) fn new(known: &'static [&'static [u8]], identity: Bytes) -> Self {
-        Self { heard: BytesMut::new(), known, identity }
+        Self { received: BytesMut::new(), known, identity }
     }
 
     /// Takes received bytes; returns the bytes for ZeroMQ: the greeting unchanged as soon as it is complete,
@@ -44,12 +44,12 @@ impl Handshake {
     /// # Errors
     /// [`Breach`] at the first invalid byte.
     pub(crate) fn push(&mut self, bytes: &[u8]) -> Result<(Bytes, Option<Bytes>), Breach> {
-        let room = GREETING_BYTES + MAX_HEADER_BYTES + MAX_READY_BYTES - self.heard.len();
+        let room = GREETING_BYTES + MAX_HEADER_BYTES + MAX_READY_BYTES - self.received.len();
         let (now, later) = bytes.split_at(bytes.len().min(room));
-        let before = self.heard.len();
-        self.heard.extend_from_slice(now);
-        check_greeting(&self.heard[..self.heard.len().min(GREETING_BYTES)])?;
-        let Some((greeting, command)) = self.heard.split_at_checked(GREETING_BYTES) else {
+        let before = self.received.len();
+        self.received.extend_from_slice(now);
+        check_greeting(&self.received[..self.received.len().min(GREETING_BYTES)])?;
+        let Some((greeting, command)) = self.received.split_at_checked(GREETING_BYTES) else {
             return Ok((Bytes::new(), None));
         };
         let mut passed = BytesMut::new();
@@ -65,7 +65,7 @@ impl Handshake {
 }
 
 /// Bytes of incomplete messages, which ZeroMQ keeps, summed over the connections of one certificate.
-pub(crate) type Held = Arc<AtomicU64>;
+pub(crate) type UnfinishedBytes = Arc<AtomicU64>;
 
 /// Checks the frames of one connection after its handshake.
 #[derive(Debug, Default)]
@@ -78,20 +78,20 @@ pub(crate) struct Guard {
     /// The limits of the current message.
     message: MessageLimits,
     /// Bytes of incomplete messages: of all connections of this certificate, and of this one in `own`.
-    held: Held,
+    unfinished_bytes: UnfinishedBytes,
     own: u64,
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        self.held.fetch_sub(self.own, Ordering::Relaxed);
+        self.unfinished_bytes.fetch_sub(self.own, Ordering::Relaxed);
     }
 }
 
 impl Guard {
-    /// Creates the guard of one of the connections that share `held`.
-    pub(crate) fn new(held: Held) -> Self {
-        Self { held, ..Self::default() }
+    /// Creates the guard of one of the connections that share `unfinished_bytes`.
+    pub(crate) fn new(unfinished_bytes: UnfinishedBytes) -> Self {
+        Self { unfinished_bytes, ..Self::default() }
     }
 
     /// Checks received bytes, which may be passed to ZeroMQ if this succeeds.
@@ -101,13 +101,13 @@ impl Guard {
     pub(crate) fn pass(&mut self, bytes: &[u8]) -> Result<(), Breach> {
         self.follow(bytes)?;
         let own = if self.message.is_last && self.body == 0 { 0 } else { self.message.bytes - self.body };
-        self.held.fetch_add(own, Ordering::Relaxed);
-        let before = self.held.fetch_sub(self.own, Ordering::Relaxed);
+        self.unfinished_bytes.fetch_add(own, Ordering::Relaxed);
+        let before = self.unfinished_bytes.fetch_sub(self.own, Ordering::Relaxed);
         let all = before - self.own;
         let is_more = own > self.own;
         self.own = own;
         // A peer that completes a message is not rejected for the bytes that others hold.
-        if is_more && all > MAX_HELD_BYTES { Err(Breach::Held) } else { Ok(()) }
+        if is_more && all > MAX_HELD_BYTES { Err(Breach::Unfinished) } else { Ok(()) }
     }
 
     fn follow(&mut self, mut bytes: &[u8]) -> Result<(), Breach> {

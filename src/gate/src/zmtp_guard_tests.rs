@@ -178,18 +178,18 @@ fn generated_bytes_are_judged_alike_in_any_pieces() {
 
 #[test]
 fn incomplete_messages_are_counted_over_all_connections_of_a_peer() {
-    let held = Held::default();
+    let unfinished_bytes = UnfinishedBytes::default();
     let half = long(0, 1_000_000, &[7; 900_000]);
-    let mut guards: Vec<Guard> = (0..9).map(|_| Guard::new(Arc::clone(&held))).collect();
+    let mut guards: Vec<Guard> = (0..9).map(|_| Guard::new(Arc::clone(&unfinished_bytes))).collect();
     assert!(guards.iter_mut().all(|guard| guard.pass(&half).is_ok()));
-    let mut last = Guard::new(Arc::clone(&held));
-    assert_eq!(last.pass(&half), Err(Breach::Held));
+    let mut last = Guard::new(Arc::clone(&unfinished_bytes));
+    assert_eq!(last.pass(&half), Err(Breach::Unfinished));
     drop(last);
     // Completing a message, or disconnecting, makes room.
     assert_eq!(guards[0].pass(&[7; 100_000]), Ok(()));
     guards.truncate(7);
-    assert_eq!(held.load(Ordering::Relaxed), 6 * 900_000);
-    assert_eq!(Guard::new(Arc::clone(&held)).pass(&half), Ok(()));
+    assert_eq!(unfinished_bytes.load(Ordering::Relaxed), 6 * 900_000);
+    assert_eq!(Guard::new(Arc::clone(&unfinished_bytes)).pass(&half), Ok(()));
     drop(guards);
-    assert_eq!(held.load(Ordering::Relaxed), 0);
+    assert_eq!(unfinished_bytes.load(Ordering::Relaxed), 0);
 }

@@ -1,6 +1,6 @@
 //! Tests the gate between a scheduler's sockets and peers on TCP: which peers get in, and what is rejected.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on shall say where")]
+#![expect(clippy::unwrap_used, reason = "a failed test panics at the line that failed")]
 
 mod authority;
 #[path = "gate/blobs.rs"]
@@ -149,7 +149,7 @@ async fn refusal(
         }
         assert!(requester.request(ping(1), Duration::from_millis(200)).await.is_err(), "it was let in");
     }
-    panic!("no refusal was told");
+    panic!("no refusal was reported");
 }
 
 /// Waits until the scheduler has refused this side for now; returns the reason.
@@ -162,7 +162,7 @@ async fn trouble(dialler: &Dialler, dir: &Path, channel: impl Fn(&Endpoints) -> 
             return text;
         }
     }
-    panic!("no trouble was told");
+    panic!("no fault was reported");
 }
 
 #[tokio::test]
@@ -421,9 +421,10 @@ async fn a_lane_is_open_only_to_its_own_node() {
     let host = Host::start().await;
     let lane = "lane-0123456789abcdef-0";
     let address = format!("ipc://{}/{lane}.sock", host.endpoints.dir().display());
-    let (tell, mut connected) = tokio::sync::mpsc::unbounded_channel();
+    let (connected_tx, mut connected) = tokio::sync::mpsc::unbounded_channel();
     let sender =
-        LaneSender::bind(&address, &ConnectionLimits::default(), move |_| tell.send(()).unwrap()).unwrap();
+        LaneSender::bind(&address, &ConnectionLimits::default(), move |_| connected_tx.send(()).unwrap())
+            .unwrap();
     let of_node = |name: &str| host.issue(PeerRole::Node, name, 1);
     let mine = of_node("gpu-1");
     host.registry.open_lane(lane, &mine.certificate().unwrap());

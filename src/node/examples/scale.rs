@@ -5,7 +5,7 @@
 #![expect(
     clippy::unwrap_used,
     clippy::print_stdout,
-    reason = "a measurement that cannot go on shall say where"
+    reason = "a failed measurement panics at the line that failed"
 )]
 
 use std::io::Read;

@@ -12,7 +12,7 @@ use lamagrid_process::{Parent, SAME_REQUEST, StopRequest, StopSignals, end_by_si
 use lamagrid_session::hardware::Hardware;
 use lamagrid_session::{Pipeline, Session, SessionOptions};
 
-use crate::backend::{self, Backend, Unheard};
+use crate::backend::{self, Backend, SilentProgress};
 use crate::cancel_watchdog::{self, StartupTime};
 use crate::settings::Settings;
 
@@ -117,7 +117,7 @@ pub fn run(
 /// waits for the load.
 fn warm_up(session: &Session, backend: &mut dyn Backend) -> bool {
     let Some(first) = backend.models().into_iter().next() else { return false };
-    let load = std::panic::AssertUnwindSafe(|| backend.load(&first.model, &Unheard));
+    let load = std::panic::AssertUnwindSafe(|| backend.load(&first.model, &SilentProgress));
     match std::panic::catch_unwind(load) {
         Ok(Ok(_)) => {
             session.set_loaded(backend::loaded(backend));

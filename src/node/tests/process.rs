@@ -10,7 +10,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use fake::{Fake, Heard, pattern, rgb_to_bgr, short_dir};
+use fake::{Fake, Received, pattern, rgb_to_bgr, short_dir};
 
 use lamagrid_domain::NodeKind;
 use lamagrid_protocol::message::{AttemptOutcome, Stored};
@@ -144,7 +144,7 @@ async fn a_killed_worker_is_replaced_and_a_drained_node_leaves() {
     assert!(matches!(delivery.outcome, AttemptOutcome::Done { inline: true, .. }));
     assert_eq!(blobs[0], rgb_to_bgr(&pattern(10, 10)));
     fake.reply(Stored { token, accepted: true }.into()).await;
-    fake.until(|heard| matches!(heard, Heard::Goodbye).then_some(())).await;
+    fake.until(|received| matches!(received, Received::Goodbye).then_some(())).await;
     assert!(node.wait(Duration::from_secs(5)).success());
     assert!(!lives(second.info.pid));
 }
@@ -158,14 +158,14 @@ async fn nothing_outlives_a_killed_supervisor_or_a_closed_lifeline() {
     let (spec, token) = fake.task(10, 10, &[("echo_ms", 60_000)]);
     fake.assign(&spec, token).await;
     node.signal(rustix::process::Signal::KILL);
-    fake.until(|heard| matches!(heard, Heard::Goodbye).then_some(())).await;
+    fake.until(|received| matches!(received, Received::Goodbye).then_some(())).await;
     wait_until_gone(hello.info.pid);
     node.wait(Duration::from_secs(1));
 
     let mut node = Node::start(dir.path(), &ECHO, &[]);
     let (_, hello, _) = fake.welcome(vec![]).await;
     drop(node.child.stdin.take());
-    fake.until(|heard| matches!(heard, Heard::Goodbye).then_some(())).await;
+    fake.until(|received| matches!(received, Received::Goodbye).then_some(())).await;
     assert!(node.wait(Duration::from_secs(5)).success());
     assert!(!lives(hello.info.pid));
 }
@@ -218,7 +218,7 @@ async fn a_signal_gives_a_long_task_back_in_time_and_a_hangup_does_nothing() {
     let began = Instant::now();
     node.signal(rustix::process::Signal::TERM);
     node.line(&["draining"]);
-    fake.until(|heard| matches!(heard, Heard::Goodbye).then_some(())).await;
+    fake.until(|received| matches!(received, Received::Goodbye).then_some(())).await;
     assert!(node.wait(Duration::from_secs(8)).success());
     assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
     assert!(!lives(hello.info.pid));

@@ -105,7 +105,7 @@ async fn a_task_is_accepted_worked_on_and_delivered() {
     assert!(fake.spool.get(spec.id, BlobName::Attempt(token), result).is_err());
 
     session.drain();
-    fake.until(|heard| matches!(heard, fake::Heard::Goodbye).then_some(())).await;
+    fake.until(|received| matches!(received, fake::Received::Goodbye).then_some(())).await;
     assert_eq!(served.join().unwrap(), None);
 }
 
@@ -465,7 +465,7 @@ async fn a_drain_command_finishes_the_running_task() {
     assert_eq!(delivery.credit, 2, "a draining node takes nothing more");
     done(&delivery);
     fake.reply(Stored { token, accepted: true }.into()).await;
-    fake.until(|heard| matches!(heard, fake::Heard::Goodbye).then_some(())).await;
+    fake.until(|received| matches!(received, fake::Received::Goodbye).then_some(())).await;
     assert_eq!(served.join().unwrap(), None);
 }
 

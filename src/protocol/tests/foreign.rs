@@ -1,6 +1,6 @@
 //! Tests that texts and numbers from other processes are bounded when they are read (R7.1).
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on shall say where")]
+#![expect(clippy::unwrap_used, reason = "a failed test panics at the line that failed")]
 
 use lamagrid_domain::{
     BlobForm, BlobMeta, Failure, FailureKind, Hash, LeaseToken, MAX_MESSAGE_CHARS, ModelOffer, NodeInfo,

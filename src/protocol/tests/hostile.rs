@@ -2,7 +2,7 @@
 //!
 //! `LAMAGRID_HOSTILE` sets the number; `make chaos` runs ten million.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on shall say where")]
+#![expect(clippy::unwrap_used, reason = "a failed test panics at the line that failed")]
 #![expect(clippy::print_stdout, reason = "the counts are part of what is shown")]
 
 #[expect(dead_code, reason = "what the samples say of themselves is for the stored ones")]

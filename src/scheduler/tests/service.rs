@@ -1,6 +1,6 @@
 //! Tests the whole scheduler in this process, through its real sockets: its files on disk and its refusals.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on shall say where")]
+#![expect(clippy::unwrap_used, reason = "a failed test panics at the line that failed")]
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::DirBuilderExt;
@@ -93,8 +93,8 @@ impl Grid {
     async fn ask(&mut self, request: impl Into<ClientRequest>, blobs: Vec<Bytes>) -> ClientReply {
         self.link.send(request.into().to_frame(blobs).unwrap()).await.unwrap();
         loop {
-            let heard = tokio::time::timeout(PATIENCE, self.link.recv()).await.unwrap().unwrap();
-            match ClientReply::from_frame(&heard).unwrap() {
+            let received = tokio::time::timeout(PATIENCE, self.link.recv()).await.unwrap().unwrap();
+            match ClientReply::from_frame(&received).unwrap() {
                 ClientReply::Progress(_) | ClientReply::Outcome(_) | ClientReply::Pong(_) => {}
                 reply => return reply,
             }
@@ -236,10 +236,10 @@ async fn removed_sockets_are_recreated_and_open_connections_survive() {
                     && link.send(ClientRequest::from(Ping { seq: 2 }).to_frame(vec![]).unwrap()).await.is_ok()
                 {
                     let mut link = link;
-                    let heard = tokio::time::timeout(Duration::from_secs(1), link.recv()).await;
-                    if heard.is_ok_and(|heard| {
-                        heard.is_ok_and(|heard| {
-                            matches!(ClientReply::from_frame(&heard), Ok(ClientReply::Pong(_)))
+                    let received = tokio::time::timeout(Duration::from_secs(1), link.recv()).await;
+                    if received.is_ok_and(|received| {
+                        received.is_ok_and(|received| {
+                            matches!(ClientReply::from_frame(&received), Ok(ClientReply::Pong(_)))
                         })
                     }) {
                         return;
@@ -270,15 +270,15 @@ async fn new_tasks_are_refused_while_the_store_cannot_be_written() {
     grid.link.send(ClientRequest::from(cancel).to_frame(vec![]).unwrap()).await.unwrap();
     // Pings sent before the scheduler notices the failure wait for the write; the first pong shows that it
     // has noticed.
-    let mut heard = None;
+    let mut received = None;
     for seq in 50..450 {
         grid.link.send(ClientRequest::from(Ping { seq }).to_frame(vec![]).unwrap()).await.unwrap();
-        heard = tokio::time::timeout(Duration::from_millis(50), grid.link.recv()).await.ok();
-        if heard.is_some() {
+        received = tokio::time::timeout(Duration::from_millis(50), grid.link.recv()).await.ok();
+        if received.is_some() {
             break;
         }
     }
-    let pong = ClientReply::from_frame(&heard.unwrap().unwrap()).unwrap();
+    let pong = ClientReply::from_frame(&received.unwrap().unwrap()).unwrap();
     assert!(matches!(pong, ClientReply::Pong(_)), "{pong:?}");
     let task = id();
     let reply = grid.submit_by_reference(task).await;
@@ -289,8 +289,8 @@ async fn new_tasks_are_refused_while_the_store_cannot_be_written() {
     assert!(!grid.blobs(task).exists());
     database.execute_batch("DROP TRIGGER broken").unwrap();
     let answer = loop {
-        let heard = tokio::time::timeout(PATIENCE, grid.link.recv()).await.unwrap().unwrap();
-        match ClientReply::from_frame(&heard).unwrap() {
+        let received = tokio::time::timeout(PATIENCE, grid.link.recv()).await.unwrap().unwrap();
+        match ClientReply::from_frame(&received).unwrap() {
             ClientReply::Pong(_) => {}
             reply => break reply,
         }

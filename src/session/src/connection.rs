@@ -95,7 +95,9 @@ async fn goodbye(endpoints: &Endpoints, session: SessionId) {
     let Ok(frame) = ControlRequest::from(Goodbye { session }).to_frame(Vec::new()) else { return };
     match Requester::new(endpoints.control()).request(frame, GOODBYE_PATIENCE).await {
         Ok(_) => tracing::info!(session = %session, "left the scheduler"),
-        Err(error) => tracing::debug!(%error, "the goodbye was not heard; the scheduler finds out by itself"),
+        Err(error) => {
+            tracing::debug!(%error, "the goodbye did not arrive; the scheduler ends the session when its lease ends")
+        }
     }
 }
 
@@ -109,16 +111,16 @@ struct Sockets {
 
 impl Sockets {
     async fn connect(endpoints: &Endpoints, welcome: &Welcome) -> Result<Self, SocketError> {
-        let (heard, assignments) = mpsc::channel(LANE_QUEUE);
+        let (received, assignments) = mpsc::channel(LANE_QUEUE);
         let mut lanes = JoinSet::new();
         for lane in &welcome.lanes {
             let mut receiver = LaneReceiver::connect(&lane.address, CONNECT_PATIENCE).await?;
-            let heard = heard.clone();
+            let received = received.clone();
             lanes.spawn(async move {
                 loop {
                     let frame = receiver.recv().await;
                     let over = matches!(&frame, Err(error) if !matches!(error, SocketError::Frame(_)));
-                    if heard.send(frame).await.is_err() || over {
+                    if received.send(frame).await.is_err() || over {
                         return;
                     }
                 }
@@ -128,7 +130,7 @@ impl Sockets {
         let events = EventPublisher::connect(&endpoints.node_events(), CONNECT_PATIENCE).await?;
         // Each lane's task owns a sender. Without lanes this task keeps one, so that the channel stays open and silent.
         if welcome.lanes.is_empty() {
-            lanes.spawn(async move { heard.closed().await });
+            lanes.spawn(async move { received.closed().await });
         }
         Ok(Self { link, events, assignments, _lanes: lanes })
     }
@@ -181,7 +183,7 @@ async fn exchange(shared: &Shared, link: &mut Link) -> Ended {
             return Ended::Leave;
         }
         let frame = tokio::select! {
-            heard = link.recv() => match heard {
+            received = link.recv() => match received {
                 Ok(frame) => frame,
                 Err(SocketError::Frame(error)) => {
                     tracing::warn!(%error, "a bad message on the result channel was dropped");
@@ -243,8 +245,8 @@ async fn poll(
         };
         failed = 0;
         match ControlReply::from_frame(&answer) {
-            Ok(ControlReply::Commands(told)) => {
-                for command in told.commands {
+            Ok(ControlReply::Commands(reply)) => {
+                for command in reply.commands {
                     if command.seq <= acknowledged {
                         continue;
                     }
@@ -268,15 +270,15 @@ async fn poll(
 fn carry_out(shared: &Shared, command: &Command) {
     match command.action {
         Action::Cancel { token } => {
-            tracing::info!(seq = command.seq, "told to cancel an attempt");
+            tracing::info!(seq = command.seq, "the scheduler cancelled an attempt");
             shared.cancel(token);
         }
         Action::Recall { token } => {
-            tracing::debug!(seq = command.seq, "told to give an attempt back");
+            tracing::debug!(seq = command.seq, "the scheduler recalled an attempt");
             shared.recall(token);
         }
         Action::Drain => {
-            tracing::info!(seq = command.seq, "told to drain");
+            tracing::info!(seq = command.seq, "the scheduler drains this node");
             shared.drain();
         }
         // Not in this node's list of actions.

@@ -150,15 +150,15 @@ impl Job {
     ///
     /// Returns `Break` if the task was cancelled or its lease is lost; a result is not delivered then.
     pub fn step(&self, step: u32, of: u32) -> ControlFlow<()> {
-        self.tell(Activity::Running, step, of)
+        self.publish_step(Activity::Running, step, of)
     }
 
     /// Publishes the progress of loading the model; for a download, in percent.
     pub fn loading(&self, step: u32, of: u32) -> ControlFlow<()> {
-        self.tell(Activity::Loading, step, of)
+        self.publish_step(Activity::Loading, step, of)
     }
 
-    fn tell(&self, activity: Activity, step: u32, of: u32) -> ControlFlow<()> {
+    fn publish_step(&self, activity: Activity, step: u32, of: u32) -> ControlFlow<()> {
         if self.is_cancelled() {
             return ControlFlow::Break(());
         }

@@ -22,7 +22,7 @@ const HELLO_PATIENCE: Duration = Duration::from_secs(2);
 /// The lease before the scheduler has named one: the configuration's default.
 const LEASE: Duration = Duration::from_secs(20);
 /// Interval of log lines about a scheduler that cannot be reached.
-const MENTION_EVERY: Duration = Duration::from_secs(30);
+const LOG_EVERY: Duration = Duration::from_secs(30);
 
 /// Why a registration failed.
 enum Refusal {
@@ -36,7 +36,7 @@ enum Refusal {
 pub(crate) async fn run(shared: &Shared, route: &SchedulerRoute) -> Option<Failure> {
     let endpoints = route.endpoints();
     let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
-    let mut mentioned: Option<Instant> = None;
+    let mut last_logged: Option<Instant> = None;
     let mut was_welcomed = false;
     // Replaced by the duration that the scheduler's welcome names.
     let (mut lease, mut alone_since) = (LEASE, Instant::now());
@@ -56,9 +56,9 @@ pub(crate) async fn run(shared: &Shared, route: &SchedulerRoute) -> Option<Failu
         }
         let mut control = Requester::new(endpoints.control());
         let reason = tokio::select! {
-            heard = hello(shared, &mut control) => match heard {
+            answer = hello(shared, &mut control) => match answer {
                 Ok(welcome) => {
-                    mentioned = None;
+                    last_logged = None;
                     was_welcomed = true;
                     lease = Duration::from_millis(welcome.lease_ms);
                     let began = Instant::now();
@@ -86,7 +86,7 @@ pub(crate) async fn run(shared: &Shared, route: &SchedulerRoute) -> Option<Failu
             },
             () = closing(shared) => return None,
         };
-        if mentioned.is_none_or(|at| at.elapsed() >= MENTION_EVERY) {
+        if last_logged.is_none_or(|at| at.elapsed() >= LOG_EVERY) {
             let reason = route.trouble().text().unwrap_or(reason);
             tracing::warn!(
                 reason,
@@ -94,7 +94,7 @@ pub(crate) async fn run(shared: &Shared, route: &SchedulerRoute) -> Option<Failu
                 hint = route.hint(),
                 "no session with the scheduler, trying again"
             );
-            mentioned = Some(Instant::now());
+            last_logged = Some(Instant::now());
         }
         tokio::select! {
             () = tokio::time::sleep(backoff.pause()) => {}

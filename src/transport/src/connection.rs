@@ -89,15 +89,15 @@ pub(crate) async fn handshake(
         own.extend_from_slice(&[1]); // subscribes to everything
     }
     stream.write_all(&own).await?;
-    let mut heard = BytesMut::with_capacity(512);
+    let mut received = BytesMut::with_capacity(512);
     loop {
-        if let Some((ready, len)) = zmtp::handshake(&heard, kind.peers())? {
+        if let Some((ready, len)) = zmtp::handshake(&received, kind.peers())? {
             let identity = Bytes::copy_from_slice(ready.identity);
-            heard.advance(len);
-            return Ok((identity, Inbox { buffer: heard, ..Inbox::default() }));
+            received.advance(len);
+            return Ok((identity, Inbox { buffer: received, ..Inbox::default() }));
         }
-        heard.reserve(512);
-        if stream.read_buf(&mut heard).await? == 0 {
+        received.reserve(512);
+        if stream.read_buf(&mut received).await? == 0 {
             return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
         }
     }

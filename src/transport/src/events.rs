@@ -115,7 +115,7 @@ impl EventSubscriber {
     pub fn bind(address: &str, limits: &ConnectionLimits) -> Result<Self, SocketError> {
         let (listener, file) = Listener::bind(address, Kind::Subscriber, limits)?;
         let (incoming_tx, incoming) = mpsc::channel(QUEUED);
-        let accepting = tokio::spawn(listener.accept(move |accepted| hear(accepted, incoming_tx.clone())));
+        let accepting = tokio::spawn(listener.accept(move |accepted| receive(accepted, incoming_tx.clone())));
         Ok(Self { incoming, accepting, file })
     }
 
@@ -140,7 +140,7 @@ impl Drop for EventSubscriber {
 }
 
 /// Forwards the events of one node, at most [`MAX_READ`] per [`PERIOD`], until it disconnects or floods.
-async fn hear(accepted: Accepted, incoming: mpsc::Sender<Frame>) {
+async fn receive(accepted: Accepted, incoming: mpsc::Sender<Frame>) {
     let Accepted { mut stream, mut inbox, slot: _slot, .. } = accepted;
     let (mut period, mut flooded) = (Period::begin(), 0);
     loop {

@@ -35,7 +35,7 @@ pub struct LaneSender {
 }
 
 impl LaneSender {
-    /// Binds `address` and calls `tell` with each event. The first node that connects gets the lane.
+    /// Binds `address` and calls `on_event` with each event. The first node that connects gets the lane.
     ///
     /// Frames sent before that are queued, so the caller sends none before [`LaneEvent::Connected`].
     ///
@@ -47,7 +47,7 @@ impl LaneSender {
     pub fn bind(
         address: &str,
         limits: &ConnectionLimits,
-        tell: impl Fn(LaneEvent) + Send + Sync + 'static,
+        on_event: impl Fn(LaneEvent) + Send + Sync + 'static,
     ) -> Result<Self, SocketError> {
         let (listener, file) = Listener::bind(address, Kind::Push, limits)?;
         let outbox = limits.outbox();
@@ -65,8 +65,8 @@ impl LaneSender {
                 Some(accepted) = first.recv() => accepted,
             };
             // The listener is closed from here on.
-            tell(LaneEvent::Connected);
-            serve(accepted, &waiting, &tell).await;
+            on_event(LaneEvent::Connected);
+            serve(accepted, &waiting, &on_event).await;
         });
         Ok(Self { address: address.to_owned(), outbox, accepting, _file: file })
     }
@@ -97,10 +97,10 @@ impl LaneSender {
     }
 }
 
-async fn serve(accepted: Accepted, outbox: &Outbox, tell: &impl Fn(LaneEvent)) {
+async fn serve(accepted: Accepted, outbox: &Outbox, on_event: &impl Fn(LaneEvent)) {
     let Accepted { mut stream, mut inbox, slot: _slot, .. } = accepted;
     let (mut read_half, mut write_half) = stream.split();
-    let writing = write(outbox, &mut write_half, false, || async { tell(LaneEvent::Drained) });
+    let writing = write(outbox, &mut write_half, false, || async { on_event(LaneEvent::Drained) });
     // A node sends nothing on a lane, so that anything readable is the end of the connection.
     tokio::select! {
         ended = writing => tracing::debug!(?ended, "lane ended"),

@@ -108,7 +108,7 @@ impl Link {
     /// Safe: no frame is lost when the future is dropped.
     pub async fn recv(&mut self) -> Result<Frame, SocketError> {
         match self.incoming.recv().await {
-            Some(heard) => heard,
+            Some(incoming) => incoming,
             None => Err(self.broken()),
         }
     }

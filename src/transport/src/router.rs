@@ -175,7 +175,7 @@ impl RoomForPeers {
         let envelope = self.peers == Peers::Req;
         let reading = async {
             while let Some(parts) = inbox.next(&mut read_half).await? {
-                self.hear(&peer, parts).await;
+                self.receive(&peer, parts).await;
             }
             Ok(())
         };
@@ -198,7 +198,7 @@ impl RoomForPeers {
     }
 
     /// Forwards a message, or answers it with a fault if it violates the protocol.
-    async fn hear(&self, peer: &PeerId, parts: Vec<Bytes>) {
+    async fn receive(&self, peer: &PeerId, parts: Vec<Bytes>) {
         match unwrap(parts, self.peers) {
             Ok(frame) => {
                 let _ = self.incoming.send(Incoming::Frame { peer: peer.clone(), frame }).await;

@@ -44,8 +44,8 @@ pub enum Breach {
     #[error("it sent a message of more than {MAX_MESSAGE_BYTES} bytes")]
     Bytes,
     /// The peer's incomplete messages have too many bytes, summed over its connections.
-    #[error("it left more than {MAX_HELD_BYTES} bytes of messages lying that it did not end")]
-    Held,
+    #[error("it left messages of more than {MAX_HELD_BYTES} bytes in all unfinished")]
+    Unfinished,
     /// A message has too many frames.
     #[error("it sent a message of more than {MAX_WIRE_FRAMES} frames")]
     Frames,
@@ -170,15 +170,15 @@ pub struct Ready<'a> {
     pub identity: &'a [u8],
 }
 
-/// Parses the handshake at the start of `heard`; returns it with its length, or `None` if it is incomplete.
+/// Parses the handshake at the start of `received`; returns it with its length, or `None` if it is incomplete.
 ///
 /// # Errors
 /// [`Breach::Greeting`] or [`Breach::Ready`], from the first invalid byte.
-pub fn handshake<'a>(heard: &'a [u8], known: &[&[u8]]) -> Result<Option<(Ready<'a>, usize)>, Breach> {
-    check_greeting(&heard[..heard.len().min(GREETING_BYTES)])?;
-    let Some((_, command)) = heard.split_at_checked(GREETING_BYTES) else { return Ok(None) };
+pub fn handshake<'a>(received: &'a [u8], known: &[&[u8]]) -> Result<Option<(Ready<'a>, usize)>, Breach> {
+    check_greeting(&received[..received.len().min(GREETING_BYTES)])?;
+    let Some((_, command)) = received.split_at_checked(GREETING_BYTES) else { return Ok(None) };
     let Some((body, rest)) = command_body(command)? else { return Ok(None) };
-    Ok(Some((properties(body, known)?, heard.len() - rest.len())))
+    Ok(Some((properties(body, known)?, received.len() - rest.len())))
 }
 
 /// The body of a command, and the bytes that follow it.

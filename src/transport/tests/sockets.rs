@@ -1,6 +1,6 @@
 //! Tests the sockets over `ipc`: messages arrive, a dead peer is detected, and no connection stays open.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on shall say where")]
+#![expect(clippy::unwrap_used, reason = "a failed test panics at the line that failed")]
 
 use std::path::Path;
 use std::sync::Arc;
@@ -50,7 +50,7 @@ fn pong(seq: u64, blobs: Vec<Bytes>) -> Frame {
     ClientReply::from(Pong { seq, spool: "/spool".into(), version: "0".into() }).to_frame(blobs).unwrap()
 }
 
-async fn hear(router: &mut Router) -> (PeerId, Frame) {
+async fn receive(router: &mut Router) -> (PeerId, Frame) {
     match soon(router.recv()).await {
         Some(Incoming::Frame { peer, frame }) => (peer, frame),
         other => panic!("{other:?}"),
@@ -65,10 +65,10 @@ async fn a_link_and_its_router_exchange_large_blobs() {
     let mut two = Link::connect(&endpoints.client(), PATIENCE).await.unwrap();
     let large = Bytes::from(vec![7; MAX_INLINE_BYTES]);
     one.send(ping(1, vec![large.clone(), Bytes::new(), large.clone()])).await.unwrap();
-    let (peer_one, frame) = hear(&mut router).await;
+    let (peer_one, frame) = receive(&mut router).await;
     assert_eq!(frame, ping(1, vec![large.clone(), Bytes::new(), large.clone()]));
     two.send(ping(2, Vec::new())).await.unwrap();
-    let (peer_two, _) = hear(&mut router).await;
+    let (peer_two, _) = receive(&mut router).await;
     assert_ne!(peer_one, peer_two);
     // Each answer goes to its own connection, in order.
     for seq in 0..100 {
@@ -87,7 +87,7 @@ async fn a_link_that_is_dropped_is_reported() {
     let mut router = Router::bind(&endpoints.client(), Peers::Dealer, &ConnectionLimits::default()).unwrap();
     let link = Link::connect(&endpoints.client(), PATIENCE).await.unwrap();
     link.send(ping(1, Vec::new())).await.unwrap();
-    let (peer, _) = hear(&mut router).await;
+    let (peer, _) = receive(&mut router).await;
     let began = Instant::now();
     drop(link);
     match soon(router.recv()).await {
@@ -99,7 +99,7 @@ async fn a_link_that_is_dropped_is_reported() {
     router.sender().send(&peer, pong(1, Vec::new()));
     let link = Link::connect(&endpoints.client(), PATIENCE).await.unwrap();
     link.send(ping(2, Vec::new())).await.unwrap();
-    assert_eq!(hear(&mut router).await.1, ping(2, Vec::new()));
+    assert_eq!(receive(&mut router).await.1, ping(2, Vec::new()));
 }
 
 #[tokio::test]
@@ -108,7 +108,7 @@ async fn a_router_that_is_dropped_ends_its_links() {
     let mut router = Router::bind(&endpoints.client(), Peers::Dealer, &ConnectionLimits::default()).unwrap();
     let mut link = Link::connect(&endpoints.client(), PATIENCE).await.unwrap();
     link.send(ping(1, Vec::new())).await.unwrap();
-    hear(&mut router).await;
+    receive(&mut router).await;
     let began = Instant::now();
     drop(router);
     let error = soon(link.recv()).await.unwrap_err();
@@ -126,19 +126,19 @@ async fn a_request_is_answered_and_a_silent_router_is_an_error() {
     let answer = ControlReply::from(Farewell {}).to_frame(Vec::new()).unwrap();
     let mut requester = Requester::new(endpoints.control());
     for _ in 0..3 {
-        let (heard, answered) = tokio::join!(
+        let (received, answered) = tokio::join!(
             async {
-                let (peer, frame) = hear(&mut router).await;
+                let (peer, frame) = receive(&mut router).await;
                 router.sender().send(&peer, answer.clone());
                 frame
             },
             requester.request(request.clone(), PATIENCE)
         );
-        assert_eq!((heard, answered.unwrap()), (request.clone(), answer.clone()));
+        assert_eq!((received, answered.unwrap()), (request.clone(), answer.clone()));
     }
     let error = requester.request(request.clone(), SHORT).await.unwrap_err();
     assert!(matches!(error, SocketError::Silent { .. }), "{error}");
-    hear(&mut router).await;
+    receive(&mut router).await;
     // The silent exchange closed its socket: a late answer cannot be mistaken for that of the next request.
     match soon(router.recv()).await {
         Some(Incoming::Gone { .. }) => {}
@@ -146,7 +146,7 @@ async fn a_request_is_answered_and_a_silent_router_is_an_error() {
     }
     let (_, answered) = tokio::join!(
         async {
-            let (peer, _) = hear(&mut router).await;
+            let (peer, _) = receive(&mut router).await;
             router.sender().send(&peer, answer.clone());
         },
         requester.request(request, PATIENCE)
@@ -211,9 +211,9 @@ async fn fifty_sessions_leave_no_connection_behind() {
     for n in 0..50 {
         let address = endpoints.lane(SessionId::from_bytes([n; 16]), 0);
         let connected = Arc::new(tokio::sync::Notify::new());
-        let told = Arc::clone(&connected);
+        let notify = Arc::clone(&connected);
         let sender =
-            LaneSender::bind(&address, &ConnectionLimits::default(), move |_| told.notify_one()).unwrap();
+            LaneSender::bind(&address, &ConnectionLimits::default(), move |_| notify.notify_one()).unwrap();
         let receiver = LaneReceiver::connect(&address, PATIENCE).await.unwrap();
         soon(connected.notified()).await;
         drop(receiver);
@@ -242,7 +242,7 @@ async fn a_stale_socket_file_is_replaced() {
     let mut router = Router::bind(&endpoints.client(), Peers::Dealer, &ConnectionLimits::default()).unwrap();
     let link = Link::connect(&endpoints.client(), PATIENCE).await.unwrap();
     link.send(ping(1, Vec::new())).await.unwrap();
-    hear(&mut router).await;
+    receive(&mut router).await;
     EventSubscriber::bind(&endpoints.node_events(), &ConnectionLimits::default()).unwrap();
     LaneSender::bind(
         &endpoints.lane(SessionId::from_bytes([3; 16]), 1),
@@ -279,15 +279,15 @@ async fn events_reach_the_subscriber() {
         .to_frame(Vec::new())
         .unwrap();
     // Events may be lost until the subscription has arrived.
-    let heard = soon(async {
+    let received = soon(async {
         loop {
             publisher.publish(event.clone());
-            if let Ok(heard) = tokio::time::timeout(Duration::from_millis(20), subscriber.recv()).await {
-                return heard;
+            if let Ok(received) = tokio::time::timeout(Duration::from_millis(20), subscriber.recv()).await {
+                return received;
             }
         }
     });
-    assert_eq!(heard.await, Some(event.clone()));
+    assert_eq!(received.await, Some(event.clone()));
 }
 
 fn heartbeat(session: u8) -> Frame {
@@ -327,7 +327,7 @@ async fn a_flood_of_events_delays_no_other_node_and_is_disconnected() {
                 published = Instant::now();
                 quiet.publish(heartbeat(2));
             }
-            heard = subscriber.recv() => if heard.unwrap() == heartbeat(2) {
+            received = subscriber.recv() => if received.unwrap() == heartbeat(2) {
                 assert!(published.elapsed() < NOTICED, "{:?}", published.elapsed());
                 of_quiet += 1;
             }
@@ -348,12 +348,12 @@ async fn a_node_drops_events_above_its_rate_limit() {
     for _ in 0..10_000 {
         publisher.publish(heartbeat(1));
     }
-    let mut heard = 0;
+    let mut received = 0;
     while tokio::time::timeout(NOTICED, subscriber.recv()).await.is_ok() {
-        heard += 1;
+        received += 1;
     }
     let periods = begun.elapsed().as_millis() as u32 / 200 + 1;
-    assert!((1..=40 * periods).contains(&heard), "{heard} events in {periods} periods");
+    assert!((1..=40 * periods).contains(&received), "{received} events in {periods} periods");
 }
 
 #[tokio::test]
@@ -385,12 +385,12 @@ async fn a_bad_frame_is_answered_and_the_connection_stays_open() {
     // This connection and all others still work.
     let parts = ping(2, Vec::new()).into_parts();
     stranger.send(zeromq::ZmqMessage::try_from(parts).unwrap()).await.unwrap();
-    let (peer, frame) = hear(&mut router).await;
+    let (peer, frame) = receive(&mut router).await;
     assert_eq!(frame, ping(2, Vec::new()));
     router.sender().send(&peer, pong(2, Vec::new()));
     assert!(soon(stranger.recv()).await.is_ok());
     other.send(ping(3, Vec::new())).await.unwrap();
-    let (peer, _) = hear(&mut router).await;
+    let (peer, _) = receive(&mut router).await;
     router.sender().send(&peer, pong(3, Vec::new()));
     assert_eq!(soon(other.recv()).await.unwrap(), pong(3, Vec::new()));
 }
@@ -421,10 +421,10 @@ async fn a_peer_that_does_not_read_is_disconnected_and_delays_no_other() {
     let mut deaf = zeromq::DealerSocket::new();
     deaf.connect(&endpoints.client()).await.unwrap();
     deaf.send(zeromq::ZmqMessage::try_from(ping(1, Vec::new()).into_parts()).unwrap()).await.unwrap();
-    let (deaf_peer, _) = hear(&mut router).await;
+    let (deaf_peer, _) = receive(&mut router).await;
     let mut honest = Link::connect(&endpoints.client(), PATIENCE).await.unwrap();
     honest.send(ping(2, Vec::new())).await.unwrap();
-    let (honest_peer, _) = hear(&mut router).await;
+    let (honest_peer, _) = receive(&mut router).await;
     for (seq, blobs) in (0..200_000)
         .map(|seq| (seq, Vec::new()))
         .chain((0..100).map(|seq| (seq, vec![Bytes::from(vec![7; MAX_INLINE_BYTES])])))
@@ -453,7 +453,7 @@ async fn a_watched_peer_is_reported_drained_once_it_has_read() {
     let mut slow = zeromq::DealerSocket::new();
     slow.connect(&endpoints.client()).await.unwrap();
     slow.send(zeromq::ZmqMessage::try_from(ping(1, Vec::new()).into_parts()).unwrap()).await.unwrap();
-    let (peer, _) = hear(&mut router).await;
+    let (peer, _) = receive(&mut router).await;
     assert!(!sender.watch(&peer), "it has nothing to read");
     for seq in 0..10 {
         sender.send(&peer, pong(seq, vec![Bytes::from(vec![7; MAX_INLINE_BYTES])]));
@@ -482,7 +482,7 @@ async fn silent_connections_do_not_block_new_ones() {
     let began = Instant::now();
     let link = Link::connect(&endpoints.client(), PATIENCE).await.unwrap();
     link.send(ping(1, Vec::new())).await.unwrap();
-    hear(&mut router).await;
+    receive(&mut router).await;
     assert!(began.elapsed() < NOTICED, "{:?}", began.elapsed());
     // Most of them were closed, and the others will be.
     assert!(connections(Path::new(path)) < 100);

@@ -19,7 +19,7 @@ use reqwest::{Client, Proxy, Response, StatusCode, Url};
 use rustix::fs::{FlockOperation, XattrFlags};
 
 use super::proxy::{self, Chosen};
-use super::{Environment, Told};
+use super::{Environment, OnProgress};
 
 /// Interval of the progress lines in the log.
 const LOG_EVERY: Duration = Duration::from_secs(3);
@@ -55,7 +55,7 @@ pub(super) struct Part {
 
 impl Part {
     /// Locks the part of `target`, waiting for its owner; `None` if that owner has completed the target meanwhile.
-    pub(super) fn take(target: &Path, told: Told<'_>) -> Result<Option<Self>, DownloadError> {
+    pub(super) fn take(target: &Path, on_progress: OnProgress<'_>) -> Result<Option<Self>, DownloadError> {
         sweep(target);
         let path = beside(target, ".part");
         let before = identity(target);
@@ -69,7 +69,7 @@ impl Part {
                         tracing::info!(path = %path.display(), "another process fetches this file: waiting for it");
                     }
                     has_waited = true;
-                    if told(file.metadata()?.len(), None).is_break() {
+                    if on_progress(file.metadata()?.len(), None).is_break() {
                         return Err(DownloadError::Stopped);
                     }
                     std::thread::sleep(TICK);
@@ -126,13 +126,13 @@ impl Part {
         url: &str,
         has_sum: bool,
         environment: &Environment,
-        told: Told<'_>,
+        on_progress: OnProgress<'_>,
     ) -> Result<bool, DownloadError> {
         if let Some(path) = url.strip_prefix("file://") {
-            return self.copy(File::open(path)?, url, told).map(|()| false);
+            return self.copy(File::open(path)?, url, on_progress).map(|()| false);
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let resumed = runtime.block_on(self.download(url, has_sum, environment, told));
+        let resumed = runtime.block_on(self.download(url, has_sum, environment, on_progress));
         runtime.shutdown_background(); // a name lookup may still be running
         resumed
     }
@@ -143,9 +143,14 @@ impl Part {
         self.file.seek(SeekFrom::Start(0)).map(drop)
     }
 
-    fn copy(&mut self, mut source: File, url: &str, told: Told<'_>) -> Result<(), DownloadError> {
+    fn copy(
+        &mut self,
+        mut source: File,
+        url: &str,
+        on_progress: OnProgress<'_>,
+    ) -> Result<(), DownloadError> {
         self.empty()?;
-        let mut sink = Sink::new(&mut self.file, url, 0, Some(source.metadata()?.len()), told);
+        let mut sink = Sink::new(&mut self.file, url, 0, Some(source.metadata()?.len()), on_progress);
         let mut chunk = vec![0; CHUNK_BYTES];
         loop {
             match source.read(&mut chunk)? {
@@ -160,7 +165,7 @@ impl Part {
         url: &str,
         has_sum: bool,
         environment: &Environment,
-        told: Told<'_>,
+        on_progress: OnProgress<'_>,
     ) -> Result<bool, DownloadError> {
         let parsed =
             Url::parse(url).map_err(|error| DownloadError::Failed(format!("it is no URL: {error}")))?;
@@ -178,7 +183,7 @@ impl Part {
         if validator.is_none() && !(has_sum && version.as_ref().is_none_or(|(same, _)| *same)) {
             here = 0;
         }
-        let mut answer = web.get(here, validator, self.len(), told).await?;
+        let mut answer = web.get(here, validator, self.len(), on_progress).await?;
         let range = content_range(answer.headers());
         let is_whole =
             answer.status() == StatusCode::RANGE_NOT_SATISFIABLE && range == Some((None, Some(here)));
@@ -188,7 +193,7 @@ impl Part {
         let goes_on = answer.status() == StatusCode::PARTIAL_CONTENT
             && matches!(range, Some((Some(at), _)) if at == here);
         if here > 0 && !goes_on && answer.status() != StatusCode::OK {
-            answer = web.get(0, None, 0, told).await?;
+            answer = web.get(0, None, 0, on_progress).await?;
         }
         let status = answer.status();
         let from = match (status, goes_on) {
@@ -210,14 +215,14 @@ impl Part {
         }
         let whole = answer.content_length().map(|rest| from + rest);
         tracing::info!(url, path = %self.path.display(), bytes = whole, "fetching a model file");
-        let mut sink = Sink::new(&mut self.file, url, from, whole, told);
+        let mut sink = Sink::new(&mut self.file, url, from, whole, on_progress);
         loop {
             let silent = Instant::now();
             let chunk = attended(answer.chunk(), || {
                 if silent.elapsed() >= STALLED {
                     return Err(DownloadError::Failed(format!("no byte came for {} s", STALLED.as_secs())));
                 }
-                sink.tell()
+                sink.report_progress()
             });
             match chunk.await?.map_err(|error| web.failure(error))? {
                 Some(bytes) => sink.write(&bytes)?,
@@ -252,13 +257,19 @@ struct Sink<'a, 'b> {
     url: &'a str,
     done: u64,
     whole: Option<u64>,
-    told: Told<'b>,
+    on_progress: OnProgress<'b>,
     logged: Instant,
 }
 
 impl<'a, 'b> Sink<'a, 'b> {
-    fn new(file: &'a mut File, url: &'a str, done: u64, whole: Option<u64>, told: Told<'b>) -> Self {
-        Self { file, url, done, whole, told, logged: Instant::now() }
+    fn new(
+        file: &'a mut File,
+        url: &'a str,
+        done: u64,
+        whole: Option<u64>,
+        on_progress: OnProgress<'b>,
+    ) -> Self {
+        Self { file, url, done, whole, on_progress, logged: Instant::now() }
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), DownloadError> {
@@ -270,11 +281,11 @@ impl<'a, 'b> Sink<'a, 'b> {
                 self.whole.filter(|whole| *whole > 0).map(|whole| self.done.saturating_mul(100) / whole);
             tracing::info!(url = self.url, mib = self.done >> 20, percent, "fetching a model file");
         }
-        self.tell()
+        self.report_progress()
     }
 
-    fn tell(&mut self) -> Result<(), DownloadError> {
-        match (self.told)(self.done, self.whole) {
+    fn report_progress(&mut self) -> Result<(), DownloadError> {
+        match (self.on_progress)(self.done, self.whole) {
             ControlFlow::Continue(()) => Ok(()),
             ControlFlow::Break(()) => Err(DownloadError::Stopped),
         }
@@ -326,7 +337,7 @@ impl Web {
         from: u64,
         version: Option<&str>,
         done: u64,
-        told: Told<'_>,
+        on_progress: OnProgress<'_>,
     ) -> Result<Response, DownloadError> {
         let mut request = self.client.get(self.url.clone()).header(header::ACCEPT_ENCODING, "identity");
         if from > 0 {
@@ -341,7 +352,7 @@ impl Web {
                 let text = format!("no answer came for {} s{}", STALLED.as_secs(), self.by(&self.url));
                 return Err(DownloadError::Failed(text));
             }
-            match told(done, None) {
+            match on_progress(done, None) {
                 ControlFlow::Continue(()) => Ok(()),
                 ControlFlow::Break(()) => Err(DownloadError::Stopped),
             }

@@ -250,33 +250,33 @@ impl Weights {
 
     /// Returns the file's path, after downloading it if it is missing.
     ///
-    /// A download calls `told` with the bytes done and, if known, the total; it stops when `told` returns `Break`.
+    /// A download calls `on_progress` with the bytes done and, if known, the total; it stops when `on_progress` returns `Break`.
     ///
     /// # Errors
     /// [`WeightsError`].
     pub fn locate(
         &self,
-        mut told: impl FnMut(u64, Option<u64>) -> ControlFlow<()>,
+        mut on_progress: impl FnMut(u64, Option<u64>) -> ControlFlow<()>,
     ) -> Result<PathBuf, WeightsError> {
         let path = self.cached()?;
         if !path.exists() {
-            self.fetch(&path, &mut told)?;
+            self.fetch(&path, &mut on_progress)?;
         } else if let Some(wanted) = &self.explicit_sum {
             self.check(&path, wanted)?;
         }
         Ok(path)
     }
 
-    /// Downloads the file and replaces an existing one; `told` is as in [`Weights::locate`].
+    /// Downloads the file and replaces an existing one; `on_progress` is as in [`Weights::locate`].
     ///
     /// # Errors
     /// [`WeightsError`]; an existing file is kept then.
     pub fn replace(
         &self,
-        mut told: impl FnMut(u64, Option<u64>) -> ControlFlow<()>,
+        mut on_progress: impl FnMut(u64, Option<u64>) -> ControlFlow<()>,
     ) -> Result<PathBuf, WeightsError> {
         let path = self.cached()?;
-        self.fetch(&path, &mut told)?;
+        self.fetch(&path, &mut on_progress)?;
         Ok(path)
     }
 
@@ -311,7 +311,7 @@ impl Weights {
         })
     }
 
-    fn fetch(&self, path: &Path, told: Told<'_>) -> Result<(), WeightsError> {
+    fn fetch(&self, path: &Path, on_progress: OnProgress<'_>) -> Result<(), WeightsError> {
         let failed = |reason: String| WeightsError::Fetch {
             url: self.place.clone(),
             path: path.to_owned(),
@@ -325,26 +325,26 @@ impl Weights {
         std::fs::create_dir_all(dir)
             .map_err(|error| failed(format!("cannot make {}: {error}", dir.display())))?;
         // Downloaded beside its final name, so that the rename is atomic and a partial file is never loaded.
-        let Some(mut part) = Part::take(path, told).map_err(|error| failed(error.to_string()))? else {
+        let Some(mut part) = Part::take(path, on_progress).map_err(|error| failed(error.to_string()))? else {
             return Ok(());
         };
         loop {
-            let resumed = match part.fetch(&self.place, self.download_sum.is_some(), &self.environment, told)
-            {
-                Ok(resumed) => resumed,
-                Err(error) => {
-                    let kept = part.len();
-                    let mut reason = error.to_string();
-                    if kept > 0 {
-                        let part = part.path().display();
-                        reason.push_str(&format!(
-                            "; {kept} bytes are kept in {part}, and the next try goes on from there"
-                        ));
+            let resumed =
+                match part.fetch(&self.place, self.download_sum.is_some(), &self.environment, on_progress) {
+                    Ok(resumed) => resumed,
+                    Err(error) => {
+                        let kept = part.len();
+                        let mut reason = error.to_string();
+                        if kept > 0 {
+                            let part = part.path().display();
+                            reason.push_str(&format!(
+                                "; {kept} bytes are kept in {part}, and the next try goes on from there"
+                            ));
+                        }
+                        part.give_up();
+                        return Err(failed(reason));
                     }
-                    part.give_up();
-                    return Err(failed(reason));
-                }
-            };
+                };
             let Some(wanted) = &self.download_sum else { break };
             match self.check(part.path(), wanted) {
                 Ok(()) => break,
@@ -368,7 +368,7 @@ impl Weights {
 }
 
 /// Receives the bytes done and, if known, the total; returns `Break` to stop the download.
-type Told<'a> = &'a mut dyn FnMut(u64, Option<u64>) -> ControlFlow<()>;
+type OnProgress<'a> = &'a mut dyn FnMut(u64, Option<u64>) -> ControlFlow<()>;
 
 /// Upstream's directory for model files: `CACHE_DIR`, which upstream copies to `TORCH_HOME`, then torch's own rules.
 fn checkpoints(set: &impl Fn(&'static str) -> Option<String>) -> Option<PathBuf> {

@@ -107,8 +107,8 @@ fn changes_are_reported_as_a_sentence_and_as_json() {
     ] {
         let ran = fake.run(words);
         assert_eq!((ran.code, ran.out.as_str(), ran.err.as_str()), (0, text, ""), "{words:?}");
-        let told = fake.run(&[words, &["--output", "json"]].concat()).out;
-        assert!(told.contains(json), "{told}");
+        let out = fake.run(&[words, &["--output", "json"]].concat()).out;
+        assert!(out.contains(json), "{out}");
     }
 }
 

@@ -62,15 +62,15 @@ impl Fake {
                     Router::bind(&endpoints.admin(), Peers::Req, &ConnectionLimits::default()).unwrap();
                 bound.send(()).unwrap();
                 let administer = async {
-                    while let Some(heard) = admins.recv().await {
-                        let Incoming::Frame { peer, frame } = heard else { continue };
+                    while let Some(incoming) = admins.recv().await {
+                        let Incoming::Frame { peer, frame } = incoming else { continue };
                         let reply = admin_answer(AdminRequest::from_frame(&frame).unwrap());
                         admins.sender().send(&peer, reply.to_frame(Vec::new()).unwrap());
                     }
                 };
                 let serve = async {
-                    while let Some(heard) = router.recv().await {
-                        let Incoming::Frame { peer, frame } = heard else { continue };
+                    while let Some(incoming) = router.recv().await {
+                        let Incoming::Frame { peer, frame } = incoming else { continue };
                         let reply = match ClientRequest::from_frame(&frame).unwrap() {
                             ClientRequest::Ping(ping) => {
                                 Pong { seq: ping.seq, spool: "/tmp".into(), version: "test".into() }.into()
@@ -212,7 +212,7 @@ fn a_task_is_shown_as_a_table() {
 }
 
 #[test]
-fn the_exit_code_tells_how_a_task_ended() {
+fn the_exit_code_depends_on_how_a_task_ended() {
     for (verb, info, code, remark) in [
         ("show", task(Status::Completed, None), 0, ""),
         ("show", task(Status::Cancelled, None), 0, ""),
@@ -240,7 +240,7 @@ fn unknown_and_expired_tasks_have_different_errors() {
     ] {
         let fake = Fake::admin(move |request| {
             let id = match request {
-                AdminRequest::GetTaskHistory(tell) => tell.id,
+                AdminRequest::GetTaskHistory(request) => request.id,
                 AdminRequest::CancelTask(cancel) => cancel.id,
                 other => panic!("{other:?}"),
             };

@@ -53,9 +53,9 @@ impl Actor {
             (Some(PendingRequest::Task(id)), reply) => self.on_task_reply(id, reply),
             (
                 Some(PendingRequest::Cancel { reply: to, .. } | PendingRequest::Query { reply: to, .. }),
-                ClientReply::TaskStatus(told),
+                ClientReply::TaskStatus(status),
             ) => {
-                answer(to, told.task);
+                answer(to, status.task);
             }
             (Some(PendingRequest::GetGridStatus { reply: to, .. }), ClientReply::GridStatus(overview)) => {
                 answer(to, overview)

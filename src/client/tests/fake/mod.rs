@@ -1,6 +1,6 @@
 //! A scheduler for tests: it receives a client's requests and sends the replies that the test chooses.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on shall say where")]
+#![expect(clippy::unwrap_used, reason = "a failed test panics at the line that failed")]
 
 use std::time::Duration;
 
@@ -70,11 +70,11 @@ impl Fake {
     }
 
     /// The next request that is not a ping, with its inline blobs.
-    pub(crate) async fn hear(&mut self) -> (ClientRequest, Vec<Bytes>) {
+    pub(crate) async fn receive(&mut self) -> (ClientRequest, Vec<Bytes>) {
         tokio::time::timeout(PATIENCE, async {
             loop {
-                let heard = self.router.as_mut().unwrap().recv().await.unwrap();
-                let Incoming::Frame { peer, frame } = heard else { continue };
+                let received = self.router.as_mut().unwrap().recv().await.unwrap();
+                let Incoming::Frame { peer, frame } = received else { continue };
                 let request = ClientRequest::from_frame(&frame).unwrap();
                 let new = self.peer.replace(peer.clone()) != Some(peer);
                 match request {
@@ -96,8 +96,8 @@ impl Fake {
     }
 
     /// Asserts that only pings arrive for a while.
-    pub(crate) async fn hears_nothing_more(&mut self) {
-        if let Ok(more) = tokio::time::timeout(Duration::from_millis(250), self.hear()).await {
+    pub(crate) async fn receives_nothing_more(&mut self) {
+        if let Ok(more) = tokio::time::timeout(Duration::from_millis(250), self.receive()).await {
             panic!("unexpected: {more:?}");
         }
     }
@@ -113,7 +113,7 @@ impl Fake {
 
     /// Receives a submit with inline inputs and accepts it.
     pub(crate) async fn accept(&mut self) -> (TaskId, Vec<Bytes>) {
-        let (request, blobs) = self.hear().await;
+        let (request, blobs) = self.receive().await;
         let ClientRequest::Submit(submit) = request else { panic!("{request:?}") };
         let id = submit.spec.id;
         self.say(Accepted { seq: submit.seq, id, position: 3 }).await;

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use lamagrid_domain::ModelName;
 
-use super::{Backend, Unheard};
+use super::{Backend, SilentProgress};
 
 /// Identifies a version of a file by inode, length and modification time; `None` if the file cannot be inspected.
 type Version = Option<(u64, u64, i64, i64)>;
@@ -41,7 +41,7 @@ impl BrokenModels {
         let mut is_any_loaded = false;
         for model in changed {
             let files = versions(backend.files(&model));
-            let load = AssertUnwindSafe(|| backend.load(&model, &Unheard));
+            let load = AssertUnwindSafe(|| backend.load(&model, &SilentProgress));
             match catch_unwind(load) {
                 Ok(Ok(_)) => {
                     tracing::info!(%model, "the model's file has changed, and it is loaded now");

@@ -16,17 +16,17 @@ const KEPT_LINES: usize = 4;
 #[must_use]
 pub fn inference_failure(text: &str) -> Failure {
     let holds = |signs: [&str; 2]| signs.iter().any(|sign| text.contains(sign));
-    let gist = gist(text);
+    let summary = error_summary(text);
     if holds(CUDA_SIGNS) {
-        let text = if gist.contains(CUDA_OOM) { gist } else { format!("{CUDA_OOM}{gist}") };
+        let text = if summary.contains(CUDA_OOM) { summary } else { format!("{CUDA_OOM}{summary}") };
         return Failure::new(FailureKind::OutOfMemory, text);
     }
     let kind = if holds(HOST_SIGNS) { FailureKind::OutOfMemory } else { FailureKind::Inference };
-    Failure::new(kind, gist)
+    Failure::new(kind, summary)
 }
 
 /// Returns the useful part of an error text: the reason, without the call stack.
-fn gist(text: &str) -> String {
+fn error_summary(text: &str) -> String {
     let text = text.strip_prefix("Internal torch error: ").unwrap_or(text);
     // The TorchScript interpreter puts the reason last, after the traceback through the model's source.
     let reason = text.rfind("RuntimeError: ").map_or(text, |at| &text[at + "RuntimeError: ".len()..]);

@@ -45,9 +45,9 @@ impl Progress for Job {
 
 /// Discards progress and never breaks, for loads that belong to no task.
 #[derive(Debug, Clone, Copy)]
-pub struct Unheard;
+pub struct SilentProgress;
 
-impl Progress for Unheard {
+impl Progress for SilentProgress {
     fn step(&self, _step: u32, _of: u32) -> ControlFlow<()> {
         ControlFlow::Continue(())
     }

@@ -32,7 +32,7 @@ pub(crate) const POLL_MS: u64 = 100;
 
 /// A message from a node.
 #[derive(Debug)]
-pub(crate) enum Heard {
+pub(crate) enum Received {
     Hello(PeerId, Hello),
     Poll(Poll),
     Goodbye,
@@ -83,13 +83,13 @@ impl Fake {
     }
 
     /// Receives the next message from a node; answers polls and goodbyes.
-    async fn next(&mut self) -> Heard {
+    async fn next(&mut self) -> Received {
         loop {
             tokio::select! {
                 Some(incoming) = self.control.recv() => {
                     let Incoming::Frame { peer, frame } = incoming else { continue };
                     match ControlRequest::from_frame(&frame).unwrap() {
-                        ControlRequest::Hello(hello) => return Heard::Hello(peer, hello),
+                        ControlRequest::Hello(hello) => return Received::Hello(peer, hello),
                         ControlRequest::Poll(poll) => {
                             self.commands.retain(|command| command.seq > poll.acknowledged);
                             let reply = match self.polls {
@@ -97,11 +97,11 @@ impl Fake {
                                 Polls::SessionGone => SessionGone { session: poll.session }.into(),
                             };
                             self.answer(peer, reply).await;
-                            return Heard::Poll(poll);
+                            return Received::Poll(poll);
                         }
                         ControlRequest::Goodbye(_) => {
                             self.answer(peer, Farewell {}.into()).await;
-                            return Heard::Goodbye;
+                            return Received::Goodbye;
                         }
                     }
                 }
@@ -109,23 +109,23 @@ impl Fake {
                     let Incoming::Frame { peer, frame } = incoming else { continue };
                     self.result_peer = Some(peer);
                     return match ResultRequest::from_frame(&frame).unwrap() {
-                        ResultRequest::Ready(ready) => Heard::Ready(ready),
-                        ResultRequest::Accept(accept) => Heard::Accept(accept),
-                        ResultRequest::Delivery(delivery) => Heard::Delivery(delivery, frame.blobs),
+                        ResultRequest::Ready(ready) => Received::Ready(ready),
+                        ResultRequest::Accept(accept) => Received::Accept(accept),
+                        ResultRequest::Delivery(delivery) => Received::Delivery(delivery, frame.blobs),
                     };
                 }
-                Some(frame) = self.events.recv() => return Heard::Event(NodeEvent::from_frame(&frame).unwrap()),
+                Some(frame) = self.events.recv() => return Received::Event(NodeEvent::from_frame(&frame).unwrap()),
             }
         }
     }
 
     /// Waits for the first message for which `pick` returns a value, and skips those before it.
-    pub(crate) async fn until<T>(&mut self, mut pick: impl FnMut(Heard) -> Option<T>) -> T {
+    pub(crate) async fn until<T>(&mut self, mut pick: impl FnMut(Received) -> Option<T>) -> T {
         let found = async {
             loop {
-                let heard = self.next().await;
-                let text = format!("{heard:?}");
-                if let Some(found) = pick(heard) {
+                let received = self.next().await;
+                let text = format!("{received:?}");
+                if let Some(found) = pick(received) {
                     return found;
                 }
                 if !text.starts_with("Poll") && !text.starts_with("Event") {
@@ -142,9 +142,9 @@ impl Fake {
         let session = SessionId::from_bytes(random_id());
         let address = self.endpoints.lane(session, 0);
         let connected = Arc::new(Notify::new());
-        let told = Arc::clone(&connected);
+        let notify = Arc::clone(&connected);
         self.lane = Some(
-            LaneSender::bind(&address, &ConnectionLimits::default(), move |_| told.notify_one()).unwrap(),
+            LaneSender::bind(&address, &ConnectionLimits::default(), move |_| notify.notify_one()).unwrap(),
         );
         let welcome = Welcome {
             session,
@@ -163,8 +163,10 @@ impl Fake {
     }
 
     pub(crate) async fn hello(&mut self) -> (PeerId, Hello) {
-        self.until(|heard| if let Heard::Hello(peer, hello) = heard { Some((peer, hello)) } else { None })
-            .await
+        self.until(
+            |received| if let Received::Hello(peer, hello) = received { Some((peer, hello)) } else { None },
+        )
+        .await
     }
 
     pub(crate) async fn reject(&mut self, failure: Failure) {
@@ -173,24 +175,27 @@ impl Fake {
     }
 
     pub(crate) async fn ready(&mut self) -> Ready {
-        self.until(|heard| if let Heard::Ready(ready) = heard { Some(ready) } else { None }).await
+        self.until(|received| if let Received::Ready(ready) = received { Some(ready) } else { None }).await
     }
 
     /// Waits until a task is in its slot, which its first progress shows.
     pub(crate) async fn begun(&mut self, token: LeaseToken) {
-        self.until(|heard| match heard {
-            Heard::Event(NodeEvent::Step(step)) if step.token == token && step.step > 0 => Some(()),
+        self.until(|received| match received {
+            Received::Event(NodeEvent::Step(step)) if step.token == token && step.step > 0 => Some(()),
             _ => None,
         })
         .await;
     }
 
     pub(crate) async fn poll(&mut self) -> Poll {
-        self.until(|heard| if let Heard::Poll(poll) = heard { Some(poll) } else { None }).await
+        self.until(|received| if let Received::Poll(poll) = received { Some(poll) } else { None }).await
     }
 
     pub(crate) async fn delivery(&mut self) -> (Delivery, Vec<Bytes>) {
-        self.until(|heard| if let Heard::Delivery(d, blobs) = heard { Some((d, blobs)) } else { None }).await
+        self.until(
+            |received| if let Received::Delivery(d, blobs) = received { Some((d, blobs)) } else { None },
+        )
+        .await
     }
 
     pub(crate) fn push(&self, message: LaneMessage, blobs: Vec<Bytes>) {
@@ -216,8 +221,9 @@ impl Fake {
     }
 
     pub(crate) async fn accept(&mut self, token: LeaseToken) {
-        let accepted =
-            self.until(|heard| if let Heard::Accept(a) = heard { Some(a.token) } else { None }).await;
+        let accepted = self
+            .until(|received| if let Received::Accept(a) = received { Some(a.token) } else { None })
+            .await;
         assert_eq!(accepted, token);
     }
 

@@ -1,6 +1,6 @@
 //! Provides one message of every kind, with every field set to a value other than its default.
 
-#![expect(clippy::unwrap_used, reason = "a sample that cannot be made shall say where")]
+#![expect(clippy::unwrap_used, reason = "an invalid sample panics at its line")]
 
 use std::collections::BTreeMap;
 
@@ -284,7 +284,7 @@ fn admin() -> Vec<Sample> {
         Milestone::Skipped { entries: 7 },
     ];
     let history = milestones.map(|what| Entry { at_wall_ms: 1_700_000_000_001, attempt: 2, what }).to_vec();
-    let story = TaskHistory {
+    let history = TaskHistory {
         task: task(),
         owner: spec.owner,
         client: spec.client,
@@ -328,7 +328,7 @@ fn admin() -> Vec<Sample> {
         reply(Refused { seq: 0, failure: failure(), queue_len: 1, wait_ms: Some(2) }.into()),
         reply(Unknown { seq: 0, id: id(), expired: true }.into()),
         reply(Page { tasks: vec![line], next: Some(cursor), total: 12 }.into()),
-        reply(story.into()),
+        reply(history.into()),
         reply(Retried { id: id(), runs_as: TaskId::from_bytes([8; 16]) }.into()),
         reply(Paused { queue: queue(), paused: true, waiting: 4 }.into()),
         reply(Draining { node: node(), running: 2 }.into()),

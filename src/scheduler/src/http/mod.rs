@@ -335,8 +335,8 @@ mod tests {
             (format!("GET /metrics HTTP/1.1\r\nx: {}\r\n\r\n", "y".repeat(2 * HEAD_BYTES)), "431"),
             ("nonsense\r\n\r\n".to_owned(), "400"),
         ] {
-            let told = answer(address, &request).await;
-            assert!(told.starts_with(&format!("HTTP/1.1 {code}")), "{code}: {told}");
+            let response = answer(address, &request).await;
+            assert!(response.starts_with(&format!("HTTP/1.1 {code}")), "{code}: {response}");
         }
     }
 

@@ -76,9 +76,9 @@ struct HeldBack {
 
 /// Result of [`Backlog::hold`].
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Held {
+pub(super) enum HoldResult {
     /// The message waits, or the same message is already waiting.
-    Back,
+    Held,
     /// Too many messages wait: the peer does not read.
     TooMany,
 }
@@ -90,17 +90,17 @@ impl Backlog {
     }
 
     /// Holds a message back. A client's repeated requests for one outcome hold it only once.
-    pub(super) fn hold(&mut self, images: Images, effect: Effect) -> Held {
+    pub(super) fn hold(&mut self, images: Images, effect: Effect) -> HoldResult {
         let is_client = matches!(images.destination, Destination::Client(_));
         let held = self.held_back.entry(images.destination).or_default();
         if !held.tasks.insert(images.task) && is_client {
-            return Held::Back;
+            return HoldResult::Held;
         }
         if held.effects.len() >= MAX_HELD_BACK {
-            return Held::TooMany;
+            return HoldResult::TooMany;
         }
         held.effects.push_back(effect);
-        Held::Back
+        HoldResult::Held
     }
 
     /// Takes all messages held back for `destination`, oldest first. Called when it has room again or is

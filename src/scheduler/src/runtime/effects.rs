@@ -11,7 +11,7 @@ use lamagrid_protocol::message::{ClientReply, ControlReply, LaneMessage, Message
 use lamagrid_transport::LaneSender;
 use lamagrid_transport::router::RouterSender;
 
-use super::backlog::{Destination, Held, Images, WINDOW_BYTES};
+use super::backlog::{Destination, HoldResult, Images, WINDOW_BYTES};
 use super::committer::{Group, Report};
 use super::{EventLoop, SchedulerError, refused};
 use crate::core::{Bounded, CLOCK_GRACE_MS, ClockChange, Effect, Input, Level, StoreOp};
@@ -19,7 +19,7 @@ use crate::store::WriteFault;
 
 /// Upper bound of blob reads in one group; each read is of one task, at most three times 256 KiB.
 const MAX_READS: usize = 64;
-/// How long the last commit may take when the process is told to end.
+/// How long the last commit may take when the process is asked to end.
 const LAST_COMMIT: Duration = Duration::from_secs(5);
 
 impl EventLoop {
@@ -46,8 +46,8 @@ impl EventLoop {
                 self.resume();
                 if was_failing {
                     tracing::info!(waited = self.held_back.len(), "the store can be written again");
-                    for heard in std::mem::take(&mut self.held_back) {
-                        self.on_client(heard);
+                    for incoming in std::mem::take(&mut self.held_back) {
+                        self.on_client(incoming);
                     }
                 }
             }
@@ -129,7 +129,7 @@ impl EventLoop {
             return Some(effect);
         }
         let destination = images.destination.clone();
-        if self.backlog.hold(images, effect) == Held::TooMany
+        if self.backlog.hold(images, effect) == HoldResult::TooMany
             && let Destination::Client(peer) = &destination
         {
             self.senders.clients.disconnect(peer);
@@ -178,7 +178,7 @@ impl EventLoop {
         }
     }
 
-    fn tell_client(&mut self, peer: PeerId, reply: ClientReply, blobs: Vec<Bytes>) {
+    fn send_to_client(&mut self, peer: PeerId, reply: ClientReply, blobs: Vec<Bytes>) {
         let reply = bounded(reply);
         if let Some(gatekeeper) = &self.gatekeeper {
             gatekeeper.answering(&peer, &reply);
@@ -193,7 +193,7 @@ impl EventLoop {
         match effect {
             Effect::Store(_) => unreachable!("writes go to the committer"),
             Effect::OpenUpload { .. } | Effect::CloseUpload { .. } => unreachable!("carried out at once"),
-            Effect::Client { peer, reply, .. } => self.tell_client(peer, reply, blobs),
+            Effect::Client { peer, reply, .. } => self.send_to_client(peer, reply, blobs),
             Effect::Admin { peer, reply } => send(&self.senders.admin, &peer, &reply, blobs),
             Effect::Control { peer, reply } => {
                 let reply = self.open_lanes(&peer, reply);
@@ -239,11 +239,11 @@ impl EventLoop {
         let mut lanes = Vec::with_capacity(welcome.lanes.len());
         for (index, lane) in welcome.lanes.iter().enumerate() {
             let connected = self.lane_connected.clone();
-            let tell = move |event| {
+            let on_event = move |event| {
                 // Fails only when the event loop, its receiver, has ended.
                 let _ = connected.send((session, index, event));
             };
-            match LaneSender::bind(&lane.address, &self.limits, tell) {
+            match LaneSender::bind(&lane.address, &self.limits, on_event) {
                 Ok(lane) => lanes.push(lane),
                 Err(error) => {
                     self.failed_lanes.push((session, error.to_string()));

@@ -29,7 +29,7 @@ const THREADS: usize = 2;
 /// How often the list of certificates is read.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Interval between warnings about a certificate. They start [`ENDS_SOON_MS`] before its end.
-const MENTION_EVERY: Duration = Duration::from_secs(6 * 3_600);
+const LOG_EVERY: Duration = Duration::from_secs(6 * 3_600);
 const ENDS_SOON_MS: u64 = 30 * 86_400_000;
 /// Shortest interval between two log lines about an unreadable list of certificates.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
@@ -52,7 +52,7 @@ pub(super) struct Gatekeeper {
     /// When the list was last logged as unreadable; `None` while it can be read.
     unreadable: Option<Instant>,
     looked: Instant,
-    mentioned: Option<Instant>,
+    last_logged: Option<Instant>,
     runtime: Option<Runtime>,
 }
 
@@ -105,7 +105,7 @@ impl Gatekeeper {
             ends: Vec::new(),
             unreadable: None,
             looked: Instant::now(),
-            mentioned: None,
+            last_logged: None,
             runtime: Some(runtime),
         };
         for (task, owner) in owned {
@@ -184,10 +184,10 @@ impl Gatekeeper {
         self.gate.allow(Some(allow_list(&issued)));
         let good = issued.iter().filter(|each| !each.revoked);
         self.ends = good.clone().map(|each| (each.name.clone(), each.until_wall_ms)).collect();
-        if self.mentioned.is_some_and(|at| at.elapsed() < MENTION_EVERY) {
+        if self.last_logged.is_some_and(|at| at.elapsed() < LOG_EVERY) {
             return;
         }
-        self.mentioned = Some(Instant::now());
+        self.last_logged = Some(Instant::now());
         let now_ms = wall_ms();
         for each in good.filter(|each| each.fingerprints.is_empty()) {
             tracing::warn!(

@@ -65,7 +65,7 @@ const SHOWN_EVERY: Duration = Duration::from_secs(1);
 /// connections.
 const MAX_HELD_BACK: usize = 1_024;
 
-/// Whether, and how, the scheduler shall end.
+/// Whether, and how, the scheduler is to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shutdown {
     /// Keep running.
@@ -240,14 +240,14 @@ impl EventLoop {
                     let died = || std::io::Error::other("the thread that writes the store died; see the log");
                     self.on_report(report.ok_or_else(died)?)?;
                 }
-                Some(heard) = sockets.clients.recv(), if self.hears_clients() => {
-                    self.on_client(heard);
+                Some(incoming) = sockets.clients.recv(), if self.accepts_client_requests() => {
+                    self.on_client(incoming);
                 }
-                Some(heard) = sockets.admin.recv(), if self.failing.is_none() && self.pending.len() < MAX_PENDING => {
-                    self.on_admin(heard);
+                Some(incoming) = sockets.admin.recv(), if self.failing.is_none() && self.pending.len() < MAX_PENDING => {
+                    self.on_admin(incoming);
                 }
-                Some(heard) = sockets.control.recv(), if self.hears_nodes() => self.on_control(heard),
-                Some(heard) = sockets.results.recv(), if self.hears_nodes() => self.on_result(heard),
+                Some(incoming) = sockets.control.recv(), if self.accepts_node_requests() => self.on_control(incoming),
+                Some(incoming) = sockets.results.recv(), if self.accepts_node_requests() => self.on_result(incoming),
                 Some(frame) = sockets.events.recv() => self.on_event(&frame),
                 Some((session, index, event)) = lane_events.recv() => match event {
                     LaneEvent::Connected => self.handle(Input::LaneConnected { session, index }),
@@ -268,13 +268,13 @@ impl EventLoop {
         }
     }
 
-    fn hears_clients(&self) -> bool {
+    fn accepts_client_requests(&self) -> bool {
         self.pending.len() < MAX_PENDING
             && self.held_back.len() < MAX_HELD_BACK
             && self.unsaved_bytes < MAX_UNSAVED_BYTES
     }
 
-    fn hears_nodes(&self) -> bool {
+    fn accepts_node_requests(&self) -> bool {
         self.pending.len() < MAX_PENDING_OF_NODES && self.unsaved_bytes < MAX_UNSAVED_BYTES
     }
 
@@ -282,25 +282,25 @@ impl EventLoop {
     /// although its message has already arrived.
     fn drain(&mut self, sockets: &mut Sockets) {
         for _ in 0..MAX_DRAINED {
-            if !self.hears_nodes() {
+            if !self.accepts_node_requests() {
                 return;
             }
-            let Some(heard) = sockets.control.try_recv() else { break };
-            self.on_control(heard);
+            let Some(incoming) = sockets.control.try_recv() else { break };
+            self.on_control(incoming);
         }
         for _ in 0..MAX_DRAINED {
-            if !self.hears_nodes() {
+            if !self.accepts_node_requests() {
                 return;
             }
-            let Some(heard) = sockets.results.try_recv() else { break };
-            self.on_result(heard);
+            let Some(incoming) = sockets.results.try_recv() else { break };
+            self.on_result(incoming);
         }
         for _ in 0..MAX_DRAINED {
-            if !self.hears_clients() {
+            if !self.accepts_client_requests() {
                 return;
             }
-            let Some(heard) = sockets.clients.try_recv() else { return };
-            self.on_client(heard);
+            let Some(incoming) = sockets.clients.try_recv() else { return };
+            self.on_client(incoming);
         }
     }
 
@@ -330,7 +330,7 @@ impl EventLoop {
     }
 }
 
-/// Resolves with the reason when the scheduler shall end. A dropped sender counts as a request to end.
+/// Resolves with the reason when the scheduler is to end. A dropped sender counts as a request to end.
 async fn asked_to_end(shutdown: &mut watch::Receiver<Shutdown>) -> &'static str {
     match shutdown.wait_for(|asked| *asked != Shutdown::No).await.map(|asked| *asked) {
         Ok(Shutdown::Finish(reason)) => reason,
@@ -339,7 +339,7 @@ async fn asked_to_end(shutdown: &mut watch::Receiver<Shutdown>) -> &'static str 
     }
 }
 
-/// Resolves when the scheduler shall end without waiting for its writes.
+/// Resolves when the scheduler is to end without waiting for its writes.
 async fn asked_to_end_now(shutdown: &mut watch::Receiver<Shutdown>) {
     if shutdown.wait_for(|asked| *asked == Shutdown::Now).await.is_err() {
         std::future::pending::<()>().await;

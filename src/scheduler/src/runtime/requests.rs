@@ -20,17 +20,17 @@ use crate::core::{Authority, Effect, Input, Origin, UploadedInputs};
 const ASSIGN_BYTES: usize = 256;
 
 impl EventLoop {
-    pub(super) fn on_client(&mut self, heard: Incoming) {
-        if let Some(heard) = self.answer_unbarred(heard) {
-            self.take_client(heard);
+    pub(super) fn on_client(&mut self, incoming: Incoming) {
+        if let Some(incoming) = self.answer_unbarred(incoming) {
+            self.take_client(incoming);
         }
     }
 
     /// Handles a client's message while the store cannot be written: refuses new work, answers pings and
     /// holds everything else back. Returns the message if the store can be written.
-    fn answer_unbarred(&mut self, heard: Incoming) -> Option<Incoming> {
-        let Some(failure) = &self.failing else { return Some(heard) };
-        if let Incoming::Frame { peer, frame } = &heard {
+    fn answer_unbarred(&mut self, incoming: Incoming) -> Option<Incoming> {
+        let Some(failure) = &self.failing else { return Some(incoming) };
+        if let Incoming::Frame { peer, frame } = &incoming {
             let refusal = |seq| refused(seq, failure.kind, failure.message.clone());
             let (reply, written) = match ClientRequest::from_frame(frame) {
                 Ok(ClientRequest::Submit(submit)) if !self.core.knows(submit.spec.id) => {
@@ -50,12 +50,12 @@ impl EventLoop {
                 return None;
             }
         }
-        self.held_back.push(heard);
+        self.held_back.push(incoming);
         None
     }
 
-    fn take_client(&mut self, heard: Incoming) {
-        let (peer, frame) = match heard {
+    fn take_client(&mut self, incoming: Incoming) {
+        let (peer, frame) = match incoming {
             Incoming::Gone { peer } => {
                 self.backlog.release(&Destination::Client(peer.clone()));
                 return self.handle(Input::ClientGone { peer });
@@ -166,8 +166,8 @@ impl EventLoop {
         Some(refused(submit.seq, FailureKind::InvalidInput, text))
     }
 
-    pub(super) fn on_admin(&mut self, heard: Incoming) {
-        let Incoming::Frame { peer, frame } = heard else { return };
+    pub(super) fn on_admin(&mut self, incoming: Incoming) {
+        let Incoming::Frame { peer, frame } = incoming else { return };
         match AdminRequest::from_frame(&frame) {
             Ok(request) => self.handle(Input::Admin { peer, request }),
             Err(error) => self.pending.push_back(fault_effect(&error, peer, |failure, peer| Effect::Admin {
@@ -177,9 +177,9 @@ impl EventLoop {
         }
     }
 
-    pub(super) fn on_control(&mut self, heard: Incoming) {
+    pub(super) fn on_control(&mut self, incoming: Incoming) {
         // A closed control connection is ignored: only a closed result connection means that the node is gone.
-        let Incoming::Frame { peer, frame } = heard else { return };
+        let Incoming::Frame { peer, frame } = incoming else { return };
         match ControlRequest::from_frame(&frame) {
             Ok(mut request) => {
                 if let (Some(gatekeeper), ControlRequest::Hello(hello)) = (&self.gatekeeper, &mut request)
@@ -208,8 +208,8 @@ impl EventLoop {
         }
     }
 
-    pub(super) fn on_result(&mut self, heard: Incoming) {
-        let (peer, mut frame) = match heard {
+    pub(super) fn on_result(&mut self, incoming: Incoming) {
+        let (peer, mut frame) = match incoming {
             Incoming::Gone { peer } => {
                 let far = self.gatekeeper.as_ref().is_some_and(|gatekeeper| gatekeeper.is_far(&peer));
                 let origin = if far { Origin::Remote } else { Origin::Local };

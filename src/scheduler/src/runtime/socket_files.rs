@@ -14,7 +14,7 @@ use super::{EventLoop, SchedulerError};
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Shortest interval between two log lines about a failure.
-const MENTION_EVERY: Duration = Duration::from_secs(10);
+const LOG_EVERY: Duration = Duration::from_secs(10);
 
 impl EventLoop {
     /// Recreates the sockets if their files are gone. While that fails, the scheduler logs it and reports
@@ -39,7 +39,7 @@ impl EventLoop {
                     "the sockets were removed; they are made anew, and open connections go on"
                 );
             }
-            Err(error) if self.unreachable.is_none_or(|at| at.elapsed() >= MENTION_EVERY) => {
+            Err(error) if self.unreachable.is_none_or(|at| at.elapsed() >= LOG_EVERY) => {
                 self.unreachable = Some(Instant::now());
                 tracing::error!(
                     sockets = %before.display(), %error,

@@ -25,7 +25,7 @@ use super::{APPLICATION_ID, LOG_KEPT, MIGRATIONS, SCHEMA, SCHEMA_VERSION, StoreE
 /// it must be less than `client.silence_ms`.
 pub(super) const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 /// Interval between log lines of a start that waits for another process.
-const WAIT_TOLD_EVERY: Duration = Duration::from_secs(30);
+const LOG_WAIT_EVERY: Duration = Duration::from_secs(30);
 const WAIT_PAUSE: Duration = Duration::from_millis(100);
 /// Bytes of the log that are rewritten at a time.
 const REWRITE_BYTES: usize = 1 << 20;
@@ -119,13 +119,13 @@ pub(super) fn disconnect(connection: Connection) -> rusqlite::Result<()> {
 
 /// Repeats a step of the start until no other process has the database locked.
 pub(super) fn patiently<T>(mut step: impl FnMut() -> Result<T, StoreError>) -> Result<T, StoreError> {
-    let mut told: Option<Instant> = None;
+    let mut last_logged: Option<Instant> = None;
     loop {
         match step() {
             Err(error) if error.is_locked() => {
-                if told.is_none_or(|at| at.elapsed() >= WAIT_TOLD_EVERY) {
+                if last_logged.is_none_or(|at| at.elapsed() >= LOG_WAIT_EVERY) {
                     tracing::warn!(%error, "the start waits for it");
-                    told = Some(Instant::now());
+                    last_logged = Some(Instant::now());
                 }
                 std::thread::sleep(WAIT_PAUSE);
             }

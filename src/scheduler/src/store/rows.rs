@@ -21,7 +21,7 @@ use super::{Store, StoreError, connection};
 use crate::core::{Drain, FinishedTask, Pause, Recovered, StoreOp, StoredTask, Tombstone, Watermark};
 
 /// Unknown entries of the spool that each start logs by name.
-const FOREIGN_TOLD: usize = 16;
+const MAX_FOREIGN_LOGGED: usize = 16;
 
 /// The state of the database compared with the spool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -169,10 +169,10 @@ impl Store {
                  state: they were moved aside; delete that directory if they are not needed"
             );
         }
-        for path in swept.foreign.iter().take(FOREIGN_TOLD) {
+        for path in swept.foreign.iter().take(MAX_FOREIGN_LOGGED) {
             tracing::warn!(path = %path.display(), "this is not lamagrid's, or cannot be read or deleted: it is left alone");
         }
-        if let more @ 1.. = swept.foreign.len().saturating_sub(FOREIGN_TOLD) {
+        if let more @ 1.. = swept.foreign.len().saturating_sub(MAX_FOREIGN_LOGGED) {
             tracing::warn!(more, "there are more such entries in the spool");
         }
         Ok(swept.deleted)

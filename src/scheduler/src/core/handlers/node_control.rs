@@ -202,7 +202,7 @@ impl Core {
         let Some(session) = self.sessions.spoken_for(poll.session, peer) else {
             return SessionGone { session: poll.session }.into();
         };
-        session.heard(self.clock.elapsed_ms());
+        session.record_contact(self.clock.elapsed_ms());
         session.acknowledge(poll.acknowledged);
         for refusal in &poll.refused {
             let reason = printable(&refusal.reason, MAX_REASON_CHARS, LineFeeds::Replace);

@@ -28,7 +28,7 @@ impl Core {
             self.answer(peer, SessionGone { session: id });
             return;
         };
-        session.heard(self.clock.elapsed_ms());
+        session.record_contact(self.clock.elapsed_ms());
         session.set_peer(&peer);
         match request {
             ResultRequest::Ready(ready) => {
@@ -144,14 +144,14 @@ impl Core {
         match event {
             NodeEvent::Heartbeat(heartbeat) => {
                 if let Some(session) = self.sessions.get_mut(heartbeat.session) {
-                    session.heard(self.clock.elapsed_ms());
+                    session.record_contact(self.clock.elapsed_ms());
                 }
                 // It may have been suspect: tasks that wait already are served before new ones.
                 self.dispatch_to(heartbeat.session);
             }
             NodeEvent::Step(step) => {
                 let Some(session) = self.sessions.get_mut(step.session) else { return };
-                session.heard(self.clock.elapsed_ms());
+                session.record_contact(self.clock.elapsed_ms());
                 let id = self.leases.task_of(step.token).filter(|_| session.holds(step.token));
                 if let Some((id, task)) = id.and_then(|id| Some((id, self.tasks.get_mut(id)?))) {
                     task.set_progress(Advance { activity: step.activity, step: step.step, of: step.of });

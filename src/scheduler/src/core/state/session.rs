@@ -138,7 +138,7 @@ impl Session {
     }
 
     /// The node gave a sign of life.
-    pub(crate) fn heard(&mut self, clock_ms: u64) {
+    pub(crate) fn record_contact(&mut self, clock_ms: u64) {
         self.last_seen_ms = clock_ms;
     }
 
