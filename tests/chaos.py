@@ -79,9 +79,9 @@ def fault_tests(env: dict[str, str], options: tuple[str, ...]) -> tuple[int, int
     verdicts.unlink(missing_ok=True)
     command = (*PYTEST, *options, "--verdicts", str(verdicts))
     status = subprocess.run(command, cwd=ROOT, env={**os.environ, **env}, check=False).returncode
-    told = [json.loads(line) for line in verdicts.read_text().splitlines()] if verdicts.exists() else []
-    counts = [sum(column) for column in zip(*(one["counts"] for one in told))] or [0] * len(NAMES)
-    return status, sum(one["faults"] for one in told), counts
+    reported = [json.loads(line) for line in verdicts.read_text().splitlines()] if verdicts.exists() else []
+    counts = [sum(column) for column in zip(*(one["counts"] for one in reported))] or [0] * len(NAMES)
+    return status, sum(one["faults"] for one in reported), counts
 
 
 def main() -> int:

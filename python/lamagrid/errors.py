@@ -24,7 +24,7 @@ class LamaGridError(RuntimeError):
         message: For people.
         task_id: The task that it is about, where there is one.
         queue_len: Tasks that wait in the queue, if a task was refused.
-        wait_s: Expected wait in seconds, if a task was refused and it can be told.
+        wait_s: Expected wait in seconds, if a task was refused and the scheduler can estimate it.
     """
 
     kind: ClassVar[str] = "internal"

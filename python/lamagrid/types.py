@@ -63,7 +63,7 @@ class TaskInfo(TypedDict):
     Attributes:
         status: ``queued``, ``processing``, ``completed``, ``failed`` or ``cancelled``.
         position: Tasks before it in its queue, while it waits.
-        wait_ms: How long it is expected to wait, where that can be told.
+        wait_ms: How long it is expected to wait, if the scheduler can estimate it.
         node: Which node works on it, or did last.
         created_wall_ms: Milliseconds since the Unix epoch.
         finished_wall_ms: The same, of a task that has ended.

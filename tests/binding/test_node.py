@@ -140,7 +140,7 @@ def test_files_come_as_pixels_and_go_as_a_file(lonely: Grid, start: Start, pictu
         ),
     ],
 )
-def test_broken_files_are_told_by_name(
+def test_errors_of_broken_files_name_them(
     lonely: Grid, start: Start, picture: Picture, image: bytes, mask: bytes, text: str
 ) -> None:
     session = start()

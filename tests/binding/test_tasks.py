@@ -263,7 +263,7 @@ def test_a_time_limit_holds_from_the_call_on(data_dir: os.PathLike[str], picture
         client.inpaint(*picture, output="png")
 
 
-def test_a_wrong_configuration_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_configuration_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LAMAGRID__CLIENT__TIMEOUT", "1")
     with pytest.raises(ConfigError, match="timeout_ms"):
         TaskClient()

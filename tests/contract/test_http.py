@@ -297,7 +297,7 @@ ELSEWHERE = {
         "seam/test_plugins.py::test_a_failure_of_the_grid_is_reported_unless_strict"
     ),
     "`diffusion_progress`, `diffusion_finish`": (
-        "contract/test_socket.py::test_with_our_cookie_a_browser_hears_of_its_own_requests_alone"
+        "contract/test_socket.py::test_with_our_cookie_a_browser_receives_only_events_of_its_own_requests"
     ),
     "the queue is full": (
         "seam/test_inpaint_route.py::test_failures_have_upstreams_answers_and_a_full_queue_has_retry_after"
@@ -347,8 +347,8 @@ OURS_ALONE = (
 VOLATILE = ("Date", "Last-Modified", "ETag")
 
 
-def told(answer: Answer) -> tuple[dict[str, str], Any]:
-    """Headers that tell something, and the content: the pixels of PNG and WebP, else the bytes (X18)."""
+def compared(answer: Answer) -> tuple[dict[str, str], Any]:
+    """The headers that are compared, and the content: the pixels of PNG and WebP, else the bytes (X18)."""
     headers = {name: value for name, value in answer.headers.items() if name not in (*OURS_ALONE, *VOLATILE)}
     if "Allow" in headers:  # in the order of a set
         headers["Allow"] = ", ".join(sorted(headers["Allow"].split(", ")))
@@ -366,7 +366,7 @@ def told(answer: Answer) -> tuple[dict[str, str], Any]:
 
 
 def same(one: Answer, other: Answer) -> None:
-    assert (one.status_code, *told(one)) == (other.status_code, *told(other))
+    assert (one.status_code, *compared(one)) == (other.status_code, *compared(other))
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

@@ -1,4 +1,4 @@
-"""Socket.IO's events of the contract, as two connected browsers hear them: names, payloads, order.
+"""Socket.IO's events of the contract, as two connected browsers receive them: names, payloads, order.
 
 R8.2, R8.3.
 """
@@ -32,16 +32,16 @@ def browsers() -> Iterator[list[Browser]]:
         browser.close()
 
 
-def heard_after(processes: Processes, browsers: list[Browser], last: int = 1) -> list[list[tuple[Any, ...]]]:
+def events_after(processes: Processes, browsers: list[Browser], last: int = 1) -> list[list[tuple[Any, ...]]]:
     """The events that each client has received, once each has received this number of ends."""
     processes.wait_until(
-        lambda: all(browser.heard.count(FINISH) >= last for browser in browsers), SOON_S, "the last event"
+        lambda: all(browser.events.count(FINISH) >= last for browser in browsers), SOON_S, "the last event"
     )
     # Our own event goes to browsers with our cookie.
-    return [[event for event in browser.heard if event[0] != "task_status"] for browser in browsers]
+    return [[event for event in browser.events if event[0] != "task_status"] for browser in browsers]
 
 
-def test_the_end_of_each_good_request_is_told_to_all_and_of_a_bad_one_to_none(
+def test_all_receive_the_end_of_each_good_request_and_none_that_of_a_bad_one(
     servers: Servers, running: Processes, browsers: list[Browser]
 ) -> None:
     """Answers to the bad ones would come before the end of the last good one."""
@@ -52,13 +52,13 @@ def test_the_end_of_each_good_request_is_told_to_all_and_of_a_bad_one_to_none(
         for bad in (inpaint(b"no picture"), inpaint(mask=None), inpaint(cv2Flag="INPAINT_MAGIC")):
             assert bad(server).status_code in (400, 500)
         assert inpaint()(server).status_code == 200
-        assert heard_after(running, two, last=2) == [[FINISH, FINISH]] * 2
+        assert events_after(running, two, last=2) == [[FINISH, FINISH]] * 2
 
 
-def test_the_steps_of_a_diffusion_model_are_told_in_their_order(
+def test_the_steps_of_a_diffusion_model_arrive_in_their_order(
     servers: Servers, running: Processes, browsers: list[Browser]
 ) -> None:
-    pictures, told = [], []
+    pictures, reported = [], []
     request = inpaint(
         encoded(ROUND), encoded(hole(64, 64, 20, 20, 20)), sdSteps=2, sdStrength=1, prompt="a cat"
     )
@@ -67,18 +67,18 @@ def test_the_steps_of_a_diffusion_model_are_told_in_their_order(
         two = [Browser(server), Browser(server)]
         browsers += two
         pictures.append(request(server))
-        told.append(heard_after(running, two))
+        reported.append(events_after(running, two))
         assert post("/model", {"name": "cv2"})(server).status_code == 200
     same(*pictures)
     steps = [("diffusion_progress", {"step": step}) for step in range(2)]
-    assert told == [[[*steps, FINISH]] * 2] * 2
+    assert reported == [[[*steps, FINISH]] * 2] * 2
 
 
-def test_with_our_cookie_a_browser_hears_of_its_own_requests_alone(
+def test_with_our_cookie_a_browser_receives_only_events_of_its_own_requests(
     servers: Servers, running: Processes, browsers: list[Browser]
 ) -> None:
-    """The row of docs/compatibility.md; ``--grid-strict`` tells all, as stock."""
-    for server, told in ((servers.stock, True), (servers.grid, False), (servers.strict, True)):
+    """The row of docs/compatibility.md; with ``--grid-strict`` all browsers receive all, as with stock."""
+    for server, reported in ((servers.stock, True), (servers.grid, False), (servers.strict, True)):
         mine, theirs = Browser(server, MINE), Browser(server, THEIRS)
         browsers += [mine, theirs]
         for cookie in (MINE, THEIRS):
@@ -89,8 +89,8 @@ def test_with_our_cookie_a_browser_hears_of_its_own_requests_alone(
                 headers={"Cookie": f"lamagrid={cookie}"},
             )
             assert answer.status_code == 200
-        if not told:
+        if not reported:
             for browser in (mine, theirs):
-                browser.hear_out()
-        heard = heard_after(running, [mine, theirs], 2 if told else 1)
-        assert heard == [[FINISH, FINISH] if told else [FINISH]] * 2
+                browser.await_silence()
+        events = events_after(running, [mine, theirs], 2 if reported else 1)
+        assert events == [[FINISH, FINISH] if reported else [FINISH]] * 2

@@ -138,8 +138,8 @@ def test_a_node_that_was_drained_stays_away(stack: Stack) -> None:
     """R4.4: the launcher does not start it again; later tasks wait."""
     processes, grid = stack
     name = grid.nodes()[0]["name"]
-    told = lamagrid_json("node", "drain", name, data_dir=grid.data_dir)
-    assert told == {"node": name, "running": 0}
+    reported = lamagrid_json("node", "drain", name, data_dir=grid.data_dir)
+    assert reported == {"node": name, "running": 0}
     processes.wait_until(
         lambda: f"node {name} left as it was told; it is not started again" in grid.log, 20, "the node's end"
     )

@@ -92,12 +92,12 @@ def test_all_find_a_scheduler_whose_runtime_directory_is_another_one_and_goes(
     runtime.write_text("no directory")
     processes.wait_until(lambda: ready(port) == 503, SOON_S, "a scheduler that is not ready")
     client.survey(2.0)
-    told = subprocess.run(
+    reported = subprocess.run(
         [*LAMAGRID, "doctor", "--data-dir", data_dir], capture_output=True, text=True, timeout=60, check=False
     ).stdout
-    assert "it runs (pid" in told, told
-    assert "which are gone" in told, told
-    assert "start it with" not in told, told
+    assert "it runs (pid" in reported, reported
+    assert "which are gone" in reported, reported
+    assert "start it with" not in reported, reported
     runtime.unlink()
     runtime.mkdir(mode=0o700)
     processes.wait_until(lambda: ready(port) == 200, SOON_S, "a scheduler that is ready again")

@@ -59,7 +59,7 @@ def test_a_plugin_gives_what_the_unchanged_server_gives_and_outlives_its_node(
     os.kill(busy["pid"], 9)
     again = answer.result(120)
     assert (again.status_code, again.content) == (200, wanted.content), again.text[:300]
-    told = grid.task(again)
-    assert (told["attempts"], told["crashes"]) == (2, 1)
+    reported = grid.task(again)
+    assert (reported["attempts"], reported["crashes"]) == (2, 1)
     print(f"the plugin's node was killed; the answer came {time.monotonic() - began:.1f} s later")
     assert procfs.cpu_seconds(grid.process.pid) - before < 2

@@ -36,9 +36,9 @@ HOLE = hole(64, 96, 20, 30, 16)
 
 def gunicorn(*words: str | Path) -> list[str | Path]:
     """Its command line; the words are the application's."""
-    told = ", ".join(repr(str(word)) for word in words)
+    reported = ", ".join(repr(str(word)) for word in words)
     flags = ["--workers", "1", "--threads", "120", "--no-control-socket"]
-    return [BIN / "gunicorn", *flags, f"lama_cleaner_patch:application({told})"]
+    return [BIN / "gunicorn", *flags, f"lama_cleaner_patch:application({reported})"]
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def test_many_wait_in_a_thread_each_and_one_that_leaves_is_cancelled(
         answer = future.result(120)
         assert answer.status_code == 200, answer.text
         assert np.array_equal(decoded(answer.content), expected)
-    processes.wait_until(lambda: browser.heard.count(("diffusion_finish",)) == WAITING, 20, "the events")
+    processes.wait_until(lambda: browser.events.count(("diffusion_finish",)) == WAITING, 20, "the events")
     browser.close()
     bad = grid.inpaint(b"no picture", encoded(HOLE))
     assert bad.status_code == 500

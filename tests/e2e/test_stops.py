@@ -59,9 +59,9 @@ def test_sigterm_with_a_long_task_and_a_request_that_waits(
     processes.wait_until(lambda: "SIGHUP" in grid.log, 20, "a line about SIGHUP", [grid.process])
     assert grid.get("/model").status_code == 200
     print(f"stopped in {stop(grid, signal.SIGTERM):.1f} s")
-    told = answer.result(30)
-    assert told.status_code == 503, told.text
-    assert "The server is being stopped" in told.text
+    reported = answer.result(30)
+    assert reported.status_code == 503, reported.text
+    assert "The server is being stopped" in reported.text
 
 
 def test_sigterm_at_random_moments(

@@ -20,7 +20,7 @@ class Entry:
 
     at: float
     what: str
-    """``submitted``, ``accepted``, ``refused``; ``told``: its status was asked for; ``outcome``: it came;
+    """``submitted``, ``accepted``, ``refused``; ``status``: its status was asked for; ``outcome``: it came;
     ``wrong``, ``stale``: its result; ``left``: the caller gave up; ``silence``: a wait was in vain."""
     status: str = ""
     detail: str = ""
@@ -61,8 +61,8 @@ class Verdict:
 
     def __str__(self) -> str:
         names = ("lost", "duplicated", "unexpected", "unfinished")
-        told = " ".join(f"{name} {count}" for name, count in zip(names, self.counts))
-        return f"faults {self.faults} {told}"
+        reported = " ".join(f"{name} {count}" for name, count in zip(names, self.counts))
+        return f"faults {self.faults} {reported}"
 
 
 class History:
@@ -140,7 +140,7 @@ class History:
             lines = [f"    {e.at - began:8.3f} s  {e.what} {e.status} {e.detail}" for e in record.entries]
             verdict.reasons.append("\n".join([f"{kind}: task {task}: {why}", *lines]))
 
-        ends = {status for status in record.statuses("told", "outcome") if status in TERMINAL}
+        ends = {status for status in record.statuses("status", "outcome") if status in TERMINAL}
         outcomes = record.statuses("outcome")
         if self._finished[task] > 1:
             bad("duplicated", f"the scheduler finished it {self._finished[task]} times")
@@ -158,10 +158,10 @@ class History:
             bad("unexpected", "an innocent task failed")
         if not record.has("accepted"):
             return
-        told = record.statuses("told")
-        if told and told[-1] == "unknown":
+        reported = record.statuses("status")
+        if reported and reported[-1] == "unknown":
             bad("lost", "it was accepted, and the scheduler does not know it")
         elif not ends:
             bad("unfinished", "it was accepted and has no end")
         elif not outcomes and not record.has("left"):
-            bad("unfinished", "it ended, and who waited for it was not told")
+            bad("unfinished", "it ended, and its client got no outcome")

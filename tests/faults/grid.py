@@ -105,8 +105,8 @@ class FaultGrid:
 
     def survey(self) -> list[dict[str, Any]]:
         """The connected nodes."""
-        told: list[dict[str, Any]] = self._watcher.survey(timeout=10)["nodes"]
-        return told
+        nodes: list[dict[str, Any]] = self._watcher.survey(timeout=10)["nodes"]
+        return nodes
 
     @property
     def _watcher(self) -> TaskClient:
@@ -243,18 +243,18 @@ def settle(grid: FaultGrid, history: History) -> None:
     client = grid.client()
     for task_id in history.accepted():
         try:
-            told = client.task(task_id).status(timeout=30)
-            history.note(task_id, "told", told["status"], str(told["counters"]))
+            task = client.task(task_id).status(timeout=30)
+            history.note(task_id, "status", task["status"], str(task["counters"]))
         except UnknownTaskError as error:
-            history.note(task_id, "told", "unknown", str(error))
+            history.note(task_id, "status", "unknown", str(error))
     history.finished(grid.finished())
 
 
 def attempts(grid: FaultGrid, history: History) -> int:
     """The most attempts that one task needed."""
     client = grid.client()
-    told = (client.task(task).status(timeout=30)["counters"]["attempts"] for task in history.accepted())
-    return max(told, default=0)
+    counts = (client.task(task).status(timeout=30)["counters"]["attempts"] for task in history.accepted())
+    return max(counts, default=0)
 
 
 def pause(rng: random.Random, longest: float = 0.3) -> None:

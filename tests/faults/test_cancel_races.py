@@ -29,12 +29,12 @@ def race(client: TaskClient, other: TaskClient, history: History, rng: random.Ra
     def cancel() -> None:
         time.sleep(moment)
         try:
-            told = other.task(task_id).cancel(timeout=30)
+            status = other.task(task_id).cancel(timeout=30)
         except UnknownTaskError:
             return  # it came before its task, which does not start then
-        history.note(task_id, "told", told)
-        if told not in TERMINAL:
-            history.strange(f"task {task_id} is {told} after its cancel")
+        history.note(task_id, "status", status)
+        if status not in TERMINAL:
+            history.strange(f"task {task_id} is {status} after its cancel")
 
     canceller = threading.Thread(target=cancel)
     history.note(task_id, "submitted")

@@ -6,7 +6,7 @@ import pytest
 
 from faults.checker import History
 
-GOOD = (("submitted", ""), ("accepted", ""), ("outcome", "completed"), ("told", "completed"))
+GOOD = (("submitted", ""), ("accepted", ""), ("outcome", "completed"), ("status", "completed"))
 
 
 def judged(*entries: tuple[str, str], finished: int = 1, may_fail: bool = False) -> tuple[int, int, int, int]:
@@ -21,24 +21,24 @@ def test_a_good_history_is_good() -> None:
     assert judged(*GOOD) == (0, 0, 0, 0)
     assert judged(*GOOD, finished=0) == (0, 0, 0, 0)  # the scheduler died between record and log
     assert judged(("submitted", ""), ("refused", ""), finished=0) == (0, 0, 0, 0)
-    assert judged(("submitted", ""), ("accepted", ""), ("left", ""), ("told", "cancelled")) == (0, 0, 0, 0)
+    assert judged(("submitted", ""), ("accepted", ""), ("left", ""), ("status", "cancelled")) == (0, 0, 0, 0)
 
 
 @pytest.mark.parametrize(
     ("entries", "finished", "counts"),
     [
-        ((*GOOD[:3], ("told", "unknown")), 1, (1, 0, 0, 0)),
-        ((*GOOD[:2], ("told", "unknown")), 0, (1, 0, 0, 0)),
+        ((*GOOD[:3], ("status", "unknown")), 1, (1, 0, 0, 0)),
+        ((*GOOD[:2], ("status", "unknown")), 0, (1, 0, 0, 0)),
         (GOOD, 2, (0, 1, 0, 0)),
-        ((*GOOD[:3], ("told", "cancelled")), 1, (0, 1, 0, 0)),
+        ((*GOOD[:3], ("status", "cancelled")), 1, (0, 1, 0, 0)),
         ((*GOOD[:3], ("outcome", "completed")), 1, (0, 1, 0, 0)),
         ((*GOOD, ("wrong", "")), 1, (0, 0, 1, 0)),
         ((*GOOD, ("stale", "")), 1, (0, 0, 1, 0)),
         (GOOD[1:], 1, (0, 0, 1, 0)),
         ((*GOOD[:2], ("outcome", "failed")), 1, (0, 0, 1, 0)),
         (GOOD[:2], 0, (0, 0, 0, 1)),
-        ((*GOOD[:2], ("told", "queued")), 0, (0, 0, 0, 1)),
-        ((*GOOD[:2], ("told", "completed")), 1, (0, 0, 0, 1)),
+        ((*GOOD[:2], ("status", "queued")), 0, (0, 0, 0, 1)),
+        ((*GOOD[:2], ("status", "completed")), 1, (0, 0, 0, 1)),
     ],
 )
 def test_each_broken_promise_has_its_count(

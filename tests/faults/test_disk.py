@@ -79,8 +79,8 @@ def test_the_disk_is_full_and_then_has_room_again(
     assert grid.schedulers[0].poll() is None
     log = grid.processes.log(grid.schedulers[0])
     assert "the store can be written again" in log, log
-    told = [entry.what for task in refused for entry in history.entries(task)]
-    assert told.count("refused") == 3, told
+    reported = [entry.what for task in refused for entry in history.entries(task)]
+    assert reported.count("refused") == 3, reported
     assert [entry.status for entry in history.entries(after)][-2:] == ["completed", "completed"]
 
 

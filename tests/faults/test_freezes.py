@@ -48,7 +48,7 @@ def test_nodes_stand_still_past_their_lease(
     load.finish()
     judge(grid)
     assert attempts(grid, history) >= 2, "no task was on a node that stood still"
-    told = sum(
+    reported = sum(
         grid.processes.log(node).count("the scheduler ended the session") for node in grid.nodes.values()
     )
-    assert told >= stood_still, f"{told} of {stood_still} nodes were told that their lease had ended"
+    assert reported >= stood_still, f"{reported} of {stood_still} nodes were notified that their lease had ended"

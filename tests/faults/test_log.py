@@ -17,7 +17,7 @@ from stock.processes import Processes
 pytestmark = pytest.mark.timeout(180)
 
 
-def test_the_schedulers_log_tells_the_story_of_tasks_nodes_and_orders(
+def test_the_schedulers_log_has_the_history_of_tasks_nodes_and_orders(
     new_grid: Callable[..., FaultGrid], processes: Processes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """R6.1: accepted, assigned, requeued and why; sessions opened, lost and ended; who paused and drained."""

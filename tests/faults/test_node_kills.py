@@ -62,10 +62,10 @@ def test_a_task_that_kills_its_nodes_is_given_up_and_the_others_are_done(
         task.wait(60)
     history.note(guilty, "outcome", "failed")
     history.fault()
-    told = task.status()["counters"]
+    reported = task.status()["counters"]
     # Assignments that no node took are attempts, too. The first time it may have had company, which says
     # nothing; from then on it runs alone, and each loss counts.
-    assert told["crashes"] == 3 <= told["attempts"]
+    assert reported["crashes"] == 3 <= reported["attempts"]
     begun = sum(grid.processes.log(node).count("aborting, as the task asks") for node in grid.nodes.values())
     assert 3 <= begun <= 4
     load.finish()

@@ -93,7 +93,7 @@ def losses(
         try:
             outcome = after.task(task_id).outcome(60)
         except UnknownTaskError as error:
-            history.note(task_id, "told", "unknown", str(error))
+            history.note(task_id, "status", "unknown", str(error))
             continue
         except LamaGridError as error:
             history.note(task_id, "outcome", "failed", f"{error.kind}: {error}")

@@ -167,9 +167,9 @@ def test_inputs_that_vanish_while_it_runs(new_grid: Callable[..., FaultGrid]) ->
         shutil.rmtree(grid.data_dir / "spool" / task[:2] / task)
     finish(client, [*busy, ready])
     for task in lost:
-        with pytest.raises(LamaGridError, match="gone from the scheduler's disk") as told:
+        with pytest.raises(LamaGridError, match="gone from the scheduler's disk") as reported:
             client.task(task).outcome(20)
-        assert told.value.kind == "invalid_input"
+        assert reported.value.kind == "invalid_input"
         assert client.task(task).status(timeout=10)["counters"]["attempts"] == 1
     assert "set aside" not in grid.processes.log(grid.schedulers[0])
     finish(client, submit(client, 2, LARGE))

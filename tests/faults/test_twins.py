@@ -42,7 +42,7 @@ def test_two_nodes_of_one_name_and_process_id(
     def connected() -> list[int]:
         return [node["info"]["pid"] for node in grid.survey() if node["info"]["name"] == NAME]
 
-    def told(pattern: str) -> list[str]:
+    def reported(pattern: str) -> list[str]:
         return re.findall(pattern, processes.log(grid.schedulers[-1]))
 
     first = start_alone(grid, processes)
@@ -56,13 +56,13 @@ def test_two_nodes_of_one_name_and_process_id(
         task = client.submit(pixels, mask, echo_ms=50, timeout=30)
         assert task.outcome(30).task["counters"]["attempts"] == 1
     assert connected() == [pid]
-    assert len(told(rf"session opened .*node={NAME}\b")) == 1
-    assert len(told(rf"node refused .*node={NAME}\b.*{REFUSED}")) >= 1
-    assert told(r"session lost") == []
+    assert len(reported(rf"session opened .*node={NAME}\b")) == 1
+    assert len(reported(rf"node refused .*node={NAME}\b.*{REFUSED}")) >= 1
+    assert reported(r"session lost") == []
     # When the first one leaves, the second one works; it has the same process id there.
     [node] = procfs.descendants(first.pid)[:1]
     os.kill(node, signal.SIGTERM)
     first.wait(20)
-    assert len(told(rf"session ended: .*node={NAME}\b.*the node said goodbye")) == 1
+    assert len(reported(rf"session ended: .*node={NAME}\b.*the node said goodbye")) == 1
     processes.wait_until(lambda: connected() == [pid], 30, "the second node", [second])
     assert client.submit(pixels, mask, timeout=30).outcome(30).task["counters"]["attempts"] == 1

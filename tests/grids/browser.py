@@ -13,19 +13,19 @@ SOON_S = 20
 
 
 class Browser:
-    """A connection that keeps all events it hears, in their order."""
+    """A connection that keeps all events it receives, in their order."""
 
     def __init__(self, server: Server, cookie: str | None = None) -> None:
         session = requests.Session()
         session.trust_env = False
         if cookie is not None:
             session.headers["Cookie"] = f"lamagrid={cookie}"
-        self.heard: list[tuple[Any, ...]] = []
+        self.events: list[tuple[Any, ...]] = []
         self._client = socketio.Client(http_session=session, reconnection=False)
-        self._client.on("*", lambda event, *payload: self.heard.append((event, *payload)))
+        self._client.on("*", lambda event, *payload: self.events.append((event, *payload)))
         self._client.connect(server.base, transports=["polling"], wait_timeout=SOON_S)
 
-    def hear_out(self) -> None:
+    def await_silence(self) -> None:
         """Wait for what was on its way when this was called: our servers' answers come behind it."""
         self._client.call("unsubscribe_task", "0" * 32, timeout=SOON_S)
 

@@ -66,10 +66,10 @@ class Honest:
         self._done: Number[int] = context.Value("L", 0)
         self._slowest_s: Number[float] = context.Value("d", 0.0)
         self._pause_s: Number[float] = context.Value("d", 0.0)
-        self._told: multiprocessing.queues.Queue[str] = context.Queue()
+        self._reported: multiprocessing.queues.Queue[str] = context.Queue()
         self._wrong: list[str] = []
         self._end = context.Event()
-        shared = (self._done, self._slowest_s, self._pause_s, self._told, self._end)
+        shared = (self._done, self._slowest_s, self._pause_s, self._reported, self._end)
         self._process = context.Process(target=_work, args=(bundle, *shared), daemon=True)
         self._process.start()
 
@@ -86,8 +86,8 @@ class Honest:
     @property
     def wrong(self) -> list[str]:
         """Errors of the other tasks."""
-        while not self._told.empty():
-            self._wrong.append(self._told.get())
+        while not self._reported.empty():
+            self._wrong.append(self._reported.get())
         return self._wrong
 
     def reset(self) -> None:

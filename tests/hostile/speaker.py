@@ -29,7 +29,8 @@ from hostile.peers import (
 )
 
 PING, OFFER, SUBMIT, ATTACH, CANCEL = 0x0101, 0x0102, 0x0103, 0x0104, 0x0105
-PONG, SEND, ACCEPTED, REFUSED, TOLD, UNKNOWN, OUTCOME = 0x0201, 0x0202, 0x0203, 0x0204, 0x0205, 0x0206, 0x0207
+PONG, SEND, ACCEPTED, REFUSED = 0x0201, 0x0202, 0x0203, 0x0204
+STATUS, UNKNOWN, OUTCOME = 0x0205, 0x0206, 0x0207
 HELLO, POLL, GOODBYE, READY, ACCEPT = 0x0301, 0x0302, 0x0303, 0x0501, 0x0502
 WELCOME, REJECTED, SESSION_GONE, FAREWELL = 0x0401, 0x0402, 0x0404, 0x0405
 CHUNK = 1 << 16
@@ -71,9 +72,9 @@ class Speaker:
     def ask(self, kind: int, fields: Mapping[str, Any]) -> Answer:
         """Send one request and return the next message."""
         self.say((kind, fields))
-        return self.hear()
+        return self.receive()
 
-    def hear(self) -> Answer:
+    def receive(self) -> Answer:
         """The kind of the next message, and its fields."""
         parts, flags = [], MORE
         while flags & MORE:

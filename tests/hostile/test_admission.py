@@ -10,7 +10,7 @@ import pytest
 
 from hostile.conftest import Grid
 from hostile.honest import Honest
-from hostile.speaker import ACCEPTED, REFUSED, SEND, TOLD, UNKNOWN, Client, new_id
+from hostile.speaker import ACCEPTED, REFUSED, SEND, STATUS, UNKNOWN, Client, new_id
 from stock.processes import Processes
 
 pytestmark = pytest.mark.timeout(120)
@@ -93,7 +93,7 @@ def test_a_grant_is_for_one_id_and_one_size(grid: Grid, honest: Honest, bad: Cli
     """Two offers of one number: each has its own id and size."""
     small, large, huge = new_id(), new_id(), new_id()
     bad.say(bad.offer(small, 10), bad.offer(large, 3_000_000), bad.offer(huge, 10**18))
-    assert [bad.hear()[0] for _ in range(3)] == [SEND, SEND, REFUSED]
+    assert [bad.receive()[0] for _ in range(3)] == [SEND, SEND, REFUSED]
     assert "10 are allowed" in bad.bring(small, "image", bytes(11))
     assert bad.bring(small, "image", bytes(10)).startswith("welcome")
     assert "its other blobs have 10" in bad.bring(small, "mask", b"x")
@@ -101,7 +101,7 @@ def test_a_grant_is_for_one_id_and_one_size(grid: Grid, honest: Honest, bad: Cli
     assert "not yours" in bad.bring(huge, "image", b"x")
     assert stored(grid, small) == {"image": 10}
     bad.say(bad.cancel(small), bad.cancel(large))
-    assert [bad.hear()[0] for _ in range(2)] == [UNKNOWN, UNKNOWN]
+    assert [bad.receive()[0] for _ in range(2)] == [UNKNOWN, UNKNOWN]
     honest.wait()
 
 
@@ -147,14 +147,14 @@ def test_names_and_priorities_gain_nothing(grid: Grid, honest: Honest, bad: Clie
     # No node has that model: they wait for one.
     for number, task in enumerate(tasks):
         bad.say(bad.submit(task, model="manga", client=f"name-{number}"))
-    kinds = [bad.hear()[0] for _ in tasks]
+    kinds = [bad.receive()[0] for _ in tasks]
     assert kinds == [ACCEPTED] * OWNER_TASKS + [REFUSED] * 10
     kind, said = bad.ask(*bad.submit(new_id(), priority=127))
     assert kind == REFUSED
     assert "limits.max_remote_priority" in str(said["failure"])
     honest.wait(5)
     bad.say(*(bad.cancel(task) for task in tasks))
-    assert {bad.hear()[0] for _ in tasks} == {TOLD, UNKNOWN}
+    assert {bad.receive()[0] for _ in tasks} == {STATUS, UNKNOWN}
 
 
 def test_cancels_push_out_only_own_memory(grid: Grid, honest: Honest, bad: Client, victim: Client) -> None:
@@ -166,7 +166,7 @@ def test_cancels_push_out_only_own_memory(grid: Grid, honest: Honest, bad: Clien
     while left > 0:
         count = min(500, left)
         bad.say(*(bad.cancel(new_id()) for _ in range(count)))
-        assert {bad.hear()[0] for _ in range(count)} == {UNKNOWN}
+        assert {bad.receive()[0] for _ in range(count)} == {UNKNOWN}
         left -= count
     kind, said = victim.ask(*victim.submit(theirs))
     assert (kind, said.get("expired")) == (UNKNOWN, True)
@@ -178,7 +178,7 @@ def test_cancels_push_out_only_own_memory(grid: Grid, honest: Honest, bad: Clien
     honest.wait(5)
 
 
-def test_an_id_of_a_wrong_clock_tells_both_clocks(bad: Client) -> None:
+def test_the_refusal_of_an_id_of_a_wrong_clock_names_both_clocks(bad: Client) -> None:
     kind, said = bad.ask(*bad.submit(bytes(range(200, 216))))
     assert kind == REFUSED
     assert "in the future" in str(said["failure"])

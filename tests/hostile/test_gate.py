@@ -233,11 +233,11 @@ def test_bytes_that_come_one_by_one(grid: Grid, honest: Honest) -> None:
     for byte in said:
         connection.sendall(bytes((byte,)))
     connection.settimeout(10)
-    heard = b""
-    while b"\xa3seq\x07" not in heard:
+    received = b""
+    while b"\xa3seq\x07" not in received:
         more = connection.recv(65_536)
         assert more, "an honest message is answered, however it comes"
-        heard += more
+        received += more
     connection.close()
     honest.wait()
 

@@ -93,10 +93,10 @@ def test_the_name_and_the_process_id_of_another_node_take_nothing_over(
         kind, _ = attacker.ask(HELLO, said)
         assert kind == WELCOME, "it is a node of its own, of the same name"
         # The same again, as another process: its own session stands in the way, and nothing is told about it.
-        kind, told = attacker.ask(HELLO, hello(VICTIM, pid=1, boot=bytes(16)))
+        kind, reported = attacker.ask(HELLO, hello(VICTIM, pid=1, boot=bytes(16)))
         assert kind == REJECTED
-        assert "give this one another name" in str(told)
-        assert str(known["info"]["pid"]) not in str(told)
+        assert "give this one another name" in str(reported)
+        assert str(known["info"]["pid"]) not in str(reported)
         _finishes_in_one_attempt(task)
     assert victim.poll() is None
     assert "no session with the scheduler" not in grid.processes.log(victim)
@@ -107,8 +107,8 @@ def test_a_session_is_spoken_for_by_its_own_certificate_alone(
 ) -> None:
     """Also if its id were known: here it is read from the victim's own log."""
     task = _working(grid)
-    told = re.findall(r"session[^0-9a-f]+([0-9a-f]{32})", grid.processes.log(victim))
-    session = bytes.fromhex(told[-1])
+    reported = re.findall(r"session[^0-9a-f]+([0-9a-f]{32})", grid.processes.log(victim))
+    session = bytes.fromhex(reported[-1])
     with Speaker(grid.address, grid.bundles["node"], "control") as attacker:
         poll = {"session": session, "running": [], "acknowledged": 0, "refused": []}
         for _ in range(5):

@@ -82,7 +82,7 @@ def stock(pipelines: Path, model: str, fields: dict[str, Any], **options: Any) -
         ("instruct_pix2pix", {**STEPS, "p2p_steps": 3}, {}),
     ],
 )
-def test_a_pipeline_gives_upstreams_pixels_and_tells_its_steps(
+def test_a_pipeline_gives_upstreams_pixels_and_reports_its_steps(
     client: TaskClient, pipelines: Path, model: str, fields: dict[str, Any], options: dict[str, Any]
 ) -> None:
     wanted = stock(pipelines, model, fields, **options)
@@ -91,7 +91,7 @@ def test_a_pipeline_gives_upstreams_pixels_and_tells_its_steps(
     got = task.wait_bgr(ANSWER_S)
     assert np.array_equal(got, wanted), f"{(got != wanted).mean():.2%} of the samples differ"
     assert not np.array_equal(wanted[:, :, ::-1], SOFT), "nothing was done"
-    # Upstream tells no steps of instruct_pix2pix.
+    # Upstream reports no steps of instruct_pix2pix.
     assert (steps == []) if model == "instruct_pix2pix" else (max(steps) == fields["sd_steps"])
 
 

@@ -167,7 +167,7 @@ def test_a_repaired_file_is_taken_up_within_seconds(
 
 
 class Slowly(http.server.BaseHTTPRequestHandler):
-    """Serves one file: byte by byte until it is told to hurry."""
+    """Serves one file: byte by byte until it is asked to hurry."""
 
     def do_GET(self) -> None:
         content: bytes = self.server.content  # type: ignore[attr-defined]
@@ -222,7 +222,7 @@ def test_a_fetch_shows_as_loading_with_its_progress(
     assert {each.of for each in part} == {100}
 
 
-def test_a_sampler_that_there_is_not_is_told_and_the_model_stays(
+def test_an_unknown_sampler_is_reported_and_the_model_stays(
     client: TaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By the node, too: a client of another version may not check it."""

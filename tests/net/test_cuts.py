@@ -240,11 +240,11 @@ def test_nothing_is_lost_or_done_twice(
     on_their_way = sum(scene.on_their_way(id) for id in again if id not in mine)
     second_attempts = sum(again.values()) - on_their_way
     with capsys.disabled():
-        told = ", ".join(f"{max(back, 0):.1f}" for back in sorted(backs))
+        reported = ", ".join(f"{max(back, 0):.1f}" for back in sorted(backs))
         print(
             f"\n{cut.__name__[1:]}: cuts {cuts}, pictures {scene.visitors.answers - answers + cuts}, "
             f"lost {lost}, duplicated {duplicated}, second attempts {second_attempts} "
-            f"(and {on_their_way} of attempts on their way to a node), back after {told} s"
+            f"(and {on_their_way} of attempts on their way to a node), back after {reported} s"
         )
     assert (lost, duplicated, second_attempts) == (0, 0, 0), scene.visitors.wrong
     assert max(backs) <= BACK_S

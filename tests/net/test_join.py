@@ -53,7 +53,7 @@ def test_a_python_node_of_another_host_gives_upstreams_pixels(grid: Grid, networ
 
 
 @pytest.mark.parametrize(
-    ("made", "told"),
+    ("made", "reported"),
     [
         ("revoked", "the certificate gpu-1 was revoked: ask for a new bundle"),
         ("name", "the node calls itself other, but its certificate is for gpu-1"),
@@ -62,7 +62,7 @@ def test_a_python_node_of_another_host_gives_upstreams_pixels(grid: Grid, networ
     ],
 )
 def test_wrong_papers_end_the_node_with_what_to_do(
-    grid: Grid, network: Network, tmp_path: Path, made: str, told: str
+    grid: Grid, network: Network, tmp_path: Path, made: str, reported: str
 ) -> None:
     flags: tuple[str, ...] = ECHO
     bundle = grid.bundle("gpu-1", *(("--queue", "cpu") if made == "queue" else ()))
@@ -79,7 +79,7 @@ def test_wrong_papers_end_the_node_with_what_to_do(
         elsewhere.certs("bundle", "gpu-1", "--scheduler", address, "--out", bundle)
     node = grid.join(network.host("far"), bundle, *flags)
     assert node.wait(SOON_S) == REFUSED
-    assert told in grid.processes.log(node)
+    assert reported in grid.processes.log(node)
     assert grid.nodes() == {}
     # The next good one works.
     good = grid.join(network.host("good"), grid.bundle("gpu-2"), *ECHO)

@@ -231,7 +231,7 @@ with ThreadPoolExecutor(2) as pool:
 """
 
 
-def test_a_path_that_swallows_large_packets_is_told_so(grid: Grid, network: Network, tmp_path: Path) -> None:
+def test_a_path_that_drops_large_packets_is_reported(grid: Grid, network: Network, tmp_path: Path) -> None:
     """A switch that drops what is longer than 1,000 bytes, and says nothing of it."""
     host = network.host("far")
     bundle = grid.bundle("web-1", role="client")
@@ -244,10 +244,12 @@ def test_a_path_that_swallows_large_packets_is_told_so(grid: Grid, network: Netw
     assert (found["gate"][0], found["path"][0]) == ("good", "bad"), found
     assert "is the path's MTU smaller" in found["path"][1]
     assert program.wait(60) == 0, grid.processes.log(program)
-    told = grid.processes.log(program)
+    reported = grid.processes.log(program)
     for what in ("connection", "transfer"):
-        assert re.search(rf"the {what} began, then stalled after \d+ bytes: .*path's MTU smaller", told), told
-    assert "temporarily unavailable" not in told
+        assert re.search(
+            rf"the {what} began, then stalled after \d+ bytes: .*path's MTU smaller", reported
+        ), reported
+    assert "temporarily unavailable" not in reported
 
 
 CROWD = """
@@ -267,7 +269,7 @@ print("late", sum(1 for client in clients if client.survey(20)), flush=True)
 """
 
 
-def test_clients_behind_one_address_are_told_that_there_is_no_room_and_a_node_gets_in(
+def test_clients_behind_one_address_are_refused_for_lack_of_room_and_a_node_gets_in(
     grid: Grid, network: Network, tmp_path: Path
 ) -> None:
     """The limit as it is set; tests/hostile has four hundred clients and the limit as it comes."""
@@ -287,7 +289,7 @@ def test_clients_behind_one_address_are_told_that_there_is_no_room_and_a_node_ge
     assert crowd.wait(60) == 0, grid.processes.log(crowd)
     lines = grid.processes.log(crowd).splitlines()
     assert {"in 6", "late 3"} <= set(lines), lines
-    told = [line for line in lines if line.startswith("out ")]
+    reported = [line for line in lines if line.startswith("out ")]
     reason = f"no room: 6 connections of clients of your address {host.address} are open"
-    assert len(told) == 3
-    assert all(reason in line and "gate.max_connections_per_peer" in line for line in told), told
+    assert len(reported) == 3
+    assert all(reason in line and "gate.max_connections_per_peer" in line for line in reported), reported

@@ -50,9 +50,9 @@ def test_pages_of_another_host_get_the_pixels_of_the_schedulers_own(grid: Grid, 
     shown = grid.folder / "admin.bundle"
     grid.bundle("admin", role="admin")
     task = answers[0].headers["X-Lamagrid-Task"]
-    told = run(host, "--join", shown, "task", "show", task, "--output", "json")
-    story = json.loads(told.stdout)
-    assert (story["state"], story["owner"]) == ("completed", "web-1")
+    reported = run(host, "--join", shown, "task", "show", task, "--output", "json")
+    history = json.loads(reported.stdout)
+    assert (history["state"], history["owner"]) == ("completed", "web-1")
     listed = run(host, "--join", shown, "node", "list", "--output", "json")
     assert {node["name"] for node in json.loads(listed.stdout)} == set(nodes)
 
@@ -83,20 +83,20 @@ def test_a_client_of_another_host_sees_its_own_tasks_alone(
         grid.processes, [BIN / "python", script, grid.bundle("web-1", role="client")], {"HOME": str(tmp_path)}
     )
     assert program.wait(SOON_S) == 0, grid.processes.log(program)
-    told = grid.processes.log(program)
-    assert f"{grid.host.address}:8872" in told
+    reported = grid.processes.log(program)
+    assert f"{grid.host.address}:8872" in reported
     for owner in ("local", "web-2"):
-        assert f"the certificate web-1 has the tasks of the owner web-1, not those of {owner}" in told
+        assert f"the certificate web-1 has the tasks of the owner web-1, not those of {owner}" in reported
     # A program of the scheduler's own host has another owner.
     mine = grid.client.submit(PHOTO, MASK, model="lama")
     mine.wait(30)
-    task = told.split("done ")[1].split(" ")[0]
+    task = reported.split("done ")[1].split(" ")[0]
     with pytest.raises(Exception, match="no task"):
         grid.client.task(task).status()
 
 
 @pytest.mark.parametrize(
-    ("made", "told"),
+    ("made", "reported"),
     [
         ("role", "it is for a node, and this is a client: issue one with --role client"),
         ("revoked", "the certificate web-1 was revoked: ask for a new bundle"),
@@ -104,7 +104,7 @@ def test_a_client_of_another_host_sees_its_own_tasks_alone(
     ],
 )
 def test_wrong_papers_end_the_page_with_what_to_do(
-    grid: Grid, network: Network, made: str, told: str
+    grid: Grid, network: Network, made: str, reported: str
 ) -> None:
     host = network.host("web")
     bundle = grid.bundle("web-1", role="node" if made == "role" else "client")
@@ -118,7 +118,7 @@ def test_wrong_papers_end_the_page_with_what_to_do(
         bundle = grid.bundle("web-1", role="client", scheduler=f"{grid.host.address}:9")
     web = grid.join_web(host, bundle)
     assert web.process.wait(SOON_S) == 1
-    assert told in web.log
+    assert reported in web.log
     assert "Traceback" not in web.log
 
 

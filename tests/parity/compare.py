@@ -93,8 +93,8 @@ def complaints(stock: StockAnswer, grid: GridAnswer) -> tuple[list[str], Differe
         return [*wrong, f"an unreadable file: {error!r}"], None
     if grid.headers.get("content-type") == SAME_BYTES and stock.body != grid.body:
         wrong.append(f"{len(grid.body)} bytes that are not stock's {len(stock.body)}")
-    told, far = _pictures(wanted, given, grid.headers.get("content-type") in LOSSY)
-    return [*wrong, *told], far
+    reported, far = _pictures(wanted, given, grid.headers.get("content-type") in LOSSY)
+    return [*wrong, *reported], far
 
 
 def _pictures(wanted: Image.Image, given: Image.Image, lossy: bool) -> tuple[list[str], Difference | None]:

@@ -150,8 +150,8 @@ def png_file(dice: random.Random, rgba: Pixels, mode: str, tags: Tags) -> File:
     interlaced = dice.random() < 0.25
     if interlaced:
         notes.append("interlaced")
-    first, last, told = _png_texts(dice, tags)
-    notes += told
+    first, last, notes_of_texts = _png_texts(dice, tags)
+    notes += notes_of_texts
     if dice.random() < 0.3:
         first.insert(0, png.chunk(b"pHYs", struct.pack(">IIB", 2835, 2835, 1)))
     if dice.random() < 0.2:

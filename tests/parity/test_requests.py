@@ -266,9 +266,9 @@ def summary(findings: list[Finding], seconds: float) -> Iterator[str]:
     for kind, count in sorted(table.items()):
         yield f"left to Pillow: {kind:28} {count}"
     differing = sum(bool(finding.wrong) for finding in findings)
-    told = ", ".join(f"{kind} {count}" for kind, count in sorted(table.items()))
+    reported = ", ".join(f"{kind} {count}" for kind, count in sorted(table.items()))
     yield f"{len(findings)} requests, {differing} differing, {len(left)} fallbacks" + (
-        f" ({told})" if told else ""
+        f" ({reported})" if reported else ""
     )
 
 

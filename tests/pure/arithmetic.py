@@ -33,14 +33,14 @@ class Trial:
         op: Number of the function.
         fields: Its arguments.
         judge: Says what is wrong with the answer, from its status and fields; "" for nothing.
-        told: The call in a few words.
+        description: The call in a few words.
         may_refuse: Whether the function may leave this to Pillow.
     """
 
     op: int
     fields: bytes
     judge: Callable[[int, bytes], str]
-    told: str
+    description: str
     may_refuse: bool = False
 
 
@@ -107,8 +107,8 @@ def _pad(dice: random.Random, op: int, array: Pixels, upstream: Callable[..., Pi
     square = dice.random() < 0.2
     least = modulo * dice.randint(1, max(1, 160 // modulo)) if dice.random() < 0.2 else None
     wanted = upstream(array, mod=modulo, square=square, min_size=least)
-    told = f"{array.shape} modulo {modulo}, square {square}, least {least}"
-    return Trial(op, rule(modulo, square, least) + pixels(array), _same_pixels(wanted), told)
+    description = f"{array.shape} modulo {modulo}, square {square}, least {least}"
+    return Trial(op, rule(modulo, square, least) + pixels(array), _same_pixels(wanted), description)
 
 
 def boxes(dice: random.Random, rng: np.random.Generator) -> Trial:
@@ -376,7 +376,7 @@ def inpaint(dice: random.Random, rng: np.random.Generator) -> Trial:
         struct.pack("<I", len(strategy)) + strategy.encode() + struct.pack("<qqq", limit, trigger, margin)
     )
     fields += rule(modulo) + bytes([network]) + pixels(picture) + pixels(mask)
-    told = (
+    description = (
         f"{width}x{height} {strategy!r} limit {limit} trigger {trigger} margin {margin} modulo {modulo} "
         f"network {network} mask {kind}"
     )
@@ -384,7 +384,7 @@ def inpaint(dice: random.Random, rng: np.random.Generator) -> Trial:
         # Crop writes into the picture that it is given.
         wanted = model(picture.copy(), mask.copy(), config)
     except Exception:  # OpenCV and numpy refuse in many ways
-        return Trial(13, fields, _refusal, told)
+        return Trial(13, fields, _refusal, description)
     with np.errstate(invalid="ignore"):
         rgb = wanted.astype(np.uint8)[:, :, ::-1]
     calls = struct.pack("<I", len(model.calls)) + b"".join(struct.pack("<II", *call) for call in model.calls)
@@ -398,4 +398,4 @@ def inpaint(dice: random.Random, rng: np.random.Generator) -> Trial:
             return f"pixels {given.shape} differ from upstream's {rgb.shape}"
         return "" if answer.endswith(calls) and found.left == len(calls) else "the network saw other sizes"
 
-    return Trial(13, fields, judge, told)
+    return Trial(13, fields, judge, description)

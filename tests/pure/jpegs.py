@@ -216,7 +216,7 @@ DAMAGES: tuple[Damage, ...] = (
 )
 
 
-def read(data: bytes, told: str) -> tuple[Trial, tuple[NDArray[np.uint8], Any] | None]:
+def read(data: bytes, description: str) -> tuple[Trial, tuple[NDArray[np.uint8], Any] | None]:
     """`helper.load_img`: the same pixels, or no answer from either; what upstream gives, if it gives any.
 
     Where Pillow fails at a damaged scan, upstream ignores that, and goes on with the rows that are there and
@@ -232,7 +232,7 @@ def read(data: bytes, told: str) -> tuple[Trial, tuple[NDArray[np.uint8], Any] |
         def refuses(status: int, answer: bytes) -> str:
             return "" if status != DONE else f"pixels, where Pillow says: {reason}"
 
-        return Trial(15, fields, refuses, told, True), None
+        return Trial(15, fields, refuses, description, True), None
 
     def judge(status: int, answer: bytes) -> str:
         if status != DONE:
@@ -244,10 +244,10 @@ def read(data: bytes, told: str) -> tuple[Trial, tuple[NDArray[np.uint8], Any] |
         wrong = int((given != rgb).sum())
         return f"{wrong} of {rgb.size} samples differ" if wrong else ""
 
-    return Trial(15, fields, judge, told, True), (rgb, kept)
+    return Trial(15, fields, judge, description, True), (rgb, kept)
 
 
-def read_mask(data: bytes, told: str) -> Trial:
+def read_mask(data: bytes, description: str) -> Trial:
     """`helper.load_img` in grey, and the server's threshold; for a file that upstream reads."""
     grey, _ = load_img(data, gray=True)
     wanted = cv2.threshold(grey, 127, 255, cv2.THRESH_BINARY)[1]
@@ -258,10 +258,10 @@ def read_mask(data: bytes, told: str) -> Trial:
         given = Fields(answer).pixels(1)
         return "" if np.array_equal(given, wanted) else "another mask"
 
-    return Trial(16, struct.pack("<Q", MAX_PIXELS) + blob(data), judge, f"mask {told}")
+    return Trial(16, struct.pack("<Q", MAX_PIXELS) + blob(data), judge, f"mask {description}")
 
 
-def write(rgb: NDArray[np.uint8], block: bytes | None, kept: Any, quality: int, told: str) -> Trial:
+def write(rgb: NDArray[np.uint8], block: bytes | None, kept: Any, quality: int, description: str) -> Trial:
     """`helper.pil_to_bytes`: the same bytes."""
     wanted = pil_to_bytes(Image.fromarray(rgb), "jpeg", quality=quality, exif_infos=kept)
     fields = blob("jpeg") + bytes([quality]) + pixels(rgb) + optional(None)
@@ -278,4 +278,4 @@ def write(rgb: NDArray[np.uint8], block: bytes | None, kept: Any, quality: int, 
         )
         return f"{len(given)} bytes, Pillow {len(wanted)}, other from byte {first} on"
 
-    return Trial(17, fields, judge, f"answer at quality {quality} to {told}")
+    return Trial(17, fields, judge, f"answer at quality {quality} to {description}")

@@ -34,14 +34,16 @@ def _file(dice: random.Random, rng: np.random.Generator) -> tuple[bytes, str, bo
     ]
     rgba, shown = content.picture(dice, rng, *sides)
     made = files.WRITERS[form](dice, rgba, mode, tags)
-    told = f"{form} {mode} {sides[1]}x{sides[0]} {shown} ({made.note}, EXIF {tags.note or tags.orientation})"
+    description = (
+        f"{form} {mode} {sides[1]}x{sides[0]} {shown} ({made.note}, EXIF {tags.note or tags.orientation})"
+    )
     data = made.data
     draw = dice.random()
     if draw < 0.05:
-        return data[: dice.randrange(len(data))], f"{told}, cut", False
+        return data[: dice.randrange(len(data))], f"{description}, cut", False
     if draw < 0.10:
-        return files.flipped(dice, data, MAX_PIXELS), f"{told}, flipped", False
-    return data, told, not tags.note and "with mark" not in made.note
+        return files.flipped(dice, data, MAX_PIXELS), f"{description}, flipped", False
+    return data, description, not tags.note and "with mark" not in made.note
 
 
 def _opened(data: bytes) -> str:
@@ -54,7 +56,7 @@ def _opened(data: bytes) -> str:
 
 def probe(dice: random.Random, rng: np.random.Generator) -> Trial:
     """`Image.open`: format, mode and size by the header."""
-    data, told, sound = _file(dice, rng)
+    data, description, sound = _file(dice, rng)
     kind = _opened(data)
 
     def judge(status: int, answer: bytes) -> str:
@@ -74,18 +76,20 @@ def probe(dice: random.Random, rng: np.random.Generator) -> Trial:
         given = (form.upper(), mode, width, height)
         return "" if given == wanted else f"{given}, Pillow {wanted}"
 
-    return Trial(14, blob(data), judge, told)
+    return Trial(14, blob(data), judge, description)
 
 
 def decode(dice: random.Random, rng: np.random.Generator) -> Trial:
     """`helper.load_img`: pixels, alpha, EXIF and `parameters`."""
-    data, told, sound = _file(dice, rng)
+    data, description, sound = _file(dice, rng)
     kind = _opened(data)
     may_refuse = not (sound and kind in PROMISED)
     try:
         rgb, alpha, kept = load_img(data, return_exif=True)
     except Exception:  # damaged files make Pillow raise anything
-        return Trial(15, struct.pack("<Q", MAX_PIXELS) + blob(data), _no_answer, f"{told}: {kind}", True)
+        return Trial(
+            15, struct.pack("<Q", MAX_PIXELS) + blob(data), _no_answer, f"{description}: {kind}", True
+        )
 
     def judge(status: int, answer: bytes) -> str:
         if status != DONE:
@@ -110,7 +114,7 @@ def decode(dice: random.Random, rng: np.random.Generator) -> Trial:
             return _other_tags(block, kept["exif"])
         return ""
 
-    return Trial(15, struct.pack("<Q", MAX_PIXELS) + blob(data), judge, f"{told}: {kind}", may_refuse)
+    return Trial(15, struct.pack("<Q", MAX_PIXELS) + blob(data), judge, f"{description}: {kind}", may_refuse)
 
 
 def _no_answer(status: int, answer: bytes) -> str:
@@ -147,16 +151,16 @@ def decode_mask(dice: random.Random, rng: np.random.Generator) -> Trial:
     if dice.random() < 0.5:
         hole, shown = content.mask(dice, rng, dice.randint(1, 90), dice.randint(1, 90))
         made, sound = files.mask_file(dice, hole), True
-        data, told = made.data, f"mask {shown} {hole.shape} as {made.note}"
+        data, description = made.data, f"mask {shown} {hole.shape} as {made.note}"
     else:
-        data, told, sound = _file(dice, rng)
+        data, description, sound = _file(dice, rng)
     kind = _opened(data)
     may_refuse = not (sound and kind in PROMISED)
     fields = struct.pack("<Q", MAX_PIXELS) + blob(data)
     try:
         grey, _ = load_img(data, gray=True)
     except Exception:  # damaged files make Pillow raise anything
-        return Trial(16, fields, _no_answer, f"{told}: {kind}", True)
+        return Trial(16, fields, _no_answer, f"{description}: {kind}", True)
     wanted = cv2.threshold(grey, 127, 255, cv2.THRESH_BINARY)[1]
 
     def judge(status: int, answer: bytes) -> str:
@@ -167,7 +171,7 @@ def decode_mask(dice: random.Random, rng: np.random.Generator) -> Trial:
             return f"{given.shape}, upstream {wanted.shape}"
         return "" if np.array_equal(given, wanted) else f"{int((given != wanted).sum())} pixels differ"
 
-    return Trial(16, fields, judge, f"{told}: {kind}", may_refuse)
+    return Trial(16, fields, judge, f"{description}: {kind}", may_refuse)
 
 
 def encode(dice: random.Random, rng: np.random.Generator) -> Trial:
@@ -187,7 +191,7 @@ def encode(dice: random.Random, rng: np.random.Generator) -> Trial:
     fields += optional(None if tags.block is None else blob(block))
     fields += optional(None if parameters is None else blob(parameters))
     kind = f"{form} {stock.mode}"
-    told = f"{kind} {array.shape} {shown} quality {quality} {parameters!r} EXIF {tags.orientation}"
+    description = f"{kind} {array.shape} {shown} quality {quality} {parameters!r} EXIF {tags.orientation}"
     may_refuse = form in ("webp", "tiff")
 
     def judge(status: int, answer: bytes) -> str:
@@ -208,4 +212,4 @@ def encode(dice: random.Random, rng: np.random.Generator) -> Trial:
             return f"parameters {given.info.get('parameters')!r}, Pillow {stock.info.get('parameters')!r}"
         return "" if exif(given) == exif(stock) else f"EXIF {exif(given)}, Pillow {exif(stock)}"
 
-    return Trial(17, fields, judge, told, may_refuse)
+    return Trial(17, fields, judge, description, may_refuse)

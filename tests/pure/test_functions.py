@@ -71,7 +71,7 @@ def test_functions(program: Path, pytestconfig: pytest.Config, capsys: pytest.Ca
                 refused[name] += trial.may_refuse and status == REFUSED
                 found = trial.judge(status, answer)
                 if found:
-                    wrong[name].append(f"{name}:{number} {trial.told}\n    {found[:400]}")
+                    wrong[name].append(f"{name}:{number} {trial.description}\n    {found[:400]}")
     importlib.import_module("loguru").logger.enable("lama_cleaner")
     seconds = time.monotonic() - begin
     with capsys.disabled():

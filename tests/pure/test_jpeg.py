@@ -38,15 +38,15 @@ def test_jpeg_files(program: Path, pytestconfig: pytest.Config, capsys: pytest.C
         status, answer = door.ask(trial.op, trial.fields)
         found = trial.judge(status, answer)
         if found:
-            wrong.append(f"jpeg:{number} {trial.told}\n    {found[:400]}")
+            wrong.append(f"jpeg:{number} {trial.description}\n    {found[:400]}")
         return status, answer
 
     with Door(program) as door:
         for number in numbers or range(pytestconfig.getoption("--cases") // FILES_PER_CASE):
             dice = random.Random(f"{SEED}:{number}")
-            data, told = jpegs.file(dice, np.random.default_rng(dice.getrandbits(64)))
+            data, description = jpegs.file(dice, np.random.default_rng(dice.getrandbits(64)))
             count["files"] += 1
-            trial, upstream = jpegs.read(data, told)
+            trial, upstream = jpegs.read(data, description)
             status, answer = ask(trial, number)
             if upstream is None:
                 count["refused by both"] += 1
@@ -59,15 +59,18 @@ def test_jpeg_files(program: Path, pytestconfig: pytest.Config, capsys: pytest.C
                 fields.pixels(3)
                 assert not fields.has(), "alpha"
                 block = fields.blob() if fields.has() else None
-                ask(jpegs.read_mask(data, told), number)
-                ask(jpegs.write(rgb, block, kept, dice.choice([95, 95, 95, 1, 30, 75, 100]), told), number)
+                ask(jpegs.read_mask(data, description), number)
+                ask(
+                    jpegs.write(rgb, block, kept, dice.choice([95, 95, 95, 1, 30, 75, 100]), description),
+                    number,
+                )
     seconds = time.monotonic() - begin
     with capsys.disabled():
         print()
         for text in wrong[:SHOWN]:
             print(text)
-        told = ", ".join(f"{number} {name}" for name, number in count.items())
-        print(f"pure: JPEG: {told}, in {seconds:.0f} s, {len(wrong)} differing")
+        description = ", ".join(f"{number} {name}" for name, number in count.items())
+        print(f"pure: JPEG: {description}, in {seconds:.0f} s, {len(wrong)} differing")
     assert not wrong, f"{len(wrong)} answers differ"
     if not numbers:
         assert count["read"] > count["files"] * 0.6

@@ -1,4 +1,4 @@
-"""Which browser hears what: upstream's unchanged server, and clients of Socket.IO of two browsers.
+"""Which browser receives which events: upstream's unchanged server, and clients of Socket.IO of two browsers.
 
 R3.5, R8.2, P5.2.
 """
@@ -89,13 +89,13 @@ def test_a_browser_gets_events_of_its_own_tasks_only(
     mine, other = listener(server_module, ONE), listener(server_module, TWO)
     client.steps = 2
     assert post(web(server_module, ONE), PHOTO, MASK).status_code == 200
-    told = [args[0] for args in events(mine, "task_status")]
-    assert [each["state"] for each in told] == ["queued", "processing", "processing", "completed"]
-    assert [each["step"] for each in told] == [0, 1, 2, 2]
-    assert told[0]["position"] == 4
-    assert told[0]["expected_wait_s"] == 12.5
-    assert {each["id"] for each in told} == {client.tasks[0].id}
-    assert {each["what"] for each in told} == {"lama"}
+    reported = [args[0] for args in events(mine, "task_status")]
+    assert [each["state"] for each in reported] == ["queued", "processing", "processing", "completed"]
+    assert [each["step"] for each in reported] == [0, 1, 2, 2]
+    assert reported[0]["position"] == 4
+    assert reported[0]["expected_wait_s"] == 12.5
+    assert {each["id"] for each in reported} == {client.tasks[0].id}
+    assert {each["what"] for each in reported} == {"lama"}
     assert other.get_received() == []
 
 
@@ -108,8 +108,8 @@ def test_loading_a_model_is_reported_and_is_not_a_step(
     mine = listener(server_module, ONE)
     client.loading, client.steps = True, 2
     assert post(web(server_module, ONE), PHOTO, MASK).status_code == 200
-    told = [args[0] for args in events(mine, "task_status")]
-    assert [(each["activity"], each["step"], each["of"]) for each in told] == [
+    reported = [args[0] for args in events(mine, "task_status")]
+    assert [(each["activity"], each["step"], each["of"]) for each in reported] == [
         (None, 0, 0),
         ("loading", 40, 100),
         ("running", 1, 2),

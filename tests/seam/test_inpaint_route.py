@@ -84,9 +84,9 @@ def test_the_answers_headers_are_those_of_upstreams_view(
     assert not isinstance(client.submitted[1][0], bytes)
 
     def headers(answer: Any) -> dict[str, str]:
-        told = {name: value for name, value in answer.headers.items() if name != "X-Lamagrid-Task"}
-        assert told.pop("Content-Length") == str(len(answer.data))
-        return told
+        reported = {name: value for name, value in answer.headers.items() if name != "X-Lamagrid-Task"}
+        assert reported.pop("Content-Length") == str(len(answer.data))
+        return reported
 
     assert headers(ours) == headers(theirs)
 
@@ -117,12 +117,12 @@ def test_the_end_is_reported_to_browsers(
     page: Any, server_module: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """R8.2: after a good answer, as upstream does, and after no other."""
-    told: list[str] = []
-    monkeypatch.setattr(server_module.socketio, "emit", lambda event, *_: told.append(event))
+    reported: list[str] = []
+    monkeypatch.setattr(server_module.socketio, "emit", lambda event, *_: reported.append(event))
     post(page, encoded(PHOTO))
-    assert told == ["diffusion_finish"]
+    assert reported == ["diffusion_finish"]
     post(page, encoded(PHOTO), sdSteps=None)
-    assert told == ["diffusion_finish"]
+    assert reported == ["diffusion_finish"]
 
 
 def test_formats_that_nodes_do_not_promise_are_decoded_by_pillow(page: Any, client: FakeClient) -> None:
@@ -136,10 +136,10 @@ def test_formats_that_nodes_do_not_promise_are_decoded_by_pillow(page: Any, clie
         (encoded(PHOTO, "TIFF"), "tiff RGB"),
         (ppm.getvalue(), "unknown ?"),
     ]
-    for photo, told in files:
+    for photo, reported in files:
         answer = post(page, photo)
         assert answer.status_code == 200
-        assert answer.headers[FALLBACK_HEADER] == told
+        assert answer.headers[FALLBACK_HEADER] == reported
         assert isinstance(client.submitted[-1][0], np.ndarray)
         assert decoded(answer.data).shape[:2] == (30, 50)
 
@@ -200,19 +200,19 @@ def test_failures_have_upstreams_answers_and_a_full_queue_has_retry_after(
         client.work = lambda image, mask: error
         return post(page, encoded(PHOTO))
 
-    def told(answer: Any) -> tuple[int, str]:
+    def reported(answer: Any) -> tuple[int, str]:
         return answer.status_code, answer.get_data(as_text=True)
 
-    assert told(answer_to(errors.OutOfMemoryError("the device is full"))) == (500, "CUDA out of memory")
-    assert told(answer_to(errors.InferenceError("the model failed"))) == (500, "the model failed")
+    assert reported(answer_to(errors.OutOfMemoryError("the device is full"))) == (500, "CUDA out of memory")
+    assert reported(answer_to(errors.InferenceError("the model failed"))) == (500, "the model failed")
     full = errors.OverloadedError("1000 tasks wait")
     full.wait_s = 12.4
     answer = answer_to(full)
-    assert told(answer) == (503, "1000 tasks wait")
+    assert reported(answer) == (503, "1000 tasks wait")
     assert answer.headers["Retry-After"] == "12"
     full.queue_len = 1_000
     wanted = "1000 tasks wait. 1000 before you, try again in 12 s."
-    assert told(answer_to(full)) == (503, wanted)
+    assert reported(answer_to(full)) == (503, wanted)
 
 
 def test_uploads_are_held_in_memory_within_a_budget(

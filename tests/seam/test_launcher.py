@@ -230,9 +230,9 @@ def test_nodes_get_threads_device_and_files(node_program: Path, tmp_path: Path) 
 def test_a_token_reaches_only_the_environment_of_the_python_node(node_program: Path) -> None:
     seen, _ = split("--grid-node-command", str(node_program))
     nodes = process_specs.nodes(seen, "lama", None, Path("/d"), {"XDG_CACHE_HOME": "/nowhere"})
-    told = [process_specs.with_token(node, "secret") for node in nodes]
-    assert "secret" not in " ".join(word for node in told for word in node.program.command)
-    assert [node.name for node in told if "secret" in node.program.env.values()] == ["python-0"]
+    reported = [process_specs.with_token(node, "secret") for node in nodes]
+    assert "secret" not in " ".join(word for node in reported for word in node.program.command)
+    assert [node.name for node in reported if "secret" in node.program.env.values()] == ["python-0"]
 
 
 def test_a_missing_node_program_is_reported_with_a_remedy(

@@ -162,18 +162,18 @@ def both(
     ) -> tuple[Any, Any]:
         style = AnswerStyle.UPSTREAM if strict else AnswerStyle.READABLE
         view = PluginRoute(server_module, 100_000, style)
-        told: list[Any] = []
+        reported: list[Any] = []
         for this_view, these in ((stock_view, upstreams), (view, REMOTE)):
             if only_grid and these is upstreams:
-                told.append(None)
+                reported.append(None)
                 continue
             set_seed(SEED)  # the node does so before each task
             app.view_functions["run_plugin"] = this_view
             monkeypatch.setattr(server_module, "plugins", these)
             data: dict[str, Any] = dict(form)
             data |= {name: (io.BytesIO(content), f"{name}.png") for name, content in files.items()}
-            told.append(app.test_client().post("/run_plugin", data=data))
-        return told[0], told[1]
+            reported.append(app.test_client().post("/run_plugin", data=data))
+        return reported[0], reported[1]
 
     yield post
     app.view_functions["run_plugin"] = stock_view
@@ -337,14 +337,14 @@ def test_large_pictures_are_refused_by_their_header(both: Any, node: Node) -> No
 
 def test_a_node_refuses_large_pictures_by_their_header(node: Node) -> None:
     """Also of a program that asks no web server."""
-    for width, told in ((600, "240000 pixels, at most 200000 are"), (3_000, "far more than the 200000")):
+    for width, reported in ((600, "240000 pixels, at most 200000 are"), (3_000, "far more than the 200000")):
         large = encoded(np.zeros((400, width, 3), np.uint8))
         for image, example in ((large, None), (encoded(PHOTO), large)):
             job = FakeJob("MakeGIF", image, example, {})
             work(job, node._serving)
             assert job.failure is not None
             assert job.failure[0] == "invalid_input"
-            assert told in job.failure[1]
+            assert reported in job.failure[1]
 
 
 def test_embeddings_are_cached_for_alternating_users(small: None) -> None:

@@ -174,9 +174,9 @@ def test_a_file_that_cannot_be_fetched_refuses_the_start(
 ) -> None:
     monkeypatch.setenv("ZITS_INPAINT_MODEL_URL", str(tmp_path / "none.pt"))
     assert main(["--model", "zits"]) == 78
-    told = capsys.readouterr().err
-    assert f"--model zits: there is no file {tmp_path / 'none.pt'}" in told
-    assert "ZITS_INPAINT_MODEL_URL" in told
+    reported = capsys.readouterr().err
+    assert f"--model zits: there is no file {tmp_path / 'none.pt'}" in reported
+    assert "ZITS_INPAINT_MODEL_URL" in reported
 
 
 def test_a_missing_system_library_is_named_with_its_package() -> None:
@@ -201,9 +201,9 @@ def test_a_plugin_whose_package_is_missing_is_refused(
 def test_wrong_flags_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--model", "zit"]) == 2
     assert main(["--plugin", "removebg"]) == 2
-    told = capsys.readouterr().err
-    assert "did you mean zits?" in told
-    assert "did you mean RemoveBG?" in told
+    reported = capsys.readouterr().err
+    assert "did you mean zits?" in reported
+    assert "did you mean RemoveBG?" in reported
     for wrong in (["--device", "gpu"], ["--plugin", "RealESRGAN=cuba"]):
         with pytest.raises(SystemExit) as ended:
             main(wrong)

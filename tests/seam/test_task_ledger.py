@@ -173,12 +173,12 @@ def test_each_browser_finds_only_its_own_tasks(restart: Restart) -> None:
     browsers = restart(grid)
     browsers.cancel_unclaimed(0.0)
     mine = browsers.tasks(ONE)
-    told = [watched.as_event() for watched in mine if browsers.refresh(watched)]
-    assert [(each["id"], each["state"], each["has_result"]) for each in told] == [
+    reported = [watched.as_event() for watched in mine if browsers.refresh(watched)]
+    assert [(each["id"], each["state"], each["has_result"]) for each in reported] == [
         ("b", "failed", False),
         ("a", "completed", True),
     ]
-    assert told[0]["failure"] == "it broke"
+    assert reported[0]["failure"] == "it broke"
     assert [watched.task.id for watched in browsers.tasks(TWO)] == ["c"]
     assert browsers.tasks("3" * 32) == []
     assert browsers.tasks(None) == []

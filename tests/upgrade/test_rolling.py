@@ -146,15 +146,15 @@ def visitors(stack: Stack) -> Iterator[Visitors]:
 
 
 def test_the_other_version_is_another_one(previous: Version, current: Version) -> None:
-    def told(version: Version) -> tuple[int, int]:
+    def reported(version: Version) -> tuple[int, int]:
         env = {**os.environ, **version.env}
         command = [sys.executable, "-m", "lamagrid", "--version"]
         text = subprocess.run(command, env=env, check=True, capture_output=True, text=True).stdout
         major, minor = re.search(r"protocol (\d+)\.(\d+)", text).groups()  # type: ignore[union-attr]
         return int(major), int(minor)
 
-    major, minor = told(current)
-    assert told(previous) == (major, minor - 1)
+    major, minor = reported(current)
+    assert reported(previous) == (major, minor - 1)
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,7 @@ def program(name: str) -> Path:
 def wait_until_ready(server: subprocess.Popen[bytes], base: str, log: Path) -> float:
     """Wait for GET /model, saying how it goes. Returns the seconds it took."""
     begin = time.monotonic()
-    told = 0.0
+    last_report = 0.0
     while True:
         waited = time.monotonic() - begin
         if server.poll() is not None:
@@ -140,8 +140,8 @@ def wait_until_ready(server: subprocess.Popen[bytes], base: str, log: Path) -> f
             pass
         if waited > START_LIMIT_S:
             raise DemoError(f"no answer from {base}/model within {START_LIMIT_S:.0f} s:\n{tail(log)}")
-        if waited - told >= 2.0:
-            told = waited
+        if waited - last_report >= 2.0:
+            last_report = waited
             say(f"   ... {waited:.0f} s")
         time.sleep(0.1)
 

@@ -54,10 +54,10 @@ class Shutdown:
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup leaves it
             # Not SIG_IGN, which children would inherit.
             signal.signal(signal.SIGHUP, lambda _number, _frame: None)
-        heard, told = os.pipe()
-        os.set_blocking(told, False)
-        signal.set_wakeup_fd(told, warn_on_full_buffer=False)
-        threading.Thread(target=self._watch_signals, args=(heard,), name="signals", daemon=True).start()
+        read_fd, write_fd = os.pipe()
+        os.set_blocking(write_fd, False)
+        signal.set_wakeup_fd(write_fd, warn_on_full_buffer=False)
+        threading.Thread(target=self._watch_signals, args=(read_fd,), name="signals", daemon=True).start()
 
     def end(self, status: int) -> NoReturn:
         """End the process, from the main thread."""

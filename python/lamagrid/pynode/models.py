@@ -107,7 +107,7 @@ class UpstreamModels:
             model: Upstream's name.
             params: Fields of upstream's ``Config``, and options of its models.
             pictures: Its inputs.
-            progress: Is told how far the work is.
+            progress: Called with the progress of the work.
 
         Returns:
             ``(H, W, 3)`` u8 BGR, cast as upstream's server casts.

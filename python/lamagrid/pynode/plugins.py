@@ -108,7 +108,7 @@ class UpstreamPlugins:
                 of the picture's, as upstream's has (``keep_orientation``).
             image: The picture's file, as it was uploaded.
             example: The file that MakeGIF compares with.
-            progress: Is told how far the work is.
+            progress: Called with the progress of the work.
 
         Returns:
             A file: PNG, GIF or of the picture's format.

@@ -1,4 +1,4 @@
-"""Counts the HTTP requests that wait for a task, and tells them when the server is about to end.
+"""Counts the HTTP requests that wait for a task, and notifies them when the server is about to end.
 
 Does not: end the server or a request.
 """
