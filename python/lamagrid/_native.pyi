@@ -49,6 +49,7 @@ class _Config(TypedDict):
     join: str | None
     max_pixels: int
     timeout_s: float
+    models: list[str]
     allowed_hosts: list[str]
     allowed_origins: list[str]
     trusted_proxies: list[str]

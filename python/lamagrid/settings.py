@@ -32,6 +32,7 @@ class Settings:
         join: The bundle by which a scheduler of another host is reached; None for one of this host.
         max_pixels: The largest picture that is accepted.
         timeout_s: How long a caller waits for a result.
+        models: The models for whose files the configuration has a section.
         web: Which browsers and proxies the web server trusts.
     """
 
@@ -39,6 +40,7 @@ class Settings:
     join: Path | None
     max_pixels: int
     timeout_s: float
+    models: tuple[str, ...] = ()
     web: WebSettings = field(default_factory=WebSettings)
 
 
@@ -58,4 +60,11 @@ def load_settings(data_dir: Path | None, join: Path | None = None) -> Settings:
     web = WebSettings(
         tuple(config["allowed_hosts"]), tuple(config["allowed_origins"]), tuple(config["trusted_proxies"])
     )
-    return Settings(Path(config["data_dir"]), bundle, config["max_pixels"], config["timeout_s"], web)
+    return Settings(
+        data_dir=Path(config["data_dir"]),
+        join=bundle,
+        max_pixels=config["max_pixels"],
+        timeout_s=config["timeout_s"],
+        models=tuple(config["models"]),
+        web=web,
+    )

@@ -90,12 +90,23 @@ class ModelOffer(TypedDict):
         queue: The resource class of its tasks.
         loaded: Whether it is in memory.
         present: Whether its files are on the host of the node.
+        memory_bytes: Its memory on the device, by its files before it is loaded; 0 where it is unknown.
+        pinned: Whether it stays in memory once it is loaded.
     """
 
     model: str
     queue: str
     loaded: bool
     present: bool
+    memory_bytes: int
+    pinned: bool
+
+
+class WithheldModel(TypedDict):
+    """A configured model that a node does not offer, and why."""
+
+    model: str
+    reason: str
 
 
 class NodeInfo(TypedDict):
@@ -108,6 +119,7 @@ class NodeInfo(TypedDict):
         memory_bytes: Of the device, 0 where it is unknown.
         cores: Processor cores of the host.
         pid: On its host.
+        withheld: Configured models that it does not offer.
     """
 
     name: str
@@ -119,6 +131,7 @@ class NodeInfo(TypedDict):
     cores: int
     models: list[ModelOffer]
     pid: int
+    withheld: list[WithheldModel]
 
 
 class NodeStatus(TypedDict):

@@ -27,7 +27,8 @@ HOLDERS = {
 def keys() -> set[tuple[str, str]]:
     """Section and key of each value; names of queues and models and families of failures are left out."""
     table = tomllib.loads(DEFAULT.read_text())
-    found = {("models", key) for key in ("path", "queue", "pad_modulo")}  # a commented example
+    example = re.findall(r"^#   (\w+) = ", DEFAULT.read_text(), re.M)  # of [models.NAME]
+    found = {("models", key) for key in example}
 
     def walk(section: str, values: dict[str, Any]) -> None:
         for key, value in values.items():

@@ -10,6 +10,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -225,6 +226,13 @@ def test_nodes_get_threads_device_and_files(node_program: Path, tmp_path: Path) 
     assert models_of(demo["torch-0"]) == [f"lama={process_specs.DEMO_MODEL}", "manga"]
     assert process_specs.DEMO_MODEL.is_file()
     assert set(demo) == {"torch-0"}
+
+
+def test_models_of_the_configuration_are_served_by_the_torch_node(node_program: Path) -> None:
+    seen, _ = split("--grid-node-command", str(node_program), "--grid-python-models", "")
+    seen = replace(seen, models={"migan": None, "mine": Path("/m.pt")})
+    (node,) = process_specs.nodes(seen, "migan", None, Path("/d"), {"XDG_CACHE_HOME": "/nowhere"})
+    assert models_of(list(node.program.command)) == ["migan", "mine=/m.pt", "lama", "manga"]
 
 
 def test_a_token_reaches_only_the_environment_of_the_python_node(node_program: Path) -> None:

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from lamagrid.launcher import upstream_arguments
 from lamagrid.upstream.patches import PATCHES, Place, Stage, install
 
@@ -95,7 +97,7 @@ def test_a_replacement_elsewhere_is_found(tmp_path: Path) -> None:
 def test_a_stage_is_undone_when_it_is_closed() -> None:
     place = Place.of("lama_cleaner.parse_args:load_config")
     before = place.get()
-    with install(Stage.COMMAND_LINE, upstream_arguments.DeviceRequest(None)):
+    with install(Stage.COMMAND_LINE, upstream_arguments.CommandLine(None)):
         assert place.get() is not before
     assert place.get() is before
 
@@ -106,3 +108,10 @@ def test_the_device_of_a_configuration_file_is_for_the_nodes(tmp_path: Path) -> 
     file.write_text(json.dumps({"device": "cuda", "model": "lama"}))
     parsed = upstream_arguments.parse(["--load-installer-config", "--installer-config", str(file)])
     assert (parsed.args.device, parsed.device) == ("cpu", "cuda")
+
+
+def test_a_model_of_the_configuration_may_be_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert upstream_arguments.parse(["--model", "migan"], ["migan"]).args.model == "migan"
+    with pytest.raises(SystemExit):
+        upstream_arguments.parse(["--model", "migan"])
+    assert "invalid choice: 'migan'" in capsys.readouterr().err

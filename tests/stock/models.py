@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-def _saved(network: Callable[[], nn.Module], path: Path, seed: int) -> Path:
+def saved(network: Callable[[], nn.Module], path: Path, seed: int) -> Path:
     """Write a network with random weights of a seed, as TorchScript."""
     import torch
 
@@ -43,7 +43,7 @@ def tiny_lama(folder: Path, seed: int = 7) -> Path:
             mixed: Tensor = hole * (out * 16.0 + 0.5) + (1 - hole) * image
             return mixed
 
-    return _saved(TinyLama, folder / f"tiny-lama-{seed}.pt", seed)
+    return saved(TinyLama, folder / f"tiny-lama-{seed}.pt", seed)
 
 
 def wild_lama(folder: Path, seed: int = 11) -> Path:
@@ -77,4 +77,4 @@ def wild_lama(folder: Path, seed: int = 11) -> Path:
                 return torch.sign(out) * 2.0 - 0.5
             return torch.flip(image, [2, 3]) * 1.004 - 0.002
 
-    return _saved(WildLama, folder / f"wild-lama-{seed}.pt", seed)
+    return saved(WildLama, folder / f"wild-lama-{seed}.pt", seed)

@@ -12,6 +12,7 @@ import shlex
 import sys
 import traceback
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NoReturn
 
 from lamagrid import _native
@@ -66,7 +67,8 @@ def _run(words: list[str], children: ProcessSupervisor) -> int:
     try:
         settings = load_settings(flags.scheduler or flags.data_dir, flags.join)
         has_scheduler = flags.scheduler is not None or settings.join is not None
-        parsed = upstream_arguments.parse(rest)
+        flags = replace(flags, models={**dict.fromkeys(settings.models), **flags.models})
+        parsed = upstream_arguments.parse(rest, tuple(flags.models))
         args = parsed.args
         if not has_scheduler:
             upstream_arguments.check_device(parsed.device, visible)

@@ -6,7 +6,7 @@ Does not: change or check upstream's own flags; upstream's parser does.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -28,7 +28,7 @@ class GridFlags:
         nodes: How many torch nodes to start; None if it was not given.
         threads: Processor threads per torch node; None is the configured number.
         demo_model: Whether the packaged demo model takes lama's name.
-        models: TorchScript files by model name.
+        models: TorchScript files by model name; None for a file that the configuration names.
         python_models: The models of the Python node.
         node_command: Path of the node program; None to look for it.
         style: How errors are answered.
@@ -40,7 +40,7 @@ class GridFlags:
     nodes: int | None
     threads: int | None
     demo_model: bool
-    models: dict[str, Path]
+    models: Mapping[str, Path | None]
     python_models: tuple[str, ...]
     node_command: Path | None
     style: AnswerStyle
@@ -106,7 +106,8 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="NAME=PATH",
-        help="serve this TorchScript file of lama's signature under this name; may be given again",
+        help="serve this TorchScript file under this name, of lama's signature or that of its [models.NAME] "
+        "section; may be given again; models with a file in the configuration are served without it",
     )
     group.add_argument(
         "--grid-python-models",

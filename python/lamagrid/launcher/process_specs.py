@@ -78,7 +78,7 @@ def nodes(
     planned = []
     if count > 0:
         command = node_command(flags.node_command)
-        wanted = [f"{name}={files[name]}" if name in files else name for name in torch_models]
+        wanted = [name if files.get(name) is None else f"{name}={files[name]}" for name in torch_models]
         threads = flags.threads
         if threads is None and count > 1 and device == "cpu":
             threads = max(1, (os.cpu_count() or 1) // count)

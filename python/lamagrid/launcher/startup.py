@@ -110,7 +110,7 @@ def start_nodes(children: ProcessSupervisor, nodes: Sequence[NodeSpec], flags: G
     if flags.demo_model:
         say("demo model: lama is the packaged demo, without trained weights (--grid-demo-model)")
     for name, path in flags.models.items():
-        say(f"model {name}: {path}")
+        say(f"model {name}: {path or 'the file of the configuration'}")
     for node in nodes:
         say(f"node {node.name}: starting, for {', '.join(node.models)}")
         children.start(node.program)
@@ -145,12 +145,8 @@ def wait_for_nodes(
 
 def _warn_unloaded(info: NodeInfo) -> None:
     """Say that a torch node could not load its first model, which it tried before it registered."""
-    first = info["models"][0]
-    if info["kind"] == "torch" and not first["loaded"]:
-        say(
-            f"warning: node {info['name']} could not load {first['model']}; its own line says why. "
-            "It tries again with each request, which fails until that is mended."
-        )
+    for withheld in info["withheld"]:
+        say(f"warning: node {info['name']} does not serve {withheld['model']}: {withheld['reason']}")
 
 
 def _where(info: NodeInfo, node: NodeSpec) -> str:

@@ -34,23 +34,33 @@ class ParsedArguments:
 
 
 @dataclass
-class DeviceRequest:
-    """The device that the command line, or a configuration file, asks for."""
+class CommandLine:
+    """The facts about this command line that upstream's parser is told.
+
+    Attributes:
+        device: The device that it, or a configuration file, asks for.
+        models: Models that upstream does not know.
+    """
 
     device: str | None
+    models: Sequence[str] = ()
 
 
-def parse(rest: list[str]) -> ParsedArguments:
+def parse(rest: list[str], models: Sequence[str] = ()) -> ParsedArguments:
     """Let upstream's own parser judge upstream's flags.
 
     This process sees no GPU, so upstream would refuse its default ``--device cuda``. It gets ``cpu``, and the
     nodes get the device that was asked for.
 
+    Args:
+        rest: Upstream's flags.
+        models: Names that ``--model`` accepts besides those of upstream's models.
+
     Raises:
         SystemExit: Status 2, with upstream's text, for a wrong flag.
     """
     upstream = _parser_module()
-    request = DeviceRequest(upstream_flag(rest, "--device", "--devic", "--devi", "--dev"))
+    request = CommandLine(upstream_flag(rest, "--device", "--devic", "--devi", "--dev"), models)
     argv, sys.argv = sys.argv, ["lama-cleaner-grid", *rest, "--device", "cpu"]
     try:
         with patches.install(patches.Stage.COMMAND_LINE, request):
@@ -60,7 +70,12 @@ def parse(rest: list[str]) -> ParsedArguments:
     return ParsedArguments(args, request.device)
 
 
-def config_loader(load_config: Callable[[str], Any], request: DeviceRequest) -> Callable[[str], Any]:
+def model_choices(upstreams: Sequence[str], command_line: CommandLine) -> list[str]:
+    """Replaces upstream's ``AVAILABLE_MODELS`` in its parser: models of the configuration are added."""
+    return list(dict.fromkeys([*upstreams, *command_line.models]))
+
+
+def config_loader(load_config: Callable[[str], Any], request: CommandLine) -> Callable[[str], Any]:
     """Replaces upstream's ``load_config``: keeps the device of the file, and tells upstream ``cpu``."""
 
     def load(path: str) -> Any:

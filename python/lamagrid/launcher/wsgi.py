@@ -48,7 +48,7 @@ def application(*words: str) -> Any:
                 "it, and name the scheduler's data directory by --grid-scheduler, or one of another host by "
                 "--grid-join"
             )
-        args = upstream_arguments.parse(rest).args
+        args = upstream_arguments.parse(rest, settings.models).args
         client = attach(settings)
         _native.start_logs("web", settings.data_dir)
         server = app.import_upstream()

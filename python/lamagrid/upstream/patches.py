@@ -58,6 +58,13 @@ class Patch:
 PATCHES = (
     Patch(
         Stage.COMMAND_LINE,
+        "lama_cleaner.parse_args:AVAILABLE_MODELS",
+        "lamagrid.launcher.upstream_arguments:model_choices",
+        "Upstream's --model names its own models only; nodes serve those of the configuration, too.",
+        "seam/test_patches.py::test_a_model_of_the_configuration_may_be_named",
+    ),
+    Patch(
+        Stage.COMMAND_LINE,
         "lama_cleaner.parse_args:load_config",
         "lamagrid.launcher.upstream_arguments:config_loader",
         "A configuration file may ask for cuda, which upstream refuses in a process that sees no GPU.",

@@ -37,6 +37,8 @@ pub(crate) fn config<'py>(
     dict.set_item("join", (!join.as_os_str().is_empty()).then(|| text(join)))?;
     dict.set_item("max_pixels", config.limits.max_pixels)?;
     dict.set_item("timeout_s", config.client.timeout_ms as f64 / 1_000.0)?;
+    let with_file = config.models.iter().filter(|(_, model)| model.has_file()).map(|(name, _)| name);
+    dict.set_item("models", PyList::new(py, with_file.collect::<Vec<_>>())?)?;
     dict.set_item("allowed_hosts", &config.web.allowed_hosts)?;
     dict.set_item("allowed_origins", &config.web.allowed_origins)?;
     dict.set_item("trusted_proxies", &config.web.trusted_proxies)?;

@@ -18,6 +18,7 @@ mod error;
 mod key;
 mod load;
 mod model;
+mod model_check;
 mod names;
 mod origin;
 mod schema;

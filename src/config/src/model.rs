@@ -162,7 +162,7 @@ pub struct NodeConfig {
     pub device: Device,
     /// Models that the node offers; at least one.
     pub models: Vec<String>,
-    /// Memory for models, in MiB; 0 is all memory of the device.
+    /// Memory for models and their work, in MiB; 0 is nine tenths of the memory of the device.
     pub memory_mib: u64,
 }
 
@@ -306,6 +306,14 @@ impl Config {
         } else {
             Ok(self.log.dir.clone())
         }
+    }
+}
+
+impl ModelConfig {
+    /// True if the section names a file, so that upstream's files are not used.
+    #[must_use]
+    pub fn has_file(&self) -> bool {
+        !self.path.as_os_str().is_empty() || !self.url.is_empty()
     }
 }
 
