@@ -99,6 +99,10 @@ pub struct Flags {
     #[arg(long)]
     pub lifeline: bool,
 
+    /// Run the first model once on IMAGE and MASK, write OUT as PNG, print the times as JSON, and exit
+    #[arg(long, num_args = 3, value_names = ["IMAGE", "MASK", "OUT"])]
+    pub once: Vec<PathBuf>,
+
     /// Run as the worker of an echo node instead of its supervisor
     #[arg(long, hide = true)]
     pub worker_echo: bool,
@@ -135,6 +139,10 @@ impl Flags {
         }
         for model in &self.model {
             add("model", model.into());
+        }
+        if !self.once.is_empty() {
+            args.push("--once".into());
+            args.extend(self.once.iter().map(Into::into));
         }
         args.push("--lifeline".into());
         args

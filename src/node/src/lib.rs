@@ -8,6 +8,8 @@
 
 pub mod backend;
 pub mod flags;
+pub mod memory;
+pub mod model_cache;
 pub mod settings;
 pub mod signature;
 pub mod supervisor;

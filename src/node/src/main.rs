@@ -6,7 +6,7 @@ use anyhow::Context;
 use clap::Parser;
 
 use lamagrid_config::libtorch;
-use lamagrid_domain::NodeKind;
+use lamagrid_domain::{FailureKind, NodeKind};
 use lamagrid_node::backend::{Backend, Echo};
 use lamagrid_node::flags::{BackendChoice, Flags};
 use lamagrid_node::settings::Settings;
@@ -29,6 +29,9 @@ fn run(flags: &Flags) -> anyhow::Result<u8> {
     // A worker installs its signal handlers later, once it has a session to close.
     let supervisor = (!flags.worker_echo).then(|| Supervisor::new(flags.lifeline.into())).transpose()?;
     let settings = Settings::load(flags)?;
+    if !flags.once.is_empty() {
+        return once(&plans(flags, &settings)?);
+    }
     let process = settings.log_name(if flags.worker_echo { "worker" } else { "node" });
     let _logs = lamagrid_logs::init(&process, &settings.config.log, &settings.log_dir)?;
     let Some(supervisor) = supervisor else { return echo(flags, &settings) };
@@ -54,12 +57,26 @@ fn echo(flags: &Flags, settings: &Settings) -> anyhow::Result<u8> {
     worker::run(settings, info, flags.lifeline.into(), backends)
 }
 
+/// Runs the first worker in the foreground until it ends; returns its exit code.
+fn once(plans: &[Plan]) -> anyhow::Result<u8> {
+    let plan = plans.first().context("there is no device")?;
+    let mut command = std::process::Command::new(&plan.program);
+    command.args(&plan.args).envs(plan.env.iter().map(|(name, value)| (name, value)));
+    let status = command.status().with_context(|| format!("cannot start {}", plan.program.display()))?;
+    Ok(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(FailureKind::Internal.exit_code()))
+}
+
 fn plans(flags: &Flags, settings: &Settings) -> anyhow::Result<Vec<Plan>> {
     let own = std::env::current_exe().context("cannot tell where this program lies")?;
     let own_dir = own.parent().context("this program lies nowhere")?.to_owned();
     let mut env = Vec::new();
     let (program, libtorch) = match flags.backend {
-        BackendChoice::Echo => (own, None),
+        BackendChoice::Echo => {
+            if !flags.once.is_empty() {
+                anyhow::bail!("--once runs a model, and the echo backend has none: leave --backend echo out");
+            }
+            (own, None)
+        }
         BackendChoice::Torch => {
             settings.check_files()?;
             let found = libtorch::find(&own_dir, |name| std::env::var(name).ok())?;

@@ -160,6 +160,12 @@ impl ModelPlan {
         self.weights(&Environment::of_process()).iter().filter_map(Weights::path).collect()
     }
 
+    /// The total size of its files that are on this host, in bytes.
+    #[must_use]
+    pub fn file_bytes(&self) -> u64 {
+        self.files().iter().filter_map(|path| Some(path.metadata().ok()?.len())).sum()
+    }
+
     /// Checks that each file is on this host or can be downloaded.
     fn check_files(&self, environment: &Environment) -> Result<(), SettingsError> {
         let missing = |weights: &Weights| SettingsError::MissingFile {
@@ -241,14 +247,31 @@ impl Settings {
         })
     }
 
-    /// Checks that each model's files are on this host or can be downloaded: a node that can never load its model must not
-    /// start.
+    /// Checks that the files of at least one model are on this host or can be downloaded: a node that can load no model must
+    /// not start.
     ///
     /// # Errors
-    /// [`SettingsError::MissingFile`].
+    /// [`SettingsError::MissingFile`] of the first model.
     pub fn check_files(&self) -> Result<(), SettingsError> {
-        let environment = Environment::of_process();
-        self.models.iter().try_for_each(|model| model.check_files(&environment))
+        check_any(&self.models, &Environment::of_process())
+    }
+
+    /// The memory for models and their work, in bytes, on a device with `device_bytes`; 0 if that is unknown.
+    #[must_use]
+    pub fn memory_budget(&self, device_bytes: u64) -> u64 {
+        let device_bytes = if device_bytes == 0 { u64::MAX } else { device_bytes };
+        match self.config.node.memory_mib {
+            0 => device_bytes / 10 * 9,
+            mib => (mib << 20).min(device_bytes),
+        }
+    }
+
+    /// The file in which checks of model files are recorded.
+    ///
+    /// # Errors
+    /// [`ConfigError`] if no data directory can be named.
+    pub fn ledger(&self) -> Result<PathBuf, ConfigError> {
+        Ok(self.config.data_dir()?.join("verified-models"))
     }
 
     /// The models to register, none of which is loaded yet.
@@ -260,8 +283,8 @@ impl Settings {
             routed: false,
             loaded: false,
             present: model.is_present(),
-            memory_bytes: 0,
-            pinned: false,
+            memory_bytes: model.file_bytes(),
+            pinned: model.pin,
         };
         self.models.iter().map(offer).collect()
     }
@@ -273,6 +296,17 @@ impl Settings {
         let plain = |c: char| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' };
         format!("{process}-{}", self.name.as_str().chars().map(plain).collect::<String>())
     }
+}
+
+fn check_any(models: &[ModelPlan], environment: &Environment) -> Result<(), SettingsError> {
+    let mut first = None;
+    for model in models {
+        match model.check_files(environment) {
+            Ok(()) => return Ok(()),
+            Err(error) => first = first.or(Some(error)),
+        }
+    }
+    first.map_or(Ok(()), Err)
 }
 
 /// Plans the models given by flags or, without such flags, by the configuration.
@@ -376,7 +410,7 @@ mod tests {
         let given = format!("mine={}", file.display());
         let checked = |models: &[&str], lama: &str| {
             let environment = Environment::from([("LAMA_MODEL_URL", lama), ("HOME", "/nowhere")]);
-            planned(models).unwrap().iter().try_for_each(|model| model.check_files(&environment))
+            check_any(&planned(models).unwrap(), &environment)
         };
         let text = checked(&["--model", &given], "").unwrap_err().to_string();
         assert!(text.contains(file.to_str().unwrap()) && text.contains("--model mine=FILE"), "{text}");
@@ -389,6 +423,7 @@ mod tests {
         let text = checked(&["--model", "lama"], "/nowhere/x.pt").unwrap_err().to_string();
         assert!(text.contains("/nowhere/x.pt") && text.contains("LAMA_MODEL_URL"), "{text}");
         std::fs::remove_file(&file).unwrap();
+        checked(&["--model", &given, "--model", "lama"], "").unwrap();
         std::fs::create_dir(&file).unwrap();
         checked(&["--model", &given], "").unwrap_err();
     }

@@ -69,27 +69,27 @@ impl Signature {
 }
 
 impl From<&ModelConfig> for Signature {
-    fn from(config: &ModelConfig) -> Self {
+    fn from(model: &ModelConfig) -> Self {
         Self {
-            inputs: config.inputs.clone(),
-            image_range: match config.image_range {
+            inputs: model.inputs.clone(),
+            image_range: match model.image_range {
                 ValueRange::Unit => ToneRange::Unit,
                 ValueRange::Signed => ToneRange::Signed,
                 ValueRange::Byte => ToneRange::Byte,
             },
-            mask_range: config.mask_range,
-            mask_type: config.mask_type,
-            colour: config.colour,
-            sizes: match config.fixed_size {
-                0 => Sizes::MultipleOf(config.pad_modulo as usize),
+            mask_range: model.mask_range,
+            mask_type: model.mask_type,
+            colour: model.colour,
+            sizes: match model.fixed_size {
+                0 => Sizes::MultipleOf(model.pad_modulo as usize),
                 side => Sizes::Fixed(side as usize),
             },
-            tones: match config.output_range {
+            tones: match model.output_range {
                 ValueRange::Unit => Tones::UnitRgb,
                 ValueRange::Signed => Tones::SignedRgb,
                 ValueRange::Byte => Tones::ByteRgb,
             },
-            paste: match config.blend {
+            paste: match model.blend {
                 Blend::Hole => Paste::Hole,
                 Blend::All => Paste::All,
             },

@@ -10,9 +10,9 @@ use rustix::process::Signal;
 use lamagrid_domain::{Failure, NodeInfo, NodeKind};
 use lamagrid_process::{Parent, SAME_REQUEST, StopRequest, StopSignals, end_by_signal};
 use lamagrid_session::hardware::Hardware;
-use lamagrid_session::{Pipeline, Session, SessionOptions};
+use lamagrid_session::{Offers, Pipeline, Session, SessionOptions};
 
-use crate::backend::{self, Backend, SilentProgress};
+use crate::backend::{self, Backend, FileState, OfferTable, SilentProgress};
 use crate::cancel_watchdog::{self, StartupTime};
 use crate::settings::Settings;
 
@@ -71,10 +71,14 @@ pub fn describe(settings: &Settings, kind: NodeKind, device: DeviceInfo) -> Node
 /// If the host cannot start a thread or a runtime, or if `backends` is empty.
 pub fn run(
     settings: &Settings,
-    info: NodeInfo,
+    mut info: NodeInfo,
     parent: Parent,
     backends: Vec<Box<dyn Backend + Send>>,
 ) -> anyhow::Result<u8> {
+    let mut backends = backends.into_iter();
+    let mut first = backends.next().ok_or_else(|| anyhow::anyhow!("a worker needs a backend"))?;
+    let mut offers = OfferTable::of(first.as_ref());
+    Offers { models: info.models, withheld: info.withheld } = offers.offers(first.as_ref());
     let (began, startup) = (Instant::now(), Arc::new(StartupTime::default()));
     let max_pixels = settings.config.limits.max_pixels;
     let (name, device, pid) = (info.name.clone(), info.device.clone(), info.pid);
@@ -88,24 +92,23 @@ pub fn run(
     let session = Arc::new(Session::start(options)?);
     let pipeline = Arc::new(Pipeline::start(&session, settings.slots, max_pixels)?);
     handle_signals(Arc::clone(&session), parent)?;
-    let mut backends = backends.into_iter();
-    let mut first = backends.next().ok_or_else(|| anyhow::anyhow!("a worker needs a backend"))?;
     let mut threads = Vec::new();
     for (index, mut backend) in backends.enumerate() {
         let (session, pipeline) = (Arc::clone(&session), Arc::clone(&pipeline));
-        let thread = std::thread::Builder::new()
-            .name(format!("backend-{}", index + 1))
-            .spawn(move || backend::serve(&session, &pipeline, backend.as_mut()))?;
+        let thread = std::thread::Builder::new().name(format!("backend-{}", index + 1)).spawn(move || {
+            let offers = OfferTable::of(backend.as_ref());
+            backend::serve(&session, &pipeline, backend.as_mut(), offers)
+        })?;
         threads.push(thread);
     }
     if parent == Parent::Watched {
         let grace = Duration::from_millis(settings.config.node.cancel_grace_ms);
         cancel_watchdog::watch(Arc::clone(&session), grace, Arc::clone(&startup))?;
     }
-    if warm_up(&session, first.as_mut()) {
+    if warm_up(&session, first.as_mut(), &mut offers) {
         startup.record(began.elapsed());
     }
-    let failure = backend::serve(&session, &pipeline, first.as_mut());
+    let failure = backend::serve(&session, &pipeline, first.as_mut(), offers);
     for thread in threads {
         // It returns the session's failure, as the first loop does.
         let _ = thread.join();
@@ -114,17 +117,24 @@ pub fn run(
 }
 
 /// Loads the first model before a task needs it; returns true on success. The node registers meanwhile, and its first task
-/// waits for the load.
-fn warm_up(session: &Session, backend: &mut dyn Backend) -> bool {
+/// waits for the load. A model that was not verified is offered after it.
+fn warm_up(session: &Session, backend: &mut dyn Backend, offers: &mut OfferTable) -> bool {
     let Some(first) = backend.models().into_iter().next() else { return false };
+    if let FileState::Unusable(_) = backend.file_state(&first.model) {
+        return false;
+    }
     let load = std::panic::AssertUnwindSafe(|| backend.load(&first.model, &SilentProgress));
     match std::panic::catch_unwind(load) {
         Ok(Ok(_)) => {
             session.set_loaded(backend::loaded(backend));
+            if backend.file_state(&first.model) == FileState::Unverified {
+                let verified = backend.verify(&first.model);
+                offers.settle(session, &first.model, verified, backend);
+            }
             true
         }
         Ok(Err(failure)) => {
-            tracing::warn!(model = %first.model, reason = failure.message, "model is not loaded yet; its tasks will try again");
+            tracing::warn!(model = %first.model, reason = failure.message, "model is not loaded yet; it is tried again");
             false
         }
         Err(_) => {

@@ -18,11 +18,11 @@ use lamagrid_domain::{
 };
 use lamagrid_imaging::codec::{self, Metadata};
 use lamagrid_imaging::{Image, Rgb};
-use lamagrid_node::backend::{Answer, Backend, Echo, Progress, Work, serve};
+use lamagrid_node::backend::{Answer, Backend, Echo, FileState, OfferTable, Progress, Work, serve};
 use lamagrid_process::random_id;
 use lamagrid_protocol::frame::MAX_INLINE_BYTES;
 use lamagrid_protocol::message::{
-    Abandon, Action, Assign, AttemptOutcome, Command, Delivery, Hint, Proceed, Stored,
+    Abandon, Action, Assign, AttemptOutcome, Command, Delivery, Hello, Hint, Proceed, Stored,
 };
 use lamagrid_session::{NextJob, Pipeline, Session, SessionOptions};
 
@@ -46,7 +46,7 @@ fn start_with(fake: &Fake, slots: u16, overlap: u16) -> Arc<Session> {
 fn serving(session: &Arc<Session>, mut backend: impl Backend + Send + 'static) -> Served {
     let session = Arc::clone(session);
     let pipeline = Pipeline::start(&session, 1, 1_000_000).unwrap();
-    std::thread::spawn(move || serve(&session, &pipeline, &mut backend))
+    std::thread::spawn(move || serve(&session, &pipeline, &mut backend, OfferTable::default()))
 }
 
 fn echo() -> Echo {
@@ -391,7 +391,7 @@ impl Backend for Panics {
     }
 
     fn run(&mut self, work: Work<'_>, progress: &dyn Progress) -> Result<Answer, Failure> {
-        assert!(work.spec.params.int("panic").is_none(), "on demand");
+        assert!(work.params.int("panic").is_none(), "on demand");
         echo().run(work, progress)
     }
 }
@@ -412,6 +412,73 @@ async fn a_panic_becomes_a_failure_and_the_next_task_works() {
     let (spec, token) = fake.task(10, 10, &[]);
     fake.assign(&spec, token).await;
     done(&fake.delivery().await.0);
+}
+
+/// Serves `lama` at once, and verifies `good` and `bad` between tasks.
+struct Verifies;
+
+impl Backend for Verifies {
+    fn models(&self) -> Vec<ModelOffer> {
+        ["lama", "good", "bad", "gone"].map(fake::offer).into()
+    }
+
+    fn file_state(&self, model: &ModelName) -> FileState {
+        match model.as_str() {
+            "lama" => FileState::Verified,
+            "gone" => FileState::Unusable("there is no file".into()),
+            _ => FileState::Unverified,
+        }
+    }
+
+    fn verify(&mut self, model: &ModelName) -> Result<(), Failure> {
+        if model.as_str() == "bad" { Err(Failure::new(FailureKind::ModelLoad, "cut off")) } else { Ok(()) }
+    }
+
+    fn load(&mut self, _: &ModelName, _: &dyn Progress) -> Result<Duration, Failure> {
+        Err(Failure::new(FailureKind::ModelLoad, "nothing loads"))
+    }
+
+    fn run(&mut self, _: Work<'_>, _: &dyn Progress) -> Result<Answer, Failure> {
+        unreachable!("nothing is loaded")
+    }
+}
+
+/// A model is offered once it is verified, and withheld with the reason if it cannot be used.
+#[tokio::test(flavor = "multi_thread")]
+async fn models_are_offered_when_they_are_verified() {
+    let dir = short_dir();
+    let mut fake = Fake::start(dir.path()).await;
+    let session = start(&fake, 1);
+    let offers = OfferTable::of(&Verifies);
+    session.set_offers(offers.offers(&Verifies));
+    let pipeline = Pipeline::start(&session, 1, 1_000_000).unwrap();
+    let theirs = Arc::clone(&session);
+    let _served = std::thread::spawn(move || serve(&theirs, &pipeline, &mut Verifies, offers));
+    let seen = |hello: &Hello| {
+        let models: Vec<_> = hello.info.models.iter().map(|offer| offer.model.to_string()).collect();
+        let withheld = hello.info.withheld.iter();
+        (models, withheld.map(|w| format!("{}: {}", w.model, w.reason)).collect::<Vec<_>>())
+    };
+    let (mut last, mut rounds) = (Default::default(), 0);
+    // How many registrations there are depends on how quick the scheduler is.
+    while last
+        != (
+            vec!["lama".to_owned(), "good".into()],
+            vec!["bad: cut off".to_owned(), "gone: there is no file".into()],
+        )
+    {
+        let (_, hello, _) = fake.welcome(vec![]).await;
+        assert!(!hello.info.models.iter().any(|offer| ["bad", "gone"].contains(&offer.model.as_str())));
+        last = seen(&hello);
+        rounds += 1;
+        assert!(rounds <= 4, "{last:?}");
+    }
+    // A file that cannot be loaded is not offered any more, and the task's failure says so.
+    let (spec, token) = fake.task(10, 10, &[]);
+    fake.assign(&spec, token).await;
+    assert_eq!(failure(&fake.delivery().await.0).message, "nothing loads");
+    let (_, hello, _) = fake.welcome(vec![]).await;
+    assert_eq!(seen(&hello).0, ["good"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,7 +7,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use lamagrid_blobs::{BlobName, Spool};
-use lamagrid_domain::{LeaseToken, Role, TaskId, TaskSpec};
+use lamagrid_domain::{LeaseToken, MemoryUse, Role, TaskId, TaskSpec};
 use lamagrid_protocol::message::{Assign, AttemptOutcome};
 
 /// One assignment that this node accepted.
@@ -22,6 +22,7 @@ pub(crate) struct Attempt {
     abandoned: AtomicBool,
     stopped_at: OnceLock<Instant>,
     entered_at: OnceLock<Instant>,
+    memory: OnceLock<MemoryUse>,
 }
 
 impl Attempt {
@@ -35,6 +36,7 @@ impl Attempt {
             abandoned: AtomicBool::new(false),
             stopped_at: OnceLock::new(),
             entered_at: OnceLock::new(),
+            memory: OnceLock::new(),
         }
     }
 
@@ -63,6 +65,16 @@ impl Attempt {
         self.entered_at.get().copied()
     }
 
+    /// Records the memory that the attempt used.
+    pub(crate) fn set_memory(&self, memory: MemoryUse) {
+        self.memory.get_or_init(|| memory);
+    }
+
+    /// The memory that the attempt used, if it was measured.
+    pub(crate) fn memory(&self) -> Option<MemoryUse> {
+        self.memory.get().copied()
+    }
+
     /// True if the work should stop, because the attempt was cancelled or abandoned.
     pub(crate) fn is_stopped(&self) -> bool {
         self.cancelled.load(Ordering::Relaxed) || self.is_abandoned()
@@ -80,6 +92,8 @@ pub(crate) struct Held {
     pub(crate) task: TaskId,
     pub(crate) outcome: AttemptOutcome,
     pub(crate) inline: Option<Bytes>,
+    /// The memory that the attempt used, if it was measured.
+    pub(crate) memory: Option<MemoryUse>,
     /// True if the attempt still uses credit; false if its slot was freed before the delivery.
     pub(crate) uses_credit: bool,
 }
@@ -87,7 +101,7 @@ pub(crate) struct Held {
 impl Held {
     /// The outcome of an attempt that was cancelled before it entered its slot.
     pub(crate) fn cancelled(task: TaskId) -> Self {
-        Self { task, outcome: AttemptOutcome::Cancelled, inline: None, uses_credit: true }
+        Self { task, outcome: AttemptOutcome::Cancelled, inline: None, memory: None, uses_credit: true }
     }
 }
 

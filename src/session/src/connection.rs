@@ -36,6 +36,8 @@ const LANE_QUEUE: usize = 64;
 pub(crate) enum Ended {
     /// The session was lost: register again and keep the running work.
     Gone(String),
+    /// The offered models have changed: register again at once, and keep the running work.
+    Renew,
     /// The node leaves.
     Leave,
     /// The two sides are incompatible.
@@ -181,6 +183,9 @@ async fn exchange(shared: &Shared, link: &mut Link) -> Ended {
         }
         if shared.may_leave() {
             return Ended::Leave;
+        }
+        if shared.must_register() {
+            return Ended::Renew;
         }
         let frame = tokio::select! {
             received = link.recv() => match received {

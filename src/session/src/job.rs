@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 
 use lamagrid_blobs::{BlobName, SpoolError};
 use lamagrid_domain::{
-    Activity, BlobForm, BlobMeta, Failure, FailureKind, LeaseToken, Role, Stages, TaskSpec,
+    Activity, BlobForm, BlobMeta, Failure, FailureKind, LeaseToken, MemoryUse, Role, Stages, TaskSpec,
 };
 use lamagrid_gate::BlobError;
 use lamagrid_protocol::frame::MAX_INLINE_BYTES;
@@ -138,6 +138,11 @@ impl Job {
     /// that was spent loading the model.
     pub fn leave_slot(&self, load: Duration) {
         self.shared.leave_slot(&self.attempt, load);
+    }
+
+    /// Records the memory that the attempt used, which is sent with its result.
+    pub fn set_memory(&self, memory: MemoryUse) {
+        self.attempt.set_memory(memory);
     }
 
     /// True if the work should stop.

@@ -28,6 +28,7 @@ pub use failure::{panicked, stopped};
 pub use job::{Job, Output, millis};
 pub use pipeline::{Entered, Exit, Files, Inputs, Made, Next, Pictures, Pipeline};
 pub use session::{NextJob, Session, SessionError, SessionOptions};
+pub use state::Offers;
 pub use stuck_attempt::StuckAttempt;
 
 /// Reads a node's bundle.

@@ -70,6 +70,7 @@ pub(crate) async fn run(shared: &Shared, route: &SchedulerRoute) -> Option<Failu
                     }
                     match ended {
                         Ended::Leave => return None,
+                        Ended::Renew => continue,
                         Ended::Refused(failure) => return Some(failure),
                         Ended::Gone(reason) => reason,
                     }

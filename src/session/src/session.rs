@@ -18,7 +18,7 @@ use lamagrid_transport::Endpoints;
 
 use crate::job::Job;
 use crate::runner;
-use crate::state::Shared;
+use crate::state::{Offers, Shared};
 
 /// How long [`Session::close`] waits for its thread, which says goodbye within half of it.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
@@ -125,6 +125,11 @@ impl Session {
     /// Announces the models that are in memory now.
     pub fn set_loaded(&self, models: Vec<ModelName>) {
         self.shared.set_loaded(models);
+    }
+
+    /// Replaces the offered models. If they differ from the last ones, the node registers again; its work goes on meanwhile.
+    pub fn set_offers(&self, offers: Offers) {
+        self.shared.set_offers(offers);
     }
 
     /// Takes no more tasks, returns those that have not entered a slot, finishes and delivers the others, then leaves.

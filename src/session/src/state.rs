@@ -16,7 +16,9 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use lamagrid_blobs::Spool;
-use lamagrid_domain::{BootId, Failure, LeaseToken, ModelName, NodeInfo, SessionId};
+use lamagrid_domain::{
+    BootId, Failure, LeaseToken, ModelName, ModelOffer, NodeInfo, SessionId, WithheldModel,
+};
 use lamagrid_gate::BlobClient;
 use lamagrid_protocol::frame::{Frame, FrameError};
 use lamagrid_protocol::message::{
@@ -95,6 +97,9 @@ pub(crate) struct State {
     outgoing: VecDeque<Outgoing>,
     cancelled: VecDeque<(LeaseToken, Instant)>,
     loaded: Vec<ModelName>,
+    offers: Offers,
+    /// Set when the offers have changed since the last hello.
+    must_register: bool,
     /// Signed: right after a reconnect, more attempts may be in use than there are slots.
     credit: i64,
     live: Option<Live>,
@@ -117,6 +122,15 @@ impl State {
     pub(crate) fn slot_time(&self, model: &ModelName) -> Option<Duration> {
         self.slot_s.get(model).map(|seconds| Duration::from_secs_f64(*seconds))
     }
+}
+
+/// The models of a node: those that it offers, and those that it could not verify.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Offers {
+    /// The models that it serves.
+    pub models: Vec<ModelOffer>,
+    /// Configured models that it does not serve, with the reasons.
+    pub withheld: Vec<WithheldModel>,
 }
 
 /// The state, with the means by which its two sides wake each other.
@@ -149,6 +163,8 @@ impl Shared {
             outgoing: VecDeque::new(),
             cancelled: VecDeque::new(),
             loaded,
+            offers: Offers { models: info.models.clone(), withheld: info.withheld.clone() },
+            must_register: false,
             credit: 0,
             live: None,
             spool: None,
@@ -171,8 +187,10 @@ impl Shared {
     }
 
     pub(crate) fn hello(&self) -> Hello {
-        let state = self.lock();
-        let mut info = self.info.clone();
+        let mut state = self.lock();
+        state.must_register = false;
+        let Offers { models, withheld } = state.offers.clone();
+        let mut info = NodeInfo { models, withheld, ..self.info.clone() };
         for offer in &mut info.models {
             offer.loaded = state.loaded.contains(&offer.model);
             offer.present |= offer.loaded;
@@ -253,6 +271,22 @@ impl Shared {
             drop(state);
             self.for_session.notify_one();
         }
+    }
+
+    /// Replaces the offered models; the node registers again if they differ.
+    pub(crate) fn set_offers(&self, offers: Offers) {
+        let mut state = self.lock();
+        if state.offers != offers {
+            state.offers = offers;
+            state.must_register = true;
+            drop(state);
+            self.for_session.notify_one();
+        }
+    }
+
+    /// True if the offered models have changed since the last hello.
+    pub(crate) fn must_register(&self) -> bool {
+        self.lock().must_register
     }
 
     /// Accepts an assignment; a repeated one is only confirmed again.
@@ -346,7 +380,7 @@ impl Shared {
         let mut state = self.lock();
         let stage = state.running.remove(&attempt.token).map(|running| running.stage);
         let uses_credit = stage != Some(Stage::After);
-        let held = Held { task: attempt.spec.id, outcome, inline, uses_credit };
+        let held = Held { task: attempt.spec.id, outcome, inline, memory: attempt.memory(), uses_credit };
         let mut dropped = None;
         if attempt.is_abandoned() {
             // An attempt that was taken back has already returned its credit.
@@ -521,9 +555,9 @@ impl State {
                         self.outgoing.push_front(Outgoing::Ready);
                         continue;
                     };
-                    let outcome = held.outcome.clone();
+                    let (outcome, memory) = (held.outcome.clone(), held.memory);
                     let blobs = held.inline.iter().cloned().collect();
-                    (Delivery { session, token, outcome, credit, loaded, memory: None }.into(), blobs)
+                    (Delivery { session, token, outcome, credit, loaded, memory }.into(), blobs)
                 }
             };
             return Some(message.to_frame(blobs));

@@ -17,7 +17,10 @@ use sha2::Sha256;
 use download::{Part, beside};
 
 mod download;
+mod ledger;
 mod proxy;
+
+pub use ledger::Ledger;
 
 /// A file of one of upstream's models: its URL, its MD5 sum, and upstream's variables that override them.
 #[derive(Debug)]
@@ -104,6 +107,15 @@ pub enum WeightsError {
     /// No variable names a cache directory.
     #[error("cannot tell where model files are kept: set TORCH_HOME, XDG_CACHE_HOME or HOME")]
     NoCache,
+}
+
+/// Whether a sum shows that a file is right.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Confirmed {
+    /// The file has the sum.
+    Yes,
+    /// No sum of it is known, or it is another file than upstream's.
+    No,
 }
 
 /// One model file: its origin, its sum, and its place in the cache.
@@ -265,6 +277,35 @@ impl Weights {
             self.check(&path, wanted)?;
         }
         Ok(path)
+    }
+
+    /// The name of the check that shows that the file is right, if its sum is known.
+    #[must_use]
+    pub fn sum_check(&self) -> Option<String> {
+        self.download_sum.as_ref().map(|sum| sum.to_string().replace(' ', ":"))
+    }
+
+    /// True if the user configured the sum, so that a file with another one is not used.
+    #[must_use]
+    pub fn requires_sum(&self) -> bool {
+        self.explicit_sum.is_some()
+    }
+
+    /// Compares an existing file with its sum. A file that differs from upstream's own sum is used all the same, as upstream
+    /// uses it, but is not confirmed.
+    ///
+    /// # Errors
+    /// [`WeightsError`] if the file cannot be read, or differs from a sum that the user configured.
+    pub fn confirm(&self) -> Result<Confirmed, WeightsError> {
+        let Some(wanted) = &self.download_sum else { return Ok(Confirmed::No) };
+        match self.check(&self.cached()?, wanted) {
+            Ok(()) => Ok(Confirmed::Yes),
+            Err(error @ WeightsError::Sum { .. }) if self.explicit_sum.is_none() => {
+                tracing::warn!(%error, "a model's file is not upstream's");
+                Ok(Confirmed::No)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Downloads the file and replaces an existing one; `on_progress` is as in [`Weights::locate`].

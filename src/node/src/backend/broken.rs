@@ -29,8 +29,8 @@ impl BrokenModels {
         self.0.remove(model);
     }
 
-    /// Loads the models whose files have changed since they failed; returns true if at least one was loaded.
-    pub(super) fn reload_changed(&mut self, backend: &mut dyn Backend) -> bool {
+    /// Loads the models whose files have changed since they failed; returns those that were loaded.
+    pub(super) fn reload_changed(&mut self, backend: &mut dyn Backend) -> Vec<ModelName> {
         let has_changed = |(path, version): &(PathBuf, Version)| version_of(path) != *version;
         let changed: Vec<ModelName> = self
             .0
@@ -38,7 +38,7 @@ impl BrokenModels {
             .filter(|(_, files)| files.iter().any(has_changed))
             .map(|(model, _)| model.clone())
             .collect();
-        let mut is_any_loaded = false;
+        let mut loaded = Vec::new();
         for model in changed {
             let files = versions(backend.files(&model));
             let load = AssertUnwindSafe(|| backend.load(&model, &SilentProgress));
@@ -46,7 +46,7 @@ impl BrokenModels {
                 Ok(Ok(_)) => {
                     tracing::info!(%model, "the model's file has changed, and it is loaded now");
                     self.0.remove(&model);
-                    is_any_loaded = true;
+                    loaded.push(model);
                 }
                 Ok(Err(failure)) => {
                     tracing::warn!(%model, reason = failure.message, "the model's file has changed, and it still cannot be loaded");
@@ -58,7 +58,7 @@ impl BrokenModels {
                 }
             }
         }
-        is_any_loaded
+        loaded
     }
 }
 
@@ -130,22 +130,23 @@ mod tests {
         let model: ModelName = "lama".parse().unwrap();
         put(&path, b"bad");
         broken.record_failure(&model, &backend);
-        assert!(!broken.reload_changed(&mut backend));
+        assert!(broken.reload_changed(&mut backend).is_empty());
         assert_eq!(backend.loads, 0, "nothing has changed");
         for (text, loads) in [(b"panic".as_slice(), 1), (b"still bad", 2)] {
             put(&path, text);
-            assert!(!broken.reload_changed(&mut backend) && !broken.reload_changed(&mut backend));
+            assert!(broken.reload_changed(&mut backend).is_empty());
+            assert!(broken.reload_changed(&mut backend).is_empty());
             assert_eq!(backend.loads, loads);
         }
         std::fs::remove_file(&path).unwrap();
-        assert!(!broken.reload_changed(&mut backend));
+        assert!(broken.reload_changed(&mut backend).is_empty());
         put(&path, b"good");
-        assert!(broken.reload_changed(&mut backend));
-        assert!(!broken.reload_changed(&mut backend));
+        assert_eq!(broken.reload_changed(&mut backend), std::slice::from_ref(&model));
+        assert!(broken.reload_changed(&mut backend).is_empty());
         put(&path, b"bad");
         broken.record_failure(&model, &backend);
         broken.record_success(&model);
         put(&path, b"good");
-        assert!(!broken.reload_changed(&mut backend), "it works: a task of it was done");
+        assert!(broken.reload_changed(&mut backend).is_empty(), "it works: a task of it was done");
     }
 }

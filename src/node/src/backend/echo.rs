@@ -39,11 +39,11 @@ impl Backend for Echo {
 
     fn run(&mut self, work: Work<'_>, progress: &dyn Progress) -> Result<Answer, Failure> {
         let began = Instant::now();
-        if work.spec.params.int("echo_abort").is_some() {
-            tracing::error!(task.id = %work.spec.id, "aborting, as the task asks");
+        if work.params.int("echo_abort").is_some() {
+            tracing::error!(model = %work.model, "aborting, as the task asks");
             std::process::abort();
         }
-        let asked = work.spec.params.int("echo_ms").and_then(|ms| u64::try_from(ms).ok()).unwrap_or(0);
+        let asked = work.params.int("echo_ms").and_then(|ms| u64::try_from(ms).ok()).unwrap_or(0);
         let delay = Duration::from_millis(asked).min(LONGEST);
         let of = u32::try_from(delay.as_millis() / STEP.as_millis()).unwrap_or(u32::MAX);
         for step in 0..of {
@@ -58,6 +58,6 @@ impl Backend for Echo {
             return Err(stopped());
         }
         let stages = Stages { infer_ms: millis(began.elapsed()), ..Stages::default() };
-        Ok(Answer { image: work.image, stages })
+        Ok(Answer { image: work.image, stages, memory: None })
     }
 }

@@ -7,17 +7,19 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use lamagrid_domain::{Failure, FailureKind, ModelName, ModelOffer, Stages, TaskSpec};
+use lamagrid_domain::{Failure, FailureKind, MemoryUse, ModelName, ModelOffer, Params, Stages};
 use lamagrid_imaging::{Gray, Image, Rgb};
 use lamagrid_session::{Entered, Inputs, Job, Made, Next, Pictures, Pipeline, Session, millis, panicked};
 
 mod broken;
 mod echo;
 mod inference;
+mod offers;
 
 use broken::BrokenModels;
 pub use echo::Echo;
 pub use inference::inference_failure;
+pub use offers::OfferTable;
 
 pub use lamagrid_session::stopped;
 
@@ -60,8 +62,10 @@ impl Progress for SilentProgress {
 /// A task with its checked pictures.
 #[derive(Debug)]
 pub struct Work<'a> {
-    /// The task's model and parameters.
-    pub spec: &'a TaskSpec,
+    /// The task's model.
+    pub model: &'a ModelName,
+    /// Upstream's parameters for it.
+    pub params: &'a Params,
     /// The picture.
     pub image: Image<Rgb>,
     /// The mask, of the same size; white is the hole.
@@ -75,6 +79,21 @@ pub struct Answer {
     pub image: Image<Rgb>,
     /// The times; only the backend's own stages are used.
     pub stages: Stages,
+    /// The memory that it used; `None` if it was not measured.
+    pub memory: Option<MemoryUse>,
+}
+
+/// Whether a model's files can be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FileState {
+    /// They were checked, or need no check.
+    Verified,
+    /// They are on this host, but were not checked since they changed.
+    Unverified,
+    /// At least one is downloaded at the first use, and checked then.
+    Fetchable,
+    /// They cannot be used, for this reason.
+    Unusable(String),
 }
 
 /// Runs models. Its calls block, so each backend has its own thread.
@@ -85,6 +104,19 @@ pub trait Backend {
     /// The files that a model is loaded from.
     fn files(&self, _model: &ModelName) -> Vec<PathBuf> {
         Vec::new()
+    }
+
+    /// The state of a model's files.
+    fn file_state(&self, _model: &ModelName) -> FileState {
+        FileState::Verified
+    }
+
+    /// Checks a model's files: by their sum if it is known, else by loading them.
+    ///
+    /// # Errors
+    /// As [`Backend::load`].
+    fn verify(&mut self, _model: &ModelName) -> Result<(), Failure> {
+        Ok(())
     }
 
     /// Loads a model into memory and returns the time that this took: zero if it was loaded already.
@@ -100,16 +132,36 @@ pub trait Backend {
     fn run(&mut self, work: Work<'_>, progress: &dyn Progress) -> Result<Answer, Failure>;
 }
 
-/// Runs tasks until the session ends; returns the reason unless the node itself ended it.
-pub fn serve(session: &Session, pipeline: &Pipeline, backend: &mut dyn Backend) -> Option<Failure> {
+/// Runs tasks until the session ends; returns the reason unless the node itself ended it. Between tasks it verifies the models
+/// that `offers` does not offer yet.
+pub fn serve(
+    session: &Session,
+    pipeline: &Pipeline,
+    backend: &mut dyn Backend,
+    mut offers: OfferTable,
+) -> Option<Failure> {
     let mut broken = BrokenModels::default();
+    for model in offers.withheld() {
+        broken.record_failure(&model, backend);
+    }
     loop {
-        let Entered { job, inputs, exit } = match pipeline.next(WAIT) {
+        let wait = if offers.has_pending() { Duration::ZERO } else { WAIT };
+        let Entered { job, inputs, exit } = match pipeline.next(wait) {
             Next::Task(entered) => *entered,
+            Next::Idle if offers.has_pending() => {
+                if let Some(model) = offers.verify_next(session, backend) {
+                    broken.record_failure(&model, backend);
+                }
+                continue;
+            }
             Next::Idle => {
                 // Report a repaired model at once: until then the scheduler sends no tasks for it.
-                if broken.reload_changed(backend) {
+                let repaired = broken.reload_changed(backend);
+                if !repaired.is_empty() {
                     session.set_loaded(loaded(backend));
+                }
+                for model in repaired {
+                    offers.settle(session, &model, Ok(()), backend);
                 }
                 continue;
             }
@@ -117,13 +169,19 @@ pub fn serve(session: &Session, pipeline: &Pipeline, backend: &mut dyn Backend) 
         };
         let result = catch_unwind(AssertUnwindSafe(|| attempt(&job, inputs, backend)))
             .unwrap_or_else(|panic| Err(panicked("backend", panic.as_ref())));
-        match &result {
-            Err(failure) if failure.kind == FailureKind::ModelLoad => {
-                broken.record_failure(&job.spec().model, backend);
-            }
-            _ => broken.record_success(&job.spec().model),
+        let failed = result.as_ref().err().filter(|failure| failure.kind == FailureKind::ModelLoad);
+        let model = &job.spec().model;
+        match failed {
+            Some(_) => broken.record_failure(model, backend),
+            None => broken.record_success(model),
         }
         session.set_loaded(loaded(backend));
+        // A file that could not be downloaded may be there next time; one that is here and cannot be loaded must change.
+        if let Some(failure) = failed
+            && backend.file_state(model) != FileState::Fetchable
+        {
+            offers.settle(session, model, Err(failure.clone()), backend);
+        }
         exit.leave(job, result);
     }
 }
@@ -148,7 +206,11 @@ fn attempt(job: &Job, inputs: Inputs, backend: &mut dyn Backend) -> Result<(Made
         return Err(stopped());
     }
     let load = backend.load(model, job)?;
-    let Answer { image, mut stages } = backend.run(Work { spec: job.spec(), image, mask }, job)?;
+    let Answer { image, mut stages, memory } =
+        backend.run(Work { model, params: &job.spec().params, image, mask }, job)?;
+    if let Some(memory) = memory {
+        job.set_memory(memory);
+    }
     stages.load_ms = millis(load);
     Ok((Made::Rgb(image), stages))
 }

@@ -6,6 +6,7 @@
 mod device;
 mod model;
 mod network;
+mod once;
 
 use std::process::ExitCode;
 
@@ -18,6 +19,7 @@ use lamagrid_node::flags::Flags;
 use lamagrid_node::settings::Settings;
 use lamagrid_node::supervisor::EXIT_CONFIG;
 use lamagrid_node::worker;
+use lamagrid_weights::Ledger;
 
 fn main() -> ExitCode {
     let flags = Flags::parse();
@@ -32,7 +34,8 @@ fn main() -> ExitCode {
 
 fn run(flags: &Flags) -> anyhow::Result<u8> {
     let settings = Settings::load(flags)?;
-    let _logs = lamagrid_logs::init(&settings.log_name("worker"), &settings.config.log, &settings.log_dir)?;
+    let process = if flags.once.is_empty() { "worker" } else { "once" };
+    let _logs = lamagrid_logs::init(&settings.log_name(process), &settings.config.log, &settings.log_dir)?;
     let Chosen { device, info } = device::choose(settings.devices.first().copied())?;
     // The number of threads may change the rounding of sums, as in Python's torch. By default torch chooses the same
     // number in both: one per physical core, or OMP_NUM_THREADS.
@@ -42,7 +45,15 @@ fn run(flags: &Flags) -> anyhow::Result<u8> {
         tch::set_num_threads(threads);
     }
     tracing::info!(threads = tch::get_num_threads(), "libtorch is loaded");
+    let device_info = info.clone();
     let info = worker::describe(&settings, NodeKind::Torch, info);
-    let backend = Torch::new(settings.models.clone(), device);
+    let budget = settings.memory_budget(info.memory_bytes);
+    tracing::info!(budget_mib = budget >> 20, "memory for models");
+    let ledger = Ledger::new(settings.ledger()?);
+    let mut backend = Torch::new(settings.models.clone(), device, budget, ledger);
+    if let [image, mask, out] = flags.once.as_slice() {
+        let max_pixels = settings.config.limits.max_pixels;
+        return once::run(&mut backend, &device_info, &once::Files { image, mask, out }, max_pixels);
+    }
     worker::run(&settings, info, flags.lifeline.into(), vec![Box::new(backend)])
 }

@@ -15,7 +15,7 @@ use lamagrid_imaging::{MaskTones, Patch, Tones};
 use lamagrid_node::backend::{Progress, inference_failure, stopped};
 use lamagrid_node::settings::{ModelPlan, Source};
 use lamagrid_node::signature::Signature;
-use lamagrid_weights::{Environment, Weights};
+use lamagrid_weights::{Ledger, Weights, WeightsError};
 
 /// The seed that upstream passes to torch before each pass of manga.
 const MANGA_SEED: i64 = 42;
@@ -33,17 +33,20 @@ pub(crate) enum Network {
 }
 
 impl Network {
-    /// Finds or downloads the files and loads them onto `device`.
-    pub(crate) fn load(plan: &ModelPlan, device: Device, progress: &dyn Progress) -> Result<Self, Failure> {
+    /// Loads the files of a plan, in its order, onto `device`.
+    pub(crate) fn load(
+        plan: &ModelPlan,
+        files: &[PathBuf],
+        device: Device,
+        progress: &dyn Progress,
+    ) -> Result<Self, Failure> {
         let model = &plan.name;
-        let read = |path: PathBuf| {
+        let mut modules = files.iter().map(|path| {
             if progress.loading(0, 0).is_break() {
                 return Err(stopped());
             }
-            load_module(model, &path, device)
-        };
-        let files = plan.weights(&Environment::of_process());
-        let mut modules = files.iter().map(|weights| read(locate(model, weights, progress)?));
+            load_module(model, path, device)
+        });
         let missing = || Failure::new(FailureKind::Internal, format!("model {model}: it has too few files"));
         let mut next = || modules.next().unwrap_or_else(|| Err(missing()));
         Ok(match plan.source {
@@ -141,8 +144,13 @@ fn input(argument: &Argument, signature: &Signature, patch: &Patch<'_>) -> Resul
     })
 }
 
-/// Finds a model's file, and downloads it if it is missing.
-fn locate(model: &ModelName, weights: &Weights, progress: &dyn Progress) -> Result<PathBuf, Failure> {
+/// Finds a model's file, and downloads it if it is missing. A file that passed its check before is not read again.
+pub(crate) fn locate(
+    model: &ModelName,
+    weights: &Weights,
+    ledger: &Ledger,
+    progress: &dyn Progress,
+) -> Result<PathBuf, Failure> {
     if !weights.can_be_had() && weights.url_variable().is_none() {
         let text = format!(
             "model {model}: there is no file {}. Put it there, or start the node with --model {model}=FILE",
@@ -151,11 +159,34 @@ fn locate(model: &ModelName, weights: &Weights, progress: &dyn Progress) -> Resu
         return Err(Failure::new(FailureKind::ModelLoad, text));
     }
     tracing::debug!(%model, file = weights.describe(), "looking for weights");
+    let check = weights.sum_check();
+    let passed = weights.path().zip(check.as_ref()).filter(|(path, check)| ledger.has_passed(path, check));
+    if let Some((path, _)) = passed {
+        return Ok(path);
+    }
+    let was_present = weights.is_present();
     let located = weights.locate(|done, len| match len.filter(|len| *len > 0) {
         Some(len) => progress.loading((done.min(len) * 100 / len) as u32, 100), // at most 100
         None => progress.loading(0, 0),
     });
-    located.map_err(|error| Failure::new(FailureKind::ModelLoad, format!("model {model}: {error}")))
+    let path = located.map_err(|error| load_failure(model, &error))?;
+    // An existing file of upstream's is not compared with its sum.
+    if let Some(check) = check.filter(|_| !was_present || weights.requires_sum()) {
+        record(ledger, &path, &check);
+    }
+    Ok(path)
+}
+
+/// Converts an error about a model's file to a failure.
+pub(crate) fn load_failure(model: &ModelName, error: &WeightsError) -> Failure {
+    Failure::new(FailureKind::ModelLoad, format!("model {model}: {error}"))
+}
+
+/// Records that a file passed a check; without a record it is checked again later.
+pub(crate) fn record(ledger: &Ledger, path: &Path, check: &str) {
+    if let Err(error) = ledger.record(path, check) {
+        tracing::debug!(path = %path.display(), %error, "the check of a file is not recorded");
+    }
 }
 
 /// Loads the file onto `device` for inference.
