@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import http.server
+import json
+import os
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -14,7 +17,7 @@ import numpy as np
 import pytest
 
 from grids.pictures import decoded, encoded, hole
-from grids.server import GridServer, start_grid
+from grids.server import BIN, GridServer, start_grid
 from lamagrid import TaskClient
 from models.conftest import torch_grid
 from parity.stock import stock_inpaint
@@ -155,3 +158,65 @@ def assert_pixels(server: GridServer, files: tuple[bytes, bytes], wanted: Callab
     assert answer.status_code == 200, answer.text
     assert "X-Lamagrid-Fallback" not in answer.headers
     assert np.array_equal(decoded(answer.content)[:, :, ::-1], wanted())
+
+
+def model_command(env: dict[str, str], *words: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run a verb of ``lamagrid model``."""
+    command = [BIN / "lamagrid", "model", *words]
+    around = {**os.environ, **env}
+    return subprocess.run(command, env=around, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.mark.filterwarnings("ignore")  # upstream's, of what it stands on
+def test_a_model_is_checked_on_a_picture_without_a_grid(
+    networks: dict[str, Described], env: dict[str, str], tmp_path: Path
+) -> None:
+    image, mask, out = tmp_path / "image.png", tmp_path / "mask.png", tmp_path / "out.png"
+    pixels, hole_ = soft(120, 150), hole(120, 150, 20, 30, 60)
+    image.write_bytes(encoded(pixels))
+    mask.write_bytes(encoded(hole_))
+    env = {**env, "LAMAGRID__DATA_DIR": str(tmp_path / "data")}
+    done = model_command(env, "check", "migan", "--image", image, "--mask", mask, "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert "migan: 150 x 120 pixels on cpu: loaded in " in done.stdout
+    assert "MiB of memory" in done.stdout
+    assert f"{out}: before, mask, after" in done.stdout
+    seen = decoded(out.read_bytes())
+    assert seen.shape == (120, 450, 3)
+    assert np.array_equal(seen[:, :150], pixels)
+    assert np.array_equal(seen[:, 150:300, 0], hole_)
+    assert np.array_equal(seen[:, 300:, ::-1], networks["migan"].inpaint(pixels, hole_))
+    # On the sample, as JSON, and with a wrong command line.
+    done = model_command(env, "check", "joined", "--out", out, "--output", "json")
+    (row,) = json.loads(done.stdout)
+    assert (row["model"], row["out"], row["width"], row["height"]) == ("joined", str(out), 512, 384)
+    assert model_command(env, "check", "migan", "--image", image).returncode == 2
+    done = model_command(env, "check", "cv2")
+    assert done.returncode == 2
+    assert "runs on a Python node" in done.stderr
+
+
+def test_a_model_is_verified_by_its_sum_and_by_a_run(
+    configuration: Path, env: dict[str, str], anime: Path, tmp_path: Path
+) -> None:
+    env = {**env, "LAMAGRID__DATA_DIR": str(tmp_path / "data"), "TORCH_HOME": str(tmp_path)}
+    assert model_command(env, "verify", "anime").returncode == 1, "it is not fetched yet"
+    done = model_command(env, "verify", "--run", "migan", "anime")
+    assert done.returncode == 0, done.stderr
+    assert "anime: ran: 512 x 384 pixels on cpu" in done.stdout
+    fetched = tmp_path / "hub" / "checkpoints" / anime.name
+    assert model_command(env, "verify", "anime").stdout == f"anime: {fetched} is right\n"
+    fetched.write_bytes(fetched.read_bytes()[:-100])
+    done = model_command(env, "verify", "anime", "--run")
+    assert done.returncode == 1
+    assert "has SHA-256" in done.stdout
+    assert "has SHA-256" in done.stderr
+    assert model_command(env, "verify", "cv2", "--run").returncode == 2
+    assert model_command(env, "verify", "--run").returncode == 2
+    wrong = tmp_path / "wrong.toml"
+    text = configuration.read_text().replace('inputs = ["mask+erased"]', 'inputs = ["mask", "erased"]')
+    wrong.write_text(text.replace('mask_range = "0.5..-0.5"', 'mask_range = "0..1"'))
+    done = model_command({**env, "LAMAGRID_CONFIG": str(wrong)}, "verify", "migan", "--run")
+    assert done.returncode == 1
+    assert "migan: did not run" in done.stdout
+    assert "but received 3 argument(s)" in done.stderr

@@ -1,4 +1,5 @@
-"""``lamagrid model list|pull|verify``: which files are on this host, and which nodes serve what.
+"""``lamagrid model list|pull|verify|check``: which files are on this host, which nodes serve what, and
+whether a model works.
 
 Does not: start or change nodes; a node finds a file that was pulled when it loads the model.
 """
@@ -12,11 +13,12 @@ import importlib
 import json
 import os
 import sys
+import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Union
 
 from lamagrid import global_flags
 from lamagrid.client import TaskClient
@@ -24,8 +26,11 @@ from lamagrid.errors import LamaGridError, ModelLoadError
 from lamagrid.options import nearest
 from lamagrid.upstream import catalog
 from lamagrid.upstream.catalog import HubFolder, Source
-from lamagrid.weights import fetch
+from lamagrid.weights import configured, fetch, trial
+from lamagrid.weights.configured import ConfiguredFile
 from lamagrid.weights.fetch import Existing
+
+AnySource = Union[Source, ConfiguredFile]
 
 DONE = 0
 EXIT_WRONG = 1
@@ -85,15 +90,37 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Example: lamagrid model verify lama",
     )
     verify.add_argument("names", nargs="*", metavar="NAME", help="without one, whatever is on this host")
+    verify.add_argument(
+        "--run",
+        action="store_true",
+        help="load each named model, too, and run it once on a small picture, through the node program",
+    )
     verify.set_defaults(verb=_verify)
-    for each in (whole, listing, pull, verify):
+    check = verbs.add_parser(
+        "check",
+        help="run a model on a picture, and show before, mask and after side by side",
+        description="Run lama, manga or a model of the configuration once on a picture, through the node "
+        "program, and write one picture: before, mask, after. No scheduler is needed.",
+        epilog="Example: lamagrid model check mine --image photo.jpg --mask mask.png --out seen.png",
+    )
+    check.add_argument("name", metavar="NAME", help="as `lamagrid model list` shows it")
+    check.add_argument("--image", type=Path, metavar="FILE", help="a picture (default: a sample)")
+    check.add_argument("--mask", type=Path, metavar="FILE", help="its mask, white in the hole")
+    check.add_argument("--out", type=Path, metavar="FILE", help="where to write (default: NAME-check.png)")
+    check.set_defaults(verb=_check)
+    for each in (whole, listing, pull, verify, check):
         global_flags.add_to(each)
     return whole
 
 
-def _chosen(names: Sequence[str]) -> dict[str, tuple[Source, ...]] | None:
-    """The named entries of the catalog; None, and a line on stderr, for an unknown name."""
-    known = catalog.sources()
+def _sources() -> dict[str, tuple[AnySource, ...]]:
+    """The entries of the catalog, and those of the configuration, which replace them."""
+    return {**catalog.sources(), **{name: (file,) for name, file in configured.files().items()}}
+
+
+def _chosen(names: Sequence[str]) -> dict[str, tuple[AnySource, ...]] | None:
+    """The named entries; None, and a line on stderr, for an unknown name."""
+    known = _sources()
     for name in names:
         if name not in known:
             hint = nearest(name, known)
@@ -105,7 +132,7 @@ def _chosen(names: Sequence[str]) -> dict[str, tuple[Source, ...]] | None:
 def _list(options: argparse.Namespace) -> int:
     served = _served(options.data_dir, options.join)
     rows: list[dict[str, Any]] = []
-    for name, sources in catalog.sources().items():
+    for name, sources in _sources().items():
         files = [_described(source) for source in sources]
         # Nodes offer a plugin by its name; tasks choose its network.
         offered = None if served is None else served.get(name, [])
@@ -139,11 +166,14 @@ def _served(data_dir: Path | None, join: Path | None) -> dict[str, list[dict[str
     return found
 
 
-def _described(source: Source) -> dict[str, Any]:
+def _described(source: AnySource) -> dict[str, Any]:
     path, present = source.path(os.environ), source.is_present(os.environ)
     size = _size(path) if present else None
     if isinstance(source, HubFolder):
         return {"repo": source.repo, "path": str(path), "present": present, "bytes": size}
+    if isinstance(source, ConfiguredFile):
+        known = {"url": source.url, "sha256": source.sha256}
+        return {**known, "path": str(path), "present": present, "bytes": size}
     url, md5 = source.source(os.environ)
     return {"url": url, "md5": md5, "path": str(path), "present": present, "bytes": size}
 
@@ -235,7 +265,7 @@ class _Pulled(NamedTuple):
     is_new: bool
 
 
-def _pull_source(name: str, source: Source, precision: Precision) -> _Pulled:
+def _pull_source(name: str, source: AnySource, precision: Precision) -> _Pulled:
     """Fetch a file that is missing or wrong.
 
     Raises:
@@ -243,6 +273,14 @@ def _pull_source(name: str, source: Source, precision: Precision) -> _Pulled:
         ImportError: As :func:`_fetch_folder`.
         OSError: As :func:`_fetch_folder`.
     """
+    if isinstance(source, ConfiguredFile):
+        if source.is_present(os.environ):
+            return _Pulled(source.path(os.environ), "is here", False)
+        raise ModelLoadError(
+            f"{source.path(os.environ)} is missing: `lamagrid model check {name}` fetches it, as a node does"
+            if source.url
+            else f"{source.path(os.environ)} is missing, and the configuration names no url: put it there"
+        )
     if not source.is_present(os.environ):
         return _Pulled(_fetch(source, precision, Existing.KEEP), "is here now", True)
     checked = list(_checked(source))
@@ -321,12 +359,19 @@ def _verify(options: argparse.Namespace) -> int:
     chosen = _chosen(options.names)
     if chosen is None:
         return EXIT_WRONG_FLAGS
+    if options.run and not options.names:
+        print("lamagrid model: --run needs the names of models", file=sys.stderr)
+        return EXIT_WRONG_FLAGS
+    if options.run and not all(_is_run_by_torch(name) for name in options.names):
+        return EXIT_WRONG_FLAGS
     report = _Report(options)
     verdict, seen = DONE, set[Path]()
-    for name, sources in (chosen or catalog.sources()).items():
+    for name, sources in (chosen or _sources()).items():
         for source in sources:
             path = source.path(os.environ)
             if not source.is_present(os.environ):
+                if options.names and options.run and name in configured.files():
+                    continue  # fetched by the run, if it has a url
                 if options.names:
                     text = f"{path} is missing: lamagrid model pull {name}"
                     report.add(name, text, path=str(path), right=False)
@@ -336,12 +381,97 @@ def _verify(options: argparse.Namespace) -> int:
                 continue
             seen.add(path)
             for place, text, is_right in _checked(source):
-                hint = "" if is_right else f": lamagrid model pull {name} fetches it anew"
+                hint = "" if is_right else f": {_remedy(name, source)}"
                 report.add(name, f"{place} {text}{hint}", path=str(place), right=is_right)
                 verdict = verdict if is_right else EXIT_WRONG
+        if options.run:
+            try:
+                run = _run(name, trial.SAMPLE_IMAGE, trial.SAMPLE_MASK)
+            except LamaGridError as error:
+                print(f"lamagrid model: {name}: {error}", file=sys.stderr)
+                report.add(name, "did not run", right=False)
+                verdict = EXIT_WRONG
+            else:
+                report.add(name, f"ran: {run}", right=True, **vars(run))
     if not seen and not options.names and options.output == "table":
         print("no model's file is on this host")
     return report.close(verdict)
+
+
+def _remedy(name: str, source: AnySource) -> str:
+    if isinstance(source, ConfiguredFile):
+        return f"replace the file, or correct models.{name}.sha256 if it is right"
+    return f"lamagrid model pull {name} fetches it anew"
+
+
+def _is_run_by_torch(name: str) -> bool:
+    """Whether the node program runs a model; if not, a line on stderr says so."""
+    if name in catalog.TORCH_MODELS or name in configured.files():
+        return True
+    print(
+        f"lamagrid model: {name} runs on a Python node (lamagrid pynode --model {name}); the node program "
+        f"runs {', '.join(catalog.TORCH_MODELS)} and models with a file in the configuration",
+        file=sys.stderr,
+    )
+    return False
+
+
+def _run(name: str, image: Path, mask: Path, out: Path | None = None) -> trial.Report:
+    """Run a model once; without ``out`` the result is thrown away.
+
+    Raises:
+        ModelLoadError: It did not work.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        return trial.run(name, image, mask, out or Path(folder) / "result.png")
+
+
+def _check(options: argparse.Namespace) -> int:
+    if _chosen([options.name]) is None or not _is_run_by_torch(options.name):
+        return EXIT_WRONG_FLAGS
+    if (options.image is None) != (options.mask is None):
+        print("lamagrid model check: --image and --mask belong together: give both", file=sys.stderr)
+        return EXIT_WRONG_FLAGS
+    image, mask = options.image or trial.SAMPLE_IMAGE, options.mask or trial.SAMPLE_MASK
+    out = options.out or Path(f"{options.name}-check.png")
+    report = _Report(options)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            result = Path(folder) / "result.png"
+            run = _run(options.name, image, mask, result)
+            _write_side_by_side([image, mask, result], out)
+    except (LamaGridError, ImportError, OSError) as error:
+        print(f"lamagrid model: {options.name}: {error}", file=sys.stderr)
+        return report.close(EXIT_WRONG)
+    report.add(options.name, str(run), out=str(out), **vars(run))
+    if options.output == "table":
+        print(f"{out}: before, mask, after")
+    return report.close(DONE)
+
+
+def _write_side_by_side(files: Sequence[Path], out: Path) -> None:
+    """Write pictures of one size beside each other.
+
+    Raises:
+        ImportError: Pillow is not installed here.
+        OSError: A picture cannot be read, or ``out`` cannot be written.
+    """
+    try:
+        from PIL import Image, ImageOps
+    except ImportError as error:
+        raise ImportError("pictures are put side by side by Pillow: pip install 'lamagrid[web]'") from error
+    pictures = []
+    for file in files:
+        with Image.open(file) as picture:
+            upright = ImageOps.exif_transpose(picture) or picture
+            pictures.append(upright.convert("RGB"))
+    width = sum(picture.width for picture in pictures)
+    whole = Image.new("RGB", (width, max(picture.height for picture in pictures)))
+    left = 0
+    for picture in pictures:
+        whole.paste(picture, (left, 0))
+        left += picture.width
+    whole.save(out, "PNG")
 
 
 class _Verdict(NamedTuple):
@@ -352,8 +482,11 @@ class _Verdict(NamedTuple):
     is_right: bool
 
 
-def _checked(source: Source) -> Iterator[_Verdict]:
+def _checked(source: AnySource) -> Iterator[_Verdict]:
     """Check each file of a source."""
+    if isinstance(source, ConfiguredFile):
+        yield _check_configured(source)
+        return
     if isinstance(source, HubFolder):
         yield from _check_folder(source.path(os.environ))
         return
@@ -366,6 +499,17 @@ def _checked(source: Source) -> Iterator[_Verdict]:
         yield _Verdict(path, "is right", True)
     else:
         yield _Verdict(path, f"has MD5 {found}, not {wanted}", False)
+
+
+def _check_configured(source: ConfiguredFile) -> _Verdict:
+    path = source.path(os.environ)
+    if source.sha256 is None:
+        verdict = _check_archive(path)
+        return verdict._replace(text=verdict.text.replace("upstream", "the configuration"))
+    found = _digest(path, hashlib.sha256())
+    if found == source.sha256.lower():
+        return _Verdict(path, "is right", True)
+    return _Verdict(path, f"has SHA-256 {found}, not {source.sha256}", False)
 
 
 def _check_archive(path: Path) -> _Verdict:

@@ -77,9 +77,12 @@ pub fn run(
 ) -> anyhow::Result<u8> {
     let mut backends = backends.into_iter();
     let mut first = backends.next().ok_or_else(|| anyhow::anyhow!("a worker needs a backend"))?;
-    let mut offers = OfferTable::of(first.as_ref());
-    Offers { models: info.models, withheld: info.withheld } = offers.offers(first.as_ref());
     let (began, startup) = (Instant::now(), Arc::new(StartupTime::default()));
+    let mut offers = OfferTable::of(first.as_ref());
+    if offers.offers(first.as_ref()).models.is_empty() {
+        offers.verify_first(first.as_mut());
+    }
+    Offers { models: info.models, withheld: info.withheld } = offers.offers(first.as_ref());
     let max_pixels = settings.config.limits.max_pixels;
     let (name, device, pid) = (info.name.clone(), info.device.clone(), info.pid);
     let models = info.models.iter().map(|offer| offer.model.as_str()).collect::<Vec<_>>().join(",");
@@ -129,7 +132,8 @@ fn warm_up(session: &Session, backend: &mut dyn Backend, offers: &mut OfferTable
             session.set_loaded(backend::loaded(backend));
             if backend.file_state(&first.model) == FileState::Unverified {
                 let verified = backend.verify(&first.model);
-                offers.settle(session, &first.model, verified, backend);
+                offers.settle(&first.model, verified);
+                session.set_offers(offers.offers(backend));
             }
             true
         }

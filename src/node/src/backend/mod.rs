@@ -149,19 +149,19 @@ pub fn serve(
         let Entered { job, inputs, exit } = match pipeline.next(wait) {
             Next::Task(entered) => *entered,
             Next::Idle if offers.has_pending() => {
-                if let Some(model) = offers.verify_next(session, backend) {
+                if let Some(model) = offers.verify_next(backend) {
                     broken.record_failure(&model, backend);
                 }
+                session.set_offers(offers.offers(backend));
                 continue;
             }
             Next::Idle => {
                 // Report a repaired model at once: until then the scheduler sends no tasks for it.
                 let repaired = broken.reload_changed(backend);
                 if !repaired.is_empty() {
+                    repaired.iter().for_each(|model| offers.settle(model, Ok(())));
                     session.set_loaded(loaded(backend));
-                }
-                for model in repaired {
-                    offers.settle(session, &model, Ok(()), backend);
+                    session.set_offers(offers.offers(backend));
                 }
                 continue;
             }
@@ -180,7 +180,8 @@ pub fn serve(
         if let Some(failure) = failed
             && backend.file_state(model) != FileState::Fetchable
         {
-            offers.settle(session, model, Err(failure.clone()), backend);
+            offers.settle(model, Err(failure.clone()));
+            session.set_offers(offers.offers(backend));
         }
         exit.leave(job, result);
     }

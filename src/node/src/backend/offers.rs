@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use lamagrid_domain::{Failure, ModelName, ModelOffer, WithheldModel};
-use lamagrid_session::{Offers, Session, panicked};
+use lamagrid_session::{Offers, panicked};
 
-use super::{Backend, FileState};
+use super::{Backend, FileState, SilentProgress};
 
 /// Limit on the withheld models that a registration lists.
 const MAX_WITHHELD: usize = 64;
@@ -61,24 +61,35 @@ impl OfferTable {
         !self.pending.is_empty()
     }
 
-    /// Lets the backend verify the next model, and registers the result. Returns the model if it cannot be used.
-    pub(super) fn verify_next(&mut self, session: &Session, backend: &mut dyn Backend) -> Option<ModelName> {
+    /// Lets the backend verify the next model. Returns the model if it cannot be used.
+    pub(super) fn verify_next(&mut self, backend: &mut dyn Backend) -> Option<ModelName> {
         let model = self.pending.front().cloned()?;
         let verify = AssertUnwindSafe(|| backend.verify(&model));
         let result = catch_unwind(verify).unwrap_or_else(|panic| Err(panicked("backend", panic.as_ref())));
         let is_wrong = result.is_err();
-        self.settle(session, &model, result, backend);
+        self.settle(&model, result);
         is_wrong.then_some(model)
     }
 
-    /// Records whether a model can be used, and registers again if that changes the offers.
-    pub fn settle(
-        &mut self,
-        session: &Session,
-        model: &ModelName,
-        result: Result<(), Failure>,
-        backend: &dyn Backend,
-    ) {
+    /// Loads and verifies models until there is one to offer, because a node registers with at least one model. The first
+    /// model stays in memory.
+    pub fn verify_first(&mut self, backend: &mut dyn Backend) {
+        while let Some(model) = self.pending.front().cloned() {
+            let load = AssertUnwindSafe(|| {
+                backend.load(&model, &SilentProgress)?;
+                backend.verify(&model)
+            });
+            let result = catch_unwind(load).unwrap_or_else(|panic| Err(panicked("backend", panic.as_ref())));
+            let is_right = result.is_ok();
+            self.settle(&model, result);
+            if is_right {
+                return;
+            }
+        }
+    }
+
+    /// Records whether a model can be used.
+    pub fn settle(&mut self, model: &ModelName, result: Result<(), Failure>) {
         self.pending.retain(|pending| pending != model);
         match result {
             Ok(()) => {
@@ -88,11 +99,13 @@ impl OfferTable {
             }
             Err(failure) => self.withhold(model.clone(), failure.message),
         }
-        session.set_offers(self.offers(backend));
     }
 
     fn withhold(&mut self, model: ModelName, reason: String) {
         tracing::warn!(%model, reason, "the model is not offered");
+        // The registration names the model, and has room for a short reason only.
+        let short = reason.strip_prefix(&format!("model {model}: ")).map(str::to_owned);
+        let reason = short.unwrap_or(reason);
         self.withheld.insert(model, reason);
     }
 }

@@ -231,7 +231,7 @@ impl Gatekeeper {
                 certificate.name
             ));
         }
-        if !certificate.queues.is_empty() {
+        if !certificate.queues.is_empty() && !hello.info.models.is_empty() {
             hello.info.models.retain(|offer| certificate.queues.contains(&offer.queue));
             if hello.info.models.is_empty() {
                 return refused(format!(

@@ -65,8 +65,9 @@ fn attempt(
         .map_err(|error| unreadable(files.mask, error))?;
     let (height, width) = image.shape();
     let model = backend.models().into_iter().next().context("no model is named")?.model;
-    backend.verify(&model)?;
+    // Loaded first, because that downloads a missing file.
     let load = backend.load(&model, &SilentProgress)?;
+    backend.verify(&model)?;
     let began = Instant::now();
     let work = Work { model: &model, params: &Params::default(), image, mask };
     let Answer { image, stages, memory } = backend.run(work, &SilentProgress)?;

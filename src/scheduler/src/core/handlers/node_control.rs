@@ -70,12 +70,15 @@ impl Core {
     fn on_hello(&mut self, peer: &PeerId, hello: Hello) -> ControlReply {
         let Hello { mut info, slots, overlap, running, held, boot, .. } = hello;
         let node = NodeId::new(peer, info.name.clone());
-        if info.models.is_empty() || info.models.len() > MAX_MODELS || !(1..=MAX_SLOTS).contains(&slots) {
+        // A node whose models cannot be used registers all the same, so that its reasons are seen.
+        let offers_nothing = info.models.is_empty() && !info.withheld.is_empty();
+        let models = if offers_nothing { 0..=0 } else { 1..=MAX_MODELS };
+        if !models.contains(&info.models.len()) || !(1..=MAX_SLOTS).contains(&slots) {
             let text = format!("a node offers 1 to {MAX_MODELS} models and 1 to {MAX_SLOTS} slots");
             return self.reject(&node, FailureKind::InvalidInput, text);
         }
         let refused = self.remove_unknown_queues(&mut info);
-        if info.models.is_empty() {
+        if info.models.is_empty() && !offers_nothing {
             let text = no_queue(&node, &refused, self.settings.queues.keys());
             return self.reject(&node, FailureKind::InvalidInput, text);
         }

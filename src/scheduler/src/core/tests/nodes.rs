@@ -1,6 +1,6 @@
 //! Registration, assignments, accepts and deliveries.
 
-use lamagrid_domain::FailureKind;
+use lamagrid_domain::{FailureKind, WithheldModel};
 use lamagrid_protocol::message::{ClientReply, ControlReply, GetGridStatus, Message};
 
 use super::grid::*;
@@ -269,6 +269,16 @@ fn a_queue_that_is_not_configured_is_refused() {
     grid.check(hello_of(none, 1, &[], &[]), &["m: rejected invalid_input"]);
     grid.check(hello("m", 1, "lama", 0, &[], &[]), &["m: rejected invalid_input"]);
     grid.check(hello("m", 1, "lama", 65, &[], &[]), &["m: rejected invalid_input"]);
+}
+
+/// R2.2: its reasons are seen, and it registers again when one of its models can be used.
+#[test]
+fn a_node_that_withholds_all_its_models_is_welcomed_without_lanes() {
+    let mut grid = Grid::new();
+    let mut info = info("n", 1, &[]);
+    info.withheld = vec![WithheldModel { model: "lama".parse().unwrap(), reason: "it is cut off".into() }];
+    grid.check(hello_of(info, 1, &[], &[]), &["n: welcome #1 lanes [] abandoned []"]);
+    grid.check(hello("n", 1, "lama", 1, &[], &[]), &["close #1", "n: welcome #2 lanes [gpu] abandoned []"]);
 }
 
 /// An overview of more nodes than a message holds comes in pages.
