@@ -1,4 +1,4 @@
-"""The models of a Rust node: verified before they are offered, and in memory within a limit. P2.3, R2.2."""
+"""The models of a Rust node: verified before they are offered, and in memory within a limit. R2.1."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def client(configuration: Path, folder: Path) -> Iterator[TaskClient]:
 
 
 def the_node(client: TaskClient) -> Any:
-    """The registration of the only node; while it registers again there is none for a moment."""
+    """The registration of the only node; it is away for a moment while it registers again."""
     end = time.monotonic() + ANSWER_S
     while not (nodes := client.survey()["nodes"]):
         assert time.monotonic() < end

@@ -17,6 +17,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple, Union
 
@@ -392,7 +393,7 @@ def _verify(options: argparse.Namespace) -> int:
                 report.add(name, "did not run", right=False)
                 verdict = EXIT_WRONG
             else:
-                report.add(name, f"ran: {run}", right=True, **vars(run))
+                report.add(name, f"ran: {run}", right=True, **asdict(run))
     if not seen and not options.names and options.output == "table":
         print("no model's file is on this host")
     return report.close(verdict)
@@ -443,7 +444,7 @@ def _check(options: argparse.Namespace) -> int:
     except (LamaGridError, ImportError, OSError) as error:
         print(f"lamagrid model: {options.name}: {error}", file=sys.stderr)
         return report.close(EXIT_WRONG)
-    report.add(options.name, str(run), out=str(out), **vars(run))
+    report.add(options.name, str(run), out=str(out), **asdict(run))
     if options.output == "table":
         print(f"{out}: before, mask, after")
     return report.close(DONE)
