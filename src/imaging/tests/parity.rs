@@ -353,12 +353,13 @@ fn the_ranges_of_a_networks_values_are_exact() {
                 patch.mask_nchw(tones, |at, row| mask[at..at + row.len()].copy_from_slice(row));
                 seen.push((values, erased, mask));
             }
-            Ok::<_, Infallible>([0.5_f32 / 127.5, 1.5 / 127.5, 2.0, -2.0, f32::NAN].repeat(10)[..48].to_vec())
+            Ok::<_, Infallible>([0.0_f32, 1.0 / 127.5, 2.0, -2.0, f32::NAN].repeat(10)[..48].to_vec())
         },
     };
     let answer = inpaint(image.clone(), &mask, &HdStrategy::Original, model).expect("an answer");
-    // 128 and 129 are rounded to even.
-    assert_eq!(answer.data()[..3], [128, 128, 0]);
+    // 127.5 and 128.5 are rounded to even.
+    assert_eq!(answer.data()[..3], [128, 128, 255]);
+    assert_eq!(answer.data()[9..12], [0, 0, 128]);
     for (index, (values, erased, holes)) in seen.iter().enumerate() {
         for (at, value) in values.iter().enumerate() {
             let (channel, pixel) = (2 - at / 16, at % 16);

@@ -127,7 +127,7 @@ impl Session {
         self.shared.set_loaded(models);
     }
 
-    /// Replaces the offered models. If they differ from the last ones, the node registers again; its work goes on meanwhile.
+    /// Replaces the offered models. If other models are offered or withheld than before, the node registers again; its work goes on.
     pub fn set_offers(&self, offers: Offers) {
         self.shared.set_offers(offers);
     }

@@ -273,13 +273,16 @@ impl Shared {
         }
     }
 
-    /// Replaces the offered models; the node registers again if they differ.
+    /// Replaces the offered models; the node registers again if other models are offered or withheld.
     pub(crate) fn set_offers(&self, offers: Offers) {
+        let models =
+            |offers: &Offers| offers.models.iter().map(|offer| offer.model.clone()).collect::<Vec<_>>();
         let mut state = self.lock();
-        if state.offers != offers {
-            state.offers = offers;
-            state.must_register = true;
-            drop(state);
+        let differ = models(&state.offers) != models(&offers) || state.offers.withheld != offers.withheld;
+        state.offers = offers;
+        state.must_register |= differ;
+        drop(state);
+        if differ {
             self.for_session.notify_one();
         }
     }

@@ -177,13 +177,15 @@ pub fn serve(
         }
         session.set_loaded(loaded(backend));
         // A file that could not be downloaded may be there next time; one that is here and cannot be loaded must change.
-        if let Some(failure) = failed
-            && backend.file_state(model) != FileState::Fetchable
-        {
+        let unusable = failed.filter(|_| backend.file_state(model) != FileState::Fetchable);
+        let changed = unusable.map(|failure| {
             offers.settle(model, Err(failure.clone()));
-            session.set_offers(offers.offers(backend));
-        }
+            offers.offers(backend)
+        });
         exit.leave(job, result);
+        if let Some(changed) = changed {
+            session.set_offers(changed);
+        }
     }
 }
 
