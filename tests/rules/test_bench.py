@@ -11,7 +11,7 @@ import pytest
 BENCH = Path(__file__).resolve().parents[2] / "bench"
 
 
-@pytest.mark.parametrize("name", ["run", "tasks", "gate", "web_load", "gpu_check"])
+@pytest.mark.parametrize("name", ["run", "tasks", "gate", "web_load", "models", "gpu_check"])
 def test_a_measurement_has_all_that_it_imports(name: str) -> None:
     command = [sys.executable, str(BENCH / f"{name}.py"), "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
