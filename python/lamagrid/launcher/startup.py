@@ -130,8 +130,9 @@ def wait_for_nodes(
         with contextlib.suppress(LamaGridError):
             live = client.survey(SURVEY_LIMIT_S)["nodes"]
         for status in live:
-            node = waiting.pop(status["info"]["name"], None)
-            if node is not None:
+            node = waiting.get(status["info"]["name"])
+            if node is not None and _is_verified(status["info"], node.models[0]):
+                del waiting[node.name]
                 by_program[node.program.name].set_ready()
                 say(f"node {node.name} ready: {', '.join(node.models)} on {_where(status['info'], node)}")
                 _warn_unloaded(status["info"])
@@ -143,10 +144,22 @@ def wait_for_nodes(
             time.sleep(SURVEY_EVERY_S)
 
 
+def _is_verified(info: NodeInfo, first: str) -> bool:
+    """Whether a node has told if it serves its first model: a torch node verifies the file before."""
+    told = {each["model"] for each in (*info["models"], *info["withheld"])}
+    return info["kind"] != "torch" or first in told
+
+
 def _warn_unloaded(info: NodeInfo) -> None:
-    """Say that a torch node could not load its first model, which it tried before it registered."""
+    """Say which models a node withholds, and that a torch node has no file of its first model yet."""
     for withheld in info["withheld"]:
         say(f"warning: node {info['name']} does not serve {withheld['model']}: {withheld['reason']}")
+    for first in info["models"][:1]:
+        if info["kind"] == "torch" and not (first["loaded"] or first["present"]):
+            say(
+                f"warning: node {info['name']} could not load {first['model']}; its own line says why. "
+                "It tries again with each request, which fails until that is mended."
+            )
 
 
 def _where(info: NodeInfo, node: NodeSpec) -> str:
