@@ -145,8 +145,8 @@ def test_models_of_the_configuration_work_through_the_unchanged_page(
         assert server.get("/model").text == "migan"
         assert_pixels(server, files, lambda: networks["migan"].inpaint(image, mask))
         assert server.post("/model", data={"name": "anime"}).text == "ok, switch to anime"
-        assert server.get("/model_downloaded/anime").text == "True"
         assert_pixels(server, files, lambda: stock_inpaint(anime, image, mask, {}))
+        assert server.get("/model_downloaded/anime").text == "True"
         assert server.post("/model", data={"name": "nothing"}).status_code == 403
     finally:
         processes.close()
