@@ -52,6 +52,7 @@ SUITES = (
     Suite("seam", (*PYTEST, "tests/seam")),
     Suite("wheels", (*PYTEST, "tests/wheels")),
     Suite("contract", (*PYTEST, "tests/contract")),
+    Suite("hardware", (*PYTEST, "-s", "tests/hardware")),
     Suite("models", (*PYTEST, "tests/models")),
     Suite("e2e", (*PYTEST, "tests/e2e")),
     Suite("faults", (*PYTEST, "tests/faults")),

@@ -34,6 +34,9 @@ def node_options(grid: Grid, name: str, models: Sequence[str], slots: int) -> _n
         "models": list(models),
         "slots": slots,
         "missing": [],
+        "capabilities": None,
+        "cuda_visible_devices": None,
+        "cuda_device_order": None,
         "join": None,
     }
 

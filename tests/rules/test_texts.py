@@ -135,6 +135,9 @@ def commands() -> Mapping[tuple[str, ...], set[str]]:
     for program in (NODE, BIN / "lama-cleaner-grid"):
         done = subprocess.run([program, "--help"], capture_output=True, text=True, timeout=120, check=True)
         tree[(program.name,)] = set(FLAG.findall(done.stdout))
+        for verb in _verbs(done.stdout):
+            shown = subprocess.run([program, verb, "--help"], capture_output=True, text=True, timeout=120)
+            tree[(program.name, verb)] = set(FLAG.findall(shown.stdout))
     everywhere = tree[("lamagrid",)]
     for command in tree:
         if command[0] == "lamagrid" and command[1:2] not in (("pynode",), ("model",)):

@@ -47,6 +47,7 @@ REPEATED_SIGNAL_S = 1.0  # a process group and a parent may send the same signal
 HANGUP = "SIGHUP: reload is not available yet; restart to apply a changed configuration"
 EXIT_CANNOT_START = 1
 EXIT_WRONG_FLAGS = 2
+EXIT_DEVICE = 69  # the same as of the Rust node
 EXIT_CONFIG = 78  # the same as of the other programs of the grid
 EXIT_REFUSED = {"invalid_input": 65, "incompatible": 76}
 """By the kind of the refusal; the same as of the Rust node."""
@@ -110,8 +111,8 @@ def _parser() -> argparse.ArgumentParser:
         description="Serve Lama Cleaner's own models and plugins, in Python, to the grid. "
         "Example: lamagrid pynode --model cv2 --model zits --plugin RemoveBG",
         epilog="Exit codes: 0 it left as it was told; 1 it cannot start; 2 the command line is wrong; 65 the "
-        "scheduler refuses its certificate, name or models; 76 the versions of the two do not fit; 78 the "
-        "configuration, a bundle or a model's file is wrong.",
+        "scheduler refuses its certificate, name or models; 69 its GPU is lost; 76 the versions of "
+        "the two do not fit; 78 the configuration, a bundle, a capability file or a model's file is wrong.",
     )
     parser.add_argument(
         "--name", default="", help="the node's name (default: the host's name, -python; or the certificate's)"
@@ -133,6 +134,13 @@ def _parser() -> argparse.ArgumentParser:
         "--device", default="cpu", type=_device, help="cpu, cuda, cuda:1, ... (default: %(default)s)"
     )
     parser.add_argument("--slots", type=int, default=1, help="tasks at the same time; only 1 is possible")
+    parser.add_argument(
+        "--capabilities",
+        type=Path,
+        metavar="FILE",
+        help="a file of `lamagrid-node capabilities --write FILE`: caps memory, leaves models out, adds "
+        "labels",
+    )
     parser.add_argument("--lifeline", action="store_true", help="end when stdin closes")
     global_flags.add_to(parser)
     return parser
@@ -228,6 +236,9 @@ def _serve(options: argparse.Namespace, serving: Serving, shutdown: Shutdown) ->
                 "slots": options.slots,
                 "missing": missing,
                 "join": options.join,
+                "capabilities": options.capabilities,
+                "cuda_visible_devices": os.environ.get("CUDA_VISIBLE_DEVICES"),
+                "cuda_device_order": os.environ.get("CUDA_DEVICE_ORDER"),
             }
         )
     except LamaGridError as error:
@@ -251,6 +262,9 @@ def _serve(options: argparse.Namespace, serving: Serving, shutdown: Shutdown) ->
             # Reports that it works again: until then, the scheduler sends it no tasks.
             session.set_loaded(serving.loaded)
         elif session.closed:
+            if session.lost is not None:
+                print(f"pynode: its GPU is lost: {session.lost}", file=sys.stderr)
+                return EXIT_DEVICE
             return 0
 
 

@@ -13,6 +13,7 @@ mod client;
 mod configuration;
 mod enter;
 mod errors;
+mod hardware;
 mod logs;
 mod node;
 mod pictures;
@@ -31,6 +32,8 @@ mod _native {
     use crate::client::{Client, Follow};
     #[pymodule_export]
     use crate::configuration::config;
+    #[pymodule_export]
+    use crate::hardware::cuda_gpus;
     #[pymodule_export]
     use crate::logs::{log_error, start_logs};
     #[pymodule_export]

@@ -2,8 +2,8 @@
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,9 +14,9 @@ use pyo3::types::{PyByteArray, PyBytes};
 
 use lamagrid_client::Endpoints;
 use lamagrid_config::socket_finder;
-use lamagrid_domain::{BlobForm, Failure, ModelName, ModelOffer, NodeInfo, NodeKind, NodeName, Role, Stages};
+use lamagrid_domain::{BlobForm, Failure, ModelName, ModelOffer, NodeKind, NodeName, Role, Stages};
+use lamagrid_hardware::{Capabilities, CudaEnvironment, Gpu, Roots, Sampler};
 use lamagrid_imaging::{Image, Rgb};
-use lamagrid_session::hardware::Hardware;
 use lamagrid_session::{
     Entered, Exit, Files, Inputs, Made, Next, Pictures, Pipeline, Session, SessionOptions, read_node_bundle,
 };
@@ -50,6 +50,8 @@ pub(crate) struct NodeSession {
     node: Own<Node>,
     /// True once the session has reported that no more tasks will come.
     closed: AtomicBool,
+    /// Why the GPU is lost; empty while it works.
+    lost: Arc<OnceLock<String>>,
 }
 
 impl NodeSession {
@@ -57,6 +59,19 @@ impl NodeSession {
         let forked = || errors::invalid(py, "this node's session was started before a fork; start another");
         self.node.get().ok_or_else(forked)
     }
+}
+
+/// The GPU that torch calls `device`; `None` for the processor. One that was not detected has only its name.
+fn gpu_of(device: &str, found: &Capabilities) -> Option<Gpu> {
+    if device == "cpu" {
+        return None;
+    }
+    let index = match device.split_once(':') {
+        Some(("cuda", index)) => index.parse().ok(),
+        _ => (device == "cuda").then_some(0),
+    };
+    let detected = index.and_then(|index| found.hardware.torch_gpu(index)).cloned();
+    Some(detected.unwrap_or_else(|| Gpu::undetected(device.to_owned(), String::new(), 0)))
 }
 
 /// Registration of a node, as a dictionary from Python: `_NodeOptions` in `_native.pyi`.
@@ -73,6 +88,11 @@ pub(crate) struct NodeOptions {
     missing: Vec<String>,
     /// Bundle for a scheduler on another host; `None` for this host's.
     join: Option<PathBuf>,
+    /// The capability file, if there is one.
+    capabilities: Option<PathBuf>,
+    /// `CUDA_VISIBLE_DEVICES` and `CUDA_DEVICE_ORDER`; `None` if they are not set.
+    cuda_visible_devices: Option<String>,
+    cuda_device_order: Option<String>,
 }
 
 #[pymethods]
@@ -80,7 +100,16 @@ impl NodeSession {
     /// Registers a node and keeps it registered across reconnections.
     #[new]
     fn new(py: Python<'_>, options: NodeOptions) -> PyResult<Self> {
-        let NodeOptions { data_dir, name, kind, device, models, slots, missing, join } = options;
+        let NodeOptions { data_dir, name, kind, device, models, slots, missing, join, capabilities, .. } =
+            options;
+        let cuda = CudaEnvironment {
+            visible_devices: options.cuda_visible_devices,
+            device_order: options.cuda_device_order,
+        };
+        let roots = Roots::default();
+        let found = outside(py, || Capabilities::detect(&roots, &cuda, capabilities.as_deref()));
+        let found = found.map_err(|error| errors::invalid(py, &error.to_string()))?;
+        found.hardware.log_remarks();
         let wrong = |error| errors::config(py, &error);
         let config = configuration::load(data_dir.as_deref()).map_err(wrong)?.config;
         let data_dir = config.data_dir().map_err(wrong)?;
@@ -118,29 +147,37 @@ impl NodeSession {
             );
             return Err(errors::invalid(py, &text));
         }
-        let hardware = Hardware::detect();
-        let info = NodeInfo {
-            name,
-            kind,
-            version: env!("CARGO_PKG_VERSION").into(),
-            memory_bytes: if device == "cpu" { hardware.memory_bytes } else { 0 },
-            device: device.into(),
-            gpu: None,
-            cores: hardware.cores,
-            models: models.into_iter().map(offer).collect::<PyResult<_>>()?,
-            pid: std::process::id(),
-            withheld: Vec::new(),
-            labels: Vec::new(),
-            device_id: None,
-            host_memory_bytes: 0,
-            cpu_features: Vec::new(),
-        };
-        let options = SessionOptions { endpoints, bundle, info, slots, overlap: OVERLAP };
+        let offers: Vec<ModelOffer> = models.into_iter().map(offer).collect::<PyResult<_>>()?;
+        let served: Vec<ModelOffer> = offers.into_iter().filter(|offer| found.offers(&offer.model)).collect();
+        if served.is_empty() {
+            let text =
+                "the capability file leaves out every model of this node: remove one from its `leave_out`";
+            return Err(errors::invalid(py, text));
+        }
+        let gpu = gpu_of(&device, &found);
+        let info = found.node_info(name, kind, served, gpu.as_ref());
+        let lost = Arc::new(OnceLock::new());
+        let to_close: Arc<OnceLock<Arc<Session>>> = Arc::default();
+        let watched = (Arc::clone(&lost), Arc::clone(&to_close));
+        let sampler = Sampler::start(gpu, info.memory_bytes, roots, move |reason| {
+            let (lost, to_close) = watched;
+            tracing::error!(
+                device,
+                "the GPU of this node is lost: {reason}. Running tasks go to other nodes; leaving"
+            );
+            let _ = lost.set(reason.to_owned());
+            if let Some(session) = to_close.get() {
+                session.close();
+            }
+        });
         let internal = |error: &dyn std::fmt::Display| errors::internal(py, &error.to_string());
+        let sampler = Some(Arc::new(sampler.map_err(|error| internal(&error))?));
+        let options = SessionOptions { endpoints, bundle, info, slots, overlap: OVERLAP, sampler };
         let session = Arc::new(Session::start(options).map_err(|error| internal(&error))?);
+        let _ = to_close.set(Arc::clone(&session));
         let pipeline = Pipeline::start(&session, slots, config.limits.max_pixels)
             .map_err(|error| internal(&format!("cannot start the threads of the node: {error}")))?;
-        Ok(Self { node: Own::new(Node { session, pipeline }), closed: AtomicBool::new(false) })
+        Ok(Self { node: Own::new(Node { session, pipeline }), closed: AtomicBool::new(false), lost })
     }
 
     /// Waits at most `wait` seconds for the next task. Raises if the scheduler refused the node for good.
@@ -169,6 +206,12 @@ impl NodeSession {
     #[getter]
     fn closed(&self) -> bool {
         self.closed.load(Ordering::Relaxed)
+    }
+
+    /// Why the node's GPU is lost, which closed the node; `None` while it works.
+    #[getter]
+    fn lost(&self) -> Option<&str> {
+        self.lost.get().map(String::as_str)
     }
 
     /// Reports the models that are in memory now.

@@ -57,7 +57,7 @@ impl LogFormat {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub enum Device {
-    /// The first GPU if there is one, else the processor.
+    /// Every GPU; the processor on a host without one.
     Auto,
     /// The processor.
     Cpu,

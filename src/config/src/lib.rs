@@ -7,7 +7,7 @@
 //! reported with its key and layer even if a stronger layer overrides the value. The embedded default,
 //! [`default_toml`], contains and documents every key.
 //!
-//! This is the only crate that uses `toml` and `strsim`.
+//! This is the only crate that uses `strsim`, and with `hardware` the only one that uses `toml`.
 
 pub mod libtorch;
 

@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Parser, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// The backend that runs the models.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -29,16 +29,19 @@ impl BackendChoice {
 const LONG_ABOUT: &str = "\
 Works on the tasks of a LamaGrid scheduler.
 
-Starts one worker process per device, restarts it when it dies, and stops it when it is stopped itself. \
-The scheduler is found through its data directory; it may be started before or after the node.
+Starts one worker process per GPU, or one without a GPU; restarts it when it dies, and stops it when it is stopped \
+itself. The scheduler is found through its data directory; it may be started before or after the node.
 
 The torch backend needs the Python package torch==2.11.0 (pip install torch==2.11.0) or LAMAGRID_LIBTORCH, a \
 directory with that libtorch. No Python runs in the worker.";
 
 const EXAMPLES: &str = "\
 Examples:
-  lamagrid-node                                     lama, on the first GPU or else on the processor
-  lamagrid-node --device cuda:0,cuda:1              one worker per GPU
+  lamagrid-node                                     lama, on every GPU or else on the processor
+  lamagrid-node --device cuda:0,cuda:1              only on these GPUs
+  lamagrid-node capabilities                        what this host offers
+  lamagrid-node capabilities --write mine.toml      writes it, to be edited for the next line
+  lamagrid-node --capabilities mine.toml            less memory, fewer models, labels
   lamagrid-node --device cpu --threads 4
   lamagrid-node --model lama --model mine=/srv/models/mine.pt
   lamagrid-node --backend echo --model lama         answers with the picture itself
@@ -50,6 +53,7 @@ Signals:
 
 Environment:
   LAMAGRID_LIBTORCH              directory with libtorch
+  CUDA_VISIBLE_DEVICES           the GPUs that may be used, by index or UUID
   LAMA_MODEL_URL LAMA_MODEL_MD5  another file for lama, as in Lama Cleaner
   TORCH_HOME XDG_CACHE_HOME      where model files are kept, as in Lama Cleaner
   LAMAGRID__NODE__SLOTS ...      any key of the configuration (lamagrid config show)";
@@ -78,7 +82,8 @@ pub struct Flags {
     #[arg(long, value_enum, default_value_t = BackendChoice::Torch)]
     pub backend: BackendChoice,
 
-    /// Where models run: auto, cpu, cuda or cuda:N; several, with commas, give one worker each
+    /// Where models run: auto (every GPU, or else the processor), cpu, cuda or cuda:N; several, with commas, give one
+    /// worker each
     #[arg(long, value_name = "DEVICE", value_delimiter = ',')]
     pub device: Vec<String>,
 
@@ -95,6 +100,10 @@ pub struct Flags {
     #[arg(long, value_name = "NAME[=FILE]")]
     pub model: Vec<String>,
 
+    /// A file that `lamagrid-node capabilities --write FILE` wrote: caps memory, leaves models out, adds labels
+    #[arg(long, value_name = "FILE")]
+    pub capabilities: Option<PathBuf>,
+
     /// Exit when standard input reaches its end: a parent holds it open as long as it lives
     #[arg(long)]
     pub lifeline: bool,
@@ -106,6 +115,38 @@ pub struct Flags {
     /// Run as the worker of an echo node instead of its supervisor
     #[arg(long, hide = true)]
     pub worker_echo: bool,
+
+    /// A command that is run instead of the node.
+    #[command(subcommand)]
+    pub command: Option<NodeCommand>,
+}
+
+/// A command that is run instead of the node.
+#[derive(Debug, Clone, Subcommand)]
+pub enum NodeCommand {
+    /// Shows the processor, memory and GPUs that a node would offer, and faults of the hardware
+    Capabilities(CapabilitiesFlags),
+}
+
+/// The flags of `lamagrid-node capabilities`.
+#[derive(Debug, Clone, Args)]
+pub struct CapabilitiesFlags {
+    /// Write a capability file for `lamagrid-node --capabilities FILE`; an existing file is kept
+    #[arg(long, value_name = "FILE")]
+    pub write: Option<PathBuf>,
+
+    /// The form of the output
+    #[arg(long, value_enum, default_value_t = OutputForm::Table)]
+    pub output: OutputForm,
+}
+
+/// The form of the output of a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OutputForm {
+    /// One JSON object
+    Json,
+    /// Lines for people
+    Table,
 }
 
 impl Flags {
@@ -140,6 +181,9 @@ impl Flags {
         for model in &self.model {
             add("model", model.into());
         }
+        if let Some(path) = &self.capabilities {
+            add("capabilities", path.into());
+        }
         if !self.once.is_empty() {
             args.push("--once".into());
             args.extend(self.once.iter().map(Into::into));
@@ -172,6 +216,7 @@ mod tests {
             "--model",
             "a=/a.pt",
             "--model=lama",
+            "--capabilities=/n.toml",
         ];
         let flags = Flags::parse_from(given);
         assert_eq!(flags.device, ["cpu", "cuda:1"]);
@@ -183,6 +228,7 @@ mod tests {
             (Some("n-1"), ["cuda:1".to_owned()].as_slice())
         );
         assert_eq!((worker.config, worker.data_dir), (flags.config, flags.data_dir));
+        assert_eq!(worker.capabilities, flags.capabilities);
         assert_eq!((worker.threads, worker.slots, worker.model), (Some(2), Some(3), flags.model));
         assert!(worker.lifeline && worker.backend == BackendChoice::Echo);
     }

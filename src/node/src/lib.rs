@@ -7,6 +7,8 @@
 //! session.
 
 pub mod backend;
+pub mod capabilities;
+pub mod devices;
 pub mod flags;
 pub mod memory;
 pub mod model_cache;

@@ -5,14 +5,15 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Parser;
 
-use lamagrid_config::libtorch;
+use lamagrid_config::{Device, libtorch};
 use lamagrid_domain::{FailureKind, NodeKind};
+use lamagrid_hardware::Capabilities;
 use lamagrid_node::backend::{Backend, Echo};
-use lamagrid_node::flags::{BackendChoice, Flags};
+use lamagrid_node::devices::{self, VISIBLE_DEVICES, WorkerDevice};
+use lamagrid_node::flags::{BackendChoice, Flags, NodeCommand};
 use lamagrid_node::settings::Settings;
-use lamagrid_node::supervisor::{EXIT_CONFIG, Plan, Supervisor};
-use lamagrid_node::worker::{self, DeviceInfo};
-use lamagrid_session::hardware::Hardware;
+use lamagrid_node::supervisor::{EXIT_CONFIG, EXIT_DEVICE, Plan, Plans, Supervisor};
+use lamagrid_node::{capabilities, worker};
 
 fn main() -> ExitCode {
     let flags = Flags::parse();
@@ -26,47 +27,77 @@ fn main() -> ExitCode {
 }
 
 fn run(flags: &Flags) -> anyhow::Result<u8> {
+    if let Some(NodeCommand::Capabilities(options)) = &flags.command {
+        capabilities::show(flags, options)?;
+        return Ok(0);
+    }
     // A worker installs its signal handlers later, once it has a session to close.
     let supervisor = (!flags.worker_echo).then(|| Supervisor::new(flags.lifeline.into())).transpose()?;
-    let settings = Settings::load(flags)?;
+    let mut settings = Settings::load(flags)?;
     if !flags.once.is_empty() {
-        return once(&plans(flags, &settings)?);
+        let found = devices::detect(flags)?;
+        return once(&plans(flags, &settings, &found)?);
     }
     let process = settings.log_name(if flags.worker_echo { "worker" } else { "node" });
     let _logs = lamagrid_logs::init(&process, &settings.config.log, &settings.log_dir)?;
-    let Some(supervisor) = supervisor else { return echo(flags, &settings) };
+    let found = devices::detect(flags)?;
+    settings.leave_out(&found)?;
+    let Some(supervisor) = supervisor else { return echo(flags, &settings, &found) };
     for remark in &settings.remarks {
         tracing::warn!("configuration: {remark}");
     }
-    let plans = plans(flags, &settings)?;
-    let Hardware { cores, memory_bytes, gpus } = Hardware::detect();
-    let (memory_mib, gpus) = (memory_bytes >> 20, gpus.join(", "));
+    found.hardware.log_remarks();
+    let plans = plans(flags, &settings, &found)?;
+    let (cpu, gpus) = (&found.hardware.cpu, &found.hardware.gpus);
+    let gpus: Vec<_> = gpus.iter().map(|gpu| format!("{} {}", gpu.device, gpu.name)).collect();
     tracing::info!(
-        node.id = %settings.name, workers = plans.len(), cores, memory_mib, gpus,
+        node.id = %settings.name, workers = plans.workers.len(), cores = cpu.cores,
+        memory_mib = cpu.memory_bytes >> 20, gpus = gpus.join(", "),
         sockets = %settings.endpoints.dir().display(), "node is starting"
     );
     Ok(supervisor.run(plans))
 }
 
-fn echo(flags: &Flags, settings: &Settings) -> anyhow::Result<u8> {
-    let info = worker::describe(settings, NodeKind::Echo, DeviceInfo::cpu());
-    let backend = Echo::new(info.models.clone());
+fn echo(flags: &Flags, settings: &Settings, found: &Capabilities) -> anyhow::Result<u8> {
+    let mut gpus = found.hardware.cuda_gpus();
+    let gpu = match settings.devices.first() {
+        Some(Device::Cuda(index)) => match gpus.nth((*index).into()) {
+            Some(gpu) => Some(gpu.clone()),
+            None => {
+                tracing::error!(device = %Device::Cuda(*index), "the driver lists no such GPU, or it is lost");
+                return Ok(EXIT_DEVICE);
+            }
+        },
+        Some(Device::Auto) => gpus.next().cloned(),
+        Some(Device::Cpu) | None => None,
+    };
+    let registration = worker::describe(settings, NodeKind::Echo, found, gpu);
+    let backend = Echo::new(registration.info.models.clone());
     // Each slot gets a thread, because an echo task only sleeps.
     let backends: Vec<Box<dyn Backend + Send>> =
         (0..settings.slots).map(|_| Box::new(backend.clone()) as Box<dyn Backend + Send>).collect();
-    worker::run(settings, info, flags.lifeline.into(), backends)
+    worker::run(settings, registration, flags.lifeline.into(), backends)
 }
 
-/// Runs the first worker in the foreground until it ends; returns its exit code.
-fn once(plans: &[Plan]) -> anyhow::Result<u8> {
-    let plan = plans.first().context("there is no device")?;
+/// Runs the first worker in the foreground until it ends, or one on the processor if its device cannot be used; returns the
+/// exit code.
+fn once(plans: &Plans) -> anyhow::Result<u8> {
+    let first = plans.workers.first().context("there is no device")?;
+    match (run_once(first)?, &plans.fallback) {
+        (EXIT_DEVICE, Some(fallback)) => run_once(fallback),
+        (EXIT_DEVICE, None) => Ok(EXIT_CONFIG),
+        (code, _) => Ok(code),
+    }
+}
+
+fn run_once(plan: &Plan) -> anyhow::Result<u8> {
     let mut command = std::process::Command::new(&plan.program);
     command.args(&plan.args).envs(plan.env.iter().map(|(name, value)| (name, value)));
     let status = command.status().with_context(|| format!("cannot start {}", plan.program.display()))?;
     Ok(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(FailureKind::Internal.exit_code()))
 }
 
-fn plans(flags: &Flags, settings: &Settings) -> anyhow::Result<Vec<Plan>> {
+fn plans(flags: &Flags, settings: &Settings, found: &Capabilities) -> anyhow::Result<Plans> {
     let own = std::env::current_exe().context("cannot tell where this program lies")?;
     let own_dir = own.parent().context("this program lies nowhere")?.to_owned();
     let mut env = Vec::new();
@@ -91,16 +122,25 @@ fn plans(flags: &Flags, settings: &Settings) -> anyhow::Result<Vec<Plan>> {
             (own_dir.join("lamagrid-torch-worker"), Some(found.dir))
         }
     };
-    let several = settings.devices.len() > 1;
-    let plan = |(index, device): (usize, &lamagrid_config::Device)| {
-        let name = if several { format!("{}-{index}", settings.name) } else { settings.name.to_string() };
-        let mut args = flags.for_worker(&name, &device.to_string());
+    let plan = |name: String, worker: &WorkerDevice| {
+        let mut args = flags.for_worker(&name, &worker.device.to_string());
         if flags.backend == BackendChoice::Echo {
             args.push("--worker-echo".into());
         }
-        let (program, env, libtorch) = (program.clone(), env.clone(), libtorch.clone());
+        let (program, mut env, libtorch) = (program.clone(), env.clone(), libtorch.clone());
+        if let Some(gpu) = &worker.gpu {
+            env.push((VISIBLE_DEVICES.to_owned(), gpu.id.clone().into()));
+        }
         let cancel_restarts_per_minute = settings.config.node.cancel_restarts_per_minute;
         Plan { name, program, args, env, cancel_restarts_per_minute, libtorch }
     };
-    Ok(settings.devices.iter().enumerate().map(plan).collect())
+    let devices = devices::plan(&settings.devices, &found.hardware);
+    let name = |index: usize| match devices.len() {
+        1 => settings.name.to_string(),
+        _ => format!("{}-{index}", settings.name),
+    };
+    let workers = devices.iter().enumerate().map(|(index, worker)| plan(name(index), worker)).collect();
+    let may_fall_back = settings.devices.contains(&Device::Auto);
+    let fallback = may_fall_back.then(|| plan(settings.name.to_string(), &WorkerDevice::CPU));
+    Ok(Plans { workers, fallback })
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use lamagrid_config::{Config, ConfigError, Device, Loaded, process_env, socket_finder};
 use lamagrid_domain::{ModelName, ModelOffer, NameError, NodeName, QueueName};
 use lamagrid_gate::{Bundle, BundleError};
+use lamagrid_hardware::Capabilities;
 use lamagrid_session::read_node_bundle;
 use lamagrid_transport::Endpoints;
 use lamagrid_weights::{Environment, LAMA as LAMA_FILE, MANGA_INPAINTOR, MANGA_LINE, Weights};
@@ -78,12 +79,20 @@ pub enum SettingsError {
     /// Several slots for a torch node, whose device runs one task at a time.
     #[error(
         "node.slots is {slots}, but a torch node works on one task at a time: its device runs one model after the other, \
-         and the next task is prepared meanwhile. Leave node.slots at 1 (--slots 1); for more devices name each one: \
-         --device cuda:0 --device cuda:1"
+         and the next task is prepared meanwhile. Leave node.slots at 1 (--slots 1); without --device a node \
+         uses every GPU, with --device cuda:0,cuda:1 these two"
     )]
     Slots {
         /// The requested number of slots.
         slots: u32,
+    },
+    /// The capability file leaves no model to serve.
+    #[error(
+        "the capability file leaves out every model of this node ({models}): remove one from its `leave_out`, or serve another one by --model NAME"
+    )]
+    NoModelLeft {
+        /// The models.
+        models: String,
     },
     /// More models than a node may register.
     #[error("{count} models, at most {MAX_MODELS} are possible on one node")]
@@ -247,6 +256,26 @@ impl Settings {
         })
     }
 
+    /// Removes the models that the capability file leaves out.
+    ///
+    /// # Errors
+    /// [`SettingsError::NoModelLeft`].
+    pub fn leave_out(&mut self, capabilities: &Capabilities) -> Result<(), SettingsError> {
+        let names: Vec<_> = self.models.iter().map(|model| model.name.to_string()).collect();
+        self.models.retain(|model| capabilities.offers(&model.name));
+        if self.models.len() < names.len() {
+            tracing::info!(
+                configured = names.join(", "),
+                kept = self.models.len(),
+                "the capability file leaves models out"
+            );
+        }
+        if self.models.is_empty() && !names.is_empty() {
+            return Err(SettingsError::NoModelLeft { models: names.join(", ") });
+        }
+        Ok(())
+    }
+
     /// Checks that the files of at least one model are on this host or can be downloaded: a node that can load no model must
     /// not start.
     ///
@@ -380,7 +409,7 @@ mod tests {
         };
         assert_eq!(load("echo").unwrap(), 2);
         let text = load("torch").unwrap_err().to_string();
-        assert!(text.contains("node.slots is 2") && text.contains("--device cuda:1"), "{text}");
+        assert!(text.contains("node.slots is 2") && text.contains("--device cuda:0,cuda:1"), "{text}");
     }
 
     #[test]

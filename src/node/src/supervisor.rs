@@ -22,6 +22,8 @@ use crate::cancel_watchdog;
 
 /// Exit code for errors that a person must fix before a restart can succeed (`EX_CONFIG`).
 pub const EXIT_CONFIG: u8 = 78;
+/// Exit code of a worker whose device cannot be used, or is lost (`EX_UNAVAILABLE`).
+pub const EXIT_DEVICE: u8 = 69;
 /// Exit codes after which a restart would fail in the same way: refused input or name, incompatible version, configuration.
 const FINAL_CODES: [u8; 3] = [65, 76, EXIT_CONFIG];
 /// The dynamic loader's own exit code.
@@ -54,6 +56,15 @@ pub struct Plan {
     pub libtorch: Option<PathBuf>,
 }
 
+/// The workers of a node.
+#[derive(Debug)]
+pub struct Plans {
+    /// Those that are started.
+    pub workers: Vec<Plan>,
+    /// The one that is started when none of them can use its device; `None` where a flag names the devices.
+    pub fallback: Option<Plan>,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Phase {
     Run,
@@ -83,27 +94,39 @@ impl Supervisor {
     }
 
     /// Runs the workers until all have ended for good, by themselves or because the process was told to end. Returns the
-    /// highest of their exit codes.
+    /// highest of their exit codes, where a device that cannot be used counts as an error of the configuration.
     #[must_use]
-    pub fn run(self, plans: Vec<Plan>) -> u8 {
+    pub fn run(self, plans: Plans) -> u8 {
         let Self { runtime, signals } = self;
         runtime.block_on(keep_all(plans, signals))
     }
 }
 
-async fn keep_all(plans: Vec<Plan>, mut signals: StopSignals) -> u8 {
+async fn keep_all(plans: Plans, mut signals: StopSignals) -> u8 {
+    let Plans { workers: plans, mut fallback } = plans;
     let (phase, told) = watch::channel(Phase::Run);
     let mut workers = JoinSet::new();
     for plan in plans {
         workers.spawn(keep(plan, told.clone()));
     }
-    let mut code = 0;
+    let (mut code, mut has_device) = (0, false);
     let mut draining_since = None;
     loop {
         tokio::select! {
             ended = workers.join_next() => match ended {
-                Some(ended) => code = code.max(ended.unwrap_or(1)),
-                None => return code,
+                Some(Ok(EXIT_DEVICE)) => code = code.max(EXIT_CONFIG),
+                Some(ended) => {
+                    has_device = true;
+                    code = code.max(ended.unwrap_or(1));
+                }
+                None => match fallback.take() {
+                    Some(plan) if !has_device => {
+                        tracing::warn!(node.id = plan.name, "no GPU of this host can be used, for the reasons above; models run on the processor");
+                        code = 0;
+                        workers.spawn(keep(plan, told.clone()));
+                    }
+                    _ => return code,
+                },
             },
             request = signals.next() => {
                 let first = *draining_since.get_or_insert_with(Instant::now);
@@ -261,6 +284,13 @@ fn judge(plan: &Plan, status: ExitStatus, lived: Duration) -> Next {
         (Some(0), _) => {
             tracing::info!(node.id = plan.name, "worker left as it was told");
             Next::Leave(0)
+        }
+        (Some(code), _) if code == i32::from(EXIT_DEVICE) => {
+            tracing::error!(
+                node.id = plan.name,
+                "the worker's device cannot be used, for the reason above; it is not started again until this node is"
+            );
+            Next::Leave(EXIT_DEVICE)
         }
         (Some(LOADER_FAILED), Some(dir)) if lived < LOADING => {
             let error = LibtorchError::Unloadable { dir: dir.clone() };

@@ -2,19 +2,21 @@
 //!
 //! Does not: restart itself or look for libtorch; its supervisor does.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
 use lamagrid_domain::{Failure, NodeInfo, NodeKind};
-use lamagrid_process::{Parent, SAME_REQUEST, StopRequest, StopSignals, end_by_signal};
-use lamagrid_session::hardware::Hardware;
+use lamagrid_hardware::{Capabilities, Gpu, Roots, Sampler};
+use lamagrid_process::{Parent, SAME_REQUEST, StopRequest, StopSignals, end_at_once, end_by_signal};
 use lamagrid_session::{Offers, Pipeline, Session, SessionOptions};
 
 use crate::backend::{self, Backend, FileState, OfferTable, SilentProgress};
 use crate::cancel_watchdog::{self, StartupTime};
 use crate::settings::Settings;
+use crate::supervisor::EXIT_DEVICE;
 
 /// Time that tasks may take to finish after SIGTERM before they are given back. Service managers kill after ten seconds, and
 /// the goodbye, the supervisor and its own parent need part of them.
@@ -22,45 +24,20 @@ const FINISHING: Duration = Duration::from_secs(4);
 /// Time that an idle worker may take to return from `main` after its session is closed.
 const RETURNING: Duration = Duration::from_millis(300);
 
-/// The device that a worker uses, with `auto` resolved.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DeviceInfo {
-    /// The device's name: `cpu`, `cuda:0`, ...
-    pub device: String,
-    /// The GPU's model name; `None` without a GPU.
-    pub gpu: Option<String>,
-    /// The GPU's memory; `None` without a GPU.
-    pub memory_bytes: Option<u64>,
+/// The description that a worker registers, and the GPU that it watches.
+#[derive(Debug)]
+pub struct Registration {
+    /// For the scheduler.
+    pub info: NodeInfo,
+    /// The GPU that runs the models; `None` for the processor.
+    pub gpu: Option<Gpu>,
 }
 
-impl DeviceInfo {
-    /// Describes the CPU.
-    #[must_use]
-    pub fn cpu() -> Self {
-        Self { device: "cpu".into(), gpu: None, memory_bytes: None }
-    }
-}
-
-/// Describes this worker for its registration with the scheduler.
+/// Describes a worker on `gpu`, or on the processor without one, for its registration with the scheduler.
 #[must_use]
-pub fn describe(settings: &Settings, kind: NodeKind, device: DeviceInfo) -> NodeInfo {
-    let hardware = Hardware::detect();
-    NodeInfo {
-        name: settings.name.clone(),
-        kind,
-        version: env!("CARGO_PKG_VERSION").into(),
-        device: device.device.into(),
-        gpu: device.gpu.map(Into::into),
-        memory_bytes: device.memory_bytes.unwrap_or(hardware.memory_bytes),
-        cores: hardware.cores,
-        models: settings.offers(),
-        pid: std::process::id(),
-        withheld: Vec::new(),
-        labels: Vec::new(),
-        device_id: None,
-        host_memory_bytes: 0,
-        cpu_features: Vec::new(),
-    }
+pub fn describe(settings: &Settings, kind: NodeKind, found: &Capabilities, gpu: Option<Gpu>) -> Registration {
+    let info = found.node_info(settings.name.clone(), kind, settings.offers(), gpu.as_ref());
+    Registration { info, gpu }
 }
 
 /// Runs tasks until the session ends; returns the process's exit code.
@@ -71,10 +48,11 @@ pub fn describe(settings: &Settings, kind: NodeKind, device: DeviceInfo) -> Node
 /// If the host cannot start a thread or a runtime, or if `backends` is empty.
 pub fn run(
     settings: &Settings,
-    mut info: NodeInfo,
+    registration: Registration,
     parent: Parent,
     backends: Vec<Box<dyn Backend + Send>>,
 ) -> anyhow::Result<u8> {
+    let Registration { mut info, gpu } = registration;
     let mut backends = backends.into_iter();
     let mut first = backends.next().ok_or_else(|| anyhow::anyhow!("a worker needs a backend"))?;
     let (began, startup) = (Instant::now(), Arc::new(StartupTime::default()));
@@ -91,8 +69,11 @@ pub fn run(
     // One decoded task per slot is ready when the slot's running task ends; more would only wait.
     let overlap = settings.slots;
     let bundle = settings.bundle.clone();
-    let options = SessionOptions { endpoints, bundle, info, slots: settings.slots, overlap };
+    let watched = Arc::new(Watched::default());
+    let sampler = Some(Arc::new(watch_device(gpu, info.memory_bytes, Arc::clone(&watched))?));
+    let options = SessionOptions { endpoints, bundle, info, slots: settings.slots, overlap, sampler };
     let session = Arc::new(Session::start(options)?);
+    let _ = watched.session.set(Arc::clone(&session));
     let pipeline = Arc::new(Pipeline::start(&session, settings.slots, max_pixels)?);
     handle_signals(Arc::clone(&session), parent)?;
     let mut threads = Vec::new();
@@ -116,7 +97,36 @@ pub fn run(
         // It returns the session's failure, as the first loop does.
         let _ = thread.join();
     }
-    Ok(concluded(failure.as_ref()))
+    if watched.is_lost.load(Ordering::Acquire) { Ok(EXIT_DEVICE) } else { Ok(concluded(failure.as_ref())) }
+}
+
+/// The state that a worker shares with the thread that samples its device.
+#[derive(Debug, Default)]
+struct Watched {
+    /// Set once it has started.
+    session: OnceLock<Arc<Session>>,
+    /// True once the GPU is lost.
+    is_lost: AtomicBool,
+}
+
+/// Samples the device for the heartbeats. If the GPU is lost, the worker gives its tasks back and leaves: every later call of
+/// CUDA in this process would fail or hang.
+fn watch_device(gpu: Option<Gpu>, memory_bytes: u64, watched: Arc<Watched>) -> std::io::Result<Sampler> {
+    let device =
+        gpu.as_ref().map(|gpu| format!("{} {} {}", gpu.device, gpu.name, gpu.id)).unwrap_or_default();
+    Sampler::start(gpu, memory_bytes, Roots::default(), move |reason| {
+        tracing::error!(
+            device,
+            "the GPU of this worker is lost: {reason}. Running tasks go to other nodes; leaving"
+        );
+        watched.is_lost.store(true, Ordering::Release);
+        if let Some(session) = watched.session.get() {
+            session.close();
+        }
+        // The loop of an idle backend ends now, and `main` returns; one that computes may wait for the device forever.
+        std::thread::sleep(RETURNING);
+        end_at_once(EXIT_DEVICE);
+    })
 }
 
 /// Loads the first model before a task needs it; returns true on success. The node registers meanwhile, and its first task

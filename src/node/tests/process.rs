@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use fake::{Fake, Received, pattern, rgb_to_bgr, short_dir};
 
 use lamagrid_domain::NodeKind;
-use lamagrid_protocol::message::{AttemptOutcome, Stored};
+use lamagrid_protocol::message::{AttemptOutcome, NodeEvent, Stored};
 
 /// A running supervisor. Dropping it kills it, whereupon its workers end, too.
 struct Node {
@@ -168,6 +168,28 @@ async fn nothing_outlives_a_killed_supervisor_or_a_closed_lifeline() {
     fake.until(|received| matches!(received, Received::Goodbye).then_some(())).await;
     assert!(node.wait(Duration::from_secs(5)).success());
     assert!(!lives(hello.info.pid));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn heartbeats_carry_live_figures_within_the_limits_of_the_capability_file() {
+    let dir = short_dir();
+    let mut fake = scheduler(dir.path()).await;
+    let file = dir.path().join("node.toml");
+    std::fs::write(&file, "labels = ['lab-2']\nleave_out = ['manga']\n[cpu]\nmemory_mib = 16\n").unwrap();
+    let file = format!("--capabilities={}", file.display());
+    let flags = ["--device", "cpu", "--model", "manga", &file];
+    let _node = Node::start(dir.path(), &[&ECHO[..], &flags].concat(), &[]);
+    let (_, hello, _) = fake.welcome(vec![]).await;
+    assert_eq!((hello.info.memory_bytes, hello.info.labels), (16 << 20, vec!["lab-2".into()]));
+    assert_eq!((hello.info.models.len(), hello.info.models[0].model.as_str()), (1, "lama"));
+    let figures = fake
+        .until(|received| match received {
+            Received::Event(NodeEvent::Heartbeat(heartbeat)) => heartbeat.figures,
+            _ => None,
+        })
+        .await;
+    assert_eq!(figures.free_memory_bytes, Some(16 << 20));
+    assert!(figures.resident_bytes > 1 << 20, "{figures:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -39,6 +39,7 @@ fn start_with(fake: &Fake, slots: u16, overlap: u16) -> Arc<Session> {
         info: info("node-1"),
         slots,
         overlap,
+        sampler: None,
     };
     Arc::new(Session::start(options).unwrap())
 }
@@ -543,6 +544,7 @@ fn a_session_without_a_scheduler_closes_at_once() {
         info: info("node-1"),
         slots: 1,
         overlap: 0,
+        sampler: None,
     })
     .unwrap();
     let began = std::time::Instant::now();

@@ -14,4 +14,4 @@ mod stop_signals;
 pub use backoff::{Backoff, doubled};
 pub use memory::MemoryTrim;
 pub use random::{new_task_id, random_bytes, random_id};
-pub use stop_signals::{Parent, SAME_REQUEST, StopRequest, StopSignals, end_by_signal};
+pub use stop_signals::{Parent, SAME_REQUEST, StopRequest, StopSignals, end_at_once, end_by_signal};

@@ -116,6 +116,16 @@ impl StopSignals {
     }
 }
 
+/// Ends this process with an exit code, without running the destructors of libraries: a driver's may wait forever for a
+/// device that is lost.
+pub fn end_at_once(code: u8) -> ! {
+    #[expect(unsafe_code, reason = "the standard library's `exit` runs the destructors")]
+    // SAFETY: `_exit` takes any number, and does not return.
+    unsafe {
+        libc::_exit(code.into())
+    }
+}
+
 /// Ends this process by a signal instead of `exit`, which would run destructors of libraries whose threads still compute.
 pub fn end_by_signal(signal: rustix::process::Signal) {
     if kill_process(getpid(), signal).is_err() {

@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 
 use lamagrid_domain::{Failure, FailureKind, SessionId};
 use lamagrid_gate::SchedulerRoute;
+use lamagrid_hardware::Sampler;
 use lamagrid_protocol::frame::Frame;
 use lamagrid_protocol::message::{
     Action, Command, ControlReply, ControlRequest, Goodbye, Heartbeat, LaneMessage, Message, NodeEvent, Poll,
@@ -54,6 +55,7 @@ impl From<SocketError> for Ended {
 pub(crate) async fn hold(
     shared: &Shared,
     route: &SchedulerRoute,
+    sampler: Option<&Sampler>,
     control: Requester,
     mut welcome: Welcome,
 ) -> Ended {
@@ -83,7 +85,7 @@ pub(crate) async fn hold(
         ended = poll(shared, control, session, poll_every, &hint) => ended,
         ended = exchange(shared, &mut sockets.link) => ended,
         ended = listen(shared, &mut sockets.assignments, &hint) => ended,
-        ended = beat(shared) => ended,
+        ended = beat(shared, sampler) => ended,
     };
     if matches!(ended, Ended::Leave) {
         // Sent while the sockets are open: a socket that closes before the goodbye looks like a crash, which
@@ -292,9 +294,10 @@ fn carry_out(shared: &Shared, command: &Command) {
 }
 
 /// Publishes one event per second for monitoring; leases do not depend on it.
-async fn beat(shared: &Shared) -> Ended {
+async fn beat(shared: &Shared, sampler: Option<&Sampler>) -> Ended {
     loop {
-        shared.publish(|session| NodeEvent::from(Heartbeat { session, figures: None }).to_frame(Vec::new()));
+        let figures = sampler.and_then(|sampler| sampler.figures(shared.model_memory_bytes()));
+        shared.publish(|session| NodeEvent::from(Heartbeat { session, figures }).to_frame(Vec::new()));
         tokio::time::sleep(HEARTBEAT).await;
     }
 }

@@ -8,8 +8,6 @@
 //!
 //! Invariant: a result is held from [`Job::finish`] until the scheduler has recorded it, across any number of connections.
 
-pub mod hardware;
-
 mod attempt;
 mod connection;
 mod failure;

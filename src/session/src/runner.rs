@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use lamagrid_domain::{Failure, FailureKind};
 use lamagrid_gate::SchedulerRoute;
+use lamagrid_hardware::Sampler;
 use lamagrid_process::Backoff;
 use lamagrid_protocol::frame::FrameError;
 use lamagrid_protocol::message::{ControlReply, ControlRequest, Message, Welcome};
@@ -33,7 +34,11 @@ enum Refusal {
 }
 
 /// Runs until the node leaves (`None`) or is refused permanently.
-pub(crate) async fn run(shared: &Shared, route: &SchedulerRoute) -> Option<Failure> {
+pub(crate) async fn run(
+    shared: &Shared,
+    route: &SchedulerRoute,
+    sampler: Option<&Sampler>,
+) -> Option<Failure> {
     let endpoints = route.endpoints();
     let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
     let mut last_logged: Option<Instant> = None;
@@ -62,7 +67,7 @@ pub(crate) async fn run(shared: &Shared, route: &SchedulerRoute) -> Option<Failu
                     was_welcomed = true;
                     lease = Duration::from_millis(welcome.lease_ms);
                     let began = Instant::now();
-                    let ended = connection::hold(shared, route, control, welcome).await;
+                    let ended = connection::hold(shared, route, sampler, control, welcome).await;
                     shared.lose_connection();
                     alone_since = Instant::now();
                     if began.elapsed() >= GOOD_LIFE {

@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use lamagrid_config::own_socket_finder;
 use lamagrid_domain::{Failure, FailureKind, ModelName, NodeInfo};
 use lamagrid_gate::{Bundle, SchedulerRoute};
+use lamagrid_hardware::Sampler;
 use lamagrid_transport::Endpoints;
 
 use crate::job::Job;
@@ -36,6 +37,8 @@ pub struct SessionOptions {
     pub slots: u16,
     /// Number of further tasks that are prepared while the slots are busy; for callers of [`Job::enter_slot`].
     pub overlap: u16,
+    /// The source of the live figures; `None` sends none.
+    pub sampler: Option<Arc<Sampler>>,
 }
 
 /// The session could not be started.
@@ -68,7 +71,7 @@ impl Session {
     /// # Errors
     /// [`SessionError`] if the host cannot start a thread or a runtime.
     pub fn start(options: SessionOptions) -> Result<Self, SessionError> {
-        let SessionOptions { endpoints, bundle, info, slots, overlap } = options;
+        let SessionOptions { endpoints, bundle, info, slots, overlap, sampler } = options;
         let shared = Arc::new(Shared::new(info, slots, overlap));
         // On the caller's thread: it reads the environment, which a Python program changes on no other.
         let sockets = bundle.is_some().then(own_socket_finder);
@@ -89,7 +92,7 @@ impl Session {
                         (_, None) | (None, _) => SchedulerRoute::near(endpoints),
                     };
                     theirs.set_blobs(route.blobs());
-                    runner::run(&theirs, &route).await
+                    runner::run(&theirs, &route, sampler.as_deref()).await
                 })
             });
             let failure = std::panic::catch_unwind(run).unwrap_or_else(|_| {

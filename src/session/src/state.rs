@@ -207,6 +207,13 @@ impl Shared {
         }
     }
 
+    /// Memory of the models that are loaded now, in bytes, as far as it is known.
+    pub(crate) fn model_memory_bytes(&self) -> u64 {
+        let state = self.lock();
+        let loaded = state.offers.models.iter().filter(|offer| state.loaded.contains(&offer.model));
+        loaded.map(|offer| offer.memory_bytes).fold(0, u64::saturating_add)
+    }
+
     /// Starts a session: discards queued messages, and sends the held results again.
     pub(crate) fn begin(&self, session: SessionId, events: EventPublisher) {
         let mut state = self.lock();

@@ -5,7 +5,7 @@
 use std::ffi::{CStr, c_char, c_int};
 
 use lamagrid_config::Device as Wish;
-use lamagrid_node::worker::DeviceInfo;
+use lamagrid_hardware::Hardware;
 
 /// torch 2.11.0 for CUDA 13 has kernels for this compute capability and above.
 const LEAST_CAPABILITY: (c_int, c_int) = (7, 5);
@@ -14,29 +14,30 @@ const LEAST_CAPABILITY: (c_int, c_int) = (7, 5);
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DeviceError {
     #[error(
-        "{wish} was asked for but cannot be used: {reason}. Use --device cpu, or install the NVIDIA driver and a torch==2.11.0 with CUDA"
+        "{device} was asked for but cannot be used: {reason}. Use --device cpu, or install the NVIDIA driver and a torch==2.11.0 with CUDA"
     )]
-    Absent { wish: Wish, reason: String },
+    Absent { device: String, reason: String },
     #[error(
-        "{wish} is {name} with compute capability {}.{}, but torch 2.11.0 needs {}.{} or above. Use --device cpu or another GPU",
+        "{device} is {name} with compute capability {}.{}, but torch 2.11.0 needs {}.{} or above. Use --device cpu or another GPU",
         found.0, found.1, LEAST_CAPABILITY.0, LEAST_CAPABILITY.1
     )]
-    TooOld { wish: Wish, name: String, found: (c_int, c_int) },
+    TooOld { device: String, name: String, found: (c_int, c_int) },
 }
 
-/// A device and its description for the scheduler.
+/// A device for torch.
 pub(crate) struct Chosen {
     pub(crate) device: tch::Device,
-    pub(crate) info: DeviceInfo,
+    /// The GPU; `None` for the processor.
+    pub(crate) gpu: Option<lamagrid_hardware::Gpu>,
 }
 
 /// Selects the device for `wish`. `auto` falls back to the processor and logs the reason.
-pub(crate) fn choose(wish: Option<Wish>) -> Result<Chosen, DeviceError> {
-    let cpu = || Chosen { device: tch::Device::Cpu, info: DeviceInfo::cpu() };
+pub(crate) fn choose(wish: Option<Wish>, hardware: &Hardware) -> Result<Chosen, DeviceError> {
+    let cpu = || Chosen { device: tch::Device::Cpu, gpu: None };
     match wish.unwrap_or(Wish::Auto) {
         Wish::Cpu => Ok(cpu()),
-        wish @ Wish::Cuda(index) => cuda(wish, index),
-        Wish::Auto => match cuda(Wish::Cuda(0), 0) {
+        wish @ Wish::Cuda(index) => cuda(wish, index, hardware),
+        Wish::Auto => match cuda(Wish::Cuda(0), 0, hardware) {
             Ok(chosen) => Ok(chosen),
             Err(error @ DeviceError::TooOld { .. }) => {
                 tracing::warn!(%error, "the GPU is too old; models run on the processor");
@@ -50,19 +51,24 @@ pub(crate) fn choose(wish: Option<Wish>) -> Result<Chosen, DeviceError> {
     }
 }
 
-fn cuda(wish: Wish, index: u16) -> Result<Chosen, DeviceError> {
-    let absent = |reason: String| DeviceError::Absent { wish, reason };
+fn cuda(wish: Wish, index: u16, hardware: &Hardware) -> Result<Chosen, DeviceError> {
+    // The driver's library knows the host's index and, unlike CUDA, gives live figures.
+    let detected = hardware.cuda_gpus().nth(index.into()).cloned();
+    let device = detected.as_ref().map_or_else(|| wish.to_string(), |gpu| gpu.device.clone());
+    let absent = |reason: String| DeviceError::Absent { device: device.clone(), reason };
     let gpu = driver::inspect(index).map_err(absent)?;
     if gpu.capability < LEAST_CAPABILITY {
-        return Err(DeviceError::TooOld { wish, name: gpu.name, found: gpu.capability });
+        return Err(DeviceError::TooOld { device, name: gpu.name, found: gpu.capability });
     }
     load_libtorch_cuda().map_err(absent)?;
     if !tch::Cuda::is_available() || tch::Cuda::device_count() <= i64::from(index) {
         return Err(absent(format!("libtorch sees {} CUDA devices", tch::Cuda::device_count())));
     }
-    let info =
-        DeviceInfo { device: wish.to_string(), gpu: Some(gpu.name), memory_bytes: Some(gpu.memory_bytes) };
-    Ok(Chosen { device: tch::Device::Cuda(usize::from(index)), info })
+    let undetected = || lamagrid_hardware::Gpu::undetected(device, gpu.name, gpu.memory_bytes);
+    Ok(Chosen {
+        device: tch::Device::Cuda(usize::from(index)),
+        gpu: Some(detected.unwrap_or_else(undetected)),
+    })
 }
 
 /// Loads libtorch's CUDA library, which registers itself. The linker drops it because the program uses none of its

@@ -17,8 +17,8 @@ use model::Torch;
 use lamagrid_domain::NodeKind;
 use lamagrid_node::flags::Flags;
 use lamagrid_node::settings::Settings;
-use lamagrid_node::supervisor::EXIT_CONFIG;
-use lamagrid_node::worker;
+use lamagrid_node::supervisor::{EXIT_CONFIG, EXIT_DEVICE};
+use lamagrid_node::{devices, worker};
 use lamagrid_weights::Ledger;
 
 fn main() -> ExitCode {
@@ -33,10 +33,18 @@ fn main() -> ExitCode {
 }
 
 fn run(flags: &Flags) -> anyhow::Result<u8> {
-    let settings = Settings::load(flags)?;
+    let mut settings = Settings::load(flags)?;
     let process = if flags.once.is_empty() { "worker" } else { "once" };
     let _logs = lamagrid_logs::init(&settings.log_name(process), &settings.config.log, &settings.log_dir)?;
-    let Chosen { device, info } = device::choose(settings.devices.first().copied())?;
+    let found = devices::detect(flags)?;
+    settings.leave_out(&found)?;
+    let Chosen { device, gpu } = match device::choose(settings.devices.first().copied(), &found.hardware) {
+        Ok(chosen) => chosen,
+        Err(error) => {
+            tracing::error!("{error}");
+            return Ok(EXIT_DEVICE);
+        }
+    };
     // The number of threads may change the rounding of sums, as in Python's torch. By default torch chooses the same
     // number in both: one per physical core, or OMP_NUM_THREADS.
     if let Ok(threads) = i32::try_from(settings.threads)
@@ -45,15 +53,15 @@ fn run(flags: &Flags) -> anyhow::Result<u8> {
         tch::set_num_threads(threads);
     }
     tracing::info!(threads = tch::get_num_threads(), "libtorch is loaded");
-    let device_info = info.clone();
-    let info = worker::describe(&settings, NodeKind::Torch, info);
-    let budget = settings.memory_budget(info.memory_bytes);
+    let registration = worker::describe(&settings, NodeKind::Torch, &found, gpu);
+    let budget = settings.memory_budget(registration.info.memory_bytes);
     tracing::info!(budget_mib = budget >> 20, "memory for models");
     let ledger = Ledger::new(settings.ledger()?);
     let mut backend = Torch::new(settings.models.clone(), device, budget, ledger);
     if let [image, mask, out] = flags.once.as_slice() {
         let max_pixels = settings.config.limits.max_pixels;
-        return once::run(&mut backend, &device_info, &once::Files { image, mask, out }, max_pixels);
+        let files = once::Files { image, mask, out };
+        return once::run(&mut backend, registration.info.device.as_str(), &files, max_pixels);
     }
-    worker::run(&settings, info, flags.lifeline.into(), vec![Box::new(backend)])
+    worker::run(&settings, registration, flags.lifeline.into(), vec![Box::new(backend)])
 }

@@ -11,7 +11,6 @@ use anyhow::Context;
 use lamagrid_domain::{Failure, FailureKind, Params, PictureFormat};
 use lamagrid_imaging::codec::{self, CodecError, Metadata};
 use lamagrid_node::backend::{Answer, Backend, SilentProgress, Work};
-use lamagrid_node::worker::DeviceInfo;
 
 use crate::model::Torch;
 
@@ -27,7 +26,7 @@ pub(crate) struct Files<'a> {
 /// Loads the first model, runs it, writes the result and prints what it took. Returns the exit code.
 pub(crate) fn run(
     backend: &mut Torch,
-    device: &DeviceInfo,
+    device: &str,
     files: &Files<'_>,
     max_pixels: u64,
 ) -> anyhow::Result<u8> {
@@ -46,12 +45,7 @@ pub(crate) fn run(
     }
 }
 
-fn attempt(
-    backend: &mut Torch,
-    device: &DeviceInfo,
-    files: &Files<'_>,
-    max_pixels: u64,
-) -> anyhow::Result<String> {
+fn attempt(backend: &mut Torch, device: &str, files: &Files<'_>, max_pixels: u64) -> anyhow::Result<String> {
     let read = |path: &Path| {
         std::fs::read(path).with_context(|| format!("cannot read {}: check the path", path.display()))
     };
@@ -79,7 +73,7 @@ fn attempt(
     let bytes = |value: Option<u64>| value.map_or_else(|| "null".to_owned(), |value| value.to_string());
     Ok(format!(
         "{{\"device\": {:?}, \"height\": {height}, \"width\": {width}, \"load_ms\": {}, \"run_ms\": {run_ms}, \"infer_ms\": {:.1}, \"model_bytes\": {}, \"peak_bytes\": {}, \"pixels\": {}}}",
-        device.device,
+        device,
         load.as_millis(),
         stages.infer_ms,
         bytes(memory.map(|memory| memory.model_bytes)),
