@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -25,6 +27,7 @@ from lamagrid.launcher.process_supervisor import (
     ProcessSupervisor,
     backoff,
 )
+from lamagrid.launcher.startup import wait_for_nodes
 
 LAUNCHER = Path(sys.executable).parent / "lama-cleaner-grid"
 
@@ -233,6 +236,46 @@ def test_models_of_the_configuration_are_served_by_the_torch_node(node_program: 
     seen = replace(seen, models={"migan": None, "mine": Path("/m.pt")})
     (node,) = process_specs.nodes(seen, "migan", None, Path("/d"), {"XDG_CACHE_HOME": "/nowhere"})
     assert models_of(list(node.program.command)) == ["migan", "mine=/m.pt", "lama", "manga"]
+
+
+def test_nodes_are_spread_over_the_gpus(node_program: Path) -> None:
+    def spread(gpus: list[str]) -> list[str | None]:
+        seen, _ = split("--grid-node-command", str(node_program), "--grid-nodes", "3")
+        env = {"XDG_CACHE_HOME": "/nowhere", "CUDA_VISIBLE_DEVICES": "all"}
+        nodes = process_specs.nodes(seen, "lama", None, Path("/d"), env)
+        return [each.program.env["CUDA_VISIBLE_DEVICES"] for each in process_specs.on_gpus(nodes, gpus)]
+
+    assert spread(["GPU-a", "GPU-b"]) == ["GPU-a", "GPU-b", "GPU-a", "all"]  # the last one is in Python
+    assert spread([]) == ["all"] * 4
+
+
+def test_a_node_with_several_gpus_is_ready_with_its_first_one(
+    node_program: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen, _ = split("--grid-node-command", str(node_program), "--grid-nodes", "11")
+    planned = process_specs.nodes(seen, "lama", None, Path("/d"), {"XDG_CACHE_HOME": "/nowhere"})
+    nodes = [each for each in planned if each.name in ("torch-1", "torch-10")]
+    ready: list[str] = []
+
+    class Children(list[SimpleNamespace]):
+        def check(self) -> None:
+            pass
+
+    def survey(_: float) -> dict[str, Any]:
+        # The second node registers later than the first one.
+        names = ["torch-1-2"] if not ready else ["torch-10", "torch-1-0"]
+        models = [{"model": "lama", "loaded": True}]
+        info = {"device": "cuda:2", "gpu": "A100", "kind": "torch", "models": models, "withheld": []}
+        return {"nodes": [{"info": {**info, "name": name}} for name in names]}
+
+    def child(node: process_specs.NodeSpec) -> SimpleNamespace:
+        return SimpleNamespace(program=node.program, set_ready=lambda: ready.append(node.name))
+
+    children: Any = Children(map(child, nodes))
+    client: Any = SimpleNamespace(survey=survey)
+    wait_for_nodes(children, client, nodes, time.monotonic())
+    assert ready == ["torch-1", "torch-10"]
+    assert "node torch-1 ready: lama, manga on cuda:2 (A100)" in capsys.readouterr().out
 
 
 def test_a_token_reaches_only_the_environment_of_the_python_node(node_program: Path) -> None:

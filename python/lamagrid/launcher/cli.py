@@ -84,6 +84,8 @@ def _run(words: list[str], children: ProcessSupervisor) -> int:
         else:
             env = process_specs.child_env(visible)
             nodes = process_specs.nodes(flags, args.model, parsed.device, settings.data_dir, env)
+            if flags.nodes is not None and parsed.device != "cpu":
+                nodes = process_specs.on_gpus(nodes, _native.cuda_gpus(visible))
             if enabled := enabled_plugins.enabled(args):
                 nodes.append(process_specs.plugin_node(enabled, settings.data_dir, env))
             if args.hf_access_token:

@@ -87,7 +87,8 @@ def parser() -> argparse.ArgumentParser:
         "--grid-nodes",
         type=_count,
         metavar="N",
-        help="how many torch nodes to start (default: 1, or 0 when no model needs one)",
+        help="how many torch nodes to start, spread over the GPUs, one GPU each (default: 1 on every GPU, "
+        "or 0 when no model needs one)",
     )
     group.add_argument(
         "--grid-threads",

@@ -5,10 +5,11 @@ Does not: start a program; it only reads the file system.
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -107,6 +108,25 @@ def nodes(
             NodeSpec(name, python_models, None, ProcessSpec(f"node {name}", arguments, env, may_leave=True))
         )
     return planned
+
+
+def on_gpus(planned: Sequence[NodeSpec], gpus: Sequence[str]) -> list[NodeSpec]:
+    """The same nodes, where each torch node sees one GPU: they take turns.
+
+    Args:
+        gpus: The UUIDs of the GPUs that the nodes may use.
+    """
+    if not gpus:
+        return list(planned)
+    turn = itertools.cycle(gpus)
+
+    def on_next(node: NodeSpec) -> NodeSpec:
+        if not node.name.startswith("torch-"):
+            return node
+        env = {**node.program.env, "CUDA_VISIBLE_DEVICES": next(turn)}
+        return replace(node, program=replace(node.program, env=env))
+
+    return [on_next(node) for node in planned]
 
 
 def plugin_node(plugins: Mapping[str, RemotePlugin], data_dir: Path, env: Mapping[str, str]) -> NodeSpec:

@@ -130,7 +130,9 @@ def wait_for_nodes(
         with contextlib.suppress(LamaGridError):
             live = client.survey(SURVEY_LIMIT_S)["nodes"]
         for status in live:
-            node = waiting.get(status["info"]["name"])
+            name = status["info"]["name"]
+            # A node with several GPUs registers each one under its own name and a number.
+            node = next((each for each in waiting.values() if f"{name}-".startswith(f"{each.name}-")), None)
             if node is not None and _is_verified(status["info"], node.models[0]):
                 del waiting[node.name]
                 by_program[node.program.name].set_ready()

@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lamagrid import _native
 from lamagrid.launcher.errors import refuse_flags
 from lamagrid.launcher.flags import upstream_flag
-from lamagrid.launcher.gpus import cuda_gpus
 from lamagrid.upstream import enabled_plugins, patches
 from lamagrid.upstream.protocol import UpstreamArguments
 
@@ -114,7 +114,7 @@ def check_device(device: str | None, visible: str | None) -> None:
     Raises:
         SystemExit: Status 2; the text is on stderr.
     """
-    if device == "cuda" and cuda_gpus(visible) == 0:
+    if device == "cuda" and not _native.cuda_gpus(visible):
         raise refuse_flags(
             "--device cuda: this host has no NVIDIA GPU that may be used "
             "(CUDA_VISIBLE_DEVICES, driver); leave --device out or say --device cpu"
