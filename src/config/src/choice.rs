@@ -26,6 +26,13 @@ pub enum LogLevel {
 impl LogLevel {
     pub(crate) const WORDS: &'static [&'static str] = &["error", "warn", "info", "debug", "trace"];
 
+    /// The level of a word of the configuration file.
+    #[must_use]
+    pub fn of_word(word: &str) -> Option<Self> {
+        let levels = [Self::Error, Self::Warn, Self::Info, Self::Debug, Self::Trace];
+        levels.into_iter().find(|level| level.as_str() == word)
+    }
+
     /// The word of the configuration file.
     #[must_use]
     pub fn as_str(self) -> &'static str {

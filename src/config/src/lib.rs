@@ -33,6 +33,7 @@ pub use model::{
     QueueConfig, RetryConfig, RetryPolicy, SchedulerConfig, StoreConfig,
 };
 pub use origin::{Origin, Row};
+pub use schema::most_similar;
 pub use signature::{Argument, Blend, Colour, MaskRange, MaskType, Part, ValueRange};
 pub use socket_dir::{SocketDir, find_sockets, own_socket_finder, running_scheduler, socket_finder};
 

@@ -97,10 +97,19 @@ pub(crate) fn is_section(path: &[&str]) -> bool {
     KEYS.iter().any(|key| key.path.len() > path.len() && key.begins_with(path))
 }
 
+/// Less similar suggestions do not help; "lease" and "lease_ms" reach 0.62.
+const LEAST_SIMILARITY: f64 = 0.55;
+
+/// The known word most similar to an unknown one, if any is similar enough to suggest.
+#[must_use]
+pub fn most_similar<'a>(unknown: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let similarity = |word: &'a str| (word, strsim::normalized_damerau_levenshtein(word, unknown));
+    let best = known.into_iter().map(similarity).max_by(|(_, one), (_, other)| one.total_cmp(other));
+    best.filter(|(_, similarity)| *similarity >= LEAST_SIMILARITY).map(|(word, _)| word)
+}
+
 /// The key or section most similar to an unknown one, if any is similar enough to suggest.
 pub(crate) fn nearest(unknown: &KeyPath) -> Option<String> {
-    // Less similar suggestions do not help; "lease" and "lease_ms" reach 0.62.
-    const LEAST_SIMILARITY: f64 = 0.55;
     // The same key in another section ranks above a different key of the same section.
     const SAME_LEAF: f64 = 0.95;
     let given = unknown.segments();

@@ -12,7 +12,7 @@ mod rows;
 mod upkeep;
 mod writeback;
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -25,16 +25,17 @@ use upkeep::{LOG_KEPT, Upkeep};
 use writeback::Writeback;
 
 use lamagrid_blobs::{Spool, SpoolError};
-use lamagrid_domain::{Counters, Durability, Owner, Role, TaskId};
+use lamagrid_domain::{Counters, Durability, ModelName, Owner, QueueName, Role, TaskId};
+use lamagrid_protocol::message::StatisticsLine;
 
-use crate::core::{Drain, FinishedTask, Pause, ResultPlace, StoreOp};
+use crate::core::{FinishedTask, Order, OrderKind, Pause, ResultPlace, StoreOp};
 
 pub(crate) use upkeep::StoreSize;
 
 /// Marks a database file as one of this scheduler ("LGrd").
 const APPLICATION_ID: i64 = 0x4c47_7264;
 /// The schema version that this program writes and reads.
-const SCHEMA_VERSION: i64 = 6;
+const SCHEMA_VERSION: i64 = 7;
 
 /// `tasks` is ordered by arrival, not by id: tasks that are live at the same time share pages, so that a
 /// commit writes few of them. `blobs` is ordered by task id, which is nearly the order of arrival.
@@ -79,7 +80,18 @@ CREATE TABLE drained (
     node TEXT PRIMARY KEY,  -- as in tasks
     boot BLOB,              -- the process that was told to leave
     since INTEGER NOT NULL, -- ms
-    who TEXT NOT NULL       -- who gave the order
+    who TEXT NOT NULL,      -- who gave the order
+    removed INTEGER NOT NULL DEFAULT 0 -- 1 if the node is refused, too
+) WITHOUT ROWID;
+CREATE TABLE statistics (
+    queue     TEXT NOT NULL,
+    model     TEXT NOT NULL,
+    completed INTEGER NOT NULL,
+    failed    INTEGER NOT NULL,
+    cancelled INTEGER NOT NULL,
+    wait      INTEGER NOT NULL, -- of completed tasks, ms
+    run       INTEGER NOT NULL, -- of completed tasks, ms
+    PRIMARY KEY (queue, model)
 ) WITHOUT ROWID;
 ";
 
@@ -106,6 +118,11 @@ const MIGRATIONS: &[&str] = &[
      ALTER TABLE paused ADD COLUMN who TEXT NOT NULL DEFAULT 'an administrator';
      CREATE TABLE drained (
          node TEXT PRIMARY KEY, boot BLOB, since INTEGER NOT NULL, who TEXT NOT NULL
+     ) WITHOUT ROWID;",
+    "ALTER TABLE drained ADD COLUMN removed INTEGER NOT NULL DEFAULT 0;
+     CREATE TABLE statistics (
+         queue TEXT NOT NULL, model TEXT NOT NULL, completed INTEGER NOT NULL, failed INTEGER NOT NULL,
+         cancelled INTEGER NOT NULL, wait INTEGER NOT NULL, run INTEGER NOT NULL, PRIMARY KEY (queue, model)
      ) WITHOUT ROWID;",
 ];
 
@@ -371,6 +388,7 @@ impl Store {
             let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
             transaction.prepare_cached(lineage::PUT)?.execute([link.to_bytes()])?;
             ops.iter().try_for_each(|op| write_op(&transaction, op, &rows))?;
+            write_totals(&transaction, ops)?;
             transaction.commit()
         };
         let written = write(&mut self.connection, &mut self.syncs);
@@ -520,12 +538,57 @@ fn write_op(transaction: &Transaction<'_>, op: &StoreOp, rows: &Rows<'_>) -> rus
         StoreOp::Pause { queue, pause: None } => {
             run("DELETE FROM paused WHERE queue = ?1", &[&queue.as_str()])
         }
-        StoreOp::Drain { node, drain: Some(Drain { boot, by, since_wall_ms }) } => run(
-            "INSERT OR REPLACE INTO drained (node, boot, since, who) VALUES (?1, ?2, ?3, ?4)",
-            &[&node.to_row(), &boot.map(|boot| *boot.as_bytes()), &(*since_wall_ms as i64), by],
+        StoreOp::NodeOrder { node, order: Some(Order { kind, boot, by, since_wall_ms }) } => run(
+            "INSERT OR REPLACE INTO drained (node, boot, since, who, removed) VALUES (?1, ?2, ?3, ?4, ?5)",
+            &[
+                &node.to_row(),
+                &boot.map(|boot| *boot.as_bytes()),
+                &(*since_wall_ms as i64),
+                by,
+                &(*kind == OrderKind::Removal),
+            ],
         ),
-        StoreOp::Drain { node, drain: None } => run("DELETE FROM drained WHERE node = ?1", &[&node.to_row()]),
+        StoreOp::NodeOrder { node, order: None } => {
+            run("DELETE FROM drained WHERE node = ?1", &[&node.to_row()])
+        }
         StoreOp::Together(ops) => ops.iter().try_for_each(|op| write_op(transaction, op, rows)),
+    }
+}
+
+/// Writes the totals of the queues and models whose tasks end in this group, each once: the last totals include those
+/// before.
+fn write_totals(transaction: &Transaction<'_>, ops: &[StoreOp]) -> rusqlite::Result<()> {
+    let mut last = BTreeMap::new();
+    collect_totals(ops, &mut last);
+    for line in last.into_values() {
+        transaction
+            .prepare_cached(
+                "INSERT OR REPLACE INTO statistics (queue, model, completed, failed, cancelled, wait, run) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            )?
+            .execute(params![
+                line.queue.as_str(),
+                line.model.as_str(),
+                line.completed as i64,
+                line.failed as i64,
+                line.cancelled as i64,
+                line.wait_ms as i64,
+                line.run_ms as i64,
+            ])?;
+    }
+    Ok(())
+}
+
+fn collect_totals<'a>(
+    ops: &'a [StoreOp],
+    last: &mut BTreeMap<(&'a QueueName, &'a ModelName), &'a StatisticsLine>,
+) {
+    for op in ops {
+        match op {
+            StoreOp::End { totals, .. } => _ = last.insert((&totals.queue, &totals.model), totals),
+            StoreOp::Together(ops) => collect_totals(ops, last),
+            _ => {}
+        }
     }
 }
 

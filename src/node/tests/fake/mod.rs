@@ -19,9 +19,9 @@ use lamagrid_domain::{
 };
 use lamagrid_process::random_id;
 use lamagrid_protocol::message::{
-    Accept, Assign, Command, Commands, ControlReply, ControlRequest, Delivery, Farewell, Hello, LaneAddress,
-    LaneMessage, Message, NodeEvent, Poll, Proceed, Ready, Rejected, ResultReply, ResultRequest, SessionGone,
-    Welcome,
+    Accept, Action, Assign, Command, Commands, ControlReply, ControlRequest, Delivery, Farewell, Hello, Hint,
+    LaneAddress, LaneMessage, Message, NodeEvent, Poll, Proceed, Ready, Rejected, ResultReply, ResultRequest,
+    SessionGone, Welcome,
 };
 use lamagrid_protocol::{PeerId, hash};
 use lamagrid_transport::router::{Incoming, Peers, Router};
@@ -171,7 +171,19 @@ impl Fake {
 
     pub(crate) async fn reject(&mut self, failure: Failure) {
         let (peer, _) = self.hello().await;
-        self.answer(peer, Rejected { failure }.into()).await;
+        self.answer(peer, Rejected { failure, removed: false }.into()).await;
+    }
+
+    /// Rejects the next hello because the node was removed.
+    pub(crate) async fn reject_removed(&mut self, failure: Failure) {
+        let (peer, _) = self.hello().await;
+        self.answer(peer, Rejected { failure, removed: true }.into()).await;
+    }
+
+    /// Adds a command, and hints that there is one.
+    pub(crate) fn command(&mut self, seq: u64, action: Action) {
+        self.commands.push(Command { seq, action });
+        self.push(Hint {}.into(), Vec::new());
     }
 
     pub(crate) async fn ready(&mut self) -> Ready {

@@ -219,8 +219,11 @@ bodies! {
         refused: Vec<RefusedQueue>,
         /// Its drain or removal, with the administrator; `None` if it serves.
         order: Option<NodeOrder>,
-        /// The last change of its settings; `None` if there was none in this session.
+        /// The last change of its settings; `None` before the first one of its process.
         change: Option<ChangeState>,
+        /// Its tasks, in the order in which its slots begin with them; as many as fit into the message.
+        #[serde(default)]
+        tasks: Vec<TaskLine>,
     }
     /// Figures of ended tasks since the data directory was created.
     Statistics {

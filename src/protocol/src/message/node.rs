@@ -127,6 +127,9 @@ bodies! {
     Rejected {
         /// The reason, with the remedy.
         failure: Failure,
+        /// True if an administrator removed the node: it ends, even if it was registered before.
+        #[serde(default)]
+        removed: bool,
     }
     /// Commands to execute now, oldest first.
     Commands {

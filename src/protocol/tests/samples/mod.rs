@@ -301,6 +301,7 @@ fn admin() -> Vec<Sample> {
         refused: vec![RefusedQueue { queue: queue(), reason: "it requires a GPU".into() }],
         order: Some(NodeOrder { removed: true, by: "ann".into(), since_wall_ms: 1_700_000_000_000 }),
         change: Some(ChangeState { change: change(), done: true, refusal: Some("one slot only".into()) }),
+        tasks: vec![line.clone()],
     };
     let statistics = StatisticsLine {
         queue: queue(),
@@ -372,7 +373,7 @@ fn control() -> Vec<Sample> {
         request(Goodbye { session: session() }.into()),
         reply(ProtocolFault { failure: failure() }.into()),
         reply(welcome.into()),
-        reply(Rejected { failure: failure() }.into()),
+        reply(Rejected { failure: failure(), removed: true }.into()),
         reply(Commands { commands }.into()),
         reply(SessionGone { session: session() }.into()),
         reply(Farewell {}.into()),

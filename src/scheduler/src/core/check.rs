@@ -16,6 +16,9 @@ pub(super) fn structure(core: &Core) -> Result<(), String> {
     core.sessions.check()?;
     core.retention.check()?;
     core.admission.check()?;
+    core.orders.check()?;
+    core.statistics.check()?;
+    removed_nodes_have_nothing(core)?;
     tasks_are_in_one_place(core)?;
     assigned_tasks_are_held(core)?;
     sessions_hold_live_attempts(core)?;
@@ -29,6 +32,14 @@ fn tasks_are_in_one_place(core: &Core) -> Result<(), String> {
         invariant!(!core.retention.contains(id), "task {id} lives and has ended");
         invariant!(!core.retention.tombstones().contains(id), "task {id} lives and has a tombstone");
     }
+    Ok(())
+}
+
+fn removed_nodes_have_nothing(core: &Core) -> Result<(), String> {
+    let connected = core.sessions.values().map(|session| session.node());
+    let removed =
+        connected.chain(core.leases.orphaned_nodes()).find(|node| core.orders.removal_of(node).is_some());
+    invariant!(removed.is_none(), "{removed:?} is removed, and has a session or tasks");
     Ok(())
 }
 

@@ -8,13 +8,13 @@ use lamagrid_domain::{
 use lamagrid_protocol::PeerId;
 use lamagrid_protocol::message::{
     AdminReply, AdminRequest, ClientReply, ClientRequest, ControlReply, ControlRequest, LaneMessage,
-    NodeEvent, ResultReply, ResultRequest, TaskInfo,
+    NodeEvent, ResultReply, ResultRequest, StatisticsLine, TaskInfo,
 };
 
 use super::node_id::NodeId;
 use super::state::alarms::Level;
-use super::state::drains::Drain;
 use super::state::finished_task::FinishedTask;
+use super::state::node_orders::Order;
 use super::state::pauses::Pause;
 use super::state::wall_clock::ClockChange;
 
@@ -210,6 +210,8 @@ pub(crate) enum StoreOp {
         place: Option<ResultPlace>,
         /// Which failures the acknowledgement must survive.
         durability: Durability,
+        /// The totals of its queue and model, with this task.
+        totals: StatisticsLine,
     },
     /// The client has read the result, or a dead letter was replayed: its blobs are deleted.
     Release {
@@ -233,11 +235,11 @@ pub(crate) enum StoreOp {
         /// `None` if it is resumed.
         pause: Option<Pause>,
     },
-    /// A node is told to leave, or has left.
-    Drain {
+    /// An administrator's order about a node.
+    NodeOrder {
         node: NodeId,
-        /// `None` if the order does not hold any more.
-        drain: Option<Drain>,
+        /// `None` if it does not hold any more.
+        order: Option<Order>,
     },
     /// One transaction.
     Together(Vec<StoreOp>),

@@ -54,10 +54,11 @@ pub(crate) use metrics_snapshot::MetricsSnapshot;
 pub(crate) use node_id::NodeId;
 pub(crate) use settings::{CLOCK_GRACE_MS, Entropy, MAX_ENDED, MAX_TOMBSTONES, Recovered, Settings};
 pub(crate) use state::alarms::{Bounded, Level};
-pub(crate) use state::drains::Drain;
 pub(crate) use state::finished_task::FinishedTask;
+pub(crate) use state::node_orders::{Order, OrderKind};
 pub(crate) use state::now::Now;
 pub(crate) use state::pauses::Pause;
+pub(crate) use state::statistics::Statistics;
 pub(crate) use state::tombstones::{Tombstone, Watermark};
 pub(crate) use state::wall_clock::ClockChange;
 
@@ -72,9 +73,10 @@ use state::admission::Admission;
 use state::alarms::Alarms;
 use state::circuit_breaker::CircuitBreaker;
 use state::clock::Clock;
-use state::drains::Drains;
 use state::followers::Followers;
 use state::leases::Leases;
+use state::node_changes::NodeChanges;
+use state::node_orders::NodeOrders;
 use state::pauses::Pauses;
 use state::ready_queue::ReadyQueue;
 use state::refusal_log::RefusalLog;
@@ -97,8 +99,11 @@ pub(crate) struct Core {
     retention: Retention,
     /// Queues whose tasks are given to no node.
     paused: Pauses,
-    /// Nodes that are to leave.
-    drains: Drains,
+    /// Nodes that are to leave, or to stay away.
+    orders: NodeOrders,
+    /// Changes of nodes' settings.
+    changes: NodeChanges,
+    statistics: Statistics,
     refusals: RefusalLog,
     admission: Admission,
     alarms: Alarms,
@@ -131,7 +136,9 @@ impl Core {
             tasks: TaskTable::default(),
             leases: Leases::default(),
             paused: Pauses::recovered(recovered.paused),
-            drains: Drains::recovered(recovered.drains),
+            orders: NodeOrders::recovered(recovered.orders),
+            changes: NodeChanges::default(),
+            statistics: recovered.statistics,
             refusals: RefusalLog::default(),
             admission: Admission::default(),
             alarms: Alarms::default(),

@@ -8,8 +8,9 @@ use lamagrid_transport::Endpoints;
 
 use super::effect::StoredTask;
 use super::node_id::NodeId;
-use super::state::drains::Drain;
+use super::state::node_orders::Order;
 use super::state::pauses::Pause;
+use super::state::statistics::Statistics;
 use super::state::tombstones::{Tombstone, Watermark};
 
 /// Tombstones kept of one owner; the oldest are dropped first.
@@ -52,7 +53,8 @@ pub(crate) struct Recovered {
     /// The last trusted time, wall clock, ms.
     pub(crate) wall_ms: Option<u64>,
     pub(crate) paused: BTreeMap<QueueName, Pause>,
-    pub(crate) drains: BTreeMap<NodeId, Drain>,
+    pub(crate) orders: BTreeMap<NodeId, Order>,
+    pub(crate) statistics: Statistics,
 }
 
 /// Draws 16 random bytes: from the operating system, or from a seed in tests.

@@ -1,6 +1,6 @@
 //! A read-only view of the core for the simulation.
 
-use lamagrid_domain::{LeaseToken, SessionId, TaskId};
+use lamagrid_domain::{LeaseToken, NodeName, SessionId, TaskId};
 
 use super::Core;
 use super::state::session::Session;
@@ -49,6 +49,11 @@ impl<'a> View<'a> {
 
     pub(crate) fn session(self, id: SessionId) -> Option<&'a Session> {
         self.0.sessions.get(id)
+    }
+
+    /// Nodes that are drained or removed.
+    pub(crate) fn ordered_nodes(self) -> impl Iterator<Item = &'a NodeName> {
+        self.0.orders.names()
     }
 
     pub(crate) fn is_suspect(self, session: &Session) -> bool {

@@ -248,7 +248,11 @@ impl EventLoop {
                 Err(error) => {
                     self.failed_lanes.push((session, error.to_string()));
                     let text = format!("the scheduler cannot open a lane: {error}");
-                    return Rejected { failure: Failure::new(FailureKind::Disconnected, text) }.into();
+                    return Rejected {
+                        failure: Failure::new(FailureKind::Disconnected, text),
+                        removed: false,
+                    }
+                    .into();
                 }
             }
         }

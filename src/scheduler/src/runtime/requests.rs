@@ -185,7 +185,10 @@ impl EventLoop {
                 if let (Some(gatekeeper), ControlRequest::Hello(hello)) = (&self.gatekeeper, &mut request)
                     && let Err(failure) = gatekeeper.check(&peer, hello)
                 {
-                    self.pending.push_back(Effect::Control { peer, reply: Rejected { failure }.into() });
+                    self.pending.push_back(Effect::Control {
+                        peer,
+                        reply: Rejected { failure, removed: false }.into(),
+                    });
                     return;
                 }
                 let claimed = match &request {

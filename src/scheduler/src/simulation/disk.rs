@@ -2,9 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use lamagrid_domain::{Counters, Entry, Hash, LeaseToken, Owner, QueueName, Role, TaskId, TaskSpec};
+use lamagrid_domain::{
+    Counters, Entry, Hash, LeaseToken, ModelName, Owner, QueueName, Role, TaskId, TaskSpec,
+};
+use lamagrid_protocol::message::StatisticsLine;
 
-use crate::core::{Drain, FinishedTask, NodeId, Pause, Recovered, StoreOp, StoredTask, Tombstone, Watermark};
+use crate::core::{
+    FinishedTask, NodeId, Order, Pause, Recovered, Statistics, StoreOp, StoredTask, Tombstone, Watermark,
+};
 
 pub(super) struct Row {
     pub(super) spec: TaskSpec,
@@ -25,7 +30,8 @@ pub(super) struct Disk {
     pub(super) watermarks: BTreeMap<Owner, u64>,
     pub(super) wall_ms: Option<u64>,
     paused: BTreeMap<QueueName, Pause>,
-    drains: BTreeMap<NodeId, Drain>,
+    pub(super) orders: BTreeMap<NodeId, Order>,
+    statistics: BTreeMap<(QueueName, ModelName), StatisticsLine>,
 }
 
 impl Disk {
@@ -58,10 +64,13 @@ impl Disk {
                 row.history.clone_from(history);
                 row.counters = *counters;
             }),
-            StoreOp::End { id, ended, .. } => self.update(*id, |row| {
-                row.ended = Some(ended.as_ref().clone());
-                row.assigned = None;
-            }),
+            StoreOp::End { id, ended, totals, .. } => {
+                self.update(*id, |row| {
+                    row.ended = Some(ended.as_ref().clone());
+                    row.assigned = None;
+                });
+                self.statistics.insert((totals.queue.clone(), totals.model.clone()), totals.clone());
+            }
             StoreOp::Release { id, ended } => {
                 self.update(*id, |row| row.ended = Some(ended.as_ref().clone()))
             }
@@ -83,10 +92,10 @@ impl Disk {
                 _ = self.paused.insert(queue.clone(), pause.clone())
             }
             StoreOp::Pause { queue, pause: None } => _ = self.paused.remove(queue),
-            StoreOp::Drain { node, drain: Some(drain) } => {
-                _ = self.drains.insert(node.clone(), drain.clone())
+            StoreOp::NodeOrder { node, order: Some(order) } => {
+                _ = self.orders.insert(node.clone(), order.clone())
             }
-            StoreOp::Drain { node, drain: None } => _ = self.drains.remove(node),
+            StoreOp::NodeOrder { node, order: None } => _ = self.orders.remove(node),
             StoreOp::Together(ops) => ops.iter().for_each(|op| self.apply(op)),
         }
     }
@@ -129,7 +138,8 @@ impl Disk {
             watermarks: self.watermarks.iter().map(watermark).collect(),
             wall_ms: self.wall_ms,
             paused: self.paused.clone(),
-            drains: self.drains.clone(),
+            orders: self.orders.clone(),
+            statistics: Statistics::recovered(self.statistics.values().cloned().collect()),
         }
     }
 }

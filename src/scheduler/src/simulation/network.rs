@@ -8,8 +8,8 @@ use bytes::Bytes;
 use lamagrid_domain::{LeaseToken, SessionId};
 use lamagrid_protocol::PeerId;
 use lamagrid_protocol::message::{
-    ClientReply, ClientRequest, ControlReply, ControlRequest, LaneMessage, NodeEvent, ResultReply,
-    ResultRequest,
+    AdminRequest, ClientReply, ClientRequest, ControlReply, ControlRequest, LaneMessage, NodeEvent,
+    ResultReply, ResultRequest,
 };
 
 use super::random::Random;
@@ -30,6 +30,7 @@ pub(super) enum Message {
     ResultGone(PeerId),
     Event(NodeEvent),
     DiskFree(u64),
+    Admin(PeerId, AdminRequest),
     Tick,
 }
 
@@ -60,6 +61,7 @@ impl From<Message> for Input {
             Message::Result(peer, request, inline) => Self::Result { peer, request, inline },
             Message::ResultGone(peer) => Self::ResultGone { peer, origin: Origin::Local },
             Message::Event(event) => Self::Event(event),
+            Message::Admin(peer, request) => Self::Admin { peer, request },
             Message::Tick => Self::Tick,
         }
     }

@@ -22,7 +22,7 @@ impl Store {
                 .iter()
                 .filter(|blob| !inline.iter().any(|(role, _)| *role == blob.role))
                 .try_for_each(|blob| self.force(spec.id, blob)),
-            StoreOp::End { id, ended, place: Some(ResultPlace::Spool(token)), durability } => {
+            StoreOp::End { id, ended, place: Some(ResultPlace::Spool(token)), durability, .. } => {
                 // In a retried group, the attempt's file may already have been renamed to the result.
                 match self.spool.promote(*id, *token) {
                     Err(SpoolError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -95,7 +95,7 @@ impl Store {
             | StoreOp::Watermark { .. }
             | StoreOp::Clock { .. }
             | StoreOp::Pause { .. }
-            | StoreOp::Drain { .. } => Ok(()),
+            | StoreOp::NodeOrder { .. } => Ok(()),
         }
     }
 }

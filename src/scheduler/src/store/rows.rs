@@ -15,10 +15,13 @@ use lamagrid_domain::{
     Role, Stages, Status, TaskId, TaskSpec,
 };
 use lamagrid_process::wall_clock::wall_ms;
+use lamagrid_protocol::message::StatisticsLine;
 
 use super::lineage::SpoolMark;
 use super::{Store, StoreError, connection};
-use crate::core::{Drain, FinishedTask, Pause, Recovered, StoreOp, StoredTask, Tombstone, Watermark};
+use crate::core::{
+    FinishedTask, Order, OrderKind, Pause, Recovered, Statistics, StoreOp, StoredTask, Tombstone, Watermark,
+};
 
 /// Unknown entries of the spool that each start logs by name.
 const MAX_FOREIGN_LOGGED: usize = 16;
@@ -95,10 +98,11 @@ impl Store {
         let clock = self.connection.query_row("SELECT wall FROM clock", [], |row| row.get::<_, i64>(0));
         recovered.wall_ms = clock.optional().map_err(self.failed("read"))?.map(|wall| wall.max(0) as u64);
         self.read_orders(&mut recovered).map_err(self.failed("read"))?;
+        recovered.statistics = self.read_statistics().map_err(self.failed("read"))?;
         // Before the first commit, which overwrites the ids in the spool.
         let is_older = self.spool_mark.contradicts(self.link);
         let age = if is_older { DatabaseAge::OlderThanSpool } else { DatabaseAge::Current };
-        let ends = self.end_lost(&mut recovered.tasks, age);
+        let ends = self.end_lost(&mut recovered, age);
         // Their remaining blobs are swept like those without a row: moved aside if the database is older than
         // the spool.
         for op in &ends {
@@ -115,9 +119,9 @@ impl Store {
     /// Ends tasks whose inputs are missing, for example after the database was restored to an older state. A
     /// task that a node may be working on is left alone, unless the database is older than the spool: no node
     /// works for such a database.
-    fn end_lost(&self, tasks: &mut [StoredTask], age: DatabaseAge) -> Vec<StoreOp> {
+    fn end_lost(&self, recovered: &mut Recovered, age: DatabaseAge) -> Vec<StoreOp> {
         let mut ends = Vec::new();
-        for task in tasks {
+        for task in &mut recovered.tasks {
             let missing = match task {
                 StoredTask::Live { spec, inline, assigned, .. }
                     if age == DatabaseAge::OlderThanSpool || assigned.is_none() =>
@@ -144,6 +148,7 @@ impl Store {
                     ended: Box::new(ended.clone()),
                     place: None,
                     durability: Durability::Full,
+                    totals: recovered.statistics.count(&ended),
                 });
                 *task = StoredTask::Ended { id, ended: Box::new(ended) };
             }
@@ -178,7 +183,33 @@ impl Store {
         Ok(swept.deleted)
     }
 
-    /// Reads the orders of administrators: paused queues and drained nodes.
+    fn read_statistics(&self) -> rusqlite::Result<Statistics> {
+        let mut statement = self
+            .connection
+            .prepare("SELECT queue, model, completed, failed, cancelled, wait, run FROM statistics")?;
+        let count = |row: &rusqlite::Row<'_>, column| row.get(column).map(|n: i64| n.max(0) as u64);
+        let lines = statement.query_map([], |row| {
+            let (queue, model) =
+                (row.get::<_, String>(0)?.parse().ok(), row.get::<_, String>(1)?.parse().ok());
+            let (completed, failed, cancelled) = (count(row, 2)?, count(row, 3)?, count(row, 4)?);
+            let (wait_ms, run_ms) = (count(row, 5)?, count(row, 6)?);
+            let line = |(queue, model)| StatisticsLine {
+                queue,
+                model,
+                completed,
+                failed,
+                cancelled,
+                wait_ms,
+                run_ms,
+            };
+            Ok(queue.zip(model).map(line))
+        })?;
+        Ok(Statistics::recovered(
+            lines.collect::<rusqlite::Result<Vec<_>>>()?.into_iter().flatten().collect(),
+        ))
+    }
+
+    /// Reads the orders of administrators: paused queues, drained and removed nodes.
     fn read_orders(&self, recovered: &mut Recovered) -> rusqlite::Result<()> {
         let mut statement = self.connection.prepare("SELECT queue, since, who FROM paused")?;
         let paused = statement.query_map([], |row| {
@@ -186,18 +217,19 @@ impl Store {
             Ok((queue, Pause { by, since_wall_ms: since.max(0) as u64 }))
         })?;
         let paused = paused.collect::<rusqlite::Result<Vec<_>>>()?;
-        let mut statement = self.connection.prepare("SELECT node, boot, since, who FROM drained")?;
+        let mut statement = self.connection.prepare("SELECT node, boot, since, who, removed FROM drained")?;
         let drained = statement.query_map([], |row| {
             let (node, boot) = (row.get::<_, String>(0)?, row.get::<_, Option<[u8; 16]>>(1)?);
             let (since, by) = (row.get::<_, i64>(2)?, row.get(3)?);
             let boot = boot.map(BootId::from_bytes);
-            Ok((node, Drain { boot, by, since_wall_ms: since.max(0) as u64 }))
+            let kind = if row.get(4)? { OrderKind::Removal } else { OrderKind::Drain };
+            Ok((node, Order { kind, boot, by, since_wall_ms: since.max(0) as u64 }))
         })?;
         let drained = drained.collect::<rusqlite::Result<Vec<_>>>()?;
         let queue = |(queue, pause): (String, Pause)| Some((queue.parse().ok()?, pause));
-        let node = |(node, drain): (String, Drain)| Some((node.parse().ok()?, drain));
+        let node = |(node, order): (String, Order)| Some((node.parse().ok()?, order));
         recovered.paused = paused.into_iter().filter_map(queue).collect();
-        recovered.drains = drained.into_iter().filter_map(node).collect();
+        recovered.orders = drained.into_iter().filter_map(node).collect();
         Ok(())
     }
 

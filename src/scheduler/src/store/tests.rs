@@ -8,7 +8,7 @@ use lamagrid_domain::{
 };
 
 use super::*;
-use crate::core::{NodeId, StoredTask, Tombstone, Watermark};
+use crate::core::{NodeId, Statistics, StoredTask, Tombstone, Watermark};
 
 pub(super) fn id(n: u8) -> TaskId {
     TaskId::from_bytes([n; 16])
@@ -94,7 +94,8 @@ fn ended(status: Status, result: Option<&[u8]>, inline: bool) -> FinishedTask {
 }
 
 fn end(n: u8, ended: FinishedTask, place: Option<ResultPlace>) -> StoreOp {
-    StoreOp::End { id: id(n), ended: Box::new(ended), place, durability: Durability::Process }
+    let totals = Statistics::default().count(&ended);
+    StoreOp::End { id: id(n), ended: Box::new(ended), place, durability: Durability::Process, totals }
 }
 
 fn counters(attempts: u32) -> Counters {
@@ -210,34 +211,35 @@ fn watermarks_and_the_trusted_time_survive_a_restart() {
 }
 
 #[test]
-fn pauses_and_drains_survive_restarts_until_they_end() {
+fn pauses_drains_and_removals_survive_restarts_until_they_end() {
     let (dir, mut store) = open();
     let (queue, node): (QueueName, NodeId) = ("gpu".parse().unwrap(), "cert/n".parse().unwrap());
     let pause = Pause { by: "anna".into(), since_wall_ms: 5 };
     let boot = Some(BootId::from_bytes([7; 16]));
-    let drain = Drain { boot, by: "bert".into(), since_wall_ms: 6 };
-    let old = ("old".parse::<NodeId>().unwrap(), Drain { boot: None, ..drain.clone() });
+    let drain = Order { kind: OrderKind::Drain, boot, by: "bert".into(), since_wall_ms: 6 };
+    let old =
+        ("old".parse::<NodeId>().unwrap(), Order { kind: OrderKind::Removal, boot: None, ..drain.clone() });
     store
         .commit(&[
             StoreOp::Pause { queue: queue.clone(), pause: Some(pause.clone()) },
-            StoreOp::Drain { node: node.clone(), drain: Some(drain.clone()) },
-            StoreOp::Drain { node: old.0.clone(), drain: Some(old.1.clone()) },
+            StoreOp::NodeOrder { node: node.clone(), order: Some(drain.clone()) },
+            StoreOp::NodeOrder { node: old.0.clone(), order: Some(old.1.clone()) },
         ])
         .unwrap();
     drop(store);
     let mut store = Store::open(dir.path()).unwrap();
     let (recovered, _) = store.recover().unwrap();
     assert_eq!(recovered.paused, [(queue.clone(), pause)].into());
-    assert_eq!(recovered.drains, [(node.clone(), drain), old.clone()].into());
+    assert_eq!(recovered.orders, [(node.clone(), drain), old.clone()].into());
     let ended = [
         StoreOp::Pause { queue, pause: None },
-        StoreOp::Drain { node, drain: None },
-        StoreOp::Drain { node: old.0, drain: None },
+        StoreOp::NodeOrder { node, order: None },
+        StoreOp::NodeOrder { node: old.0, order: None },
     ];
     store.commit(&ended).unwrap();
     drop(store);
     let (recovered, _) = Store::open(dir.path()).unwrap().recover().unwrap();
-    assert!(recovered.paused.is_empty() && recovered.drains.is_empty());
+    assert!(recovered.paused.is_empty() && recovered.orders.is_empty());
 }
 
 #[test]
@@ -374,7 +376,53 @@ fn a_store_of_version_1_is_migrated_and_recovered() {
         assert_eq!(recovered.tombstones, [tombstone(8, Owner::local(), 98)]);
         assert_eq!(store.blob(id(1), Role::Mask).unwrap().unwrap(), "mask");
         assert_eq!(store.blob(id(3), Role::Result).unwrap().unwrap(), "made");
+        assert!(recovered.orders.is_empty() && recovered.statistics.page(0).lines.is_empty());
     }
+    // The tables and columns of later versions are there.
+    let mut store = Store::open(dir.path()).unwrap();
+    let removal = Order { kind: OrderKind::Removal, boot: None, by: "anna".into(), since_wall_ms: 6 };
+    let node: NodeId = "n".parse().unwrap();
+    store
+        .commit(&[
+            StoreOp::NodeOrder { node: node.clone(), order: Some(removal.clone()) },
+            end(1, ended(Status::Failed, None, false), None),
+        ])
+        .unwrap();
+    drop(store);
+    let (recovered, _) = Store::open(dir.path()).unwrap().recover().unwrap();
+    assert_eq!(recovered.orders, [(node, removal)].into());
+    assert_eq!(recovered.statistics.page(0).lines[0].failed, 1);
+}
+
+/// Totals are written with the ends: a group that is committed again counts nothing twice, one transaction neither.
+#[test]
+fn statistics_are_in_the_commit_of_the_ends_that_they_count() {
+    let (dir, mut store) = open();
+    let mut statistics = Statistics::default();
+    let mut next = |n, status| {
+        let ended = ended(status, None, false);
+        let totals = statistics.count(&ended);
+        StoreOp::End {
+            id: id(n),
+            ended: Box::new(ended),
+            place: None,
+            durability: Durability::Process,
+            totals,
+        }
+    };
+    let group = [
+        insert(1),
+        insert(2),
+        insert(3),
+        next(1, Status::Failed),
+        StoreOp::Together(vec![next(2, Status::Cancelled), next(3, Status::Failed)]),
+    ];
+    store.commit(&group).unwrap();
+    store.commit(&group).unwrap();
+    drop(store);
+    let (recovered, _) = Store::open(dir.path()).unwrap().recover().unwrap();
+    let lines = recovered.statistics.page(0).lines;
+    assert_eq!((lines.len(), lines[0].failed, lines[0].cancelled, lines[0].completed), (1, 2, 1, 0));
 }
 
 /// A commit whose fsync failed is retried: the database is opened again, and its blobs are rewritten.
@@ -471,11 +519,10 @@ fn a_group_is_fsynced_if_a_task_in_it_is_full() {
     let synchronous = |store: &Store| -> i64 {
         store.connection.query_row("PRAGMA synchronous", [], |row| row.get(0)).unwrap()
     };
-    let end_full = |n| StoreOp::End {
-        id: id(n),
-        ended: Box::new(ended(Status::Cancelled, None, false)),
-        place: None,
-        durability: Durability::Full,
+    let end_full = |n| {
+        let ended = ended(Status::Cancelled, None, false);
+        let totals = Statistics::default().count(&ended);
+        StoreOp::End { id: id(n), ended: Box::new(ended), place: None, durability: Durability::Full, totals }
     };
     let (normal, full) = (1, 2);
     let table: [(Vec<StoreOp>, i64); 5] = [

@@ -40,13 +40,11 @@ impl Core {
             AdminRequest::PauseQueue(pause) => self.pause_or_resume(&peer, pause),
             AdminRequest::DrainNode(drain) => self.drain_node(&peer, drain),
             AdminRequest::Purge(purge) => self.purge(purge.older_than_ms, purge.dead).into(),
-            AdminRequest::GetNode(_)
-            | AdminRequest::UndrainNode(_)
-            | AdminRequest::RemoveNode(_)
-            | AdminRequest::SetNode(_)
-            | AdminRequest::GetStatistics(_) => {
-                refused("this scheduler does not answer that request yet".to_owned())
-            }
+            AdminRequest::GetNode(get) => self.node_detail(&get.node),
+            AdminRequest::UndrainNode(undrain) => self.undrain_node(&peer, undrain),
+            AdminRequest::RemoveNode(remove) => self.remove_node(&peer, remove),
+            AdminRequest::SetNode(set) => self.set_node(&peer, set),
+            AdminRequest::GetStatistics(get) => self.statistics.page(get.skip).into(),
         };
         self.emit(Effect::Admin { peer, reply });
     }
@@ -274,11 +272,11 @@ pub(crate) fn refused(text: String) -> AdminReply {
     refusal(Failure::new(FailureKind::InvalidInput, text))
 }
 
-fn refusal(failure: Failure) -> AdminReply {
+pub(super) fn refusal(failure: Failure) -> AdminReply {
     Refused { seq: 0, failure, queue_len: 0, wait_ms: None }.into()
 }
 
-fn unfinished_line(task: &Task) -> TaskLine {
+pub(super) fn unfinished_line(task: &Task) -> TaskLine {
     TaskLine {
         id: task.id(),
         model: task.spec().model.clone(),

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use lamagrid_domain::{Failure, FailureKind, Hash, Owner, QueueName, SessionId, TaskId};
 use lamagrid_protocol::message::{
-    Accepted, Attach, Cancel, ClientReply, ClientRequest, GetGridStatus, GridStatus, NodeStatus, Pong, Query,
+    Accepted, Attach, Cancel, ClientReply, ClientRequest, GetGridStatus, GridStatus, Pong, Query,
     QueueStatus, Refused, Submit, TaskStatus, Unknown,
 };
 use lamagrid_protocol::{PeerId, pack};
@@ -263,14 +263,7 @@ impl Core {
         listed.sort_unstable_by_key(|session| session.number());
         let (mut nodes, mut bytes, mut last, mut next) = (Vec::new(), 0, after, None);
         for session in listed {
-            let status = NodeStatus {
-                info: session.info().clone(),
-                running: session.running() as u32,
-                slots: u32::from(session.slots()),
-                state: self.state_of(session).to_owned(),
-                queues: session.lanes().cloned().collect(),
-                figures: None,
-            };
+            let status = self.node_status(session);
             // A status that cannot be packed is reported when the answer is sent.
             bytes += pack(&status).map_or(0, |packed| packed.len());
             if bytes > PAGE_BYTES && !nodes.is_empty() {

@@ -5,8 +5,9 @@ mod admin;
 mod attempt_end;
 mod client;
 mod dispatch;
-mod drain;
+mod node_admin;
 mod node_control;
+mod node_orders;
 mod node_results;
 #[cfg(any(test, feature = "sabotage"))]
 mod planted;

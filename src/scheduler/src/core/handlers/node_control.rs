@@ -5,20 +5,17 @@ use lamagrid_domain::{
 };
 use lamagrid_protocol::PeerId;
 use lamagrid_protocol::message::{
-    Action, Commands, ControlReply, ControlRequest, Farewell, Goodbye, Hello, Hint, LaneAddress, Poll,
-    RefusedQueue, Rejected, SessionGone, Welcome,
+    Action, ActionKind, Commands, ControlReply, ControlRequest, Farewell, Goodbye, Hello, Hint, LaneAddress,
+    Poll, RefusedQueue, Rejected, SessionGone, Welcome,
 };
 
+use crate::core::policy::node_change::{MAX_MODELS, MAX_SLOTS};
 use crate::core::policy::retry::Loss;
 use crate::core::state::dispatch_order::AttemptState;
 use crate::core::state::leases::{Orphan, OrphanedBy};
 use crate::core::state::session::{Registration, Session};
 use crate::core::{Core, Effect, NodeId};
 
-/// Most models one node may offer.
-const MAX_MODELS: usize = 256;
-/// Most tasks one node may work on at once.
-const MAX_SLOTS: u16 = 64;
 /// Polls in a row that may miss an accepted attempt before it is requeued; one can overlap its delivery.
 const MAX_MISSED_POLLS: u8 = 3;
 /// The reason of a refused command is logged up to this length.
@@ -62,14 +59,17 @@ impl Core {
         if let Some(session) = self.sessions.spoken_for(goodbye.session, peer) {
             let node = session.node().clone();
             self.end_session(goodbye.session, KeepAttempts::No, "the node said goodbye");
-            self.forget_drain(&node);
+            self.node_left(&node);
         }
         Farewell {}.into()
     }
 
     fn on_hello(&mut self, peer: &PeerId, hello: Hello) -> ControlReply {
-        let Hello { mut info, slots, overlap, running, held, boot, .. } = hello;
+        let Hello { mut info, slots, overlap, running, held, boot, actions } = hello;
         let node = NodeId::new(peer, info.name.clone());
+        if let Some(text) = self.removal_text(&node) {
+            return self.reject_removed(&node, text);
+        }
         // A node whose models cannot be used registers all the same, so that its reasons are seen.
         let offers_nothing = info.models.is_empty() && !info.withheld.is_empty();
         let models = if offers_nothing { 0..=0 } else { 1..=MAX_MODELS };
@@ -106,12 +106,26 @@ impl Core {
         }
         let id = SessionId::from_bytes(self.random_bytes());
         let is_drained = self.is_still_drained(&node, boot);
-        let registration = Registration { node: node.clone(), boot, info, slots, overlap };
+        let registration = Registration {
+            node: node.clone(),
+            boot,
+            info,
+            slots,
+            overlap,
+            refused: refused.clone(),
+            actions,
+        };
         let number = self.sessions.next_number();
         let mut session = Session::open(id, number, registration, self.clock.elapsed_ms());
         if is_drained {
             session.drain();
             session.command(Action::Drain); // sent with its first poll
+        } else if self.orders.was_taken_back(&node, boot) && session.executes(ActionKind::Undrain) {
+            session.command(Action::Undrain);
+        }
+        if let Some(change) = self.changes.returned(&node, boot) {
+            let seq = session.command(Action::Set { change: change.clone() });
+            self.changes.begin(node.clone(), boot, change, seq);
         }
         let endpoints = &self.settings.endpoints;
         let lanes = session
@@ -207,6 +221,7 @@ impl Core {
         };
         session.record_contact(self.clock.elapsed_ms());
         session.acknowledge(poll.acknowledged);
+        self.changes.answered(session.node(), poll.acknowledged, &poll.refused);
         for refusal in &poll.refused {
             let reason = printable(&refusal.reason, MAX_REASON_CHARS, LineFeeds::Replace);
             tracing::warn!(node = %session.info().name, command = refusal.seq, %reason, "node refused a command");
@@ -230,10 +245,11 @@ impl Core {
     }
 
     /// Puts a command into a session's outbox and hints down a lane, behind the assignment it may concern.
-    pub(crate) fn command(&mut self, session: SessionId, action: Action) {
-        let Some(target) = self.sessions.get_mut(session) else { return };
-        target.command(action);
+    /// Returns the command's number; `None` if there is no such session.
+    pub(crate) fn command(&mut self, session: SessionId, action: Action) -> Option<u64> {
+        let seq = self.sessions.get_mut(session)?.command(action);
         self.emit(Effect::Lane { session, index: 0, message: Hint {}.into(), attach: None });
+        Some(seq)
     }
 
     pub(crate) fn on_lane_connected(&mut self, session: SessionId, index: usize) {
@@ -252,7 +268,7 @@ impl Core {
         let Some(session) = self.sessions.remove(id) else { return };
         self.emit(Effect::CloseSession { session: id });
         let (node, number) = (session.node(), session.number());
-        self.drains.away(node, self.clock.elapsed_ms());
+        self.orders.away(node, self.clock.elapsed_ms());
         let in_order = session.attempts_in_order();
         let KeepAttempts::Until(until_ms) = keep else {
             tracing::info!(
@@ -283,11 +299,19 @@ impl Core {
     }
 
     fn reject(&mut self, node: &NodeId, kind: FailureKind, text: String) -> ControlReply {
-        let failure = Failure::new(kind, text);
+        self.log_rejection(node, &text);
+        Rejected { failure: Failure::new(kind, text), removed: false }.into()
+    }
+
+    fn reject_removed(&mut self, node: &NodeId, text: String) -> ControlReply {
+        self.log_rejection(node, &text);
+        Rejected { failure: Failure::new(FailureKind::InvalidInput, text), removed: true }.into()
+    }
+
+    fn log_rejection(&mut self, node: &NodeId, reason: &str) {
         if self.refusals.is_due(node, self.clock.elapsed_ms()) {
-            tracing::warn!(%node, reason = failure.message, "node refused");
+            tracing::warn!(%node, reason, "node refused");
         }
-        Rejected { failure }.into()
     }
 }
 

@@ -25,7 +25,8 @@ impl Core {
         let AttemptOutcome::Done { result, .. } = &delivery.outcome else { return };
         let Some(ended) = self.retention.overwrite_result(id, result) else { return };
         let (info, durability) = (Box::new(ended.info(id)), Durability::Full);
-        self.emit(Effect::Store(StoreOp::End { id, ended, place: None, durability }));
+        let totals = self.statistics.count(&ended);
+        self.emit(Effect::Store(StoreOp::End { id, ended, place: None, durability, totals }));
         self.emit(Effect::Finished(info));
     }
 

@@ -47,11 +47,13 @@ impl Core {
 
     fn record_end(&mut self, task: &Task, ended: FinishedTask, place: Option<ResultPlace>) {
         let id = task.id();
+        let totals = self.statistics.count(&ended);
         self.emit(Effect::Store(StoreOp::End {
             id,
             ended: Box::new(ended.clone()),
             place,
             durability: task.spec().durability,
+            totals,
         }));
         self.tell_outcome_to_followers(task, &ended);
         self.emit(Effect::Finished(Box::new(ended.info(id))));

@@ -2,6 +2,7 @@
 
 pub(crate) mod admission;
 pub(crate) mod inputs;
+pub(crate) mod node_change;
 pub(crate) mod placement;
 pub(crate) mod recall;
 pub(crate) mod retry;

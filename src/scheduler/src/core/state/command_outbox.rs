@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 
 use lamagrid_domain::LeaseToken;
-use lamagrid_protocol::message::{Action, Command};
+use lamagrid_protocol::message::{Action, ActionKind, Command};
 
-/// Commands kept; above it the oldest is dropped. The token list of a poll repairs a lost cancel; a recall only saves time,
-/// so recalls are dropped first.
+/// Commands kept. Above it the oldest recall is dropped, which only saves time, or else the oldest cancel: the token
+/// list of a poll repairs that. Orders of administrators stay.
 const MAX_COMMANDS: usize = 256;
 
 /// Commands that the node has not acknowledged, in order.
@@ -21,10 +21,12 @@ pub(crate) struct CommandOutbox {
 }
 
 impl CommandOutbox {
-    pub(crate) fn push(&mut self, action: Action) {
+    /// Returns the number of the command.
+    pub(crate) fn push(&mut self, action: Action) -> u64 {
         if self.commands.len() >= MAX_COMMANDS {
-            let recall = self.commands.iter().position(|c| matches!(c.action, Action::Recall { .. }));
-            if let Action::Cancel { token } = self.commands.remove(recall.unwrap_or(0)).action {
+            let first = |kind| self.commands.iter().position(|c| c.action.kind() == kind);
+            let least = first(ActionKind::Recall).or_else(|| first(ActionKind::Cancel)).unwrap_or(0);
+            if let Action::Cancel { token } = self.commands.remove(least).action {
                 self.stopped.remove(&token);
             }
         }
@@ -33,6 +35,7 @@ impl CommandOutbox {
         }
         self.last_seq += 1;
         self.commands.push(Command { seq: self.last_seq, action });
+        self.last_seq
     }
 
     /// The node has all commands up to this number.
@@ -72,13 +75,15 @@ mod tests {
         let mut outbox = CommandOutbox::default();
         outbox.push(Action::Cancel { token: token(0) });
         outbox.push(Action::Recall { token: token(1) });
-        (2..MAX_COMMANDS + 1).for_each(|n| outbox.push(Action::Cancel { token: token(n) }));
+        (2..MAX_COMMANDS + 1).for_each(|n| _ = outbox.push(Action::Cancel { token: token(n) }));
         let left = outbox.commands();
         assert_eq!(left.len(), MAX_COMMANDS);
         assert_eq!(left[0].action, Action::Cancel { token: token(0) });
         assert!(!left.iter().any(|c| matches!(c.action, Action::Recall { .. })));
-        outbox.push(Action::Cancel { token: token(0) });
+        outbox.push(Action::Drain);
         assert_eq!(outbox.commands()[0].action, Action::Cancel { token: token(2) });
+        (0..MAX_COMMANDS).for_each(|n| _ = outbox.push(Action::Cancel { token: token(n) }));
+        assert_eq!(outbox.commands()[0].action, Action::Drain);
     }
 
     #[test]

@@ -95,6 +95,11 @@ impl Leases {
         self.orphans.values().flat_map(|orphans| &orphans.attempts).copied()
     }
 
+    /// Nodes that may come back for attempts.
+    pub(crate) fn orphaned_nodes(&self) -> impl Iterator<Item = &NodeId> {
+        self.orphans.keys()
+    }
+
     /// Nodes that did not come back in time.
     pub(crate) fn lost_nodes(&self, clock_ms: u64) -> Vec<NodeId> {
         let lost = self.orphans.iter().filter(|(_, orphans)| orphans.until_ms <= clock_ms);

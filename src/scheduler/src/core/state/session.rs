@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use lamagrid_domain::{BootId, LeaseToken, ModelName, NodeInfo, QueueName, SessionId};
 use lamagrid_protocol::PeerId;
-use lamagrid_protocol::message::{Action, Command};
+use lamagrid_protocol::message::{Action, ActionKind, Command, RefusedQueue};
 
 use super::command_outbox::CommandOutbox;
 use super::credit::Credit;
@@ -27,6 +27,8 @@ pub(crate) struct Session {
     credit: Credit,
     /// Lanes in the order of the welcome, and whether the node connected them.
     lanes: Vec<(QueueName, bool)>,
+    /// Queues that it may not serve.
+    refused: Vec<RefusedQueue>,
     /// Its `result` connection, once it spoke there.
     peer: Option<PeerId>,
     /// Attempts it works on, and how many polls in a row did not list them.
@@ -39,6 +41,8 @@ pub(crate) struct Session {
     last_seen_ms: u64,
     last_assigned_ms: u64,
     draining: bool,
+    /// The kinds of commands that it executes.
+    actions: Vec<ActionKind>,
     outbox: CommandOutbox,
 }
 
@@ -50,12 +54,14 @@ pub(crate) struct Registration {
     pub(crate) info: NodeInfo,
     pub(crate) slots: u16,
     pub(crate) overlap: u16,
+    pub(crate) refused: Vec<RefusedQueue>,
+    pub(crate) actions: Vec<ActionKind>,
 }
 
 impl Session {
     /// `number` orders sessions by their start.
     pub(crate) fn open(id: SessionId, number: u64, registration: Registration, clock_ms: u64) -> Self {
-        let Registration { node, boot, info, slots, overlap } = registration;
+        let Registration { node, boot, info, slots, overlap, refused, actions } = registration;
         let lanes = info.queues().into_iter().map(|queue| (queue, false)).collect();
         Self {
             id,
@@ -65,6 +71,7 @@ impl Session {
             info,
             credit: Credit::new(slots, overlap),
             lanes,
+            refused,
             peer: None,
             tokens: BTreeMap::new(),
             order: DispatchOrder::default(),
@@ -72,6 +79,7 @@ impl Session {
             last_seen_ms: clock_ms,
             last_assigned_ms: 0,
             draining: false,
+            actions,
             outbox: CommandOutbox::default(),
         }
     }
@@ -103,6 +111,11 @@ impl Session {
 
     pub(crate) fn lanes(&self) -> impl Iterator<Item = &QueueName> {
         self.lanes.iter().map(|(queue, _)| queue)
+    }
+
+    /// Queues that it may not serve, with the reasons.
+    pub(crate) fn refused(&self) -> &[RefusedQueue] {
+        &self.refused
     }
 
     /// Whether a connection may speak for this session: it is its node's.
@@ -150,9 +163,14 @@ impl Session {
         self.draining
     }
 
-    /// It gets no more tasks. False if it drained already.
-    pub(crate) fn drain(&mut self) -> bool {
-        !std::mem::replace(&mut self.draining, true)
+    /// It gets no more tasks.
+    pub(crate) fn drain(&mut self) {
+        self.draining = true;
+    }
+
+    /// Whether its node executes commands of a kind; others are not sent to it.
+    pub(crate) fn executes(&self, kind: ActionKind) -> bool {
+        self.actions.contains(&kind)
     }
 
     pub(crate) fn connect_lane(&mut self, index: usize) {
@@ -341,11 +359,12 @@ impl Session {
         self.unanswered.values().any(|at| *at <= now_ms)
     }
 
-    pub(crate) fn command(&mut self, action: Action) {
+    /// Puts a command into the outbox. Returns its number.
+    pub(crate) fn command(&mut self, action: Action) -> u64 {
         if let Action::Recall { token } = action {
             self.order.recalled(token);
         }
-        self.outbox.push(action);
+        self.outbox.push(action)
     }
 
     pub(crate) fn acknowledge(&mut self, seq: u64) {
@@ -374,7 +393,8 @@ mod tests {
     fn session(slots: u16, overlap: u16) -> Session {
         let info = crate::core::tests::info("n", 1, &[("gpu", "lama")]);
         let node = "n".parse().unwrap();
-        let registration = Registration { node, boot: None, info, slots, overlap };
+        let registration =
+            Registration { node, boot: None, info, slots, overlap, refused: Vec::new(), actions: Vec::new() };
         Session::open(SessionId::from_bytes([1; 16]), 1, registration, 0)
     }
 

@@ -93,7 +93,15 @@ mod tests {
         let id = SessionId::from_bytes([1; 16]);
         let info = crate::core::tests::info("n", 1, &[("gpu", "lama")]);
         let node = NodeId::new(&peer, info.name.clone());
-        let registration = Registration { node: node.clone(), boot: None, info, slots: 1, overlap: 0 };
+        let registration = Registration {
+            node: node.clone(),
+            boot: None,
+            info,
+            slots: 1,
+            overlap: 0,
+            refused: Vec::new(),
+            actions: Vec::new(),
+        };
         let number = sessions.next_number();
         sessions.insert(Session::open(id, number, registration, 0));
         sessions.check().unwrap();

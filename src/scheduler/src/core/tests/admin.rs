@@ -9,7 +9,7 @@ use lamagrid_protocol::message::{
 use super::grid::*;
 use crate::core::{Effect, Input, Pause, StoreOp};
 
-fn admin(request: impl Into<AdminRequest>) -> Input {
+pub(super) fn admin(request: impl Into<AdminRequest>) -> Input {
     Input::Admin { peer: peer("a"), request: request.into() }
 }
 
@@ -151,8 +151,8 @@ fn a_drain_outlives_the_session_and_the_scheduler_and_ends_with_the_goodbye() {
     let drain = DrainNode { node: "n".parse().unwrap(), by: Some("anna".into()) };
     let mut order = None;
     for effect in grid.handle(admin(drain)) {
-        if let Effect::Store(StoreOp::Drain { node, drain: Some(drain) }) = effect {
-            order = Some((node, drain));
+        if let Effect::Store(StoreOp::NodeOrder { node, order: Some(given) }) = effect {
+            order = Some((node, given));
         }
     }
     let order = order.unwrap();
@@ -164,7 +164,7 @@ fn a_drain_outlives_the_session_and_the_scheduler_and_ends_with_the_goodbye() {
     grid.pass_in([lane_connected(2), ready("n", 2, 2)]);
     grid.check(submit(1), &["insert T1", "c: accepted T1 behind 0"]);
     // Its supervisor replaces the process, the scheduler starts anew.
-    let mut grid = Grid::with_drains([order.clone()].into());
+    let mut grid = Grid::with_node_orders([order.clone()].into());
     grid.pass(19_000);
     grid.check(hello("n", 2, "lama", 2, &[], &[]), &[&again(1)]);
     grid.check(poll("n", 1, &[], 0), &["n: commands [1 drain]"]);
@@ -173,7 +173,7 @@ fn a_drain_outlives_the_session_and_the_scheduler_and_ends_with_the_goodbye() {
     grid.check(poll("n", 2, &[], 0), &["n: commands []"]);
     // The same process is drained whenever it comes back; another one after a lease was started by a person.
     for (pid, told, effects) in [(1, "1 drain", Vec::new()), (2, "", vec!["drain n false".to_owned()])] {
-        let mut grid = Grid::with_drains([order.clone()].into());
+        let mut grid = Grid::with_node_orders([order.clone()].into());
         grid.pass(20_000);
         let effects = [effects, vec![again(1)]].concat();
         let effects: Vec<_> = effects.iter().map(String::as_str).collect();

@@ -12,15 +12,15 @@ use lamagrid_domain::{
 };
 use lamagrid_protocol::PeerId;
 use lamagrid_protocol::message::{
-    Accept, Action, Attach, AttemptOutcome, Cancel, ClientRequest, ControlRequest, Delivery, Goodbye,
-    Heartbeat, Hello, NodeEvent, Poll, Query, Ready, Release, ResultRequest, Submit,
+    Accept, Action, ActionKind, Attach, AttemptOutcome, Cancel, ClientRequest, ControlRequest, Delivery,
+    Goodbye, Heartbeat, Hello, NodeEvent, Poll, Query, Ready, RefusedCommand, Release, ResultRequest, Submit,
 };
 use lamagrid_transport::Endpoints;
 
 use super::lines::line;
 use crate::core::state::task::{NewTask, Task};
 use crate::core::{
-    Authority, Core, Drain, Effect, FinishedTask, Input, NodeId, Now, Origin, Pause, Recovered, Settings,
+    Authority, Core, Effect, FinishedTask, Input, NodeId, Now, Order, Origin, Pause, Recovered, Settings,
     StoredTask,
 };
 
@@ -96,9 +96,9 @@ impl Grid {
         Self { core: Core::new(settings(), Box::new(entropy), now, recovered), now }
     }
 
-    /// A scheduler whose store knows nodes that are to leave.
-    pub(super) fn with_drains(drains: BTreeMap<NodeId, Drain>) -> Self {
-        Self::with_orders(Recovered { drains, ..Recovered::default() })
+    /// A scheduler whose store knows nodes that are to leave, or to stay away.
+    pub(super) fn with_node_orders(orders: BTreeMap<NodeId, Order>) -> Self {
+        Self::with_orders(Recovered { orders, ..Recovered::default() })
     }
 
     /// A scheduler whose store knows paused queues.
@@ -382,6 +382,13 @@ pub(super) fn hello_with_overlap(
     )
 }
 
+/// The same hello from a node that executes all commands.
+pub(super) fn with_all_actions(hello: Input) -> Input {
+    let Input::Control { peer, request: ControlRequest::Hello(hello) } = hello else { panic!("no hello") };
+    let actions = [&Action::BASIC[..], &[ActionKind::Undrain, ActionKind::Set]].concat();
+    Input::Control { peer, request: Hello { actions, ..hello }.into() }
+}
+
 /// As nodes of protocol versions before 1.5 say it.
 pub(super) fn hello_without_boot(info: NodeInfo) -> Input {
     let Input::Control { peer, request: ControlRequest::Hello(hello) } = hello_of(info, 1, &[], &[]) else {
@@ -407,6 +414,12 @@ pub(super) fn hello(name: &str, pid: u32, model: &str, slots: u16, running: &[u8
 pub(super) fn poll(name: &str, s: u8, running: &[u8], acknowledged: u64) -> Input {
     let running = running.iter().copied().map(token).collect();
     control(name, Poll { session: session(s), running, acknowledged, refused: Vec::new() })
+}
+
+/// A poll that acknowledges a command and refuses it.
+pub(super) fn poll_refusing(name: &str, s: u8, seq: u64, reason: &str) -> Input {
+    let refused = vec![RefusedCommand { seq, reason: reason.to_owned() }];
+    control(name, Poll { session: session(s), running: Vec::new(), acknowledged: seq, refused })
 }
 
 pub(super) fn goodbye(name: &str, s: u8) -> Input {

@@ -6,7 +6,7 @@ use lamagrid_domain::{LeaseToken, TaskId};
 use lamagrid_protocol::PeerId;
 use lamagrid_protocol::message::{Action, AdminReply, ClientReply, ControlReply, LaneMessage, ResultReply};
 
-use crate::core::{Effect, StoreOp};
+use crate::core::{Effect, OrderKind, StoreOp};
 
 fn task_name(of: &TaskId) -> String {
     format!("T{}", of.as_bytes()[15])
@@ -117,7 +117,10 @@ fn store_line(op: &StoreOp) -> String {
         StoreOp::Watermark { owner, wall_ms } => format!("watermark {owner} {wall_ms}"),
         StoreOp::Clock { wall_ms } => format!("clock {wall_ms}"),
         StoreOp::Pause { queue, pause } => format!("pause {queue} {}", pause.is_some()),
-        StoreOp::Drain { node, drain } => format!("drain {node} {}", drain.is_some()),
+        StoreOp::NodeOrder { node, order } => match order {
+            Some(order) if order.kind == OrderKind::Removal => format!("remove {node}"),
+            order => format!("drain {node} {}", order.is_some()),
+        },
         StoreOp::Together(ops) => ops.iter().map(store_line).collect::<Vec<_>>().join(" + "),
     }
 }

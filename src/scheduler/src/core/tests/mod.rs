@@ -10,6 +10,7 @@ mod isolation;
 mod limits;
 mod lines;
 mod lost;
+mod node_admin;
 mod nodes;
 mod overlap;
 mod retries;

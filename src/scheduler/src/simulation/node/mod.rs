@@ -14,8 +14,8 @@ use lamagrid_domain::{
     NodeKind, Role, SessionId, Stages,
 };
 use lamagrid_protocol::message::{
-    Accept, Action, AttemptOutcome, ControlReply, ControlRequest, Delivery, Goodbye, Heartbeat, Hello,
-    LaneMessage, NodeEvent, Poll, Ready, ResultReply, ResultRequest, Step, Welcome,
+    Accept, Action, ActionKind, AttemptOutcome, ControlReply, ControlRequest, Delivery, Goodbye, Heartbeat,
+    Hello, LaneMessage, NodeEvent, Poll, Ready, ResultReply, ResultRequest, Step, Welcome,
 };
 
 use self::slots::{Attempt, Held, Stage};
@@ -169,6 +169,15 @@ impl Node {
         }
     }
 
+    /// Takes work again, in a new session with its whole credit.
+    fn undrain(&mut self, net: &mut Network) {
+        if self.phase == Phase::Draining {
+            self.phase = Phase::Serving;
+            self.notes.push("undrained");
+            self.lose_session(net);
+        }
+    }
+
     pub(super) fn leave(&mut self, net: &mut Network) {
         self.phase = Phase::Leaving;
         if let Some(session) = self.session {
@@ -281,15 +290,9 @@ impl Node {
         let held = self.held.keys().copied().collect();
         let (slots, overlap) = (self.slots, self.overlap);
         let boot = Some(BootId::from_bytes(u128::from(self.pid).to_be_bytes()));
-        let hello = Hello {
-            info,
-            slots,
-            overlap,
-            running: self.wanted(),
-            held,
-            boot,
-            actions: Action::BASIC.to_vec(),
-        };
+        let mut actions = Action::BASIC.to_vec();
+        actions.extend((!self.index.is_multiple_of(3)).then_some(ActionKind::Undrain));
+        let hello = Hello { info, slots, overlap, running: self.wanted(), held, boot, actions };
         self.ask(net, hello.into());
     }
 
@@ -357,9 +360,10 @@ impl Node {
                             let given_back = self.give_back(net, token);
                             self.notes.push(if given_back { "recalled" } else { "recalled too late" });
                         }
-                        // Not in this node's list of actions.
-                        Action::Undrain | Action::Set { .. } => {}
                         Action::Drain => self.drain(net),
+                        Action::Undrain => self.undrain(net),
+                        // Not in this node's list of actions.
+                        Action::Set { .. } => unreachable!("it is sent only to nodes that know it"),
                     }
                 }
                 if fresh.is_empty() && !self.hinted {

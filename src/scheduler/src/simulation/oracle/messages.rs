@@ -65,6 +65,7 @@ impl Oracle {
 
     pub(super) fn on_assigned(&mut self, assigned: Assigned<'_>, core: View<'_>) -> Result<(), Violation> {
         let Assigned { id, token, session, index, node } = assigned;
+        ensure!(!self.removed.contains(node), Illegal, "task {id} was given to {node}, which is removed");
         let task = self.task(id, "assigned")?;
         task.state = legal(&task.state, Event::Assign { token, session }, id)?;
         task.node = Some(node.clone());
@@ -132,6 +133,14 @@ impl Oracle {
     }
 
     pub(super) fn on_control(&mut self, message: &Message, reply: &ControlReply) -> Result<(), Violation> {
+        if let (ControlReply::Commands(told), Message::Control(_, ControlRequest::Poll(poll))) =
+            (reply, message)
+        {
+            let known = self.sessions.get(&poll.session).map(|session| &session.actions);
+            let strange = told.commands.iter().find(|c| !known.is_some_and(|k| k.contains(&c.action.kind())));
+            ensure!(strange.is_none(), Illegal, "{strange:?} was sent to a node that does not know it");
+            return Ok(());
+        }
         let (ControlReply::Welcome(welcome), Message::Control(peer, ControlRequest::Hello(hello))) =
             (reply, message)
         else {
@@ -140,6 +149,7 @@ impl Oracle {
         let mut info = hello.info.clone();
         info.models.retain(|o| !welcome.refused.iter().any(|r| r.queue == o.queue));
         let node = NodeId::new(peer, info.name.clone());
+        ensure!(!self.removed.contains(&node), Illegal, "{node} is removed, and was welcomed");
         let (slots, offered) = (u64::from(hello.slots), u64::from(hello.overlap));
         let overlap = offered.min(slots);
         let excess = offered - overlap;
@@ -153,6 +163,7 @@ impl Oracle {
             given: 0,
             numbers: BTreeMap::new(),
             accepted: 0,
+            actions: hello.actions.clone(),
         };
         self.sessions.insert(welcome.session, session);
         self.note("welcome");

@@ -21,11 +21,11 @@ use lamagrid_domain::{
 };
 use lamagrid_protocol::PeerId;
 use lamagrid_protocol::message::{
-    AttemptOutcome, ClientReply, ClientRequest, ControlReply, ControlRequest, LaneMessage, Outcome,
-    ResultReply, ResultRequest,
+    ActionKind, AttemptOutcome, ClientReply, ClientRequest, ControlReply, ControlRequest, LaneMessage,
+    Outcome, ResultReply, ResultRequest,
 };
 
-use crate::core::{ClockChange, Core, Effect, FinishedTask, NodeId, Now, StoreOp, View};
+use crate::core::{ClockChange, Core, Effect, FinishedTask, NodeId, Now, Order, OrderKind, StoreOp, View};
 use crate::simulation::disk::Disk;
 use crate::simulation::network::Message;
 
@@ -153,6 +153,7 @@ struct Session {
     /// Assignments of this session, numbered from 1 as they were accepted.
     numbers: BTreeMap<LeaseToken, Option<u64>>,
     accepted: u64,
+    actions: Vec<ActionKind>,
 }
 
 impl Session {
@@ -189,6 +190,8 @@ pub(in crate::simulation) struct Oracle {
     clock: bounds::Clock,
     limits: LimitsConfig,
     sessions: BTreeMap<SessionId, Session>,
+    /// Nodes that an administrator removed.
+    removed: BTreeSet<NodeId>,
     tokens: HashSet<LeaseToken>,
     /// Attempts that no slot had begun with when their session ended.
     innocent: HashSet<LeaseToken>,
@@ -224,6 +227,7 @@ impl Oracle {
             clock: bounds::Clock::new(clock_grace_ms),
             limits: limits.clone(),
             sessions: BTreeMap::new(),
+            removed: BTreeSet::new(),
             tokens: HashSet::new(),
             innocent: HashSet::new(),
             alone: HashSet::new(),
@@ -248,6 +252,8 @@ impl Oracle {
         self.live.clear();
         self.over.clear();
         self.sessions.clear();
+        let removed = disk.orders.iter().filter(|(_, order)| order.kind == OrderKind::Removal);
+        self.removed = removed.map(|(node, _)| node.clone()).collect();
         self.uploads.clear();
         self.disk_free = None;
         self.clock.restart(now, disk.wall_ms);

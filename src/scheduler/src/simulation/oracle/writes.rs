@@ -178,10 +178,27 @@ impl Oracle {
             StoreOp::Unremember { id } => {
                 ensure!(self.tombstones.remove(id), Structure, "no tombstone {id} to take away");
             }
-            StoreOp::Pause { .. } | StoreOp::Drain { .. } => {}
+            StoreOp::Pause { .. } => {}
+            StoreOp::NodeOrder { node, order } => self.on_node_order(node, order.as_ref())?,
             StoreOp::Together(_) => {
                 return Err(Violation { kind: Kind::Illegal, what: "a transaction in a transaction".into() });
             }
+        }
+        Ok(())
+    }
+
+    fn on_node_order(&mut self, node: &NodeId, order: Option<&Order>) -> Result<(), Violation> {
+        match order.map(|order| order.kind) {
+            Some(OrderKind::Removal) => {
+                self.note("removed");
+                self.removed.insert(node.clone());
+            }
+            Some(OrderKind::Drain) => {
+                self.note("drained by order");
+                ensure!(!self.removed.contains(node), Illegal, "{node} is removed, and was drained");
+            }
+            None if self.removed.remove(node) => self.note("removal taken back"),
+            None => self.note("drain over"),
         }
         Ok(())
     }

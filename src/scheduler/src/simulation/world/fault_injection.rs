@@ -9,7 +9,7 @@ impl World {
         }
         self.net.about(self.net.rates.fault_every_ms, Event::InjectFault);
         let at = self.net.random.below(self.nodes.len() as u64) as usize;
-        let weights = [12, 8, 14, 12, 8, 6, 3, 5, 20, 5, 4, 3, 2, 2];
+        let weights = [12, 8, 14, 12, 8, 6, 3, 5, 20, 5, 4, 3, 2, 2, 20];
         match self.net.random.weighted(&weights) {
             loud @ (0 | 1) => {
                 self.oracle.on_death(self.nodes[at].surely_begun());
@@ -52,6 +52,7 @@ impl World {
                 let bytes = *self.net.random.pick(&[0, 120, 150, 1 << 30, 1 << 30, 1 << 30]);
                 self.net.after(0, Event::Core { epoch: self.net.epoch, message: Message::DiskFree(bytes) });
             }
+            14 => self.order_about(at),
             7 => {
                 // The whole host stops for a while.
                 let ms = self.net.random.between(200, 30_000);
@@ -66,6 +67,29 @@ impl World {
                 self.nodes[at].die_and_change_name(&mut self.net);
             }
         }
+    }
+
+    /// An administrator drains or removes a node, or takes that back.
+    fn order_about(&mut self, at: usize) {
+        let node = || self.nodes[at].name.parse().expect("a plain name");
+        let request = match self.net.random.weighted(&[4, 5, 2]) {
+            0 => DrainNode { node: node(), by: None }.into(),
+            1 => UndrainNode { node: node(), by: None }.into(),
+            _ => RemoveNode { node: node(), by: None }.into(),
+        };
+        let message = Message::Admin(PeerId::from_text("admin"), request);
+        self.net.after(0, Event::Core { epoch: self.net.epoch, message });
+    }
+
+    /// Without faults every node serves again.
+    pub(super) fn take_back_orders(&mut self) -> Result<(), Violation> {
+        let ordered = self.core.as_ref().filter(|_| self.net.faults_off).map(Core::view);
+        let ordered: Vec<_> = ordered.map_or_else(Vec::new, |core| core.ordered_nodes().cloned().collect());
+        for node in ordered {
+            let undrain = UndrainNode { node, by: None };
+            self.deliver(Message::Admin(PeerId::from_text("admin"), undrain.into()))?;
+        }
+        Ok(())
     }
 
     /// A node accepts or delivers under its own session an attempt of another node, or one that is over.

@@ -9,7 +9,10 @@ use std::hash::{DefaultHasher, Hasher};
 
 use lamagrid_config::{LimitsConfig, RetryConfig, RetryPolicy, SchedulerConfig};
 use lamagrid_domain::{LeaseToken, ModelOffer, SessionId, State, TaskId, TaskSpec};
-use lamagrid_protocol::message::{Accept, ControlReply, Delivery, Rejected};
+use lamagrid_protocol::PeerId;
+use lamagrid_protocol::message::{
+    Accept, ControlReply, Delivery, DrainNode, Rejected, RemoveNode, UndrainNode,
+};
 use lamagrid_transport::Endpoints;
 
 use crate::core::Fault;
@@ -278,6 +281,7 @@ impl World {
             Event::Core { epoch, message } if epoch == self.net.epoch => return self.deliver(message),
             Event::Tick { epoch } if epoch == self.net.epoch && self.core.is_some() => {
                 self.net.after(TICK_MS, Event::Tick { epoch });
+                self.take_back_orders()?;
                 return self.deliver(Message::Tick);
             }
             Event::Commit { epoch } if epoch == self.net.epoch => return self.commit(),

@@ -52,7 +52,9 @@ impl World {
     }
 
     pub(super) fn deliver(&mut self, message: Message) -> Result<(), Violation> {
-        if self.failing && matches!(message, Message::Client(..) | Message::ClientGone(..)) {
+        if self.failing
+            && matches!(message, Message::Client(..) | Message::ClientGone(..) | Message::Admin(..))
+        {
             self.unread.push_back(message);
             return Ok(());
         }
@@ -199,7 +201,8 @@ impl World {
         if !self.net.faults_off && self.net.random.chance(10) {
             self.net.after(0, Event::Core { epoch: self.net.epoch, message: Message::LanesFailed(session) });
             let kind = lamagrid_domain::FailureKind::Disconnected;
-            return Rejected { failure: lamagrid_domain::Failure::new(kind, "no lane") }.into();
+            return Rejected { failure: lamagrid_domain::Failure::new(kind, "no lane"), removed: false }
+                .into();
         }
         let lanes = welcome.lanes.iter().map(|_| Lane { conn: None, dead: false }).collect();
         self.lanes.insert(session, lanes);
