@@ -22,6 +22,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -255,6 +256,9 @@ def _serve(options: argparse.Namespace, serving: Serving, shutdown: Shutdown) ->
         except LamaGridError as error:
             print(f"pynode: the scheduler refuses this node: {error}", file=sys.stderr)
             return EXIT_REFUSED.get(error.kind, EXIT_CANNOT_START)
+        threads = session.take_threads()
+        if threads is not None:
+            _set_threads(threads)
         if job is not None:
             work(job, serving)
             session.set_loaded(serving.loaded)
@@ -266,6 +270,22 @@ def _serve(options: argparse.Namespace, serving: Serving, shutdown: Shutdown) ->
                 print(f"pynode: its GPU is lost: {session.lost}", file=sys.stderr)
                 return EXIT_DEVICE
             return 0
+
+
+def _set_threads(count: int) -> None:
+    """Let torch use this number of threads; 0 for the number that it chose itself."""
+    import torch
+
+    own = _own_threads()
+    torch.set_num_threads(count or own)
+
+
+@cache
+def _own_threads() -> int:
+    """The number of threads that torch chose: called before the first change."""
+    import torch
+
+    return torch.get_num_threads()
 
 
 def _own_name(bundle: Path | None) -> str:

@@ -18,7 +18,8 @@ use lamagrid_domain::{BlobForm, Failure, ModelName, ModelOffer, NodeKind, NodeNa
 use lamagrid_hardware::{Capabilities, CudaEnvironment, Gpu, Roots, Sampler};
 use lamagrid_imaging::{Image, Rgb};
 use lamagrid_session::{
-    Entered, Exit, Files, Inputs, Made, Next, Pictures, Pipeline, Session, SessionOptions, read_node_bundle,
+    Adjust, Adjustment, ChangeRefused, Entered, Exit, Files, Inputs, Made, Next, Pictures, Pipeline, Session,
+    SessionOptions, read_node_bundle,
 };
 
 use crate::arguments::{failure_kind, parsed, patience, role};
@@ -52,6 +53,21 @@ pub(crate) struct NodeSession {
     closed: AtomicBool,
     /// Why the GPU is lost; empty while it works.
     lost: Arc<OnceLock<String>>,
+}
+
+/// Changes of settings while the node runs. Python itself sets the threads: see [`NodeSession::take_threads`].
+#[derive(Debug)]
+struct Adjuster;
+
+impl Adjust for Adjuster {
+    fn adjust(&self, adjustment: Adjustment) -> Result<(), ChangeRefused> {
+        if adjustment.slots.is_some_and(|slots| slots > 1) {
+            let text = "a Python node works on one task at a time: its models keep state; start a node for each device";
+            return Err(ChangeRefused(text.to_owned()));
+        }
+        let level = adjustment.log_level.map_or(Ok(()), lamagrid_logs::set_level);
+        level.map_err(|error| ChangeRefused(error.to_string()))
+    }
 }
 
 impl NodeSession {
@@ -172,7 +188,8 @@ impl NodeSession {
         });
         let internal = |error: &dyn std::fmt::Display| errors::internal(py, &error.to_string());
         let sampler = Some(Arc::new(sampler.map_err(|error| internal(&error))?));
-        let options = SessionOptions { endpoints, bundle, info, slots, overlap: OVERLAP, sampler };
+        let adjust: Option<Arc<dyn Adjust>> = Some(Arc::new(Adjuster));
+        let options = SessionOptions { endpoints, bundle, info, slots, overlap: OVERLAP, sampler, adjust };
         let session = Arc::new(Session::start(options).map_err(|error| internal(&error))?);
         let _ = to_close.set(Arc::clone(&session));
         let pipeline = Pipeline::start(&session, slots, config.limits.max_pixels)
@@ -220,6 +237,11 @@ impl NodeSession {
         let session = &self.ours(py)?.session;
         outside(py, || session.set_loaded(models));
         Ok(())
+    }
+
+    /// The number of threads for the models from now on, once after each change; 0 leaves it to torch.
+    fn take_threads(&self, py: Python<'_>) -> PyResult<Option<u32>> {
+        Ok(self.ours(py)?.session.take_threads())
     }
 
     /// Accepts no more tasks, finishes and delivers the running ones, then leaves the grid.

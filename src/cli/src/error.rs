@@ -70,7 +70,8 @@ impl CliError {
         match self {
             Self::Config(error) => configuration_code(error),
             Self::Log(LogError::Filter { .. }) => CONFIGURATION,
-            Self::Log(LogError::ProcessName { .. } | LogError::AlreadySet { .. }) | Self::Json(_) => INTERNAL,
+            Self::Log(LogError::ProcessName { .. } | LogError::AlreadySet { .. } | LogError::NotSetUp)
+            | Self::Json(_) => INTERNAL,
             Self::Client(ClientError::Unknown { .. }) => REFUSED,
             Self::Client(error) => error.kind().exit_code(),
             Self::Scheduler(_) | Self::Certificate(_) | Self::Runtime(_) => REFUSED,

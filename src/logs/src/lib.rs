@@ -13,18 +13,22 @@ mod subscriber;
 
 use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, OnceLock, RwLock};
 
 use tracing_appender::non_blocking::{ErrorCounter, WorkerGuard};
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Registry, reload};
 
-use lamagrid_config::LogConfig;
+use lamagrid_config::{LogConfig, LogLevel};
 
 pub use report::report;
 
 /// The environment variable whose filter directives replace the configured level, for example
 /// `info,lamagrid_node=trace`.
 pub const FILTER_VARIABLE: &str = "LAMAGRID_LOG";
+
+/// Replaces the filter of this process's log.
+static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 
 /// Why logging could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +49,9 @@ pub enum LogError {
         /// The rejected name.
         process: String,
     },
+    /// This process has no log whose level could change.
+    #[error("this process writes no log of its own, so that its level cannot change")]
+    NotSetUp,
     /// Logging was already set up, by LamaGrid or by the program that embeds it.
     #[error("logging is already set up in this process")]
     AlreadySet {
@@ -117,7 +124,7 @@ pub fn init(process: &str, config: &LogConfig, dir: &Path) -> Result<LogGuard, L
         return Err(LogError::ProcessName { process: process.to_owned() });
     }
     let directives = std::env::var(FILTER_VARIABLE).ok().filter(|value| !value.trim().is_empty());
-    let filter = subscriber::filter(config.level, directives)?;
+    let (filter, handle) = reload::Layer::new(subscriber::filter(config.level, directives)?);
     let (file, failed) = match rotate::RotatedFile::open(dir, process, config.keep_files) {
         Ok(file) => (Some(file), None),
         Err(error) => (None, Some(error)),
@@ -131,6 +138,8 @@ pub fn init(process: &str, config: &LogConfig, dir: &Path) -> Result<LogGuard, L
     subscriber::build(config.format, filter, subscriber::Stderr, Arc::clone(&writer))
         .try_init()
         .map_err(|source| LogError::AlreadySet { source })?;
+    // Reached by the first call only: `try_init` refuses a second one.
+    let _ = FILTER.set(handle);
     panics::install_hook();
     if let Some(error) = failed {
         tracing::warn!(
@@ -142,4 +151,14 @@ pub fn init(process: &str, config: &LogConfig, dir: &Path) -> Result<LogGuard, L
     let file = file.map(|(writer, path)| (path, writer.error_counter()));
     let place = (dir.to_owned(), process.to_owned(), config.keep_files);
     Ok(LogGuard { file, place, writer, pid: std::process::id(), worker: ManuallyDrop::new(worker) })
+}
+
+/// Changes the lowest severity that this process logs; it replaces a filter of [`FILTER_VARIABLE`], too.
+///
+/// # Errors
+/// [`LogError::NotSetUp`] before [`init`].
+pub fn set_level(level: LogLevel) -> Result<(), LogError> {
+    let filter = subscriber::filter(level, None)?;
+    let handle = FILTER.get().ok_or(LogError::NotSetUp)?;
+    handle.reload(filter).map_err(|_| LogError::NotSetUp)
 }

@@ -12,7 +12,7 @@ use tracing_subscriber::filter::EnvFilter;
 use tracing_subscriber::fmt::writer::{MakeWriterExt, OptionalWriter};
 use tracing_subscriber::fmt::{self, MakeWriter};
 use tracing_subscriber::layer::{Layer, SubscriberExt};
-use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::registry::{LookupSpan, Registry};
 
 use lamagrid_config::{LogFormat, LogLevel};
 
@@ -68,7 +68,7 @@ pub(crate) fn in_background(file: RotatedFile) -> (NonBlocking, PathBuf, WorkerG
 /// Builds the subscriber, which writes the same lines to `stderr` and, if present, to the file.
 pub(crate) fn build<W>(
     format: LogFormat,
-    filter: EnvFilter,
+    filter: impl Layer<Registry> + Send + Sync,
     stderr: W,
     file: FileWriter,
 ) -> impl Subscriber + Send + Sync

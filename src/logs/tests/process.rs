@@ -6,12 +6,16 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
-use lamagrid_config::{Config, LogFormat};
+use lamagrid_config::{Config, LogFormat, LogLevel};
 
 /// Runs the ignored test `child` in a separate process, as a node would run.
 fn run_child(dir: &Path, stderr: Stdio, filter: &str) -> Output {
+    run_test("child", dir, stderr, filter)
+}
+
+fn run_test(name: &str, dir: &Path, stderr: Stdio, filter: &str) -> Output {
     Command::new(std::env::current_exe().unwrap())
-        .args(["child", "--exact", "--ignored", "--nocapture", "--quiet"])
+        .args([name, "--exact", "--ignored", "--nocapture", "--quiet"])
         .env("TEST_LOG_DIR", dir)
         .env("LAMAGRID_LOG", filter)
         .stdout(Stdio::null())
@@ -34,6 +38,30 @@ fn child() {
     let thread = std::thread::Builder::new().name("device".to_owned());
     thread.spawn(|| panic!("no\nmemory")).unwrap().join().unwrap_err();
     tracing::info!(file = guard.file().is_some(), dropped = guard.dropped_lines(), "still here");
+}
+
+#[test]
+#[ignore = "the process that the test of levels starts"]
+fn child_of_levels() {
+    assert!(lamagrid_logs::set_level(LogLevel::Debug).is_err(), "there is no log yet");
+    let mut config = Config::default().log;
+    config.format = LogFormat::Json;
+    let dir = std::env::var_os("TEST_LOG_DIR").unwrap();
+    let _guard = lamagrid_logs::init("node", &config, Path::new(&dir)).unwrap();
+    for level in [LogLevel::Debug, LogLevel::Error, LogLevel::Info] {
+        lamagrid_logs::set_level(level).unwrap();
+        tracing::debug!(target: "lamagrid_node", "details at {}", level.as_str());
+        tracing::info!("one line at {}", level.as_str());
+    }
+}
+
+#[test]
+fn the_level_changes_while_the_process_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = run_test("child_of_levels", dir.path(), Stdio::piped(), "error");
+    assert!(output.status.success());
+    let expected = ["details at debug", "one line at debug", "one line at info"];
+    assert_eq!(messages(&lines(&output.stderr)), expected);
 }
 
 fn lines(bytes: &[u8]) -> Vec<Value> {

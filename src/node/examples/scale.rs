@@ -83,8 +83,15 @@ fn main() {
         std::thread::Builder::new()
             .stack_size(STACK_BYTES)
             .spawn(move || {
-                let options =
-                    SessionOptions { endpoints, bundle: None, info, slots: 1, overlap: 0, sampler: None };
+                let options = SessionOptions {
+                    endpoints,
+                    bundle: None,
+                    info,
+                    slots: 1,
+                    overlap: 0,
+                    sampler: None,
+                    adjust: None,
+                };
                 work(&Session::start(options).unwrap());
             })
             .unwrap();

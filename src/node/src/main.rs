@@ -8,12 +8,13 @@ use clap::Parser;
 use lamagrid_config::{Device, libtorch};
 use lamagrid_domain::{FailureKind, NodeKind};
 use lamagrid_hardware::Capabilities;
-use lamagrid_node::backend::{Backend, Echo};
+use lamagrid_node::backend::Echo;
+use lamagrid_node::capabilities;
 use lamagrid_node::devices::{self, VISIBLE_DEVICES, WorkerDevice};
 use lamagrid_node::flags::{BackendChoice, Flags, NodeCommand};
 use lamagrid_node::settings::Settings;
 use lamagrid_node::supervisor::{EXIT_CONFIG, EXIT_DEVICE, Plan, Plans, Supervisor};
-use lamagrid_node::{capabilities, worker};
+use lamagrid_node::worker::{self, Backends};
 
 fn main() -> ExitCode {
     let flags = Flags::parse();
@@ -74,8 +75,8 @@ fn echo(flags: &Flags, settings: &Settings, found: &Capabilities) -> anyhow::Res
     let registration = worker::describe(settings, NodeKind::Echo, found, gpu);
     let backend = Echo::new(registration.info.models.clone());
     // Each slot gets a thread, because an echo task only sleeps.
-    let backends: Vec<Box<dyn Backend + Send>> =
-        (0..settings.slots).map(|_| Box::new(backend.clone()) as Box<dyn Backend + Send>).collect();
+    let first = Box::new(backend.clone());
+    let backends = Backends { first, another: Some(Box::new(move || Box::new(backend.clone()))) };
     worker::run(settings, registration, flags.lifeline.into(), backends)
 }
 

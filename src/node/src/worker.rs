@@ -3,7 +3,7 @@
 //! Does not: restart itself or look for libtorch; its supervisor does.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, mpsc};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -11,7 +11,7 @@ use rustix::process::Signal;
 use lamagrid_domain::{Failure, NodeInfo, NodeKind};
 use lamagrid_hardware::{Capabilities, Gpu, Roots, Sampler};
 use lamagrid_process::{Parent, SAME_REQUEST, StopRequest, StopSignals, end_at_once, end_by_signal};
-use lamagrid_session::{Offers, Pipeline, Session, SessionOptions};
+use lamagrid_session::{Adjust, Adjustment, ChangeRefused, Offers, Pipeline, Session, SessionOptions};
 
 use crate::backend::{self, Backend, FileState, OfferTable, SilentProgress};
 use crate::cancel_watchdog::{self, StartupTime};
@@ -40,21 +40,92 @@ pub fn describe(settings: &Settings, kind: NodeKind, found: &Capabilities, gpu: 
     Registration { info, gpu }
 }
 
+/// The backends of a worker, one per slot.
+pub struct Backends {
+    /// Runs on the calling thread of [`run`].
+    pub first: Box<dyn Backend + Send>,
+    /// Makes the backend of a further slot, which gets a thread of its own; `None` if the device runs one task at a time.
+    pub another: Option<MakeBackend>,
+}
+
+/// Makes a backend.
+pub type MakeBackend = Box<dyn Fn() -> Box<dyn Backend + Send> + Send>;
+
+/// Changes of settings while the worker runs.
+#[derive(Debug)]
+struct Adjuster {
+    kind: NodeKind,
+    /// Takes the number of slots for which there must be backends; `None` if there is one.
+    slots: Option<mpsc::Sender<u16>>,
+}
+
+impl Adjust for Adjuster {
+    fn adjust(&self, adjustment: Adjustment) -> Result<(), ChangeRefused> {
+        let kind = self.kind.as_str();
+        if adjustment.slots.is_some_and(|slots| slots > 1) && self.slots.is_none() {
+            return Err(ChangeRefused(format!(
+                "a {kind} node works on one task at a time: its device runs one model after the other; for more devices \
+                 start a node on each one"
+            )));
+        }
+        if adjustment.threads.is_some() && self.kind == NodeKind::Echo {
+            return Err(ChangeRefused(format!(
+                "an {kind} node runs no model, so that it has no threads to set"
+            )));
+        }
+        if let Some(level) = adjustment.log_level {
+            lamagrid_logs::set_level(level).map_err(|error| ChangeRefused(error.to_string()))?;
+        }
+        if let (Some(slots), Some(wanted)) = (adjustment.slots, &self.slots) {
+            // The thread that makes backends lives as long as the process.
+            let _ = wanted.send(slots);
+        }
+        Ok(())
+    }
+}
+
+/// Starts a thread that runs a backend for each slot after the first, as slots are added.
+fn run_further_backends(
+    session: Arc<Session>,
+    pipeline: Arc<Pipeline>,
+    another: MakeBackend,
+    wanted: mpsc::Receiver<u16>,
+) -> std::io::Result<()> {
+    let make = move || {
+        let mut running = 1;
+        for slots in wanted {
+            while running < slots {
+                let (session, pipeline, mut backend) =
+                    (Arc::clone(&session), Arc::clone(&pipeline), another());
+                let serve = move || {
+                    let offers = OfferTable::of(backend.as_ref());
+                    backend::serve(&session, &pipeline, backend.as_mut(), offers)
+                };
+                match std::thread::Builder::new().name(format!("backend-{running}")).spawn(serve) {
+                    Ok(_) => running += 1,
+                    Err(error) => {
+                        tracing::error!(%error, running, slots, "no thread for a further slot: its tasks wait");
+                        break;
+                    }
+                }
+            }
+        }
+    };
+    std::thread::Builder::new().name("slots".into()).spawn(make).map(drop)
+}
+
 /// Runs tasks until the session ends; returns the process's exit code.
 ///
-/// The first of `backends` runs on the calling thread, each other one on its own thread.
-///
 /// # Errors
-/// If the host cannot start a thread or a runtime, or if `backends` is empty.
+/// If the host cannot start a thread or a runtime.
 pub fn run(
     settings: &Settings,
     registration: Registration,
     parent: Parent,
-    backends: Vec<Box<dyn Backend + Send>>,
+    backends: Backends,
 ) -> anyhow::Result<u8> {
     let Registration { mut info, gpu } = registration;
-    let mut backends = backends.into_iter();
-    let mut first = backends.next().ok_or_else(|| anyhow::anyhow!("a worker needs a backend"))?;
+    let Backends { mut first, another } = backends;
     let (began, startup) = (Instant::now(), Arc::new(StartupTime::default()));
     let mut offers = OfferTable::of(first.as_ref());
     if offers.offers(first.as_ref()).models.is_empty() {
@@ -71,19 +142,17 @@ pub fn run(
     let bundle = settings.bundle.clone();
     let watched = Arc::new(Watched::default());
     let sampler = Some(Arc::new(watch_device(gpu, info.memory_bytes, Arc::clone(&watched))?));
-    let options = SessionOptions { endpoints, bundle, info, slots: settings.slots, overlap, sampler };
+    let (slots, wanted) = mpsc::channel();
+    let _ = slots.send(settings.slots); // the receiver is below
+    let adjuster = Adjuster { kind: info.kind, slots: another.is_some().then_some(slots) };
+    let adjust: Option<Arc<dyn Adjust>> = Some(Arc::new(adjuster));
+    let options = SessionOptions { endpoints, bundle, info, slots: settings.slots, overlap, sampler, adjust };
     let session = Arc::new(Session::start(options)?);
     let _ = watched.session.set(Arc::clone(&session));
     let pipeline = Arc::new(Pipeline::start(&session, settings.slots, max_pixels)?);
     handle_signals(Arc::clone(&session), parent)?;
-    let mut threads = Vec::new();
-    for (index, mut backend) in backends.enumerate() {
-        let (session, pipeline) = (Arc::clone(&session), Arc::clone(&pipeline));
-        let thread = std::thread::Builder::new().name(format!("backend-{}", index + 1)).spawn(move || {
-            let offers = OfferTable::of(backend.as_ref());
-            backend::serve(&session, &pipeline, backend.as_mut(), offers)
-        })?;
-        threads.push(thread);
+    if let Some(another) = another {
+        run_further_backends(Arc::clone(&session), Arc::clone(&pipeline), another, wanted)?;
     }
     if parent == Parent::Watched {
         let grace = Duration::from_millis(settings.config.node.cancel_grace_ms);
@@ -93,10 +162,6 @@ pub fn run(
         startup.record(began.elapsed());
     }
     let failure = backend::serve(&session, &pipeline, first.as_mut(), offers);
-    for thread in threads {
-        // It returns the session's failure, as the first loop does.
-        let _ = thread.join();
-    }
     if watched.is_lost.load(Ordering::Acquire) { Ok(EXIT_DEVICE) } else { Ok(concluded(failure.as_ref())) }
 }
 

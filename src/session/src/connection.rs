@@ -13,13 +13,14 @@ use lamagrid_hardware::Sampler;
 use lamagrid_protocol::frame::Frame;
 use lamagrid_protocol::message::{
     Action, Command, ControlReply, ControlRequest, Goodbye, Heartbeat, LaneMessage, Message, NodeEvent, Poll,
-    ResultReply, Welcome,
+    RefusedCommand, ResultReply, Welcome,
 };
 use lamagrid_transport::link::Link;
 use lamagrid_transport::request::Requester;
 use lamagrid_transport::{Endpoints, EventPublisher, LaneReceiver, SocketError};
 
-use crate::state::Shared;
+use crate::settings::ChangeRefused;
+use crate::state::{DrainedBy, Executed, Shared};
 
 /// Limit on connecting to a socket: all are on this host, so that a peer that takes longer hangs.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(2);
@@ -37,7 +38,7 @@ const LANE_QUEUE: usize = 64;
 pub(crate) enum Ended {
     /// The session was lost: register again and keep the running work.
     Gone(String),
-    /// The offered models have changed: register again at once, and keep the running work.
+    /// The node's description has changed: register again at once, and keep the running work.
     Renew,
     /// The node leaves.
     Leave,
@@ -63,6 +64,7 @@ pub(crate) async fn hold(
     for refused in &welcome.refused {
         tracing::warn!(queue = %refused.queue, reason = refused.reason, "this node may not serve a queue");
     }
+    shared.set_refused_queues(welcome.refused.iter().map(|refused| refused.queue.clone()).collect());
     shared.set_spool(&welcome.spool);
     for token in &welcome.abandoned {
         shared.abandon(*token);
@@ -228,13 +230,14 @@ async fn poll(
     hint: &Notify,
 ) -> Ended {
     let (mut acknowledged, mut failed) = (0, 0);
+    let (mut refused, mut must_renew) = (Vec::new(), false);
     loop {
         tokio::select! {
             () = tokio::time::sleep(every) => {}
             () = hint.notified() => {}
         }
         let running = shared.lock().leased();
-        let request = Poll { session, running, acknowledged, refused: Vec::new() };
+        let request = Poll { session, running, acknowledged, refused: refused.clone() };
         let frame = match ControlRequest::from(request).to_frame(Vec::new()) {
             Ok(frame) => frame,
             Err(error) => return Ended::Gone(error.to_string()),
@@ -253,12 +256,21 @@ async fn poll(
         failed = 0;
         match ControlReply::from_frame(&answer) {
             Ok(ControlReply::Commands(reply)) => {
-                for command in reply.commands {
-                    if command.seq <= acknowledged {
-                        continue;
-                    }
+                // The scheduler has the answers to all commands before this poll.
+                refused.clear();
+                let fresh: Vec<_> = reply.commands.into_iter().filter(|c| c.seq > acknowledged).collect();
+                if must_renew && fresh.is_empty() {
+                    return Ended::Renew;
+                }
+                for command in fresh {
                     acknowledged = command.seq;
-                    carry_out(shared, &command);
+                    match carry_out(shared, &command) {
+                        Ok(executed) => must_renew |= executed == Executed::Renew,
+                        Err(ChangeRefused(reason)) => {
+                            tracing::warn!(seq = command.seq, reason, "a command was refused");
+                            refused.push(RefusedCommand { seq: command.seq, reason });
+                        }
+                    }
                     // Polls again at once, so that the acknowledged command leaves the scheduler's outbox.
                     hint.notify_one();
                 }
@@ -274,23 +286,30 @@ async fn poll(
     }
 }
 
-fn carry_out(shared: &Shared, command: &Command) {
-    match command.action {
+fn carry_out(shared: &Shared, command: &Command) -> Result<Executed, ChangeRefused> {
+    match &command.action {
         Action::Cancel { token } => {
             tracing::info!(seq = command.seq, "the scheduler cancelled an attempt");
-            shared.cancel(token);
+            shared.cancel(*token);
         }
         Action::Recall { token } => {
             tracing::debug!(seq = command.seq, "the scheduler recalled an attempt");
-            shared.recall(token);
+            shared.recall(*token);
         }
         Action::Drain => {
             tracing::info!(seq = command.seq, "the scheduler drains this node");
-            shared.drain();
+            shared.drain(DrainedBy::Scheduler);
         }
-        // Not in this node's list of actions.
-        Action::Undrain | Action::Set { .. } => {}
+        Action::Undrain => {
+            tracing::info!(seq = command.seq, "the scheduler takes back its drain");
+            return shared.undrain();
+        }
+        Action::Set { change } => {
+            tracing::info!(seq = command.seq, ?change, "the scheduler changes settings of this node");
+            return shared.set(change);
+        }
     }
+    Ok(Executed::Done)
 }
 
 /// Publishes one event per second for monitoring; leases do not depend on it.

@@ -15,6 +15,7 @@ mod job;
 mod pipeline;
 mod runner;
 mod session;
+mod settings;
 mod state;
 mod stuck_attempt;
 
@@ -26,6 +27,7 @@ pub use failure::{panicked, stopped};
 pub use job::{Job, Output, millis};
 pub use pipeline::{Entered, Exit, Files, Inputs, Made, Next, Pictures, Pipeline};
 pub use session::{NextJob, Session, SessionError, SessionOptions};
+pub use settings::{Adjust, Adjustment, ChangeRefused};
 pub use state::Offers;
 pub use stuck_attempt::StuckAttempt;
 

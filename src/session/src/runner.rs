@@ -7,7 +7,7 @@ use lamagrid_gate::SchedulerRoute;
 use lamagrid_hardware::Sampler;
 use lamagrid_process::Backoff;
 use lamagrid_protocol::frame::FrameError;
-use lamagrid_protocol::message::{ControlReply, ControlRequest, Message, Welcome};
+use lamagrid_protocol::message::{ControlReply, ControlRequest, Message, Rejected, Welcome};
 use lamagrid_transport::SocketError;
 use lamagrid_transport::request::Requester;
 
@@ -29,8 +29,10 @@ const LOG_EVERY: Duration = Duration::from_secs(30);
 enum Refusal {
     /// For now: the node tries again.
     Again(String),
-    /// Permanently.
+    /// Permanently, unless the node was registered before.
     Final(Failure),
+    /// Permanently: an administrator removed the node.
+    Removed(Failure),
 }
 
 /// Runs until the node leaves (`None`) or is refused permanently.
@@ -84,7 +86,7 @@ pub(crate) async fn run(
                 Err(Refusal::Final(failure)) if was_welcomed && failure.kind == FailureKind::InvalidInput => {
                     failure.message
                 }
-                Err(Refusal::Final(failure)) => return Some(failure),
+                Err(Refusal::Final(failure) | Refusal::Removed(failure)) => return Some(failure),
                 Err(Refusal::Again(reason)) => match route.refused() {
                     Some(failure) => return Some(failure),
                     None => reason,
@@ -131,6 +133,9 @@ async fn hello(shared: &Shared, control: &mut Requester) -> Result<Welcome, Refu
     };
     match ControlReply::from_frame(&answer).map_err(|error| again(&error))? {
         ControlReply::Welcome(welcome) => Ok(welcome),
+        ControlReply::Rejected(Rejected { failure, removed: true }) => {
+            Err(Refusal::Removed(failure.bounded()))
+        }
         ControlReply::Rejected(rejected) => Err(refusal(rejected.failure)),
         ControlReply::ProtocolFault(fault) => Err(refusal(fault.failure)),
         ControlReply::Commands(_) | ControlReply::SessionGone(_) | ControlReply::Farewell(_) => {

@@ -19,7 +19,8 @@ use lamagrid_transport::Endpoints;
 
 use crate::job::Job;
 use crate::runner;
-use crate::state::{Offers, Shared};
+use crate::settings::Adjust;
+use crate::state::{DrainedBy, Offers, Shared};
 
 /// How long [`Session::close`] waits for its thread, which says goodbye within half of it.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
@@ -39,6 +40,8 @@ pub struct SessionOptions {
     pub overlap: u16,
     /// The source of the live figures; `None` sends none.
     pub sampler: Option<Arc<Sampler>>,
+    /// Adjusts the process when the scheduler changes settings; `None` if they cannot change.
+    pub adjust: Option<Arc<dyn Adjust>>,
 }
 
 /// The session could not be started.
@@ -71,8 +74,8 @@ impl Session {
     /// # Errors
     /// [`SessionError`] if the host cannot start a thread or a runtime.
     pub fn start(options: SessionOptions) -> Result<Self, SessionError> {
-        let SessionOptions { endpoints, bundle, info, slots, overlap, sampler } = options;
-        let shared = Arc::new(Shared::new(info, slots, overlap));
+        let SessionOptions { endpoints, bundle, info, slots, overlap, sampler, adjust } = options;
+        let shared = Arc::new(Shared::new(info, slots, overlap, adjust));
         // On the caller's thread: it reads the environment, which a Python program changes on no other.
         let sockets = bundle.is_some().then(own_socket_finder);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -137,7 +140,14 @@ impl Session {
 
     /// Takes no more tasks, returns those that have not entered a slot, finishes and delivers the others, then leaves.
     pub fn drain(&self) {
-        self.shared.drain();
+        self.shared.drain(DrainedBy::Owner);
+    }
+
+    /// Returns the number of CPU threads for the inferences from now on, once after each change; 0 leaves it to the
+    /// backend. The thread that runs the model asks between tasks.
+    #[must_use]
+    pub fn take_threads(&self) -> Option<u32> {
+        self.shared.lock().take_threads()
     }
 
     /// Leaves now; the scheduler gives running tasks to other nodes. Waits at most two seconds.

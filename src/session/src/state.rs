@@ -17,19 +17,23 @@ use tokio::sync::Notify;
 
 use lamagrid_blobs::Spool;
 use lamagrid_domain::{
-    BootId, Failure, LeaseToken, ModelName, ModelOffer, NodeInfo, SessionId, WithheldModel,
+    BootId, Failure, LeaseToken, ModelName, ModelOffer, NodeInfo, QueueName, SessionId, WithheldModel,
 };
 use lamagrid_gate::BlobClient;
 use lamagrid_protocol::frame::{Frame, FrameError};
 use lamagrid_protocol::message::{
-    Accept, Action, Assign, AttemptOutcome, Delivery, Hello, Message, Ready, ResultRequest, Stored,
+    Accept, Action, ActionKind, Assign, AttemptOutcome, Delivery, Hello, Message, NodeChange, Ready,
+    ResultRequest, Stored,
 };
 use lamagrid_transport::EventPublisher;
 
 use crate::attempt::{Attempt, Held, discard};
+use crate::settings::{Adjust, ChangeRefused, Registered};
 
 /// How long a cancel is remembered, because it may arrive before its assignment; no lane is slower than this.
 const CANCELLED_MEMORY: Duration = Duration::from_secs(60);
+/// Interval at which an attempt that waits for a slot looks again.
+const SLOT_WAIT: Duration = Duration::from_millis(20);
 /// Limit on remembered cancels.
 const CANCELLED_MAX: usize = 4_096;
 
@@ -73,9 +77,26 @@ pub(crate) struct Running {
 pub(crate) enum Phase {
     Serving,
     /// Finishing running tasks before leaving.
-    Draining,
+    Draining(DrainedBy),
     /// Leaving now.
     Closing,
+}
+
+/// Who told a node to finish its tasks and leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum DrainedBy {
+    /// The node's own process, for example because of a signal.
+    Owner,
+    /// The scheduler, which may take it back.
+    Scheduler,
+}
+
+/// The effect of a command on the session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Executed {
+    Done,
+    /// The node must register again, because its description or its credit changed.
+    Renew,
 }
 
 /// The current connection, as backends use it.
@@ -106,6 +127,9 @@ pub(crate) struct State {
     spool: Option<Spool>,
     /// The client for blobs, if the spool is on another host.
     blobs: Option<BlobClient>,
+    registered: Registered,
+    /// Threads of an inference that the backend has not taken over.
+    threads: Option<u32>,
     /// Moving average of the time that a model's tasks spend in their slot, in seconds.
     slot_s: BTreeMap<ModelName, f64>,
 }
@@ -143,14 +167,16 @@ pub(crate) struct Shared {
     /// Signals that the session's thread has something to send or must end.
     pub(crate) for_session: Notify,
     info: NodeInfo,
+    /// Slots and overlap at the start.
     slots: u16,
     overlap: u16,
+    adjust: Option<Arc<dyn Adjust>>,
     /// Distinguishes this process from another one with the same node name.
     boot: BootId,
 }
 
 impl Shared {
-    pub(crate) fn new(info: NodeInfo, slots: u16, overlap: u16) -> Self {
+    pub(crate) fn new(info: NodeInfo, slots: u16, overlap: u16, adjust: Option<Arc<dyn Adjust>>) -> Self {
         let loaded =
             info.models.iter().filter(|offer| offer.loaded).map(|offer| offer.model.clone()).collect();
         let state = State {
@@ -169,6 +195,8 @@ impl Shared {
             live: None,
             spool: None,
             blobs: None,
+            registered: Registered::new(slots),
+            threads: None,
             slot_s: BTreeMap::new(),
         };
         Self {
@@ -178,6 +206,7 @@ impl Shared {
             info,
             slots,
             overlap,
+            adjust,
             boot: BootId::from_bytes(lamagrid_process::random_id()),
         }
     }
@@ -195,15 +224,57 @@ impl Shared {
             offer.loaded = state.loaded.contains(&offer.model);
             offer.present |= offer.loaded;
         }
+        state.registered.describe(&mut info);
         let held = state.held.keys().copied().collect();
+        let mut actions = Action::BASIC.to_vec();
+        actions.push(ActionKind::Undrain);
+        actions.extend(self.adjust.as_ref().map(|_| ActionKind::Set));
+        let slots = state.registered.slots();
         Hello {
             info,
-            slots: self.slots,
-            overlap: self.overlap,
+            slots,
+            overlap: self.overlap_of(slots),
             running: state.wanted(),
             held,
             boot: Some(self.boot),
-            actions: Action::BASIC.to_vec(),
+            actions,
+        }
+    }
+
+    /// The overlap in proportion to the slots, as at the start.
+    fn overlap_of(&self, slots: u16) -> u16 {
+        let overlap = u32::from(self.overlap) * u32::from(slots) / u32::from(self.slots.max(1));
+        u16::try_from(overlap).unwrap_or(u16::MAX)
+    }
+
+    /// Executes a change of settings as a whole, or refuses it.
+    pub(crate) fn set(&self, change: &NodeChange) -> Result<Executed, ChangeRefused> {
+        let fixed = || ChangeRefused("its settings cannot change while it runs".to_owned());
+        let adjust = self.adjust.as_ref().ok_or_else(fixed)?;
+        let adjustment = {
+            let state = self.lock();
+            state.registered.check(change, &state.offers.models, &state.offers.withheld)?
+        };
+        adjust.adjust(adjustment)?;
+        let mut state = self.lock();
+        if change.threads.is_some() {
+            state.threads = change.threads;
+        }
+        Ok(if state.registered.apply(change) { Executed::Renew } else { Executed::Done })
+    }
+
+    /// Takes tasks again after a drain of the scheduler.
+    pub(crate) fn undrain(&self) -> Result<Executed, ChangeRefused> {
+        let mut state = self.lock();
+        match state.phase {
+            Phase::Serving => Ok(Executed::Done),
+            Phase::Draining(DrainedBy::Scheduler) => {
+                state.phase = Phase::Serving;
+                Ok(Executed::Renew)
+            }
+            Phase::Draining(DrainedBy::Owner) | Phase::Closing => {
+                Err(ChangeRefused("it was told to end on its own host".to_owned()))
+            }
         }
     }
 
@@ -227,7 +298,8 @@ impl Shared {
         for token in announced.collect::<Vec<_>>() {
             state.proceed(token);
         }
-        let capacity = i64::from(self.slots) + i64::from(self.overlap);
+        let slots = state.registered.slots();
+        let capacity = i64::from(slots) + i64::from(self.overlap_of(slots));
         state.credit = capacity - i64::try_from(used).unwrap_or(i64::MAX);
         if state.phase != Phase::Serving {
             state.credit = 0;
@@ -250,6 +322,10 @@ impl Shared {
         let mut state = self.lock();
         state.live = None;
         state.outgoing.clear();
+    }
+
+    pub(crate) fn set_refused_queues(&self, queues: Vec<QueueName>) {
+        self.lock().registered.refused_queues = queues;
     }
 
     pub(crate) fn set_spool(&self, root: &str) {
@@ -343,9 +419,13 @@ impl Shared {
         self.for_session.notify_one();
     }
 
-    /// Marks an attempt as in its slot; returns false if it is no longer wanted.
+    /// Marks an attempt as in its slot; returns false if it is no longer wanted. Waits for a free slot if there are
+    /// fewer slots than backends.
     pub(crate) fn enter_slot(&self, attempt: &Attempt) -> bool {
         let mut state = self.lock();
+        while state.ended.is_none() && state.is_full() && !attempt.is_stopped() {
+            self.for_backends.wait_for(&mut state, SLOT_WAIT);
+        }
         let Some(running) = state.running.get_mut(&attempt.token) else { return false };
         running.stage = Stage::In;
         attempt.enter();
@@ -428,11 +508,14 @@ impl Shared {
     }
 
     /// Stops taking work, and returns the attempts that have not entered their slot.
-    pub(crate) fn drain(&self) {
+    pub(crate) fn drain(&self, by: DrainedBy) {
         let mut state = self.lock();
-        if state.phase == Phase::Serving {
-            state.phase = Phase::Draining;
-        }
+        state.phase = match state.phase {
+            Phase::Serving => Phase::Draining(by),
+            // The process ends, whatever the scheduler wants.
+            Phase::Draining(_) if by == DrainedBy::Owner => Phase::Draining(by),
+            same => same,
+        };
         let tokens: Vec<_> = state.running.keys().copied().collect();
         for token in tokens {
             state.give_back(token);
@@ -451,7 +534,7 @@ impl Shared {
         let state = self.lock();
         match state.phase {
             Phase::Serving => false,
-            Phase::Draining => state.running.is_empty() && state.held.is_empty(),
+            Phase::Draining(_) => state.running.is_empty() && state.held.is_empty(),
             Phase::Closing => true,
         }
     }
@@ -463,8 +546,15 @@ impl Shared {
         if done { state.held.len() } else { 0 }
     }
 
+    /// Ends the session. A node that was refused for good has no attempts any more: they are stopped.
     pub(crate) fn end(&self, failure: Option<Failure>) {
-        self.lock().ended = Some(failure);
+        let mut state = self.lock();
+        if failure.is_some() {
+            state.waiting.clear();
+            state.running.values().for_each(|running| running.attempt.abandon());
+        }
+        state.ended = Some(failure);
+        drop(state);
         self.for_backends.notify_all();
     }
 }
@@ -485,6 +575,16 @@ impl State {
 
     pub(crate) fn ended(&self) -> Option<Option<Failure>> {
         self.ended.clone()
+    }
+
+    pub(crate) fn take_threads(&mut self) -> Option<u32> {
+        self.threads.take()
+    }
+
+    /// Whether all slots are taken although a backend is free, because the slots were reduced.
+    fn is_full(&self) -> bool {
+        let in_slots = || self.running.values().filter(|running| running.stage == Stage::In).count();
+        self.registered.is_reduced() && in_slots() >= usize::from(self.registered.slots())
     }
 
     pub(crate) fn phase(&self) -> Phase {

@@ -125,6 +125,10 @@ pub trait Backend {
     /// [`FailureKind::ModelLoad`] with the file, its origin and a remedy, or [`FailureKind::UnknownModel`].
     fn load(&mut self, model: &ModelName, progress: &dyn Progress) -> Result<Duration, Failure>;
 
+    /// Uses this number of CPU threads from the next task on; 0 for the number that it chose at its start. Called on
+    /// the backend's own thread.
+    fn set_threads(&mut self, _threads: u32) {}
+
     /// Runs one task, whose model is already loaded.
     ///
     /// # Errors
@@ -167,6 +171,9 @@ pub fn serve(
             }
             Next::Closed(failure) => return failure,
         };
+        if let Some(threads) = session.take_threads() {
+            backend.set_threads(threads);
+        }
         let result = catch_unwind(AssertUnwindSafe(|| attempt(&job, inputs, backend)))
             .unwrap_or_else(|panic| Err(panicked("backend", panic.as_ref())));
         let failed = result.as_ref().err().filter(|failure| failure.kind == FailureKind::ModelLoad);

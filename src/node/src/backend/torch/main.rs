@@ -15,10 +15,11 @@ use device::Chosen;
 use model::Torch;
 
 use lamagrid_domain::NodeKind;
+use lamagrid_node::devices;
 use lamagrid_node::flags::Flags;
 use lamagrid_node::settings::Settings;
 use lamagrid_node::supervisor::{EXIT_CONFIG, EXIT_DEVICE};
-use lamagrid_node::{devices, worker};
+use lamagrid_node::worker::{self, Backends};
 use lamagrid_weights::Ledger;
 
 fn main() -> ExitCode {
@@ -45,23 +46,22 @@ fn run(flags: &Flags) -> anyhow::Result<u8> {
             return Ok(EXIT_DEVICE);
         }
     };
-    // The number of threads may change the rounding of sums, as in Python's torch. By default torch chooses the same
-    // number in both: one per physical core, or OMP_NUM_THREADS.
-    if let Ok(threads) = i32::try_from(settings.threads)
-        && threads > 0
-    {
-        tch::set_num_threads(threads);
-    }
-    tracing::info!(threads = tch::get_num_threads(), "libtorch is loaded");
     let registration = worker::describe(&settings, NodeKind::Torch, &found, gpu);
     let budget = settings.memory_budget(registration.info.memory_bytes);
-    tracing::info!(budget_mib = budget >> 20, "memory for models");
     let ledger = Ledger::new(settings.ledger()?);
     let mut backend = Torch::new(settings.models.clone(), device, budget, ledger);
+    // The number of threads may change the rounding of sums, as in Python's torch. By default torch chooses the same
+    // number in both: one per physical core, or OMP_NUM_THREADS.
+    if settings.threads > 0 {
+        backend.set_threads(settings.threads);
+    }
+    tracing::info!(threads = tch::get_num_threads(), "libtorch is loaded");
+    tracing::info!(budget_mib = budget >> 20, "memory for models");
     if let [image, mask, out] = flags.once.as_slice() {
         let max_pixels = settings.config.limits.max_pixels;
         let files = once::Files { image, mask, out };
         return once::run(&mut backend, registration.info.device.as_str(), &files, max_pixels);
     }
-    worker::run(&settings, registration, flags.lifeline.into(), vec![Box::new(backend)])
+    let backends = Backends { first: Box::new(backend), another: None };
+    worker::run(&settings, registration, flags.lifeline.into(), backends)
 }

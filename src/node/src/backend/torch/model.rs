@@ -35,13 +35,16 @@ pub(crate) struct Torch {
     ledger: Ledger,
     /// The most memory that a task used beside its model, in bytes; kept free when a model is loaded.
     work_bytes: u64,
+    /// The number of threads that libtorch chose.
+    own_threads: i32,
 }
 
 impl Torch {
     /// Creates the backend without loading a model. `budget` is the memory for models and their work, in bytes; `ledger`
     /// remembers the checks of files.
     pub(crate) fn new(plans: Vec<ModelPlan>, device: Device, budget: u64, ledger: Ledger) -> Self {
-        Self { plans, cache: ModelCache::new(budget), device, ledger, work_bytes: 0 }
+        let own_threads = tch::get_num_threads();
+        Self { plans, cache: ModelCache::new(budget), device, ledger, work_bytes: 0, own_threads }
     }
 
     fn plan(&self, model: &ModelName) -> Result<&ModelPlan, Failure> {
@@ -182,6 +185,12 @@ impl Backend for Torch {
             "model loaded"
         );
         Ok(took)
+    }
+
+    fn set_threads(&mut self, threads: u32) {
+        let threads = i32::try_from(threads).ok().filter(|threads| *threads > 0).unwrap_or(self.own_threads);
+        tch::set_num_threads(threads);
+        tracing::info!(threads, "libtorch uses another number of threads");
     }
 
     fn run(&mut self, work: Work<'_>, progress: &dyn Progress) -> Result<Answer, Failure> {
