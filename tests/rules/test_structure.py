@@ -161,6 +161,7 @@ def test_durations_are_measured_by_a_monotonic_clock() -> None:
         "src/cli/src/admin.rs",
         "src/cli/src/certs.rs",
         "src/cli/src/doctor.rs",
+        "src/cli/src/node_admin.rs",
         "src/gate/src/accept.rs",
         "src/gate/src/authority.rs",
         "src/gate/src/dial_error.rs",

@@ -30,7 +30,7 @@ pub(crate) struct Admin {
     endpoint: Endpoint,
     /// Runs all requests of one command.
     runtime: Runtime,
-    format: Format,
+    pub(crate) format: Format,
 }
 
 impl Admin {
@@ -39,7 +39,7 @@ impl Admin {
         Ok(Self { data_dir: config.data_dir()?, endpoint, runtime, format })
     }
 
-    fn ask(&self, request: impl Into<AdminRequest>) -> Result<AdminReply, CliError> {
+    pub(crate) fn ask(&self, request: impl Into<AdminRequest>) -> Result<AdminReply, CliError> {
         let asked = lamagrid_client::admin(&self.endpoint, &self.data_dir, request, PATIENCE);
         Ok(self.runtime.block_on(asked)?)
     }
@@ -200,7 +200,7 @@ impl Admin {
         self.format.render(&TaskHistoryView::new(history, wall_ms()))
     }
 
-    fn done(&self, view: impl Serialize, text: String) -> Result<Answer, CliError> {
+    pub(crate) fn done(&self, view: impl Serialize, text: String) -> Result<Answer, CliError> {
         self.format.render(&Done { view, text }).map(Answer::ok)
     }
 }
@@ -224,14 +224,14 @@ impl<V: Serialize> Show for Done<V> {
 }
 
 /// Names the user who gives an order, for the scheduler's log and for other administrators.
-fn requester() -> Option<String> {
+pub(crate) fn requester() -> Option<String> {
     let user = ["SUDO_USER", "USER", "LOGNAME"].into_iter().find_map(|name| std::env::var(name).ok());
     let user = user.filter(|user| !user.is_empty());
     let uid = || format!("user {}", rustix::process::getuid().as_raw());
     Some(format!("{} (lamagrid, pid {})", user.unwrap_or_else(uid), std::process::id()))
 }
 
-fn unexpected() -> CliError {
+pub(crate) fn unexpected() -> CliError {
     let text = "the scheduler answered something else than was asked; is it of the same version?";
     ClientError::from(Failure::new(FailureKind::Incompatible, text)).into()
 }

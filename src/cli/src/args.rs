@@ -23,6 +23,7 @@ const AFTER_HELP: &str = "\
 Examples:
   lamagrid scheduler                     run the scheduler of the default data directory
   lamagrid node list                     list the connected nodes and their models
+  lamagrid node show NAME                show everything known about a node
   lamagrid task list --state failed      list failed tasks, newest first
   lamagrid task show ID                  show a task's state and history
   lamagrid dead list                     list tasks that failed for good and can be replayed
@@ -167,7 +168,7 @@ Examples:
   lamagrid doctor --join gpu-1.bundle    on a host that joins a scheduler elsewhere
 The exit code is 1 if a check fails.")]
     Doctor,
-    /// List or drain nodes.
+    /// List and show nodes, drain, remove or change them.
     #[command(
         after_help = "Example:\n  lamagrid node list",
         arg_required_else_help = true,
@@ -179,6 +180,12 @@ The exit code is 1 if a check fails.")]
         #[command(subcommand)]
         verb: NodeVerb,
     },
+    /// Show how many tasks ended, and how long they waited and ran, per queue and model.
+    #[command(after_help = "\
+Examples:
+  lamagrid stats
+  lamagrid stats --output json")]
+    Stats,
     /// Show, pause or resume queues.
     #[command(
         after_help = "Example:\n  lamagrid queue show",
@@ -354,7 +361,19 @@ Examples:
   lamagrid node list
   lamagrid node list --output json")]
     List,
+    /// Show everything known about a node: device, memory, models, queues, tasks, orders and changes.
+    #[command(after_help = "\
+Examples:
+  lamagrid node show gpu-host-1
+  lamagrid node show gpu-host-1 --output json")]
+    Show {
+        /// The node's name, as `lamagrid node list` shows it.
+        name: NodeName,
+    },
     /// Let a node finish the tasks that it has begun, then leave; other nodes run the remaining tasks.
+    ///
+    /// The order holds over broken connections and restarts of the scheduler until the node has left. A node that is
+    /// started again after that serves.
     #[command(after_help = "\
 Example:
   lamagrid node drain gpu-host-1")]
@@ -362,6 +381,58 @@ Example:
         /// The node's name, as `lamagrid node list` shows it.
         name: NodeName,
     },
+    /// Take back a drain or a removal: the node takes tasks again.
+    #[command(after_help = "\
+Example:
+  lamagrid node undrain gpu-host-1")]
+    Undrain {
+        /// The node's name.
+        name: NodeName,
+    },
+    /// Give a node's tasks to other nodes at once, and refuse the node until `undrain`.
+    ///
+    /// Its process ends. Restarts of the node and of the scheduler change nothing.
+    #[command(after_help = "\
+Example:
+  lamagrid node remove gpu-host-1")]
+    Remove {
+        /// The node's name, as `lamagrid node list` shows it.
+        name: NodeName,
+    },
+    /// Change settings of a running node, and wait until it has executed or refused them.
+    ///
+    /// It executes all of them or none. A node that is started again has the settings of its flags and configuration.
+    #[command(after_help = "\
+Examples:
+  lamagrid node set gpu-host-1 --models lama,manga
+  lamagrid node set cpu-host-1 --threads 4 --log-level debug
+  lamagrid node set echo-1 --slots 4 --timeout 10s")]
+    Set(SetArgs),
+}
+
+/// New settings of a node.
+#[derive(Debug, Args)]
+pub(crate) struct SetArgs {
+    /// The node's name, as `lamagrid node list` shows it.
+    pub(crate) name: NodeName,
+    /// The models that it offers, with commas: of those that it was started with.
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
+    pub(crate) models: Option<Vec<ModelName>>,
+    /// Number of tasks that it runs at once; torch and Python nodes run one.
+    #[arg(long, value_name = "N")]
+    pub(crate) slots: Option<u16>,
+    /// CPU threads of one inference; with 0, torch chooses.
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<u32>,
+    /// The lowest severity that it logs: error, warn, info, debug or trace.
+    #[arg(long, value_name = "LEVEL")]
+    pub(crate) log_level: Option<String>,
+    /// Its labels, with commas, in place of those before; an empty text removes all.
+    #[arg(long, value_name = "LABEL,...")]
+    pub(crate) labels: Option<String>,
+    /// Wait at most this long for its answer: 30s or 2m.
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = span)]
+    pub(crate) timeout: std::time::Duration,
 }
 
 /// `lamagrid queue`

@@ -15,6 +15,8 @@ mod configuration;
 mod doctor;
 mod error;
 mod grid;
+mod node_admin;
+mod node_view;
 mod output;
 mod scheduler;
 mod task_history;
@@ -53,7 +55,7 @@ fn run(args: impl IntoIterator<Item = String>, env: BTreeMap<String, String>, st
         // The user asked for the help or the version.
         Err(shown) => return code(streams.write(&shown.render().to_string()), 0, streams),
     };
-    match dispatch(cli, env) {
+    match dispatch(cli, env, streams) {
         Ok(answer) => {
             if let Some(remark) = &answer.remark {
                 streams.say(&format!("{remark}\n"));
@@ -94,7 +96,7 @@ impl Answer {
     }
 }
 
-fn dispatch(cli: Cli, env: BTreeMap<String, String>) -> Result<Answer, CliError> {
+fn dispatch(cli: Cli, env: BTreeMap<String, String>, streams: &mut Streams) -> Result<Answer, CliError> {
     let place = Place { globals: &cli.globals, env };
     let (format, join) = (cli.globals.output, cli.globals.join.as_deref());
     // clap detects this conflict only if both flags are on the same side of the noun.
@@ -110,6 +112,7 @@ fn dispatch(cli: Cli, env: BTreeMap<String, String>) -> Result<Answer, CliError>
         | Noun::Dead { .. }
         | Noun::Purge(_)
         | Noun::Node { .. }
+        | Noun::Stats
         | Noun::Queue { .. } => None,
     };
     if let (Some(noun), Some(_)) = (own, join) {
@@ -125,7 +128,15 @@ fn dispatch(cli: Cli, env: BTreeMap<String, String>) -> Result<Answer, CliError>
         }
         Noun::Config { verb: ConfigVerb::Check { file } } => configuration::check(&place, file, format),
         Noun::Config { verb: ConfigVerb::Default } => configuration::default(format),
-        Noun::Node { verb: NodeVerb::List } => grid::node_list(&place.load(&[])?.config, join, format),
+        Noun::Node { verb } => match verb {
+            NodeVerb::List => grid::node_list(&place.load(&[])?.config, join, format),
+            NodeVerb::Show { name } => place.admin()?.show_node(name),
+            NodeVerb::Drain { name } => place.admin()?.drain(name),
+            NodeVerb::Undrain { name } => place.admin()?.undrain(name),
+            NodeVerb::Remove { name } => place.admin()?.remove(name),
+            NodeVerb::Set(args) => place.admin()?.set(args, streams),
+        },
+        Noun::Stats => place.admin()?.stats(),
         Noun::Queue { verb: QueueVerb::Show } => grid::queue_show(&place.load(&[])?.config, join, format),
         Noun::Task { verb } => {
             let admin = place.admin()?;
@@ -146,7 +157,6 @@ fn dispatch(cli: Cli, env: BTreeMap<String, String>) -> Result<Answer, CliError>
         }
         Noun::Queue { verb: QueueVerb::Pause { name } } => place.admin()?.pause(name),
         Noun::Queue { verb: QueueVerb::Resume { name } } => place.admin()?.resume(name),
-        Noun::Node { verb: NodeVerb::Drain { name } } => place.admin()?.drain(name),
         Noun::Certs { verb } => {
             let certs = certs::CertsCommand::new(&place.load(&[])?.config.data_dir()?, format);
             match verb {

@@ -205,6 +205,10 @@ impl TaskLines {
         };
         Self { lines: lines.into_iter().map(view).collect(), selection }
     }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.lines.is_empty()
+    }
 }
 
 impl Show for TaskLines {

@@ -4,9 +4,10 @@
 
 use serde::Serialize;
 
-use lamagrid_client::{NodeStatus, QueueStatus, TaskInfo};
+use lamagrid_client::{NodeStatus, QueueStatus, StatisticsLine, TaskInfo};
 use lamagrid_domain::{
-    Failure, Label, ModelName, ModelOffer, NodeKind, NodeName, QueueName, Stages, Status, TaskId,
+    Failure, Label, LiveFigures, ModelName, ModelOffer, NodeKind, NodeName, QueueName, Stages, Status,
+    TaskId, WithheldModel,
 };
 
 use crate::output::{Show, columns};
@@ -118,18 +119,29 @@ impl Show for TaskView {
 #[derive(Serialize)]
 pub(crate) struct NodeView {
     name: NodeName,
-    kind: NodeKind,
-    state: String,
-    running: u32,
-    slots: u32,
+    pub(crate) kind: NodeKind,
+    pub(crate) state: String,
+    pub(crate) running: u32,
+    pub(crate) slots: u32,
     device: Label,
     gpu: Option<Label>,
     /// Memory of the device; null if unknown.
     memory_bytes: Option<u64>,
-    cores: u32,
-    version: Label,
-    pid: u32,
-    models: Vec<ModelOffer>,
+    pub(crate) cores: u32,
+    pub(crate) version: Label,
+    pub(crate) pid: u32,
+    pub(crate) models: Vec<ModelOffer>,
+    /// The queues that it serves.
+    pub(crate) queues: Vec<QueueName>,
+    pub(crate) labels: Vec<Label>,
+    /// Configured models that it does not offer, with the reasons.
+    pub(crate) withheld: Vec<WithheldModel>,
+    pub(crate) device_id: Option<Label>,
+    /// Memory of its host; null if unknown.
+    pub(crate) host_memory_bytes: Option<u64>,
+    pub(crate) cpu_features: Vec<Label>,
+    /// Null before the first.
+    pub(crate) figures: Option<LiveFigures>,
 }
 
 impl From<NodeStatus> for NodeView {
@@ -147,11 +159,30 @@ impl From<NodeStatus> for NodeView {
             version: node.info.version,
             pid: node.info.pid,
             models: node.info.models,
+            queues: node.queues,
+            labels: node.info.labels,
+            withheld: node.info.withheld,
+            device_id: node.info.device_id,
+            host_memory_bytes: Some(node.info.host_memory_bytes).filter(|bytes| *bytes > 0),
+            cpu_features: node.info.cpu_features,
+            figures: node.figures,
         }
     }
 }
 
 impl NodeView {
+    /// The device with its name.
+    pub(crate) fn device_text(&self) -> String {
+        self.gpu.as_ref().map_or_else(|| self.device.to_string(), |gpu| format!("{} {gpu}", self.device))
+    }
+
+    /// The memory of the device, and how much of it is free.
+    pub(crate) fn memory_text(&self) -> String {
+        let total = self.memory_bytes.map_or_else(|| "-".to_owned(), memory);
+        let free = self.figures.and_then(|figures| figures.free_memory_bytes);
+        free.map_or_else(|| total.clone(), |free| format!("{total}, {} free", memory(free)))
+    }
+
     fn row(&self) -> Vec<String> {
         let loaded = |offer: &ModelOffer| match (offer.loaded, offer.present) {
             (true, _) => " (loaded)",
@@ -168,8 +199,9 @@ impl NodeView {
             self.kind.as_str().to_owned(),
             self.state.clone(),
             format!("{} of {}", self.running, self.slots),
-            self.gpu.as_ref().map_or_else(|| self.device.to_string(), |gpu| format!("{} {gpu}", self.device)),
-            self.memory_bytes.map_or_else(|| "-".to_owned(), memory),
+            self.device_text(),
+            self.memory_text(),
+            self.queues.iter().map(QueueName::as_str).collect::<Vec<_>>().join(", "),
             models.join(", "),
             self.version.to_string(),
             self.pid.to_string(),
@@ -182,7 +214,8 @@ impl Show for Vec<NodeView> {
         if self.is_empty() {
             return "no node is connected; start one with `lamagrid-node` or `lamagrid pynode`".to_owned();
         }
-        let header = ["NODE", "KIND", "STATE", "TASKS", "DEVICE", "MEMORY", "MODELS", "VERSION", "PID"];
+        let header =
+            ["NODE", "KIND", "STATE", "TASKS", "DEVICE", "MEMORY", "QUEUES", "MODELS", "VERSION", "PID"];
         columns(&header, self.iter().map(NodeView::row))
     }
 }
@@ -215,5 +248,45 @@ impl Show for Vec<QueueView> {
             std::iter::once(queue.queue.to_string()).chain(counts).chain([state.to_owned()]).collect()
         };
         columns(&["QUEUE", "WAITING", "RUNNING", "LIMIT", "STATE"], self.iter().map(row))
+    }
+}
+
+/// Figures of the ended tasks of one model in one queue.
+#[derive(Serialize)]
+pub(crate) struct StatisticsView {
+    queue: QueueName,
+    model: ModelName,
+    completed: u64,
+    failed: u64,
+    cancelled: u64,
+    /// Of all completed tasks together.
+    wait_ms: u64,
+    /// Of all completed tasks together.
+    run_ms: u64,
+}
+
+impl From<StatisticsLine> for StatisticsView {
+    fn from(line: StatisticsLine) -> Self {
+        let StatisticsLine { queue, model, completed, failed, cancelled, wait_ms, run_ms } = line;
+        Self { queue, model, completed, failed, cancelled, wait_ms, run_ms }
+    }
+}
+
+impl Show for Vec<StatisticsView> {
+    fn table(&self) -> String {
+        if self.is_empty() {
+            return "no task has ended yet".to_owned();
+        }
+        let row = |line: &StatisticsView| {
+            let mean = |total_ms: u64| match line.completed {
+                0 => "-".to_owned(),
+                completed => duration_ms(total_ms as f64 / completed as f64),
+            };
+            let counts = [line.completed, line.failed, line.cancelled].map(|count| count.to_string());
+            let names = [line.queue.to_string(), line.model.to_string()];
+            names.into_iter().chain(counts).chain([mean(line.wait_ms), mean(line.run_ms)]).collect()
+        };
+        let header = ["QUEUE", "MODEL", "COMPLETED", "FAILED", "CANCELLED", "MEAN WAIT", "MEAN RUN"];
+        columns(&header, self.iter().map(row))
     }
 }

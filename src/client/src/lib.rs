@@ -33,8 +33,10 @@ pub use task_watch::{TaskEvent, TaskWatch};
 // Types that the functions above take and return, so that callers need not depend on the protocol crate.
 pub use lamagrid_process::new_task_id;
 pub use lamagrid_protocol::message::{
-    AdminReply, AdminRequest, CancelTask, Cursor, DrainNode, GetTaskHistory, GridStatus, ListTasks,
-    NodeStatus, Page, PauseQueue, Purge, QueueStatus, RetryTask, TaskHistory, TaskInfo, TaskLine,
+    AdminReply, AdminRequest, CancelTask, ChangeState, Cursor, DrainNode, GetNode, GetStatistics,
+    GetTaskHistory, GridStatus, ListTasks, NodeChange, NodeDetail, NodeOrder, NodeStatus, Page, PauseQueue,
+    Purge, QueueStatus, RefusedQueue, RemoveNode, RetryTask, SetNode, StatisticsLine, TaskHistory, TaskInfo,
+    TaskLine, UndrainNode,
 };
 pub use lamagrid_transport::Endpoints;
 

@@ -2,10 +2,13 @@
 
 use lamagrid_client::{AdminReply, AdminRequest, Cursor, Page, TaskLine};
 use lamagrid_domain::{Failure, FailureKind, Status, TaskId};
-use lamagrid_protocol::message::{Draining, Paused, Purged, Refused, Retried};
+use lamagrid_protocol::message::{
+    ChangeState, Draining, NodeDetail, NodeOrder, Paused, Purged, Refused, RefusedQueue, Retried, Statistics,
+    StatisticsLine,
+};
 
 use super::golden;
-use super::grid::{Fake, ID, history, task};
+use super::grid::{Fake, ID, history, node, task};
 
 fn line(n: u8, status: Status) -> TaskLine {
     let failed = status == Status::Failed;
@@ -137,4 +140,161 @@ fn a_refusal_names_the_remedy() {
     });
     let ran = fake.run(&["queue", "pause", "tpu"]);
     assert_eq!((ran.code, ran.err.as_str()), (65, "error: there is no queue tpu; there are cpu, gpu\n"));
+}
+
+fn detail(name: &str) -> NodeDetail {
+    let name = name.parse().unwrap();
+    NodeDetail {
+        node: name,
+        session: None,
+        refused: Vec::new(),
+        order: None,
+        change: None,
+        tasks: Vec::new(),
+    }
+}
+
+fn change(done: bool, refusal: Option<&str>) -> Option<ChangeState> {
+    let change = lamagrid_client::NodeChange { slots: Some(4), ..Default::default() };
+    Some(ChangeState { change, done, refusal: refusal.map(str::to_owned) })
+}
+
+#[test]
+fn a_node_is_shown_with_all_that_is_known() {
+    let fake = Fake::admin(|request| {
+        let AdminRequest::GetNode(get) = request else { panic!("{request:?}") };
+        assert_eq!(get.node.as_str(), "gpu-1");
+        let mut session = node("gpu-1", Some("NVIDIA H200"), 2);
+        session.queues = vec!["gpu".parse().unwrap()];
+        session.figures = Some(lamagrid_domain::LiveFigures {
+            free_memory_bytes: Some(75_000_000_000),
+            model_memory_bytes: 200 << 20,
+            resident_bytes: 1_200 << 20,
+            utilisation_percent: Some(40),
+            temperature_c: Some(61),
+            load_percent: 130,
+        });
+        let info = &mut session.info;
+        (info.labels, info.device_id) = (vec!["a100".into(), "rack-2".into()], Some("GPU-1f".into()));
+        (info.host_memory_bytes, info.cpu_features) = (64 << 30, vec!["avx2".into()]);
+        (info.models[0].memory_bytes, info.models[0].pinned) = (200 << 20, true);
+        let reason = "its file /srv/manga.pt is damaged: fetch it again".into();
+        info.withheld = vec![lamagrid_domain::WithheldModel { model: "manga".parse().unwrap(), reason }];
+        let reason = "it requires 16 GiB\u{1b}".into();
+        NodeDetail {
+            session: Some(session),
+            refused: vec![RefusedQueue { queue: "big".parse().unwrap(), reason }],
+            order: Some(NodeOrder { removed: false, by: "anna".into(), since_wall_ms: 1_785_500_000_123 }),
+            change: change(true, Some("one slot only")),
+            tasks: vec![line(3, Status::Processing)],
+            ..detail("gpu-1")
+        }
+        .into()
+    });
+    let ran = fake.run(&["node", "show", "gpu-1"]);
+    assert_eq!((ran.code, ran.err.as_str()), (0, ""));
+    golden(
+        "node_show.txt",
+        &ran.out.split(" (").map(|part| part.split(" ago)").last().unwrap()).collect::<String>(),
+    );
+    golden("node_show.json", &fake.run(&["node", "show", "gpu-1", "--output", "json"]).out);
+}
+
+#[test]
+fn orders_about_nodes_are_reported_as_a_sentence_and_as_json() {
+    let fake = Fake::admin(|request| match request {
+        AdminRequest::UndrainNode(undrain) if undrain.node.as_str() == "here" => {
+            NodeDetail { session: Some(node("here", None, 1)), ..detail("here") }.into()
+        }
+        AdminRequest::UndrainNode(_) => detail("away").into(),
+        AdminRequest::RemoveNode(remove) => {
+            let by = remove.by.unwrap();
+            let order = Some(NodeOrder { removed: true, by, since_wall_ms: 1 });
+            NodeDetail { order, ..detail("gpu-1") }.into()
+        }
+        AdminRequest::GetNode(_) => detail("away").into(),
+        other => panic!("{other:?}"),
+    });
+    for (words, text, json) in [
+        (["node", "undrain", "here"], "node here takes tasks\n", "\"connected\": true"),
+        (
+            ["node", "undrain", "away"],
+            "node away may connect again; start it if it has ended\n",
+            "\"removed\": false",
+        ),
+        (
+            ["node", "remove", "gpu-1"],
+            "node gpu-1 is removed and refused; lamagrid node undrain gpu-1 takes that back\n",
+            "\"removed\": true",
+        ),
+    ] {
+        let ran = fake.run(&words);
+        assert_eq!((ran.code, ran.out.as_str(), ran.err.as_str()), (0, text, ""), "{words:?}");
+        let told = fake.run(&[&words[..], &["--output", "json"]].concat()).out;
+        assert!(told.contains(json), "{told}");
+    }
+    let shown = fake.run(&["node", "show", "away"]).out;
+    assert_eq!(shown, "node   away\nstate  not connected\n");
+}
+
+/// Answers `SetNode` with a pending change, and the n-th question about it with the n-th of these.
+fn answering(answers: Vec<NodeDetail>) -> Fake {
+    let answers = std::sync::Mutex::new(answers.into_iter());
+    Fake::admin(move |request| match request {
+        AdminRequest::SetNode(set) => {
+            let change = &set.change;
+            assert_eq!(
+                (change.slots, change.labels.as_deref()),
+                (Some(4), Some(&["a".into(), "b".into()][..]))
+            );
+            NodeDetail { change: self::change(false, None), ..detail("n") }.into()
+        }
+        AdminRequest::GetNode(_) => answers.lock().unwrap().next().expect("it asks once more").into(),
+        other => panic!("{other:?}"),
+    })
+}
+
+#[test]
+fn set_waits_for_the_answer_of_the_node() {
+    let with = |change| NodeDetail { change, ..detail("n") };
+    let words = ["node", "set", "n", "--slots", "4", "--labels", "a, b"];
+    let ran = answering(vec![with(change(false, None)), with(change(true, None))]).run(&words);
+    assert_eq!((ran.code, ran.out.as_str(), ran.err.as_str()), (0, "node n has changed\n", ""));
+    let json =
+        answering(vec![with(change(true, None))]).run(&[&words[..], &["--output", "json"]].concat()).out;
+    assert!(json.contains("\"slots\": 4"), "{json}");
+    let ran = answering(vec![with(change(true, Some("one slot only")))]).run(&words);
+    let text = "error: node n refused the change, and nothing changed: one slot only\n";
+    assert_eq!((ran.code, ran.out.as_str(), ran.err.as_str()), (65, "", text));
+    let ran = answering(vec![with(None)]).run(&words);
+    assert_eq!(ran.code, 69, "{}", ran.err);
+    let pending = || vec![with(change(false, None)); 100];
+    let ran = answering(pending()).run(&[&words[..], &["--timeout", "1s"]].concat());
+    assert_eq!(ran.code, 75, "{}", ran.err);
+    assert!(ran.err.contains("the change is still pending: see lamagrid node show n"), "{}", ran.err);
+    let ran = answering(pending()).run(&[&words[..], &["--timeout", "3s"]].concat());
+    assert!(ran.err.starts_with("waiting for node n to answer\nerror: "), "{}", ran.err);
+}
+
+#[test]
+fn statistics_of_all_pages_are_shown() {
+    let fake = Fake::admin(|request| {
+        let AdminRequest::GetStatistics(get) = request else { panic!("{request:?}") };
+        let model = ["cv2", "lama"][get.skip as usize].parse().unwrap();
+        let (queue, completed) = ("gpu".parse().unwrap(), u64::from(get.skip) * 4);
+        let line = StatisticsLine {
+            queue,
+            model,
+            completed,
+            failed: 2,
+            cancelled: 1,
+            wait_ms: completed * 1_500,
+            run_ms: completed * 80,
+        };
+        Statistics { lines: vec![line], more: get.skip == 0 }.into()
+    });
+    golden("stats.txt", &fake.run(&["stats"]).out);
+    golden("stats.json", &fake.run(&["stats", "--output", "json"]).out);
+    let fake = Fake::admin(|_| Statistics { lines: Vec::new(), more: false }.into());
+    assert_eq!(fake.run(&["stats"]).out, "no task has ended yet\n");
 }

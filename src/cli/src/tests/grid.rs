@@ -265,7 +265,7 @@ fn a_refusal_has_its_own_exit_code() {
     assert_eq!(ran.err, "error: too many requests; try again in a second\n");
 }
 
-fn node(name: &str, gpu: Option<&str>, models: usize) -> NodeStatus {
+pub(super) fn node(name: &str, gpu: Option<&str>, models: usize) -> NodeStatus {
     let offer = |index| ModelOffer {
         model: if index == 0 { "lama".parse().unwrap() } else { format!("m{index}").parse().unwrap() },
         queue: QueueName::gpu(),

@@ -100,7 +100,7 @@ fn mistyped_words_get_a_suggestion() {
 fn the_version_includes_the_protocol_version() {
     let ran = run(&["--version"], &[]);
     let version = env!("CARGO_PKG_VERSION");
-    assert_eq!((ran.code, ran.out), (0, format!("lamagrid {version} (protocol 1.5)\n")));
+    assert_eq!((ran.code, ran.out), (0, format!("lamagrid {version} (protocol 1.6)\n")));
 }
 
 #[test]
