@@ -15,6 +15,7 @@ use device::Chosen;
 use model::Torch;
 
 use lamagrid_domain::NodeKind;
+use lamagrid_node::backend::Backend;
 use lamagrid_node::devices;
 use lamagrid_node::flags::Flags;
 use lamagrid_node::settings::Settings;
