@@ -51,4 +51,6 @@ def test_nodes_stand_still_past_their_lease(
     reported = sum(
         grid.processes.log(node).count("the scheduler ended the session") for node in grid.nodes.values()
     )
-    assert reported >= stood_still, f"{reported} of {stood_still} nodes were notified that their lease had ended"
+    assert reported >= stood_still, (
+        f"{reported} of {stood_still} nodes were notified that their lease had ended"
+    )
