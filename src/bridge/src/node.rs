@@ -136,15 +136,15 @@ impl NodeSession {
         let offer = |text: String| -> PyResult<ModelOffer> {
             let model: ModelName = parsed(py, &text)?;
             let queue = match config.models.get(&text) {
-                Some(configured) => parsed(py, &configured.queue)?,
-                None => model.default_queue(),
+                Some(configured) if !configured.queue.is_empty() => parsed(py, &configured.queue)?,
+                Some(_) | None => model.default_queue(),
             };
             Ok(ModelOffer {
                 model,
                 queue,
                 loaded: false,
                 present: !missing.contains(&text),
-                routed: false,
+                routed: true,
                 memory_bytes: 0,
                 pinned: false,
             })

@@ -17,6 +17,8 @@ use crate::signature::Argument;
 
 /// Longest quotation of a rejected value in an error message, characters.
 const QUOTED_MAX: usize = 80;
+/// A node has at most this many labels, so that more could never be met.
+const MAX_LABELS: usize = 32;
 
 /// Whether this is a host name; `*.NAME` means all its subdomains, `*` every host.
 fn is_host(text: &str) -> bool {
@@ -79,7 +81,7 @@ impl Place<'_> {
                 .parse()
                 .map(Value::Boolean)
                 .map_err(|_| self.wrong_type(format!("the text {}", quoted(text)))),
-            Kind::Names | Kind::Hosts | Kind::Origins | Kind::Networks | Kind::Arguments
+            Kind::Names | Kind::Labels | Kind::Hosts | Kind::Origins | Kind::Networks | Kind::Arguments
                 if text.trim_start().starts_with('[') =>
             {
                 let line = format!("list = {text}");
@@ -87,7 +89,7 @@ impl Place<'_> {
                 let list = table.ok().filter(|table| table.len() == 1).and_then(|mut t| t.remove("list"));
                 list.ok_or_else(|| self.wrong_type(format!("the text {}", quoted(text))))
             }
-            Kind::Names | Kind::Hosts | Kind::Origins | Kind::Networks | Kind::Arguments => {
+            Kind::Names | Kind::Labels | Kind::Hosts | Kind::Origins | Kind::Networks | Kind::Arguments => {
                 let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
                 Ok(Value::Array(names.map(|name| Value::String(name.to_owned())).collect()))
             }
@@ -109,7 +111,10 @@ impl Place<'_> {
                 self.allow((min..=max).contains(number), value, || format!("between {min} and {max}"))
             }
             (Kind::Choice(words), Value::String(text)) => {
-                self.allow(words.contains(&text.as_str()), value, || format!("one of {}", words.join(", ")))
+                self.allow(words.contains(&text.as_str()), value, || {
+                    let shown = words.iter().map(|word| if word.is_empty() { "\"\"" } else { *word });
+                    format!("one of {}", shown.collect::<Vec<_>>().join(", "))
+                })
             }
             (Kind::Device, Value::String(text)) => {
                 self.allow(text.parse::<Device>().is_ok(), value, || "auto, cpu, cuda or cuda:N".to_owned())
@@ -139,11 +144,15 @@ impl Place<'_> {
                 })
             }
             (Kind::QueueName, Value::String(text)) => {
-                self.allow(is_name(text), value, || NAME_RULE.to_owned())
+                self.allow(text.is_empty() || is_name(text), value, || format!("\"\" or {NAME_RULE}"))
             }
             (Kind::Names, Value::Array(items)) => {
                 self.allow_each(items, is_name, || format!("a list of names, each {NAME_RULE}"))?;
                 self.allow(!items.is_empty(), value, || "a list of at least one name".to_owned())
+            }
+            (Kind::Labels, Value::Array(items)) => {
+                self.allow_each(items, is_name, || format!("a list of labels, each {NAME_RULE}"))?;
+                self.allow(items.len() <= MAX_LABELS, value, || format!("a list of at most {MAX_LABELS} labels"))
             }
             (Kind::Hosts, Value::Array(items)) => self.allow_each(items, is_host, || {
                 "a list of host names without port, such as pictures.example.com, *.example.com or *".to_owned()

@@ -60,6 +60,45 @@ impl LogFormat {
     pub(crate) const WORDS: &'static [&'static str] = &["text", "json"];
 }
 
+/// The class of device that a queue requires of its nodes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RequiredDevice {
+    /// The key is not set: it requires nothing.
+    #[default]
+    #[serde(rename = "")]
+    Unset,
+    /// Every node.
+    Any,
+    /// Nodes with a GPU.
+    Gpu,
+    /// Nodes that run models on the processor.
+    Cpu,
+}
+
+impl RequiredDevice {
+    pub(crate) const WORDS: &'static [&'static str] = &["", "any", "gpu", "cpu"];
+}
+
+/// The class of device that a model needs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NeededDevice {
+    /// The built-in choice for the model.
+    #[default]
+    Auto,
+    /// Any, but a GPU rather than a CPU.
+    Any,
+    /// Only a GPU.
+    Gpu,
+    /// Only a processor.
+    Cpu,
+}
+
+impl NeededDevice {
+    pub(crate) const WORDS: &'static [&'static str] = &["auto", "any", "gpu", "cpu"];
+}
+
 /// Where models run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]

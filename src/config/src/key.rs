@@ -25,6 +25,11 @@ impl KeyPath {
 
     fn join_name(parts: Vec<String>, separator: &str) -> Self {
         match parts.as_slice() {
+            [section, name @ .., table, leaf] if !name.is_empty() && is_inner_table(section, table) => {
+                let name = name.join(separator);
+                let name = name.trim_matches('"').to_owned();
+                Self(vec![section.clone(), name, table.clone(), leaf.clone()])
+            }
             [section, name @ .., leaf] if !name.is_empty() && is_named_section(section) => {
                 let name = name.join(separator);
                 let name = name.trim_matches('"').to_owned();
@@ -57,6 +62,11 @@ impl KeyPath {
         let parts: Vec<String> = self.0.iter().map(|part| variable_part(part)).collect();
         format!("{ENV_PREFIX}{}", parts.join("__"))
     }
+}
+
+/// Whether each table of this section holds an inner table of that name (`[queues.NAME.requires]`).
+fn is_inner_table(section: &str, table: &str) -> bool {
+    matches!((section, table), ("queues", "requires") | ("models", "need"))
 }
 
 /// Whether this top-level section holds a table per name (`[queues.NAME]`).
@@ -94,6 +104,13 @@ mod tests {
         assert_eq!(plain.to_string(), "models.\"sd1.5\".path");
         assert_eq!(KeyPath::parse(&plain.to_string()), plain);
         assert_eq!(plain.variable(), "LAMAGRID__MODELS__SD1_5__PATH");
+        let inner = KeyPath::parse("models.sd1.5.need.device");
+        assert_eq!(inner.0, ["models", "sd1.5", "need", "device"]);
+        assert_eq!(KeyPath::parse(&inner.to_string()), inner);
+        assert_eq!(
+            KeyPath::from_variable("QUEUES__BIG__REQUIRES__LABELS").to_string(),
+            "queues.big.requires.labels"
+        );
     }
 
     #[test]

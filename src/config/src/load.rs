@@ -268,8 +268,9 @@ impl Layers {
 
     fn complete(&mut self) -> Result<(), ConfigError> {
         for (section, name) in self.names.keys() {
-            for key in schema::KEYS.iter().filter(|key| key.path.len() == 3 && key.path[0] == section) {
-                let path = KeyPath(vec![section.clone(), name.clone(), key.path[2].to_owned()]);
+            for key in schema::KEYS.iter().filter(|key| key.path.len() > 2 && key.path[0] == section) {
+                let mut path = KeyPath(vec![section.clone(), name.clone()]);
+                path.0.extend(key.path[2..].iter().map(|&part| part.to_owned()));
                 if self.values.contains_key(&path) {
                     continue;
                 }
@@ -301,7 +302,7 @@ impl Layers {
         for (path, (value, layer)) in &self.values {
             let is_queue =
                 schema::find(&path.segments()).is_some_and(|key| matches!(key.kind, Kind::QueueName));
-            if is_queue && !value.as_str().is_some_and(|name| queues.contains(&name)) {
+            if is_queue && !value.as_str().is_some_and(|name| name.is_empty() || queues.contains(&name)) {
                 return Err(ConfigError::OutOfRange {
                     key: path.to_string(),
                     layer: layer.clone(),
@@ -309,6 +310,29 @@ impl Layers {
                     allowed: format!("one of the queues {}; or add its [queues.NAME]", queues.join(", ")),
                 });
             }
+        }
+        queues.iter().try_for_each(|queue| self.check_spill(queue))
+    }
+
+    /// Follows the spill of a queue, which must end.
+    fn check_spill(&self, queue: &str) -> Result<(), ConfigError> {
+        let key_of = |queue: &str| KeyPath(vec!["queues".into(), queue.into(), "spill_to".into()]);
+        let target = |queue: &str| self.values.get(&key_of(queue)).and_then(|(value, _)| value.as_str());
+        let mut way = vec![queue];
+        while let Some(next) = target(way[way.len() - 1]).filter(|next| !next.is_empty()) {
+            let is_circle = way.contains(&next);
+            way.push(next);
+            if !is_circle {
+                continue;
+            }
+            let path = key_of(queue);
+            let (value, layer) = self.values.get(&path).ok_or_else(|| internal("a spill without a key"))?;
+            return Err(ConfigError::OutOfRange {
+                key: path.to_string(),
+                layer: layer.clone(),
+                value: value.to_string(),
+                allowed: format!("a queue whose spill does not go round in a circle ({})", way.join(" -> ")),
+            });
         }
         Ok(())
     }

@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use lamagrid_domain::FailureFamily;
 
-use crate::choice::{Device, LogFormat, LogLevel};
+use crate::choice::{Device, LogFormat, LogLevel, NeededDevice, RequiredDevice};
 use crate::dirs::BaseDirs;
 use crate::error::ConfigError;
 use crate::names::is_name;
@@ -72,6 +72,8 @@ pub struct SchedulerConfig {
     pub run_limit_ms: u64,
     /// A waiting task of a priority below 0 rises by one per this interval; 0 switches it off.
     pub ageing_ms: u64,
+    /// A node takes tasks of models that it has in memory before others, until those have waited this long; 0 is off.
+    pub warm_first_ms: u64,
     /// A node that failed this many tasks in a row is set aside; 0 switches it off.
     pub set_aside_after: u32,
     /// A node that was set aside gets a probe task after this time.
@@ -132,6 +134,32 @@ impl RetryConfig {
 pub struct QueueConfig {
     /// Maximum number of waiting tasks; more are refused.
     pub max_tasks: u32,
+    /// The queue whose nodes may also take tasks that waited here for `spill_after_s`; empty means none.
+    pub spill_to: String,
+    /// How long a task waits before nodes of `spill_to` may take it.
+    pub spill_after_s: u64,
+    /// The nodes that may serve the queue.
+    pub requires: RequiresConfig,
+}
+
+/// `[queues.NAME.requires]`
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RequiresConfig {
+    /// The class of their device.
+    pub device: RequiredDevice,
+    /// Least memory of their device, in GiB; 0 requires none.
+    pub memory_gib: u64,
+    /// Labels that they must all have.
+    pub labels: Vec<String>,
+}
+
+impl RequiresConfig {
+    /// True if a key is set. A queue without a requirement is served by the nodes of the models that default to it.
+    #[must_use]
+    pub fn is_set(&self) -> bool {
+        *self != Self::default()
+    }
 }
 
 /// `[store]`
@@ -176,8 +204,10 @@ pub struct ModelConfig {
     pub url: String,
     /// The SHA-256 sum of the file in hexadecimal digits; empty means that it is not checked.
     pub sha256: String,
-    /// The queue of its tasks; one of [`Config::queues`].
+    /// The queue of its tasks, one of [`Config::queues`]; empty means that the scheduler chooses it.
     pub queue: String,
+    /// What its tasks need of a node.
+    pub need: NeedConfig,
     /// True if the model stays in memory once it is loaded.
     pub pin: bool,
     /// The network's arguments, in their order.
@@ -198,6 +228,20 @@ pub struct ModelConfig {
     pub output_range: ValueRange,
     /// The part of the output that is pasted into the picture.
     pub blend: Blend,
+}
+
+/// `[models.NAME.need]`: 0 and `auto` stand for the built-in figures of the model.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NeedConfig {
+    /// The class of device that its tasks run on.
+    pub device: NeededDevice,
+    /// Memory of the model alone, in MiB.
+    pub memory_mib: u64,
+    /// Memory that each megapixel takes beside the model, in MiB.
+    pub mib_per_megapixel: u64,
+    /// Pictures up to this size prefer a CPU, in megapixels.
+    pub cpu_up_to_megapixels: u64,
 }
 
 /// `[client]`

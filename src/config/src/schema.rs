@@ -2,7 +2,7 @@
 //!
 //! Does not: hold defaults; those are in `default.toml`. A test checks that both name the same keys.
 
-use crate::choice::{LogFormat, LogLevel};
+use crate::choice::{LogFormat, LogLevel, NeededDevice, RequiredDevice};
 use crate::key::KeyPath;
 use crate::signature::{Blend, Colour, MaskRange, MaskType, ValueRange};
 
@@ -28,8 +28,10 @@ pub(crate) enum Kind {
     Arguments,
     /// A name as for queues and models, or `""`.
     OptionalName,
-    /// The name of a queue.
+    /// The name of a queue, or `""`.
     QueueName,
+    /// A list of labels of nodes; may be empty.
+    Labels,
     /// A list of at least one name.
     Names,
     /// A list of host names, `*.NAME` or `*`; may be empty.
@@ -58,7 +60,7 @@ impl Kind {
             | Self::Address => "a string",
             Self::Boolean => "true or false",
             Self::Path => "a string with a path",
-            Self::Names | Self::Hosts | Self::Origins | Self::Networks | Self::Arguments => {
+            Self::Names | Self::Labels | Self::Hosts | Self::Origins | Self::Networks | Self::Arguments => {
                 "a list of strings"
             }
         }
@@ -113,7 +115,7 @@ pub(crate) fn nearest(unknown: &KeyPath) -> Option<String> {
     // The same key in another section ranks above a different key of the same section.
     const SAME_LEAF: f64 = 0.95;
     let given = unknown.segments();
-    let name = if given.len() == 3 { given[1] } else { "NAME" };
+    let name = if given.len() >= 3 { given[1] } else { "NAME" };
     let mut best: Option<(f64, KeyPath)> = None;
     for key in KEYS {
         // Compare with the key, and with its section at the depth of the unknown key.
@@ -158,6 +160,9 @@ const fn with_default(
 const HOUR_MS: i64 = 3_600_000;
 const DAY_MS: i64 = 24 * HOUR_MS;
 const YEAR_S: i64 = 365 * 24 * 3600;
+/// No device has more memory; a larger requirement could never be met.
+const MAX_MEMORY_GIB: i64 = 10 * 1024;
+const REQUIRED_DEVICE: Kind = Kind::Choice(RequiredDevice::WORDS);
 
 const URL: Kind = Kind::Text {
     holds: |text| {
@@ -191,6 +196,7 @@ pub(crate) const KEYS: &[Key] = &[
     integer(&["scheduler", "wait_limit_ms"], 0, YEAR_S * 1_000, "3600000"),
     integer(&["scheduler", "run_limit_ms"], 0, YEAR_S * 1_000, "3600000"),
     integer(&["scheduler", "ageing_ms"], 0, DAY_MS, "30000"),
+    integer(&["scheduler", "warm_first_ms"], 0, HOUR_MS, "2000"),
     integer(&["scheduler", "set_aside_after"], 0, 1000, "3"),
     integer(&["scheduler", "probe_after_ms"], 1, HOUR_MS, "5000"),
     integer(&["scheduler", "result_retention_s"], 1, YEAR_S, "3600"),
@@ -210,6 +216,11 @@ pub(crate) const KEYS: &[Key] = &[
     integer(&["retry", "other", "base_ms"], 1, 600_000, "500"),
     integer(&["retry", "other", "cap_ms"], 1, HOUR_MS, "10000"),
     integer(&["queues", NAME, "max_tasks"], 1, 10_000_000, "1000"),
+    with_default(&["queues", NAME, "spill_to"], Kind::QueueName, "\"cpu\"", "\"\""),
+    integer(&["queues", NAME, "spill_after_s"], 0, DAY_MS / 1_000, "60"),
+    with_default(&["queues", NAME, "requires", "device"], REQUIRED_DEVICE, "\"gpu\"", "\"\""),
+    integer(&["queues", NAME, "requires", "memory_gib"], 0, MAX_MEMORY_GIB, "0"),
+    with_default(&["queues", NAME, "requires", "labels"], Kind::Labels, "[\"a100\"]", "[]"),
     // A message carries at most this much of an image inline; the store must not expect more.
     integer(&["store", "group_commit_max"], 1, 10_000, "256"),
     integer(&["store", "give_up_after_ms"], 100, 600_000, "10000"),
@@ -224,7 +235,7 @@ pub(crate) const KEYS: &[Key] = &[
     with_default(&["models", NAME, "path"], Kind::Path, "\"/srv/models/my-lama.pt\"", "\"\""),
     with_default(&["models", NAME, "url"], URL, "\"https://example.com/my-lama.pt\"", "\"\""),
     with_default(&["models", NAME, "sha256"], SHA256, SHA256_SAMPLE, "\"\""),
-    other(&["models", NAME, "queue"], Kind::QueueName, "\"gpu\""),
+    with_default(&["models", NAME, "queue"], Kind::QueueName, "\"gpu\"", "\"\""),
     other(&["models", NAME, "pin"], Kind::Boolean, "false"),
     other(&["models", NAME, "inputs"], Kind::Arguments, "[\"image\", \"mask\"]"),
     other(&["models", NAME, "image_range"], Kind::Choice(ValueRange::WORDS), "\"0..1\""),
@@ -235,6 +246,10 @@ pub(crate) const KEYS: &[Key] = &[
     integer(&["models", NAME, "fixed_size"], 0, 8192, "0"),
     other(&["models", NAME, "output_range"], Kind::Choice(ValueRange::WORDS), "\"0..1\""),
     other(&["models", NAME, "blend"], Kind::Choice(Blend::WORDS), "\"hole\""),
+    other(&["models", NAME, "need", "device"], Kind::Choice(NeededDevice::WORDS), "\"auto\""),
+    integer(&["models", NAME, "need", "memory_mib"], 0, MAX_MEMORY_GIB * 1024, "0"),
+    integer(&["models", NAME, "need", "mib_per_megapixel"], 0, MAX_MEMORY_GIB * 1024, "0"),
+    integer(&["models", NAME, "need", "cpu_up_to_megapixels"], 0, 1_000, "0"),
     other(&["client", "join"], Kind::Path, "\"/etc/lamagrid/web-1.bundle\""),
     integer(&["client", "timeout_ms"], 1, DAY_MS, "600000"),
     integer(&["client", "ping_ms"], 10, 60_000, "1000"),
@@ -335,7 +350,7 @@ mod tests {
             let statement = example.unwrap_or(line);
             if let Some(header) = statement.strip_prefix('[') {
                 section = header.trim_end_matches(']').split('.').map(str::to_owned).collect();
-                if section.len() == 2 && is_named_section(&section[0]) {
+                if section.len() >= 2 && is_named_section(&section[0]) {
                     section[1] = NAME.to_owned();
                 }
                 comment.clear();
@@ -380,8 +395,11 @@ mod tests {
         let text = crate::default_toml();
         assert_eq!(text.matches("max_tasks = 1000").count(), 2);
         assert_eq!(find(&["queues", "any", "max_tasks"]).unwrap().default, "1000");
-        for key in KEYS.iter().filter(|key| key.path.len() == 3 && key.path[0] == "models") {
-            let line = format!("\n#   {} = {} ", key.path[2], key.default);
+        let in_example = |key: &&Key| {
+            is_named_section(key.path[0]) && key.path.len() > 2 && key.path.last() != Some(&"max_tasks")
+        };
+        for key in KEYS.iter().filter(in_example) {
+            let line = format!("\n#   {} = {} ", key.path[key.path.len() - 1], key.default);
             assert!(text.contains(&line), "{line}");
         }
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use lamagrid_config::{
     Argument, Blend, Colour, Config, ConfigError, Device, Loaded, LogFormat, LogLevel, MaskRange, MaskType,
-    Origin, Part, ValueRange,
+    NeededDevice, Origin, Part, RequiredDevice, RequiresConfig, ValueRange,
 };
 
 type Pairs<'a> = &'a [(&'a str, &'a str)];
@@ -162,7 +162,7 @@ fn queues_and_models_are_added_by_name() {
     let (queues, models) = (&loaded.config.queues, &loaded.config.models);
     assert_eq!((queues["big"].max_tasks, queues["tiny"].max_tasks), (1000, 1));
     assert_eq!(models["lama"].path, dir.path().join("own.pt"), "a relative path begins at its file");
-    assert_eq!((models["lama"].queue.as_str(), models["lama"].pad_modulo), ("gpu", 8));
+    assert_eq!((models["lama"].queue.as_str(), models["lama"].pad_modulo), ("", 8));
     let own = &models["sd1.5-own"];
     assert_eq!((own.path.as_path(), own.queue.as_str(), own.pad_modulo), (Path::new("/m/s.pt"), "big", 64));
     assert_eq!(models["new"].path, Path::new("/m/n.pt"));
@@ -203,4 +203,28 @@ fn rows_show_every_key_with_value_and_origin() {
         load(None, &env, &flags).unwrap().rows().iter().map(ToString::to_string).collect();
     let golden = include_str!("rows.txt");
     assert_eq!(rows.join("\n"), golden.trim_end());
+}
+
+#[test]
+fn a_queue_may_require_a_kind_of_node_and_a_model_say_its_need() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = write(
+        &dir,
+        "c.toml",
+        "[queues.big]\nspill_to = \"cpu\"\nrequires = { device = \"gpu\", memory_gib = 16, labels = [\"a100\"] }\n\
+         [models.lama.need]\nmemory_mib = 300",
+    );
+    let env = [
+        ("LAMAGRID__QUEUES__ANY__REQUIRES__DEVICE", "any"),
+        ("LAMAGRID__MODELS__LAMA__NEED__CPU_UP_TO_MEGAPIXELS", "1"),
+    ];
+    let config = load(Some(&file), &env, &[("queues.big.requires.labels", "a100,fast")]).unwrap().config;
+    let big = &config.queues["big"];
+    let labels = vec!["a100".to_owned(), "fast".to_owned()];
+    assert_eq!(big.requires, RequiresConfig { device: RequiredDevice::Gpu, memory_gib: 16, labels });
+    assert_eq!((big.spill_to.as_str(), big.spill_after_s), ("cpu", 60));
+    assert!(config.queues["any"].requires.is_set() && !config.queues["gpu"].requires.is_set());
+    let need = config.models["lama"].need;
+    assert_eq!((need.memory_mib, need.cpu_up_to_megapixels), (300, 1));
+    assert_eq!((need.device, need.mib_per_megapixel), (NeededDevice::Auto, 0));
 }

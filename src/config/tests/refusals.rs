@@ -243,6 +243,42 @@ fn the_keys_of_a_model_that_do_not_fit_together_are_refused() {
 }
 
 #[test]
+fn a_requirement_that_no_node_can_meet_and_a_spill_in_a_circle_are_refused() {
+    assert_eq!(
+        in_file("[queues.gpu]\nrequires = { memory_gib = 20000 }"),
+        "`queues.gpu.requires.memory_gib` in file FILE is 20000, but must be between 0 and 10240"
+    );
+    assert_eq!(
+        in_file("[queues.gpu.requires]\ndevice = \"tpu\""),
+        "`queues.gpu.requires.device` in file FILE is \"tpu\", but must be one of \"\", any, gpu, cpu"
+    );
+    assert!(in_file("[queues.gpu.requires]\nlabels = [\"a b\"]").contains("`queues.gpu.requires.labels`"));
+    assert_eq!(
+        in_file("[queues.gpu]\nrequires = \"gpu\""),
+        "`queues.gpu.requires` in file FILE is the string \"gpu\", but must be a table; \
+         for example: [queues.gpu.requires]"
+    );
+    assert_eq!(
+        in_file("[queues.gpu]\nrequire = { device = \"gpu\" }"),
+        "unknown key `queues.gpu.require` in file FILE; did you mean `queues.gpu.requires`?"
+    );
+    assert_eq!(
+        in_file("[queues.gpu]\nspill_to = \"big\""),
+        "`queues.gpu.spill_to` in file FILE is \"big\", but must be one of the queues cpu, gpu; \
+         or add its [queues.NAME]"
+    );
+    assert_eq!(
+        in_file(
+            "[queues.gpu]\nspill_to = \"cpu\"\n[queues.cpu]\nspill_to = \"big\"\n[queues.big]\nspill_to = \"gpu\""
+        ),
+        "`queues.big.spill_to` in file FILE is \"gpu\", but must be a queue whose spill does not go round in a \
+         circle (big -> gpu -> cpu -> big)"
+    );
+    assert!(in_file("[queues.gpu]\nspill_to = \"gpu\"").contains("(gpu -> gpu)"));
+    assert!(in_file("[models.lama.need]\ndevice = \"tpu\"").contains("one of auto, any, gpu, cpu"));
+}
+
+#[test]
 fn a_file_that_is_missing_or_not_toml_is_refused() {
     let missing = PathBuf::from("/nowhere/c.toml");
     let error = Config::load(Some(&missing), std::iter::empty(), &[]).unwrap_err();

@@ -309,7 +309,7 @@ impl Settings {
         let offer = |model: &ModelPlan| ModelOffer {
             model: model.name.clone(),
             queue: model.queue.clone(),
-            routed: false,
+            routed: true,
             loaded: false,
             present: model.is_present(),
             memory_bytes: model.file_bytes(),
@@ -368,8 +368,8 @@ fn plan(flags: &Flags, config: &Config) -> Result<Vec<ModelPlan>, SettingsError>
             (None, _) => return Err(SettingsError::NoFile { model: name }),
         };
         let queue = match configured {
-            Some(model) => model.queue.parse()?,
-            None => name.default_queue(),
+            Some(model) if !model.queue.is_empty() => model.queue.parse()?,
+            Some(_) | None => name.default_queue(),
         };
         let signature = match (&source, configured) {
             (Source::Manga, _) => {
