@@ -291,9 +291,14 @@ class TaskClient:
         if options.output is not None:
             output = chosen("output", options.output, get_args(OutputFormat))
             spec |= {"output": output, "quality": _quality(options.quality)}
-        for name, limit in (("wait_limit_s", options.wait_limit), ("run_limit_s", options.run_limit)):
-            if limit is not None:
-                spec[name] = limit
+        if options.queue is not None:
+            spec["queue"] = options.queue
+        limits = {
+            "wait_limit_s": options.wait_limit,
+            "no_node_wait_s": options.no_node_wait,
+            "run_limit_s": options.run_limit,
+        }
+        spec |= {name: limit for name, limit in limits.items() if limit is not None}
         spec["params"] = checked(options.params, MODEL_OPTIONS, [*options.names(), "timeout"])
         return self._submit(spec, options, blobs, timeout)
 

@@ -220,19 +220,24 @@ class TaskOptions(_CommonOptions):
             model is built: ``sd_controlnet``, ``no_half``, ... (`lamagrid.options` has all of them). With
             ``keep_orientation=True`` a file's EXIF is upstream's: its orientation stays as it was.
         model: As nodes offer it.
+        queue: Where it waits; by default the scheduler chooses the cheapest one that can serve it.
         output: The format of the file that the result shall be, with alpha, EXIF and PNG ``parameters`` of an
             image that is a file; see :meth:`Task.wait_bytes`. Its orientation is 1: the pixels are upright.
             EXIF that cannot be read is left out. Without ``output`` the result is pixels.
         quality: Of that file, 1 to 100, where its format is lossy.
         priority: -128 to 127, higher goes first.
         wait_limit: Seconds that it may wait for a node. Can only shorten the scheduler's ``wait_limit_ms``.
+        no_node_wait: Seconds that it may wait while no node can run it, instead of the scheduler's
+            ``no_node_wait_ms``; batch work may wait for days.
         run_limit: Seconds that one attempt may take; then it is stopped and tried again. Can only shorten the
             scheduler's ``run_limit_ms``.
     """
 
     model: str = "lama"
+    queue: str | None = None
     output: OutputFormat | None = None
     quality: int = 95
     priority: int = 0
     wait_limit: float | None = None
+    no_node_wait: float | None = None
     run_limit: float | None = None

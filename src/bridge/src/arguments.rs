@@ -45,6 +45,8 @@ struct Spec {
     #[serde(default)]
     wait_limit_s: Option<f64>,
     #[serde(default)]
+    no_node_wait_s: Option<f64>,
+    #[serde(default)]
     run_limit_s: Option<f64>,
     /// Name of the client on whose behalf it is submitted.
     #[serde(default)]
@@ -87,6 +89,7 @@ pub(crate) fn new_task(spec: &Bound<'_, PyAny>, blobs: Vec<Blob>) -> PyResult<Ne
         Ok(limit.map(|limit| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX)))
     };
     let (wait_limit_ms, run_limit_ms) = (limit(spec.wait_limit_s)?, limit(spec.run_limit_s)?);
+    let no_node_wait_ms = limit(spec.no_node_wait_s)?;
     let client = spec.client.map(|text| parsed(py, &text)).transpose()?;
     let inputs: Vec<Input> = blobs.into_iter().map(|blob| input(py, blob)).collect::<PyResult<_>>()?;
     Ok(NewTask {
@@ -99,6 +102,7 @@ pub(crate) fn new_task(spec: &Bound<'_, PyAny>, blobs: Vec<Blob>) -> PyResult<Ne
         durability: spec.durability,
         deadline_wall_ms,
         wait_limit_ms,
+        no_node_wait_ms,
         run_limit_ms,
         client,
         output,

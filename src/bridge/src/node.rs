@@ -135,16 +135,16 @@ impl NodeSession {
         let endpoints = Endpoints::found_by(socket_finder(&data_dir).map_err(wrong)?);
         let offer = |text: String| -> PyResult<ModelOffer> {
             let model: ModelName = parsed(py, &text)?;
-            let queue = match config.models.get(&text) {
-                Some(configured) if !configured.queue.is_empty() => parsed(py, &configured.queue)?,
-                Some(_) | None => model.default_queue(),
-            };
+            let named = config.models.get(&text).map(|configured| &configured.queue);
+            let named = named.filter(|queue| !queue.is_empty()).map(|queue| parsed(py, queue)).transpose()?;
+            let routed = named.is_none();
+            let queue = named.unwrap_or_else(|| model.default_queue());
             Ok(ModelOffer {
                 model,
                 queue,
                 loaded: false,
                 present: !missing.contains(&text),
-                routed: true,
+                routed,
                 memory_bytes: 0,
                 pinned: false,
             })

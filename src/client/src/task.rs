@@ -49,6 +49,8 @@ pub struct NewTask {
     pub deadline_wall_ms: Option<u64>,
     /// Longest total wait for a node, in milliseconds.
     pub wait_limit_ms: Option<u64>,
+    /// Longest time without a node that can run it, in milliseconds; `None` for the scheduler's.
+    pub no_node_wait_ms: Option<u64>,
     /// Longest duration of one attempt, in milliseconds.
     pub run_limit_ms: Option<u64>,
     /// The end user for whom it is submitted, for fair shares and limits; `None` for this client's owner.
@@ -74,6 +76,7 @@ impl NewTask {
             client: None,
             deadline_wall_ms: None,
             wait_limit_ms: None,
+            no_node_wait_ms: None,
             run_limit_ms: None,
             output: OutputForm::default(),
             inputs,
@@ -142,6 +145,7 @@ impl Prepared {
             durability: task.durability,
             deadline_wall_ms: task.deadline_wall_ms,
             wait_limit_ms: task.wait_limit_ms,
+            no_node_wait_ms: task.no_node_wait_ms,
             run_limit_ms: task.run_limit_ms,
             replay_of: None,
             output: task.output,

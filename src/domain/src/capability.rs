@@ -35,7 +35,7 @@ pub struct ModelOffer {
     pub model: ModelName,
     /// The queue that holds this model's tasks. With `routed` it counts only for schedulers before protocol 1.6.
     pub queue: QueueName,
-    /// True if the scheduler chooses the queues; false, as of nodes before protocol 1.6, if it is exactly `queue`.
+    /// True if the scheduler chooses the queues; false if the node's configuration names `queue` for this model.
     #[serde(default)]
     pub routed: bool,
     /// True if the model is in memory now, so that a task starts at once.

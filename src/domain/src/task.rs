@@ -182,6 +182,9 @@ pub struct TaskSpec {
     /// Longest total time the task may wait for nodes before it fails, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wait_limit_ms: Option<u64>,
+    /// Longest time without a node that can run the task, in milliseconds; `None` for the scheduler's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub no_node_wait_ms: Option<u64>,
     /// Longest duration of one attempt, counted from its acceptance by a node, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run_limit_ms: Option<u64>,

@@ -133,8 +133,8 @@ impl Source {
 pub struct ModelPlan {
     /// The model's name, as tasks give it.
     pub name: ModelName,
-    /// The queue that holds its tasks.
-    pub queue: QueueName,
+    /// The queue that the configuration names for its tasks; `None` lets the scheduler choose.
+    pub queue: Option<QueueName>,
     /// The origin of its files.
     pub source: Source,
     /// The inputs and the output of its network; of manga's only the sizes count.
@@ -144,6 +144,11 @@ pub struct ModelPlan {
 }
 
 impl ModelPlan {
+    /// The queue to register with; schedulers before protocol 1.6 need one for each model.
+    pub(crate) fn offered_queue(&self) -> QueueName {
+        self.queue.clone().unwrap_or_else(|| self.name.default_queue())
+    }
+
     /// Its files, in the order in which upstream loads them.
     #[must_use]
     pub fn weights(&self, environment: &Environment) -> Vec<Weights> {
@@ -308,8 +313,8 @@ impl Settings {
     pub fn offers(&self) -> Vec<ModelOffer> {
         let offer = |model: &ModelPlan| ModelOffer {
             model: model.name.clone(),
-            queue: model.queue.clone(),
-            routed: true,
+            queue: model.offered_queue(),
+            routed: model.queue.is_none(),
             loaded: false,
             present: model.is_present(),
             memory_bytes: model.file_bytes(),
@@ -368,8 +373,8 @@ fn plan(flags: &Flags, config: &Config) -> Result<Vec<ModelPlan>, SettingsError>
             (None, _) => return Err(SettingsError::NoFile { model: name }),
         };
         let queue = match configured {
-            Some(model) if !model.queue.is_empty() => model.queue.parse()?,
-            Some(_) | None => name.default_queue(),
+            Some(model) if !model.queue.is_empty() => Some(model.queue.parse()?),
+            Some(_) | None => None,
         };
         let signature = match (&source, configured) {
             (Source::Manga, _) => {
@@ -421,7 +426,7 @@ mod tests {
         let names: Vec<_> = models.iter().map(|model| (model.name.as_str(), &model.source)).collect();
         let file = |path: &str| Source::file(path);
         assert_eq!(names, [("mine", &file("/m.pt")), ("lama", &file("/l.pt"))]);
-        assert_eq!(models[0].queue, QueueName::gpu());
+        assert_eq!((&models[0].queue, models[0].offered_queue()), (&None, QueueName::gpu()));
     }
 
     #[test]
@@ -462,6 +467,9 @@ mod tests {
         let text = planned(&["--model", "mine"]).unwrap_err().to_string();
         assert!(text.contains("--model mine=FILE"), "{text}");
         assert!(planned(&["--model", "=x"]).is_err());
-        assert_eq!(planned(&["--model", "cv2", "--backend", "echo"]).unwrap()[0].queue, QueueName::cpu());
+        assert_eq!(
+            planned(&["--model", "cv2", "--backend", "echo"]).unwrap()[0].offered_queue(),
+            QueueName::cpu()
+        );
     }
 }

@@ -62,7 +62,7 @@ pub(crate) async fn hold(
 ) -> Ended {
     let session = welcome.session;
     for refused in &welcome.refused {
-        tracing::warn!(queue = %refused.queue, reason = refused.reason, "this node may not serve a queue");
+        tracing::info!(queue = %refused.queue, reason = refused.reason, "this node does not serve a queue");
     }
     shared.set_refused_queues(welcome.refused.iter().map(|refused| refused.queue.clone()).collect());
     shared.set_spool(&welcome.spool);

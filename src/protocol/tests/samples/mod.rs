@@ -81,6 +81,7 @@ fn spec() -> TaskSpec {
         durability: Durability::Process,
         deadline_wall_ms: Some(1_700_000_000_123),
         wait_limit_ms: Some(60_000),
+        no_node_wait_ms: Some(86_400_000),
         run_limit_ms: Some(120_000),
         replay_of: Some(TaskId::from_bytes([9; 16])),
         output: lamagrid_domain::OutputForm::Encoded {

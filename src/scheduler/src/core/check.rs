@@ -1,5 +1,7 @@
 //! The invariants of the core after every input: those of each part, and those between parts.
 
+use std::collections::BTreeMap;
+
 use lamagrid_domain::{SessionId, TaskId};
 
 use super::policy::recall;
@@ -19,6 +21,7 @@ pub(super) fn structure(core: &Core) -> Result<(), String> {
     core.orders.check()?;
     core.statistics.check()?;
     removed_nodes_have_nothing(core)?;
+    core.learned.check()?;
     tasks_are_in_one_place(core)?;
     assigned_tasks_are_held(core)?;
     sessions_hold_live_attempts(core)?;
@@ -64,7 +67,10 @@ fn assigned_tasks_are_held(core: &Core) -> Result<(), String> {
         let name = &holder.info().name;
         invariant!(holder.id() == session, "token {token} is held by {name}, its task says {session}");
         let (queue, model) = (&task.spec().queue, &task.spec().model);
-        invariant!(holder.offers(queue, model), "{name} works on {model} of {queue} without offering it");
+        invariant!(
+            holder.service_of(task).is_some(),
+            "{name} works on {model} of {queue} without offering it"
+        );
         invariant!(task.node() == Some(holder.node()), "task {id} names another node");
         let timed = holder.is_unanswered(token);
         invariant!(
@@ -145,28 +151,47 @@ pub(super) fn no_task_waits_beside_an_idle_slot(core: &Core) -> Result<(), Strin
     Ok(())
 }
 
-/// Looks at an assignment just before it is made: no better task waits for this session, and an overlap credit is used
+/// Looks at an assignment just before it is made: no better task waits for this session, unless its model has to be
+/// loaded and it has not waited for long, and an overlap credit is used
 /// only if no fitting slot is idle. Returns the first violation.
 pub(super) fn wrong_choice(core: &Core, id: TaskId, chosen: SessionId) -> Option<String> {
     let (task, session) = (&core.tasks[id], core.sessions.get(chosen)?);
     let rank = core.ready.rank(task);
-    let waits = |other: &&Task| {
-        (&other.spec().queue, &other.spec().model) == (&task.spec().queue, &task.spec().model)
+    let placement = core.placement();
+    let could_go = |other: &&Task| {
+        core.ready.rank(other) < rank
             && other.is_ready(core.clock.elapsed_ms())
             && !core.ready.is_delayed(other)
+            && !core.paused.contains(&other.spec().queue)
+            && placement.may_be_given(other, session)
     };
-    let is_better = |other: &&Task| {
-        let waits_for_unused = core.tasks.is_isolated(other.id()) && !session.is_unused();
-        core.ready.rank(other) < rank && !other.avoids(session.node()) && !waits_for_unused
+    let key = |of: &Task| (of.spec().queue.clone(), of.spec().model.clone());
+    // The first of each queue and model.
+    let mut firsts: BTreeMap<_, &Task> = BTreeMap::new();
+    for better in core.tasks.values().filter(could_go) {
+        let first = firsts.entry(key(better)).or_insert(better);
+        if core.ready.rank(better) < core.ready.rank(first) {
+            *first = better;
+        }
+    }
+    // Only a model in memory goes before others, for a while.
+    let may_wait = |other: &Task| {
+        key(other) != key(task)
+            && session.has_loaded(&task.spec().model)
+            && !session.has_loaded(&other.spec().model)
+            && other.priority() == task.priority()
+            && !core.tasks.is_isolated(other.id())
+            && other.waited_ms(core.clock.elapsed_ms()) < core.settings.scheduler.warm_first_ms
     };
-    if let Some(better) = core.tasks.values().filter(waits).find(is_better) {
+    if let Some(better) = firsts.values().find(|other| !may_wait(other)) {
         return Some(format!("task {id} is served before {}, which is better", better.id()));
     }
     if session.idle_slots() > 0 {
         return None;
     }
-    let idle = core.sessions.values().find(|s| {
-        s.idle_slots() > 0 && core.placement().can_take(s) && core.placement().may_be_given(task, s)
-    })?;
+    let idle = core
+        .sessions
+        .values()
+        .find(|s| s.idle_slots() > 0 && placement.can_take(s) && placement.may_be_given(task, s))?;
     Some(format!("task {id} was given to busy {} while {} is idle", session.node(), idle.node()))
 }

@@ -60,7 +60,12 @@ pub(crate) enum Input {
     /// An administrator asks.
     Admin { peer: PeerId, request: AdminRequest },
     /// A node asks on `control`.
-    Control { peer: PeerId, request: ControlRequest },
+    Control {
+        peer: PeerId,
+        request: ControlRequest,
+        /// The queues of its certificate; empty for all.
+        queues: Vec<QueueName>,
+    },
     /// A node connected one of its lanes.
     LaneConnected {
         session: SessionId,

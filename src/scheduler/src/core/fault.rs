@@ -53,11 +53,17 @@ pub(crate) enum Fault {
     WatermarkIgnored,
     /// The wall clock is trusted, whatever it shows.
     ClockBelieved,
+    /// Tasks are given to nodes whose device is not enough for them.
+    FitIgnored,
+    /// Tasks of models in memory go first, however long others wait.
+    WarmForever,
+    /// Nodes of another queue never get the tasks that spilled to it.
+    SpillForgotten,
 }
 
 /// Each fault by the word that plants it.
 #[cfg(feature = "sabotage")]
-const WORDS: [(&str, Fault); 15] = [
+const WORDS: [(&str, Fault); 18] = [
     ("drop-outcome", Fault::OutcomeDropped),
     ("double-accept", Fault::DoubleAccept),
     ("forget-row", Fault::RowForgotten),
@@ -73,6 +79,9 @@ const WORDS: [(&str, Fault); 15] = [
     ("own-limit", Fault::OwnLimitCounts),
     ("ignored-watermark", Fault::WatermarkIgnored),
     ("trusted-clock", Fault::ClockBelieved),
+    ("ignored-fit", Fault::FitIgnored),
+    ("warm-forever", Fault::WarmForever),
+    ("forgotten-spill", Fault::SpillForgotten),
 ];
 
 impl Fault {

@@ -52,6 +52,9 @@ pub(crate) use effect::{Authority, Effect, Input, Origin, ResultPlace, StoreOp, 
 pub(crate) use fault::Fault;
 pub(crate) use metrics_snapshot::MetricsSnapshot;
 pub(crate) use node_id::NodeId;
+pub(crate) use policy::route_table::RouteTable;
+#[cfg(test)]
+pub(crate) use policy::route_table::{Requirement, Spill};
 pub(crate) use settings::{CLOCK_GRACE_MS, Entropy, MAX_ENDED, MAX_TOMBSTONES, Recovered, Settings};
 pub(crate) use state::alarms::{Bounded, Level};
 pub(crate) use state::finished_task::FinishedTask;
@@ -62,6 +65,8 @@ pub(crate) use state::statistics::Statistics;
 pub(crate) use state::tombstones::{Tombstone, Watermark};
 pub(crate) use state::wall_clock::ClockChange;
 
+#[cfg(test)]
+pub(crate) use state::session::Session;
 #[cfg(test)]
 pub(crate) use view::View;
 
@@ -74,6 +79,7 @@ use state::alarms::Alarms;
 use state::circuit_breaker::CircuitBreaker;
 use state::clock::Clock;
 use state::followers::Followers;
+use state::learned_needs::LearnedNeeds;
 use state::leases::Leases;
 use state::node_changes::NodeChanges;
 use state::node_orders::NodeOrders;
@@ -112,6 +118,8 @@ pub(crate) struct Core {
     timers: TaskTimers,
     followers: Followers,
     run_times: RunTimes,
+    /// What nodes reported about the memory of models.
+    learned: LearnedNeeds,
     sessions: Sessions,
     effects: EffectBuffer,
     #[cfg(any(test, feature = "sabotage"))]
@@ -146,6 +154,7 @@ impl Core {
             timers: TaskTimers::default(),
             followers: Followers::default(),
             run_times: RunTimes::default(),
+            learned: LearnedNeeds::default(),
             sessions: Sessions::default(),
             effects: EffectBuffer::default(),
             #[cfg(any(test, feature = "sabotage"))]
@@ -177,7 +186,7 @@ impl Core {
             Input::DiskFree { bytes } => self.admission.set_free_bytes(bytes),
             Input::ClientGone { peer } => self.on_client_gone(&peer),
             Input::Admin { peer, request } => self.on_admin(peer, request),
-            Input::Control { peer, request } => self.on_control(peer, request),
+            Input::Control { peer, request, queues } => self.on_control(peer, request, &queues),
             Input::LaneConnected { session, index } => self.on_lane_connected(session, index),
             Input::LanesFailed { session, reason } => self.on_lanes_failed(session, &reason),
             Input::Result { peer, request, inline } => self.on_result(peer, request, inline),
@@ -212,6 +221,9 @@ impl Core {
         Placement {
             clock_ms: self.clock.elapsed_ms(),
             suspect_after_ms: self.settings.scheduler.suspect_after_ms,
+            warm_first_ms: self.settings.scheduler.warm_first_ms,
+            routes: &self.settings.routes,
+            learned: &self.learned,
             tasks: &self.tasks,
             ready: &self.ready,
             paused: &self.paused,

@@ -8,6 +8,7 @@ use lamagrid_transport::Endpoints;
 
 use super::effect::StoredTask;
 use super::node_id::NodeId;
+use super::policy::route_table::RouteTable;
 use super::state::node_orders::Order;
 use super::state::pauses::Pause;
 use super::state::statistics::Statistics;
@@ -31,6 +32,8 @@ pub(crate) struct Settings {
     pub(crate) limits: LimitsConfig,
     /// The bound on waiting tasks, per queue.
     pub(crate) queues: BTreeMap<QueueName, u64>,
+    /// Requirements and spill of queues, queues and needs of models.
+    pub(crate) routes: RouteTable,
     /// See [`MAX_TOMBSTONES`].
     pub(crate) max_tombstones: usize,
     /// See [`MAX_ENDED`].

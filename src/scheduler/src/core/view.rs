@@ -60,6 +60,19 @@ impl<'a> View<'a> {
         self.0.placement().is_suspect(session)
     }
 
+    /// Whether a queued task waits for a node, in a queue that is not paused, and may run beside others.
+    pub(crate) fn waits_for_a_node(self, task: &Task) -> bool {
+        task.not_before_ms().is_some()
+            && !self.is_delayed(task)
+            && !self.0.paused.contains(&task.spec().queue)
+            && !self.0.tasks.has_isolated()
+    }
+
+    /// Whether no task as large ran out of memory.
+    pub(crate) fn is_unburdened(self, task: &Task) -> bool {
+        self.0.placement().need(task).outgrown_bytes == 0
+    }
+
     pub(crate) fn can_take(self, session: &Session) -> bool {
         self.0.placement().can_take(session)
     }

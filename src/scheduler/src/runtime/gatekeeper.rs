@@ -12,7 +12,7 @@ use tokio::runtime::Runtime;
 
 use lamagrid_blobs::{Grant, Grants, Spool, Ticket};
 use lamagrid_config::Config;
-use lamagrid_domain::{Failure, FailureKind, LeaseToken, Owner, SessionId, TaskId};
+use lamagrid_domain::{Failure, FailureKind, LeaseToken, Owner, QueueName, SessionId, TaskId};
 use lamagrid_gate::{
     Certificate, Certs, Credentials, Gate, GateOptions, Origin, PeerRole, Registry, allow_list, is_node_of,
 };
@@ -213,10 +213,11 @@ impl Gatekeeper {
         self.registry.origin(peer) != Origin::Here
     }
 
-    /// Compares a node's name and queues with its certificate, and removes the queues that it may not serve.
-    pub(super) fn check(&self, peer: &PeerId, hello: &mut Hello) -> Result<(), Failure> {
+    /// Compares a node's name and queues with its certificate, and removes the queues that it may not serve. Returns the
+    /// queues of the certificate, among which the scheduler chooses; empty for all.
+    pub(super) fn check(&self, peer: &PeerId, hello: &mut Hello) -> Result<Vec<QueueName>, Failure> {
         let certificate = match self.registry.origin(peer) {
-            Origin::Here => return Ok(()),
+            Origin::Here => return Ok(Vec::new()),
             Origin::Elsewhere(certificate) => certificate,
             Origin::Gone => return Err(Failure::new(FailureKind::Disconnected, "the connection has closed")),
         };
@@ -232,7 +233,7 @@ impl Gatekeeper {
             ));
         }
         if !certificate.queues.is_empty() && !hello.info.models.is_empty() {
-            hello.info.models.retain(|offer| certificate.queues.contains(&offer.queue));
+            hello.info.models.retain(|offer| offer.routed || certificate.queues.contains(&offer.queue));
             if hello.info.models.is_empty() {
                 return refused(format!(
                     "the certificate {} is for other queues than those of the node's models: issue it with --queue",
@@ -240,7 +241,7 @@ impl Gatekeeper {
                 ));
             }
         }
-        Ok(())
+        Ok(certificate.queues.clone())
     }
 
     /// Opens the lanes of a newly welcomed session from another host.

@@ -35,7 +35,7 @@ use lamagrid_protocol::message::{ClientReply, Refused};
 use lamagrid_transport::router::{Incoming, RouterSender};
 use lamagrid_transport::{ConnectionLimits, Endpoints, LaneEvent, LaneSender};
 
-use crate::core::{CLOCK_GRACE_MS, Core, Effect, Input, MAX_ENDED, MAX_TOMBSTONES, Settings};
+use crate::core::{CLOCK_GRACE_MS, Core, Effect, Input, MAX_ENDED, MAX_TOMBSTONES, RouteTable, Settings};
 use crate::http::Metrics;
 
 pub use data_dir::DataDir;
@@ -160,6 +160,7 @@ fn settings(config: &Config, endpoints: &Endpoints, spool: &Spool) -> Settings {
     Settings {
         scheduler: config.scheduler.clone(),
         queues,
+        routes: RouteTable::of(config),
         retry: config.retry.clone(),
         limits: config.limits.clone(),
         max_tombstones: MAX_TOMBSTONES,

@@ -182,20 +182,22 @@ impl EventLoop {
         let Incoming::Frame { peer, frame } = incoming else { return };
         match ControlRequest::from_frame(&frame) {
             Ok(mut request) => {
-                if let (Some(gatekeeper), ControlRequest::Hello(hello)) = (&self.gatekeeper, &mut request)
-                    && let Err(failure) = gatekeeper.check(&peer, hello)
-                {
-                    self.pending.push_back(Effect::Control {
-                        peer,
-                        reply: Rejected { failure, removed: false }.into(),
-                    });
-                    return;
+                let mut queues = Vec::new();
+                if let (Some(gatekeeper), ControlRequest::Hello(hello)) = (&self.gatekeeper, &mut request) {
+                    match gatekeeper.check(&peer, hello) {
+                        Ok(allowed) => queues = allowed,
+                        Err(failure) => {
+                            let reply = Rejected { failure, removed: false }.into();
+                            self.pending.push_back(Effect::Control { peer, reply });
+                            return;
+                        }
+                    }
                 }
                 let claimed = match &request {
                     ControlRequest::Hello(hello) => [hello.running.as_slice(), &hello.held].concat(),
                     ControlRequest::Poll(_) | ControlRequest::Goodbye(_) => Vec::new(),
                 };
-                self.handle(Input::Control { peer: peer.clone(), request });
+                self.handle(Input::Control { peer: peer.clone(), request, queues });
                 // Repeated after a restart of this process, which forgets its grants.
                 for token in claimed {
                     if let (Some(gatekeeper), Some(task)) =

@@ -3,14 +3,14 @@
 use bytes::Bytes;
 
 use lamagrid_domain::{
-    BlobForm, BlobMeta, Durability, FailureKind, Hash, ModelName, Owner, Params, QueueName, Role, TaskId,
-    TaskSpec,
+    BlobForm, BlobMeta, Durability, FailureKind, Hash, ModelName, Owner, QueueName, Role, TaskId, TaskSpec,
 };
 use lamagrid_protocol::message::{
     Attach, Cancel, ClientReply, ClientRequest, GetGridStatus, Offer, Ping, Query, Release, Submit,
 };
 
 use super::network::{Conn, Dialler, Event, Message, Network};
+use super::routing::Routing;
 
 /// How far a task is, as this client knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +41,8 @@ pub(super) struct Client {
     seq: u64,
     /// It asks for a model or queue that no node serves this often, per thousand.
     strange: u64,
+    /// How often it lets the scheduler choose the queue, per thousand.
+    routed: u64,
 }
 
 const MODELS: [(&str, &str); 4] = [("gpu", "lama"), ("gpu", "manga"), ("cpu", "cv2"), ("cpu", "lama")];
@@ -48,9 +50,10 @@ const MODELS: [(&str, &str); 4] = [("gpu", "lama"), ("gpu", "manga"), ("cpu", "c
 const MAX_MINE: usize = 48;
 
 impl Client {
-    pub(super) fn new(index: usize) -> Self {
+    pub(super) fn new(index: usize, is_strict: bool) -> Self {
+        let routed = if is_strict { 700 } else { 300 };
         let owner = format!("owner-{}", index % 3).parse().expect("a plain name");
-        Self { index, owner, conn: None, away_until_ms: 0, mine: Vec::new(), seq: 0, strange: 30 }
+        Self { index, owner, conn: None, away_until_ms: 0, mine: Vec::new(), seq: 0, strange: 30, routed }
     }
 
     pub(super) fn waits(&self) -> Option<TaskId> {
@@ -194,7 +197,7 @@ impl Client {
 
     fn offer(&mut self, net: &mut Network, spec: TaskSpec, bytes: u64) {
         let digest = lamagrid_protocol::payload_digest(&spec);
-        let TaskSpec { id, owner, queue, priority, client, .. } = spec;
+        let TaskSpec { id, owner, queue, priority, client, routed, model, picture, .. } = spec;
         let seq = self.next_seq(net);
         self.say(
             net,
@@ -207,9 +210,9 @@ impl Client {
                 bytes,
                 priority,
                 client,
-                routed: false,
-                model: None,
-                picture: None,
+                routed,
+                model: Some(model),
+                picture,
             },
             Vec::new(),
         );
@@ -232,6 +235,7 @@ impl Client {
         let image = BlobMeta { role: Role::Image, len: 3, hash: Hash::new([1; 32]), form };
         let deadline = net.random.chance(80).then(|| net.now.wall_ms + net.random.between(0, 5_000));
         let id = self.draw(net);
+        let (picture, params) = Routing::picture(&mut net.random);
         let spec = TaskSpec {
             id,
             owner: self.owner.clone(),
@@ -239,17 +243,18 @@ impl Client {
                 .then(|| format!("name-{}", net.random.below(1_000)).parse().expect("a plain name")),
             model,
             queue,
-            params: Params::default(),
+            params,
             priority: [0, 0, 0, -5, 5][net.random.below(5) as usize],
             durability: if net.random.chance(500) { Durability::Full } else { Durability::Process },
             deadline_wall_ms: deadline,
             wait_limit_ms: net.random.chance(50).then(|| net.random.between(1, 4_000)),
+            no_node_wait_ms: net.random.chance(50).then(|| net.random.between(1, 9_000)),
             run_limit_ms: net.random.chance(50).then(|| net.random.between(1, 1_500)),
             replay_of: None,
             output: lamagrid_domain::OutputForm::Raw,
             blobs: vec![image],
-            routed: false,
-            picture: None,
+            routed: net.random.chance(self.routed),
+            picture,
         };
         let mine = Mine { spec, phase: Phase::Wanted, asked_ms: net.now.mono_ms, seq: 0 };
         if self.mine.len() < MAX_MINE {

@@ -13,6 +13,7 @@ mod network;
 mod node;
 mod oracle;
 mod random;
+mod routing;
 mod world;
 
 use std::collections::BTreeMap;
@@ -50,6 +51,7 @@ const HAPPENS: &[&str] = &[
     "given alone",
     "given back by a drain",
     "given on overlap",
+    "given to a node of another queue",
     "inference",
     "internal",
     "isolated",
@@ -222,6 +224,21 @@ fn an_owner_without_bounds_is_seen() {
 #[test]
 fn an_old_id_that_counts_as_new_is_seen() {
     assert!(matches!(seen(Fault::WatermarkIgnored).kind, Kind::Illegal | Kind::Granted));
+}
+
+#[test]
+fn a_task_on_a_node_that_is_too_small_is_seen() {
+    assert_eq!(seen(Fault::FitIgnored).kind, Kind::Misplaced);
+}
+
+#[test]
+fn a_model_in_memory_that_goes_first_for_ever_is_seen() {
+    assert_eq!(seen(Fault::WarmForever).kind, Kind::Waits);
+}
+
+#[test]
+fn a_task_that_does_not_spill_is_seen() {
+    assert_eq!(seen(Fault::SpillForgotten).kind, Kind::Waits);
 }
 
 #[test]

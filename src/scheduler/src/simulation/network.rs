@@ -55,7 +55,7 @@ impl From<Message> for Input {
             }
             Message::DiskFree(bytes) => Self::DiskFree { bytes },
             Message::ClientGone(peer) => Self::ClientGone { peer },
-            Message::Control(peer, request) => Self::Control { peer, request },
+            Message::Control(peer, request) => Self::Control { peer, request, queues: Vec::new() },
             Message::LaneConnected(session, index) => Self::LaneConnected { session, index },
             Message::LanesFailed(session) => Self::LanesFailed { session, reason: "simulated".into() },
             Message::Result(peer, request, inline) => Self::Result { peer, request, inline },

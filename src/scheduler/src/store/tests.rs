@@ -41,6 +41,7 @@ pub(super) fn spec(n: u8, durability: Durability) -> TaskSpec {
         durability,
         deadline_wall_ms: Some(77),
         wait_limit_ms: None,
+        no_node_wait_ms: None,
         run_limit_ms: None,
         replay_of: None,
         output: lamagrid_domain::OutputForm::Raw,

@@ -112,8 +112,8 @@ impl Backend for Torch {
     fn models(&self) -> Vec<ModelOffer> {
         let offer = |plan: &ModelPlan| ModelOffer {
             model: plan.name.clone(),
-            queue: plan.queue.clone(),
-            routed: false,
+            queue: plan.offered_queue(),
+            routed: plan.queue.is_none(),
             loaded: self.cache.contains(&plan.name),
             present: plan.is_present(),
             memory_bytes: self.cache.bytes_of(&plan.name).unwrap_or_else(|| plan.file_bytes()),

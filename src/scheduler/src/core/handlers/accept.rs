@@ -6,6 +6,7 @@ use lamagrid_domain::{Event, Failure, FailureKind, Role, TaskId};
 use lamagrid_protocol::PeerId;
 
 use crate::core::policy::admission::{AdmissionPolicy, AdmissionRequest};
+use crate::core::policy::needs::Demand;
 use crate::core::state::task::Task;
 use crate::core::{Core, Effect, StoreOp};
 
@@ -70,6 +71,7 @@ impl Core {
     /// Lists a queued task in every part.
     pub(crate) fn list_task(&mut self, mut task: Task) {
         let id = task.id();
+        task.set_demand(Demand::of(task.spec(), &self.settings.routes.needs));
         self.ready.set_tag(&mut task);
         self.admission.task_accepted(task.spec());
         self.timers.start_deadline(&task);

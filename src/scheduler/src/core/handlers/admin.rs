@@ -158,6 +158,9 @@ impl Core {
         let (digest, drawn_ms) = (ended.digest, self.clock.wall().later_ms());
         let new = TaskId::drawn_at(drawn_ms, self.random_bytes());
         (spec.id, spec.replay_of, spec.deadline_wall_ms) = (new, Some(id), None);
+        if let Err(failure) = self.route(&mut spec) {
+            return refusal(failure);
+        }
         // Its inputs are in the spool already: only its place in the queue counts.
         let wanted = AdmissionRequest { bytes: 0, ..AdmissionRequest::of(&spec, Authority::Administrator) };
         let evicted = match self.admit(peer, &wanted) {

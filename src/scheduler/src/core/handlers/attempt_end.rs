@@ -4,7 +4,6 @@ use lamagrid_domain::{Failure, FailureKind, LeaseToken, Milestone, Retry, TaskId
 use lamagrid_protocol::message::Action;
 
 use crate::core::policy::retry::{Loss, Verdict, back_off_ms};
-use crate::core::policy::routing;
 use crate::core::state::circuit_breaker::BreakerPolicy;
 use crate::core::state::leases::{Orphan, OrphanedBy};
 use crate::core::state::task::{Lease, Task};
@@ -17,11 +16,15 @@ impl Core {
         let reason = format!("the node reported {}: {}", failure.kind, failure.message);
         let retry = failure.kind.retry();
         let is_of_probe = self.record_node_failure(id, &failure);
+        if failure.kind == FailureKind::OutOfMemory {
+            self.learn_limit(id);
+        }
         let task = self.tasks.get_mut(id).expect("the caller holds an unfinished task");
         if retry == Retry::Elsewhere || is_of_probe {
             task.avoid_last_node();
         }
-        let has_other_node = routing::has_other_node(&self.sessions, &self.breaker, task);
+        let has_other_node = self.placement().has_other_node(&self.tasks[id]);
+        let task = self.tasks.get_mut(id).expect("the caller holds an unfinished task");
         if is_of_probe && has_other_node {
             // A probe tests the node: its failure is not held against the task.
             task.record(now, Milestone::Failed { failure, retry_in_ms: Some(0) });
@@ -46,6 +49,15 @@ impl Core {
             None if verdict == Verdict::Fail => self.fail(id, failure),
             None => self.dead_letter(id, failure),
         }
+    }
+
+    /// The device of a task's session has too little memory for it.
+    fn learn_limit(&mut self, id: TaskId) {
+        let task = &self.tasks[id];
+        let session = task.lease().and_then(|lease| self.sessions.get(lease.session));
+        let Some(memory_bytes) = session.map(|session| session.info().memory_bytes) else { return };
+        let clock_ms = self.clock.elapsed_ms();
+        self.learned.on_out_of_memory(&task.spec().model, task.demand(), memory_bytes, clock_ms);
     }
 
     /// Tells the circuit breaker about the failure of an attempt. True if the attempt was a probe and its node is to

@@ -128,7 +128,7 @@ impl Core {
 
     pub(crate) fn refuse(&mut self, peer: &PeerId, seq: u64, failure: Failure, queue: Option<&QueueName>) {
         let queue_len = queue.and_then(|q| self.ready.length(q)).unwrap_or(0);
-        let wait_ms = queue.and_then(|q| self.expected_wait_ms(q, queue_len));
+        let wait_ms = queue.and_then(|queue| self.expected_wait_in(queue, None));
         self.reply(peer, Refused { seq, failure, queue_len, wait_ms });
     }
 
@@ -216,6 +216,7 @@ impl Core {
         let reserved = self.admission.unreserve(id).is_some();
         let max_pixels = self.settings.limits.max_pixels;
         let checked = inputs::check(max_pixels, &spec, &inline_roles, &inline)
+            .and_then(|()| self.route(&mut spec))
             .and_then(|()| self.admit(peer, &AdmissionRequest::of(&spec, authority)));
         let inputs = if checked.is_ok() { UploadedInputs::Keep } else { UploadedInputs::Delete };
         if reserved || inputs == UploadedInputs::Delete {

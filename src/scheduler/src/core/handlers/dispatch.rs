@@ -16,6 +16,11 @@ impl Core {
         self.ready.enter(task, clock_ms);
         self.admission.task_queued(task.spec());
         self.timers.start_wait(task, &self.settings.scheduler, clock_ms);
+        if let Some(spill) =
+            self.settings.routes.spill(&task.spec().queue).filter(|_| task.spilled_to().is_none())
+        {
+            self.timers.start_spill(task, spill.after_ms, clock_ms);
+        }
     }
 
     /// Takes a task out of the queue, if it is there.
@@ -41,13 +46,19 @@ impl Core {
         }
     }
 
-    /// Assigns a task that some session can take, or a better one that waits for the same session.
+    /// Assigns a task that some session can take, or another one that the same session takes first.
     fn assign_in_order(&mut self, mut id: TaskId) {
+        // One step may lead to a task of lower rank, whose model is in memory; the others lead to higher ranks.
+        let mut has_warm_step = true;
         loop {
             let placement = self.placement();
             let session = placement.best_for(id).expect("some session can take it");
             let rank = self.ready.rank(&self.tasks[id]);
-            match placement.next_for(session).filter(|next| self.ready.rank(&self.tasks[*next]) < rank) {
+            let next = placement.next_for(session).filter(|next| *next != id).filter(|next| {
+                let is_better = self.ready.rank(&self.tasks[*next]) < rank;
+                is_better || std::mem::take(&mut has_warm_step)
+            });
+            match next.filter(|next| placement.best_for(*next).is_some()) {
                 Some(better) => id = better,
                 None => {
                     #[cfg(test)]
@@ -91,7 +102,7 @@ impl Core {
         self.ready.task_dispatched(task);
         self.breaker.on_dispatched(&node, token);
         target.give(token, self.clock.elapsed_ms(), accept_by);
-        let index = target.lane_of(&task.spec().queue).expect("a session that offers a queue has its lane");
+        let index = target.service_of(task).expect("the session serves the task").lane;
         self.leases.insert(token, id);
         let inline = task.inline().to_vec();
         let assign = Assign {

@@ -12,6 +12,7 @@ mod node_results;
 #[cfg(any(test, feature = "sabotage"))]
 mod planted;
 mod recovery;
+mod route;
 mod status;
 mod task_end;
 mod tick;

@@ -52,7 +52,7 @@ impl Core {
             slots: u32::from(session.slots()),
             state: self.state_of(session).to_owned(),
             queues: session.lanes().cloned().collect(),
-            figures: None,
+            figures: session.figures(),
         }
     }
 

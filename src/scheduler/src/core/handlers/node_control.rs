@@ -1,14 +1,15 @@
 //! The `control` channel of nodes: registration, polls and commands, goodbyes; and the end of sessions.
 
-use lamagrid_domain::{
-    Failure, FailureKind, LeaseToken, LineFeeds, NodeInfo, QueueName, SessionId, printable,
-};
+use std::collections::BTreeMap;
+
+use lamagrid_domain::{Failure, FailureKind, LeaseToken, LineFeeds, QueueName, SessionId, printable};
 use lamagrid_protocol::PeerId;
 use lamagrid_protocol::message::{
     Action, ActionKind, Commands, ControlReply, ControlRequest, Farewell, Goodbye, Hello, Hint, LaneAddress,
     Poll, RefusedQueue, Rejected, SessionGone, Welcome,
 };
 
+use crate::core::policy::lanes::LaneRules;
 use crate::core::policy::node_change::{MAX_MODELS, MAX_SLOTS};
 use crate::core::policy::retry::Loss;
 use crate::core::state::dispatch_order::AttemptState;
@@ -45,9 +46,9 @@ struct Adopted {
 }
 
 impl Core {
-    pub(crate) fn on_control(&mut self, peer: PeerId, request: ControlRequest) {
+    pub(crate) fn on_control(&mut self, peer: PeerId, request: ControlRequest, allowed: &[QueueName]) {
         let reply = match request {
-            ControlRequest::Hello(hello) => self.on_hello(&peer, hello),
+            ControlRequest::Hello(hello) => self.on_hello(&peer, hello, allowed),
             ControlRequest::Poll(poll) => self.on_poll(&peer, poll),
             ControlRequest::Goodbye(goodbye) => self.on_goodbye(&peer, &goodbye),
         };
@@ -64,7 +65,8 @@ impl Core {
         Farewell {}.into()
     }
 
-    fn on_hello(&mut self, peer: &PeerId, hello: Hello) -> ControlReply {
+    /// `allowed` are the queues of the node's certificate; empty for all.
+    fn on_hello(&mut self, peer: &PeerId, hello: Hello, allowed: &[QueueName]) -> ControlReply {
         let Hello { mut info, slots, overlap, running, held, boot, actions } = hello;
         let node = NodeId::new(peer, info.name.clone());
         if let Some(text) = self.removal_text(&node) {
@@ -77,13 +79,24 @@ impl Core {
             let text = format!("a node offers 1 to {MAX_MODELS} models and 1 to {MAX_SLOTS} slots");
             return self.reject(&node, FailureKind::InvalidInput, text);
         }
-        let refused = self.remove_unknown_queues(&mut info);
-        if info.models.is_empty() && !offers_nothing {
-            let text = no_queue(&node, &refused, self.settings.queues.keys());
+        let known = self.settings.queues.keys().collect();
+        let plan = LaneRules { routes: &self.settings.routes, known, allowed }.plan(&mut info);
+        if plan.lanes.is_empty() && !offers_nothing {
+            let mut text = no_queue(&node, &plan.refused, &self.settings.queues);
+            if !allowed.is_empty() {
+                text = format!(
+                    "the certificate {} is for other queues than those of the node's models: issue it with --queue; {text}",
+                    peer.holder()
+                );
+            }
             return self.reject(&node, FailureKind::InvalidInput, text);
         }
-        for RefusedQueue { queue, reason } in &refused {
-            tracing::warn!(%node, %queue, reason, "node serves a queue less than it offers");
+        for RefusedQueue { queue, reason } in &plan.refused {
+            if self.settings.queues.contains_key(queue) {
+                tracing::debug!(%node, %queue, reason, "node does not serve a queue");
+            } else {
+                tracing::warn!(%node, %queue, reason, "node serves a queue less than it offers");
+            }
         }
         let mut is_takeover = false;
         if let Some(old) = self.sessions.of_node(&node) {
@@ -106,15 +119,7 @@ impl Core {
         }
         let id = SessionId::from_bytes(self.random_bytes());
         let is_drained = self.is_still_drained(&node, boot);
-        let registration = Registration {
-            node: node.clone(),
-            boot,
-            info,
-            slots,
-            overlap,
-            refused: refused.clone(),
-            actions,
-        };
+        let registration = Registration { node: node.clone(), boot, info, plan, slots, overlap, actions };
         let number = self.sessions.next_number();
         let mut session = Session::open(id, number, registration, self.clock.elapsed_ms());
         if is_drained {
@@ -141,9 +146,10 @@ impl Core {
         let info = session.info();
         tracing::info!(
             %node, session = number, kind = info.kind.as_str(), pid = info.pid, slots, overlap,
-            queues = ?info.queues().iter().map(QueueName::as_str).collect::<Vec<_>>(),
+            queues = ?session.lanes().map(QueueName::as_str).collect::<Vec<_>>(),
             models = info.models.len(), kept = kept.len(), lost = lost.len(), "session opened"
         );
+        let refused = session.refused().to_vec();
         self.sessions.insert(session);
         // The other process may still be alive, so its end says nothing about its tasks.
         let cause = if is_takeover { OrphanedBy::Takeover } else { cause };
@@ -159,19 +165,6 @@ impl Core {
             abandoned,
         }
         .into()
-    }
-
-    /// Removes the offers of queues that the configuration does not have.
-    fn remove_unknown_queues(&self, info: &mut NodeInfo) -> Vec<RefusedQueue> {
-        let unknown = info.queues().into_iter().filter(|queue| !self.settings.queues.contains_key(queue));
-        let refused: Vec<_> = unknown
-            .map(|queue| RefusedQueue {
-                queue,
-                reason: "the scheduler's configuration has no such queue".to_owned(),
-            })
-            .collect();
-        info.models.retain(|offer| !refused.iter().any(|refused| refused.queue == offer.queue));
-        refused
     }
 
     /// Attempts that the node still has continue under the new session.
@@ -315,17 +308,23 @@ impl Core {
     }
 }
 
-/// Tells a node that none of its queues is known.
-fn no_queue<'a>(
-    node: &NodeId,
-    refused: &[RefusedQueue],
-    known: impl Iterator<Item = &'a QueueName>,
-) -> String {
-    let listed = |names: Vec<&str>| names.join(", ");
+/// Tells a node why it serves no queue.
+fn no_queue(node: &NodeId, refused: &[RefusedQueue], known: &BTreeMap<QueueName, u64>) -> String {
+    let joined = |names: Vec<&str>| names.join(", ");
+    let unknown: Vec<_> =
+        refused.iter().map(|each| &each.queue).filter(|q| !known.contains_key(*q)).collect();
+    if !unknown.is_empty() {
+        return format!(
+            "no queue of node {node} is one of this scheduler's: its models are for {}, and the scheduler's configuration \
+             has {}; add a section [queues.NAME] there, or name another queue in the node's [models.NAME] sections",
+            joined(unknown.into_iter().map(QueueName::as_str).collect()),
+            joined(known.keys().map(QueueName::as_str).collect())
+        );
+    }
+    let reasons: Vec<_> = refused.iter().map(|each| format!("{}: {}", each.queue, each.reason)).collect();
     format!(
-        "no queue of node {node} is one of this scheduler's: its models are for {}, and the scheduler's configuration has {}; \
-         add a section [queues.NAME] there, or name another queue in the node's [models.NAME] sections",
-        listed(refused.iter().map(|each| each.queue.as_str()).collect()),
-        listed(known.map(QueueName::as_str).collect())
+        "no queue of this scheduler is for node {node} ({}); change the requirement of a queue in the scheduler's \
+         configuration, or give the node other models or labels",
+        reasons.join("; ")
     )
 }

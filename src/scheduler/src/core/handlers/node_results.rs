@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use lamagrid_domain::{Advance, Event, Failure, FailureKind, LeaseToken, Role, SessionId, TaskId};
+use lamagrid_domain::{Advance, Event, Failure, FailureKind, LeaseToken, MemoryUse, Role, SessionId, TaskId};
 use lamagrid_protocol::PeerId;
 use lamagrid_protocol::message::{
     Abandon, Accept, AttemptOutcome, Delivery, NodeEvent, Proceed, Ready, ResultReply, ResultRequest,
@@ -123,11 +123,15 @@ impl Core {
                         None => !is_inline,
                     };
                 if is_as_announced {
-                    let queue = &self.tasks[id].spec().queue;
-                    self.run_times.observe(queue, stages.infer_ms + stages.pixels_ms);
+                    let spec = self.tasks[id].spec();
+                    self.run_times.observe(&spec.queue, &spec.model, stages.infer_ms + stages.pixels_ms);
                     self.node_worked(session);
+                    let needs_less = self.learn_use(id, session, delivery.memory);
                     let delivered = DeliveredResult { token, meta: result, inline, stages };
                     self.end(id, Event::Complete, Some(delivered));
+                    if needs_less {
+                        self.dispatch_to_all();
+                    }
                 } else {
                     let text = "the node delivered a result that is not what it announced";
                     self.attempt_failed(id, Failure::new(FailureKind::Internal, text));
@@ -139,12 +143,21 @@ impl Core {
         self.answer(peer, Stored { token, accepted: true });
     }
 
+    /// A task succeeded with this use of memory. True if waiting tasks of its model may need less now.
+    fn learn_use(&mut self, id: TaskId, session: SessionId, used: Option<MemoryUse>) -> bool {
+        let Some(session) = self.sessions.get(session) else { return false };
+        let (task, memory_bytes) = (&self.tasks[id], session.info().memory_bytes);
+        let model = &task.spec().model;
+        self.learned.on_success(model, task.demand(), used, memory_bytes) && self.ready.has_waiting(model)
+    }
+
     pub(crate) fn on_event(&mut self, event: NodeEvent) {
         // A SUB socket does not say who published an event. The session's id is the proof: only its node knows it.
         match event {
             NodeEvent::Heartbeat(heartbeat) => {
                 if let Some(session) = self.sessions.get_mut(heartbeat.session) {
                     session.record_contact(self.clock.elapsed_ms());
+                    heartbeat.figures.into_iter().for_each(|figures| session.set_figures(figures));
                 }
                 // It may have been suspect: tasks that wait already are served before new ones.
                 self.dispatch_to(heartbeat.session);

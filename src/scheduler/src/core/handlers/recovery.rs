@@ -28,6 +28,10 @@ impl Core {
                     self.leases.restore(token, id, node.clone(), until_ms);
                     let task = self.tasks.get_mut(id).expect("inserted above");
                     task.restore(token, &node, self.clock.now());
+                    // The store does not tell whether its node is one of the other queue.
+                    if let Some(spill) = self.settings.routes.spill(&task.spec().queue) {
+                        self.ready.spill(task, spill.to.clone());
+                    }
                     self.start_run_timer(id);
                 }
             }

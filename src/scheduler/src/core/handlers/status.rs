@@ -2,12 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use lamagrid_domain::{Advance, QueueName, Role, Stages, Status, TaskId};
+use lamagrid_domain::{Advance, ModelName, QueueName, Role, Stages, Status, TaskId};
 use lamagrid_protocol::PeerId;
 use lamagrid_protocol::message::{Outcome, Progress, TaskInfo};
 
 use crate::core::metrics_snapshot::{MetricsSnapshot, QueueMetrics};
-use crate::core::policy::routing;
 use crate::core::state::session::Session;
 use crate::core::state::task::Task;
 use crate::core::{Core, Effect, FinishedTask};
@@ -23,7 +22,7 @@ impl Core {
             status,
             failure: None,
             position,
-            wait_ms: position.and_then(|ahead| self.expected_wait_ms(&task.spec().queue, ahead)),
+            wait_ms: position.and_then(|_| self.expected_wait_ms(task)),
             node: task.node().map(ToString::to_string),
             counters: task.counters(),
             stages: Stages { queue_ms: task.queue_ms() as f64, ..Default::default() },
@@ -41,13 +40,42 @@ impl Core {
         }
     }
 
-    /// The expected wait behind `ahead` tasks: their usual run time over the slots that serve the queue. `None` if the
-    /// queue is paused.
-    pub(crate) fn expected_wait_ms(&self, queue: &QueueName, ahead: u64) -> Option<u64> {
-        if self.paused.contains(queue) {
-            return None;
+    /// The expected wait of a queued task: the usual run times of those ahead of it, over the slots that can run it now.
+    /// `None` if its queue is paused, or without experience or slot.
+    fn expected_wait_ms(&self, task: &Task) -> Option<u64> {
+        let (placement, need) = (self.placement(), self.placement().need(task));
+        let slots = self.working_slots(|session| placement.can_do(task, &need, session));
+        let queue = &task.spec().queue;
+        let mut work_ms = 0.0;
+        for (model, ahead) in self.ready.ahead_of(task).filter(|(_, ahead)| *ahead > 0) {
+            work_ms += self.run_times.usual_ms(queue, Some(model))? * ahead as f64;
         }
-        self.run_times.expected_wait_ms(queue, ahead, routing::slots_of(&self.sessions, queue))
+        // Without experience nothing is told, even if nothing is ahead.
+        self.run_times.usual_ms(queue, Some(&task.spec().model))?;
+        (slots > 0 && !self.paused.contains(queue)).then(|| (work_ms / slots as f64) as u64)
+    }
+
+    /// The expected wait of a new task behind all that wait in a queue.
+    pub(crate) fn expected_wait_in(&self, queue: &QueueName, model: Option<&ModelName>) -> Option<u64> {
+        let serves = |session: &Session| match model {
+            Some(model) => session.offers(queue, model),
+            None => session.lane_of(queue).is_some(),
+        };
+        let slots = self.working_slots(serves);
+        let waiting = self.ready.length(queue).unwrap_or(0);
+        let work_ms = self.run_times.usual_ms(queue, None)? * waiting as f64;
+        (slots > 0 && !self.paused.contains(queue)).then(|| (work_ms / slots as f64) as u64)
+    }
+
+    /// Slots of the nodes that get work.
+    fn working_slots(&self, is_able: impl Fn(&Session) -> bool) -> u64 {
+        let is_working = |session: &&Session| {
+            !session.is_draining()
+                && !self.placement().is_suspect(session)
+                && !self.breaker.is_aside(session.node())
+                && is_able(session)
+        };
+        self.sessions.values().filter(is_working).map(|session| u64::from(session.slots())).sum()
     }
 
     /// The state of a session, as it is shown to people.

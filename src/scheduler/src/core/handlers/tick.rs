@@ -1,9 +1,11 @@
 //! Handles a tick: limits, leases, deadlines, retention. The sockets were drained before.
 
-use lamagrid_domain::{Failure, FailureKind, ModelName, QueueName};
+use std::collections::BTreeMap;
+
+use lamagrid_domain::{Failure, FailureKind, ModelName, QueueName, TaskId};
 
 use super::node_control::KeepAttempts;
-use crate::core::policy::routing;
+use crate::core::policy::routing::Served;
 use crate::core::state::tombstones::Watermark;
 use crate::core::{ClockChange, Core, Effect, StoreOp};
 
@@ -20,10 +22,15 @@ impl Core {
         self.end_silent_sessions();
         self.give_up_orphans();
         self.wake_delayed();
+        self.spill_due();
+        if self.learned.forget_lessons(self.clock.elapsed_ms()) {
+            self.dispatch_to_all();
+        }
         self.fail_past_deadlines();
         self.fail_long_waits();
         self.stop_long_runs();
         self.fail_unserved();
+        self.fail_misfits();
         self.forget_expired();
         if let Some(wall_ms) = self.clock.record() {
             self.emit(Effect::Store(StoreOp::Clock { wall_ms }));
@@ -125,15 +132,80 @@ impl Core {
         let clock_ms = self.clock.elapsed_ms();
         let wait_ms = self.settings.scheduler.no_node_wait_ms;
         // The tasks of a paused queue wait for a person, and perhaps for nodes that are being replaced.
-        let (sessions, paused) = (&self.sessions, &self.paused);
+        let (served, paused) = (self.served(), &self.paused);
+        let mut is_served: BTreeMap<_, _> = BTreeMap::new();
+        for (queue, model, _) in self.ready.by_model() {
+            let serves = served.is_served(queue, model) || paused.contains(queue);
+            is_served.insert((queue.clone(), model.clone()), serves);
+        }
         let is_served = |queue: &QueueName, model: &ModelName| {
-            routing::is_served(sessions, queue, model) || paused.contains(queue)
+            is_served.get(&(queue.clone(), model.clone())).copied().unwrap_or(true)
         };
         let mut over = self.ready.unserved_for(wait_ms, clock_ms, is_served);
-        over.retain(|id| self.tasks[*id].queued_for_ms(clock_ms) >= wait_ms);
+        over.retain(|id| {
+            let task = &self.tasks[*id];
+            task.spec().no_node_wait_ms.is_none() && task.queued_for_ms(clock_ms) >= wait_ms
+        });
+        while let Some(id) = self.timers.due_no_node(clock_ms) {
+            let task = self.tasks.get_mut(id).expect("timers are of unfinished tasks");
+            let own_ms = task.spec().no_node_wait_ms.unwrap_or(wait_ms);
+            match self.ready.unserved_since(task).filter(|_| task.is_ready(clock_ms)) {
+                Some(since_ms) if clock_ms.saturating_sub(since_ms) >= own_ms => {
+                    self.timers.stop_wait(task);
+                    over.push(id);
+                }
+                since_ms => {
+                    // At least a tick later, so that the loop ends.
+                    let next_ms = since_ms.unwrap_or(clock_ms).saturating_add(own_ms).max(clock_ms + 1);
+                    self.timers.start_no_node(task, next_ms);
+                }
+            }
+        }
         for id in over {
             let spec = self.tasks[id].spec();
-            let failure = routing::unserved(&self.sessions, wait_ms / 1_000, &spec.queue, &spec.model);
+            let waited_s = self.tasks[id].queued_for_ms(clock_ms) / 1_000;
+            let failure = self.served().unserved(waited_s, spec);
+            self.fail(id, failure);
+        }
+    }
+
+    fn served(&self) -> Served<'_> {
+        Served { sessions: &self.sessions, routes: &self.settings.routes }
+    }
+
+    /// Fails tasks that no node which serves their model can do, after as long. Models are looked through only if their
+    /// largest task may be one.
+    fn fail_misfits(&mut self) {
+        let clock_ms = self.clock.elapsed_ms();
+        if !self.ready.begin_look(clock_ms) {
+            return;
+        }
+        let (mut misfits, served) = (Vec::new(), self.served());
+        for (queue, model, waiting) in self.ready.by_model() {
+            let Some(largest) = waiting.largest().filter(|_| !self.paused.contains(queue)) else { continue };
+            let most = self.learned.need(model, largest);
+            let memory_bytes = served.most_memory(queue, model, most.device);
+            let is_enough = memory_bytes.is_some_and(|bytes| most.memory_bytes <= bytes);
+            if is_enough || !served.is_served(queue, model) {
+                continue;
+            }
+            let is_misfit = |id: &TaskId| {
+                let need = self.placement().need(&self.tasks[*id]);
+                memory_bytes.is_none_or(|bytes| need.memory_bytes > bytes)
+            };
+            misfits.extend(waiting.ids().filter(is_misfit));
+        }
+        let since = self.ready.set_misfits(&misfits, clock_ms);
+        let wait_ms = self.settings.scheduler.no_node_wait_ms;
+        let is_over = |id: &TaskId| {
+            let limit_ms = self.tasks[*id].spec().no_node_wait_ms.unwrap_or(wait_ms);
+            clock_ms.saturating_sub(since.get(id).copied().unwrap_or(clock_ms)) >= limit_ms
+        };
+        misfits.retain(is_over);
+        for id in misfits {
+            let task = &self.tasks[id];
+            let need = self.placement().need(task);
+            let failure = self.served().misfit(task.queued_for_ms(clock_ms) / 1_000, task.spec(), &need);
             self.fail(id, failure);
         }
     }

@@ -19,7 +19,8 @@ const UPLOAD_MS: u64 = 600_000;
 
 impl Core {
     pub(crate) fn on_offer(&mut self, peer: &PeerId, offer: &Offer, authority: Authority) {
-        let Offer { seq, id, owner, queue, digest, bytes, priority, client, .. } = offer;
+        let Offer { seq, id, owner, digest, bytes, priority, client, .. } = offer;
+        let queue = &self.queue_of_offer(offer);
         let inquiry = Inquiry { seq: *seq, id: *id, owner, digest: Some(*digest) };
         if self.answer_known_id(peer, &inquiry) {
             fault!(self, UploadOfKnown => self.emit(Effect::OpenUpload { owner: owner.clone(), id: *id, bytes: *bytes }));

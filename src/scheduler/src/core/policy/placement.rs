@@ -5,20 +5,24 @@
 //! first one: no task waits behind a busy node while another fitting one is idle. `recall`
 //! corrects a choice that turns out wrong later.
 //!
+//! A task fits a session that serves its model, whose device is of the class and has the memory that it needs. Of idle
+//! slots, one with the model in memory is best, then one with room to load it beside the others.
+//!
 //! An isolated task shared a node with others when the node was lost. It goes only to a session that has nothing else,
 //! and that session gets nothing else meanwhile. If all are busy, the one with the least work is kept free for it.
 
-use lamagrid_domain::{SessionId, TaskId};
+use lamagrid_domain::{QueueName, SessionId, TaskId};
 
-use super::routing;
-
+use super::needs::Need;
+use super::route_table::RouteTable;
 #[cfg(any(test, feature = "sabotage"))]
 use crate::core::fault::Faults;
 use crate::core::state::circuit_breaker::CircuitBreaker;
+use crate::core::state::learned_needs::LearnedNeeds;
 use crate::core::state::leases::Leases;
 use crate::core::state::model_queue::Rank;
 use crate::core::state::pauses::Pauses;
-use crate::core::state::ready_queue::ReadyQueue;
+use crate::core::state::ready_queue::{Listed, ReadyQueue};
 use crate::core::state::session::Session;
 use crate::core::state::sessions::Sessions;
 use crate::core::state::task::Task;
@@ -30,6 +34,10 @@ pub(crate) struct Placement<'a> {
     pub(crate) clock_ms: u64,
     /// A session that was silent for this long gets no new task.
     pub(crate) suspect_after_ms: u64,
+    /// Tasks of models that are not in memory are held up for at most this long by others.
+    pub(crate) warm_first_ms: u64,
+    pub(crate) routes: &'a RouteTable,
+    pub(crate) learned: &'a LearnedNeeds,
     pub(crate) tasks: &'a TaskTable,
     pub(crate) ready: &'a ReadyQueue,
     pub(crate) paused: &'a Pauses,
@@ -47,18 +55,14 @@ impl<'a> Placement<'a> {
         if self.paused.contains(&task.spec().queue) {
             return None;
         }
-        let can_take = self.sessions.values().filter(|s| self.can_take(s) && self.may_be_given(task, s));
-        // An idle slot beats everything else. Then a model in memory beats one that must be loaded; then fewer tasks
-        // that wait for a slot there; then the session that was given nothing for longest.
+        let need = self.need(task);
+        let can_take =
+            self.sessions.values().filter(|s| self.can_take(s) && self.may_be_given_now(task, &need, s));
+        // An idle slot beats everything else. Then the cost of the model; then fewer tasks that wait for a slot there;
+        // then the session that was given nothing for longest.
         can_take
             .min_by_key(|s| {
-                (
-                    self.would_wait_on(s),
-                    !s.has_loaded(&task.spec().model),
-                    s.waiting(),
-                    s.last_assigned_ms(),
-                    s.id(),
-                )
+                (self.would_wait_on(s), load_cost(task, &need, s), s.waiting(), s.last_assigned_ms(), s.id())
             })
             .map(Session::id)
     }
@@ -69,8 +73,10 @@ impl<'a> Placement<'a> {
         task: &Task,
         idle: impl Iterator<Item = SessionId>,
     ) -> Option<SessionId> {
-        let fitting = idle.filter_map(|id| self.sessions.get(id)).filter(|s| self.may_be_given(task, s));
-        let best = fitting.min_by_key(|s| (!s.has_loaded(&task.spec().model), s.last_assigned_ms(), s.id()));
+        let need = self.need(task);
+        let fitting =
+            idle.filter_map(|id| self.sessions.get(id)).filter(|s| self.may_be_given_now(task, &need, s));
+        let best = fitting.min_by_key(|s| (load_cost(task, &need, s), s.last_assigned_ms(), s.id()));
         best.map(Session::id)
     }
 
@@ -78,17 +84,54 @@ impl<'a> Placement<'a> {
     pub(crate) fn next_for(self, session: SessionId) -> Option<TaskId> {
         let session = self.sessions.get(session).filter(|s| self.can_take(s))?;
         let kept_free_for = self.kept_free_for(session);
-        let offers = session.info().models.iter().filter(|offer| !self.paused.contains(&offer.queue));
-        let first_of_each = offers.filter_map(|offer| {
-            let can_run_now = |id| session.is_unused() || !self.runs_alone(id);
-            let may_have = |id| self.may_have(&self.tasks[id], session);
-            self.ready.first(&offer.queue, &offer.model, can_run_now, may_have)
+        // Tasks that do not fit are passed over, however many there are: a smaller one behind them must not wait.
+        let can_run_now = |id| {
+            let task = &self.tasks[id];
+            let need = self.need(task);
+            (session.is_unused() || !self.runs_alone(id))
+                && self.can_do(task, &need, session)
+                && (!is_outgrown(&need, session) || !self.has_other_node(task))
+                && self.has_room_beside_others(task, session)
+        };
+        let may_have = |id| {
+            let task = &self.tasks[id];
+            !task.avoids(session.node()) || !self.has_other_node(task)
+        };
+        let is_open = |queue: &QueueName| !self.paused.contains(queue);
+        let first = |listed, queue, model| {
+            let least = self.ready.smallest(listed, queue, model)?;
+            let could_do = self.is_enough(&self.learned.need(model, least), 0, session);
+            could_do.then(|| self.ready.first(listed, queue, model, can_run_now, may_have)).flatten()
+        };
+        let own = session
+            .served()
+            .filter(|(_, queue)| is_open(queue))
+            .filter_map(|(offer, queue)| Some((first(Listed::Waiting, queue, &offer.model)?, offer.loaded)));
+        let spilling = session.served().flat_map(|(offer, queue)| {
+            let from = self.routes.spilling_into(queue).filter(|from| is_open(from));
+            from.map(move |from| (offer, from))
         });
-        let first = first_of_each.min().filter(|rank| {
+        let spilled = spilling
+            .filter_map(|(offer, from)| Some((first(Listed::Spilled, from, &offer.model)?, offer.loaded)));
+        let is_allowed = |rank: &Rank| {
             let isolated = kept_free_for.as_ref();
             isolated.is_none_or(|isolated| rank < isolated || self.tasks.is_isolated(rank.task()))
-        });
-        first.map(|rank| rank.task())
+        };
+        let firsts: Vec<_> = own.chain(spilled).filter(|(rank, _)| is_allowed(rank)).collect();
+        let (best, _) = firsts.iter().min()?;
+        let warm = firsts.iter().filter(|(rank, is_loaded)| *is_loaded && rank.has_priority_of(best));
+        let warm = warm.map(|(rank, _)| rank).min();
+        let may_go_first = |warm: &&Rank| {
+            let mut passed = firsts.iter().map(|(rank, _)| rank).filter(|rank| rank < warm);
+            passed.all(|rank| self.may_be_held_up(rank.task()))
+        };
+        Some(warm.filter(may_go_first).unwrap_or(best).task())
+    }
+
+    /// Whether tasks of models in memory may be served before this one: it waits only for its turn, and not for long.
+    fn may_be_held_up(self, id: TaskId) -> bool {
+        fault!(self, WarmForever => return !self.tasks.is_isolated(id));
+        !self.tasks.is_isolated(id) && self.tasks[id].waited_ms(self.clock_ms) < self.warm_first_ms
     }
 
     /// Whether a task that is given to this session waits for a slot.
@@ -98,13 +141,41 @@ impl<'a> Placement<'a> {
     }
 
     /// Whether a session that can take a task may be given this one now.
+    #[cfg(test)]
     pub(crate) fn may_be_given(self, task: &Task, session: &Session) -> bool {
-        self.fits(task, session)
+        self.may_be_given_now(task, &self.need(task), session)
+    }
+
+    fn may_be_given_now(self, task: &Task, need: &Need, session: &Session) -> bool {
+        self.fits_need(task, need, session)
+            && self.has_room_beside_others(task, session)
             && if self.runs_alone(task.id()) {
                 session.is_unused()
             } else {
                 self.kept_free_for(session).is_none_or(|isolated| self.ready.rank(task) < isolated)
             }
+    }
+
+    /// What a task needs, with what was learned about its model.
+    pub(crate) fn need(self, task: &Task) -> Need {
+        self.learned.need(&task.spec().model, task.demand())
+    }
+
+    /// Whether the device of a session with several slots has room for a task beside those that are there: a model
+    /// cannot leave memory while it is in use.
+    fn has_room_beside_others(self, task: &Task, session: &Session) -> bool {
+        if session.slots() == 1 || session.info().memory_bytes == 0 {
+            return true;
+        }
+        let others = session.tokens().filter_map(|token| self.tasks.get(self.leases.task_of(token)?));
+        let all: Vec<&Task> = others.chain(std::iter::once(task)).collect();
+        let mut bytes = 0_u64;
+        for (i, each) in all.iter().enumerate() {
+            let is_shared = all[..i].iter().any(|other| other.spec().model == each.spec().model);
+            let model_bytes = if is_shared { each.demand().model_bytes } else { 0 };
+            bytes = bytes.saturating_add(self.need(each).memory_bytes.saturating_sub(model_bytes));
+        }
+        session.has_memory(bytes) || all.len() == 1
     }
 
     fn runs_alone(self, id: TaskId) -> bool {
@@ -139,9 +210,25 @@ impl<'a> Placement<'a> {
         self.tasks.has_isolated() && session.tokens().any(is_isolated)
     }
 
-    /// Whether a session serves a task and may have it.
+    /// Whether a session can do a task and may have it.
     pub(crate) fn fits(self, task: &Task, session: &Session) -> bool {
-        session.offers(&task.spec().queue, &task.spec().model) && self.may_have(task, session)
+        self.fits_need(task, &self.need(task), session)
+    }
+
+    fn fits_need(self, task: &Task, need: &Need, session: &Session) -> bool {
+        self.can_do(task, need, session) && self.may_have(task, need, session)
+    }
+
+    /// Whether a session serves a task and its device is enough for it.
+    pub(crate) fn can_do(self, task: &Task, need: &Need, session: &Session) -> bool {
+        session.service_of(task).is_some_and(|service| self.is_enough(need, service.model_bytes, session))
+    }
+
+    /// Whether the device of a session is enough for a need and for a model of this size.
+    fn is_enough(self, need: &Need, model_bytes: u64, session: &Session) -> bool {
+        fault!(self, FitIgnored => return true);
+        need.device.is_none_or(|device| device == session.info().device_class())
+            && session.has_memory(need.memory_bytes.max(model_bytes))
     }
 
     /// Whether a session may be given one more task now.
@@ -162,8 +249,40 @@ impl<'a> Placement<'a> {
         session.silent_ms(self.clock_ms) >= self.suspect_after_ms
     }
 
-    /// A node that failed this task for its own reasons gets it again only if no other node can run it.
-    fn may_have(self, task: &Task, session: &Session) -> bool {
-        !task.avoids(session.node()) || !routing::has_other_node(self.sessions, self.breaker, task)
+    /// A node that failed this task for its own reasons, or has no more memory than tasks as large ran out of, gets it
+    /// only if no other node can run it.
+    fn may_have(self, task: &Task, need: &Need, session: &Session) -> bool {
+        !is_avoided(task, need, session) || !self.has_other_node(task)
+    }
+
+    /// Whether a healthy node that the task does not avoid can run it.
+    pub(crate) fn has_other_node(self, task: &Task) -> bool {
+        let need = self.need(task);
+        self.sessions.values().any(|session| {
+            !session.is_draining()
+                && self.can_do(task, &need, session)
+                && !is_avoided(task, &need, session)
+                && !self.breaker.is_aside(session.node())
+        })
+    }
+}
+
+fn is_avoided(task: &Task, need: &Need, session: &Session) -> bool {
+    is_outgrown(need, session) || task.avoids(session.node())
+}
+
+/// Whether a task as large ran out of as much memory.
+fn is_outgrown(need: &Need, session: &Session) -> bool {
+    need.outgrown_bytes > 0 && !session.has_memory(need.outgrown_bytes.saturating_add(1))
+}
+
+/// What it costs to have the model in memory: nothing, a load, or a load for which another model leaves.
+fn load_cost(task: &Task, need: &Need, session: &Session) -> u8 {
+    if session.has_loaded(&task.spec().model) {
+        0
+    } else if session.has_free_memory(need.memory_bytes) {
+        1
+    } else {
+        2
     }
 }

@@ -12,6 +12,7 @@ pub(crate) mod fair_queue;
 pub(crate) mod finished_task;
 pub(crate) mod followers;
 pub(crate) mod history;
+pub(crate) mod learned_needs;
 pub(crate) mod leases;
 pub(crate) mod model_queue;
 pub(crate) mod node_changes;

@@ -8,6 +8,7 @@ use lamagrid_domain::{Owner, TaskId};
 
 use super::fair_queue::VirtualStart;
 use super::task::Task;
+use crate::core::policy::needs::Demand;
 
 /// Tasks of one owner that a session may not have are skipped up to this many per look; others wait for the next look.
 const MAX_SKIPPED: usize = 16;
@@ -33,6 +34,10 @@ impl Rank {
 
     pub(crate) fn task(&self) -> TaskId {
         self.place.id
+    }
+
+    pub(crate) fn has_priority_of(&self, other: &Self) -> bool {
+        self.priority == other.priority
     }
 }
 
@@ -65,11 +70,18 @@ type Owners = BTreeMap<Owner, BTreeSet<Place>>;
 ///
 /// Invariant: no set in it is empty.
 #[derive(Debug, Default)]
-pub(crate) struct ModelQueue(BTreeMap<Reverse<i8>, Owners>);
+pub(crate) struct ModelQueue {
+    tasks: BTreeMap<Reverse<i8>, Owners>,
+    /// At most and at least what each of the tasks needs. They grow apart until the queue becomes empty.
+    bounds: Option<(Demand, Demand)>,
+}
 
 impl ModelQueue {
     pub(super) fn insert(&mut self, task: &Task) {
-        let owners = self.0.entry(Reverse(task.priority())).or_default();
+        let demand = task.demand();
+        let (smallest, largest) = self.bounds.unwrap_or((*demand, *demand));
+        self.bounds = Some((smallest.at_most(demand), largest.at_least(demand)));
+        let owners = self.tasks.entry(Reverse(task.priority())).or_default();
         match owners.get_mut(&task.spec().owner) {
             Some(places) => _ = places.insert(Place::of(task)),
             None => _ = owners.insert(task.spec().owner.clone(), BTreeSet::from([Place::of(task)])),
@@ -78,27 +90,27 @@ impl ModelQueue {
 
     /// False if the task was not there.
     pub(super) fn remove(&mut self, task: &Task) -> bool {
-        let Some(owners) = self.0.get_mut(&Reverse(task.priority())) else { return false };
+        let Some(owners) = self.tasks.get_mut(&Reverse(task.priority())) else { return false };
         let Some(places) = owners.get_mut(&task.spec().owner) else { return false };
         let was_there = places.remove(&Place::of(task));
         if places.is_empty() {
             owners.remove(&task.spec().owner);
             if owners.is_empty() {
-                self.0.remove(&Reverse(task.priority()));
+                self.tasks.remove(&Reverse(task.priority()));
             }
         }
         was_there
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.tasks.is_empty()
     }
 
     /// About how many are served before `task`: a long queue is not counted through, and of each other owner as many
     /// are counted as of its own.
     pub(super) fn ahead_of(&self, task: &Task) -> u64 {
         let mut ahead = 0;
-        for (priority, owners) in self.0.range(..=Reverse(task.priority())) {
+        for (priority, owners) in self.tasks.range(..=Reverse(task.priority())) {
             let own = owners.get(&task.spec().owner).filter(|_| priority.0 == task.priority());
             let own_ahead = own.map(|places| {
                 let place = Place::of(task);
@@ -127,7 +139,7 @@ impl ModelQueue {
         can_run_now: impl Fn(TaskId) -> bool,
         may_have: impl Fn(TaskId) -> bool,
     ) -> Option<Rank> {
-        for (priority, owners) in &self.0 {
+        for (priority, owners) in &self.tasks {
             let mut first: Option<(VirtualStart, &Owner, Place)> = None;
             for (owner, places) in owners {
                 let start = start_of(priority.0, owner);
@@ -154,7 +166,7 @@ impl ModelQueue {
         priority: i8,
         owner: Option<&'a Owner>,
     ) -> impl Iterator<Item = Evictable> + 'a {
-        let lower = self.0.range((Bound::Excluded(Reverse(priority)), Bound::Unbounded)).rev();
+        let lower = self.tasks.range((Bound::Excluded(Reverse(priority)), Bound::Unbounded)).rev();
         lower.flat_map(move |(priority, owners)| {
             let wanted = owners.iter().filter(move |(each, _)| owner.is_none_or(|owner| owner == *each));
             wanted.flat_map(|(_, places)| places.iter().rev()).map(|place| Evictable {
@@ -165,15 +177,25 @@ impl ModelQueue {
         })
     }
 
+    /// No task needs less.
+    pub(crate) fn smallest(&self) -> Option<&Demand> {
+        self.bounds.as_ref().map(|(smallest, _)| smallest)
+    }
+
+    /// No task needs more.
+    pub(crate) fn largest(&self) -> Option<&Demand> {
+        self.bounds.as_ref().map(|(_, largest)| largest)
+    }
+
     pub(crate) fn ids(&self) -> impl Iterator<Item = TaskId> {
-        self.0.values().flat_map(BTreeMap::values).flatten().map(|place| place.id)
+        self.tasks.values().flat_map(BTreeMap::values).flatten().map(|place| place.id)
     }
 
     #[cfg(test)]
     pub(super) fn check(&self) -> Result<(), String> {
         let empty =
-            self.0.values().any(|owners| owners.is_empty() || owners.values().any(BTreeSet::is_empty));
-        invariant!(!empty && !self.0.is_empty(), "an empty set is kept: {:?}", self.0);
+            self.tasks.values().any(|owners| owners.is_empty() || owners.values().any(BTreeSet::is_empty));
+        invariant!(!empty && !self.tasks.is_empty(), "an empty set is kept: {:?}", self.tasks);
         Ok(())
     }
 }

@@ -7,6 +7,10 @@ use lamagrid_domain::{ModelName, Owner, QueueName, TaskId};
 use super::fair_queue::FairQueue;
 use super::model_queue::{Evictable, ModelQueue, Rank};
 use super::task::Task;
+use crate::core::policy::needs::Demand;
+
+/// How often tasks that no node can do are looked for.
+const LOOK_EVERY_MS: u64 = 1_000;
 
 /// A model of a queue.
 type Key = (QueueName, ModelName);
@@ -17,6 +21,8 @@ type Key = (QueueName, ModelName);
 #[derive(Debug)]
 pub(crate) struct ReadyQueue {
     waiting: BTreeMap<Key, ModelQueue>,
+    /// Those of them that nodes of another queue may take, too.
+    spilled: BTreeMap<Key, ModelQueue>,
     /// By the instant at which they may run.
     delayed: BTreeSet<(u64, TaskId)>,
     /// Waiting and delayed tasks per queue.
@@ -24,6 +30,19 @@ pub(crate) struct ReadyQueue {
     fair_queue: FairQueue,
     /// Since when no node serves a model for which tasks wait.
     unserved: BTreeMap<Key, u64>,
+    /// Since when no node that serves their model can do these tasks.
+    misfits: BTreeMap<TaskId, u64>,
+    /// When they were looked for last.
+    looked_ms: u64,
+}
+
+/// A list of waiting tasks.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Listed {
+    /// All of a queue.
+    Waiting,
+    /// Those that nodes of another queue may take.
+    Spilled,
 }
 
 fn key(task: &Task) -> Key {
@@ -35,10 +54,13 @@ impl ReadyQueue {
     pub(crate) fn new<'a>(queues: impl Iterator<Item = &'a QueueName>) -> Self {
         Self {
             waiting: BTreeMap::new(),
+            spilled: BTreeMap::new(),
             delayed: BTreeSet::new(),
             lengths: queues.map(|queue| (queue.clone(), 0)).collect(),
             fair_queue: FairQueue::default(),
             unserved: BTreeMap::new(),
+            misfits: BTreeMap::new(),
+            looked_ms: 0,
         }
     }
 
@@ -57,6 +79,34 @@ impl ReadyQueue {
         } else {
             self.waiting.entry(key(task)).or_default().insert(task);
             self.fair_queue.task_waits(task.spec(), task.priority());
+            self.list_spilled(task);
+        }
+    }
+
+    /// Nodes of another queue may take a queued task, too.
+    pub(crate) fn spill(&mut self, task: &mut Task, to: QueueName) {
+        task.set_spilled_to(to);
+        if task.not_before_ms().is_some_and(|at| !self.delayed.contains(&(at, task.id()))) {
+            self.list_spilled(task);
+        }
+    }
+
+    fn list_spilled(&mut self, task: &Task) {
+        if task.spilled_to().is_some() {
+            self.spilled.entry(key(task)).or_default().insert(task);
+        }
+    }
+
+    fn unlist_spilled(&mut self, task: &Task) {
+        if task.spilled_to().is_none() {
+            return;
+        }
+        let key = key(task);
+        if let Some(spilled) = self.spilled.get_mut(&key) {
+            spilled.remove(task);
+            if spilled.is_empty() {
+                self.spilled.remove(&key);
+            }
         }
     }
 
@@ -64,6 +114,7 @@ impl ReadyQueue {
     pub(crate) fn leave(&mut self, task: &mut Task, clock_ms: u64) -> bool {
         let Some(not_before_ms) = task.not_before_ms() else { return false };
         task.leave_queue(clock_ms);
+        self.unlist_spilled(task);
         let key = key(task);
         if let Some(waiting) = self.waiting.get_mut(&key) {
             if waiting.remove(task) {
@@ -84,14 +135,15 @@ impl ReadyQueue {
     pub(crate) fn raise(&mut self, task: &mut Task) {
         let waiting = self.waiting.get_mut(&key(task));
         let listed_in = waiting.and_then(|waiting| waiting.remove(task).then_some(waiting));
-        if listed_in.is_some() {
-            self.fair_queue.task_left(task.spec(), task.priority());
+        if listed_in.is_none() {
+            return task.raise_priority();
         }
+        self.fair_queue.task_left(task.spec(), task.priority());
+        self.unlist_spilled(task);
         task.raise_priority();
-        if let Some(waiting) = listed_in {
-            waiting.insert(task);
-            self.fair_queue.task_waits(task.spec(), task.priority());
-        }
+        self.waiting.entry(key(task)).or_default().insert(task);
+        self.fair_queue.task_waits(task.spec(), task.priority());
+        self.list_spilled(task);
     }
 
     /// A task is given to a node: the clock of its owner moves on.
@@ -119,23 +171,68 @@ impl ReadyQueue {
         Rank::of(task, self.fair_queue.virtual_start(&spec.queue, task.priority(), &spec.owner))
     }
 
-    /// The first waiting task of a model that `may_have` accepts, of those that `can_run_now`.
+    /// What each waiting task of a model needs at least; `None` if none waits.
+    pub(crate) fn smallest(&self, kind: Listed, queue: &QueueName, model: &ModelName) -> Option<&Demand> {
+        self.listed(kind).get(&(queue.clone(), model.clone()))?.smallest()
+    }
+
+    fn listed(&self, kind: Listed) -> &BTreeMap<Key, ModelQueue> {
+        match kind {
+            Listed::Waiting => &self.waiting,
+            Listed::Spilled => &self.spilled,
+        }
+    }
+
+    /// The first task of a model that `may_have` accepts, of those that `can_run_now`.
     pub(crate) fn first(
         &self,
+        kind: Listed,
         queue: &QueueName,
         model: &ModelName,
         can_run_now: impl Fn(TaskId) -> bool,
         may_have: impl Fn(TaskId) -> bool,
     ) -> Option<Rank> {
-        let waiting = self.waiting.get(&(queue.clone(), model.clone()))?;
+        let waiting = self.listed(kind).get(&(queue.clone(), model.clone()))?;
         let start_of = |priority, owner: &Owner| self.fair_queue.virtual_start(queue, priority, owner);
         waiting.first(start_of, can_run_now, may_have)
     }
 
     /// About how many tasks of the same queue are served before this one.
     pub(crate) fn position(&self, task: &Task) -> u64 {
+        self.ahead_of(task).map(|(_, ahead)| ahead).sum()
+    }
+
+    /// The same by model.
+    pub(crate) fn ahead_of(&self, task: &Task) -> impl Iterator<Item = (&ModelName, u64)> {
         let of_queue = self.waiting.iter().filter(|((queue, _), _)| *queue == task.spec().queue);
-        of_queue.map(|(_, waiting)| waiting.ahead_of(task)).sum()
+        of_queue.map(|((_, model), waiting)| (model, waiting.ahead_of(task)))
+    }
+
+    /// Whether tasks of a model wait in any queue.
+    pub(crate) fn has_waiting(&self, model: &ModelName) -> bool {
+        self.waiting.keys().any(|(_, each)| each == model)
+    }
+
+    /// The waiting tasks of each queue and model.
+    pub(crate) fn by_model(&self) -> impl Iterator<Item = (&QueueName, &ModelName, &ModelQueue)> {
+        self.waiting.iter().map(|((queue, model), waiting)| (queue, model, waiting))
+    }
+
+    /// Whether tasks that no node can do are looked for now: once a second, for queues may be long.
+    pub(crate) fn begin_look(&mut self, clock_ms: u64) -> bool {
+        let is_due = clock_ms.saturating_sub(self.looked_ms) >= LOOK_EVERY_MS;
+        if is_due {
+            self.looked_ms = clock_ms;
+        }
+        is_due
+    }
+
+    /// Replaces the tasks that no node can do, as they were found now. Returns since when each is one.
+    pub(crate) fn set_misfits(&mut self, found: &[TaskId], clock_ms: u64) -> &BTreeMap<TaskId, u64> {
+        let before = std::mem::take(&mut self.misfits);
+        let since = |id: &TaskId| (*id, before.get(id).copied().unwrap_or(clock_ms));
+        self.misfits = found.iter().map(since).collect();
+        &self.misfits
     }
 
     /// Waiting tasks of a lower priority, of one queue and owner or of all: up to `most` of each model, in the order in
@@ -177,6 +274,11 @@ impl ReadyQueue {
         over
     }
 
+    /// Since when no node serves the model of a waiting task, as the last tick saw it.
+    pub(crate) fn unserved_since(&self, task: &Task) -> Option<u64> {
+        self.unserved.get(&key(task)).copied()
+    }
+
     #[cfg(test)]
     pub(crate) fn is_delayed(&self, task: &Task) -> bool {
         task.not_before_ms().is_some_and(|at| self.delayed.contains(&(at, task.id())))
@@ -191,6 +293,7 @@ impl ReadyQueue {
     ) -> Result<(), String> {
         let mut lengths: BTreeMap<_, u64> = self.lengths.keys().map(|queue| (queue, 0)).collect();
         let (mut waiting, mut delayed) = (BTreeMap::<_, BTreeSet<_>>::new(), BTreeSet::new());
+        let mut spilled = BTreeSet::new();
         for task in tasks {
             let Some(at) = task.not_before_ms() else { continue };
             *lengths.entry(&task.spec().queue).or_default() += 1;
@@ -199,6 +302,7 @@ impl ReadyQueue {
             } else {
                 invariant!(task.is_ready(clock_ms), "task {} waits and is {:?}", task.id(), task.state());
                 waiting.entry(key(task)).or_default().insert(task.id());
+                spilled.extend(task.spilled_to().map(|_| task.id()));
             }
         }
         invariant!(self.delayed == delayed, "{:?} are listed as delayed of {delayed:?}", self.delayed);
@@ -207,7 +311,9 @@ impl ReadyQueue {
         invariant!(listed == waiting, "{listed:?} are listed as waiting of {waiting:?}");
         let counted: BTreeMap<_, u64> = self.lengths.iter().map(|(queue, length)| (queue, *length)).collect();
         invariant!(counted == lengths, "queues count {counted:?} tasks of {lengths:?}");
-        self.waiting.values().try_for_each(ModelQueue::check)?;
+        self.waiting.values().chain(self.spilled.values()).try_for_each(ModelQueue::check)?;
+        let listed: BTreeSet<_> = self.spilled.values().flat_map(ModelQueue::ids).collect();
+        invariant!(listed == spilled, "{listed:?} are listed as spilled of {spilled:?}");
         let waiting: usize = waiting.values().map(BTreeSet::len).sum();
         let counted = self.fair_queue.waiting();
         invariant!(counted == waiting, "owners have {counted} waiting tasks of {waiting}");
@@ -237,7 +343,7 @@ mod tests {
 
     fn first(ready: &ReadyQueue) -> Option<TaskId> {
         let TaskSpec { queue, model, .. } = spec(0);
-        ready.first(&queue, &model, |_| true, |_| true).map(|rank| rank.task())
+        ready.first(Listed::Waiting, &queue, &model, |_| true, |_| true).map(|rank| rank.task())
     }
 
     #[test]

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use lamagrid_domain::{BootId, LeaseToken, ModelName, NodeInfo, QueueName, SessionId};
+use lamagrid_domain::{
+    BootId, LeaseToken, LiveFigures, ModelName, ModelOffer, NodeInfo, QueueName, SessionId,
+};
 use lamagrid_protocol::PeerId;
 use lamagrid_protocol::message::{Action, ActionKind, Command, RefusedQueue};
 
@@ -10,7 +12,9 @@ use super::command_outbox::CommandOutbox;
 use super::credit::Credit;
 use super::dispatch_order::{AttemptState, DispatchOrder, Unbegun};
 use super::leases::Orphan;
+use super::task::Task;
 use crate::core::node_id::NodeId;
+use crate::core::policy::lanes::LanePlan;
 
 /// A registered node.
 ///
@@ -24,11 +28,14 @@ pub(crate) struct Session {
     /// Orders sessions by their start. Clients may see it, unlike the id.
     number: u64,
     info: NodeInfo,
+    /// For each offer of its description, the lanes that the model is served from.
+    lanes_of_offers: Vec<Vec<usize>>,
+    /// The queues that it does not serve, with the reasons.
+    refused: Vec<RefusedQueue>,
+    figures: Option<LiveFigures>,
     credit: Credit,
     /// Lanes in the order of the welcome, and whether the node connected them.
     lanes: Vec<(QueueName, bool)>,
-    /// Queues that it may not serve.
-    refused: Vec<RefusedQueue>,
     /// Its `result` connection, once it spoke there.
     peer: Option<PeerId>,
     /// Attempts it works on, and how many polls in a row did not list them.
@@ -46,32 +53,44 @@ pub(crate) struct Session {
     outbox: CommandOutbox,
 }
 
+/// How a session serves a task.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Service {
+    /// Which of its lanes carries the task.
+    pub(crate) lane: usize,
+    /// Memory of the model, by the node's own figure; 0 if unknown.
+    pub(crate) model_bytes: u64,
+}
+
 /// A node's description of itself at its registration.
 pub(crate) struct Registration {
     pub(crate) node: NodeId,
     /// Its process; absent before protocol version 1.5.
     pub(crate) boot: Option<BootId>,
     pub(crate) info: NodeInfo,
+    pub(crate) plan: LanePlan,
     pub(crate) slots: u16,
     pub(crate) overlap: u16,
-    pub(crate) refused: Vec<RefusedQueue>,
     pub(crate) actions: Vec<ActionKind>,
 }
 
 impl Session {
     /// `number` orders sessions by their start.
     pub(crate) fn open(id: SessionId, number: u64, registration: Registration, clock_ms: u64) -> Self {
-        let Registration { node, boot, info, slots, overlap, refused, actions } = registration;
-        let lanes = info.queues().into_iter().map(|queue| (queue, false)).collect();
+        let Registration { node, boot, info, plan, slots, overlap, actions } = registration;
+        let LanePlan { lanes, of_offers, refused } = plan;
+        let lanes = lanes.into_iter().map(|queue| (queue, false)).collect();
         Self {
             id,
             node,
             boot,
             number,
             info,
+            lanes_of_offers: of_offers,
+            refused,
+            figures: None,
             credit: Credit::new(slots, overlap),
             lanes,
-            refused,
             peer: None,
             tokens: BTreeMap::new(),
             order: DispatchOrder::default(),
@@ -189,8 +208,55 @@ impl Session {
         self.boot
     }
 
+    /// Whether it serves a model's tasks from a queue.
     pub(crate) fn offers(&self, queue: &QueueName, model: &ModelName) -> bool {
-        self.info.models.iter().any(|o| o.model == *model && o.queue == *queue)
+        self.service_from(queue, model).is_some()
+    }
+
+    fn service_from(&self, queue: &QueueName, model: &ModelName) -> Option<Service> {
+        let offers = self.info.models.iter().zip(&self.lanes_of_offers);
+        offers.filter(|(offer, _)| offer.model == *model).find_map(|(offer, lanes)| {
+            let lane = lanes.iter().copied().find(|lane| self.lanes[*lane].0 == *queue)?;
+            Some(Service { lane, model_bytes: offer.memory_bytes })
+        })
+    }
+
+    /// How it serves a task: from the task's queue, or from the one that it spilled to.
+    pub(crate) fn service_of(&self, task: &Task) -> Option<Service> {
+        let spec = task.spec();
+        let spilled = || self.service_from(task.spilled_to()?, &spec.model);
+        self.service_from(&spec.queue, &spec.model).or_else(spilled)
+    }
+
+    /// Its models, each with a queue that it is served from.
+    pub(crate) fn served(&self) -> impl Iterator<Item = (&ModelOffer, &QueueName)> {
+        let offers = self.info.models.iter().zip(&self.lanes_of_offers);
+        offers.flat_map(move |(offer, lanes)| lanes.iter().map(move |lane| (offer, &self.lanes[*lane].0)))
+    }
+
+    pub(crate) fn figures(&self) -> Option<LiveFigures> {
+        self.figures
+    }
+
+    pub(crate) fn set_figures(&mut self, figures: LiveFigures) {
+        self.figures = Some(figures);
+    }
+
+    /// Whether its device has this much memory; true if that is unknown.
+    pub(crate) fn has_memory(&self, bytes: u64) -> bool {
+        self.info.memory_bytes == 0 || bytes <= self.info.memory_bytes
+    }
+
+    /// Whether this much memory is free beside the models in memory; true if that is unknown.
+    pub(crate) fn has_free_memory(&self, bytes: u64) -> bool {
+        let loaded = || self.info.models.iter().filter(|offer| offer.loaded).map(|offer| offer.memory_bytes);
+        let by_offers = || {
+            Some(self.info.memory_bytes)
+                .filter(|all| *all > 0)
+                .map(|all| all.saturating_sub(loaded().fold(0, u64::saturating_add)))
+        };
+        let measured = self.figures.and_then(|figures| figures.free_memory_bytes);
+        measured.or_else(by_offers).is_none_or(|free| bytes <= free)
     }
 
     pub(crate) fn has_loaded(&self, model: &ModelName) -> bool {
@@ -393,8 +459,8 @@ mod tests {
     fn session(slots: u16, overlap: u16) -> Session {
         let info = crate::core::tests::info("n", 1, &[("gpu", "lama")]);
         let node = "n".parse().unwrap();
-        let registration =
-            Registration { node, boot: None, info, slots, overlap, refused: Vec::new(), actions: Vec::new() };
+        let plan = LanePlan::as_offered(&info);
+        let registration = Registration { node, boot: None, info, plan, slots, overlap, actions: Vec::new() };
         Session::open(SessionId::from_bytes([1; 16]), 1, registration, 0)
     }
 

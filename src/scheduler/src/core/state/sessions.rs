@@ -85,6 +85,7 @@ impl Sessions {
 mod tests {
     use super::super::session::Registration;
     use super::*;
+    use crate::core::policy::lanes::LanePlan;
 
     #[test]
     fn only_the_connections_of_its_node_speak_for_a_session() {
@@ -93,13 +94,14 @@ mod tests {
         let id = SessionId::from_bytes([1; 16]);
         let info = crate::core::tests::info("n", 1, &[("gpu", "lama")]);
         let node = NodeId::new(&peer, info.name.clone());
+        let plan = LanePlan::as_offered(&info);
         let registration = Registration {
             node: node.clone(),
             boot: None,
             info,
+            plan,
             slots: 1,
             overlap: 0,
-            refused: Vec::new(),
             actions: Vec::new(),
         };
         let number = sessions.next_number();

@@ -1,7 +1,8 @@
 //! A task that has not ended.
 
 use lamagrid_domain::{
-    Advance, Counters, Entry, Event, Hash, LeaseToken, Milestone, Role, SessionId, State, TaskId, TaskSpec,
+    Advance, Counters, Entry, Event, Hash, LeaseToken, Milestone, QueueName, Role, SessionId, State, TaskId,
+    TaskSpec,
 };
 use lamagrid_protocol::PeerId;
 
@@ -9,6 +10,7 @@ use super::history;
 use super::now::Now;
 use super::timer_keys::TimerKeys;
 use crate::core::node_id::NodeId;
+use crate::core::policy::needs::Demand;
 
 /// An attempt: who may deliver it, under which token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +36,10 @@ pub(crate) struct Task {
     created_wall_ms: u64,
     history: Vec<Entry>,
     timers: TimerKeys,
+    /// What it needs of a node by the tables.
+    demand: Demand,
+    /// Nodes of this queue may take it, too: it has waited long enough.
+    spilled_to: Option<QueueName>,
     /// Lease clock when it last entered the queue.
     queued_at_ms: u64,
     /// Milliseconds spent in queues, without the current wait.
@@ -76,6 +82,8 @@ impl Task {
             created_wall_ms,
             history: Vec::new(),
             timers: TimerKeys::default(),
+            demand: Demand::default(),
+            spilled_to: None,
             queued_at_ms: 0,
             queue_ms: 0,
             accepted: false,
@@ -165,6 +173,28 @@ impl Task {
         clock_ms.saturating_sub(self.queued_at_ms)
     }
 
+    /// Milliseconds spent in queues, with the current wait.
+    pub(crate) fn waited_ms(&self, clock_ms: u64) -> u64 {
+        self.queue_ms + self.queued_for_ms(clock_ms)
+    }
+
+    pub(crate) fn demand(&self) -> &Demand {
+        &self.demand
+    }
+
+    pub(crate) fn set_demand(&mut self, demand: Demand) {
+        self.demand = demand;
+    }
+
+    /// The other queue whose nodes may take it.
+    pub(crate) fn spilled_to(&self) -> Option<&QueueName> {
+        self.spilled_to.as_ref()
+    }
+
+    pub(super) fn set_spilled_to(&mut self, queue: QueueName) {
+        self.spilled_to = Some(queue);
+    }
+
     pub(crate) fn is_accepted(&self) -> bool {
         self.accepted
     }
@@ -228,9 +258,10 @@ impl Task {
         !std::mem::replace(&mut self.accepted, true)
     }
 
-    /// The attempt ended without an outcome.
+    /// The attempt ended without an outcome. If it has waited long enough before, it spills again with the next tick.
     pub(crate) fn requeue(&mut self, not_before_ms: u64) {
         self.apply(Event::Requeue { not_before_ms });
+        self.spilled_to = None;
         self.accepted = false;
     }
 

@@ -1,4 +1,4 @@
-//! When something of a task is due: its limits on waiting and running, its deadline, and its next rise in priority.
+//! When something of a task is due: its limits on waiting and running, its deadline, its next rise in priority, and its spill.
 
 use std::collections::BTreeSet;
 
@@ -18,6 +18,8 @@ pub(crate) struct TaskTimers {
     waits: BTreeSet<(u64, TaskId)>,
     runs: BTreeSet<(u64, TaskId)>,
     rises: BTreeSet<(u64, TaskId)>,
+    spills: BTreeSet<(u64, TaskId)>,
+    no_nodes: BTreeSet<(u64, TaskId)>,
     deadlines: BTreeSet<(u64, TaskId)>,
 }
 
@@ -55,6 +57,38 @@ impl TaskTimers {
         self.rises.extend(rise.map(|at| (at, task.id())));
         let keys = task.timers_mut();
         (keys.wait, keys.rise) = (wait, rise);
+        if let Some(wait_ms) = task.spec().no_node_wait_ms {
+            self.start_no_node(task, clock_ms.saturating_add(wait_ms));
+        }
+    }
+
+    /// A task with an own limit on the time without a node is looked at then.
+    pub(crate) fn start_no_node(&mut self, task: &mut Task, at_ms: u64) {
+        self.stop_no_node(task);
+        self.no_nodes.insert((at_ms, task.id()));
+        task.timers_mut().no_node = Some(at_ms);
+    }
+
+    fn stop_no_node(&mut self, task: &mut Task) {
+        let id = task.id();
+        if let Some(at) = task.timers_mut().no_node.take() {
+            self.no_nodes.remove(&(at, id));
+        }
+    }
+
+    /// A task entered its queue; nodes of another queue may take it once all its waits have lasted this long.
+    pub(crate) fn start_spill(&mut self, task: &mut Task, after_ms: u64, clock_ms: u64) {
+        let at = clock_ms.saturating_add(after_ms.saturating_sub(task.queue_ms()));
+        self.spills.insert((at, task.id()));
+        task.timers_mut().spill = Some(at);
+    }
+
+    /// A task spilled or left its queue.
+    pub(crate) fn stop_spill(&mut self, task: &mut Task) {
+        let id = task.id();
+        if let Some(at) = task.timers_mut().spill.take() {
+            self.spills.remove(&(at, id));
+        }
     }
 
     /// A task left its queue.
@@ -67,6 +101,8 @@ impl TaskTimers {
         if let Some(at) = keys.rise.take() {
             self.rises.remove(&(at, id));
         }
+        self.stop_spill(task);
+        self.stop_no_node(task);
     }
 
     /// A node accepted a task.
@@ -111,6 +147,16 @@ impl TaskTimers {
         first_due(&self.rises, clock_ms)
     }
 
+    /// A task that may spill.
+    pub(crate) fn due_spill(&self, clock_ms: u64) -> Option<TaskId> {
+        first_due(&self.spills, clock_ms)
+    }
+
+    /// A task whose own limit on the time without a node is due.
+    pub(crate) fn due_no_node(&self, clock_ms: u64) -> Option<TaskId> {
+        first_due(&self.no_nodes, clock_ms)
+    }
+
     /// A task whose deadline has passed.
     pub(crate) fn due_deadline(&self, wall_ms: u64) -> Option<TaskId> {
         first_due(&self.deadlines, wall_ms)
@@ -125,11 +171,15 @@ impl TaskTimers {
             expected.waits.extend(keys.wait.map(|at| (at, task.id())));
             expected.runs.extend(keys.run.map(|at| (at, task.id())));
             expected.rises.extend(keys.rise.map(|at| (at, task.id())));
+            expected.spills.extend(keys.spill.map(|at| (at, task.id())));
+            expected.no_nodes.extend(keys.no_node.map(|at| (at, task.id())));
             expected.start_deadline(task);
         }
         invariant!(self.waits == expected.waits, "wait limits are {:?}", self.waits);
         invariant!(self.runs == expected.runs, "run limits are {:?}", self.runs);
         invariant!(self.rises == expected.rises, "rises are {:?}", self.rises);
+        invariant!(self.spills == expected.spills, "spills are {:?}", self.spills);
+        invariant!(self.no_nodes == expected.no_nodes, "looks for a node are {:?}", self.no_nodes);
         invariant!(self.deadlines == expected.deadlines, "deadlines are {:?}", self.deadlines);
         Ok(())
     }

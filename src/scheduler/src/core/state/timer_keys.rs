@@ -6,4 +6,6 @@ pub(crate) struct TimerKeys {
     pub(super) wait: Option<u64>,
     pub(super) run: Option<u64>,
     pub(super) rise: Option<u64>,
+    pub(super) spill: Option<u64>,
+    pub(super) no_node: Option<u64>,
 }

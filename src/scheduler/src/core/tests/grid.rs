@@ -20,8 +20,8 @@ use lamagrid_transport::Endpoints;
 use super::lines::line;
 use crate::core::state::task::{NewTask, Task};
 use crate::core::{
-    Authority, Core, Effect, FinishedTask, Input, NodeId, Now, Order, Origin, Pause, Recovered, Settings,
-    StoredTask,
+    Authority, Core, Effect, FinishedTask, Input, NodeId, Now, Order, Origin, Pause, Recovered, RouteTable,
+    Settings, StoredTask,
 };
 
 /// The wall clock at the start, in milliseconds.
@@ -53,6 +53,7 @@ pub(in crate::core) fn config() -> SchedulerConfig {
         dead_retention_s: 120,
         tombstone_retention_s: 600,
         max_outstanding_per_peer: 8,
+        warm_first_ms: 2_000,
     }
 }
 
@@ -60,6 +61,7 @@ fn settings() -> Settings {
     Settings {
         scheduler: config(),
         queues: [("gpu", 3), ("cpu", 3)].map(|(q, max)| (q.parse().unwrap(), max)).into(),
+        routes: RouteTable::default(),
         retry: RetryConfig { network: RETRY, resource: RETRY, model: RETRY, other: RETRY },
         limits: LimitsConfig {
             max_pixels: 1_000,
@@ -275,6 +277,7 @@ pub(in crate::core) fn spec(n: u8) -> TaskSpec {
         blobs: vec![image],
         routed: false,
         picture: None,
+        no_node_wait_ms: None,
     }
 }
 
@@ -352,7 +355,7 @@ pub(in crate::core) fn info(name: &str, pid: u32, models: &[(&str, &str)]) -> No
 }
 
 fn control(name: &str, request: impl Into<ControlRequest>) -> Input {
-    Input::Control { peer: peer(name), request: request.into() }
+    Input::Control { peer: peer(name), request: request.into(), queues: Vec::new() }
 }
 
 pub(super) fn hello_of(info: NodeInfo, slots: u16, running: &[u8], held: &[u8]) -> Input {
@@ -384,24 +387,27 @@ pub(super) fn hello_with_overlap(
 
 /// The same hello from a node that executes all commands.
 pub(super) fn with_all_actions(hello: Input) -> Input {
-    let Input::Control { peer, request: ControlRequest::Hello(hello) } = hello else { panic!("no hello") };
+    let Input::Control { peer, request: ControlRequest::Hello(hello), queues } = hello else {
+        panic!("no hello")
+    };
     let actions = [&Action::BASIC[..], &[ActionKind::Undrain, ActionKind::Set]].concat();
-    Input::Control { peer, request: Hello { actions, ..hello }.into() }
+    Input::Control { peer, request: Hello { actions, ..hello }.into(), queues }
 }
 
 /// As nodes of protocol versions before 1.5 say it.
 pub(super) fn hello_without_boot(info: NodeInfo) -> Input {
-    let Input::Control { peer, request: ControlRequest::Hello(hello) } = hello_of(info, 1, &[], &[]) else {
+    let Input::Control { peer, request: ControlRequest::Hello(hello), queues } = hello_of(info, 1, &[], &[])
+    else {
         panic!("no hello")
     };
-    Input::Control { peer, request: Hello { boot: None, ..hello }.into() }
+    Input::Control { peer, request: Hello { boot: None, ..hello }.into(), queues }
 }
 
 /// The same input, from a connection of this certificate.
 pub(super) fn from_certificate(name: &str, input: Input) -> Input {
     let peer = PeerId::from_text(&format!("{name}/{}", "\0".repeat(33)));
     match input {
-        Input::Control { request, .. } => Input::Control { peer, request },
+        Input::Control { request, queues, .. } => Input::Control { peer, request, queues },
         Input::Result { request, inline, .. } => Input::Result { peer, request, inline },
         other => panic!("{other:?} is not message by nodes"),
     }

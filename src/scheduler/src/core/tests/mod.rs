@@ -14,6 +14,7 @@ mod node_admin;
 mod nodes;
 mod overlap;
 mod retries;
+mod routing;
 mod uploads;
 
 pub(super) use grid::{config, finished, info, spec, task};

@@ -10,8 +10,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use bytes::Bytes;
 
 use lamagrid_domain::{
-    Activity, BlobForm, BlobMeta, BootId, Failure, FailureKind, Hash, LeaseToken, ModelOffer, NodeInfo,
-    NodeKind, Role, SessionId, Stages,
+    Activity, BlobForm, BlobMeta, BootId, Failure, FailureKind, Hash, LeaseToken, MemoryUse, ModelOffer,
+    NodeInfo, NodeKind, Role, SessionId, Stages,
 };
 use lamagrid_protocol::message::{
     Accept, Action, ActionKind, AttemptOutcome, ControlReply, ControlRequest, Delivery, Goodbye, Heartbeat,
@@ -20,6 +20,7 @@ use lamagrid_protocol::message::{
 
 use self::slots::{Attempt, Held, Stage};
 use super::network::{Conn, Dialler, Event, Message, Network, NodeTimer};
+use super::routing::Routing;
 
 pub(super) use self::slots::outcome;
 
@@ -44,6 +45,9 @@ pub(super) struct Node {
     overlap: u16,
     /// Whether it frees a slot before it delivers.
     frees_early: bool,
+    device: Device,
+    /// The memory that each attempt uses.
+    used: BTreeMap<LeaseToken, MemoryUse>,
     phase: Phase,
     pub(super) session: Option<SessionId>,
     pub(super) link: Option<Conn>,
@@ -78,8 +82,18 @@ pub(super) struct Capacity {
     pub(super) frees_early: bool,
 }
 
+/// What runs a node's models.
+pub(super) struct Device {
+    pub(super) device: &'static str,
+    pub(super) memory_bytes: u64,
+    /// Whether a model leaves memory when another one is loaded.
+    pub(super) holds_one: bool,
+    /// Knows what tasks use.
+    pub(super) routing: Routing,
+}
+
 impl Node {
-    pub(super) fn new(index: usize, offers: Vec<ModelOffer>, capacity: Capacity) -> Self {
+    pub(super) fn new(index: usize, offers: Vec<ModelOffer>, capacity: Capacity, device: Device) -> Self {
         let Capacity { slots, overlap, frees_early } = capacity;
         Self {
             index,
@@ -92,6 +106,8 @@ impl Node {
             slots,
             overlap,
             frees_early,
+            device,
+            used: BTreeMap::new(),
             phase: Phase::Serving,
             session: None,
             link: None,
@@ -275,9 +291,9 @@ impl Node {
             name: self.name.parse().expect("a plain name"),
             kind: NodeKind::Echo,
             version: "0".into(),
-            device: "cpu".into(),
+            device: self.device.device.into(),
             gpu: None,
-            memory_bytes: 0,
+            memory_bytes: self.device.memory_bytes,
             cores: 1,
             models: self.offers.clone(),
             pid: self.pid,

@@ -83,8 +83,9 @@ impl Node {
             self.free_slot();
         }
         let loaded = self.offers.iter().filter(|o| o.loaded).map(|o| o.model.clone()).collect();
-        let delivery =
-            Delivery { session, token, outcome: held.outcome, credit: self.credit(), loaded, memory: None };
+        let memory = self.used.get(&token).copied().filter(|_| token.as_bytes()[0] % 2 == 0);
+        let (outcome, credit) = (held.outcome, self.credit());
+        let delivery = Delivery { session, token, outcome, credit, loaded, memory };
         self.say(net, delivery.into(), held.inline);
     }
 
@@ -102,8 +103,10 @@ impl Node {
                     let attempt = Attempt { outcome, inline, cancelled: false, abandoned: false, stage };
                     self.running.insert(token, attempt);
                     self.order.push_back(token);
-                    if let Some(offer) = self.offers.iter_mut().find(|o| o.model == assign.spec.model) {
-                        offer.loaded = true;
+                    self.used.insert(token, self.device.routing.measured(&assign.spec));
+                    for offer in &mut self.offers {
+                        let is_it = offer.model == assign.spec.model;
+                        offer.loaded = is_it || offer.loaded && !self.device.holds_one;
                     }
                 }
                 if let Some(session) = self.session.filter(|_| self.running.contains_key(&token)) {

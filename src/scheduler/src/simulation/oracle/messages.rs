@@ -71,14 +71,8 @@ impl Oracle {
         task.node = Some(node.clone());
         task.backs_off = false;
         let (queue, model, isolated) = (task.queue.clone(), task.model.clone(), task.isolated);
-        let beside: Vec<_> = self
-            .live
-            .iter()
-            .filter(|(other, task)| {
-                **other != id && matches!(task.state, State::Assigned { session: s, .. } if s == session)
-            })
-            .map(|(_, task)| task.isolated)
-            .collect();
+        let (others, beside) = self.others_on(session, id);
+        let spec = self.task(id, "assigned")?.spec.clone();
         // Between owners their turns decide: see `Core::check_choice`.
         let is_better = |other: &TaskId| {
             let (Some(other), Some(task)) = (core.task(*other), core.task(id)) else {
@@ -103,15 +97,38 @@ impl Oracle {
         let on_overlap = target.granted < target.given + target.overlap;
         ensure!(target.given <= target.granted, Structure, "{node} was given more than its credit");
         ensure!(target.info.name == node.name, Structure, "the row of {id} names another node than its lane");
-        let offered = target.info.models.iter().any(|o| o.model == model && o.queue == queue);
-        ensure!(offered, Structure, "{node} was given {model} of {queue}, which it lacks");
+        let waited_ms = core.task(id).map_or(0, |task| task.queue_ms());
+        let lane = target.lanes.get(index);
+        let is_spilled = lane.is_some_and(|lane| self.routing.may_spill(&queue, lane, waited_ms));
         ensure!(
-            target.info.queues().get(index) == Some(&queue),
+            lane == Some(&queue) || is_spilled,
             Structure,
-            "task {id} went down a wrong lane"
+            "task {id} of {queue} went down the lane of {lane:?} after {waited_ms} ms"
+        );
+        let offered = target
+            .info
+            .models
+            .iter()
+            .any(|offer| offer.model == model && (offer.routed || offer.queue == queue || is_spilled));
+        ensure!(offered, Structure, "{node} was given {model} of {queue}, which it lacks");
+        // Several slots share the memory.
+        let beside_it: Vec<&TaskSpec> = others.iter().filter(|_| target.slots > 1).collect();
+        ensure!(
+            self.routing.fits(&spec, &beside_it, &target.info),
+            Misplaced,
+            "task {id} ({:?}) does not fit {node} ({} bytes) beside {} others",
+            self.routing.measured(&spec),
+            target.info.memory_bytes,
+            beside_it.len()
         );
         for (other, waits) in &self.live {
-            let better = is_better(other) && waits.model == model && waits.queue == queue;
+            let better = is_better(other)
+                && waits.model == model
+                && waits.queue == queue
+                && self.routing.fits(&waits.spec, &beside_it, &target.info)
+                && core.task(*other).is_some_and(|task| {
+                    core.is_unburdened(task) && (!is_spilled || task.spilled_to().is_some())
+                });
             if better && matches!(waits.state, State::Queued { .. }) && !waits.backs_off {
                 // A task may shun this node; the core alone knows.
                 let shuns = core.task(*other).is_none_or(|task| task.avoids(node));
@@ -126,10 +143,21 @@ impl Oracle {
         if on_overlap {
             self.note("given on overlap");
         }
+        if is_spilled {
+            self.note("given to a node of another queue");
+        }
         if isolated {
             self.note("given alone");
         }
         Ok(())
+    }
+
+    /// The tasks that a session has besides one, and whether each is isolated.
+    fn others_on(&self, session: SessionId, id: TaskId) -> (Vec<TaskSpec>, Vec<bool>) {
+        let others = self.live.iter().filter(|(other, task)| {
+            **other != id && matches!(task.state, State::Assigned { session: s, .. } if s == session)
+        });
+        others.map(|(_, task)| (task.spec.clone(), task.isolated)).unzip()
     }
 
     pub(super) fn on_control(&mut self, message: &Message, reply: &ControlReply) -> Result<(), Violation> {
@@ -146,8 +174,18 @@ impl Oracle {
         else {
             return Ok(());
         };
-        let mut info = hello.info.clone();
-        info.models.retain(|o| !welcome.refused.iter().any(|r| r.queue == o.queue));
+        let info = hello.info.clone();
+        let lanes: Vec<_> = welcome.lanes.iter().map(|lane| lane.queue.clone()).collect();
+        let wrong = lanes.iter().find(|queue| !self.routing.meets(queue, &info));
+        ensure!(wrong.is_none(), Misplaced, "{} got the lane of {wrong:?}", info.name);
+        let routes_all = self.routing.is_strict && info.models.iter().all(|offer| offer.routed);
+        let mut missing = self
+            .routing
+            .queues()
+            .into_iter()
+            .filter(|queue| routes_all && self.routing.meets(queue, &info) && !lanes.contains(queue));
+        let missing = missing.next();
+        ensure!(missing.is_none(), Misplaced, "{} meets {missing:?} and has no lane of it", info.name);
         let node = NodeId::new(peer, info.name.clone());
         ensure!(!self.removed.contains(&node), Illegal, "{node} is removed, and was welcomed");
         let (slots, offered) = (u64::from(hello.slots), u64::from(hello.overlap));
@@ -155,6 +193,7 @@ impl Oracle {
         let excess = offered - overlap;
         let session = Session {
             info,
+            lanes,
             boot: hello.boot,
             slots,
             overlap,

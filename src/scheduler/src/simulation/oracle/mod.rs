@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use lamagrid_config::{LimitsConfig, SchedulerConfig};
 use lamagrid_domain::{
     BootId, Counters, Entry, Event, Failure, FailureKind, Hash, LeaseToken, Milestone, ModelName, NodeInfo,
-    Owner, QueueName, Retry, Role, SessionId, State, Status, TaskId,
+    Owner, QueueName, Retry, Role, SessionId, State, Status, TaskId, TaskSpec,
 };
 use lamagrid_protocol::PeerId;
 use lamagrid_protocol::message::{
@@ -28,6 +28,7 @@ use lamagrid_protocol::message::{
 use crate::core::{ClockChange, Core, Effect, FinishedTask, NodeId, Now, Order, OrderKind, StoreOp, View};
 use crate::simulation::disk::Disk;
 use crate::simulation::network::Message;
+use crate::simulation::routing::Routing;
 
 /// The kind of a violation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +55,8 @@ pub(crate) enum Kind {
     Unbounded,
     /// A task waits behind a busy node while another one, which may have it, is idle.
     Waits,
+    /// A node got a lane or a task that is not for its device.
+    Misplaced,
     /// Without faults something did not end in time.
     Stuck,
 }
@@ -79,6 +82,7 @@ struct Live {
     digest: Hash,
     queue: QueueName,
     model: ModelName,
+    spec: TaskSpec,
     deadline: Option<u64>,
     bytes: u64,
     has_run_limit: bool,
@@ -143,6 +147,7 @@ impl TaskStatus {
 
 struct Session {
     info: NodeInfo,
+    lanes: Vec<QueueName>,
     boot: Option<BootId>,
     slots: u64,
     overlap: u64,
@@ -189,6 +194,7 @@ pub(in crate::simulation) struct Oracle {
     disk_free: Option<u64>,
     clock: bounds::Clock,
     limits: LimitsConfig,
+    routing: Routing,
     sessions: BTreeMap<SessionId, Session>,
     /// Nodes that an administrator removed.
     removed: BTreeSet<NodeId>,
@@ -214,6 +220,7 @@ impl Oracle {
     pub(in crate::simulation) fn new(
         config: &SchedulerConfig,
         limits: &LimitsConfig,
+        routing: &Routing,
         clock_grace_ms: u64,
     ) -> Self {
         Self {
@@ -226,6 +233,7 @@ impl Oracle {
             disk_free: None,
             clock: bounds::Clock::new(clock_grace_ms),
             limits: limits.clone(),
+            routing: routing.clone(),
             sessions: BTreeMap::new(),
             removed: BTreeSet::new(),
             tokens: HashSet::new(),
@@ -273,6 +281,7 @@ impl Oracle {
                 digest: row.digest,
                 queue: spec.queue.clone(),
                 model: spec.model.clone(),
+                spec: TaskSpec::clone(spec),
                 deadline: spec.deadline_wall_ms,
                 bytes: spec.input_bytes(),
                 has_run_limit: self.has_run_limit || spec.run_limit_ms.is_some(),

@@ -38,6 +38,7 @@ impl Oracle {
                     digest: *digest,
                     queue: spec.queue.clone(),
                     model: spec.model.clone(),
+                    spec: TaskSpec::clone(spec),
                     deadline: spec.deadline_wall_ms,
                     bytes: spec.input_bytes(),
                     has_run_limit: self.has_run_limit || spec.run_limit_ms.is_some(),

@@ -20,9 +20,10 @@ use crate::core::{Core, Effect, Settings, StoreOp};
 use crate::simulation::client::Client;
 use crate::simulation::disk::Disk;
 use crate::simulation::network::{Conn, Dialler, Event, FaultRates, Message, Network};
-use crate::simulation::node::{Capacity, Node};
+use crate::simulation::node::{Capacity, Device, Node};
 use crate::simulation::oracle::{Kind, Oracle, Violation};
 use crate::simulation::random::Random;
+use crate::simulation::routing::Routing;
 
 /// Steps of one episode before its faults stop.
 const FAULTY_STEPS: u64 = 2_500;
@@ -64,6 +65,7 @@ pub(in crate::simulation) struct World {
     settled_ms: u64,
     fault: Option<Fault>,
     config: SchedulerConfig,
+    routing: Routing,
     limits: LimitsConfig,
     max_tasks: u64,
     max_tombstones: usize,
@@ -92,6 +94,7 @@ fn config(random: &mut Random) -> SchedulerConfig {
         dead_retention_s: random.between(10, 60),
         tombstone_retention_s: random.between(5, 60),
         max_outstanding_per_peer: if random.chance(200) { 4 } else { 64 },
+        warm_first_ms: *random.pick(&[0, 300, 2_000]),
     }
 }
 
@@ -128,10 +131,13 @@ impl World {
         };
         let config = config(&mut random);
         let limits = limits(&mut random);
+        let routing = Routing::new(&mut random);
         let max_tasks = *random.pick(&[4, 12, 40]);
         let max_tombstones = *random.pick(&[6, 1_000, 1_000]);
-        let nodes = (0..random.between(1, 5) as usize).map(|i| node(i, &mut random)).collect::<Vec<_>>();
-        let clients = (0..random.between(1, 4) as usize).map(Client::new).collect::<Vec<_>>();
+        let nodes =
+            (0..random.between(1, 5) as usize).map(|i| node(i, &routing, &mut random)).collect::<Vec<_>>();
+        let clients =
+            (0..random.between(1, 4) as usize).map(|i| Client::new(i, routing.is_strict)).collect::<Vec<_>>();
         let mut net = Network::new(random, rates);
         for node in &nodes {
             let ms = net.random.between(0, 3_000);
@@ -143,7 +149,7 @@ impl World {
         }
         net.after(500, Event::InjectFault);
         net.after(0, Event::SchedulerStart);
-        let oracle = Oracle::new(&config, &limits, CLOCK_GRACE_MS);
+        let oracle = Oracle::new(&config, &limits, &routing, CLOCK_GRACE_MS);
         Self {
             net,
             core: None,
@@ -161,6 +167,7 @@ impl World {
             settled_ms: u64::MAX,
             fault,
             config,
+            routing,
             limits,
             max_tasks,
             max_tombstones,
@@ -375,46 +382,40 @@ impl World {
     }
 }
 
-fn node(index: usize, random: &mut Random) -> Node {
+fn node(index: usize, routing: &Routing, random: &mut Random) -> Node {
     let all = [("gpu", "lama"), ("gpu", "manga"), ("cpu", "cv2"), ("cpu", "lama")];
-    let mut offers: Vec<_> = all
-        .iter()
-        .filter(|_| random.chance(600))
-        .map(|(queue, model)| ModelOffer {
-            queue: queue.parse().expect("a plain name"),
-            model: model.parse().expect("a plain name"),
-            loaded: false,
-            present: true,
-            routed: false,
-            memory_bytes: 0,
-            pinned: false,
-        })
-        .collect();
-    if offers.is_empty() {
-        let model = "lama".parse().expect("a plain name");
-        offers.push(ModelOffer {
-            queue: "gpu".parse().expect("a plain name"),
-            model,
-            loaded: true,
-            present: true,
-            routed: false,
-            memory_bytes: 0,
-            pinned: false,
+    let routed = random.chance(600);
+    let offer = |queue: &str, model: &str, loaded| ModelOffer {
+        queue: queue.parse().expect("a plain name"),
+        model: model.parse().expect("a plain name"),
+        loaded,
+        present: true,
+        routed,
+        memory_bytes: 0,
+        pinned: false,
+    };
+    let chosen = all.iter().filter(|_| random.chance(600));
+    let mut offers: Vec<_> = chosen.map(|(queue, model)| offer(queue, model, false)).collect();
+    if routed {
+        // Only nodes that name queues offer a model twice.
+        offers.dedup_by_key(|offer| offer.model.clone());
+        let first = offers.first().map(|offer| offer.model.clone());
+        let mut at = 0;
+        offers.retain(|offer| {
+            at += 1;
+            at == 1 || Some(&offer.model) != first.as_ref()
         });
     }
-    if random.chance(50) {
-        let model = "lama".parse().expect("a plain name");
-        offers.push(ModelOffer {
-            queue: "unknown-queue".parse().expect("a plain name"),
-            model,
-            loaded: false,
-            present: true,
-            routed: false,
-            memory_bytes: 0,
-            pinned: false,
-        });
+    if offers.is_empty() {
+        offers.push(offer("gpu", "lama", true));
+    }
+    if !routed && random.chance(50) {
+        offers.push(offer("unknown-queue", "lama", false));
     }
     let overlap = random.between(0, 2) as u16;
     let frees_early = overlap > 0 || random.chance(300);
-    Node::new(index, offers, Capacity { slots: random.between(1, 3) as u16, overlap, frees_early })
+    let capacity = Capacity { slots: random.between(1, 3) as u16, overlap, frees_early };
+    let (device, memory_bytes) = Routing::device(random);
+    let device = Device { device, memory_bytes, holds_one: random.chance(500), routing: routing.clone() };
+    Node::new(index, offers, capacity, device)
 }

@@ -6,10 +6,10 @@ impl World {
     pub(super) fn start_scheduler(&mut self) -> Result<(), Violation> {
         let recovered = self.disk.recover();
         let mut random = Random::new(self.net.random.next());
-        let queue = |name: &str| (name.parse().expect("a plain name"), self.max_tasks);
         let settings = Settings {
             scheduler: self.config.clone(),
-            queues: [queue("gpu"), queue("cpu")].into(),
+            queues: self.routing.queues().into_iter().map(|queue| (queue, self.max_tasks)).collect(),
+            routes: self.routing.table(),
             retry: RetryConfig { network: RETRY, resource: RETRY, model: RETRY, other: RETRY },
             limits: self.limits.clone(),
             max_tombstones: self.max_tombstones,

@@ -3,7 +3,10 @@
 //! Only in episodes without lost, late or repeated messages: otherwise the core cannot know. Even then it hears of
 //! everything a moment later, so a difference counts only once it has lasted.
 
+use lamagrid_domain::QueueName;
+
 use super::*;
+use crate::core::Session;
 
 /// Since when each difference has lasted, by the lease clock.
 #[derive(Default)]
@@ -12,6 +15,8 @@ pub(super) struct Watch {
     waits: BTreeMap<LeaseToken, u64>,
     /// Sessions with an idle slot.
     idle: BTreeMap<SessionId, u64>,
+    /// Tasks that wait in a queue, and sessions that could begin with them.
+    queued: BTreeMap<(TaskId, SessionId), u64>,
     /// Sessions of which the core believes otherwise about who waits.
     differs: BTreeMap<SessionId, u64>,
 }
@@ -26,6 +31,28 @@ fn lasting<K: Ord + Copy>(since: &mut BTreeMap<K, u64>, holds: impl IntoIterator
 const BOUND_MS: u64 = 2_000;
 
 impl World {
+    /// Queued tasks and idle sessions that could run them, by the simulation's own account of queues and memory.
+    fn could_run(&self, idle: &[SessionId]) -> Vec<(TaskId, SessionId)> {
+        let Some(core) = self.core.as_ref().map(Core::view) else { return Vec::new() };
+        let sessions: Vec<_> = idle.iter().filter_map(|id| core.session(*id)).collect();
+        let clock_ms = core.elapsed_ms();
+        let mut found = Vec::new();
+        for task in core.tasks().filter(|task| core.waits_for_a_node(task) && core.is_unburdened(task)) {
+            let spec = task.spec();
+            let may_use = |lane: &QueueName| {
+                *lane == spec.queue || self.routing.may_spill(&spec.queue, lane, task.waited_ms(clock_ms))
+            };
+            let could_run = |session: &&&Session| {
+                session.lanes().any(|lane| may_use(lane) && session.offers(lane, &spec.model))
+                    && self.routing.fits(spec, &[], session.info())
+                    && (session.slots() == 1 || session.is_unused())
+                    && !task.avoids(session.node())
+            };
+            found.extend(sessions.iter().filter(could_run).map(|session| (task.id(), session.id())));
+        }
+        found
+    }
+
     pub(super) fn watch_waits(&mut self) -> Result<(), Violation> {
         let now_ms = self.net.now.mono_ms;
         let is_fair = now_ms >= self.settled_ms || self.net.rates.is_fair();
@@ -49,6 +76,8 @@ impl World {
             waits.extend(truth.into_iter().map(|token| (token, session.id())));
         }
         let clock_ms = core.elapsed_ms();
+        let queued = self.could_run(&idle);
+        lasting(&mut self.watch.queued, queued, clock_ms);
         lasting(&mut self.watch.waits, waits.iter().map(|(token, _)| *token), clock_ms);
         lasting(&mut self.watch.idle, idle, clock_ms);
         lasting(&mut self.watch.differs, differs, clock_ms);
@@ -67,6 +96,10 @@ impl World {
                 node.unwrap_or_default()
             );
             return Err(Violation { kind: Kind::Structure, what });
+        }
+        if let Some(((task, idle), _)) = self.watch.queued.iter().find(|(_, since)| lasts(since)) {
+            let what = format!("task {task} waits in its queue while {} could begin with it", node_of(idle));
+            return Err(Violation { kind: Kind::Waits, what });
         }
         for (token, holder) in waits.iter().filter(|(token, _)| lasts(&self.watch.waits[token])) {
             let Some(task) = core.task_of(*token) else { continue };

@@ -1,0 +1,159 @@
+//! The configuration of queues and models, as routing reads it.
+
+use std::collections::BTreeMap;
+
+use lamagrid_config::{Config, RequiredDevice, RequiresConfig};
+use lamagrid_domain::{DeviceClass, Label, ModelName, NodeInfo, QueueName};
+
+use super::needs::{Need, NeedTable};
+
+const GIB: u64 = 1 << 30;
+
+/// What a queue requires of its nodes.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Requirement {
+    /// `None` if each class of device will do.
+    pub(crate) device: Option<DeviceClass>,
+    /// Least memory of the device, in bytes; 0 if it does not matter.
+    pub(crate) memory_bytes: u64,
+    pub(crate) labels: Vec<Label>,
+}
+
+impl Requirement {
+    fn of(config: &RequiresConfig) -> Option<Self> {
+        let device = match config.device {
+            RequiredDevice::Unset | RequiredDevice::Any => None,
+            RequiredDevice::Gpu => Some(DeviceClass::Gpu),
+            RequiredDevice::Cpu => Some(DeviceClass::Cpu),
+        };
+        let labels = config.labels.iter().map(|label| label.as_str().into()).collect();
+        config.is_set().then(|| Self { device, memory_bytes: config.memory_gib * GIB, labels })
+    }
+
+    /// Why a node does not meet it; `None` if it does.
+    pub(crate) fn unmet_by(&self, node: &NodeInfo) -> Option<String> {
+        let device = self.device.filter(|device| *device != node.device_class());
+        let missing: Vec<&str> =
+            self.labels.iter().filter(|label| !node.labels.contains(label)).map(Label::as_str).collect();
+        if let Some(device) = device {
+            return Some(format!("it requires a {}, the node has {}", device.as_str(), node.device));
+        }
+        if node.memory_bytes < self.memory_bytes {
+            let has = match node.memory_bytes {
+                0 => "an unknown amount".to_owned(),
+                bytes => gib(bytes),
+            };
+            return Some(format!(
+                "it requires {} of device memory, the node has {has}",
+                gib(self.memory_bytes)
+            ));
+        }
+        (!missing.is_empty())
+            .then(|| format!("it requires the label {}, which the node lacks", missing.join(", ")))
+    }
+
+    /// Whether every node that meets it can serve the need. A queue that requires no memory promises none: placement
+    /// finds the nodes whose memory is enough.
+    pub(crate) fn covers(&self, need: &Need) -> bool {
+        let has_device = self.device.is_none() || need.device.is_none() || self.device == need.device;
+        has_device && (self.memory_bytes == 0 || need.memory_bytes <= self.memory_bytes)
+    }
+}
+
+impl std::fmt::Display for Requirement {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut parts = Vec::new();
+        parts.extend(self.device.map(|device| format!("a {}", device.as_str())));
+        parts.extend((self.memory_bytes > 0).then(|| format!("{} of memory", gib(self.memory_bytes))));
+        parts.extend(self.labels.iter().map(|label| format!("the label {label}")));
+        if parts.is_empty() { f.write_str("any node") } else { f.write_str(&parts.join(", ")) }
+    }
+}
+
+/// Bytes for people.
+pub(crate) fn gib(bytes: u64) -> String {
+    let tenths = u128::from(bytes) * 10 / u128::from(GIB);
+    match (tenths / 10, tenths % 10) {
+        (0, _) => format!("{} MiB", bytes >> 20),
+        (whole, 0) => format!("{whole} GiB"),
+        (whole, part) => format!("{whole}.{part} GiB"),
+    }
+}
+
+/// The queue whose nodes may also take the tasks of another one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Spill {
+    pub(crate) to: QueueName,
+    /// How long a task waits before that.
+    pub(crate) after_ms: u64,
+}
+
+/// Queues and models by name. Without configuration it is empty: models are served from their default queues.
+#[derive(Debug, Default)]
+pub(crate) struct RouteTable {
+    requirements: BTreeMap<QueueName, Requirement>,
+    spills: BTreeMap<QueueName, Spill>,
+    /// The queues that the configuration names for models.
+    models: BTreeMap<ModelName, QueueName>,
+    pub(crate) needs: NeedTable,
+}
+
+impl RouteTable {
+    /// Names were checked when the configuration was read.
+    pub(crate) fn of(config: &Config) -> Self {
+        let mut table = Self::default();
+        for (name, queue) in &config.queues {
+            let Ok(name) = name.parse::<QueueName>() else { continue };
+            if let Ok(to) = queue.spill_to.parse() {
+                table.set_spill(name.clone(), Spill { to, after_ms: queue.spill_after_s * 1_000 });
+            }
+            if let Some(requirement) = Requirement::of(&queue.requires) {
+                table.set_requirement(name, requirement);
+            }
+        }
+        for (name, model) in &config.models {
+            let Ok(name) = name.parse::<ModelName>() else { continue };
+            table.needs.set(&name, model.need);
+            if let Ok(queue) = model.queue.parse() {
+                table.models.insert(name, queue);
+            }
+        }
+        table
+    }
+
+    pub(crate) fn set_requirement(&mut self, queue: QueueName, requirement: Requirement) {
+        self.requirements.insert(queue, requirement);
+    }
+
+    pub(crate) fn set_spill(&mut self, queue: QueueName, spill: Spill) {
+        self.spills.insert(queue, spill);
+    }
+
+    #[cfg(test)]
+    pub(crate) fn set_queue(&mut self, model: ModelName, queue: QueueName) {
+        self.models.insert(model, queue);
+    }
+
+    pub(crate) fn requirement(&self, queue: &QueueName) -> Option<&Requirement> {
+        self.requirements.get(queue)
+    }
+
+    /// The queues with a requirement, by name.
+    pub(crate) fn requirements(&self) -> &BTreeMap<QueueName, Requirement> {
+        &self.requirements
+    }
+
+    pub(crate) fn spill(&self, queue: &QueueName) -> Option<&Spill> {
+        self.spills.get(queue)
+    }
+
+    /// The queues whose tasks may spill into this one.
+    pub(crate) fn spilling_into<'a>(&'a self, queue: &'a QueueName) -> impl Iterator<Item = &'a QueueName> {
+        self.spills.iter().filter(move |(_, spill)| spill.to == *queue).map(|(from, _)| from)
+    }
+
+    /// The queue that the configuration names for a model.
+    pub(crate) fn configured_queue(&self, model: &ModelName) -> Option<&QueueName> {
+        self.models.get(model)
+    }
+}

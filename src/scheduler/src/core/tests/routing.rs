@@ -1,0 +1,233 @@
+//! Queues with requirements, spill, and devices that are not enough.
+
+use lamagrid_domain::{
+    DeviceClass, FailureKind, LiveFigures, MemoryUse, NodeInfo, Params, PictureSize, Scalar, TaskSpec,
+};
+use lamagrid_protocol::message::{Heartbeat, NodeEvent};
+
+use super::grid::*;
+use crate::core::{Effect, Input, Requirement, Spill};
+
+const GIB: u64 = 1 << 30;
+
+/// A grid whose queues `gpu` and `cpu` require such a device; tasks of `gpu` spill after a second.
+fn grid() -> Grid {
+    let mut grid = Grid::new();
+    let routes = &mut grid.core.settings.routes;
+    let only = |device| Requirement { device: Some(device), ..Requirement::default() };
+    routes.set_requirement("gpu".parse().unwrap(), only(DeviceClass::Gpu));
+    routes.set_requirement("cpu".parse().unwrap(), only(DeviceClass::Cpu));
+    routes.set_spill("gpu".parse().unwrap(), Spill { to: "cpu".parse().unwrap(), after_ms: 1_000 });
+    grid
+}
+
+fn node(name: &str, device: &str, gib: u64, models: &[&str]) -> NodeInfo {
+    let named: Vec<_> = models.iter().map(|model| ("gpu", *model)).collect();
+    let mut info = info(name, 1, &named);
+    info.models.iter_mut().for_each(|offer| offer.routed = true);
+    (info.device, info.memory_bytes) = (device.into(), gib * GIB);
+    info
+}
+
+/// Registers a node that is ready; its session is the next number.
+fn join(grid: &mut Grid, info: NodeInfo, session: u8) {
+    let name = info.name.to_string();
+    grid.pass_in([hello_of(info, 1, &[], &[]), lane_connected(session), ready(&name, session, 1)]);
+}
+
+/// A task that the scheduler routes, with all of a picture of this many megapixels.
+fn routed(n: u8, model: &str, megapixels: u32) -> TaskSpec {
+    let original = [("hd_strategy".to_owned(), Scalar::Text("Original".to_owned()))];
+    TaskSpec {
+        routed: true,
+        picture: Some(PictureSize { height: 1_000, width: 1_000 * megapixels }),
+        params: Params::try_from(std::collections::BTreeMap::from(original)).unwrap(),
+        ..with_model(n, model)
+    }
+}
+
+/// The nodes that are given tasks by these effects, as `task on session`.
+fn given(effects: &[Effect]) -> Vec<String> {
+    let lanes = effects.iter().filter(|effect| matches!(effect, Effect::Lane { .. }));
+    lanes.map(super::lines::line).filter(|line| line.contains("assign")).collect()
+}
+
+fn queue_of(grid: &Grid, n: u8) -> String {
+    grid.core.tasks.get(id(n)).map(|task| task.spec().queue.to_string()).unwrap_or_default()
+}
+
+fn refusal(effects: &[Effect]) -> String {
+    format!("{effects:?}")
+}
+
+#[test]
+fn a_node_gets_the_lanes_whose_requirement_it_meets_and_the_reasons_of_the_others() {
+    let mut grid = grid();
+    grid.check(
+        hello_of(node("g", "cuda:0", 8, &["lama", "cv2"]), 1, &[], &[]),
+        &["g: welcome #1 lanes [gpu] abandoned [] without cpu"],
+    );
+    grid.check(
+        hello_of(node("c", "cpu", 8, &["lama"]), 1, &[], &[]),
+        &["c: welcome #2 lanes [cpu] abandoned [] without gpu"],
+    );
+    let session = grid.core.sessions.values().find(|s| s.info().name.as_str() == "c").unwrap();
+    assert_eq!(session.refused()[0].reason, "it requires a gpu, the node has cpu");
+}
+
+#[test]
+fn the_scheduler_chooses_the_queue_and_a_task_spills_after_the_set_time() {
+    let mut grid = grid();
+    join(&mut grid, node("c", "cpu", 8, &["lama"]), 1);
+    assert_eq!(given(&grid.handle(submit_spec(routed(1, "lama", 1)))), Vec::<String>::new());
+    assert_eq!(queue_of(&grid, 1), "gpu");
+    grid.pass(500);
+    grid.pass(400);
+    assert_eq!(given(&grid.handle(Input::Tick)), Vec::<String>::new());
+    grid.pass(100);
+    assert_eq!(given(&grid.handle(Input::Tick)), ["lane #1/0: assign T1 #2"]);
+    assert_eq!(queue_of(&grid, 1), "gpu", "it stays in its queue");
+    // A classical algorithm prefers the CPU at once.
+    let queued = TaskSpec { queue: "gpu".parse().unwrap(), ..routed(2, "cv2", 1) };
+    grid.handle(submit_spec(queued));
+    assert_eq!(queue_of(&grid, 2), "cpu");
+}
+
+#[test]
+fn a_named_queue_that_cannot_serve_is_refused_with_one_that_can() {
+    let mut grid = grid();
+    let big = Requirement { device: Some(DeviceClass::Gpu), memory_bytes: GIB, labels: Vec::new() };
+    grid.core.settings.routes.set_requirement("gpu".parse().unwrap(), big);
+    let named = TaskSpec { routed: false, ..routed(1, "lama", 10) };
+    let told = refusal(&grid.handle(submit_spec(named)));
+    for words in ["InvalidInput", "queue gpu requires a gpu, 1 GiB of memory", "7 GiB", "submit it to cpu"] {
+        assert!(told.contains(words), "{words}: {told}");
+    }
+    grid.handle(submit_spec(TaskSpec { routed: false, ..routed(1, "lama", 1) }));
+    assert_eq!(queue_of(&grid, 1), "gpu");
+}
+
+#[test]
+fn a_task_waits_for_a_device_that_is_enough_and_a_smaller_one_behind_it_does_not() {
+    let mut grid = Grid::new();
+    join(&mut grid, node("small", "cuda:0", 2, &["lama"]), 1);
+    assert_eq!(given(&grid.handle(submit_spec(routed(1, "lama", 10)))), Vec::<String>::new());
+    assert_eq!(given(&grid.handle(submit_spec(routed(2, "lama", 1)))), ["lane #1/0: assign T2 #2"]);
+    grid.pass_in([hello_of(node("large", "cuda:0", 16, &["lama"]), 1, &[], &[]), lane_connected(3)]);
+    assert_eq!(given(&grid.handle(ready("large", 3, 1))), ["lane #3/0: assign T1 #4"]);
+}
+
+#[test]
+fn a_task_that_no_connected_node_can_do_fails_with_its_need_and_their_devices() {
+    let mut grid = Grid::new();
+    join(&mut grid, node("small", "cuda:0", 2, &["lama"]), 1);
+    grid.handle(submit_spec(routed(1, "lama", 10)));
+    let patient = TaskSpec { no_node_wait_ms: Some(86_400_000), ..routed(2, "lama", 10) };
+    grid.handle(submit_spec(patient));
+    grid.handle(Input::Tick);
+    for _ in 0..40 {
+        grid.pass(1_000);
+        grid.pass_in([heartbeat(1), Input::Tick]);
+    }
+    let failed = grid.core.retention.get(id(1)).unwrap();
+    let failure = failed.failure.clone().unwrap();
+    assert_eq!(failure.kind, FailureKind::OutOfMemory);
+    for words in ["needs any device with 7 GiB", "small (cuda:0, 2 GiB)"] {
+        assert!(failure.message.contains(words), "{words}: {}", failure.message);
+    }
+    assert!(grid.core.tasks.contains(id(2)), "it may wait for a day");
+}
+
+#[test]
+fn a_task_may_wait_longer_or_shorter_for_a_first_node() {
+    let mut grid = Grid::new();
+    grid.handle(submit_spec(TaskSpec { no_node_wait_ms: Some(2_000), ..spec(1) }));
+    grid.handle(submit_spec(TaskSpec { no_node_wait_ms: Some(3_600_000), ..spec(2) }));
+    grid.handle(submit_spec(spec(3)));
+    let mut ended = Vec::new();
+    for second in 0..45 {
+        grid.pass_in([Input::Tick]);
+        let over = (1..4).filter(|n| !ended.contains(n) && !grid.core.tasks.contains(id(*n)));
+        let over: Vec<u8> = over.collect();
+        assert!(
+            over.is_empty() || (second >= 2 && over == [1]) || (second >= 30 && over == [3]),
+            "{second}: {over:?}"
+        );
+        ended.extend(over);
+        grid.pass(1_000);
+    }
+    assert_eq!(ended, [1, 3]);
+}
+
+#[test]
+fn what_ran_out_of_memory_goes_to_a_node_with_more_and_larger_ones_too() {
+    let mut grid = Grid::new();
+    let lama = |name, gib| node(name, "cuda:0", gib, &["lama"]);
+    join(&mut grid, lama("small", 4), 1);
+    assert_eq!(given(&grid.handle(submit_spec(routed(1, "lama", 2)))), ["lane #1/0: assign T1 #2"]);
+    grid.pass_in([hello_of(lama("large", 40), 1, &[], &[]), lane_connected(3), ready("large", 3, 1)]);
+    grid.handle(accept("small", 1, 2));
+    let failed = grid.handle(failed("small", 1, 2, 2, FailureKind::OutOfMemory));
+    assert_eq!(given(&failed), ["lane #3/0: assign T1 #4"]);
+    // The large node is busy: as large a task waits for it, a smaller one does not.
+    assert_eq!(given(&grid.handle(submit_spec(routed(2, "lama", 2)))), Vec::<String>::new());
+    assert_eq!(given(&grid.handle(submit_spec(routed(3, "lama", 1)))), ["lane #1/0: assign T3 #5"]);
+}
+
+#[test]
+fn without_another_node_a_size_that_ran_out_of_memory_is_tried_again() {
+    let mut grid = Grid::new();
+    join(&mut grid, node("n", "cuda:0", 4, &["lama"]), 1);
+    grid.handle(submit_spec(routed(1, "lama", 2)));
+    grid.handle(accept("n", 1, 2));
+    grid.handle(failed("n", 1, 2, 2, FailureKind::OutOfMemory));
+    assert_eq!(given(&grid.handle(submit_spec(routed(2, "lama", 2)))), ["lane #1/0: assign T2 #3"]);
+}
+
+#[test]
+fn a_model_in_memory_goes_first_until_the_other_has_waited() {
+    let mut grid = Grid::new();
+    grid.core.settings.scheduler.warm_first_ms = 2_000;
+    join(&mut grid, node("n", "cuda:0", 0, &["lama", "manga"]), 1);
+    grid.handle(submit_spec(routed(1, "lama", 1)));
+    grid.handle(submit_spec(routed(2, "manga", 1)));
+    grid.handle(submit_spec(routed(3, "lama", 1)));
+    let with_lama = |credit| ready_with("n", 1, credit, "lama");
+    assert_eq!(given(&grid.handle(with_lama(2))), ["lane #1/0: assign T3 #3"], "its model is in memory");
+    grid.handle(submit_spec(TaskSpec { client: Some("other".parse().unwrap()), ..routed(1, "lama", 1) }));
+    grid.pass(2_000);
+    grid.handle(heartbeat(1));
+    assert_eq!(given(&grid.handle(with_lama(3))), ["lane #1/0: assign T2 #4"]);
+}
+
+#[test]
+fn of_idle_nodes_one_with_room_for_the_model_is_better_than_one_that_must_evict() {
+    let mut grid = Grid::new();
+    join(&mut grid, node("full", "cuda:0", 8, &["lama"]), 1);
+    join(&mut grid, node("free", "cuda:0", 8, &["lama"]), 2);
+    let figures = |session: u8, free| {
+        let figures = LiveFigures { free_memory_bytes: Some(free), ..LiveFigures::default() };
+        let session = lamagrid_domain::SessionId::from_bytes([session; 16]);
+        Input::Event(NodeEvent::from(Heartbeat { session, figures: Some(figures) }))
+    };
+    grid.pass_in([figures(1, 1 << 20), figures(2, 4 * GIB)]);
+    assert_eq!(given(&grid.handle(submit_spec(routed(1, "lama", 1)))), ["lane #2/0: assign T1 #3"]);
+}
+
+#[test]
+fn a_measured_peak_corrects_what_later_tasks_need() {
+    let mut grid = Grid::new();
+    join(&mut grid, node("n", "cuda:0", 8, &["lama"]), 1);
+    let task = routed(1, "lama", 2);
+    grid.handle(submit_spec(task.clone()));
+    let used = MemoryUse { model_bytes: GIB, peak_bytes: 5 * GIB, pixels: 2_000_000 };
+    let Input::Result { peer, request, inline } = done("n", 1, 2, 2) else { unreachable!() };
+    let lamagrid_protocol::message::ResultRequest::Delivery(mut delivery) = request else { unreachable!() };
+    delivery.memory = Some(used);
+    grid.handle(accept("n", 1, 2));
+    grid.handle(Input::Result { peer, request: delivery.into(), inline });
+    let mut next = routed(2, "lama", 2);
+    grid.core.route(&mut next).unwrap();
+    let demand = crate::core::policy::needs::Demand::of(&next, &grid.core.settings.routes.needs);
+    assert_eq!(grid.core.learned.need(&next.model, &demand).memory_bytes, 5 * GIB);
+}
