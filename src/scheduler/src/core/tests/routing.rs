@@ -81,8 +81,7 @@ fn the_scheduler_chooses_the_queue_and_a_task_spills_after_the_set_time() {
     join(&mut grid, node("c", "cpu", 8, &["lama"]), 1);
     assert_eq!(given(&grid.handle(submit_spec(routed(1, "lama", 1)))), Vec::<String>::new());
     assert_eq!(queue_of(&grid, 1), "gpu");
-    grid.pass(500);
-    grid.pass(400);
+    grid.pass(900);
     assert_eq!(given(&grid.handle(Input::Tick)), Vec::<String>::new());
     grid.pass(100);
     assert_eq!(given(&grid.handle(Input::Tick)), ["lane #1/0: assign T1 #2"]);

@@ -97,7 +97,8 @@ impl Oracle {
         let on_overlap = target.granted < target.given + target.overlap;
         ensure!(target.given <= target.granted, Structure, "{node} was given more than its credit");
         ensure!(target.info.name == node.name, Structure, "the row of {id} names another node than its lane");
-        let waited_ms = core.task(id).map_or(0, |task| task.queue_ms());
+        // A task that ended in the same step is gone: how long it waited is not known.
+        let waited_ms = core.task(id).map_or(u64::MAX, |task| task.queue_ms());
         let lane = target.lanes.get(index);
         let is_spilled = lane.is_some_and(|lane| self.routing.may_spill(&queue, lane, waited_ms));
         ensure!(

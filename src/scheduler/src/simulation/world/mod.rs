@@ -409,13 +409,17 @@ fn node(index: usize, routing: &Routing, random: &mut Random) -> Node {
     if offers.is_empty() {
         offers.push(offer("gpu", "lama", true));
     }
+    let (device, memory_bytes) = Routing::device(random);
+    if routing.is_strict && !routed {
+        // A node without any queue would be refused for ever.
+        offers.push(offer(if device == "cpu" { "cpu" } else { "gpu" }, "lama", false));
+    }
     if !routed && random.chance(50) {
         offers.push(offer("unknown-queue", "lama", false));
     }
     let overlap = random.between(0, 2) as u16;
     let frees_early = overlap > 0 || random.chance(300);
     let capacity = Capacity { slots: random.between(1, 3) as u16, overlap, frees_early };
-    let (device, memory_bytes) = Routing::device(random);
     let device = Device { device, memory_bytes, holds_one: random.chance(500), routing: routing.clone() };
     Node::new(index, offers, capacity, device)
 }
