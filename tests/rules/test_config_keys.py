@@ -20,6 +20,8 @@ HOLDERS = {
     "queues": ("queue",),
     "log": ("config",),
     "models": ("of", "model", "configured"),
+    "requires": ("config",),
+    "need": ("config",),
     "": ("config", "self"),
 }
 
@@ -27,8 +29,14 @@ HOLDERS = {
 def keys() -> set[tuple[str, str]]:
     """Section and key of each value; names of queues and models and families of failures are left out."""
     table = tomllib.loads(DEFAULT.read_text())
-    example = re.findall(r"^#   (\w+) = ", DEFAULT.read_text(), re.M)  # of [models.NAME]
-    found = {("models", key) for key in example}
+    found = set()
+    section_of_example = ""
+    # The examples of [queues.NAME], [models.NAME] and their inner tables.
+    line = re.compile(r"^#   (?:\[(\w+)\.NAME(?:\.(\w+))?\]|(\w+) = )", re.M)
+    for name, inner, key in line.findall(DEFAULT.read_text()):
+        section_of_example = inner or name or section_of_example
+        if key:
+            found.add((section_of_example, key))
 
     def walk(section: str, values: dict[str, Any]) -> None:
         for key, value in values.items():

@@ -206,7 +206,7 @@ pub struct ModelConfig {
     pub sha256: String,
     /// The queue of its tasks, one of [`Config::queues`]; empty means that the scheduler chooses it.
     pub queue: String,
-    /// What its tasks need of a node.
+    /// The needs of its tasks.
     pub need: NeedConfig,
     /// True if the model stays in memory once it is loaded.
     pub pin: bool,

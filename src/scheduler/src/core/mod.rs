@@ -118,7 +118,7 @@ pub(crate) struct Core {
     timers: TaskTimers,
     followers: Followers,
     run_times: RunTimes,
-    /// What nodes reported about the memory of models.
+    /// The memory of models, as nodes reported it.
     learned: LearnedNeeds,
     sessions: Sessions,
     effects: EffectBuffer,

@@ -91,7 +91,7 @@ impl Routing {
         (model_mib * MIB, mib_per_megapixel * MIB * pixels / 1_000_000, pixels)
     }
 
-    /// What a node measures for a task: the truth.
+    /// The memory that a node measures for a task: the truth.
     pub(super) fn measured(&self, spec: &TaskSpec) -> MemoryUse {
         let (model_bytes, more, pixels) = self.parts(spec);
         MemoryUse { model_bytes, peak_bytes: model_bytes + more, pixels }

@@ -1,4 +1,4 @@
-//! What a task needs of a node: a class of device, and memory for its model and for the pixels that reach the network.
+//! The need of a task: a class of device, and memory for its model and for the pixels that reach the network.
 //!
 //! The built-in figures are the least that a model takes: a task that is tried and runs out of memory teaches the
 //! scheduler more (`state::learned_needs`); one that is never tried teaches nothing. `[models.NAME.need]` replaces them.
@@ -16,7 +16,7 @@ pub(crate) const MEGAPIXEL: u64 = 1_000_000;
 const DEFAULT_RESIZE_LIMIT_PX: i64 = 2_048;
 const DEFAULT_CROP_TRIGGER_PX: i64 = 800;
 
-/// What tasks of one model need, as the tables say it.
+/// The needs of one model's tasks, as the tables say them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ModelNeed {
     /// The only class of device that they run on; `None` if each will do.
@@ -100,7 +100,7 @@ impl NeedTable {
     }
 }
 
-/// What a task needs by the tables alone. Fixed at its acceptance.
+/// The need of a task by the tables alone. Fixed at its acceptance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Demand {
     /// The only class of device that it runs on; `None` if each will do.
@@ -193,7 +193,7 @@ impl Demand {
     }
 }
 
-/// What a task needs, with what was learned about its model.
+/// The need of a task, corrected by what nodes reported about its model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Need {
     /// The only class of device that it runs on; `None` if each will do.

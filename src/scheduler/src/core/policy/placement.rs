@@ -156,7 +156,7 @@ impl<'a> Placement<'a> {
             }
     }
 
-    /// What a task needs, with what was learned about its model.
+    /// The need of a task, corrected by what nodes reported about its model.
     pub(crate) fn need(self, task: &Task) -> Need {
         self.learned.need(&task.spec().model, task.demand())
     }
@@ -276,7 +276,7 @@ fn is_outgrown(need: &Need, session: &Session) -> bool {
     need.outgrown_bytes > 0 && !session.has_memory(need.outgrown_bytes.saturating_add(1))
 }
 
-/// What it costs to have the model in memory: nothing, a load, or a load for which another model leaves.
+/// The cost of having the model in memory: nothing, a load, or a load for which another model leaves.
 fn load_cost(task: &Task, need: &Need, session: &Session) -> u8 {
     if session.has_loaded(&task.spec().model) {
         0

@@ -32,7 +32,7 @@ pub(crate) fn choose(
     shortest.unwrap_or(first).clone()
 }
 
-/// What a queue costs: machines that other tasks need more.
+/// The cost of a queue: machines that other tasks need more.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Cost {
     device: u8,

@@ -9,7 +9,7 @@ use super::needs::{Need, NeedTable};
 
 const GIB: u64 = 1 << 30;
 
-/// What a queue requires of its nodes.
+/// The nodes that a queue requires.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Requirement {
     /// `None` if each class of device will do.

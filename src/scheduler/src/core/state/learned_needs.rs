@@ -1,4 +1,4 @@
-//! What nodes reported about the memory of models: peaks of attempts, and sizes that ran out of memory.
+//! The memory of models as nodes reported it: peaks of attempts, and sizes that ran out of memory.
 //!
 //! A peak corrects the tables for pictures of up to its size, in both directions; above it the tables' figure for more
 //! pixels is added. Sizes that ran out of memory go to devices with more, if there are any, until as large a task
@@ -41,7 +41,7 @@ struct Record {
 pub(crate) struct LearnedNeeds(BTreeMap<ModelName, Record>);
 
 impl LearnedNeeds {
-    /// What a task of this model needs.
+    /// The need of a task of this model.
     pub(crate) fn need(&self, model: &ModelName, demand: &Demand) -> Need {
         let record = self.0.get(model);
         let memory_bytes = match record.and_then(|record| record.peak) {

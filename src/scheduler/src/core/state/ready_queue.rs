@@ -171,7 +171,7 @@ impl ReadyQueue {
         Rank::of(task, self.fair_queue.virtual_start(&spec.queue, task.priority(), &spec.owner))
     }
 
-    /// What each waiting task of a model needs at least; `None` if none waits.
+    /// A lower bound on the demands of a model's waiting tasks; `None` without any.
     pub(crate) fn smallest(&self, kind: Listed, queue: &QueueName, model: &ModelName) -> Option<&Demand> {
         self.listed(kind).get(&(queue.clone(), model.clone()))?.smallest()
     }

@@ -36,7 +36,7 @@ pub(crate) struct Task {
     created_wall_ms: u64,
     history: Vec<Entry>,
     timers: TimerKeys,
-    /// What it needs of a node by the tables.
+    /// Its need by the tables.
     demand: Demand,
     /// Nodes of this queue may take it, too: it has waited long enough.
     spilled_to: Option<QueueName>,

@@ -82,7 +82,7 @@ pub(super) struct Capacity {
     pub(super) frees_early: bool,
 }
 
-/// What runs a node's models.
+/// The device that runs a node's models.
 pub(super) struct Device {
     pub(super) device: &'static str,
     pub(super) memory_bytes: u64,
