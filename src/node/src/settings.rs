@@ -145,7 +145,8 @@ pub struct ModelPlan {
 
 impl ModelPlan {
     /// The queue to register with; schedulers before protocol 1.6 need one for each model.
-    pub(crate) fn offered_queue(&self) -> QueueName {
+    #[must_use]
+    pub fn offered_queue(&self) -> QueueName {
         self.queue.clone().unwrap_or_else(|| self.name.default_queue())
     }
 

@@ -83,7 +83,7 @@ impl Node {
             self.free_slot();
         }
         let loaded = self.offers.iter().filter(|o| o.loaded).map(|o| o.model.clone()).collect();
-        let memory = self.used.get(&token).copied().filter(|_| token.as_bytes()[0] % 2 == 0);
+        let memory = self.used.get(&token).copied().filter(|_| token.as_bytes()[0].is_multiple_of(2));
         let (outcome, credit) = (held.outcome, self.credit());
         let delivery = Delivery { session, token, outcome, credit, loaded, memory };
         self.say(net, delivery.into(), held.inline);
