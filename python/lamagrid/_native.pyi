@@ -15,6 +15,7 @@ __all__ = [
     "build_info",
     "bundle_name",
     "config",
+    "cuda_gpus",
     "failure_kinds",
     "fetch_weights",
     "log_error",

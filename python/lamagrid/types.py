@@ -88,6 +88,7 @@ class ModelOffer(TypedDict):
 
     Attributes:
         queue: The resource class of its tasks.
+        routed: Whether the scheduler chooses the queue; ``queue`` is then the model's usual one.
         loaded: Whether it is in memory.
         present: Whether its files are on the host of the node.
         memory_bytes: Its memory on the device, by its files before it is loaded; 0 where it is unknown.
@@ -96,6 +97,7 @@ class ModelOffer(TypedDict):
 
     model: str
     queue: str
+    routed: bool
     loaded: bool
     present: bool
     memory_bytes: int
@@ -120,6 +122,10 @@ class NodeInfo(TypedDict):
         cores: Processor cores of the host.
         pid: On its host.
         withheld: Configured models that it does not offer.
+        labels: Names that a queue may require.
+        device_id: The unique id of the GPU.
+        host_memory_bytes: Of the host, within the limits of the node's process; 0 where it is unknown.
+        cpu_features: Instruction sets that speed models up.
     """
 
     name: str
@@ -132,21 +138,52 @@ class NodeInfo(TypedDict):
     models: list[ModelOffer]
     pid: int
     withheld: list[WithheldModel]
+    labels: list[str]
+    device_id: str | None
+    host_memory_bytes: int
+    cpu_features: list[str]
 
 
-class NodeStatus(TypedDict):
+class LiveFigures(TypedDict):
+    """What a node measured last; each figure that it cannot read is None.
+
+    Attributes:
+        free_memory_bytes: Of the device.
+        model_memory_bytes: Of the models in memory.
+        resident_bytes: Of the node's process.
+        utilisation_percent: Of the device, 0 to 100.
+        temperature_c: Of the device, in degrees Celsius.
+        load_percent: The load average of the host's last minute per core, times 100.
+    """
+
+    free_memory_bytes: int | None
+    model_memory_bytes: int
+    resident_bytes: int
+    utilisation_percent: int | None
+    temperature_c: int | None
+    load_percent: int
+
+
+class _NodeStatus(TypedDict):
+    info: NodeInfo
+    state: str
+    running: int
+    slots: int
+    queues: list[str]
+
+
+class NodeStatus(_NodeStatus, total=False):
     """A node, as the scheduler knows it.
 
     Attributes:
         state: ``ready``, ``busy``, ``suspect``, ``draining``, ...
         running: Tasks that it works on.
         slots: How many it can work on at once.
+        queues: The queues that it serves.
+        figures: Its live figures; absent before the first.
     """
 
-    info: NodeInfo
-    state: str
-    running: int
-    slots: int
+    figures: LiveFigures
 
 
 class QueueStatus(TypedDict):

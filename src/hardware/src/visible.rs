@@ -79,12 +79,25 @@ pub(crate) fn select(host: &[HostGpu], cuda: &CudaEnvironment) -> Found {
     found
 }
 
+/// Why an entry of `CUDA_VISIBLE_DEVICES` shows no GPU.
+#[derive(Debug, thiserror::Error)]
+enum EntryError {
+    #[error("names no GPU of this host")]
+    Absent,
+    #[error("fits {count} GPUs: write more of the UUID")]
+    Ambiguous { count: usize },
+    #[error("is no index and no UUID")]
+    Malformed,
+    #[error("is too high: this host has {count} GPUs")]
+    TooHigh { count: usize },
+}
+
 /// The devices that one entry names.
-fn resolve(host: &[HostGpu], entry: &str) -> Result<Vec<Gpu>, String> {
+fn resolve(host: &[HostGpu], entry: &str) -> Result<Vec<Gpu>, EntryError> {
     let only = |mut matches: Vec<Vec<Gpu>>| match matches.len() {
         1 => Ok(matches.remove(0)),
-        0 => Err("names no GPU of this host".to_owned()),
-        n => Err(format!("fits {n} GPUs: write more of the UUID")),
+        0 => Err(EntryError::Absent),
+        count => Err(EntryError::Ambiguous { count }),
     };
     if entry.starts_with("GPU-") {
         let fits = host.iter().filter(|gpu| gpu.id.starts_with(entry));
@@ -96,10 +109,9 @@ fn resolve(host: &[HostGpu], entry: &str) -> Result<Vec<Gpu>, String> {
     }
     // CUDA reads the digits at the beginning, and ignores the rest of the entry.
     let digits = entry.split(|c: char| !c.is_ascii_digit()).next().unwrap_or_default();
-    let index: u32 = digits.parse().map_err(|_| "is no index and no UUID".to_owned())?;
+    let index: u32 = digits.parse().map_err(|_| EntryError::Malformed)?;
     let gpu = host.iter().find(|gpu| gpu.index == index);
-    gpu.map(|gpu| gpu.devices.clone())
-        .ok_or_else(|| format!("is too high: this host has {} GPUs", host.len()))
+    gpu.map(|gpu| gpu.devices.clone()).ok_or(EntryError::TooHigh { count: host.len() })
 }
 
 #[cfg(test)]
