@@ -145,7 +145,7 @@ class NodeInfo(TypedDict):
 
 
 class LiveFigures(TypedDict):
-    """What a node measured last; each figure that it cannot read is None.
+    """The last measurements of a node; a figure that it cannot read is None.
 
     Attributes:
         free_memory_bytes: Of the device.
