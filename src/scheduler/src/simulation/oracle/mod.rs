@@ -571,6 +571,11 @@ fn is_shared_loss(entry: &Entry) -> bool {
     matches!(entry.what, Milestone::NodeLost { shared: true, .. })
 }
 
+/// Whether an attempt was stopped because it ran too long.
+fn is_run_limit(entry: &Entry) -> bool {
+    matches!(&entry.what, Milestone::Failed { failure, .. } if failure.kind == FailureKind::RanTooLong)
+}
+
 /// The operations of one transaction.
 fn each(op: &StoreOp) -> impl Iterator<Item = &StoreOp> {
     if let StoreOp::Together(ops) = op { ops.iter() } else { std::slice::from_ref(op).iter() }

@@ -66,7 +66,8 @@ impl Oracle {
             }
             StoreOp::Requeue { id, counters, history } => {
                 // A task that waited on a lost node is taken from it as soon as another node is idle.
-                let ran_too_long = matches!(message, Message::Tick) && self.failed_once_more(*id, *counters);
+                let ran_too_long =
+                    matches!(message, Message::Tick) && history.last().is_some_and(is_run_limit);
                 let is_taken = !ran_too_long && self.is_left_behind(*id);
                 if ran_too_long {
                     ensure!(
@@ -74,7 +75,9 @@ impl Oracle {
                         Illegal,
                         "{id} has no run limit"
                     );
-                    self.count(message, *id, *counters, 0, 1..=1)?;
+                    // A failed probe is not held against the task.
+                    let least = u32::from(!self.has_probes);
+                    self.count(message, *id, *counters, 0, least..=1)?;
                     self.note("ran too long");
                 } else if is_taken {
                     let due = self.is_crash_due(message, *id);
@@ -252,10 +255,6 @@ impl Oracle {
             if self.begun_at_death.contains(&token) && !self.taken_over.contains(&token))
         };
         may_tell_a_loss(message) && task.is_some_and(was_begun)
-    }
-
-    fn failed_once_more(&self, id: TaskId, counters: Counters) -> bool {
-        self.live.get(&id).is_some_and(|t| t.counters.failures < counters.failures)
     }
 
     /// Whether a task's session is over, and the node's next one is not there yet.
