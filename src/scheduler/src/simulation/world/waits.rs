@@ -11,10 +11,8 @@ use crate::core::Session;
 /// Since when each difference has lasted, by the lease clock.
 #[derive(Default)]
 pub(super) struct Watch {
-    /// Attempts that wait for a slot which another one has.
-    waits: BTreeMap<LeaseToken, u64>,
-    /// Sessions with an idle slot.
-    idle: BTreeMap<SessionId, u64>,
+    /// Attempts that wait for a slot which another one has, and sessions with an idle slot that may be given them.
+    waits: BTreeMap<(LeaseToken, SessionId), u64>,
     /// Tasks that wait in a queue, and sessions that could begin with them.
     queued: BTreeMap<(TaskId, SessionId), u64>,
     /// Sessions of which the core believes otherwise about who waits.
@@ -78,8 +76,13 @@ impl World {
         let clock_ms = core.elapsed_ms();
         let queued = self.could_run(&idle);
         lasting(&mut self.watch.queued, queued, clock_ms);
-        lasting(&mut self.watch.waits, waits.iter().map(|(token, _)| *token), clock_ms);
-        lasting(&mut self.watch.idle, idle, clock_ms);
+        let may_be_given = |token: LeaseToken, idle: SessionId| {
+            let session = core.session(idle);
+            core.task_of(token).zip(session).is_some_and(|(task, session)| core.may_be_given(task, session))
+        };
+        let pairs = waits.iter().flat_map(|(token, _)| idle.iter().map(|idle| (*token, *idle)));
+        let beside_idle = pairs.filter(|(token, idle)| may_be_given(*token, *idle));
+        lasting(&mut self.watch.waits, beside_idle, clock_ms);
         lasting(&mut self.watch.differs, differs, clock_ms);
         if compared > 0 {
             self.oracle.note("waiting known");
@@ -101,20 +104,11 @@ impl World {
             let what = format!("task {task} waits in its queue while {} could begin with it", node_of(idle));
             return Err(Violation { kind: Kind::Waits, what });
         }
-        for (token, holder) in waits.iter().filter(|(token, _)| lasts(&self.watch.waits[token])) {
-            let Some(task) = core.task_of(*token) else { continue };
-            let idle = self.watch.idle.iter().find(|(id, since)| {
-                lasts(since) && core.session(**id).is_some_and(|s| core.may_be_given(task, s))
-            });
-            if let Some((idle, _)) = idle {
-                let what = format!(
-                    "task {} waits on {} while {} is idle",
-                    task.id(),
-                    node_of(holder),
-                    node_of(idle)
-                );
-                return Err(Violation { kind: Kind::Waits, what });
-            }
+        if let Some(((token, idle), _)) = self.watch.waits.iter().find(|(_, since)| lasts(since)) {
+            let task = core.task_of(*token).map(|task| task.id());
+            let holder = waits.iter().find(|(each, _)| each == token).map_or("?", |(_, id)| node_of(id));
+            let what = format!("task {task:?} waits on {holder} while {} is idle", node_of(idle));
+            return Err(Violation { kind: Kind::Waits, what });
         }
         Ok(())
     }
