@@ -3,12 +3,14 @@
 
 use lamagrid_blobs::BlobName;
 use lamagrid_domain::{
-    BlobForm, BlobMeta, BootId, Durability, Failure, FailureKind, Hash, LeaseToken, Params, QueueName,
-    Scalar, Stages, Status, TaskSpec,
+    BlobForm, BlobMeta, BootId, Counters, Durability, Failure, FailureKind, Hash, LeaseToken, Owner, Params,
+    QueueName, Scalar, Stages, Status, TaskSpec,
 };
 
 use super::*;
-use crate::core::{NodeId, Statistics, StoredTask, Tombstone, Watermark};
+use crate::core::{
+    FinishedTask, NodeId, Order, OrderKind, Pause, ResultPlace, Statistics, StoredTask, Tombstone, Watermark,
+};
 
 pub(super) fn id(n: u8) -> TaskId {
     TaskId::from_bytes([n; 16])
