@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a helper of tests fails with its test")]
 
 mod fake;
+#[path = "session/settings.rs"]
+mod settings;
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -22,10 +24,9 @@ use lamagrid_node::backend::{Answer, Backend, Echo, FileState, OfferTable, Progr
 use lamagrid_process::random_id;
 use lamagrid_protocol::frame::MAX_INLINE_BYTES;
 use lamagrid_protocol::message::{
-    Abandon, Action, ActionKind, Assign, AttemptOutcome, Command, Delivery, Hello, Hint, NodeChange, Proceed,
-    RefusedCommand, Stored,
+    Abandon, Action, Assign, AttemptOutcome, Command, Delivery, Hello, Hint, Proceed, Stored,
 };
-use lamagrid_session::{Adjust, Adjustment, ChangeRefused, NextJob, Pipeline, Session, SessionOptions};
+use lamagrid_session::{NextJob, Pipeline, Session, SessionOptions};
 
 type Served = JoinHandle<Option<Failure>>;
 
@@ -41,7 +42,7 @@ fn start_with(fake: &Fake, slots: u16, overlap: u16) -> Arc<Session> {
         slots,
         overlap,
         sampler: None,
-        adjust: Some(Arc::new(Adjusting)),
+        adjust: Some(Arc::new(settings::Adjusting)),
     };
     Arc::new(Session::start(options).unwrap())
 }
@@ -536,114 +537,6 @@ async fn a_drain_command_finishes_the_running_task() {
     assert_eq!(served.join().unwrap(), None);
 }
 
-/// R4.4: a drained node takes tasks again in a new session with its whole credit; what it works on continues.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_drain_is_taken_back_while_a_task_runs() {
-    let dir = short_dir();
-    let mut fake = Fake::start(dir.path()).await;
-    let session = start_with(&fake, 1, 1);
-    let _served = serving(&session, echo());
-    fake.welcome(vec![]).await;
-    let (spec, token) = fake.task(10, 10, &[("echo_ms", 800)]);
-    fake.assign(&spec, token).await;
-    fake.begun(token).await;
-    fake.command(1, Action::Drain);
-    fake.command(2, Action::Undrain);
-    let (_, hello, ready) = fake.welcome(vec![]).await;
-    assert_eq!((hello.running, ready.credit), (vec![token], 1), "one of slot and overlap is used");
-    let (delivery, _) = fake.delivery().await;
-    assert_eq!((delivery.token, delivery.credit), (token, 2));
-    done(&delivery);
-    // A drain by the process itself is not taken back.
-    session.drain();
-    fake.commands.clear();
-    fake.command(1, Action::Undrain);
-    let refused = fake.until(refusal).await;
-    assert!(refused.reason.contains("told to end on its own host"), "{}", refused.reason);
-}
-
-/// R4.4: models, slots and labels change in a new session of the same process, which keeps its running task.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_change_of_settings_registers_the_node_again_and_keeps_its_work() {
-    let dir = short_dir();
-    let mut fake = Fake::start(dir.path()).await;
-    let session = start_with(&fake, 1, 1);
-    let _served = serving(&session, echo());
-    let (_, hello, _) = fake.welcome(vec![]).await;
-    assert_eq!(hello.actions[3..], [ActionKind::Undrain, ActionKind::Set]);
-    let (spec, token) = fake.task(10, 10, &[("echo_ms", 600)]);
-    fake.assign(&spec, token).await;
-    fake.begun(token).await;
-    let labels = Some(vec!["a100".into()]);
-    fake.command(1, Action::Set { change: NodeChange { slots: Some(3), labels, ..NodeChange::default() } });
-    let (_, hello, ready) = fake.welcome(vec![]).await;
-    assert_eq!((hello.slots, hello.overlap, hello.running), (3, 3, vec![token]));
-    assert_eq!((hello.info.labels, ready.credit), (vec!["a100".into()], 5));
-    let (delivery, _) = fake.delivery().await;
-    assert_eq!((delivery.token, delivery.credit), (token, 6));
-    // Threads are for the backend, and need no new session.
-    fake.commands.clear();
-    fake.command(1, Action::Set { change: NodeChange { threads: Some(2), ..NodeChange::default() } });
-    fake.until(|received| {
-        matches!(received, fake::Received::Poll(poll) if poll.acknowledged == 1).then_some(())
-    })
-    .await;
-    assert_eq!((session.take_threads(), session.take_threads()), (Some(2), None));
-}
-
-/// R4.4: a change is refused as a whole, with the reason, and the session goes on.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_change_that_is_impossible_is_refused_with_the_reason() {
-    let dir = short_dir();
-    let mut fake = Fake::start(dir.path()).await;
-    let session = start(&fake, 1);
-    let _served = serving(&session, echo());
-    fake.welcome(vec![]).await;
-    let change = |models: &[&str], slots| NodeChange {
-        models: Some(models.iter().map(|model| model.parse().unwrap()).collect()),
-        slots: Some(slots),
-        ..NodeChange::default()
-    };
-    for (seq, change, reason) in [
-        (1, change(&["lama", "manga"], 2), "it was started without the model manga; it has lama"),
-        (2, change(&["lama"], 9), "at most 4 slots"),
-        (3, change(&["lama"], 0), "a node has 1 to 64 slots, not 0"),
-    ] {
-        fake.command(seq, Action::Set { change });
-        let refused = fake.until(refusal).await;
-        assert_eq!((refused.seq, refused.reason.as_str()), (seq, reason));
-    }
-    let poll = fake.poll().await;
-    assert!(poll.refused.is_empty() && poll.acknowledged == 3, "{poll:?}");
-    let (spec, token) = fake.task(10, 10, &[]);
-    fake.assign(&spec, token).await;
-    assert_eq!(fake.delivery().await.0.credit, 2, "it has one slot still");
-}
-
-/// Fewer slots than backends: assigned tasks wait for a slot.
-#[tokio::test(flavor = "multi_thread")]
-async fn fewer_slots_run_fewer_tasks_at_once() {
-    let dir = short_dir();
-    let mut fake = Fake::start(dir.path()).await;
-    let session = start_with(&fake, 2, 2);
-    let pipeline = Arc::new(Pipeline::start(&session, 2, 1_000_000).unwrap());
-    for _ in 0..2 {
-        let (session, pipeline, mut backend) = (Arc::clone(&session), Arc::clone(&pipeline), echo());
-        std::thread::spawn(move || serve(&session, &pipeline, &mut backend, OfferTable::default()));
-    }
-    fake.welcome(vec![]).await;
-    fake.command(1, Action::Set { change: NodeChange { slots: Some(1), ..NodeChange::default() } });
-    let (_, hello, ready) = fake.welcome(vec![]).await;
-    assert_eq!((hello.slots, hello.overlap, ready.credit), (1, 1, 2));
-    let (first, first_token) = fake.task(10, 10, &[("echo_ms", 500)]);
-    let (second, second_token) = fake.task(10, 10, &[("echo_ms", 10)]);
-    fake.assign(&first, first_token).await;
-    fake.begun(first_token).await;
-    fake.assign(&second, second_token).await;
-    assert_eq!(fake.delivery().await.0.token, first_token);
-    assert_eq!(fake.delivery().await.0.token, second_token);
-}
-
 /// R4.4: a removed node ends, although it was registered before, and stops what it works on.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_removed_node_stops_its_task_and_ends_with_the_refusal() {
@@ -659,22 +552,6 @@ async fn a_removed_node_stops_its_task_and_ends_with_the_refusal() {
     fake.reject_removed(Failure::new(FailureKind::InvalidInput, "ann removed it")).await;
     let ended = tokio::task::spawn_blocking(move || served.join().unwrap()).await.unwrap();
     assert_eq!(ended.map(|failure| failure.message), Some("ann removed it".to_owned()));
-}
-
-/// Allows up to four slots.
-#[derive(Debug)]
-struct Adjusting;
-
-impl Adjust for Adjusting {
-    fn adjust(&self, adjustment: Adjustment) -> Result<(), ChangeRefused> {
-        let is_possible = adjustment.slots.is_none_or(|slots| slots <= 4);
-        is_possible.then_some(()).ok_or_else(|| ChangeRefused("at most 4 slots".to_owned()))
-    }
-}
-
-/// The refused command of a poll.
-fn refusal(received: fake::Received) -> Option<RefusedCommand> {
-    if let fake::Received::Poll(poll) = received { poll.refused.into_iter().next() } else { None }
 }
 
 #[test]

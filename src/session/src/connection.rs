@@ -20,7 +20,8 @@ use lamagrid_transport::request::Requester;
 use lamagrid_transport::{Endpoints, EventPublisher, LaneReceiver, SocketError};
 
 use crate::settings::ChangeRefused;
-use crate::state::{DrainedBy, Executed, Shared};
+use crate::state::shared::Shared;
+use crate::state::{DrainedBy, Executed};
 
 /// Limit on connecting to a socket: all are on this host, so that a peer that takes longer hangs.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(2);

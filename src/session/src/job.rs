@@ -16,7 +16,7 @@ use lamagrid_protocol::frame::MAX_INLINE_BYTES;
 use lamagrid_protocol::message::{AttemptOutcome, Message, NodeEvent, Step};
 
 use crate::attempt::Attempt;
-use crate::state::Shared;
+use crate::state::shared::Shared;
 
 /// Minimum interval of progress events; a person could not see more.
 const STEP_INTERVAL: Duration = Duration::from_millis(50);

@@ -12,7 +12,8 @@ use lamagrid_transport::SocketError;
 use lamagrid_transport::request::Requester;
 
 use crate::connection::{self, Ended};
-use crate::state::{Phase, Shared};
+use crate::state::Phase;
+use crate::state::shared::Shared;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);

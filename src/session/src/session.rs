@@ -20,7 +20,8 @@ use lamagrid_transport::Endpoints;
 use crate::job::Job;
 use crate::runner;
 use crate::settings::Adjust;
-use crate::state::{DrainedBy, Offers, Shared};
+use crate::state::shared::Shared;
+use crate::state::{DrainedBy, Offers};
 
 /// How long [`Session::close`] waits for its thread, which says goodbye within half of it.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(2);

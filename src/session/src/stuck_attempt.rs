@@ -5,7 +5,8 @@
 use std::time::{Duration, Instant};
 
 use crate::Session;
-use crate::state::{Shared, Stage};
+use crate::state::Stage;
+use crate::state::shared::Shared;
 
 /// A cancelled or abandoned attempt that is still in its slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
