@@ -17,7 +17,6 @@ use crate::args::SetArgs;
 use crate::error::CliError;
 use crate::node_view::NodeDetailView;
 use crate::output::Streams;
-use crate::view::StatisticsView;
 
 /// Interval at which the state of a change is asked for; a node answers within its poll interval.
 const ASK_EVERY: Duration = Duration::from_millis(100);
@@ -100,7 +99,7 @@ impl Admin {
                 return Err(unexpected());
             };
             let is_last = !page.more || page.lines.is_empty();
-            lines.extend(page.lines.into_iter().map(StatisticsView::from));
+            lines.extend(page.lines);
             if is_last {
                 return self.format.render(&lines).map(Answer::ok);
             }

@@ -251,33 +251,12 @@ impl Show for Vec<QueueView> {
     }
 }
 
-/// Figures of the ended tasks of one model in one queue.
-#[derive(Serialize)]
-pub(crate) struct StatisticsView {
-    queue: QueueName,
-    model: ModelName,
-    completed: u64,
-    failed: u64,
-    cancelled: u64,
-    /// Of all completed tasks together.
-    wait_ms: u64,
-    /// Of all completed tasks together.
-    run_ms: u64,
-}
-
-impl From<StatisticsLine> for StatisticsView {
-    fn from(line: StatisticsLine) -> Self {
-        let StatisticsLine { queue, model, completed, failed, cancelled, wait_ms, run_ms } = line;
-        Self { queue, model, completed, failed, cancelled, wait_ms, run_ms }
-    }
-}
-
-impl Show for Vec<StatisticsView> {
+impl Show for Vec<StatisticsLine> {
     fn table(&self) -> String {
         if self.is_empty() {
             return "no task has ended yet".to_owned();
         }
-        let row = |line: &StatisticsView| {
+        let row = |line: &StatisticsLine| {
             let mean = |total_ms: u64| match line.completed {
                 0 => "-".to_owned(),
                 completed => duration_ms(total_ms as f64 / completed as f64),
