@@ -358,6 +358,6 @@ async fn the_ping_is_the_first_message_even_with_tasks_pending() {
                 client.submit(task(id, LARGE), PATIENCE).await
             });
         }
-        fake.receive().await; // and checks what came before it
+        fake.receive().await; // and checks the messages before it
     }
 }

@@ -171,7 +171,7 @@ impl Capabilities {
     #[must_use]
     pub fn to_toml(&self) -> String {
         let mut out = String::from(
-            "# The offer of a node to its scheduler. `lamagrid-node capabilities --write FILE` wrote what was found; edit it, and\n\
+            "# The offer of a node to its scheduler. `lamagrid-node capabilities --write FILE` wrote the detected hardware; edit it, and\n\
              # start the node with `lamagrid-node --capabilities FILE` or `lamagrid pynode --capabilities FILE`. A key that is\n\
              # left out keeps the value that is found at the start.\n\n",
         );

@@ -2,7 +2,7 @@
 //!
 //! NVIDIA's GPUs come from the driver's library, which is loaded at run time; AMD's from sysfs; processor and memory from
 //! procfs, under the limits of control groups and affinity. A source that fails adds a [`Remark`] and hides nothing else.
-//! A capability file can only narrow what was found.
+//! A capability file can only narrow the detected hardware.
 //!
 //! Does not: choose the device of a model, read the environment, or link a driver.
 

@@ -1,4 +1,4 @@
-//! Administration of nodes: what is known about one, removals, drains taken back, changes of settings; statistics.
+//! Administration of nodes: details of one, removals, drains that are taken back, changes of settings; statistics.
 
 use lamagrid_domain::FailureKind;
 use lamagrid_protocol::message::{
