@@ -6,6 +6,7 @@ R7.1, X8, X11. People who use it meanwhile are served within a second.
 from __future__ import annotations
 
 import contextlib
+import json
 import resource
 import socket
 import threading
@@ -32,8 +33,8 @@ MOST_THREADS = max(BODIES, SOCKETIO_SESSIONS // 2) + 50
 """Those that wait for bodies, or with the pings of one address's sessions; and those of the visitors."""
 SOON_S = 1.0
 FEW_THREADS = 50
-TIMED_OUT_S = 120.0
-"""Engine.IO pings after 25 s, ends a session that has not answered 20 s later, and removes it 20 s later."""
+PINGED_S = 40.0
+"""Engine.IO pings every 25 s."""
 MANY = 2_000
 PICTURE, MASK = encoded(np.full((48, 64, 3), 90, np.uint8)), encoded(hole(48, 64, 10, 12, 14))
 PIECE = bytes(1 << 20)
@@ -104,11 +105,10 @@ def server(web_server: GridServer) -> GridServer:
 
 @pytest.fixture(scope="module", autouse=True)
 def earlier_sessions_ended(server: GridServer, turn: int) -> None:
-    """Wait until the sessions of the round before have timed out: each holds a thread and a place."""
-    end = time.monotonic() + TIMED_OUT_S
-    path = "/socket.io/?EIO=4&transport=polling"
-    while turn > 0 and (threads_of(server.process.pid) >= FEW_THREADS or server.get(path).status_code != 200):
-        assert time.monotonic() < end, f"{threads_of(server.process.pid)} threads"
+    """Wait until the threads of earlier sessions have ended: each waits to send its next ping."""
+    end = time.monotonic() + PINGED_S
+    while turn > 0 and (threads := threads_of(server.process.pid)) >= FEW_THREADS:
+        assert time.monotonic() < end, f"{threads} threads"
         time.sleep(0.5)
 
 
@@ -342,10 +342,18 @@ def test_a_websocket_that_floods_and_reads_nothing_waits(
 def test_sessions_of_socketio_without_end_are_refused(server: GridServer, bounded: None) -> None:
     """Each costs a thread, until its first ping is not answered."""
     path = "/socket.io/?EIO=4&transport=polling"
-    statuses = [server.get(path).status_code for _ in range(700)]
+    answers = [server.get(path) for _ in range(700)]
+    statuses = [answer.status_code for answer in answers]
     assert set(statuses) == {200, 503}
     assert 400 < statuses.count(200) <= 512
     other = Sender(server, OTHER_ADDRESS)
     other.socket.sendall(b"GET %b HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n\r\n" % (path.encode(), other.port))
     assert other.answer().startswith(b"HTTP/1.1 200 ")
     other.close()
+    # A session that is closed gives its place back at once.
+    for answer in answers:
+        if answer.status_code == 200:
+            session = f"{path}&sid={json.loads(answer.text[1:])['sid']}"
+            assert server.post(session, data="1").status_code == 200
+            assert server.get(session).status_code == 400
+    assert server.get(path).status_code == 200
