@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 WORK = ROOT / "target" / "upgrade"
 # Where the minor version stands, in this commit and in earlier ones.
 FRAMES = ("src/protocol/src/frame.rs", "src/wire/src/frame.rs")
+BUILD_S = 3_600.0
 
 
 @dataclass(frozen=True)
@@ -77,10 +78,10 @@ def previous() -> Version:
         assert archive.returncode == 0
         env = {**os.environ, "CARGO_TARGET_DIR": str(target)}
         cargo = ["cargo", "build", "--release", "--locked", "-p", "lamagrid-node", "--no-default-features"]
-        subprocess.run(cargo, cwd=source, env=env, check=True)
+        subprocess.run(cargo, cwd=source, env=env, check=True, timeout=BUILD_S)
         wheels = WORK / "wheels"
         maturin = [Path(sys.executable).parent / "maturin", "build", "--release", "--locked", "--out", wheels]
-        subprocess.run(maturin, cwd=source, env=env, check=True)
+        subprocess.run(maturin, cwd=source, env=env, check=True, timeout=BUILD_S)
         wheel = max(wheels.glob("lamagrid-*.whl"), key=lambda path: path.stat().st_mtime)
         pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", f"{site}.part", wheel]
         subprocess.run(pip, check=True)

@@ -24,7 +24,8 @@ from stock.forms import stock_form
 from stock.processes import Processes
 from upgrade.conftest import Version
 
-pytestmark = pytest.mark.timeout(600)
+# Without the build of the earlier version, which has a limit of its own.
+pytestmark = pytest.mark.timeout(600, func_only=True)
 
 CLIENTS = 6
 NODES = 2
