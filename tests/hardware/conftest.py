@@ -67,12 +67,12 @@ def capabilities(driver: Driver, *words: str | Path, env: Mapping[str, str] | No
 class Grid:
     """A scheduler, and the nodes that a test starts."""
 
-    def __init__(self, processes: Processes, data_dir: Path) -> None:
+    def __init__(self, processes: Processes, data_dir: Path, env: Mapping[str, str] | None = None) -> None:
         self.processes = processes
         self.data_dir = data_dir
         self.client = TaskClient(data_dir)
         command = [sys.executable, "-m", "lamagrid", "scheduler", "--data-dir", data_dir]
-        scheduler = processes.start("scheduler", command)
+        scheduler = processes.start("scheduler", command, env)
         processes.wait_until(self._answers, READY_S, "the scheduler", [scheduler])
 
     def _answers(self) -> bool:
@@ -80,9 +80,11 @@ class Grid:
             return self.client.survey(0.5) is not None
         return False
 
-    def echo(self, driver: Driver, *flags: str | Path, **env: str) -> subprocess.Popen[bytes]:
+    def echo(
+        self, driver: Driver, *flags: str | Path, name: str = "n", **env: str
+    ) -> subprocess.Popen[bytes]:
         """Start an echo node under the driver's GPUs."""
-        command = [NODE, "--backend", "echo", "--model", "lama", "--name", "n", "--data-dir", self.data_dir]
+        command = [NODE, "--backend", "echo", "--model", "lama", "--name", name, "--data-dir", self.data_dir]
         return self.processes.start("node", [*command, *flags], {**driver.env, **env})
 
     def nodes(self, names: set[str], child: subprocess.Popen[bytes]) -> dict[str, dict[str, Any]]:

@@ -52,6 +52,8 @@ struct What {
     retry_in_ms: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     task: Option<TaskId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    spilled_to: Option<QueueName>,
     #[serde(skip)]
     text: String,
 }
@@ -64,6 +66,7 @@ impl What {
             failure: None,
             retry_in_ms: None,
             task: None,
+            spilled_to: None,
             text,
         };
         match milestone {
@@ -71,8 +74,10 @@ impl What {
             Milestone::Replays { task } => {
                 Self { task: Some(task), ..entry("accepted", format!("accepted as the replay of {task}")) }
             }
-            Milestone::Assigned { node } => {
-                Self { node: Some(node.to_string()), ..entry("assigned", format!("given to node {node}")) }
+            Milestone::Assigned { node, spilled_to } => {
+                let mut text = format!("given to node {node}");
+                text.extend(spilled_to.iter().map(|queue| format!("; it had spilled to queue {queue}")));
+                Self { node: Some(node.to_string()), spilled_to, ..entry("assigned", text) }
             }
             Milestone::Failed { failure, retry_in_ms } => {
                 let failure = failure.bounded();

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Failure, NodeName, Status, TaskId};
+use crate::{Failure, NodeName, QueueName, Status, TaskId};
 
 /// One recorded event of a task.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -30,6 +30,9 @@ pub enum Milestone {
     Assigned {
         /// The node.
         node: NodeName,
+        /// The other queue whose nodes could take it by then, because it had waited; `None` if there was none.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        spilled_to: Option<QueueName>,
     },
     /// The node reported a failure.
     Failed {

@@ -116,7 +116,7 @@ impl Drop for Fake {
 pub(super) fn history(task: TaskInfo) -> TaskHistory {
     let at = |ms: u64, attempt, what| Entry { at_wall_ms: task.created_wall_ms + ms, attempt, what };
     let failure = Failure::new(FailureKind::OutOfMemory, "no room on cuda:0; use a smaller picture");
-    let node = |name: &str| Milestone::Assigned { node: name.parse().unwrap() };
+    let node = |name: &str| Milestone::Assigned { node: name.parse().unwrap(), spilled_to: None };
     let history = vec![
         at(0, 0, Milestone::Accepted),
         at(4, 1, node("gpu-1")),

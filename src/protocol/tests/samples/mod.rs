@@ -276,7 +276,7 @@ fn admin() -> Vec<Sample> {
     let milestones = [
         Milestone::Accepted,
         Milestone::Replays { task: id() },
-        Milestone::Assigned { node: node() },
+        Milestone::Assigned { node: node(), spilled_to: None },
         Milestone::Failed { failure: failure(), retry_in_ms: Some(500) },
         Milestone::NodeLost { counts: true, shared: false },
         Milestone::GivenBack,

@@ -244,7 +244,8 @@ impl Task {
 
     fn take_lease(&mut self, Lease { token, session }: Lease, node: &NodeId, now: Now) {
         self.apply(Event::Assign { token, session });
-        self.record(now, Milestone::Assigned { node: node.name.clone() });
+        let (node_name, spilled_to) = (node.name.clone(), self.spilled_to.clone());
+        self.record(now, Milestone::Assigned { node: node_name, spilled_to });
         self.node = Some(node.clone());
     }
 
