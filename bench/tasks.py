@@ -56,7 +56,10 @@ ROWS = (
     Row("memory_per_task", "KiB", 2, 1),
     Row("overload_refused_p99", "ms", 50, 50),
     Row("overload_growth", "MB", 20, 20),
+    Row("routing_1_queue", "us", 5, 2),
+    Row("routing_20_queues", "us", 5, 2),
 )
+ROUTING_NODES = 1_000
 
 
 class Grid:
@@ -203,12 +206,28 @@ def overload(quick: bool) -> dict[str, float]:
     return {"overload_refused_p99": told["p99"], "overload_growth": growth}
 
 
+def routing(_: bool) -> dict[str, float]:
+    """What it takes to choose a new task's queue and its node, of a thousand."""
+    values = {}
+    print(f"\n{'routing':>8} {'nodes':>6} {'need, queue':>12} {'node, busy':>11} {'node, idle':>11} {'next task':>10}")
+    for queues, name in ((1, "routing_1_queue"), (20, "routing_20_queues")):
+        command = [PROGRAMS / "examples" / "routing", str(queues), str(ROUTING_NODES)]
+        told = json.loads(subprocess.run(command, check=True, capture_output=True, timeout=120).stdout)
+        print(
+            f"{queues:>8} {ROUTING_NODES:>6} {told['queue_ns']:>9} ns {told['busy_ns']:>8} ns "
+            f"{told['idle_ns']:>8} ns {told['next_ns']:>7} ns"
+        )
+        values[name] = (told["queue_ns"] + told["idle_ns"]) / 1e3
+    return values
+
+
 PARTS: tuple[tuple[tuple[str, ...], Callable[[bool], dict[str, float]]], ...] = (
     (("tasks_process", "tasks_full", "one_in_flight_p50"), throughput),
     (("restart_p99",), restart),
     (("cancel_p99",), cancel),
     (("start_100k", "memory_per_task"), queue),
     (("overload_refused_p99", "overload_growth"), overload),
+    (("routing_1_queue", "routing_20_queues"), routing),
 )
 
 

@@ -16,7 +16,7 @@ from stock.processes import Processes
 def python_grid(
     folder: Path, models: Sequence[str], env: Mapping[str, str], cwd: Path | None = None
 ) -> Iterator[TaskClient]:
-    """A client of a grid whose Python node serves the models, with this environment, in that folder."""
+    """A client of a grid whose Python node serves the models; both have this environment, the node that folder."""
     with _grid(folder, (sys.executable, "-m", "lamagrid", "pynode"), models, env, cwd) as client:
         yield client
 
@@ -36,7 +36,7 @@ def _grid(
     try:
         data_dir = folder / "data"
         command = [sys.executable, "-m", "lamagrid", "scheduler", "--data-dir", data_dir]
-        scheduler = processes.start("scheduler", command)
+        scheduler = processes.start("scheduler", command, env)
         client = TaskClient(data_dir)
         processes.wait_until(lambda: client.survey() is not None, 60, "the scheduler", [scheduler])
         flags = [word for name in models for word in ("--model", name)]
