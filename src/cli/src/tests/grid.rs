@@ -116,12 +116,12 @@ impl Drop for Fake {
 pub(super) fn history(task: TaskInfo) -> TaskHistory {
     let at = |ms: u64, attempt, what| Entry { at_wall_ms: task.created_wall_ms + ms, attempt, what };
     let failure = Failure::new(FailureKind::OutOfMemory, "no room on cuda:0; use a smaller picture");
-    let node = |name: &str| Milestone::Assigned { node: name.parse().unwrap(), spilled_to: None };
+    let node = |name: &str, spilled_to| Milestone::Assigned { node: name.parse().unwrap(), spilled_to };
     let history = vec![
         at(0, 0, Milestone::Accepted),
-        at(4, 1, node("gpu-1")),
+        at(4, 1, node("gpu-1", None)),
         at(1_250, 1, Milestone::Failed { failure, retry_in_ms: Some(640) }),
-        at(1_900, 2, node("gpu-2")),
+        at(1_900, 2, node("gpu-2", Some(QueueName::cpu()))),
         at(2_500, 2, Milestone::NodeLost { counts: true, shared: false }),
         at(61_298, 2, Milestone::Ended { status: task.status }),
     ];

@@ -1,7 +1,7 @@
 //! Queues with requirements, spill, and devices that are not enough.
 
 use lamagrid_domain::{
-    DeviceClass, FailureKind, LiveFigures, MemoryUse, NodeInfo, Params, PictureSize, Scalar, TaskSpec,
+    DeviceClass, FailureKind, LiveFigures, MemoryUse, Milestone, NodeInfo, Params, PictureSize, Scalar, TaskSpec,
 };
 use lamagrid_protocol::message::{Heartbeat, NodeEvent};
 
@@ -86,6 +86,9 @@ fn the_scheduler_chooses_the_queue_and_a_task_spills_after_the_set_time() {
     grid.pass(100);
     assert_eq!(given(&grid.handle(Input::Tick)), ["lane #1/0: assign T1 #2"]);
     assert_eq!(queue_of(&grid, 1), "gpu", "it stays in its queue");
+    let given = &grid.core.tasks[id(1)].history().last().unwrap().what;
+    let (node, spilled_to) = ("c".parse().unwrap(), Some("cpu".parse().unwrap()));
+    assert_eq!(*given, Milestone::Assigned { node, spilled_to });
     // A classical algorithm prefers the CPU at once.
     let queued = TaskSpec { queue: "gpu".parse().unwrap(), ..routed(2, "cv2", 1) };
     grid.handle(submit_spec(queued));
