@@ -2,10 +2,10 @@
 
 usage: bench/models.py [--quick] [--tasks N] [--mib N] [--limit-mib N]
 
-Three TorchScript networks on one Rust node, and tasks for them in a random order, the same in each run. They come in
-blocks, and each block is run three times before the next one begins: its tasks one after the other, and all at once on
-each of two grids that differ in `scheduler.warm_first_ms` alone. With its default a node takes tasks of models in memory
-first, with 0 it takes all by their arrival.
+Three TorchScript networks on one Rust node, and tasks for them in a random order, the same in each run. They
+come in blocks, and each block is run three times before the next one begins: its tasks one after the other,
+and all at once on each of two grids that differ in `scheduler.warm_first_ms` alone. With its default a node
+takes tasks of models in memory first, with 0 it takes all by their arrival.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Way:
     def __str__(self) -> str:
         p50, p99 = (figure(quantile(self.waits_ms, share)) for share in (0.5, 0.99))
         return (
-            f"{self.name:32} {len(self.waits_ms):6} {self.loads:6} {p50:>8} {p99:>8} "
+            f"{self.name:36} {len(self.waits_ms):6} {self.loads:6} {p50:>8} {p99:>8} "
             f"{figure(self.took_s):>7} {self.highest // MIB:9}"
         )
 
@@ -93,7 +93,7 @@ def grid(folder: Path, sections: Sequence[str]) -> Iterator[TaskClient]:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="bench/models.py", description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--quick", action="store_true", help="small networks and few tasks: does it work at all")
+    parser.add_argument("--quick", action="store_true", help="small and few: does it work at all")
     parser.add_argument("--tasks", type=int, help="200")
     parser.add_argument("--mib", type=int, help="size of each network: 300")
     parser.add_argument("--limit-mib", type=int, help="memory for models: 800")
@@ -123,7 +123,9 @@ def main() -> None:
         for number, first in enumerate(range(0, count, BLOCK)):
             for way in ways if number % 2 == 0 else reversed(ways):
                 way.run(order[first : first + BLOCK])
-        print(f"{'':32} {'tasks':>6} {'loads':>6} {'p50, ms':>8} {'p99, ms':>8} {'all, s':>7} {'most MiB':>9}")
+        print(
+            f"{'':36} {'tasks':>6} {'loads':>6} {'p50, ms':>8} {'p99, ms':>8} {'all, s':>7} {'most MiB':>9}"
+        )
         print("\n".join(map(str, ways)))
 
 

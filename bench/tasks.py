@@ -209,12 +209,12 @@ def overload(quick: bool) -> dict[str, float]:
 def routing(_: bool) -> dict[str, float]:
     """What it takes to choose a new task's queue and its node, of a thousand."""
     values = {}
-    print(f"\n{'routing':>8} {'nodes':>6} {'need, queue':>12} {'node, busy':>11} {'node, idle':>11} {'next task':>10}")
+    print(f"\n{'queues':>6} {'nodes':>6} {'need, queue':>12} {'busy':>11} {'idle':>11} {'next task':>10}")
     for queues, name in ((1, "routing_1_queue"), (20, "routing_20_queues")):
         command = [PROGRAMS / "examples" / "routing", str(queues), str(ROUTING_NODES)]
         told = json.loads(subprocess.run(command, check=True, capture_output=True, timeout=120).stdout)
         print(
-            f"{queues:>8} {ROUTING_NODES:>6} {told['queue_ns']:>9} ns {told['busy_ns']:>8} ns "
+            f"{queues:>6} {ROUTING_NODES:>6} {told['queue_ns']:>9} ns {told['busy_ns']:>8} ns "
             f"{told['idle_ns']:>8} ns {told['next_ns']:>7} ns"
         )
         values[name] = (told["queue_ns"] + told["idle_ns"]) / 1e3

@@ -30,7 +30,7 @@ ANSWER_S = 30.0
 SPILL_S = 2
 NO_NODE_S = 1
 LONG_MS = 600_000
-SMALL, LARGE = (300, 400), (1_200, 1_500)
+SMALL, LARGE = (300, 400), (1_000, 1_200)
 """Height and width of pictures below and above a megapixel."""
 
 TABLE = f"""
@@ -50,7 +50,7 @@ requires = {{ device = "gpu", memory_gib = 40, labels = ["a100"] }}
 requires = {{ device = "gpu", memory_gib = 1, labels = ["old"] }}
 
 [queues.art]
-requires = {{ device = "gpu" }}
+requires = {{ device = "gpu", memory_gib = 8 }}
 spill_to = "cpu"
 spill_after_s = {SPILL_S}
 
@@ -98,8 +98,12 @@ class Routed:
 
     def wait_until_runs(self, task: Task) -> str:
         """Wait until a node works on a task, and return its name."""
-        is_running = lambda: (told := task.status())["status"] == "processing" and told["node"]
-        return str(self.grid.processes.wait_until(is_running, ANSWER_S, "a node for the task"))
+
+        def node() -> str | None:
+            told = task.status()
+            return told["node"] if told["status"] == "processing" else None
+
+        return str(self.grid.processes.wait_until(node, ANSWER_S, "a node for the task"))
 
     def stop(self) -> None:
         """End the nodes, and wait until the scheduler has seen it."""
@@ -167,7 +171,9 @@ def test_small_pictures_go_to_the_cpu_and_large_ones_to_the_gpu(routed: Routed) 
         for size in (SMALL, LARGE)
     ]
     told = show(tasks)
-    reached = Counter((what, info["queue"], info["node"]) for (what, _), info in zip(tasks, told, strict=True))
+    reached = Counter(
+        (what, info["queue"], info["node"]) for (what, _), info in zip(tasks, told, strict=True)
+    )
     assert reached == {("small picture", "cpu", "plain"): 5, ("large picture", "gpu", "strong"): 5}
     attempts = [
         [entry["node"] for entry in routed.shown(task)["history"] if entry["event"] == "assigned"]
@@ -205,12 +211,15 @@ def test_a_task_spills_after_its_time_while_the_gpu_is_busy(routed: Routed) -> N
     routed.start("strong")
     busy = routed.submit(LARGE, echo_ms=LONG_MS)
     assert routed.wait_until_runs(busy) == "strong"
+    prepared = routed.submit(LARGE, "manga")
+    assert routed.wait_until_runs(prepared) == "strong", "the busy node prepares one more task"
     routed.start("plain")
     assert_spills(routed, "gpu busy")
+    assert prepared.status()["node"] == "strong", "it does not wait in its queue any more"
     busy.cancel()
-    (idle,) = show([("gpu idle again", routed.submit(LARGE, "manga"))])
-    assert (idle["queue"], idle["node"]) == ("art", "strong")
-    assert idle["stages"]["queue_ms"] < SPILL_S * 1_000
+    told = show([("prepared, gpu busy", prepared), ("gpu idle again", routed.submit(LARGE, "manga"))])
+    assert [(info["queue"], info["node"]) for info in told] == [("art", "strong")] * 2
+    assert all(info["stages"]["queue_ms"] < SPILL_S * 1_000 for info in told)
 
 
 def assert_spills(routed: Routed, what: str) -> None:
@@ -221,8 +230,11 @@ def assert_spills(routed: Routed, what: str) -> None:
         return next((line for line in lines if line["queue"] == "art"), {"completed": 0, "wait_ms": 0})
 
     before = counted()
-    tasks = [(f"{name}, {what}", routed.submit(size, "manga")) for name, size in (("small", SMALL), ("large", LARGE))]
-    # A picture of the queue `cpu` that came later passes them: the node is idle, and they must not have it yet.
+    tasks = [
+        (f"{name}, {what}", routed.submit(size, "manga"))
+        for name, size in (("small", SMALL), ("large", LARGE))
+    ]
+    # A picture of the queue `cpu` that came later passes them: the node is idle, but not theirs yet.
     later = routed.submit(SMALL)
     later.wait(ANSWER_S)
     told = show([*tasks, ("later, small", later)])
@@ -241,8 +253,8 @@ def test_a_named_queue_that_cannot_serve_the_task_is_refused(routed: Routed) -> 
     with pytest.raises(InvalidInputError) as caught:
         routed.submit(LARGE, queue="tiny")
     print(f"refused: {caught.value}")
-    # 500 MiB and 1000 MiB for each of 1.8 megapixels.
-    assert_named(str(caught.value), "queue tiny", "a gpu, 1 GiB of memory, the label old", "2.2 GiB")
+    # 500 MiB and 1000 MiB for each of 1.2 megapixels.
+    assert_named(str(caught.value), "queue tiny", "a gpu, 1 GiB of memory, the label old", "1.6 GiB")
     assert "submit it to gpu" in str(caught.value)
     with pytest.raises(InvalidInputError) as caught:
         routed.submit(SMALL, queue="nowhere")
@@ -285,7 +297,9 @@ def test_without_configuration_every_node_serves_every_picture(grid: Grid, drive
 
 def test_a_spill_in_a_circle_is_named(tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
-    path.write_text("[queues.gpu]\nspill_to = 'cpu'\n[queues.cpu]\nspill_to = 'art'\n[queues.art]\nspill_to = 'gpu'\n")
+    path.write_text(
+        "[queues.gpu]\nspill_to = 'cpu'\n[queues.cpu]\nspill_to = 'art'\n[queues.art]\nspill_to = 'gpu'\n"
+    )
     command = [sys.executable, "-m", "lamagrid", "config", "check", path]
     done = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_S, check=False)
     print(done.stderr.strip())

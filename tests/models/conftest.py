@@ -16,7 +16,7 @@ from stock.processes import Processes
 def python_grid(
     folder: Path, models: Sequence[str], env: Mapping[str, str], cwd: Path | None = None
 ) -> Iterator[TaskClient]:
-    """A client of a grid whose Python node serves the models; both have this environment, the node that folder."""
+    """A client of a grid whose Python node, in that folder, serves the models; both have this environment."""
     with _grid(folder, (sys.executable, "-m", "lamagrid", "pynode"), models, env, cwd) as client:
         yield client
 
