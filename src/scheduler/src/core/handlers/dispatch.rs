@@ -92,7 +92,7 @@ impl Core {
         let token = LeaseToken::from_bytes(self.random_bytes());
         let accept_by = self.clock.elapsed_ms() + self.settings.scheduler.accept_timeout_ms;
         let task = self.tasks.get_mut(id).expect("waiting tasks are live");
-        let target = self.sessions.get_mut(session).expect("the caller chose a live session");
+        let target = self.sessions.get(session).expect("the caller chose a live session");
         let node = target.node().clone();
         task.assign(Lease { token, session }, &node, self.clock.now());
         tracing::info!(
@@ -101,8 +101,8 @@ impl Core {
         );
         self.ready.task_dispatched(task);
         self.breaker.on_dispatched(&node, token);
-        target.give(token, self.clock.elapsed_ms(), accept_by);
         let index = target.service_of(task).expect("the session serves the task").lane;
+        self.sessions.give(session, token, self.clock.elapsed_ms(), accept_by);
         self.leases.insert(token, id);
         let inline = task.inline().to_vec();
         let assign = Assign {

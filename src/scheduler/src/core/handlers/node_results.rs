@@ -32,9 +32,10 @@ impl Core {
         session.set_peer(&peer);
         match request {
             ResultRequest::Ready(ready) => {
-                session.ready(ready.credit);
                 // It loaded a model without having a task for it: whatever kept it from loading was put right.
-                if session.set_loaded(&ready.loaded) && session.running() == 0 {
+                let is_right = session.set_loaded(&ready.loaded) && session.running() == 0;
+                self.sessions.ready(id, ready.credit);
+                if is_right {
                     self.node_worked(id);
                 }
             }
@@ -43,8 +44,8 @@ impl Core {
                 self.on_accept(peer, id, accept.token);
             }
             ResultRequest::Delivery(delivery) => {
-                session.delivered(delivery.token, delivery.credit);
                 session.set_loaded(&delivery.loaded);
+                self.sessions.delivered(id, delivery.token, delivery.credit);
                 self.on_delivery(peer, delivery, inline);
             }
         }

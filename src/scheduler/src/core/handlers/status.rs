@@ -61,9 +61,9 @@ impl Core {
             Some(model) => session.offers(queue, model),
             None => session.lane_of(queue).is_some(),
         };
-        let slots = self.working_slots(serves);
         let waiting = self.ready.length(queue).unwrap_or(0);
         let work_ms = self.run_times.usual_ms(queue, None)? * waiting as f64;
+        let slots = self.working_slots(serves);
         (slots > 0 && !self.paused.contains(queue)).then(|| (work_ms / slots as f64) as u64)
     }
 

@@ -48,6 +48,16 @@ pub(crate) struct Placement<'a> {
     pub(crate) faults: Faults,
 }
 
+/// What speaks against a session that could take a task. An idle slot beats everything else.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct NodeCost {
+    would_wait: bool,
+    /// See [`load_cost`].
+    load: u8,
+    /// Tasks that wait for a slot there.
+    waiting: u64,
+}
+
 impl<'a> Placement<'a> {
     /// The session that a waiting task goes to now.
     pub(crate) fn best_for(self, id: TaskId) -> Option<SessionId> {
@@ -56,15 +66,24 @@ impl<'a> Placement<'a> {
             return None;
         }
         let need = self.need(task);
-        let can_take =
-            self.sessions.values().filter(|s| self.can_take(s) && self.may_be_given_now(task, &need, s));
-        // An idle slot beats everything else. Then the cost of the model; then fewer tasks that wait for a slot there;
-        // then the session that was given nothing for longest.
-        can_take
-            .min_by_key(|s| {
-                (self.would_wait_on(s), load_cost(task, &need, s), s.waiting(), s.last_assigned_ms(), s.id())
-            })
-            .map(Session::id)
+        let with_credit = self.sessions.with_credit();
+        let able = with_credit.filter(|s| self.can_take(s) && self.may_be_given_now(task, &need, s));
+        let mut best: Option<(NodeCost, SessionId)> = None;
+        for session in able {
+            let cost = NodeCost {
+                would_wait: self.would_wait_on(session),
+                load: load_cost(task, &need, session),
+                waiting: session.waiting(),
+            };
+            // Of equal ones the first one counts: it was given nothing for longest.
+            if best.is_none_or(|(lowest, _)| cost < lowest) {
+                best = Some((cost, session.id()));
+                if cost == NodeCost::default() {
+                    break;
+                }
+            }
+        }
+        best.map(|(_, session)| session)
     }
 
     /// The best of these sessions, which have idle slots.

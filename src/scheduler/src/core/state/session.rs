@@ -283,13 +283,13 @@ impl Session {
     }
 
     /// The node reported its credit: a task has left its slot, or was dropped before.
-    pub(crate) fn ready(&mut self, credit: u64) {
+    pub(super) fn ready(&mut self, credit: u64) {
         let rise = self.credit.report(credit);
         self.order.freed(rise);
     }
 
     /// An attempt is over on the node; its credit comes with it, unless it came when its slot was left.
-    pub(crate) fn delivered(&mut self, token: LeaseToken, credit: u64) {
+    pub(super) fn delivered(&mut self, token: LeaseToken, credit: u64) {
         self.answered(token);
         let rise = self.credit.report(credit);
         self.tokens.remove(&token);
@@ -356,7 +356,7 @@ impl Session {
         self.order.wanted().collect()
     }
 
-    pub(crate) fn give(&mut self, token: LeaseToken, now_ms: u64, accept_by_ms: u64) {
+    pub(super) fn give(&mut self, token: LeaseToken, now_ms: u64, accept_by_ms: u64) {
         self.credit.spend();
         self.last_assigned_ms = now_ms;
         self.tokens.insert(token, 0);

@@ -1,9 +1,9 @@
 //! The sessions of connected nodes.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Values;
+use std::collections::{BTreeMap, BTreeSet};
 
-use lamagrid_domain::SessionId;
+use lamagrid_domain::{LeaseToken, SessionId};
 use lamagrid_protocol::PeerId;
 
 use super::session::Session;
@@ -11,10 +11,12 @@ use crate::core::node_id::NodeId;
 
 /// All sessions by id.
 ///
-/// Invariant: each lies under its own id, and no two are of one node.
+/// Invariant: each lies under its own id, no two are of one node, and those with credit are listed as such.
 #[derive(Default)]
 pub(crate) struct Sessions {
     by_id: BTreeMap<SessionId, Session>,
+    /// Those with credit, by when they were given a task last: of a thousand nodes, few have to be looked at for a task.
+    with_credit: BTreeSet<(u64, SessionId)>,
     /// How many there have been.
     opened: u64,
 }
@@ -46,6 +48,35 @@ impl Sessions {
         self.by_id.values()
     }
 
+    /// Those with credit; the one that was given nothing for longest comes first.
+    pub(crate) fn with_credit(&self) -> impl Iterator<Item = &Session> {
+        self.with_credit.iter().map(|(_, id)| &self.by_id[id])
+    }
+
+    /// A node reported its credit; see [`Session::ready`].
+    pub(crate) fn ready(&mut self, id: SessionId, credit: u64) {
+        self.change_credit(id, |session| session.ready(credit));
+    }
+
+    /// An attempt is over on a node; see [`Session::delivered`].
+    pub(crate) fn delivered(&mut self, id: SessionId, token: LeaseToken, credit: u64) {
+        self.change_credit(id, |session| session.delivered(token, credit));
+    }
+
+    /// A node is given a task at `now_ms`, which it has to accept by `accept_by_ms`.
+    pub(crate) fn give(&mut self, id: SessionId, token: LeaseToken, now_ms: u64, accept_by_ms: u64) {
+        self.change_credit(id, |session| session.give(token, now_ms, accept_by_ms));
+    }
+
+    fn change_credit(&mut self, id: SessionId, change: impl FnOnce(&mut Session)) {
+        let Some(session) = self.by_id.get_mut(&id) else { return };
+        self.with_credit.remove(&(session.last_assigned_ms(), id));
+        change(session);
+        if session.has_credit() {
+            self.with_credit.insert((session.last_assigned_ms(), id));
+        }
+    }
+
     pub(crate) fn ids(&self) -> Vec<SessionId> {
         self.by_id.keys().copied().collect()
     }
@@ -61,11 +92,14 @@ impl Sessions {
     }
 
     pub(crate) fn insert(&mut self, session: Session) {
+        debug_assert!(!session.has_credit(), "its node has not spoken yet");
         self.by_id.insert(session.id(), session);
     }
 
     pub(crate) fn remove(&mut self, id: SessionId) -> Option<Session> {
-        self.by_id.remove(&id)
+        let session = self.by_id.remove(&id)?;
+        self.with_credit.remove(&(session.last_assigned_ms(), id));
+        Some(session)
     }
 
     #[cfg(test)]
@@ -77,6 +111,9 @@ impl Sessions {
             invariant!(twin.is_none(), "two sessions are of node {}", session.node());
             session.check()?;
         }
+        let able = self.by_id.values().filter(|session| session.has_credit());
+        let able: BTreeSet<_> = able.map(|session| (session.last_assigned_ms(), session.id())).collect();
+        invariant!(able == self.with_credit, "{:?} are listed with credit of {able:?}", self.with_credit);
         Ok(())
     }
 }

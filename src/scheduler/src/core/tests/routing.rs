@@ -1,7 +1,8 @@
 //! Queues with requirements, spill, and devices that are not enough.
 
 use lamagrid_domain::{
-    DeviceClass, FailureKind, LiveFigures, MemoryUse, Milestone, NodeInfo, Params, PictureSize, Scalar, TaskSpec,
+    DeviceClass, FailureKind, LiveFigures, MemoryUse, Milestone, NodeInfo, Params, PictureSize, Scalar,
+    TaskSpec,
 };
 use lamagrid_protocol::message::{Heartbeat, NodeEvent};
 
