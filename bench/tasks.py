@@ -207,7 +207,7 @@ def overload(quick: bool) -> dict[str, float]:
 
 
 def routing(_: bool) -> dict[str, float]:
-    """What it takes to choose a new task's queue and its node, of a thousand."""
+    """The time in which a new task gets its queue and its node, of a thousand."""
     values = {}
     print(f"\n{'queues':>6} {'nodes':>6} {'need, queue':>12} {'busy':>11} {'idle':>11} {'next task':>10}")
     for queues, name in ((1, "routing_1_queue"), (20, "routing_20_queues")):

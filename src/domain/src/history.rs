@@ -30,7 +30,7 @@ pub enum Milestone {
     Assigned {
         /// The node.
         node: NodeName,
-        /// The other queue whose nodes could take it by then, because it had waited; `None` if there was none.
+        /// The other queue that it had spilled to; `None` if it had not.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         spilled_to: Option<QueueName>,
     },

@@ -1,4 +1,4 @@
-//! What routing one task costs, for `bench/tasks.py`: its need and its queue, then the node that gets it.
+//! The cost of routing one task, for `bench/tasks.py`: its need and its queue, then the node that gets it.
 //!
 //! usage: routing QUEUES NODES
 //!

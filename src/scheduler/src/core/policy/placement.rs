@@ -48,7 +48,7 @@ pub(crate) struct Placement<'a> {
     pub(crate) faults: Faults,
 }
 
-/// What speaks against a session that could take a task. An idle slot beats everything else.
+/// The drawbacks of a session that could take a task, the most important one first.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 struct NodeCost {
     would_wait: bool,
