@@ -21,9 +21,9 @@ fn retry(n: u8) -> Input {
     admin(RetryTask { id: id(n) })
 }
 
-fn story(grid: &mut Grid, id: TaskId) -> lamagrid_protocol::message::TaskHistory {
+fn history_of(grid: &mut Grid, id: TaskId) -> lamagrid_protocol::message::TaskHistory {
     match grid.handle(admin(GetTaskHistory { id })).remove(0) {
-        Effect::Admin { reply: AdminReply::TaskHistory(story), .. } => story,
+        Effect::Admin { reply: AdminReply::TaskHistory(history), .. } => history,
         other => panic!("{other:?}"),
     }
 }
@@ -61,11 +61,11 @@ fn pages_go_from_the_newest_to_the_oldest_and_filters_hold() {
 #[test]
 fn a_dead_letter_tells_every_attempt_and_is_replayed_once() {
     let mut grid = with_dead_letter();
-    let told = story(&mut grid, id(1));
-    assert!(told.dead && told.input_bytes == 9);
-    let failed = told.history.iter().filter(|e| matches!(e.what, Milestone::Failed { .. })).count();
-    let assigned = told.history.iter().filter(|e| matches!(e.what, Milestone::Assigned { .. })).count();
-    assert_eq!((failed, assigned, told.history.len()), (2, 2, 6), "{:?}", told.history);
+    let task = history_of(&mut grid, id(1));
+    assert!(task.dead && task.input_bytes == 9);
+    let failed = task.history.iter().filter(|e| matches!(e.what, Milestone::Failed { .. })).count();
+    let assigned = task.history.iter().filter(|e| matches!(e.what, Milestone::Assigned { .. })).count();
+    assert_eq!((failed, assigned, task.history.len()), (2, 2, 6), "{:?}", task.history);
     // Its inputs go over to the new task in one transaction.
     grid.check(
         retry(1),
@@ -78,11 +78,11 @@ fn a_dead_letter_tells_every_attempt_and_is_replayed_once() {
     );
     // Its id is drawn now.
     let replay = TaskId::drawn_at(WALL_MS + 500, [5; 16]);
-    let new = story(&mut grid, replay);
+    let new = history_of(&mut grid, replay);
     assert_eq!((new.replay_of, &new.history[0].what), (Some(id(1)), &Milestone::Replays { task: id(1) }));
-    let told = story(&mut grid, id(1));
-    assert!(!told.dead);
-    assert_eq!(told.history.last().unwrap().what, Milestone::ReplayedAs { task: replay });
+    let task = history_of(&mut grid, id(1));
+    assert!(!task.dead);
+    assert_eq!(task.history.last().unwrap().what, Milestone::ReplayedAs { task: replay });
     let refused = grid.handle(retry(1));
     let text = format!("{refused:?}");
     assert!(text.contains(&format!("was replayed already, as {replay}")), "{text}");
@@ -172,13 +172,13 @@ fn a_drain_outlives_the_session_and_the_scheduler_and_ends_with_the_goodbye() {
     grid.check(hello("n", 3, "lama", 2, &[], &[]), &[&again(2)]);
     grid.check(poll("n", 2, &[], 0), &["n: commands []"]);
     // The same process is drained whenever it comes back; another one after a lease was started by a person.
-    for (pid, told, effects) in [(1, "1 drain", Vec::new()), (2, "", vec!["drain n false".to_owned()])] {
+    for (pid, commands, effects) in [(1, "1 drain", Vec::new()), (2, "", vec!["drain n false".to_owned()])] {
         let mut grid = Grid::with_node_orders([order.clone()].into());
         grid.pass(20_000);
         let effects = [effects, vec![again(1)]].concat();
         let effects: Vec<_> = effects.iter().map(String::as_str).collect();
         grid.check(hello("n", pid, "lama", 2, &[], &[]), &effects);
-        grid.check(poll("n", 1, &[], 0), &[&format!("n: commands [{told}]")]);
+        grid.check(poll("n", 1, &[], 0), &[&format!("n: commands [{commands}]")]);
     }
 }
 
@@ -198,7 +198,7 @@ fn a_paused_queue_promises_no_time_and_its_refusals_say_who_paused_it() {
     grid.pass_in([Input::Result { peer, request: delivery.into(), inline }]);
     grid.pass_in([submit(2), submit(3)]);
     let wait_ms = |grid: &mut Grid| match grid.handle(query(3)).remove(0) {
-        Effect::Client { reply: ClientReply::TaskStatus(told), .. } => told.task.wait_ms,
+        Effect::Client { reply: ClientReply::TaskStatus(status), .. } => status.task.wait_ms,
         other => panic!("{other:?}"),
     };
     assert!(wait_ms(&mut grid).is_some());
@@ -259,9 +259,9 @@ fn an_administrator_cancels_whatever_its_owner() {
     grid.pass_in([submit(1)]);
     grid.check(
         admin(CancelTask { id: id(1) }),
-        &["end T1 cancelled", "c: outcome T1 cancelled", "finished T1", "a: story T1 cancelled, 2 entries"],
+        &["end T1 cancelled", "c: outcome T1 cancelled", "finished T1", "a: history T1 cancelled, 2 entries"],
     );
-    grid.check(admin(CancelTask { id: id(1) }), &["a: story T1 cancelled, 2 entries"]);
+    grid.check(admin(CancelTask { id: id(1) }), &["a: history T1 cancelled, 2 entries"]);
 }
 
 /// A node that fails one task again and again with long messages: the task's history still fits into a message.
@@ -276,12 +276,12 @@ fn a_history_of_long_failures_fits_into_one_message() {
         let what = Milestone::Failed { failure: failure.clone(), retry_in_ms: Some(1) };
         history.push(Entry { at_wall_ms: WALL_MS, attempt: 1, what });
     }
-    let long = story(&mut grid, id(1));
+    let long = history_of(&mut grid, id(1));
     assert_eq!(long.history.len(), 66);
     assert!(AdminReply::from(long).to_frame(Vec::new()).is_ok());
-    // A few failures are told whole.
+    // A few failures are shown whole.
     grid.core.tasks.get_mut(id(1)).unwrap().history_mut().truncate(3);
-    let short = story(&mut grid, id(1));
+    let short = history_of(&mut grid, id(1));
     assert!(
         short
             .history

@@ -29,7 +29,7 @@ fn a_full_queue_gives_up_the_last_of_the_least_important_in_one_transaction() {
             "c: accepted T5 behind 0",
         ],
     );
-    grid.check(query(2), &["c: told T2 failed"]);
+    grid.check(query(2), &["c: status T2 failed"]);
 }
 
 #[test]
@@ -51,7 +51,7 @@ fn what_would_not_make_enough_room_is_not_given_up() {
         matches!(ops.as_slice(), [StoreOp::End { .. }, StoreOp::End { .. }, StoreOp::Insert { .. }]),
         "{ops:?}"
     );
-    grid.check(query(4), &["c: told T4 queued"]);
+    grid.check(query(4), &["c: status T4 queued"]);
 }
 
 #[test]

@@ -18,10 +18,10 @@ fn the_same_submission_again_is_the_same_task() {
     let mut grid = Grid::new();
     grid.check_all([
         (submit(1), ["insert T1", "c: accepted T1 behind 0"].as_slice()),
-        (submit(1), &["c: told T1 queued"]),
+        (submit(1), &["c: status T1 queued"]),
         // More urgent, but the same work.
-        (submit_spec(TaskSpec { priority: 9, ..spec(1) }), &["c: told T1 queued"]),
-        (attach(1), &["c: told T1 queued"]),
+        (submit_spec(TaskSpec { priority: 9, ..spec(1) }), &["c: status T1 queued"]),
+        (attach(1), &["c: status T1 queued"]),
     ]);
 }
 
@@ -50,12 +50,12 @@ fn an_id_that_is_in_use_is_refused_to_others_and_tells_nothing() {
 #[test]
 fn cancel_reaches_waiting_and_ended_tasks() {
     let mut grid = Grid::new();
-    let cancelled = ["end T1 cancelled", "c: outcome T1 cancelled", "finished T1", "c: told T1 cancelled"];
+    let cancelled = ["end T1 cancelled", "c: outcome T1 cancelled", "finished T1", "c: status T1 cancelled"];
     grid.check_all([
         (submit(1), ["insert T1", "c: accepted T1 behind 0"].as_slice()),
         (cancel(1), &cancelled),
-        (cancel(1), &["c: told T1 cancelled"]),
-        (submit(1), &["c: told T1 cancelled", "c: outcome T1 cancelled"]),
+        (cancel(1), &["c: status T1 cancelled"]),
+        (submit(1), &["c: status T1 cancelled", "c: outcome T1 cancelled"]),
     ]);
 }
 
@@ -98,14 +98,14 @@ fn a_full_queue_refuses_with_its_length() {
     grid.check(submit(4), &["c: refused overloaded, 3 wait"]);
     grid.check(client("c", offer(9)), &["c: refused overloaded, 3 wait"]);
     // Known ones are answered all the same, and a place that came free is given away.
-    grid.check(submit(2), &["c: told T2 queued"]);
+    grid.check(submit(2), &["c: status T2 queued"]);
     grid.check(
         cancel(2),
         &[
             "end T2 cancelled",
             "c: outcome T2 cancelled",
             "finished T2",
-            "c: told T2 cancelled",
+            "c: status T2 cancelled",
             "alarm gpu 0",
         ],
     );
@@ -163,7 +163,7 @@ fn after_retention_the_id_is_remembered_and_after_that_it_is_free() {
     );
     grid.jump(59_999);
     grid.check(Input::Tick, &[]);
-    grid.check(attach(1), &["c: told T1 completed", "c: outcome T1 completed with bytes"]);
+    grid.check(attach(1), &["c: status T1 completed", "c: outcome T1 completed with bytes"]);
     grid.jump(1);
     grid.check(Input::Tick, &["forget T1"]);
     grid.check(submit(1), &["c: expired T1"]);
@@ -184,7 +184,7 @@ fn a_released_result_is_gone_and_the_end_is_not() {
     grid.check_all([
         (release(1), ["release T1"].as_slice()),
         (release(1), &[]),
-        (attach(1), &["c: told T1 completed", "c: outcome T1 completed"]),
+        (attach(1), &["c: status T1 completed", "c: outcome T1 completed"]),
     ]);
 }
 
@@ -199,7 +199,7 @@ fn the_owner_with_the_most_ended_tasks_loses_its_oldest() {
         grid.pass_in([submit_spec(TaskSpec { owner: stranger(), ..spec(n) }), client("m", cancel)]);
     }
     grid.check(Input::Tick, &["forget T2"]);
-    grid.check(query(1), &["c: told T1 cancelled"]);
+    grid.check(query(1), &["c: status T1 cancelled"]);
 }
 
 /// One owner's cancels shorten that owner's memory alone, on disk as well, and what was cancelled never runs.

@@ -29,8 +29,11 @@ fn a_clock_that_is_wrong_for_a_moment_deletes_nothing() {
     grid.pass(2_000);
     grid.check(Input::Tick, &[]);
     grid.set_wall(WALL_MS + 2_000);
-    grid.check(attach(1), &["clock Returned", "c: told T1 completed", "c: outcome T1 completed with bytes"]);
-    grid.check(query(2), &["c: told T2 queued"]);
+    grid.check(
+        attach(1),
+        &["clock Returned", "c: status T1 completed", "c: outcome T1 completed with bytes"],
+    );
+    grid.check(query(2), &["c: status T2 queued"]);
 }
 
 #[test]
@@ -56,7 +59,7 @@ fn a_restart_with_a_wrong_clock_deletes_nothing() {
     grid.check(Input::Tick, &[&doubted]);
     grid.pass(30_000);
     grid.check(Input::Tick, &[]);
-    grid.check(attach(1), &["c: told T1 completed", "c: outcome T1 completed with bytes"]);
+    grid.check(attach(1), &["c: status T1 completed", "c: outcome T1 completed with bytes"]);
     // New ids are of its own wrong time, or of the right one.
     grid.check(submit(3), &["insert T3", "c: accepted T3 behind 0"]);
     grid.set_wall(WALL_MS + 30_000);
@@ -98,7 +101,7 @@ fn a_clock_that_jumps_ahead_ends_nothing_that_runs_or_waits() {
     }
     grid.set_wall(WALL_MS + 2_000);
     grid.check(Input::Tick, &["clock Returned"]);
-    grid.check(query(2), &["c: told T2 processing"]);
+    grid.check(query(2), &["c: status T2 processing"]);
     // The believed time goes on: at the deadline they end.
     grid.core.settings.scheduler.lease_ms = 2 * HOUR_MS;
     grid.jump(HOUR_MS);

@@ -130,8 +130,8 @@ impl Grid {
     pub(super) fn check(&mut self, input: Input, effects: &[&str]) {
         let all = self.core.handle(self.now, input);
         // Nothing is sent or written by the end of an upload.
-        let told = all.iter().filter(|effect| !matches!(effect, Effect::CloseUpload { .. }));
-        let got: Vec<_> = told.map(line).collect();
+        let shown = all.iter().filter(|effect| !matches!(effect, Effect::CloseUpload { .. }));
+        let got: Vec<_> = shown.map(line).collect();
         assert_eq!(got, effects);
         self.core.check().unwrap();
         self.core.check_waits().unwrap();

@@ -36,14 +36,14 @@ pub(super) fn line(effect: &Effect) -> String {
         }
         Effect::Control { peer, reply } => format!("{}: {}", name(peer), control_line(reply)),
         Effect::Result { peer, reply } => {
-            let told = match reply {
+            let text = match reply {
                 ResultReply::Proceed(m) => format!("proceed {}", tokens(&[m.token])),
                 ResultReply::Abandon(m) => format!("abandon {}", tokens(&[m.token])),
                 ResultReply::Stored(m) => format!("stored {} {}", tokens(&[m.token]), m.accepted),
                 ResultReply::SessionGone(m) => format!("gone #{}", m.session.as_bytes()[0]),
                 ResultReply::ProtocolFault(m) => format!("fault {}", m.failure.kind),
             };
-            format!("{}: {told}", name(peer))
+            format!("{}: {text}", name(peer))
         }
         Effect::Lane { session, index, message, .. } => {
             let sent = match message {
@@ -80,7 +80,7 @@ fn admin_line(reply: &AdminReply) -> String {
         }
         AdminReply::TaskHistory(m) => {
             let dead = if m.dead { ", dead" } else { "" };
-            format!("story {} {}{dead}, {} entries", task_name(&m.task.id), m.task.status, m.history.len())
+            format!("history {} {}{dead}, {} entries", task_name(&m.task.id), m.task.status, m.history.len())
         }
         AdminReply::Retried(m) => format!("retried {} as {}", task_name(&m.id), task_name(&m.runs_as)),
         AdminReply::Paused(m) => format!("queue {} paused {}, {} wait", m.queue, m.paused, m.waiting),
@@ -132,7 +132,7 @@ fn client_line(reply: &ClientReply) -> String {
         ClientReply::UploadGranted(_) => "send".into(),
         ClientReply::Accepted(m) => format!("accepted {} behind {}", task_name(&m.id), m.position),
         ClientReply::Refused(m) => format!("refused {}, {} wait", m.failure.kind, m.queue_len),
-        ClientReply::TaskStatus(m) => format!("told {} {}", task_name(&m.task.id), m.task.status),
+        ClientReply::TaskStatus(m) => format!("status {} {}", task_name(&m.task.id), m.task.status),
         ClientReply::Unknown(m) => {
             format!("{} {}", if m.expired { "expired" } else { "unknown" }, task_name(&m.id))
         }

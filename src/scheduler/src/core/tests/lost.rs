@@ -43,7 +43,7 @@ fn a_lost_assignment_that_was_cancelled_still_ends_the_session_whose_credit_it_t
             "end T1 cancelled",
             "c: outcome T1 cancelled",
             "finished T1",
-            "c: told T1 cancelled",
+            "c: status T1 cancelled",
         ],
     );
     grid.pass(1_000);
@@ -60,7 +60,7 @@ fn a_cancelled_assignment_that_is_answered_keeps_its_session() {
             "end T1 cancelled",
             "c: outcome T1 cancelled",
             "finished T1",
-            "c: told T1 cancelled",
+            "c: status T1 cancelled",
         ],
     );
     grid.check(accept("n", 1, 2), &["n: abandon #2"]);
@@ -179,7 +179,7 @@ fn a_node_that_drains_finishes_and_leaves() {
             &["end T1 completed", "c: outcome T1 completed with bytes", "finished T1", "n: stored #2 true"],
         ),
         (goodbye("n", 1), &["close #1", "n: farewell"]),
-        (query(2), &["c: told T2 queued"]),
+        (query(2), &["c: status T2 queued"]),
     ]);
 }
 
@@ -208,7 +208,7 @@ pub(super) fn stored(n: u8, assigned: Option<u8>) -> StoredTask {
 #[test]
 fn after_a_restart_listed_work_is_adopted_and_the_rest_waits_again_uncounted() {
     let mut grid = Grid::recovered(vec![stored(1, Some(101)), stored(2, Some(102)), stored(3, Some(103))]);
-    grid.check(submit(1), &["c: told T1 processing"]);
+    grid.check(submit(1), &["c: status T1 processing"]);
     grid.check(
         hello("n", 1, "lama", 2, &[101], &[102]),
         &["requeue T3, 0 crashes, 0 failures", "n: welcome #1 lanes [gpu] abandoned []"],
@@ -248,6 +248,6 @@ fn a_held_result_that_is_on_record_is_taken_off_the_nodes_hands_after_a_restart(
         // Not abandoned: the node delivers it and hears that it is there.
         (hello("n", 1, "lama", 1, &[], &[2]), ["n: welcome #1 lanes [gpu] abandoned []"].as_slice()),
         (done("n", 1, 2, 1), &["n: stored #2 true"]),
-        (attach(1), &["c: told T1 completed", "c: outcome T1 completed with bytes"]),
+        (attach(1), &["c: status T1 completed", "c: outcome T1 completed with bytes"]),
     ]);
 }

@@ -72,7 +72,7 @@ fn a_removed_node_gives_its_tasks_back_and_is_refused_until_undrain() {
     }
     let order = order.unwrap();
     assert_eq!((order.1.kind, order.1.by.as_str()), (OrderKind::Removal, "anna"));
-    grid.check(query(1), &["c: told T1 processing"]);
+    grid.check(query(1), &["c: status T1 processing"]);
     let task = detail(&mut grid, "m").tasks.remove(0);
     assert_eq!((task.id, task.attempts), (id(1), 2));
     // Removed already.

@@ -26,7 +26,7 @@ fn a_task_goes_its_whole_way() {
             done("n", 1, 2, 2),
             &["end T1 completed", "c: outcome T1 completed with bytes", "finished T1", "n: stored #2 true"],
         ),
-        (query(1), &["c: told T1 completed"]),
+        (query(1), &["c: status T1 completed"]),
     ];
     grid.check_all(table);
 }
@@ -56,7 +56,7 @@ fn a_delivery_without_the_lease_changes_nothing() {
         (accept("m", 2, 3), &["m: abandon #3"]),
         (accept("n", 1, 3), &["n: proceed #3"]),
         (done("m", 2, 3, 1), &["m: stored #3 false"]),
-        (query(1), &["c: told T1 processing"]),
+        (query(1), &["c: status T1 processing"]),
     ]);
 }
 
@@ -218,7 +218,7 @@ fn a_node_of_another_certificate_is_another_node_whatever_it_calls_itself() {
         (from_certificate("gpu", accept("n", 1, 2)), &["gpu/: gone #1"]),
         (from_certificate("gpu", ready("n", 1, 9)), &["gpu/: gone #1"]),
         (from_certificate("gpu", goodbye("n", 1)), &["gpu/: farewell"]),
-        (query(1), &["c: told T1 processing"]),
+        (query(1), &["c: status T1 processing"]),
     ]);
     // While the first one is away, its work is kept for it alone.
     grid.check(closed("n"), &["close #1"]);
@@ -356,19 +356,19 @@ fn a_poll_brings_commands_until_they_are_acknowledged_and_each_once() {
     let mut grid = Grid::new();
     grid.join("n", "lama", 1, 1);
     grid.core.handle(crate::core::Now { mono_ms: 5_000, wall_ms: WALL_MS }, submit(1));
-    let told = [
+    let cancelled = [
         "lane #1/0: hint",
         "end T1 cancelled",
         "c: outcome T1 cancelled",
         "finished T1",
-        "c: told T1 cancelled",
+        "c: status T1 cancelled",
     ];
     grid.check_all([
         (accept("n", 1, 2), ["n: proceed #2"].as_slice()),
-        (cancel(1), &told),
+        (cancel(1), &cancelled),
         (poll("n", 1, &[2], 0), &["n: commands [1 cancel #2]"]),
         (poll("n", 1, &[2], 0), &["n: commands [1 cancel #2]"]),
-        // The attempt still runs: it was told, and polls at its own pace.
+        // The attempt still runs: the node was asked to stop it, and polls at its own pace.
         (poll("n", 1, &[2], 1), &["n: commands []"]),
         (poll("n", 1, &[2], 1), &["n: commands []"]),
         (stopped("n", 1, 2, 2), &["n: stored #2 false"]),
@@ -424,9 +424,9 @@ fn a_node_none_of_whose_queues_is_known_is_refused_by_name_and_harms_no_session_
     let mut grid = Grid::new();
     grid.join("n", "lama", 1, 1);
     let strange = || hello_of(info("n", 1, &[("tpu", "lama"), ("npu", "manga")]), 1, &[], &[]);
-    let told = format!("{:?}", grid.handle(strange()));
+    let answer = format!("{:?}", grid.handle(strange()));
     for words in ["no queue of node n is", "tpu", "npu", "configuration has cpu, gpu", "[queues.NAME]"] {
-        assert!(told.contains(words), "{words}: {told}");
+        assert!(answer.contains(words), "{words}: {answer}");
     }
     grid.check(strange(), &["n: rejected invalid_input"]);
     grid.check(poll("n", 1, &[], 0), &["n: commands []"]);

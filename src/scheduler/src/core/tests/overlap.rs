@@ -51,8 +51,8 @@ fn overlap_is_used_where_no_fitting_slot_is_idle() {
     }
     // No credit is left, though a node of another model is idle.
     grid.check(submit(4), &["insert T4", "c: accepted T4 behind 0"]);
-    let told = "c: overview n busy, m busy, o ready";
-    grid.check(client("c", lamagrid_protocol::message::GetGridStatus { seq: 0, after: None }), &[told]);
+    let overview = "c: overview n busy, m busy, o ready";
+    grid.check(client("c", lamagrid_protocol::message::GetGridStatus { seq: 0, after: None }), &[overview]);
 }
 
 #[test]

@@ -102,9 +102,9 @@ fn a_named_queue_that_cannot_serve_is_refused_with_one_that_can() {
     let big = Requirement { device: Some(DeviceClass::Gpu), memory_bytes: GIB, labels: Vec::new() };
     grid.core.settings.routes.set_requirement("gpu".parse().unwrap(), big);
     let named = TaskSpec { routed: false, ..routed(1, "lama", 10) };
-    let told = refusal(&grid.handle(submit_spec(named)));
+    let answer = refusal(&grid.handle(submit_spec(named)));
     for words in ["InvalidInput", "queue gpu requires a gpu, 1 GiB of memory", "7 GiB", "submit it to cpu"] {
-        assert!(told.contains(words), "{words}: {told}");
+        assert!(answer.contains(words), "{words}: {answer}");
     }
     grid.handle(submit_spec(TaskSpec { routed: false, ..routed(1, "lama", 1) }));
     assert_eq!(queue_of(&grid, 1), "gpu");
