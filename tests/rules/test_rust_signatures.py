@@ -11,8 +11,6 @@ MOST = 5
 PARTS = {
     "src/scheduler/src/core/check.rs": "compiled for tests only, which print the violated invariant",
     "src/node/src/backend/torch/device.rs": "texts of the dynamic loader, which end in a log line",
-    "src/config/src/libtorch.rs ask": "a text that becomes part of LibtorchError",
-    "src/weights/src/proxy.rs choose": "a text that becomes DownloadError::Failed",
 }
 """Files or functions that return texts as errors, with the reason."""
 FOREIGN = {

@@ -47,6 +47,14 @@ pub enum LibtorchError {
     },
 }
 
+/// A Python that could not be asked for its torch package.
+#[derive(Debug, thiserror::Error)]
+#[error("{python} does not start: {source}")]
+struct PythonError {
+    python: PathBuf,
+    source: std::io::Error,
+}
+
 /// A directory with the libraries of libtorch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Libtorch {
@@ -85,7 +93,7 @@ pub fn find(own_dir: &Path, env: impl Fn(&str) -> Option<String>) -> Result<Libt
                 None => looked.push(format!("{} has no {LIBRARY}", package.display())),
             },
             Ok(None) => looked.push(format!("{} has no torch", python.display())),
-            Err(reason) => looked.push(reason),
+            Err(error) => looked.push(error.to_string()),
         }
     }
     Err(other_version.unwrap_or_else(|| LibtorchError::Missing { looked: looked.join("; ") }))
@@ -120,11 +128,11 @@ fn version_of(lib: &Path) -> Option<String> {
 }
 
 /// The directory of the torch package of `python`.
-fn ask(python: &Path) -> Result<Option<PathBuf>, String> {
+fn ask(python: &Path) -> Result<Option<PathBuf>, PythonError> {
     let said = Command::new(python)
         .args(["-c", ASK_PYTHON])
         .output()
-        .map_err(|error| format!("{} does not start: {error}", python.display()))?;
+        .map_err(|source| PythonError { python: python.to_owned(), source })?;
     let origin = String::from_utf8_lossy(&said.stdout).trim().to_owned();
     Ok(Path::new(&origin).parent().filter(|_| !origin.is_empty()).map(Path::to_owned))
 }

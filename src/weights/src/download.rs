@@ -314,7 +314,7 @@ impl Web {
         let chosen = environment.clone();
         let env = move |name: &str| chosen.get(name);
         // Checked early for a clear error. Each request chooses its proxy itself, because redirects may change scheme or host.
-        proxy::choose(url, &env).map_err(DownloadError::Failed)?;
+        proxy::choose(url, &env).map_err(|error| DownloadError::Failed(error.to_string()))?;
         let by_variable = move |url: &Url| proxy::choose(url, &env).ok().flatten().map(|chosen| chosen.url);
         let client = Client::builder()
             .proxy(Proxy::custom(by_variable))

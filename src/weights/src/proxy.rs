@@ -30,11 +30,18 @@ impl Chosen {
     }
 }
 
+/// The value of a variable is not a proxy's address.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{variable} names no proxy that can be used: write http://HOST:PORT, https:// or socks5://")]
+pub(super) struct ProxyError {
+    variable: String,
+}
+
 /// Chooses the proxy for `url`; `None` for a direct connection.
 ///
 /// # Errors
-/// A text naming the variable whose value is not a proxy address.
-pub(super) fn choose(url: &Url, env: &impl Fn(&str) -> Option<String>) -> Result<Option<Chosen>, String> {
+/// [`ProxyError`] with the variable.
+pub(super) fn choose(url: &Url, env: &impl Fn(&str) -> Option<String>) -> Result<Option<Chosen>, ProxyError> {
     let is_cgi = env("REQUEST_METHOD").is_some();
     let scheme = url.scheme();
     let own = set(scheme, env).filter(|(name, _)| !(is_cgi && name == "HTTP_PROXY"));
@@ -42,10 +49,10 @@ pub(super) fn choose(url: &Url, env: &impl Fn(&str) -> Option<String>) -> Result
     if set("no", env).is_some_and(|(_, list)| is_direct(url, &list)) {
         return Ok(None);
     }
-    let address = parse(&value).ok_or_else(|| {
-        format!("{variable} names no proxy that can be used: write http://HOST:PORT, https:// or socks5://")
-    })?;
-    Ok(Some(Chosen { variable, url: address }))
+    match parse(&value) {
+        Some(url) => Ok(Some(Chosen { variable, url })),
+        None => Err(ProxyError { variable }),
+    }
 }
 
 /// The name and value of the variable `<scheme>_proxy`, if it is set and not empty.
@@ -173,7 +180,7 @@ mod tests {
         let url = Url::parse("https://h/").unwrap();
         for value in ["ftp://p:1", "http://", "http://p:none", "socks6://p"] {
             let error = choose(&url, &|name: &str| (name == "ALL_PROXY").then(|| value.to_owned()));
-            assert!(error.unwrap_err().starts_with("ALL_PROXY names no proxy"), "{value}");
+            assert!(error.unwrap_err().to_string().starts_with("ALL_PROXY names no proxy"), "{value}");
         }
         let secret = Chosen { variable: "x".into(), url: parse("socks://me:secret@p:1080").unwrap() };
         assert_eq!(secret.describe(), "the proxy socks5h://p:1080 of x");
