@@ -96,7 +96,7 @@ def test_papers_are_renewed_without_a_restart(grid: Grid, network: Network) -> N
     grid.certs("renew")
     assert grid.bundle("gpu-1", "--days", "300") == bundle
     grid.processes.wait_until(
-        lambda: "the scheduler's certificate was renewed" in grid.processes.log(grid.scheduler),
+        lambda: "the certificate was renewed" in grid.processes.log(grid.scheduler),
         SOON_S,
         "the scheduler's new certificate",
         [grid.scheduler],

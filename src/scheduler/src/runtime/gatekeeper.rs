@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use tokio::runtime::Runtime;
 
@@ -14,7 +14,8 @@ use lamagrid_blobs::{Grant, Grants, Spool, Ticket};
 use lamagrid_config::Config;
 use lamagrid_domain::{Failure, FailureKind, LeaseToken, Owner, QueueName, SessionId, TaskId};
 use lamagrid_gate::{
-    Certificate, Certs, Credentials, Gate, GateOptions, Origin, PeerRole, Registry, allow_list, is_node_of,
+    Certificate, CertificateFile, Certs, Credentials, CredentialsError, Gate, GateOptions, Origin, PeerRole,
+    Registry, allow_list, is_node_of,
 };
 use lamagrid_process::wall_clock::wall_ms;
 use lamagrid_protocol::PeerId;
@@ -45,8 +46,9 @@ pub(super) struct Gatekeeper {
     /// Certificates of sessions from other hosts.
     sessions: HashMap<SessionId, Arc<Certificate>>,
     max_result_bytes: u64,
-    /// Modification time of the scheduler's own certificate, and its end (ms since the Unix epoch).
-    own: (Option<SystemTime>, u64),
+    /// The scheduler's own certificate, and its end (ms since the Unix epoch).
+    own: CertificateFile,
+    own_ends_ms: u64,
     /// Names and ends of the other certificates.
     ends: Vec<(String, u64)>,
     /// When the list was last logged as unreadable; `None` while it can be read.
@@ -71,13 +73,8 @@ impl Gatekeeper {
         }
         let address = config.gate.listen.parse().expect("the configuration checked it");
         let certs = Certs::of(data_dir);
-        let path = certs.own();
-        let written = modified(&path);
-        let pem = std::fs::read(&path)
-            .map_err(|source| SchedulerError::NoCertificate { path: path.clone(), source })?;
-        let wrong = |source| SchedulerError::Certificate { path: path.clone(), source };
-        let credentials = Credentials::from_pem(&pem).map_err(wrong)?;
-        let own = (written, credentials.validity().map_err(wrong)?.1);
+        let own = CertificateFile::new(certs.own());
+        let OwnCertificate { credentials, ends_ms } = read_own(own.path())?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(THREADS)
             .thread_name("gate")
@@ -102,6 +99,7 @@ impl Gatekeeper {
             sessions: HashMap::new(),
             max_result_bytes: config.limits.max_pixels.saturating_mul(RESULT_BYTES_PER_PIXEL),
             own,
+            own_ends_ms: ends_ms,
             ends: Vec::new(),
             unreadable: None,
             looked: Instant::now(),
@@ -131,7 +129,7 @@ impl Gatekeeper {
     /// Unix epoch.
     pub(super) fn ends(&self) -> impl Iterator<Item = (&str, u64)> {
         let others = self.ends.iter().map(|(name, ends_ms)| (name.as_str(), *ends_ms));
-        std::iter::once(("scheduler", self.own.1)).chain(others)
+        std::iter::once(("scheduler", self.own_ends_ms)).chain(others)
     }
 
     /// True while the list of certificates can be read.
@@ -141,27 +139,14 @@ impl Gatekeeper {
 
     /// Starts to use a new certificate of the scheduler if its file has changed.
     fn renew(&mut self) {
-        let path = self.certs.own();
-        let written = modified(&path);
-        if written.is_none() || written == self.own.0 {
-            return;
-        }
-        // Set first, so that each change is tried only once, even if it fails.
-        self.own.0 = written;
-        let renewed = std::fs::read(&path).map_err(|error| error.to_string()).and_then(|pem| {
-            let credentials = Credentials::from_pem(&pem).map_err(|error| error.to_string())?;
-            self.gate.renew(&credentials).map_err(|error| error.to_string())?;
-            credentials.validity().map_err(|error| error.to_string())
+        let gate = &self.gate;
+        let renewed = self.own.renewed(|path| {
+            let OwnCertificate { credentials, ends_ms } = read_own(path)?;
+            let used = gate.renew(&credentials);
+            used.map_err(|source| SchedulerError::Certificate { path: path.to_owned(), source })?;
+            Ok::<_, SchedulerError>(ends_ms)
         });
-        match renewed {
-            Ok((_, ends_ms)) => {
-                self.own.1 = ends_ms;
-                tracing::info!("the scheduler's certificate was renewed");
-            }
-            Err(reason) => {
-                tracing::error!(path = %path.display(), reason, "the scheduler's new certificate is not used");
-            }
-        }
+        self.own_ends_ms = renewed.unwrap_or(self.own_ends_ms);
     }
 
     fn refresh(&mut self) {
@@ -362,8 +347,21 @@ impl Gatekeeper {
     }
 }
 
-fn modified(path: &Path) -> Option<SystemTime> {
-    std::fs::metadata(path).and_then(|found| found.modified()).ok()
+/// The content of the scheduler's certificate file.
+struct OwnCertificate {
+    credentials: Credentials,
+    ends_ms: u64,
+}
+
+fn read_own(path: &Path) -> Result<OwnCertificate, SchedulerError> {
+    let pem = std::fs::read(path)
+        .map_err(|source| SchedulerError::NoCertificate { path: path.to_owned(), source })?;
+    let read = || -> Result<OwnCertificate, CredentialsError> {
+        let credentials = Credentials::from_pem(&pem)?;
+        let (_, ends_ms) = credentials.validity()?;
+        Ok(OwnCertificate { credentials, ends_ms })
+    };
+    read().map_err(|source| SchedulerError::Certificate { path: path.to_owned(), source })
 }
 
 /// Results in the spool whose owners are certificates.
