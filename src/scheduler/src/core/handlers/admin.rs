@@ -9,8 +9,8 @@ use lamagrid_domain::{
 };
 use lamagrid_protocol::PeerId;
 use lamagrid_protocol::message::{
-    AdminReply, AdminRequest, Cursor, ListTasks, PAGE_TASKS, Page, PauseQueue, Paused, Purged, Refused,
-    Retried, TaskHistory, TaskLine, Unknown,
+    AdminReply, AdminRequest, Cursor, ListTasks, PAGE_TASKS, Page, PauseQueue, Paused, Purge, Purged,
+    Refused, Retried, TaskHistory, TaskLine, Unknown,
 };
 
 use crate::core::effect::Authority;
@@ -26,6 +26,27 @@ const MAX_BY_CHARS: usize = 80;
 /// Bytes of failure texts of a history in one message: the rest of it and the task's own failure fit beside them.
 const HISTORY_BYTES: usize = 32 * 1024;
 
+/// The ended tasks that a purge removes.
+#[derive(Debug, Clone, Copy)]
+enum Purgeable {
+    DeadLetters,
+    /// All others.
+    Finished,
+}
+
+impl Purgeable {
+    fn of(purge: &Purge) -> Self {
+        if purge.dead { Self::DeadLetters } else { Self::Finished }
+    }
+
+    fn includes(self, ended: &FinishedTask) -> bool {
+        match self {
+            Self::DeadLetters => ended.dead.is_some(),
+            Self::Finished => ended.dead.is_none(),
+        }
+    }
+}
+
 impl Core {
     pub(crate) fn on_admin(&mut self, peer: PeerId, request: AdminRequest) {
         let reply = match request {
@@ -39,7 +60,7 @@ impl Core {
             AdminRequest::RetryTask(retry) => self.retry_now(&peer, retry.id),
             AdminRequest::PauseQueue(pause) => self.pause_or_resume(&peer, pause),
             AdminRequest::DrainNode(drain) => self.drain_node(&peer, drain),
-            AdminRequest::Purge(purge) => self.purge(purge.older_than_ms, purge.dead).into(),
+            AdminRequest::Purge(purge) => self.purge(purge.older_than_ms, Purgeable::of(&purge)).into(),
             AdminRequest::GetNode(get) => self.node_detail(&get.node),
             AdminRequest::UndrainNode(undrain) => self.undrain_node(&peer, undrain),
             AdminRequest::RemoveNode(remove) => self.remove_node(&peer, remove),
@@ -226,10 +247,9 @@ impl Core {
         self.paused.text(queue, self.clock.now().wall_ms)
     }
 
-    fn purge(&mut self, older_than_ms: u64, dead: bool) -> Purged {
+    fn purge(&mut self, older_than_ms: u64, which: Purgeable) -> Purged {
         let until = self.clock.wall().later_ms().saturating_sub(older_than_ms);
-        let over =
-            self.retention.iter().filter(|(_, e)| e.dead.is_some() == dead && e.finished_wall_ms <= until);
+        let over = self.retention.iter().filter(|(_, e)| which.includes(e) && e.finished_wall_ms <= until);
         let ids: Vec<TaskId> = over.map(|(id, _)| *id).take(MAX_PURGED).collect();
         let mut bytes = 0_u64;
         for id in &ids {
@@ -237,7 +257,7 @@ impl Core {
             self.forget(*id);
         }
         if !ids.is_empty() {
-            tracing::info!(tasks = ids.len(), bytes, dead, "ended tasks are removed by an administrator");
+            tracing::info!(tasks = ids.len(), bytes, ?which, "ended tasks are removed by an administrator");
         }
         Purged { tasks: ids.len() as u64, bytes }
     }

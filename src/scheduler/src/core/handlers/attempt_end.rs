@@ -3,7 +3,7 @@
 use lamagrid_domain::{Failure, FailureKind, LeaseToken, Milestone, Retry, TaskId};
 use lamagrid_protocol::message::Action;
 
-use crate::core::policy::retry::{Loss, Verdict, back_off_ms};
+use crate::core::policy::retry::{Loss, OtherNode, Verdict, back_off_ms};
 use crate::core::state::circuit_breaker::BreakerPolicy;
 use crate::core::state::leases::{Orphan, OrphanedBy};
 use crate::core::state::task::{Lease, Task};
@@ -32,7 +32,8 @@ impl Core {
         }
         let policy = self.settings.retry.of(failure.kind.family());
         let failures = task.count_failure();
-        let verdict = Verdict::of(retry, failures, policy.failure_limit, has_other_node);
+        let other = if has_other_node { OtherNode::Connected } else { OtherNode::Missing };
+        let verdict = Verdict::of(retry, failures, policy.failure_limit, other);
         let retry_in_ms = match verdict {
             Verdict::Elsewhere => Some(0),
             Verdict::AfterBackOff => {

@@ -280,13 +280,11 @@ impl Core {
             %node, session = number, reason, kept, kept_for_ms, given_back,
             "session lost: its node may come back for the tasks that are kept, the others wait again"
         );
-        let waiting: Vec<_> = session.on_overlap().into_iter().map(|unbegun| unbegun.token).collect();
-        for token in in_order {
-            if is_accepted(self, token) {
-                let orphan = session.orphan(token, waiting.contains(&token));
+        for orphan in session.orphans() {
+            if is_accepted(self, orphan.token) {
                 self.leases.keep_orphan(node.clone(), orphan, until_ms);
             } else {
-                self.requeue_lost(token, Loss::GivenBack);
+                self.requeue_lost(orphan.token, Loss::GivenBack);
             }
         }
     }

@@ -54,6 +54,13 @@ impl Loss {
     }
 }
 
+/// Whether a node that the task does not avoid could try it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OtherNode {
+    Connected,
+    Missing,
+}
+
 /// The consequence of a reported failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
@@ -68,12 +75,12 @@ pub(crate) enum Verdict {
 }
 
 impl Verdict {
-    /// `failures` counts this one; `has_other_node` says whether another node could try.
-    pub(crate) fn of(retry: Retry, failures: u32, failure_limit: u32, has_other_node: bool) -> Self {
+    /// `failures` counts this one.
+    pub(crate) fn of(retry: Retry, failures: u32, failure_limit: u32, other: OtherNode) -> Self {
         match retry {
             Retry::Never => Self::Fail,
             Retry::Later if failures < failure_limit => Self::AfterBackOff,
-            Retry::Elsewhere if failures < failure_limit && has_other_node => Self::Elsewhere,
+            Retry::Elsewhere if failures < failure_limit && other == OtherNode::Connected => Self::Elsewhere,
             Retry::Later | Retry::Elsewhere => Self::DeadLetter,
         }
     }
@@ -99,15 +106,15 @@ mod tests {
     #[test]
     fn the_last_failure_that_is_allowed_ends_the_task() {
         let verdicts = [
-            (Retry::Never, 1, true, Verdict::Fail),
-            (Retry::Later, 1, false, Verdict::AfterBackOff),
-            (Retry::Later, 2, true, Verdict::DeadLetter),
-            (Retry::Elsewhere, 1, true, Verdict::Elsewhere),
-            (Retry::Elsewhere, 1, false, Verdict::DeadLetter),
-            (Retry::Elsewhere, 2, true, Verdict::DeadLetter),
+            (Retry::Never, 1, OtherNode::Connected, Verdict::Fail),
+            (Retry::Later, 1, OtherNode::Missing, Verdict::AfterBackOff),
+            (Retry::Later, 2, OtherNode::Connected, Verdict::DeadLetter),
+            (Retry::Elsewhere, 1, OtherNode::Connected, Verdict::Elsewhere),
+            (Retry::Elsewhere, 1, OtherNode::Missing, Verdict::DeadLetter),
+            (Retry::Elsewhere, 2, OtherNode::Connected, Verdict::DeadLetter),
         ];
         for (retry, failures, other, verdict) in verdicts {
-            assert_eq!(Verdict::of(retry, failures, 2, other), verdict, "{retry:?} {failures} {other}");
+            assert_eq!(Verdict::of(retry, failures, 2, other), verdict, "{retry:?} {failures} {other:?}");
         }
     }
 

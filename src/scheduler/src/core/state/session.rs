@@ -321,9 +321,11 @@ impl Session {
         self.tokens.len() == 1 && self.used() <= 1
     }
 
-    /// An attempt as it is kept for the node when this session ends.
-    pub(crate) fn orphan(&self, token: LeaseToken, waited: bool) -> Orphan {
-        Orphan { token, waited, was_alone: self.has_one_attempt() }
+    /// Its attempts as they are kept for the node when this session ends, in the order of dispatch.
+    pub(crate) fn orphans(&self) -> Vec<Orphan> {
+        let (unbegun, was_alone) = (self.on_overlap(), self.has_one_attempt());
+        let waited = |token| unbegun.iter().any(|unbegun| unbegun.token == token);
+        self.order.wanted().map(|token| Orphan { token, waited: waited(token), was_alone }).collect()
     }
 
     #[cfg(test)]
