@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Label, ModelName, NodeName, QueueName};
+use crate::{Label, ModelName, NodeName, QueueName, Reason};
 
 /// The runtime that executes a node's models.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,7 +57,25 @@ pub struct WithheldModel {
     /// The model's name.
     pub model: ModelName,
     /// Why it is not offered, with the remedy.
-    pub reason: Label,
+    pub reason: Reason,
+}
+
+/// Limit on the withheld models that a registration lists.
+const MAX_WITHHELD: usize = 64;
+/// Limit on the bytes of their names and reasons: a registration with 256 models has room for as many.
+const MAX_WITHHELD_BYTES: usize = 12 * 1024;
+
+impl WithheldModel {
+    /// The first of these, as many as a registration has room for.
+    #[must_use]
+    pub fn that_fit(all: impl IntoIterator<Item = Self>) -> Vec<Self> {
+        let mut left = MAX_WITHHELD_BYTES;
+        let fits = |withheld: &Self| {
+            let bytes = withheld.model.as_str().len() + withheld.reason.as_str().len();
+            left.checked_sub(bytes).map(|less| left = less).is_some()
+        };
+        all.into_iter().take(MAX_WITHHELD).take_while(fits).collect()
+    }
 }
 
 /// The kind of device that runs models.
@@ -233,6 +251,15 @@ mod tests {
         assert_eq!(name("sd1.5").plugin(), None);
         assert_eq!(name("plugin/MakeGIF").default_queue(), QueueName::cpu());
         assert_eq!(name("plugin/RealESRGAN").default_queue(), QueueName::gpu());
+    }
+
+    #[test]
+    fn withheld_models_are_listed_up_to_their_number_and_their_bytes() {
+        let withheld = |reason: &str| WithheldModel { model: "m".parse().unwrap(), reason: reason.into() };
+        let listed = |reason: &str| WithheldModel::that_fit((0..1_000).map(|_| withheld(reason))).len();
+        assert_eq!(listed("short"), MAX_WITHHELD);
+        assert_eq!(listed(&"x".repeat(9_999)), MAX_WITHHELD_BYTES / 301);
+        assert_eq!(listed(&"é".repeat(300)), MAX_WITHHELD_BYTES / 601);
     }
 
     #[test]

@@ -29,4 +29,4 @@ pub use name::{ClientName, ModelName, NameError, NodeName, Owner, QueueName};
 pub use picture::{OutputForm, PictureFormat, PictureFormatError, PictureSize};
 pub use state::{Activity, Advance, Event, IllegalTransition, State, Status};
 pub use task::{Counters, Durability, Params, ParamsError, Scalar, Stages, TaskSpec};
-pub use text::{Label, LineFeeds, printable};
+pub use text::{Label, Line, LineFeeds, Reason, printable};

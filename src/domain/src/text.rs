@@ -5,16 +5,18 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// Longest [`Label`], in characters.
-const MAX_LABEL_CHARS: usize = 96; // the longest name of a GPU on the market is half as long
+/// A short text, such as the name of a device; the longest name of a GPU on the market is half as long.
+pub type Label = Line<96>;
+/// One or two sentences with a remedy. A peer that reads it as a [`Label`] keeps its beginning.
+pub type Reason = Line<300>;
 
-/// A short text on one line, such as the name of a device. Text that does not fit is truncated and control
-/// characters are replaced, instead of an error: a device with an unusual name still works.
+/// A text on one line, of at most so many characters. Text that does not fit is truncated and control characters are
+/// replaced, instead of an error: a device with an unusual name still works.
 #[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(from = "String", into = "String")]
-pub struct Label(Box<str>);
+pub struct Line<const MAX_CHARS: usize>(Box<str>);
 
-impl Label {
+impl<const MAX_CHARS: usize> Line<MAX_CHARS> {
     /// The text.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -22,31 +24,31 @@ impl Label {
     }
 }
 
-impl From<&str> for Label {
+impl<const MAX_CHARS: usize> From<&str> for Line<MAX_CHARS> {
     fn from(text: &str) -> Self {
-        Self(printable(text, MAX_LABEL_CHARS, LineFeeds::Replace).into())
+        Self(printable(text, MAX_CHARS, LineFeeds::Replace).into())
     }
 }
 
-impl From<String> for Label {
+impl<const MAX_CHARS: usize> From<String> for Line<MAX_CHARS> {
     fn from(text: String) -> Self {
         text.as_str().into()
     }
 }
 
-impl From<Label> for String {
-    fn from(label: Label) -> Self {
-        label.0.into()
+impl<const MAX_CHARS: usize> From<Line<MAX_CHARS>> for String {
+    fn from(line: Line<MAX_CHARS>) -> Self {
+        line.0.into()
     }
 }
 
-impl fmt::Display for Label {
+impl<const MAX_CHARS: usize> fmt::Display for Line<MAX_CHARS> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(&self.0)
     }
 }
 
-impl fmt::Debug for Label {
+impl<const MAX_CHARS: usize> fmt::Debug for Line<MAX_CHARS> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?}", self.0)
     }
@@ -80,9 +82,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_label_is_truncated_and_free_of_control_characters() {
+    fn a_line_is_truncated_and_free_of_control_characters() {
         assert_eq!(Label::from("NVIDIA H200").as_str(), "NVIDIA H200");
-        assert_eq!(Label::from("é".repeat(65_100)).as_str().chars().count(), MAX_LABEL_CHARS);
+        assert_eq!(Label::from("é".repeat(65_100)).as_str().chars().count(), 96);
+        assert_eq!(Reason::from("é".repeat(65_100)).as_str().chars().count(), 300);
         for steering in ["\x1b]0;owned\x07", "a\nb", "\u{9b}2J", "\u{202e}gpj", "\x7f", "a\tb", "\r"] {
             let label = Label::from(steering);
             assert!(label.as_str().contains('\u{fffd}'), "{steering:?}");

@@ -11,8 +11,6 @@ use lamagrid_protocol::message::NodeChange;
 
 /// Most tasks one node may work on at once.
 const MAX_SLOTS: u16 = 64;
-/// Withheld models that a registration lists.
-const MAX_WITHHELD: usize = 64;
 
 /// The part of a change that a node's session cannot carry out itself; `None` leaves a setting as it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,6 +145,6 @@ impl Registered {
             model: offer.model,
             reason: "an administrator left it out with lamagrid node set --models".into(),
         }));
-        info.withheld.truncate(MAX_WITHHELD);
+        info.withheld = WithheldModel::that_fit(std::mem::take(&mut info.withheld));
     }
 }

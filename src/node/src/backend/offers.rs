@@ -10,9 +10,6 @@ use lamagrid_session::{Offers, panicked};
 
 use super::{Backend, FileState, SilentProgress};
 
-/// Limit on the withheld models that a registration lists.
-const MAX_WITHHELD: usize = 64;
-
 /// The models that are not offered: not verified yet, or not usable.
 #[derive(Debug, Default)]
 pub struct OfferTable {
@@ -47,7 +44,7 @@ impl OfferTable {
         };
         Offers {
             models: backend.models().into_iter().filter(is_offered).collect(),
-            withheld: self.withheld.iter().map(withheld).take(MAX_WITHHELD).collect(),
+            withheld: WithheldModel::that_fit(self.withheld.iter().map(withheld)),
         }
     }
 
@@ -103,7 +100,7 @@ impl OfferTable {
 
     fn withhold(&mut self, model: ModelName, reason: String) {
         tracing::warn!(%model, reason, "the model is not offered");
-        // The registration names the model, and has room for a short reason only.
+        // The registration names the model already.
         let short = reason.strip_prefix(&format!("model {model}: ")).map(str::to_owned);
         let reason = short.unwrap_or(reason);
         self.withheld.insert(model, reason);

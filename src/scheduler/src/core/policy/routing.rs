@@ -10,6 +10,8 @@ use crate::core::state::sessions::Sessions;
 
 /// Nodes that a failure lists with their devices.
 const MAX_LISTED: usize = 8;
+/// Nodes that a failure lists with the reason why they do not offer its model.
+const MAX_WITHHOLDING: usize = 3;
 
 /// The connected nodes, and the queues whose tasks they may get.
 #[derive(Clone, Copy)]
@@ -85,7 +87,7 @@ impl<'a> Served<'a> {
             let of_model = session.served().filter(|(offer, _)| offer.model == *model);
             elsewhere.extend(of_model.map(|(_, queue)| queue.as_str()));
         }
-        let text = if elsewhere.is_empty() {
+        let mut text = if elsewhere.is_empty() {
             let served = self.sessions.values().flat_map(|session| &session.info().models);
             format!(
                 "no connected node serves model {model}: waited {waited_s} s; the {nodes} connected serve {}; \
@@ -107,7 +109,24 @@ impl<'a> Served<'a> {
                 joined(elsewhere)
             )
         };
+        text.push_str(&self.withheld(model));
         Failure::new(FailureKind::UnknownModel, text)
+    }
+
+    /// The reasons of the nodes that have a model and do not offer it, as the end of a text; empty without any.
+    fn withheld(self, model: &ModelName) -> String {
+        let withholding = self.sessions.values().flat_map(|session| {
+            let withheld = session.info().withheld.iter().filter(|withheld| withheld.model == *model);
+            withheld.map(|withheld| (&session.info().name, &withheld.reason))
+        });
+        let shown = withholding.clone().take(MAX_WITHHOLDING);
+        let mut text: String =
+            shown.map(|(node, reason)| format!("; node {node} does not offer it: {reason}")).collect();
+        match withholding.count().saturating_sub(MAX_WITHHOLDING) {
+            0 => {}
+            more => text.push_str(&format!("; {more} more nodes do not offer it")),
+        }
+        text
     }
 }
 

@@ -281,6 +281,30 @@ fn a_node_that_withholds_all_its_models_is_welcomed_without_lanes() {
     grid.check(hello("n", 1, "lama", 1, &[], &[]), &["close #1", "n: welcome #2 lanes [gpu] abandoned []"]);
 }
 
+#[test]
+fn the_failure_of_a_task_without_a_node_names_the_reasons_of_three_nodes_that_withhold_its_model() {
+    let mut grid = Grid::new();
+    let reason =
+        format!("{}; fetch it again with: lamagrid model pull lama", "its file is damaged ".repeat(10));
+    assert!(reason.len() > 200);
+    for n in 1..=5 {
+        let mut info = info(&format!("n{n}"), 1, &[("gpu", "manga")]);
+        info.withheld =
+            vec![WithheldModel { model: "lama".parse().unwrap(), reason: reason.as_str().into() }];
+        grid.handle(hello_of(info, 1, &[], &[]));
+    }
+    grid.pass_in([submit(1), Input::Tick]);
+    for _ in 0..31 {
+        grid.pass(1_000);
+        grid.pass_in((1..=5).map(heartbeat));
+        grid.handle(Input::Tick);
+    }
+    let failure = grid.core.retention.get(id(1)).unwrap().failure.clone().unwrap();
+    assert_eq!(failure.kind, FailureKind::UnknownModel);
+    assert_eq!(failure.message.matches(&reason).count(), 3, "{failure}");
+    assert!(failure.message.ends_with("; 2 more nodes do not offer it"), "{failure}");
+}
+
 /// An overview of more nodes than a message holds comes in pages.
 #[test]
 fn every_node_is_in_an_overview_however_many_there_are() {
