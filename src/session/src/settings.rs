@@ -1,7 +1,8 @@
 //! Settings of a node that change while it runs, by commands of its scheduler.
 //!
-//! A change is executed as a whole or refused: everything is checked before anything changes. Models, slots and labels
-//! are part of the registration: the node registers again, and keeps its running attempts.
+//! A change is executed as a whole or refused: everything is checked before anything changes. Models and slots are
+//! part of the registration: the node registers again, and keeps its running attempts. Of labels the scheduler knows by
+//! the confirmation alone, and plans the node's queues anew.
 
 use std::fmt::Debug;
 
@@ -129,7 +130,7 @@ impl Registered {
         if let Some(labels) = &change.labels {
             self.labels = Some(labels.clone());
         }
-        change.models.is_some() || change.slots.is_some() || change.labels.is_some()
+        change.models.is_some() || change.slots.is_some()
     }
 
     /// Changes the description of the node's start to the present one.

@@ -51,7 +51,7 @@ async fn a_drain_is_taken_back_while_a_task_runs() {
     assert!(refused.reason.contains("told to end on its own host"), "{}", refused.reason);
 }
 
-/// R4.4: models, slots and labels change in a new session of the same process, which keeps its running task.
+/// R4.4: models and slots change in a new session of the same process, which keeps its running task.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_change_of_settings_registers_the_node_again_and_keeps_its_work() {
     let dir = short_dir();
@@ -70,9 +70,11 @@ async fn a_change_of_settings_registers_the_node_again_and_keeps_its_work() {
     assert_eq!((hello.info.labels, ready.credit), (vec!["a100".into()], 5));
     let (delivery, _) = fake.delivery().await;
     assert_eq!((delivery.token, delivery.credit), (token, 6));
-    // Threads are for the backend, and need no new session.
+    // Threads are for the backend, and labels for the scheduler's plan: neither needs a new session.
     fake.commands.clear();
-    fake.command(1, Action::Set { change: NodeChange { threads: Some(2), ..NodeChange::default() } });
+    let labels = Some(Vec::new());
+    let change = NodeChange { threads: Some(2), labels, ..NodeChange::default() };
+    fake.command(1, Action::Set { change });
     fake.until(|received| {
         matches!(received, fake::Received::Poll(poll) if poll.acknowledged == 1).then_some(())
     })

@@ -68,7 +68,7 @@ fn assigned_tasks_are_held(core: &Core) -> Result<(), String> {
         invariant!(holder.id() == session, "token {token} is held by {name}, its task says {session}");
         let (queue, model) = (&task.spec().queue, &task.spec().model);
         invariant!(
-            holder.service_of(task).is_some(),
+            holder.service_of(task).is_some() || holder.is_replanned(),
             "{name} works on {model} of {queue} without offering it"
         );
         invariant!(task.node() == Some(holder.node()), "task {id} names another node");

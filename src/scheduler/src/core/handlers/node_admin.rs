@@ -1,6 +1,6 @@
 //! Shows everything known about one node, and changes its settings.
 
-use lamagrid_domain::NodeName;
+use lamagrid_domain::{Label, NodeName, QueueName, SessionId};
 use lamagrid_protocol::PeerId;
 use lamagrid_protocol::frame::MAX_HEADER_BYTES;
 use lamagrid_protocol::message::{
@@ -51,7 +51,7 @@ impl Core {
             running: session.running() as u32,
             slots: u32::from(session.slots()),
             state: self.state_of(session).to_owned(),
-            queues: session.lanes().cloned().collect(),
+            queues: session.queues().cloned().collect(),
             figures: session.figures(),
         }
     }
@@ -91,6 +91,9 @@ impl Core {
                 "node {name} has not answered its last change yet; try again in a second"
             ));
         }
+        if let Some(text) = change.labels.clone().and_then(|labels| self.unserving(session, labels)) {
+            return refused(text);
+        }
         let (id, node, boot) = (session.id(), session.node().clone(), session.boot());
         let by = asked_by(peer, by);
         tracing::info!(%node, by, ?change, "node is told to change its settings");
@@ -98,5 +101,35 @@ impl Core {
             self.changes.begin(node, boot, change, seq);
         }
         self.node_detail(&name)
+    }
+
+    /// Why a node would serve no queue with other labels; `None` if it would.
+    fn unserving(&self, session: &Session, labels: Vec<Label>) -> Option<String> {
+        let mut info = session.described_with(labels);
+        let plan = self.lane_rules(session.allowed()).plan(&mut info);
+        if !plan.queues.is_empty() || session.queues().next().is_none() {
+            return None;
+        }
+        let reasons = plan.refused.iter().map(|refused| format!("{}: {}", refused.queue, refused.reason));
+        Some(format!(
+            "with these labels node {} would serve no queue ({}); to give it no tasks, drain it: lamagrid node drain",
+            info.name,
+            reasons.collect::<Vec<_>>().join("; ")
+        ))
+    }
+
+    /// A node has other labels: it serves the queues that they allow at once.
+    pub(super) fn set_labels(&mut self, id: SessionId, labels: Vec<Label>) {
+        let Some(session) = self.sessions.get(id) else { return };
+        let mut info = session.described_with(labels);
+        let plan = self.lane_rules(session.allowed()).plan(&mut info);
+        tracing::info!(
+            node = %session.node(), labels = ?info.labels,
+            queues = ?plan.queues.iter().map(QueueName::as_str).collect::<Vec<_>>(),
+            "node has other labels"
+        );
+        if let Some(session) = self.sessions.get_mut(id) {
+            session.replan(info, plan);
+        }
     }
 }

@@ -79,9 +79,8 @@ impl Core {
             let text = format!("a node offers 1 to {MAX_MODELS} models and 1 to {MAX_SLOTS} slots");
             return self.reject(&node, FailureKind::InvalidInput, text);
         }
-        let known = self.settings.queues.keys().collect();
-        let plan = LaneRules { routes: &self.settings.routes, known, allowed }.plan(&mut info);
-        if plan.lanes.is_empty() && !offers_nothing {
+        let plan = self.lane_rules(allowed).plan(&mut info);
+        if plan.queues.is_empty() && !offers_nothing {
             let mut text = no_queue(&node, &plan.refused, &self.settings.queues);
             if !allowed.is_empty() {
                 text = format!(
@@ -119,7 +118,9 @@ impl Core {
         }
         let id = SessionId::from_bytes(self.random_bytes());
         let is_drained = self.is_still_drained(&node, boot);
-        let registration = Registration { node: node.clone(), boot, info, plan, slots, overlap, actions };
+        let allowed = allowed.to_vec();
+        let node_id = node.clone();
+        let registration = Registration { node: node_id, boot, info, plan, allowed, slots, overlap, actions };
         let number = self.sessions.next_number();
         let mut session = Session::open(id, number, registration, self.clock.elapsed_ms());
         if is_drained {
@@ -214,7 +215,8 @@ impl Core {
         };
         session.record_contact(self.clock.elapsed_ms());
         session.acknowledge(poll.acknowledged);
-        self.changes.answered(session.node(), poll.acknowledged, &poll.refused);
+        let labels = self.changes.answered(session.node(), poll.acknowledged, &poll.refused);
+        let labels = labels.and_then(|change| change.labels.clone());
         for refusal in &poll.refused {
             let reason = printable(&refusal.reason, MAX_REASON_CHARS, LineFeeds::Replace);
             tracing::warn!(node = %session.info().name, command = refusal.seq, %reason, "node refused a command");
@@ -233,8 +235,16 @@ impl Core {
             }
             self.requeue_lost(token, Loss::Innocent);
         }
+        if let Some(labels) = labels {
+            self.set_labels(poll.session, labels);
+        }
         self.dispatch_to(poll.session);
         Commands { commands }.into()
+    }
+
+    /// The queues that a node may serve; `allowed` are those of its certificate, or empty for all.
+    pub(super) fn lane_rules<'a>(&'a self, allowed: &'a [QueueName]) -> LaneRules<'a> {
+        LaneRules { routes: &self.settings.routes, known: self.settings.queues.keys().collect(), allowed }
     }
 
     /// Puts a command into a session's outbox and hints down a lane, behind the assignment it may concern.

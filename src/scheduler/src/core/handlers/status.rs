@@ -59,7 +59,7 @@ impl Core {
     pub(crate) fn expected_wait_in(&self, queue: &QueueName, model: Option<&ModelName>) -> Option<u64> {
         let serves = |session: &Session| match model {
             Some(model) => session.offers(queue, model),
-            None => session.lane_of(queue).is_some(),
+            None => session.serves(queue),
         };
         let waiting = self.ready.length(queue).unwrap_or(0);
         let work_ms = self.run_times.usual_ms(queue, None)? * waiting as f64;

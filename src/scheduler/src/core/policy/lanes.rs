@@ -10,9 +10,12 @@ use super::route_table::RouteTable;
 /// The queues of a session.
 #[derive(Debug, Default)]
 pub(crate) struct LanePlan {
-    pub(crate) lanes: Vec<QueueName>,
-    /// For each offer of the node, the lanes that its model is served from.
+    /// Those that it serves.
+    pub(crate) queues: Vec<QueueName>,
+    /// For each offer of the node, the queues that its model is served from.
     pub(crate) of_offers: Vec<Vec<usize>>,
+    /// Offers that were removed from its description, because no queue has them.
+    pub(crate) unserved: Vec<ModelOffer>,
     pub(crate) refused: Vec<RefusedQueue>,
 }
 
@@ -20,10 +23,10 @@ pub(crate) struct LanePlan {
 impl LanePlan {
     /// The queues that a node names for its models.
     pub(crate) fn as_offered(info: &NodeInfo) -> Self {
-        let lanes = info.queues();
-        let lane_of = |offer: &ModelOffer| lanes.iter().position(|queue| *queue == offer.queue);
-        let of_offers = info.models.iter().map(|offer| lane_of(offer).into_iter().collect()).collect();
-        Self { lanes, of_offers, refused: Vec::new() }
+        let queues = info.queues();
+        let queue_of = |offer: &ModelOffer| queues.iter().position(|queue| *queue == offer.queue);
+        let of_offers = info.models.iter().map(|offer| queue_of(offer).into_iter().collect()).collect();
+        Self { queues, of_offers, ..Self::default() }
     }
 }
 
@@ -53,11 +56,11 @@ impl LaneRules<'_> {
             if !is_offered {
                 continue;
             }
-            let index = plan.lanes.len();
-            plan.lanes.push((*queue).clone());
+            let index = plan.queues.len();
+            plan.queues.push((*queue).clone());
             plan.of_offers.resize_with(info.models.len(), Vec::new);
             let offered = plan.of_offers.iter_mut().zip(serving).filter(|(_, is_served)| *is_served);
-            offered.for_each(|(lanes, _)| lanes.push(index));
+            offered.for_each(|(queues, _)| queues.push(index));
         }
         let named = info.models.iter().filter(|offer| !offer.routed).map(|offer| &offer.queue);
         let unknown: BTreeSet<_> = named.filter(|queue| !self.known.contains(queue)).collect();
@@ -66,9 +69,10 @@ impl LaneRules<'_> {
             reason: "the scheduler's configuration has no such queue".to_owned(),
         }));
         plan.of_offers.resize_with(info.models.len(), Vec::new);
-        let mut lanes_of = plan.of_offers.iter();
-        info.models.retain(|_| lanes_of.next().is_some_and(|lanes| !lanes.is_empty()));
-        plan.of_offers.retain(|lanes| !lanes.is_empty());
+        let mut queues_of = plan.of_offers.iter();
+        let mut is_served = |_: &mut ModelOffer| queues_of.next().is_some_and(|queues| !queues.is_empty());
+        plan.unserved = info.models.extract_if(.., |offer| !is_served(offer)).collect();
+        plan.of_offers.retain(|queues| !queues.is_empty());
         plan
     }
 
@@ -129,7 +133,7 @@ mod tests {
         let plan = rules.plan(info);
         assert_eq!(plan.of_offers.len(), info.models.len());
         let refused = plan.refused.iter().map(|refused| format!("{}: {}", refused.queue, refused.reason));
-        (plan.lanes.iter().map(ToString::to_string).collect(), refused.collect())
+        (plan.queues.iter().map(ToString::to_string).collect(), refused.collect())
     }
 
     #[test]

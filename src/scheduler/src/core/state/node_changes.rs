@@ -61,19 +61,24 @@ impl NodeChanges {
         self.0.get(node).is_some_and(|entry| matches!(entry.progress, Progress::Pending { .. }))
     }
 
-    /// A poll acknowledges commands up to `acknowledged`, and lists the refused ones.
-    pub(crate) fn answered(&mut self, node: &NodeId, acknowledged: u64, refused: &[RefusedCommand]) {
-        let Some(entry) = self.0.get_mut(node) else { return };
-        if let Progress::Pending { seq } = entry.progress
-            && seq <= acknowledged
-        {
-            let refusal = refused.iter().find(|refused| refused.seq == seq);
-            entry.progress = refusal.map_or(Progress::Done, |refused| {
-                Progress::Refused(
-                    printable(&refused.reason, MAX_REASON_CHARS, LineFeeds::Replace).into_owned(),
-                )
-            });
+    /// A poll acknowledges commands up to `acknowledged`, and lists the refused ones. Returns the change that the node
+    /// executed meanwhile.
+    pub(crate) fn answered(
+        &mut self,
+        node: &NodeId,
+        acknowledged: u64,
+        refused: &[RefusedCommand],
+    ) -> Option<&NodeChange> {
+        let entry = self.0.get_mut(node)?;
+        let Progress::Pending { seq } = entry.progress else { return None };
+        if seq > acknowledged {
+            return None;
         }
+        let refusal = refused.iter().find(|refused| refused.seq == seq);
+        entry.progress = refusal.map_or(Progress::Done, |refused| {
+            Progress::Refused(printable(&refused.reason, MAX_REASON_CHARS, LineFeeds::Replace).into_owned())
+        });
+        refusal.is_none().then_some(&entry.change)
     }
 
     /// A process registers as this node. Returns the change that it may not have heard of.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use lamagrid_domain::{
-    BootId, LeaseToken, LiveFigures, ModelName, ModelOffer, NodeInfo, QueueName, SessionId,
+    BootId, Label, LeaseToken, LiveFigures, ModelName, ModelOffer, NodeInfo, QueueName, SessionId,
 };
 use lamagrid_protocol::PeerId;
 use lamagrid_protocol::message::{Action, ActionKind, Command, RefusedQueue};
@@ -28,8 +28,14 @@ pub(crate) struct Session {
     /// Orders sessions by their start. Clients may see it, unlike the id.
     number: u64,
     info: NodeInfo,
-    /// For each offer of its description, the lanes that the model is served from.
-    lanes_of_offers: Vec<Vec<usize>>,
+    /// The queues that it serves.
+    queues: Vec<ServedQueue>,
+    /// For each offer of its description, the queues that the model is served from.
+    queues_of_offers: Vec<Vec<usize>>,
+    /// Its other offers, which no queue has.
+    unserved: Vec<ModelOffer>,
+    /// The queues of its certificate; empty for all.
+    allowed: Vec<QueueName>,
     /// The queues that it does not serve, with the reasons.
     refused: Vec<RefusedQueue>,
     figures: Option<LiveFigures>,
@@ -51,6 +57,16 @@ pub(crate) struct Session {
     /// The kinds of commands that it executes.
     actions: Vec<ActionKind>,
     outbox: CommandOutbox,
+    #[cfg(test)]
+    is_replanned: bool,
+}
+
+/// A queue that a session serves. A queue that it began to serve after its welcome has no lane of its own.
+#[derive(Debug)]
+struct ServedQueue {
+    name: QueueName,
+    /// The lane that carries its tasks.
+    lane: usize,
 }
 
 /// How a session serves a task.
@@ -69,6 +85,7 @@ pub(crate) struct Registration {
     pub(crate) boot: Option<BootId>,
     pub(crate) info: NodeInfo,
     pub(crate) plan: LanePlan,
+    pub(crate) allowed: Vec<QueueName>,
     pub(crate) slots: u16,
     pub(crate) overlap: u16,
     pub(crate) actions: Vec<ActionKind>,
@@ -77,20 +94,21 @@ pub(crate) struct Registration {
 impl Session {
     /// `number` orders sessions by their start.
     pub(crate) fn open(id: SessionId, number: u64, registration: Registration, clock_ms: u64) -> Self {
-        let Registration { node, boot, info, plan, slots, overlap, actions } = registration;
-        let LanePlan { lanes, of_offers, refused } = plan;
-        let lanes = lanes.into_iter().map(|queue| (queue, false)).collect();
-        Self {
+        let Registration { node, boot, info, plan, allowed, slots, overlap, actions } = registration;
+        let mut session = Self {
             id,
             node,
             boot,
             number,
             info,
-            lanes_of_offers: of_offers,
-            refused,
+            queues: Vec::new(),
+            queues_of_offers: Vec::new(),
+            unserved: Vec::new(),
+            allowed,
+            refused: Vec::new(),
             figures: None,
             credit: Credit::new(slots, overlap),
-            lanes,
+            lanes: plan.queues.iter().map(|queue| (queue.clone(), false)).collect(),
             peer: None,
             tokens: BTreeMap::new(),
             order: DispatchOrder::default(),
@@ -100,7 +118,49 @@ impl Session {
             draining: false,
             actions,
             outbox: CommandOutbox::default(),
+            #[cfg(test)]
+            is_replanned: false,
+        };
+        session.serve(plan);
+        session
+    }
+
+    /// Serves the queues of a plan from now on. Its attempts go on, whatever their queues.
+    fn serve(&mut self, plan: LanePlan) {
+        let LanePlan { queues, of_offers, unserved, refused } = plan;
+        let lane_of = |queue: &QueueName| self.lanes.iter().position(|(of, _)| of == queue).unwrap_or(0);
+        self.queues = queues.into_iter().map(|name| ServedQueue { lane: lane_of(&name), name }).collect();
+        (self.queues_of_offers, self.unserved, self.refused) = (of_offers, unserved, refused);
+    }
+
+    /// Its description as it would register with these labels.
+    pub(crate) fn described_with(&self, labels: Vec<Label>) -> NodeInfo {
+        let mut info = NodeInfo { labels, ..self.info.clone() };
+        info.models.extend(self.unserved.iter().cloned());
+        info
+    }
+
+    /// Takes over a description and the plan made from it. A session without lanes gets them by its next registration.
+    pub(crate) fn replan(&mut self, info: NodeInfo, plan: LanePlan) {
+        if !self.lanes.is_empty() {
+            self.info = info;
+            self.serve(plan);
+            #[cfg(test)]
+            {
+                self.is_replanned = true;
+            }
         }
+    }
+
+    /// Whether its attempts may be of queues that it does not serve any more.
+    #[cfg(test)]
+    pub(crate) fn is_replanned(&self) -> bool {
+        self.is_replanned
+    }
+
+    /// The queues of its certificate; empty for all.
+    pub(crate) fn allowed(&self) -> &[QueueName] {
+        &self.allowed
     }
 
     pub(crate) fn id(&self) -> SessionId {
@@ -128,8 +188,14 @@ impl Session {
         self.credit.overlap()
     }
 
+    /// The queues of its lanes, in the order of the welcome.
     pub(crate) fn lanes(&self) -> impl Iterator<Item = &QueueName> {
         self.lanes.iter().map(|(queue, _)| queue)
+    }
+
+    /// The queues that it serves.
+    pub(crate) fn queues(&self) -> impl Iterator<Item = &QueueName> {
+        self.queues.iter().map(|queue| &queue.name)
     }
 
     /// Queues that it may not serve, with the reasons.
@@ -214,10 +280,10 @@ impl Session {
     }
 
     fn service_from(&self, queue: &QueueName, model: &ModelName) -> Option<Service> {
-        let offers = self.info.models.iter().zip(&self.lanes_of_offers);
-        offers.filter(|(offer, _)| offer.model == *model).find_map(|(offer, lanes)| {
-            let lane = lanes.iter().copied().find(|lane| self.lanes[*lane].0 == *queue)?;
-            Some(Service { lane, model_bytes: offer.memory_bytes })
+        let offers = self.info.models.iter().zip(&self.queues_of_offers);
+        offers.filter(|(offer, _)| offer.model == *model).find_map(|(offer, queues)| {
+            let served = queues.iter().map(|at| &self.queues[*at]).find(|served| served.name == *queue)?;
+            Some(Service { lane: served.lane, model_bytes: offer.memory_bytes })
         })
     }
 
@@ -230,8 +296,8 @@ impl Session {
 
     /// Its models, each with a queue that it is served from.
     pub(crate) fn served(&self) -> impl Iterator<Item = (&ModelOffer, &QueueName)> {
-        let offers = self.info.models.iter().zip(&self.lanes_of_offers);
-        offers.flat_map(move |(offer, lanes)| lanes.iter().map(move |lane| (offer, &self.lanes[*lane].0)))
+        let offers = self.info.models.iter().zip(&self.queues_of_offers);
+        offers.flat_map(move |(offer, queues)| queues.iter().map(move |at| (offer, &self.queues[*at].name)))
     }
 
     pub(crate) fn figures(&self) -> Option<LiveFigures> {
@@ -266,7 +332,7 @@ impl Session {
     /// Updates which models are in memory. True if one was added.
     pub(crate) fn set_loaded(&mut self, loaded: &[ModelName]) -> bool {
         let mut is_more = false;
-        for offer in &mut self.info.models {
+        for offer in self.info.models.iter_mut().chain(&mut self.unserved) {
             is_more |= !offer.loaded && loaded.contains(&offer.model);
             offer.loaded = loaded.contains(&offer.model);
             offer.present |= offer.loaded;
@@ -274,8 +340,8 @@ impl Session {
         is_more
     }
 
-    pub(crate) fn lane_of(&self, queue: &QueueName) -> Option<usize> {
-        self.lanes.iter().position(|(q, _)| q == queue)
+    pub(crate) fn serves(&self, queue: &QueueName) -> bool {
+        self.queues().any(|each| each == queue)
     }
 
     pub(crate) fn lanes_connected(&self) -> bool {
@@ -462,7 +528,8 @@ mod tests {
         let info = crate::core::tests::info("n", 1, &[("gpu", "lama")]);
         let node = "n".parse().unwrap();
         let plan = LanePlan::as_offered(&info);
-        let registration = Registration { node, boot: None, info, plan, slots, overlap, actions: Vec::new() };
+        let (allowed, actions) = (Vec::new(), Vec::new());
+        let registration = Registration { node, boot: None, info, plan, allowed, slots, overlap, actions };
         Session::open(SessionId::from_bytes([1; 16]), 1, registration, 0)
     }
 

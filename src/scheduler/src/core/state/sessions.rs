@@ -137,6 +137,7 @@ mod tests {
             boot: None,
             info,
             plan,
+            allowed: Vec::new(),
             slots: 1,
             overlap: 0,
             actions: Vec::new(),

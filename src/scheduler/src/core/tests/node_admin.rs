@@ -1,6 +1,6 @@
 //! Administration of nodes: details of one, removals, drains that are taken back, changes of settings; statistics.
 
-use lamagrid_domain::FailureKind;
+use lamagrid_domain::{FailureKind, TaskSpec};
 use lamagrid_protocol::message::{
     AdminReply, ControlReply, DrainNode, GetNode, GetStatistics, NodeChange, NodeDetail, RemoveNode, SetNode,
     UndrainNode,
@@ -8,7 +8,8 @@ use lamagrid_protocol::message::{
 
 use super::admin::admin;
 use super::grid::*;
-use crate::core::{Effect, Input, OrderKind, StoreOp};
+use super::lines::line;
+use crate::core::{Effect, Input, OrderKind, Requirement, StoreOp};
 
 fn by() -> Option<String> {
     Some("anna".into())
@@ -187,6 +188,54 @@ fn a_change_of_settings_is_pending_until_the_node_answers() {
     // Another process has the settings of its start.
     grid.pass_in([goodbye("n", 2), with_all_actions(hello("n", 2, "lama", 1, &[], &[]))]);
     assert_eq!(state(&mut grid), None);
+}
+
+/// A label is required by `big`: the node serves it as soon as it confirms the label, and its attempt goes on.
+#[test]
+fn other_labels_change_the_queues_of_a_node_without_a_new_session() {
+    let mut grid = Grid::new();
+    grid.core.settings.queues.insert("big".parse().unwrap(), 3);
+    let labelled = Requirement { labels: vec!["a100".into()], ..Requirement::default() };
+    grid.core.settings.routes.set_requirement("big".parse().unwrap(), labelled);
+    let mut info = info("n", 1, &[("gpu", "lama"), ("big", "manga")]);
+    info.models[0].routed = true;
+    grid.pass_in([with_all_actions(hello_of(info, 2, &[], &[])), lane_connected(1), ready("n", 1, 2)]);
+    let queues = |grid: &mut Grid| {
+        let detail = detail(grid, "n");
+        let queues = detail.session.map(|session| session.queues).unwrap_or_default();
+        (queues.iter().map(ToString::to_string).collect::<Vec<_>>(), detail.refused.len())
+    };
+    assert_eq!(queues(&mut grid), (vec!["gpu".to_owned()], 1));
+    let big = |n| TaskSpec { queue: "big".parse().unwrap(), ..with_model(n, "manga") };
+    grid.pass_in([submit_spec(big(1)), submit(2), accept("n", 1, 2)]);
+    let labels = |labels: &[&str]| NodeChange {
+        labels: Some(labels.iter().map(|label| (*label).into()).collect()),
+        ..NodeChange::default()
+    };
+    grid.pass_in([set("n", labels(&["a100"])), poll("n", 1, &[2], 0)]);
+    let effects: Vec<_> = grid.handle(poll("n", 1, &[2], 1)).iter().map(line).collect();
+    assert!(effects.contains(&"lane #1/0: assign T1 #3".to_owned()), "{effects:?}");
+    assert_eq!(queues(&mut grid), (vec!["big".to_owned(), "gpu".to_owned()], 0));
+    grid.check(accept("n", 1, 3), &["n: proceed #3"]);
+    // Without the label the attempt goes on, and no other one follows.
+    grid.pass_in([set("n", labels(&[])), poll("n", 1, &[2, 3], 2)]);
+    assert_eq!(queues(&mut grid), (vec!["gpu".to_owned()], 1));
+    grid.pass_in([done("n", 1, 3, 3), submit_spec(big(3))]);
+    grid.check(query(3), &["c: status T3 queued"]);
+    grid.check(query(1), &["c: status T1 completed"]);
+}
+
+#[test]
+fn labels_that_leave_a_node_without_a_queue_are_refused_with_the_reason() {
+    let mut grid = Grid::new();
+    let labelled = Requirement { labels: vec!["a100".into()], ..Requirement::default() };
+    grid.core.settings.routes.set_requirement("gpu".parse().unwrap(), labelled);
+    let mut info = info("n", 1, &[("gpu", "lama")]);
+    info.labels = vec!["a100".into()];
+    grid.pass_in([with_all_actions(hello_of(info, 1, &[], &[]))]);
+    let none = NodeChange { labels: Some(Vec::new()), ..NodeChange::default() };
+    let text = refusal(&mut grid, set("n", none));
+    assert!(text.contains("would serve no queue (gpu: it requires the label a100"), "{text}");
 }
 
 /// P5.3: older nodes are never sent commands that they do not know.

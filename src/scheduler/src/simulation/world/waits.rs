@@ -41,7 +41,7 @@ impl World {
                 *lane == spec.queue || self.routing.may_spill(&spec.queue, lane, task.waited_ms(clock_ms))
             };
             let could_run = |session: &&&Session| {
-                session.lanes().any(|lane| may_use(lane) && session.offers(lane, &spec.model))
+                session.queues().any(|lane| may_use(lane) && session.offers(lane, &spec.model))
                     && self.routing.fits(spec, &[], session.info())
                     && (session.slots() == 1 || session.is_unused())
                     && !task.avoids(session.node())
