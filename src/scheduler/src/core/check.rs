@@ -16,6 +16,8 @@ pub(super) fn structure(core: &Core) -> Result<(), String> {
     core.followers.check(core.tasks.values())?;
     core.leases.check()?;
     core.sessions.check()?;
+    let is_queued = |id| core.tasks.get(id).is_some_and(|task| task.not_before_ms().is_some());
+    core.reserved.check(is_queued, |session| core.sessions.get(session).is_some())?;
     core.retention.check()?;
     core.admission.check()?;
     core.orders.check()?;

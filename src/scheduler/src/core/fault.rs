@@ -59,11 +59,13 @@ pub(crate) enum Fault {
     WarmForever,
     /// Nodes of another queue never get the tasks that spilled to it.
     SpillForgotten,
+    /// No node is kept free for a task that smaller ones overtake.
+    CrowdedOut,
 }
 
 /// Each fault by the word that plants it.
 #[cfg(feature = "sabotage")]
-const WORDS: [(&str, Fault); 18] = [
+const WORDS: [(&str, Fault); 19] = [
     ("drop-outcome", Fault::OutcomeDropped),
     ("double-accept", Fault::DoubleAccept),
     ("forget-row", Fault::RowForgotten),
@@ -82,6 +84,7 @@ const WORDS: [(&str, Fault); 18] = [
     ("ignored-fit", Fault::FitIgnored),
     ("warm-forever", Fault::WarmForever),
     ("forgotten-spill", Fault::SpillForgotten),
+    ("crowded-out", Fault::CrowdedOut),
 ];
 
 impl Fault {

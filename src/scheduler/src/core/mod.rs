@@ -86,6 +86,7 @@ use state::node_orders::NodeOrders;
 use state::pauses::Pauses;
 use state::ready_queue::ReadyQueue;
 use state::refusal_log::RefusalLog;
+use state::reservations::Reservations;
 use state::retention::Retention;
 use state::run_times::RunTimes;
 use state::sessions::Sessions;
@@ -121,6 +122,8 @@ pub(crate) struct Core {
     /// The memory of models, as nodes reported it.
     learned: LearnedNeeds,
     sessions: Sessions,
+    /// Nodes that are kept free for waiting tasks.
+    reserved: Reservations,
     effects: EffectBuffer,
     #[cfg(any(test, feature = "sabotage"))]
     pub(crate) faults: Faults,
@@ -156,6 +159,7 @@ impl Core {
             run_times: RunTimes::default(),
             learned: LearnedNeeds::default(),
             sessions: Sessions::default(),
+            reserved: Reservations::default(),
             effects: EffectBuffer::default(),
             #[cfg(any(test, feature = "sabotage"))]
             faults: Faults::default(),
@@ -230,6 +234,7 @@ impl Core {
             sessions: &self.sessions,
             leases: &self.leases,
             breaker: &self.breaker,
+            reserved: &self.reserved,
             #[cfg(any(test, feature = "sabotage"))]
             faults: self.faults,
         }

@@ -73,6 +73,12 @@ impl<'a> View<'a> {
         self.0.placement().need(task).outgrown_bytes == 0
     }
 
+    /// The session that is kept free for a waiting task, and for no other one.
+    pub(crate) fn kept_free_for(self, id: TaskId) -> Option<SessionId> {
+        let (session, task) = (self.0.reserved.of_task(id)?, self.task(id)?);
+        self.0.placement().has_reservation(task).then_some(session)
+    }
+
     pub(crate) fn can_take(self, session: &Session) -> bool {
         self.0.placement().can_take(session)
     }

@@ -55,6 +55,7 @@ const HAPPENS: &[&str] = &[
     "inference",
     "internal",
     "isolated",
+    "kept free",
     "node_lost",
     "out_of_memory",
     "overloaded",
@@ -239,6 +240,11 @@ fn a_model_in_memory_that_goes_first_for_ever_is_seen() {
 #[test]
 fn a_task_that_does_not_spill_is_seen() {
     assert_eq!(seen(Fault::SpillForgotten).kind, Kind::Waits);
+}
+
+#[test]
+fn a_task_that_is_crowded_out_for_ever_is_seen() {
+    assert_eq!(seen(Fault::CrowdedOut).kind, Kind::Order);
 }
 
 #[test]

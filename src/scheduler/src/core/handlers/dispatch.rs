@@ -27,6 +27,7 @@ impl Core {
     pub(crate) fn unqueue(&mut self, id: TaskId) {
         let Some(task) = self.tasks.get_mut(id) else { return };
         self.timers.stop_wait(task);
+        self.reserved.release_task(id);
         if self.ready.leave(task, self.clock.elapsed_ms()) {
             self.admission.task_unqueued(task.spec());
         }
@@ -46,7 +47,8 @@ impl Core {
         }
     }
 
-    /// Assigns a task that some session can take, or another one that the same session takes first.
+    /// Assigns a task that some session can take, or another one that the same session takes first, or keeps that session
+    /// free for one that has no room there yet.
     fn assign_in_order(&mut self, mut id: TaskId) {
         // One step may lead to a task of lower rank, whose model is in memory; the others lead to higher ranks.
         let mut has_warm_step = true;
@@ -61,6 +63,11 @@ impl Core {
             match next.filter(|next| placement.best_for(*next).is_some()) {
                 Some(better) => id = better,
                 None => {
+                    if let Some(crowded_out) =
+                        self.sessions.get(session).and_then(|session| placement.crowded_out(id, session))
+                    {
+                        return self.keep_free(session, crowded_out);
+                    }
                     #[cfg(test)]
                     if self.wrong_choice.is_none() {
                         self.wrong_choice = crate::core::check::wrong_choice(self, id, session);
@@ -69,6 +76,18 @@ impl Core {
                 }
             }
         }
+    }
+
+    /// Keeps a session free for a waiting task, which smaller ones would overtake there for ever.
+    fn keep_free(&mut self, session: SessionId, id: TaskId) {
+        if let Some(session) = self.sessions.get(session) {
+            let waited_ms = self.tasks[id].waited_ms(self.clock.elapsed_ms());
+            tracing::debug!(
+                task.id = %id, node = %session.node(), waited_ms,
+                "node is kept free for a task that has no room beside the others there"
+            );
+        }
+        self.reserved.keep(session, id);
     }
 
     /// After every input: fills idle slots with tasks that wait for a slot of another node.

@@ -269,6 +269,7 @@ impl Core {
 
     pub(crate) fn end_session(&mut self, id: SessionId, keep: KeepAttempts, reason: &str) {
         let Some(session) = self.sessions.remove(id) else { return };
+        self.reserved.release_session(id);
         self.emit(Effect::CloseSession { session: id });
         let (node, number) = (session.node(), session.number());
         self.orders.away(node, self.clock.elapsed_ms());

@@ -10,8 +10,12 @@
 //!
 //! An isolated task shared a node with others when the node was lost. It goes only to a session that has nothing else,
 //! and that session gets nothing else meanwhile. If all are busy, the one with the least work is kept free for it.
+//!
+//! A task that fits a session with several slots, and not beside the attempts there, is overtaken by smaller ones for as
+//! long as any task may be held up. Then the session where it would be overtaken next is kept free for it: only tasks of a
+//! higher priority, or in front of it among those of its owner, go there until it fits.
 
-use lamagrid_domain::{QueueName, SessionId, TaskId};
+use lamagrid_domain::{ModelOffer, QueueName, SessionId, TaskId};
 
 use super::needs::Need;
 use super::route_table::RouteTable;
@@ -23,6 +27,7 @@ use crate::core::state::leases::Leases;
 use crate::core::state::model_queue::Rank;
 use crate::core::state::pauses::Pauses;
 use crate::core::state::ready_queue::{Listed, ReadyQueue};
+use crate::core::state::reservations::Reservations;
 use crate::core::state::session::Session;
 use crate::core::state::sessions::Sessions;
 use crate::core::state::task::Task;
@@ -34,7 +39,7 @@ pub(crate) struct Placement<'a> {
     pub(crate) clock_ms: u64,
     /// A session that was silent for this long gets no new task.
     pub(crate) suspect_after_ms: u64,
-    /// Tasks of models that are not in memory are held up for at most this long by others.
+    /// Tasks of models that are not in memory, and those that have no room, are held up for at most this long by others.
     pub(crate) warm_first_ms: u64,
     pub(crate) routes: &'a RouteTable,
     pub(crate) learned: &'a LearnedNeeds,
@@ -44,6 +49,7 @@ pub(crate) struct Placement<'a> {
     pub(crate) sessions: &'a Sessions,
     pub(crate) leases: &'a Leases,
     pub(crate) breaker: &'a CircuitBreaker,
+    pub(crate) reserved: &'a Reservations,
     #[cfg(any(test, feature = "sabotage"))]
     pub(crate) faults: Faults,
 }
@@ -103,40 +109,29 @@ impl<'a> Placement<'a> {
     pub(crate) fn next_for(self, session: SessionId) -> Option<TaskId> {
         let session = self.sessions.get(session).filter(|s| self.can_take(s))?;
         let kept_free_for = self.kept_free_for(session);
+        let reserved_for = self.reserved_for(session);
         // Tasks that do not fit are passed over, however many there are: a smaller one behind them must not wait.
         let can_run_now = |id| {
             let task = &self.tasks[id];
             let need = self.need(task);
             (session.is_unused() || !self.runs_alone(id))
+                && reserved_for.is_none_or(|reserved| may_use_reserved(task, reserved))
                 && self.can_do(task, &need, session)
                 && (!is_outgrown(&need, session) || !self.has_other_node(task))
                 && self.has_room_beside_others(task, session)
         };
-        let may_have = |id| {
-            let task = &self.tasks[id];
-            !task.avoids(session.node()) || !self.has_other_node(task)
+        let first = |Source { listed, queue, offer }| {
+            let least = self.ready.smallest(listed, queue, &offer.model)?;
+            let could_do = self.is_enough(&self.learned.need(&offer.model, least), 0, session);
+            let may_have = |id| self.does_not_avoid(id, session);
+            could_do.then(|| self.ready.first(listed, queue, &offer.model, can_run_now, may_have)).flatten()
         };
-        let is_open = |queue: &QueueName| !self.paused.contains(queue);
-        let first = |listed, queue, model| {
-            let least = self.ready.smallest(listed, queue, model)?;
-            let could_do = self.is_enough(&self.learned.need(model, least), 0, session);
-            could_do.then(|| self.ready.first(listed, queue, model, can_run_now, may_have)).flatten()
-        };
-        let own = session
-            .served()
-            .filter(|(_, queue)| is_open(queue))
-            .filter_map(|(offer, queue)| Some((first(Listed::Waiting, queue, &offer.model)?, offer.loaded)));
-        let spilling = session.served().flat_map(|(offer, queue)| {
-            let from = self.routes.spilling_into(queue).filter(|from| is_open(from));
-            from.map(move |from| (offer, from))
-        });
-        let spilled = spilling
-            .filter_map(|(offer, from)| Some((first(Listed::Spilled, from, &offer.model)?, offer.loaded)));
         let is_allowed = |rank: &Rank| {
             let isolated = kept_free_for.as_ref();
             isolated.is_none_or(|isolated| rank < isolated || self.tasks.is_isolated(rank.task()))
         };
-        let firsts: Vec<_> = own.chain(spilled).filter(|(rank, _)| is_allowed(rank)).collect();
+        let firsts = self.sources(session).filter_map(|source| Some((first(source)?, source.offer.loaded)));
+        let firsts: Vec<_> = firsts.filter(|(rank, _)| is_allowed(rank)).collect();
         let (best, _) = firsts.iter().min()?;
         let warm = firsts.iter().filter(|(rank, is_loaded)| *is_loaded && rank.has_priority_of(best));
         let warm = warm.map(|(rank, _)| rank).min();
@@ -145,6 +140,24 @@ impl<'a> Placement<'a> {
             passed.all(|rank| self.may_be_held_up(rank.task()))
         };
         Some(warm.filter(may_go_first).unwrap_or(best).task())
+    }
+
+    /// The waiting tasks that a session may be given, by queue and model.
+    fn sources(self, session: &'a Session) -> impl Iterator<Item = Source<'a>> {
+        let is_open = move |queue: &&QueueName| !self.paused.contains(queue);
+        let own = session.served().filter(move |(_, queue)| is_open(queue));
+        let own = own.map(|(offer, queue)| Source { listed: Listed::Waiting, queue, offer });
+        let spilled = session.served().flat_map(move |(offer, queue)| {
+            let from = self.routes.spilling_into(queue).filter(is_open);
+            from.map(move |queue| Source { listed: Listed::Spilled, queue, offer })
+        });
+        own.chain(spilled)
+    }
+
+    /// Whether a task may go to the node of a session, since it has not failed there or there is no other node.
+    fn does_not_avoid(self, id: TaskId, session: &Session) -> bool {
+        let task = &self.tasks[id];
+        !task.avoids(session.node()) || !self.has_other_node(task)
     }
 
     /// Whether tasks of models in memory may be served before this one: it waits only for its turn, and not for long.
@@ -168,6 +181,7 @@ impl<'a> Placement<'a> {
     fn may_be_given_now(self, task: &Task, need: &Need, session: &Session) -> bool {
         self.fits_need(task, need, session)
             && self.has_room_beside_others(task, session)
+            && self.reserved_for(session).is_none_or(|reserved| may_use_reserved(task, reserved))
             && if self.runs_alone(task.id()) {
                 session.is_unused()
             } else {
@@ -183,18 +197,72 @@ impl<'a> Placement<'a> {
     /// Whether the device of a session with several slots has room for a task beside those that are there: a model
     /// cannot leave memory while it is in use.
     fn has_room_beside_others(self, task: &Task, session: &Session) -> bool {
-        if session.slots() == 1 || session.info().memory_bytes == 0 {
+        if !has_shared_memory(session) {
             return true;
         }
-        let others = session.tokens().filter_map(|token| self.tasks.get(self.leases.task_of(token)?));
-        let all: Vec<&Task> = others.chain(std::iter::once(task)).collect();
+        let mut all = self.attempts_on(session);
+        all.push(task);
+        all.len() == 1 || session.has_memory(self.bytes_together(&all))
+    }
+
+    fn attempts_on(self, session: &Session) -> Vec<&'a Task> {
+        session.tokens().filter_map(|token| self.tasks.get(self.leases.task_of(token)?)).collect()
+    }
+
+    /// The memory of tasks on one device, where those of one model share it.
+    fn bytes_together(self, all: &[&Task]) -> u64 {
         let mut bytes = 0_u64;
         for (i, each) in all.iter().enumerate() {
             let is_shared = all[..i].iter().any(|other| other.spec().model == each.spec().model);
             let model_bytes = if is_shared { each.demand().model_bytes } else { 0 };
             bytes = bytes.saturating_add(self.need(each).memory_bytes.saturating_sub(model_bytes));
         }
-        session.has_memory(bytes) || all.len() == 1
+        bytes
+    }
+
+    /// The task for which a session has to be kept free, and is not yet, before `next` goes there. It is the first of
+    /// those that `next` would overtake because they have no room, and that have been held up for long.
+    pub(crate) fn crowded_out(self, next: TaskId, session: &'a Session) -> Option<TaskId> {
+        fault!(self, CrowdedOut => return None);
+        if !has_shared_memory(session) || session.is_unused() || self.reserved_for(session).is_some() {
+            return None;
+        }
+        let taken = self.bytes_together(&self.attempts_on(session));
+        let is_held_up = |id| {
+            let task = &self.tasks[id];
+            let need = self.need(task);
+            task.waited_ms(self.clock_ms) >= self.warm_first_ms
+                && !self.runs_alone(id)
+                && self.fits_need(task, &need, session)
+                && !self.has_room_beside_others(task, session)
+                && !self.has_reservation(task)
+        };
+        let first = |Source { listed, queue, offer }| {
+            let most = self.learned.need(&offer.model, self.ready.largest(listed, queue, &offer.model)?);
+            let may_lack_room = !session.has_memory(taken.saturating_add(most.memory_bytes));
+            may_lack_room
+                .then(|| self.ready.first(listed, queue, &offer.model, is_held_up, |_| true))
+                .flatten()
+        };
+        let rank = self.ready.rank(&self.tasks[next]);
+        self.sources(session)
+            .filter_map(first)
+            .filter(|held_up| *held_up < rank)
+            .min()
+            .map(|first| first.task())
+    }
+
+    /// The waiting task for which a session is kept free until it fits there.
+    pub(crate) fn reserved_for(self, session: &Session) -> Option<&'a Task> {
+        let task = self.tasks.get(self.reserved.of_session(session.id())?)?;
+        let waits = task.is_ready(self.clock_ms) && !self.paused.contains(&task.spec().queue);
+        (waits && self.fits(task, session)).then_some(task)
+    }
+
+    /// Whether a session that can take tasks is kept free for this one.
+    pub(crate) fn has_reservation(self, task: &Task) -> bool {
+        let session = self.reserved.of_task(task.id()).and_then(|session| self.sessions.get(session));
+        session.is_some_and(|session| self.is_able(session) && self.reserved_for(session).is_some())
     }
 
     fn runs_alone(self, id: TaskId) -> bool {
@@ -284,6 +352,29 @@ impl<'a> Placement<'a> {
                 && !self.breaker.is_aside(session.node())
         })
     }
+}
+
+/// Tasks of one queue and model that a session serves.
+#[derive(Clone, Copy)]
+struct Source<'a> {
+    listed: Listed,
+    queue: &'a QueueName,
+    offer: &'a ModelOffer,
+}
+
+/// Whether several attempts share the memory of a session's device.
+fn has_shared_memory(session: &Session) -> bool {
+    session.slots() > 1 && session.info().memory_bytes > 0
+}
+
+/// Whether a task may go to a session that is kept free for another one: it is more important, or its owner's and in front
+/// of it.
+fn may_use_reserved(task: &Task, reserved: &Task) -> bool {
+    let (spec, of) = (task.spec(), reserved.spec());
+    let is_in_front = task.priority() == reserved.priority()
+        && (&spec.queue, &spec.owner) == (&of.queue, &of.owner)
+        && (task.tag(), task.seq()) < (reserved.tag(), reserved.seq());
+    task.id() == reserved.id() || task.priority() > reserved.priority() || is_in_front
 }
 
 fn is_avoided(task: &Task, need: &Need, session: &Session) -> bool {

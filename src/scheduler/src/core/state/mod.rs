@@ -21,6 +21,7 @@ pub(crate) mod now;
 pub(crate) mod pauses;
 pub(crate) mod ready_queue;
 pub(crate) mod refusal_log;
+pub(crate) mod reservations;
 pub(crate) mod retention;
 pub(crate) mod run_times;
 pub(crate) mod session;

@@ -176,6 +176,11 @@ impl ReadyQueue {
         self.listed(kind).get(&(queue.clone(), model.clone()))?.smallest()
     }
 
+    /// An upper bound on them.
+    pub(crate) fn largest(&self, kind: Listed, queue: &QueueName, model: &ModelName) -> Option<&Demand> {
+        self.listed(kind).get(&(queue.clone(), model.clone()))?.largest()
+    }
+
     fn listed(&self, kind: Listed) -> &BTreeMap<Key, ModelQueue> {
         match kind {
             Listed::Waiting => &self.waiting,

@@ -217,6 +217,46 @@ fn of_idle_nodes_one_with_room_for_the_model_is_better_than_one_that_must_evict(
     assert_eq!(given(&grid.handle(submit_spec(routed(1, "lama", 1)))), ["lane #2/0: assign T1 #3"]);
 }
 
+/// A node of two slots and 8 GiB, where a task of 11 megapixels has no room beside another one.
+fn grid_with_a_crowded_node() -> Grid {
+    let mut grid = Grid::new();
+    grid.core.settings.limits.max_client_tasks = 1_000;
+    grid.core.settings.scheduler.max_outstanding_per_peer = 1_000;
+    let hello = hello_of(node("n", "cuda:0", 8, &["lama", "manga"]), 2, &[], &[]);
+    grid.pass_in([hello, lane_connected(1), ready("n", 1, 2)]);
+    grid
+}
+
+#[test]
+fn a_node_is_kept_free_for_a_task_that_smaller_ones_overtook_for_long() {
+    let mut grid = grid_with_a_crowded_node();
+    grid.pass_in([submit_spec(routed(1, "lama", 1)), accept("n", 1, 2), submit_spec(routed(2, "lama", 1))]);
+    grid.handle(accept("n", 1, 3));
+    grid.handle(submit_spec(routed(9, "lama", 11)));
+    grid.pass_in([submit_spec(routed(3, "lama", 1)), submit_spec(routed(4, "manga", 1))]);
+    // It may be overtaken for a while.
+    assert_eq!(given(&grid.handle(done("n", 1, 2, 3))), ["lane #1/0: assign T3 #4"]);
+    grid.handle(accept("n", 1, 4));
+    grid.pass(2_000);
+    assert_eq!(given(&grid.handle(done("n", 1, 3, 4))), Vec::<String>::new(), "the node is kept free");
+    assert_eq!(given(&grid.handle(submit_spec(routed(5, "manga", 1)))), Vec::<String>::new());
+    // More important ones go there still.
+    let urgent = TaskSpec { priority: 1, ..routed(6, "manga", 1) };
+    assert_eq!(given(&grid.handle(submit_spec(urgent))), ["lane #1/0: assign T6 #5"]);
+    grid.pass_in([accept("n", 1, 5), done("n", 1, 4, 5)]);
+    assert_eq!(given(&grid.handle(done("n", 1, 5, 6))), ["lane #1/0: assign T9 #6"]);
+}
+
+#[test]
+fn a_node_is_not_kept_free_any_more_for_a_task_that_is_cancelled() {
+    let mut grid = grid_with_a_crowded_node();
+    grid.pass_in([submit_spec(routed(1, "lama", 1)), accept("n", 1, 2), submit_spec(routed(9, "lama", 11))]);
+    grid.pass(2_000);
+    assert_eq!(given(&grid.handle(submit_spec(routed(2, "lama", 1)))), Vec::<String>::new());
+    grid.pass_in([cancel(9)]);
+    assert_eq!(given(&grid.handle(poll("n", 1, &[2], 0))), ["lane #1/0: assign T2 #3"]);
+}
+
 #[test]
 fn a_measured_peak_corrects_what_later_tasks_need() {
     let mut grid = Grid::new();

@@ -73,16 +73,6 @@ impl Oracle {
         let (queue, model, isolated) = (task.queue.clone(), task.model.clone(), task.isolated);
         let (others, beside) = self.others_on(session, id);
         let spec = self.task(id, "assigned")?.spec.clone();
-        // Between owners their turns decide: see `Core::check_choice`.
-        let is_better = |other: &TaskId| {
-            let (Some(other), Some(task)) = (core.task(*other), core.task(id)) else {
-                return false;
-            };
-            other.priority() > task.priority()
-                || other.priority() == task.priority()
-                    && other.spec().owner == task.spec().owner
-                    && (other.tag(), other.seq()) < (task.tag(), task.seq())
-        };
         let Some(target) = self.sessions.get_mut(&session) else {
             return Err(Violation {
                 kind: Kind::Structure,
@@ -122,25 +112,16 @@ impl Oracle {
             target.info.memory_bytes,
             beside_it.len()
         );
-        for (other, waits) in &self.live {
-            let better = is_better(other)
-                && waits.model == model
-                && waits.queue == queue
-                && self.routing.fits(&waits.spec, &beside_it, &target.info)
-                && core.task(*other).is_some_and(|task| {
-                    core.is_unburdened(task) && (!is_spilled || task.spilled_to().is_some())
-                });
-            if better && matches!(waits.state, State::Queued { .. }) && !waits.backs_off {
-                // A task may shun this node; the core alone knows.
-                let shuns = core.task(*other).is_none_or(|task| task.avoids(node));
-                let waits_for_unused = waits.isolated && !was_unused;
-                ensure!(
-                    shuns || waits_for_unused,
-                    Order,
-                    "task {id} was served before {other}, which is better"
-                );
-            }
-        }
+        let given = overtaking::Given {
+            id,
+            session,
+            node,
+            beside: &beside_it,
+            is_isolated: isolated,
+            is_spilled,
+            was_unused,
+        };
+        self.check_order(&given, core)?;
         if on_overlap {
             self.note("given on overlap");
         }

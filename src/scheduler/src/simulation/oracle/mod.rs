@@ -10,6 +10,7 @@ macro_rules! ensure {
 
 mod bounds;
 mod messages;
+mod overtaking;
 mod writes;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -212,6 +213,7 @@ pub(in crate::simulation) struct Oracle {
     dead_retention_ms: u64,
     has_run_limit: bool,
     has_probes: bool,
+    kept_free: overtaking::KeptFree,
     /// How often each event happened: a run without an event proves nothing about it.
     pub(in crate::simulation) tally: BTreeMap<String, u64>,
 }
@@ -246,6 +248,7 @@ impl Oracle {
             dead_retention_ms: config.dead_retention_s * 1_000,
             has_run_limit: config.run_limit_ms > 0,
             has_probes: config.set_aside_after > 0,
+            kept_free: overtaking::KeptFree::new(config),
             tally: BTreeMap::new(),
         }
     }
@@ -464,6 +467,7 @@ impl Oracle {
 
     /// Model and core agree about every task.
     fn compare(&mut self, core: View<'_>) -> Result<(), Violation> {
+        self.remember_kept_free(core);
         for (id, live) in &mut self.live {
             let Some(task) = core.task(*id) else {
                 return Err(Violation { kind: Kind::Lost, what: format!("task {id} is gone from the core") });
