@@ -52,6 +52,7 @@ const HAPPENS: &[&str] = &[
     "given back by a drain",
     "given on overlap",
     "given to a node of another queue",
+    "given to a node of the second queue in a chain",
     "inference",
     "internal",
     "isolated",

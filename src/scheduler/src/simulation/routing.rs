@@ -29,7 +29,9 @@ pub(super) struct Routing {
     /// Whether queues have requirements.
     pub(super) is_strict: bool,
     /// Tasks of `gpu` may run on nodes of `cpu` after this wait.
-    pub(super) spill_after_ms: Option<u64>,
+    spill_after_ms: Option<u64>,
+    /// Tasks of `big` may run on nodes of `gpu` after this wait, and then on those of `cpu`, too.
+    big_spill_after_ms: Option<u64>,
 }
 
 fn name<T: std::str::FromStr<Err: std::fmt::Debug>>(text: &str) -> T {
@@ -40,7 +42,8 @@ impl Routing {
     pub(super) fn new(random: &mut Random) -> Self {
         let is_strict = random.chance(500);
         let spill_after_ms = (is_strict && random.chance(700)).then(|| random.between(0, 3_000));
-        Self { is_strict, spill_after_ms }
+        let big_spill_after_ms = (is_strict && random.chance(500)).then(|| random.between(0, 3_000));
+        Self { is_strict, spill_after_ms, big_spill_after_ms }
     }
 
     pub(super) fn queues(&self) -> Vec<QueueName> {
@@ -59,6 +62,9 @@ impl Routing {
         }
         if let Some(after_ms) = self.spill_after_ms {
             table.set_spill(name("gpu"), Spill { to: name("cpu"), after_ms });
+        }
+        if let Some(after_ms) = self.big_spill_after_ms {
+            table.set_spill(name("big"), Spill { to: name("gpu"), after_ms });
         }
         let small = NeedConfig { cpu_up_to_megapixels: 1, ..NeedConfig::default() };
         table.needs.set(&name("lama"), small);
@@ -124,7 +130,12 @@ impl Routing {
 
     /// Whether a task of `queue` that waited this long may go down the lane of another one.
     pub(super) fn may_spill(&self, queue: &QueueName, to: &QueueName, waited_ms: u64) -> bool {
-        let is_pair = queue.as_str() == "gpu" && to.as_str() == "cpu";
-        is_pair && self.spill_after_ms.is_some_and(|after_ms| waited_ms >= after_ms)
+        let after_ms = match (queue.as_str(), to.as_str()) {
+            ("gpu", "cpu") => self.spill_after_ms,
+            ("big", "gpu") => self.big_spill_after_ms,
+            ("big", "cpu") => self.big_spill_after_ms.zip(self.spill_after_ms).map(|(big, gpu)| big + gpu),
+            _ => None,
+        };
+        after_ms.is_some_and(|after_ms| waited_ms >= after_ms)
     }
 }

@@ -16,10 +16,8 @@ impl Core {
         self.ready.enter(task, clock_ms);
         self.admission.task_queued(task.spec());
         self.timers.start_wait(task, &self.settings.scheduler, clock_ms);
-        if let Some(spill) =
-            self.settings.routes.spill(&task.spec().queue).filter(|_| task.spilled_to().is_none())
-        {
-            self.timers.start_spill(task, spill.after_ms, clock_ms);
+        if let Some(next) = self.settings.routes.spills(&task.spec().queue).get(task.spilled_to().len()) {
+            self.timers.start_spill(task, next.waited_ms);
         }
     }
 

@@ -1,6 +1,7 @@
 //! Restores the state of the core from the store.
 
 use crate::core::policy::retry;
+use crate::core::state::history;
 use crate::core::state::task::{NewTask, Task};
 use crate::core::{Core, StoredTask};
 
@@ -17,8 +18,10 @@ impl Core {
                 let id = spec.id;
                 let is_isolated = retry::has_shared_a_loss(&history);
                 let created_wall_ms = created_wall_ms.min(self.clock.now().wall_ms);
+                let waits_until_ms = assigned.is_none().then(|| self.clock.wall().believed_ms());
+                let earlier_ms = history::waited_ms(created_wall_ms, &history, waits_until_ms);
                 let new = NewTask { spec: *spec, digest, seq, created_wall_ms, inline };
-                self.list_task(Task::recovered(new, counters, history));
+                self.list_task(Task::recovered(new, counters, history, earlier_ms));
                 if is_isolated {
                     self.tasks.isolate(id);
                 }
@@ -28,9 +31,9 @@ impl Core {
                     self.leases.restore(token, id, node.clone(), until_ms);
                     let task = self.tasks.get_mut(id).expect("inserted above");
                     task.restore(token, &node, self.clock.now());
-                    // The store does not tell whether its node is one of the other queue.
-                    if let Some(spill) = self.settings.routes.spill(&task.spec().queue) {
-                        self.ready.spill(task, spill.to.clone());
+                    // The store does not tell whether its node is one of another queue.
+                    for hop in self.settings.routes.spills(&task.spec().queue) {
+                        self.ready.spill(task, hop.to.clone());
                     }
                     self.start_run_timer(id);
                 }

@@ -45,13 +45,18 @@ impl Core {
         while let Some(id) = self.timers.due_spill(self.clock.elapsed_ms()) {
             let task = self.tasks.get_mut(id).expect("timers are of unfinished tasks");
             self.timers.stop_spill(task);
-            let Some(spill) = self.settings.routes.spill(&task.spec().queue) else { continue };
+            let hops = self.settings.routes.spills(&task.spec().queue);
+            let mut left = hops.iter().skip(task.spilled_to().len());
+            let Some(hop) = left.next() else { continue };
             tracing::info!(
-                task.id = %id, queue = %task.spec().queue, to = %spill.to, after_ms = spill.after_ms,
+                task.id = %id, queue = %task.spec().queue, to = %hop.to, waited_ms = hop.waited_ms,
                 "task waited: nodes of another queue may take it"
             );
             fault!(self, SpillForgotten => continue);
-            self.ready.spill(task, spill.to.clone());
+            self.ready.spill(task, hop.to.clone());
+            if let Some(next) = left.next() {
+                self.timers.start_spill(task, next.waited_ms);
+            }
             spilled.push(id);
         }
         // All of them first: the best one goes first.

@@ -149,7 +149,7 @@ impl<'a> Placement<'a> {
         let own = own.map(|(offer, queue)| Source { listed: Listed::Waiting, queue, offer });
         let spilled = session.served().flat_map(move |(offer, queue)| {
             let from = self.routes.spilling_into(queue).filter(is_open);
-            from.map(move |queue| Source { listed: Listed::Spilled, queue, offer })
+            from.map(move |from| Source { listed: Listed::SpilledTo(queue), queue: from, offer })
         });
         own.chain(spilled)
     }
@@ -357,7 +357,7 @@ impl<'a> Placement<'a> {
 /// Tasks of one queue and model that a session serves.
 #[derive(Clone, Copy)]
 struct Source<'a> {
-    listed: Listed,
+    listed: Listed<'a>,
     queue: &'a QueueName,
     offer: &'a ModelOffer,
 }

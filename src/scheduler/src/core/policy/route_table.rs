@@ -84,8 +84,16 @@ pub(crate) fn gib(bytes: u64) -> String {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Spill {
     pub(crate) to: QueueName,
-    /// How long a task waits before that.
+    /// How long a task waits before that; in a chain, from the time on at which it spilled to the queue before.
     pub(crate) after_ms: u64,
+}
+
+/// A step of a chain of spills.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Hop {
+    pub(crate) to: QueueName,
+    /// How long a task waits in all before that.
+    pub(crate) waited_ms: u64,
 }
 
 /// Queues and models by name. Without configuration it is empty: models are served from their default queues.
@@ -93,6 +101,8 @@ pub(crate) struct Spill {
 pub(crate) struct RouteTable {
     requirements: BTreeMap<QueueName, Requirement>,
     spills: BTreeMap<QueueName, Spill>,
+    /// For each queue with a spill, all queues that its tasks spill to, one after the other.
+    chains: BTreeMap<QueueName, Vec<Hop>>,
     /// The queues that the configuration names for models.
     models: BTreeMap<ModelName, QueueName>,
     pub(crate) needs: NeedTable,
@@ -127,6 +137,21 @@ impl RouteTable {
 
     pub(crate) fn set_spill(&mut self, queue: QueueName, spill: Spill) {
         self.spills.insert(queue, spill);
+        self.chains = self.spills.keys().map(|from| (from.clone(), self.chain(from))).collect();
+    }
+
+    /// The configuration has no circle; this ends even if there is one.
+    fn chain(&self, from: &QueueName) -> Vec<Hop> {
+        let (mut hops, mut last, mut waited_ms) = (Vec::<Hop>::new(), from, 0_u64);
+        while let Some(Spill { to, after_ms }) = self.spills.get(last) {
+            if to == from || hops.iter().any(|hop| hop.to == *to) {
+                break;
+            }
+            waited_ms = waited_ms.saturating_add(*after_ms);
+            hops.push(Hop { to: to.clone(), waited_ms });
+            last = to;
+        }
+        hops
     }
 
     #[cfg(test)]
@@ -143,17 +168,46 @@ impl RouteTable {
         &self.requirements
     }
 
-    pub(crate) fn spill(&self, queue: &QueueName) -> Option<&Spill> {
-        self.spills.get(queue)
+    /// The queues that the tasks of a queue spill to, one after the other.
+    pub(crate) fn spills(&self, queue: &QueueName) -> &[Hop] {
+        self.chains.get(queue).map_or(&[], Vec::as_slice)
     }
 
-    /// The queues whose tasks may spill into this one.
+    /// The queues whose tasks may spill into this one, at once or over others.
     pub(crate) fn spilling_into<'a>(&'a self, queue: &'a QueueName) -> impl Iterator<Item = &'a QueueName> {
-        self.spills.iter().filter(move |(_, spill)| spill.to == *queue).map(|(from, _)| from)
+        let leads_there = move |(_, hops): &(&QueueName, &Vec<Hop>)| hops.iter().any(|hop| hop.to == *queue);
+        self.chains.iter().filter(leads_there).map(|(from, _)| from)
     }
 
     /// The queue that the configuration names for a model.
     pub(crate) fn configured_queue(&self, model: &ModelName) -> Option<&QueueName> {
         self.models.get(model)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn queue(name: &str) -> QueueName {
+        name.parse().unwrap()
+    }
+
+    #[test]
+    fn spills_follow_each_other_after_the_time_of_each_and_end_in_a_circle() {
+        let mut table = RouteTable::default();
+        for (from, to, after_ms) in [("a", "b", 10), ("b", "c", 5), ("c", "b", 1)] {
+            table.set_spill(queue(from), Spill { to: queue(to), after_ms });
+        }
+        let hops = |from| -> Vec<_> {
+            let hops = table.spills(&queue(from)).iter();
+            hops.map(|hop| (hop.to.to_string(), hop.waited_ms)).collect()
+        };
+        assert_eq!(hops("a"), [("b".to_owned(), 10), ("c".to_owned(), 15)]);
+        assert_eq!(hops("c"), [("b".to_owned(), 1)]);
+        assert_eq!(hops("d"), []);
+        let last = queue("c");
+        let into: Vec<_> = table.spilling_into(&last).map(QueueName::as_str).collect();
+        assert_eq!(into, ["a", "b"]);
     }
 }

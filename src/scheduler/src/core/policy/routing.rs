@@ -23,9 +23,9 @@ pub(crate) struct Served<'a> {
 impl<'a> Served<'a> {
     /// The nodes that serve `model` from `queue`, or will once its tasks spill.
     fn serving(self, queue: &'a QueueName, model: &'a ModelName) -> impl Iterator<Item = &'a Session> {
-        let spill = self.routes.spill(queue);
+        let spills = self.routes.spills(queue);
         self.sessions.values().filter(move |session| {
-            session.offers(queue, model) || spill.is_some_and(|spill| session.offers(&spill.to, model))
+            session.offers(queue, model) || spills.iter().any(|hop| session.offers(&hop.to, model))
         })
     }
 

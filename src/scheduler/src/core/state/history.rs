@@ -19,9 +19,45 @@ pub(crate) fn record(history: &mut Vec<Entry>, entry: Entry) {
     history.push(entry);
 }
 
+/// Milliseconds that a task waited between its acceptance and `until_wall_ms`, by the stored part of its history. `None` if
+/// it does not wait now: its last assignment has no entry there.
+pub(crate) fn waited_ms(accepted_wall_ms: u64, history: &[Entry], until_wall_ms: Option<u64>) -> u64 {
+    let (mut waited_ms, mut since) = (0_u64, Some(accepted_wall_ms));
+    let lasted = |since: Option<u64>, until: u64| since.map_or(0, |since| until.saturating_sub(since));
+    for Entry { at_wall_ms, what, .. } in history {
+        match what {
+            Milestone::Assigned { .. } => {
+                waited_ms = waited_ms.saturating_add(lasted(since.take(), *at_wall_ms));
+            }
+            Milestone::Failed { .. } | Milestone::NodeLost { .. } | Milestone::GivenBack => {
+                since = Some(*at_wall_ms);
+            }
+            Milestone::Skipped { .. } => since = None,
+            Milestone::Accepted
+            | Milestone::Replays { .. }
+            | Milestone::Ended { .. }
+            | Milestone::ReplayedAs { .. } => {}
+        }
+    }
+    waited_ms.saturating_add(until_wall_ms.map_or(0, |until| lasted(since, until)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn waits_are_summed_up_between_attempts() {
+        let at = |at_wall_ms, what| Entry { at_wall_ms, attempt: 1, what };
+        let assigned = |at_wall_ms| at(at_wall_ms, Milestone::Assigned { node: "n".parse().unwrap() });
+        assert_eq!((waited_ms(100, &[], Some(150)), waited_ms(100, &[], None)), (50, 0));
+        let tried = [assigned(110), at(140, Milestone::GivenBack)];
+        assert_eq!((waited_ms(100, &tried, Some(160)), waited_ms(100, &tried, None)), (30, 10));
+        // The clock was set back meanwhile, or entries are missing.
+        assert_eq!(waited_ms(100, &tried, Some(1)), 10);
+        let gap = [assigned(110), at(120, Milestone::Skipped { entries: 3 }), assigned(150)];
+        assert_eq!(waited_ms(100, &gap, None), 10);
+    }
 
     #[test]
     fn a_full_history_keeps_its_first_and_latest_entries_and_counts_the_others() {

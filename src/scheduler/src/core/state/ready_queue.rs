@@ -21,8 +21,8 @@ type Key = (QueueName, ModelName);
 #[derive(Debug)]
 pub(crate) struct ReadyQueue {
     waiting: BTreeMap<Key, ModelQueue>,
-    /// Those of them that nodes of another queue may take, too.
-    spilled: BTreeMap<Key, ModelQueue>,
+    /// Those of them that nodes of other queues may take, too, by these queues.
+    spilled: BTreeMap<QueueName, BTreeMap<Key, ModelQueue>>,
     /// By the instant at which they may run.
     delayed: BTreeSet<(u64, TaskId)>,
     /// Waiting and delayed tasks per queue.
@@ -38,11 +38,11 @@ pub(crate) struct ReadyQueue {
 
 /// A list of waiting tasks.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Listed {
+pub(crate) enum Listed<'a> {
     /// All of a queue.
     Waiting,
-    /// Those that nodes of another queue may take.
-    Spilled,
+    /// Those that nodes of this other queue may take.
+    SpilledTo(&'a QueueName),
 }
 
 fn key(task: &Task) -> Key {
@@ -85,27 +85,30 @@ impl ReadyQueue {
 
     /// Nodes of another queue may take a queued task, too.
     pub(crate) fn spill(&mut self, task: &mut Task, to: QueueName) {
-        task.set_spilled_to(to);
         if task.not_before_ms().is_some_and(|at| !self.delayed.contains(&(at, task.id()))) {
-            self.list_spilled(task);
+            self.spilled.entry(to.clone()).or_default().entry(key(task)).or_default().insert(task);
         }
+        task.add_spilled_to(to);
     }
 
     fn list_spilled(&mut self, task: &Task) {
-        if task.spilled_to().is_some() {
-            self.spilled.entry(key(task)).or_default().insert(task);
+        for to in task.spilled_to() {
+            self.spilled.entry(to.clone()).or_default().entry(key(task)).or_default().insert(task);
         }
     }
 
     fn unlist_spilled(&mut self, task: &Task) {
-        if task.spilled_to().is_none() {
-            return;
-        }
-        let key = key(task);
-        if let Some(spilled) = self.spilled.get_mut(&key) {
-            spilled.remove(task);
-            if spilled.is_empty() {
-                self.spilled.remove(&key);
+        for to in task.spilled_to() {
+            let Some(by_model) = self.spilled.get_mut(to) else { continue };
+            let key = key(task);
+            if let Some(spilled) = by_model.get_mut(&key) {
+                spilled.remove(task);
+                if spilled.is_empty() {
+                    by_model.remove(&key);
+                }
+            }
+            if by_model.is_empty() {
+                self.spilled.remove(to);
             }
         }
     }
@@ -172,32 +175,33 @@ impl ReadyQueue {
     }
 
     /// A lower bound on the demands of a model's waiting tasks; `None` without any.
-    pub(crate) fn smallest(&self, kind: Listed, queue: &QueueName, model: &ModelName) -> Option<&Demand> {
-        self.listed(kind).get(&(queue.clone(), model.clone()))?.smallest()
+    pub(crate) fn smallest(&self, kind: Listed<'_>, queue: &QueueName, model: &ModelName) -> Option<&Demand> {
+        self.listed(kind, queue, model)?.smallest()
     }
 
     /// An upper bound on them.
-    pub(crate) fn largest(&self, kind: Listed, queue: &QueueName, model: &ModelName) -> Option<&Demand> {
-        self.listed(kind).get(&(queue.clone(), model.clone()))?.largest()
+    pub(crate) fn largest(&self, kind: Listed<'_>, queue: &QueueName, model: &ModelName) -> Option<&Demand> {
+        self.listed(kind, queue, model)?.largest()
     }
 
-    fn listed(&self, kind: Listed) -> &BTreeMap<Key, ModelQueue> {
-        match kind {
+    fn listed(&self, kind: Listed<'_>, queue: &QueueName, model: &ModelName) -> Option<&ModelQueue> {
+        let by_model = match kind {
             Listed::Waiting => &self.waiting,
-            Listed::Spilled => &self.spilled,
-        }
+            Listed::SpilledTo(to) => self.spilled.get(to)?,
+        };
+        by_model.get(&(queue.clone(), model.clone()))
     }
 
     /// The first task of a model that `may_have` accepts, of those that `can_run_now`.
     pub(crate) fn first(
         &self,
-        kind: Listed,
+        kind: Listed<'_>,
         queue: &QueueName,
         model: &ModelName,
         can_run_now: impl Fn(TaskId) -> bool,
         may_have: impl Fn(TaskId) -> bool,
     ) -> Option<Rank> {
-        let waiting = self.listed(kind).get(&(queue.clone(), model.clone()))?;
+        let waiting = self.listed(kind, queue, model)?;
         let start_of = |priority, owner: &Owner| self.fair_queue.virtual_start(queue, priority, owner);
         waiting.first(start_of, can_run_now, may_have)
     }
@@ -307,7 +311,7 @@ impl ReadyQueue {
             } else {
                 invariant!(task.is_ready(clock_ms), "task {} waits and is {:?}", task.id(), task.state());
                 waiting.entry(key(task)).or_default().insert(task.id());
-                spilled.extend(task.spilled_to().map(|_| task.id()));
+                spilled.extend(task.spilled_to().iter().map(|to| (to.clone(), task.id())));
             }
         }
         invariant!(self.delayed == delayed, "{:?} are listed as delayed of {delayed:?}", self.delayed);
@@ -316,8 +320,12 @@ impl ReadyQueue {
         invariant!(listed == waiting, "{listed:?} are listed as waiting of {waiting:?}");
         let counted: BTreeMap<_, u64> = self.lengths.iter().map(|(queue, length)| (queue, *length)).collect();
         invariant!(counted == lengths, "queues count {counted:?} tasks of {lengths:?}");
-        self.waiting.values().chain(self.spilled.values()).try_for_each(ModelQueue::check)?;
-        let listed: BTreeSet<_> = self.spilled.values().flat_map(ModelQueue::ids).collect();
+        let lists = self.spilled.values().flat_map(BTreeMap::values);
+        self.waiting.values().chain(lists).try_for_each(ModelQueue::check)?;
+        let by_queue =
+            self.spilled.iter().flat_map(|(to, by_model)| by_model.values().map(move |of| (to, of)));
+        let listed: BTreeSet<_> =
+            by_queue.flat_map(|(to, of)| of.ids().map(move |id| (to.clone(), id))).collect();
         invariant!(listed == spilled, "{listed:?} are listed as spilled of {spilled:?}");
         let waiting: usize = waiting.values().map(BTreeSet::len).sum();
         let counted = self.fair_queue.waiting();

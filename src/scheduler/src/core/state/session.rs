@@ -287,10 +287,10 @@ impl Session {
         })
     }
 
-    /// How it serves a task: from the task's queue, or from the one that it spilled to.
+    /// How it serves a task: from the task's queue, or from one that it spilled to.
     pub(crate) fn service_of(&self, task: &Task) -> Option<Service> {
         let spec = task.spec();
-        let spilled = || self.service_from(task.spilled_to()?, &spec.model);
+        let spilled = || task.spilled_to().iter().find_map(|queue| self.service_from(queue, &spec.model));
         self.service_from(&spec.queue, &spec.model).or_else(spilled)
     }
 

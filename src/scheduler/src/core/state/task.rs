@@ -38,12 +38,14 @@ pub(crate) struct Task {
     timers: TimerKeys,
     /// Its need by the tables.
     demand: Demand,
-    /// Nodes of this queue may take it, too: it has waited long enough.
-    spilled_to: Option<QueueName>,
+    /// Nodes of these queues may take it, too: it has waited long enough.
+    spilled_to: Vec<QueueName>,
     /// Lease clock when it last entered the queue.
     queued_at_ms: u64,
     /// Milliseconds spent in queues, without the current wait.
     queue_ms: u64,
+    /// Milliseconds spent in queues of earlier processes of the scheduler, by the wall clock.
+    earlier_ms: u64,
     /// The node accepted the current attempt.
     accepted: bool,
     /// Inputs kept in the row; the others lie in the spool.
@@ -83,9 +85,10 @@ impl Task {
             history: Vec::new(),
             timers: TimerKeys::default(),
             demand: Demand::default(),
-            spilled_to: None,
+            spilled_to: Vec::new(),
             queued_at_ms: 0,
             queue_ms: 0,
+            earlier_ms: 0,
             accepted: false,
             inline,
             avoid: Vec::new(),
@@ -96,8 +99,8 @@ impl Task {
     }
 
     /// A task as the store remembers it, before its attempt is restored.
-    pub(crate) fn recovered(new: NewTask, counters: Counters, history: Vec<Entry>) -> Self {
-        Self { counters, history, ..Self::new(new) }
+    pub(crate) fn recovered(new: NewTask, counters: Counters, history: Vec<Entry>, earlier_ms: u64) -> Self {
+        Self { counters, history, earlier_ms, ..Self::new(new) }
     }
 
     pub(crate) fn id(&self) -> TaskId {
@@ -168,6 +171,11 @@ impl Task {
         self.queue_ms
     }
 
+    /// Lease clock when it last entered the queue.
+    pub(crate) fn queued_at_ms(&self) -> u64 {
+        self.queued_at_ms
+    }
+
     /// Milliseconds since it last entered the queue.
     pub(crate) fn queued_for_ms(&self, clock_ms: u64) -> u64 {
         clock_ms.saturating_sub(self.queued_at_ms)
@@ -178,6 +186,11 @@ impl Task {
         self.queue_ms + self.queued_for_ms(clock_ms)
     }
 
+    /// Milliseconds spent in queues without the current wait, for the spill: before a restart of the scheduler, too.
+    pub(crate) fn waited_for_spill_ms(&self) -> u64 {
+        self.earlier_ms.saturating_add(self.queue_ms)
+    }
+
     pub(crate) fn demand(&self) -> &Demand {
         &self.demand
     }
@@ -186,13 +199,13 @@ impl Task {
         self.demand = demand;
     }
 
-    /// The other queue whose nodes may take it.
-    pub(crate) fn spilled_to(&self) -> Option<&QueueName> {
-        self.spilled_to.as_ref()
+    /// The other queues whose nodes may take it.
+    pub(crate) fn spilled_to(&self) -> &[QueueName] {
+        &self.spilled_to
     }
 
-    pub(super) fn set_spilled_to(&mut self, queue: QueueName) {
-        self.spilled_to = Some(queue);
+    pub(super) fn add_spilled_to(&mut self, queue: QueueName) {
+        self.spilled_to.push(queue);
     }
 
     pub(crate) fn is_accepted(&self) -> bool {
@@ -262,7 +275,7 @@ impl Task {
     /// The attempt ended without an outcome. If it has waited long enough before, it spills again with the next tick.
     pub(crate) fn requeue(&mut self, not_before_ms: u64) {
         self.apply(Event::Requeue { not_before_ms });
-        self.spilled_to = None;
+        self.spilled_to.clear();
         self.accepted = false;
     }
 

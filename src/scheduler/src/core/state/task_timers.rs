@@ -76,9 +76,10 @@ impl TaskTimers {
         }
     }
 
-    /// A task entered its queue; nodes of another queue may take it once all its waits have lasted this long.
-    pub(crate) fn start_spill(&mut self, task: &mut Task, after_ms: u64, clock_ms: u64) {
-        let at = clock_ms.saturating_add(after_ms.saturating_sub(task.queue_ms()));
+    /// Nodes of another queue may take a queued task once all its waits have lasted this long.
+    pub(crate) fn start_spill(&mut self, task: &mut Task, waited_ms: u64) {
+        let left_ms = waited_ms.saturating_sub(task.waited_for_spill_ms());
+        let at = task.queued_at_ms().saturating_add(left_ms);
         self.spills.insert((at, task.id()));
         task.timers_mut().spill = Some(at);
     }

@@ -88,6 +88,11 @@ impl Grid {
 
     /// A scheduler that finds this in its store. The n-th random number that it draws is all n.
     pub(super) fn recovered(tasks: Vec<StoredTask>) -> Self {
+        Self::recovered_with(RouteTable::default(), tasks)
+    }
+
+    /// The same with configured queues.
+    pub(super) fn recovered_with(routes: RouteTable, tasks: Vec<StoredTask>) -> Self {
         let now = Now { mono_ms: 5_000, wall_ms: WALL_MS };
         let mut drawn = 0;
         let entropy = move || {
@@ -95,7 +100,8 @@ impl Grid {
             [drawn; 16]
         };
         let recovered = Recovered { tasks, wall_ms: Some(WALL_MS), ..Recovered::default() };
-        Self { core: Core::new(settings(), Box::new(entropy), now, recovered), now }
+        let settings = Settings { routes, ..settings() };
+        Self { core: Core::new(settings, Box::new(entropy), now, recovered), now }
     }
 
     /// A scheduler whose store knows nodes that are to leave, or to stay away.

@@ -1,13 +1,13 @@
 //! Queues with requirements, spill, and devices that are not enough.
 
 use lamagrid_domain::{
-    DeviceClass, FailureKind, LiveFigures, MemoryUse, Milestone, NodeInfo, Params, PictureSize, Scalar,
+    Counters, DeviceClass, FailureKind, LiveFigures, MemoryUse, Milestone, NodeInfo, Params, PictureSize, Scalar,
     TaskSpec,
 };
 use lamagrid_protocol::message::{Heartbeat, NodeEvent};
 
 use super::grid::*;
-use crate::core::{Effect, Input, Requirement, Spill};
+use crate::core::{Effect, Input, Requirement, RouteTable, Spill, StoredTask};
 
 const GIB: u64 = 1 << 30;
 
@@ -94,6 +94,59 @@ fn the_scheduler_chooses_the_queue_and_a_task_spills_after_the_set_time() {
     let queued = TaskSpec { queue: "gpu".parse().unwrap(), ..routed(2, "cv2", 1) };
     grid.handle(submit_spec(queued));
     assert_eq!(queue_of(&grid, 2), "cpu");
+}
+
+#[test]
+fn a_task_spills_on_after_the_time_of_each_queue() {
+    let mut grid = grid();
+    grid.core.settings.queues.insert("slow".parse().unwrap(), 3);
+    let labelled = Requirement { labels: vec!["slow".into()], ..Requirement::default() };
+    let routes = &mut grid.core.settings.routes;
+    routes.set_requirement("slow".parse().unwrap(), labelled);
+    routes
+        .set_requirement("cpu".parse().unwrap(), Requirement { memory_bytes: GIB, ..Requirement::default() });
+    routes.set_spill("cpu".parse().unwrap(), Spill { to: "slow".parse().unwrap(), after_ms: 2_000 });
+    let slow = NodeInfo { labels: vec!["slow".into()], ..node("s", "cpu", 0, &["lama"]) };
+    join(&mut grid, slow, 1);
+    grid.handle(submit_spec(TaskSpec {
+        queue: "gpu".parse().unwrap(),
+        routed: false,
+        ..routed(1, "lama", 1)
+    }));
+    grid.pass(2_900);
+    grid.handle(heartbeat(1));
+    assert_eq!(given(&grid.handle(Input::Tick)), Vec::<String>::new());
+    grid.pass(100);
+    assert_eq!(given(&grid.handle(Input::Tick)), ["lane #1/0: assign T1 #2"]);
+    assert_eq!(queue_of(&grid, 1), "gpu");
+}
+
+#[test]
+fn the_wait_before_a_restart_counts_towards_the_spill() {
+    let stored = |created_wall_ms| StoredTask::Live {
+        spec: Box::new(routed(1, "lama", 1)),
+        digest: lamagrid_protocol::payload_digest(&routed(1, "lama", 1)),
+        seq: 1,
+        created_wall_ms,
+        counters: Counters::default(),
+        history: Vec::new(),
+        assigned: None,
+        inline: Vec::new(),
+    };
+    for (waited_ms, left_ms) in [(0, 1_000), (700, 300), (5_000, 0)] {
+        let mut routes = RouteTable::default();
+        routes.set_spill("gpu".parse().unwrap(), Spill { to: "cpu".parse().unwrap(), after_ms: 1_000 });
+        let mut grid = Grid::recovered_with(routes, vec![stored(WALL_MS - waited_ms)]);
+        let mut info = info("c", 1, &[("cpu", "lama")]);
+        info.models[0].routed = false;
+        join(&mut grid, info, 1);
+        if left_ms > 0 {
+            grid.pass(left_ms - 1);
+            assert_eq!(given(&grid.handle(Input::Tick)), Vec::<String>::new(), "{waited_ms}");
+            grid.pass(1);
+        }
+        assert_eq!(given(&grid.handle(Input::Tick)), ["lane #1/0: assign T1 #2"], "{waited_ms}");
+    }
 }
 
 #[test]

@@ -88,8 +88,9 @@ impl Oracle {
         ensure!(target.given <= target.granted, Structure, "{node} was given more than its credit");
         ensure!(target.info.name == node.name, Structure, "the row of {id} names another node than its lane");
         // A task that ended in the same step is gone: how long it waited is not known.
-        let waited_ms = core.task(id).map_or(u64::MAX, |task| task.queue_ms());
-        let lane = target.lanes.get(index);
+        let waited_ms = core.task(id).map_or(u64::MAX, |task| task.waited_for_spill_ms());
+        let lane = target.lanes.get(index).cloned();
+        let lane = lane.as_ref();
         let is_spilled = lane.is_some_and(|lane| self.routing.may_spill(&queue, lane, waited_ms));
         ensure!(
             lane == Some(&queue) || is_spilled,
@@ -118,15 +119,20 @@ impl Oracle {
             node,
             beside: &beside_it,
             is_isolated: isolated,
-            is_spilled,
+            spilled_to: lane.filter(|_| is_spilled),
             was_unused,
         };
         self.check_order(&given, core)?;
+        let is_second =
+            is_spilled && queue.as_str() == "big" && lane.is_some_and(|lane| lane.as_str() == "cpu");
         if on_overlap {
             self.note("given on overlap");
         }
         if is_spilled {
             self.note("given to a node of another queue");
+            if is_second {
+                self.note("given to a node of the second queue in a chain");
+            }
         }
         if isolated {
             self.note("given alone");

@@ -29,7 +29,8 @@ pub(super) struct Given<'a> {
     pub(super) node: &'a NodeId,
     pub(super) beside: &'a [&'a TaskSpec],
     pub(super) is_isolated: bool,
-    pub(super) is_spilled: bool,
+    /// The other queue whose lane carries it.
+    pub(super) spilled_to: Option<&'a QueueName>,
     pub(super) was_unused: bool,
 }
 
@@ -47,7 +48,7 @@ impl Oracle {
     /// No better task of the same queue and model could have gone there; and those that only lack room there are not
     /// overtaken once they have waited for long, unless another node is kept free for them.
     pub(super) fn check_order(&self, given: &Given<'_>, core: View<'_>) -> Result<(), Violation> {
-        let Given { id, session, node, beside, is_isolated, is_spilled, was_unused } = *given;
+        let Given { id, session, node, beside, is_isolated, spilled_to, was_unused } = *given;
         let (Some(target), Some(task)) = (self.sessions.get(&session), self.live.get(&id)) else {
             return Ok(());
         };
@@ -60,7 +61,7 @@ impl Oracle {
             // A task may shun this node; the core alone knows.
             let Some(better) = core.task(*other).filter(|better| {
                 core.is_unburdened(better)
-                    && (!is_spilled || better.spilled_to().is_some())
+                    && spilled_to.is_none_or(|to| better.spilled_to().contains(to))
                     && !better.avoids(node)
             }) else {
                 continue;

@@ -38,7 +38,8 @@ impl World {
         for task in core.tasks().filter(|task| core.waits_for_a_node(task) && core.is_unburdened(task)) {
             let spec = task.spec();
             let may_use = |lane: &QueueName| {
-                *lane == spec.queue || self.routing.may_spill(&spec.queue, lane, task.waited_ms(clock_ms))
+                let waited_ms = task.waited_for_spill_ms() + task.queued_for_ms(clock_ms);
+                *lane == spec.queue || self.routing.may_spill(&spec.queue, lane, waited_ms)
             };
             let could_run = |session: &&&Session| {
                 session.queues().any(|lane| may_use(lane) && session.offers(lane, &spec.model))
