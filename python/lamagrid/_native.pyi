@@ -14,6 +14,7 @@ __all__ = [
     "__version__",
     "build_info",
     "bundle_name",
+    "capability_offer",
     "config",
     "cuda_gpus",
     "failure_kinds",
@@ -82,6 +83,8 @@ class _WeightsFile(TypedDict):
     url: str
     md5: str | None
     checkpoints: str | os.PathLike[str]
+    path: str | os.PathLike[str] | None
+    sha256: str | None
     variables: tuple[str, str] | None
 
 class _NodeOptions(TypedDict):
@@ -97,6 +100,13 @@ class _NodeOptions(TypedDict):
     cuda_visible_devices: str | None
     cuda_device_order: str | None
 
+class _CapabilityOffer(TypedDict):
+    gpus: list[str]
+    leave_out: list[str]
+
+def capability_offer(
+    path: str | os.PathLike[str], visible_devices: str | None = None, device_order: str | None = None
+) -> _CapabilityOffer: ...
 def cuda_gpus(visible_devices: str | None = None, device_order: str | None = None) -> list[str]: ...
 def fetch_weights(
     file: _WeightsFile,

@@ -316,6 +316,32 @@ def test_a_damaged_file_is_reported_and_fetched_again(tmp_path: Path, origin: Or
     assert len(origin.asked) == 1
 
 
+def test_a_model_of_the_configuration_is_pulled_checked_and_replaced(
+    tmp_path: Path, origin: Origin, pull: Pull
+) -> None:
+    file, sum_ = tmp_path / "models" / "mine.pt", hashlib.sha256(CONTENT).hexdigest()
+    config = tmp_path / "lamagrid.toml"
+    section = f'[models.mine]\nurl = "{origin.url}"\npath = "{file}"\n'
+    config.write_text(f'{section}sha256 = "{sum_}"\n')
+    env = {"LAMAGRID_CONFIG": str(config)}
+    pulled = pull("", "pull", "mine", **env)
+    assert pulled.returncode == 0, pulled.stderr
+    assert file.read_bytes() == CONTENT
+    assert f"{file} is here now" in pulled.stdout
+    assert "is right" in pull("", "pull", "mine", **env).stdout
+    file.write_bytes(b"other")
+    replaced = pull("", "pull", "mine", **env)
+    assert replaced.returncode == 0
+    assert "fetching it anew" in replaced.stderr
+    assert file.read_bytes() == CONTENT
+    file.unlink()
+    config.write_text(f'{section}sha256 = "{"0" * 64}"\n')
+    wrong = pull("", "pull", "mine", **env)
+    assert wrong.returncode == 1
+    assert sum_ in wrong.stderr
+    assert not file.exists()
+
+
 def test_an_archive_without_a_known_sum_is_checked_by_its_own_sums(
     tmp_path: Path, origin: Origin, pull: Pull
 ) -> None:

@@ -69,10 +69,11 @@ def _parser() -> argparse.ArgumentParser:
     pull = verbs.add_parser(
         "pull",
         help="fetch the files of models to this host",
-        description="Fetch missing or damaged files of models or plugins to where the nodes "
-        "of this host look for them: TORCH_HOME, XDG_CACHE_HOME and upstream's variables count, as they do "
-        "for nodes. A download that was ended goes on where it was. http_proxy, https_proxy, all_proxy and "
-        "no_proxy name proxies, SSL_CERT_FILE and SSL_CERT_DIR certificate authorities.",
+        description="Fetch missing or damaged files of models or plugins, and of models with a url in the "
+        "configuration, to where the nodes of this host look for them: TORCH_HOME, XDG_CACHE_HOME and "
+        "upstream's variables count, as they do for nodes. A download that was ended goes on where it was. "
+        "http_proxy, https_proxy, all_proxy and no_proxy name proxies, SSL_CERT_FILE and SSL_CERT_DIR "
+        "certificate authorities.",
         epilog="Example: lamagrid model pull lama plugin/RealESRGAN",
     )
     pull.add_argument("names", nargs="+", metavar="NAME", help="as `lamagrid model list` shows it")
@@ -274,16 +275,8 @@ def _pull_source(name: str, source: AnySource, precision: Precision) -> _Pulled:
         ImportError: As :func:`_fetch_folder`.
         OSError: As :func:`_fetch_folder`.
     """
-    if isinstance(source, ConfiguredFile):
-        if source.is_present(os.environ):
-            return _Pulled(source.path(os.environ), "is here", False)
-        raise ModelLoadError(
-            f"{source.path(os.environ)} is missing: `lamagrid model check {name}` fetches it, as a node does"
-            if source.url
-            else f"{source.path(os.environ)} is missing, and the configuration names no url: put it there"
-        )
     if not source.is_present(os.environ):
-        return _Pulled(_fetch(source, precision, Existing.KEEP), "is here now", True)
+        return _Pulled(_fetch(name, source, precision, Existing.KEEP), "is here now", True)
     checked = list(_checked(source))
     wrong = [each for each in checked if not each.is_right]
     if not wrong:
@@ -292,13 +285,22 @@ def _pull_source(name: str, source: AnySource, precision: Precision) -> _Pulled:
         print(f"lamagrid model: {name}: {each.path} {each.text}: fetching it anew", file=sys.stderr)
         if isinstance(source, HubFolder):
             each.path.unlink()  # the library downloads the missing file
-    path = _fetch(source, precision, Existing.REPLACE)
+    path = _fetch(name, source, precision, Existing.REPLACE)
     return _Pulled(path, "is here now, in place of a wrong one", True)
 
 
-def _fetch(source: Source, precision: Precision, existing: Existing) -> Path:
+def _fetch(name: str, source: AnySource, precision: Precision, existing: Existing) -> Path:
     if isinstance(source, HubFolder):
         return _fetch_folder(source, precision)
+    if isinstance(source, ConfiguredFile):
+        if source.url is None:
+            state = "is missing" if existing is Existing.KEEP else "is wrong"
+            raise ModelLoadError(
+                f"{source.path(os.environ)} {state}, and models.{name} of the configuration names no url: "
+                "put the right file there, or set url"
+            )
+        with _Meter(name) as meter:
+            return fetch.fetch_configured(source, meter.update, existing)
     url, _ = source.source(os.environ)
     if existing is Existing.REPLACE and "://" not in url:
         raise ModelLoadError(
@@ -401,7 +403,8 @@ def _verify(options: argparse.Namespace) -> int:
 
 def _remedy(name: str, source: AnySource) -> str:
     if isinstance(source, ConfiguredFile):
-        return f"replace the file, or correct models.{name}.sha256 if it is right"
+        anew = "replace the file" if source.url is None else f"lamagrid model pull {name} fetches it anew"
+        return f"{anew}, or correct models.{name}.sha256 if it is right"
     return f"lamagrid model pull {name} fetches it anew"
 
 

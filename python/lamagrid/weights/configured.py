@@ -1,6 +1,6 @@
 """The files of models that the configuration describes, in ``[models.NAME]``.
 
-Does not: fetch them; the node that serves the model does.
+Does not: fetch them; `lamagrid model pull` and the node that serves the model do.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Fetches upstream's files as a Rust node does: through proxies, and resuming interrupted downloads.
+"""Fetches upstream's files and those of the configuration as a Rust node does.
+
+Goes through proxies, and resumes interrupted downloads.
 
 Does not: fetch diffusers' folders; diffusers does.
 """
@@ -13,6 +15,7 @@ from pathlib import Path
 from lamagrid import _native
 from lamagrid.upstream import catalog
 from lamagrid.upstream.catalog import Source, WebFile
+from lamagrid.weights.configured import ConfiguredFile
 
 OnProgress = Callable[[int, "int | None"], None]
 """Called with the bytes received and the total, also while none arrive; an exception ends the fetch."""
@@ -39,7 +42,28 @@ def fetch(file: WebFile, on_progress: OnProgress, existing: Existing = Existing.
         "url": url,
         "md5": md5,
         "checkpoints": catalog.checkpoints(os.environ),
+        "path": None,
+        "sha256": None,
         "variables": None if file.variables is None else (f"{file.variables}_URL", f"{file.variables}_MD5"),
+    }
+    return Path(_native.fetch_weights(wanted, on_progress, replace=existing is Existing.REPLACE))
+
+
+def fetch_configured(
+    file: ConfiguredFile, on_progress: OnProgress, existing: Existing = Existing.KEEP
+) -> Path:
+    """Fetch the file of a model of the configuration, which names a URL.
+
+    Raises:
+        ModelLoadError: It cannot be fetched, or has another sum; the text says what to do.
+    """
+    wanted: _native._WeightsFile = {
+        "url": file.url or "",
+        "md5": None,
+        "checkpoints": catalog.checkpoints(os.environ),
+        "path": file.path(os.environ),
+        "sha256": file.sha256,
+        "variables": None,
     }
     return Path(_native.fetch_weights(wanted, on_progress, replace=existing is Existing.REPLACE))
 

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use pyo3::prelude::*;
 
 use lamagrid_domain::FailureKind;
-use lamagrid_weights::Weights;
+use lamagrid_weights::{Environment, Weights};
 
 use crate::enter::outside;
 use crate::errors;
@@ -19,11 +19,15 @@ pub(crate) struct WeightsFile {
     md5: Option<String>,
     /// Folder of downloads.
     checkpoints: PathBuf,
+    /// The file of a model of the configuration; `None` for the URL's name in `checkpoints`.
+    path: Option<PathBuf>,
+    /// Its sum, if it is in the configuration.
+    sha256: Option<String>,
     /// Names of upstream's environment variables for the file's location and its MD5.
     variables: Option<(String, String)>,
 }
 
-/// Returns the path of a file, after downloading it if it is missing or `replace` is set; the MD5 of a
+/// Returns the path of a file, after downloading it if it is missing or `replace` is set; the sum of a
 /// download is checked. Calls `on_progress` with the bytes done and the total, even while no data arrives; an
 /// exception from it ends the download.
 #[pyfunction]
@@ -34,8 +38,14 @@ pub(crate) fn fetch_weights(
     on_progress: &Bound<'_, PyAny>,
     replace: bool,
 ) -> PyResult<PathBuf> {
-    let WeightsFile { url, md5, checkpoints, variables } = file;
-    let weights = Weights::other(url, md5, checkpoints, variables);
+    let WeightsFile { url, md5, checkpoints, path, sha256, variables } = file;
+    let weights = match path {
+        Some(path) => {
+            let sum = sha256.unwrap_or_default();
+            Weights::configured(&url, &path, &sum, Environment::of_process())
+        }
+        None => Weights::other(url, md5, checkpoints, variables),
+    };
     let on_progress = on_progress.clone().unbind();
     let mut raised = None;
     let located = outside(py, || {
