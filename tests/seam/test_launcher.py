@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from grids import procfs
+from lamagrid import InvalidInputError, _native
 from lamagrid.launcher import flags, process_specs
 from lamagrid.launcher.errors import LaunchError
 from lamagrid.launcher.listen_address import check_port
@@ -236,6 +237,29 @@ def test_models_of_the_configuration_are_served_by_the_torch_node(node_program: 
     seen = replace(seen, models={"migan": None, "mine": Path("/m.pt")})
     (node,) = process_specs.nodes(seen, "migan", None, Path("/d"), {"XDG_CACHE_HOME": "/nowhere"})
     assert models_of(list(node.program.command)) == ["migan", "mine=/m.pt", "lama", "manga"]
+
+
+def test_a_capability_file_is_for_all_nodes_and_leaves_models_out(node_program: Path, tmp_path: Path) -> None:
+    file = tmp_path / "capabilities.toml"
+    file.write_text("leave_out = ['manga', 'cv2']\n")
+    words = ("--grid-node-command", str(node_program), "--grid-capabilities", str(file))
+    seen, _ = split(*words, "--grid-python-models", "cv2,zits")
+    offer = _native.capability_offer(file)
+    assert offer["leave_out"] == ["manga", "cv2"]
+    left = replace(seen, leave_out=tuple(offer["leave_out"]))
+    env = {"XDG_CACHE_HOME": "/nowhere"}
+    nodes = process_specs.nodes(left, "lama", None, Path("/d"), env)
+    commands = {node.name: list(node.program.command) for node in nodes}
+    assert {name: models_of(command) for name, command in commands.items()} == {
+        "torch-0": ["lama"],
+        "python-0": ["zits"],
+    }
+    assert all(command[-2:] == ["--capabilities", str(file)] for command in commands.values())
+    with pytest.raises(LaunchError, match="leaves manga out"):
+        process_specs.nodes(left, "manga", None, Path("/d"), env)
+    file.write_text("leave_out = 1\n")
+    with pytest.raises(InvalidInputError, match="leave_out"):
+        _native.capability_offer(file)
 
 
 def test_nodes_are_spread_over_the_gpus(node_program: Path) -> None:

@@ -83,11 +83,15 @@ def _run(words: list[str], children: ProcessSupervisor) -> int:
             start = None
         else:
             env = process_specs.child_env(visible)
+            gpus = _native.cuda_gpus(visible)
+            if flags.capabilities is not None:
+                offer = _native.capability_offer(flags.capabilities, visible)
+                gpus, flags = offer["gpus"], replace(flags, leave_out=tuple(offer["leave_out"]))
             nodes = process_specs.nodes(flags, args.model, parsed.device, settings.data_dir, env)
             if flags.nodes is not None and parsed.device != "cpu":
-                nodes = process_specs.on_gpus(nodes, _native.cuda_gpus(visible))
+                nodes = process_specs.on_gpus(nodes, gpus)
             if enabled := enabled_plugins.enabled(args):
-                nodes.append(process_specs.plugin_node(enabled, settings.data_dir, env))
+                nodes.append(process_specs.plugin_node(flags, enabled, settings.data_dir, env))
             if args.hf_access_token:
                 nodes = [process_specs.with_token(node, args.hf_access_token) for node in nodes]
             client = start_scheduler(children, process_specs.scheduler(settings.data_dir, env), settings)

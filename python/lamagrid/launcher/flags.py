@@ -31,6 +31,8 @@ class GridFlags:
         models: TorchScript files by model name; None for a file that the configuration names.
         python_models: The models of the Python node.
         node_command: Path of the node program; None to look for it.
+        capabilities: Capability file of all nodes; None for all of the hardware.
+        leave_out: The models that the capability file leaves out.
         style: How errors are answered.
     """
 
@@ -43,7 +45,9 @@ class GridFlags:
     models: Mapping[str, Path | None]
     python_models: tuple[str, ...]
     node_command: Path | None
+    capabilities: Path | None
     style: AnswerStyle
+    leave_out: tuple[str, ...] = ()
 
 
 class SplitFlags(NamedTuple):
@@ -123,6 +127,13 @@ def parser() -> argparse.ArgumentParser:
         help="the node program (default: lamagrid-node beside this Python, then on PATH)",
     )
     group.add_argument(
+        "--grid-capabilities",
+        type=Path,
+        metavar="FILE",
+        help="a file of `lamagrid-node capabilities --write FILE`, which all nodes are started with: caps "
+        "memory, leaves models and GPUs out, adds labels (docs/nodes.md)",
+    )
+    group.add_argument(
         "--grid-strict",
         action="store_true",
         help="reproduce upstream's error responses exactly: HTML pages, generic messages "
@@ -149,7 +160,7 @@ def split(argv: Sequence[str]) -> SplitFlags:
         grid.error("--grid-scheduler is for one of this host, --grid-join for one of another: leave one out")
     if seen.grid_scheduler is not None or seen.grid_join is not None:
         given = "--grid-scheduler" if seen.grid_join is None else "--grid-join"
-        for flag in ("data_dir", "nodes", "threads", "python_models", "node_command"):
+        for flag in ("data_dir", "nodes", "threads", "python_models", "node_command", "capabilities"):
             if getattr(seen, f"grid_{flag}") is not None:
                 grid.error(f"{given} starts nothing: leave --grid-{flag.replace('_', '-')} out")
         if seen.grid_demo_model or seen.grid_model:
@@ -173,6 +184,7 @@ def split(argv: Sequence[str]) -> SplitFlags:
         models=models,
         python_models=_names(DEFAULT_PYTHON_MODELS) if python_models is None else python_models,
         node_command=seen.grid_node_command,
+        capabilities=seen.grid_capabilities,
         style=AnswerStyle.UPSTREAM if seen.grid_strict else AnswerStyle.READABLE,
     )
     return SplitFlags(flags, rest)

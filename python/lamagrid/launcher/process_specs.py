@@ -55,13 +55,19 @@ def nodes(
         device: Upstream's ``--device``, None if it was not given.
 
     Raises:
-        LaunchError: The model needs the node program, which is not installed.
+        LaunchError: The model needs the node program, which is not installed, or the capability file leaves
+            it out.
     """
-    files = dict(flags.models)
-    if flags.demo_model:
+    if model in flags.leave_out:
+        raise LaunchError(
+            f"{flags.capabilities} leaves {model} out, and the server starts with it: remove it from "
+            "`leave_out`, or choose another --model"
+        )
+    files = {name: file for name, file in flags.models.items() if name not in flags.leave_out}
+    if flags.demo_model and "lama" not in flags.leave_out:
         files["lama"] = DEMO_MODEL
-    python_models = flags.python_models
-    own = [name for name in TORCH_MODELS if name not in python_models]
+    python_models = tuple(name for name in flags.python_models if name not in flags.leave_out)
+    own = [name for name in TORCH_MODELS if name not in (*python_models, *flags.leave_out)]
     torch_models = tuple(dict.fromkeys([*files, *own]))
     if model in torch_models:  # the first one is loaded at once
         torch_models = tuple(dict.fromkeys([model, *torch_models]))
@@ -76,8 +82,9 @@ def nodes(
         raise LaunchError(
             f"--grid-nodes 0 leaves no node that serves {model}: add --grid-python-models cv2,{model}"
         )
+    capped = [] if flags.capabilities is None else ["--capabilities", str(flags.capabilities)]
     planned = []
-    if count > 0:
+    if count > 0 and torch_models:
         command = node_command(flags.node_command)
         wanted = [name if files.get(name) is None else f"{name}={files[name]}" for name in torch_models]
         threads = flags.threads
@@ -92,6 +99,7 @@ def nodes(
                 arguments += ["--device", device]
             if threads is not None:
                 arguments += ["--threads", str(threads)]
+            arguments += capped
             planned.append(
                 NodeSpec(
                     name, torch_models, threads, ProcessSpec(f"node {name}", arguments, env, may_leave=True)
@@ -104,6 +112,7 @@ def nodes(
             arguments += ["--model", each]
         if device is not None:
             arguments += ["--device", device]
+        arguments += capped
         planned.append(
             NodeSpec(name, python_models, None, ProcessSpec(f"node {name}", arguments, env, may_leave=True))
         )
@@ -129,12 +138,16 @@ def on_gpus(planned: Sequence[NodeSpec], gpus: Sequence[str]) -> list[NodeSpec]:
     return [on_next(node) for node in planned]
 
 
-def plugin_node(plugins: Mapping[str, RemotePlugin], data_dir: Path, env: Mapping[str, str]) -> NodeSpec:
+def plugin_node(
+    flags: GridFlags, plugins: Mapping[str, RemotePlugin], data_dir: Path, env: Mapping[str, str]
+) -> NodeSpec:
     """The node of this host that runs plugins, apart from the models: a click does not wait for a picture."""
     name = "plugins-0"
     arguments = [*_lamagrid("pynode", data_dir), "--name", name]
     for plugin in plugins.values():
         arguments += ["--plugin", f"{plugin.name}={plugin.device}"]
+    if flags.capabilities is not None:
+        arguments += ["--capabilities", str(flags.capabilities)]
     return NodeSpec(name, tuple(plugins), None, ProcessSpec(f"node {name}", arguments, env, may_leave=True))
 
 

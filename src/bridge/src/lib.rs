@@ -33,7 +33,7 @@ mod _native {
     #[pymodule_export]
     use crate::configuration::config;
     #[pymodule_export]
-    use crate::hardware::cuda_gpus;
+    use crate::hardware::{capability_offer, cuda_gpus};
     #[pymodule_export]
     use crate::logs::{log_error, start_logs};
     #[pymodule_export]
