@@ -2,8 +2,8 @@
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,11 +15,11 @@ use pyo3::types::{PyByteArray, PyBytes};
 use lamagrid_client::Endpoints;
 use lamagrid_config::socket_finder;
 use lamagrid_domain::{BlobForm, Failure, ModelName, ModelOffer, NodeKind, NodeName, Role, Stages};
-use lamagrid_hardware::{Capabilities, CudaEnvironment, Gpu, Roots, Sampler};
+use lamagrid_hardware::{Capabilities, CudaEnvironment, Gpu, Roots};
 use lamagrid_imaging::{Image, Rgb};
 use lamagrid_session::{
-    Adjust, Adjustment, ChangeRefused, Entered, Exit, Files, Inputs, Made, Next, Pictures, Pipeline, Session,
-    SessionOptions, read_node_bundle,
+    Adjust, Adjustment, ChangeRefused, DeviceWatch, Entered, Exit, Files, Inputs, Made, Next, Pictures,
+    Pipeline, Session, SessionOptions, read_node_bundle,
 };
 
 use crate::arguments::{failure_kind, parsed, patience, role};
@@ -51,8 +51,7 @@ pub(crate) struct NodeSession {
     node: Own<Node>,
     /// True once the session has reported that no more tasks will come.
     closed: AtomicBool,
-    /// Why the GPU is lost; empty while it works.
-    lost: Arc<OnceLock<String>>,
+    watch: DeviceWatch,
 }
 
 /// Changes of settings while the node runs. Python itself sets the threads: see [`NodeSession::take_threads`].
@@ -172,29 +171,18 @@ impl NodeSession {
         }
         let gpu = gpu_of(&device, &found);
         let info = found.node_info(name, kind, served, gpu.as_ref());
-        let lost = Arc::new(OnceLock::new());
-        let to_close: Arc<OnceLock<Arc<Session>>> = Arc::default();
-        let watched = (Arc::clone(&lost), Arc::clone(&to_close));
-        let sampler = Sampler::start(gpu, info.memory_bytes, roots, move |reason| {
-            let (lost, to_close) = watched;
-            tracing::error!(
-                device,
-                "the GPU of this node is lost: {reason}. Running tasks go to other nodes; leaving"
-            );
-            let _ = lost.set(reason.to_owned());
-            if let Some(session) = to_close.get() {
-                session.close();
-            }
-        });
+        // The loop of the node ends once its session is closed.
+        let watch = DeviceWatch::default();
+        let sampler = watch.sample(gpu, info.memory_bytes, || {});
         let internal = |error: &dyn std::fmt::Display| errors::internal(py, &error.to_string());
         let sampler = Some(Arc::new(sampler.map_err(|error| internal(&error))?));
         let adjust: Option<Arc<dyn Adjust>> = Some(Arc::new(Adjuster));
         let options = SessionOptions { endpoints, bundle, info, slots, overlap: OVERLAP, sampler, adjust };
         let session = Arc::new(Session::start(options).map_err(|error| internal(&error))?);
-        let _ = to_close.set(Arc::clone(&session));
+        watch.guard(&session);
         let pipeline = Pipeline::start(&session, slots, config.limits.max_pixels)
             .map_err(|error| internal(&format!("cannot start the threads of the node: {error}")))?;
-        Ok(Self { node: Own::new(Node { session, pipeline }), closed: AtomicBool::new(false), lost })
+        Ok(Self { node: Own::new(Node { session, pipeline }), closed: AtomicBool::new(false), watch })
     }
 
     /// Waits at most `wait` seconds for the next task. Raises if the scheduler refused the node for good.
@@ -228,7 +216,7 @@ impl NodeSession {
     /// Why the node's GPU is lost, which closed the node; `None` while it works.
     #[getter]
     fn lost(&self) -> Option<&str> {
-        self.lost.get().map(String::as_str)
+        self.watch.lost()
     }
 
     /// Reports the models that are in memory now.

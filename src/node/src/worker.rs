@@ -2,16 +2,17 @@
 //!
 //! Does not: restart itself or look for libtorch; its supervisor does.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock, mpsc};
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
 use lamagrid_domain::{Failure, NodeInfo, NodeKind};
-use lamagrid_hardware::{Capabilities, Gpu, Roots, Sampler};
+use lamagrid_hardware::{Capabilities, Gpu};
 use lamagrid_process::{Parent, SAME_REQUEST, StopRequest, StopSignals, end_at_once, end_by_signal};
-use lamagrid_session::{Adjust, Adjustment, ChangeRefused, Offers, Pipeline, Session, SessionOptions};
+use lamagrid_session::{
+    Adjust, Adjustment, ChangeRefused, DeviceWatch, Offers, Pipeline, Session, SessionOptions,
+};
 
 use crate::backend::{self, Backend, FileState, OfferTable, SilentProgress};
 use crate::cancel_watchdog::{self, StartupTime};
@@ -140,15 +141,20 @@ pub fn run(
     // One decoded task per slot is ready when the slot's running task ends; more would only wait.
     let overlap = settings.slots;
     let bundle = settings.bundle.clone();
-    let watched = Arc::new(Watched::default());
-    let sampler = Some(Arc::new(watch_device(gpu, info.memory_bytes, Arc::clone(&watched))?));
+    let watch = DeviceWatch::default();
+    let sampler = watch.sample(gpu, info.memory_bytes, || {
+        // The loop of an idle backend ends now, and `main` returns; one that computes may wait for the device forever.
+        std::thread::sleep(RETURNING);
+        end_at_once(EXIT_DEVICE);
+    });
+    let sampler = Some(Arc::new(sampler?));
     let (slots, wanted) = mpsc::channel();
     let _ = slots.send(settings.slots); // the receiver is below
     let adjuster = Adjuster { kind: info.kind, slots: another.is_some().then_some(slots) };
     let adjust: Option<Arc<dyn Adjust>> = Some(Arc::new(adjuster));
     let options = SessionOptions { endpoints, bundle, info, slots: settings.slots, overlap, sampler, adjust };
     let session = Arc::new(Session::start(options)?);
-    let _ = watched.session.set(Arc::clone(&session));
+    watch.guard(&session);
     let pipeline = Arc::new(Pipeline::start(&session, settings.slots, max_pixels)?);
     handle_signals(Arc::clone(&session), parent)?;
     if let Some(another) = another {
@@ -162,36 +168,7 @@ pub fn run(
         startup.record(began.elapsed());
     }
     let failure = backend::serve(&session, &pipeline, first.as_mut(), offers);
-    if watched.is_lost.load(Ordering::Acquire) { Ok(EXIT_DEVICE) } else { Ok(concluded(failure.as_ref())) }
-}
-
-/// The state that a worker shares with the thread that samples its device.
-#[derive(Debug, Default)]
-struct Watched {
-    /// Set once it has started.
-    session: OnceLock<Arc<Session>>,
-    /// True once the GPU is lost.
-    is_lost: AtomicBool,
-}
-
-/// Samples the device for the heartbeats. If the GPU is lost, the worker gives its tasks back and leaves: every later call of
-/// CUDA in this process would fail or hang.
-fn watch_device(gpu: Option<Gpu>, memory_bytes: u64, watched: Arc<Watched>) -> std::io::Result<Sampler> {
-    let device =
-        gpu.as_ref().map(|gpu| format!("{} {} {}", gpu.device, gpu.name, gpu.id)).unwrap_or_default();
-    Sampler::start(gpu, memory_bytes, Roots::default(), move |reason| {
-        tracing::error!(
-            device,
-            "the GPU of this worker is lost: {reason}. Running tasks go to other nodes; leaving"
-        );
-        watched.is_lost.store(true, Ordering::Release);
-        if let Some(session) = watched.session.get() {
-            session.close();
-        }
-        // The loop of an idle backend ends now, and `main` returns; one that computes may wait for the device forever.
-        std::thread::sleep(RETURNING);
-        end_at_once(EXIT_DEVICE);
-    })
+    if watch.lost().is_some() { Ok(EXIT_DEVICE) } else { Ok(concluded(failure.as_ref())) }
 }
 
 /// Loads the first model before a task needs it; returns true on success. The node registers meanwhile, and its first task

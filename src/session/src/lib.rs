@@ -10,6 +10,7 @@
 
 mod attempt;
 mod connection;
+mod device_watch;
 mod failure;
 mod job;
 mod pipeline;
@@ -23,6 +24,7 @@ use std::path::Path;
 
 use lamagrid_gate::{Bundle, BundleError, PeerRole};
 
+pub use device_watch::DeviceWatch;
 pub use failure::{panicked, stopped};
 pub use job::{Job, Output, millis};
 pub use pipeline::{Entered, Exit, Files, Inputs, Made, Next, Pictures, Pipeline};
