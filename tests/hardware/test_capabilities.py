@@ -101,9 +101,9 @@ def test_a_file_is_written_edited_and_used(driver: Driver, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("text", "key"),
     [
-        ("memroy = 1", "unknown key `memroy`"),
+        ("memroy = 1", "unknown field `memroy`"),
         ("[[gpus]]\nid = 'GPU-00000000-aaaa'\nmemory_mib = 99999", "`gpus[0].memory_mib`"),
-        ("[cpu]\nmemory_mib = 'all'", "`cpu.memory_mib`"),
+        ("[cpu]\nmemory_mib = 'all'", "line 2, column 14 (`memory_mib = 'all'`)"),
         ("labels = [", "line 1"),
         ("leave_out = ['lama']", "`leave_out`"),
     ],

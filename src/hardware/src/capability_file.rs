@@ -11,8 +11,11 @@ use serde::Serialize;
 use lamagrid_domain::{ModelName, ModelOffer, NodeInfo, NodeKind, NodeName};
 
 use crate::error::CapabilityError;
+use crate::file_content::{
+    CapabilityFile, DEVICE_WANTED, GpuEntry, ID_WANTED, LABELS_WANTED, MODELS_WANTED, NAME_WANTED,
+    PretendedDevice,
+};
 use crate::gpu::Gpu;
-use crate::toml_section::{Section, read_table};
 use crate::visible::CudaEnvironment;
 use crate::{Hardware, Remark, Roots};
 
@@ -21,9 +24,6 @@ const MAX_LABELS: usize = 32;
 const MAX_LABEL_BYTES: usize = 64;
 /// More memory than any device has, for devices whose memory is unknown or made up: 16 TiB.
 const MOST_MIB: u64 = 16 << 20;
-const LABELS_WANTED: &str =
-    "a list of at most 32 words of 1 to 64 letters, digits and -_. each, for example: [\"a100\", \"lab-2\"]";
-const MODELS_WANTED: &str = "a list of names of models, for example: [\"manga\"]";
 
 /// A device as a node reports it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -61,53 +61,54 @@ impl Capabilities {
         file: Option<&Path>,
     ) -> Result<Self, CapabilityError> {
         // The file's syntax first: a wrong file is reported before a slow driver has answered.
-        let table = file.map(read_table).transpose()?;
+        let file = file.map(CapabilityFile::read).transpose()?;
         let mut found = Self { hardware: Hardware::detect(roots, cuda), ..Self::default() };
-        if let (Some(file), Some(table)) = (file, &table) {
-            let known = &["labels", "leave_out", "cpu", "gpus", "pretend"];
-            found.narrow(file, &Section::root(file, table, known)?)?;
+        if let Some(file) = file {
+            found.narrow(&file)?;
         }
         Ok(found)
     }
 
-    fn narrow(&mut self, file: &Path, root: &Section<'_>) -> Result<(), CapabilityError> {
-        self.labels = labels(root)?;
-        for text in root.texts("leave_out", MODELS_WANTED)? {
-            let wrong = |_| root.wrong("leave_out", &format!("with {text:?}"), MODELS_WANTED);
+    fn narrow(&mut self, file: &CapabilityFile) -> Result<(), CapabilityError> {
+        let content = &file.content;
+        self.labels = labels(file)?;
+        for text in &content.leave_out {
+            let wrong = |_| file.wrong("leave_out", &format!("with {text:?}"), MODELS_WANTED);
             self.leave_out.push(text.parse().map_err(wrong)?);
         }
-        if let Some(section) = root.section("cpu", &["cores", "memory_mib"])? {
-            let cpu = &mut self.hardware.cpu;
-            if let Some(cores) = section.number("cores", "cores", cpu.cores.into())? {
-                cpu.cores = u32::try_from(cores).unwrap_or(cpu.cores);
-            }
-            cap_memory(&section, &mut cpu.memory_bytes)?;
+        let cpu = &mut self.hardware.cpu;
+        if let Some(cores) = file.number("cpu.cores", content.cpu.cores, "cores", cpu.cores.into())? {
+            cpu.cores = u32::try_from(cores).unwrap_or(cpu.cores);
         }
-        for section in root.sections("gpus", &["id", "memory_mib", "use"])? {
-            self.narrow_gpu(file, &section)?;
+        cap_memory(file, "cpu.memory_mib", content.cpu.memory_mib, &mut cpu.memory_bytes)?;
+        for (index, entry) in content.gpus.iter().enumerate() {
+            self.narrow_gpu(file, index, entry)?;
         }
-        if let Some(section) = root.section("pretend", &["device", "gpu", "memory_mib"])? {
-            self.pretend = Some(pretended(&section)?);
-        }
+        self.pretend = content.pretend.as_ref().map(|device| pretended(file, device)).transpose()?;
         Ok(())
     }
 
-    fn narrow_gpu(&mut self, file: &Path, section: &Section<'_>) -> Result<(), CapabilityError> {
-        let wanted =
-            "the GPU's UUID as `lamagrid-node capabilities` prints it, for example: id = \"GPU-...\"";
-        let id = section.text("id", wanted)?.ok_or_else(|| section.wrong("id", "missing", wanted))?;
-        let in_use = section.flag("use")?;
+    fn narrow_gpu(
+        &mut self,
+        file: &CapabilityFile,
+        index: usize,
+        entry: &GpuEntry,
+    ) -> Result<(), CapabilityError> {
+        let key = |name: &str| format!("gpus[{index}].{name}");
+        let id = entry.id.as_deref().filter(|id| !id.trim().is_empty());
+        let id = id.ok_or_else(|| file.wrong(&key("id"), "missing", ID_WANTED))?;
+        let memory_key = key("memory_mib");
         let Some(gpu) = self.hardware.gpus.iter_mut().find(|gpu| gpu.id == id) else {
             // A GPU that is lost must not keep the others from working.
-            section.number("memory_mib", "MiB", MOST_MIB)?;
+            file.number(&memory_key, entry.memory_mib, "MiB", MOST_MIB)?;
             self.hardware.remarks.push(Remark::warning(format!(
                 "the capability file `{}` names the GPU {id}, which was not found now; remove its entry if it is gone for good",
-                file.display()
+                file.path.display()
             )));
             return Ok(());
         };
-        cap_memory(section, &mut gpu.memory_bytes)?;
-        gpu.in_use = in_use.unwrap_or(true);
+        cap_memory(file, &memory_key, entry.memory_mib, &mut gpu.memory_bytes)?;
+        gpu.in_use = entry.in_use.unwrap_or(true);
         Ok(())
     }
 
@@ -222,10 +223,15 @@ impl Capabilities {
     }
 }
 
-fn cap_memory(section: &Section<'_>, memory_bytes: &mut u64) -> Result<(), CapabilityError> {
+fn cap_memory(
+    file: &CapabilityFile,
+    key: &str,
+    value: Option<i64>,
+    memory_bytes: &mut u64,
+) -> Result<(), CapabilityError> {
     let found_mib = *memory_bytes >> 20;
     let most = if found_mib == 0 { MOST_MIB } else { found_mib };
-    match section.number("memory_mib", "MiB", most)? {
+    match file.number(key, value, "MiB", most)? {
         // The value as it was written keeps the bytes that were rounded off.
         Some(mib) if mib != found_mib => *memory_bytes = mib << 20,
         _ => {}
@@ -233,35 +239,38 @@ fn cap_memory(section: &Section<'_>, memory_bytes: &mut u64) -> Result<(), Capab
     Ok(())
 }
 
-fn labels(root: &Section<'_>) -> Result<Vec<String>, CapabilityError> {
+fn labels(file: &CapabilityFile) -> Result<Vec<String>, CapabilityError> {
     let mut labels: Vec<String> = Vec::new();
-    for text in root.texts("labels", LABELS_WANTED)? {
+    for text in &file.content.labels {
         let is_word = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
         if text.is_empty() || text.len() > MAX_LABEL_BYTES || !is_word || labels.len() == MAX_LABELS {
-            return Err(root.wrong("labels", &format!("with {text:?}"), LABELS_WANTED));
+            return Err(file.wrong("labels", &format!("with {text:?}"), LABELS_WANTED));
         }
-        if !labels.iter().any(|label| label == text) {
-            labels.push(text.to_owned());
+        if !labels.contains(text) {
+            labels.push(text.clone());
         }
     }
     Ok(labels)
 }
 
-fn pretended(section: &Section<'_>) -> Result<DeviceDescription, CapabilityError> {
-    let wanted = "`cpu`, or `cuda:N` with a number";
-    let device = section.text("device", wanted)?.ok_or_else(|| section.wrong("device", "missing", wanted))?;
+fn pretended(file: &CapabilityFile, given: &PretendedDevice) -> Result<DeviceDescription, CapabilityError> {
+    let missing = |key: &str, wanted: &str| file.wrong(key, "missing", wanted);
+    let device = given.device.as_deref().ok_or_else(|| missing("pretend.device", DEVICE_WANTED))?;
     let is_cuda = device
         .strip_prefix("cuda:")
         .is_some_and(|index| !index.is_empty() && index.bytes().all(|b| b.is_ascii_digit()));
     if device != "cpu" && !is_cuda {
-        return Err(section.wrong("device", &format!("{device:?}"), wanted));
+        return Err(file.wrong("pretend.device", &format!("{device:?}"), DEVICE_WANTED));
     }
-    let memory = section.number("memory_mib", "MiB", MOST_MIB)?;
-    let needed =
-        || section.wrong("memory_mib", "missing", "the device's memory, for example: memory_mib = 8192");
+    if given.gpu.as_ref().is_some_and(|name| name.trim().is_empty()) {
+        return Err(file.wrong("pretend.gpu", "empty", NAME_WANTED));
+    }
+    let key = "pretend.memory_mib";
+    let memory = file.number(key, given.memory_mib, "MiB", MOST_MIB)?;
+    let needed = || missing(key, "the device's memory, for example: memory_mib = 8192");
     Ok(DeviceDescription {
         device: device.to_owned(),
-        gpu: section.text("gpu", "a GPU's name, for example: gpu = \"Test GPU\"")?.map(str::to_owned),
+        gpu: given.gpu.clone(),
         memory_bytes: memory.ok_or_else(needed)? << 20,
     })
 }
@@ -289,10 +298,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("node.toml");
         std::fs::write(&path, text).unwrap();
-        let table = read_table(&path)?;
+        let file = CapabilityFile::read(&path)?;
         let mut capabilities = found();
-        let root = Section::root(&path, &table, &["labels", "leave_out", "cpu", "gpus", "pretend"])?;
-        capabilities.narrow(&path, &root)?;
+        capabilities.narrow(&file)?;
         Ok(capabilities)
     }
 
@@ -344,27 +352,27 @@ mod tests {
     #[test]
     fn nonsense_is_refused_with_file_key_and_remedy() {
         for (text, key, remedy) in [
-            ("memroy = 1", "`memroy`", "labels, leave_out, cpu, gpus, pretend"),
-            ("[cpu]\nram = 1", "`cpu.ram`", "cores, memory_mib"),
-            ("[cpu]\nmemory_mib = 'much'", "`cpu.memory_mib`", "a whole number of MiB from 1 to 65536"),
+            ("memroy = 1", "`memroy`", "`labels`, `leave_out`, `cpu`, `gpus`, `pretend`"),
+            ("[cpu]\nram = 1", "`ram`", "`cores` or `memory_mib`"),
+            ("[cpu]\nmemory_mib = 'much'", "line 2, column 14 (`memory_mib", "write a whole number of MiB"),
             ("[cpu]\nmemory_mib = 65537", "`cpu.memory_mib`", "from 1 to 65536, which were found"),
-            ("[cpu]\nmemory_mib = 1.5", "`cpu.memory_mib`", "float"),
+            ("[cpu]\nmemory_mib = 1.5", "memory_mib", "float"),
             ("[cpu]\ncores = 0", "`cpu.cores`", "from 1 to 8"),
             ("[cpu]\ncores = -3", "`cpu.cores`", "from 1 to 8"),
-            ("cpu = 3", "`cpu`", "[cpu]"),
-            ("labels = 'a100'", "`labels`", "[\"a100\", \"lab-2\"]"),
+            ("cpu = 3", "`cpu = 3`", "[cpu]"),
+            ("labels = 'a100'", "`labels = ", "[\"a100\", \"lab-2\"]"),
             ("labels = ['a b']", "`labels`", "\"a b\""),
-            ("labels = [1]", "`labels`", "a list of at most 32 words"),
+            ("labels = [1]", "`labels = ", "a list of at most 32 words"),
             ("leave_out = ['x y']", "`leave_out`", "names of models"),
-            ("[gpus]\nid = 'GPU-a'", "`gpus`", "[[gpus]]"),
+            ("[gpus]\nid = 'GPU-a'", "`[gpus]`", "[[gpus]]"),
             ("[[gpus]]\nmemory_mib = 1", "`gpus[0].id`", "id = \"GPU-...\""),
-            ("[[gpus]]\nid = 7", "`gpus[0].id`", "the GPU's UUID"),
+            ("[[gpus]]\nid = 7", "line 2, column 6 (`id = 7`)", "the GPU's UUID"),
             ("[[gpus]]\nid = 'GPU-a'\nmemory_mib = 81921", "`gpus[0].memory_mib`", "from 1 to 81920"),
-            ("[[gpus]]\nid = 'GPU-a'\nuse = 1", "`gpus[0].use`", "true or false"),
-            ("[[gpus]]\nid = 'GPU-a'\n[[gpus]]\nid = 'GPU-b'\nx = 1", "`gpus[1].x`", "id, memory_mib, use"),
+            ("[[gpus]]\nid = 'GPU-a'\nuse = 1", "line 3, column 7 (`use = 1`)", "true or false"),
+            ("[[gpus]]\nid = 'GPU-a'\n[[gpus]]\nid = 'GPU-b'\nx = 1", "line 5", "`id`, `memory_mib`, `use`"),
             ("[pretend]\ndevice = 'tpu'\nmemory_mib = 1", "`pretend.device`", "`cpu`, or `cuda:N`"),
             ("[pretend]\ndevice = 'cuda:0'", "`pretend.memory_mib`", "memory_mib = 8192"),
-            ("labels = [", "line 1", "not valid TOML"),
+            ("labels = [", "line 1", "`labels = [`"),
         ] {
             let error = narrowed(text).unwrap_err().to_string();
             assert!(error.contains(key) && error.contains(remedy), "{text}: {error}");

@@ -16,25 +16,24 @@ pub enum CapabilityError {
         /// The system's error.
         source: std::io::Error,
     },
-    /// It is not TOML.
-    #[error("the capability file `{}` is not valid TOML: line {line}: {message}", path.display())]
-    Syntax {
+    /// It is not TOML, has a key that does not exist, or a value of another type.
+    #[error(
+        "the capability file `{}` is wrong at line {line}, column {column} (`{source_line}`): {message}{remedy}",
+        path.display()
+    )]
+    Malformed {
         /// The file.
         path: PathBuf,
         /// Counted from 1.
         line: usize,
-        /// The parser's message.
+        /// Counted from 1.
+        column: usize,
+        /// The parser's message; of an unknown key it lists those that exist.
         message: String,
-    },
-    /// It has a key that does not exist.
-    #[error("unknown key `{key}` in the capability file `{}`; write one of: {known}; or remove it", path.display())]
-    UnknownKey {
-        /// The file.
-        path: PathBuf,
-        /// Dotted path.
-        key: String,
-        /// The keys that exist there.
-        known: String,
+        /// The line, with its key.
+        source_line: String,
+        /// What to write there, or empty.
+        remedy: String,
     },
     /// A value is not allowed.
     #[error("`{key}` in the capability file `{}` is {found}; write {wanted}", path.display())]

@@ -10,11 +10,11 @@ mod amd;
 mod capability_file;
 mod cgroup;
 mod error;
+mod file_content;
 mod gpu;
 mod host;
 mod nvidia;
 mod sampler;
-mod toml_section;
 mod visible;
 
 pub use capability_file::{Capabilities, DeviceDescription};
