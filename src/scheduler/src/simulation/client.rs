@@ -43,6 +43,8 @@ pub(super) struct Client {
     strange: u64,
     /// How often it lets the scheduler choose the queue, per thousand.
     routed: u64,
+    /// How often it names the queue of the largest nodes, per thousand.
+    big: u64,
 }
 
 const MODELS: [(&str, &str); 4] = [("gpu", "lama"), ("gpu", "manga"), ("cpu", "cv2"), ("cpu", "lama")];
@@ -51,9 +53,19 @@ const MAX_MINE: usize = 48;
 
 impl Client {
     pub(super) fn new(index: usize, is_strict: bool) -> Self {
-        let routed = if is_strict { 700 } else { 300 };
+        let (routed, big) = if is_strict { (700, 200) } else { (300, 0) };
         let owner = format!("owner-{}", index % 3).parse().expect("a plain name");
-        Self { index, owner, conn: None, away_until_ms: 0, mine: Vec::new(), seq: 0, strange: 30, routed }
+        Self {
+            index,
+            owner,
+            conn: None,
+            away_until_ms: 0,
+            mine: Vec::new(),
+            seq: 0,
+            strange: 30,
+            routed,
+            big,
+        }
     }
 
     pub(super) fn waits(&self) -> Option<TaskId> {
@@ -228,6 +240,8 @@ impl Client {
         let (mut queue, mut model) = *net.random.pick(&MODELS);
         if net.random.chance(self.strange) {
             (queue, model) = *net.random.pick(&[("gpu", "nobody-has-this"), ("no-queue", "lama")]);
+        } else if net.random.chance(self.big) {
+            (queue, model) = ("big", "lama");
         }
         let queue: QueueName = queue.parse().expect("a plain name");
         let model: ModelName = model.parse().expect("a plain name");
