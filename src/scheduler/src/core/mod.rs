@@ -68,6 +68,8 @@ pub(crate) use state::wall_clock::ClockChange;
 #[cfg(test)]
 pub(crate) use state::session::Session;
 #[cfg(test)]
+pub(crate) use state::task::Task;
+#[cfg(test)]
 pub(crate) use view::View;
 
 use effect_buffer::EffectBuffer;

@@ -94,6 +94,9 @@ impl Core {
             Loss::Crash | Loss::SharedCrash | Loss::Innocent => Milestone::NodeLost { counts, shared },
         };
         task.record(self.clock.now(), what);
+        if loss == Loss::GivenBack {
+            task.count_wait_on_node(self.clock.elapsed_ms());
+        }
         if counts {
             let crashes = task.count_crash();
             if crashes >= self.settings.scheduler.crash_limit {
@@ -156,7 +159,10 @@ impl Core {
             }
         }
         let task = self.tasks.get_mut(id).expect("logged above");
-        task.requeue(not_before_ms);
+        let waited_ms = task.waited_for_spill_ms();
+        let spills = self.settings.routes.spills(&task.spec().queue).iter();
+        task.requeue(not_before_ms, spills.take_while(|hop| hop.waited_ms <= waited_ms).count());
+        self.timers.stop_spill(task);
         self.timers.stop_run(task);
         let (counters, history) = (task.counters(), task.history().to_vec());
         self.emit(Effect::Store(StoreOp::Requeue { id, counters, history }));

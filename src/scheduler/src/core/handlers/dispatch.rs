@@ -17,12 +17,21 @@ impl Core {
         self.admission.task_queued(task.spec());
         self.timers.start_wait(task, &self.settings.scheduler, clock_ms);
         if let Some(next) = self.settings.routes.spills(&task.spec().queue).get(task.spilled_to().len()) {
-            self.timers.start_spill(task, next.waited_ms);
+            let left_ms = next.waited_ms.saturating_sub(task.waited_for_spill_ms());
+            self.timers.start_spill(task, task.queued_at_ms().saturating_add(left_ms));
         }
     }
 
-    /// Takes a task out of the queue, if it is there.
+    /// Takes a task out of the queue, if it is there. It no longer waits.
     pub(crate) fn unqueue(&mut self, id: TaskId) {
+        if let Some(task) = self.tasks.get_mut(id) {
+            self.timers.stop_spill(task);
+        }
+        self.leave_queue(id);
+    }
+
+    /// Takes a task out of the queue, if it is there. On its node it may wait on.
+    fn leave_queue(&mut self, id: TaskId) {
         let Some(task) = self.tasks.get_mut(id) else { return };
         self.timers.stop_wait(task);
         self.reserved.release_task(id);
@@ -105,7 +114,7 @@ impl Core {
     }
 
     fn assign(&mut self, id: TaskId, session: SessionId) {
-        self.unqueue(id);
+        self.leave_queue(id);
         let token = LeaseToken::from_bytes(self.random_bytes());
         let accept_by = self.clock.elapsed_ms() + self.settings.scheduler.accept_timeout_ms;
         let task = self.tasks.get_mut(id).expect("waiting tasks are live");

@@ -22,17 +22,21 @@ pub(crate) fn record(history: &mut Vec<Entry>, entry: Entry) {
 /// Milliseconds that a task waited between its acceptance and `until_wall_ms`, by the stored part of its history. `None` if
 /// it does not wait now: its last assignment has no entry there.
 pub(crate) fn waited_ms(accepted_wall_ms: u64, history: &[Entry], until_wall_ms: Option<u64>) -> u64 {
-    let (mut waited_ms, mut since) = (0_u64, Some(accepted_wall_ms));
+    let (mut waited_ms, mut since, mut assigned) = (0_u64, Some(accepted_wall_ms), None);
     let lasted = |since: Option<u64>, until: u64| since.map_or(0, |since| until.saturating_sub(since));
     for Entry { at_wall_ms, what, .. } in history {
         match what {
             Milestone::Assigned { .. } => {
                 waited_ms = waited_ms.saturating_add(lasted(since.take(), *at_wall_ms));
+                assigned = Some(*at_wall_ms);
             }
-            Milestone::Failed { .. } | Milestone::NodeLost { .. } | Milestone::GivenBack => {
+            // It waited on the node, too.
+            Milestone::GivenBack => {
+                waited_ms = waited_ms.saturating_add(lasted(assigned.take(), *at_wall_ms));
                 since = Some(*at_wall_ms);
             }
-            Milestone::Skipped { .. } => since = None,
+            Milestone::Failed { .. } | Milestone::NodeLost { .. } => since = Some(*at_wall_ms),
+            Milestone::Skipped { .. } => (since, assigned) = (None, None),
             Milestone::Accepted
             | Milestone::Replays { .. }
             | Milestone::Ended { .. }
@@ -49,12 +53,13 @@ mod tests {
     #[test]
     fn waits_are_summed_up_between_attempts() {
         let at = |at_wall_ms, what| Entry { at_wall_ms, attempt: 1, what };
-        let assigned = |at_wall_ms| at(at_wall_ms, Milestone::Assigned { node: "n".parse().unwrap() });
+        let assigned =
+            |at_wall_ms| at(at_wall_ms, Milestone::Assigned { node: "n".parse().unwrap(), spilled_to: None });
         assert_eq!((waited_ms(100, &[], Some(150)), waited_ms(100, &[], None)), (50, 0));
         let tried = [assigned(110), at(140, Milestone::GivenBack)];
-        assert_eq!((waited_ms(100, &tried, Some(160)), waited_ms(100, &tried, None)), (30, 10));
+        assert_eq!((waited_ms(100, &tried, Some(160)), waited_ms(100, &tried, None)), (60, 40));
         // The clock was set back meanwhile, or entries are missing.
-        assert_eq!(waited_ms(100, &tried, Some(1)), 10);
+        assert_eq!(waited_ms(100, &tried, Some(1)), 40);
         let gap = [assigned(110), at(120, Milestone::Skipped { entries: 3 }), assigned(150)];
         assert_eq!(waited_ms(100, &gap, None), 10);
     }

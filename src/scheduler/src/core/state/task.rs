@@ -44,7 +44,9 @@ pub(crate) struct Task {
     queued_at_ms: u64,
     /// Milliseconds spent in queues, without the current wait.
     queue_ms: u64,
-    /// Milliseconds spent in queues of earlier processes of the scheduler, by the wall clock.
+    /// Lease clock when it last left the queue.
+    left_queue_at_ms: u64,
+    /// Milliseconds spent in queues of earlier processes of the scheduler, by the wall clock, and on nodes that gave it back.
     earlier_ms: u64,
     /// The node accepted the current attempt.
     accepted: bool,
@@ -88,6 +90,7 @@ impl Task {
             spilled_to: Vec::new(),
             queued_at_ms: 0,
             queue_ms: 0,
+            left_queue_at_ms: 0,
             earlier_ms: 0,
             accepted: false,
             inline,
@@ -186,9 +189,15 @@ impl Task {
         self.queue_ms + self.queued_for_ms(clock_ms)
     }
 
-    /// Milliseconds spent in queues without the current wait, for the spill: before a restart of the scheduler, too.
+    /// Milliseconds without the current wait that count towards its spill: in queues, also before a restart of the scheduler,
+    /// and on nodes of which no slot began with it.
     pub(crate) fn waited_for_spill_ms(&self) -> u64 {
         self.earlier_ms.saturating_add(self.queue_ms)
+    }
+
+    /// Milliseconds since it last left the queue.
+    pub(crate) fn on_node_for_ms(&self, clock_ms: u64) -> u64 {
+        clock_ms.saturating_sub(self.left_queue_at_ms)
     }
 
     pub(crate) fn demand(&self) -> &Demand {
@@ -257,7 +266,7 @@ impl Task {
 
     fn take_lease(&mut self, Lease { token, session }: Lease, node: &NodeId, now: Now) {
         self.apply(Event::Assign { token, session });
-        let (node_name, spilled_to) = (node.name.clone(), self.spilled_to.clone());
+        let (node_name, spilled_to) = (node.name.clone(), self.spilled_to.last().cloned());
         self.record(now, Milestone::Assigned { node: node_name, spilled_to });
         self.node = Some(node.clone());
     }
@@ -272,10 +281,15 @@ impl Task {
         !std::mem::replace(&mut self.accepted, true)
     }
 
-    /// The attempt ended without an outcome. If it has waited long enough before, it spills again with the next tick.
-    pub(crate) fn requeue(&mut self, not_before_ms: u64) {
+    /// Its node gives it back, and no slot began with it there: it has waited all the time.
+    pub(crate) fn count_wait_on_node(&mut self, clock_ms: u64) {
+        self.earlier_ms = self.earlier_ms.saturating_add(self.on_node_for_ms(clock_ms));
+    }
+
+    /// The attempt ended without an outcome. The task stays spilled to the first queues of its chain, `spills` in number.
+    pub(crate) fn requeue(&mut self, not_before_ms: u64, spills: usize) {
         self.apply(Event::Requeue { not_before_ms });
-        self.spilled_to.clear();
+        self.spilled_to.truncate(spills);
         self.accepted = false;
     }
 
@@ -322,6 +336,7 @@ impl Task {
 
     pub(super) fn leave_queue(&mut self, clock_ms: u64) {
         self.queue_ms += clock_ms.saturating_sub(self.queued_at_ms);
+        self.left_queue_at_ms = clock_ms;
     }
 
     pub(super) fn raise_priority(&mut self) {
@@ -379,7 +394,7 @@ mod tests {
             assert!(task.accept() && !task.accept());
             task.set_progress(Advance { step: 3, of: 9, ..Advance::default() });
             task.check().unwrap();
-            task.requeue(50);
+            task.requeue(50, 0);
             assert!(!task.is_accepted() && !task.is_ready(49) && task.is_ready(50));
             assert_eq!(task.counters().attempts, u32::from(attempt));
             task.check().unwrap();

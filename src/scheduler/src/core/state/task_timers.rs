@@ -76,23 +76,23 @@ impl TaskTimers {
         }
     }
 
-    /// Nodes of another queue may take a queued task once all its waits have lasted this long.
-    pub(crate) fn start_spill(&mut self, task: &mut Task, waited_ms: u64) {
-        let left_ms = waited_ms.saturating_sub(task.waited_for_spill_ms());
-        let at = task.queued_at_ms().saturating_add(left_ms);
-        self.spills.insert((at, task.id()));
-        task.timers_mut().spill = Some(at);
+    /// Nodes of another queue may take a task at this time of the lease clock, unless a slot begins with it before.
+    pub(crate) fn start_spill(&mut self, task: &mut Task, at_ms: u64) {
+        self.spills.insert((at_ms, task.id()));
+        task.timers_mut().spill = Some(at_ms);
     }
 
-    /// A task spilled or left its queue.
-    pub(crate) fn stop_spill(&mut self, task: &mut Task) {
+    /// A task spilled, or its attempt is over. Returns when its spill was due.
+    pub(crate) fn stop_spill(&mut self, task: &mut Task) -> Option<u64> {
         let id = task.id();
-        if let Some(at) = task.timers_mut().spill.take() {
+        let at = task.timers_mut().spill.take();
+        if let Some(at) = at {
             self.spills.remove(&(at, id));
         }
+        at
     }
 
-    /// A task left its queue.
+    /// A task left its queue. It may still spill: it may wait on its node, too.
     pub(crate) fn stop_wait(&mut self, task: &mut Task) {
         let id = task.id();
         let keys = task.timers_mut();
@@ -102,7 +102,6 @@ impl TaskTimers {
         if let Some(at) = keys.rise.take() {
             self.rises.remove(&(at, id));
         }
-        self.stop_spill(task);
         self.stop_no_node(task);
     }
 

@@ -1,8 +1,8 @@
 //! Queues with requirements, spill, and devices that are not enough.
 
 use lamagrid_domain::{
-    Counters, DeviceClass, FailureKind, LiveFigures, MemoryUse, Milestone, NodeInfo, Params, PictureSize, Scalar,
-    TaskSpec,
+    Counters, DeviceClass, FailureKind, LiveFigures, MemoryUse, Milestone, NodeInfo, Params, PictureSize,
+    Scalar, TaskSpec,
 };
 use lamagrid_protocol::message::{Heartbeat, NodeEvent};
 
@@ -94,6 +94,30 @@ fn the_scheduler_chooses_the_queue_and_a_task_spills_after_the_set_time() {
     let queued = TaskSpec { queue: "gpu".parse().unwrap(), ..routed(2, "cv2", 1) };
     grid.handle(submit_spec(queued));
     assert_eq!(queue_of(&grid, 2), "cpu");
+}
+
+#[test]
+fn a_task_that_waits_on_a_busy_node_spills_to_an_idle_one_of_another_queue() {
+    let mut grid = grid();
+    grid.pass_in([hello_with_overlap(node("g", "cuda:0", 8, &["lama"]), (1, 1), &[], &[])]);
+    grid.pass_in([lane_connected(1), ready("g", 1, 2)]);
+    for n in [1, 2] {
+        grid.handle(submit_spec(routed(n, "lama", 1)));
+        grid.pass_in([accept("g", 1, n + 1)]);
+    }
+    join(&mut grid, node("c", "cpu", 8, &["lama"]), 4);
+    grid.pass(900);
+    grid.pass_in([Input::Tick]);
+    grid.check(poll("g", 1, &[2, 3], 0), &["g: commands []"]);
+    // The first one runs, and stays; the second one has waited for a second, mostly on the node.
+    grid.pass(100);
+    grid.pass_in([heartbeat(4), Input::Tick]);
+    grid.check(poll("g", 1, &[2, 3], 0), &["g: commands [1 recall #3]"]);
+    grid.pass(300);
+    assert_eq!(given(&grid.handle(stopped("g", 1, 3, 3))), ["lane #4/0: assign T2 #5"]);
+    let given = &grid.core.tasks[id(2)].history().last().unwrap().what;
+    let (node, spilled_to) = ("c".parse().unwrap(), Some("cpu".parse().unwrap()));
+    assert_eq!(*given, Milestone::Assigned { node, spilled_to });
 }
 
 #[test]

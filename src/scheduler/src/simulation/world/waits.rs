@@ -6,7 +6,7 @@
 use lamagrid_domain::QueueName;
 
 use super::*;
-use crate::core::Session;
+use crate::core::{Session, Task};
 
 /// Since when each difference has lasted, by the lease clock.
 #[derive(Default)]
@@ -36,20 +36,22 @@ impl World {
         let clock_ms = core.elapsed_ms();
         let mut found = Vec::new();
         for task in core.tasks().filter(|task| core.waits_for_a_node(task) && core.is_unburdened(task)) {
-            let spec = task.spec();
-            let may_use = |lane: &QueueName| {
-                let waited_ms = task.waited_for_spill_ms() + task.queued_for_ms(clock_ms);
-                *lane == spec.queue || self.routing.may_spill(&spec.queue, lane, waited_ms)
-            };
-            let could_run = |session: &&&Session| {
-                session.queues().any(|lane| may_use(lane) && session.offers(lane, &spec.model))
-                    && self.routing.fits(spec, &[], session.info())
-                    && (session.slots() == 1 || session.is_unused())
-                    && !task.avoids(session.node())
-            };
-            found.extend(sessions.iter().filter(could_run).map(|session| (task.id(), session.id())));
+            let waited_ms = task.waited_for_spill_ms() + task.queued_for_ms(clock_ms);
+            let could_run = sessions.iter().filter(|session| self.could_begin(task, session, waited_ms));
+            found.extend(could_run.map(|session| (task.id(), session.id())));
         }
         found
+    }
+
+    /// Whether a session with an idle slot could run a task that has waited for so long.
+    fn could_begin(&self, task: &Task, session: &Session, waited_ms: u64) -> bool {
+        let spec = task.spec();
+        let may_use =
+            |lane: &QueueName| *lane == spec.queue || self.routing.may_spill(&spec.queue, lane, waited_ms);
+        session.queues().any(|lane| may_use(lane) && session.offers(lane, &spec.model))
+            && self.routing.fits(spec, &[], session.info())
+            && (session.slots() == 1 || session.is_unused())
+            && !task.avoids(session.node())
     }
 
     pub(super) fn watch_waits(&mut self) -> Result<(), Violation> {
@@ -76,13 +78,17 @@ impl World {
         }
         let clock_ms = core.elapsed_ms();
         let queued = self.could_run(&idle);
-        lasting(&mut self.watch.queued, queued, clock_ms);
         let may_be_given = |token: LeaseToken, idle: SessionId| {
             let session = core.session(idle);
-            core.task_of(token).zip(session).is_some_and(|(task, session)| core.may_be_given(task, session))
+            core.task_of(token).zip(session).is_some_and(|(task, session)| {
+                let waited_ms = task.waited_for_spill_ms() + task.on_node_for_ms(clock_ms);
+                let could_begin = core.is_unburdened(task) && self.could_begin(task, session, waited_ms);
+                could_begin || core.may_be_given(task, session)
+            })
         };
         let pairs = waits.iter().flat_map(|(token, _)| idle.iter().map(|idle| (*token, *idle)));
-        let beside_idle = pairs.filter(|(token, idle)| may_be_given(*token, *idle));
+        let beside_idle: Vec<_> = pairs.filter(|(token, idle)| may_be_given(*token, *idle)).collect();
+        lasting(&mut self.watch.queued, queued, clock_ms);
         lasting(&mut self.watch.waits, beside_idle, clock_ms);
         lasting(&mut self.watch.differs, differs, clock_ms);
         if compared > 0 {
