@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 from subprocess import Popen
 from typing import Any
@@ -227,7 +228,7 @@ def assert_spills(routed: Routed, what: str) -> None:
 
     def counted() -> dict[str, Any]:
         lines = lamagrid_json("stats", data_dir=routed.grid.data_dir)
-        return next((line for line in lines if line["queue"] == "art"), {"completed": 0, "wait_ms": 0})
+        return next((line for line in lines if line["queue"] == "art"), {"completed": 0})
 
     before = counted()
     tasks = [
@@ -239,13 +240,13 @@ def assert_spills(routed: Routed, what: str) -> None:
     later.wait(ANSWER_S)
     told = show([*tasks, ("later, small", later)])
     assert [(info["queue"], info["node"]) for info in told] == [("art", "plain")] * 2 + [("cpu", "plain")]
-    assert all(info["stages"]["queue_ms"] >= SPILL_S * 1_000 for info in told[:2]), "not before"
-    after = counted()
-    assert after["completed"] == before["completed"] + 2
-    assert after["wait_ms"] >= before["wait_ms"] + 2 * SPILL_S * 1_000
+    assert counted()["completed"] == before["completed"] + 2
     for _, task in tasks:
-        (given,) = [entry for entry in routed.shown(task)["history"] if entry["event"] == "assigned"]
-        print(given)
+        found = routed.shown(task)
+        given = [entry for entry in found["history"] if entry["event"] == "assigned"][-1]
+        waited = datetime.fromisoformat(given["at"]) - datetime.fromisoformat(found["created"])
+        print(f"given to {given['node']} after {waited.total_seconds():.2f} s")
+        assert waited >= timedelta(seconds=SPILL_S), "not before"
         assert (given["node"], given["spilled_to"]) == ("plain", "cpu")
 
 

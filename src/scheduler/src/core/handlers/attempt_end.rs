@@ -161,7 +161,8 @@ impl Core {
         let task = self.tasks.get_mut(id).expect("logged above");
         let waited_ms = task.waited_for_spill_ms();
         let spills = self.settings.routes.spills(&task.spec().queue).iter();
-        task.requeue(not_before_ms, spills.take_while(|hop| hop.waited_ms <= waited_ms).count());
+        let spills = spills.take_while(|hop| hop.waited_ms <= waited_ms).map(|hop| hop.to.clone());
+        task.requeue(not_before_ms, spills.collect());
         self.timers.stop_spill(task);
         self.timers.stop_run(task);
         let (counters, history) = (task.counters(), task.history().to_vec());

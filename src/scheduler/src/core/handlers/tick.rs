@@ -17,12 +17,13 @@ const MAX_RAISED_PER_TICK: usize = 4_096;
 impl Core {
     pub(crate) fn on_tick(&mut self) {
         self.raise_aged();
+        // Before any other tasks are given to nodes: those that may spill now are compared with them.
+        self.spill_due();
         self.end_expired_uploads();
         self.end_sessions_that_do_not_accept();
         self.end_silent_sessions();
         self.give_up_orphans();
         self.wake_delayed();
-        self.spill_due();
         if self.learned.forget_lessons(self.clock.elapsed_ms()) {
             self.dispatch_to_all();
         }

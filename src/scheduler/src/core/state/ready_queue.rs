@@ -379,7 +379,7 @@ mod tests {
         let token = lamagrid_domain::LeaseToken::from_bytes([1; 16]);
         task.restore(token, &"n".parse().unwrap(), crate::core::state::now::Now { mono_ms: 0, wall_ms: 0 });
         assert!(!ready.leave(task, 0), "assigned tasks are not queued");
-        task.requeue(50, 0);
+        task.requeue(50, Vec::new());
         ready.enter(task, 10);
         assert_eq!((first(&ready), ready.due_delay(49), ready.due_delay(50)), (None, None, Some(task.id())));
         assert_eq!(ready.length(&spec(0).queue), Some(1));

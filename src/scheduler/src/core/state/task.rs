@@ -286,10 +286,10 @@ impl Task {
         self.earlier_ms = self.earlier_ms.saturating_add(self.on_node_for_ms(clock_ms));
     }
 
-    /// The attempt ended without an outcome. The task stays spilled to the first queues of its chain, `spills` in number.
-    pub(crate) fn requeue(&mut self, not_before_ms: u64, spills: usize) {
+    /// The attempt ended without an outcome. Nodes of the queues `spills` may take the task by now.
+    pub(crate) fn requeue(&mut self, not_before_ms: u64, spills: Vec<QueueName>) {
         self.apply(Event::Requeue { not_before_ms });
-        self.spilled_to.truncate(spills);
+        self.spilled_to = spills;
         self.accepted = false;
     }
 
@@ -394,7 +394,7 @@ mod tests {
             assert!(task.accept() && !task.accept());
             task.set_progress(Advance { step: 3, of: 9, ..Advance::default() });
             task.check().unwrap();
-            task.requeue(50, 0);
+            task.requeue(50, Vec::new());
             assert!(!task.is_accepted() && !task.is_ready(49) && task.is_ready(50));
             assert_eq!(task.counters().attempts, u32::from(attempt));
             task.check().unwrap();
