@@ -240,7 +240,8 @@ def assert_spills(routed: Routed, what: str) -> None:
     later.wait(ANSWER_S)
     told = show([*tasks, ("later, small", later)])
     assert [(info["queue"], info["node"]) for info in told] == [("art", "plain")] * 2 + [("cpu", "plain")]
-    assert counted()["completed"] == before["completed"] + 2
+    # The picture that keeps the GPU busy may have ended, too.
+    assert counted()["completed"] >= before["completed"] + 2
     for _, task in tasks:
         found = routed.shown(task)
         given = [entry for entry in found["history"] if entry["event"] == "assigned"][-1]

@@ -220,11 +220,11 @@ impl<'a> Placement<'a> {
         bytes
     }
 
-    /// The task for which a session has to be kept free, and is not yet, before `next` goes there. It is the first of
+    /// The task for which a session has to be kept free, and is not yet, before `next` goes there. It is the first one of
     /// those that `next` would overtake because they have no room, and that have been held up for long.
     pub(crate) fn crowded_out(self, next: TaskId, session: &'a Session) -> Option<TaskId> {
         fault!(self, CrowdedOut => return None);
-        if !has_shared_memory(session) || session.is_unused() || self.reserved_for(session).is_some() {
+        if !has_shared_memory(session) || session.is_unused() {
             return None;
         }
         let taken = self.bytes_together(&self.attempts_on(session));
@@ -244,10 +244,13 @@ impl<'a> Placement<'a> {
                 .then(|| self.ready.first(listed, queue, &offer.model, is_held_up, |_| true))
                 .flatten()
         };
+        // A better one takes the place of the task for which the session is kept free.
+        let of_reserved = self.reserved_for(session).map(|reserved| self.ready.rank(reserved));
         let rank = self.ready.rank(&self.tasks[next]);
+        let before = of_reserved.into_iter().fold(rank, Rank::min);
         self.sources(session)
             .filter_map(first)
-            .filter(|held_up| *held_up < rank)
+            .filter(|held_up| *held_up < before)
             .min()
             .map(|first| first.task())
     }
