@@ -18,6 +18,7 @@ pub(super) fn structure(core: &Core) -> Result<(), String> {
     core.sessions.check()?;
     let is_queued = |id| core.tasks.get(id).is_some_and(|task| task.not_before_ms().is_some());
     core.reserved.check(is_queued, |session| core.sessions.get(session).is_some())?;
+    core.sessions.values().try_for_each(|session| core.placement().check_taken(session))?;
     core.retention.check()?;
     core.admission.check()?;
     core.orders.check()?;

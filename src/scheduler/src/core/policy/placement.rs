@@ -15,6 +15,8 @@
 //! long as any task may be held up. Then the session where it would be overtaken next is kept free for it: only tasks of a
 //! higher priority, or in front of it among those of its owner, go there until it fits.
 
+use std::cell::Ref;
+
 use lamagrid_domain::{ModelOffer, QueueName, SessionId, TaskId};
 
 use super::needs::Need;
@@ -30,6 +32,7 @@ use crate::core::state::ready_queue::{Listed, ReadyQueue};
 use crate::core::state::reservations::Reservations;
 use crate::core::state::session::Session;
 use crate::core::state::sessions::Sessions;
+use crate::core::state::taken_memory::TakenMemory;
 use crate::core::state::task::Task;
 use crate::core::state::task_table::TaskTable;
 
@@ -200,24 +203,30 @@ impl<'a> Placement<'a> {
         if !has_shared_memory(session) {
             return true;
         }
-        let mut all = self.attempts_on(session);
-        all.push(task);
-        all.len() == 1 || session.has_memory(self.bytes_together(&all))
+        let need = self.need(task);
+        session.running() == 0
+            || session.has_memory(self.taken_on(session).bytes_with(task, need.memory_bytes))
     }
 
-    fn attempts_on(self, session: &Session) -> Vec<&'a Task> {
-        session.tokens().filter_map(|token| self.tasks.get(self.leases.task_of(token)?)).collect()
+    /// The memory that the attempts of a session take together.
+    fn taken_on(self, session: &Session) -> Ref<'_, TakenMemory> {
+        session.taken_memory(self.learned.version(), || self.sum_of_attempts(session))
     }
 
-    /// The memory of tasks on one device, where those of one model share it.
-    fn bytes_together(self, all: &[&Task]) -> u64 {
-        let mut bytes = 0_u64;
-        for (i, each) in all.iter().enumerate() {
-            let is_shared = all[..i].iter().any(|other| other.spec().model == each.spec().model);
-            let model_bytes = if is_shared { each.demand().model_bytes } else { 0 };
-            bytes = bytes.saturating_add(self.need(each).memory_bytes.saturating_sub(model_bytes));
+    fn sum_of_attempts(self, session: &Session) -> TakenMemory {
+        let mut taken = TakenMemory::default();
+        for task in session.tokens().filter_map(|token| self.tasks.get(self.leases.task_of(token)?)) {
+            taken.add(task, self.need(task).memory_bytes);
         }
-        bytes
+        taken
+    }
+
+    /// The cached figure equals a new sum.
+    #[cfg(test)]
+    pub(crate) fn check_taken(self, session: &Session) -> Result<(), String> {
+        let (cached, sum) = (self.taken_on(session), self.sum_of_attempts(session));
+        invariant!(*cached == sum, "{} is taken to have {:?}, and has {sum:?}", session.node(), *cached);
+        Ok(())
     }
 
     /// The task for which a session has to be kept free, and is not yet, before `next` goes there. It is the first one of
@@ -227,7 +236,7 @@ impl<'a> Placement<'a> {
         if !has_shared_memory(session) || session.is_unused() {
             return None;
         }
-        let taken = self.bytes_together(&self.attempts_on(session));
+        let taken = self.taken_on(session).bytes();
         let is_held_up = |id| {
             let task = &self.tasks[id];
             let need = self.need(task);

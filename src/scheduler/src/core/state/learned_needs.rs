@@ -38,12 +38,16 @@ struct Record {
 ///
 /// Invariant: at most [`MAX_MODELS`] models, each with at most [`MAX_LESSONS`] lessons; no peak is below its model.
 #[derive(Debug, Default)]
-pub(crate) struct LearnedNeeds(BTreeMap<ModelName, Record>);
+pub(crate) struct LearnedNeeds {
+    records: BTreeMap<ModelName, Record>,
+    /// Rises with each change of a peak.
+    version: u64,
+}
 
 impl LearnedNeeds {
     /// The need of a task of this model.
     pub(crate) fn need(&self, model: &ModelName, demand: &Demand) -> Need {
-        let record = self.0.get(model);
+        let record = self.records.get(model);
         let memory_bytes = match record.and_then(|record| record.peak) {
             None => demand.table_bytes(),
             Some(peak) if demand.pixels <= peak.pixels => {
@@ -59,14 +63,19 @@ impl LearnedNeeds {
         Need { device: demand.device, prefers: demand.prefers, memory_bytes, outgrown_bytes }
     }
 
+    /// A number that changes when needs change.
+    pub(crate) fn version(&self) -> u64 {
+        self.version
+    }
+
     fn record(&mut self, model: &ModelName) -> Option<&mut Record> {
-        if !self.0.contains_key(model) {
-            if self.0.len() >= MAX_MODELS {
+        if !self.records.contains_key(model) {
+            if self.records.len() >= MAX_MODELS {
                 return None;
             }
-            self.0.insert(model.clone(), Record::default());
+            self.records.insert(model.clone(), Record::default());
         }
-        self.0.get_mut(model)
+        self.records.get_mut(model)
     }
 
     /// A task with this demand succeeded on a device with this much memory, 0 if that is unknown. True if other tasks of
@@ -82,7 +91,7 @@ impl LearnedNeeds {
             lesson.pixels <= demand.pixels && memory_bytes > 0 && lesson.memory_bytes >= memory_bytes
         };
         let mut is_less = false;
-        if let Some(record) = self.0.get_mut(model) {
+        if let Some(record) = self.records.get_mut(model) {
             let before = record.lessons.len();
             record.lessons.retain(|lesson| !is_disproved(lesson));
             is_less = record.lessons.len() < before;
@@ -98,6 +107,7 @@ impl LearnedNeeds {
         let Some(record) = self.record(model) else { return is_less };
         let Some(old) = record.peak else {
             record.peak = Some(used);
+            self.version += 1;
             return true;
         };
         let smooth = |old: u64, new: u64| if new >= old { new } else { old - (old - new) / DECAY };
@@ -121,6 +131,7 @@ impl LearnedNeeds {
         };
         let new = MemoryUse { model_bytes: new.model_bytes.min(new.peak_bytes), ..new };
         record.peak = Some(new);
+        self.version += u64::from(new != old);
         is_less || new != old
     }
 
@@ -147,7 +158,7 @@ impl LearnedNeeds {
     /// Forgets old lessons. True if there were any.
     pub(crate) fn forget_lessons(&mut self, clock_ms: u64) -> bool {
         let mut is_less = false;
-        for record in self.0.values_mut().filter(|record| !record.lessons.is_empty()) {
+        for record in self.records.values_mut().filter(|record| !record.lessons.is_empty()) {
             let before = record.lessons.len();
             record.lessons.retain(|lesson| lesson.until_ms > clock_ms);
             is_less |= record.lessons.len() < before;
@@ -157,8 +168,8 @@ impl LearnedNeeds {
 
     #[cfg(test)]
     pub(crate) fn check(&self) -> Result<(), String> {
-        invariant!(self.0.len() <= MAX_MODELS, "{} models are remembered", self.0.len());
-        for (model, record) in &self.0 {
+        invariant!(self.records.len() <= MAX_MODELS, "{} models are remembered", self.records.len());
+        for (model, record) in &self.records {
             invariant!(record.lessons.len() <= MAX_LESSONS, "{model} has {} lessons", record.lessons.len());
             let is_sound = record.peak.is_none_or(|peak| peak.model_bytes <= peak.peak_bytes);
             invariant!(is_sound, "{model} needs more than its peak: {:?}", record.peak);

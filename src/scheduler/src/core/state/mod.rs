@@ -27,6 +27,7 @@ pub(crate) mod run_times;
 pub(crate) mod session;
 pub(crate) mod sessions;
 pub(crate) mod statistics;
+pub(crate) mod taken_memory;
 pub(crate) mod task;
 pub(crate) mod task_table;
 pub(crate) mod task_timers;

@@ -1,5 +1,6 @@
 //! A session: the state of a node between its hello and its end.
 
+use std::cell::Ref;
 use std::collections::BTreeMap;
 
 use lamagrid_domain::{
@@ -12,6 +13,7 @@ use super::command_outbox::CommandOutbox;
 use super::credit::Credit;
 use super::dispatch_order::{AttemptState, DispatchOrder, Unbegun};
 use super::leases::Orphan;
+use super::taken_memory::{CachedMemory, TakenMemory};
 use super::task::Task;
 use crate::core::node_id::NodeId;
 use crate::core::policy::lanes::LanePlan;
@@ -57,6 +59,8 @@ pub(crate) struct Session {
     /// The kinds of commands that it executes.
     actions: Vec<ActionKind>,
     outbox: CommandOutbox,
+    /// Of the attempts in `tokens`.
+    taken: CachedMemory,
     #[cfg(test)]
     is_replanned: bool,
 }
@@ -111,6 +115,7 @@ impl Session {
             lanes: plan.queues.iter().map(|queue| (queue.clone(), false)).collect(),
             peer: None,
             tokens: BTreeMap::new(),
+            taken: CachedMemory::default(),
             order: DispatchOrder::default(),
             unanswered: BTreeMap::new(),
             last_seen_ms: clock_ms,
@@ -220,6 +225,15 @@ impl Session {
     /// Its attempts, in the order of their tokens.
     pub(crate) fn tokens(&self) -> impl Iterator<Item = LeaseToken> {
         self.tokens.keys().copied()
+    }
+
+    /// The memory of its attempts together; `compute` is called if they or the learned needs have changed.
+    pub(crate) fn taken_memory(
+        &self,
+        needs_version: u64,
+        compute: impl FnOnce() -> TakenMemory,
+    ) -> Ref<'_, TakenMemory> {
+        self.taken.get(needs_version, compute)
     }
 
     pub(crate) fn holds(&self, token: LeaseToken) -> bool {
@@ -359,6 +373,7 @@ impl Session {
         self.answered(token);
         let rise = self.credit.report(credit);
         self.tokens.remove(&token);
+        self.taken.forget();
         self.order.delivered(token);
         self.order.freed(rise.saturating_sub(1));
     }
@@ -428,6 +443,7 @@ impl Session {
         self.credit.spend();
         self.last_assigned_ms = now_ms;
         self.tokens.insert(token, 0);
+        self.taken.forget();
         self.order.give(token);
         self.unanswered.insert(token, accept_by_ms);
     }
@@ -435,11 +451,13 @@ impl Session {
     /// Keeps an attempt of the node's last session, after those kept before.
     pub(crate) fn adopt(&mut self, token: LeaseToken, state: AttemptState) {
         self.tokens.insert(token, 0);
+        self.taken.forget();
         self.order.adopt(token, state);
     }
 
     /// An attempt is not wanted any more.
     pub(crate) fn release(&mut self, token: LeaseToken) {
+        self.taken.forget();
         if self.tokens.remove(&token).is_some() {
             self.order.unwanted(token);
         }
@@ -448,6 +466,7 @@ impl Session {
     /// The node was told to drop an attempt, or has none of that token.
     pub(crate) fn dropped(&mut self, token: LeaseToken) {
         self.tokens.remove(&token);
+        self.taken.forget();
         self.order.dropped(token);
     }
 
