@@ -9,6 +9,7 @@
 
 mod blob;
 mod capability;
+mod date;
 mod failure;
 mod history;
 mod ids;
@@ -22,6 +23,7 @@ pub use blob::{BlobForm, BlobMeta, Hash, Role};
 pub use capability::{
     DeviceClass, LiveFigures, MemoryUse, ModelOffer, NodeInfo, NodeKind, WithheldModel, is_upstreams_model,
 };
+pub use date::rfc3339;
 pub use failure::{Failure, FailureFamily, FailureKind, MAX_MESSAGE_CHARS, Retry};
 pub use history::{Entry, Milestone};
 pub use ids::{BootId, LeaseToken, ParseIdError, SessionId, TaskId};
