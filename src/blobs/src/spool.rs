@@ -3,6 +3,7 @@
 //! Does not: accept paths from callers. File names are built from a task's id and a role or lease token, and
 //! every directory on the way is opened without following links.
 
+mod link;
 mod sweep;
 
 use std::fs::File;

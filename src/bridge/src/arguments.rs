@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use serde::Deserialize;
 
-use lamagrid_client::{Input, NewTask, new_task_id};
+use lamagrid_client::{Content, Input, NewTask, new_task_id};
 use lamagrid_domain::{
     BlobForm, Durability, FailureKind, ModelName, OutputForm, Params, PictureSize, Role, Scalar,
 };
@@ -112,7 +112,7 @@ pub(crate) fn new_task(spec: &Bound<'_, PyAny>, blobs: Vec<Blob>) -> PyResult<Ne
 
 /// Takes the bytes without a copy; the Python object lives until they are no longer needed.
 fn input(py: Python<'_>, (role, bytes, dims): Blob) -> PyResult<Input> {
-    Ok(Input { role: self::role(py, &role)?, form: form(dims), bytes: Bytes::from_owner(bytes) })
+    Ok(Input { role: self::role(py, &role)?, form: form(dims), content: Bytes::from_owner(bytes).into() })
 }
 
 /// The size of the picture, of which only the file's header is read; `None` if that cannot be read.
@@ -121,7 +121,8 @@ fn picture_size(inputs: &[Input]) -> Option<PictureSize> {
     match image.form {
         BlobForm::Raw { height, width, .. } => Some(PictureSize { height, width }),
         BlobForm::Encoded => {
-            let header = codec::probe(&image.bytes).ok()?;
+            let Content::Bytes(bytes) = &image.content else { return None };
+            let header = codec::probe(bytes).ok()?;
             Some(PictureSize { height: header.height, width: header.width })
         }
     }

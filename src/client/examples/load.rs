@@ -46,7 +46,7 @@ impl Load {
             let form = BlobForm::Raw { height: 1, width: pixels as u32, channels };
             let mut bytes = vec![0; pixels * usize::from(channels)];
             bytes.iter_mut().zip(random_id()).for_each(|(byte, random)| *byte = random);
-            Input { role, form, bytes: Bytes::from(bytes) }
+            Input { role, form, content: Bytes::from(bytes).into() }
         };
         let inputs = vec![blob(Role::Image, 3), blob(Role::Mask, 1)];
         let mut task = NewTask::new(new_task_id(), "lama".parse()?, inputs);

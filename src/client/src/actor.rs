@@ -28,10 +28,9 @@ use lamagrid_transport::link::Link;
 use crate::endpoint::Endpoint;
 use crate::error::ClientError;
 use crate::options::ClientOptions;
-use crate::pending_requests::{PendingRequest, PendingRequests};
+use crate::pending_requests::{OwnedTask, PendingRequest, PendingRequests};
 use crate::task::Prepared;
-use crate::task_watch::TaskWatch;
-use crate::task_watch::{FollowedTask, Phase, Stage};
+use crate::task_watch::{AfterAcceptance, FollowedTask, Phase, Stage, TaskWatch};
 
 /// Pauses between attempts to connect; a restarting scheduler is back in less than a second.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
@@ -48,9 +47,13 @@ const ASKS: usize = 4_096;
 #[derive(Debug)]
 pub(crate) enum Command {
     /// Submits a task and follows it to its end.
-    Submit { prepared: Prepared, reply: oneshot::Sender<Result<watch::Receiver<Phase>, ClientError>> },
+    Submit {
+        prepared: Prepared,
+        after: AfterAcceptance,
+        reply: oneshot::Sender<Result<watch::Receiver<Phase>, ClientError>>,
+    },
     /// Follows a task, whether or not this client knows it.
-    Follow { id: TaskId, reply: oneshot::Sender<Result<TaskWatch, ClientError>> },
+    Follow { of: OwnedTask, reply: oneshot::Sender<Result<TaskWatch, ClientError>> },
     /// Sends any other request.
     PendingRequest(PendingRequest),
 }
@@ -258,10 +261,10 @@ impl Actor {
         let abandoned: Vec<TaskId> =
             self.tasks.iter().filter(|(_, task)| task.is_abandoned()).map(|(id, _)| *id).collect();
         for id in abandoned {
-            let watched_only = self.tasks.remove(&id).is_some_and(|task| task.prepared.is_none());
+            let Some(task) = self.tasks.remove(&id) else { continue };
             self.asks.forget_task(id);
-            if !watched_only {
-                self.asks.push(PendingRequest::orphan(id));
+            if task.prepared.is_some() {
+                self.asks.push(PendingRequest::orphan(OwnedTask { id, owner: task.owner }));
             }
         }
     }
@@ -269,35 +272,42 @@ impl Actor {
     fn on_command(&mut self, command: Command) {
         // A caller may have stopped waiting; its reply is dropped.
         match command {
-            Command::Submit { prepared, reply } => drop(reply.send(self.submit(prepared))),
-            Command::Follow { id, reply } => drop(reply.send(self.follow(id))),
+            Command::Submit { prepared, after, reply } => drop(reply.send(self.submit(prepared, after))),
+            Command::Follow { of, reply } => drop(reply.send(self.follow(of))),
             Command::PendingRequest(ask) if self.asks.len() >= ASKS => {
                 let text = format!("this client has {ASKS} unanswered requests; wait for some of them");
                 ask.fail(Failure::new(FailureKind::Overloaded, text).into());
             }
             Command::PendingRequest(ask) => {
-                if let PendingRequest::Release { id, .. } = &ask
-                    && self.tasks.get(id).is_some_and(|task| task.stage == Stage::Over)
+                if let PendingRequest::Release { of, .. } = &ask
+                    && self
+                        .tasks
+                        .get(&of.id)
+                        .is_some_and(|task| task.stage == Stage::Over && task.owner == of.owner)
                 {
-                    self.tasks.remove(id);
-                    self.finished.retain(|other| other != id);
+                    self.tasks.remove(&of.id);
+                    self.finished.retain(|other| *other != of.id);
                 }
                 self.asks.push(ask);
             }
         }
     }
 
-    fn submit(&mut self, prepared: Prepared) -> Result<watch::Receiver<Phase>, ClientError> {
+    fn submit(
+        &mut self,
+        prepared: Prepared,
+        after: AfterAcceptance,
+    ) -> Result<watch::Receiver<Phase>, ClientError> {
         let id = prepared.spec.id;
         if let Some(task) = self.tasks.get(&id).filter(|task| task.stage != Stage::Over) {
-            if task.digest == Some(prepared.digest) {
+            if task.digest == Some(prepared.digest) && task.owner == prepared.spec.owner {
                 return Ok(task.phases());
             }
             let text = format!("task {id} was submitted before with other inputs; draw a new id");
             return Err(Failure::new(FailureKind::InvalidInput, text).into());
         }
         let bytes = self.tasks.values().filter_map(|task| task.prepared.as_ref());
-        let bytes = bytes.fold(prepared.bytes(), |sum, other| sum.saturating_add(other.bytes()));
+        let bytes = bytes.fold(prepared.held(), |sum, other| sum.saturating_add(other.held()));
         if bytes > self.options.max_bytes {
             let max = self.options.max_bytes;
             let text = format!(
@@ -305,13 +315,15 @@ impl Actor {
             );
             return Err(Failure::new(FailureKind::Overloaded, text).into());
         }
-        self.track(id, FollowedTask::submitted(Arc::new(prepared))).map(|task| task.phases())
+        self.track(id, FollowedTask::submitted(Arc::new(prepared), after)).map(|task| task.phases())
     }
 
-    fn follow(&mut self, id: TaskId) -> Result<TaskWatch, ClientError> {
+    fn follow(&mut self, of: OwnedTask) -> Result<TaskWatch, ClientError> {
+        let OwnedTask { id, owner } = of;
         match self.tasks.get(&id) {
+            Some(task) if task.owner != owner => Err(ClientError::Unknown { id, expired: false }),
             Some(task) if !task.may_be_asked_for_again() => Ok(task.follow()),
-            _ => self.track(id, FollowedTask::watched()).map(|task| task.follow()),
+            _ => self.track(id, FollowedTask::watched(owner)).map(|task| task.follow()),
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use lamagrid_domain::TaskId;
+use lamagrid_domain::{Owner, TaskId};
 use lamagrid_protocol::message::{GridStatus, TaskInfo};
 use lamagrid_transport::Endpoints;
 
@@ -14,10 +14,9 @@ use crate::endpoint::Endpoint;
 use crate::error::ClientError;
 use crate::options::ClientOptions;
 use crate::outcome::Outcome;
-use crate::pending_requests::{PendingRequest, Reply};
+use crate::pending_requests::{OwnedTask, PendingRequest, Reply};
 use crate::task::{NewTask, Prepared};
-use crate::task_watch::Phase;
-use crate::task_watch::TaskWatch;
+use crate::task_watch::{AfterAcceptance, Phase, TaskWatch};
 
 /// Capacity of the channel to the actor, which handles a command in microseconds.
 const COMMANDS: usize = 256;
@@ -63,6 +62,14 @@ impl Client {
         &self.options
     }
 
+    /// A client on the same connection that acts for another owner.
+    ///
+    /// Only programs of the scheduler's own host and user may name any owner; a certificate acts for its own name.
+    #[must_use]
+    pub fn on_behalf_of(&self, owner: Owner) -> Self {
+        Self { options: ClientOptions { owner, ..self.options.clone() }, ..self.clone() }
+    }
+
     /// Submits a task. Returns once the task is recorded, with the number of tasks before it in its queue.
     ///
     /// Inputs of at most 256 KiB each travel in the message, larger ones through the spool. The inputs are kept, not copied,
@@ -75,12 +82,33 @@ impl Client {
     /// # Cancel safety
     /// Dropping the future abandons the task: if it was sent, it is cancelled within a second.
     pub async fn submit(&self, task: NewTask, patience: Duration) -> Result<u64, ClientError> {
+        self.submit_and(task, AfterAcceptance::Follow, patience).await
+    }
+
+    /// Submits a task like [`Client::submit`], and forgets it once it is recorded: it counts against no limit on followed
+    /// tasks. [`Client::wait`] and [`Client::follow`] ask the scheduler for it again.
+    ///
+    /// # Errors
+    /// As [`Client::submit`].
+    ///
+    /// # Cancel safety
+    /// As [`Client::submit`].
+    pub async fn submit_unfollowed(&self, task: NewTask, patience: Duration) -> Result<u64, ClientError> {
+        self.submit_and(task, AfterAcceptance::Forget, patience).await
+    }
+
+    async fn submit_and(
+        &self,
+        task: NewTask,
+        after: AfterAcceptance,
+        patience: Duration,
+    ) -> Result<u64, ClientError> {
         let id = task.id;
         let owner = self.options.owner.clone();
         self.within(patience, || format!("the acceptance of task {id}"), async {
             let prepared = Prepared::new(owner, task).await?;
             let (reply, answer) = oneshot::channel();
-            self.command(Command::Submit { prepared, reply }).await?;
+            self.command(Command::Submit { prepared, after, reply }).await?;
             let mut phases = answer.await.map_err(|_| ClientError::Closed)??;
             loop {
                 match &*phases.borrow_and_update() {
@@ -143,7 +171,7 @@ impl Client {
         self.ask(
             patience,
             || format!("the cancel of task {id}"),
-            |reply| PendingRequest::Cancel { id, reply },
+            |reply| PendingRequest::Cancel { of: self.owned(id), reply },
         )
         .await
     }
@@ -156,8 +184,12 @@ impl Client {
     /// # Cancel safety
     /// Safe.
     pub async fn query(&self, id: TaskId, patience: Duration) -> Result<TaskInfo, ClientError> {
-        self.ask(patience, || format!("the status of task {id}"), |reply| PendingRequest::Query { id, reply })
-            .await
+        self.ask(
+            patience,
+            || format!("the status of task {id}"),
+            |reply| PendingRequest::Query { of: self.owned(id), reply },
+        )
+        .await
     }
 
     /// Returns the scheduler's version, nodes and queues.
@@ -193,15 +225,19 @@ impl Client {
         self.ask(
             patience,
             || format!("the release of task {id}"),
-            |reply| PendingRequest::Release { id, reply },
+            |reply| PendingRequest::Release { of: self.owned(id), reply },
         )
         .await
     }
 
     async fn subscribe(&self, id: TaskId) -> Result<TaskWatch, ClientError> {
         let (reply, answer) = oneshot::channel();
-        self.command(Command::Follow { id, reply }).await?;
+        self.command(Command::Follow { of: self.owned(id), reply }).await?;
         answer.await.map_err(|_| ClientError::Closed)?
+    }
+
+    fn owned(&self, id: TaskId) -> OwnedTask {
+        OwnedTask { id, owner: self.options.owner.clone() }
     }
 
     async fn ask<T>(

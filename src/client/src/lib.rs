@@ -5,7 +5,7 @@
 //! only if the scheduler does not know the task.
 //!
 //! Does not: start a runtime, retry refused requests, or retry failed tasks.
-//! Called by: the Python module, the command line and the benchmarks.
+//! Called by: the Python module, the command line, the HTTP API and the benchmarks.
 //!
 //! Invariant: a task that [`Client::submit`] reported as accepted is followed until its outcome arrives or
 //! the last clone of the client is dropped, across any number of connections.
@@ -26,11 +26,12 @@ pub use client::Client;
 pub use endpoint::{Endpoint, EndpointError};
 pub use error::ClientError;
 pub use options::ClientOptions;
-pub use outcome::{Outcome, TaskResult};
-pub use task::{Input, NewTask};
+pub use outcome::{Outcome, ResultReader, TaskResult};
+pub use task::{Content, Input, NewTask};
 pub use task_watch::{TaskEvent, TaskWatch};
 
-// Types that the functions above take and return, so that callers need not depend on the protocol crate.
+// Types that the functions above take and return, so that callers need not depend on the crates that define them.
+pub use lamagrid_blobs::{StagedFile, StagedWriter, Staging};
 pub use lamagrid_process::new_task_id;
 pub use lamagrid_protocol::message::{
     AdminReply, AdminRequest, CancelTask, ChangeState, Cursor, DrainNode, GetNode, GetStatistics,

@@ -1,5 +1,6 @@
 //! Represents a task's outcome and reads its result.
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -21,6 +22,9 @@ pub struct TaskResult {
     id: TaskId,
     place: Place,
 }
+
+/// Reads a result in pieces.
+pub type ResultReader = Box<dyn io::Read + Send>;
 
 /// The place of a result's bytes.
 #[derive(Debug, Clone)]
@@ -51,6 +55,28 @@ impl TaskResult {
             }
         }
         .map_err(|source| self.unreadable(source))
+    }
+
+    /// Opens the bytes for reading in pieces. The length is checked; the reader checks the hash.
+    ///
+    /// # Errors
+    /// [`ClientError::Result`], [`ClientError::Fetch`].
+    pub fn open(&self) -> Result<ResultReader, ClientError> {
+        match &self.place {
+            Place::Spool(spool) => {
+                let spool = Spool::new(spool.to_path_buf());
+                let (file, len) = spool
+                    .reader(self.id, BlobName::Role(Role::Result))
+                    .map_err(|source| self.unreadable(source))?;
+                if len != self.meta.len {
+                    return Err(self.unreadable(mismatch("its length differs")));
+                }
+                Ok(Box::new(file))
+            }
+            Place::Inline(_) | Place::Far(_) => {
+                self.read().map(|bytes| Box::new(io::Cursor::new(bytes)) as _)
+            }
+        }
     }
 
     /// Reads the bytes into `out`, whose length must be that of [`TaskResult::meta`]. Blocks while it reads or fetches a file.

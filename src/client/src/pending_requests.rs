@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use lamagrid_domain::{SessionId, TaskId};
+use lamagrid_domain::{Owner, SessionId, TaskId};
 use lamagrid_protocol::message::{GridStatus, TaskInfo};
 
 use crate::error::ClientError;
@@ -18,22 +18,29 @@ const ORPHAN: Duration = Duration::from_secs(60);
 
 pub(crate) type Reply<T> = oneshot::Sender<Result<T, ClientError>>;
 
+/// A task, and the owner on whose behalf it is asked about.
+#[derive(Debug, Clone)]
+pub(crate) struct OwnedTask {
+    pub(crate) id: TaskId,
+    pub(crate) owner: Owner,
+}
+
 /// One request that is queued or sent.
 #[derive(Debug)]
 pub(crate) enum PendingRequest {
     /// The request of the task's stage, chosen when it is sent.
     Task(TaskId),
     Cancel {
-        id: TaskId,
+        of: OwnedTask,
         reply: Reply<TaskInfo>,
     },
     /// Cancels a task whose caller stopped waiting before it was acknowledged, so that it does not run needlessly.
     Orphan {
-        id: TaskId,
+        of: OwnedTask,
         until: Instant,
     },
     Query {
-        id: TaskId,
+        of: OwnedTask,
         reply: Reply<TaskInfo>,
     },
     GetGridStatus {
@@ -42,14 +49,14 @@ pub(crate) enum PendingRequest {
     },
     /// Deletes a task's result. Has no reply itself: the reply to a ping sent after it shows that it was received.
     Release {
-        id: TaskId,
+        of: OwnedTask,
         reply: Reply<()>,
     },
 }
 
 impl PendingRequest {
-    pub(crate) fn orphan(id: TaskId) -> Self {
-        Self::Orphan { id, until: Instant::now() + ORPHAN }
+    pub(crate) fn orphan(of: OwnedTask) -> Self {
+        Self::Orphan { of, until: Instant::now() + ORPHAN }
     }
 
     /// True while the reply is still awaited.

@@ -1,9 +1,11 @@
 //! Prepares a task for submission: checks and hashes its inputs, and decides whether they travel inline.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
+use lamagrid_blobs::StagedFile;
 use lamagrid_domain::{
     BlobForm, BlobMeta, ClientName, Durability, Failure, FailureKind, Hash, ModelName, OutputForm, Owner,
     Params, ParamsError, PictureSize, QueueName, Role, Scalar, TaskId, TaskSpec,
@@ -13,11 +15,11 @@ use lamagrid_protocol::frame::{MAX_HEADER_BYTES, MAX_INLINE_BYTES, MAX_MESSAGE_B
 use crate::error::ClientError;
 
 /// Limit on the total size of inline inputs; the rest of a message is for headers.
-const MAX_INLINE_SUM: usize = MAX_MESSAGE_BYTES - 2 * MAX_HEADER_BYTES;
+const MAX_INLINE_SUM: u64 = (MAX_MESSAGE_BYTES - 2 * MAX_HEADER_BYTES) as u64;
 /// Inputs up to this total size are hashed on the calling thread, which is faster than a switch to another one.
-const HASH_HERE_BYTES: usize = 256 * 1024;
+const HASH_HERE_BYTES: u64 = 256 * 1024;
 
-/// One input of a task. Its bytes are shared, never copied.
+/// One input of a task.
 #[derive(Debug, Clone)]
 pub struct Input {
     /// The input's role; not [`Role::Result`].
@@ -25,7 +27,61 @@ pub struct Input {
     /// The encoding of the bytes.
     pub form: BlobForm,
     /// The input's bytes.
-    pub bytes: Bytes,
+    pub content: Content,
+}
+
+/// The bytes of an input. They are shared, never copied.
+#[derive(Debug, Clone)]
+pub enum Content {
+    /// In memory.
+    Bytes(Bytes),
+    /// In a file, which becomes a blob by a link if the scheduler is on this host.
+    File(Arc<StagedFile>),
+}
+
+impl Content {
+    /// Length in bytes.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes.len() as u64,
+            Self::File(file) => file.len(),
+        }
+    }
+
+    /// True if it holds no bytes.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The part of it that is in memory, in bytes.
+    fn held(&self) -> u64 {
+        if let Self::Bytes(bytes) = self { bytes.len() as u64 } else { 0 }
+    }
+
+    /// The BLAKE3 hash of the bytes.
+    #[must_use]
+    pub fn hash(&self) -> Hash {
+        match self {
+            Self::Bytes(bytes) => lamagrid_protocol::hash(bytes),
+            Self::File(file) => file.hash(),
+        }
+    }
+
+    /// The bytes, if they may travel in a message.
+    fn inline(&self) -> Option<&Bytes> {
+        match self {
+            Self::Bytes(bytes) if bytes.len() <= MAX_INLINE_BYTES => Some(bytes),
+            Self::Bytes(_) | Self::File(_) => None,
+        }
+    }
+}
+
+impl From<Bytes> for Content {
+    fn from(bytes: Bytes) -> Self {
+        Self::Bytes(bytes)
+    }
 }
 
 /// A task as the caller describes it.
@@ -99,8 +155,8 @@ pub(crate) struct Prepared {
     pub(crate) spec: TaskSpec,
     pub(crate) digest: Hash,
     pub(crate) inputs: Vec<Input>,
-    /// True if all inputs travel in the message itself.
-    pub(crate) inline: bool,
+    /// All inputs, if they travel in the message itself.
+    pub(crate) inline: Option<Vec<Bytes>>,
 }
 
 impl Prepared {
@@ -110,23 +166,22 @@ impl Prepared {
     /// [`ClientError::Failed`] with `InvalidInput`.
     pub(crate) async fn new(owner: Owner, task: NewTask) -> Result<Self, ClientError> {
         check(&task.inputs)?;
-        let sum: usize = task.inputs.iter().map(|input| input.bytes.len()).sum();
+        // Files were hashed when they were written.
+        let sum: u64 = task.inputs.iter().map(|input| input.content.held()).sum();
         if sum <= HASH_HERE_BYTES {
-            return Ok(Self::build(owner, task, sum));
+            return Ok(Self::build(owner, task));
         }
-        tokio::task::spawn_blocking(move || Self::build(owner, task, sum))
-            .await
-            .map_err(|_| ClientError::Closed)
+        tokio::task::spawn_blocking(move || Self::build(owner, task)).await.map_err(|_| ClientError::Closed)
     }
 
-    fn build(owner: Owner, task: NewTask, sum: usize) -> Self {
+    fn build(owner: Owner, task: NewTask) -> Self {
         let blobs = task
             .inputs
             .iter()
             .map(|input| BlobMeta {
                 role: input.role,
-                len: input.bytes.len() as u64,
-                hash: lamagrid_protocol::hash(&input.bytes),
+                len: input.content.len(),
+                hash: input.content.hash(),
                 form: input.form,
             })
             .collect();
@@ -151,14 +206,20 @@ impl Prepared {
             output: task.output,
             blobs,
         };
-        let inline =
-            sum <= MAX_INLINE_SUM && task.inputs.iter().all(|input| input.bytes.len() <= MAX_INLINE_BYTES);
+        let inline: Option<Vec<Bytes>> =
+            task.inputs.iter().map(|input| input.content.inline().cloned()).collect();
+        let inline = inline.filter(|_| spec.input_bytes() <= MAX_INLINE_SUM);
         Self { digest: lamagrid_protocol::payload_digest(&spec), spec, inputs: task.inputs, inline }
     }
 
     /// Total size of the inputs, in bytes.
     pub(crate) fn bytes(&self) -> u64 {
         self.spec.input_bytes()
+    }
+
+    /// Memory that the inputs take, in bytes.
+    pub(crate) fn held(&self) -> u64 {
+        self.inputs.iter().map(|input| input.content.held()).sum()
     }
 }
 
@@ -172,8 +233,8 @@ fn check(inputs: &[Input]) -> Result<(), ClientError> {
         if inputs[..at].iter().any(|earlier| earlier.role == role) {
             return wrong(format!("the task has two inputs with the role `{role}`; each may come once"));
         }
-        if let Some(wanted) = input.form.raw_len().filter(|len| *len != input.bytes.len() as u64) {
-            let found = input.bytes.len();
+        if let Some(wanted) = input.form.raw_len().filter(|len| *len != input.content.len()) {
+            let found = input.content.len();
             return wrong(format!(
                 "the {role} holds {found} bytes, but its height, width and channels make {wanted}"
             ));

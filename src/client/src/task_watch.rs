@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::{broadcast, watch};
 
-use lamagrid_domain::{Advance, FailureKind, Hash, Status};
+use lamagrid_domain::{Advance, FailureKind, Hash, Owner, Status};
 
 use crate::error::ClientError;
 use crate::outcome::Ended;
@@ -52,11 +52,23 @@ pub(crate) enum Stage {
     Over,
 }
 
+/// The treatment of a submitted task once it is recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AfterAcceptance {
+    /// It is followed to its end.
+    Follow,
+    /// It is dropped.
+    Forget,
+}
+
 /// One followed task.
 #[derive(Debug)]
 pub(crate) struct FollowedTask {
     /// The submission, kept until the outcome; `None` for a task that is only watched.
     pub(crate) prepared: Option<Arc<Prepared>>,
+    /// The owner on whose behalf it is followed.
+    pub(crate) owner: Owner,
+    pub(crate) after: AfterAcceptance,
     /// The payload's digest, if known.
     pub(crate) digest: Option<Hash>,
     pub(crate) stage: Stage,
@@ -70,29 +82,36 @@ pub(crate) struct FollowedTask {
 
 impl FollowedTask {
     /// Tracks a task to submit.
-    pub(crate) fn submitted(prepared: Arc<Prepared>) -> Self {
-        let digest = Some(prepared.digest);
-        let mut tracked = Self::new(Some(prepared), digest);
+    pub(crate) fn submitted(prepared: Arc<Prepared>, after: AfterAcceptance) -> Self {
+        let mut tracked = Self::watched(prepared.spec.owner.clone());
+        (tracked.digest, tracked.after) = (Some(prepared.digest), after);
+        tracked.prepared = Some(prepared);
         tracked.stage = tracked.first_stage();
         tracked
     }
 
     /// Tracks a task that was submitted before, perhaps by another client.
-    pub(crate) fn watched() -> Self {
-        Self::new(None, None)
-    }
-
-    fn new(prepared: Option<Arc<Prepared>>, digest: Option<Hash>) -> Self {
+    pub(crate) fn watched(owner: Owner) -> Self {
         let (phase, _) = watch::channel(Phase::Sending);
         let (events, _) = broadcast::channel(EVENTS);
-        Self { prepared, digest, stage: Stage::Attach, writing: false, round: 0, phase, events }
+        Self {
+            prepared: None,
+            owner,
+            after: AfterAcceptance::Follow,
+            digest: None,
+            stage: Stage::Attach,
+            writing: false,
+            round: 0,
+            phase,
+            events,
+        }
     }
 
     /// The stage with which a submission starts.
     pub(crate) fn first_stage(&self) -> Stage {
         match &self.prepared {
             None => Stage::Attach,
-            Some(prepared) if prepared.inline => Stage::Submit,
+            Some(prepared) if prepared.inline.is_some() => Stage::Submit,
             Some(_) => Stage::Offer,
         }
     }

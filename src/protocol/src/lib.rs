@@ -13,6 +13,6 @@ mod digest;
 mod pack;
 mod peer;
 
-pub use digest::{hash, payload_digest};
+pub use digest::{Hasher, hash, payload_digest};
 pub use pack::pack;
 pub use peer::PeerId;

@@ -5,7 +5,7 @@ use lamagrid_domain::{Failure, FailureKind, TaskId};
 
 use super::{Actor, Written};
 use crate::pending_requests::PendingRequest;
-use crate::task::Input;
+use crate::task::{Content, Input};
 use crate::task_watch::{Phase, Stage};
 
 impl Actor {
@@ -20,13 +20,25 @@ impl Actor {
         task.round = round;
         let (spool, far) = (Spool::new(self.spool.to_path_buf()), self.endpoint.blobs());
         self.writers.spawn_blocking(move || {
-            let put = |input: &Input| match &far {
-                None => spool
-                    .put(id, BlobName::Role(input.role), &input.bytes)
-                    .map_err(|error| Failure::new(error.kind(), error.to_string())),
-                Some(blobs) => blobs
-                    .bring(id, input.role, &input.bytes)
-                    .map_err(|error| Failure::new(error.kind(), error.to_string())),
+            let failed = |kind: FailureKind, text: String| Failure::new(kind, text);
+            let put = |input: &Input| match (&far, &input.content) {
+                (None, Content::Bytes(bytes)) => spool
+                    .put(id, BlobName::Role(input.role), bytes)
+                    .map_err(|error| failed(error.kind(), error.to_string())),
+                (None, Content::File(file)) => spool
+                    .link(id, BlobName::Role(input.role), file.path())
+                    .map_err(|error| failed(error.kind(), error.to_string())),
+                (Some(blobs), Content::Bytes(bytes)) => blobs
+                    .bring(id, input.role, bytes)
+                    .map_err(|error| failed(error.kind(), error.to_string())),
+                (Some(blobs), Content::File(file)) => {
+                    let bytes = std::fs::read(file.path()).map_err(|error| {
+                        failed(FailureKind::Internal, format!("cannot read an upload: {error}"))
+                    })?;
+                    blobs
+                        .bring(id, input.role, &bytes)
+                        .map_err(|error| failed(error.kind(), error.to_string()))
+                }
             };
             Written { id, round, result: prepared.inputs.iter().try_for_each(put) }
         });

@@ -14,7 +14,7 @@ use super::{Actor, Connection, FINISHED};
 use crate::error::ClientError;
 use crate::outcome::{Ended, Place};
 use crate::pending_requests::{PendingRequest, Reply};
-use crate::task_watch::{Phase, Stage};
+use crate::task_watch::{AfterAcceptance, Phase, Stage};
 
 impl Actor {
     pub(super) fn on_frame(&mut self, mut frame: Frame) {
@@ -86,7 +86,10 @@ impl Actor {
         let Some(task) = self.tasks.get_mut(&id) else { return };
         match (task.stage, reply) {
             (Stage::Offer, ClientReply::UploadGranted(_)) => self.write(id),
-            (Stage::Submit, ClientReply::Accepted(said)) => task.accepted(said.position),
+            (Stage::Submit, ClientReply::Accepted(said)) => {
+                task.accepted(said.position);
+                self.forget_accepted(id);
+            }
             // An offer does not follow a known task: attach to it.
             (Stage::Offer, ClientReply::TaskStatus(_)) => {
                 task.stage = Stage::Attach;
@@ -95,6 +98,7 @@ impl Actor {
             (Stage::Submit | Stage::Attach, ClientReply::TaskStatus(said)) => {
                 task.accepted(said.task.position.unwrap_or(0));
                 task.moved(said.task.status, Advance::default());
+                self.forget_accepted(id);
             }
             (Stage::Attach, ClientReply::Unknown(said)) if !said.expired && task.prepared.is_some() => {
                 tracing::info!(task.id = %id, "the scheduler does not know the task; submitting it again");
@@ -104,6 +108,13 @@ impl Actor {
             // Replies to an earlier stage.
             (Stage::Write | Stage::Follow | Stage::Over, _) => {}
             (_, reply) => self.end(id, Phase::Broken(refusal(reply))),
+        }
+    }
+
+    /// Drops a task that was submitted without following it.
+    fn forget_accepted(&mut self, id: TaskId) {
+        if self.tasks.get(&id).is_some_and(|task| task.after == AfterAcceptance::Forget) {
+            self.tasks.remove(&id);
         }
     }
 

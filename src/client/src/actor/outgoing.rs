@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use lamagrid_domain::{Failure, FailureKind, Owner, TaskId};
+use lamagrid_domain::{Failure, FailureKind, TaskId};
 use lamagrid_protocol::message::{
     Attach, Cancel, ClientRequest, GetGridStatus, Message, Offer, Ping, Query, Release, Submit,
 };
@@ -12,7 +12,7 @@ use lamagrid_transport::link::Link;
 use super::Actor;
 use crate::error::ClientError;
 use crate::pending_requests::PendingRequest;
-use crate::task_watch::{FollowedTask, Phase, Stage};
+use crate::task_watch::{AfterAcceptance, FollowedTask, Phase, Stage};
 
 impl Actor {
     pub(super) async fn send(
@@ -28,23 +28,24 @@ impl Actor {
     pub(super) async fn flush(&mut self, link: &Link) -> Result<(), SocketError> {
         while let Some(ask) = self.asks.next() {
             let seq = self.asks.next_seq();
-            let owner = self.options.owner.clone();
             let (request, blobs): (ClientRequest, _) = match &ask {
                 PendingRequest::Task(id) => {
-                    match self.tasks.get(id).and_then(|task| request_of(*id, task, seq, &owner)) {
+                    match self.tasks.get(id).and_then(|task| request_of(*id, task, seq)) {
                         Some(said) => said,
                         None => continue,
                     }
                 }
-                PendingRequest::Cancel { id, .. } | PendingRequest::Orphan { id, .. } => {
-                    (Cancel { seq, id: *id, owner }.into(), vec![])
+                PendingRequest::Cancel { of, .. } | PendingRequest::Orphan { of, .. } => {
+                    (Cancel { seq, id: of.id, owner: of.owner.clone() }.into(), vec![])
                 }
-                PendingRequest::Query { id, .. } => (Query { seq, id: *id, owner }.into(), vec![]),
+                PendingRequest::Query { of, .. } => {
+                    (Query { seq, id: of.id, owner: of.owner.clone() }.into(), vec![])
+                }
                 PendingRequest::GetGridStatus { after, .. } => {
                     (GetGridStatus { seq, after: *after }.into(), vec![])
                 }
-                PendingRequest::Release { id, .. } => {
-                    let release = Release { id: *id, owner };
+                PendingRequest::Release { of, .. } => {
+                    let release = Release { id: of.id, owner: of.owner.clone() };
                     self.send(link, release.into(), Vec::new()).await?;
                     (Ping { seq }.into(), vec![])
                 }
@@ -70,12 +71,8 @@ impl Actor {
 }
 
 /// The request for a task's current stage; `None` if the stage waits for something else.
-fn request_of(
-    id: TaskId,
-    task: &FollowedTask,
-    seq: u64,
-    owner: &Owner,
-) -> Option<(ClientRequest, Vec<Bytes>)> {
+fn request_of(id: TaskId, task: &FollowedTask, seq: u64) -> Option<(ClientRequest, Vec<Bytes>)> {
+    let owner = &task.owner;
     match (task.stage, &task.prepared) {
         (Stage::Offer, Some(prepared)) => {
             let (spec, bytes) = (&prepared.spec, prepared.bytes());
@@ -95,10 +92,12 @@ fn request_of(
             Some((offer.into(), vec![]))
         }
         (Stage::Submit, Some(prepared)) => {
-            let inputs = if prepared.inline { prepared.inputs.as_slice() } else { &[] };
-            let inline = inputs.iter().map(|input| input.role).collect();
-            let blobs = inputs.iter().map(|input| input.bytes.clone()).collect();
-            Some((Submit { seq, spec: prepared.spec.clone(), inline, follow: true }.into(), blobs))
+            let (inline, blobs) = match &prepared.inline {
+                Some(blobs) => (prepared.inputs.iter().map(|input| input.role).collect(), blobs.clone()),
+                None => (Vec::new(), Vec::new()),
+            };
+            let follow = task.after == AfterAcceptance::Follow;
+            Some((Submit { seq, spec: prepared.spec.clone(), inline, follow }.into(), blobs))
         }
         (Stage::Attach, _) => {
             Some((Attach { seq, id, owner: owner.clone(), digest: task.digest }.into(), vec![]))

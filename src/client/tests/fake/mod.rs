@@ -151,7 +151,8 @@ pub(crate) fn info(id: TaskId, status: Status) -> TaskInfo {
 
 /// A task with an image and a mask of this many bytes each.
 pub(crate) fn task(id: u8, bytes: usize) -> NewTask {
-    let input = |role, fill| Input { role, form: BlobForm::Encoded, bytes: Bytes::from(vec![fill; bytes]) };
+    let input =
+        |role, fill| Input { role, form: BlobForm::Encoded, content: Bytes::from(vec![fill; bytes]).into() };
     let inputs = vec![input(Role::Image, 1), input(Role::Mask, 2)];
     NewTask::new(TaskId::from_bytes([id; 16]), "lama".parse().unwrap(), inputs)
 }
