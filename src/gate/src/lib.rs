@@ -23,6 +23,7 @@ mod fingerprint;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
+mod https;
 mod ledger;
 mod log_limiter;
 mod places;
@@ -47,6 +48,7 @@ pub use connect::{AddressError, ConnectError};
 pub use credentials::Credentials;
 pub use dial::{Dialler, DiallerError};
 pub use fingerprint::{Fingerprint, FingerprintError};
+pub use https::{Https, HttpsError, HttpsStream};
 pub use ledger::{Certs, CertsError, Issued, allow_list, write_private};
 pub use probe::{PathError, Probed, answering, probe};
 pub use registry::{Origin, Registry};
