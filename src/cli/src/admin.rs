@@ -47,7 +47,7 @@ impl Admin {
     /// `lamagrid task list`: fetches page after page up to the limit.
     pub(crate) fn list(&self, args: ListArgs) -> Result<Answer, CliError> {
         let ListArgs { state: states, queue, model, client, limit } = args;
-        self.pages(ListTasks { states, dead: false, queue, model, client, after: None, limit })
+        self.pages(ListTasks { states, dead: false, queue, model, client, owner: None, after: None, limit })
     }
 
     fn pages(&self, mut request: ListTasks) -> Result<Answer, CliError> {
@@ -55,7 +55,7 @@ impl Admin {
         let limit = request.limit;
         let mut lines = Vec::new();
         let total = loop {
-            let AdminReply::Page(Page { tasks, next, total }) = self.ask(request.clone())? else {
+            let AdminReply::Page(Page { tasks, next, total, .. }) = self.ask(request.clone())? else {
                 return Err(unexpected());
             };
             lines.extend(tasks);
@@ -75,7 +75,7 @@ impl Admin {
     /// `lamagrid dead list`
     pub(crate) fn list_dead(&self, limit: u32) -> Result<Answer, CliError> {
         let (states, queue, model, client, after) = (Vec::new(), None, None, None, None);
-        self.pages(ListTasks { states, dead: true, queue, model, client, after, limit })
+        self.pages(ListTasks { states, dead: true, queue, model, client, owner: None, after, limit })
     }
 
     /// `lamagrid task show`

@@ -58,7 +58,7 @@ fn pages_are_fetched_up_to_the_limit() {
         let tasks = if first { vec![line(3, Status::Failed)] } else { vec![line(2, Status::Queued)] };
         let next = Cursor { created_wall_ms: 7, id: tasks[0].id };
         assert_eq!(list.limit, if first { 2 } else { 1 });
-        Page { tasks, next: Some(next), total: 5 }.into()
+        Page { tasks, next: Some(next), total: 5, input_bytes: 0 }.into()
     });
     let words = ["task", "list", "--state", "failed", "--state", "queued", "--queue", "gpu", "--limit", "2"];
     let ran = fake.run(&words);
@@ -69,7 +69,7 @@ fn pages_are_fetched_up_to_the_limit() {
 
 #[test]
 fn empty_lists_say_so() {
-    let fake = Fake::admin(|_| Page { tasks: Vec::new(), next: None, total: 0 }.into());
+    let fake = Fake::admin(|_| Page { tasks: Vec::new(), next: None, total: 0, input_bytes: 0 }.into());
     assert_eq!(fake.run(&["task", "list"]).out, "no tasks\n");
     assert_eq!(fake.run(&["dead", "list"]).out, "no dead letters\n");
     assert_eq!(fake.run(&["dead", "list", "--output", "json"]).out, "[]\n");

@@ -65,6 +65,9 @@ bodies! {
         model: Option<ModelName>,
         /// Only tasks of this client.
         client: Option<ClientName>,
+        /// Only tasks of this owner.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        owner: Option<Owner>,
         /// The end of the previous page; `None` for the first page.
         after: Option<Cursor>,
         /// Limit on the tasks of the page; the scheduler returns at most [`PAGE_TASKS`].
@@ -158,6 +161,9 @@ bodies! {
         next: Option<Cursor>,
         /// Number of tasks that match the request, on all pages.
         total: u64,
+        /// Total size of the inputs of those of them that have not ended, in bytes.
+        #[serde(default)]
+        input_bytes: u64,
     }
     /// Everything recorded about one task.
     TaskHistory {

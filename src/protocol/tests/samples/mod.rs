@@ -256,6 +256,7 @@ fn admin() -> Vec<Sample> {
         queue: Some(spec.queue.clone()),
         model: Some(spec.model.clone()),
         client: spec.client.clone(),
+        owner: Some(spec.owner.clone()),
         after: Some(cursor.clone()),
         limit: 50,
     };
@@ -329,7 +330,7 @@ fn admin() -> Vec<Sample> {
         reply(ProtocolFault { failure: failure() }.into()),
         reply(Refused { seq: 0, failure: failure(), queue_len: 1, wait_ms: Some(2) }.into()),
         reply(Unknown { seq: 0, id: id(), expired: true }.into()),
-        reply(Page { tasks: vec![line], next: Some(cursor), total: 12 }.into()),
+        reply(Page { tasks: vec![line], next: Some(cursor), total: 12, input_bytes: 9_000 }.into()),
         reply(history.into()),
         reply(Retried { id: id(), runs_as: TaskId::from_bytes([8; 16]) }.into()),
         reply(Paused { queue: queue(), paused: true, waiting: 4 }.into()),

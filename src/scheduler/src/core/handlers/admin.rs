@@ -79,8 +79,12 @@ impl Core {
     }
 
     fn list(&self, wanted: &ListTasks) -> Page {
-        let live = self.tasks.values().map(unfinished_line);
-        let ended = self.retention.iter().map(|(id, ended)| finished_line(*id, ended));
+        let is_of = |owner: &Owner| wanted.owner.as_ref().is_none_or(|of| of == owner);
+        let mut input_bytes = 0_u64;
+        let live = self.tasks.values().filter(|task| is_of(&task.spec().owner));
+        let live = live.map(|task| (unfinished_line(task), task.spec().input_bytes()));
+        let ended = self.retention.iter().filter(|(_, ended)| is_of(&ended.owner));
+        let ended = ended.map(|(id, ended)| (finished_line(*id, ended), 0));
         let fits = |line: &TaskLine| {
             (wanted.states.is_empty() || wanted.states.contains(&line.status))
                 && (!wanted.dead || line.dead)
@@ -92,8 +96,12 @@ impl Core {
         let mut total = 0;
         let mut rest: Vec<_> = live
             .chain(ended)
-            .filter(fits)
-            .inspect(|_| total += 1)
+            .filter(|(line, _)| fits(line))
+            .map(|(line, bytes)| {
+                total += 1;
+                input_bytes = input_bytes.saturating_add(bytes);
+                line
+            })
             .filter(|line| {
                 wanted.after.as_ref().is_none_or(|after| key(line) < (after.created_wall_ms, after.id))
             })
@@ -107,7 +115,7 @@ impl Core {
         rest.sort_unstable_by_key(|line| Reverse(key(line)));
         let last = rest.last().filter(|_| more);
         let next = last.map(|line| Cursor { created_wall_ms: line.created_wall_ms, id: line.id });
-        Page { tasks: rest, next, total }
+        Page { tasks: rest, next, total, input_bytes }
     }
 
     fn task_history(&self, id: TaskId) -> AdminReply {

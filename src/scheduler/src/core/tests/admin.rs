@@ -14,7 +14,16 @@ pub(super) fn admin(request: impl Into<AdminRequest>) -> Input {
 }
 
 fn list(limit: u32) -> ListTasks {
-    ListTasks { states: Vec::new(), dead: false, queue: None, model: None, client: None, after: None, limit }
+    ListTasks {
+        states: Vec::new(),
+        dead: false,
+        queue: None,
+        model: None,
+        client: None,
+        owner: None,
+        after: None,
+        limit,
+    }
 }
 
 fn retry(n: u8) -> Input {
@@ -54,6 +63,14 @@ fn pages_go_from_the_newest_to_the_oldest_and_filters_hold() {
     grid.check(admin(ListTasks { after: first.next, ..list(2) }), &["a: page T1 of 3"]);
     grid.check(admin(ListTasks { dead: true, ..list(9) }), &["a: page T1 of 1"]);
     grid.check(admin(ListTasks { states: vec![Status::Queued], ..list(9) }), &["a: page T3 of 1"]);
+    grid.check(admin(ListTasks { owner: Some("other".parse().unwrap()), ..list(9) }), &["a: page  of 0"]);
+    let owner = Some(lamagrid_domain::Owner::local());
+    let Effect::Admin { reply: AdminReply::Page(own), .. } =
+        grid.handle(admin(ListTasks { owner, ..list(1) })).remove(0)
+    else {
+        panic!("a list is answered by a page");
+    };
+    assert_eq!((own.total, own.input_bytes > 0), (3, true));
     grid.check(admin(ListTasks { model: Some("manga".parse().unwrap()), ..list(9) }), &["a: page  of 0"]);
 }
 
