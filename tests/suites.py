@@ -50,6 +50,7 @@ SUITES = (
     # Not `-p lamagrid-scheduler`: alone it resolves other features, and compiles everything again for them.
     Suite("simulation", (*CARGO_TEST, "--lib", "simulation::", "--", "--nocapture")),
     Suite("seam", (*PYTEST, "tests/seam")),
+    Suite("api", (*PYTEST, "-s", "tests/api"), alone=True),
     Suite("wheels", (*PYTEST, "tests/wheels")),
     Suite("contract", (*PYTEST, "tests/contract")),
     Suite("hardware", (*PYTEST, "-s", "tests/hardware")),

@@ -11,6 +11,7 @@ use clap::{Args, Parser, Subcommand};
 use lamagrid_domain::{ClientName, ModelName, NodeName, QueueName, Status, TaskId};
 use lamagrid_gate::PeerRole;
 
+use crate::key_args::KeyVerb;
 use crate::output::Format;
 
 /// Version of the program and of its protocol.
@@ -160,6 +161,18 @@ Example, from nothing to a second GPU host:
     Certs {
         #[command(subcommand)]
         verb: CertsVerb,
+    },
+    /// Make, list and revoke the keys by which programs use the HTTP API.
+    #[command(
+        after_help = "Example:\n  lamagrid key create ci --role user --max-tasks 100",
+        arg_required_else_help = true,
+        subcommand_value_name = "VERB",
+        subcommand_help_heading = "Verbs",
+        disable_help_subcommand = true
+    )]
+    Key {
+        #[command(subcommand)]
+        verb: KeyVerb,
     },
     /// Check everything that can keep this host out of a grid: bundle, port, clock, version, libtorch, disk.
     #[command(after_help = "\

@@ -213,6 +213,11 @@ fn http(found: &mut Findings, config: &Config, data_dir: &Path, scheduler_answer
     if listen.is_empty() {
         return found.add("health", State::Unused, "http.listen is empty: no metrics and health checks");
     }
+    if config.http.has_tls() {
+        let text =
+            format!("{listen} speaks HTTPS, which this command does not: ask it by its name with curl");
+        return found.add("health", State::Unused, text);
+    }
     let remedy = "set http.listen to another port";
     match (ask_health(listen, &config.http.token_file), scheduler_answers) {
         (Ok(answer), _) => match answer.lines().find_map(|line| line.strip_prefix("data directory: ")) {

@@ -6,6 +6,7 @@ use std::error::Error;
 use std::io;
 use std::path::PathBuf;
 
+use lamagrid_api::KeyError;
 use lamagrid_client::{ClientError, EndpointError};
 use lamagrid_config::ConfigError;
 use lamagrid_domain::FailureKind;
@@ -43,6 +44,8 @@ pub(crate) enum CliError {
     TwoFiles { file: PathBuf, config: PathBuf },
     #[error(transparent)]
     Certificate(Box<CertificateError>),
+    #[error(transparent)]
+    Key(#[from] Box<KeyError>),
     #[error("cannot start the client's runtime; close some programs of this user and try again")]
     Runtime(#[source] io::Error),
     #[error("the answer cannot be written as JSON; please report this")]
@@ -74,7 +77,7 @@ impl CliError {
             | Self::Json(_) => INTERNAL,
             Self::Client(ClientError::Unknown { .. }) => REFUSED,
             Self::Client(error) => error.kind().exit_code(),
-            Self::Scheduler(_) | Self::Certificate(_) | Self::Runtime(_) => REFUSED,
+            Self::Scheduler(_) | Self::Certificate(_) | Self::Key(_) | Self::Runtime(_) => REFUSED,
             Self::Endpoint(_) => FailureKind::InvalidInput.exit_code(),
             Self::TwoFiles { .. } | Self::TwoSchedulers | Self::Join(_) => USAGE,
         }

@@ -15,6 +15,8 @@ mod configuration;
 mod doctor;
 mod error;
 mod grid;
+mod key_args;
+mod keys;
 mod node_admin;
 mod node_view;
 mod output;
@@ -31,6 +33,7 @@ use admin::Admin;
 use args::{CertsVerb, Cli, ConfigVerb, DeadVerb, NodeVerb, Noun, QueueVerb, TaskVerb};
 use clap::Parser;
 use error::{CliError, USAGE};
+use key_args::KeyVerb;
 use output::{Streams, Written};
 
 use lamagrid_config::{Config, ConfigError, Loaded};
@@ -107,6 +110,7 @@ fn dispatch(cli: Cli, env: BTreeMap<String, String>, streams: &mut Streams) -> R
         Noun::Scheduler(_) => Some("scheduler"),
         Noun::Config { .. } => Some("config"),
         Noun::Certs { .. } => Some("certs"),
+        Noun::Key { .. } => Some("key"),
         Noun::Doctor
         | Noun::Task { .. }
         | Noun::Dead { .. }
@@ -166,6 +170,15 @@ fn dispatch(cli: Cli, env: BTreeMap<String, String>, streams: &mut Streams) -> R
                 CertsVerb::List => certs.list(),
                 CertsVerb::Revoke { name } => certs.revoke(&name),
                 CertsVerb::Bundle(args) => certs.bundle(&args),
+            }
+        }
+        Noun::Key { verb } => {
+            let keys = keys::KeyCommand::open(&place.load(&[])?.config.data_dir()?, format)?;
+            match verb {
+                KeyVerb::Create(args) => keys.create(args),
+                KeyVerb::List => keys.list(),
+                KeyVerb::Show { key } => keys.show(&key),
+                KeyVerb::Revoke { key } => keys.revoke(&key),
             }
         }
         Noun::Doctor => doctor::examine(&place.load(&[])?.config, join, format),

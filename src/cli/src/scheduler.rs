@@ -1,17 +1,19 @@
 //! `lamagrid scheduler`: sets up logs, limits and signals for a long-running process, then runs the
-//! scheduler.
+//! scheduler and the HTTP server beside it.
 
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::sync::watch;
 
+use lamagrid_api::Health;
 use lamagrid_config::Loaded;
 use lamagrid_logs::LogError;
 use lamagrid_process::{Parent, SAME_REQUEST, StopRequest, StopSignals, descriptors};
-use lamagrid_scheduler::{DataDir, Listeners, SchedulerError, Shutdown, StoreError};
+use lamagrid_scheduler::{DataDir, Listeners, Metrics, SchedulerError, Shutdown, StoreError};
 
 use crate::error::CliError;
 
@@ -43,7 +45,10 @@ pub(crate) fn run(loaded: Loaded, parent: Parent) -> Result<(), CliError> {
         tokio::spawn(pass_on(signals, ask));
         let data_dir = DataDir::open(&config)?;
         let listeners = Listeners::bind(&data_dir)?;
-        lamagrid_scheduler::run(&config, data_dir, listeners, shutdown).await
+        let metrics = Arc::new(Metrics::new());
+        let figures = Arc::new(Figures(Arc::clone(&metrics)));
+        let _http = lamagrid_api::serve(&config, data_dir.path(), &listeners.endpoints(), figures);
+        lamagrid_scheduler::run(&config, data_dir, listeners, metrics, shutdown).await
     });
     // Does not wait for blocking tasks, which may never return.
     runtime.shutdown_background();
@@ -53,6 +58,23 @@ pub(crate) fn run(loaded: Loaded, parent: Parent) -> Result<(), CliError> {
         }
         error.into()
     })
+}
+
+/// The scheduler's figures, as the HTTP server shows them.
+struct Figures(Arc<Metrics>);
+
+impl Health for Figures {
+    fn metrics(&self) -> String {
+        self.0.text()
+    }
+
+    fn is_alive(&self) -> bool {
+        self.0.is_alive()
+    }
+
+    fn not_ready(&self) -> Option<&'static str> {
+        self.0.not_ready()
+    }
 }
 
 /// Asks the scheduler to end at the first signal, and to end at once when a user repeats it.
@@ -69,7 +91,7 @@ async fn pass_on(mut signals: StopSignals, ask: watch::Sender<Shutdown>) {
 
 /// Creates the data directory if it is missing, readable by its owner alone, because it will hold users'
 /// images.
-fn make_private(data_dir: &Path) -> Result<(), CliError> {
+pub(crate) fn make_private(data_dir: &Path) -> Result<(), CliError> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(data_dir);
     made.map_err(|source| SchedulerError::DataDir { path: data_dir.to_owned(), source }.into())
 }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use fake::{Fake, PATIENCE, info, meta, task};
 
 use lamagrid_blobs::{BlobName, Spool};
-use lamagrid_client::{ClientError, TaskEvent};
+use lamagrid_client::{ClientError, Content, Staging, TaskEvent};
 use lamagrid_domain::{Activity, Advance, Failure, FailureKind, Role, Status, TaskId};
 use lamagrid_protocol::message::{
     ClientRequest, Outcome, Progress, ProtocolFault, Refused, TaskStatus, Unknown, UploadGranted,
@@ -360,4 +360,68 @@ async fn the_ping_is_the_first_message_even_with_tasks_pending() {
         }
         fake.receive().await; // and checks the messages before it
     }
+}
+
+#[tokio::test]
+async fn one_connection_speaks_for_many_owners() {
+    let mut fake = Fake::start().await;
+    let client = fake.client();
+    let other = client.on_behalf_of("key:1".parse().unwrap());
+    let (submitted, id) = tokio::join!(other.submit_unfollowed(task(1, 10), PATIENCE), async {
+        let (request, _) = fake.receive().await;
+        let ClientRequest::Submit(submit) = request else { panic!("{request:?}") };
+        assert_eq!((submit.spec.owner.as_str(), submit.follow), ("key:1", false));
+        let (seq, id) = (submit.seq, submit.spec.id);
+        fake.say(lamagrid_protocol::message::Accepted { seq, id, position: 0 }).await;
+        id
+    });
+    submitted.unwrap();
+    let connection = fake.peer.clone();
+    let (watch, ()) = tokio::join!(other.follow(id), async {
+        let (request, _) = fake.receive().await;
+        let ClientRequest::Attach(attach) = request else { panic!("it was forgotten, not {request:?}") };
+        assert_eq!(attach.owner.as_str(), "key:1");
+        fake.say(TaskStatus { seq: attach.seq, task: info(id, Status::Processing) }).await;
+    });
+    let _watch = watch.unwrap();
+    assert!(matches!(client.follow(id).await, Err(ClientError::Unknown { .. })), "not even to this client");
+    let (queried, ()) = tokio::join!(client.query(id, PATIENCE), async {
+        let (request, _) = fake.receive().await;
+        let ClientRequest::Query(query) = request else { panic!("{request:?}") };
+        assert_eq!(query.owner.as_str(), "local");
+        fake.say(Unknown { seq: query.seq, id, expired: false }).await;
+    });
+    assert!(matches!(queried, Err(ClientError::Unknown { .. })));
+    assert_eq!(fake.peer, connection);
+}
+
+#[tokio::test]
+async fn inputs_in_files_become_blobs_by_links() {
+    use std::os::unix::fs::MetadataExt;
+    let mut fake = Fake::start().await;
+    let client = fake.client();
+    let staging = Staging::create(fake.spool().parent().unwrap()).unwrap();
+    let mut writer = staging.begin().unwrap();
+    writer.write(&[7; LARGE]).unwrap();
+    let file = std::sync::Arc::new(writer.finish());
+    let mut new = task(1, 10);
+    new.inputs[0].content = Content::File(std::sync::Arc::clone(&file));
+    let (submitted, ()) = tokio::join!(client.submit(new, PATIENCE), async {
+        let (request, _) = fake.receive().await;
+        let ClientRequest::Offer(offer) = request else { panic!("{request:?}") };
+        assert_eq!(offer.bytes, LARGE as u64 + 10);
+        fake.say(UploadGranted { seq: offer.seq }).await;
+        let (request, _) = fake.receive().await;
+        let ClientRequest::Submit(submit) = request else { panic!("{request:?}") };
+        let spool = Spool::new(fake.spool());
+        for blob in &submit.spec.blobs {
+            spool.get(submit.spec.id, BlobName::Role(blob.role), blob).unwrap();
+        }
+        let (linked, _) = spool.reader(submit.spec.id, BlobName::Role(Role::Image)).unwrap();
+        let staged = std::fs::metadata(file.path()).unwrap();
+        assert_eq!(linked.metadata().unwrap().ino(), staged.ino(), "no copy");
+        let (seq, id) = (submit.seq, submit.spec.id);
+        fake.say(lamagrid_protocol::message::Accepted { seq, id, position: 0 }).await;
+    });
+    submitted.unwrap();
 }

@@ -99,7 +99,6 @@ impl Place<'_> {
             | Kind::Text { .. }
             | Kind::OptionalName
             | Kind::QueueName
-            | Kind::Loopback
             | Kind::Address => Ok(Value::String(text.to_owned())),
         }
     }
@@ -129,18 +128,9 @@ impl Place<'_> {
             (Kind::OptionalName, Value::String(text)) => {
                 self.allow(text.is_empty() || is_name(text), value, || format!("\"\" or {NAME_RULE}"))
             }
-            (Kind::Loopback, Value::String(text)) => self.allow(
-                text.is_empty() || text.parse::<SocketAddr>().is_ok_and(|address| address.ip().is_loopback()),
-                value,
-                || {
-                    "\"\" or a loopback address with its port, such as 127.0.0.1:8871: for other hosts put a proxy \
-                     with TLS in front"
-                        .to_owned()
-                },
-            ),
             (Kind::Address, Value::String(text)) => {
                 self.allow(text.is_empty() || text.parse::<SocketAddr>().is_ok(), value, || {
-                    "\"\" or an address with its port, such as 0.0.0.0:8872".to_owned()
+                    "\"\" or an address with its port, such as 127.0.0.1:8871".to_owned()
                 })
             }
             (Kind::QueueName, Value::String(text)) => {
@@ -152,10 +142,13 @@ impl Place<'_> {
             }
             (Kind::Labels, Value::Array(items)) => {
                 self.allow_each(items, is_name, || format!("a list of labels, each {NAME_RULE}"))?;
-                self.allow(items.len() <= MAX_LABELS, value, || format!("a list of at most {MAX_LABELS} labels"))
+                self.allow(items.len() <= MAX_LABELS, value, || {
+                    format!("a list of at most {MAX_LABELS} labels")
+                })
             }
             (Kind::Hosts, Value::Array(items)) => self.allow_each(items, is_host, || {
-                "a list of host names without port, such as pictures.example.com, *.example.com or *".to_owned()
+                "a list of host names without port, such as pictures.example.com, *.example.com or *"
+                    .to_owned()
             }),
             (Kind::Origins, Value::Array(items)) => self.allow_each(items, is_origin, || {
                 "a list of origins without path, such as https://app.example.com, or *".to_owned()

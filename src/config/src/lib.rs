@@ -29,8 +29,9 @@ pub use choice::{Device, LogFormat, LogLevel, NeededDevice, RequiredDevice};
 pub use error::ConfigError;
 pub use load::{Loaded, process_env};
 pub use model::{
-    ClientConfig, Config, GateConfig, HttpConfig, LimitsConfig, LogConfig, ModelConfig, NeedConfig,
-    NodeConfig, QueueConfig, RequiresConfig, RetryConfig, RetryPolicy, SchedulerConfig, StoreConfig,
+    ApiConfig, ClientConfig, Config, GateConfig, HttpConfig, LimitsConfig, LogConfig, ModelConfig,
+    NeedConfig, NodeConfig, QueueConfig, RequiresConfig, RetryConfig, RetryPolicy, SchedulerConfig,
+    StoreConfig,
 };
 pub use origin::{Origin, Row};
 pub use schema::most_similar;

@@ -261,6 +261,16 @@ impl Layers {
         for (name, model) in &config.models {
             self.check_model(name, model)?;
         }
+        if let Some((leaf, allowed)) = config.http.fault() {
+            let path = KeyPath(vec!["http".into(), leaf.into()]);
+            let (value, layer) = self.values.get(&path).ok_or_else(|| internal("http without a key"))?;
+            return Err(ConfigError::OutOfRange {
+                key: path.to_string(),
+                layer: layer.clone(),
+                value: value.to_string(),
+                allowed: allowed.to_owned(),
+            });
+        }
         let rows: Vec<Row> = self.values.keys().filter_map(|path| self.row(path)).collect();
         let origins = rows.iter().map(|row| (row.key.clone(), row.origin.clone())).collect();
         Ok(Loaded { config, origins, remarks: self.remarks, rows })

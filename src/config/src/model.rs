@@ -3,6 +3,7 @@
 //! Does not: check ranges; [`Config::load`] does.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde::Deserialize;
@@ -38,8 +39,10 @@ pub struct Config {
     pub client: ClientConfig,
     /// Bounds on sizes, task counts and priorities.
     pub limits: LimitsConfig,
-    /// The scheduler's HTTP endpoint for metrics and health.
+    /// The scheduler's HTTP endpoint for the API, metrics and health.
     pub http: HttpConfig,
+    /// Access to the HTTP API.
+    pub api: ApiConfig,
     /// Hosts, origins and proxies that the web server trusts.
     pub web: WebConfig,
     /// The TLS listener for other hosts.
@@ -284,10 +287,24 @@ pub struct LimitsConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HttpConfig {
-    /// A loopback address with its port; empty switches it off.
+    /// An address with its port; empty switches it off.
     pub listen: String,
+    /// The PEM file of the certificate for HTTPS; empty means plain HTTP, on loopback only.
+    pub certificate: PathBuf,
+    /// The PEM file of its key.
+    pub key: PathBuf,
     /// A file with the token that every request must carry; empty means no token.
     pub token_file: PathBuf,
+}
+
+/// `[api]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ApiConfig {
+    /// True if programs on loopback need a key, too.
+    pub require_key: bool,
+    /// Maximum number of connections that use the API.
+    pub max_connections: usize,
 }
 
 /// `[web]`
@@ -349,6 +366,39 @@ impl Config {
             Ok(self.data_dir()?.join("logs"))
         } else {
             Ok(self.log.dir.clone())
+        }
+    }
+}
+
+impl HttpConfig {
+    /// True if requests are encrypted.
+    #[must_use]
+    pub fn has_tls(&self) -> bool {
+        !self.certificate.as_os_str().is_empty()
+    }
+
+    /// True if only programs of this host can connect.
+    #[must_use]
+    pub fn is_loopback(&self) -> bool {
+        self.listen.parse::<SocketAddr>().is_ok_and(|address| address.ip().is_loopback())
+    }
+
+    /// The key that does not fit the others, and what it must be.
+    pub(crate) fn fault(&self) -> Option<(&'static str, &'static str)> {
+        let is_empty = |path: &PathBuf| path.as_os_str().is_empty();
+        match (is_empty(&self.certificate), is_empty(&self.key)) {
+            (false, true) => {
+                Some(("key", "the PEM file of the certificate's key, because http.certificate is set"))
+            }
+            (true, false) => {
+                Some(("certificate", "the PEM file of the key's certificate, because http.key is set"))
+            }
+            (true, true) if !self.listen.is_empty() && !self.is_loopback() => Some((
+                "listen",
+                "\"\" or a loopback address with its port, such as 127.0.0.1:8871, or come with http.certificate and \
+                 http.key, the PEM files for HTTPS",
+            )),
+            _ => None,
         }
     }
 }

@@ -40,8 +40,6 @@ pub(crate) enum Kind {
     Origins,
     /// A list of addresses and networks (`10.0.0.0/8`); may be empty.
     Networks,
-    /// A loopback address with a port, or `""`.
-    Loopback,
     /// An address with a port, or `""`.
     Address,
 }
@@ -56,7 +54,6 @@ impl Kind {
             | Self::OptionalName
             | Self::Text { .. }
             | Self::QueueName
-            | Self::Loopback
             | Self::Address => "a string",
             Self::Boolean => "true or false",
             Self::Path => "a string with a path",
@@ -262,8 +259,12 @@ pub(crate) const KEYS: &[Key] = &[
     integer(&["limits", "max_owner_tasks"], 1, 10_000_000, "10000"),
     integer(&["limits", "max_owner_bytes"], 1, i64::MAX, "12884901888"),
     integer(&["limits", "max_remote_priority"], -128, 127, "0"),
-    other(&["http", "listen"], Kind::Loopback, "\"127.0.0.1:8871\""),
+    other(&["http", "listen"], Kind::Address, "\"127.0.0.1:8871\""),
+    other(&["http", "certificate"], Kind::Path, "\"/etc/lamagrid/http.pem\""),
+    other(&["http", "key"], Kind::Path, "\"/etc/lamagrid/http.key\""),
     other(&["http", "token_file"], Kind::Path, "\"/etc/lamagrid/http-token\""),
+    other(&["api", "require_key"], Kind::Boolean, "true"),
+    integer(&["api", "max_connections"], 1, 100_000, "12000"),
     other(&["web", "allowed_hosts"], Kind::Hosts, "[\"pictures.example.com\"]"),
     other(&["web", "allowed_origins"], Kind::Origins, "[\"https://app.example.com\"]"),
     other(&["web", "trusted_proxies"], Kind::Networks, "[\"127.0.0.1\"]"),

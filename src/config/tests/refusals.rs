@@ -120,6 +120,15 @@ fn a_value_out_of_its_range_is_named_with_the_range() {
 }
 
 #[test]
+fn http_listens_beyond_loopback_only_with_a_certificate_and_its_key() {
+    let open = in_file("http.listen = \"0.0.0.0:8871\"");
+    assert!(open.contains("`http.listen`") && open.contains("http.certificate"), "{open}");
+    assert!(in_file("http.certificate = \"/c.pem\"").contains("`http.key` in default is"));
+    assert!(in_file("http.key = \"/k.pem\"").contains("`http.certificate` in default is"));
+    assert!(in_flag("http.listen", "localhost:8871").contains("an address with its port"));
+}
+
+#[test]
 fn the_lists_of_the_web_server_hold_hosts_origins_and_networks() {
     let bad = [
         ("web.allowed_hosts", "http://mybox", "a list of host names without port"),

@@ -26,7 +26,7 @@ pub enum HttpsError {
     File {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Its fault.
         reason: String,
     },
     /// Certificate and key do not fit together.
@@ -39,15 +39,22 @@ pub enum HttpsError {
         certificate: PathBuf,
         /// The file with the key.
         key: PathBuf,
-        /// What is wrong with them.
+        /// Their fault.
         reason: String,
     },
+}
+
+/// When the files were last changed; `None` if that cannot be read.
+#[derive(Debug, PartialEq, Eq)]
+struct Changed {
+    certificate: Option<SystemTime>,
+    key: Option<SystemTime>,
 }
 
 /// The files' times of change, and the configuration made of them.
 #[derive(Debug)]
 struct Loaded {
-    changed: (Option<SystemTime>, Option<SystemTime>),
+    changed: Changed,
     config: Arc<ServerConfig>,
 }
 
@@ -67,7 +74,7 @@ impl Https {
     pub fn load(certificate: &Path, key: &Path) -> Result<Self, HttpsError> {
         let (certificate, key) = (certificate.to_owned(), key.to_owned());
         let loaded = Mutex::new(Loaded {
-            changed: (modified(&certificate), modified(&key)),
+            changed: Changed { certificate: modified(&certificate), key: modified(&key) },
             config: config(&certificate, &key)?,
         });
         Ok(Self { certificate, key, loaded })
@@ -83,7 +90,7 @@ impl Https {
 
     fn config(&self) -> Arc<ServerConfig> {
         let mut loaded = self.loaded.lock();
-        let changed = (modified(&self.certificate), modified(&self.key));
+        let changed = Changed { certificate: modified(&self.certificate), key: modified(&self.key) };
         if changed != loaded.changed {
             // Each change is tried only once; half of a pair is tried again when the other half comes.
             loaded.changed = changed;

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -56,7 +57,9 @@ impl Grid {
             runtime.block_on(async {
                 let data_dir = DataDir::open(&config).unwrap();
                 let listeners = Listeners::bind(&data_dir).unwrap();
-                lamagrid_scheduler::run(&config, data_dir, listeners, shutdown).await.unwrap();
+                lamagrid_scheduler::run(&config, data_dir, listeners, Arc::default(), shutdown)
+                    .await
+                    .unwrap();
             });
         });
         let link = tokio::time::timeout(PATIENCE, async {

@@ -5,6 +5,7 @@ mod certs;
 mod configuration;
 mod doctor;
 mod grid;
+mod keys;
 mod line;
 mod scheduler;
 mod streams;

@@ -47,6 +47,12 @@ impl Listeners {
         let clients = Router::bind(&endpoints.client(), Peers::Dealer, &limits)?;
         Ok(Self { sockets: Sockets { clients, admin, control, results, events }, socket_dir, limits })
     }
+
+    /// The addresses of the sockets, also after their directory has moved.
+    #[must_use]
+    pub fn endpoints(&self) -> Endpoints {
+        endpoints(&self.socket_dir)
+    }
 }
 
 /// Addresses of the sockets in a directory that may move. Holds the directory weakly: it is removed with its

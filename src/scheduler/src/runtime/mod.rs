@@ -36,7 +36,7 @@ use lamagrid_transport::router::{Incoming, RouterSender};
 use lamagrid_transport::{ConnectionLimits, Endpoints, LaneEvent, LaneSender};
 
 use crate::core::{CLOCK_GRACE_MS, Core, Effect, Input, MAX_ENDED, MAX_TOMBSTONES, RouteTable, Settings};
-use crate::http::Metrics;
+use crate::metrics::Metrics;
 
 pub use data_dir::DataDir;
 pub use error::SchedulerError;
@@ -87,6 +87,7 @@ pub async fn run(
     config: &Config,
     data_dir: DataDir,
     listeners: Listeners,
+    metrics: Arc<Metrics>,
     mut shutdown: watch::Receiver<Shutdown>,
 ) -> Result<(), SchedulerError> {
     let DataDir { path, store, recovered, swept, _lock } = data_dir;
@@ -139,13 +140,12 @@ pub async fn run(
         group_max: config.store.group_commit_max as usize,
         failed_lanes: Vec::new(),
         gatekeeper,
-        metrics: Arc::new(Metrics::new()),
+        metrics,
         shown: None,
         socket_dir,
         looked_for_sockets: None,
         unreachable: None,
     };
-    let _http = crate::http::serve(&config.http, &path, event_loop.metrics.clone());
     let reason = event_loop.serve(sockets, lane_events, &mut shutdown).await?;
     tracing::info!(reason, "scheduler ended");
     Ok(())

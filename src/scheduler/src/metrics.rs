@@ -36,7 +36,7 @@ const STUCK_MS: u64 = 5_000;
 
 /// All metrics of a scheduler. The event loop writes them; the HTTP thread reads them.
 #[derive(Debug)]
-pub(crate) struct Metrics {
+pub struct Metrics {
     registry: Registry,
     began: Instant,
     /// Milliseconds after `began` at which the event loop last turned.
@@ -73,8 +73,16 @@ pub(crate) struct Metrics {
     stage_seconds: Family<Labels, Histogram, fn() -> Histogram>,
 }
 
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Metrics {
-    pub(crate) fn new() -> Self {
+    /// Registers all metrics.
+    #[must_use]
+    pub fn new() -> Self {
         let stage_seconds = Family::new_with_constructor(seconds as fn() -> Histogram);
         let mut metrics = Self {
             registry: Registry::with_prefix("lamagrid"),
@@ -285,7 +293,8 @@ impl Metrics {
     }
 
     /// True if the event loop has turned recently.
-    pub(super) fn is_alive(&self) -> bool {
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
         let now_ms = self.began.elapsed().as_millis() as u64;
         now_ms.saturating_sub(self.turned_ms.load(Ordering::Relaxed)) < STUCK_MS
     }
@@ -301,7 +310,8 @@ impl Metrics {
     }
 
     /// Reason why no tasks are accepted now; `None` if they are.
-    pub(super) fn not_ready(&self) -> Option<&'static str> {
+    #[must_use]
+    pub fn not_ready(&self) -> Option<&'static str> {
         if !self.is_alive() {
             Some("the scheduler's loop stands still; see its log, or restart it")
         } else if self.unreachable.load(Ordering::Relaxed) {
@@ -316,7 +326,8 @@ impl Metrics {
     }
 
     /// All metrics in the text format of Prometheus.
-    pub(super) fn text(&self) -> String {
+    #[must_use]
+    pub fn text(&self) -> String {
         let mut text = String::new();
         encode(&mut text, &self.registry).expect("a string takes everything");
         text

@@ -1,0 +1,1 @@
+"""The HTTP API, with a real scheduler and an echo node."""
