@@ -54,6 +54,7 @@ class Grid:
         ]
         for number in range(nodes):
             processes.start(f"node-{number}", [*self.node, "--name", f"echo-{number}"])
+        self._clients: list[httpx.Client] = []
         self.http = self.client()
         self.wait(lambda: len(self.http.get("/nodes").json().get("nodes", ())) == nodes, READY_S)
 
@@ -61,7 +62,14 @@ class Grid:
         """Sends requests, with an API key or without one."""
         headers = {} if key is None else {"Authorization": f"Bearer {key}"}
         base = f"http://{self.address[0]}:{self.address[1]}/api/v1"
-        return httpx.Client(base_url=base, headers=headers, timeout=60, trust_env=False, **options)
+        made = httpx.Client(base_url=base, headers=headers, timeout=60, trust_env=False, **options)
+        self._clients.append(made)
+        return made
+
+    def close(self) -> None:
+        """Close the connections."""
+        for client in self._clients:
+            client.close()
 
     def key(self, name: str, *flags: str) -> str:
         """Create an API key; its token."""
@@ -127,7 +135,9 @@ def grid(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Grid]:
     folder = tmp_path_factory.mktemp("api")
     processes = Processes(folder / "logs")
     try:
-        yield Grid(processes, folder, nodes=2)
+        made = Grid(processes, folder, nodes=2)
+        yield made
+        made.close()
     finally:
         processes.close()
 

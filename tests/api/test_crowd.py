@@ -30,7 +30,9 @@ def grid(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Grid]:
     folder = tmp_path_factory.mktemp("crowd")
     processes = Processes(folder / "logs")
     try:
-        yield Grid(processes, folder, f"api.max_connections={CONNECTIONS - 100}")
+        made = Grid(processes, folder, f"api.max_connections={CONNECTIONS - 100}")
+        yield made
+        made.close()
     finally:
         processes.close()
 

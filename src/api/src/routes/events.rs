@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
 use lamagrid_client::{Client, TaskEvent, TaskInfo, TaskWatch};
+use lamagrid_domain::Advance;
 
 use super::query::{Pairs, none, task_id};
 use crate::access::Caller;
@@ -133,7 +134,10 @@ impl Stream {
                 Err(error) => return self.problem(error.into()).await,
             };
             if event.status == task.status && !event.status.is_terminal() {
-                self.progress(&task, event).await?;
+                // The answer to the question for events says nothing about the progress.
+                if event.advance != Advance::default() {
+                    self.progress(&task, event).await?;
+                }
                 continue;
             }
             task = match self.client.query(task.id, PATIENCE).await {
