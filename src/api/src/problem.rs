@@ -21,18 +21,19 @@ const MAX_RETRY_AFTER: Duration = Duration::from_secs(3_600);
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct Problem {
     /// Identifies the kind of problem: `urn:lamagrid:problem:` and a word.
-    #[serde(rename = "type")]
-    #[schema(example = "urn:lamagrid:problem:not_found")]
-    kind_of_problem: String,
+    #[serde(rename = "type", serialize_with = "urn")]
+    #[schema(value_type = String, example = "urn:lamagrid:problem:not_found")]
+    word: &'static str,
     /// The kind of problem for people; the same for all of its type.
     title: &'static str,
     /// The status of the response.
     status: u16,
     /// The fault, its object and the remedy.
-    detail: String,
+    #[schema(value_type = String)]
+    detail: Box<str>,
     /// The kind of failure, as `lamagrid.errors` names it.
-    #[schema(example = "invalid_input")]
-    kind: &'static str,
+    #[schema(value_type = String, example = "invalid_input")]
+    kind: FailureKind,
     /// The task that it is about.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
@@ -161,11 +162,11 @@ impl Problem {
 
     fn build(kind: Kind, detail: String) -> Self {
         Self {
-            kind_of_problem: format!("urn:lamagrid:problem:{}", kind.word),
+            word: kind.word,
             title: kind.title,
             status: kind.status.as_u16(),
-            detail,
-            kind: kind.failure.as_str(),
+            detail: detail.into(),
+            kind: kind.failure,
             task: None,
             queue_length: None,
             expected_wait_ms: None,
@@ -253,6 +254,10 @@ impl IntoResponse for Problem {
         }
         response
     }
+}
+
+fn urn<S: serde::Serializer>(word: &&'static str, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&format_args!("urn:lamagrid:problem:{word}"))
 }
 
 fn title(kind: FailureKind) -> &'static str {

@@ -189,7 +189,7 @@ impl FormReader {
         }
         if self.files.contains(&name.as_str()) {
             let writer = UploadWriter::new(&self.staging, &name, self.max_file_bytes);
-            return Ok(Part::File { name, writer });
+            return Ok(Part::File { name, writer: Box::new(writer) });
         }
         if is_file {
             let files = self.files.join(", ");
@@ -241,7 +241,7 @@ impl FormReader {
 /// A part of a form while it is read.
 enum Part {
     Field { name: String, text: Vec<u8> },
-    File { name: String, writer: UploadWriter },
+    File { name: String, writer: Box<UploadWriter> },
 }
 
 /// The complete parts.

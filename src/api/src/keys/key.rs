@@ -82,7 +82,7 @@ impl FromStr for KeyRole {
 }
 
 /// The limits of one key; `None` is no limit of its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct KeyLimits {
     /// Requests per second; as many may come at once.
     pub requests_per_second: Option<u32>,
@@ -94,18 +94,6 @@ pub struct KeyLimits {
     pub max_bytes: Option<u64>,
     /// The highest priority.
     pub max_priority: i8,
-}
-
-impl Default for KeyLimits {
-    fn default() -> Self {
-        Self {
-            requests_per_second: None,
-            max_tasks: None,
-            max_task_bytes: None,
-            max_bytes: None,
-            max_priority: 0,
-        }
-    }
 }
 
 /// A key to create.
