@@ -28,7 +28,7 @@ use crate::access::Access;
 use crate::connection;
 use crate::front::{ApiFront, Front};
 use crate::health::{self, Health, Shown, token};
-use crate::places::Places;
+use crate::places::{Places, SHORT};
 use crate::routes;
 use crate::state::Api;
 
@@ -37,6 +37,10 @@ use crate::state::Api;
 const BACKLOG: i32 = 4_096;
 /// Pause after a failed accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Connections that are accepted one after the other while all short places are taken, before those that exist go on.
+/// Fewer would let a new connection wait for all work of the ones before it; more than the places would close
+/// connections whose request was never read.
+const IN_A_ROW: usize = SHORT / 4;
 /// First and longest pause before an address in use is tried again; it doubles each time.
 const BIND_PAUSE: Duration = Duration::from_millis(500);
 const MAX_BIND_PAUSE: Duration = Duration::from_secs(5);
@@ -210,6 +214,7 @@ fn listen(address: &str) -> io::Result<StdListener> {
 
 async fn accept(listener: TcpListener, accepting: &Accepting) {
     let Accepting { https, front, places, .. } = accepting;
+    let mut in_a_row = 0;
     for id in 0_u64.. {
         let stream = match next(&listener).await {
             Ok(stream) => stream,
@@ -219,10 +224,12 @@ async fn accept(listener: TcpListener, accepting: &Accepting) {
                 continue;
             }
         };
-        if places.is_full() {
+        if in_a_row >= IN_A_ROW && places.is_full() {
             // Requests that have arrived are answered before a connection is closed for a new one.
             tokio::task::yield_now().await;
+            in_a_row = 0;
         }
+        in_a_row = in_a_row.saturating_add(1);
         // Responses go out at once, not with the next acknowledgement.
         let _ = stream.set_nodelay(true);
         let seat = places.seat(id);
@@ -256,7 +263,6 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
-    use crate::places::SHORT;
 
     /// A scheduler that is alive.
     struct Alive;
