@@ -36,7 +36,7 @@ DOORS = {
     "toml": [
         "src/config/src/",
         "src/hardware/src/capability_file.rs",
-        "src/hardware/src/toml_section.rs",
+        "src/hardware/src/file_content.rs",
     ],
     "nvml_wrapper": ["src/hardware/src/nvidia.rs"],
     "strsim": ["src/config/src/"],

@@ -10,7 +10,7 @@ pub type Label = Line<96>;
 /// One or two sentences with a remedy. A peer that reads it as a [`Label`] keeps its beginning.
 pub type Reason = Line<300>;
 
-/// A text on one line, of at most so many characters. Text that does not fit is truncated and control characters are
+/// A text on one line, of at most `MAX_CHARS` characters. Text that does not fit is truncated and control characters are
 /// replaced, instead of an error: a device with an unusual name still works.
 #[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(from = "String", into = "String")]

@@ -32,7 +32,7 @@ pub enum CapabilityError {
         message: String,
         /// The line, with its key.
         source_line: String,
-        /// What to write there, or empty.
+        /// The text or value to write there, or empty.
         remedy: String,
     },
     /// A value is not allowed.

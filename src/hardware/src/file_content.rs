@@ -13,7 +13,7 @@ pub(crate) const ID_WANTED: &str =
     "the GPU's UUID as `lamagrid-node capabilities` prints it, for example: id = \"GPU-...\"";
 pub(crate) const DEVICE_WANTED: &str = "`cpu`, or `cuda:N` with a number";
 pub(crate) const NAME_WANTED: &str = "a GPU's name, for example: gpu = \"Test GPU\"";
-/// What to write at each key, for values of a wrong type.
+/// The values that each key takes, for errors about values of a wrong type.
 const WANTED: [(&str, &str); 10] = [
     ("labels", LABELS_WANTED),
     ("leave_out", MODELS_WANTED),

@@ -43,7 +43,7 @@ impl World {
         found
     }
 
-    /// Whether a session with an idle slot could run a task that has waited for so long.
+    /// Whether a session with an idle slot could run a task that has waited for `waited_ms`.
     fn could_begin(&self, task: &Task, session: &Session, waited_ms: u64) -> bool {
         let spec = task.spec();
         let may_use =
