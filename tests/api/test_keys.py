@@ -81,7 +81,8 @@ def test_wrong_and_revoked_keys(grid: Grid) -> None:
         assert is_problem(client.get(f"/tasks/{task}"), 401, "revoked")
     shown = grid.lamagrid("key", "show", label)
     assert shown["revoked"] is not None
-    assert shown["last_used"] is not None
+    # The key is refused first, and its use recorded then.
+    grid.wait(lambda: grid.lamagrid("key", "show", label)["last_used"] is not None)
     assert token not in str(grid.lamagrid("key", "list"))
     with grid.client() as local:
         assert local.delete(f"/tasks/{task}").json()["state"] == "cancelled", "its tasks went on"

@@ -62,12 +62,12 @@ impl LiveKey {
         self.rate.as_ref().map_or(Ok(()), |rate| rate.lock().take(Instant::now()))
     }
 
-    /// When it was last used, if that is not recorded yet and due.
-    fn unrecorded_use(&self) -> Option<u64> {
+    /// When it was last used, if that is at least `distance_ms` from what is recorded.
+    fn unrecorded_use(&self, distance_ms: u64) -> Option<u64> {
         let (used, recorded) =
             (self.used_wall_ms.load(Ordering::Relaxed), self.recorded_wall_ms.load(Ordering::Relaxed));
         // Compared by distance, because the clock may be set back.
-        (used.abs_diff(recorded) >= RECORD_EVERY_MS).then_some(used)
+        (used.abs_diff(recorded) >= distance_ms).then_some(used)
     }
 }
 
@@ -168,17 +168,23 @@ fn refresh(store: &KeyStore, shared: &Shared) -> Result<(), KeyError> {
         let id = each.key.id.clone();
         keys.insert(id, live.unwrap_or_else(|| Arc::new(LiveKey::new(each.key, each.hash))));
     }
-    for gone in before.into_values() {
+    drop(keys);
+    for gone in before.values() {
         gone.valid.store(false, Ordering::Relaxed);
         tracing::info!(key = %gone.key.id, name = gone.key.name, "API key was revoked");
     }
-    Ok(())
+    // There is no later look at them.
+    let uses: Vec<_> = before
+        .into_iter()
+        .filter_map(|(id, gone)| Some(KeyUse { id, at_wall_ms: gone.unrecorded_use(1)? }))
+        .collect();
+    if uses.is_empty() { Ok(()) } else { store.used(&uses) }
 }
 
 fn record(store: &KeyStore, shared: &Shared) -> Result<(), KeyError> {
     let keys: Vec<Arc<LiveKey>> = shared.keys.read().values().cloned().collect();
     let due = keys.into_iter().filter_map(|key| {
-        let used = KeyUse { id: key.key.id.clone(), at_wall_ms: key.unrecorded_use()? };
+        let used = KeyUse { id: key.key.id.clone(), at_wall_ms: key.unrecorded_use(RECORD_EVERY_MS)? };
         Some((key, used))
     });
     let (keys, uses): (Vec<_>, Vec<_>) = due.unzip();
@@ -225,6 +231,22 @@ mod tests {
     }
 
     #[test]
+    fn a_use_just_before_the_revocation_is_recorded() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = KeyStore::open(dir.path()).unwrap();
+        let new = NewKey { name: "a".into(), role: KeyRole::User, limits: KeyLimits::default() };
+        let id = store.create(new).unwrap().key.id;
+        let shared = Shared::default();
+        refresh(&store, &shared).unwrap();
+        let key = shared.keys.read().get(&id).cloned().unwrap();
+        key.take_request().unwrap();
+        store.revoke("a").unwrap();
+        refresh(&store, &shared).unwrap();
+        assert!(!key.is_valid());
+        assert!(store.find("a").unwrap().last_used_wall_ms.is_some());
+    }
+
+    #[test]
     fn a_use_is_recorded_once_in_ten_seconds() {
         let dir = tempfile::tempdir().unwrap();
         let store = KeyStore::open(dir.path()).unwrap();
@@ -236,7 +258,7 @@ mod tests {
         {
             key.used_wall_ms.store(used, Ordering::Relaxed);
             key.recorded_wall_ms.store(recorded, Ordering::Relaxed);
-            assert_eq!(key.unrecorded_use(), wanted);
+            assert_eq!(key.unrecorded_use(RECORD_EVERY_MS), wanted);
         }
     }
 }
