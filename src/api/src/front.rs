@@ -47,6 +47,10 @@ pub(crate) struct Front {
 impl Front {
     pub(crate) async fn respond(&self, mut request: Request, seat: &Seat) -> Response {
         if !request.uri().path().starts_with(API) {
+            if seat.asks_again() {
+                // Other connections come first: a peer can send a hundred requests at once, and all share this thread.
+                tokio::task::yield_now().await;
+            }
             return call(self.health.clone(), request).await;
         }
         let Some(api) = &self.api else {

@@ -1,6 +1,7 @@
 //! Counts connections: short ones, of which the oldest makes room for a new one, and those that use the API.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
@@ -26,6 +27,7 @@ pub(crate) struct Seat {
     id: u64,
     places: Arc<Places>,
     api: OnceLock<OwnedSemaphorePermit>,
+    has_asked: AtomicBool,
 }
 
 impl Places {
@@ -40,7 +42,12 @@ impl Places {
 
     /// The place of a new connection.
     pub(crate) fn seat(self: &Arc<Self>, id: u64) -> Arc<Seat> {
-        Arc::new(Seat { id, places: Arc::clone(self), api: OnceLock::new() })
+        Arc::new(Seat {
+            id,
+            places: Arc::clone(self),
+            api: OnceLock::new(),
+            has_asked: AtomicBool::new(false),
+        })
     }
 
     /// Counts a new connection, and closes the oldest short one if there is no room.
@@ -71,6 +78,11 @@ impl Seat {
         self.places.leave(self.id);
         // Requests of one connection come one after the other, so it is empty.
         self.api.set(permit).is_ok()
+    }
+
+    /// Begins a request; true if it is not the connection's first one.
+    pub(crate) fn asks_again(&self) -> bool {
+        self.has_asked.swap(true, Ordering::Relaxed)
     }
 
     /// True once it has used the API.

@@ -107,7 +107,7 @@ fn info(number: usize) -> NodeInfo {
         models: MODELS.iter().map(offer).collect(),
         pid: 1,
         withheld: Vec::new(),
-        labels: if number % 3 == 0 { vec!["lab".into()] } else { Vec::new() },
+        labels: if number.is_multiple_of(3) { vec!["lab".into()] } else { Vec::new() },
         device_id: None,
         host_memory_bytes: 0,
         cpu_features: Vec::new(),
