@@ -39,7 +39,7 @@ def test_a_port_is_served_once_it_is_free(new_grid: Callable[..., FaultGrid], tm
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         grid = new_grid(nodes=0, settings={"HTTP__LISTEN": f"127.0.0.1:{port}"})
-        assert "no metrics and health checks for now" in grid.processes.log(grid.schedulers[0])
+        assert "no HTTP for now" in grid.processes.log(grid.schedulers[0])
         state, what = doctor(grid, port)
         assert (state, "another program answers" in what) == ("bad", True), what
     grid.processes.wait_until(lambda: health(port), 15, "health checks")
