@@ -61,11 +61,13 @@ pub(crate) enum Fault {
     SpillForgotten,
     /// No node is kept free for a task that smaller ones overtake.
     CrowdedOut,
+    /// The end of a task is not counted in its batch.
+    BatchUncounted,
 }
 
 /// Each fault by the word that plants it.
 #[cfg(feature = "sabotage")]
-const WORDS: [(&str, Fault); 19] = [
+const WORDS: [(&str, Fault); 20] = [
     ("drop-outcome", Fault::OutcomeDropped),
     ("double-accept", Fault::DoubleAccept),
     ("forget-row", Fault::RowForgotten),
@@ -85,6 +87,7 @@ const WORDS: [(&str, Fault); 19] = [
     ("warm-forever", Fault::WarmForever),
     ("forgotten-spill", Fault::SpillForgotten),
     ("crowded-out", Fault::CrowdedOut),
+    ("uncounted-batch", Fault::BatchUncounted),
 ];
 
 impl Fault {

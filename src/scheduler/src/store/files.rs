@@ -95,7 +95,9 @@ impl Store {
             | StoreOp::Watermark { .. }
             | StoreOp::Clock { .. }
             | StoreOp::Pause { .. }
-            | StoreOp::NodeOrder { .. } => Ok(()),
+            | StoreOp::NodeOrder { .. }
+            | StoreOp::Batch(_)
+            | StoreOp::DropBatch { .. } => Ok(()),
         }
     }
 }

@@ -244,6 +244,7 @@ pub(in crate::core) fn finished(owner: Owner) -> FinishedTask {
         created_wall_ms: WALL_MS,
         finished_wall_ms: WALL_MS,
         client: None,
+        batch: None,
         priority: 0,
         replay_of: None,
         dead: None,
@@ -260,7 +261,7 @@ pub(super) fn peer(name: &str) -> PeerId {
     PeerId::from_text(name)
 }
 
-pub(super) fn owner() -> Owner {
+pub(in crate::core) fn owner() -> Owner {
     "alice".parse().unwrap()
 }
 
@@ -283,6 +284,7 @@ pub(in crate::core) fn spec(n: u8) -> TaskSpec {
         blobs: vec![image],
         routed: false,
         picture: None,
+        batch: None,
         no_node_wait_ms: None,
     }
 }

@@ -3,6 +3,7 @@
 
 mod admin;
 mod admission;
+mod batches;
 mod clients;
 mod clocks;
 mod grid;
@@ -17,4 +18,4 @@ mod retries;
 mod routing;
 mod uploads;
 
-pub(super) use grid::{config, finished, info, spec, task};
+pub(super) use grid::{config, finished, info, owner, spec, task};
