@@ -20,6 +20,7 @@ HOLDERS = {
     "queues": ("queue",),
     "log": ("config",),
     "models": ("of", "model", "configured"),
+    "cache": ("config",),
     "requires": ("config",),
     "need": ("config",),
     "": ("config", "self"),

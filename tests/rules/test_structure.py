@@ -33,6 +33,7 @@ DOORS = {
     "axum": ["src/api/src/"],
     "hyper": ["src/api/src/"],
     "prometheus_client": ["src/scheduler/src/metrics.rs"],
+    "redis": ["src/cache/src/remote/"],
     "toml": [
         "src/config/src/",
         "src/hardware/src/capability_file.rs",
@@ -75,7 +76,8 @@ ARROWS = {
     },
     "weights": set(),
     "client": {"domain", "config", "process", "protocol", "transport", "blobs", "gate"},
-    "scheduler": {"domain", "config", "process", "protocol", "transport", "blobs", "gate"},
+    "cache": {"domain", "config", "process", "protocol", "client"},
+    "scheduler": {"domain", "config", "process", "protocol", "transport", "blobs", "gate", "cache"},
     "api": {"domain", "imaging", "config", "process", "protocol", "gate", "client"},
     "node": {
         "domain",
@@ -110,6 +112,7 @@ ARROWS = {
         "process",
         "hardware",
         "client",
+        "cache",
         "session",
         "weights",
         "cli",
