@@ -27,7 +27,6 @@ SABOTAGES = {
 ROUNDS = ("tests/hostile", "--rounds", "3")
 UNREAD = ("tests/hostile/test_unread.py", "--unread-s", "20")
 CUTS = ("tests/net/test_cuts.py", "--cuts", "20")
-CACHE = ("tests/cache", "--redis-faults", "50")
 FAULTS = ("--chaos", "tests/faults")
 NAMES = ("lost", "duplicated", "unexpected", "unfinished")
 # Some of them need a late message at the wrong moment: the faults come by other seeds until they have met it.
@@ -57,14 +56,6 @@ def hostile() -> int:
 def cuts() -> int:
     """Networks that are cut in every way, twenty times each."""
     return subprocess.run((*PYTEST, *CUTS), cwd=ROOT, check=False).returncode
-
-
-def cache() -> int:
-    """A Redis server with fifty faults, beside a scheduler that is only a model and beside a grid."""
-    env = {**os.environ, "LAMAGRID_CACHE_FAULTS": "50"}
-    command = ("cargo", "test", "--release", "--locked", "--test", "redis", "--", "--nocapture")
-    modelled = subprocess.run(command, cwd=ROOT, env=env, check=False).returncode
-    return modelled | subprocess.run((*PYTEST, *CACHE), cwd=ROOT, check=False).returncode
 
 
 def fuzz() -> int:
@@ -99,7 +90,7 @@ def main() -> int:
     parser.add_argument("--sabotage", choices=sorted(SABOTAGES), help="break a promise on purpose")
     sabotage = parser.parse_args().sabotage
     if sabotage is None:
-        checked = fuzz() or simulate() or hostile() or cuts() or cache()
+        checked = fuzz() or simulate() or hostile() or cuts()
         status, faults, counts = fault_tests({}, FAULTS)
         failed = checked != 0 or status != 0 or any(counts) or faults == 0
     else:

@@ -56,7 +56,6 @@ SUITES = (
     Suite("hardware", (*PYTEST, "-s", "tests/hardware")),
     Suite("models", (*PYTEST, "tests/models")),
     Suite("batch", (*PYTEST, "tests/batch")),
-    Suite("cache", (*PYTEST, "-s", "tests/cache"), alone=True),
     Suite("e2e", (*PYTEST, "tests/e2e")),
     Suite("faults", (*PYTEST, "tests/faults")),
     Suite("browser", (*PYTEST, "tests/browser"), alone=True),

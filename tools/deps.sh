@@ -26,7 +26,6 @@ want libgl1 library 'libGL\.so\.1'
 want libglib2.0-0 library 'libgthread-2\.0\.so\.0'
 want chromium browser
 want iproute2 command -v ip
-want redis-server command -v redis-server
 want python3-venv virtualenv
 
 if [ ${#missing[@]} -eq 0 ]; then

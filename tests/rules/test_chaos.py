@@ -10,7 +10,7 @@ import pytest
 import chaos
 
 
-@pytest.mark.parametrize("options", [chaos.ROUNDS, chaos.UNREAD, chaos.CUTS, chaos.CACHE, chaos.FAULTS])
+@pytest.mark.parametrize("options", [chaos.ROUNDS, chaos.UNREAD, chaos.CUTS, chaos.FAULTS])
 def test_what_chaos_runs_is_collected(options: Sequence[str]) -> None:
     command = (*chaos.PYTEST, "--collect-only", *options)
     done = subprocess.run(command, cwd=chaos.ROOT, capture_output=True, text=True, timeout=120, check=False)

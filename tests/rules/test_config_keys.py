@@ -20,7 +20,6 @@ HOLDERS = {
     "queues": ("queue",),
     "log": ("config",),
     "models": ("of", "model", "configured"),
-    "cache": ("config",),
     "requires": ("config",),
     "need": ("config",),
     "": ("config", "self"),

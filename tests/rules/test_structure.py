@@ -33,7 +33,6 @@ DOORS = {
     "axum": ["src/api/src/"],
     "hyper": ["src/api/src/"],
     "prometheus_client": ["src/scheduler/src/metrics.rs"],
-    "redis": ["src/cache/src/remote/"],
     "toml": [
         "src/config/src/",
         "src/hardware/src/capability_file.rs",
@@ -76,8 +75,7 @@ ARROWS = {
     },
     "weights": set(),
     "client": {"domain", "config", "process", "protocol", "transport", "blobs", "gate"},
-    "cache": {"domain", "config", "process", "protocol", "client"},
-    "scheduler": {"domain", "config", "process", "protocol", "transport", "blobs", "gate", "cache"},
+    "scheduler": {"domain", "config", "process", "protocol", "transport", "blobs", "gate"},
     "api": {"domain", "imaging", "config", "process", "protocol", "gate", "client"},
     "node": {
         "domain",
@@ -112,7 +110,6 @@ ARROWS = {
         "process",
         "hardware",
         "client",
-        "cache",
         "session",
         "weights",
         "cli",

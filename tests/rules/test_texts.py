@@ -65,7 +65,7 @@ FLAG = re.compile(r"(?<![\w/-])--[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
 COMMAND = re.compile(
     r"(?<![\w./-])(lamagrid-node|lama-cleaner-grid|lamagrid)(?![\w./-]*[/.]\w|[\w-])((?:[ \t]+[^\s`|#;]+)*)"
 )
-SECTIONS = ["scheduler", "node", "client", "store", "limits", "retry", "http", "gate", "log", "web", "cache"]
+SECTIONS = ["scheduler", "node", "client", "store", "limits", "retry", "http", "gate", "log", "web"]
 KEY = re.compile(rf"(?<![\w./-])((?:{'|'.join(SECTIONS)})(?:\.[a-z][a-z0-9_]*)+)(?![\w(/-]|\.\w)")
 NO_KEYS = {"scheduler.example", "scheduler.lamagrid", "scheduler.log", "scheduler.pem", "client.sock"}
 """A host, a file and a name that look like settings."""

@@ -1,16 +1,14 @@
 //! `_native.Client`: the native part of `lamagrid.TaskClient`.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyDict};
 
-use lamagrid_cache::{ClientSource, Redis, StateReader};
 use lamagrid_client::{ClientError, ClientOptions, Endpoint, Endpoints, TaskEvent};
-use lamagrid_config::{CacheConfig, socket_finder};
+use lamagrid_config::socket_finder;
 use lamagrid_domain::{BlobForm, TaskId};
 
 use crate::arguments::{Blob, new_task, parsed, patience};
@@ -30,30 +28,16 @@ pub(crate) struct Client {
     options: ClientOptions,
     /// Timeout of calls that give none.
     timeout: Duration,
-    /// The configured cache of states, if other processes can read it.
-    cache: Option<CacheConfig>,
     /// Connection of this process. After a fork it still is the parent's, and the child replaces it. Locked
     /// only while attached to Python, see `process`.
-    live: Mutex<Option<Own<Live>>>,
-}
-
-/// The connection and the reader of one process.
-#[derive(Debug, Clone)]
-struct Live {
-    client: lamagrid_client::Client,
-    /// `None` without a cache.
-    reader: Option<Arc<StateReader<ClientSource>>>,
+    live: Mutex<Option<Own<lamagrid_client::Client>>>,
 }
 
 impl Client {
     fn live(&self, py: Python<'_>) -> PyResult<lamagrid_client::Client> {
-        self.with_reader(py).map(|live| live.client)
-    }
-
-    fn with_reader(&self, py: Python<'_>) -> PyResult<Live> {
         let mut slot = self.live.lock();
-        if let Some(live) = slot.as_ref().and_then(Own::get) {
-            return Ok(live.clone());
+        if let Some(client) = slot.as_ref().and_then(Own::get) {
+            return Ok(client.clone());
         }
         let _inside = runtime(py)?.enter();
         let endpoint = match &self.join {
@@ -61,13 +45,8 @@ impl Client {
             Some(bundle) => far(py, bundle)?,
         };
         let client = lamagrid_client::Client::with_endpoint(endpoint, self.options.clone());
-        let reader = self.cache.as_ref().map(|config| {
-            let source = ClientSource::new(client.clone(), self.options.owner.clone());
-            Arc::new(StateReader::new(Arc::new(Redis::new(config)), source))
-        });
-        let live = Live { client, reader };
-        *slot = Some(Own::new(live.clone()));
-        Ok(live)
+        *slot = Some(Own::new(client.clone()));
+        Ok(client)
     }
 }
 
@@ -117,8 +96,7 @@ impl Client {
             options.owner = parsed(py, owner)?;
         }
         let timeout = Duration::from_millis(config.client.timeout_ms);
-        let cache = Some(config.cache).filter(|cache| !cache.url.is_empty());
-        Ok(Self { endpoints, join, address, options, timeout, cache, live: Mutex::new(None) })
+        Ok(Self { endpoints, join, address, options, timeout, live: Mutex::new(None) })
     }
 
     /// Timeout of calls that give none, in seconds.
@@ -192,9 +170,8 @@ impl Client {
     #[pyo3(signature = (id, timeout=None))]
     fn cancel<'py>(&self, py: Python<'py>, id: &str, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
         let id = parsed(py, id)?;
-        let (live, limit) = (self.with_reader(py)?, patience(py, timeout, self.timeout)?);
-        let task = enter(py, live.client.cancel(id, limit))?;
-        live.reader.iter().for_each(|reader| reader.saw(&task));
+        let (client, limit) = (self.live(py)?, patience(py, timeout, self.timeout)?);
+        let task = enter(py, client.cancel(id, limit))?;
         Ok(pythonize::pythonize(py, &task)?)
     }
 
@@ -202,9 +179,8 @@ impl Client {
     #[pyo3(signature = (id, timeout=None))]
     fn status<'py>(&self, py: Python<'py>, id: &str, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
         let id = parsed(py, id)?;
-        let (live, limit) = (self.with_reader(py)?, patience(py, timeout, self.timeout)?);
-        let task = enter(py, live.client.query(id, limit))?;
-        live.reader.iter().for_each(|reader| reader.saw(&task));
+        let (client, limit) = (self.live(py)?, patience(py, timeout, self.timeout)?);
+        let task = enter(py, client.query(id, limit))?;
         Ok(pythonize::pythonize(py, &task)?)
     }
 
@@ -229,7 +205,7 @@ impl Client {
     }
 
     /// Returns the states of several tasks in one round trip; `None` for tasks that the scheduler does not
-    /// know. With `cache.url` they come from the cache, and from the scheduler those that are not there.
+    /// know.
     #[pyo3(signature = (ids, timeout=None))]
     fn statuses<'py>(
         &self,
@@ -238,12 +214,8 @@ impl Client {
         timeout: Option<f64>,
     ) -> PyResult<Vec<Option<Bound<'py, PyAny>>>> {
         let ids = ids.iter().map(|id| parsed(py, id)).collect::<PyResult<Vec<TaskId>>>()?;
-        let (Live { client, reader }, limit) = (self.with_reader(py)?, patience(py, timeout, self.timeout)?);
+        let (client, limit) = (self.live(py)?, patience(py, timeout, self.timeout)?);
         let tasks = enter(py, async {
-            if let Some(reader) = &reader {
-                let states = reader.states(&self.options.owner, &ids, limit).await?;
-                return Ok(states.into_iter().map(|state| state.map(|state| state.info)).collect());
-            }
             let ask = |id| {
                 let client = client.clone();
                 tokio::spawn(async move { client.query(id, limit).await })

@@ -12,7 +12,6 @@ use crate::error::ConfigError;
 use crate::key::KeyPath;
 use crate::names::{NAME_RULE, is_name};
 use crate::origin::Origin;
-use crate::redis_url::RedisUrl;
 use crate::schema::{Key, Kind};
 use crate::signature::Argument;
 
@@ -100,8 +99,7 @@ impl Place<'_> {
             | Kind::Text { .. }
             | Kind::OptionalName
             | Kind::QueueName
-            | Kind::Address
-            | Kind::RedisUrl => Ok(Value::String(text.to_owned())),
+            | Kind::Address => Ok(Value::String(text.to_owned())),
         }
     }
 
@@ -134,13 +132,6 @@ impl Place<'_> {
                 self.allow(text.is_empty() || text.parse::<SocketAddr>().is_ok(), value, || {
                     "\"\" or an address with its port, such as 127.0.0.1:8871".to_owned()
                 })
-            }
-            (Kind::RedisUrl, Value::String(text)) => {
-                if text.is_empty() || RedisUrl::is_well_formed(text) {
-                    return Ok(());
-                }
-                let hidden = "a value that is not shown here, since it may hold a password".to_owned();
-                Err(self.out_of_range(hidden, RedisUrl::ALLOWED.to_owned()))
             }
             (Kind::QueueName, Value::String(text)) => {
                 self.allow(text.is_empty() || is_name(text), value, || format!("\"\" or {NAME_RULE}"))

@@ -21,7 +21,6 @@ mod model;
 mod model_check;
 mod names;
 mod origin;
-mod redis_url;
 mod schema;
 mod signature;
 mod socket_dir;
@@ -30,12 +29,11 @@ pub use choice::{Device, LogFormat, LogLevel, NeededDevice, RequiredDevice};
 pub use error::ConfigError;
 pub use load::{Loaded, process_env};
 pub use model::{
-    ApiConfig, CacheConfig, ClientConfig, Config, GateConfig, HttpConfig, LimitsConfig, LogConfig,
-    ModelConfig, NeedConfig, NodeConfig, QueueConfig, RequiresConfig, RetryConfig, RetryPolicy,
-    SchedulerConfig, StoreConfig,
+    ApiConfig, ClientConfig, Config, GateConfig, HttpConfig, LimitsConfig, LogConfig, ModelConfig,
+    NeedConfig, NodeConfig, QueueConfig, RequiresConfig, RetryConfig, RetryPolicy, SchedulerConfig,
+    StoreConfig,
 };
 pub use origin::{Origin, Row};
-pub use redis_url::RedisUrl;
 pub use schema::most_similar;
 pub use signature::{Argument, Blend, Colour, MaskRange, MaskType, Part, ValueRange};
 pub use socket_dir::{SocketDir, find_sockets, own_socket_finder, running_scheduler, socket_finder};

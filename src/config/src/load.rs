@@ -17,7 +17,6 @@ use crate::key::{ENV_PREFIX, KeyPath, variable_part};
 use crate::model::{Config, ModelConfig};
 use crate::names::{NAME_RULE, is_name};
 use crate::origin::{Origin, Row};
-use crate::redis_url::RedisUrl;
 use crate::schema::{self, Kind};
 
 /// The variable that names the configuration file.
@@ -376,12 +375,7 @@ impl Layers {
 
     fn row(&self, path: &KeyPath) -> Option<Row> {
         let (value, origin) = self.values.get(path)?;
-        let is_url = schema::find(&path.segments()).is_some_and(|key| matches!(key.kind, Kind::RedisUrl));
-        let value = match value.as_str().filter(|_| is_url) {
-            Some(url) => Value::String(RedisUrl::new(url).to_string()).to_string(),
-            None => value.to_string(),
-        };
-        Some(Row { key: path.to_string(), value, origin: origin.clone() })
+        Some(Row { key: path.to_string(), value: value.to_string(), origin: origin.clone() })
     }
 }
 

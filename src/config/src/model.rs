@@ -14,7 +14,6 @@ use crate::choice::{Device, LogFormat, LogLevel, NeededDevice, RequiredDevice};
 use crate::dirs::BaseDirs;
 use crate::error::ConfigError;
 use crate::names::is_name;
-use crate::redis_url::RedisUrl;
 use crate::signature::{Argument, Blend, Colour, MaskRange, MaskType, ValueRange};
 
 /// The whole, validated configuration.
@@ -44,8 +43,6 @@ pub struct Config {
     pub http: HttpConfig,
     /// Access to the HTTP API.
     pub api: ApiConfig,
-    /// The copies of the tasks' states for readers.
-    pub cache: CacheConfig,
     /// Hosts, origins and proxies that the web server trusts.
     pub web: WebConfig,
     /// The TLS listener for other hosts.
@@ -308,20 +305,6 @@ pub struct ApiConfig {
     pub require_key: bool,
     /// Maximum number of connections that use the API.
     pub max_connections: usize,
-}
-
-/// `[cache]`
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct CacheConfig {
-    /// A Redis server; empty means that there are no copies.
-    pub url: RedisUrl,
-    /// A file with its password; empty means the one in `url`, if any.
-    pub password_file: PathBuf,
-    /// Begins the names of all keys.
-    pub prefix: String,
-    /// How long a reader waits for Redis.
-    pub timeout_ms: u64,
 }
 
 /// `[web]`

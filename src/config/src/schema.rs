@@ -4,7 +4,6 @@
 
 use crate::choice::{LogFormat, LogLevel, NeededDevice, RequiredDevice};
 use crate::key::KeyPath;
-use crate::names::{NAME_RULE, is_name};
 use crate::signature::{Blend, Colour, MaskRange, MaskType, ValueRange};
 
 /// Placeholder for the name of a queue or model in a path.
@@ -43,8 +42,6 @@ pub(crate) enum Kind {
     Networks,
     /// An address with a port, or `""`.
     Address,
-    /// The URL of a Redis server, or `""`; may hold a password, so that it is never shown.
-    RedisUrl,
 }
 
 impl Kind {
@@ -57,8 +54,7 @@ impl Kind {
             | Self::OptionalName
             | Self::Text { .. }
             | Self::QueueName
-            | Self::Address
-            | Self::RedisUrl => "a string",
+            | Self::Address => "a string",
             Self::Boolean => "true or false",
             Self::Path => "a string with a path",
             Self::Names | Self::Labels | Self::Hosts | Self::Origins | Self::Networks | Self::Arguments => {
@@ -174,7 +170,6 @@ const URL: Kind = Kind::Text {
     },
     allowed: "\"\" or the URL of a file, such as https://example.com/my-lama.pt",
 };
-const NAMED: Kind = Kind::Text { holds: is_name, allowed: NAME_RULE };
 const SHA256: Kind = Kind::Text {
     holds: |text| text.is_empty() || (text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit())),
     allowed: "\"\" or 64 hexadecimal digits, as sha256sum prints them",
@@ -270,10 +265,6 @@ pub(crate) const KEYS: &[Key] = &[
     other(&["http", "token_file"], Kind::Path, "\"/etc/lamagrid/http-token\""),
     other(&["api", "require_key"], Kind::Boolean, "true"),
     integer(&["api", "max_connections"], 1, 100_000, "12000"),
-    with_default(&["cache", "url"], Kind::RedisUrl, "\"redis://127.0.0.1:6379/0\"", "\"\""),
-    other(&["cache", "password_file"], Kind::Path, "\"/etc/lamagrid/redis-password\""),
-    other(&["cache", "prefix"], NAMED, "\"lamagrid\""),
-    integer(&["cache", "timeout_ms"], 1, 1000, "25"),
     other(&["web", "allowed_hosts"], Kind::Hosts, "[\"pictures.example.com\"]"),
     other(&["web", "allowed_origins"], Kind::Origins, "[\"https://app.example.com\"]"),
     other(&["web", "trusted_proxies"], Kind::Networks, "[\"127.0.0.1\"]"),

@@ -82,7 +82,7 @@ impl Activity {
 }
 
 /// The progress of the work on a task.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Advance {
     /// The current activity.
     pub activity: Activity,

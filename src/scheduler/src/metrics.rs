@@ -13,7 +13,6 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
-use lamagrid_cache::FeedFigures;
 use lamagrid_domain::Status;
 use lamagrid_protocol::message::TaskInfo;
 
@@ -59,9 +58,6 @@ pub struct Metrics {
     reserved: Gauge,
     disk_free: Gauge,
     clock_doubted: Gauge,
-    cache_fed: Gauge,
-    cache_published: Counter,
-    cache_interruptions: Counter,
     store_failing: Gauge,
     store_locked: Gauge,
     store: Gauge,
@@ -109,9 +105,6 @@ impl Metrics {
             reserved: Gauge::default(),
             disk_free: Gauge::default(),
             clock_doubted: Gauge::default(),
-            cache_fed: Gauge::default(),
-            cache_published: Counter::default(),
-            cache_interruptions: Counter::default(),
             store_failing: Gauge::default(),
             store_locked: Gauge::default(),
             store: Gauge::default(),
@@ -168,21 +161,6 @@ impl Metrics {
             "clock_doubted",
             "1 while the wall clock has jumped and its time does not count for deletion and deadlines",
             m.clock_doubted.clone(),
-        );
-        r.register(
-            "cache_fed",
-            "1 while the cache of states gets all changes, 0 while readers ask the scheduler instead",
-            m.cache_fed.clone(),
-        );
-        r.register(
-            "cache_published_states",
-            "States published into the cache since the start",
-            m.cache_published.clone(),
-        );
-        r.register(
-            "cache_interruptions",
-            "How often the cache was lost since the start, so that all copies before that no longer count",
-            m.cache_interruptions.clone(),
         );
         r.register("store_failing", "1 while the store cannot be written", m.store_failing.clone());
         r.register(
@@ -288,16 +266,6 @@ impl Metrics {
                 self.stage_seconds.get_or_create(&vec![("stage", stage.to_owned())]).observe(ms / 1e3);
             }
         }
-    }
-
-    /// Shows what the feed of the cache has done.
-    pub(crate) fn cache(&self, figures: FeedFigures) {
-        let raise = |counter: &Counter, to: u64| {
-            counter.inc_by(to.saturating_sub(counter.get()));
-        };
-        self.cache_fed.set(i64::from(figures.is_up));
-        raise(&self.cache_published, figures.published);
-        raise(&self.cache_interruptions, figures.interruptions);
     }
 
     /// Records that a group of writes became durable, and how long that took.

@@ -43,7 +43,7 @@ mod tests;
 #[cfg(test)]
 mod view;
 
-use lamagrid_domain::{Advance, LeaseToken, TaskId};
+use lamagrid_domain::{LeaseToken, TaskId};
 use lamagrid_protocol::PeerId;
 use lamagrid_protocol::message::ClientReply;
 
@@ -269,12 +269,6 @@ impl Core {
     #[must_use]
     pub(crate) fn task_of(&self, token: LeaseToken) -> Option<TaskId> {
         self.leases.task_of(token).filter(|id| self.tasks.contains(*id))
-    }
-
-    /// The unfinished task of this attempt, and its progress.
-    #[must_use]
-    pub(crate) fn progress_of(&self, token: LeaseToken) -> Option<(TaskId, Advance)> {
-        self.task_of(token).map(|id| (id, self.tasks[id].progress()))
     }
 
     /// The unfinished task of this attempt, if the attempt is held by the node of this connection.

@@ -10,7 +10,6 @@ use tokio::sync::mpsc;
 
 use lamagrid_domain::{Role, TaskId};
 
-use super::state_feed::StateFeed;
 use crate::core::StoreOp;
 use crate::store::{Store, StoreError, StoreSize, WriteFault};
 
@@ -56,13 +55,8 @@ pub(crate) struct Committer {
 }
 
 impl Committer {
-    /// Starts the thread, which gives up a group that fails for `give_up_after` and passes committed ones to `states`,
-    /// if there is a cache.
-    pub(crate) fn start(
-        store: Store,
-        give_up_after: Duration,
-        states: Option<StateFeed>,
-    ) -> std::io::Result<Self> {
+    /// Starts the thread, which gives up a group that fails for `give_up_after`.
+    pub(crate) fn start(store: Store, give_up_after: Duration) -> std::io::Result<Self> {
         // One group at a time: the event loop collects the next one meanwhile. Few reports are ever unread,
         // so their channel needs no bound.
         let (groups, groups_rx) = std_mpsc::sync_channel::<Group>(1);
@@ -79,11 +73,7 @@ impl Committer {
                 match next {
                     Ok(group) => {
                         let report = commit(&mut store, &group, give_up_after, &reports_tx);
-                        let states = states.as_ref().filter(|_| matches!(report, Report::Committed(_)));
                         let _ = reports_tx.send(report);
-                        if let Some(states) = states {
-                            states.committed(group.ops);
-                        }
                         pause = Some(IDLE);
                         if sized.is_some_and(|at: Instant| at.elapsed() < SIZE_EVERY) {
                             continue;

@@ -16,7 +16,6 @@ mod instance_lock;
 mod listeners;
 mod requests;
 mod socket_files;
-mod state_feed;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -27,11 +26,9 @@ use clock::Clock;
 use committer::Committer;
 use gatekeeper::Gatekeeper;
 use listeners::Sockets;
-use state_feed::StateFeed;
 use tokio::sync::{mpsc, watch};
 
 use lamagrid_blobs::Spool;
-use lamagrid_cache::Feed;
 use lamagrid_config::{Config, SocketDir};
 use lamagrid_domain::{Failure, FailureKind, QueueName, SessionId};
 use lamagrid_protocol::message::{ClientReply, Refused};
@@ -101,9 +98,6 @@ pub async fn run(
     let owned = gatekeeper::results_elsewhere(&recovered.tasks);
     let clock = Clock::start();
     let settings = settings(config, &endpoints, &spool);
-    let feed = Feed::start(&config.cache)?;
-    let states = feed.clone().map(|feed| StateFeed::new(feed, &config.scheduler));
-    states.iter().for_each(|states| states.recovered(&recovered.tasks));
     let core = Core::new(settings, Box::new(lamagrid_process::random_id), clock.now(), recovered);
     #[cfg(feature = "sabotage")]
     let core = {
@@ -114,7 +108,7 @@ pub async fn run(
         tracing::error!(?fault, "this scheduler breaks a promise on purpose");
         core
     };
-    let committer = Committer::start(store, Duration::from_millis(config.store.give_up_after_ms), states)?;
+    let committer = Committer::start(store, Duration::from_millis(config.store.give_up_after_ms))?;
     let gatekeeper = Gatekeeper::open(config, &path, &endpoints, &spool, owned).await?;
     let unfinished = core.unfinished();
     tracing::info!(data_dir = %path.display(), pid = std::process::id(), unfinished, remembered = tasks, swept,
@@ -147,7 +141,6 @@ pub async fn run(
         failed_lanes: Vec::new(),
         gatekeeper,
         metrics,
-        feed,
         shown: None,
         socket_dir,
         looked_for_sockets: None,
@@ -214,8 +207,6 @@ struct EventLoop {
     /// `None` if no other host may connect.
     gatekeeper: Option<Gatekeeper>,
     metrics: Arc<Metrics>,
-    /// Copies of the tasks' states for readers; `None` without a cache.
-    feed: Option<Feed>,
     /// When the gauges were last updated.
     shown: Option<Instant>,
     socket_dir: Arc<SocketDir>,
@@ -319,9 +310,6 @@ impl EventLoop {
         if self.shown.is_none_or(|at| at.elapsed() >= SHOWN_EVERY) {
             self.look_at_disk();
             self.metrics.show(&self.core.metrics_snapshot());
-            if let Some(feed) = &self.feed {
-                self.metrics.cache(feed.figures());
-            }
             if let Some(gatekeeper) = &self.gatekeeper {
                 self.metrics.certificates(gatekeeper.ends(), gatekeeper.has_ledger());
             }

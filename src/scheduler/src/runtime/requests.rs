@@ -3,7 +3,6 @@
 use bytes::Bytes;
 
 use lamagrid_blobs::BlobName;
-use lamagrid_cache::Change;
 use lamagrid_domain::{Durability, Failure, FailureKind, Owner, TaskId};
 use lamagrid_protocol::PeerId;
 use lamagrid_protocol::frame::{Frame, FrameError, MAX_HEADER_BYTES, MAX_MESSAGE_BYTES};
@@ -253,17 +252,7 @@ impl EventLoop {
 
     pub(super) fn on_event(&mut self, frame: &Frame) {
         match NodeEvent::from_frame(frame) {
-            Ok(event) => {
-                let token = match (&self.feed, &event) {
-                    (Some(_), NodeEvent::Step(step)) => Some(step.token),
-                    _ => None,
-                };
-                self.handle(Input::Event(event));
-                let progress = token.and_then(|token| self.core.progress_of(token));
-                if let (Some(feed), Some((id, advance))) = (&self.feed, progress) {
-                    feed.send(vec![Change::Advanced { id, advance }]);
-                }
-            }
+            Ok(event) => self.handle(Input::Event(event)),
             Err(error) => tracing::debug!(%error, "bad event dropped"),
         }
     }
