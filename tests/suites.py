@@ -55,7 +55,6 @@ SUITES = (
     Suite("contract", (*PYTEST, "tests/contract")),
     Suite("hardware", (*PYTEST, "-s", "tests/hardware")),
     Suite("models", (*PYTEST, "tests/models")),
-    Suite("batch", (*PYTEST, "tests/batch")),
     Suite("e2e", (*PYTEST, "tests/e2e")),
     Suite("faults", (*PYTEST, "tests/faults")),
     Suite("browser", (*PYTEST, "tests/browser"), alone=True),

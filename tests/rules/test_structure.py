@@ -91,7 +91,6 @@ ARROWS = {
     },
     "cli": {
         "domain",
-        "imaging",
         "config",
         "logs",
         "process",
@@ -178,7 +177,6 @@ def test_durations_are_measured_by_a_monotonic_clock() -> None:
         "src/blobs/src/serve.rs",
         "src/bridge/src/arguments.rs",
         "src/cli/src/admin.rs",
-        "src/cli/src/batch_admin.rs",
         "src/cli/src/certs.rs",
         "src/cli/src/doctor.rs",
         "src/cli/src/keys.rs",

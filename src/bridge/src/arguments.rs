@@ -105,7 +105,6 @@ pub(crate) fn new_task(spec: &Bound<'_, PyAny>, blobs: Vec<Blob>) -> PyResult<Ne
         no_node_wait_ms,
         run_limit_ms,
         client,
-        batch: None,
         output,
         inputs,
     })

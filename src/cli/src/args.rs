@@ -11,11 +11,8 @@ use clap::{Args, Parser, Subcommand};
 use lamagrid_domain::{ClientName, ModelName, NodeName, QueueName, Status, TaskId};
 use lamagrid_gate::PeerRole;
 
-use crate::batch_args::BatchVerb;
-use crate::inpaint::InpaintArgs;
 use crate::key_args::KeyVerb;
 use crate::output::Format;
-use crate::time_span::span;
 
 /// Version of the program and of its protocol.
 static VERSION: LazyLock<String> = LazyLock::new(|| {
@@ -31,7 +28,6 @@ Examples:
   lamagrid task list --state failed      list failed tasks, newest first
   lamagrid task show ID                  show a task's state and history
   lamagrid dead list                     list tasks that failed for good and can be replayed
-  lamagrid inpaint photos --mask logo.png --out clean    inpaint a folder of pictures
 
 Other programs:
   lamagrid model      list, fetch and check the files of Lama Cleaner's models (see its --help)
@@ -41,8 +37,7 @@ Other programs:
 
 Exit codes:
    0  done
-   1  refused or unknown; the scheduler could not run; a picture of `inpaint` failed; `doctor`, `model pull` or
-      `model verify` found a fault
+   1  refused or unknown; the scheduler could not run; `doctor`, `model pull` or `model verify` found a fault
    2  the command line is invalid
   65  a task failed: invalid input; or a bundle cannot be used
   69  no scheduler answers, or it does not let this host in; or a task failed: no node for it
@@ -197,21 +192,6 @@ The exit code is 1 if a check fails.")]
     Node {
         #[command(subcommand)]
         verb: NodeVerb,
-    },
-    /// Inpaint a file, a folder or a pattern of pictures by the grid; an interrupted run goes on where it ended.
-    #[command(after_help = crate::inpaint::AFTER_HELP)]
-    Inpaint(Box<InpaintArgs>),
-    /// List, show, cancel or retry batches: tasks that belong together.
-    #[command(
-        after_help = "Example:\n  lamagrid batch list",
-        arg_required_else_help = true,
-        subcommand_value_name = "VERB",
-        subcommand_help_heading = "Verbs",
-        disable_help_subcommand = true
-    )]
-    Batch {
-        #[command(subcommand)]
-        verb: BatchVerb,
     },
     /// Show how many tasks ended, and how long they waited and ran, per queue and model.
     #[command(after_help = "\
@@ -565,6 +545,8 @@ pub(crate) enum ValueError {
     Address,
     #[error("a state is one of {0}")]
     State(String),
+    #[error("write a number with its unit: 90s, 10m, 2h or 30d")]
+    Duration,
     #[error("write KEY=VALUE, for example node.slots=2")]
     Assignment,
 }
@@ -582,6 +564,21 @@ fn state(text: &str) -> Result<Status, ValueError> {
     let states = [Status::Queued, Status::Processing, Status::Completed, Status::Failed, Status::Cancelled];
     let found = states.into_iter().find(|state| state.as_str() == text);
     found.ok_or_else(|| ValueError::State(states.map(Status::as_str).join(", ")))
+}
+
+/// Parses a number with its unit.
+fn span(text: &str) -> Result<std::time::Duration, ValueError> {
+    let wrong = || ValueError::Duration;
+    let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(wrong)?;
+    let seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3_600,
+        "d" => 86_400,
+        _ => return Err(wrong()),
+    };
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    number.checked_mul(seconds).map(std::time::Duration::from_secs).ok_or_else(wrong)
 }
 
 /// Parses `KEY=VALUE`; the value may be empty and may contain further equal signs.

@@ -14,8 +14,6 @@ use lamagrid_gate::CertificateError;
 use lamagrid_logs::LogError;
 use lamagrid_scheduler::SchedulerError;
 
-use crate::inpaint::InpaintError;
-
 /// Exit code of an invalid command line, as clap uses it.
 pub(crate) const USAGE: u8 = 2;
 /// Exit code of a refused request or an unknown task; the text tells them apart.
@@ -43,15 +41,11 @@ pub(crate) enum CliError {
     #[error("--data-dir names a scheduler of this host, --join one of another: leave one out")]
     TwoSchedulers,
     #[error("a file is given twice: `{}` and, with --config, `{}`; leave one out", file.display(), config.display())]
-    TwoFiles {
-        file: PathBuf,
-        config: PathBuf,
-    },
+    TwoFiles { file: PathBuf, config: PathBuf },
     #[error(transparent)]
     Certificate(Box<CertificateError>),
     #[error(transparent)]
     Key(#[from] Box<KeyError>),
-    Inpaint(#[from] InpaintError),
     #[error("cannot start the client's runtime; close some programs of this user and try again")]
     Runtime(#[source] io::Error),
     #[error("the answer cannot be written as JSON; please report this")]
@@ -84,7 +78,6 @@ impl CliError {
             Self::Client(ClientError::Unknown { .. }) => REFUSED,
             Self::Client(error) => error.kind().exit_code(),
             Self::Scheduler(_) | Self::Certificate(_) | Self::Key(_) | Self::Runtime(_) => REFUSED,
-            Self::Inpaint(error) => error.exit_code(),
             Self::Endpoint(_) => FailureKind::InvalidInput.exit_code(),
             Self::TwoFiles { .. } | Self::TwoSchedulers | Self::Join(_) => USAGE,
         }

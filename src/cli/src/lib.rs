@@ -10,14 +10,11 @@
 
 mod admin;
 mod args;
-mod batch_admin;
-mod batch_args;
 mod certs;
 mod configuration;
 mod doctor;
 mod error;
 mod grid;
-mod inpaint;
 mod key_args;
 mod keys;
 mod node_admin;
@@ -26,7 +23,6 @@ mod output;
 mod scheduler;
 mod task_history;
 mod terminal_text;
-mod time_span;
 mod units;
 mod view;
 
@@ -120,8 +116,6 @@ fn dispatch(cli: Cli, env: BTreeMap<String, String>, streams: &mut Streams) -> R
         | Noun::Dead { .. }
         | Noun::Purge(_)
         | Noun::Node { .. }
-        | Noun::Batch { .. }
-        | Noun::Inpaint(_)
         | Noun::Stats
         | Noun::Queue { .. } => None,
     };
@@ -146,11 +140,6 @@ fn dispatch(cli: Cli, env: BTreeMap<String, String>, streams: &mut Streams) -> R
             NodeVerb::Remove { name } => place.admin()?.remove(name),
             NodeVerb::Set(args) => place.admin()?.set(args, streams),
         },
-        Noun::Inpaint(args) => {
-            let config = place.load(&[])?.config;
-            inpaint::run(*args, &inpaint::Place { config: &config, join, format }, streams)
-        }
-        Noun::Batch { verb } => place.admin()?.batch(verb),
         Noun::Stats => place.admin()?.stats(),
         Noun::Queue { verb: QueueVerb::Show } => grid::queue_show(&place.load(&[])?.config, join, format),
         Noun::Task { verb } => {

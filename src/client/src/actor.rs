@@ -97,10 +97,6 @@ pub(crate) struct Actor {
     tasks: HashMap<TaskId, FollowedTask>,
     finished: VecDeque<TaskId>,
     asks: PendingRequests,
-    /// The minor version of the scheduler of this connection, once it has answered.
-    scheduler_minor: Option<u8>,
-    /// Requests that wait until that is known.
-    unsent: Vec<PendingRequest>,
     writers: JoinSet<Written>,
     /// Counts writes, so that the report of a write begun on an earlier connection is recognized.
     last_round: u64,
@@ -124,8 +120,6 @@ impl Actor {
             tasks: HashMap::new(),
             finished: VecDeque::new(),
             asks: PendingRequests::default(),
-            scheduler_minor: None,
-            unsent: Vec::new(),
             writers: JoinSet::new(),
             last_round: 0,
             spool: Path::new("").into(),
@@ -187,7 +181,7 @@ impl Actor {
     }
 
     fn has_work(&self) -> bool {
-        self.asks.len() + self.unsent.len() > 0 || self.tasks.values().any(|task| task.stage != Stage::Over)
+        self.asks.len() > 0 || self.tasks.values().any(|task| task.stage != Stage::Over)
     }
 
     /// Waits for `future` and handles callers' commands meanwhile; `None` when the last handle is dropped.
@@ -253,7 +247,6 @@ impl Actor {
 
     fn on_connected(&mut self) {
         self.asks.reconnected();
-        self.scheduler_minor = None;
         for (id, task) in &mut self.tasks {
             task.reconnected();
             if task.stage != Stage::Over && !task.writing {
@@ -265,7 +258,6 @@ impl Actor {
     /// Drops tasks and requests that no caller waits for.
     fn prune(&mut self) {
         self.asks.prune();
-        self.unsent.retain(PendingRequest::is_wanted);
         let abandoned: Vec<TaskId> =
             self.tasks.iter().filter(|(_, task)| task.is_abandoned()).map(|(id, _)| *id).collect();
         for id in abandoned {
@@ -282,7 +274,7 @@ impl Actor {
         match command {
             Command::Submit { prepared, after, reply } => drop(reply.send(self.submit(prepared, after))),
             Command::Follow { of, reply } => drop(reply.send(self.follow(of))),
-            Command::PendingRequest(ask) if self.asks.len() + self.unsent.len() >= ASKS => {
+            Command::PendingRequest(ask) if self.asks.len() >= ASKS => {
                 let text = format!("this client has {ASKS} unanswered requests; wait for some of them");
                 ask.fail(Failure::new(FailureKind::Overloaded, text).into());
             }

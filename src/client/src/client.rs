@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use lamagrid_domain::{BatchId, Owner, TaskId};
-use lamagrid_protocol::message::{BatchAct, BatchStatus, GridStatus, TaskInfo};
+use lamagrid_domain::{Owner, TaskId};
+use lamagrid_protocol::message::{GridStatus, TaskInfo};
 use lamagrid_transport::Endpoints;
 
 use crate::actor::{Actor, Command, Connection};
@@ -190,24 +190,6 @@ impl Client {
             |reply| PendingRequest::Query { of: self.owned(id), reply },
         )
         .await
-    }
-
-    /// Changes or asks for a batch of this client's owner, and returns its status after that.
-    ///
-    /// # Errors
-    /// As [`Client::cancel`]; [`ClientError::Failed`] if the scheduler does not know batches.
-    ///
-    /// # Cancel safety
-    /// Dropping the future withdraws the request if it was not sent yet.
-    pub async fn batch(
-        &self,
-        id: BatchId,
-        act: BatchAct,
-        patience: Duration,
-    ) -> Result<BatchStatus, ClientError> {
-        let what = || format!("the status of batch {id}");
-        let owner = self.options.owner.clone();
-        self.ask(patience, what, |reply| PendingRequest::Batch { id, owner, act, reply }).await
     }
 
     /// Returns the scheduler's version, nodes and queues.

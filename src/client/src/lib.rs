@@ -34,11 +34,10 @@ pub use task_watch::{TaskEvent, TaskWatch};
 pub use lamagrid_blobs::{StagedFile, StagedWriter, Staging};
 pub use lamagrid_process::new_task_id;
 pub use lamagrid_protocol::message::{
-    ActOnBatch, AdminReply, AdminRequest, BatchAct, BatchChanged, BatchInfo, BatchStatus, Batches,
-    CancelTask, ChangeState, Cursor, DrainNode, GetNode, GetStatistics, GetTaskHistory, GridStatus,
-    ListBatches, ListTasks, NodeChange, NodeDetail, NodeOrder, NodeStatus, Page, PauseQueue, Purge,
-    QueueStatus, RefusedQueue, RemoveNode, RetryTask, SetNode, StatisticsLine, TASKS_PER_ORDER, TaskHistory,
-    TaskInfo, TaskLine, UndrainNode,
+    AdminReply, AdminRequest, CancelTask, ChangeState, Cursor, DrainNode, GetNode, GetStatistics,
+    GetTaskHistory, GridStatus, ListTasks, NodeChange, NodeDetail, NodeOrder, NodeStatus, Page, PauseQueue,
+    Purge, QueueStatus, RefusedQueue, RemoveNode, RetryTask, SetNode, StatisticsLine, TaskHistory, TaskInfo,
+    TaskLine, UndrainNode,
 };
 pub use lamagrid_transport::Endpoints;
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use lamagrid_domain::{BatchId, Owner, SessionId, TaskId};
-use lamagrid_protocol::message::{BatchAct, BatchStatus, GridStatus, TaskInfo};
+use lamagrid_domain::{Owner, SessionId, TaskId};
+use lamagrid_protocol::message::{GridStatus, TaskInfo};
 
 use crate::error::ClientError;
 
@@ -47,13 +47,6 @@ pub(crate) enum PendingRequest {
         after: Option<SessionId>,
         reply: Reply<GridStatus>,
     },
-    /// Sent only to schedulers that know batches.
-    Batch {
-        id: BatchId,
-        owner: Owner,
-        act: BatchAct,
-        reply: Reply<BatchStatus>,
-    },
     /// Deletes a task's result. Has no reply itself: the reply to a ping sent after it shows that it was received.
     Release {
         of: OwnedTask,
@@ -72,7 +65,6 @@ impl PendingRequest {
             Self::Task(_) => true,
             Self::Cancel { reply, .. } | Self::Query { reply, .. } => !reply.is_closed(),
             Self::GetGridStatus { reply, .. } => !reply.is_closed(),
-            Self::Batch { reply, .. } => !reply.is_closed(),
             Self::Release { reply, .. } => !reply.is_closed(),
             Self::Orphan { until, .. } => Instant::now() < *until,
         }
@@ -85,7 +77,6 @@ impl PendingRequest {
             Self::Task(_) | Self::Orphan { .. } => {}
             Self::Cancel { reply, .. } | Self::Query { reply, .. } => drop(reply.send(Err(error))),
             Self::GetGridStatus { reply, .. } => drop(reply.send(Err(error))),
-            Self::Batch { reply, .. } => drop(reply.send(Err(error))),
             Self::Release { reply, .. } => drop(reply.send(Err(error))),
         }
     }

@@ -7,8 +7,8 @@ use bytes::Bytes;
 
 use lamagrid_blobs::StagedFile;
 use lamagrid_domain::{
-    BatchId, BlobForm, BlobMeta, ClientName, Durability, Failure, FailureKind, Hash, ModelName, OutputForm,
-    Owner, Params, ParamsError, PictureSize, QueueName, Role, Scalar, TaskId, TaskSpec,
+    BlobForm, BlobMeta, ClientName, Durability, Failure, FailureKind, Hash, ModelName, OutputForm, Owner,
+    Params, ParamsError, PictureSize, QueueName, Role, Scalar, TaskId, TaskSpec,
 };
 use lamagrid_protocol::frame::{MAX_HEADER_BYTES, MAX_INLINE_BYTES, MAX_MESSAGE_BYTES};
 
@@ -111,8 +111,6 @@ pub struct NewTask {
     pub run_limit_ms: Option<u64>,
     /// The end user for whom it is submitted, for fair shares and limits; `None` for this client's owner.
     pub client: Option<ClientName>,
-    /// The batch that it belongs to. Schedulers before protocol 1.6 ignore it.
-    pub batch: Option<BatchId>,
     /// The form of the result.
     pub output: OutputForm,
     /// The inputs; each role at most once.
@@ -132,7 +130,6 @@ impl NewTask {
             priority: 0,
             durability: Durability::default(),
             client: None,
-            batch: None,
             deadline_wall_ms: None,
             wait_limit_ms: None,
             no_node_wait_ms: None,
@@ -193,7 +190,6 @@ impl Prepared {
             id: task.id,
             owner,
             client: task.client,
-            batch: task.batch,
             // A scheduler before protocol 1.6 does not choose.
             queue: task.queue.unwrap_or_else(|| task.model.default_queue()),
             routed,

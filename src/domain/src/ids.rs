@@ -1,4 +1,4 @@
-//! Defines the 128-bit identifiers. A [`TaskId`] and a [`BatchId`] are public. The others are secrets: a [`LeaseToken`] is the fencing token of an
+//! Defines the 128-bit identifiers. A [`TaskId`] is public. The others are secrets: a [`LeaseToken`] is the fencing token of an
 //! attempt; a [`SessionId`] and a [`BootId`] are known only to the scheduler and their own node.
 
 use std::fmt;
@@ -129,12 +129,6 @@ id! {
 id! {
     /// Identifies one session of a node: from a registration until it ends or a newer session replaces it.
     SessionId
-}
-
-id! {
-    /// Identifies one batch of tasks; chosen by the client that creates it. Knowing it grants no access: the batch's owner
-    /// decides that.
-    BatchId
 }
 
 id! {

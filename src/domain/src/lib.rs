@@ -26,7 +26,7 @@ pub use capability::{
 pub use date::rfc3339;
 pub use failure::{Failure, FailureFamily, FailureKind, MAX_MESSAGE_CHARS, Retry};
 pub use history::{Entry, Milestone};
-pub use ids::{BatchId, BootId, LeaseToken, ParseIdError, SessionId, TaskId};
+pub use ids::{BootId, LeaseToken, ParseIdError, SessionId, TaskId};
 pub use name::{ClientName, ModelName, NameError, NodeName, Owner, QueueName};
 pub use picture::{OutputForm, PictureFormat, PictureFormatError, PictureSize};
 pub use state::{Activity, Advance, Event, IllegalTransition, State, Status};

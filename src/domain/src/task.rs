@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::{BatchId, BlobMeta, ClientName, ModelName, OutputForm, Owner, PictureSize, QueueName, TaskId};
+use crate::{BlobMeta, ClientName, ModelName, OutputForm, Owner, PictureSize, QueueName, TaskId};
 
 /// Maximum number of parameters of one task; Lama Cleaner's form has 34.
 const MAX_PARAMS: usize = 64;
@@ -163,9 +163,6 @@ pub struct TaskSpec {
     /// The end user on whose behalf the owner submits; `None` for the owner itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client: Option<ClientName>,
-    /// The batch that the task belongs to; it is created with its first task.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub batch: Option<BatchId>,
     /// The model to run.
     pub model: ModelName,
     /// The queue that the task waits in. In a submission with `routed` it counts only for schedulers before

@@ -111,7 +111,7 @@ async fn answer(mut router: Router) {
     while let Some(incoming) = router.recv().await {
         let Incoming::Frame { peer, frame } = incoming else { continue };
         let Ok(ClientRequest::Ping(Ping { seq })) = ClientRequest::from_frame(&frame) else { continue };
-        let pong = Pong { seq, spool: String::new(), version: String::new(), minor: 0 };
+        let pong = Pong { seq, spool: String::new(), version: String::new() };
         let frame = ClientReply::from(pong).to_frame(vec![]).unwrap();
         router.sender().send(&peer, frame);
     }

@@ -110,7 +110,7 @@ impl Host {
                     let ClientRequest::Ping(Ping { seq }) = ClientRequest::from_frame(&frame).unwrap() else {
                         panic!("not a ping")
                     };
-                    let pong = Pong { seq, spool: String::new(), version: String::new(), minor: 0 };
+                    let pong = Pong { seq, spool: String::new(), version: String::new() };
                     let frame = ClientReply::from(pong).to_frame(vec![]).unwrap();
                     self.router.sender().send(&peer, frame);
                     return peer;

@@ -36,7 +36,7 @@ pub(crate) use upkeep::StoreSize;
 /// Marks a database file as one of this scheduler ("LGrd").
 const APPLICATION_ID: i64 = 0x4c47_7264;
 /// The schema version that this program writes and reads.
-const SCHEMA_VERSION: i64 = 8;
+const SCHEMA_VERSION: i64 = 7;
 
 /// `tasks` is ordered by arrival, not by id: tasks that are live at the same time share pages, so that a
 /// commit writes few of them. `blobs` is ordered by task id, which is nearly the order of arrival.
@@ -94,17 +94,6 @@ CREATE TABLE statistics (
     run       INTEGER NOT NULL, -- of completed tasks, ms
     PRIMARY KEY (queue, model)
 ) WITHOUT ROWID;
-CREATE TABLE batches (
-    id        BLOB PRIMARY KEY,
-    owner     TEXT NOT NULL,
-    name      TEXT NOT NULL,
-    created   INTEGER NOT NULL, -- wall clock, ms
-    closed    INTEGER NOT NULL, -- 1 if no more tasks come
-    completed INTEGER NOT NULL,
-    failed    INTEGER NOT NULL,
-    cancelled INTEGER NOT NULL,
-    done      INTEGER           -- wall clock, ms, once it is closed and its last task has ended
-) WITHOUT ROWID;
 ";
 
 /// SQL that migrates each schema version to the next, starting with version 1.
@@ -135,10 +124,6 @@ const MIGRATIONS: &[&str] = &[
      CREATE TABLE statistics (
          queue TEXT NOT NULL, model TEXT NOT NULL, completed INTEGER NOT NULL, failed INTEGER NOT NULL,
          cancelled INTEGER NOT NULL, wait INTEGER NOT NULL, run INTEGER NOT NULL, PRIMARY KEY (queue, model)
-     ) WITHOUT ROWID;",
-    "CREATE TABLE batches (
-         id BLOB PRIMARY KEY, owner TEXT NOT NULL, name TEXT NOT NULL, created INTEGER NOT NULL, closed INTEGER NOT NULL,
-         completed INTEGER NOT NULL, failed INTEGER NOT NULL, cancelled INTEGER NOT NULL, done INTEGER
      ) WITHOUT ROWID;",
 ];
 
@@ -460,8 +445,6 @@ fn is_full(op: &StoreOp) -> bool {
     }
 }
 
-#[cfg(test)]
-mod batch_tests;
 #[cfg(test)]
 mod lineage_tests;
 #[cfg(test)]

@@ -139,7 +139,6 @@ fn spec(id: TaskId, image: &[u8]) -> TaskSpec {
         durability: Durability::Process,
         deadline_wall_ms: None,
         wait_limit_ms: None,
-        batch: None,
         no_node_wait_ms: None,
         run_limit_ms: None,
         replay_of: None,

@@ -47,9 +47,7 @@ fn ping(seq: u64, blobs: Vec<Bytes>) -> Frame {
 }
 
 fn pong(seq: u64, blobs: Vec<Bytes>) -> Frame {
-    ClientReply::from(Pong { seq, spool: "/spool".into(), version: "0".into(), minor: 0 })
-        .to_frame(blobs)
-        .unwrap()
+    ClientReply::from(Pong { seq, spool: "/spool".into(), version: "0".into() }).to_frame(blobs).unwrap()
 }
 
 async fn receive(router: &mut Router) -> (PeerId, Frame) {

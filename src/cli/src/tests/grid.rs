@@ -73,8 +73,7 @@ impl Fake {
                         let Incoming::Frame { peer, frame } = incoming else { continue };
                         let reply = match ClientRequest::from_frame(&frame).unwrap() {
                             ClientRequest::Ping(ping) => {
-                                Pong { seq: ping.seq, spool: "/tmp".into(), version: "test".into(), minor: 6 }
-                                    .into()
+                                Pong { seq: ping.seq, spool: "/tmp".into(), version: "test".into() }.into()
                             }
                             other => answer(other),
                         };

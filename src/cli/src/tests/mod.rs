@@ -1,7 +1,6 @@
 //! Tests whole command lines, with environment and streams supplied by the test.
 
 mod admin;
-mod batches;
 mod certs;
 mod configuration;
 mod doctor;

@@ -37,8 +37,6 @@ impl Actor {
         let seq = match &reply {
             ClientReply::Pong(pong) => {
                 self.on_pong(&pong.spool);
-                self.scheduler_minor = Some(pong.minor);
-                self.unsent.drain(..).for_each(|ask| self.asks.push(ask));
                 pong.seq
             }
             ClientReply::UploadGranted(said) => said.seq,
@@ -47,7 +45,6 @@ impl Actor {
             ClientReply::TaskStatus(said) => said.seq,
             ClientReply::Unknown(said) => said.seq,
             ClientReply::GridStatus(said) => said.seq,
-            ClientReply::BatchStatus(said) => said.seq,
             // Not replies to a request: see `on_frame`.
             ClientReply::ProtocolFault(_) | ClientReply::Outcome(_) | ClientReply::Progress(_) => return,
         };
@@ -62,9 +59,6 @@ impl Actor {
             }
             (Some(PendingRequest::GetGridStatus { reply: to, .. }), ClientReply::GridStatus(overview)) => {
                 answer(to, overview)
-            }
-            (Some(PendingRequest::Batch { reply: to, .. }), ClientReply::BatchStatus(status)) => {
-                answer(to, status)
             }
             (Some(PendingRequest::Release { reply: to, .. }), ClientReply::Pong(_)) => answer(to, ()),
             (Some(ask), reply) => ask.fail(refusal(reply)),

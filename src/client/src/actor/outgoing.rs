@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use lamagrid_domain::{Failure, FailureKind, TaskId};
 use lamagrid_protocol::message::{
-    Attach, Cancel, ChangeBatch, ClientRequest, GetGridStatus, Message, Offer, Ping, Query, Release, Submit,
+    Attach, Cancel, ClientRequest, GetGridStatus, Message, Offer, Ping, Query, Release, Submit,
 };
 use lamagrid_transport::SocketError;
 use lamagrid_transport::link::Link;
@@ -13,9 +13,6 @@ use super::Actor;
 use crate::error::ClientError;
 use crate::pending_requests::PendingRequest;
 use crate::task_watch::{AfterAcceptance, FollowedTask, Phase, Stage};
-
-/// The minor protocol version from which on schedulers know batches.
-const BATCHES_SINCE: u8 = 6;
 
 impl Actor {
     pub(super) async fn send(
@@ -47,20 +44,6 @@ impl Actor {
                 PendingRequest::GetGridStatus { after, .. } => {
                     (GetGridStatus { seq, after: *after }.into(), vec![])
                 }
-                PendingRequest::Batch { id, owner, act, .. } => match self.scheduler_minor {
-                    Some(minor) if minor >= BATCHES_SINCE => {
-                        (ChangeBatch { seq, id: *id, owner: owner.clone(), act: act.clone() }.into(), vec![])
-                    }
-                    Some(_) => {
-                        let text = "the scheduler does not know batches; upgrade lamagrid on its host";
-                        ask.fail(Failure::new(FailureKind::Incompatible, text).into());
-                        continue;
-                    }
-                    None => {
-                        self.unsent.push(ask);
-                        continue;
-                    }
-                },
                 PendingRequest::Release { of, .. } => {
                     let release = Release { id: of.id, owner: of.owner.clone() };
                     self.send(link, release.into(), Vec::new()).await?;

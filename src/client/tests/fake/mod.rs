@@ -81,7 +81,7 @@ impl Fake {
                     ClientRequest::Ping(ping) => {
                         if self.alive {
                             let spool = self.spool().display().to_string();
-                            self.say(Pong { seq: ping.seq, spool, version: "test".into(), minor: 6 }).await;
+                            self.say(Pong { seq: ping.seq, spool, version: "test".into() }).await;
                         }
                     }
                     other => {

@@ -78,31 +78,6 @@ pub(super) fn tags(bytes: &[u8]) -> Tags {
     Tags { metadata: Metadata { exif, parameters: None }, ..Tags::default() }
 }
 
-/// The colour profile, joined from its segments.
-pub(super) fn profile(bytes: &[u8]) -> Option<Vec<u8>> {
-    markers::profile(bytes)
-}
-
-/// Adds a colour profile behind the segments with JFIF's header and EXIF.
-pub(super) fn with_profile(file: &[u8], profile: &[u8]) -> Option<Vec<u8>> {
-    let at = markers::place_of_profile(file)?;
-    let most = MAX_SEGMENT_BYTES - markers::PROFILE.len() - 2;
-    let parts = profile.chunks(most);
-    let count = u8::try_from(parts.len()).ok()?;
-    let mut out = Vec::with_capacity(file.len() + profile.len() + parts.len() * 18);
-    out.extend_from_slice(&file[..at]);
-    for (number, part) in (1..=count).zip(parts) {
-        let length = u16::try_from(2 + markers::PROFILE.len() + 2 + part.len()).ok()?;
-        out.extend_from_slice(&[0xff, markers::APP2]);
-        out.extend_from_slice(&length.to_be_bytes());
-        out.extend_from_slice(markers::PROFILE);
-        out.extend_from_slice(&[number, count]);
-        out.extend_from_slice(part);
-    }
-    out.extend_from_slice(&file[at..]);
-    Some(out)
-}
-
 /// Writes baseline JPEG with 4:2:0 and the standard Huffman tables; alpha is [`CodecError::Unsupported`].
 ///
 /// Always writes an EXIF segment, because upstream always passes an `Exif` object to Pillow.

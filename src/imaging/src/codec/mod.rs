@@ -6,7 +6,7 @@
 //! Invariant: decoded pixels equal Pillow's. Other files are refused as [`CodecError::Unsupported`], so that a caller
 //! with Pillow can decode them.
 
-use lamagrid_domain::{PictureFormat, PictureSize};
+use lamagrid_domain::PictureFormat;
 
 use crate::image::{Gray, Image, ImageError, MAX_PIXELS, Rgb};
 
@@ -18,11 +18,8 @@ mod ifd;
 mod jpeg;
 mod orient;
 mod png;
-mod profile;
 mod tiff;
 mod webp;
-
-pub use profile::{rgb_profile, with_profile};
 
 /// A picture's mode in Pillow's terms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -200,17 +197,6 @@ pub fn probe(bytes: &[u8]) -> Result<Header, CodecError> {
         PictureFormat::Gif => gif::header(bytes),
         PictureFormat::Tiff => tiff::header(bytes),
     }
-}
-
-/// The size of the decoded picture: that of the header, with its sides swapped if the orientation says so.
-///
-/// # Errors
-/// As [`probe`].
-pub fn upright_size(bytes: &[u8]) -> Result<PictureSize, CodecError> {
-    let header = probe(bytes)?;
-    let Header { width, height, format, .. } = header;
-    let is_turned = exif::read_upright(&tags(&header, bytes), format).orientation >= 5;
-    Ok(if is_turned { PictureSize { height: width, width: height } } else { PictureSize { height, width } })
 }
 
 /// Checks the size in the header before memory of that size is allocated.

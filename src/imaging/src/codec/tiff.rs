@@ -71,12 +71,6 @@ pub(super) fn tags(bytes: &[u8]) -> Tags {
     Tags { metadata: Metadata { exif, ..Metadata::default() }, ..Tags::default() }
 }
 
-/// The colour profile of the first picture.
-pub(super) fn profile(bytes: &[u8]) -> Option<&[u8]> {
-    let file = File::open(bytes)?;
-    file.directory(file.first).0.get(&ICC_PROFILE).map(|field| field.data)
-}
-
 /// Removes the orientation from the block.
 pub(super) fn without_orientation(block: &[u8]) -> Option<Vec<u8>> {
     let file = File::open(block)?;

@@ -13,11 +13,6 @@ use libwebp::{Channels, File};
 
 /// Flag in the `VP8X` chunk: the file has an `EXIF` chunk.
 const HAS_EXIF: u8 = 0x08;
-/// Flag in the `VP8X` chunk: the file has an `ICCP` chunk.
-const HAS_PROFILE: u8 = 0x20;
-/// Offset of the flags, if the first chunk is `VP8X`, and of the chunk after it.
-const FLAGS: usize = 20;
-const EXTENDED: usize = 30;
 
 fn malformed(reason: &str) -> CodecError {
     CodecError::Malformed { format: PictureFormat::Webp, reason: reason.into() }
@@ -58,30 +53,6 @@ pub(super) fn tags(bytes: &[u8]) -> Tags {
     let exif = file.as_ref().and_then(|file| file.chunk(c"EXIF"));
     let exif = exif.map(exif::strip_prefix).filter(|block| !block.is_empty());
     Tags { metadata: Metadata { exif: exif.map(<[u8]>::to_vec), ..Metadata::default() }, ..Tags::default() }
-}
-
-/// The colour profile.
-pub(super) fn profile(bytes: &[u8]) -> Option<&[u8]> {
-    File::open(bytes)?.chunk(c"ICCP")
-}
-
-/// Adds a colour profile before the picture, where it has to be. Only to the extended form, which `write` always writes.
-pub(super) fn with_profile(file: &[u8], profile: &[u8]) -> Option<Vec<u8>> {
-    let (head, rest) = file.split_at_checked(EXTENDED)?;
-    if !head[12..].starts_with(b"VP8X\x0a\0\0\0") || head[FLAGS] & HAS_PROFILE != 0 {
-        return None;
-    }
-    let size = file.len() + 8 + profile.len().next_multiple_of(2);
-    let mut out = Vec::with_capacity(size);
-    out.extend_from_slice(head);
-    out[4..8].copy_from_slice(&u32::try_from(size - 8).ok()?.to_le_bytes());
-    out[FLAGS] |= HAS_PROFILE;
-    out.extend_from_slice(b"ICCP");
-    out.extend_from_slice(&u32::try_from(profile.len()).ok()?.to_le_bytes());
-    out.extend_from_slice(profile);
-    out.resize(size - rest.len(), 0);
-    out.extend_from_slice(rest);
-    Some(out)
 }
 
 pub(super) fn write(

@@ -9,10 +9,7 @@ use lamagrid_domain::{
     ClientName, Entry, FailureKind, ModelName, NodeName, Owner, QueueName, Status, TaskId,
 };
 
-use super::{
-    ActOnBatch, BatchChanged, Batches, ListBatches, Message, NodeChange, NodeStatus, ProtocolFault, Refused,
-    RefusedQueue, TaskInfo, Unknown,
-};
+use super::{Message, NodeChange, NodeStatus, ProtocolFault, Refused, RefusedQueue, TaskInfo, Unknown};
 use crate::frame::{Frame, FrameError};
 
 /// Limit on the tasks of one [`Page`], so that it fits into a message's header.
@@ -35,8 +32,6 @@ channel! {
         0x090a RemoveNode,
         0x090b SetNode,
         0x090c GetStatistics,
-        0x090d ListBatches,
-        0x090e ActOnBatch,
     }
 }
 
@@ -54,8 +49,6 @@ channel! {
         0x0a06 Purged,
         0x0a07 NodeDetail,
         0x0a08 Statistics,
-        0x0a09 Batches,
-        0x0a0a BatchChanged,
     }
 }
 

@@ -8,7 +8,7 @@ use lamagrid_domain::{
     PictureSize, QueueName, Role, SessionId, Stages, Status, TaskId, TaskSpec,
 };
 
-use super::{BatchStatus, ChangeBatch, Message, ProtocolFault};
+use super::{Message, ProtocolFault};
 use crate::frame::{Frame, FrameError};
 
 channel! {
@@ -22,7 +22,6 @@ channel! {
         0x0106 Query,
         0x0107 Release,
         0x0108 GetGridStatus,
-        0x0109 ChangeBatch,
     }
 }
 
@@ -39,7 +38,6 @@ channel! {
         0x0207 Outcome,
         0x0208 Progress,
         0x0209 GridStatus,
-        0x020a BatchStatus,
     }
 }
 
@@ -141,9 +139,6 @@ bodies! {
         spool: String,
         /// The scheduler's version.
         version: String,
-        /// The scheduler's minor protocol version, which tells what may be asked of it; 0 before 1.6.
-        #[serde(default)]
-        minor: u8,
     }
     /// The blobs may be stored in the spool, and the task submitted after that.
     UploadGranted {

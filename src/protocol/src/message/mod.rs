@@ -67,12 +67,10 @@ macro_rules! bodies {
 }
 
 mod admin;
-mod batch;
 mod client;
 mod node;
 
 pub use admin::*;
-pub use batch::*;
 pub use client::*;
 pub use node::*;
 

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use lamagrid_domain::{
-    Activity, BatchId, BlobForm, BlobMeta, BootId, Counters, Durability, Entry, Failure, FailureKind, Hash,
+    Activity, BlobForm, BlobMeta, BootId, Counters, Durability, Entry, Failure, FailureKind, Hash,
     LeaseToken, LiveFigures, MemoryUse, Milestone, ModelOffer, NodeInfo, NodeKind, Params, PictureSize, Role,
     Scalar, SessionId, Stages, Status, TaskId, TaskSpec, WithheldModel,
 };
@@ -51,26 +51,6 @@ fn session() -> SessionId {
     SessionId::from_bytes(*b"session-3456789a")
 }
 
-fn batch_id() -> BatchId {
-    BatchId::from_bytes(*b"batch-0123456789")
-}
-
-fn batch() -> BatchInfo {
-    BatchInfo {
-        id: batch_id(),
-        owner: "alice@example".parse().unwrap(),
-        name: "photos".into(),
-        queued: 1,
-        processing: 2,
-        completed: 3,
-        failed: 4,
-        cancelled: 5,
-        closed: true,
-        created_wall_ms: 1_700_000_000_000,
-        done_wall_ms: Some(1_700_000_000_022),
-    }
-}
-
 fn failure() -> Failure {
     Failure::new(FailureKind::OutOfMemory, "no room on cuda:0, é")
 }
@@ -93,7 +73,6 @@ fn spec() -> TaskSpec {
         id: id(),
         owner: "alice@example".parse().unwrap(),
         client: Some("10.0.0.7".parse().unwrap()),
-        batch: Some(batch_id()),
         model: "sd1.5".parse().unwrap(),
         queue: "gpu".parse().unwrap(),
         routed: true,
@@ -236,13 +215,6 @@ fn client_requests() -> Vec<Sample> {
         of(Attach { seq: 4, id: id(), owner: owner.clone(), digest: Some(digest) }.into()),
         of(Cancel { seq: 5, id: id(), owner: owner.clone() }.into()),
         of(Query { seq: 6, id: id(), owner: owner.clone() }.into()),
-        of(ChangeBatch {
-            seq: 7,
-            id: batch_id(),
-            owner: owner.clone(),
-            act: BatchAct::Open { name: "photos".into() },
-        }
-        .into()),
         of(Release { id: id(), owner }.into()),
         of(GetGridStatus { seq: u64::MAX, after: Some(session()) }.into()),
     ]
@@ -260,7 +232,7 @@ fn client_replies() -> Vec<Sample> {
     let nodes = vec![status()];
     vec![
         of(ProtocolFault { failure: failure() }.into()),
-        of(Pong { seq: 1, spool: "/data/spool".into(), version: "0.1.0".into(), minor: 6 }.into()),
+        of(Pong { seq: 1, spool: "/data/spool".into(), version: "0.1.0".into() }.into()),
         of(UploadGranted { seq: 2 }.into()),
         of(Accepted { seq: 3, id: id(), position: 12 }.into()),
         of(Refused { seq: 4, failure: failure(), queue_len: 1_000, wait_ms: Some(70_000) }.into()),
@@ -269,7 +241,6 @@ fn client_replies() -> Vec<Sample> {
         of(Outcome { task: task(), result: Some(blob(Role::Result)) }.into()),
         of(Progress { id: id(), status: Status::Processing, step: 3, of: 50, activity: Activity::Running }
             .into()),
-        of(BatchStatus { seq: 8, batch: batch(), tasks: 12 }.into()),
         of(GridStatus { seq: 7, version: "0.1.0".into(), nodes, queues, next: Some(session()) }.into()),
     ]
 }
@@ -356,8 +327,6 @@ fn admin() -> Vec<Sample> {
         request(RemoveNode { node: node(), by: Some("ann".into()) }.into()),
         request(SetNode { node: node(), change: change(), by: Some("ann".into()) }.into()),
         request(GetStatistics { skip: 200 }.into()),
-        request(ListBatches { after: Some(batch_id()), limit: 100 }.into()),
-        request(ActOnBatch { id: batch_id(), act: BatchAct::Cancel }.into()),
         reply(ProtocolFault { failure: failure() }.into()),
         reply(Refused { seq: 0, failure: failure(), queue_len: 1, wait_ms: Some(2) }.into()),
         reply(Unknown { seq: 0, id: id(), expired: true }.into()),
@@ -368,8 +337,6 @@ fn admin() -> Vec<Sample> {
         reply(Draining { node: node(), running: 2 }.into()),
         reply(Purged { tasks: 3, bytes: 4_096 }.into()),
         reply(detail.into()),
-        reply(Batches { batches: vec![batch()], next: Some(batch_id()), total: 12 }.into()),
-        reply(BatchChanged { batch: batch(), tasks: 12 }.into()),
         reply(Statistics { lines: vec![statistics], more: true }.into()),
     ]
 }

@@ -23,7 +23,6 @@ pub(super) fn structure(core: &Core) -> Result<(), String> {
     core.admission.check()?;
     core.orders.check()?;
     core.statistics.check()?;
-    core.batches.check(core.tasks.values().map(|task| (task.id(), task.spec())))?;
     removed_nodes_have_nothing(core)?;
     core.learned.check()?;
     tasks_are_in_one_place(core)?;

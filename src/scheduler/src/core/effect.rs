@@ -3,18 +3,16 @@
 use bytes::Bytes;
 
 use lamagrid_domain::{
-    BatchId, Counters, Durability, Entry, Hash, LeaseToken, Owner, QueueName, Role, SessionId, TaskId,
-    TaskSpec,
+    Counters, Durability, Entry, Hash, LeaseToken, Owner, QueueName, Role, SessionId, TaskId, TaskSpec,
 };
 use lamagrid_protocol::PeerId;
 use lamagrid_protocol::message::{
-    AdminReply, AdminRequest, BatchInfo, ClientReply, ClientRequest, ControlReply, ControlRequest,
-    LaneMessage, NodeEvent, ResultReply, ResultRequest, StatisticsLine, TaskInfo,
+    AdminReply, AdminRequest, ClientReply, ClientRequest, ControlReply, ControlRequest, LaneMessage,
+    NodeEvent, ResultReply, ResultRequest, StatisticsLine, TaskInfo,
 };
 
 use super::node_id::NodeId;
 use super::state::alarms::Level;
-use super::state::batch_table::BatchRow;
 use super::state::finished_task::FinishedTask;
 use super::state::node_orders::Order;
 use super::state::pauses::Pause;
@@ -126,8 +124,6 @@ pub(crate) enum Effect {
     CloseSession { session: SessionId },
     /// Write the one log line of a finished task.
     Finished(Box<TaskInfo>),
-    /// A batch was closed, and its last task has ended: written once.
-    BatchDone(Box<BatchInfo>),
     /// A bound crossed one of its thresholds: for logs and metrics.
     Level(Level),
     /// The wall clock lost or regained trust: for logs and metrics.
@@ -250,10 +246,6 @@ pub(crate) enum StoreOp {
         /// `None` if it does not hold any more.
         order: Option<Order>,
     },
-    /// A batch with its totals.
-    Batch(Box<BatchRow>),
-    /// A batch is dropped.
-    DropBatch { id: BatchId },
     /// One transaction.
     Together(Vec<StoreOp>),
 }

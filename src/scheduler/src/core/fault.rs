@@ -61,13 +61,11 @@ pub(crate) enum Fault {
     SpillForgotten,
     /// No node is kept free for a task that smaller ones overtake.
     CrowdedOut,
-    /// The end of a task is not counted in its batch.
-    BatchUncounted,
 }
 
 /// Each fault by the word that plants it.
 #[cfg(feature = "sabotage")]
-const WORDS: [(&str, Fault); 20] = [
+const WORDS: [(&str, Fault); 19] = [
     ("drop-outcome", Fault::OutcomeDropped),
     ("double-accept", Fault::DoubleAccept),
     ("forget-row", Fault::RowForgotten),
@@ -87,7 +85,6 @@ const WORDS: [(&str, Fault); 20] = [
     ("warm-forever", Fault::WarmForever),
     ("forgotten-spill", Fault::SpillForgotten),
     ("crowded-out", Fault::CrowdedOut),
-    ("uncounted-batch", Fault::BatchUncounted),
 ];
 
 impl Fault {

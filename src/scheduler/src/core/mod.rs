@@ -57,7 +57,6 @@ pub(crate) use policy::route_table::RouteTable;
 pub(crate) use policy::route_table::{Requirement, Spill};
 pub(crate) use settings::{CLOCK_GRACE_MS, Entropy, MAX_ENDED, MAX_TOMBSTONES, Recovered, Settings};
 pub(crate) use state::alarms::{Bounded, Level};
-pub(crate) use state::batch_table::BatchRow;
 pub(crate) use state::finished_task::FinishedTask;
 pub(crate) use state::node_orders::{Order, OrderKind};
 pub(crate) use state::now::Now;
@@ -79,7 +78,6 @@ use fault::Faults;
 use policy::placement::Placement;
 use state::admission::Admission;
 use state::alarms::Alarms;
-use state::batch_table::BatchTable;
 use state::circuit_breaker::CircuitBreaker;
 use state::clock::Clock;
 use state::followers::Followers;
@@ -115,7 +113,6 @@ pub(crate) struct Core {
     /// Changes of nodes' settings.
     changes: NodeChanges,
     statistics: Statistics,
-    batches: BatchTable,
     refusals: RefusalLog,
     admission: Admission,
     alarms: Alarms,
@@ -155,7 +152,6 @@ impl Core {
             orders: NodeOrders::recovered(recovered.orders),
             changes: NodeChanges::default(),
             statistics: recovered.statistics,
-            batches: BatchTable::recovered(recovered.batches),
             refusals: RefusalLog::default(),
             admission: Admission::default(),
             alarms: Alarms::default(),
@@ -181,7 +177,6 @@ impl Core {
         for stored in recovered.tasks {
             core.recover(stored);
         }
-        core.finish_batches();
         core
     }
 

@@ -9,7 +9,6 @@ use lamagrid_transport::Endpoints;
 use super::effect::StoredTask;
 use super::node_id::NodeId;
 use super::policy::route_table::RouteTable;
-use super::state::batch_table::BatchRow;
 use super::state::node_orders::Order;
 use super::state::pauses::Pause;
 use super::state::statistics::Statistics;
@@ -59,7 +58,6 @@ pub(crate) struct Recovered {
     pub(crate) paused: BTreeMap<QueueName, Pause>,
     pub(crate) orders: BTreeMap<NodeId, Order>,
     pub(crate) statistics: Statistics,
-    pub(crate) batches: Vec<BatchRow>,
 }
 
 /// Draws 16 random bytes: from the operating system, or from a seed in tests.

@@ -217,10 +217,6 @@ impl EventLoop {
                     gatekeeper.closed(session, lanes.iter().map(|lane| lane.address().to_owned()));
                 }
             }
-            Effect::BatchDone(batch) => tracing::info!(
-                batch = %batch.id, name = %batch.name, owner = %batch.owner, completed = batch.completed,
-                failed = batch.failed, cancelled = batch.cancelled, "batch is done"
-            ),
             Effect::Finished(task) => {
                 self.metrics.finished(&task);
                 if let Some(gatekeeper) = &self.gatekeeper {

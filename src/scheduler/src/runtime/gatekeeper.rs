@@ -382,7 +382,6 @@ fn owner_of(request: &ClientRequest) -> Option<(Option<u64>, &Owner)> {
         ClientRequest::Submit(said) => Some((Some(said.seq), &said.spec.owner)),
         ClientRequest::Attach(said) => Some((Some(said.seq), &said.owner)),
         ClientRequest::Cancel(said) => Some((Some(said.seq), &said.owner)),
-        ClientRequest::ChangeBatch(said) => Some((Some(said.seq), &said.owner)),
         ClientRequest::Query(said) => Some((Some(said.seq), &said.owner)),
         ClientRequest::Release(said) => Some((None, &said.owner)),
         ClientRequest::Ping(_) | ClientRequest::GetGridStatus(_) => None,

@@ -3,12 +3,10 @@
 use bytes::Bytes;
 
 use lamagrid_domain::{
-    BatchId, BlobForm, BlobMeta, Durability, FailureKind, Hash, ModelName, Owner, QueueName, Role, TaskId,
-    TaskSpec,
+    BlobForm, BlobMeta, Durability, FailureKind, Hash, ModelName, Owner, QueueName, Role, TaskId, TaskSpec,
 };
 use lamagrid_protocol::message::{
-    Attach, BatchAct, Cancel, ChangeBatch, ClientReply, ClientRequest, GetGridStatus, Offer, Ping, Query,
-    Release, Submit,
+    Attach, Cancel, ClientReply, ClientRequest, GetGridStatus, Offer, Ping, Query, Release, Submit,
 };
 
 use super::network::{Conn, Dialler, Event, Message, Network};
@@ -140,7 +138,7 @@ impl Client {
     }
 
     fn act(&mut self, net: &mut Network, ids: &[TaskId]) {
-        let weights = [330, 80, 60, 50, 60, 20, 40, 20, 30, 30, 10, 20, 15, 3, 15, 15, 25];
+        let weights = [330, 80, 60, 50, 60, 20, 40, 20, 30, 30, 10, 20, 15, 3, 15, 15];
         let own = (!self.mine.is_empty()).then(|| net.random.below(self.mine.len().max(1) as u64) as usize);
         let (seq, owner) = (self.next_seq(net), self.owner.clone());
         match (net.random.weighted(&weights), own) {
@@ -182,10 +180,6 @@ impl Client {
                 // An id that nothing is known of, and that is never used.
                 let id = self.draw(net);
                 self.say(net, Cancel { seq, id, owner }, Vec::new());
-            }
-            (16, _) => {
-                let (id, act) = (self.batch(net), batch_act(net));
-                self.say(net, ChangeBatch { seq, id, owner, act }, Vec::new());
             }
             (10, _) => self.say(net, GetGridStatus { seq, after: None }, Vec::new()),
             (11, _) => self.close(net),
@@ -236,29 +230,6 @@ impl Client {
         );
     }
 
-    /// One of few batches, now and then one of another owner.
-    fn batch(&self, net: &mut Network) -> BatchId {
-        let whose = if net.random.chance(50) { net.random.below(3) } else { (self.index % 3) as u64 };
-        BatchId::from_bytes([
-            1 + whose as u8,
-            net.random.below(3) as u8,
-            7,
-            7,
-            7,
-            7,
-            7,
-            7,
-            7,
-            7,
-            7,
-            7,
-            7,
-            7,
-            7,
-            7,
-        ])
-    }
-
     /// Clocks of clients differ a little, now and then by more.
     fn draw(&mut self, net: &mut Network) -> TaskId {
         let late_ms = if net.random.chance(50) { net.random.below(20_000) } else { 0 };
@@ -287,7 +258,6 @@ impl Client {
             model,
             queue,
             params,
-            batch: net.random.chance(400).then(|| self.batch(net)),
             priority: [0, 0, 0, -5, 5][net.random.below(5) as usize],
             durability: if net.random.chance(500) { Durability::Full } else { Durability::Process },
             deadline_wall_ms: deadline,
@@ -351,14 +321,5 @@ impl Client {
         for mine in self.mine.iter_mut().filter(|m| m.spec.id == id && m.phase != Phase::Done) {
             mine.phase = phase;
         }
-    }
-}
-
-fn batch_act(net: &mut Network) -> BatchAct {
-    match net.random.below(5) {
-        0 => BatchAct::Open { name: "holiday".into() },
-        1 | 2 => BatchAct::Close,
-        3 => BatchAct::Cancel,
-        _ => BatchAct::Show,
     }
 }

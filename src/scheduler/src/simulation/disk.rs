@@ -3,13 +3,12 @@
 use std::collections::BTreeMap;
 
 use lamagrid_domain::{
-    BatchId, Counters, Entry, Hash, LeaseToken, ModelName, Owner, QueueName, Role, TaskId, TaskSpec,
+    Counters, Entry, Hash, LeaseToken, ModelName, Owner, QueueName, Role, TaskId, TaskSpec,
 };
 use lamagrid_protocol::message::StatisticsLine;
 
 use crate::core::{
-    BatchRow, FinishedTask, NodeId, Order, Pause, Recovered, Statistics, StoreOp, StoredTask, Tombstone,
-    Watermark,
+    FinishedTask, NodeId, Order, Pause, Recovered, Statistics, StoreOp, StoredTask, Tombstone, Watermark,
 };
 
 pub(super) struct Row {
@@ -33,7 +32,6 @@ pub(super) struct Disk {
     paused: BTreeMap<QueueName, Pause>,
     pub(super) orders: BTreeMap<NodeId, Order>,
     statistics: BTreeMap<(QueueName, ModelName), StatisticsLine>,
-    pub(super) batches: BTreeMap<BatchId, BatchRow>,
 }
 
 impl Disk {
@@ -98,8 +96,6 @@ impl Disk {
                 _ = self.orders.insert(node.clone(), order.clone())
             }
             StoreOp::NodeOrder { node, order: None } => _ = self.orders.remove(node),
-            StoreOp::Batch(row) => _ = self.batches.insert(row.id, row.as_ref().clone()),
-            StoreOp::DropBatch { id } => _ = self.batches.remove(id),
             StoreOp::Together(ops) => ops.iter().for_each(|op| self.apply(op)),
         }
     }
@@ -143,7 +139,6 @@ impl Disk {
             wall_ms: self.wall_ms,
             paused: self.paused.clone(),
             orders: self.orders.clone(),
-            batches: self.batches.values().cloned().collect(),
             statistics: Statistics::recovered(self.statistics.values().cloned().collect()),
         }
     }

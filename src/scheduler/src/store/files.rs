@@ -95,9 +95,7 @@ impl Store {
             | StoreOp::Watermark { .. }
             | StoreOp::Clock { .. }
             | StoreOp::Pause { .. }
-            | StoreOp::NodeOrder { .. }
-            | StoreOp::Batch(_)
-            | StoreOp::DropBatch { .. } => Ok(()),
+            | StoreOp::NodeOrder { .. } => Ok(()),
         }
     }
 }

@@ -11,8 +11,8 @@ use serde::Deserialize;
 
 use lamagrid_blobs::BlobName;
 use lamagrid_domain::{
-    BatchId, BootId, Counters, Durability, Entry, Failure, FailureKind, Hash, LeaseToken, ModelName, Owner,
-    QueueName, Role, Stages, Status, TaskId, TaskSpec,
+    BootId, Counters, Durability, Entry, Failure, FailureKind, Hash, LeaseToken, ModelName, Owner, QueueName,
+    Role, Stages, Status, TaskId, TaskSpec,
 };
 use lamagrid_process::wall_clock::wall_ms;
 use lamagrid_protocol::message::StatisticsLine;
@@ -20,8 +20,7 @@ use lamagrid_protocol::message::StatisticsLine;
 use super::lineage::SpoolMark;
 use super::{Store, StoreError, connection};
 use crate::core::{
-    BatchRow, FinishedTask, Order, OrderKind, Pause, Recovered, Statistics, StoreOp, StoredTask, Tombstone,
-    Watermark,
+    FinishedTask, Order, OrderKind, Pause, Recovered, Statistics, StoreOp, StoredTask, Tombstone, Watermark,
 };
 
 /// Unknown entries of the spool that each start logs by name.
@@ -99,7 +98,6 @@ impl Store {
         let clock = self.connection.query_row("SELECT wall FROM clock", [], |row| row.get::<_, i64>(0));
         recovered.wall_ms = clock.optional().map_err(self.failed("read"))?.map(|wall| wall.max(0) as u64);
         self.read_orders(&mut recovered).map_err(self.failed("read"))?;
-        recovered.batches = self.read_batches().map_err(self.failed("read"))?;
         recovered.statistics = self.read_statistics().map_err(self.failed("read"))?;
         // Before the first commit, which overwrites the ids in the spool.
         let is_older = self.spool_mark.contradicts(self.link);
@@ -152,11 +150,6 @@ impl Store {
                     durability: Durability::Full,
                     totals: recovered.statistics.count(&ended),
                 });
-                let batch = recovered.batches.iter_mut().find(|row| Some(row.id) == ended.batch);
-                ends.extend(batch.map(|row| {
-                    row.failed += 1;
-                    StoreOp::Batch(Box::new(row.clone()))
-                }));
                 *task = StoredTask::Ended { id, ended: Box::new(ended) };
             }
         }
@@ -214,29 +207,6 @@ impl Store {
         Ok(Statistics::recovered(
             lines.collect::<rusqlite::Result<Vec<_>>>()?.into_iter().flatten().collect(),
         ))
-    }
-
-    fn read_batches(&self) -> rusqlite::Result<Vec<BatchRow>> {
-        let mut statement = self.connection.prepare(
-            "SELECT id, owner, name, created, closed, completed, failed, cancelled, done FROM batches",
-        )?;
-        let count = |row: &rusqlite::Row<'_>, at| row.get::<_, i64>(at).map(|n| n.max(0) as u64);
-        let rows = statement.query_map([], |row| {
-            let owner: Option<Owner> = row.get::<_, String>(1)?.parse().ok();
-            let read = BatchRow {
-                id: BatchId::from_bytes(row.get(0)?),
-                owner: owner.clone().unwrap_or_else(Owner::local),
-                name: row.get::<_, String>(2)?.into(),
-                created_wall_ms: count(row, 3)?,
-                is_closed: row.get(4)?,
-                completed: count(row, 5)?,
-                failed: count(row, 6)?,
-                cancelled: count(row, 7)?,
-                done_wall_ms: row.get::<_, Option<i64>>(8)?.map(|ms| ms.max(0) as u64),
-            };
-            Ok(owner.map(|_| read))
-        })?;
-        Ok(rows.collect::<rusqlite::Result<Vec<_>>>()?.into_iter().flatten().collect())
     }
 
     /// Reads the orders of administrators: paused queues, drained and removed nodes.
@@ -301,7 +271,6 @@ fn lost(task: &StoredTask, role: Role) -> Option<(TaskId, FinishedTask)> {
         created_wall_ms: *created_wall_ms,
         finished_wall_ms: wall_ms().max(*created_wall_ms),
         client: spec.client.clone(),
-        batch: spec.batch,
         priority: spec.priority,
         replay_of: spec.replay_of,
         dead: None,
@@ -351,7 +320,6 @@ fn salvaged(row: &rusqlite::Row<'_>, id: TaskId, reason: &str) -> FinishedTask {
         created_wall_ms: row.get::<_, i64>(2).map_or(now_ms, |created| created.max(0) as u64),
         finished_wall_ms: now_ms,
         client: None,
-        batch: None,
         priority: 0,
         replay_of: None,
         dead: None,

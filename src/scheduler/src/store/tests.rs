@@ -43,7 +43,6 @@ pub(super) fn spec(n: u8, durability: Durability) -> TaskSpec {
         durability,
         deadline_wall_ms: Some(77),
         wait_limit_ms: None,
-        batch: None,
         no_node_wait_ms: None,
         run_limit_ms: None,
         replay_of: None,
@@ -75,7 +74,6 @@ fn ended(status: Status, result: Option<&[u8]>, inline: bool) -> FinishedTask {
     let failed = status == Status::Failed;
     FinishedTask {
         client: None,
-        batch: None,
         priority: 0,
         replay_of: None,
         dead: None,

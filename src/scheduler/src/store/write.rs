@@ -119,22 +119,6 @@ pub(super) fn write_op(transaction: &Transaction<'_>, op: &StoreOp, rows: &Rows<
         StoreOp::NodeOrder { node, order: None } => {
             run("DELETE FROM drained WHERE node = ?1", &[&node.to_row()])
         }
-        StoreOp::Batch(row) => run(
-            "INSERT OR REPLACE INTO batches (id, owner, name, created, closed, completed, failed, cancelled, done) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
-            &[
-                row.id.as_bytes(),
-                &row.owner.as_str(),
-                &row.name.as_str(),
-                &(row.created_wall_ms as i64),
-                &row.is_closed,
-                &(row.completed as i64),
-                &(row.failed as i64),
-                &(row.cancelled as i64),
-                &row.done_wall_ms.map(|ms| ms as i64),
-            ],
-        ),
-        StoreOp::DropBatch { id } => run("DELETE FROM batches WHERE id = ?1", &[id.as_bytes()]),
         StoreOp::Together(ops) => ops.iter().try_for_each(|op| write_op(transaction, op, rows)),
     }
 }

@@ -4,8 +4,6 @@
 //!
 //! Source: Pillow 10.4 `JpegImageFile._open` and the handlers of its markers.
 
-use std::collections::BTreeMap;
-
 use lamagrid_domain::PictureFormat;
 
 use crate::codec::CodecError;
@@ -22,14 +20,11 @@ const DQT: u8 = 0xdb;
 const DHP: u8 = 0xde;
 const APP0: u8 = 0xe0;
 const APP1: u8 = 0xe1;
-pub(super) const APP2: u8 = 0xe2;
+const APP2: u8 = 0xe2;
 const APP13: u8 = 0xed;
 const APP14: u8 = 0xee;
 const JPG0: u8 = 0xf0;
 const JPG13: u8 = 0xfd;
-
-/// The prefix of a part of a colour profile; its number and the number of parts follow.
-pub(super) const PROFILE: &[u8] = b"ICC_PROFILE\0";
 
 pub(super) fn malformed(reason: impl Into<String>) -> CodecError {
     CodecError::Malformed { format: PictureFormat::Jpeg, reason: reason.into() }
@@ -103,7 +98,7 @@ impl Prologue {
                 APP1 if body.starts_with(b"Exif\0\0") => {
                     exif.get_or_insert_default().extend_from_slice(&body[6..]);
                 }
-                APP2 if body.starts_with(PROFILE) && !has_profile => {
+                APP2 if body.starts_with(b"ICC_PROFILE\0") && !has_profile => {
                     has_profile = true;
                     check_length("ICC profile", body, 14)?;
                 }
@@ -112,45 +107,6 @@ impl Prologue {
                 APP14 if body.starts_with(b"Adobe") => check_length("Adobe segment", body, 7)?,
                 _ => {}
             }
-        }
-    }
-}
-
-/// The parts of the colour profile before the first scan, joined by their numbers; `None` if one is missing.
-pub(super) fn profile(bytes: &[u8]) -> Option<Vec<u8>> {
-    let mut markers = Markers { bytes, at: 2 };
-    let mut parts: BTreeMap<u8, &[u8]> = BTreeMap::new();
-    let mut wanted = 0;
-    loop {
-        let (marker, body) = markers.segment().ok()?;
-        match (marker, body.strip_prefix(PROFILE)) {
-            (SOS, _) => break,
-            (APP2, Some(&[number, count, ref part @ ..])) => {
-                wanted = usize::from(count);
-                parts.insert(number, part);
-            }
-            _ => {}
-        }
-    }
-    let is_whole = wanted > 0 && parts.keys().map(|number| usize::from(*number)).eq(1..=wanted);
-    is_whole.then(|| parts.into_values().flatten().copied().collect())
-}
-
-/// The offset behind the first segments of JFIF and EXIF; `None` if the file has a part of a profile.
-pub(super) fn place_of_profile(bytes: &[u8]) -> Option<usize> {
-    let mut markers = Markers { bytes, at: 2 };
-    let mut place = 2;
-    let mut is_head = true;
-    loop {
-        let (marker, body) = markers.segment().ok()?;
-        is_head &= matches!(marker, APP0 | APP1);
-        if is_head {
-            place = markers.at;
-        }
-        match marker {
-            SOS => return Some(place),
-            APP2 if body.starts_with(PROFILE) => return None,
-            _ => {}
         }
     }
 }

@@ -48,20 +48,6 @@ fn content(bytes: &[u8], at: usize, length: usize) -> Result<&[u8], Fault> {
     bytes.get(at..).and_then(|rest| rest.get(..length)).ok_or("it ends early")
 }
 
-/// The content of the first chunk of this kind before the pixels.
-pub(super) fn content_of<'a>(bytes: &'a [u8], wanted: &[u8; 4]) -> Option<&'a [u8]> {
-    let mut at = SIGNATURE.len();
-    loop {
-        let (kind, start, length) = head(bytes, at).ok()?;
-        let content = content(bytes, start, length).ok()?;
-        match &kind {
-            kind if kind == wanted => return Some(content),
-            b"IDAT" | b"IEND" => return None,
-            _ => at = start + length + 4,
-        }
-    }
-}
-
 impl<'a> Opened<'a> {
     /// Reads up to the pixels.
     ///

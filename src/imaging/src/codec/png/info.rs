@@ -113,16 +113,6 @@ fn inflate(data: &[u8], odd: &mut Option<Fault>) -> Result<Option<Vec<u8>>, Faul
     Ok(Some(out))
 }
 
-/// Inflates the content of a chunk with a colour profile; `None` if its data is damaged.
-pub(super) fn inflated_profile(content: &[u8], odd: &mut Option<Fault>) -> Result<Option<Vec<u8>>, Fault> {
-    // Without a 0, Pillow reads the first byte as the compression method.
-    let method = content.iter().position(|byte| *byte == 0).map_or(0, |nul| nul + 1);
-    match content.get(method) {
-        Some(0) => inflate(&content[method + 1..], odd),
-        _ => Err("a profile of an unknown compression"),
-    }
-}
-
 impl<'a> Info<'a> {
     /// Reads a chunk and ignores unknown kinds.
     pub(super) fn take(&mut self, kind: [u8; 4], content: &'a [u8], texts: Texts) -> Result<(), Fault> {
@@ -252,7 +242,13 @@ impl<'a> Info<'a> {
 
     /// Checks a colour profile. It is not used, but Pillow fails if it is too large.
     fn profile(&mut self, content: &[u8]) -> Result<(), Fault> {
-        let profile = inflated_profile(content, &mut self.odd)?;
+        // Without a 0, Pillow reads the first byte as the compression method.
+        let method = content.iter().position(|byte| *byte == 0).map_or(0, |nul| nul + 1);
+        match content.get(method) {
+            Some(0) => {}
+            _ => return Err("a profile of an unknown compression"),
+        }
+        let profile = inflate(&content[method + 1..], &mut self.odd)?;
         self.count_text(profile.map_or(0, |profile| profile.len()))
     }
 

@@ -26,8 +26,6 @@ mod write;
 
 /// The first bytes of a file.
 const SIGNATURE: &[u8; 8] = b"\x89PNG\r\n\x1a\n";
-/// Length of the chunk with size and mode, which is the first one.
-const HEADER_CHUNK: usize = 25;
 /// The key of the text that upstream copies to its answer.
 const PARAMETERS: &[u8] = b"parameters";
 /// Maximum number of colours in a palette.
@@ -119,26 +117,6 @@ pub(super) fn tags(bytes: &[u8]) -> Tags {
         Err(fault) => (None, Some(fault)),
     };
     Tags { metadata: Metadata { exif, parameters }, xmp: info.xmp, fault }
-}
-
-/// The colour profile before the pixels.
-pub(super) fn profile(bytes: &[u8]) -> Option<Vec<u8>> {
-    info::inflated_profile(chunks::content_of(bytes, b"iCCP")?, &mut None).ok()?
-}
-
-/// Adds a colour profile behind the header, where it has to be.
-pub(super) fn with_profile(file: &[u8], profile: &[u8]) -> Option<Vec<u8>> {
-    if chunks::content_of(file, b"iCCP").is_some() {
-        return None;
-    }
-    let (header, rest) = file.split_at_checked(SIGNATURE.len() + HEADER_CHUNK)?;
-    let compressed = fdeflate::compress_to_vec(profile);
-    let mut out = Vec::with_capacity(file.len() + compressed.len() + 32);
-    out.extend_from_slice(header);
-    // Its name, and the compression method 0.
-    chunk_writer::chunk(&mut out, b"iCCP", &[b"ICC Profile\0\0", &compressed]);
-    out.extend_from_slice(rest);
-    Some(out)
 }
 
 /// Writes 8-bit RGB, or RGBA with `alpha`, with `parameters` and EXIF as in Pillow.

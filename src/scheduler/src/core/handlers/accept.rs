@@ -75,7 +75,6 @@ impl Core {
         self.ready.set_tag(&mut task);
         self.admission.task_accepted(task.spec());
         self.timers.start_deadline(&task);
-        self.enter_batch(&task);
         self.tasks.insert(task);
         self.enqueue(id);
     }

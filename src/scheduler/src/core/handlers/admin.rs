@@ -57,7 +57,7 @@ impl Core {
                 self.cancel(cancel.id);
                 self.task_history(cancel.id)
             }
-            AdminRequest::RetryTask(retry) => self.retry_now(&peer, retry.id, Authority::Administrator),
+            AdminRequest::RetryTask(retry) => self.retry_now(&peer, retry.id),
             AdminRequest::PauseQueue(pause) => self.pause_or_resume(&peer, pause),
             AdminRequest::DrainNode(drain) => self.drain_node(&peer, drain),
             AdminRequest::Purge(purge) => self.purge(purge.older_than_ms, Purgeable::of(&purge)).into(),
@@ -66,8 +66,6 @@ impl Core {
             AdminRequest::RemoveNode(remove) => self.remove_node(&peer, remove),
             AdminRequest::SetNode(set) => self.set_node(&peer, set),
             AdminRequest::GetStatistics(get) => self.statistics.page(get.skip).into(),
-            AdminRequest::ListBatches(list) => self.list_batches(&list),
-            AdminRequest::ActOnBatch(act) => self.admin_batch(&peer, act),
         };
         self.emit(Effect::Admin { peer, reply });
     }
@@ -153,8 +151,7 @@ impl Core {
         Unknown { seq: 0, id, expired: self.retention.tombstones().contains(id) }.into()
     }
 
-    /// Makes a task due, or submits a dead letter again with the rights of who asks.
-    pub(super) fn retry_now(&mut self, peer: &PeerId, id: TaskId, authority: Authority) -> AdminReply {
+    fn retry_now(&mut self, peer: &PeerId, id: TaskId) -> AdminReply {
         if let Some(task) = self.tasks.get_mut(id) {
             let Some(not_before_ms) = task.not_before_ms() else {
                 return refused(format!("task {id} is on a node now"));
@@ -194,7 +191,7 @@ impl Core {
             return refusal(failure);
         }
         // Its inputs are in the spool already: only its place in the queue counts.
-        let wanted = AdmissionRequest { bytes: 0, ..AdmissionRequest::of(&spec, authority) };
+        let wanted = AdmissionRequest { bytes: 0, ..AdmissionRequest::of(&spec, Authority::Administrator) };
         let evicted = match self.admit(peer, &wanted) {
             Ok(evicted) => evicted,
             Err(failure) => return refusal(failure),
@@ -213,10 +210,8 @@ impl Core {
         self.admission.task_removed(self.retention.get(dead).expect("the caller looked it up"));
         let wall_ms = self.clock.now().wall_ms;
         let ended = self.retention.mark_replayed(dead, new, wall_ms).expect("looked up above");
-        let batch = ended.batch;
         let release = StoreOp::Release { id: dead, ended };
         self.together(|core| {
-            core.replay_in_batch(batch);
             core.accept_task(task, Vec::new(), Some(dead));
             core.emit(Effect::Store(release));
         });

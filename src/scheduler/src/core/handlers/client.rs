@@ -68,7 +68,6 @@ impl Core {
                 }
             }
             ClientRequest::GetGridStatus(survey) => self.on_survey(&peer, &survey),
-            ClientRequest::ChangeBatch(change) => self.on_batch(&peer, change, authority),
         }
     }
 
@@ -76,8 +75,7 @@ impl Core {
     #[must_use]
     pub(crate) fn pong(&self, seq: u64) -> ClientReply {
         let version = env!("CARGO_PKG_VERSION").to_owned();
-        Pong { seq, spool: self.settings.spool.clone(), version, minor: lamagrid_protocol::frame::MINOR }
-            .into()
+        Pong { seq, spool: self.settings.spool.clone(), version }.into()
     }
 
     pub(crate) fn on_client_gone(&mut self, peer: &PeerId) {
@@ -218,7 +216,6 @@ impl Core {
         let reserved = self.admission.unreserve(id).is_some();
         let max_pixels = self.settings.limits.max_pixels;
         let checked = inputs::check(max_pixels, &spec, &inline_roles, &inline)
-            .and_then(|()| spec.batch.map_or(Ok(()), |id| self.batches.admit(id, &spec.owner)))
             .and_then(|()| self.route(&mut spec))
             .and_then(|()| self.admit(peer, &AdmissionRequest::of(&spec, authority)));
         let inputs = if checked.is_ok() { UploadedInputs::Keep } else { UploadedInputs::Delete };

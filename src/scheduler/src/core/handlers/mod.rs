@@ -3,7 +3,6 @@
 mod accept;
 mod admin;
 mod attempt_end;
-mod batches;
 mod client;
 mod dispatch;
 mod node_admin;

@@ -1,10 +1,9 @@
 //! Effects of planted faults. Only `fault!` calls these methods.
 
-use lamagrid_domain::{Durability, LeaseToken, SessionId, Status, TaskId};
+use lamagrid_domain::{Durability, LeaseToken, SessionId, TaskId};
 use lamagrid_protocol::message::{AttemptOutcome, Delivery};
 
 use crate::core::fault::Fault;
-use crate::core::state::task::Task;
 use crate::core::{Core, Effect, StoreOp};
 
 impl Core {
@@ -29,11 +28,6 @@ impl Core {
         let totals = self.statistics.count(&ended);
         self.emit(Effect::Store(StoreOp::End { id, ended, place: None, durability, totals }));
         self.emit(Effect::Finished(info));
-    }
-
-    /// [`Fault::BatchUncounted`]: the task leaves its batch as if it had not ended.
-    pub(crate) fn leave_uncounted(&mut self, task: &Task) {
-        self.batches.leave(task.spec(), Status::Queued);
     }
 
     /// [`Fault::RecallUnsent`]: the recall is noted, and the node is not asked.

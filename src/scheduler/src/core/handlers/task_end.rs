@@ -48,12 +48,13 @@ impl Core {
     fn record_end(&mut self, task: &Task, ended: FinishedTask, place: Option<ResultPlace>) {
         let id = task.id();
         let totals = self.statistics.count(&ended);
-        let durability = task.spec().durability;
-        let end = StoreOp::End { id, ended: Box::new(ended.clone()), place, durability, totals };
-        self.together(|core| {
-            core.emit(Effect::Store(end));
-            core.leave_batch(task, &ended);
-        });
+        self.emit(Effect::Store(StoreOp::End {
+            id,
+            ended: Box::new(ended.clone()),
+            place,
+            durability: task.spec().durability,
+            totals,
+        }));
         self.tell_outcome_to_followers(task, &ended);
         self.emit(Effect::Finished(Box::new(ended.info(id))));
         let expiry = self.clock.wall().later_ms() + self.retention_ms(&ended);

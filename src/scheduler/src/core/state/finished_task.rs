@@ -4,8 +4,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use lamagrid_domain::{
-    BatchId, BlobMeta, ClientName, Counters, Entry, Failure, Hash, LeaseToken, Milestone, ModelName, Owner,
-    QueueName, Role, Stages, State, Status, TaskId, TaskSpec,
+    BlobMeta, ClientName, Counters, Entry, Failure, Hash, LeaseToken, Milestone, ModelName, Owner, QueueName,
+    Role, Stages, State, Status, TaskId, TaskSpec,
 };
 use lamagrid_protocol::message::TaskInfo;
 
@@ -54,9 +54,6 @@ pub(crate) struct FinishedTask {
     /// On whose behalf it was submitted.
     #[serde(default)]
     pub(crate) client: Option<ClientName>,
-    /// The batch that it belonged to.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) batch: Option<BatchId>,
     /// As it was submitted.
     #[serde(default)]
     pub(crate) priority: i8,
@@ -111,7 +108,6 @@ impl FinishedTask {
             created_wall_ms: task.created_wall_ms(),
             finished_wall_ms,
             client: task.spec().client.clone(),
-            batch: task.spec().batch,
             priority: task.spec().priority,
             replay_of: task.spec().replay_of,
             dead: None,

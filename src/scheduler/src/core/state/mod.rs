@@ -3,7 +3,6 @@
 
 pub(crate) mod admission;
 pub(crate) mod alarms;
-pub(crate) mod batch_table;
 pub(crate) mod circuit_breaker;
 pub(crate) mod clock;
 pub(crate) mod command_outbox;

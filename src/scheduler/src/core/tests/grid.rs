@@ -244,7 +244,6 @@ pub(in crate::core) fn finished(owner: Owner) -> FinishedTask {
         created_wall_ms: WALL_MS,
         finished_wall_ms: WALL_MS,
         client: None,
-        batch: None,
         priority: 0,
         replay_of: None,
         dead: None,
@@ -261,7 +260,7 @@ pub(super) fn peer(name: &str) -> PeerId {
     PeerId::from_text(name)
 }
 
-pub(in crate::core) fn owner() -> Owner {
+pub(super) fn owner() -> Owner {
     "alice".parse().unwrap()
 }
 
@@ -284,7 +283,6 @@ pub(in crate::core) fn spec(n: u8) -> TaskSpec {
         blobs: vec![image],
         routed: false,
         picture: None,
-        batch: None,
         no_node_wait_ms: None,
     }
 }

@@ -4,9 +4,7 @@ use std::fmt::Write;
 
 use lamagrid_domain::{LeaseToken, TaskId};
 use lamagrid_protocol::PeerId;
-use lamagrid_protocol::message::{
-    Action, AdminReply, BatchInfo, ClientReply, ControlReply, LaneMessage, ResultReply,
-};
+use lamagrid_protocol::message::{Action, AdminReply, ClientReply, ControlReply, LaneMessage, ResultReply};
 
 use crate::core::{Effect, OrderKind, StoreOp};
 
@@ -55,7 +53,6 @@ pub(super) fn line(effect: &Effect) -> String {
             format!("lane #{}/{index}: {sent}", session.as_bytes()[0])
         }
         Effect::CloseSession { session } => format!("close #{}", session.as_bytes()[0]),
-        Effect::BatchDone(batch) => batch_line(batch, 0),
         Effect::Finished(info) => format!("finished {}", task_name(&info.id)),
         Effect::Admin { peer, reply } => format!("{}: {}", name(peer), admin_line(reply)),
         Effect::Level(level) => {
@@ -95,15 +92,8 @@ fn admin_line(reply: &AdminReply) -> String {
                 m.order.as_ref().map_or("none", |order| if order.removed { "removed" } else { "drain" });
             format!("node {} {state}, order {order}", m.node)
         }
-        AdminReply::Batches(m) => format!("batches {} of {}", m.batches.len(), m.total),
-        AdminReply::BatchChanged(m) => batch_line(&m.batch, m.tasks),
         AdminReply::Statistics(m) => format!("statistics of {} lines", m.lines.len()),
     }
-}
-
-fn batch_line(batch: &BatchInfo, tasks: u64) -> String {
-    let BatchInfo { queued, processing, completed, failed, cancelled, .. } = batch;
-    format!("batch {queued} {processing} {completed} {failed} {cancelled}, {tasks} changed")
 }
 
 fn store_line(op: &StoreOp) -> String {
@@ -131,11 +121,6 @@ fn store_line(op: &StoreOp) -> String {
             Some(order) if order.kind == OrderKind::Removal => format!("remove {node}"),
             order => format!("drain {node} {}", order.is_some()),
         },
-        StoreOp::Batch(row) => {
-            let totals = (row.completed, row.failed, row.cancelled);
-            format!("batch {totals:?} closed {} done {}", row.is_closed, row.done_wall_ms.is_some())
-        }
-        StoreOp::DropBatch { .. } => "drop batch".to_owned(),
         StoreOp::Together(ops) => ops.iter().map(store_line).collect::<Vec<_>>().join(" + "),
     }
 }
@@ -156,7 +141,6 @@ fn client_line(reply: &ClientReply) -> String {
             format!("outcome {} {}{why}", task_name(&m.task.id), m.task.status)
         }
         ClientReply::Progress(m) => format!("progress {} {} {}/{}", task_name(&m.id), m.status, m.step, m.of),
-        ClientReply::BatchStatus(m) => batch_line(&m.batch, m.tasks),
         ClientReply::GridStatus(m) => {
             let states: Vec<_> = m.nodes.iter().map(|n| format!("{} {}", n.info.name, n.state)).collect();
             format!("overview {}", states.join(", "))

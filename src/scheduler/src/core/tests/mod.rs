@@ -3,7 +3,6 @@
 
 mod admin;
 mod admission;
-mod batches;
 mod clients;
 mod clocks;
 mod grid;
@@ -18,4 +17,4 @@ mod retries;
 mod routing;
 mod uploads;
 
-pub(super) use grid::{config, finished, info, owner, spec, task};
+pub(super) use grid::{config, finished, info, spec, task};

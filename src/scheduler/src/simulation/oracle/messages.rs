@@ -285,18 +285,6 @@ impl Oracle {
             ClientRequest::Attach(a) => (a.id, &a.owner),
             ClientRequest::Cancel(c) => (c.id, &c.owner),
             ClientRequest::Query(q) => (q.id, &q.owner),
-            ClientRequest::ChangeBatch(change) => {
-                if let ClientReply::BatchStatus(told) = reply {
-                    ensure!(
-                        told.batch.owner == change.owner,
-                        Leak,
-                        "{} was told about {}",
-                        change.owner,
-                        change.id
-                    );
-                }
-                return Ok(());
-            }
             ClientRequest::Ping(_) | ClientRequest::Release(_) | ClientRequest::GetGridStatus(_) => {
                 return Ok(());
             }

@@ -8,7 +8,6 @@ macro_rules! ensure {
     };
 }
 
-mod batches;
 mod bounds;
 mod messages;
 mod overtaking;
@@ -59,8 +58,6 @@ pub(crate) enum Kind {
     Waits,
     /// A node got a lane or a task that is not for its device.
     Misplaced,
-    /// A batch does not count what ended.
-    Miscounted,
     /// Without faults something did not end in time.
     Stuck,
 }
@@ -212,7 +209,6 @@ pub(in crate::simulation) struct Oracle {
     /// Attempts whose node's next process came before its end was found.
     taken_over: HashSet<LeaseToken>,
     promises: HashMap<TaskId, Promise>,
-    batches: batches::Batches,
     retention_ms: u64,
     dead_retention_ms: u64,
     has_run_limit: bool,
@@ -248,7 +244,6 @@ impl Oracle {
             begun_at_death: HashSet::new(),
             taken_over: HashSet::new(),
             promises: HashMap::new(),
-            batches: batches::Batches::default(),
             retention_ms: config.result_retention_s * 1_000,
             dead_retention_ms: config.dead_retention_s * 1_000,
             has_run_limit: config.run_limit_ms > 0,
@@ -306,7 +301,6 @@ impl Oracle {
             let there = self.live.contains_key(id) || self.over.contains_key(id) || promise.expired;
             ensure!(there || !promise.accepted, Lost, "task {id} was accepted and is gone after a restart");
         }
-        self.batches.restart(disk)?;
         self.compare(core)?;
         for id in self.over.keys() {
             ensure!(core.has_finished(*id), Lost, "ended task {id} was not recovered");
@@ -423,7 +417,6 @@ impl Oracle {
                         self.on_takeover(*id);
                     }
                 }
-                Effect::BatchDone(_) => self.note("batch done"),
                 Effect::Lane { .. } | Effect::Finished(_) | Effect::Admin { .. } => {}
                 Effect::OpenUpload { owner, id, bytes } => {
                     self.on_upload_opened(message, owner, *id, *bytes)?
@@ -438,7 +431,6 @@ impl Oracle {
             }
         }
         ensure!(assigning.is_none(), Illegal, "a task was assigned and never sent");
-        self.batches.all_are_written()?;
         for (peer, id) in must_tell {
             ensure!(told.contains(&(peer, id)), Untold, "task {id} ended and one who waits was not told");
         }
@@ -527,14 +519,12 @@ impl Oracle {
 
     fn on_one_committed(&mut self, op: &StoreOp) -> Result<(), Violation> {
         match op {
-            StoreOp::End { id, ended, .. } => {
-                self.batches.end_is_durable(*id, ended.status);
+            StoreOp::End { id, .. } => {
                 let promise = self.promises.entry(*id).or_default();
                 promise.ends += 1;
                 ensure!(promise.ends == 1, TwoOutcomes, "task {id} has {} recorded outcomes", promise.ends);
                 self.spent.insert(*id);
             }
-            StoreOp::DropBatch { id } => self.batches.drop_is_durable(*id),
             StoreOp::Remember { id, .. } => _ = self.spent.insert(*id),
             StoreOp::Forget { id, .. } => self.promises.entry(*id).or_default().expired = true,
             StoreOp::Unremember { id } => {
@@ -585,9 +575,20 @@ fn is_shared_loss(entry: &Entry) -> bool {
     matches!(entry.what, Milestone::NodeLost { shared: true, .. })
 }
 
+/// Whether an attempt was stopped because it ran too long.
+fn is_run_limit(entry: &Entry) -> bool {
+    matches!(&entry.what, Milestone::Failed { failure, .. } if failure.kind == FailureKind::RanTooLong)
+}
+
 /// The operations of one transaction.
 fn each(op: &StoreOp) -> impl Iterator<Item = &StoreOp> {
     if let StoreOp::Together(ops) = op { ops.iter() } else { std::slice::from_ref(op).iter() }
+}
+
+/// Whether a node reported a failed attempt, or delivered another result than it announced.
+fn is_failure(message: &Message) -> bool {
+    let Message::Result(_, ResultRequest::Delivery(delivery), _) = message else { return false };
+    matches!(delivery.outcome, AttemptOutcome::Failed { .. } | AttemptOutcome::Done { .. })
 }
 
 fn legal(state: &State, event: Event, id: TaskId) -> Result<State, Violation> {

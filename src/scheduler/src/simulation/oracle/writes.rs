@@ -50,7 +50,6 @@ impl Oracle {
                     followers,
                 };
                 self.live.insert(id, live);
-                self.batches.inserted(spec);
                 // The reservation has become the task.
                 self.uploads.remove(&id);
                 self.check_bounds(&spec.owner)?;
@@ -69,10 +68,7 @@ impl Oracle {
                 // A task that waited on a lost node is taken from it as soon as another node is idle.
                 let ran_too_long =
                     matches!(message, Message::Tick) && history.last().is_some_and(is_run_limit);
-                // A failure is counted only by a delivery, and that needs the lease.
-                let fails = is_failure(message)
-                    && self.live.get(id).is_some_and(|task| counters.failures > task.counters.failures);
-                let is_taken = !ran_too_long && !fails && self.is_left_behind(*id);
+                let is_taken = !ran_too_long && self.is_left_behind(*id);
                 if ran_too_long {
                     ensure!(
                         self.live.get(id).is_some_and(|t| t.has_run_limit),
@@ -156,7 +152,6 @@ impl Oracle {
                 let deadline = task.deadline;
                 self.end_has_a_reason(now, message, *id, ended, deadline)?;
                 self.over.insert(*id, self.over(ended, now, self.clock.later_ms(now)));
-                self.batches.ended(*id, ended.status);
                 self.note(ended.failure.as_ref().map_or(ended.status.as_str(), |f| f.kind.as_str()));
             }
             StoreOp::Release { id, .. } => {
@@ -187,8 +182,6 @@ impl Oracle {
             StoreOp::Unremember { id } => {
                 ensure!(self.tombstones.remove(id), Structure, "no tombstone {id} to take away");
             }
-            StoreOp::Batch(row) => self.batches.written(row)?,
-            StoreOp::DropBatch { id } => self.batches.dropped(*id),
             StoreOp::Pause { .. } => {}
             StoreOp::NodeOrder { node, order } => self.on_node_order(node, order.as_ref())?,
             StoreOp::Together(_) => {
@@ -312,14 +305,6 @@ impl Oracle {
                     "a stranger cancelled task {id}"
                 );
             }
-            (Status::Cancelled, Message::Client(_, ClientRequest::ChangeBatch(change), _)) => {
-                let batch = self.live.get(&id).and_then(|task| task.spec.batch);
-                ensure!(
-                    batch == Some(change.id) && change.owner == ended.owner,
-                    Leak,
-                    "task {id} was cancelled with a batch that is not its own"
-                );
-            }
             (Status::Failed, Message::Client(_, ClientRequest::Submit(submit), _)) => {
                 ensure!(failed == Some(FailureKind::Overloaded), Illegal, "task {id} failed by a submission");
                 ensure!(
@@ -361,17 +346,6 @@ impl Live {
     fn was_lost_with_its_scheduler(&self) -> bool {
         matches!(self.state, State::Assigned { session, .. } if *session.as_bytes() == [0; 16])
     }
-}
-
-/// Whether an attempt was stopped because it ran too long.
-fn is_run_limit(entry: &Entry) -> bool {
-    matches!(&entry.what, Milestone::Failed { failure, .. } if failure.kind == FailureKind::RanTooLong)
-}
-
-/// Whether a node reported a failed attempt, or delivered another result than it announced.
-fn is_failure(message: &Message) -> bool {
-    let Message::Result(_, ResultRequest::Delivery(delivery), _) = message else { return false };
-    matches!(delivery.outcome, AttemptOutcome::Failed { .. } | AttemptOutcome::Done { .. })
 }
 
 /// A node that is lost shows by its silence, or by its next process.

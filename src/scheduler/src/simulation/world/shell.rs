@@ -188,7 +188,7 @@ impl World {
             }
             // A program on the same host: it is gone before it could lose anything.
             Effect::Admin { .. } => {}
-            Effect::Finished(_) | Effect::BatchDone(_) | Effect::Level(_) | Effect::Clock(_) => {}
+            Effect::Finished(_) | Effect::Level(_) | Effect::Clock(_) => {}
             // Carried out at once: the oracle has seen them.
             Effect::OpenUpload { .. } | Effect::CloseUpload { .. } => {}
         }

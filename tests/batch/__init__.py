@@ -1,1 +1,0 @@
-"""Batches from the command line: folders in, folders out, and every way to be interrupted."""
