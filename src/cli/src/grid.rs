@@ -13,7 +13,7 @@ use lamagrid_config::Config;
 use crate::Answer;
 use crate::error::CliError;
 use crate::output::Format;
-use crate::view::{NodeView, QueueView};
+use crate::view::NodeView;
 
 /// How long to wait for the scheduler. Long enough for a restarting scheduler; short enough that, if none
 /// runs, the command reports it within three seconds, its own start included.
@@ -30,7 +30,7 @@ pub(crate) fn node_list(config: &Config, join: Option<&Path>, format: Format) ->
 pub(crate) fn queue_show(config: &Config, join: Option<&Path>, format: Format) -> Result<Answer, CliError> {
     let mut queues = survey(config, join)?.queues;
     queues.sort_by(|a, b| a.queue.cmp(&b.queue));
-    format.render(&queues.into_iter().map(QueueView::from).collect::<Vec<_>>()).map(Answer::ok)
+    format.render(&queues).map(Answer::ok)
 }
 
 /// Fetches the grid's status, in a runtime that lives only for this request.

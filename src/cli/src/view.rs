@@ -220,29 +220,12 @@ impl Show for Vec<NodeView> {
     }
 }
 
-/// One queue.
-#[derive(Serialize)]
-pub(crate) struct QueueView {
-    queue: QueueName,
-    waiting: u64,
-    running: u64,
-    max_tasks: u64,
-    paused: bool,
-}
-
-impl From<QueueStatus> for QueueView {
-    fn from(queue: QueueStatus) -> Self {
-        let QueueStatus { queue, waiting, running, max_tasks, paused } = queue;
-        Self { queue, waiting, running, max_tasks, paused }
-    }
-}
-
-impl Show for Vec<QueueView> {
+impl Show for Vec<QueueStatus> {
     fn table(&self) -> String {
         if self.is_empty() {
             return "no queue is configured; add one with [queues.NAME] in the configuration".to_owned();
         }
-        let row = |queue: &QueueView| {
+        let row = |queue: &QueueStatus| {
             let counts = [queue.waiting, queue.running, queue.max_tasks].map(|count| count.to_string());
             let state = if queue.paused { "paused" } else { "open" };
             std::iter::once(queue.queue.to_string()).chain(counts).chain([state.to_owned()]).collect()

@@ -43,7 +43,8 @@ impl CertificateFile {
     }
 }
 
-fn modified(path: &Path) -> Option<SystemTime> {
+/// When a file was last changed; `None` if that cannot be read.
+pub(crate) fn modified(path: &Path) -> Option<SystemTime> {
     std::fs::metadata(path).and_then(|found| found.modified()).ok()
 }
 

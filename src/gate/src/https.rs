@@ -18,6 +18,8 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use crate::certificate_file::modified;
+
 /// Why a certificate or its key cannot be used for HTTPS.
 #[derive(Debug, thiserror::Error)]
 pub enum HttpsError {
@@ -136,10 +138,6 @@ impl AsyncWrite for HttpsStream {
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.0).poll_shutdown(context)
     }
-}
-
-fn modified(path: &Path) -> Option<SystemTime> {
-    std::fs::metadata(path).and_then(|found| found.modified()).ok()
 }
 
 fn config(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, HttpsError> {

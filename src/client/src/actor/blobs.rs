@@ -1,12 +1,20 @@
 //! Stores a task's inputs that are too large for a message: in the spool, or at the scheduler's host.
 
-use lamagrid_blobs::{BlobName, Spool};
+use bytes::Bytes;
+
+use lamagrid_blobs::{BlobName, Spool, StagedFile};
 use lamagrid_domain::{Failure, FailureKind, TaskId};
 
 use super::{Actor, Written};
 use crate::pending_requests::PendingRequest;
 use crate::task::{Content, Input};
 use crate::task_watch::{Phase, Stage};
+
+fn read(file: &StagedFile) -> Result<Bytes, Failure> {
+    let read = std::fs::read(file.path());
+    read.map(Bytes::from)
+        .map_err(|error| Failure::new(FailureKind::Internal, format!("cannot read an upload: {error}")))
+}
 
 impl Actor {
     /// Writes or uploads the task's inputs on another thread.
@@ -20,24 +28,23 @@ impl Actor {
         task.round = round;
         let (spool, far) = (Spool::new(self.spool.to_path_buf()), self.endpoint.blobs());
         self.writers.spawn_blocking(move || {
-            let failed = |kind: FailureKind, text: String| Failure::new(kind, text);
-            let put = |input: &Input| match (&far, &input.content) {
-                (None, Content::Bytes(bytes)) => spool
-                    .put(id, BlobName::Role(input.role), bytes)
-                    .map_err(|error| failed(error.kind(), error.to_string())),
-                (None, Content::File(file)) => spool
-                    .link(id, BlobName::Role(input.role), file.path())
-                    .map_err(|error| failed(error.kind(), error.to_string())),
-                (Some(blobs), Content::Bytes(bytes)) => blobs
-                    .bring(id, input.role, bytes)
-                    .map_err(|error| failed(error.kind(), error.to_string())),
-                (Some(blobs), Content::File(file)) => {
-                    let bytes = std::fs::read(file.path()).map_err(|error| {
-                        failed(FailureKind::Internal, format!("cannot read an upload: {error}"))
-                    })?;
+            let put = |input: &Input| match &far {
+                None => {
+                    let name = BlobName::Role(input.role);
+                    let stored = match &input.content {
+                        Content::Bytes(bytes) => spool.put(id, name, bytes),
+                        Content::File(file) => spool.link(id, name, file.path()),
+                    };
+                    stored.map_err(|error| Failure::new(error.kind(), error.to_string()))
+                }
+                Some(blobs) => {
+                    let bytes = match &input.content {
+                        Content::Bytes(bytes) => bytes.clone(),
+                        Content::File(file) => read(file)?,
+                    };
                     blobs
                         .bring(id, input.role, &bytes)
-                        .map_err(|error| failed(error.kind(), error.to_string()))
+                        .map_err(|error| Failure::new(error.kind(), error.to_string()))
                 }
             };
             Written { id, round, result: prepared.inputs.iter().try_for_each(put) }
