@@ -79,7 +79,7 @@ impl UploadWriter {
         Ok(Upload { content: Content::File(file.finish().into()), head: self.head })
     }
 
-    /// Writes what is in memory, on a thread that may wait for the disk.
+    /// Writes the buffered bytes to the file, on a thread for blocking work.
     async fn flush(&mut self) -> Result<(), Problem> {
         let (file, staging, buffer) =
             (self.file.take(), self.staging.clone(), std::mem::take(&mut self.buffer));

@@ -22,7 +22,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(400);
 /// Interval between records of a key's last use.
 const RECORD_EVERY_MS: u64 = 10_000;
 
-/// A valid key, with what is measured of its use. Lives on while requests hold it.
+/// A valid key with its rate limit and its last use. Requests that began before its revocation still hold it.
 #[derive(Debug)]
 pub(crate) struct LiveKey {
     pub(crate) key: ApiKey,
@@ -62,7 +62,7 @@ impl LiveKey {
         self.rate.as_ref().map_or(Ok(()), |rate| rate.lock().take(Instant::now()))
     }
 
-    /// When it was last used, if that is at least `distance_ms` from what is recorded.
+    /// Returns the time of its last use, if it differs from the recorded one by at least `distance_ms`.
     fn unrecorded_use(&self, distance_ms: u64) -> Option<u64> {
         let (used, recorded) =
             (self.used_wall_ms.load(Ordering::Relaxed), self.recorded_wall_ms.load(Ordering::Relaxed));
@@ -109,8 +109,8 @@ impl LiveKeys {
                         break;
                     }
                 }
-                let turned = turn(&store, &shared, &mut version);
-                log_changes(&mut fault, turned);
+                let followed = follow_changes(&store, &shared, &mut version);
+                log_faults(&mut fault, followed);
             }
             // A last time, so that no use is lost.
             let _ = record(&store, &shared);
@@ -138,7 +138,8 @@ impl Drop for LiveKeys {
     }
 }
 
-fn turn(store: &KeyStore, shared: &Shared, version: &mut i64) -> Result<(), KeyError> {
+/// Takes changes of other processes over, and records uses that are due.
+fn follow_changes(store: &KeyStore, shared: &Shared, version: &mut i64) -> Result<(), KeyError> {
     let now = store.version()?;
     if now != *version {
         refresh(store, shared)?;
@@ -148,8 +149,8 @@ fn turn(store: &KeyStore, shared: &Shared, version: &mut i64) -> Result<(), KeyE
 }
 
 /// Logs a fault once, not at every look.
-fn log_changes(fault: &mut Option<String>, turned: Result<(), KeyError>) {
-    let found = turned.err().map(|error| error.to_string());
+fn log_faults(fault: &mut Option<String>, followed: Result<(), KeyError>) {
+    let found = followed.err().map(|error| error.to_string());
     if let Some(error) = found.as_ref().filter(|error| fault.as_ref() != Some(*error)) {
         tracing::warn!(error, "changes of API keys are not seen for now; trying again");
     }

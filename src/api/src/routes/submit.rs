@@ -236,7 +236,7 @@ fn hash_of(fields: &[Field], files: &[NamedFile]) -> Hash {
     hasher.finish()
 }
 
-/// How long the program prefers to wait (RFC 7240); what is invalid is ignored, as the RFC says.
+/// Reads `wait` of the header Prefer. Invalid preferences are ignored, as RFC 7240 requires.
 fn wait(headers: &HeaderMap) -> Option<Duration> {
     let words = headers.get_all(PREFER).iter().filter_map(|value| value.to_str().ok());
     let seconds = words.flat_map(|value| value.split(',')).find_map(|preference| {

@@ -19,8 +19,8 @@ pub(crate) fn record(history: &mut Vec<Entry>, entry: Entry) {
     history.push(entry);
 }
 
-/// Milliseconds that a task waited between its acceptance and `until_wall_ms`, by the stored part of its history. `None` if
-/// it does not wait now: its last assignment has no entry there.
+/// Sums up the milliseconds that a task waited in queues and on nodes that gave it back, by the stored part of its history.
+/// Its current wait lasts until `until_wall_ms`; `None` if a node has it, since its last assignment has no entry there.
 pub(crate) fn waited_ms(accepted_wall_ms: u64, history: &[Entry], until_wall_ms: Option<u64>) -> u64 {
     let (mut waited_ms, mut since, mut assigned) = (0_u64, Some(accepted_wall_ms), None);
     let lasted = |since: Option<u64>, until: u64| since.map_or(0, |since| until.saturating_sub(since));
